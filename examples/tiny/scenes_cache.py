@@ -1,0 +1,74 @@
+"""Render the training scenes once, to memory-mapped arrays that every training script reads."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tadp.datasets.scenes import Scenes
+
+SIZE = 128
+VARIANTS = 6
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class SceneCache:
+    """Images (N, 128, 128, 3) and masks (N, 128, 128), uint8, and one record of words a scene.
+
+    A record: `names` (visible classes, left to right), `caption`, `long`, `variants` (the same facts, other forms).
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    records: list[dict]
+
+
+def open_cache(folder: Path, count: int, *, seed: int) -> SceneCache:
+    """The first `count` scenes of a seed in all styles (70 % plain), rendered on the first call; an interrupted one goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, seed, start).exists()]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        work = pool.map(partial(_render_chunk, folder, seed), starts)
+        for _ in tqdm(work, total=len(starts), desc="rendering scenes", unit="chunk", disable=not starts):
+            pass
+    chunks = [_chunk(folder, seed, start) for start in range(0, count, CHUNK)]
+    images = np.concatenate([np.load(chunk / "images.npy", mmap_mode="r") for chunk in chunks])
+    masks = np.concatenate([np.load(chunk / "masks.npy", mmap_mode="r") for chunk in chunks])
+    records = [json.loads(line) for chunk in chunks for line in (chunk / "records.jsonl").read_text().splitlines()]
+    return SceneCache(images[:count], masks[:count], records[:count])
+
+
+def _chunk(folder: Path, seed: int, start: int) -> Path:
+    return folder / f"seed{seed}" / f"{start:06d}"
+
+
+def _render_chunk(folder: Path, seed: int, start: int) -> None:
+    scenes = Scenes(10_000_000, seed=seed, size=SIZE, style=None)
+    images, masks, records = [], [], []
+    for index in range(start, start + CHUNK):
+        scene = scenes[index]
+        rng = np.random.default_rng((seed, index, 1))
+        images.append(scene.image)
+        masks.append(scene.mask)
+        records.append(
+            {
+                "names": scene.names,
+                "style": scene.layout.style,
+                "caption": scene.caption(),
+                "long": scene.caption(long=True),
+                "variants": [scene.caption(rng) for _ in range(VARIANTS)],
+            }
+        )
+    chunk = _chunk(folder, seed, start)
+    part = chunk.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
+    np.save(part / "images.npy", np.stack(images))
+    np.save(part / "masks.npy", np.stack(masks))
+    (part / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    part.rename(chunk)

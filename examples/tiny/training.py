@@ -1,0 +1,66 @@
+"""What the training scripts share: a schedule, an average of weights, and checkpoints that survive a kill."""
+
+import math
+import os
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+
+class Stateful(Protocol):
+    """Anything with a state_dict."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state_dict: dict) -> object: ...
+
+
+def cosine_lr(step: int, steps: int, *, peak: float, warmup: int = 200, floor: float = 0.02) -> float:
+    """Linear warm-up, then a cosine down to `floor` of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+class Average:
+    """Exponential moving average of a module's parameters and buffers."""
+
+    def __init__(self, module: torch.nn.Module, decay: float = 0.999):
+        self.module, self.decay = module, decay
+        self.shadow = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the module; faster at first, so that the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in self.module.state_dict().items():
+            if value.is_floating_point():
+                self.shadow[name].lerp_(value, 1 - decay)
+            else:
+                self.shadow[name].copy_(value)
+
+    def state_dict(self) -> dict:
+        return self.shadow
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.shadow = state_dict
+
+
+def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
+    """Write all parts at once; a kill while writing leaves the last checkpoint whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    torch.save({"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:
+    """Fill the parts and return the number of steps done, 0 if there is no checkpoint."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    return state["step"]

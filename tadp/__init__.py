@@ -1,0 +1,42 @@
+"""Text-image alignment for diffusion-based perception: a diffusion model as a vision backbone.
+
+    captions = captioner(images)               # list[str], one an image
+    features = backbone(images, captions)      # Features: maps, attention, image_size
+
+The names below load when first used, and torch, diffusers and transformers with them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone as TADPBackbone
+    from tadp.captioner import Captioner as Captioner
+    from tadp.features import AttentionMaps as AttentionMaps
+    from tadp.features import FeatureInfo as FeatureInfo
+    from tadp.features import Features as Features
+    from tadp.text import Conditioning as Conditioning
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AttentionMaps": "tadp.features",
+    "Captioner": "tadp.captioner",
+    "Conditioning": "tadp.text",
+    "FeatureInfo": "tadp.features",
+    "Features": "tadp.features",
+    "TADPBackbone": "tadp.backbone",
+}
+__all__ = ["AttentionMaps", "Captioner", "Conditioning", "FeatureInfo", "Features", "TADPBackbone", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tadp' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,133 @@
+"""Record cross-attention during one pass, and join it to the features.
+
+The recorder is an object of the call: it travels to the attention layers through diffusers' `cross_attention_kwargs`,
+so nothing is kept on a module and two threads can share one U-Net.
+"""
+
+from collections.abc import Collection
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+
+class AttentionRecorder:
+    """Collects head-averaged cross-attention of the levels asked for, during one pass.
+
+    Args:
+        levels: Levels to keep, 0 the finest.
+    """
+
+    def __init__(self, levels: Collection[int]):
+        self.levels = frozenset(levels)
+        self._maps: dict[str, tuple[int, Tensor]] = {}
+        self._closed = False
+
+    def store(self, layer: str, level: int, probabilities: Float[Tensor, "b n l"]) -> None:
+        """Keep one layer's map. Gradient checkpointing runs a layer again during backward: that is not kept."""
+        if not self._closed:
+            self._maps[layer] = (level, probabilities)
+
+    def close(self, sizes: dict[int, tuple[int, int]]) -> dict[int, Float[Tensor, "_b _l _h _w"]]:
+        """End the recording; returns the mean over layers of each level, in the shape of its cells.
+
+        Args:
+            sizes: (h, w) of each level.
+        """
+        self._closed = True
+        maps, self._maps = self._maps, {}
+        means = {}
+        for level in sorted(self.levels):
+            layers = [probabilities for layer_level, probabilities in maps.values() if layer_level == level]
+            mean = torch.stack(layers).mean(dim=0) if len(layers) > 1 else layers[0]
+            height, width = sizes[level]
+            means[level] = mean.transpose(1, 2).unflatten(2, (height, width))
+        return means
+
+
+class RecordingAttnProcessor(AttnProcessor2_0):
+    """diffusers' fused attention that also hands the layer's probabilities to a recorder, when the call brings one.
+
+    The output is always the fused kernel's, so features do not depend on what is recorded.
+
+    Args:
+        layer: The layer's name in the U-Net.
+        level: The layer's level; None for self-attention and the middle block, which are never recorded.
+    """
+
+    def __init__(self, layer: str = "", level: int | None = None):
+        super().__init__()
+        self.layer, self.level = layer, level
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        recorder: AttentionRecorder | None = None,
+    ) -> Tensor:
+        """Attend as diffusers does; see `AttnProcessor2_0`."""
+        if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
+            probabilities = head_averaged_probabilities(attn, hidden_states, encoder_hidden_states, attention_mask)
+            recorder.store(self.layer, self.level, probabilities)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+def head_averaged_probabilities(
+    attn: Attention,
+    hidden_states: Float[Tensor, "b n c"],
+    encoder_hidden_states: Float[Tensor, "b l d"],
+    attention_mask: Float[Tensor, "b 1 l"] | None = None,
+) -> Float[Tensor, "b n l"]:
+    """softmax(QKᵀ/√d) of a cross-attention layer, averaged over its heads; each row sums to one.
+
+    The softmax runs in float32 whatever the layer's dtype; the result has the layer's dtype.
+    """
+    query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
+    key = attn.to_k(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+    scores = torch.einsum("bnhd,blhd->bhnl", query * query.shape[-1] ** -0.5, key)
+    if attention_mask is not None:
+        scores = scores + attention_mask.unsqueeze(1)
+    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=1).to(hidden_states.dtype)
+
+
+def install_recording(unet: UNet2DConditionModel, layer_levels: dict[str, int]) -> None:
+    """Give every attention layer of a U-Net a processor that can record.
+
+    Args:
+        layer_levels: Level of each cross-attention layer that may be recorded, by the name of its processor.
+    """
+    unet.set_attn_processor(
+        {name: RecordingAttnProcessor(name, layer_levels.get(name)) for name in unet.attn_processors}
+    )
+
+
+def attach_attention(
+    feature: Float[Tensor, "b c h w"], attention: Float[Tensor, "b l h w"], *, detach: bool = False
+) -> Float[Tensor, "b cl h w"]:
+    """Concatenate token attention onto a feature map.
+
+    Args:
+        feature: U-Net features, (B, C, H, W).
+        attention: Head-averaged attention, one channel a token, (B, L, H, W), in [0, 1].
+        detach: Stop the gradient at the attention, as the released code's checkpointing does.
+
+    Returns:
+        (B, C + L, H, W), features first.
+
+    Raises:
+        ValueError: If the two maps differ in batch, height or width.
+
+    Source:
+        TADP Sec. 3, V = A ⊕ F.
+    """
+    if feature.shape[0] != attention.shape[0] or feature.shape[2:] != attention.shape[2:]:
+        raise ValueError(
+            f"features {tuple(feature.shape)} and attention {tuple(attention.shape)} must agree in batch, height and "
+            "width; take both from one level of one pass."
+        )
+    return torch.cat([feature, attention.detach() if detach else attention], dim=1)

@@ -1,0 +1,478 @@
+"""TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tadp.attention import attach_attention as join_attention
+from tadp.attention import install_recording
+from tadp.errors import CaptionError, ModelError
+from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.files import replace_folder
+from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
+from tadp.loading import CONFIG_NAME, load_text_encoder, load_unet, load_vae, model_folder, read_json
+from tadp.text import Conditioning, TextAdapter, TextEncoder
+from tadp.unet import freeze_unused, read_layout, unet_pass
+from tadp.vae import VAEEncoder
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+Text = str | Sequence[str] | Conditioning
+# What `conditioning()` set, by id of the backbone: a context variable, so that each thread has its own.
+_CONTEXT: ContextVar[Mapping[int, Text]] = ContextVar("tadp_conditioning", default={})  # noqa: B039  never changed in place
+
+
+class TADPBackbone(nn.Module):
+    """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
+
+    The VAE and the text encoder are frozen; the U-Net trains, unless `freeze()` is called. Levels count from the
+    finest: level 0 has stride 8, level 3 stride 64 in Stable Diffusion.
+
+    Args:
+        vae: An `AutoencoderKL`, of which the encoder is used.
+        unet: A `UNet2DConditionModel` laid out like Stable Diffusion 1.x or 2.x.
+        text_encoder: A CLIP text model, or None if text always comes as `Conditioning`.
+        tokenizer: The text encoder's.
+        timestep: Diffusion time at which features are read, 0 to 999. The paper says 0, its released code runs 1.
+        scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
+        sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
+            gives one feature.
+        attach_attention: Levels whose maps get the attention as further channels, one a token. (1, 2) is the paper's.
+        detach_attention: Stop the gradient at the attached attention, as the released code does unsaid.
+        record_attention: Further levels whose attention is returned, not attached.
+        text_adapter: Train VPD's gated adapter on the text.
+        text_length: Tokens of every text, which `feature_info` counts as channels; the text encoder's 77 by default.
+
+    Raises:
+        ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
+        ValueError: If a level or the timestep does not exist.
+
+    Source:
+        TADP Sec. 3; taps and attention as in its released code.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: "AutoencoderKL | VAEEncoder",
+        unet: "UNet2DConditionModel",
+        text_encoder: "CLIPTextModel | None" = None,
+        tokenizer: "CLIPTokenizer | None" = None,
+        timestep: int = 0,
+        scale_latents: bool = True,
+        sample_posterior: bool = False,
+        attach_attention: Sequence[int] = (1, 2),
+        detach_attention: bool = False,
+        record_attention: Sequence[int] = (),
+        text_adapter: bool = False,
+        text_length: int | None = None,
+    ):
+        super().__init__()
+        self.vae = vae if isinstance(vae, VAEEncoder) else VAEEncoder(vae)
+        self.unet = unet
+        self.layout = read_layout(unet)
+        self.text_encoder = _text_encoder(text_encoder, tokenizer)
+        self.text_adapter = TextAdapter(unet.config["cross_attention_dim"]) if text_adapter else None
+        self.timestep = timestep
+        self.scale_latents = scale_latents
+        self.sample_posterior = sample_posterior
+        self.attach_attention = tuple(sorted(set(attach_attention)))
+        self.detach_attention = detach_attention
+        self.record_attention = tuple(sorted(set(record_attention)))
+        self.text_length = text_length or (self.text_encoder.max_length if self.text_encoder else None)
+        self._check_parts()
+        install_recording(unet, self.layout.layer_levels)
+        freeze_unused(unet)
+        self.vae.requires_grad_(False)
+        if self.text_encoder is not None:
+            self.text_encoder.requires_grad_(False)
+        self.train(self.training)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> "TADPBackbone":
+        """Load a Stable Diffusion 1.x or 2.x model as a backbone, in evaluation mode.
+
+        Args:
+            name: "tadp-tiny" (comes with tadp), a folder in diffusers layout, or a hub id such as
+                "stable-diffusion-v1-5/stable-diffusion-v1-5".
+            revision: Branch, tag or commit on the hub.
+            variant: Which weight files, e.g. "fp16".
+            dtype: Of all parts; None is float32.
+            memory_format: Of the convolutions; `torch.channels_last` is faster in bfloat16.
+            local_files_only: Never ask the hub.
+            cache_dir: Where hub models are kept.
+            token: For gated models.
+            **options: `TADPBackbone`'s own; those saved with the model are the default.
+
+        Raises:
+            UnknownModelError: If there is no such model.
+            MissingFileError: If a part is missing; the message says which and where.
+            CorruptFileError: If a weight file is damaged, or a pickle.
+            ModelError: If the model is of an unknown kind.
+        """
+        folder = model_folder(
+            name,
+            revision=revision,
+            variant=variant,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+        dtype = dtype or torch.float32
+        parts: dict[str, Any] = {
+            "unet": load_unet(folder, variant=variant, dtype=dtype),
+            "vae": load_vae(folder, variant=variant, dtype=dtype),
+        }
+        if saved.get("has_text_encoder", True):
+            text = load_text_encoder(folder, variant=variant, dtype=dtype)
+            parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
+        backbone = cls(**parts, **(saved.get("options", {}) | options))
+        if backbone.text_adapter is not None:
+            load_text_adapter(backbone.text_adapter, folder)
+        for module in (backbone.vae, backbone.unet):
+            module.to(memory_format=memory_format)
+        return backbone.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the backbone as a folder in diffusers layout that `from_pretrained` gives back bit for bit.
+
+        The VAE is written without its decoder. A failure leaves what the folder held.
+
+        Raises:
+            OutputError: If the folder cannot be written.
+        """
+        with replace_folder(Path(folder)) as part:
+            self.unet.save_pretrained(part / "unet")
+            (part / "vae").mkdir()
+            (part / "vae" / "config.json").write_text(json.dumps(self.vae.config, indent=2))
+            save_file(_contiguous(self.vae), part / "vae" / "diffusion_pytorch_model.safetensors")
+            if self.text_encoder is not None:
+                self.text_encoder.model.save_pretrained(part / "text_encoder")
+                self.text_encoder.tokenizer.save_pretrained(part / "tokenizer")
+            if self.text_adapter is not None:
+                save_file(_contiguous(self.text_adapter), part / "text_adapter.safetensors")
+            config = {"has_text_encoder": self.text_encoder is not None, "options": self.options}
+            (part / CONFIG_NAME).write_text(json.dumps(config, indent=2))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's options, as saved with the model."""
+        return {
+            "timestep": self.timestep,
+            "scale_latents": self.scale_latents,
+            "sample_posterior": self.sample_posterior,
+            "attach_attention": list(self.attach_attention),
+            "detach_attention": self.detach_attention,
+            "record_attention": list(self.record_attention),
+            "text_adapter": self.text_adapter is not None,
+            "text_length": self.text_length,
+        }
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps, finest first.
+
+        Raises:
+            ModelError: If attention is attached and neither a text encoder nor `text_length` says how many tokens.
+        """
+        if self.attach_attention and self.text_length is None:
+            raise ModelError("without a text encoder the number of attention channels is unknown; pass text_length=.")
+        return FeatureInfo(
+            channels=tuple(
+                channels + (self.text_length or 0) * (level in self.attach_attention)
+                for level, channels in enumerate(self.layout.channels)
+            ),
+            reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the U-Net computes in."""
+        return next(self.unet.parameters()).dtype
+
+    def encode_image(
+        self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """E of the paper.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads. Padded on the right and bottom,
+                with the edge repeated, to the U-Net's multiple (64 pixels for Stable Diffusion).
+            generator: For `sample_posterior`.
+
+        Returns:
+            Latents, (B, 4, H / 8, W / 8) of the padded image, scaled if `scale_latents`. Without gradient.
+
+        Raises:
+            ImageError: If an image cannot be read or used.
+        """
+        return self._encode(to_tensor(images), generator)
+
+    def encode_text(
+        self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
+    ) -> Conditioning:
+        """τ of the paper: CLIP's last hidden state, (B, 77, 768) for Stable Diffusion 1.5, and what its tokens are.
+
+        Args:
+            captions: One text or several; "" is the empty prompt.
+            truncate: Cut captions over the limit, with a warning, rather than refuse them.
+            mask_padding: Attend to real tokens alone; Stable Diffusion was trained without.
+
+        Raises:
+            CaptionError: If a caption is too long; the message counts its tokens.
+            ModelError: If the backbone has no text encoder.
+        """
+        if self.text_encoder is None:
+            raise ModelError("this backbone has no text encoder; pass text as Conditioning, or load one.")
+        with torch.no_grad():
+            return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
+
+    def extract(
+        self, latents: Float[Tensor, "b c h w"], text: Text, *, image_size: tuple[int, int] | None = None
+    ) -> Features:
+        """ε of the paper: one pass of the U-Net at `timestep`.
+
+        Args:
+            latents: From `encode_image`, or a cache of it.
+            text: Captions, or `Conditioning` with one text or one an image.
+            image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
+
+        Returns:
+            Maps finest first, cropped to ceil(size / stride) cells, with the attention of the levels asked for.
+
+        Raises:
+            CaptionError: If there are neither one nor B texts.
+            ValueError: If latents or embeddings have the wrong width or size.
+        """
+        size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
+        conditioning = self._conditioning(text, latents)
+        self._check_latents(latents)
+        maps, attention = unet_pass(
+            self.unet,
+            self.layout,
+            latents.to(self.dtype),
+            timestep=self.timestep,
+            embeddings=conditioning.embeddings,
+            mask=conditioning.mask,
+            record_levels=sorted({*self.attach_attention, *self.record_attention}),
+        )
+        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
+        maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
+        attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
+        for level in self.attach_attention:
+            maps[level] = join_attention(maps[level], attention[level], detach=self.detach_attention)
+        return Features(tuple(maps), _named(attention, conditioning), (int(size[0]), int(size[1])))
+
+    def forward(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        text: Text | None = None,
+        *,
+        truncate: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Features:
+        """Features of images under captions.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], of any height and width from 8 pixels up, or anything
+                `tadp.images.to_tensor` reads.
+            text: One caption an image, one string for all, or `Conditioning`. None takes the text of
+                `conditioning()`, or the empty prompt.
+            truncate: Cut captions over the limit, with a warning, rather than refuse them.
+            generator: For `sample_posterior`.
+
+        Raises:
+            ImageError, CaptionError, ValueError: As `encode_image`, `encode_text` and `extract`.
+
+        Example:
+            >>> import tadp
+            >>> from tadp.datasets.scenes import Scenes
+            >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+            >>> scene = Scenes(1, seed=5)[0]
+            >>> features = backbone(scene.image, scene.caption())
+            >>> [tuple(one.shape) for one in features.maps]
+            [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
+        """
+        pixels = to_tensor(images)
+        if text is None:
+            text = _CONTEXT.get().get(id(self), "")
+        if not isinstance(text, Conditioning):
+            if not isinstance(text, str) and len(text) != len(pixels):
+                raise CaptionError(
+                    f"{len(pixels)} images but {len(text)} captions; give one an image, or a single string for all."
+                )
+            text = self.encode_text(text, truncate=truncate)
+        return self.extract(self._encode(pixels, generator), text, image_size=(pixels.shape[2], pixels.shape[3]))
+
+    @contextmanager
+    def conditioning(self, text: Text) -> Iterator[None]:
+        """Within the block, `backbone(images)` takes this text: for frameworks that pass images alone.
+
+        Each thread has its own.
+        """
+        reset = _CONTEXT.set({**_CONTEXT.get(), id(self): text})
+        try:
+            yield
+        finally:
+            _CONTEXT.reset(reset)
+
+    def train(self, mode: bool = True) -> "TADPBackbone":
+        """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
+        super().train(mode)
+        self.vae.eval()
+        if self.text_encoder is not None:
+            self.text_encoder.eval()
+        return self
+
+    def freeze(self) -> "TADPBackbone":
+        """Stop the U-Net's gradients, for a head on fixed features; the text adapter, if any, still trains."""
+        self.unet.requires_grad_(False)
+        return self
+
+    def unfreeze(self) -> "TADPBackbone":
+        """Train the U-Net again, all but the layers after the last map, which never run."""
+        self.unet.requires_grad_(True)
+        freeze_unused(self.unet)
+        return self
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> "TADPBackbone":
+        """Trade time for memory in training: the U-Net's blocks are run again during backward."""
+        if enabled:
+            self.unet.enable_gradient_checkpointing()
+        else:
+            self.unet.disable_gradient_checkpointing()
+        return self
+
+    def parameter_groups(
+        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
+    ) -> list[dict[str, Any]]:
+        """Groups for an optimiser: what trains, by learning rate, without decay on norms and biases.
+
+        Args:
+            lr: Of the text adapter; the U-Net gets `unet_scale` of it.
+            unet_scale: 0.1 in the released segmentation code.
+            weight_decay: Of matrices and kernels; 5e-3 in the released segmentation code.
+        """
+        groups = []
+        for module, scale in ((self.unet, unet_scale), (self.text_adapter, 1.0)):
+            trained = [p for p in module.parameters() if p.requires_grad] if module is not None else []
+            for decayed in (True, False):
+                params = [p for p in trained if (p.ndim > 1) == decayed]
+                if params:
+                    groups.append(
+                        {"params": params, "lr": lr * scale, "weight_decay": weight_decay if decayed else 0.0}
+                    )
+        return groups
+
+    @torch.no_grad()
+    def _encode(
+        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None
+    ) -> Float[Tensor, "b c _h _w"]:
+        weight = next(self.vae.parameters())
+        padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
+        posterior = self.vae(2 * padded - 1)
+        latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
+        return latents * self.vae.scaling_factor if self.scale_latents else latents
+
+    def _conditioning(self, text: Text, latents: Tensor) -> Conditioning:
+        conditioning = text if isinstance(text, Conditioning) else self.encode_text(text)
+        width = self.unet.config["cross_attention_dim"]
+        if conditioning.embeddings.shape[2] != width:
+            raise ValueError(
+                f"embeddings are {conditioning.embeddings.shape[2]} wide, the U-Net takes {width}; encode the text with this backbone."
+            )
+        length = conditioning.embeddings.shape[1]
+        if self.attach_attention and self.text_length not in (None, length):
+            raise ValueError(
+                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build the "
+                f"backbone with text_length={length}, or attach none with attach_attention=()."
+            )
+        conditioning = conditioning.to(latents.device, self.dtype)
+        if self.text_adapter is not None:
+            conditioning = self.text_adapter(conditioning)
+        return conditioning.expand(len(latents))
+
+    def _check_latents(self, latents: Tensor) -> None:
+        channels = self.unet.config["in_channels"]
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise ValueError(f"latents are (B, {channels}, H, W); got {tuple(latents.shape)}.")
+        multiple = self.layout.multiple
+        if latents.shape[2] % multiple or latents.shape[3] % multiple:
+            raise ValueError(
+                f"latent height and width must be multiples of {multiple}; got {latents.shape[2]}x{latents.shape[3]}. "
+                "Take them from encode_image, which pads."
+            )
+
+    def _check_parts(self) -> None:
+        width, config = self.unet.config["cross_attention_dim"], self.vae.config
+        if config["latent_channels"] != self.unet.config["in_channels"]:
+            raise ModelError(
+                f"the VAE makes {config['latent_channels']} latent channels, the U-Net takes {self.unet.config['in_channels']}; use a pair trained together."
+            )
+        if self.text_encoder is not None and self.text_encoder.width != width:
+            raise ModelError(
+                f"the text encoder is {self.text_encoder.width} wide, the U-Net takes {width}; use a pair trained together."
+            )
+        for level in (*self.attach_attention, *self.record_attention):
+            if level not in self.layout.attention_levels:
+                strides = ", ".join(
+                    f"{k} (stride {self.vae.reduction * self.layout.reduction[k]})"
+                    for k in self.layout.attention_levels
+                )
+                raise ValueError(f"no attention at level {level}; this U-Net has it at {strides}.")
+        if not 0 <= self.timestep < 1000:
+            raise ValueError(f"timestep is 0 to 999; got {self.timestep}.")
+
+
+def load_text_adapter(adapter: TextAdapter, folder: Path) -> None:
+    """Fill a text adapter from a saved backbone; a model that was saved without keeps the fresh one."""
+    from safetensors.torch import load_file
+
+    path = folder / "text_adapter.safetensors"
+    if path.exists():
+        adapter.load_state_dict(load_file(path))
+
+
+def _text_encoder(model: "CLIPTextModel | None", tokenizer: "CLIPTokenizer | None") -> TextEncoder | None:
+    if (model is None) != (tokenizer is None):
+        raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
+    return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
+
+
+def _contiguous(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps | None:
+    if not attention:
+        return None
+    batch, length, _ = conditioning.embeddings.shape
+    return AttentionMaps(attention, conditioning.tokens or (("",) * length,) * batch, conditioning.words)

@@ -1,0 +1,50 @@
+"""What tadp raises when it can say more than Python would.
+
+Every class also inherits the built-in that fits, so `except ValueError` keeps working:
+
+    TADPError
+    ├── ImageError          ValueError         an image that cannot be read or used
+    ├── CaptionError        ValueError         text that does not fit the text encoder, or the images
+    ├── ModelError          ValueError         a model that tadp cannot use as a backbone or captioner
+    │   ├── UnknownModelError                  no such name, folder or repository
+    │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
+    │   └── CorruptFileError                   a weight file that is broken, or not safetensors
+    ├── OutputError         OSError            a result that cannot be written (disk, permission)
+    └── MissingExtraError   ImportError        an optional dependency; the message has the pip command
+"""
+
+
+class TADPError(Exception):
+    """Base of everything tadp raises on purpose."""
+
+
+class ImageError(TADPError, ValueError):
+    """An image that cannot be read, or whose values cannot be what was meant."""
+
+
+class CaptionError(TADPError, ValueError):
+    """Text that does not fit the text encoder, or does not fit the images it came with."""
+
+
+class ModelError(TADPError, ValueError):
+    """A model that tadp cannot use, and why."""
+
+
+class UnknownModelError(ModelError):
+    """A name that is neither a folder, nor a model on the hub, nor one that ships with tadp."""
+
+
+class MissingFileError(ModelError, FileNotFoundError):
+    """A model folder or repository without a file that is needed."""
+
+
+class CorruptFileError(ModelError):
+    """A weight file that cannot be read: truncated, damaged, or a pickle."""
+
+
+class OutputError(TADPError, OSError):
+    """A result that could not be written; what was there before is untouched."""
+
+
+class MissingExtraError(TADPError, ImportError):
+    """An optional dependency is not installed; the message says how to install it."""

@@ -1,0 +1,199 @@
+"""τ of the paper: captions in, embeddings with named tokens and words out."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tadp.errors import CaptionError
+from tadp.features import Word
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+GATE = 1e-4  # VPD starts its text adapter almost at the identity
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text as the U-Net sees it.
+
+    Attributes:
+        embeddings: (B, L, D); B is 1 for text shared by all images, L is any length.
+        tokens: For each of the B texts, what each of the L embeddings stands for.
+        words: For each of the B texts, its words and the tokens they became; punctuation is no word.
+        mask: (B, L), True where the U-Net may attend; None for everywhere, as Stable Diffusion was trained.
+    """
+
+    embeddings: Float[Tensor, "b l d"]
+    tokens: tuple[tuple[str, ...], ...] | None = None
+    words: tuple[tuple[Word, ...], ...] | None = None
+    mask: Bool[Tensor, "b l"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 3:
+            raise ValueError(f"embeddings are (B, L, D); got shape {tuple(self.embeddings.shape)}.")
+        batch, length, _ = self.embeddings.shape
+        if self.tokens is not None and (len(self.tokens) != batch or any(len(one) != length for one in self.tokens)):
+            raise ValueError(
+                f"one token name an embedding; got {[len(t) for t in self.tokens]} for {batch} x {length}."
+            )
+        if self.words is not None and len(self.words) != batch:
+            raise ValueError(f"one tuple of words a text; got {len(self.words)} for {batch} texts.")
+        if self.mask is not None and self.mask.shape != (batch, length):
+            raise ValueError(f"the mask is (B, L), {batch} x {length}; got {tuple(self.mask.shape)}.")
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
+        """Move the tensors; the mask keeps its dtype."""
+        mask = None if self.mask is None else self.mask.to(device=device)
+        return replace(self, embeddings=self.embeddings.to(device=device, dtype=dtype), mask=mask)
+
+    def expand(self, batch: int) -> "Conditioning":
+        """Give every image of a batch its text: one text is shared, `batch` texts stay as they are.
+
+        Raises:
+            CaptionError: If there are neither one nor `batch` texts.
+        """
+        count = len(self)
+        if count == batch:
+            return self
+        if count != 1:
+            raise CaptionError(
+                f"{batch} images but {count} texts; give one caption an image, or a single string for all."
+            )
+        return Conditioning(
+            self.embeddings.expand(batch, -1, -1),
+            self.tokens and self.tokens * batch,
+            self.words and self.words * batch,
+            None if self.mask is None else self.mask.expand(batch, -1),
+        )
+
+
+class TextEncoder(nn.Module):
+    """A frozen CLIP or OpenCLIP text encoder with its tokenizer, as Stable Diffusion 1.x and 2.x have it.
+
+    Args:
+        model: Its last hidden state, after the final norm, is the embedding.
+        tokenizer: A fast tokenizer, whose words can be followed to their tokens.
+    """
+
+    def __init__(self, model: "CLIPTextModel", tokenizer: "CLIPTokenizer"):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a caption may have, start and end included: 77."""
+        # A tokenizer folder without a config says 1e30.
+        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+    @property
+    def width(self) -> int:
+        """D, the width of an embedding."""
+        return self.model.config.hidden_size
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption, start and end included."""
+        return [len(ids) for ids in self.tokenizer(list(captions)).input_ids]
+
+    def forward(
+        self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
+    ) -> Conditioning:
+        """Encode captions; the same caption is encoded once.
+
+        Args:
+            captions: One text, or several. The empty string is the empty prompt.
+            truncate: Cut a caption that is too long, with a warning, rather than refuse it.
+            mask_padding: Let the U-Net attend to real tokens alone. Stable Diffusion was trained without.
+
+        Raises:
+            TypeError: If a caption is not a string.
+            CaptionError: If a caption has too many tokens.
+        """
+        texts = check_captions(captions)
+        unique = list(dict.fromkeys(texts))
+        self._check_length(texts, truncate)
+        batch = self.tokenizer(
+            unique, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+        )
+        ids = batch.input_ids
+        position = [unique.index(text) for text in texts]
+        names = [tuple(_name(token) for token in self.tokenizer.convert_ids_to_tokens(row.tolist())) for row in ids]
+        words = [_words(text, batch.encodings[row]) for row, text in enumerate(unique)]
+        embeddings = self.model(ids.to(self.model.device)).last_hidden_state
+        lengths = torch.tensor([min(count, self.max_length) for count in self.count_tokens(unique)])
+        mask = torch.arange(self.max_length)[None] < lengths[:, None]
+        return Conditioning(
+            embeddings[position],
+            tuple(names[k] for k in position),
+            tuple(words[k] for k in position),
+            mask[position].to(embeddings.device) if mask_padding else None,
+        )
+
+    def _check_length(self, texts: list[str], truncate: bool) -> None:
+        for number, (text, count) in enumerate(zip(texts, self.count_tokens(texts), strict=True)):
+            if count <= self.max_length:
+                continue
+            what = f"caption {number} ({text[:24]!r} …) has {count} tokens, the text encoder takes {self.max_length}"
+            if not truncate:
+                raise CaptionError(f"{what}. Shorten it or pass truncate=True.")
+            warnings.warn(f"{what}; the rest was cut.", stacklevel=4)
+
+
+class TextAdapter(nn.Module):
+    """A gated residual that lets training shift the text; almost the identity at the start, exactly at gate 0.
+
+    Args:
+        width: D, the width of an embedding.
+
+    Source:
+        VPD's text adapter: text + gate · MLP(text).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.gate = nn.Parameter(torch.full((width,), GATE))
+
+    def forward(self, text: Conditioning) -> Conditioning:
+        """Shift the embeddings; names and mask stay."""
+        return replace(text, embeddings=text.embeddings + self.gate * self.mlp(text.embeddings))
+
+
+def check_captions(captions: str | Sequence[str]) -> list[str]:
+    """A list of strings, or a TypeError that names what is none."""
+    texts = [captions] if isinstance(captions, str) else list(captions)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"caption {number} is a {type(text).__name__}; captions are strings.")
+    if not texts:
+        raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
+    return texts
+
+
+def _name(token: str) -> str:
+    return token.removesuffix("</w>")
+
+
+def _words(text: str, encoding) -> tuple[Word, ...]:
+    """Words of a caption and their token positions; pieces without a letter or digit are left out."""
+    words: list[Word] = []
+    previous = None
+    for position, (word, (start, stop)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
+        if word is None:
+            continue
+        piece = text[start:stop].strip().lower()
+        if word == previous:
+            words[-1] = Word(words[-1].text + piece, words[-1].start, position + 1)
+        else:
+            words.append(Word(piece, position, position + 1))
+        previous = word
+    return tuple(word for word in words if any(letter.isalnum() for letter in word.text))

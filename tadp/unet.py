@@ -1,0 +1,182 @@
+"""Where a U-Net keeps its levels, and one pass that returns them.
+
+The pass calls the U-Net's own blocks in the order `UNet2DConditionModel.forward` does and takes each level's map on
+the way, without hooks, so it is safe under threads, gradient checkpointing and `torch.compile`. A test holds it to
+`forward`, bit for bit.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tadp.attention import AttentionRecorder
+from tadp.errors import ModelError
+
+DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
+UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
+# Options of UNet2DConditionModel that change what a pass needs, and that no Stable Diffusion 1.x or 2.x uses.
+_UNSUPPORTED = (
+    "addition_embed_type",
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+)
+
+
+@dataclass(frozen=True)
+class UNetLayout:
+    """Where the levels of a U-Net are; level 0 is the finest.
+
+    Attributes:
+        channels: Channels of each level's map.
+        reduction: Latent cells per cell of each level: (1, 2, 4, 8) for Stable Diffusion.
+        taps: For each up block, coarse to fine, the number of the layer whose output is the level's map.
+        attention_levels: Levels with cross-attention in a down or up block.
+        layer_levels: Level of each cross-attention layer's processor; the middle block's are left out.
+    """
+
+    channels: tuple[int, ...]
+    reduction: tuple[int, ...]
+    taps: tuple[int, ...]
+    attention_levels: tuple[int, ...]
+    layer_levels: dict[str, int]
+
+    @property
+    def multiple(self) -> int:
+        """Latent height and width are padded to a multiple of this."""
+        return self.reduction[-1]
+
+
+def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
+    """Find the levels of a U-Net from its config.
+
+    Each up block is a level. Its map is the output of the last layer but one, of the last at the finest, before the
+    upsampler.
+
+    Raises:
+        ModelError: If the U-Net has block types or inputs that Stable Diffusion 1.x and 2.x don't have.
+
+    Source:
+        VPD's output blocks 1, 4, 7 and 11, which TADP keeps; `layers_per_block` 2 gives those.
+    """
+    config = unet.config
+    for kind, blocks, known in (
+        ("down", config["down_block_types"], DOWN_BLOCKS),
+        ("up", config["up_block_types"], UP_BLOCKS),
+    ):
+        for block in blocks:
+            if block not in known:
+                raise ModelError(f"unknown {kind} block {block!r} in the U-Net; tadp reads {' and '.join(known)}.")
+    for option in _UNSUPPORTED:
+        if config[option] is not None:
+            raise ModelError(
+                f"the U-Net's config has {option}={config[option]!r}, which needs inputs beyond latents and text; "
+                "tadp reads U-Nets laid out like Stable Diffusion 1.x and 2.x, where it is null."
+            )
+    depth = len(config["up_block_types"])
+    layers = [len(block.resnets) for block in unet.up_blocks]
+    layer_levels = {}
+    for name in unet.attn_processors:
+        match = re.match(r"(down|up)_blocks\.(\d+)\..*\.attn2\.processor$", name)
+        if match:
+            number = int(match[2])
+            layer_levels[name] = number if match[1] == "down" else depth - 1 - number
+    return UNetLayout(
+        channels=tuple(config["block_out_channels"]),
+        reduction=tuple(2**level for level in range(depth)),
+        taps=tuple(max(count - 2, 0) for count in layers[:-1]) + (layers[-1] - 1,),
+        attention_levels=tuple(sorted(set(layer_levels.values()))),
+        layer_levels=layer_levels,
+    )
+
+
+def freeze_unused(unet: UNet2DConditionModel) -> None:
+    """Stop gradients of the layers after the last map, which a pass never runs, so that DDP does not wait for them."""
+    for module in (unet.conv_norm_out, unet.conv_out):
+        if module is not None:
+            module.requires_grad_(False)
+
+
+def unet_pass(
+    unet: UNet2DConditionModel,
+    layout: UNetLayout,
+    latents: Float[Tensor, "b c h w"],
+    *,
+    timestep: int | Tensor,
+    embeddings: Float[Tensor, "b l d"],
+    mask: Bool[Tensor, "b l"] | None = None,
+    record_levels: Collection[int] = (),
+) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
+    """Run a U-Net once and keep its levels.
+
+    Args:
+        latents: (B, C, H, W), height and width multiples of `layout.multiple`.
+        timestep: Diffusion time, 0 to 999.
+        embeddings: Text, (B, L, D).
+        mask: True where a token may be attended to, (B, L); None for all.
+        record_levels: Levels whose cross-attention is kept.
+
+    Returns:
+        The maps, finest first, (B, channels[k], H / reduction[k], W / reduction[k]); and for each recorded level its
+        head- and layer-averaged attention, (B, L, h, w).
+    """
+    recorder = AttentionRecorder(record_levels)
+    text: dict[str, Any] = {
+        "encoder_hidden_states": embeddings,
+        "cross_attention_kwargs": {"recorder": recorder} if record_levels else None,
+        # diffusers' own bias for masked tokens
+        "encoder_attention_mask": None if mask is None else ((1 - mask.to(latents.dtype)) * -10000.0).unsqueeze(1),
+    }
+    if unet.config["center_input_sample"]:
+        latents = 2 * latents - 1
+    time = unet.time_embedding(unet.get_time_embed(latents, timestep))
+    if unet.time_embed_act is not None:
+        time = unet.time_embed_act(time)
+
+    hidden = unet.conv_in(latents)
+    skips = [hidden]
+    for block in unet.down_blocks:
+        hidden, outputs = block(hidden_states=hidden, temb=time, **(text if _has_text(block) else {}))
+        skips.extend(outputs)
+    if unet.mid_block is not None:
+        hidden = unet.mid_block(hidden, time, **(text if _has_text(unet.mid_block) else {}))
+    maps = []
+    for block, tap in zip(unet.up_blocks, layout.taps, strict=True):
+        block_skips = [skips.pop() for _ in block.resnets]
+        hidden, level_map = _up_block(block, hidden, block_skips, time, text, tap)
+        maps.append(level_map)
+    sizes = {level: (feature.shape[2], feature.shape[3]) for level, feature in enumerate(reversed(maps))}
+    return tuple(reversed(maps)), recorder.close(sizes)
+
+
+def _up_block(
+    block: torch.nn.Module, hidden: Tensor, skips: list[Tensor], time: Tensor, text: dict[str, Any], tap: int
+) -> tuple[Tensor, Tensor]:
+    """One up block; returns its output and the output of its layer number `tap`."""
+    level_map = hidden
+    for number, (resnet, skip) in enumerate(zip(block.resnets, skips, strict=True)):
+        hidden = torch.cat([hidden, skip], dim=1)
+        if torch.is_grad_enabled() and block.gradient_checkpointing:
+            hidden = checkpoint(resnet, hidden, time, use_reentrant=False)
+        else:
+            hidden = resnet(hidden, time)
+        if _has_text(block):
+            hidden = block.attentions[number](hidden, **text, return_dict=False)[0]
+        if number == tap:
+            level_map = hidden
+    for upsampler in block.upsamplers or ():
+        hidden = upsampler(hidden)
+    return hidden, level_map
+
+
+def _has_text(block: torch.nn.Module) -> bool:
+    # UpBlock2D, DownBlock2D and UNetMidBlock2D lack the attribute that the others set to True.
+    return getattr(block, "has_cross_attention", False)
