@@ -30,7 +30,7 @@ class SceneCache:
 
 
 def open_cache(folder: Path, count: int, *, seed: int) -> SceneCache:
-    """The first `count` scenes of a seed in all styles (70 % plain), rendered on the first call; an interrupted one goes on."""
+    """The first `count` scenes of a seed in all styles, 70 % plain; rendered once; an interrupted call goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, seed, start).exists()]
     with ProcessPoolExecutor(os.cpu_count()) as pool:

@@ -2,9 +2,8 @@
 
 import json
 
-from transformers import CLIPTokenizer
-
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 

@@ -156,7 +156,7 @@ def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditi
 
 @torch.inference_mode()
 def _latent_cache(vae: AutoencoderKL, scenes: SceneCache, work: Path) -> tuple[Tensor, Tensor]:
-    """Scaled latents (N, 4, 16, 16) and the share of each class in each cell (N, 13, 16, 16), made once; half precision."""
+    """Scaled latents (N, 4, 16, 16) and the share of each class in each cell (N, 13, 16, 16), made once."""
     path = work / f"latents-{len(scenes.images)}.pt"
     if not path.exists():
         vae.eval()
@@ -252,6 +252,7 @@ def grounding_loss(attention: dict[int, Tensor], ids: Tensor, cells: Tensor, tok
         attention: For each level, (B, 77, h, w).
         ids: Token ids, (B, 77).
         cells: Share of background and of each class in each finest cell, (B, 13, 16, 16).
+        tokenizer: Tells the tokens that name a class.
     """
     class_ids = torch.tensor([tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in CLASSES])
     named = (ids[:, :, None] == class_ids).float()  # (B, 77, 12)
@@ -297,7 +298,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--grounding", type=float, default=0.2, help="weight of the attention's cross-entropy; 0 is plain denoising"
     )
-    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -49,10 +49,8 @@ def main() -> None:
         average.update(step)
         if (step + 1) % 100 == 0:
             rate = (step + 1 - done) / (time.time() - started)
-            print(
-                f"step {step + 1}/{options.steps}  mse {np.mean(losses[-100:], 0)[0]:.4f}  kl {np.mean(losses[-100:], 0)[1]:.2f}  {rate:.2f} steps/s",
-                flush=True,
-            )
+            mse, kl = np.mean(losses[-100:], axis=0)
+            print(f"step {step + 1}/{options.steps}  mse {mse:.4f}  kl {kl:.2f}  {rate:.2f} steps/s", flush=True)
         if (step + 1) % 500 == 0 or step + 1 == options.steps:
             save_checkpoint(checkpoint, step + 1, parts)
     vae.load_state_dict(average.shadow)

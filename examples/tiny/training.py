@@ -1,7 +1,6 @@
 """What the training scripts share: a schedule, an average of weights, and checkpoints that survive a kill."""
 
 import math
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -53,7 +52,7 @@ def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     torch.save({"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:

@@ -11,13 +11,14 @@ from typing import Literal
 
 Paint = Literal["body", "second", "dark", "light", "skin", "wood", "leaf", "yolk"]
 Point = tuple[float, float]
+Polygon = tuple[Paint, tuple[Point, ...]]
 
 
 @dataclass(frozen=True)
 class Sprite:
     """Polygons far to near, the real height in metres (compressed), width over height, usual colours."""
 
-    polygons: tuple[tuple[Paint, tuple[Point, ...]], ...]
+    polygons: tuple[Polygon, ...]
     height_m: float
     aspect: float
     colors: tuple[str, ...]
@@ -37,11 +38,13 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> tuple[Point, ...]:
 @cache
 def sprites() -> dict[str, Sprite]:
     """Every class of the rendered scenes, by name."""
-    petals = tuple(
+    petals: tuple[Polygon, ...] = tuple(
         ("body", _ellipse(0.55 * math.cos(a), -0.42 + 0.33 * math.sin(a), 0.42, 0.25, a))
         for a in (2 * math.pi * k / 6 for k in range(6))
     )
-    bus_windows = tuple(("light", _box(x, -0.6, x + 0.28, 0.0)) for x in (-0.88, -0.5, -0.12, 0.26, 0.64))
+    bus_windows: tuple[Polygon, ...] = tuple(
+        ("light", _box(x, -0.6, x + 0.28, 0.0)) for x in (-0.88, -0.5, -0.12, 0.26, 0.64)
+    )
     return {
         "person": Sprite(
             (

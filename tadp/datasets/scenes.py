@@ -8,7 +8,7 @@ and a caption. Nothing is downloaded, and the same numbers give the same pixels 
     scene.image, scene.mask, scene.depth_m, scene.boxes, scene.caption()
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -101,7 +101,7 @@ class SceneLayout:
             raise ValueError(f"a scene is rendered at 32 px or more; got {size}.")
         rng = np.random.default_rng(self.noise_seed)
         canvas = Image.fromarray(_background(self, size, rng)).resize(
-            (size * _SUPERSAMPLE,) * 2, Image.Resampling.NEAREST
+            (size * _SUPERSAMPLE, size * _SUPERSAMPLE), Image.Resampling.NEAREST
         )
         mask = np.zeros((size, size), np.uint8)
         owner = np.full((size, size), -1, np.int8)
@@ -158,7 +158,7 @@ class Scene:
         return _sentence(self, rng) + (_details(self) if long else "")
 
 
-class Scenes(Sequence[Scene]):
+class Scenes:
     """A data set of rendered scenes, made when asked for; index it, or give it to a DataLoader.
 
     Args:
@@ -176,12 +176,13 @@ class Scenes(Sequence[Scene]):
             raise ValueError(f"count must be 0 or more and max_objects 1 to 4; got {count} and {max_objects}.")
         if style is not None and style not in STYLES:
             raise ValueError(f"unknown style {style!r}; the styles are {', '.join(STYLES)}.")
-        self.count, self.seed, self.size, self.style, self.max_objects = count, seed, size, style, max_objects
+        self.count, self.seed, self.size, self.max_objects = count, seed, size, max_objects
+        self.style: Style | None = style
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Scene:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, index: int) -> Scene:
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}.")
         rng = np.random.default_rng((self.seed, index % self.count))
@@ -201,7 +202,7 @@ def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", ma
         for name, slot in zip(names, slots, strict=True)
     ]
     if style is None:
-        style = STYLES[rng.choice(len(STYLES), p=(0.7, 0.1, 0.1, 0.1))]
+        style = STYLES[int(rng.choice(len(STYLES), p=(0.7, 0.1, 0.1, 0.1)))]
     return SceneLayout(
         objects=tuple(sorted(objects, key=lambda item: -item.distance_m)),
         background=str(rng.choice(list(BACKGROUNDS))),

@@ -1,0 +1,43 @@
+"""The main job on a rendered scene and on a real photograph, with the checkpoint that comes with tadp.
+
+    python examples/quickstart.py --out pictures
+    python examples/quickstart.py --out pictures --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+        --captioner Salesforce/blip2-opt-2.7b
+
+Prints each caption and the shape of each feature map, and writes each image with a heat map a word.
+"""
+
+import argparse
+from pathlib import Path
+
+import skimage
+
+import tadp
+from tadp.datasets.scenes import Scenes
+from tadp.plot import word_sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the pictures")
+    parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
+    parser.add_argument("--captioner", default="tadp-tiny", help="'tadp-tiny', or any image-text-to-text model")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    backbone = tadp.TADPBackbone.from_pretrained(options.model, record_attention=(0,))
+    captioner = tadp.Captioner.from_pretrained(options.captioner)
+    images = {"scene": Scenes(1, seed=7)[0].image, "photograph": skimage.data.coffee()}
+    for name, image in images.items():
+        [caption] = captioner(image)
+        features = backbone(image, caption)
+        print(f"{name} {features.image_size}: {caption}")
+        for level, (one, stride) in enumerate(zip(features.maps, backbone.feature_info.reduction, strict=True)):
+            print(f"  level {level}, stride {stride:2}: {tuple(one.shape)}")
+        sheet = word_sheet(image, features.attention.words(0)[0], caption)
+        sheet.save(options.out / f"{name}.png")
+    print(f"pictures in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

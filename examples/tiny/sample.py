@@ -1,0 +1,86 @@
+"""Draw scenes from prompts with the embedded checkpoint, as one picture.
+
+    python examples/tiny/sample.py --out samples.png
+
+The backbone itself never decodes; this loads the folder as the diffusion model it is.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image, ImageDraw, ImageFont
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tadp.assets import tiny_folder
+
+PROMPTS = (
+    "a red car on a street", "a yellow bus in snow", "a blue fish on water", "a white house on grass",
+    "a green tree in a desert", "a pink flower on grass", "an orange cat in a room", "a black dog on a beach",
+    "a blue bird in a forest", "a white plane on water", "a brown boat on water", "a red person on a street",
+    "a red car and a green tree on grass", "a blue car on grass",
+    "a watercolor painting of a red house on grass", "a dark night photo of a yellow bus on a street",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", type=Path, default=tiny_folder(), help="a folder in diffusers layout, VAE decoder included"
+    )
+    parser.add_argument("--vae", type=Path, help="another folder to take vae/ from")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--per-prompt", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    prompts = [prompt for prompt in PROMPTS for _ in range(options.per_prompt)]
+    images = draw(prompts, options.model, options.vae or options.model, options)
+    _sheet(images, PROMPTS, options.per_prompt).save(options.out)
+
+
+@torch.inference_mode()
+def draw(prompts: list[str], model: Path, vae_folder: Path, options: argparse.Namespace) -> np.ndarray:
+    """(N, 128, 128, 3), uint8; classifier-free guidance, DDIM."""
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(vae_folder / "vae", torch_dtype=torch.float32)
+    schedule = DDIMScheduler.from_pretrained(model / "scheduler")
+    schedule.set_timesteps(options.steps)
+    ids = tokenizer(
+        [*prompts, *[""] * len(prompts)], padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
+    text = text_encoder(ids).last_hidden_state
+    latents = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(options.seed))
+    for time in schedule.timesteps:
+        with_text, without = unet(torch.cat([latents, latents]), time, text).sample.chunk(2)
+        latents = schedule.step(without + options.guidance * (with_text - without), time, latents).prev_sample
+    pixels = vae.decode(latents / vae.config["scaling_factor"]).sample.clamp(-1, 1)
+    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _sheet(images: np.ndarray, prompts: tuple[str, ...], per_prompt: int, columns: int = 4) -> Image.Image:
+    side, line, gap = images.shape[1], 34, 8
+    cell = per_prompt * (side + gap)
+    rows = -(-len(prompts) // columns)
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (side + line + gap) + gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for number, prompt in enumerate(prompts):
+        left, top = gap + number % columns * (cell + gap), gap + number // columns * (side + line + gap)
+        for k in range(per_prompt):
+            sheet.paste(Image.fromarray(images[number * per_prompt + k]), (left + k * (side + gap), top))
+        pen.text(
+            (left, top + side + 3),
+            prompt.replace(" painting of", " painting of\n").replace(" photo of", " photo of\n"),
+            fill="black",
+            font=font,
+        )
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
