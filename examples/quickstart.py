@@ -14,7 +14,9 @@ import skimage
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.plot import word_sheet
+from tadp.plot import pixel_words, word_sheet
+
+LEVELS = (0, 1)  # whose attention is drawn
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    backbone = tadp.TADPBackbone.from_pretrained(options.model, record_attention=(0,))
+    backbone = tadp.TADPBackbone.from_pretrained(options.model, record_attention=LEVELS)
     captioner = tadp.Captioner.from_pretrained(options.captioner)
     images = {"scene": Scenes(1, seed=7)[0].image, "photograph": skimage.data.coffee()}
     for name, image in images.items():
@@ -34,8 +36,8 @@ def main() -> None:
         print(f"{name} {features.image_size}: {caption}")
         for level, (one, stride) in enumerate(zip(features.maps, backbone.feature_info.reduction, strict=True)):
             print(f"  level {level}, stride {stride:2}: {tuple(one.shape)}")
-        sheet = word_sheet(image, features.attention.words(0)[0], caption)
-        sheet.save(options.out / f"{name}.png")
+        words = pixel_words(features, backbone.feature_info, levels=LEVELS)
+        word_sheet(image, words, caption).save(options.out / f"{name}.png")
     print(f"pictures in {options.out}")
 
 

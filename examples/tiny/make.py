@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from scenes_cache import open_cache
 
 HERE = Path(__file__).parent
+PARTS = ("vae", "unet", "captioner")
 
 
 def main() -> None:
@@ -25,13 +27,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="scenes, checkpoints and logs, about 4 GB")
     parser.add_argument("--out", type=Path, required=True, help="the finished checkpoint, under 20 MB")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenes", type=int, help="for a trial: how many scenes to train on")
+    for part in PARTS:
+        parser.add_argument(f"--{part}-steps", type=int, help=f"for a trial: steps of train_{part}.py")
     options = parser.parse_args()
     raw = options.work / "out"
-    common = ["--work", options.work, "--seed", options.seed]
-    captioner = _start("train_captioner.py", *common, "--out", raw / "captioner")
-    _wait(_start("train_vae.py", *common, "--out", raw), "train_vae.py")
-    _wait(_start("train_unet.py", *common, "--out", raw), "train_unet.py")
-    _wait(captioner, "train_captioner.py")
+    open_cache(options.work / "scenes", options.scenes or 40_000, seed=0)  # before two scripts ask for them at once
+    running = {part: _start(part, raw, options) for part in ("captioner", "vae")}
+    _wait(running, "vae")
+    running["unet"] = _start("unet", raw, options)
+    _wait(running, "unet")
+    _wait(running, "captioner")
     pack(raw, options.out)
     print(f"{options.out}: {sum(f.stat().st_size for f in options.out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
 
@@ -55,16 +61,23 @@ def pack(raw: Path, out: Path) -> None:
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _start(script: str, *arguments: object) -> subprocess.Popen:
-    """Run a script beside the others, one thread each: two processes of one thread do more than one of two."""
-    print(f"{time.strftime('%H:%M')} {script}", flush=True)
+def _start(part: str, raw: Path, options: argparse.Namespace) -> subprocess.Popen:
+    """Train a part beside the others, one thread each: two processes of one thread do more than one of two."""
+    print(f"{time.strftime('%H:%M')} train_{part}.py", flush=True)
+    arguments = ["--work", options.work, "--out", raw, "--seed", options.seed]
+    steps = getattr(options, f"{part}_steps")
+    for name, value in (("--steps", steps), ("--scenes", options.scenes)):
+        arguments += [name, value] if value else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(HERE / script), *map(str, arguments)], env=environment)
+    return subprocess.Popen([sys.executable, str(HERE / f"train_{part}.py"), *map(str, arguments)], env=environment)
 
 
-def _wait(process: subprocess.Popen, script: str) -> None:
-    if process.wait():
-        raise SystemExit(f"{script} ended with exit code {process.returncode}; run the same command again to go on.")
+def _wait(running: dict[str, subprocess.Popen], part: str) -> None:
+    code = running.pop(part).wait()
+    if code:
+        for process in running.values():
+            process.terminate()
+        raise SystemExit(f"train_{part}.py ended with exit code {code}; run the same command again to go on.")
 
 
 if __name__ == "__main__":

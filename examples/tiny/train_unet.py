@@ -298,7 +298,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--grounding", type=float, default=0.2, help="weight of the attention's cross-entropy; 0 is plain denoising"
     )
-    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

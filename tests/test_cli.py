@@ -1,0 +1,309 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders_captioner import build_blip
+from PIL import Image
+from typer.testing import CliRunner
+
+import tadp
+from tadp.assets import tiny_folder
+from tadp.captioner import Captioner
+from tadp.cli import app
+from tadp.datasets.scenes import Scenes
+
+# For processes that start in another folder, where the package may be found by its place alone.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(tadp.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+COMMANDS = ("extract", "caption", "show", "info")
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory) -> Path:
+    return build_blip(tmp_path_factory.mktemp("blip"))
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    """A folder with four images, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = Path("photos")
+    for name, scene in zip(("a/x", "b/x", "b/y", "z"), Scenes(4, seed=3, size=64), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(folder / f"{name}.png")
+    return folder
+
+
+def tadp_run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def plain(text: str) -> str:
+    """Without the frame that rich draws, and its line breaks."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[\d;]*m", " ", text).split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_and_exit_codes(command):
+    text = plain(tadp_run(command, "--help").output)
+    assert "Examples:" in text
+    assert f"tadp {command}" in text
+    assert "Exit codes: 0 all went well" in text
+
+
+def test_help_and_version_need_no_torch():
+    script = (
+        "import sys\nfrom tadp.cli import app\n"
+        "for arguments in (['--help'], ['extract', '--help'], ['--version']):\n"
+        "    try: app(arguments)\n    except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'PIL'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"tadp {tadp.__version__}" in done.stdout
+
+
+def test_the_module_runs_as_the_command_does():
+    command = [sys.executable, "-m", "tadp", "extract"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
+    assert done.returncode == 2
+    assert "Usage: tadp extract" in plain(done.stderr)
+
+
+def test_extract_writes_a_table_and_two_files_an_image_and_resumes(photos):
+    result = tadp_run("extract", photos, "-o", "out", "--caption", "a [red] car")
+    files = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file())
+    assert files == sorted(f"{name}.{end}" for name in ("a/x", "b/x", "b/y", "z") for end in ("json", "safetensors"))
+    assert "photos/a/x.png" in result.output
+    assert "64x64" in result.output
+    assert "32x8x8" in result.output
+    assert "a [red] car" in result.output
+    assert "4 done; in out" in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert result.stderr == ""
+    assert (
+        "0 done, 4 done before; in out" in tadp_run("extract", photos, "-o", "out", "--caption", "a [red] car").output
+    )
+    refused = tadp_run("extract", photos, "-o", "out", "--caption", "", code=1).stderr
+    assert refused.startswith("error: out holds 4 of these 4 results")
+    assert "--overwrite" in refused
+    assert refused.count("\n") == 1
+    again = tadp_run("extract", photos, "-o", "out", "--caption", "", "--level", "1", "--attention", "0", "--overwrite")
+    assert "(empty prompt)" in again.output
+    record = json.loads(Path("out/z.json").read_text())
+    assert record["words"] == []
+    assert record["settings"]["record_attention"] == [0]
+
+
+def test_extract_takes_a_captioner_and_names_what_it_cannot_read(photos, blip):
+    (photos / "text.jpg").write_text("hello")
+    result = tadp_run("extract", "photos/*.*", "-o", "out", "--captioner", blip, "--batch-size", 1, code=1)
+    assert "1 done, 1 failed; in out" in result.output
+    assert "error: 'photos/text.jpg' is no image that Pillow can read." in result.stderr
+    assert json.loads(Path("out/z.json").read_text())["caption"] == Captioner.from_pretrained(blip)(photos / "z.png")[0]
+
+
+def test_a_model_that_brings_a_captioner_uses_it(photos, blip, tmp_path):
+    model = shutil.copytree(tiny_folder(), tmp_path / "model", ignore=shutil.ignore_patterns("captioner"))
+    refused = plain(tadp_run("extract", photos, "-o", "out", "-m", model, code=2).output)
+    assert "brings no captioner. Pass --caption TEXT" in refused
+    shutil.copytree(blip, model / "captioner")
+    tadp_run("extract", photos / "z.png", "-o", "out", "-m", model)
+    settings = json.loads(Path("out/z.json").read_text())["settings"]
+    assert settings["captions"]["captioner"] == str(model / "captioner")
+
+
+def test_caption_prints_and_writes_the_authors_layout(photos, blip):
+    (photos / "text.jpg").write_text("hello")
+    result = tadp_run("caption", photos, "--model", blip, "--max-new-tokens", 6, "-o", "c.json", code=1)
+    captions = json.loads(Path("c.json").read_text())
+    assert list(captions) == ["a/x", "b/x", "y", "z"]
+    expected = Captioner.from_pretrained(blip, max_new_tokens=6)(photos / "z.png")[0]
+    assert captions["z"] == {"captions": [expected]}
+    assert f"photos/z.png: {expected}\n" in result.output
+    assert "text.jpg" in result.stderr
+    assert "c.json is there already" in tadp_run("caption", photos, "--model", blip, "-o", "c.json", code=1).stderr
+
+
+def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
+    real, calls = Captioner.__call__, []
+
+    def call(self, images):
+        calls.append(images)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    monkeypatch.setattr(Captioner, "__call__", call)
+    arguments = ("caption", photos, "-m", blip, "--batch-size", 1, "--max-new-tokens", 4, "-o", "c.json")
+    assert "interrupted" in tadp_run(*arguments, code=130).stderr
+    assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_ctrl_c_ends_extract_with_130_and_keeps_what_is_done(photos):
+    for k in range(60):
+        shutil.copy(photos / "z.png", photos / f"z{k}.png")
+    command = [
+        sys.executable,
+        "-m",
+        "tadp",
+        "extract",
+        "photos",
+        "-o",
+        "out",
+        "--caption",
+        "a cat",
+        "--batch-size",
+        "1",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    deadline = time.monotonic() + 240
+    while not list(Path("out").rglob("*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    done = len(list(Path("out").rglob("*.json")))
+    assert 0 < done < 64
+    assert f"{done} done; in out" in output
+    assert "interrupted; what was done is kept." in errors
+    assert "Traceback" not in errors
+    assert not list(Path("out").rglob(".*"))
+
+
+def test_show_draws_a_sheet(photos):
+    result = tadp_run("show", photos / "z.png", "--caption", "a red car and a tree")
+    assert "wrote z.words.png" in result.output
+    with Image.open("z.words.png") as picture:
+        assert picture.format == "PNG"
+    tadp_run(
+        "show", photos / "z.png", "--caption", "a red car and a tree", "--all-words", "--level", 2, "-o", "a/z.jpg"
+    )
+    with Image.open("a/z.jpg") as other:
+        assert other.format == "JPEG"
+        assert other.size != picture.size
+
+
+def test_show_takes_a_captioner(photos, blip):
+    result = tadp_run("show", photos / "z.png", "--captioner", blip, "-o", "z.webp")
+    assert result.output.splitlines()[0] == Captioner.from_pretrained(blip)(photos / "z.png")[0]
+
+
+def test_info_tells_levels_parts_and_numbers(photos):
+    text = tadp_run("info").output
+    for row in (r"0 +8 +32 +yes +up_blocks\.3\.attentions\.1", r"1 +16 +64 \+ 77 +joined", r"3 +64 +128 +no"):
+        assert re.search(row, text), row
+    for line in ("Scaling factor", "Text length     77 tokens", "Timestep        0"):
+        assert line in text
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    millions = sum(parameter.numel() for parameter in backbone.unet.parameters()) / 1e6
+    assert re.search(rf"U-Net +{millions:.3g} M", text)
+    size = sum(file.stat().st_size for file in (tiny_folder() / "unet").glob("*.safetensors")) / 1e6
+    assert f"{size:.3g} MB" in text
+    assert max(len(line) for line in text.splitlines() if "Folder" not in line) <= 80
+
+
+def test_info_reads_no_weights(photos, tmp_path):
+    model = shutil.copytree(tiny_folder(), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    text = tadp_run("info", model).output
+    assert "not here" in text
+    assert "none of its own" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("extract", "nothing", "-o", "out", "--caption", "x"), "'nothing' is no file or folder and matches none"),
+        (("extract", "empty", "-o", "out", "--caption", "x"), "'empty' holds no image"),
+        (("extract", "photos", "-o", "photos/z.png", "--caption", "x"), "cannot make the folder photos/z.png"),
+        (("extract", "photos", "-o", "/proc/out", "--caption", "x"), "cannot make the folder /proc/out"),
+        (("extract", "photos", "-o", "out", "-m", "nomodel", "--caption", "x"), "unknown model 'nomodel'"),
+        (("extract", "photos", "-o", "out", "--caption", "cat " * 90), "the text encoder takes 77"),
+        (("extract", "photos", "-o", "out", "--captioner", "nomodel"), "unknown captioner 'nomodel'"),
+        (("caption", "photos", "-m", "empty"), "has no config.json"),
+        (("caption", "photos/none/*.png"), "is no file or folder and matches none"),
+        (("show", "cut.jpg", "--caption", "x"), "'cut.jpg' is damaged or cut short"),
+        (("show", "text.jpg", "--caption", "x"), "'text.jpg' is no image that Pillow can read"),
+        (("show", "nothing.png", "--caption", "x"), "no such file: 'nothing.png'"),
+        (("show", "photos", "--caption", "x"), "'photos' is a folder"),
+        (("show", "photos/z.png", "--caption", "x", "-o", "text.jpg/x.png"), "cannot write text.jpg/x.png"),
+        (("info", "empty"), "no unet/ in empty"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, arguments, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Path("empty").mkdir()
+    Path("text.jpg").write_text("hello")
+    with Image.open("photos/z.png") as picture:
+        picture.resize((300, 300)).save("photos/z.jpg")
+    Path("cut.jpg").write_bytes(Path("photos/z.jpg").read_bytes()[:2000])
+    result = tadp_run(*arguments, code=1)
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("extract", "photos"), "Missing option '--output'"),
+        (("extract", "-o", "out"), "Missing argument"),
+        (
+            ("extract", "photos", "-o", "out", "--caption", "x", "--captioner", "y"),
+            "--caption or --captioner, not both",
+        ),
+        (
+            ("extract", "photos", "-o", "out", "--caption", "x", "--level", "7"),
+            "there is no level 7; there are 0 (stride",
+        ),
+        (
+            ("extract", "photos", "-o", "out", "--caption", "x", "--attention", "3"),
+            "for --attention: there is no level 3",
+        ),
+        (("extract", "photos", "-o", "out", "--caption", "x", "--dtype", "int8"), "--dtype"),
+        (("extract", "photos", "-o", "out", "--caption", "x", "--batch-size", "0"), "--batch-size"),
+        (("extract", "photos", "-o", "out", "--caption", "x", "--device", "quantum"), "'quantum' cannot be used"),
+        (
+            ("caption", "photos", "--min-new-tokens", "20", "--max-new-tokens", "10"),
+            "20 is more than --max-new-tokens 10",
+        ),
+        (("show", "photos/z.png", "--caption", "x", "--level", "3"), "for --level: there is no level 3"),
+        (("show", "photos/z.png", "--caption", " . "), "show needs a caption with words"),
+        (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "has no suffix of a picture"),
+        (("show", "photos/z.png", "--caption", "x", "-o", "photos/z.png"), "photos/z.png is the image itself"),
+        (("nonsense",), "No such command 'nonsense'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(photos, arguments, message):
+    assert message in plain(tadp_run(*arguments, code=2).output)
+
+
+def test_a_full_disk_is_one_line_and_what_was_done_is_counted(photos, monkeypatch):
+    real, calls = Path.write_bytes, []
+
+    def write_bytes(path, data):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    result = tadp_run("extract", photos, "-o", "out", "--caption", "a cat", "--batch-size", 1, code=1)
+    assert "2 done; in out" in result.output
+    assert "No space left on device" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,83 @@
+"""README and docs do what they say: their code blocks run, their commands run, CI runs the README's own."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders_captioner import build_blip2
+from PIL import Image
+
+from tadp.datasets.scenes import Scenes
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny", "Salesforce/blip2-opt-2.7b": "blip2"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with what the pages talk about: photos/, photo.jpg, and a BLIP-2 on disk in place of the hub's."""
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        Image.fromarray(Scenes(2, seed=4)[number].image).save(tmp_path / "photos" / f"{number}.png")
+    Image.fromarray(Scenes(1, seed=4)[0].image).save(tmp_path / "photo.jpg")
+    build_blip2(tmp_path / "blip2")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_python_blocks_run(page, workplace):
+    namespace: dict = {}
+    for block in blocks(page, "python"):
+        for hub_id, local in HUB.items():
+            block = block.replace(hub_id, local)
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=lambda p: p.name)
+def test_tadp_commands_run(page, workplace):
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("tadp ")]
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "tadp", *words[1:]], capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_quickstart_writes_its_pictures(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "level 3, stride 64" in done.stdout
+    for name in ("scene", "photograph"):
+        assert min(Image.open(tmp_path / f"{name}.png").size) > 100
+
+
+def test_ci_runs_the_readme_test_command():
+    commands = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
+    test_command = next(line for line in commands if line.endswith("pytest"))
+    assert test_command.split(" && ")[-1] == (ROOT / ".ci" / "run").read_text().splitlines()[-1].split(" && ")[-1]
+    assert test_command.split(" && ")[0] in (ROOT / ".ci" / "run").read_text().replace(
+        "--quiet --disable-pip-version-check ", ""
+    )
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,63 @@
+"""Every script in examples/ runs, at a size that takes seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(script: str, *options: object) -> str:
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_script_has_a_test():
+    scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if "def main" in p.read_text()}
+    tested = Path(__file__).read_text() + (Path(__file__).parent / "test_docs.py").read_text()
+    assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
+
+
+def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
+    printed = run("benchmark.py", "--size", "tiny", "--rounds", 1, "--threads", 1, "--out", tmp_path / "speed")
+    results = json.loads((tmp_path / "speed.json").read_text())
+    assert (tmp_path / "speed.md").read_text() in printed
+    assert results["gflop"]["U-Net"] > 1
+    by_name = {row["name"]: row for row in results["rows"]}
+    assert by_name["tadp, float32"]["error"] == 0
+    assert by_name["tadp, float32, channels_last"]["error"] < 5e-5
+    assert 1e-4 < by_name["tadp, bfloat16"]["error"] < 0.1
+
+
+def test_samples_are_drawn(tmp_path):
+    run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
+    assert min(Image.open(tmp_path / "sheet.png").size) > 500
+
+
+def test_the_evaluation_fills_its_tables(tmp_path):
+    sizes = ("--train-scenes", 50, "--test-scenes", 12, "--epochs", 1, "--seeds", 1, "--threads", 1)
+    printed = run("tiny/evaluate.py", *sizes, "--out", tmp_path / "figures")
+    results = json.loads((tmp_path / "figures.json").read_text())
+    assert set(results["localisation"]) == {"caption", "name list", "chance"}
+    assert 0.02 < results["localisation"]["chance"]["pointing"] < 0.3
+    assert "oracle names" in printed
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
+    import tadp
+
+    steps = ("--vae-steps", 2, "--unet-steps", 2, "--captioner-steps", 4, "--scenes", 500)
+    run("tiny/make.py", "--work", tmp_path / "work", "--out", tmp_path / "tadp-tiny", *steps)
+    backbone = tadp.TADPBackbone.from_pretrained(tmp_path / "tadp-tiny")
+    features = backbone(tadp.datasets.scenes.Scenes(1)[0].image, "a dog")
+    assert [one.shape[1] for one in features.maps] == [32, 141, 173, 128]
+    assert isinstance(tadp.Captioner.from_pretrained(tmp_path / "tadp-tiny" / "captioner"), tadp.Captioner)
