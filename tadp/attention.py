@@ -5,6 +5,7 @@ so nothing is kept on a module and two threads can share one U-Net.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -85,20 +86,23 @@ def head_averaged_probabilities(
 ) -> Float[Tensor, "b n l"]:
     """softmax(QKᵀ/√d) of a cross-attention layer, averaged over its heads; each row sums to one.
 
-    The softmax runs in float32 whatever the layer's dtype; the result has the layer's dtype.
+    The softmax runs in float32 at least; the result has the layer's dtype.
     """
     query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
-    key = attn.to_k(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+    to_k: Any = attn.to_k  # diffusers types it as optional
+    key = to_k(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
     scores = torch.einsum("bnhd,blhd->bhnl", query * query.shape[-1] ** -0.5, key)
     if attention_mask is not None:
         scores = scores + attention_mask.unsqueeze(1)
-    return scores.softmax(dim=-1, dtype=torch.float32).mean(dim=1).to(hidden_states.dtype)
+    precision = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=precision).mean(dim=1).to(hidden_states.dtype)
 
 
 def install_recording(unet: UNet2DConditionModel, layer_levels: dict[str, int]) -> None:
     """Give every attention layer of a U-Net a processor that can record.
 
     Args:
+        unet: Its attention layers keep their weights.
         layer_levels: Level of each cross-attention layer that may be recorded, by the name of its processor.
     """
     unet.set_attn_processor(

@@ -18,13 +18,23 @@ from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
 from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
-from tadp.loading import CONFIG_NAME, load_text_encoder, load_unet, load_vae, model_folder, read_json
-from tadp.text import Conditioning, TextAdapter, TextEncoder
+from tadp.loading import (
+    ADAPTER_NAME,
+    CONFIG_NAME,
+    load_text_adapter,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    model_folder,
+    read_json,
+)
+from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
 from tadp.unet import freeze_unused, read_layout, unet_pass
 from tadp.vae import VAEEncoder
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 Text = str | Sequence[str] | Conditioning
@@ -82,7 +92,9 @@ class TADPBackbone(nn.Module):
         self.unet = unet
         self.layout = read_layout(unet)
         self.text_encoder = _text_encoder(text_encoder, tokenizer)
-        self.text_adapter = TextAdapter(unet.config["cross_attention_dim"]) if text_adapter else None
+        self.text_adapter = None
+        if text_adapter:
+            self.text_adapter = TextAdapter(unet.config["cross_attention_dim"]).to(self.device, self.dtype)
         self.timestep = timestep
         self.scale_latents = scale_latents
         self.sample_posterior = sample_posterior
@@ -149,11 +161,12 @@ class TADPBackbone(nn.Module):
         if saved.get("has_text_encoder", True):
             text = load_text_encoder(folder, variant=variant, dtype=dtype)
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
-        backbone = cls(**parts, **(saved.get("options", {}) | options))
-        if backbone.text_adapter is not None:
-            load_text_adapter(backbone.text_adapter, folder)
+        saved_options = saved.get("options", {})
+        backbone = cls(**parts, **(saved_options | options))
+        if backbone.text_adapter is not None and saved_options.get("text_adapter"):
+            load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
         for module in (backbone.vae, backbone.unet):
-            module.to(memory_format=memory_format)
+            module.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]  missing in torch's stub
         return backbone.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -171,9 +184,9 @@ class TADPBackbone(nn.Module):
             save_file(_contiguous(self.vae), part / "vae" / "diffusion_pytorch_model.safetensors")
             if self.text_encoder is not None:
                 self.text_encoder.model.save_pretrained(part / "text_encoder")
-                self.text_encoder.tokenizer.save_pretrained(part / "tokenizer")
+                _save_tokenizer(self.text_encoder.tokenizer, part / "tokenizer")
             if self.text_adapter is not None:
-                save_file(_contiguous(self.text_adapter), part / "text_adapter.safetensors")
+                save_file(_contiguous(self.text_adapter), part / ADAPTER_NAME)
             config = {"has_text_encoder": self.text_encoder is not None, "options": self.options}
             (part / CONFIG_NAME).write_text(json.dumps(config, indent=2))
 
@@ -272,9 +285,9 @@ class TADPBackbone(nn.Module):
             CaptionError: If there are neither one nor B texts.
             ValueError: If latents or embeddings have the wrong width or size.
         """
+        self._check_latents(latents)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         conditioning = self._conditioning(text, latents)
-        self._check_latents(latents)
         maps, attention = unet_pass(
             self.unet,
             self.layout,
@@ -325,11 +338,12 @@ class TADPBackbone(nn.Module):
         if text is None:
             text = _CONTEXT.get().get(id(self), "")
         if not isinstance(text, Conditioning):
-            if not isinstance(text, str) and len(text) != len(pixels):
+            captions = check_captions(text)
+            if not isinstance(text, str) and len(captions) != len(pixels):
                 raise CaptionError(
-                    f"{len(pixels)} images but {len(text)} captions; give one an image, or a single string for all."
+                    f"{len(pixels)} images but {len(captions)} captions; give one an image, or a single string for all."
                 )
-            text = self.encode_text(text, truncate=truncate)
+            text = self.encode_text(captions, truncate=truncate)
         return self.extract(self._encode(pixels, generator), text, image_size=(pixels.shape[2], pixels.shape[3]))
 
     @contextmanager
@@ -404,16 +418,16 @@ class TADPBackbone(nn.Module):
 
     def _conditioning(self, text: Text, latents: Tensor) -> Conditioning:
         conditioning = text if isinstance(text, Conditioning) else self.encode_text(text)
-        width = self.unet.config["cross_attention_dim"]
-        if conditioning.embeddings.shape[2] != width:
+        _, length, width = conditioning.embeddings.shape
+        expected = self.unet.config["cross_attention_dim"]
+        if width != expected:
             raise ValueError(
-                f"embeddings are {conditioning.embeddings.shape[2]} wide, the U-Net takes {width}; encode the text with this backbone."
+                f"embeddings are {width} wide, the U-Net takes {expected}; encode the text with this backbone."
             )
-        length = conditioning.embeddings.shape[1]
         if self.attach_attention and self.text_length not in (None, length):
             raise ValueError(
-                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build the "
-                f"backbone with text_length={length}, or attach none with attach_attention=()."
+                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build "
+                f"the backbone with text_length={length}, or attach none with attach_attention=()."
             )
         conditioning = conditioning.to(latents.device, self.dtype)
         if self.text_adapter is not None:
@@ -432,14 +446,16 @@ class TADPBackbone(nn.Module):
             )
 
     def _check_parts(self) -> None:
-        width, config = self.unet.config["cross_attention_dim"], self.vae.config
-        if config["latent_channels"] != self.unet.config["in_channels"]:
+        made, taken = self.vae.config["latent_channels"], self.unet.config["in_channels"]
+        if made != taken:
             raise ModelError(
-                f"the VAE makes {config['latent_channels']} latent channels, the U-Net takes {self.unet.config['in_channels']}; use a pair trained together."
+                f"the VAE makes {made} latent channels, the U-Net takes {taken}; use a pair trained together."
             )
+        width = self.unet.config["cross_attention_dim"]
         if self.text_encoder is not None and self.text_encoder.width != width:
             raise ModelError(
-                f"the text encoder is {self.text_encoder.width} wide, the U-Net takes {width}; use a pair trained together."
+                f"the text encoder is {self.text_encoder.width} wide, the U-Net takes {width}; use a pair trained "
+                "together."
             )
         for level in (*self.attach_attention, *self.record_attention):
             if level not in self.layout.attention_levels:
@@ -452,19 +468,20 @@ class TADPBackbone(nn.Module):
             raise ValueError(f"timestep is 0 to 999; got {self.timestep}.")
 
 
-def load_text_adapter(adapter: TextAdapter, folder: Path) -> None:
-    """Fill a text adapter from a saved backbone; a model that was saved without keeps the fresh one."""
-    from safetensors.torch import load_file
-
-    path = folder / "text_adapter.safetensors"
-    if path.exists():
-        adapter.load_state_dict(load_file(path))
-
-
 def _text_encoder(model: "CLIPTextModel | None", tokenizer: "CLIPTokenizer | None") -> TextEncoder | None:
     if (model is None) != (tokenizer is None):
         raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
     return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
+
+
+def _save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # what the tokenizers library raises when the disk is full
+        raise OSError(str(error)) from error
 
 
 def _contiguous(module: nn.Module) -> dict[str, Tensor]:

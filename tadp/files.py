@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,11 +23,12 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise _output_error(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -41,17 +42,37 @@ def replace_folder(path: Path) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".part-", dir=path))
-        yield partial
-        for entry in sorted(partial.iterdir()):
-            target = path / entry.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(entry, target)
+        new, old = partial / "new", partial / "old"
+        new.mkdir()
+        old.mkdir()
+        yield new
+        _swap(path, new, old)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise _output_error(path, error) from error
     finally:
         if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial / "new", ignore_errors=True)
+            for folder in (partial / "old", partial):  # not empty, and kept, if what it holds could not be put back
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _swap(path: Path, new: Path, old: Path) -> None:
+    """Move what `new` holds into `path`, and what it replaces into `old`; all of it, or none."""
+    names = sorted(entry.name for entry in new.iterdir())
+    try:
+        for name in names:
+            if os.path.lexists(path / name):
+                (path / name).replace(old / name)
+            (new / name).replace(path / name)
+    except BaseException:
+        for name in names:
+            if not os.path.lexists(new / name):
+                (path / name).replace(new / name)
+            if os.path.lexists(old / name):
+                (old / name).replace(path / name)
+        raise
 
 
 def _output_error(path: Path, error: Exception) -> OutputError:

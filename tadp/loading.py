@@ -19,6 +19,7 @@ from tadp.assets import tiny_folder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
 
 CONFIG_NAME = "tadp_config.json"
+ADAPTER_NAME = "text_adapter.safetensors"
 KNOWN_MODELS = ("tadp-tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Part of a diffusers folder: base name of its weight files.
@@ -71,8 +72,9 @@ def model_folder(
 
 def _patterns(variant: str | None) -> list[str]:
     """Exactly the files a backbone reads: configs, the tokenizer, and the safetensors of one variant."""
-    patterns = [CONFIG_NAME, "*/config.json", "tokenizer/*"]
+    patterns = [CONFIG_NAME, ADAPTER_NAME, "tokenizer/*"]
     for part, base in _WEIGHTS.items():
+        patterns.append(f"{part}/config.json")
         patterns += [f"{part}/{_file_name(base, variant)}", f"{part}/{_file_name(base, variant, shard='-*')}"]
         patterns.append(f"{part}/{_index_name(base, variant)}")
     return patterns
@@ -101,13 +103,16 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or an error that names it."""
+    """The object in a JSON file, or an error that names the file."""
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON: {error}. Get the file again.") from error
+    if not isinstance(content, dict):
+        raise CorruptFileError(f"{path} holds a {type(content).__name__}, not an object of names. Get the file again.")
+    return content
 
 
 def weight_files(folder: Path, part: str, variant: str | None = None) -> list[Path]:
@@ -122,22 +127,29 @@ def weight_files(folder: Path, part: str, variant: str | None = None) -> list[Pa
     index = folder / part / _index_name(base, variant)
     files = [single]
     if not single.exists() and index.exists():
-        files = [folder / part / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        shards = read_json(index).get("weight_map")
+        if not shards:
+            raise CorruptFileError(f"{index} has no weight_map. Get the file again.")
+        files = [folder / part / name for name in sorted(set(shards.values()))]
     for path in files:
         if not path.exists():
             raise _missing_weights(path, variant)
-        try:
-            with safe_open(path, "pt") as file:
-                file.keys()
-        except SafetensorError as error:
-            raise CorruptFileError(f"{path} is no whole safetensors file ({error}). Get the file again.") from error
+        _check_readable(path)
     return files
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with safe_open(path, "pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise CorruptFileError(f"{path} is no whole safetensors file ({error}). Get the file again.") from error
 
 
 def _missing_weights(path: Path, variant: str | None) -> ModelError:
     there = sorted(entry.name for entry in path.parent.iterdir())
     pickles = [name for name in there if name.endswith(_PICKLES)]
-    if pickles:
+    if pickles and not any(name.endswith(".safetensors") for name in there):
         return CorruptFileError(
             f"no {path.name} in {path.parent}, only {', '.join(pickles)}: tadp reads safetensors, never pickles. "
             "Save the model again with `save_pretrained(..., safe_serialization=True)`."
@@ -188,26 +200,56 @@ def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype):
         raise ModelError(
             f"{folder / 'text_encoder'} holds a {kind!r}; tadp reads CLIP text encoders (Stable Diffusion 1.x, 2.x)."
         )
-    if not (folder / "tokenizer").is_dir():
+    _check_tokenizer(folder)
+    weight_files(folder, "text_encoder", variant)
+    try:
+        loaded: Any = CLIPTextModel.from_pretrained(
+            folder / "text_encoder",
+            variant=variant,
+            use_safetensors=True,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except RuntimeError as error:
+        raise ModelError(f"the weights in {folder / 'text_encoder'} do not fit its config.json: {error}") from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing or info["mismatched_keys"]:
+        # transformers would go on with random weights
+        raise CorruptFileError(
+            f"{folder / 'text_encoder'} lacks {len(missing)} weights, {missing[:2]} …; it was saved by another version "
+            "of transformers. Save it again with this one."
+        )
+    for parameter in model.parameters():  # see _fill
+        parameter.data = parameter.data.clone()
+    return TextEncoder(model, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+
+
+def _check_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer"
+    if not path.is_dir():
         raise MissingFileError(
             f"no tokenizer/ in {folder}; a model folder has unet/, vae/, text_encoder/ and tokenizer/."
         )
-    weight_files(folder, "text_encoder", variant)
-    model, info = CLIPTextModel.from_pretrained(
-        folder / "text_encoder",
-        variant=variant,
-        use_safetensors=True,
-        dtype=dtype,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    if info["missing_keys"] or info["mismatched_keys"]:
-        # transformers would go on with random weights
-        raise CorruptFileError(
-            f"{folder / 'text_encoder'} lacks {len(info['missing_keys'])} weights, {sorted(info['missing_keys'])[:2]} …; "
-            "it was saved by another version of transformers. Save it again with this one."
-        )
-    return TextEncoder(model, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+    # transformers would make a tokenizer without a vocabulary
+    if not (path / "tokenizer.json").exists() and not (
+        (path / "vocab.json").exists() and (path / "merges.txt").exists()
+    ):
+        raise MissingFileError(f"no tokenizer.json in {path}, nor vocab.json with merges.txt; get the model again.")
+
+
+def load_text_adapter(adapter: torch.nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
+    """Fill a text adapter from a saved backbone.
+
+    Raises:
+        MissingFileError: If the backbone was saved without.
+    """
+    path = folder / ADAPTER_NAME
+    if not path.exists():
+        raise MissingFileError(f"no {path.name} in {folder}, whose {CONFIG_NAME} promises it; get the model again.")
+    _check_readable(path)
+    _fill(adapter, [path], dtype, path)
 
 
 def _empty(kind: type, folder: Path, part: str):
@@ -215,8 +257,11 @@ def _empty(kind: type, folder: Path, part: str):
     config = read_config(folder, part)
     if config.get("_class_name") != kind.__name__:
         raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {kind.__name__}.")
-    with torch.device("meta"):
-        return kind.from_config(config)
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config)
+    except (TypeError, ValueError, LookupError) as error:
+        raise ModelError(f"{folder / part / 'config.json'} does not describe a {kind.__name__}: {error}") from error
 
 
 def _fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: Path, keep: tuple[str, ...] = ("",)):
@@ -224,7 +269,8 @@ def _fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where:
     for key, tensor in read_tensors(files, lambda key: key.startswith(keep)):
         for old, new in _OLD_NAMES.items():
             key = key.replace(old, new)
-        state[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        # A copy: safetensors maps the file, and how its tensors happen to be aligned there changes results by a bit.
+        state[key] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:

@@ -1,9 +1,9 @@
 """τ of the paper: captions in, embeddings with named tokens and words out."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from tadp.errors import CaptionError
 from tadp.features import Word
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import CLIPTextModel, CLIPTokenizer
 
 GATE = 1e-4  # VPD starts its text adapter almost at the identity
@@ -102,7 +103,7 @@ class TextEncoder(nn.Module):
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption, start and end included."""
-        return [len(ids) for ids in self.tokenizer(list(captions)).input_ids]
+        return [len(encoding) for encoding in self._tokenize(list(captions))]
 
     def forward(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
@@ -119,18 +120,15 @@ class TextEncoder(nn.Module):
             CaptionError: If a caption has too many tokens.
         """
         texts = check_captions(captions)
-        unique = list(dict.fromkeys(texts))
-        self._check_length(texts, truncate)
-        batch = self.tokenizer(
-            unique, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
-        )
-        ids = batch.input_ids
-        position = [unique.index(text) for text in texts]
+        unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        position = [unique[text] for text in texts]
+        encodings = self._tokenize(list(unique))
+        self._check_length(texts, [len(encodings[k]) for k in position], truncate)
+        ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
         names = [tuple(_name(token) for token in self.tokenizer.convert_ids_to_tokens(row.tolist())) for row in ids]
-        words = [_words(text, batch.encodings[row]) for row, text in enumerate(unique)]
+        words = [_words(text, encodings[row], self.max_length - 1) for text, row in unique.items()]
         embeddings = self.model(ids.to(self.model.device)).last_hidden_state
-        lengths = torch.tensor([min(count, self.max_length) for count in self.count_tokens(unique)])
-        mask = torch.arange(self.max_length)[None] < lengths[:, None]
+        mask = torch.arange(self.max_length)[None] < torch.tensor([len(encoding) for encoding in encodings])[:, None]
         return Conditioning(
             embeddings[position],
             tuple(names[k] for k in position),
@@ -138,8 +136,19 @@ class TextEncoder(nn.Module):
             mask[position].to(embeddings.device) if mask_padding else None,
         )
 
-    def _check_length(self, texts: list[str], truncate: bool) -> None:
-        for number, (text, count) in enumerate(zip(texts, self.count_tokens(texts), strict=True)):
+    def _tokenize(self, texts: list[str]) -> list["Encoding"]:
+        # Padding and truncation would become the tokenizer's state, which threads share.
+        return self.tokenizer(texts, verbose=False).encodings or []
+
+    def _fit(self, ids: list[int]) -> list[int]:
+        """Cut to the limit, the end token kept, or pad to it."""
+        if len(ids) > self.max_length:
+            return [*ids[: self.max_length - 1], ids[-1]]
+        padding: Any = self.tokenizer.pad_token_id
+        return [*ids, *[padding] * (self.max_length - len(ids))]
+
+    def _check_length(self, texts: list[str], counts: list[int], truncate: bool) -> None:
+        for number, (text, count) in enumerate(zip(texts, counts, strict=True)):
             if count <= self.max_length:
                 continue
             what = f"caption {number} ({text[:24]!r} …) has {count} tokens, the text encoder takes {self.max_length}"
@@ -170,6 +179,8 @@ class TextAdapter(nn.Module):
 
 def check_captions(captions: str | Sequence[str]) -> list[str]:
     """A list of strings, or a TypeError that names what is none."""
+    if not isinstance(captions, Iterable):
+        raise TypeError(f"captions are strings, one or a list of them; got a {type(captions).__name__}.")
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
@@ -183,17 +194,19 @@ def _name(token: str) -> str:
     return token.removesuffix("</w>")
 
 
-def _words(text: str, encoding) -> tuple[Word, ...]:
-    """Words of a caption and their token positions; pieces without a letter or digit are left out."""
+def _words(text: str, encoding: "Encoding", limit: int) -> tuple[Word, ...]:
+    """Words of a caption and their token positions up to `limit`; pieces without a letter or digit are left out."""
     words: list[Word] = []
-    previous = None
-    for position, (word, (start, stop)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
+    previous, first = None, 0
+    pieces = zip(encoding.word_ids[:limit], encoding.offsets[:limit], strict=True)
+    for position, (word, (start, stop)) in enumerate(pieces):
         if word is None:
             continue
-        piece = text[start:stop].strip().lower()
         if word == previous:
-            words[-1] = Word(words[-1].text + piece, words[-1].start, position + 1)
+            begin = words.pop().start
         else:
-            words.append(Word(piece, position, position + 1))
+            begin, first = position, start
+        # From the first piece's start to the last one's end: pieces of one letter (bytes) overlap.
+        words.append(Word(text[first:stop].strip().lower(), begin, position + 1))
         previous = word
     return tuple(word for word in words if any(letter.isalnum() for letter in word.text))

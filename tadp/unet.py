@@ -21,14 +21,18 @@ from tadp.errors import ModelError
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-# Options of UNet2DConditionModel that change what a pass needs, and that no Stable Diffusion 1.x or 2.x uses.
-_UNSUPPORTED = (
-    "addition_embed_type",
-    "class_embed_type",
-    "num_class_embeds",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-)
+MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+# Options of UNet2DConditionModel that change what a pass needs, and what they are in Stable Diffusion 1.x and 2.x.
+_FIXED_OPTIONS = {
+    "addition_embed_type": None,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "encoder_hid_dim_type": None,
+    "time_cond_proj_dim": None,
+    "cross_attention_norm": None,
+    "dual_cross_attention": False,
+    "attention_type": "default",
+}
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,27 @@ def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
     config = unet.config
     for kind, blocks, known in (
         ("down", config["down_block_types"], DOWN_BLOCKS),
+        ("mid", [config["mid_block_type"]], MID_BLOCKS),
         ("up", config["up_block_types"], UP_BLOCKS),
     ):
         for block in blocks:
             if block not in known:
-                raise ModelError(f"unknown {kind} block {block!r} in the U-Net; tadp reads {' and '.join(known)}.")
-    for option in _UNSUPPORTED:
-        if config[option] is not None:
+                names = " and ".join(name for name in known if name)
+                raise ModelError(f"unknown {kind} block {block!r} in the U-Net; tadp reads {names}.")
+    for option, value in _FIXED_OPTIONS.items():
+        if config[option] != value:
             raise ModelError(
-                f"the U-Net's config has {option}={config[option]!r}, which needs inputs beyond latents and text; "
-                "tadp reads U-Nets laid out like Stable Diffusion 1.x and 2.x, where it is null."
+                f"the U-Net's config has {option}={config[option]!r}; tadp reads U-Nets laid out like Stable "
+                f"Diffusion 1.x and 2.x, where it is {value!r}."
             )
+    if not isinstance(config["cross_attention_dim"], int):
+        raise ModelError(
+            f"the U-Net's config has cross_attention_dim={config['cross_attention_dim']!r}; tadp feeds one text to all "
+            "levels, so it must be one number."
+        )
     depth = len(config["up_block_types"])
-    layers = [len(block.resnets) for block in unet.up_blocks]
+    up_blocks: Any = unet.up_blocks
+    layers = [len(block.resnets) for block in up_blocks]
     layer_levels = {}
     for name in unet.attn_processors:
         match = re.match(r"(down|up)_blocks\.(\d+)\..*\.attn2\.processor$", name)
@@ -92,7 +104,7 @@ def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
     return UNetLayout(
         channels=tuple(config["block_out_channels"]),
         reduction=tuple(2**level for level in range(depth)),
-        taps=tuple(max(count - 2, 0) for count in layers[:-1]) + (layers[-1] - 1,),
+        taps=(*(max(count - 2, 0) for count in layers[:-1]), layers[-1] - 1),
         attention_levels=tuple(sorted(set(layer_levels.values()))),
         layer_levels=layer_levels,
     )
@@ -118,6 +130,8 @@ def unet_pass(
     """Run a U-Net once and keep its levels.
 
     Args:
+        unet: With the processors of `install_recording`, if any level is to be recorded.
+        layout: Its own, from `read_layout`.
         latents: (B, C, H, W), height and width multiples of `layout.multiple`.
         timestep: Diffusion time, 0 to 999.
         embeddings: Text, (B, L, D).
@@ -149,7 +163,8 @@ def unet_pass(
     if unet.mid_block is not None:
         hidden = unet.mid_block(hidden, time, **(text if _has_text(unet.mid_block) else {}))
     maps = []
-    for block, tap in zip(unet.up_blocks, layout.taps, strict=True):
+    up_blocks: Any = unet.up_blocks
+    for block, tap in zip(up_blocks, layout.taps, strict=True):
         block_skips = [skips.pop() for _ in block.resnets]
         hidden, level_map = _up_block(block, hidden, block_skips, time, text, tap)
         maps.append(level_map)
@@ -158,7 +173,7 @@ def unet_pass(
 
 
 def _up_block(
-    block: torch.nn.Module, hidden: Tensor, skips: list[Tensor], time: Tensor, text: dict[str, Any], tap: int
+    block: Any, hidden: Tensor, skips: list[Tensor], time: Tensor, text: dict[str, Any], tap: int
 ) -> tuple[Tensor, Tensor]:
     """One up block; returns its output and the output of its layer number `tap`."""
     level_map = hidden

@@ -1,6 +1,8 @@
 """The encoder half of a Stable Diffusion VAE."""
 
-import torch
+import json
+from typing import Any
+
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
@@ -18,7 +20,7 @@ class VAEEncoder(nn.Module):
         super().__init__()
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv
-        self.config = dict(vae.config)
+        self.config: dict[str, Any] = json.loads(vae.to_json_string())  # with the class name that loading looks for
 
     @property
     def reduction(self) -> int:

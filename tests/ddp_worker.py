@@ -1,0 +1,24 @@
+"""One of the processes of test_backbone's distributed test."""
+
+from pathlib import Path
+
+import torch
+from builders import build_backbone, images
+from torch.nn.parallel import DistributedDataParallel
+
+
+def train_one_step(rank: int, world_size: int, folder: str) -> None:
+    """A forward and backward pass on this rank's image; leaves the gradients in `folder`."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    backbone = build_backbone(text_adapter=True, attach_attention=(0, 1, 2)).train()
+    model = DistributedDataParallel(backbone)
+    for _ in range(2):  # a second pass finds out whether the first left some parameter without its gradient
+        model.zero_grad(set_to_none=True)
+        maps = model(images(1, 64, 64, seed=rank), "a dog").maps
+        sum(one.square().mean() for one in maps).backward()
+    gradients = {name: one.grad for name, one in backbone.named_parameters() if one.requires_grad}
+    torch.save((torch.distributed.get_world_size(), gradients), Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()

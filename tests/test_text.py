@@ -1,0 +1,294 @@
+import copy
+import pickle
+import unicodedata
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from builders import WIDTH, build_text_encoder, build_tokenizer, embeddings
+
+from tadp import Conditioning
+from tadp.errors import CaptionError
+from tadp.features import Word
+from tadp.text import TextAdapter, TextEncoder, check_captions
+
+CAPTIONS = ["a red dog", "", "a cat on grass and a cat", "a raincoat", "unheard-of"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(build_text_encoder(), build_tokenizer()).eval()
+
+
+def words_of(conditioning: Conditioning, number: int = 0) -> list[str]:
+    assert conditioning.words is not None
+    return [word.text for word in conditioning.words[number]]
+
+
+@torch.no_grad()
+def test_embeddings_are_the_models_last_hidden_state_of_padded_tokens(encoder):
+    """An oracle that pads with the tokenizer itself."""
+    ids = encoder.tokenizer(CAPTIONS, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    expected = encoder.model(ids).last_hidden_state
+    text = encoder(CAPTIONS)
+    torch.testing.assert_close(text.embeddings, expected, rtol=1e-5, atol=1e-6)
+    assert text.embeddings.shape == (5, 77, WIDTH)
+    assert text.tokens is not None
+    assert [len(names) for names in text.tokens] == [77] * 5
+
+
+@torch.no_grad()
+def test_one_string_is_one_text(encoder):
+    assert torch.equal(encoder("a dog").embeddings, encoder(["a dog"]).embeddings)
+    assert len(encoder("a dog")) == 1
+
+
+@torch.no_grad()
+def test_a_repeated_caption_is_encoded_once(encoder, monkeypatch):
+    batches = []
+    forward = encoder.model.forward
+    monkeypatch.setattr(encoder.model, "forward", lambda ids: batches.append(len(ids)) or forward(ids))
+    text = encoder(["a dog", "a cat", "a dog", "a dog"])
+    assert batches == [2]
+    assert torch.equal(text.embeddings[0], text.embeddings[2])
+    assert not torch.equal(text.embeddings[0], text.embeddings[1])
+    assert words_of(text, 1) == ["a", "cat"]
+    assert words_of(text, 3) == ["a", "dog"]
+
+
+@torch.no_grad()
+def test_words_know_their_tokens(encoder):
+    text = encoder("A red raincoat, a dog!")
+    assert text.words == (
+        (Word("a", 1, 2), Word("red", 2, 3), Word("raincoat", 3, 5), Word("a", 6, 7), Word("dog", 7, 8)),
+    )
+    assert text.tokens is not None
+    assert text.tokens[0][:10] == (
+        "<|startoftext|>", "a", "red", "rain", "coat", ",", "a", "dog", "!", "<|endoftext|>",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("", []),
+        ("   ", []),
+        ("...!", []),
+        ("a café", ["a", "café"]),
+        ("a dog 🐶", ["a", "dog"]),
+        ("שלום dog", ["שלום", "dog"]),
+        ("مرحبا", ["مرحبا"]),
+        ("日本 dog", ["日本", "dog"]),
+        ("ＤＯＧ", ["ｄｏｇ"]),  # noqa: RUF001
+        ("é", ["é"]),  # a letter and a combining accent, which the tokenizer joins
+        ("a\n\tdog", ["a", "dog"]),
+    ],
+)
+@torch.no_grad()
+def test_any_text_survives_with_its_words(encoder, caption, words):
+    text = encoder(caption)
+    assert torch.isfinite(text.embeddings).all()
+    assert [unicodedata.normalize("NFC", word) for word in words_of(text)] == [
+        unicodedata.normalize("NFC", word) for word in words
+    ]
+    assert text.words is not None
+    spans = [position for word in text.words[0] for position in range(word.start, word.stop)]
+    assert spans == sorted(set(spans)), "words overlap"
+    assert all(0 < position < 76 for position in spans)
+
+
+@torch.no_grad()
+def test_a_caption_at_the_limit_fits_and_one_more_is_refused_with_its_count(encoder):
+    assert encoder(" ".join(["dog"] * 75)).embeddings.shape == (1, 77, WIDTH)
+    with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* …\) has 78 tokens, the text encoder takes 77"):
+        encoder(["a dog", " ".join(["dog"] * 76)])
+    with pytest.raises(CaptionError, match=r"Shorten it or pass truncate=True"):
+        encoder("dog " * 500)
+
+
+@torch.no_grad()
+def test_truncation_cuts_as_the_tokenizer_does_and_warns(encoder):
+    caption = "a cat and a " + "dog " * 100
+    with pytest.warns(UserWarning, match=r"caption 0 .* has 106 tokens, the text encoder takes 77; the rest was cut"):
+        text = encoder(caption, truncate=True)
+    ids = encoder.tokenizer([caption], truncation=True, max_length=77, return_tensors="pt").input_ids
+    assert ids.shape == (1, 77)
+    torch.testing.assert_close(text.embeddings, encoder.model(ids).last_hidden_state)
+    assert words_of(text) == ["a", "cat", "and", "a", *["dog"] * 71]
+    assert text.tokens is not None
+    assert text.tokens[0][-1] == "<|endoftext|>"
+
+
+@torch.no_grad()
+def test_captions_that_fit_are_not_cut_and_do_not_warn(encoder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(encoder("a dog", truncate=True).embeddings, encoder("a dog").embeddings)
+
+
+def test_tokens_are_counted_with_start_and_end(encoder):
+    assert encoder.count_tokens(["", "a dog", "a raincoat", "dog " * 100]) == [2, 4, 5, 102]
+
+
+@torch.no_grad()
+def test_the_mask_covers_start_words_and_end(encoder):
+    assert encoder(["a dog"]).mask is None
+    mask = encoder(["a dog", "", "a raincoat"], mask_padding=True).mask
+    assert mask is not None
+    assert mask.sum(dim=1).tolist() == [4, 2, 5]
+    assert mask[0, :4].all()
+
+
+@torch.no_grad()
+def test_threads_do_not_disturb_one_another(encoder):
+    """A tokenizer that pads keeps that as its state: one thread saw the other's."""
+    expected = [encoder(caption) for caption in CAPTIONS]
+
+    def work(number: int) -> bool:
+        return all(torch.equal(encoder(CAPTIONS[number]).embeddings, expected[number].embeddings) for _ in range(30))
+
+    with ThreadPoolExecutor(len(CAPTIONS)) as pool:
+        assert all(pool.map(work, range(len(CAPTIONS))))
+
+
+@torch.no_grad()
+def test_an_openclip_encoder_pads_with_its_own_token():
+    """SD 2.x: another activation, the last layer dropped, padded with "!"."""
+    tokenizer = build_tokenizer(pad_token="!")
+    model = build_text_encoder(hidden_act="gelu", num_hidden_layers=3, pad_token_id=1)
+    encoder = TextEncoder(model, tokenizer)
+    ids = tokenizer(["a dog"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    assert ids[0, -1] == tokenizer.convert_tokens_to_ids("!")
+    text = encoder("a dog", mask_padding=True)
+    torch.testing.assert_close(text.embeddings, model(ids).last_hidden_state)
+    assert text.tokens is not None
+    assert text.tokens[0][3:6] == ("<|endoftext|>", "!", "!")
+    assert text.mask is not None
+    assert text.mask.sum() == 4
+    assert words_of(text) == ["a", "dog"]
+
+
+@torch.no_grad()
+def test_a_tokenizer_that_does_not_know_its_limit_takes_the_models():
+    """A folder with vocab.json and merges.txt alone has 1e30."""
+    encoder = TextEncoder(build_text_encoder(max_position_embeddings=12), build_tokenizer(model_max_length=int(1e30)))
+    assert encoder.max_length == 12
+    assert encoder("a dog").embeddings.shape == (1, 12, WIDTH)
+    with pytest.raises(CaptionError, match=r"has 17 tokens, the text encoder takes 12"):
+        encoder("dog " * 15)
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        (["a dog", None], r"caption 1 is a NoneType; captions are strings"),
+        ([b"dog"], r"caption 0 is a bytes; captions are strings"),
+        (["a dog", ["a cat"]], r"caption 1 is a list; captions are strings"),
+        (5, r"captions are strings, one or a list of them; got a int"),
+        (None, r"got a NoneType"),
+    ],
+)
+def test_what_is_no_string_is_refused(no_type_checker, encoder, captions, message):
+    with pytest.raises(TypeError, match=message):
+        encoder(captions)
+
+
+def test_no_captions_are_refused(encoder):
+    with pytest.raises(CaptionError, match=r"no captions; give one an image, or a single string for all"):
+        encoder([])
+
+
+def test_captions_are_listed():
+    assert check_captions("a dog") == ["a dog"]
+    assert check_captions(("a dog", "")) == ["a dog", ""]
+
+
+def test_conditioning_checks_its_parts():
+    one = embeddings(2, 3)
+    with pytest.raises(ValueError, match=r"one token name an embedding; got \[3, 2\] for 2 x 3"):
+        Conditioning(one, tokens=(("a", "b", "c"), ("a", "b")))
+    with pytest.raises(ValueError, match=r"one token name an embedding; got \[3\] for 2 x 3"):
+        Conditioning(one, tokens=(("a", "b", "c"),))
+    with pytest.raises(ValueError, match=r"one tuple of words a text; got 1 for 2 texts"):
+        Conditioning(one, words=((),))
+
+
+def test_conditioning_checks_its_shapes(no_type_checker):
+    with pytest.raises(ValueError, match=r"embeddings are \(B, L, D\); got shape \(3, 16\)"):
+        Conditioning(embeddings(2, 3)[0])
+    with pytest.raises(ValueError, match=r"the mask is \(B, L\), 2 x 3; got \(2, 4\)"):
+        Conditioning(embeddings(2, 3), mask=torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_one_text_is_shared_and_several_stay():
+    word = Word("dog", 0, 1)
+    one = Conditioning(embeddings(1, 2), (("dog", ""),), ((word,),), torch.tensor([[True, False]]))
+    shared = one.expand(3)
+    assert len(shared) == 3
+    assert all(torch.equal(shared.embeddings[k], one.embeddings[0]) for k in range(3))
+    assert shared.tokens == (("dog", ""),) * 3
+    assert shared.words == ((word,),) * 3
+    assert shared.mask is not None
+    assert shared.mask.shape == (3, 2)
+    assert one.expand(1) is one
+    assert shared.expand(3) is shared
+    bare = Conditioning(embeddings(1, 2)).expand(2)
+    assert (bare.tokens, bare.words, bare.mask) == (None, None, None)
+
+
+def test_other_numbers_of_texts_are_refused():
+    with pytest.raises(
+        CaptionError, match=r"3 images but 2 texts; give one caption an image, or a single string for all"
+    ):
+        Conditioning(embeddings(2, 2)).expand(3)
+    with pytest.raises(CaptionError, match=r"1 images but 2 texts"):
+        Conditioning(embeddings(2, 2)).expand(1)
+
+
+def test_moving_keeps_the_masks_dtype():
+    text = Conditioning(embeddings(1, 2), mask=torch.tensor([[True, False]]))
+    moved = text.to(dtype=torch.bfloat16)
+    assert moved.embeddings.dtype == torch.bfloat16
+    assert moved.mask is not None
+    assert moved.mask.dtype == torch.bool
+    assert text.to("meta").embeddings.device.type == "meta"
+    assert torch.equal(text.to().embeddings, text.embeddings)
+
+
+@torch.no_grad()
+def test_an_adapter_with_gate_zero_is_the_identity_and_almost_one_at_the_start(encoder):
+    text = encoder(["a dog", "a cat"], mask_padding=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapter = TextAdapter(WIDTH)
+    shifted = adapter(text)
+    assert 0 < (shifted.embeddings - text.embeddings).abs().max() < 1e-3
+    assert shifted.tokens == text.tokens
+    assert shifted.words == text.words
+    assert shifted.mask is text.mask
+    adapter.gate.zero_()
+    assert torch.equal(adapter(text).embeddings, text.embeddings)
+
+
+@torch.no_grad()
+def test_the_adapter_adds_the_gated_mlp(encoder):
+    """TADP and VPD: text + gate · MLP(text), one gate for each channel."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapter = TextAdapter(WIDTH)
+        adapter.gate.normal_()
+    first, _, second = adapter.mlp
+    text = encoder("a dog")
+    hidden = torch.nn.functional.gelu(text.embeddings @ first.weight.T + first.bias)
+    expected = text.embeddings + adapter.gate * (hidden @ second.weight.T + second.bias)
+    torch.testing.assert_close(adapter(text).embeddings, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_encode_the_same(encoder, duplicate):
+    text = encoder("a red dog")
+    again = duplicate(encoder)("a red dog")
+    assert torch.equal(again.embeddings, text.embeddings)
+    assert torch.equal(duplicate(text).embeddings, text.embeddings)
