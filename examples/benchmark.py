@@ -260,9 +260,9 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         f"Command: `{command}`; {side}x{side}, batch 1, {platform.machine()}, torch {torch.__version__}. "
         f"Counted: {counted}.",
         "",
-        "Times faster than the plain way: medians of rounds in turn, process CPU time, wall time in brackets. Memory is "
-        "the peak above the weights as a share of the plain way's. The largest relative L2 difference of a map from tadp in "
-        "float32. The speed as a share of this machine's best convolution rate in that precision.",
+        "Times faster than the plain way: medians of rounds in turn, process CPU time, wall time in brackets. Memory "
+        "is the peak above the weights as a share of the plain way's. Difference is the largest relative L2 error of a "
+        "map against tadp in float32. The last column is the speed as a share of this machine's best convolution rate.",
         "",
         "| | U-Net | VAE + U-Net | U-Net memory | VAE memory | difference | share of best rate |",
         "|---|---|---|---|---|---|---|",

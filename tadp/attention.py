@@ -134,4 +134,6 @@ def attach_attention(
             f"features {tuple(feature.shape)} and attention {tuple(attention.shape)} must agree in batch, height and "
             "width; take both from one level of one pass."
         )
+    # Under autocast the attention is float32 and the feature is not.
+    attention = attention.to(feature.dtype)
     return torch.cat([feature, attention.detach() if detach else attention], dim=1)

@@ -17,6 +17,7 @@ from tadp.attention import install_recording
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
+from tadp.hub import read_json
 from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
 from tadp.loading import (
     ADAPTER_NAME,
@@ -26,7 +27,6 @@ from tadp.loading import (
     load_unet,
     load_vae,
     model_folder,
-    read_json,
 )
 from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
 from tadp.unet import freeze_unused, read_layout, unet_pass
@@ -287,7 +287,7 @@ class TADPBackbone(nn.Module):
         """
         self._check_latents(latents)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
-        conditioning = self._conditioning(text, latents)
+        conditioning = self._conditioning(self._encoded(text, len(latents)), latents)
         maps, attention = unet_pass(
             self.unet,
             self.layout,
@@ -337,14 +337,8 @@ class TADPBackbone(nn.Module):
         pixels = to_tensor(images)
         if text is None:
             text = _CONTEXT.get().get(id(self), "")
-        if not isinstance(text, Conditioning):
-            captions = check_captions(text)
-            if not isinstance(text, str) and len(captions) != len(pixels):
-                raise CaptionError(
-                    f"{len(pixels)} images but {len(captions)} captions; give one an image, or a single string for all."
-                )
-            text = self.encode_text(captions, truncate=truncate)
-        return self.extract(self._encode(pixels, generator), text, image_size=(pixels.shape[2], pixels.shape[3]))
+        encoded = self._encoded(text, len(pixels), truncate=truncate)  # before the slow part, in case it is refused
+        return self.extract(self._encode(pixels, generator), encoded, image_size=(pixels.shape[2], pixels.shape[3]))
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
@@ -416,8 +410,17 @@ class TADPBackbone(nn.Module):
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
         return latents * self.vae.scaling_factor if self.scale_latents else latents
 
-    def _conditioning(self, text: Text, latents: Tensor) -> Conditioning:
-        conditioning = text if isinstance(text, Conditioning) else self.encode_text(text)
+    def _encoded(self, text: Text, count: int, *, truncate: bool = False) -> Conditioning:
+        if isinstance(text, Conditioning):
+            return text
+        captions = check_captions(text)
+        if not isinstance(text, str) and len(captions) != count:
+            raise CaptionError(
+                f"{count} images but {len(captions)} captions; give one an image, or a single string for all."
+            )
+        return self.encode_text(captions, truncate=truncate)
+
+    def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
         _, length, width = conditioning.embeddings.shape
         expected = self.unet.config["cross_attention_dim"]
         if width != expected:

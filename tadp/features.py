@@ -39,7 +39,7 @@ class Word(NamedTuple):
     stop: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WordMaps:
     """Attention of one image by word, in the order of its caption.
 
@@ -69,7 +69,7 @@ class WordMaps:
         return self.maps[found].mean(dim=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """Cross-attention from each cell of the image to each token of its text.
 
@@ -119,7 +119,7 @@ class AttentionMaps:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """One pass through the backbone.
 

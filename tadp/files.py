@@ -61,6 +61,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
 def _swap(path: Path, new: Path, old: Path) -> None:
     """Move what `new` holds into `path`, and what it replaces into `old`; all of it, or none."""
     names = sorted(entry.name for entry in new.iterdir())
+    mode = new.stat().st_mode & 0o666  # what the umask gives a file; safetensors writes for the owner alone
+    for file in new.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
     try:
         for name in names:
             if os.path.lexists(path / name):

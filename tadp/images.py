@@ -170,7 +170,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         if Path(path).is_file():
             found[Path(path)] = None
             continue
-        roots = [path] if Path(path).is_dir() else glob(str(path), recursive=True)
+        roots = [path] if Path(path).is_dir() else glob(str(path), recursive=True)  # noqa: PTH207  a pattern may be absolute
         if not roots:
             raise ImageError(f"{str(path)!r} is no file or folder and matches none. Check its spelling.")
         images = sorted(image for root in roots for image in _images_below(Path(root)))

@@ -3,28 +3,23 @@
 A hub model is first brought to a local folder, so that everything after takes one way.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from tadp.assets import tiny_folder
-from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.errors import CorruptFileError, MissingFileError, ModelError
+from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
 KNOWN_MODELS = ("tadp-tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Part of a diffusers folder: base name of its weight files.
-_WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 # Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -45,48 +40,29 @@ def model_folder(
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()
-    if Path(name).is_dir():
-        return Path(name)
-    known = f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}."
-    if Path(name).is_file():
-        raise UnknownModelError(
-            f"{name} is a file; a model is a folder with unet/, vae/, text_encoder/ and tokenizer/. {known}"
-        )
-    if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
-        raise UnknownModelError(f"unknown model {str(name)!r}: no such folder, and no hub id. {known}")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                local_files_only=local_files_only,
-                allow_patterns=_patterns(variant),
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        where = f" at revision {revision!r}" if revision else ""
-        raise UnknownModelError(f"cannot get {name!r}{where}: {str(error).splitlines()[0]} {known}") from error
+    return local_folder(
+        name,
+        patterns=_patterns(variant),
+        known=f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+    )
 
 
 def _patterns(variant: str | None) -> list[str]:
     """Exactly the files a backbone reads: configs, the tokenizer, and the safetensors of one variant."""
     patterns = [CONFIG_NAME, ADAPTER_NAME, "tokenizer/*"]
-    for part, base in _WEIGHTS.items():
-        patterns.append(f"{part}/config.json")
-        patterns += [f"{part}/{_file_name(base, variant)}", f"{part}/{_file_name(base, variant, shard='-*')}"]
-        patterns.append(f"{part}/{_index_name(base, variant)}")
+    for part, base in WEIGHTS.items():
+        names = (
+            "config.json",
+            weight_name(base, variant),
+            weight_name(base, variant, shard="-*"),
+            index_name(base, variant),
+        )
+        patterns += [f"{part}/{name}" for name in names]
     return patterns
-
-
-def _file_name(base: str, variant: str | None, shard: str = "") -> str:
-    # diffusers: model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
-    return f"{base}.{variant}{shard}.safetensors" if variant else f"{base}{shard}.safetensors"
-
-
-def _index_name(base: str, variant: str | None) -> str:
-    return f"{base}.safetensors.index.{variant}.json" if variant else f"{base}.safetensors.index.json"
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -100,62 +76,6 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise MissingFileError(f"no {part}/ in {folder}; a model folder has unet/, vae/, text_encoder/ and tokenizer/.")
     return read_json(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an error that names the file."""
-    if not path.exists():
-        raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}. Get the file again.") from error
-    if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} holds a {type(content).__name__}, not an object of names. Get the file again.")
-    return content
-
-
-def weight_files(folder: Path, part: str, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a part, one or its shards, each checked to be readable.
-
-    Raises:
-        MissingFileError: If there are none, or a shard is missing.
-        CorruptFileError: If there are pickles alone, or a file is damaged.
-    """
-    base = _WEIGHTS[part]
-    single = folder / part / _file_name(base, variant)
-    index = folder / part / _index_name(base, variant)
-    files = [single]
-    if not single.exists() and index.exists():
-        shards = read_json(index).get("weight_map")
-        if not shards:
-            raise CorruptFileError(f"{index} has no weight_map. Get the file again.")
-        files = [folder / part / name for name in sorted(set(shards.values()))]
-    for path in files:
-        if not path.exists():
-            raise _missing_weights(path, variant)
-        _check_readable(path)
-    return files
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        with safe_open(path, "pt") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise CorruptFileError(f"{path} is no whole safetensors file ({error}). Get the file again.") from error
-
-
-def _missing_weights(path: Path, variant: str | None) -> ModelError:
-    there = sorted(entry.name for entry in path.parent.iterdir())
-    pickles = [name for name in there if name.endswith(_PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in there):
-        return CorruptFileError(
-            f"no {path.name} in {path.parent}, only {', '.join(pickles)}: tadp reads safetensors, never pickles. "
-            "Save the model again with `save_pretrained(..., safe_serialization=True)`."
-        )
-    hint = f"Is there a variant {variant!r}?" if variant else "If the weights are a variant, pass variant='fp16'."
-    return MissingFileError(f"no {path.name} in {path.parent}, which has {', '.join(there) or 'nothing'}. {hint}")
 
 
 def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, Tensor]]:
@@ -176,7 +96,7 @@ def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype):
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     unet = _empty(UNet2DConditionModel, folder, "unet")
-    return _fill(unet, weight_files(folder, "unet", variant), dtype, folder / "unet")
+    return _fill(unet, weight_files(folder / "unet", WEIGHTS["unet"], variant), dtype, folder / "unet")
 
 
 def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype):
@@ -186,7 +106,13 @@ def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype):
     from tadp.vae import VAEEncoder
 
     encoder = VAEEncoder(_empty(AutoencoderKL, folder, "vae"))
-    return _fill(encoder, weight_files(folder, "vae", variant), dtype, folder / "vae", keep=("encoder.", "quant_conv."))
+    return _fill(
+        encoder,
+        weight_files(folder / "vae", WEIGHTS["vae"], variant),
+        dtype,
+        folder / "vae",
+        keep=("encoder.", "quant_conv."),
+    )
 
 
 def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype):
@@ -201,7 +127,7 @@ def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype):
             f"{folder / 'text_encoder'} holds a {kind!r}; tadp reads CLIP text encoders (Stable Diffusion 1.x, 2.x)."
         )
     _check_tokenizer(folder)
-    weight_files(folder, "text_encoder", variant)
+    weight_files(folder / "text_encoder", WEIGHTS["text_encoder"], variant)
     try:
         loaded: Any = CLIPTextModel.from_pretrained(
             folder / "text_encoder",
@@ -248,7 +174,7 @@ def load_text_adapter(adapter: torch.nn.Module, folder: Path, *, dtype: torch.dt
     path = folder / ADAPTER_NAME
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {folder}, whose {CONFIG_NAME} promises it; get the model again.")
-    _check_readable(path)
+    check_readable(path)
     _fill(adapter, [path], dtype, path)
 
 

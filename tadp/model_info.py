@@ -14,7 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tadp.backbone import TADPBackbone
 from tadp.errors import MissingFileError, UnknownModelError
-from tadp.loading import CONFIG_NAME, model_folder, read_config, read_json, weight_files
+from tadp.hub import read_json, weight_files
+from tadp.loading import CONFIG_NAME, WEIGHTS, model_folder, read_config
 from tadp.terminal import own_captioner
 
 _CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer/*")
@@ -107,7 +108,7 @@ def _tap(backbone: TADPBackbone, level: int) -> str:
 
 def _on_disk(folder: Path, part: str, variant: str | None) -> str:
     try:
-        size = sum(file.stat().st_size for file in weight_files(folder, part, variant))
+        size = sum(file.stat().st_size for file in weight_files(folder / part, WEIGHTS[part], variant))
     except MissingFileError:
         return "not here"
     return f"{_readable(size)}B"

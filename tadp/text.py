@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GATE = 1e-4  # VPD starts its text adapter almost at the identity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditioning:
     """Text as the U-Net sees it.
 
@@ -154,7 +154,7 @@ class TextEncoder(nn.Module):
             what = f"caption {number} ({text[:24]!r} …) has {count} tokens, the text encoder takes {self.max_length}"
             if not truncate:
                 raise CaptionError(f"{what}. Shorten it or pass truncate=True.")
-            warnings.warn(f"{what}; the rest was cut.", stacklevel=4)
+            warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
 
 
 class TextAdapter(nn.Module):

@@ -622,7 +622,7 @@ def test_other_numbers_of_captions_than_images_are_refused(backbone, captions):
 def test_other_numbers_of_texts_than_images_are_refused(backbone):
     with pytest.raises(CaptionError, match=r"3 images but 2 texts"):
         backbone(images(3, 64, 64), backbone.encode_text(["a dog", "a cat"]))
-    with pytest.raises(CaptionError, match=r"3 images but 2 texts"):
+    with pytest.raises(CaptionError, match=r"3 images but 2 captions"):
         backbone.extract(latents(3, 8, 8), ["a dog", "a cat"])
 
 
@@ -657,3 +657,16 @@ def test_latents_that_do_not_fit_are_refused(no_type_checker, backbone):
 def test_embeddings_of_another_width_are_refused(backbone):
     with pytest.raises(ValueError, match=rf"embeddings are 8 wide, the U-Net takes {WIDTH}; encode the text with this"):
         backbone(images(1, 64, 64), Conditioning(torch.zeros(1, 77, 8)))
+
+
+def test_a_list_of_one_caption_does_not_serve_two_images_whichever_way_one_enters(backbone):
+    with pytest.raises(CaptionError, match="2 images but 1 captions; give one an image, or a single string for all"):
+        backbone(torch.rand(2, 3, 64, 64), ["a dog"])
+    with pytest.raises(CaptionError, match="2 images but 1 captions"):
+        backbone.extract(latents(2, 8, 8), ["a dog"])
+
+
+def test_autocast_gives_all_maps_one_dtype(backbone):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = backbone(torch.rand(1, 3, 64, 64), "a dog")
+    assert len({one.dtype for one in features.maps}) == 1

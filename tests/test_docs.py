@@ -60,7 +60,8 @@ def test_the_quickstart_writes_its_pictures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "level 3, stride 64" in done.stdout
     for name in ("scene", "photograph"):
-        assert min(Image.open(tmp_path / f"{name}.png").size) > 100
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 100
 
 
 def test_ci_runs_the_readme_test_command():

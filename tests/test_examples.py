@@ -39,7 +39,8 @@ def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
 
 def test_samples_are_drawn(tmp_path):
     run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
-    assert min(Image.open(tmp_path / "sheet.png").size) > 500
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 500
 
 
 def test_the_evaluation_fills_its_tables(tmp_path):

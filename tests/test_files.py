@@ -3,6 +3,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tadp.errors import OutputError
 from tadp.files import replace_file, replace_folder
@@ -154,3 +156,10 @@ def test_a_path_that_is_a_file_is_an_output_error(folder):
 def test_an_output_error_from_within_is_not_wrapped(folder):
     with pytest.raises(OutputError, match=r"^inner$"), replace_folder(folder):
         raise OutputError("inner")
+
+
+def test_what_is_saved_can_be_read_as_widely_as_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with replace_folder(tmp_path / "model") as part:
+        save_file({"a": torch.zeros(1)}, part / "a.safetensors")
+    assert (tmp_path / "model" / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -156,7 +156,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
 
 
 def test_a_single_file_is_no_model(model_source):
-    with pytest.raises(UnknownModelError, match=r"is a file; a model is a folder with unet/, vae/"):
+    with pytest.raises(UnknownModelError, match=r"is a file; a model is a folder\. Pass a folder in diffusers layout"):
         TADPBackbone.from_pretrained(model_source / UNET)
 
 
@@ -182,7 +182,14 @@ def test_the_options_of_the_download_are_passed_on(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or "/nowhere")
     model_folder("someone/model", revision="v2", cache_dir=tmp_path, token="secret", local_files_only=True)
     assert asked.pop("allow_patterns")
-    assert asked == {"revision": "v2", "cache_dir": tmp_path, "token": "secret", "local_files_only": True}
+    assert asked.pop("ignore_patterns") is None
+    assert asked == {
+        "revision": "v2",
+        "cache_dir": tmp_path,
+        "token": "secret",
+        "local_files_only": True,
+        "ignore_patterns": None,
+    }
 
 
 # What is read
@@ -445,7 +452,7 @@ def test_an_index_without_a_map_is_refused(model):
     (model / UNET).unlink()
     (model / f"{UNET}.index.json").write_text("{}")
     with pytest.raises(CorruptFileError, match=r"index\.json has no weight_map"):
-        weight_files(model, "unet")
+        weight_files(model / "unet", "diffusion_pytorch_model")
 
 
 @pytest.mark.parametrize(("part", "kind"), [("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")])

@@ -130,7 +130,7 @@ def test_mixed_styles_are_mostly_plain():
         ({"count": 1, "style": "oil"}, "unknown style 'oil'; the styles are plain, watercolor, comic, night"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_bad_arguments_are_refused(arguments, message, no_type_checker):
     with pytest.raises(ValueError, match=message):
         Scenes(**arguments)
 

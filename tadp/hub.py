@@ -1,0 +1,157 @@
+"""Find a model's files, in a folder or on the hub, and check them before a library fails on them less clearly.
+
+A hub model is first brought to a local folder, with exactly the files that are needed; everything after takes one way.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import errors
+from safetensors import SafetensorError, safe_open
+
+from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+
+
+def local_folder(
+    name: str | Path,
+    *,
+    patterns: list[str],
+    known: str,
+    ignore: list[str] | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """A folder itself, or a snapshot of a hub repository.
+
+    Args:
+        name: A folder or a hub id.
+        patterns: The files of a repository that are needed; no others are fetched.
+        known: A sentence that says which names there are, for the error.
+        ignore: Files that are not needed even if they match.
+        revision: Branch, tag or commit.
+        cache_dir: Where snapshots are kept.
+        token: For gated and private repositories.
+        local_files_only: Look no further than the cache.
+
+    Raises:
+        UnknownModelError: If there is no such folder or repository, or it is not to be had.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UnknownModelError(f"{name} is a file; a model is a folder. {known}")
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
+        raise UnknownModelError(f"unknown model {str(name)!r}: no such folder, and no hub id. {known}")
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=patterns,
+            ignore_patterns=ignore,
+        )
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise UnknownModelError(f"cannot get {name!r}{at}: {_why(error, name)} {known}") from error
+    return Path(snapshot)
+
+
+def _why(error: Exception, name: str) -> str:
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"it is gated. Accept its terms at https://huggingface.co/{name} and pass token=…, or run 'hf auth login'."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "there is no such revision."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the hub has no such public repository."
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return "it is not, or not wholly, in the local cache, and the hub was not asked or did not answer."
+    return str(error).strip().splitlines()[0]
+
+
+def weight_name(base: str, variant: str | None, shard: str = "") -> str:
+    """How diffusers and transformers name a weight file."""
+    # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
+    return f"{base}.{variant}{shard}.safetensors" if variant else f"{base}{shard}.safetensors"
+
+
+def index_name(base: str, variant: str | None) -> str:
+    """How they name the index of a sharded one."""
+    return f"{base}.safetensors.index.{variant}.json" if variant else f"{base}.safetensors.index.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or an error that names the file."""
+    if not path.exists():
+        raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not JSON: {error}. Get the file again.") from error
+    if not isinstance(content, dict):
+        raise CorruptFileError(f"{path} holds a {type(content).__name__}, not an object of names. Get the file again.")
+    return content
+
+
+def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Path]:
+    """The safetensors files in a folder, one or its shards, each checked to be readable.
+
+    Args:
+        folder: The model's, or the part's.
+        base: How the files are named: "model" in transformers, "diffusion_pytorch_model" in diffusers.
+        variant: What stands in the name besides, e.g. "fp16".
+
+    Raises:
+        MissingFileError: If there are none, or a shard is missing.
+        CorruptFileError: If there are pickles alone, or a file is damaged.
+    """
+    single = folder / weight_name(base, variant)
+    index = folder / index_name(base, variant)
+    files = [single]
+    if not single.exists() and index.exists():
+        shards = read_json(index).get("weight_map")
+        if not shards:
+            raise CorruptFileError(f"{index} has no weight_map. Get the file again.")
+        files = [folder / name for name in sorted(set(shards.values()))]
+    for path in files:
+        if not path.exists():
+            raise _missing_weights(path, variant)
+        check_readable(path)
+    return files
+
+
+def check_readable(path: Path) -> None:
+    """Read a safetensors file's header.
+
+    Raises:
+        CorruptFileError: If the file is damaged, or no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise CorruptFileError(f"{path} is no whole safetensors file ({error}). Get the file again.") from error
+
+
+def _missing_weights(path: Path, variant: str | None) -> ModelError:
+    there = sorted(entry.name for entry in path.parent.iterdir())
+    pickles = [name for name in there if name.endswith(_PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in there):
+        return CorruptFileError(
+            f"no {path.name} in {path.parent}, only {', '.join(pickles)}: tadp reads safetensors, never pickles. "
+            "Save the model again with `save_pretrained(..., safe_serialization=True)`."
+        )
+    hint = f"Is there a variant {variant!r}?" if variant else "If the weights are a variant, pass variant='fp16'."
+    return MissingFileError(f"no {path.name} in {path.parent}, which has {', '.join(there) or 'nothing'}. {hint}")

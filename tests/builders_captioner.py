@@ -1,0 +1,140 @@
+"""Small random captioners, saved as the hub's are."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    BertTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessorPil,
+    BlipProcessor,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = (
+    "a",
+    "an",
+    "and",
+    "on",
+    "photo",
+    "of",
+    "red",
+    "blue",
+    "dog",
+    "cat",
+    "car",
+    "grass",
+    "tree",
+    ",",
+    ".",
+    "describe",
+    ":",
+)
+CHAT = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}: {% endif %}"
+)
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+}
+WIDE = 0.6  # standard deviation of random weights, so that other pixels give other words
+
+
+def build_blip(folder: Path, *, seed: int = 0) -> Path:
+    """A BLIP whose decoder echoes the prompt, as the real one's does."""
+    tokenizer = _tokenizer()
+    ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 96, "initializer_range": WIDE, **ids}
+    vision = {"patch_size": 8, "initializer_range": 0.1, **VISION}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text))
+    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def build_blip2(folder: Path, *, seed: int = 0) -> Path:
+    """A BLIP-2 with an OPT, whose processor adds the image token and whose output repeats image and prompt tokens."""
+    tokenizer = _tokenizer()
+    image_processor = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = Blip2Processor(image_processor, tokenizer, num_query_tokens=4)
+    qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    qformer |= {"encoder_hidden_size": 32, "vocab_size": 32, "initializer_range": 0.2}
+    text = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "init_std": WIDE}
+    text |= {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "dropout": 0.0}
+    config = Blip2Config(
+        vision_config={"patch_size": 8, "initializer_range": 0.1, **VISION},
+        qformer_config=qformer,
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Blip2ForConditionalGeneration(config)
+        torch.nn.init.normal_(model.query_tokens)
+        torch.nn.init.normal_(model.language_projection.weight, std=2.0)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def build_llava(folder: Path, *, seed: int = 0) -> Path:
+    """A decoder-only model that is talked to through a chat template."""
+    tokenizer = _tokenizer("<image>")
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=WIDE,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    vision = CLIPVisionConfig(patch_size=8, projection_dim=32, **VISION)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token, image_seq_length=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = LlavaProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    )
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(*added: str) -> PreTrainedTokenizerFast:
+    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
+    tokenizer = BertTokenizer(vocab=vocabulary)
+    tokenizer.add_tokens(list(added), special_tokens=True)
+    return tokenizer
