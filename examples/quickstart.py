@@ -29,7 +29,7 @@ def main() -> None:
 
     backbone = tadp.TADPBackbone.from_pretrained(options.model, record_attention=LEVELS)
     captioner = tadp.Captioner.from_pretrained(options.captioner)
-    images = {"scene": Scenes(1, seed=7)[0].image, "photograph": skimage.data.coffee()}
+    images = {"scene": Scenes(1, seed=357)[0].image, "photograph": skimage.data.coffee()}
     for name, image in images.items():
         [caption] = captioner(image)
         features = backbone(image, caption)
@@ -39,6 +39,8 @@ def main() -> None:
         words = pixel_words(features, backbone.feature_info, levels=LEVELS)
         word_sheet(image, words, caption).save(options.out / f"{name}.png")
     print(f"pictures in {options.out}")
+    if options.model == "tadp-tiny":
+        print("tadp-tiny knows rendered scenes; what it says of a photograph shows the machinery, not the photograph.")
 
 
 if __name__ == "__main__":

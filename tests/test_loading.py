@@ -188,7 +188,6 @@ def test_the_options_of_the_download_are_passed_on(monkeypatch, tmp_path):
         "cache_dir": tmp_path,
         "token": "secret",
         "local_files_only": True,
-        "ignore_patterns": None,
     }
 
 
