@@ -179,14 +179,15 @@ def test_ctrl_c_ends_extract_with_130_and_keeps_what_is_done(photos):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 240
-    while not list(Path("out").rglob("*.json")) and time.monotonic() < deadline and process.poll() is None:
+    while len(list(Path("out").rglob("*.json"))) < 3 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     done = len(list(Path("out").rglob("*.json")))
     assert 0 < done < 64
-    assert f"{done} done; in out" in output
+    # The signal may come between writing an image's record and counting it.
+    assert f"{done} done; in out" in output or f"{done - 1} done; in out" in output
     assert "interrupted; what was done is kept." in errors
     assert "Traceback" not in errors
     assert not list(Path("out").rglob(".*"))
