@@ -61,17 +61,15 @@ def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequen
     if features.attention is None:
         raise ValueError("these features carry no attention; build the backbone with record_attention=(0, 1).")
     height, width = features.image_size
-    mean: Tensor | None = None
+    maps: list[Tensor] = []
     words: tuple[str, ...] = ()
     for level in levels:
         one = features.attention.words(level)[index]
         words = one.words
         stride = feature_info.reduction[level]
         fine = F.interpolate(one.maps.detach()[None].float(), scale_factor=stride, mode="bilinear")[0]
-        fine = fine[:, :height, :width] / len(levels)
-        mean = fine if mean is None else mean + fine
-    assert mean is not None  # noqa: S101  there is at least one level
-    return WordMaps(words, mean.cpu())
+        maps.append(fine[:, :height, :width])
+    return WordMaps(words, torch.stack(maps).mean(dim=0).cpu())
 
 
 def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1.0) -> Image.Image:
