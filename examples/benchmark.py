@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.utils.flop_counter import FlopCounterMode
 
 from tadp import Conditioning, TADPBackbone
@@ -39,6 +40,7 @@ TINY_UNET = SD15_UNET | {"block_out_channels": (32, 64, 64, 64), "cross_attentio
 TINY_VAE = SD15_VAE | {"block_out_channels": (32, 32, 64, 64)}
 SIZES = {"sd15": (SD15_UNET, SD15_VAE, 512), "tiny": (TINY_UNET, TINY_VAE, 256)}
 ATTENTION_LEVELS = (1, 2)
+KEPT_TOKENS = 32**2  # the released code keeps the means of layers with up to 32 x 32 cells, at 512 pixels
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ VARIANTS = (
 
 
 class PlainProcessor(AttnProcessor):
-    """Every probability written out, and the cross-attention's kept, as the released code does."""
+    """Every probability written out and averaged over the heads, self-attention's too, as the released code does."""
 
     def __init__(self):
         super().__init__()
@@ -73,8 +75,9 @@ class PlainProcessor(AttnProcessor):
             attn.head_to_batch_dim, (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
         probabilities = (torch.einsum("bid,bjd->bij", query, key) * attn.scale).softmax(dim=-1)
-        if encoder_hidden_states is not None:
-            self.kept.append(probabilities.unflatten(0, (-1, attn.heads)).mean(dim=1))
+        mean = probabilities.unflatten(0, (-1, attn.heads)).mean(dim=1)
+        if mean.shape[1] <= KEPT_TOKENS:
+            self.kept.append(mean)
         return attn.to_out[0](attn.batch_to_head_dim(probabilities @ value))
 
 
@@ -111,9 +114,16 @@ def worker(size: str, variant: Variant, threads: int, pipe) -> None:
     pipe.send(sum(p.numel() * p.element_size() for p in backbone.parameters()))
     while pipe.recv() == "run":
         with torch.inference_mode():
-            encode, latents = _measure(lambda: backbone.encode_image(image))
+            encode, latents = _measure(lambda: _encode(backbone, variant, image))
             extract, maps = _measure(lambda: _extract(backbone, variant, latents, text))  # noqa: B023  called at once
         pipe.send({"encode": encode, "extract": extract, "maps": [one.float() for one in maps]})
+
+
+def _encode(backbone: TADPBackbone, variant: Variant, image: torch.Tensor) -> torch.Tensor:
+    if not variant.plain:
+        return backbone.encode_image(image)
+    moments = backbone.vae.quant_conv(backbone.vae.encoder(2 * image - 1))  # diffusers' own forward
+    return DiagonalGaussianDistribution(moments).mode() * backbone.vae.scaling_factor
 
 
 def _extract(backbone: TADPBackbone, variant: Variant, latents: torch.Tensor, text: Conditioning):

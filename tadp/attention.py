@@ -4,6 +4,7 @@ The recorder is an object of the call: it travels to the attention layers throug
 so nothing is kept on a module and two threads can share one U-Net.
 """
 
+import itertools
 from collections.abc import Collection
 from typing import Any
 
@@ -12,6 +13,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
+
+BLOCK = 512  # rows of attention at a time, in `blockwise_attention`
 
 
 class AttentionRecorder:
@@ -51,7 +54,7 @@ class AttentionRecorder:
 class RecordingAttnProcessor(AttnProcessor2_0):
     """diffusers' fused attention that also hands the layer's probabilities to a recorder, when the call brings one.
 
-    The output is always the fused kernel's, so features do not depend on what is recorded.
+    The output is computed the same way with and without a recorder, so features do not depend on what is recorded.
 
     Args:
         layer: The layer's name in the U-Net.
@@ -75,7 +78,48 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
             probabilities = head_averaged_probabilities(attn, hidden_states, encoder_hidden_states, attention_mask)
             recorder.store(self.layer, self.level, probabilities)
+        if (
+            encoder_hidden_states is None
+            and attention_mask is None
+            and wants_blocks(hidden_states, tokens=hidden_states.shape[1])
+        ):
+            return _self_attention(attn, hidden_states)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:
+    """Whether `blockwise_attention` is the faster way: bfloat16 on a CPU, many tokens, no gradient."""
+    return (
+        hidden.device.type == "cpu"
+        and hidden.dtype == torch.bfloat16
+        and tokens >= BLOCK
+        and not torch.is_grad_enabled()
+    )
+
+
+def blockwise_attention(
+    query: Float[Tensor, "b n h d"], key: Float[Tensor, "b m h d"], value: Float[Tensor, "b m h d"]
+) -> Float[Tensor, "b n h d"]:
+    """softmax(QKᵀ/√d)V, head by head and a block of rows at a time, each by two matrix products.
+
+    PyTorch's fused kernel for the CPU does not use the processor's bfloat16 products well; `docs/speed.md` has figures.
+    """
+    out = torch.empty_like(query)
+    scale = query.shape[-1] ** -0.5
+    for text, head in itertools.product(range(query.shape[0]), range(query.shape[2])):
+        queries, keys, values = (one[text, :, head].contiguous() for one in (query, key, value))
+        for start in range(0, len(queries), BLOCK):
+            rows = queries[start : start + BLOCK]
+            scores = torch.addmm(rows.new_empty(()), rows, keys.t(), beta=0, alpha=scale)
+            out[text, start : start + BLOCK, head] = scores.softmax(dim=-1) @ values
+    return out
+
+
+def _self_attention(attn: Attention, hidden: Tensor) -> Tensor:
+    layers: Any = (attn.to_q, attn.to_k, attn.to_v)
+    query, key, value = (layer(hidden).unflatten(-1, (attn.heads, -1)) for layer in layers)
+    to_out: Any = attn.to_out
+    return to_out[0](blockwise_attention(query, key, value).flatten(2))
 
 
 def head_averaged_probabilities(

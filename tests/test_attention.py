@@ -7,7 +7,13 @@ import torch
 from builders import build_backbone, build_sd2_unet, build_unet, embeddings, images, latents, relative_error
 
 from tadp import Conditioning, TADPBackbone
-from tadp.attention import AttentionRecorder, attach_attention, install_recording
+from tadp.attention import (
+    AttentionRecorder,
+    attach_attention,
+    blockwise_attention,
+    install_recording,
+    wants_blocks,
+)
 from tadp.unet import read_layout, unet_pass
 
 UNETS = {
@@ -300,3 +306,37 @@ def test_maps_of_other_sizes_are_not_attached(no_type_checker):
         attach_attention(latents(2, 3, 5), latents(2, 3, 4))
     with pytest.raises(ValueError, match=r"must agree in batch"):
         attach_attention(latents(2, 3, 5), latents(1, 3, 5))
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(64, 8), (50, 20), (17, 8)])
+def test_blockwise_attention_is_attention(tokens, width, monkeypatch):
+    monkeypatch.setattr("tadp.attention.BLOCK", 16)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, tokens, 3, width, generator=generator) for _ in range(3))
+    expected = torch.einsum(
+        "bhnm,bmhd->bnhd", (torch.einsum("bnhd,bmhd->bhnm", query, key) / width**0.5).softmax(-1), value
+    )
+    assert torch.allclose(blockwise_attention(query, key, value), expected, atol=1e-6)
+
+
+def test_blocks_are_for_bfloat16_without_gradient_alone():
+    many, few = torch.zeros(1, 4096, 8), torch.zeros(1, 64, 8)
+    assert not wants_blocks(many.bfloat16(), tokens=4096), "a gradient would keep every probability"
+    with torch.no_grad():
+        assert wants_blocks(many.bfloat16(), tokens=4096)
+        assert not wants_blocks(many, tokens=4096)
+        assert not wants_blocks(few.bfloat16(), tokens=64)
+
+
+def test_blockwise_features_are_as_near_to_float32_as_the_fused_kernels(monkeypatch):
+    exact = build_backbone()
+    half = build_backbone().to(torch.bfloat16)
+    pixels = images(1, 96, 128)
+    with torch.no_grad():
+        want = exact(pixels, "a dog").maps
+        fused = half(pixels, "a dog").maps
+        monkeypatch.setattr("tadp.attention.BLOCK", 16)
+        ours = half(pixels, "a dog").maps
+    assert not torch.equal(ours[0], fused[0]), "the blocks were not used"
+    for a, b, c in zip(ours, fused, want, strict=True):
+        assert (a.float() - c).norm() < 1.5 * (b.float() - c).norm() + 1e-3 * c.norm()

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from builders import build_vae, images
 
@@ -9,6 +10,37 @@ def test_the_posterior_is_the_whole_autoencoders():
     ours, theirs = VAEEncoder(vae)(pixels), vae.encode(pixels).latent_dist
     assert torch.equal(ours.mean, theirs.mean)
     assert torch.equal(ours.logvar, theirs.logvar)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mid_block_add_attention": False},
+        {"down_block_types": ("AttnDownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4},
+    ],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_without_a_gradient_memory_is_reused_and_the_numbers_are_the_same(options, memory_format):
+    vae = build_vae(**options).to(memory_format=memory_format)
+    pixels = images(2, 24, 40).contiguous(memory_format=memory_format)
+    kept = pixels.clone()
+    with torch.no_grad():
+        ours, theirs = VAEEncoder(vae)(pixels), vae.encode(pixels).latent_dist
+    assert torch.equal(ours.parameters, theirs.parameters)
+    assert torch.equal(pixels, kept)
+
+
+def test_bfloat16_on_a_cpu_attends_block_by_block_with_the_same_result(monkeypatch):
+    monkeypatch.setattr("tadp.attention.BLOCK", 16)
+    vae, pixels = build_vae(), images(2, 64, 80)  # 80 latent cells: blocks of 16
+    exact = vae.encode(pixels).latent_dist.mean
+    with torch.no_grad():
+        half = vae.to(torch.bfloat16)
+        ours = VAEEncoder(half)(pixels.bfloat16()).mean
+        theirs = half.encode(pixels.bfloat16()).latent_dist.mean
+    error, usual = ((one.float() - exact).norm() / exact.norm() for one in (ours, theirs))
+    assert error < 2 * usual
 
 
 def test_a_vae_without_quantisation_convolution_encodes_too():

@@ -1,7 +1,11 @@
 """Train the U-Net and the text encoder of `tadp-tiny` on rendered scenes, by denoising and (by default) grounding.
 
-    python examples/tiny/train_unet.py --work DIR --out DIR
-    python examples/tiny/train_unet.py --work DIR --out DIR --grounding 0 --name plain    # the control
+    python examples/tiny/train_unet.py --work DIR --out DIR --name first --steps 5000
+    python examples/tiny/train_unet.py --work DIR --out DIR --start DIR/first/model --mix lists
+
+The first run speaks mostly in sentences. The second starts from its averaged weights and hears bare lists of names
+about as often, nearly half of them with names of absent classes, so that a list says as much as a sentence does.
+The control, which learns by denoising alone, is `--grounding 0` under another name.
 
 Grounding: Stable Diffusion learned which word is where from billions of pictures. At this scale plain denoising does
 not, so a cross-entropy between the cross-attention and the rendered masks helps: the cells of a dog should attend to
@@ -11,6 +15,7 @@ not, so a cross-entropy between the cross-attention and the rendered masks helps
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from safetensors.torch import load_file
 from scenes_cache import SceneCache, open_cache
 from tokenizer import build_tokenizer
 from torch import Tensor
@@ -34,6 +40,28 @@ BATCH = 48
 CELLS = 16  # latent cells a side
 GROUNDED_LEVELS = (0, 1)
 DISTRACTOR_SHARE = 1 / 8  # of the steps, the last ones, in which lists with absent classes are common
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of a batch's texts: nothing, lists of names, lists with names of absent classes; the rest are sentences.
+
+    Attributes:
+        distractors_last: Share of lists with absent classes in the last steps, `DISTRACTOR_SHARE` of all.
+        all_names: Share of the lists that name every visible object; the others name some of them.
+    """
+
+    empty: float
+    lists: float
+    distractors: float
+    distractors_last: float
+    all_names: float
+
+
+MIXES = {
+    "sentences": Mix(empty=0.1, lists=0.12, distractors=0.06, distractors_last=0.4, all_names=0.0),
+    "lists": Mix(empty=0.1, lists=0.24, distractors=0.18, distractors_last=0.18, all_names=0.6),
+}
 UNET = {
     "sample_size": CELLS,
     "in_channels": 4,
@@ -102,6 +130,9 @@ def main() -> None:
         [caption for record in scenes.records for caption in (record["long"], *record["variants"])]
     )
     text_encoder, unet = build_models(tokenizer)
+    if options.start:
+        _load(unet, options.start / "unet" / "diffusion_pytorch_model.safetensors")
+        _load(text_encoder, options.start / "text_encoder" / "model.safetensors")
     schedule = DDIMScheduler(**NOISE)
     optimizer = torch.optim.AdamW(
         [{"params": unet.parameters(), "scale": 1.0}, {"params": text_encoder.parameters(), "scale": 0.5}],
@@ -151,7 +182,8 @@ def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditi
     unet = UNet2DConditionModel(**UNET)
     levels = read_layout(unet).layer_levels
     unet.set_attn_processor({name: PlainProcessor(name, levels.get(name)) for name in unet.attn_processors})
-    return CLIPTextModel(config), unet
+    # "eager": backward through the fused kernel takes a seventh of a step at this size
+    return CLIPTextModel._from_config(config, attn_implementation="eager"), unet
 
 
 @torch.inference_mode()
@@ -180,8 +212,8 @@ def _batch(records: list[dict], latents: Tensor, cells: Tensor, step: int, optio
     """Everything random of a step, from the seed and the step alone, so that a resumed run repeats it."""
     rng = np.random.default_rng((options.seed, step))
     picked = rng.integers(len(records), size=BATCH)
-    distractors = 0.4 if step >= (1 - DISTRACTOR_SHARE) * options.steps else 0.06
-    captions = [_caption(records[k], rng, distractors) for k in picked]
+    mix, last = MIXES[options.mix], step >= (1 - DISTRACTOR_SHARE) * options.steps
+    captions = [_caption(records[k], rng, mix, mix.distractors_last if last else mix.distractors) for k in picked]
     uniform, normal = rng.random(BATCH), rng.standard_normal(BATCH)
     # Features are read at t = 0, so low noise gets more than its share.
     kind = rng.choice(3, size=BATCH, p=(0.4, 0.2, 0.4))
@@ -195,18 +227,20 @@ def _batch(records: list[dict], latents: Tensor, cells: Tensor, step: int, optio
     }
 
 
-def _caption(record: dict, rng: np.random.Generator, distractors: float) -> str:
+def _caption(record: dict, rng: np.random.Generator, mix: Mix, distractors: float) -> str:
     """A caption, its long form, a list of names, a list with absent names, or nothing."""
     draw = rng.random()
-    if draw < 0.1:
+    if draw < mix.empty:
         return ""
     names = list(record["names"])
-    if draw < 0.1 + distractors:
+    if draw < mix.empty + distractors:
         absent = [name for name in CLASSES if name not in names]
         extra = rng.choice(absent, size=rng.integers(1, len(absent) + 1), replace=False)
         return " ".join(rng.permutation(names + list(extra)))
-    if draw < 0.1 + distractors + 0.12 and names:
-        return " ".join(rng.permutation(names)[: rng.integers(1, len(names) + 1)])
+    if draw < mix.empty + distractors + mix.lists and names:
+        # a share of 0 draws nothing, so that the first run's random numbers are what they were
+        every = mix.all_names > 0 and rng.random() < mix.all_names
+        return " ".join(rng.permutation(names)[: len(names) if every else rng.integers(1, len(names) + 1)])
     if draw > 0.9:
         return record["long"]
     return record["caption"] if draw > 0.85 else record["variants"][rng.integers(len(record["variants"]))]
@@ -269,6 +303,10 @@ def grounding_loss(attention: dict[int, Tensor], ids: Tensor, cells: Tensor, tok
     return torch.stack(losses).mean(dim=0)
 
 
+def _load(model: torch.nn.Module, path: Path) -> None:
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+
+
 def _save(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
@@ -298,7 +336,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--grounding", type=float, default=0.2, help="weight of the attention's cross-entropy; 0 is plain denoising"
     )
-    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--start", type=Path, help="begin from this folder's unet/ and text_encoder/, not from noise")
+    parser.add_argument("--mix", choices=MIXES, default="sentences", help="what the texts are")
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
