@@ -2,7 +2,7 @@
 
     python examples/tiny/make.py --work DIR --out DIR/tadp-tiny --seed 0
 
-Takes about three hours on two cores; a killed run goes on where it was. Nothing is downloaded.
+Takes about five hours on two cores; a killed run goes on where it was. Nothing is downloaded.
 """
 
 import argparse
@@ -29,13 +29,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, help="for a trial: how many scenes to train on")
     for part in PARTS:
-        parser.add_argument(f"--{part}-steps", type=int, help=f"for a trial: steps of train_{part}.py")
+        parser.add_argument(f"--{part}-steps", type=int, help=f"for a trial: steps of every run of train_{part}.py")
     options = parser.parse_args()
     raw = options.work / "out"
     open_cache(options.work / "scenes", options.scenes or 40_000, seed=0)  # before two scripts ask for them at once
     running = {part: _start(part, raw, options) for part in ("captioner", "vae")}
     _wait(running, "vae")
-    running["unet"] = _start("unet", raw, options)
+    first = options.work / "first" / "model"
+    running["unet"] = _start("unet", raw, options, "--name", "first", "--steps", 5_000)
+    _wait(running, "unet")
+    running["unet"] = _start("unet", raw, options, "--start", first, "--mix", "lists")
     _wait(running, "unet")
     _wait(running, "captioner")
     pack(raw, options.out)
@@ -48,6 +51,9 @@ def pack(raw: Path, out: Path) -> None:
         shutil.copytree(raw / part, out / part, dirs_exist_ok=True)
     weights = out / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}, weights)
+    # transformers takes the dtype from here, diffusers float32: a pipeline of both wants them equal
+    config = json.loads((out / "text_encoder" / "config.json").read_text()) | {"dtype": "float32"}
+    (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "feature_extractor": [None, None],
@@ -61,10 +67,10 @@ def pack(raw: Path, out: Path) -> None:
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _start(part: str, raw: Path, options: argparse.Namespace) -> subprocess.Popen:
+def _start(part: str, raw: Path, options: argparse.Namespace, *extra: object) -> subprocess.Popen:
     """Train a part beside the others, one thread each: two processes of one thread do more than one of two."""
     print(f"{time.strftime('%H:%M')} train_{part}.py", flush=True)
-    arguments = ["--work", options.work, "--out", raw, "--seed", options.seed]
+    arguments = ["--work", options.work, "--out", raw, "--seed", options.seed, *extra]
     steps = getattr(options, f"{part}_steps")
     for name, value in (("--steps", steps), ("--scenes", options.scenes)):
         arguments += [name, value] if value else []

@@ -338,7 +338,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--start", type=Path, help="begin from this folder's unet/ and text_encoder/, not from noise")
     parser.add_argument("--mix", choices=MIXES, default="sentences", help="what the texts are")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--scenes", type=int, default=24_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
