@@ -27,7 +27,7 @@ FLOORS = {
     "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "prompts": 1, "captioner": 1, "loading": 1, "plot": 1,
     "backbone": 2, "heads": 2,
     "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3, "datasets": 3,
-    "extract": 4, "explorer": 4, "cli": 4, "__main__": 4, "terminal": 4, "model_info": 4,
+    "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
 }  # fmt: skip
 
 

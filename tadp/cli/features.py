@@ -1,27 +1,30 @@
-"""The command line: `tadp extract`, `tadp caption`, `tadp show`, `tadp info`.
+"""`tadp extract`, `tadp show`, `tadp info`: what comes out of the backbone."""
 
-torch and its company are imported inside the commands, so that `tadp --help` answers at once.
-"""
-
-import inspect
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tadp import __version__
-from tadp.errors import CaptionError, ImageError, OutputError, TADPError
-from tadp.terminal import (
+from tadp.cli.app import (
+    BatchSize,
+    Caption,
+    CaptionerName,
+    Device,
+    DtypeOption,
+    Images,
+    MaxSide,
+    Model,
+    Revision,
+    Variant,
+    command,
+)
+from tadp.cli.terminal import (
     TINY,
-    Commands,
     Dtype,
     caption_source,
     check_levels,
@@ -32,107 +35,16 @@ from tadp.terminal import (
     progress,
     silence,
 )
+from tadp.errors import CaptionError, TADPError
 
 if TYPE_CHECKING:
-    from tadp.captioner import Captioner
     from tadp.extract import Outcome
 
 _ROWS_SHOWN = 20  # of a run over many images
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_EXIT_CODES = "Exit codes: 0 all went well, 1 something failed (it is named), 2 wrong usage, 130 interrupted."
 
 
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_EXIT_CODES,
-)
-
-Images = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="IMAGES",
-        help="Image files, folders (with all below them) and quoted patterns.",
-        show_default=False,
-    ),
-]
-Model = Annotated[str, typer.Option("--model", "-m", help="tadp-tiny, a folder in diffusers layout, or a hub id.")]
-Caption = Annotated[
-    str | None,
-    typer.Option("--caption", help="One caption for all images; '' is the empty prompt.", show_default=False),
-]
-CaptionerName = Annotated[
-    str | None,
-    typer.Option(
-        "--captioner",
-        help="The model that captions each image: tadp-tiny, a folder, or a hub id. Without --caption and "
-        "--captioner a model that brings its own captioner, as tadp-tiny does, uses that; others need one of the two.",
-        show_default=False,
-    ),
-]
-Revision = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", show_default=False)
-]
-Variant = Annotated[str | None, typer.Option("--variant", help="Which weight files, e.g. fp16.", show_default=False)]
-Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", show_default="cuda if there is one, else cpu")
-]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of the model, and of the tensors written.")]
-MaxSide = Annotated[
-    int | None,
-    typer.Option("--max-side", min=8, help="Shrink images whose longer side is over this, in pixels."),
-]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-
-
-def _version(wanted: bool) -> bool:
-    if wanted:
-        typer.echo(f"tadp {__version__}")
-        raise typer.Exit
-    return wanted
-
-
-def _help(text: str | None, examples: Iterable[str]) -> str:
-    """A docstring, refilled for any terminal, with examples."""
-    paragraphs = [" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text or "").split("\n\n")]
-    paragraphs.append("Examples:\n" + "\n".join(f"  {example}" for example in examples))
-    return escape("\n\n".join(paragraphs))
-
-
-def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command whose help is its docstring and examples."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        return app.command(help=_help(function.__doc__, examples), epilog=_EXIT_CODES)(function)
-
-    return register
-
-
-@app.callback(
-    help=_help(
-        "A diffusion model as a vision backbone: features, captions, and what each word looks at.",
-        (
-            "tadp show photo.jpg",
-            "tadp extract photos -o features",
-            "tadp caption photos -o captions.json",
-            "tadp info tadp-tiny",
-        ),
-    )
-)
-def _tadp(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """What stands before the commands."""
-
-
-@_command(
+@command(
     "tadp extract photos -o features",
     'tadp extract photos "more/**/*.png" -o features --caption "a street"',
     "tadp extract photos -o features --level 1 --level 2 --dtype bfloat16",
@@ -222,51 +134,7 @@ def extract(
         raise typer.Exit(1)
 
 
-@_command(
-    "tadp caption photos -o captions.json",
-    "tadp caption rex.jpg --min-new-tokens 20",
-)
-def caption(
-    images: Images,
-    model: Annotated[str, typer.Option("--model", "-m", help="tadp-tiny, a folder, or a hub id.")] = TINY,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file to write.", show_default=False)
-    ] = None,
-    min_new_tokens: Annotated[int, typer.Option(min=0, help="The fewest tokens of a caption.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of a caption.")] = 77,
-    batch_size: BatchSize = 8,
-    device: Device = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Describe images in words, a line an image.
-
-    With -o it writes JSON as the paper's authors have it, {"rex": {"captions": ["a dog on grass"]}}: the file's name
-    without suffix, or its path below the folder where two files share a name. Images that cannot be read are named and
-    left out. Interrupted, it writes what it has.
-    """
-    from tadp.extract import output_names
-
-    if min_new_tokens > max_new_tokens:
-        raise typer.BadParameter(
-            f"{min_new_tokens} is more than --max-new-tokens {max_new_tokens}.", param_hint="--min-new-tokens"
-        )
-    if output is not None and output.exists() and not overwrite:
-        raise OutputError(f"{output} is there already. Pass --overwrite to replace it, or another name.")
-    names = output_names(images)
-    describe = load_captioner(
-        model, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
-    )
-    captions: dict[Path, str] = {}
-    try:
-        failed = _caption_all(describe, list(names), batch_size, captions)
-    finally:  # Ctrl-C included
-        if output is not None and captions:
-            _write_captions(output, captions, names)
-    if failed:
-        raise typer.Exit(1)
-
-
-@_command(
+@command(
     "tadp show photo.jpg",
     'tadp show photo.jpg --caption "a cat on a red sofa" -o cat.png',
     "tadp show photo.jpg --level 1",
@@ -336,7 +204,7 @@ def show(
     typer.echo(f"wrote {target} ({sheet.width}x{sheet.height})")
 
 
-@_command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
+@command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
 def info(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="tadp-tiny, a folder in diffusers layout, or a hub id.")
@@ -348,7 +216,7 @@ def info(
 
     No weights are loaded. Of a hub model that is not here yet, only the configuration is downloaded.
     """
-    from tadp.model_info import model_tables
+    from tadp.cli.model_info import model_tables
 
     silence()
     console = Console(highlight=False)
@@ -394,38 +262,6 @@ def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
     Console(highlight=False).print(table)
     if done > len(outcomes):
         typer.echo(f"… and {done - len(outcomes)} more")
-
-
-def _caption_all(describe: "Captioner", images: list[Path], batch_size: int, captions: dict[Path, str]) -> int:
-    """Fill `captions` batch by batch, printing each; returns how many images could not be read."""
-    from tadp.images import to_pil
-
-    failed = 0
-    for start in range(0, len(images), batch_size):
-        pictures = {}
-        for image in images[start : start + batch_size]:
-            try:
-                pictures[image] = to_pil(image)
-            except ImageError as error:
-                failed += 1
-                fail(error)
-        spoken = dict(zip(pictures, describe(list(pictures.values())), strict=True))
-        for image, text in spoken.items():
-            typer.echo(f"{image}: {text or '(the captioner said nothing)'}")
-        captions.update(spoken)
-    return failed
-
-
-def _write_captions(output: Path, captions: dict[Path, str], names: dict[Path, str]) -> None:
-    from tadp.files import replace_file
-
-    stems, full = Counter(image.stem for image in names), {image.name for image in names if image.suffix}
-    content = {
-        image.stem if stems[image.stem] == 1 and image.stem not in full else names[image]: {"captions": [text]}
-        for image, text in captions.items()
-    }
-    with replace_file(output) as partial:
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_target(target: Path, image: Path) -> None:

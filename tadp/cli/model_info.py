@@ -13,10 +13,10 @@ from rich.text import Text
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tadp.backbone import TADPBackbone
+from tadp.cli.terminal import own_captioner
 from tadp.errors import MissingFileError, UnknownModelError
 from tadp.hub import read_json, weight_files
 from tadp.loading import CONFIG_NAME, WEIGHTS, model_folder, read_config
-from tadp.terminal import own_captioner
 
 _CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer/*")
 

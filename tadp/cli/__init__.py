@@ -1,0 +1,10 @@
+"""The command line: `tadp extract`, `caption`, `show` and `info`.
+
+torch and its company are imported inside the commands, so that `tadp --help` answers at once.
+"""
+
+from tadp.cli import features as features
+from tadp.cli import text as text
+from tadp.cli.app import app as app
+
+__all__ = ["app"]
