@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
+    from tadp.captions import CaptionTable as CaptionTable
     from tadp.features import AttentionMaps as AttentionMaps
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
@@ -21,13 +22,23 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AttentionMaps": "tadp.features",
+    "CaptionTable": "tadp.captions",
     "Captioner": "tadp.captioner",
     "Conditioning": "tadp.text",
     "FeatureInfo": "tadp.features",
     "Features": "tadp.features",
     "TADPBackbone": "tadp.backbone",
 }
-__all__ = ["AttentionMaps", "Captioner", "Conditioning", "FeatureInfo", "Features", "TADPBackbone", "__version__"]
+__all__ = [
+    "AttentionMaps",
+    "CaptionTable",
+    "Captioner",
+    "Conditioning",
+    "FeatureInfo",
+    "Features",
+    "TADPBackbone",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

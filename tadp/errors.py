@@ -5,6 +5,7 @@ Every class also inherits the built-in that fits, so `except ValueError` keeps w
     TADPError
     ├── ImageError          ValueError         an image that cannot be read or used
     ├── CaptionError        ValueError         text that does not fit the text encoder, or the images
+    │   └── UnknownIdError  KeyError           an image that a caption table does not hold
     ├── ModelError          ValueError         a model that tadp cannot use as a backbone or captioner
     │   ├── UnknownModelError                  no such name, folder or repository
     │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
@@ -23,7 +24,14 @@ class ImageError(TADPError, ValueError):
 
 
 class CaptionError(TADPError, ValueError):
-    """Text that does not fit the text encoder, or does not fit the images it came with."""
+    """Text that does not fit the text encoder or the images it came with; a caption file that cannot be used."""
+
+
+class UnknownIdError(CaptionError, KeyError):
+    """An image id that a caption table does not hold."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError's would put the message in quotes
 
 
 class ModelError(TADPError, ValueError):

@@ -53,6 +53,16 @@ def test_the_evaluation_fills_its_tables(tmp_path):
     assert "oracle names" in printed
 
 
+def test_the_scale_of_a_caption_table_is_measured(tmp_path):
+    page = tmp_path / "results" / "scale.md"
+    printed = run("caption_table_scale.py", "--entries", 300, "--lookups", 50, "--out", page)
+    assert page.read_text() == printed
+    assert "`python examples/caption_table_scale.py --entries 300 --lookups 50 --seed 0`" in printed
+    rows = [line.split(" | ") for line in printed.splitlines() if "memory |" in line or "on disk |" in line]
+    assert [row[0] for row in rows] == ["| SQLite, on disk", "| JSON Lines, into memory", "| Parquet, into memory"]
+    assert all(0.1 < float(row[6]) < 1e6 for row in rows)
+
+
 @pytest.mark.slow
 def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     import tadp

@@ -1,0 +1,244 @@
+"""Caption tables as files for others: the authors' JSON, JSON Lines and Parquet.
+
+JSON is read whole; the other two row by row, so that they may be larger than memory. A row has `id`, `captions` (a
+list; or `caption`, a string) and any other fields. Its provenance stands in each row rather than in a header, so that a
+file may be cut, shuffled and joined with others, and any reader takes it as it is.
+"""
+
+import codecs
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from tadp._caption_records import CaptionRecord, Located, Provenance, new_record, shown, to_json
+from tadp.errors import CaptionError, MissingExtraError
+from tadp.files import replace_file
+
+_ROWS = 10_000  # of a Parquet row group, and read at once
+
+
+def read(path: Path) -> Iterator[Located]:
+    """The records of a file for others, by its suffix.
+
+    Raises:
+        CaptionError: If there is no such file, it is of another kind, or it is broken; the message says where.
+        MissingExtraError: If it is Parquet and pyarrow is not installed.
+    """
+    readers = {".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise CaptionError(f"unknown kind of caption file: {path}. It may be .db, {', '.join(readers)}.")
+    return readers[path.suffix.lower()](path)
+
+
+def read_json(path: Path) -> Iterator[Located]:
+    """Entries of the authors' JSON, {id: {"captions": [...], "class_label": 1}}, in their order."""
+    with _opened(path) as file:
+        content = _loads(file.read(), str(path))
+    if not isinstance(content, dict):
+        raise CaptionError(f'{path} must hold an object {{id: {{"captions": [...]}}}}; got {shown(content)}.')
+    for image_id, entry in content.items():
+        if isinstance(entry, dict):
+            captions, fields = _split(entry, f"{path}: the entry {shown(image_id)}")
+        else:
+            captions, fields = entry, {}
+        yield _located(f"{path}: ", image_id, captions, fields)
+
+
+def read_jsonl(path: Path) -> Iterator[Located]:
+    """Lines, each an object with `id` and `captions`. A last line that was cut off is left out with a warning."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = _loads(line, where, is_line=True)
+            except CaptionError:
+                if line.endswith(b"\n") or not line.startswith(b"{"):
+                    raise
+                warnings.warn(
+                    f"{where} is cut off, as when its writer is killed; it is left out, and its image is missing.",
+                    stacklevel=2,
+                )
+                return
+            if not isinstance(row, dict):
+                raise CaptionError(f'{where}: a line must be an object {{"id": …, "captions": […]}}; got {shown(row)}.')
+            yield _from_row(row, where)
+
+
+def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
+    """Write the authors' JSON, an image a line. It has no place for provenance."""
+    with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("{")
+        for number, record in enumerate(records):
+            entry = {"captions": record.captions, **record.fields}
+            file.write(f"{',' if number else ''}\n{to_json(record.id)}: {to_json(entry)}")
+        file.write("\n}\n")
+
+
+def write_jsonl(path: Path, records: Iterable[CaptionRecord]) -> None:
+    """Write JSON Lines."""
+    with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            for key in ("id", "provenance"):
+                if key in record.fields:
+                    raise CaptionError(
+                        f"the image {shown(record.id)} has a field {key!r}, a name that is taken in JSON Lines. "
+                        "Rename it, or write JSON or Parquet."
+                    )
+            row: dict[str, Any] = {"id": record.id, "captions": record.captions, **record.fields}
+            source = _provenance_text(record.provenance)
+            file.write(to_json(row) + "\n" if source is None else f'{to_json(row)[:-1]}, "provenance": {source}}}\n')
+
+
+def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
+    """Write Parquet with columns id, captions (list), fields and provenance (JSON objects, or null)."""
+    arrow, parquet = _pyarrow()
+    text = arrow.string()
+    schema = arrow.schema([("id", text), ("captions", arrow.list_(text)), ("fields", text), ("provenance", text)])
+    rows = iter(records)
+    with replace_file(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+        while some := [_parquet_row(record) for record in islice(rows, _ROWS)]:
+            writer.write_table(arrow.Table.from_pylist(some, schema))
+
+
+def _parquet_row(record: CaptionRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "captions": record.captions,
+        "fields": to_json(record.fields) if record.fields else None,
+        "provenance": _provenance_text(record.provenance),
+    }
+
+
+def _read_parquet(path: Path) -> Iterator[Located]:
+    """Rows; a column of another name is a field, where it is not null."""
+    arrow, parquet = _pyarrow()
+    _check_is_file(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _from_parquet_row(row, f"{path}, row {number}")
+    except (arrow.ArrowException, OSError) as error:
+        raise CaptionError(f"{path} cannot be read as Parquet: {error}. It is damaged, or of another kind.") from error
+
+
+def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
+    row = {key: value for key, value in row.items() if value is not None}
+    fields = row.pop("fields", None)
+    if isinstance(fields, str):
+        fields = _loads(fields.encode(), f"{where}, column fields", is_line=True)
+    return _from_row(row, where, fields)
+
+
+def _from_row(row: dict[str, Any], where: str, fields: Any = None) -> Located:
+    if "id" not in row:
+        raise CaptionError(f"{where}: there is no 'id'; it has {', '.join(map(repr, row)) or 'nothing'}.")
+    rest = {key: value for key, value in row.items() if key not in ("id", "provenance")}
+    captions, others = _split(rest, where)
+    if fields is not None:
+        others = others | fields if isinstance(fields, dict) else others | {"fields": fields}
+    return _located(f"{where}: ", row["id"], captions, others, row.get("provenance"))
+
+
+def _split(entry: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """The captions of an entry, and its other fields."""
+    for key in ("captions", "caption"):
+        if key in entry:
+            return entry[key], {name: value for name, value in entry.items() if name != key}
+    names = ", ".join(map(repr, entry)) or "nothing"
+    raise CaptionError(f"{where}: there are no 'captions' and no 'caption'; it has {names}.")
+
+
+def _located(where: str, image_id: Any, captions: Any, fields: dict[str, Any], provenance: Any = None) -> Located:
+    """A record of what stood in a file. A wrong type is the file's mistake there, not the caller's."""
+    try:
+        text = provenance if isinstance(provenance, str | None) else to_json(provenance)
+        source = None if text is None else _provenance(text)
+        return where, new_record(image_id, captions, fields, provenance=source)
+    except (TypeError, ValueError) as error:
+        raise CaptionError(f"{where}{error}") from error
+
+
+@lru_cache(maxsize=64)
+def _provenance(text: str) -> Provenance:
+    return Provenance.from_dict(_loads(text.encode(), "provenance", is_line=True))
+
+
+@lru_cache(maxsize=64)
+def _provenance_text(provenance: Provenance | None) -> str | None:
+    return None if provenance is None else to_json(provenance.as_dict())
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise CaptionError(f"no such caption file: {path}." if not path.exists() else f"{path} is no file.")
+
+
+def _opened(path: Path) -> BinaryIO:
+    _check_is_file(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CaptionError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+
+
+def _loads(content: bytes, where: str, *, is_line: bool = False) -> Any:
+    """JSON, strictly: UTF-8, no NaN, no name twice in one object.
+
+    Raises:
+        CaptionError: If it is broken; the message says where, after `where`.
+    """
+
+    def position(text: str, offset: int) -> str:
+        line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+        return f"{where}, column {column}" if is_line else f"{where}, line {line}, column {column}"
+
+    try:
+        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8")
+        raise CaptionError(f"{position(before, len(before))}: this is not UTF-8. Save the file as UTF-8.") from error
+    try:
+        return _decoder().decode(text)
+    except json.JSONDecodeError as error:
+        raise CaptionError(f"{position(text, error.pos)}: this is not JSON ({error.msg}).") from error
+    except (CaptionError, ValueError, RecursionError) as error:
+        raise CaptionError(f"{where}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))
+        what = "the id" if isinstance(content[name], dict) else "the name"
+        raise CaptionError(f"{what} {shown(name)} stands twice in one object. Leave one out.")
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise CaptionError(f"{name} is not JSON. Write null, or leave it out.")
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("Parquet files need pyarrow: pip install 'tadp[parquet]'.") from error
+    return pyarrow, pyarrow.parquet

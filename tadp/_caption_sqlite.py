@@ -1,0 +1,250 @@
+"""A caption table's records in one SQLite file.
+
+It is used with its rollback journal: between two transactions everything is in the one file, which can be copied
+and read where nothing can be written. `synchronous=EXTRA` makes a transaction that returned survive a power cut too.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tadp._caption_records import CaptionRecord, Located, Provenance, to_json
+from tadp._caption_store import Plan, in_turn
+from tadp.errors import CaptionError, OutputError
+
+_WAIT_S = 60.0  # for another process to finish its transaction
+_PAGE = 1000  # rows of one SELECT: short reads let a writer in
+_FORMAT = 1
+_APPLICATION = 0x74616470  # "tadp", in the file's header
+_SCHEMA = (
+    "CREATE TABLE provenance (number INTEGER PRIMARY KEY, record TEXT, images INTEGER NOT NULL)",
+    "CREATE TABLE captions (id TEXT NOT NULL PRIMARY KEY, captions TEXT NOT NULL, fields TEXT,"
+    " provenance INTEGER NOT NULL REFERENCES provenance) WITHOUT ROWID",
+    f"PRAGMA application_id = {_APPLICATION}",
+    f"PRAGMA user_version = {_FORMAT}",
+)
+_COLUMNS = "id, captions, fields, provenance"
+_CANNOT_WRITE = {
+    sqlite3.SQLITE_FULL: "Free some space or choose another folder",
+    sqlite3.SQLITE_IOERR: "Free some space or choose another folder",
+    sqlite3.SQLITE_READONLY: "There may be no permission: choose another folder",
+    sqlite3.SQLITE_PERM: "There may be no permission: choose another folder",
+    sqlite3.SQLITE_CANTOPEN: "There may be no permission, or no such folder: choose another",
+    sqlite3.SQLITE_BUSY: "Another process is writing to it: try again when it is done",
+}
+
+_inherited: list[sqlite3.Connection] = []  # connections of a parent process, which a child must not even close
+
+
+class SqliteStore:
+    """Records in one SQLite file, in the order of their ids.
+
+    A connection belongs to the process that made it: a worker, forked or spawned, makes its own at first use. What
+    `write` returned from is on disk; of what it did not return from, either all is or nothing.
+    """
+
+    def __init__(self, path: Path, *, is_writable: bool):
+        self._path, self._is_writable = Path(os.path.abspath(path)), is_writable  # noqa: PTH100  links stay
+        self._connection: tuple[int, sqlite3.Connection] | None = None  # with the process it belongs to
+        self._is_closed = False
+        self._known: dict[int, Provenance | None] = {}  # rows of the table `provenance`
+        with self._database() as database:
+            if is_writable:
+                _make(database, self._path)
+            else:
+                _check(database, self._path)
+
+    def get(self, ids: Sequence[str]) -> dict[str, CaptionRecord]:
+        with self._database() as database:
+            return self._get(database, ids)
+
+    def ids(self) -> Iterator[str]:
+        return (row[0] for row in self._pages("id"))
+
+    def records(self) -> Iterator[CaptionRecord]:
+        for row in self._pages(_COLUMNS):
+            yield self._record(row)
+
+    def provenances(self) -> dict[Provenance | None, int]:
+        with self._database() as database:
+            return {one: images for one, images in self._provenances(database).values() if images}
+
+    def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
+        if not self._is_writable:
+            raise OutputError(
+                f"{self._path} was opened for reading. Open it with CaptionTable.create, which keeps what is there."
+            )
+        with self._database() as database, _transaction(database):
+            known = self._provenances(database)
+            existing = self._get(database, [record.id for _, record in records])
+            present = {one for one, images in known.values() if images}
+            plan = Plan.of(records, existing, present, replace=replace, mix=mix)
+            numbers = {one: number for number, (one, _) in known.items()}
+            for one, shift in plan.shifts(existing).items():
+                if one not in numbers:
+                    numbers[one] = max(numbers.values(), default=0) + 1
+                    row = (numbers[one], None if one is None else to_json(one.as_dict()))
+                    database.execute("INSERT INTO provenance VALUES (?, ?, 0)", row)
+                database.execute("UPDATE provenance SET images = images + ? WHERE number = ?", (shift, numbers[one]))
+            database.executemany(
+                f"INSERT OR REPLACE INTO captions ({_COLUMNS}) VALUES (?, ?, ?, ?)",
+                (_row(record, numbers) for record in (*plan.fresh.values(), *plan.changed.values())),
+            )
+        if plan.error is not None:
+            raise plan.error
+        return len(plan.fresh)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._let_go()
+
+    def __del__(self) -> None:
+        if "_is_closed" in self.__dict__:
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_connection": None}
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """This process's connection, to itself; with errors that say what to do."""
+        if self._is_closed:
+            raise ValueError(f"the caption table {self._path} is closed. Open it again: CaptionTable.open(path).")
+        with in_turn():
+            try:
+                if self._connection is None or self._connection[0] != os.getpid():
+                    self._let_go()
+                    self._connection = (os.getpid(), _connect(self._path, is_writable=self._is_writable))
+                yield self._connection[1]
+            except sqlite3.Error as error:
+                _raise_clearly(error, self._path, is_writing=self._is_writable)
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            process, connection = self._connection
+            if process == os.getpid():
+                connection.close()
+            else:
+                _inherited.append(connection)
+            self._connection = None
+
+    def _get(self, database: sqlite3.Connection, ids: Sequence[str]) -> dict[str, CaptionRecord]:
+        found = {}
+        for start in range(0, len(ids), _PAGE // 2):  # SQLite takes 999 parameters for sure
+            some = ids[start : start + _PAGE // 2]
+            marks = ",".join("?" * len(some))
+            for row in database.execute(f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", some).fetchall():
+                found[row[0]] = self._record(row)
+        return found
+
+    def _pages(self, columns: str) -> Iterator[tuple]:
+        query = f"SELECT {columns} FROM captions WHERE id > ? ORDER BY id LIMIT {_PAGE}"
+        last = ""
+        while True:
+            with self._database() as database:
+                rows = database.execute(query, (last,)).fetchall()
+            if not rows:
+                return
+            yield from rows
+            last = rows[-1][0]
+
+    def _record(self, row: tuple[str, str, str | None, int]) -> CaptionRecord:
+        image_id, captions, fields, number = row
+        if number not in self._known:
+            with self._database() as database:
+                self._known = {key: one for key, (one, _) in self._provenances(database).items()}
+        return CaptionRecord(
+            image_id, tuple(json.loads(captions)), json.loads(fields) if fields else {}, self._known[number]
+        )
+
+    def _provenances(self, database: sqlite3.Connection) -> dict[int, tuple[Provenance | None, int]]:
+        return {
+            number: (None if text is None else Provenance.from_dict(json.loads(text)), images)
+            for number, text, images in database.execute("SELECT number, record, images FROM provenance").fetchall()
+        }
+
+
+def _row(record: CaptionRecord, numbers: dict[Provenance | None, int]) -> tuple[str, str, str | None, int]:
+    fields = to_json(record.fields) if record.fields else None
+    return record.id, to_json(record.captions), fields, numbers[record.provenance]
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file begins as SQLite's do."""
+    with in_turn():  # closing a file drops the locks this process has on it
+        try:
+            with path.open("rb") as file:
+                return file.read(16) == b"SQLite format 3\x00"
+        except OSError:
+            return False
+
+
+def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
+    # A reader asks for "rw" too: it may have to undo what a killed writer left. Without permission SQLite reads only.
+    address = f"{path.as_uri()}?mode={'rwc' if is_writable else 'rw'}"
+    connection = sqlite3.connect(address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = EXTRA" if is_writable else "PRAGMA query_only = ON")
+    return connection
+
+
+def _make(database: sqlite3.Connection, path: Path) -> None:
+    """Lay out a new file; leave one of ours as it is."""
+    if _is_empty(database):
+        with _transaction(database):
+            if _is_empty(database):  # another process may have been first
+                for statement in _SCHEMA:
+                    database.execute(statement)
+    _check(database, path)
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (number,) = database.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        what = "is empty" if _is_empty(database) else "is an SQLite file of something else"
+        raise CaptionError(f"{path} {what}; it holds no caption table. CaptionTable.create makes one, at a free name.")
+    if number != _FORMAT:
+        raise CaptionError(
+            f"{path} is a caption table of format {number}; this tadp knows {_FORMAT}. Use a newer tadp."
+        )
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:  # something was raised, and SQLite has not gone back by itself
+            with suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+
+
+def _raise_clearly(error: sqlite3.Error, path: Path, *, is_writing: bool) -> NoReturn:
+    """An error of SQLite's, as one of ours that says what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        raise CaptionError(
+            f"{path} cannot be read as a caption table: {error}. It is another kind of file, or damaged; take a copy."
+        ) from error
+    if is_writing and code in _CANNOT_WRITE:
+        raise OutputError(
+            f"cannot write {path}: {error}. {_CANNOT_WRITE[code]}; what was written before is still there."
+        ) from error
+    if code == sqlite3.SQLITE_BUSY:
+        raise CaptionError(
+            f"{path} has been locked by a writer for {_WAIT_S:.0f} seconds. Try again when it is done."
+        ) from error
+    raise CaptionError(
+        f"cannot read {path}: {error}. If a writer was killed here, open it once where the folder can be written."
+    ) from error

@@ -1,0 +1,161 @@
+"""What a caption table needs of the place where its records are, and such a place in memory."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+from tadp._caption_records import CaptionRecord, Located, Provenance, differences, shown
+from tadp.errors import CaptionError
+
+_turn = threading.RLock()
+
+
+class Store(Protocol):
+    """What a table needs of the place where its records are."""
+
+    def get(self, ids: Sequence[str]) -> dict[str, CaptionRecord]:
+        """The records of those ids that are there."""
+        ...
+
+    def ids(self) -> Iterator[str]:
+        """All ids."""
+        ...
+
+    def records(self) -> Iterator[CaptionRecord]:
+        """All records, in the order of `ids`."""
+        ...
+
+    def provenances(self) -> dict[Provenance | None, int]:
+        """How many images each provenance has."""
+        ...
+
+    def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
+        """Keep records, up to the first that must not be; the number of those that are new."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+@dataclass
+class Plan:
+    """What records do to a table: those of new ids, those that replace another, and the first that must not be."""
+
+    fresh: dict[str, CaptionRecord] = field(default_factory=dict)
+    changed: dict[str, CaptionRecord] = field(default_factory=dict)
+    error: CaptionError | None = None
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Located],
+        existing: dict[str, CaptionRecord],
+        present: set[Provenance | None],
+        *,
+        replace: bool,
+        mix: bool,
+    ) -> "Plan":
+        plan, present = cls(), set(present)
+        for where, record in records:
+            known = plan.fresh.get(record.id) or plan.changed.get(record.id) or existing.get(record.id)
+            if known is not None and _says_the_same(known, record):
+                continue
+            if known is not None and not replace:
+                plan.error = CaptionError(where + _conflict(known, record))
+                break
+            others = present - {record.provenance}
+            if others and not mix:
+                plan.error = CaptionError(where + mixing(next(iter(others)), record.provenance))
+                break
+            present.add(record.provenance)
+            if known is not None and not record.fields:
+                record = CaptionRecord(record.id, record.captions, known.fields, record.provenance)
+            (plan.changed if record.id in existing else plan.fresh)[record.id] = record
+        return plan
+
+    def shifts(self, existing: dict[str, CaptionRecord]) -> Counter[Provenance | None]:
+        """How many images each provenance gains, or loses where negative."""
+        counts = Counter(record.provenance for record in (*self.fresh.values(), *self.changed.values()))
+        counts.subtract(existing[image_id].provenance for image_id in self.changed)
+        return counts
+
+
+def _says_the_same(known: CaptionRecord, record: CaptionRecord) -> bool:
+    return known.captions == record.captions and (not record.fields or record.fields == known.fields)
+
+
+def _conflict(known: CaptionRecord, record: CaptionRecord) -> str:
+    what, old, new = "caption", known.captions, record.captions
+    if old == new:
+        what, old, new = "field", known.fields, record.fields
+    elif len(old) == len(new) == 1:
+        (old,), (new,) = old, new
+    return (
+        f"the image {shown(record.id)} has another {what} already: {shown(old)}; got {shown(new)}. "
+        "Pass replace=True to replace it, or leave one out."
+    )
+
+
+def mixing(known: Provenance | None, new: Provenance | None) -> str:
+    """Why captions are refused that came about in another way than those of the table."""
+    return (
+        f"captions of two origins do not go into one table unasked: {differences(known, new)}. "
+        "Keep them in a table of their own, or pass mix=True where this one is made."
+    )
+
+
+class MemoryStore:
+    """Records in a dictionary, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, CaptionRecord] = {}
+        self._images: Counter[Provenance | None] = Counter()
+
+    def get(self, ids: Sequence[str]) -> dict[str, CaptionRecord]:
+        return {image_id: self._records[image_id] for image_id in ids if image_id in self._records}
+
+    def ids(self) -> Iterator[str]:
+        return iter(list(self._records))
+
+    def records(self) -> Iterator[CaptionRecord]:
+        return iter(list(self._records.values()))
+
+    def provenances(self) -> dict[Provenance | None, int]:
+        return {one: count for one, count in self._images.items() if count}
+
+    def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
+        with in_turn():
+            existing = self.get([record.id for _, record in records])
+            plan = Plan.of(records, existing, set(self.provenances()), replace=replace, mix=mix)
+            self._images.update(plan.shifts(existing))
+            self._records |= plan.fresh | plan.changed
+        if plan.error is not None:
+            raise plan.error
+        return len(plan.fresh)
+
+    def close(self) -> None:
+        """There is no file."""
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """One statement or transaction at a time in this process, and none during a fork."""
+    _guard_forks()
+    with _turn:
+        yield
+
+
+@lru_cache(maxsize=1)
+def _guard_forks() -> None:
+    """Let a fork wait for the statement in hand.
+
+    A child would inherit SQLite's notes of locks that it does not hold, and a lock of ours that nobody opens.
+    """
+    if os.name == "posix":
+        os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)

@@ -1,0 +1,460 @@
+"""Captions by image id, for one image or a hundred million.
+
+    table = CaptionTable.from_json("captions.json")     # the authors' file, in memory
+    table["2007_000033"]                                # str: the first caption of that image
+
+    with CaptionTable.create("captions.db", provenance=Provenance.of(captioner)) as table:
+        table.fill(images_by_id, captioner)             # captions what is missing; killed, it goes on where it was
+    table = CaptionTable.open("captions.db")            # reads an entry when it is asked for
+
+The file is SQLite's; JSON, JSON Lines and Parquet are read and written for others.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from tadp import _caption_files as caption_files
+from tadp._caption_records import CaptionRecord as CaptionRecord
+from tadp._caption_records import Located, check_id, new_record, sequence_of_ids, shown
+from tadp._caption_records import Provenance as Provenance
+from tadp._caption_sqlite import SqliteStore, is_sqlite
+from tadp._caption_store import MemoryStore, Store, mixing
+from tadp.errors import CaptionError, OutputError, UnknownIdError
+
+SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of a table on disk
+
+_CHUNK = 10_000  # rows of one transaction
+_CHUNK_S = 1.0  # a slower source is written this often
+_NEAR_IDS = 5000  # tables up to this size are searched for ids that look alike
+
+Image = TypeVar("Image")
+
+
+class CaptionTable(Mapping[str, str]):
+    """Captions by image id: a mapping from id to the first caption, which can do a little more.
+
+    A table is in memory, or on disk in one SQLite file with the suffix .db. On disk, what `add`, `update`, `merge` or
+    `fill` returned from is there, whatever happens to the process after; a call that was killed has left whole
+    transactions, each at most 10,000 images and about a second long. Threads, forked and spawned workers may share a
+    table, and several processes may add to one file; a pickled table opens the file anew.
+
+    Args:
+        provenance: Where captions that are added come from; None if that is not known.
+        mix: Allow captions of several provenances in this table.
+
+    Example:
+        >>> table = CaptionTable()
+        >>> table.add("2007_000033", ["a large airplane on the ground", "a plane"], fields={"class_label": 1})
+        True
+        >>> table["2007_000033"], table.all("2007_000033")[1], "2007_000042" in table
+        ('a large airplane on the ground', 'a plane', False)
+
+    Source:
+        TADP Sec. 4.1, and the caption files of its released code, {image_id: {"captions": [...]}}.
+    """
+
+    def __init__(self, *, provenance: Provenance | None = None, mix: bool = False):
+        self._provenance, self._mix = provenance, mix
+        self._store: Store = MemoryStore()
+        self._name = "in memory"
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "CaptionTable":
+        """Read the authors' JSON, {id: {"captions": [...], "class_label": 1}}, into memory.
+
+        Raises:
+            CaptionError: If there is no such file, it is broken (the message has line and column), an id stands twice,
+                or an entry has no captions.
+        """
+        return cls._read(Path(path), caption_files.read_json(Path(path)))
+
+    @classmethod
+    def open(cls, path: str | Path) -> "CaptionTable":
+        """Open any caption file for reading.
+
+        A table on disk (.db) is not loaded: an entry is read when it is asked for. JSON (.json), JSON Lines (.jsonl,
+        .ndjson) and Parquet (.parquet) are read into memory; one too large for that goes through `merge` into a table
+        on disk, once. What is added to a table in memory stays there.
+
+        Raises:
+            CaptionError: If there is no such file, it is of another kind, or it is broken; the message says where.
+            MissingExtraError: If it is Parquet and pyarrow is not installed: pip install 'tadp[parquet]'.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CaptionError(f"{path} is a folder; pass a file in it." if path.is_dir() else f"no such file: {path}.")
+        if path.suffix.lower() in SUFFIXES or is_sqlite(path):
+            return cls._on_disk(SqliteStore(path, is_writable=False), path)
+        return cls._read(path, caption_files.read(path))
+
+    @classmethod
+    def create(cls, path: str | Path, *, provenance: Provenance | None = None, mix: bool = False) -> "CaptionTable":
+        """Open a table on disk for adding; make the file if it is not there, and go on with it if it is.
+
+        Args:
+            path: A file with the suffix .db, .sqlite or .sqlite3.
+            provenance: As the class takes it.
+            mix: As the class takes it.
+
+        Raises:
+            CaptionError: If the file is something else, or has captions of another provenance and `mix` is false.
+            OutputError: If it cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in SUFFIXES:
+            raise CaptionError(
+                f"a table that is added to on disk has the suffix {' or '.join(SUFFIXES)}; got {path}. Create "
+                f"{path.with_suffix('.db')}, and write other kinds from it at the end: to_json, to_jsonl, to_parquet."
+            )
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: there is a folder of that name. Choose another name.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}. Choose another.") from error
+        table = cls._on_disk(SqliteStore(path, is_writable=True), path, provenance=provenance, mix=mix)
+        others = [one for one in table.provenances if one != provenance]
+        if others and provenance is not None and not mix:
+            table.close()
+            raise CaptionError(f"{path}: {mixing(others[0], provenance)}")
+        return table
+
+    @classmethod
+    def _on_disk(
+        cls, store: SqliteStore, path: Path, *, provenance: Provenance | None = None, mix: bool = False
+    ) -> "CaptionTable":
+        table = cls(provenance=provenance, mix=mix)
+        table._store, table._name = store, str(path)
+        return table
+
+    @classmethod
+    def _read(cls, path: Path, records: Iterable[Located]) -> "CaptionTable":
+        table = cls(mix=True)  # a file that is mixed already is read as it is
+        table._write(records, replace=False)
+        table._name, table._mix = str(path), False
+        return table
+
+    def __getitem__(self, image_id: str) -> str:
+        return self.record(image_id).captions[0]
+
+    def all(self, image_id: str) -> tuple[str, ...]:
+        """All captions of an image.
+
+        Raises:
+            UnknownIdError: If the table does not hold it.
+        """
+        return self.record(image_id).captions
+
+    def record(self, image_id: str) -> CaptionRecord:
+        """All that the table holds of an image: captions, fields, provenance.
+
+        Raises:
+            TypeError: If the id is no string.
+            UnknownIdError: If the table does not hold it; the message names ids that look alike.
+        """
+        check_id(image_id)
+        found = self._store.get([image_id])
+        if not found:
+            raise self._unknown([image_id])
+        return found[image_id]
+
+    def records(self) -> Iterator[CaptionRecord]:
+        """All records, in the order of iteration, read as they are needed."""
+        return self._store.records()
+
+    def captions(self, ids: Iterable[str]) -> list[str]:
+        """The first caption of each image, in the order asked.
+
+        Raises:
+            TypeError: If an id is no string.
+            UnknownIdError: If the table lacks some.
+        """
+        listed = sequence_of_ids(ids)
+        found = self._store.get(listed)
+        if absent := [image_id for image_id in listed if image_id not in found]:
+            raise self._unknown(absent)
+        return [found[image_id].captions[0] for image_id in listed]
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Those ids that the table does not hold, each once, in the order given: what is left to caption."""
+        left: dict[str, None] = {}
+        source = iter(ids if not isinstance(ids, str) else sequence_of_ids(ids))
+        while some := sequence_of_ids(islice(source, _CHUNK)):
+            found = self._store.get(some)
+            left |= {image_id: None for image_id in some if image_id not in found}
+        return list(left)
+
+    def items(self) -> ItemsView[str, str]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[str]:
+        return _Values(self)
+
+    def get(self, image_id: str, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        check_id(image_id)
+        found = self._store.get([image_id])
+        return found[image_id].captions[0] if found else default
+
+    def __contains__(self, image_id: object) -> bool:
+        check_id(image_id)
+        return bool(self._store.get([str(image_id)]))
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids: sorted on disk, in the order of adding in memory."""
+        return self._store.ids()
+
+    def __len__(self) -> int:
+        return sum(self._store.provenances().values())
+
+    def __repr__(self) -> str:
+        return f"<CaptionTable {self._name}>"
+
+    @property
+    def provenances(self) -> dict[Provenance | None, int]:
+        """Where the captions came from, with the number of images of each; None stands for unknown."""
+        return self._store.provenances()
+
+    def add(
+        self,
+        image_id: str,
+        captions: str | Sequence[str],
+        *,
+        fields: Mapping[str, Any] | None = None,
+        replace: bool = False,
+    ) -> bool:
+        """Keep the captions of one image. A transaction each: `update` is faster for many.
+
+        Args:
+            image_id: Any text, "2007_000033" or "a/b/c.jpg".
+            captions: One caption or several.
+            fields: What else to keep, such as {"class_label": 1}.
+            replace: Put them in the place of other captions of this image; its fields stay unless new ones are given.
+
+        Returns:
+            Whether the image is new. The same captions again change nothing.
+
+        Raises:
+            TypeError: If id or caption is no string, or a field is not of JSON.
+            CaptionError: If there is no caption or an empty one, the image has others, or those of the table are
+                of another provenance.
+            OutputError: If it cannot be written; what was there is untouched.
+        """
+        record = new_record(image_id, captions, fields, provenance=self._provenance)
+        return bool(self._store.write([("", record)], replace=replace, mix=self._mix))
+
+    def update(
+        self,
+        pairs: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str | Sequence[str]]],
+        *,
+        replace: bool = False,
+    ) -> int:
+        """Keep the captions of many images.
+
+        A slow iterator is written about once a second. Where something is wrong with a pair, or the iterator raises,
+        all pairs before are kept.
+
+        Args:
+            pairs: Ids and captions, or another table, which is merged.
+            replace: As in `add`.
+
+        Returns:
+            How many images are new.
+
+        Raises:
+            TypeError: As in `add`.
+            CaptionError: As in `add`.
+            OutputError: As in `add`.
+        """
+        if isinstance(pairs, CaptionTable):
+            return self.merge(pairs, replace=replace)
+        items = pairs.items() if isinstance(pairs, Mapping) else pairs
+        records = (("", new_record(*_pair(pair), provenance=self._provenance)) for pair in items)
+        return self._write(records, replace=replace)
+
+    def merge(self, source: "CaptionTable | str | Path", *, replace: bool = False) -> int:
+        """Take over another table, or a caption file row by row, with all captions, fields and provenance.
+
+        Args:
+            source: A table, or a file as `open` takes it. JSON Lines and Parquet may be larger than memory.
+            replace: As in `add`.
+
+        Returns:
+            How many images are new.
+
+        Raises:
+            CaptionError: As in `open` and `add`; what came before the row in question is kept.
+            OutputError: As in `add`.
+        """
+        if not isinstance(source, CaptionTable):
+            path = Path(source)
+            if path.suffix.lower() not in SUFFIXES and not is_sqlite(path):
+                return self._write(caption_files.read(path), replace=replace)
+            source = CaptionTable.open(path)
+        return self._write((("", record) for record in source.records()), replace=replace)
+
+    def fill(
+        self,
+        images: Mapping[str, Image] | Iterable[tuple[str, Image]],
+        captioner: Callable[[list[Image]], Sequence[str]],
+        *,
+        batch_size: int = 8,
+        progress: bool = False,
+    ) -> int:
+        """Caption the images that the table does not hold, batch by batch.
+
+        After a batch its captions are kept, so a run that was stopped goes on where it was. An image about which the
+        captioner says nothing stays missing, and a warning names it.
+
+        Args:
+            images: Ids and images, or paths, of which only missing ones reach the captioner.
+            captioner: From a list of images to as many captions; a `tadp.Captioner`.
+            batch_size: Images at once.
+            progress: Show a progress bar.
+
+        Returns:
+            How many images are new.
+
+        Raises:
+            ValueError: If `batch_size` is under 1.
+            CaptionError: If the captioner does not return a caption an image.
+            OutputError: As in `add`.
+
+        Example:
+            >>> table = CaptionTable()
+            >>> table.fill({"a.jpg": "the image a", "b.jpg": "the image b"}, lambda images: [f"{x}!" for x in images])
+            2
+            >>> table["b.jpg"]
+            'the image b!'
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
+        count = len(images) if isinstance(images, Mapping) else None
+        items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
+        bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)
+        todo = (pair for pair in bar if pair[0] not in self)
+        added, silent = 0, []
+        while batch := dict(islice(todo, batch_size)):
+            captions = _described(batch, captioner)
+            empty = [key for key, caption in captions.items() if isinstance(caption, str) and not caption.strip()]
+            added += self.update({key: caption for key, caption in captions.items() if key not in empty})
+            silent += empty
+        if silent:
+            warnings.warn(
+                f"the captioner had nothing to say about {len(silent)} images, {shown(silent[0])} first; they are "
+                "still missing. Pass min_new_tokens, or another prompt.",
+                stacklevel=2,
+            )
+        return added
+
+    def _write(self, records: Iterable[Located], *, replace: bool) -> int:
+        added, chunk, since = 0, [], time.monotonic()
+        try:
+            for record in records:
+                chunk.append(record)
+                if len(chunk) >= _CHUNK or time.monotonic() - since > _CHUNK_S:
+                    full, chunk = chunk, []
+                    added += self._store.write(full, replace=replace, mix=self._mix)
+                    since = time.monotonic()
+        finally:  # what came before an error, or Ctrl-C, is kept
+            if chunk:
+                added += self._store.write(chunk, replace=replace, mix=self._mix)
+        return added
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the authors' JSON, an image a line. It has no place for provenance.
+
+        Raises:
+            ValueError: If the suffix is not .json.
+            OutputError: If it cannot be written; a file that was there is untouched.
+        """
+        caption_files.write_json(_with_suffix(path, ".json"), self.records())
+
+    def to_jsonl(self, path: str | Path) -> None:
+        """Write JSON Lines: {"id": …, "captions": […]}, other fields beside them, provenance in each line.
+
+        Raises:
+            ValueError: If the suffix is not .jsonl or .ndjson.
+            CaptionError: If a field is named "id" or "provenance".
+            OutputError: As in `to_json`.
+        """
+        caption_files.write_jsonl(_with_suffix(path, ".jsonl", ".ndjson"), self.records())
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write Parquet: id, captions (list of strings), fields and provenance (JSON objects, or null).
+
+        Raises:
+            ValueError: If the suffix is not .parquet.
+            MissingExtraError: If pyarrow is not installed: pip install 'tadp[parquet]'.
+            OutputError: As in `to_json`.
+        """
+        caption_files.write_parquet(_with_suffix(path, ".parquet"), self.records())
+
+    def close(self) -> None:
+        """Let go of the file. A table in memory goes on as it was."""
+        self._store.close()
+
+    def __enter__(self) -> "CaptionTable":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _unknown(self, absent: list[str]) -> UnknownIdError:
+        first, count = absent[0], len(self)
+        message = f"the caption table ({self._name}, {count} images) has no image {shown(first)}"
+        if len(absent) > 1:
+            message += f", nor {len(absent) - 1} more of those asked for"
+        near = get_close_matches(first, list(self)) if count <= _NEAR_IDS else []
+        advice = f"Did you mean {', '.join(map(repr, near))}?" if near else "table.missing(ids) lists what it lacks."
+        return UnknownIdError(f"{message}. {advice}")
+
+
+class _Items(ItemsView[str, str]):
+    """Ids and first captions, read page by page."""
+
+    _mapping: CaptionTable
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((record.id, record.captions[0]) for record in self._mapping.records())
+
+
+class _Values(ValuesView[str]):
+    """First captions, read page by page."""
+
+    _mapping: CaptionTable
+
+    def __iter__(self) -> Iterator[str]:
+        return (record.captions[0] for record in self._mapping.records())
+
+
+def _pair(pair: Any) -> tuple[Any, Any]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"update takes pairs of an id and its captions; got {shown(pair)}.")
+    return pair[0], pair[1]
+
+
+def _described(images: dict[str, Image], captioner: Callable[[list[Image]], Sequence[str]]) -> dict[str, str]:
+    """A caption an image."""
+    try:
+        captions = captioner(list(images.values()))
+    except Exception as error:
+        error.add_note(f"This was in a batch of {len(images)} images, ids {shown(list(images))}.")
+        raise
+    if isinstance(captions, str) or len(captions) != len(images):
+        got = f"the string {shown(captions)}" if isinstance(captions, str) else f"{len(captions)} captions"
+        raise CaptionError(f"a captioner returns a list, one caption an image; got {got} for {len(images)} images.")
+    return dict(zip(images, captions, strict=True))
+
+
+def _with_suffix(path: str | Path, *suffixes: str) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"the file must have the suffix {' or '.join(suffixes)}, by which it is read; got {path}.")
+    return path

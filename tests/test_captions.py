@@ -1,0 +1,636 @@
+"""Caption tables: what goes in comes out, in every format, and nothing wrong goes in."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tadp.captions import CaptionRecord, CaptionTable, Provenance
+from tadp.errors import CaptionError, MissingExtraError, OutputError, UnknownIdError
+
+AUTHORS = {
+    "2007_000033": {"captions": ["a large airplane on the ground"], "class_label": 1},
+    "79182947": {"captions": ["two trains", "trains parked\nnext to each other"], "class_label": 19},
+    "a/b/c d.jpg": {
+        "captions": ["un chien à côté d'une voiture 🐕 👩‍👩‍👧"],
+        "by": {"who": "x", "marks": [1, 2.5, None]},
+    },
+    "שלום/é.png": {"captions": ["כלב על הדשא", 'a "quoted" one \\ {caption} \u2028 \x00 end']},
+}
+BLIP2 = Provenance("Salesforce/blip2-opt-2.7b", "59a1ef6", {"min_new_tokens": 20, "prompt": None}, {"tadp": "0.1.0"})
+OTHER = Provenance("Salesforce/blip2-opt-2.7b", "59a1ef6", {"min_new_tokens": 40, "prompt": None}, {"tadp": "0.1.0"})
+FORMATS = {"json": "to_json", "jsonl": "to_jsonl", "parquet": "to_parquet"}
+
+
+@pytest.fixture
+def authors(tmp_path) -> Path:
+    path = tmp_path / "authors.json"
+    path.write_text(json.dumps(AUTHORS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(params=["memory", "disk"])
+def table(request, tmp_path) -> CaptionTable:
+    """An empty table of either kind; on disk the file is table.db."""
+    return CaptionTable() if request.param == "memory" else CaptionTable.create(tmp_path / "table.db")
+
+
+def content(table: CaptionTable) -> dict[str, dict]:
+    return {one.id: {"captions": list(one.captions), **one.fields} for one in table.records()}
+
+
+def text(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# Reading
+
+
+def test_the_authors_json_is_read(authors):
+    table = CaptionTable.from_json(authors)
+    assert table["2007_000033"] == "a large airplane on the ground"
+    assert table.all("79182947") == ("two trains", "trains parked\nnext to each other")
+    assert table.record("2007_000033").fields == {"class_label": 1}
+    assert content(table) == AUTHORS
+    assert list(table) == list(AUTHORS)
+    assert len(table) == 4
+    assert table.provenances == {None: 4}
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, "db"])
+def test_every_format_gives_back_what_went_in(authors, tmp_path, suffix):
+    source = CaptionTable.from_json(authors)
+    path = tmp_path / f"copy.{suffix}"
+    if suffix == "db":
+        with CaptionTable.create(path) as made:
+            assert made.merge(source) == 4
+    else:
+        getattr(source, FORMATS[suffix])(path)
+    table = CaptionTable.open(path)
+    assert content(table) == AUTHORS
+    assert list(table) == (sorted(AUTHORS) if suffix == "db" else list(AUTHORS))
+    assert {image_id: table[image_id] for image_id in AUTHORS} == dict(table.items()) == dict(table)
+    assert list(table.values()) == [table[image_id] for image_id in table]
+    assert table.records().__next__() == table.record(next(iter(table)))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "db"])
+def test_provenance_is_kept_an_image(tmp_path, suffix):
+    mixed = CaptionTable(provenance=BLIP2)
+    mixed.update([("a", "one"), ("b", "two")])
+    other = CaptionTable(provenance=OTHER)
+    other.add("c", "three")
+    unknown = CaptionTable()
+    unknown.add("d", "four")
+    path = tmp_path / f"mixed.{suffix}"
+    with CaptionTable.create(path if suffix == "db" else tmp_path / "all.db", mix=True) as table:
+        assert [table.merge(one) for one in (mixed, other, unknown)] == [2, 1, 1]
+        if suffix != "db":
+            getattr(table, FORMATS[suffix])(path)
+    read = CaptionTable.open(path)
+    assert read.provenances == {BLIP2: 2, OTHER: 1, None: 1}
+    assert [read.record(image_id).provenance for image_id in "abcd"] == [BLIP2, BLIP2, OTHER, None]
+
+
+def test_json_lines_are_lines_of_their_own(tmp_path):
+    """Any of them may be cut out, and other programs read them: id, captions, fields, provenance."""
+    table = CaptionTable(provenance=BLIP2)
+    table.update({"a": ["one", "uno"], "b": "two"})
+    table.to_jsonl(tmp_path / "all.jsonl")
+    lines = (tmp_path / "all.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert json.loads(lines[0]) == {
+        "id": "a",
+        "captions": ["one", "uno"],
+        "provenance": {
+            "captioner": "Salesforce/blip2-opt-2.7b",
+            "revision": "59a1ef6",
+            "generation": {"min_new_tokens": 20, "prompt": None},
+            "versions": {"tadp": "0.1.0"},
+        },
+    }
+    one = CaptionTable.open(text(tmp_path / "one.jsonl", lines[1]))
+    assert list(one.records()) == [CaptionRecord("b", ("two",), {}, BLIP2)]
+
+
+def test_files_of_others_are_read(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    plain = text(tmp_path / "plain.json", '{"a": "one", "b": ["two", "zwei"]}')
+    assert content(CaptionTable.open(plain)) == {"a": {"captions": ["one"]}, "b": {"captions": ["two", "zwei"]}}
+    lines = text(
+        tmp_path / "x.ndjson", '\ufeff{"id": "a", "caption": "one", "score": 0.5}\r\n\n{"id": "b", "caption": "b"}'
+    )
+    assert content(CaptionTable.open(lines)) == {"a": {"captions": ["one"], "score": 0.5}, "b": {"captions": ["b"]}}
+    columns = {"id": ["a", "b"], "caption": ["one", "two"], "score": [0.5, None], "fields": [3, None]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    assert content(CaptionTable.open(tmp_path / "x.parquet")) == {
+        "a": {"captions": ["one"], "score": 0.5, "fields": 3},
+        "b": {"captions": ["two"]},
+    }
+
+
+def test_a_table_on_disk_is_known_by_its_content(tmp_path):
+    with CaptionTable.create(tmp_path / "table.db") as table:
+        table.add("a", "one")
+    renamed = (tmp_path / "table.db").rename(tmp_path / "captions.of-voc #1?100%")
+    assert CaptionTable.open(renamed)["a"] == "one"
+    merged = CaptionTable()
+    assert merged.merge(renamed) == 1
+
+
+def test_an_unknown_id_names_those_that_look_alike(table):
+    table.update({"2007_000033": "a", "2007_000042": "b", "cat.jpg": "c"})
+    with pytest.raises(
+        UnknownIdError, match=r"^the caption table \(.*, 3 images\) has no image '2007_00003'.*'2007_000033'"
+    ) as e:
+        table["2007_00003"]
+    assert isinstance(e.value, KeyError)
+    assert isinstance(e.value, ValueError)
+    with pytest.raises(UnknownIdError, match=r"no image 'zebra', nor 1 more.*table\.missing\(ids\) lists"):
+        table.captions(["cat.jpg", "zebra", "quagga"])
+    assert table.get("zebra", "") == ""
+    assert table.get("zebra") is None
+    assert table.get("cat.jpg", "") == "c"
+    assert "zebra" not in table
+    assert "cat.jpg" in table
+
+
+def test_captions_come_in_the_order_asked(table):
+    many = {f"{number:05d}": f"caption {number}" for number in range(2500)}  # more than one page, and than one query
+    assert table.update(many) == 2500
+    asked = ["02000", "00001", "02000", *sorted(many, reverse=True)]
+    assert table.captions(asked) == [many[image_id] for image_id in asked]
+    assert list(table) == list(many)
+    assert table.missing([*asked, "x", "y", "x"]) == ["x", "y"]
+    assert table.captions([]) == []
+
+
+def test_an_open_table_sees_what_another_process_adds(tmp_path):
+    with CaptionTable.create(tmp_path / "table.db") as writer:
+        reader = CaptionTable.open(tmp_path / "table.db")
+        assert len(reader) == 0
+        writer.add("a", "one")
+        assert reader["a"] == "one"
+        iterator = iter(reader)
+        writer.update({f"b{number}": "two" for number in range(3000)})  # while somebody goes through it
+        assert len(list(iterator)) == 3001
+
+
+# Adding
+
+
+def test_the_same_caption_twice_is_fine_and_another_is_not(table):
+    assert table.add("a", ["one", "uno"], fields={"class_label": 3}) is True
+    assert table.add("a", ["one", "uno"]) is False
+    assert table.add("a", ["one", "uno"], fields={"class_label": 3}) is False
+    with pytest.raises(
+        CaptionError, match=r"'a' has another caption already: \('one', 'uno'\); got \('one',\).*replace=True"
+    ):
+        table.add("a", "one")
+    with pytest.raises(
+        CaptionError, match=r"'a' has another field already: \{'class_label': 3\}; got \{'class_label': 4\}"
+    ):
+        table.add("a", ["one", "uno"], fields={"class_label": 4})
+    assert content(table) == {"a": {"captions": ["one", "uno"], "class_label": 3}}
+    assert table.add("a", "two", replace=True) is False
+    assert content(table) == {"a": {"captions": ["two"], "class_label": 3}}
+    assert len(table) == 1
+
+
+def test_the_number_of_images_is_right_after_anything(table):
+    table.update([("a", "1"), ("b", "2"), ("a", "1")])
+    table.update({"b": "3", "c": "4"}, replace=True)
+    with pytest.raises(CaptionError, match="'a' has another caption"):
+        table.update([("d", "5"), ("a", "6"), ("e", "7")])
+    assert len(table) == len(list(table)) == 4
+    assert dict(table) == {"a": "1", "b": "3", "c": "4", "d": "5"}
+
+
+def test_what_came_before_a_mistake_is_kept(table):
+    def pairs():
+        yield "a", "one"
+        yield "b", "two"
+        raise MemoryError("the captioner is out of memory")
+
+    with pytest.raises(MemoryError, match="out of memory"):
+        table.update(pairs())
+    assert dict(table) == {"a": "one", "b": "two"}
+    with pytest.raises(CaptionError, match="caption of 'd' is empty"):
+        table.update([("c", "three"), ("d", " "), ("e", "five")])
+    assert list(table) == ["a", "b", "c"]
+
+
+def test_a_slow_source_is_written_along_the_way(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 2))  # two seconds between two looks at it
+    monkeypatch.setattr("tadp.captions.time.monotonic", lambda: next(clock))
+    seen = []
+    with CaptionTable.create(tmp_path / "table.db") as table:
+
+        def pairs():
+            for number in range(4):
+                seen.append(len(table))
+                yield str(number), "a dog"
+
+        table.update(pairs())
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("bad", [7, None, Path("a.jpg"), b"a", 1.5])
+def test_an_id_must_be_a_string(table, bad, no_type_checker):
+    table.add("7", "a dog")
+    for call in (
+        lambda: table.add(bad, "a"),
+        lambda: table[bad],
+        lambda: bad in table,
+        lambda: table.get(bad),
+        lambda: table.captions([bad]),
+        lambda: table.missing([bad]),
+        lambda: table.update([(bad, "a")]),
+    ):
+        with pytest.raises(TypeError, match="an image id must be a string; got"):
+            call()
+    assert list(table) == ["7"]
+
+
+def test_a_string_is_no_list_of_ids(table, no_type_checker):
+    for call in (table.captions, table.missing):
+        with pytest.raises(TypeError, match="ids must be a list of strings; got the string 'abc'"):
+            call("abc")
+
+
+def test_numpy_strings_are_strings(table):
+    table.update(zip(np.array(["a", "b"]), np.array(["one", "two"]), strict=True))
+    assert table[np.str_("b")] == "two"
+    assert {type(one) for one in (*table, *table.values())} == {str}
+
+
+@pytest.mark.parametrize(
+    ("captions", "error", "message"),
+    [
+        (5, TypeError, "captions of 'a' must be a string or a list of strings; got int 5"),
+        (None, TypeError, "must be a string or a list of strings; got NoneType"),
+        (["one", 5], TypeError, "a caption of 'a' must be a string; got int 5"),
+        (b"one", TypeError, "got bytes"),
+        ([], CaptionError, "'a' has no caption; give it at least one"),
+        ("", CaptionError, r"a caption of 'a' is empty: ''.*table\.get\(id, ''\)"),
+        ([" \n"], CaptionError, "a caption of 'a' is empty"),
+        ("half \ud83d", CaptionError, "a caption of 'a' cannot be written as UTF-8, because of character 5"),
+    ],
+)
+def test_a_caption_must_be_text(table, captions, error, message, no_type_checker):
+    with pytest.raises(error, match=message):
+        table.add("a", captions)
+    assert len(table) == 0
+
+
+def test_ids_and_fields_must_be_storable(table, no_type_checker):
+    with pytest.raises(CaptionError, match="an image id is empty"):
+        table.add("", "a dog")
+    with pytest.raises(CaptionError, match="an image id cannot be written as UTF-8"):
+        table.add("caf\udce9.jpg", "a dog")
+    for fields in ({"box": object()}, {"score": float("nan")}, {3: 4}, {"name": "\ud800"}, [1]):
+        with pytest.raises(TypeError, match="the fields of 'a' must be"):
+            table.add("a", "a dog", fields=fields)
+    with pytest.raises(CaptionError, match="cannot be called 'captions'"):
+        table.add("a", "a dog", fields={"captions": "b"})
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize("pair", ["ab", ("a", "one", {"class_label": 1}), ("a",), 5])
+def test_update_takes_pairs(table, pair, no_type_checker):
+    with pytest.raises(TypeError, match="update takes pairs of an id and its captions; got"):
+        table.update([("x", "a dog"), pair])
+    assert list(table) == ["x"]
+
+
+def test_a_long_caption_is_stored_whole(table):
+    """The text encoder counts tokens; a table keeps what it is given."""
+    caption = "a dog and " * 2000
+    table.add("a", caption)
+    assert table["a"] == caption
+
+
+# Provenance
+
+
+def test_two_provenances_do_not_mix_unasked(tmp_path):
+    with CaptionTable.create(tmp_path / "t.db", provenance=BLIP2) as table:
+        table.add("a", "one")
+    with pytest.raises(
+        CaptionError, match=r"t\.db: captions of two origins.*: min_new_tokens was 20 and is 40\. .*mix=True"
+    ):
+        CaptionTable.create(tmp_path / "t.db", provenance=OTHER)
+    with CaptionTable.create(tmp_path / "t.db") as table:
+        with pytest.raises(CaptionError, match=r"those are by 'Salesforce/blip2-opt-2\.7b', these of unknown origin"):
+            table.add("b", "two")
+        assert table.add("a", "one") is False
+    with CaptionTable.create(tmp_path / "t.db", provenance=BLIP2) as table:
+        table.add("b", "two")
+        other = CaptionTable(provenance=OTHER)
+        other.update({"b": "two", "c": "three"})
+        with pytest.raises(CaptionError, match="min_new_tokens was 20 and is 40"):
+            table.merge(other)
+        assert table.provenances == {BLIP2: 2}
+    with CaptionTable.create(tmp_path / "t.db", provenance=OTHER, mix=True) as table:
+        table.update({"c": "three"})
+        table.update({"a": "eins"}, replace=True)
+        assert table.provenances == {BLIP2: 1, OTHER: 2}
+        assert table.record("a").provenance == OTHER
+
+
+def test_a_table_in_memory_does_not_mix_either():
+    table = CaptionTable(provenance=BLIP2)
+    table.add("a", "one")
+    unknown = CaptionTable()
+    unknown.add("b", "two")
+    with pytest.raises(CaptionError, match="these of unknown origin"):
+        table.update(unknown)
+    assert list(table) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"captioner": "other"}, "captioner was 'Salesforce/blip2-opt-2.7b' and is 'other'$"),
+        ({"revision": None}, "revision was '59a1ef6' and is None$"),
+        ({"versions": {"tadp": "0.2.0"}}, "tadp was '0.1.0' and is '0.2.0'$"),
+        ({"generation": {"min_new_tokens": 20}}, "prompt was None and is not said$"),
+    ],
+)
+def test_any_difference_counts_and_is_named(change, message):
+    from tadp._caption_records import differences
+
+    changed = Provenance(**(BLIP2.as_dict() | change))
+    assert changed != BLIP2
+    with pytest.raises(CaptionError, match=message):
+        raise CaptionError(differences(BLIP2, changed))
+
+
+def test_the_provenance_of_a_captioner():
+    import transformers
+
+    import tadp
+
+    captioner = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=3)
+    provenance = Provenance.of(captioner, revision="abc")
+    assert provenance.captioner == "tadp-tiny"
+    assert provenance.revision == "abc"
+    assert provenance.generation == captioner.generation
+    assert provenance.generation["min_new_tokens"] == 3
+    assert provenance.versions == {"tadp": tadp.__version__, "transformers": transformers.__version__}
+    assert Provenance.from_dict(json.loads(json.dumps(provenance.as_dict()))) == provenance
+    assert pickle.loads(pickle.dumps(provenance)) == provenance
+
+
+def test_a_provenance_must_be_storable(no_type_checker):
+    with pytest.raises(CaptionError, match="the captioner's name is empty"):
+        Provenance(" ")
+    with pytest.raises(TypeError, match="captioner and revision are strings"):
+        Provenance("a", 5)
+    with pytest.raises(TypeError, match="a provenance's generation must be what JSON can hold"):
+        Provenance("a", generation={"seed": object()})
+
+
+# Broken files
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (
+            '{"a": {"captions": ["one"]},\n "b": {"captions": ["two"},\n}',
+            r"x\.json, line 2, column 27: this is not JSON",
+        ),
+        ("", r"x\.json, line 1, column 1: this is not JSON"),
+        ('{"a": {"captions": ["one"]}, "b": {"cap', r"line 1, column 36: this is not JSON \(Unterminated string"),
+        (b'{\n"a": {"captions": ["caf\xe9"]}}', r"x\.json, line 2, column 24: this is not UTF-8"),
+        ('{"a": {"captions": ["x"]}, "b": "y", "a": {"captions": ["z"]}}', r"x\.json: the id 'a' stands twice"),
+        ('{"a": {"captions": ["x"], "captions": ["z"]}}', r"x\.json: the name 'captions' stands twice"),
+        ('{"a": {"captions": ["x"], "score": NaN}}', r"x\.json: NaN is not JSON"),
+        ('{"a": {"captions": ["x"], "score": 1e999}}', r"x\.json: the fields of 'a' must be what JSON can hold"),
+        ('["a dog"]', r"x\.json must hold an object .*got \['a dog'\]"),
+        ('{"a": {"captions": []}}', r"x\.json: the image 'a' has no caption"),
+        ('{"a": {"captions": ["one", 2]}}', r"x\.json: a caption of 'a' must be a string; got int 2"),
+        ('{"a": {"captions": 2}}', r"x\.json: captions of 'a' must be a string or a list of strings; got int 2"),
+        ('{"a": {"label": 2}}', r"x\.json: the entry 'a': there are no 'captions' and no 'caption'; it has 'label'"),
+        ('{"a": {"captions": ["\\ud800"]}}', r"x\.json: a caption of 'a' cannot be written as UTF-8"),
+        ('{"": {"captions": ["one"]}}', r"x\.json: an image id is empty"),
+        ("[" * 100_000, r"x\.json: maximum recursion depth"),
+    ],
+)
+def test_broken_json_is_named(tmp_path, broken, message):
+    with pytest.raises(CaptionError, match=message):
+        CaptionTable.from_json(text(tmp_path / "x.json", broken))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ('{"id": "b", "captions": ["one",}\n', r"x\.jsonl, line 2, column 32: this is not JSON"),
+        ("captions\n", r"x\.jsonl, line 2, column 1: this is not JSON"),
+        ("captions", r"x\.jsonl, line 2, column 1: this is not JSON"),
+        (b'{"id": "b", "captions": ["caf\xe9"]}\n', r"x\.jsonl, line 2, column 30: this is not UTF-8"),
+        ("[1]\n", r"x\.jsonl, line 2: a line must be an object .*got \[1\]"),
+        ('{"captions": ["one"]}\n', r"x\.jsonl, line 2: there is no 'id'; it has 'captions'"),
+        ('{"id": 7, "captions": ["one"]}\n', r"x\.jsonl, line 2: an image id must be a string; got int 7. Pass '7'"),
+        (
+            '{"id": "a", "captions": ["another"]}\n',
+            r"x\.jsonl, line 2: the image 'a' has another caption already: 'one'",
+        ),
+        (
+            '{"id": "b", "captions": ["x"], "provenance": 5}\n',
+            r"line 2: a provenance is an object with captioner, .*got 5",
+        ),
+        ('{"id": "b", "captions": ["x"], "provenance": "web"}\n', r"line 2: provenance, column 1: this is not JSON"),
+        ('{"id": "b", "captions": ["x"], "id": "c"}\n', r"line 2: the name 'id' stands twice"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, broken, message):
+    line = b'{"id": "a", "captions": ["one"]}\n'
+    path = text(tmp_path / "x.jsonl", line + (broken.encode() if isinstance(broken, str) else broken))
+    with pytest.raises(CaptionError, match=message):
+        CaptionTable.open(path)
+    with CaptionTable.create(tmp_path / "x.db") as table:
+        with pytest.raises(CaptionError, match=message):
+            table.merge(path)
+        assert dict(table) == {"a": "one"}
+
+
+def test_a_last_line_that_was_cut_is_left_out_with_a_warning(tmp_path):
+    """Wherever it is cut, and only then."""
+    whole = json.dumps({"id": "b", "captions": ["zwei é"], "n": {"m": [True]}}, ensure_ascii=False).encode()
+    before = b'{"id": "a", "captions": ["one"]}\n'
+    for length in range(1, len(whole)):
+        path = text(tmp_path / "x.jsonl", before + whole[:length])
+        with pytest.warns(UserWarning, match=r"x\.jsonl, line 2 is cut off"):
+            table = CaptionTable.open(path)
+        assert table.missing(["a", "b"]) == ["b"]
+    for end in (b"", b"\n"):
+        assert "b" in CaptionTable.open(text(tmp_path / "x.jsonl", before + whole + end))
+
+
+def test_the_same_line_twice_is_one_image(tmp_path):
+    assert len(CaptionTable.open(text(tmp_path / "x.jsonl", '{"id": "a", "captions": ["one"]}\n' * 2))) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"id": [1, 2], "caption": ["one", "two"]}, r"x\.parquet, row 1: an image id must be a string; got int 1"),
+        ({"id": ["a", None], "caption": ["one", "two"]}, r"x\.parquet, row 2: there is no 'id'; it has 'caption'"),
+        ({"id": ["a", "b"], "caption": ["one", None]}, r"x\.parquet, row 2: there are no 'captions' and no 'caption'"),
+        ({"id": ["a", "a"], "caption": ["one", "two"]}, r"x\.parquet, row 2: the image 'a' has another caption"),
+        (
+            {"id": ["a"], "caption": ["one"], "image": [b"png"]},
+            r"x\.parquet, row 1: the fields of 'a' must be what JSON",
+        ),
+        ({"id": ["a"], "caption": ["one"], "fields": ["{"]}, r"x\.parquet, row 1, column fields.*: this is not JSON"),
+        ({"id": ["a"], "caption": ["one"], "provenance": ["{}"]}, r"x\.parquet, row 1: a provenance is an object"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path, columns, message):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(CaptionError, match=message):
+        CaptionTable.open(tmp_path / "x.parquet")
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    with pytest.raises(CaptionError, match=r"x\.parquet cannot be read as Parquet"):
+        CaptionTable.open(text(tmp_path / "x.parquet", "nothing of the sort"))
+    table = CaptionTable()
+    table.update({str(number): f"a dog {number}" for number in range(1000)})
+    table.to_parquet(tmp_path / "x.parquet")
+    whole = (tmp_path / "x.parquet").read_bytes()
+    with pytest.raises(CaptionError, match=r"x\.parquet cannot be read as Parquet"):
+        CaptionTable.open(text(tmp_path / "x.parquet", whole[:-100]))
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    table = CaptionTable()
+    with pytest.raises(MissingExtraError, match=r"pip install 'tadp\[parquet\]'"):
+        table.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(MissingExtraError, match=r"pip install 'tadp\[parquet\]'"):
+        CaptionTable.open(text(tmp_path / "x.parquet", ""))
+
+
+def test_what_is_no_caption_file_is_refused(tmp_path):
+    for call in (CaptionTable.open, CaptionTable.from_json, CaptionTable().merge):
+        with pytest.raises(CaptionError, match=r"no such .*nowhere\.json"):
+            call(tmp_path / "nowhere.json")
+    with pytest.raises(CaptionError, match="is a folder; pass a file in it"):
+        CaptionTable.open(tmp_path)
+    with pytest.raises(CaptionError, match=r"unknown kind of caption file: .*x\.csv\. It may be \.db, \.json, "):
+        CaptionTable.open(text(tmp_path / "x.csv", "a,b"))
+    with pytest.raises(CaptionError, match=r"has the suffix \.db .*got .*x\.jsonl. Create .*x\.db"):
+        CaptionTable.create(tmp_path / "x.jsonl")
+
+
+def test_names_taken_in_json_lines_are_refused_there(tmp_path):
+    table = CaptionTable.from_json(text(tmp_path / "x.json", '{"a": {"captions": ["one"], "id": 5}}'))
+    with pytest.raises(CaptionError, match="'a' has a field 'id', a name that is taken in JSON Lines"):
+        table.to_jsonl(tmp_path / "x.jsonl")
+    assert not (tmp_path / "x.jsonl").exists()
+    table.to_parquet(tmp_path / "x.parquet")
+    assert content(CaptionTable.open(tmp_path / "x.parquet")) == {"a": {"captions": ["one"], "id": 5}}
+
+
+def test_a_suffix_must_say_the_format(tmp_path):
+    for method in FORMATS.values():
+        with pytest.raises(ValueError, match=r"the file must have the suffix \..*got .*x\.db"):
+            getattr(CaptionTable(), method)(tmp_path / "x.db")
+
+
+def test_an_empty_table_is_written_and_read(tmp_path):
+    for suffix, method in FORMATS.items():
+        getattr(CaptionTable(), method)(tmp_path / f"x.{suffix}")
+        assert len(CaptionTable.open(tmp_path / f"x.{suffix}")) == 0
+
+
+@pytest.mark.parametrize("method", FORMATS.values())
+def test_a_failed_export_leaves_the_old_file(tmp_path, method):
+    path = tmp_path / f"x.{dict(map(reversed, FORMATS.items()))[method]}"
+    getattr(CaptionTable(), method)(path)
+    old = path.read_bytes()
+    table = CaptionTable()
+    table.add("a", "one")
+    folder = tmp_path / "folder" / path.name
+    folder.mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot write"):
+        getattr(table, method)(folder)
+    broken = CaptionTable()
+    broken.records = lambda: (_ for _ in [CaptionRecord("a", ("\ud800",))])
+    with pytest.raises(ValueError, match=r"surrogates"):
+        getattr(broken, method)(path)
+    assert path.read_bytes() == old
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder", path.name]
+
+
+# Filling
+
+
+def test_fill_captions_what_is_missing_batch_by_batch(table):
+    seen = []
+
+    def captioner(images: list[str]) -> list[str]:
+        seen.append(images)
+        return [f"a picture of {image}" for image in images]
+
+    table.add("b", "there before")
+    images = {letter: letter.upper() for letter in "abcdef"}
+    assert table.fill(images, captioner, batch_size=2) == 5
+    assert seen == [["A", "C"], ["D", "E"], ["F"]]
+    assert dict(table) == {"b": "there before"} | {one: f"a picture of {one.upper()}" for one in "acdef"}
+    assert table.fill(iter(images.items()), captioner) == 0
+    assert len(seen) == 3
+
+
+def test_fill_keeps_the_batches_before_a_failure_and_goes_on(table):
+    def captioner(images: list[str]) -> list[str]:
+        if "c" in images and not repaired:
+            raise OSError("cannot read c")
+        return [f"a {image}" for image in images]
+
+    repaired = False
+    with pytest.raises(OSError, match="cannot read c") as error:
+        table.fill({one: one for one in "abcd"}, captioner, batch_size=2)
+    assert error.value.__notes__ == ["This was in a batch of 2 images, ids ['c', 'd']."]
+    assert list(table) == ["a", "b"]
+    repaired = True
+    assert table.fill({one: one for one in "abcd"}, captioner, batch_size=2) == 2
+
+
+def test_fill_leaves_out_what_the_captioner_is_silent_about(table):
+    with pytest.warns(UserWarning, match="nothing to say about 1 images, 'b' first; they are still missing"):
+        assert table.fill({"a": 1, "b": 2}, lambda images: [" " * (one - 1) or "a dog" for one in images]) == 1
+    assert table.missing(["a", "b"]) == ["b"]
+
+
+def test_fill_refuses_what_is_no_caption_an_image(table):
+    for captions, message in ((["one"], "got 1 captions for 2"), ("ab", "got the string 'ab' for 2")):
+        with pytest.raises(CaptionError, match=message):
+            table.fill({"a": 1, "b": 2}, lambda images, captions=captions: captions)
+    with pytest.raises(TypeError, match="captions of 'a' must be a string or a list of strings; got int 5"):
+        table.fill({"a": 1}, lambda images: [5])
+    with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
+        table.fill({}, lambda images: images, batch_size=0)
+    assert len(table) == 0
+
+
+def test_fill_takes_the_captioner_of_the_package(tmp_path):
+    from tadp import Captioner
+    from tadp.datasets.scenes import Scenes
+
+    captioner = Captioner.from_pretrained("tadp-tiny")
+    scenes = {f"scene-{number}": scene.image for number, scene in enumerate(Scenes(3, seed=1))}
+    with CaptionTable.create(tmp_path / "scenes.db", provenance=Provenance.of(captioner)) as table:
+        assert table.fill(scenes, captioner, batch_size=2) == 3
+    assert list(CaptionTable.open(tmp_path / "scenes.db").values()) == captioner(list(scenes.values()))
