@@ -1,8 +1,8 @@
 """The main job on a rendered scene and on a real photograph, with the checkpoint that comes with tadp.
 
     python examples/quickstart.py --out pictures
-    python examples/quickstart.py --out pictures --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
-        --captioner Salesforce/blip2-opt-2.7b
+
+With Stable Diffusion: --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b
 
 Prints each caption and the shape of each feature map, and writes each image with a heat map a word.
 """

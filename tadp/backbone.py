@@ -118,6 +118,7 @@ class TADPBackbone(nn.Module):
         revision: str | None = None,
         variant: str | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
@@ -132,7 +133,8 @@ class TADPBackbone(nn.Module):
             revision: Branch, tag or commit on the hub.
             variant: Which weight files, e.g. "fp16".
             dtype: Of all parts; None is float32.
-            memory_format: Of the convolutions; `torch.channels_last` is faster in bfloat16.
+            device: Where it goes, e.g. "cuda"; None is the CPU. `.to(device)` does the same later.
+            memory_format: Of the convolutions; `torch.channels_last` suits bfloat16 (docs/speed.md).
             local_files_only: Never ask the hub.
             cache_dir: Where hub models are kept.
             token: For gated models.
@@ -167,7 +169,7 @@ class TADPBackbone(nn.Module):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
         for module in (backbone.vae, backbone.unet):
             module.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]  missing in torch's stub
-        return backbone.eval()
+        return backbone.eval() if device is None else backbone.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the backbone as a folder in diffusers layout that `from_pretrained` gives back bit for bit.

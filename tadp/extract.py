@@ -28,7 +28,7 @@ from torch import Tensor
 from tadp import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
-from tadp.errors import ImageError, OutputError
+from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.features import Features
 from tadp.files import replace_file
 from tadp.images import list_images, to_pil, to_tensor
@@ -54,7 +54,7 @@ class Outcome:
     name: str
     status: Literal["done", "skipped", "failed"]
     record: Mapping[str, Any] | None = None
-    error: ImageError | None = None
+    error: ImageError | CaptionError | None = None
     truncated: bool = False
 
 
@@ -63,7 +63,7 @@ def extract_images(
     paths: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    captions: str | Captioner,
+    captions: str | Captioner | Mapping[str, str],
     model: str,
     revision: str | None = None,
     levels: Sequence[int] | None = None,
@@ -80,8 +80,9 @@ def extract_images(
         backbone: It says which attention is recorded, and in which dtype all is computed and written.
         paths: Image files, folders and patterns, as `tadp.images.list_images` takes them.
         output: The folder to write to. It mirrors the folders of the images.
-        captions: One text for all images ("" is the empty prompt), or a captioner. What a captioner says beyond the
-            text encoder's limit is cut, with a warning; a text given here is refused.
+        captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
+            `CaptionTable`, where ids are those of `caption_ids`. What a captioner or a table says beyond the text
+            encoder's limit is cut, with a warning; a text given here is refused. An image that the table lacks fails.
         model: What the backbone was loaded from, for the record.
         revision: Its branch, tag or commit, for the record.
         levels: Which maps to write; None is all.
@@ -106,7 +107,9 @@ def extract_images(
     names = output_names(paths)
     folder = writable_folder(Path(output))
     settings = _settings(backbone, captions, model, revision, levels, max_side_px)
-    done, in_the_way = _done_before(names, folder, settings)
+    ids = caption_ids(names)
+    table = {image: captions.get(ids[image]) for image in names} if isinstance(captions, Mapping) else {}
+    done, in_the_way = _done_before(names, folder, settings, table)
     if in_the_way and not overwrite:
         name, why = next(iter(in_the_way.items()))
         raise OutputError(
@@ -120,11 +123,15 @@ def extract_images(
         pixels: dict[Path, Tensor] = {}
         for image in todo[start : start + batch_size]:
             try:
+                if isinstance(captions, Mapping) and table[image] is None:
+                    raise CaptionError(f"{image} has no caption: the table lacks {ids[image]!r}.")
                 pixels[image] = _read(image, max_side_px)
-            except ImageError as error:
+            except (ImageError, CaptionError) as error:
                 yield Outcome(image, names[image], "failed", error=error)
-        spoken = captions(list(pixels.values())) if pixels and not isinstance(captions, str) else []
-        texts = dict(zip(pixels, spoken, strict=True)) if text is None else dict.fromkeys(pixels, captions)
+        if isinstance(captions, Captioner):
+            texts = dict(zip(pixels, captions(list(pixels.values())) if pixels else [], strict=True))
+        else:
+            texts = {image: table.get(image, captions) for image in pixels}
         for group in _by_size(pixels):
             yield from _extract_group(
                 backbone, {image: pixels[image] for image in group}, [str(texts[image]) for image in group], text,
@@ -155,6 +162,19 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
         unique = taken[str(stem).casefold()] == 1 and str(stem).casefold() not in full
         names[image] = (stem if unique else path).as_posix()
     return names
+
+
+def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
+    """An id for each image in a caption file: its name without suffix, or the name of its results if two share that.
+
+    Args:
+        names: From `output_names`.
+    """
+    stems, full = Counter(image.stem for image in names), {image.name for image in names if image.suffix}
+    return {
+        image: image.stem if stems[image.stem] == 1 and image.stem not in full else name
+        for image, name in names.items()
+    }
 
 
 def _root(path: str | Path) -> str:
@@ -205,14 +225,19 @@ def writable_folder(folder: Path) -> Path:
 
 def _settings(
     backbone: TADPBackbone,
-    captions: str | Captioner,
+    captions: str | Captioner | Mapping[str, str],
     model: str,
     revision: str | None,
     levels: tuple[int, ...],
     max_side_px: int | None,
 ) -> dict[str, Any]:
     """All that decides the numbers, as JSON has it."""
-    source = {"text": captions} if isinstance(captions, str) else {"captioner": captions.name, **captions.generation}
+    if isinstance(captions, str):
+        source = {"text": captions}
+    elif isinstance(captions, Captioner):
+        source = {"captioner": captions.name, **captions.generation}
+    else:
+        source = {"table": True}  # the caption itself is compared, image by image
     settings = {
         "model": model,
         "revision": revision,
@@ -227,7 +252,7 @@ def _settings(
 
 
 def _done_before(
-    names: dict[Path, str], folder: Path, settings: dict[str, Any]
+    names: dict[Path, str], folder: Path, settings: dict[str, Any], table: Mapping[Path, str | None]
 ) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
     """Records of the images that need no work; and the names of results that another run left there, each with why."""
     done, in_the_way = {}, {}
@@ -239,6 +264,8 @@ def _done_before(
         if changed:
             key = changed[0]
             in_the_way[name] = f"{key} was {_brief(record['settings'].get(key))} and is {_brief(settings[key])}"
+        elif image in table and record["caption"] != table[image]:
+            in_the_way[name] = f"caption was {_brief(record['caption'])} and is {_brief(table[image])}"
         elif record["image_sha256"] != _file_digest(image):
             in_the_way[name] = f"the picture was another one ({record['image']})"
         else:

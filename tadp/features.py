@@ -51,6 +51,9 @@ class WordMaps:
     words: tuple[str, ...]
     maps: Float[Tensor, "w _h _w"]
 
+    def __repr__(self) -> str:
+        return f"WordMaps({', '.join(self.words)}; maps {tuple(self.maps.shape)})"
+
     def __len__(self) -> int:
         return len(self.words)
 
@@ -86,6 +89,10 @@ class AttentionMaps:
     tokens: tuple[tuple[str, ...], ...]
     spans: tuple[tuple[Word, ...], ...] | None = None
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{level}: {tuple(self.maps[level].shape)}" for level in self.levels)
+        return f"AttentionMaps({{{shapes}}})"
+
     @property
     def levels(self) -> tuple[int, ...]:
         """The levels that were recorded, finest first."""
@@ -98,7 +105,10 @@ class AttentionMaps:
             ValueError: If that level was not recorded.
         """
         if level not in self.maps:
-            raise ValueError(f"no attention at level {level}; recorded: {', '.join(map(str, self.levels)) or 'none'}.")
+            raise ValueError(
+                f"no attention at level {level}; recorded: {', '.join(map(str, self.levels)) or 'none'}. Build the "
+                f"backbone with record_attention=({level},)."
+            )
         return self.maps[level]
 
     def words(self, level: int) -> tuple[WordMaps, ...]:
@@ -132,3 +142,7 @@ class Features:
     maps: tuple[Float[Tensor, "_b _c _h _w"], ...]
     attention: AttentionMaps | None
     image_size: tuple[int, int]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(one.shape)) for one in self.maps)
+        return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"

@@ -63,7 +63,8 @@ def local_folder(
         )
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         at = f" at revision {revision!r}" if revision else ""
-        raise UnknownModelError(f"cannot get {name!r}{at}: {_why(error, name)} {known}") from error
+        # Without the chain: a hundred lines of network layers, and the reason is in the message.
+        raise UnknownModelError(f"cannot get {name!r}{at}: {_why(error, name)} {known}") from None
     return Path(snapshot)
 
 
@@ -77,7 +78,10 @@ def _why(error: Exception, name: str) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "the hub has no such public repository."
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return "it is not, or not wholly, in the local cache, and the hub was not asked or did not answer."
+        return (
+            "it is not, or not wholly, in the local cache, and the hub was not asked (offline) or did not answer. With "
+            "a connection it downloads by itself."
+        )
     return str(error).strip().splitlines()[0]
 
 

@@ -221,7 +221,7 @@ def _decode(source: str | Path | Image.Image, name: str, max_pixels: int | None)
     except FileNotFoundError as error:
         raise ImageError(f"no such file: {name}. Check its spelling and the working folder.") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder. Pass its images: list_images({name}).") from error
+        raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images names them.") from error
     except PermissionError as error:
         raise ImageError(f"no permission to read {name}. Change its mode: chmod +r {name}.") from error
     except UnidentifiedImageError as error:

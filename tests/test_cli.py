@@ -318,3 +318,30 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_counted(photos, monkeypatc
     assert "2 done; in out" in result.output
     assert "No space left on device" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_extract_takes_its_captions_from_a_file_and_notices_when_one_changes(photos):
+    words = {"a/x": "a red car", "b/x": "a dog", "y": "a tree on grass"}
+    Path("c.json").write_text(json.dumps({key: {"captions": [text]} for key, text in words.items()}))
+    result = tadp_run("extract", photos, "-o", "out", "--captions", "c.json", code=1)
+    assert "photos/z.png has no caption: the table lacks 'z'" in plain(result.stderr)
+    assert json.loads(Path("out/b/y.json").read_text())["caption"] == "a tree on grass"
+    assert "3 done before" in tadp_run("extract", photos, "-o", "out", "--captions", "c.json", code=1).output
+    Path("c.json").write_text(json.dumps({key: {"captions": [text + "!"]} for key, text in words.items()}))
+    changed = tadp_run("extract", photos, "-o", "out", "--captions", "c.json", code=1).stderr
+    assert "caption was" in changed
+    assert "--captions" in plain(
+        tadp_run("extract", photos, "-o", "out", "--captions", "c.json", "--caption", "x", code=2).stderr
+    )
+
+
+def test_a_caption_table_goes_on_where_it_was(photos, blip):
+    arguments = ("caption", photos, "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
+    tadp_run("caption", photos / "b", "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
+    with tadp.CaptionTable.open("c.db") as table:
+        assert sorted(table) == ["x", "y"]
+    assert "1 done before" in tadp_run(*arguments).output  # y; b/x has its folder's name beside a/x
+    assert "--mix" not in tadp_run(*arguments).output
+    refused = tadp_run("caption", photos, "-m", blip, "--max-new-tokens", 5, "-o", "c.db", code=1)
+    assert "max_new_tokens" in refused.stderr
+    assert "suffixes" in plain(tadp_run("caption", photos, "-m", blip, "-o", "c.txt", code=2).stderr)

@@ -78,3 +78,13 @@ def test_features_cannot_be_changed(attention):
     features = Features((attention.at(1),), attention, (24, 32))
     with pytest.raises(AttributeError, match=r"image_size"):
         features.image_size = (1, 1)  # type: ignore
+
+
+def test_a_result_prints_its_shapes_and_no_numbers():
+    maps = torch.rand(2, 3, 4, 4)
+    attention = AttentionMaps({1: maps}, (("a", "b", "c"),) * 2)
+    features = Features((maps, maps[..., :2, :2]), attention, (32, 32))
+    assert repr(features) == (
+        "Features(maps=((2, 3, 4, 4), (2, 3, 2, 2)), attention=AttentionMaps({1: (2, 3, 4, 4)}), image_size=(32, 32))"
+    )
+    assert repr(WordMaps(("dog", "cat"), maps[0, :2])) == "WordMaps(dog, cat; maps (2, 4, 4))"

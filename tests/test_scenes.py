@@ -138,3 +138,9 @@ def test_bad_arguments_are_refused(arguments, message, no_type_checker):
 def test_too_small_a_size_is_refused():
     with pytest.raises(ValueError, match="32 px or more; got 16"):
         Scenes(1, size=16)[0]
+
+
+def test_a_slice_is_a_list_of_scenes():
+    scenes = Scenes(5, seed=3, size=32)
+    assert [scene.caption() for scene in scenes[1:4:2]] == [scenes[1].caption(), scenes[3].caption()]
+    assert scenes[:0] == []

@@ -1,9 +1,10 @@
 """Does the embedded checkpoint carry signal? Localisation of words, captions, and frozen features, on held-out scenes.
 
     python examples/tiny/evaluate.py --model tadp-tiny --out docs/results/tadp-tiny
-    python examples/tiny/evaluate.py --model DIR/plain/model --vae-from tadp-tiny      # the ungrounded control
+    python examples/tiny/evaluate.py --model DIR/plain/model --out docs/results/tadp-tiny-control
 
-Writes FOLDER.json and FOLDER.md; prints the same tables.
+The second is a model of train_unet.py's, such as the control without supervised attention; its captions are those of
+`tadp-tiny`'s captioner all the same. Writes OUT.json and OUT.md; prints the same tables.
 """
 
 import argparse

@@ -168,6 +168,7 @@ def main() -> None:
             save_checkpoint(folder / "checkpoint.pt", step + 1, parts)
             _save(unet, text_encoder, tokenizer, averages, folder / "model")
     _save(unet, text_encoder, tokenizer, averages, options.out if options.name == "tiny" else folder / "model")
+    vae.save_pretrained(folder / "model" / "vae")  # a whole model, for evaluate.py
 
 
 def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditionModel]:

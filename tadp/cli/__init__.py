@@ -1,4 +1,4 @@
-"""The command line: `tadp extract`, `caption`, `show` and `info`.
+"""The command line: `tadp extract`, `show` and `info`; `caption`, `prompt` and `clean`.
 
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """

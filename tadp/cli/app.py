@@ -44,6 +44,8 @@ CaptionerName = Annotated[
         show_default=False,
     ),
 ]
+MinNewTokens = Annotated[int, typer.Option("--min-new-tokens", min=0, help="The fewest tokens a captioner says.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The most tokens a captioner says.")]
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", show_default=False)
 ]

@@ -17,7 +17,9 @@ from tadp.cli.app import (
     Device,
     DtypeOption,
     Images,
+    MaxNewTokens,
     MaxSide,
+    MinNewTokens,
     Model,
     Revision,
     Variant,
@@ -34,6 +36,7 @@ from tadp.cli.terminal import (
     load_captioner,
     progress,
     silence,
+    tell_of_tiny,
 )
 from tadp.errors import CaptionError, TADPError
 
@@ -46,7 +49,10 @@ _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 @command(
     "tadp extract photos -o features",
+    "tadp extract photos -o features --captions captions.json",
     'tadp extract photos "more/**/*.png" -o features --caption "a street"',
+    "tadp extract photos -o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
+    "--captioner Salesforce/blip2-opt-2.7b --min-new-tokens 20",
     "tadp extract photos -o features --level 1 --level 2 --dtype bfloat16",
 )
 def extract(
@@ -54,7 +60,13 @@ def extract(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", show_default=False)],
     model: Model = TINY,
     caption: Caption = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", help="A caption file by image id, as `tadp caption -o` writes.", show_default=False),
+    ] = None,
     captioner: CaptionerName = None,
+    min_new_tokens: MinNewTokens = 0,
+    max_new_tokens: MaxNewTokens = 77,
     level: Annotated[
         list[int] | None,
         typer.Option("--level", min=0, help="A map to write, 0 the finest. Repeatable.", show_default="all"),
@@ -87,16 +99,29 @@ def extract(
     Run it again to go on: images that are done are skipped. If they were done with other settings, or the picture has
     changed, nothing is touched unless you pass --overwrite. A killed run leaves no half-written file that counts.
     """
+    from tadp.captions import CaptionTable
     from tadp.extract import extract_images, output_names, writable_folder
 
-    source = caption_source(model, caption, captioner)
+    if captions is not None and (caption is not None or captioner is not None):
+        raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
+    source = "" if captions is not None else caption_source(model, caption, captioner)
     total = len(output_names(images))
+    table = CaptionTable.open(captions) if captions is not None else None
     writable_folder(output)
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
     check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
     check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
     backbone.record_attention = tuple(sorted({*backbone.record_attention, *(attention or ())}))
-    captions = caption if caption is not None else load_captioner(source, device, batch_size=batch_size)
+    if caption is not None:
+        words = caption
+    else:
+        words = (
+            table
+            if table is not None
+            else load_captioner(
+                source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
+            )
+        )
     outcomes: list[Outcome] = []
     counts: Counter[str] = Counter()
     stopped: BaseException | None = None
@@ -107,7 +132,7 @@ def extract(
                 backbone,
                 images,
                 output,
-                captions=captions,
+                captions=words,
                 model=model,
                 revision=hub_commit(model, revision),
                 levels=level,
@@ -122,6 +147,8 @@ def extract(
                     outcomes.append(outcome)
     except (KeyboardInterrupt, TADPError) as error:
         stopped = error
+    if counts["done"] and stopped is None:
+        tell_of_tiny(source)
     if outcomes:
         _print_outcomes(outcomes, counts["done"])
     if counts:
@@ -143,11 +170,18 @@ def show(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="PNG, JPEG or WebP to write.", show_default="<image>.words.png, here"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="PNG, JPEG or WebP to write; replaced if it is there.",
+            show_default="<image>.words.png, here",
+        ),
     ] = None,
     model: Model = TINY,
-    caption: Caption = None,
+    caption: Annotated[str | None, typer.Option("--caption", help="The image's caption.", show_default=False)] = None,
     captioner: CaptionerName = None,
+    min_new_tokens: MinNewTokens = 0,
+    max_new_tokens: MaxNewTokens = 77,
     level: Annotated[
         list[int] | None,
         typer.Option(
@@ -193,11 +227,15 @@ def show(
     backbone.record_attention = tuple(levels)
     native = backbone.unet.config["sample_size"]
     shrunk = shrink(picture, max_side or (native * backbone.vae.reduction if isinstance(native, int) else 512))
-    words = caption if caption is not None else load_captioner(source, device)(picture)[0]
+    words = caption
+    if words is None:
+        describe = load_captioner(source, device, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
+        words = describe(picture)[0]
     if not words:
         raise CaptionError(f"{source!r} had nothing to say about {image}. Pass --caption.")
     with torch.inference_mode():
         features = backbone(shrunk, words, truncate=caption is None)
+    tell_of_tiny(source)
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)
     typer.echo(words)

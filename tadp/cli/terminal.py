@@ -65,6 +65,13 @@ def silence() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
+def tell_of_tiny(captioner: str) -> None:
+    """Say what the embedded captioner is good for, if it spoke, so that nobody takes its word for a photograph."""
+    if captioner == TINY:
+        note = f"{TINY} knows rendered scenes alone. Photographs need --model, --captioner."
+        typer.secho(note, dim=True, err=True)
+
+
 def own_captioner(model: str) -> str | None:
     """The captioner that comes with a model."""
     if model == TINY:
@@ -118,21 +125,18 @@ def check_levels(levels: list[int] | None, there: Collection[int], backbone: "TA
             raise typer.BadParameter(f"there is no level {level}; there are {strides}.", param_hint=option)
 
 
-def load_captioner(
-    name: str, device: str | None, *, batch_size: int = 8, min_new_tokens: int = 0, max_new_tokens: int = 77
-) -> "Captioner":
-    """A captioner on its device."""
+def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner":
+    """A captioner on its device; options are those of `Captioner.from_pretrained`."""
     from tadp.captioner import Captioner
 
     silence()
-    with status(f"loading the captioner {name}"):
-        return Captioner.from_pretrained(
-            name,
-            device=find_device(device),
-            batch_size=batch_size,
-            min_new_tokens=min_new_tokens,
-            max_new_tokens=max_new_tokens,
+    if options.get("min_new_tokens", 0) > options.get("max_new_tokens", 77):
+        raise typer.BadParameter(
+            f"{options['min_new_tokens']} is more than --max-new-tokens {options['max_new_tokens']}.",
+            param_hint="--min-new-tokens",
         )
+    with status(f"loading the captioner {name}"):
+        return Captioner.from_pretrained(name, device=find_device(device), **options)
 
 
 def find_device(name: str | None) -> "torch.device":

@@ -1,91 +1,361 @@
-"""`tadp caption`: what is said to the backbone."""
+"""`tadp caption`, `tadp prompt`, `tadp clean`: what is said to the backbone."""
 
-import json
-from collections import Counter
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from tadp.cli.app import BatchSize, Device, Images, Overwrite, command
-from tadp.cli.terminal import TINY, fail, load_captioner
-from tadp.errors import ImageError, OutputError
+from tadp.cli.app import (
+    BatchSize,
+    Device,
+    DtypeOption,
+    Images,
+    MaxNewTokens,
+    MinNewTokens,
+    Model,
+    Overwrite,
+    Revision,
+    Variant,
+    command,
+)
+from tadp.cli.terminal import TINY, Dtype, fail, load_backbone, load_captioner, own_captioner, progress, tell_of_tiny
+from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
+    from tadp.captions import CaptionTable
+    from tadp.modifiers import CaptionModifier
+    from tadp.text import Conditioning, TextEncoder
+
+
+class Mode(StrEnum):
+    """What G of the paper is."""
+
+    null = "null"
+    class_names = "class-names"
+    class_embeddings = "class-embeddings"
+    averaged_eos = "averaged-eos"
+    caption = "caption"
+    nouns = "nouns"
+    oracle = "oracle"
 
 
 @command(
     "tadp caption photos -o captions.json",
-    "tadp caption rex.jpg --min-new-tokens 20",
+    "tadp caption photos -o captions.db --min-new-tokens 40",
+    "tadp caption rex.jpg --num-beams 5",
 )
 def caption(
     images: Images,
     model: Annotated[str, typer.Option("--model", "-m", help="tadp-tiny, a folder, or a hub id.")] = TINY,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file to write.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="File to write: .json, .jsonl, .parquet or .db.", show_default=False),
     ] = None,
-    min_new_tokens: Annotated[int, typer.Option(min=0, help="The fewest tokens of a caption.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of a caption.")] = 77,
+    min_new_tokens: MinNewTokens = 0,
+    max_new_tokens: MaxNewTokens = 77,
+    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Width of the beam search; 1 is greedy.")] = 1,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="What the model continues or answers.", show_default=False)
+    ] = None,
     batch_size: BatchSize = 8,
+    dtype: DtypeOption = Dtype.float32,
     device: Device = None,
+    revision: Revision = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Describe images in words, a line an image.
 
-    With -o it writes JSON as the paper's authors have it, {"rex": {"captions": ["a dog on grass"]}}: the file's name
-    without suffix, or its path below the folder where two files share a name. Images that cannot be read are named and
-    left out. Interrupted, it writes what it has.
-    """
-    from tadp.extract import output_names
+    With -o it writes a file by image id: the file's name without suffix, or its path below the folder where two files
+    share a name. A .json has the form of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
+    cannot be read, or about which the model says nothing, are named and left out. Interrupted, it writes what it has.
 
-    if min_new_tokens > max_new_tokens:
-        raise typer.BadParameter(
-            f"{min_new_tokens} is more than --max-new-tokens {max_new_tokens}.", param_hint="--min-new-tokens"
-        )
-    if output is not None and output.exists() and not overwrite:
-        raise OutputError(f"{output} is there already. Pass --overwrite to replace it, or another name.")
-    names = output_names(images)
+    A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
+    stopped it, and captions by another model or with other options are refused.
+    """
+    import torch
+
+    from tadp.captions import CaptionTable, Provenance
+    from tadp.extract import caption_ids, output_names
+
+    is_table = output is not None and _check_caption_file(output, overwrite=overwrite)
+    ids = {key: image for image, key in caption_ids(output_names(images)).items()}
     describe = load_captioner(
-        model, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
+        model,
+        device,
+        batch_size=batch_size,
+        min_new_tokens=min_new_tokens,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        prompt=prompt,
+        dtype=getattr(torch, dtype.value),
+        revision=revision,
     )
-    captions: dict[Path, str] = {}
-    try:
-        failed = _caption_all(describe, list(names), batch_size, captions)
-    finally:  # Ctrl-C included
-        if output is not None and captions:
-            _write_captions(output, captions, names)
+    provenance = Provenance.of(describe)
+    if output is not None and is_table:
+        if overwrite:
+            output.unlink(missing_ok=True)
+        with CaptionTable.create(output, provenance=provenance) as table:
+            failed = _fill(table, ids, describe)
+    else:
+        table = CaptionTable(provenance=provenance)
+        try:
+            failed = _fill(table, ids, describe)
+        finally:  # Ctrl-C included
+            if output is not None and len(table):
+                _write_table(table, output)
+    tell_of_tiny(model)
     if failed:
         raise typer.Exit(1)
 
 
-def _caption_all(describe: "Captioner", images: list[Path], batch_size: int, captions: dict[Path, str]) -> int:
-    """Fill `captions` batch by batch, printing each; returns how many images could not be read."""
+@command(
+    "tadp prompt class-names --classes dog,cat,car",
+    "tadp prompt averaged-eos --classes dog,cat,car",
+    "tadp prompt oracle --classes dog,cat,car --present dog,car --recall 0.5",
+    "tadp prompt caption photo.jpg --modifier watercolor:simple",
+)
+def prompt(
+    mode: Annotated[Mode, typer.Argument(metavar="MODE", help="What is said, see above.", show_default=False)],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGES]", help="For caption and nouns: image files, folders.", show_default=False),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Names with commas between, or @FILE with one a line.", show_default=False),
+    ] = None,
+    present: Annotated[
+        str | None, typer.Option("--present", help="For oracle: the classes in the image.", show_default=False)
+    ] = None,
+    precision: Annotated[float, typer.Option("--precision", min=0.01, max=1.0, help="Of the oracle.")] = 1.0,
+    recall: Annotated[float, typer.Option("--recall", min=0.0, max=1.0, help="Of the oracle.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Which names the oracle drops and adds.")] = 0,
+    modifier: Annotated[
+        str | None,
+        typer.Option(
+            "--modifier", help="One of the paper's as DOMAIN:KIND, or a saved modifier's folder.", show_default=False
+        ),
+    ] = None,
+    model: Model = TINY,
+    captioner: Annotated[
+        str | None, typer.Option("--captioner", help="For caption and nouns.", show_default="the model's own")
+    ] = None,
+    device: Device = None,
+    revision: Revision = None,
+    variant: Variant = None,
+) -> None:
+    """Show what a way of speaking says, and how many tokens of the text encoder that is.
+
+    MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name by itself),
+    averaged-eos (one embedding a class, over 80 templates), oracle (the names of what is there), caption (a
+    captioner's words) or nouns (the nouns of those).
+    """
+    from tadp import prompts
+
+    backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
+    encoder = backbone.text_encoder
+    if encoder is None:
+        raise typer.BadParameter(f"{model} has no text encoder.", param_hint="--model")
+    rename = _modifier(modifier) if modifier is not None else None
+    said: list[str] | Conditioning
+    if mode is Mode.null:
+        said = prompts.null(1)
+    elif mode is Mode.class_names:
+        said = prompts.class_names(_names(classes, "--classes"))
+    elif mode is Mode.oracle:
+        here = _names(present, "--present")
+        said = prompts.oracle(
+            [here], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
+        )
+    elif mode in (Mode.caption, Mode.nouns):
+        said = _captions(images, captioner or own_captioner(model), device)
+        said = prompts.nouns(said) if mode is Mode.nouns else said
+    elif rename is not None:
+        raise typer.BadParameter(f"{mode} is not said in words, which a modifier needs.", param_hint="--modifier")
+    else:
+        make = prompts.class_embeddings if mode is Mode.class_embeddings else prompts.averaged_eos
+        said = make(_names(classes, "--classes"), encoder)
+    if isinstance(said, list):
+        _print_prompts(rename(said) if rename else said, encoder)
+    else:
+        _print_embeddings(said)
+
+
+@command(
+    "tadp clean captions.json -o cleaned.json --domain watercolor",
+    "tadp clean captions.json -o cleaned.json --domain comic --language-model Qwen/Qwen2.5-1.5B-Instruct",
+    "tadp clean captions.json -o cleaned.json --domain night --endpoint http://localhost:8000/v1 --language-model NAME",
+)
+def clean(
+    captions: Annotated[Path, typer.Argument(metavar="CAPTIONS", help="A caption file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .json, .jsonl or .parquet.", show_default=False)
+    ],
+    domain: Annotated[
+        str,
+        typer.Option("--domain", help="watercolor, comic, night, foggy, dashcam; or words with commas between."),
+    ] = "watercolor",
+    language_model: Annotated[
+        str | None,
+        typer.Option("--language-model", help="Ask this model of transformers, or of --endpoint.", show_default=False),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="An OpenAI-compatible server's address.", show_default=False),
+    ] = None,
+    key_variable: Annotated[
+        str, typer.Option("--key-variable", help="Environment variable that holds the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Drop what captions say of a domain: "a watercolor painting of a dog" becomes "a dog".
+
+    By rules, which need nothing; or by a language model, as the paper did. A caption that cannot be cleaned stays as it
+    is and is named; none is lost. Other fields of the file stay.
+    """
+    from tadp.captions import CaptionTable
+
+    if _check_caption_file(output, overwrite=overwrite):
+        raise typer.BadParameter("write .json, .jsonl or .parquet.", param_hint="--output")
+    if endpoint is not None and language_model is None:
+        raise typer.BadParameter("an endpoint needs the name of its model.", param_hint="--language-model")
+    table = CaptionTable.open(captions)
+    if not len(table):
+        raise CaptionError(f"{captions} has no captions.")
+    cleaner = _cleaner(_domain(domain), language_model, endpoint, key_variable, device)
+    records = list(table.records())
+    report = cleaner.clean([text for record in records for text in record.captions])
+    result, cleaned = CaptionTable(), iter(report.after)
+    for record in records:
+        result.add(record.id, [next(cleaned) for _ in record.captions], fields=dict(record.fields))
+    _write_table(result, output)
+    for number, why in list(report.failures.items())[:20]:
+        typer.secho(f"not cleaned: {report.before[number]!r}: {why}", fg="yellow", err=True)
+    typer.echo(f"{report.summary()}\nwrote {output}")
+
+
+def _check_caption_file(output: Path, *, overwrite: bool) -> bool:
+    """Whether it is a table that can be gone on with; refuse what cannot be written before any work is done."""
+    from tadp.captions import SUFFIXES
+
+    suffix = output.suffix.lower()
+    if suffix in SUFFIXES:
+        return True
+    if suffix not in (".json", ".jsonl", ".ndjson", ".parquet"):
+        raise typer.BadParameter(
+            f"{output} has none of the suffixes .json, .jsonl, .parquet, .db.", param_hint="--output"
+        )
+    if output.exists() and not overwrite:
+        raise OutputError(
+            f"{output} is there already. Pass --overwrite to replace it, or another name; a .db can be gone on with."
+        )
+    return False
+
+
+def _write_table(table: "CaptionTable", output: Path) -> None:
+    suffix = output.suffix.lower()
+    if suffix == ".json":
+        table.to_json(output)
+    elif suffix == ".parquet":
+        table.to_parquet(output)
+    else:
+        table.to_jsonl(output)
+
+
+def _fill(table: "CaptionTable", images: dict[str, Path], describe: "Captioner") -> int:
+    """Caption what the table lacks, batch by batch, printing each; returns how many images have none in the end."""
     from tadp.images import to_pil
 
+    todo = table.missing(images)
+    if len(todo) < len(images):
+        typer.echo(f"{len(images) - len(todo)} done before")
     failed = 0
-    for start in range(0, len(images), batch_size):
-        pictures = {}
-        for image in images[start : start + batch_size]:
-            try:
-                pictures[image] = to_pil(image)
-            except ImageError as error:
-                failed += 1
-                fail(error)
-        spoken = dict(zip(pictures, describe(list(pictures.values())), strict=True))
-        for image, text in spoken.items():
-            typer.echo(f"{image}: {text or '(the captioner said nothing)'}")
-        captions.update(spoken)
+    with progress() as bar:
+        task = bar.add_task("caption", total=len(todo))
+        for start in range(0, len(todo), describe.batch_size):
+            pictures = {}
+            for key in todo[start : start + describe.batch_size]:
+                try:
+                    pictures[key] = to_pil(images[key])
+                except ImageError as error:
+                    failed += 1
+                    fail(error)
+            spoken = dict(zip(pictures, describe(list(pictures.values())), strict=True)) if pictures else {}
+            table.update({key: text for key, text in spoken.items() if text})
+            for key, text in spoken.items():
+                failed += not text
+                bar.console.print(Text(f"{images[key]}: {text or '(the captioner said nothing)'}"), soft_wrap=True)
+            bar.advance(task, min(describe.batch_size, len(todo) - start))
     return failed
 
 
-def _write_captions(output: Path, captions: dict[Path, str], names: dict[Path, str]) -> None:
-    from tadp.files import replace_file
+def _names(text: str | None, option: str) -> list[str]:
+    if text is None:
+        raise typer.BadParameter("this mode needs it: names with commas between, or @FILE.", param_hint=option)
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CaptionError(f"cannot read the class names in {text[1:]}: {error}.") from error
+    else:
+        lines = text.split(",")
+    return [line.strip() for line in lines if line.strip()]
 
-    stems, full = Counter(image.stem for image in names), {image.name for image in names if image.suffix}
-    content = {
-        image.stem if stems[image.stem] == 1 and image.stem not in full else names[image]: {"captions": [text]}
-        for image, text in captions.items()
-    }
-    with replace_file(output) as partial:
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+def _captions(images: list[str] | None, captioner: str | None, device: str | None) -> list[str]:
+    from tadp.images import list_images, to_pil
+
+    if not images:
+        raise typer.BadParameter("caption and nouns need images.", param_hint="IMAGES")
+    if captioner is None:
+        raise typer.BadParameter("this model brings no captioner.", param_hint="--captioner")
+    return load_captioner(captioner, device)([to_pil(image) for image in list_images(images)])
+
+
+def _modifier(name: str) -> "CaptionModifier":
+    from tadp.modifiers import CaptionModifier
+
+    domain, _, kind = name.partition(":")
+    if kind and not Path(name).exists():
+        values: Any = (domain, kind)
+        return CaptionModifier.for_domain(*values)
+    return CaptionModifier.from_pretrained(name)
+
+
+def _domain(text: str) -> str | list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return words[0] if len(words) == 1 else words
+
+
+def _cleaner(
+    domain: str | list[str], language_model: str | None, endpoint: str | None, key_variable: str, device: str | None
+) -> Any:
+    from tadp.cleaning import EndpointCleaner, ModelCleaner, RuleCleaner
+
+    if endpoint is not None:
+        return EndpointCleaner(endpoint, str(language_model), domain=domain, key_variable=key_variable)
+    if language_model is not None:
+        return ModelCleaner.from_pretrained(language_model, domain=domain, device=device)
+    return RuleCleaner(domain)
+
+
+def _print_prompts(prompts: list[str], encoder: "TextEncoder") -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Prompt", overflow="fold", ratio=5)
+    table.add_column("Tokens", no_wrap=True)
+    for text, count in zip(prompts, encoder.count_tokens(prompts), strict=True):
+        over = "" if count <= encoder.max_length else ", too many"
+        table.add_row(Text(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
+    Console(highlight=False).print(table)
+
+
+def _print_embeddings(text: "Conditioning") -> None:
+    _, length, width = text.embeddings.shape
+    typer.echo(f"{length} embeddings of width {width}, one attention channel each:")
+    typer.echo(", ".join(text.tokens[0] if text.tokens else ()))

@@ -10,7 +10,7 @@ and a caption. Nothing is downloaded, and the same numbers give the same pixels 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -182,7 +182,15 @@ class Scenes:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Scene:
+    @overload
+    def __getitem__(self, index: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Scene]: ...
+
+    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(self.count))]
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}.")
         rng = np.random.default_rng((self.seed, index % self.count))
