@@ -116,6 +116,19 @@ def find_names(
     return found
 
 
+def checked_names(
+    names: Sequence[str], synonyms: Synonyms | None = None
+) -> tuple[tuple[str, ...], dict[str, list[str]] | None]:
+    """Names and their synonyms as plain tuples, lists and dicts.
+
+    Raises:
+        TypeError: If a name or synonym is not a string, or a list of them is one.
+        ValueError: If a name or synonym has neither a letter nor a digit.
+    """
+    _table(_checked(names), _frozen(synonyms))
+    return tuple(names), None if synonyms is None else {name: list(others) for name, others in synonyms.items()}
+
+
 def split_words(text: str) -> list[str]:
     """The words of a text, without punctuation, each digit by itself.
 
@@ -191,8 +204,12 @@ def _checked(names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+def _phrase(name: str) -> tuple[str, ...]:
+    return tuple(_key(piece) for piece in split_words(name))
+
+
 def _frozen(synonyms: Synonyms | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return tuple((_key(name), _checked(others)) for name, others in (synonyms or {}).items())
+    return tuple((name, _checked(others)) for name, others in (synonyms or {}).items())
 
 
 @lru_cache(maxsize=64)
@@ -200,11 +217,13 @@ def _table(
     names: tuple[str, ...], synonyms: tuple[tuple[str, tuple[str, ...]], ...]
 ) -> tuple[dict[tuple[str, ...], tuple[tuple[int, bool], ...]], int]:
     """For each sequence of words: which names it stands for, and whether these may run over punctuation."""
-    others = dict(synonyms)
+    others: dict[tuple[str, ...], list[str]] = {}
+    for name, more in synonyms:
+        others.setdefault(_phrase(name), []).extend(more)
     table: dict[tuple[str, ...], dict[int, bool]] = {}
     for index, name in enumerate(names):
-        for phrase in (name, *others.get(_key(name), ())):
-            words = [_key(piece) for piece in split_words(phrase)]
+        for phrase in (name, *others.get(_phrase(name), ())):
+            words = _phrase(phrase)
             if not words:
                 raise ValueError(f"a name has a letter or digit; got {phrase!r}.")
             for last in forms(words[-1]):
