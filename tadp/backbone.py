@@ -1,6 +1,5 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
@@ -20,7 +18,6 @@ from tadp.files import replace_folder
 from tadp.hub import read_json
 from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
 from tadp.loading import (
-    ADAPTER_NAME,
     CONFIG_NAME,
     load_text_adapter,
     load_text_encoder,
@@ -28,9 +25,11 @@ from tadp.loading import (
     load_vae,
     model_folder,
 )
+from tadp.saving import save_parts
 from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
 from tadp.unet import freeze_unused, read_layout, unet_pass
 from tadp.vae import VAEEncoder
+from tadp.words import Synonyms, checked_names
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -62,6 +61,10 @@ class TADPBackbone(nn.Module):
         record_attention: Further levels whose attention is returned, not attached.
         text_adapter: Train VPD's gated adapter on the text.
         text_length: Tokens of every text, which `feature_info` counts as channels; the text encoder's 77 by default.
+        pool_attention: Names (words, nouns, classes) by which attention is pooled before it is attached: a channel a
+            name, see `AttentionMaps.pool`, instead of one a token, and text of any length. A name that a text lacks
+            gives zeros.
+        pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
 
     Raises:
         ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
@@ -86,6 +89,8 @@ class TADPBackbone(nn.Module):
         record_attention: Sequence[int] = (),
         text_adapter: bool = False,
         text_length: int | None = None,
+        pool_attention: Sequence[str] = (),
+        pool_synonyms: Synonyms | None = None,
     ):
         super().__init__()
         self.vae = vae if isinstance(vae, VAEEncoder) else VAEEncoder(vae)
@@ -102,6 +107,7 @@ class TADPBackbone(nn.Module):
         self.detach_attention = detach_attention
         self.record_attention = tuple(sorted(set(record_attention)))
         self.text_length = text_length or (self.text_encoder.max_length if self.text_encoder else None)
+        self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
         self._check_parts()
         install_recording(unet, self.layout.layer_levels)
         freeze_unused(unet)
@@ -180,17 +186,14 @@ class TADPBackbone(nn.Module):
             OutputError: If the folder cannot be written.
         """
         with replace_folder(Path(folder)) as part:
-            self.unet.save_pretrained(part / "unet")
-            (part / "vae").mkdir()
-            (part / "vae" / "config.json").write_text(json.dumps(self.vae.config, indent=2))
-            save_file(_contiguous(self.vae), part / "vae" / "diffusion_pytorch_model.safetensors")
-            if self.text_encoder is not None:
-                self.text_encoder.model.save_pretrained(part / "text_encoder")
-                _save_tokenizer(self.text_encoder.tokenizer, part / "tokenizer")
-            if self.text_adapter is not None:
-                save_file(_contiguous(self.text_adapter), part / ADAPTER_NAME)
-            config = {"has_text_encoder": self.text_encoder is not None, "options": self.options}
-            (part / CONFIG_NAME).write_text(json.dumps(config, indent=2))
+            save_parts(
+                part,
+                unet=self.unet,
+                vae=self.vae,
+                text_encoder=self.text_encoder,
+                text_adapter=self.text_adapter,
+                options=self.options,
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -204,6 +207,8 @@ class TADPBackbone(nn.Module):
             "record_attention": list(self.record_attention),
             "text_adapter": self.text_adapter is not None,
             "text_length": self.text_length,
+            "pool_attention": list(self.pool_attention),
+            "pool_synonyms": self.pool_synonyms,
         }
 
     @property
@@ -213,11 +218,15 @@ class TADPBackbone(nn.Module):
         Raises:
             ModelError: If attention is attached and neither a text encoder nor `text_length` says how many tokens.
         """
-        if self.attach_attention and self.text_length is None:
-            raise ModelError("without a text encoder the number of attention channels is unknown; pass text_length=.")
+        attached = len(self.pool_attention) or self.text_length
+        if self.attach_attention and attached is None:
+            raise ModelError(
+                "without a text encoder the number of attention channels is unknown; pass text_length= or "
+                "pool_attention=."
+            )
         return FeatureInfo(
             channels=tuple(
-                channels + (self.text_length or 0) * (level in self.attach_attention)
+                channels + (attached or 0) * (level in self.attach_attention)
                 for level, channels in enumerate(self.layout.channels)
             ),
             reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
@@ -302,9 +311,13 @@ class TADPBackbone(nn.Module):
         strides = [self.vae.reduction * cells for cells in self.layout.reduction]
         maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
         attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
+        named = _named(attention, conditioning)
         for level in self.attach_attention:
-            maps[level] = join_attention(maps[level], attention[level], detach=self.detach_attention)
-        return Features(tuple(maps), _named(attention, conditioning), (int(size[0]), int(size[1])))
+            joined = named.at(level)
+            if self.pool_attention:
+                joined = named.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps
+            maps[level] = join_attention(maps[level], joined, detach=self.detach_attention)
+        return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
 
     def forward(
         self,
@@ -423,21 +436,33 @@ class TADPBackbone(nn.Module):
         return self.encode_text(captions, truncate=truncate)
 
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
-        _, length, width = conditioning.embeddings.shape
+        width = conditioning.embeddings.shape[2]
         expected = self.unet.config["cross_attention_dim"]
         if width != expected:
             raise ValueError(
                 f"embeddings are {width} wide, the U-Net takes {expected}; encode the text with this backbone."
             )
-        if self.attach_attention and self.text_length not in (None, length):
-            raise ValueError(
-                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build "
-                f"the backbone with text_length={length}, or attach none with attach_attention=()."
-            )
+        if self.attach_attention:
+            self._check_attachable(conditioning)
         conditioning = conditioning.to(latents.device, self.dtype)
         if self.text_adapter is not None:
             conditioning = self.text_adapter(conditioning)
         return conditioning.expand(len(latents))
+
+    def _check_attachable(self, conditioning: Conditioning) -> None:
+        length = conditioning.embeddings.shape[1]
+        if self.pool_attention:
+            if conditioning.words is None:
+                raise ValueError(
+                    "attention is pooled by name, and this text has no words; pass captions, or a Conditioning with "
+                    "`words`."
+                )
+        elif self.text_length not in (None, length):
+            raise ValueError(
+                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build "
+                f"the backbone with text_length={length}, or attach none with attach_attention=(), or one a name with "
+                "pool_attention=[…]."
+            )
 
     def _check_latents(self, latents: Tensor) -> None:
         channels = self.unet.config["in_channels"]
@@ -479,22 +504,6 @@ def _text_encoder(model: "CLIPTextModel | None", tokenizer: "CLIPTokenizer | Non
     return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
 
 
-def _save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        # what the tokenizers library raises when the disk is full
-        raise OSError(str(error)) from error
-
-
-def _contiguous(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-
-
-def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps | None:
-    if not attention:
-        return None
+def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps:
     batch, length, _ = conditioning.embeddings.shape
     return AttentionMaps(attention, conditioning.tokens or (("",) * length,) * batch, conditioning.words)

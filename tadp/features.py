@@ -1,12 +1,15 @@
 """What a backbone returns, and what a head needs to know before it sees any."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from tadp.words import Synonyms, ends_clause, find_names, split_words
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,28 @@ class WordMaps:
 
 
 @dataclass(frozen=True, eq=False)
+class PooledMaps:
+    """Attention by name: as many channels as names, whatever the texts.
+
+    Attributes:
+        maps: (B, K, h, w) for K names, in [0, 1]; zero where an image's text does not have the name.
+        names: The K names.
+        present: (B, K), whether the image's text has the name.
+    """
+
+    maps: Float[Tensor, "b k _h _w"]
+    names: tuple[str, ...]
+    present: Bool[Tensor, "b k"]
+
+    def missing(self) -> tuple[tuple[str, ...], ...]:
+        """For each image, the names that its text does not have."""
+        return tuple(
+            tuple(name for name, there in zip(self.names, row, strict=True) if not there)
+            for row in self.present.tolist()
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """Cross-attention from each cell of the image to each token of its text.
 
@@ -117,16 +142,53 @@ class AttentionMaps:
         Raises:
             ValueError: If the level was not recorded, or the text carried no words (embeddings made elsewhere).
         """
-        maps = self.at(level)
-        if self.spans is None:
-            raise ValueError("this conditioning has no words; pass captions, or a Conditioning with `words`.")
         return tuple(
             WordMaps(
                 tuple(word.text for word in spans),
                 torch.stack([one[word.start : word.stop].mean(dim=0) for word in spans]) if spans else one[:0],
             )
-            for one, spans in zip(maps, self.spans, strict=True)
+            for one, spans in zip(self.at(level), self._words(), strict=True)
         )
+
+    def pool(self, names: Sequence[str], level: int, *, synonyms: Synonyms | None = None) -> PooledMaps:
+        """Attention at one level by name, of the same width for every text.
+
+        A name is a word, a noun or a class of several words, found as `tadp.words.mentions` finds it: case does not
+        matter, a plural counts as its singular, and of names that overlap the longest counts. A name's map is the mean
+        over its tokens, and over its occurrences, so that a single word has the map of `words`, and a value means the
+        same however long the name and the text are: the attention that one token of it gets.
+
+        Args:
+            names: K names, the order of the channels.
+            level: One that was recorded.
+            synonyms: Further words for a name, `{"person": ["man", "woman"]}`.
+
+        Returns:
+            Maps (B, K, h, w), zero for a name that a text lacks, which `present` and `missing()` report. The gradient
+            flows to the attention.
+
+        Raises:
+            ValueError: If the level was not recorded, the text carried no words, there are no names, or a name has
+                neither letter nor digit.
+            TypeError: If a name is not a string, or `names` is one.
+        """
+        maps = self.at(level)
+        if not names:
+            raise ValueError("no names to pool by; give at least one.")
+        weights = torch.zeros(maps.shape[0], len(names), maps.shape[1])
+        counts = torch.zeros(maps.shape[0], len(names), 1)
+        for image, (tokens, words) in enumerate(zip(self.tokens, self._words(), strict=True)):
+            for index, start, stop in _occurrences(words, tokens, names, synonyms):
+                weights[image, index, start:stop] += 1 / (stop - start)
+                counts[image, index] += 1
+        weights = (weights / counts.clamp(min=1)).to(maps.device, maps.dtype)
+        pooled = torch.einsum("bkl,blhw->bkhw", weights, maps)
+        return PooledMaps(pooled, tuple(names), (counts[:, :, 0] > 0).to(maps.device))
+
+    def _words(self) -> tuple[tuple[Word, ...], ...]:
+        if self.spans is None:
+            raise ValueError("this conditioning has no words; pass captions, or a Conditioning with `words`.")
+        return self.spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,3 +208,17 @@ class Features:
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(one.shape)) for one in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
+
+def _occurrences(
+    words: Sequence[Word], tokens: Sequence[str], names: Sequence[str], synonyms: Synonyms | None
+) -> list[tuple[int, int, int]]:
+    """Names among a text's words: (index of the name, first token, one past the last)."""
+    # A word may be a class of several words, as in `prompts.class_embeddings`.
+    pieces = [(piece, word) for word in words for piece in split_words(word.text)]
+    breaks = {
+        number
+        for number, ((_, left), (_, right)) in enumerate(pairwise(pieces), 1)
+        if any(ends_clause(token) for token in tokens[left.stop : right.start])
+    }
+    found = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
+    return [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in found]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: If the disk is full, or the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # two threads may write one file; `extract` reads the process at the end
+    partial = path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

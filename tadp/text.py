@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,6 +77,38 @@ class Conditioning:
             None if self.mask is None else self.mask.expand(batch, -1),
         )
 
+    def join(self, *others: "Conditioning") -> "Conditioning":
+        """One text after the other, along L: the released code's "blip+class_emb".
+
+        A text shared by all images is repeated; device and dtype are this one's. Where one part has names or a mask
+        and another has none, the other's tokens are named "" and may be attended to everywhere.
+
+        Raises:
+            CaptionError: If the parts have neither one text nor the same number of texts.
+            ValueError: If the embeddings differ in width.
+
+        Example:
+            >>> first = Conditioning(torch.zeros(2, 77, 8))
+            >>> second = Conditioning(torch.zeros(1, 20, 8))
+            >>> first.join(second).embeddings.shape
+            torch.Size([2, 97, 8])
+        """
+        parts = [self, *(other.to(self.embeddings.device, self.embeddings.dtype) for other in others)]
+        counts = [len(part) for part in parts]
+        batch = next((count for count in counts if count != 1), 1)
+        if any(count not in (1, batch) for count in counts):
+            raise CaptionError(f"parts to join have one text, or all the same number; got {counts}.")
+        widths = [part.embeddings.shape[2] for part in parts]
+        if len(set(widths)) > 1:
+            raise ValueError(f"parts to join are of one width; got {widths}. Encode them with one text encoder.")
+        parts = [part.expand(batch) for part in parts]
+        return Conditioning(
+            torch.cat([part.embeddings for part in parts], dim=1),
+            _join_tokens(parts),
+            _join_words(parts),
+            _join_masks(parts),
+        )
+
 
 class TextEncoder(nn.Module):
     """A frozen CLIP or OpenCLIP text encoder with its tokenizer, as Stable Diffusion 1.x and 2.x have it.
@@ -136,6 +169,24 @@ class TextEncoder(nn.Module):
             mask[position].to(embeddings.device) if mask_padding else None,
         )
 
+    def end_embeddings(self, captions: Sequence[str]) -> Float[Tensor, "b d"]:
+        """The embedding at each caption's end token, (B, D), without CLIP's projection and not normalised.
+
+        Attention in CLIP is causal, so what pads a caption does not change it, and captions are padded to the longest
+        alone: several times faster than `forward`.
+
+        Raises:
+            TypeError: If a caption is not a string.
+            CaptionError: If a caption has too many tokens.
+        """
+        texts = check_captions(captions)
+        rows = [encoding.ids for encoding in self._tokenize(texts)]
+        self._check_length(texts, [len(row) for row in rows], truncate=False)
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
+        ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
+        return self.model(ids).last_hidden_state[torch.arange(len(rows), device=self.model.device), ends]
+
     def _tokenize(self, texts: list[str]) -> list["Encoding"]:
         # Padding and truncation would become the tokenizer's state, which threads share.
         return self.tokenizer(texts, verbose=False).encodings or []
@@ -188,6 +239,40 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
     if not texts:
         raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
     return texts
+
+
+def _join_tokens(parts: list[Conditioning]) -> tuple[tuple[str, ...], ...] | None:
+    if all(part.tokens is None for part in parts):
+        return None
+    named = [part.tokens or (("",) * part.embeddings.shape[1],) * len(part) for part in parts]
+    return tuple(tuple(chain(*one)) for one in zip(*named, strict=True))
+
+
+def _join_words(parts: list[Conditioning]) -> tuple[tuple[Word, ...], ...] | None:
+    if all(part.words is None for part in parts):
+        return None
+    joined: list[tuple[Word, ...]] = [()] * len(parts[0])
+    offset = 0
+    for part in parts:
+        words = part.words or ((),) * len(part)
+        joined = [
+            (*before, *(Word(word.text, word.start + offset, word.stop + offset) for word in one))
+            for before, one in zip(joined, words, strict=True)
+        ]
+        offset += part.embeddings.shape[1]
+    return tuple(joined)
+
+
+def _join_masks(parts: list[Conditioning]) -> Bool[Tensor, "b l"] | None:
+    if all(part.mask is None for part in parts):
+        return None
+    return torch.cat(
+        [
+            part.embeddings.new_ones(part.embeddings.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
+            for part in parts
+        ],
+        dim=1,
+    )
 
 
 def _name(token: str) -> str:

@@ -30,6 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp import Conditioning, Features, TADPBackbone
 from tadp.errors import CaptionError, ImageError, MissingFileError, ModelError, OutputError
+from tadp.features import Word
 
 SIZES = [(8, 8), (8, 64), (9, 13), (64, 64), (64, 128), (65, 127), (97, 201), (63, 8)]
 
@@ -670,3 +671,74 @@ def test_autocast_gives_all_maps_one_dtype(backbone):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         features = backbone(torch.rand(1, 3, 64, 64), "a dog")
     assert len({one.dtype for one in features.maps}) == 1
+
+
+# Attention pooled by name
+
+
+@torch.no_grad()
+def test_pooled_attention_is_attached_in_place_of_tokens():
+    names = ["dog", "raincoat", "bird"]
+    backbone = build_backbone(pool_attention=names)
+    plain = build_backbone()
+    captions = ["a red dog", "two dogs and a raincoat"]
+    features, expected = (one(images(2, 64, 128), captions) for one in (backbone, plain))
+    assert backbone.feature_info.channels == (8, 16 + 3, 16 + 3, 16)
+    assert [one.shape[1] for one in features.maps] == [8, 19, 19, 16]
+    assert torch.equal(features.maps[0], expected.maps[0])
+    for level in (1, 2):
+        pooled = expected.attention.pool(names, level)
+        assert torch.equal(features.maps[level][:, :16], expected.maps[level][:, :16])
+        assert torch.equal(features.maps[level][:, 16:], pooled.maps)
+        assert features.attention.at(level).shape[1] == 77
+        assert pooled.missing() == (("raincoat", "bird"), ("bird",))
+
+
+@torch.no_grad()
+def test_pooled_attention_takes_text_of_any_length():
+    backbone = build_backbone(pool_attention=["dog"])
+    for length in (1, 20, 99):
+        text = Conditioning(embeddings(1, length), words=((Word("dog", 0, 1),),))
+        features = backbone(images(2, 64, 64), text)
+        assert [one.shape[1] for one in features.maps] == [8, 17, 17, 16]
+        assert torch.equal(features.maps[1][:, 16], features.attention.at(1)[:, 0])
+
+
+def test_text_without_words_is_not_pooled():
+    with pytest.raises(ValueError, match=r"pooled by name, and this text has no words; pass captions, or a Cond"):
+        build_backbone(pool_attention=["dog"])(images(1, 64, 64), Conditioning(embeddings(1, 5)))
+
+
+def test_names_to_pool_by_say_the_channels_without_a_text_encoder():
+    backbone = TADPBackbone(vae=build_vae(), unet=build_unet(), pool_attention=("dog", "cat"))
+    assert backbone.feature_info.channels == (8, 18, 18, 16)
+    with pytest.raises(ModelError, match=r"attention channels is unknown; pass text_length= or pool_attention="):
+        _ = TADPBackbone(vae=build_vae(), unet=build_unet()).feature_info
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_gradient_flows_through_pooled_attention_unless_detached(detach):
+    backbone = build_backbone(pool_attention=["dog"], detach_attention=detach)
+    features = backbone(images(1, 64, 64), "a dog on grass")
+    keys = [one for name, one in backbone.unet.named_parameters() if name.endswith("attn2.to_k.weight")]
+    grads = torch.autograd.grad(features.maps[1][:, 16].square().sum(), keys, allow_unused=True)
+    assert any(one is not None and one.abs().max() > 0 for one in grads) == (not detach)
+
+
+@torch.no_grad()
+def test_pooling_is_saved_with_the_model(tmp_path):
+    backbone = build_backbone(pool_attention=("dog", "person"), pool_synonyms={"person": ("man", "cat")})
+    backbone.save_pretrained(tmp_path)
+    again = TADPBackbone.from_pretrained(tmp_path)
+    assert again.options == backbone.options
+    assert again.feature_info == backbone.feature_info
+    caption = "a cat and a dog"
+    assert same(again(images(1, 64, 64), caption), backbone(images(1, 64, 64), caption))
+    tokens = TADPBackbone.from_pretrained(tmp_path, pool_attention=())
+    assert tokens.feature_info.channels == (8, 93, 93, 16)
+
+
+@pytest.mark.parametrize("names", [["dog", ""], ["🐶"], ["..."]])
+def test_a_name_that_cannot_be_found_is_refused_at_once(names):
+    with pytest.raises(ValueError, match=r"a name has a letter or digit; got '"):
+        build_backbone(pool_attention=names)

@@ -74,6 +74,103 @@ def test_text_without_words_says_how_to_get_them(attention):
         AttentionMaps(attention.maps, attention.tokens).words(1)
 
 
+# Pooling by name
+
+NAMES = ("<start>", "two", "dining", "tables", ",", "a", "rain", "coat", "hot", ".", "dogs", "dining", "table", "<end>")
+SPANS = (
+    Word("two", 1, 2), Word("dining", 2, 3), Word("tables", 3, 4), Word("a", 5, 6), Word("raincoat", 6, 8),
+    Word("hot", 8, 9), Word("dogs", 10, 11), Word("dining", 11, 12), Word("table", 12, 13),
+)  # fmt: skip
+
+
+@pytest.fixture
+def tables() -> AttentionMaps:
+    """A text with dining tables twice, a word of two pieces, and a full stop between "hot" and "dogs"; and no text."""
+    maps = torch.rand(2, len(NAMES), 3, 4, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+    return AttentionMaps({1: maps}, (NAMES, ("<start>", *["<end>"] * (len(NAMES) - 1))), (SPANS, ()))
+
+
+def test_pooling_gives_a_channel_a_name_and_zeros_for_what_is_not_there(tables):
+    names = ["dining table", "raincoat", "person", "dog"]
+    pooled = tables.pool(names, level=1)
+    first = tables.at(1)[0]
+    assert pooled.maps.shape == (2, 4, 3, 4)
+    assert pooled.names == tuple(names)
+    torch.testing.assert_close(pooled.maps[0, 0], first[[2, 3, 11, 12]].mean(dim=0))
+    torch.testing.assert_close(pooled.maps[0, 1], first[[6, 7]].mean(dim=0))
+    torch.testing.assert_close(pooled.maps[0, 3], first[10])
+    assert pooled.maps[0, 2].abs().max() == 0
+    assert pooled.maps[1].abs().max() == 0
+    assert pooled.present.tolist() == [[True, True, False, True], [False] * 4]
+    assert pooled.missing() == (("person",), tuple(names))
+
+
+def test_a_single_word_is_pooled_to_its_own_map(tables):
+    words = tables.words(1)[0]
+    for word in ("two", "raincoat", "dogs", "dining"):
+        torch.testing.assert_close(tables.pool([word], 1).maps[0, 0], words[word])
+
+
+def test_a_name_is_not_pooled_over_the_end_of_a_sentence(tables):
+    assert tables.pool(["hot dog"], 1).missing()[0] == ("hot dog",)
+    assert tables.pool(["hot", "dog"], 1).missing()[0] == ()
+
+
+def test_of_overlapping_names_the_longest_is_pooled(tables):
+    pooled = tables.pool(["table", "dining table"], 1)
+    assert pooled.missing()[0] == ("table",)
+    torch.testing.assert_close(tables.pool(["table"], 1).maps[0, 0], (tables.at(1)[0, 3] + tables.at(1)[0, 12]) / 2)
+
+
+def test_synonyms_are_pooled_with_their_name(tables):
+    pooled = tables.pool(["furniture", "clothes"], 1, synonyms={"furniture": ["Dining Table"], "clothes": ["raincoat"]})
+    torch.testing.assert_close(pooled.maps, tables.pool(["dining table", "raincoat"], 1).maps)
+    assert pooled.missing()[0] == ()
+
+
+def test_a_word_that_is_a_class_of_several_words_is_found_whole():
+    """As `prompts.averaged_eos` names them: one embedding a class."""
+    maps = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    words = (Word("dining_table", 0, 1), Word("TV/monitor", 1, 2), Word("table", 2, 3))
+    pooled = AttentionMaps({1: maps}, (("dining_table", "TV/monitor", "table"),), (words,)).pool(
+        ["tv/monitor", "table", "dining table"], 1
+    )
+    torch.testing.assert_close(pooled.maps, maps[:, [1, 2, 0]])
+
+
+def test_the_gradient_of_pooled_maps_reaches_the_tokens_of_the_name_alone(tables):
+    maps = tables.at(1).clone().requires_grad_()
+    AttentionMaps({1: maps}, tables.tokens, tables.spans).pool(["raincoat", "person"], 1).maps.sum().backward()
+    assert maps.grad is not None
+    expected = torch.zeros_like(maps)
+    expected[0, 6:8] = 0.5
+    torch.testing.assert_close(maps.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pooled_maps_keep_the_dtype(tables, dtype):
+    maps = tables.at(1).to(dtype)
+    pooled = AttentionMaps({1: maps}, tables.tokens, tables.spans).pool(["raincoat"], 1).maps
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled[0, 0], maps[0, 6:8].mean(dim=0), rtol=1e-2, atol=1e-3)
+
+
+def test_pooling_by_nothing_or_without_words_is_refused(tables):
+    with pytest.raises(ValueError, match=r"no names to pool by; give at least one"):
+        tables.pool([], 1)
+    with pytest.raises(ValueError, match=r"a name has a letter or digit; got '🐶'"):
+        tables.pool(["🐶"], 1)
+    with pytest.raises(ValueError, match=r"no attention at level 2; recorded: 1"):
+        tables.pool(["dog"], 2)
+    with pytest.raises(ValueError, match=r"no words; pass captions, or a Conditioning with `words`"):
+        AttentionMaps(tables.maps, tables.tokens).pool(["dog"], 1)
+
+
+def test_a_string_of_names_is_refused(tables):
+    with pytest.raises(TypeError, match=r"names are a list of strings; got the string 'dog'. Pass \['dog'\]"):
+        tables.pool("dog", 1)
+
+
 def test_features_cannot_be_changed(attention):
     features = Features((attention.at(1),), attention, (24, 32))
     with pytest.raises(AttributeError, match=r"image_size"):

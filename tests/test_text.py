@@ -256,6 +256,92 @@ def test_moving_keeps_the_masks_dtype():
     assert torch.equal(text.to().embeddings, text.embeddings)
 
 
+# Joining
+
+
+def test_joined_texts_stand_one_after_the_other_with_their_names():
+    first = Conditioning(
+        embeddings(2, 3), (("a", "b", "c"), ("d", "e", "f")), ((Word("b", 1, 2),), (Word("d", 0, 1), Word("ef", 1, 3)))
+    )
+    second = Conditioning(embeddings(1, 2, seed=2), (("x", "y"),), ((Word("xy", 0, 2),),))
+    joined = first.join(second, second)
+    assert torch.equal(joined.embeddings[:, :3], first.embeddings)
+    for start in (3, 5):
+        assert torch.equal(joined.embeddings[0, start : start + 2], second.embeddings[0])
+        assert torch.equal(joined.embeddings[1, start : start + 2], second.embeddings[0])
+    assert joined.tokens == (("a", "b", "c", "x", "y", "x", "y"), ("d", "e", "f", "x", "y", "x", "y"))
+    assert joined.words == (
+        (Word("b", 1, 2), Word("xy", 3, 5), Word("xy", 5, 7)),
+        (Word("d", 0, 1), Word("ef", 1, 3), Word("xy", 3, 5), Word("xy", 5, 7)),
+    )
+    assert joined.mask is None
+
+
+def test_a_shared_text_may_come_first():
+    joined = Conditioning(embeddings(1, 2)).join(Conditioning(embeddings(3, 4)))
+    assert joined.embeddings.shape == (3, 6, WIDTH)
+    assert (joined.tokens, joined.words, joined.mask) == (None, None, None)
+
+
+def test_joining_nothing_changes_nothing():
+    text = Conditioning(embeddings(2, 3), mask=torch.tensor([[True, True, False]] * 2))
+    joined = text.join()
+    assert torch.equal(joined.embeddings, text.embeddings)
+    assert joined.mask is not None
+    assert torch.equal(joined.mask, text.mask)
+
+
+def test_a_part_without_names_or_mask_has_empty_ones_and_is_seen():
+    mask = torch.tensor([[True, False]])
+    joined = Conditioning(embeddings(1, 3)).join(
+        Conditioning(embeddings(1, 2), (("x", "y"),), ((Word("x", 0, 1),),), mask)
+    )
+    assert joined.tokens == (("", "", "", "x", "y"),)
+    assert joined.words == ((Word("x", 3, 4),),)
+    assert joined.mask is not None
+    assert joined.mask.tolist() == [[True, True, True, True, False]]
+
+
+def test_joined_texts_have_the_dtype_of_the_first():
+    joined = Conditioning(embeddings(1, 2).bfloat16()).join(Conditioning(embeddings(1, 2)))
+    assert joined.embeddings.dtype == torch.bfloat16
+
+
+def test_texts_that_do_not_fit_are_not_joined():
+    with pytest.raises(CaptionError, match=r"one text, or all the same number; got \[2, 1, 3\]"):
+        Conditioning(embeddings(2, 2)).join(Conditioning(embeddings(1, 2)), Conditioning(embeddings(3, 2)))
+    with pytest.raises(ValueError, match=r"parts to join are of one width; got \[16, 8\]. Encode them with one"):
+        Conditioning(embeddings(1, 2)).join(Conditioning(embeddings(1, 2)[:, :, :8]))
+
+
+@torch.no_grad()
+def test_an_adapter_at_gate_zero_is_the_identity_on_joined_text(encoder):
+    text = encoder(["a dog", "a cat"]).join(
+        Conditioning(100 * embeddings(1, 5), mask=torch.ones(1, 5, dtype=torch.bool))
+    )
+    adapter = TextAdapter(WIDTH)
+    adapter.gate.zero_()
+    shifted = adapter(text)
+    assert torch.equal(shifted.embeddings, text.embeddings)
+    assert (shifted.tokens, shifted.words, shifted.mask) == (text.tokens, text.words, text.mask)
+
+
+# End tokens
+
+
+@torch.no_grad()
+def test_the_end_embedding_is_what_clip_pools(encoder):
+    """transformers pools the first end token."""
+    ids = encoder.tokenizer(CAPTIONS, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    expected = encoder.model(ids).pooler_output
+    torch.testing.assert_close(encoder.end_embeddings(CAPTIONS), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_caption_without_room_has_no_end_embedding(encoder):
+    with pytest.raises(CaptionError, match=r"caption 1 .* has 102 tokens, the text encoder takes 77"):
+        encoder.end_embeddings(["a dog", "dog " * 100])
+
+
 @torch.no_grad()
 def test_an_adapter_with_gate_zero_is_the_identity_and_almost_one_at_the_start(encoder):
     text = encoder(["a dog", "a cat"], mask_padding=True)

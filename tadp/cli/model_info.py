@@ -40,6 +40,8 @@ def model_tables(model: str, *, revision: str | None = None, variant: str | None
     applied = "" if backbone.scale_latents else " (not applied)"
     facts.add_row("Scaling factor", f"{backbone.vae.scaling_factor:g}{applied}")
     facts.add_row("Text length", f"{backbone.text_length} tokens")
+    if backbone.pool_attention:
+        facts.add_row("Attention by name", Text(", ".join(backbone.pool_attention), overflow="fold"))
     facts.add_row("Timestep", str(backbone.timestep))
     facts.add_row("Captioner", "its own" if own_captioner(model) else "none of its own")
     facts.add_row("Folder", Text(str(folder), overflow="fold"))
@@ -53,9 +55,9 @@ def _level_table(model: str, backbone: TADPBackbone) -> Table:
     )  # fmt: skip
     for level, stride in enumerate(backbone.feature_info.reduction):
         joined = level in backbone.attach_attention
-        tokens = f" + {backbone.text_length}" if joined else ""
+        attached = f" + {backbone.feature_info.channels[level] - backbone.layout.channels[level]}" if joined else ""
         attention = "joined" if joined else "yes" if level in backbone.layout.attention_levels else "no"
-        channels = f"{backbone.layout.channels[level]}{tokens}"
+        channels = f"{backbone.layout.channels[level]}{attached}"
         table.add_row(str(level), str(stride), channels, attention, _tap(backbone, level))
     return table
 

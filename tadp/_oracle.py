@@ -1,0 +1,207 @@
+"""Oracle prompts: the classes that are in a picture, with so many left out and so many false ones put in."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCE = 0.01  # of precision and recall, where whole numbers permit
+
+
+class Agreement(NamedTuple):
+    """How names agree with what is there, all images together; nan where nothing is named, or nothing is there.
+
+    Attributes:
+        precision: Share of the names that are right.
+        recall: Share of what is there that is named.
+    """
+
+    precision: float
+    recall: float
+
+
+def oracle(
+    present: Sequence[Sequence[str]],
+    classes: Sequence[str],
+    *,
+    precision: float = 1.0,
+    recall: float = 1.0,
+    seed: int = 0,
+) -> list[str]:
+    """The names of the classes in each image, separated by spaces, at a precision and recall over the data set.
+
+    `oracle_classes` gives the same as lists, and says how they are drawn.
+
+    Source:
+        TADP Eq. 5. Its released code drops and adds each class by a chance of its own, so that the precision depends
+        on how many classes there are.
+
+    Example:
+        >>> oracle([["dog", "grass"], ["cat"]], ["cat", "dog", "grass"])
+        ['dog grass', 'cat']
+    """
+    named = oracle_classes(present, classes, precision=precision, recall=recall, seed=seed)
+    return [" ".join(map(readable, one)) for one in named]
+
+
+def oracle_classes(
+    present: Sequence[Sequence[str]],
+    classes: Sequence[str],
+    *,
+    precision: float = 1.0,
+    recall: float = 1.0,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Which classes the oracle names in each image.
+
+    Precision and recall are those of all images together: TP / (TP + FP) and TP / (TP + FN). The numbers of names
+    to drop and to add are fixed first, so that both figures are within 0.01 of those asked for if whole numbers permit;
+    then they are spread over the images in random order, in proportion to the classes in each, and drawn at random
+    there. So an image of n classes keeps n · recall of them, rounded up or down, and gets false ones by the same rule,
+    whether its own were dropped or not. An image with no class stays the empty prompt, at any precision, and one
+    whose only class was dropped may be empty too. Names stand in the order of `classes`, which tells nothing of which
+    are false. One seed drops the same classes whatever the precision.
+
+    Args:
+        present: The classes in each image; one that stands twice counts once.
+        classes: All classes, from which false names are drawn.
+        precision: Above 0, up to 1.
+        recall: 0 to 1; 0 names nothing.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: If precision or recall is out of range, an image has a class that is none, there are no
+            classes, or one is empty or stands twice.
+        TypeError: If a class is not a string.
+
+    Source:
+        TADP Eq. 5 and Sec. 4.2, Tab. S2.
+    """
+    classes = check_classes(classes)
+    there = _checked_present(present, classes)
+    if not 0 < precision <= 1:
+        raise ValueError(f"precision is above 0, up to 1; got {precision}. To name nothing, pass recall=0.")
+    if not 0 <= recall <= 1:
+        raise ValueError(f"recall is 0 to 1; got {recall}.")
+    counts = np.array([len(one) for one in there], dtype=np.int64)
+    room = np.where(counts > 0, len(classes) - counts, 0)
+    right, false = _totals(int(counts.sum()), int(room.sum()), precision, recall)
+    kept = _draw(there, _spread(right, counts, counts, np.random.default_rng((seed, 0))), seed=(seed, 1))
+    absent = [sorted({*range(len(classes))} - set(one)) for one in there]
+    added = _draw(absent, _spread(false, counts, room, np.random.default_rng((seed, 2))), seed=(seed, 3))
+    return [[classes[k] for k in sorted((*one, *other))] for one, other in zip(kept, added, strict=True)]
+
+
+def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) -> Agreement:
+    """Precision and recall of named classes, all images together.
+
+    Args:
+        named: The classes named in each image, as from `oracle_classes`.
+        present: The classes in each image.
+
+    Raises:
+        ValueError: If there are more images in one than in the other.
+
+    Example:
+        >>> agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])
+        Agreement(precision=0.6666666666666666, recall=0.6666666666666666)
+    """
+    if len(named) != len(present):
+        raise ValueError(f"one list of names an image; got {len(named)} named, {len(present)} present.")
+    right = sum(len(set(names) & set(there)) for names, there in zip(named, present, strict=True))
+    said, are = (sum(len(set(one)) for one in lists) for lists in (named, present))
+    return Agreement(right / said if said else math.nan, right / are if are else math.nan)
+
+
+def check_classes(classes: Sequence[str]) -> list[str]:
+    """A list of class names, or an error that says which is wrong."""
+    if isinstance(classes, str):
+        raise TypeError(f"classes are a list of strings; got the string {classes!r}. Pass [{classes!r}].")
+    names = list(classes)
+    if not names:
+        raise ValueError("no classes; give at least one name.")
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            raise TypeError(f"a class is a string; class {number} is a {type(name).__name__}.")
+        text = readable(name)
+        if not text:
+            raise ValueError(f"a class has a name; class {number} is {name!r}.")
+        if text in seen:
+            raise ValueError(f"each class stands once; {name!r} is class {seen[text]} and {number}.")
+        seen[text] = number
+    return names
+
+
+def readable(name: str) -> str:
+    """A class name as text: "dining_table" is "dining table"."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def _checked_present(present: Sequence[Sequence[str]], classes: list[str]) -> list[list[int]]:
+    index = {name: number for number, name in enumerate(classes)}
+    there = []
+    for number, names in enumerate(present):
+        if isinstance(names, str):
+            raise TypeError(f"present has a list of classes for each image; image {number} has the string {names!r}.")
+        unknown = [name for name in names if name not in index]
+        if unknown:
+            raise ValueError(f"image {number} has {unknown[0]!r}, which is none of the {len(classes)} classes.")
+        there.append(sorted({index[name] for name in names}))
+    return there
+
+
+def _totals(present: int, room: int, precision: float, recall: float) -> tuple[int, int]:
+    """How many names are right and how many are false: the nearest recall at which precision is near enough too."""
+    if not recall:
+        return 0, 0
+    aim = round(recall * present)
+    low, high = math.ceil((recall - TOLERANCE) * present), math.floor((recall + TOLERANCE) * present)
+    near = sorted({aim, *range(max(low, 1), min(high, present) + 1)}, key=lambda right: abs(right - recall * present))
+    choices = [(right, _false(right, room, precision)) for right in near]
+    fit = (pair for pair in choices if abs(_precision(*pair) - precision) <= TOLERANCE)
+    right, false = next(fit, choices[0])
+    wanted, reached = right * (1 - precision) / precision, _precision(right, false)
+    if wanted > room and abs(reached - precision) > TOLERANCE:
+        warnings.warn(
+            f"precision {precision} takes {wanted:.0f} false names, and these images have room for {room}; precision "
+            f"is {reached:.3f}. Give more classes, or ask for a higher one.",
+            stacklevel=4,
+        )
+    return right, false
+
+
+def _false(right: int, room: int, precision: float) -> int:
+    wanted = right * (1 - precision) / precision
+    choices = [min(math.floor(wanted), room), min(math.ceil(wanted), room)]
+    return min(choices, key=lambda false: abs(_precision(right, false) - precision))
+
+
+def _precision(right: int, false: int) -> float:
+    return right / (right + false) if right + false else math.nan
+
+
+def _spread(total: int, counts: np.ndarray, limits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Part a total over images in proportion to `counts`, each share rounded up or down, and within its limit."""
+    shares = np.zeros_like(counts)
+    if not total:
+        return shares
+    order = rng.permutation(len(counts))
+    ends = counts[order].cumsum()
+    # The running sum of shares follows that of counts, so that roundings do not add up.
+    shares[order] = np.diff((2 * ends * total + ends[-1]) // (2 * ends[-1]), prepend=0)
+    surplus = int(np.maximum(shares - limits, 0).sum())
+    shares = np.minimum(shares, limits)
+    free = np.repeat(np.arange(len(counts)), limits - shares)
+    np.add.at(shares, rng.choice(free, surplus, replace=False), 1)
+    return shares
+
+
+def _draw(lists: list[list[int]], shares: np.ndarray, *, seed: tuple[int, int]) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [
+        rng.choice(one, share, replace=False).tolist() if share else []
+        for one, share in zip(lists, shares, strict=True)
+    ]

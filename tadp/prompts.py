@@ -1,0 +1,231 @@
+"""G of the paper: the text that goes with images, in each form of its Sec. 3 and 4.2.
+
+    backbone(images, prompts.class_names(classes, count=len(images)))   # list[str], one an image
+    backbone(images, prompts.averaged_eos(classes, backbone))           # Conditioning, shared by all images
+
+What can be said in words is a list of strings, the rest is a `Conditioning`; a backbone takes both. Captions come from
+`tadp.Captioner`, whose `min_new_tokens` is the paper's minimal caption length (0, 20, 40).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from tadp._oracle import Agreement as Agreement
+from tadp._oracle import agreement as agreement
+from tadp._oracle import check_classes, readable
+from tadp._oracle import oracle as oracle
+from tadp._oracle import oracle_classes as oracle_classes
+from tadp._templates import CLIP_TEMPLATES as CLIP_TEMPLATES
+from tadp._text_cache import cache_key, cached
+from tadp.errors import MissingExtraError, ModelError
+from tadp.features import Word
+from tadp.text import Conditioning, TextEncoder, check_captions
+
+if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone
+
+BATCH = 256  # prompts encoded at a time
+
+
+def null(count: int) -> list[str]:
+    """The empty prompt for each of `count` images.
+
+    Raises:
+        ValueError: If the count is below one.
+
+    Source:
+        TADP Fig. 2, "null".
+    """
+    return [""] * _checked_count(count)
+
+
+def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
+    """All class names in one prompt, separated by spaces, for each of `count` images.
+
+    Args:
+        classes: Names as a data set has them; "_" becomes a space.
+        count: Images, since a backbone wants one prompt an image.
+
+    Raises:
+        ValueError: If there are no classes, one is empty or stands twice, or the count is below one.
+        TypeError: If a class is not a string.
+
+    Source:
+        TADP Eq. 3.
+
+    Example:
+        >>> class_names(["dog", "dining_table"], count=2)
+        ['dog dining table', 'dog dining table']
+    """
+    return [" ".join(map(readable, check_classes(classes)))] * _checked_count(count)
+
+
+@torch.no_grad()
+def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbone") -> Conditioning:
+    """Each class name encoded by itself; the tokens of its words, one class after the other.
+
+    Unlike a prompt it has no start, end or padding, and no limit of 77. The released code (its "class_names") keeps one
+    start token, before the first class; the paper keeps "the tokens corresponding to the actual word", and so do we.
+
+    Args:
+        classes: Names as a data set has them; "_" becomes a space.
+        encoder: A text encoder, or a backbone that has one.
+
+    Returns:
+        (1, L, D), L the tokens of all names together; `tokens` are the pieces, `words` the classes.
+
+    Raises:
+        ValueError: If there are no classes, or one is empty or stands twice.
+        TypeError: If a class is not a string.
+        CaptionError: If a single name is longer than a caption may be.
+
+    Source:
+        TADP Eq. 2.
+
+    Example:
+        >>> import tadp
+        >>> text = class_embeddings(["dog", "red car"], tadp.TADPBackbone.from_pretrained("tadp-tiny"))
+        >>> text.tokens, text.words
+        ((('dog', 'red', 'car'),), ((Word(text='dog', start=0, stop=1), Word(text='red car', start=1, stop=3)),))
+    """
+    classes = check_classes(classes)
+    encoded = _text_encoder(encoder)([readable(name) for name in classes], mask_padding=True)
+    if encoded.tokens is None or encoded.mask is None:
+        raise ModelError("this text encoder names no tokens; pass a tadp.text.TextEncoder.")
+    ends = [count - 1 for count in encoded.mask.sum(dim=1).tolist()]
+    words: list[Word] = []
+    for name, end in zip(classes, ends, strict=True):
+        start = words[-1].stop if words else 0
+        words.append(Word(name, start, start + end - 1))
+    return Conditioning(
+        torch.cat([one[1:end] for one, end in zip(encoded.embeddings, ends, strict=True)])[None],
+        (tuple(token for names, end in zip(encoded.tokens, ends, strict=True) for token in names[1:end]),),
+        (tuple(words),),
+    )
+
+
+@torch.no_grad()
+def averaged_eos(
+    classes: Sequence[str],
+    encoder: "TextEncoder | TADPBackbone",
+    *,
+    templates: Sequence[str] = CLIP_TEMPLATES,
+    cache_dir: str | Path | None = None,
+    progress: bool = False,
+) -> Conditioning:
+    """One embedding a class: that of the first end token, averaged over sentence templates.
+
+    The `class_embeddings.pth` of VPD and of the paper's released code holds the same: CLIP's last hidden state after
+    its final norm, neither projected nor normalised. Their scripts cut a prompt at 20 tokens; here it is whole.
+
+    It is encoded once for an encoder, classes and templates, and kept in a safetensors file; a change in any of
+    them, the encoder's weights included, makes another.
+
+    Args:
+        classes: Names as a data set has them; "_" becomes a space.
+        encoder: A text encoder, or a backbone that has one.
+        templates: Sentences with one `{}` each.
+        cache_dir: Where files are kept; None is huggingface_hub's place for the assets of libraries, which follows
+            `HF_HOME` and `HF_ASSETS_CACHE`.
+        progress: Show a progress bar.
+
+    Returns:
+        (1, K, D) for K classes; `tokens` and `words` are the classes.
+
+    Raises:
+        ValueError: If there are no classes, one is empty or stands twice, or a template lacks its `{}`.
+        TypeError: If a class is not a string.
+        CaptionError: If a name in its template is longer than a caption may be.
+
+    Source:
+        TADP Sec. 3, "Average EOS Tokens"; VPD's dump of class embeddings.
+
+    Example:
+        >>> import tadp, tempfile
+        >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", text_length=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     text = averaged_eos(["dog", "pine tree"], backbone, cache_dir=folder)
+        >>> text.embeddings.shape[:2], text.tokens
+        (torch.Size([1, 2]), (('dog', 'pine tree'),))
+    """
+    classes, templates = check_classes(classes), _checked_templates(templates)
+    found = _text_encoder(encoder)
+    names = [readable(name) for name in classes]
+    embeddings = cached(
+        lambda: _average(found, names, templates, progress),
+        key=cache_key(found, names, templates),
+        shape=(len(names), found.width),
+        cache_dir=cache_dir,
+    )
+    words = tuple(Word(name, number, number + 1) for number, name in enumerate(classes))
+    return Conditioning(embeddings.to(found.model.device)[None], (tuple(classes),), (words,))
+
+
+def nouns(captions: str | Sequence[str]) -> list[str]:
+    """The nouns of captions, each once, in their order: the paper's TADP(NO).
+
+    The paper tags with NLTK, whose tagger has to be downloaded; this one is textblob's `PatternTagger`, which needs no
+    download. A caption without nouns becomes "", the empty prompt.
+
+    Raises:
+        MissingExtraError: If textblob is not installed.
+        TypeError: If a caption is not a string.
+        CaptionError: If there are no captions.
+
+    Source:
+        TADP Sec. 4.2; `get_nouns` of its released code.
+
+    Example:
+        >>> nouns(["a dog and a cat next to a red dog", "running fast"])
+        ['dog cat', '']
+    """
+    try:
+        from textblob.en.taggers import PatternTagger
+    except ImportError as error:
+        raise MissingExtraError("nouns need textblob; pip install 'tadp[nouns]'.") from error
+    tagger = PatternTagger()
+    return [" ".join(_nouns(tagger.tag(text))) for text in check_captions(captions)]
+
+
+def _nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
+    found = [word for word, tag in tagged if tag.startswith("NN") and any(letter.isalnum() for letter in word)]
+    return list(dict.fromkeys(found))
+
+
+def _average(
+    encoder: TextEncoder, names: Sequence[str], templates: Sequence[str], progress: bool
+) -> Float[Tensor, "k d"]:
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    starts = tqdm(range(0, len(texts), BATCH), desc="encoding classes", disable=not progress)
+    ends = torch.cat([encoder.end_embeddings(texts[start : start + BATCH]) for start in starts])
+    return ends.unflatten(0, (len(names), -1)).mean(dim=1, dtype=torch.float32).to(ends.dtype)
+
+
+def _text_encoder(encoder: "TextEncoder | TADPBackbone") -> TextEncoder:
+    found = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
+    if found is None:
+        raise ModelError("this backbone has no text encoder; pass one, or load a backbone with one.")
+    return found
+
+
+def _checked_templates(templates: Sequence[str]) -> list[str]:
+    if isinstance(templates, str):
+        raise TypeError(f"templates are a list of strings; got the string {templates!r}. Pass [{templates!r}].")
+    if not templates:
+        raise ValueError("no templates; leave them out for CLIP's 80.")
+    for number, template in enumerate(templates):
+        if template.count("{}") != 1:
+            raise ValueError(f"a template has one {{}}, where the class name goes; template {number} is {template!r}.")
+    return list(templates)
+
+
+def _checked_count(count: int) -> int:
+    if count < 1:
+        raise ValueError(f"one prompt an image, for at least one image; got count={count}.")
+    return count

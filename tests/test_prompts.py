@@ -1,0 +1,417 @@
+import builtins
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from builders import WIDTH, build_backbone, build_text_encoder, build_tokenizer, images
+from safetensors import safe_open
+
+from tadp import Conditioning, TADPBackbone, prompts
+from tadp.errors import CaptionError, MissingExtraError, ModelError
+from tadp.features import Word
+from tadp.prompts import CLIP_TEMPLATES, averaged_eos, class_embeddings, class_names, nouns, null
+from tadp.text import TextAdapter, TextEncoder
+
+CLASSES = ["dog", "blue_coat", "red cat"]
+TEMPLATES = ["a photo of a {}", "{} on grass", "a {}."]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(build_text_encoder(), build_tokenizer()).eval()
+
+
+@pytest.fixture
+def batches(encoder, monkeypatch) -> list[int]:
+    """How many texts went through the encoder, call by call."""
+    seen: list[int] = []
+    forward = encoder.model.forward
+    monkeypatch.setattr(encoder.model, "forward", lambda ids: seen.append(len(ids)) or forward(ids))
+    return seen
+
+
+# Strings
+
+
+def test_null_is_the_empty_prompt_for_each_image():
+    assert null(3) == ["", "", ""]
+    with pytest.raises(ValueError, match=r"one prompt an image, for at least one image; got count=0"):
+        null(0)
+
+
+def test_class_names_stand_in_one_prompt():
+    assert class_names(["dog", "dining_table", " tv / monitor "]) == ["dog dining table tv / monitor"]
+    assert class_names(["dog"], count=2) == ["dog", "dog"]
+    with pytest.raises(ValueError, match=r"got count=-1"):
+        class_names(["dog"], count=-1)
+
+
+@pytest.mark.parametrize("make", [class_names, class_embeddings, averaged_eos])
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        ([], ValueError, r"no classes; give at least one name"),
+        (["dog", ""], ValueError, r"a class has a name; class 1 is ''"),
+        (["dog", " _ "], ValueError, r"a class has a name; class 1 is ' _ '"),
+        (["dog", "red cat", "red_cat"], ValueError, r"each class stands once; 'red_cat' is class 1 and 2"),
+        ("dog", TypeError, r"classes are a list of strings; got the string 'dog'. Pass \['dog'\]"),
+        (["dog", None], TypeError, r"a class is a string; class 1 is a NoneType"),
+    ],
+)
+def test_classes_that_are_none_are_refused(no_type_checker, encoder, make, classes, error, message):
+    with pytest.raises(error, match=message):
+        make(classes) if make is class_names else make(classes, encoder)
+
+
+def test_nouns_stand_once_in_their_order():
+    captions = [
+        "a large dog and a cat sitting next to the dog",
+        "two men ride horses on a beach",
+        "a Dalmatian in Paris",
+        "running fast",
+        "",
+        "🐶 !!!",
+    ]
+    assert nouns(captions) == ["dog cat", "men horses beach", "Dalmatian Paris", "", "", ""]
+    assert nouns("a dog") == ["dog"]
+
+
+def test_nouns_say_what_is_no_caption(no_type_checker):
+    with pytest.raises(TypeError, match=r"caption 1 is a NoneType; captions are strings"):
+        nouns(["a dog", None])  # type: ignore
+
+
+def test_nouns_without_textblob_say_how_to_get_it(monkeypatch):
+    import_module = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("textblob"):
+            raise ModuleNotFoundError(name)
+        return import_module(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"nouns need textblob; pip install 'tadp\[nouns\]'"):
+        nouns("a dog")
+
+
+# Class embeddings
+
+
+@torch.no_grad()
+def test_each_class_is_encoded_alone_and_keeps_its_own_tokens(encoder):
+    """An oracle that finds the tokens with the tokenizer itself."""
+    text = class_embeddings(CLASSES, encoder)
+    pieces = []
+    for name in ("dog", "blue coat", "red cat"):
+        ids = encoder.tokenizer([name], return_tensors="pt").input_ids
+        pieces.append(encoder.model(ids).last_hidden_state[0, 1:-1])
+    torch.testing.assert_close(text.embeddings[0], torch.cat(pieces), rtol=1e-4, atol=1e-5)
+    assert text.mask is None
+    assert not text.embeddings.requires_grad
+
+
+def test_class_embeddings_name_their_tokens_and_classes(encoder):
+    text = class_embeddings(["dog", "raincoat", "red_cat"], encoder)
+    assert text.tokens == (("dog", "rain", "coat", "red", "cat"),)
+    assert text.words == ((Word("dog", 0, 1), Word("raincoat", 1, 3), Word("red_cat", 3, 5)),)
+
+
+@pytest.mark.parametrize("name", ["tv/monitor", "St. Bernard", "🐶", "כלב", "don't", "a-b-c", "日本", "...", "{}"])
+def test_a_class_of_any_characters_has_tokens(encoder, tmp_path, name):
+    text = class_embeddings([name, "dog"], encoder)
+    assert torch.isfinite(text.embeddings).all()
+    assert text.words is not None
+    assert [word.text for word in text.words[0]] == [name, "dog"]
+    assert text.words[0][0].start == 0
+    assert text.words[0][1] == Word("dog", text.embeddings.shape[1] - 1, text.embeddings.shape[1])
+    assert averaged_eos([name], encoder, templates=["a {}"], cache_dir=tmp_path).tokens == ((name,),)
+
+
+def test_more_classes_than_a_caption_has_room_for_are_taken(encoder):
+    text = class_embeddings([f"dog {number}" for number in range(100, 200)], encoder)
+    assert text.embeddings.shape == (1, 400, WIDTH)
+
+
+def test_a_class_longer_than_a_caption_is_refused(encoder, tmp_path):
+    with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* has 102 tokens, the text encoder takes 77"):
+        class_embeddings(["cat", "dog " * 100], encoder)
+    with pytest.raises(CaptionError, match=r"has 77 tokens|has 78 tokens, the text encoder takes 77"):
+        averaged_eos(["dog " * 75], encoder, templates=["a {}"], cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Averaged EOS
+
+
+def test_clips_templates_are_eighty_and_have_one_place_each():
+    assert len(CLIP_TEMPLATES) == len(set(CLIP_TEMPLATES)) == 80
+    assert all(template.count("{}") == 1 for template in CLIP_TEMPLATES)
+    assert CLIP_TEMPLATES[0] == "a bad photo of a {}."
+    assert CLIP_TEMPLATES[-1] == "a tattoo of the {}."
+
+
+@torch.no_grad()
+def test_averaged_eos_is_the_mean_of_what_clip_pools_not_normalised(encoder, tmp_path):
+    """An oracle: padded to 77 by the tokenizer, pooled by transformers."""
+    text = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
+    for number, name in enumerate(["dog", "blue coat", "red cat"]):
+        prompts_of_one = [template.format(name) for template in TEMPLATES]
+        ids = encoder.tokenizer(prompts_of_one, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        expected = encoder.model(ids).pooler_output.mean(dim=0)
+        torch.testing.assert_close(text.embeddings[0, number], expected, rtol=1e-4, atol=1e-5)
+    assert text.embeddings.shape == (1, 3, WIDTH)
+    assert text.tokens == (tuple(CLASSES),)
+    assert text.words == (tuple(Word(name, k, k + 1) for k, name in enumerate(CLASSES)),)
+    assert text.mask is None
+
+
+def test_eighty_templates_are_the_default(encoder, tmp_path, batches, monkeypatch):
+    monkeypatch.setattr(prompts, "BATCH", 50)
+    averaged_eos(["dog", "cat"], encoder, cache_dir=tmp_path)
+    assert batches == [50, 50, 50, 10]
+
+
+def test_they_are_encoded_once(encoder, tmp_path, batches):
+    first = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
+    assert batches == [9]
+    again = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
+    copy = TextEncoder(build_text_encoder(), build_tokenizer()).eval()
+    other = averaged_eos(CLASSES, copy, templates=TEMPLATES, cache_dir=tmp_path)
+    assert batches == [9]
+    assert torch.equal(first.embeddings, again.embeddings)
+    assert torch.equal(first.embeddings, other.embeddings)
+    assert (again.tokens, again.words) == (first.tokens, first.words)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_saved_encoder_finds_what_was_kept(tmp_path):
+    backbone = build_backbone()
+    first = averaged_eos(CLASSES, backbone, templates=TEMPLATES, cache_dir=tmp_path / "kept")
+    backbone.save_pretrained(tmp_path / "model")
+    loaded = TADPBackbone.from_pretrained(tmp_path / "model")
+    again = averaged_eos(CLASSES, loaded, templates=TEMPLATES, cache_dir=tmp_path / "kept")
+    assert torch.equal(first.embeddings, again.embeddings)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_what_decides_the_numbers_makes_another_file(encoder, tmp_path):
+    def count(classes=("dog", "cat"), model=encoder, templates=TEMPLATES):
+        averaged_eos(list(classes), model, templates=templates, cache_dir=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    assert count() == 1
+    assert count(classes=("cat", "dog")) == 2
+    assert count(templates=TEMPLATES[:2]) == 3
+    assert count(classes=("dog cat",), templates=[*TEMPLATES[:1]]) == 4
+    assert count(model=TextEncoder(build_text_encoder(seed=1), build_tokenizer())) == 5
+    assert count(model=TextEncoder(build_text_encoder(hidden_act="gelu"), build_tokenizer())) == 6
+    nudged = TextEncoder(build_text_encoder(), build_tokenizer())
+    with torch.no_grad():
+        next(nudged.model.parameters())[0, 0] += 1e-3
+    assert count(model=nudged) == 7
+    learned = build_tokenizer()
+    learned.add_tokens(["<sks>"])
+    assert count(model=TextEncoder(build_text_encoder(), learned)) == 8
+    assert count(model=TextEncoder(build_text_encoder().half(), build_tokenizer())) == 9
+    assert count() == 9
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "other", "folder"])
+def test_a_damaged_file_is_made_again(encoder, tmp_path, batches, damage):
+    expected = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path).embeddings
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[:-5])
+    elif damage == "flip":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other":
+        averaged_eos(["cat"], encoder, templates=TEMPLATES, cache_dir=tmp_path / "other")
+        (other,) = (tmp_path / "other").iterdir()
+        path.write_bytes(other.read_bytes())
+    else:
+        path.unlink()
+        path.mkdir()
+        with pytest.warns(UserWarning, match=r"embeddings are not kept: cannot write .*pass cache_dir="):
+            text = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
+        assert torch.equal(text.embeddings, expected)
+        return
+    count = len(batches)
+    assert torch.equal(averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path).embeddings, expected)
+    assert len(batches) == count + 1
+    assert path.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_alone(encoder, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match=r"embeddings are not kept: cannot write"):
+        text = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path / "file")
+    assert text.embeddings.shape == (1, 3, WIDTH)
+
+
+def test_the_default_place_is_the_hub_librarys(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path))
+    averaged_eos(CLASSES, encoder, templates=TEMPLATES)
+    (path,) = (tmp_path / "tadp").rglob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        assert list(file.keys()) == ["embeddings"]
+
+
+def test_threads_may_average_at_once(encoder, tmp_path):
+    expected = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path / "one").embeddings
+    start, results = threading.Barrier(4), []
+
+    def work() -> None:
+        start.wait()
+        results.append(averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path / "all").embeddings)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(torch.equal(one, expected) for one in results)
+    assert len(list((tmp_path / "all").iterdir())) == 1
+
+
+def average_in_a_process(folder: str, start, results) -> None:
+    encoder = TextEncoder(build_text_encoder(), build_tokenizer()).eval()
+    start.wait(400)
+    results.put([averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=folder).embeddings.tolist()])
+
+
+@pytest.mark.slow
+def test_processes_may_average_at_once(encoder, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=average_in_a_process, args=(str(tmp_path), start, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=500) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    (path,) = tmp_path.iterdir()
+    kept = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path).embeddings
+    assert path.suffix == ".safetensors"
+    for one in found:
+        torch.testing.assert_close(torch.tensor(one[0]), kept)
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ([], r"no templates; leave them out for CLIP's 80"),
+        (["a {}", "a photo"], r"a template has one \{\}, where the class name goes; template 1 is 'a photo'"),
+        (["{} and {}"], r"template 0 is '\{\} and \{\}'"),
+    ],
+)
+def test_templates_without_one_place_are_refused(encoder, tmp_path, templates, message):
+    with pytest.raises(ValueError, match=message):
+        averaged_eos(CLASSES, encoder, templates=templates, cache_dir=tmp_path)
+
+
+def test_one_string_of_templates_is_refused(encoder):
+    with pytest.raises(TypeError, match=r"templates are a list of strings; got the string 'a \{\}'"):
+        averaged_eos(CLASSES, encoder, templates="a {}")
+
+
+def test_half_precision_is_averaged_in_float32_and_kept_in_half(tmp_path):
+    half = TextEncoder(build_text_encoder().bfloat16(), build_tokenizer())
+    first = averaged_eos(CLASSES, half, templates=TEMPLATES, cache_dir=tmp_path).embeddings
+    assert first.dtype == torch.bfloat16
+    assert torch.equal(averaged_eos(CLASSES, half, templates=TEMPLATES, cache_dir=tmp_path).embeddings, first)
+    full = averaged_eos(
+        CLASSES, TextEncoder(build_text_encoder(), build_tokenizer()), templates=TEMPLATES, cache_dir=tmp_path
+    )
+    torch.testing.assert_close(first.float(), full.embeddings, rtol=0.05, atol=0.05)
+
+
+# In the backbone
+
+
+@pytest.mark.parametrize("make", [class_embeddings, averaged_eos])
+def test_a_backbone_without_a_text_encoder_makes_no_embeddings(make):
+    backbone = TADPBackbone(vae=build_backbone().vae, unet=build_backbone().unet, text_length=3)
+    with pytest.raises(ModelError, match=r"this backbone has no text encoder; pass one, or load a backbone with one"):
+        make(CLASSES, backbone)
+
+
+def modes(backbone: TADPBackbone, folder: Path) -> dict[str, list[str] | Conditioning]:
+    """Each of the paper's, for two images."""
+    present = [["dog"], ["red cat", "dog"]]
+    return {
+        "null": null(2),
+        "class names": class_names(CLASSES, count=2),
+        "class embeddings": class_embeddings(CLASSES, backbone),
+        "averaged EOS": averaged_eos(CLASSES, backbone, templates=TEMPLATES, cache_dir=folder),
+        "oracle": prompts.oracle(present, CLASSES, precision=0.75, recall=0.75),
+        "nouns": nouns(["a red dog on grass", "a cat"]),
+        "caption + averaged EOS": backbone.encode_text(["a red dog", "a cat"]).join(
+            averaged_eos(CLASSES, backbone, templates=TEMPLATES, cache_dir=folder)
+        ),
+    }
+
+
+EXPECTED = {
+    "null": ("<|startoftext|>", "<|endoftext|>"),
+    "class names": ("<|startoftext|>", "dog", "blue"),
+    "class embeddings": ("dog", "blue"),
+    "averaged EOS": ("dog", "blue_coat", "red cat"),
+    "oracle": ("<|startoftext|>", "dog"),
+    "nouns": ("<|startoftext|>", "dog", "grass"),
+    "caption + averaged EOS": ("<|startoftext|>", "a", "red", "dog"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", EXPECTED)
+def test_the_backbone_takes_each_mode_and_names_its_channels(tmp_path, mode):
+    text = modes(build_backbone(), tmp_path)[mode]
+    length = text.embeddings.shape[1] if isinstance(text, Conditioning) else 77
+    backbone = build_backbone(text_length=length)
+    features = backbone(images(2, 64, 64), text)
+    assert [one.shape[1] for one in features.maps] == list(backbone.feature_info.channels)
+    assert features.attention.at(1).shape[:2] == (2, length)
+    assert [len(names) for names in features.attention.tokens] == [length, length]
+    assert features.attention.tokens[0][: len(EXPECTED[mode])] == EXPECTED[mode]
+    assert all(name for name in features.attention.tokens[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", EXPECTED)
+def test_attention_is_pooled_by_class_in_each_mode(tmp_path, mode):
+    backbone = build_backbone(pool_attention=["dog", "red cat"])
+    features = backbone(images(2, 64, 64), modes(backbone, tmp_path)[mode])
+    assert [one.shape[1] for one in features.maps] == [8, 18, 18, 16]
+    pooled = features.attention.pool(["dog", "red cat"], 1)
+    there = {
+        "null": [[False, False], [False, False]],
+        "nouns": [[True, False], [False, False]],
+    }
+    if mode != "oracle":
+        assert pooled.present.tolist() == there.get(mode, [[True, True], [True, True]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["class embeddings", "averaged EOS", "caption + averaged EOS"])
+def test_an_adapter_at_gate_zero_changes_no_mode(tmp_path, mode):
+    text = modes(build_backbone(), tmp_path)[mode]
+    assert isinstance(text, Conditioning)
+    adapter = TextAdapter(WIDTH)
+    assert not torch.equal(adapter(text).embeddings, text.embeddings)
+    adapter.gate.zero_()
+    assert torch.equal(adapter(text).embeddings, text.embeddings)
+
+
+@torch.no_grad()
+def test_joined_text_says_which_length_to_announce(tmp_path):
+    backbone = build_backbone()
+    text = modes(backbone, tmp_path)["caption + averaged EOS"]
+    with pytest.raises(ValueError, match=r"this text has 80 tokens, .* 77 .*text_length=80, .*pool_attention=\[…\]"):
+        backbone(images(2, 64, 64), text)
