@@ -63,6 +63,36 @@ def test_the_scale_of_a_caption_table_is_measured(tmp_path):
     assert all(0.1 < float(row[6]) < 1e6 for row in rows)
 
 
+def test_caption_coverage_counts_and_draws(tmp_path):
+    captions = {"2007_1": "two women on a couch", "2007_2": "a dog by a train station", "2007_3": ""}
+    present = {"2007_1": "background person sofa", "2007_2": "background dog", "2007_3": "chair", "2011_9": "cat"}
+    for name, texts in (("captions", captions), ("present", present)):
+        content = {image: {"captions": [text], "class_label": 1} for image, text in texts.items()}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = ("--captions", tmp_path / "captions.json", "--present", tmp_path / "present.json")
+    tokenizer = EXAMPLES.parent / "tadp" / "assets" / "tadp-tiny" / "tokenizer"
+    out = ("--out", tmp_path / "docs" / "coverage", "--plot", tmp_path / "docs" / "coverage.png")
+    printed = run("caption_coverage.py", *files, "--tokenizer", tokenizer, *out)
+    page = (tmp_path / "docs" / "coverage.md").read_text()
+    assert page in printed
+    assert "| names | 0.500 | 0.250 |" in page  # the dog, and a train that is none
+    assert "| names and synonyms | 0.750 | 0.750 |" in page
+    assert "| the same, less look-alikes | 1.000 | 0.750 |" in page
+    assert "](coverage.png)" in page
+    assert str(tmp_path) not in page
+    assert json.loads((tmp_path / "docs" / "coverage.json").read_text())["tokens"]["over_77"] == 0
+    with Image.open(tmp_path / "docs" / "coverage.png") as plot:
+        assert min(plot.size) > 200
+
+
+def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
+    for name, image in (("captions", "one"), ("present", "other")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({image: {"captions": ["a dog"]}}))
+    files = ("--captions", tmp_path / "captions.json", "--present", tmp_path / "present.json")
+    with pytest.raises(AssertionError, match=r"present.json lacks 1 of the 1 images, one first"):
+        run("caption_coverage.py", *files, "--out", tmp_path / "page")
+
+
 @pytest.mark.slow
 def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     import tadp
