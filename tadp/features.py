@@ -209,6 +209,7 @@ class Features:
         shapes = ", ".join(str(tuple(one.shape)) for one in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
 
+
 def _occurrences(
     words: Sequence[Word], tokens: Sequence[str], names: Sequence[str], synonyms: Synonyms | None
 ) -> list[tuple[int, int, int]]:
