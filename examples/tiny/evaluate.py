@@ -117,10 +117,15 @@ def caption_quality(captioner: tadp.Captioner, test: Sequence[Scene], plain: lis
 
 
 def _precision_recall(scenes: Sequence[Scene], captions: list[str]) -> dict[str, float]:
-    named = [{word for word in caption.replace(",", " ").split() if word in CLASSES} for caption in captions]
+    named = [set(_class_words(caption).split()) for caption in captions]
     present = [set(scene.names) for scene in scenes]
     right = sum(len(a & b) for a, b in zip(named, present, strict=True))
     return {"recall": right / sum(map(len, present)), "precision": right / max(sum(map(len, named)), 1)}
+
+
+def _class_words(caption: str) -> str:
+    """What a caption has in common with an oracle: the names, without colours, places and grammar."""
+    return " ".join(word for word in caption.replace(",", " ").split() if word in CLASSES)
 
 
 def frozen_features(
@@ -147,6 +152,7 @@ def frozen_features(
         "all class names": lambda scenes, part: [everything] * len(scenes),
         "captions of other images": lambda scenes, part: np.roll(words[part], 1).tolist(),
         "captions by the captioner": lambda scenes, part: words[part],
+        "names in the captioner's captions": lambda scenes, part: [_class_words(text) for text in words[part]],
         "captions, every object named": lambda scenes, part: [scene.caption() for scene in scenes],
         "oracle names": lambda scenes, part: [" ".join(scene.names) for scene in scenes],
     }
