@@ -5,6 +5,8 @@ Every class also inherits the built-in that fits, so `except ValueError` keeps w
     TADPError
     ├── ImageError          ValueError         an image that cannot be read or used
     ├── CaptionError        ValueError         text that does not fit the text encoder, or the images
+    ├── ModifierError       ValueError         a caption modifier that cannot be made, or does not fit the backbone
+    ├── EndpointError       ConnectionError    a language model's server that gave no usable answer at all
     ├── ModelError          ValueError         a model that tadp cannot use as a backbone or captioner
     │   ├── UnknownModelError                  no such name, folder or repository
     │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
@@ -24,6 +26,14 @@ class ImageError(TADPError, ValueError):
 
 class CaptionError(TADPError, ValueError):
     """Text that does not fit the text encoder, or does not fit the images it came with."""
+
+
+class ModifierError(TADPError, ValueError):
+    """A caption modifier, or its learned token or U-Net, that cannot be made, or does not fit the backbone."""
+
+
+class EndpointError(TADPError, ConnectionError):
+    """A language model's server that cannot be reached, refuses, or never gave a usable answer."""
 
 
 class ModelError(TADPError, ValueError):
