@@ -15,19 +15,30 @@ if TYPE_CHECKING:
     from tadp.features import AttentionMaps as AttentionMaps
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
+    from tadp.modifiers import CaptionModifier as CaptionModifier
     from tadp.text import Conditioning as Conditioning
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AttentionMaps": "tadp.features",
+    "CaptionModifier": "tadp.modifiers",
     "Captioner": "tadp.captioner",
     "Conditioning": "tadp.text",
     "FeatureInfo": "tadp.features",
     "Features": "tadp.features",
     "TADPBackbone": "tadp.backbone",
 }
-__all__ = ["AttentionMaps", "Captioner", "Conditioning", "FeatureInfo", "Features", "TADPBackbone", "__version__"]
+__all__ = [
+    "AttentionMaps",
+    "CaptionModifier",
+    "Captioner",
+    "Conditioning",
+    "FeatureInfo",
+    "Features",
+    "TADPBackbone",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:
