@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tadp.features import AttentionMaps as AttentionMaps
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
+    from tadp.modifiers import CaptionModifier as CaptionModifier
     from tadp.text import Conditioning as Conditioning
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionMaps": "tadp.features",
     "CaptionTable": "tadp.captions",
+    "CaptionModifier": "tadp.modifiers",
     "Captioner": "tadp.captioner",
     "Conditioning": "tadp.text",
     "FeatureInfo": "tadp.features",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "AttentionMaps",
     "CaptionTable",
+    "CaptionModifier",
     "Captioner",
     "Conditioning",
     "FeatureInfo",

@@ -6,6 +6,8 @@ Every class also inherits the built-in that fits, so `except ValueError` keeps w
     ├── ImageError          ValueError         an image that cannot be read or used
     ├── CaptionError        ValueError         text that does not fit the text encoder, or the images
     │   └── UnknownIdError  KeyError           an image that a caption table does not hold
+    ├── ModifierError       ValueError         a caption modifier that cannot be made, or does not fit the backbone
+    ├── EndpointError       ConnectionError    a language model's server that gave no usable answer at all
     ├── ModelError          ValueError         a model that tadp cannot use as a backbone or captioner
     │   ├── UnknownModelError                  no such name, folder or repository
     │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
@@ -32,6 +34,14 @@ class UnknownIdError(CaptionError, KeyError):
 
     def __str__(self) -> str:
         return Exception.__str__(self)  # KeyError's would put the message in quotes
+
+
+class ModifierError(TADPError, ValueError):
+    """A caption modifier, or its learned token or U-Net, that cannot be made, or does not fit the backbone."""
+
+
+class EndpointError(TADPError, ConnectionError):
+    """A language model's server that cannot be reached, refuses, or never gave a usable answer."""
 
 
 class ModelError(TADPError, ValueError):

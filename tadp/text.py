@@ -1,7 +1,7 @@
 """τ of the paper: captions in, embeddings with named tokens and words out."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tadp.errors import CaptionError
 from tadp.features import Word
+from tadp.tokens import learned_tokens, write_out
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -144,7 +145,8 @@ class TextEncoder(nn.Module):
         """Encode captions; the same caption is encoded once.
 
         Args:
-            captions: One text, or several. The empty string is the empty prompt.
+            captions: One text, or several. The empty string is the empty prompt. A learned token of several vectors
+                stands there once, and is one word of the result.
             truncate: Cut a caption that is too long, with a warning, rather than refuse it.
             mask_padding: Let the U-Net attend to real tokens alone. Stable Diffusion was trained without.
 
@@ -159,7 +161,11 @@ class TextEncoder(nn.Module):
         self._check_length(texts, [len(encodings[k]) for k in position], truncate)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
         names = [tuple(_name(token) for token in self.tokenizer.convert_ids_to_tokens(row.tolist())) for row in ids]
-        words = [_words(text, encodings[row], self.max_length - 1) for text, row in unique.items()]
+        learned = learned_tokens(self.tokenizer)
+        words = [
+            _words(write_out(text, learned), encodings[row], self.max_length - 1, learned)
+            for text, row in unique.items()
+        ]
         embeddings = self.model(ids.to(self.model.device)).last_hidden_state
         mask = torch.arange(self.max_length)[None] < torch.tensor([len(encoding) for encoding in encodings])[:, None]
         return Conditioning(
@@ -189,7 +195,8 @@ class TextEncoder(nn.Module):
 
     def _tokenize(self, texts: list[str]) -> list["Encoding"]:
         # Padding and truncation would become the tokenizer's state, which threads share.
-        return self.tokenizer(texts, verbose=False).encodings or []
+        learned = learned_tokens(self.tokenizer)
+        return self.tokenizer([write_out(text, learned) for text in texts], verbose=False).encodings or []
 
     def _fit(self, ids: list[int]) -> list[int]:
         """Cut to the limit, the end token kept, or pad to it."""
@@ -279,7 +286,7 @@ def _name(token: str) -> str:
     return token.removesuffix("</w>")
 
 
-def _words(text: str, encoding: "Encoding", limit: int) -> tuple[Word, ...]:
+def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, int]) -> tuple[Word, ...]:
     """Words of a caption and their token positions up to `limit`; pieces without a letter or digit are left out."""
     words: list[Word] = []
     previous, first = None, 0
@@ -292,6 +299,9 @@ def _words(text: str, encoding: "Encoding", limit: int) -> tuple[Word, ...]:
         else:
             begin, first = position, start
         # From the first piece's start to the last one's end: pieces of one letter (bytes) overlap.
-        words.append(Word(text[first:stop].strip().lower(), begin, position + 1))
+        name = text[first:stop].strip().lower()
+        if words and words[-1].text in learned and name == f"{words[-1].text}_{begin - words[-1].start}":
+            name, begin, _ = words.pop()  # a further vector of the learned token before it
+        words.append(Word(name, begin, position + 1))
         previous = word
-    return tuple(word for word in words if any(letter.isalnum() for letter in word.text))
+    return tuple(word for word in words if word.text in learned or any(letter.isalnum() for letter in word.text))

@@ -93,6 +93,21 @@ def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
         run("caption_coverage.py", *files, "--out", tmp_path / "page")
 
 
+def test_captions_are_cleaned_and_counted(tmp_path):
+    texts = ["- a watercolor painting of a dog", "a watercolor", "a red drawing of a cat", "a bird"]
+    captions = {str(number): {"captions": [text], "class_label": 3} for number, text in enumerate(texts)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    printed = run(
+        "clean_captions.py", f"watercolor={tmp_path / 'captions.json'}", "--out", tmp_path / "out", "--batches", 2
+    )
+    assert "| captions.json | 4 | 2 (50.0%) | 1 (25.0%) |" in printed
+    assert "not cleaned: 'a watercolor': the caption says nothing else" in printed
+    assert "by batches of 2: 2 0" in printed
+    cleaned = json.loads((tmp_path / "out" / "captions.json").read_text())
+    assert cleaned["0"] == {"captions": ["a dog"], "class_label": 3}
+    assert [entry["captions"] for entry in cleaned.values()][1] == ["a watercolor"]
+
+
 @pytest.mark.slow
 def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     import tadp

@@ -1,0 +1,127 @@
+"""How clean are the captions of a target domain, and what does cleaning do to them?
+
+    python examples/clean_captions.py watercolor=captions/watercolor_captions.json comic=captions/comic_captions.json
+    python examples/clean_captions.py night=night.json --endpoint http://localhost:8000/v1 --model NAME --out cleaned/
+
+Reads files of the form {image_id: {"captions": ["…"]}} (the released code's) and prints a table: the share that names
+the domain before and after, and how often the content words changed. Cleans by rules, or asks a language model: behind
+an endpoint, or in a folder. With --out, writes the cleaned captions as files of the same form.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from tadp.cleaning import CleaningReport, EndpointCleaner, ModelCleaner, RuleCleaner
+from tadp.files import replace_file
+from tadp.grammar import content_words, without_bullet
+
+HEADER = "| | " + " | ".join(
+    (
+        "captions",
+        "name the domain, before",
+        "after",
+        "have a word for a medium, before",
+        "after",
+        "begin with a list's mark, before",
+        "after",
+        "changed",
+        "content words changed",
+        "not, or not wholly, cleaned",
+    )
+)
+MARK = re.compile(r"\s*(?:-|\d+[.)])\s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="DOMAIN=FILE", help="the domain to drop, and captions as JSON")
+    parser.add_argument("--endpoint", help="an OpenAI-compatible API to ask, e.g. http://localhost:8000/v1")
+    parser.add_argument("--model", help="the model's name at the endpoint, or without --endpoint a folder or hub id")
+    parser.add_argument("--out", type=Path, help="folder for the cleaned captions")
+    parser.add_argument(
+        "--batches", type=int, help="also print how uneven the input is, by batches of this many captions"
+    )
+    options = parser.parse_args()
+    if options.endpoint and not options.model:
+        parser.error("--endpoint needs --model, the model's name there")
+    print(f"{HEADER} |\n|{'---|' * 11}")
+    details = []
+    for argument in options.files:
+        domain, _, name = argument.partition("=")
+        entries = json.loads(Path(name).read_text(encoding="utf-8"))
+        captions = [caption for entry in entries.values() for caption in entry["captions"]]
+        report = cleaner_for(domain, options).clean(captions)
+        print(row(Path(name).name, report))
+        details += describe(Path(name).name, report, options.batches)
+        if options.out:
+            cleaned = iter(report.after)
+            renewed = {
+                key: entry | {"captions": [next(cleaned) for _ in entry["captions"]]} for key, entry in entries.items()
+            }
+            with replace_file(options.out / Path(name).name) as path:
+                path.write_text(json.dumps(renewed, ensure_ascii=False), encoding="utf-8")
+    print("\n".join(details))
+
+
+def cleaner_for(domain: str, options: argparse.Namespace) -> RuleCleaner | EndpointCleaner | ModelCleaner:
+    if options.endpoint:
+        return EndpointCleaner(options.endpoint, options.model, domain=domain)
+    if options.model:
+        return ModelCleaner.from_pretrained(options.model, domain=domain)
+    return RuleCleaner(domain)
+
+
+def row(name: str, report: CleaningReport) -> str:
+    count = len(report)
+    before, after, domain = report.before, report.after, report.domain
+    cells = [
+        str(count),
+        share(len(report.naming_before), count),
+        share(len(report.naming_after), count),
+        share(sum(map(domain.medium_in, before)), count),
+        share(sum(map(domain.medium_in, after)), count),
+        share(sum(bool(MARK.match(text)) for text in before), count),
+        share(sum(bool(MARK.match(text)) for text in after), count),
+        share(len(report.changed), count),
+        share(len(report.content_changed), count),
+        str(len(report.failures)),
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def describe(name: str, report: CleaningReport, size: int | None) -> list[str]:
+    """Which words were lost, which captions stayed, and how the input's batches differ."""
+    lost: Counter[str] = Counter()
+    for number in report.content_changed:
+        old, new = (
+            Counter(content_words(without_bullet(texts[number]), ignored=report.domain.words))
+            for texts in (report.before, report.after)
+        )
+        lost += old - new
+    lines = [
+        "",
+        f"{name}: content words lost: {', '.join(f'{word} {times}' for word, times in lost.most_common()) or 'none'}",
+    ]
+    for number, reason in report.failures.items():
+        lines.append(f"  not cleaned: {report.before[number]!r}: {reason}")
+    if size:
+        names = [sum(map(report.domain.named_in, batch)) for batch in batches(report.before, size)]
+        marks = [sum(bool(MARK.match(text)) for text in batch) for batch in batches(report.before, size)]
+        lines.append(f"  name the domain, by batches of {size}: {' '.join(map(str, names))}")
+        lines.append(f"  begin with a list's mark:          {' '.join(map(str, marks))}")
+    return lines
+
+
+def batches(captions: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
+    return [captions[start : start + size] for start in range(0, len(captions), size)]
+
+
+def share(part: int, count: int) -> str:
+    return f"{part} ({part / count:.1%})" if count else "0"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Put learned tokens and a U-Net into a backbone, and take them out again."""
+
+import copy
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tadp.attention import install_recording
+from tadp.backbone import TADPBackbone
+from tadp.errors import ModifierError
+from tadp.tokens import LearnedToken, add_token
+from tadp.unet import freeze_unused, read_layout
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+# What the U-Net has to share with the one it replaces, besides its levels.
+_SAME_OPTIONS = ("in_channels", "cross_attention_dim")
+
+
+class Installation:
+    """What a modifier put into a backbone; `undo()` takes it out, as does the end of a `with` block.
+
+    The backbone then has its own tokenizer, embedding matrix and U-Net again, bit for bit.
+    """
+
+    def __init__(self, backbone: TADPBackbone, before: "_State"):
+        self._backbone = backbone
+        self._before: _State | None = before
+        self._after = _State.of(backbone)
+
+    def undo(self) -> None:
+        """Take out what was installed; a second time does nothing.
+
+        Raises:
+            ModifierError: If another modifier was installed since, and not undone.
+        """
+        if self._before is None:
+            return
+        now = _State.of(self._backbone)
+        for was, put, there in zip(self._before, self._after, now, strict=True):
+            if was is not put and there is not put:
+                raise ModifierError(
+                    "the backbone's tokens or U-Net were changed after this modifier was installed; undo what was "
+                    "installed later first."
+                )
+        self._before.restore(self._backbone, self._after)
+        self._before = None
+
+    def __enter__(self) -> "Installation":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.undo()
+
+
+def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: "UNet2DConditionModel | None") -> Installation:
+    """Add tokens to a backbone's text encoder and put a copy of a U-Net in the place of its own; all, or nothing.
+
+    Raises:
+        ModifierError: If a token is in the vocabulary or has another width, the U-Net is of another shape, or there is
+            no text encoder to add a token to.
+    """
+    before = _State.of(backbone)
+    try:
+        for token, vectors in tokens:
+            if backbone.text_encoder is None:
+                raise ModifierError(f"this backbone has no text encoder to learn {token!r}; load it with one.")
+            add_token(backbone.text_encoder, token, vectors)
+        if unet is not None:
+            _swap_unet(backbone, unet)
+    except BaseException:
+        before.restore(backbone, _State.of(backbone))
+        raise
+    return Installation(backbone, before)
+
+
+class _State(NamedTuple):
+    """What an installation may change; compared by identity."""
+
+    tokenizer: Any
+    weight: Tensor | None
+    unet: nn.Module
+
+    @classmethod
+    def of(cls, backbone: TADPBackbone) -> "_State":
+        encoder = backbone.text_encoder
+        if encoder is None:
+            return cls(None, None, backbone.unet)
+        embedding: Any = encoder.model.get_input_embeddings()
+        return cls(encoder.tokenizer, embedding.weight, backbone.unet)
+
+    def restore(self, backbone: TADPBackbone, changed: "_State") -> None:
+        """Put back what differs from `changed`, where the backbone is by now."""
+        if self.unet is not changed.unet:
+            unet: Any = self.unet
+            backbone.unet = unet.to(backbone.device, backbone.dtype).train(backbone.unet.training)
+        encoder = backbone.text_encoder
+        if encoder is None or self.weight is changed.weight or self.weight is None or changed.weight is None:
+            return
+        embedding: Any = encoder.model.get_input_embeddings()
+        self.weight.data = self.weight.data.to(changed.weight.device, changed.weight.dtype)
+        embedding.weight = self.weight
+        embedding.num_embeddings = encoder.model.config.vocab_size = len(self.weight)
+        encoder.tokenizer = self.tokenizer
+
+
+def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
+    layout = read_layout(unet)
+    differing = [name for name in _SAME_OPTIONS if unet.config[name] != backbone.unet.config[name]]
+    if layout != backbone.layout or differing:
+        what = ", ".join(f"{name} {unet.config[name]}" for name in _SAME_OPTIONS)
+        has = ", ".join(f"{name} {backbone.unet.config[name]}" for name in _SAME_OPTIONS)
+        raise ModifierError(
+            f"the modifier's U-Net (channels {layout.channels}, {what}) is of another shape than the backbone's "
+            f"(channels {backbone.layout.channels}, {has}); it was fine-tuned from another model."
+        )
+    old = backbone.unet
+    new: Any = copy.deepcopy(unet)
+    new.to(backbone.device, backbone.dtype)
+    if not old.conv_in.weight.is_contiguous():
+        new.to(memory_format=torch.channels_last)
+    install_recording(new, layout.layer_levels)
+    new.requires_grad_(any(parameter.requires_grad for parameter in old.parameters()))
+    freeze_unused(new)
+    if old.is_gradient_checkpointing:
+        new.enable_gradient_checkpointing()
+    backbone.unet = new.train(old.training)

@@ -1,0 +1,216 @@
+"""Clean captions by asking a server that speaks OpenAI's chat protocol. Standard library alone."""
+
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from tadp.cleaning.answers import AnswerError, check_answer, instruction, numbered, read_numbered
+from tadp.cleaning.chat import ServerError, chat_url, check_key, post
+from tadp.cleaning.domains import Domain, domain_of
+from tadp.cleaning.report import CleaningReport, listed, warn_of_failures
+from tadp.errors import EndpointError
+
+_FORM = " You get a numbered list of captions; answer with the edited captions under the same numbers, nothing else."
+
+
+class EndpointCleaner:
+    """Asks a language model behind an OpenAI-compatible chat endpoint to drop mentions of a domain.
+
+    Captions go in numbered batches. An answer counts if as many captions come back as went, and each can be an edited
+    caption. A request that fails is repeated a few times, later and later; a batch that keeps failing is halved, each
+    half with one repetition; a caption that fails alone stays as it was. So one failure costs its own caption and no
+    other. Where the server is down, which shows when all halvings of a batch fail, the rest is left as it was rather
+    than asked for. The report says which captions stayed, and why.
+
+    The key is read from the environment at each call, sent to that server alone, and written nowhere.
+
+    Args:
+        url: The API's base, e.g. "http://localhost:8000/v1", or its full address ending in /chat/completions.
+        model: The model's name there.
+        domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
+        key_variable: The environment variable with the key; a server that asks for none works without.
+        batch_size: Captions a request.
+        timeout_s: Seconds without a byte after which a request has failed; doubled, seconds for all of its answer.
+        retries: How often a failed request is repeated.
+        backoff_s: Seconds before the first repetition, doubled for each further one; half to all of it, at random.
+        max_wait_s: The most seconds between two attempts, also where the server asks for more (Retry-After).
+        temperature: Sent with each request; None sends none, for models that take no other than their own.
+        seed: Of the random waits.
+
+    Raises:
+        ValueError: If a number is out of range, or the URL is none, or carries a key.
+        CaptionError: If the domain is unknown.
+
+    Source:
+        TADP Sec. 4.3, which asks GPT-3.5.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        domain: str | Domain | Sequence[str] = "watercolor",
+        key_variable: str = "OPENAI_API_KEY",
+        batch_size: int = 20,
+        timeout_s: float = 60.0,
+        retries: int = 3,
+        backoff_s: float = 1.0,
+        max_wait_s: float = 60.0,
+        temperature: float | None = 0.0,
+        seed: int = 0,
+    ):
+        self.url = chat_url(url)
+        self.model = model
+        self.domain = domain_of(domain)
+        self.key_variable = key_variable
+        for what, number, least in (("batch_size", batch_size, 1), ("retries", retries, 0)):
+            if number < least:
+                raise ValueError(f"{what} must be {least} or more; got {number}.")
+        if timeout_s <= 0 or backoff_s < 0 or max_wait_s < 0:
+            raise ValueError(
+                "timeout_s must be above 0, backoff_s and max_wait_s 0 or more; got "
+                f"{timeout_s}, {backoff_s} and {max_wait_s}."
+            )
+        self.batch_size, self.retries = batch_size, retries
+        self.timeout_s, self.backoff_s, self.max_wait_s = timeout_s, backoff_s, max_wait_s
+        self.temperature, self.seed = temperature, seed
+
+    def __repr__(self) -> str:
+        return f"EndpointCleaner({self.url!r}, {self.model!r}, domain={self.domain.name!r})"
+
+    def __call__(self, captions: str | Sequence[str], *, progress: bool = False) -> list[str]:
+        """The captions, cleaned, one for each. Warns of those that stayed as they were; raises as `clean`."""
+        report = self.clean(captions, progress=progress)
+        warn_of_failures(report)
+        return list(report.after)
+
+    def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
+        """The captions before and after, and what could not be cleaned.
+
+        Args:
+            captions: One or several; the same caption is asked for once, an empty one never.
+            progress: Show a progress bar.
+
+        Raises:
+            TypeError: If a caption is not a string.
+            EndpointError: If the server cannot be reached, refuses, or fails, and has cleaned no caption before. If it
+                fails later, what it has cleaned is returned.
+        """
+        texts = listed(captions)
+        check_key(os.environ.get(self.key_variable), self.key_variable)
+        unique = [text for text in dict.fromkeys(texts) if text.strip()]
+        starts = range(0, len(unique), self.batch_size)
+        # Halving one batch down to one caption may fail at each size and then at the next caption.
+        work = _Work(
+            deque(_Batch(unique[start : start + self.batch_size], self.retries) for start in starts),
+            most_failures=self.batch_size.bit_length() + 2,
+        )
+        rng = random.Random(self.seed)
+        with tqdm(total=len(unique), desc="cleaning", unit="caption", disable=not progress) as bar:
+            while work.batches:
+                self._step(work, rng)
+                bar.update(len(work.cleaned) + len(work.failures) - bar.n)
+        if work.server_failure and not work.cleaned:
+            raise EndpointError(
+                f"{self.url} gave no usable answer: {work.server_failure}. Check the address, the model's name "
+                f"({self.model!r}) and the key in {self.key_variable}; the captions are as they were."
+            )
+        after = tuple(work.cleaned.get(text, text) for text in texts)
+        failures = {k: work.failures[text] for k, text in enumerate(texts) if text in work.failures}
+        return CleaningReport(self.domain, tuple(texts), after, failures)
+
+    def _step(self, work: "_Work", rng: random.Random) -> None:
+        """One batch: cleaned, halved, or given up."""
+        batch = work.batches.popleft()
+        try:
+            answers = self._ask(batch, rng)
+        except (AnswerError, ServerError) as error:
+            work.fail(batch, error)
+            return
+        work.failed_in_row, work.server_failure = 0, None
+        for caption, answer in zip(batch.captions, answers, strict=True):
+            try:
+                work.cleaned[caption] = check_answer(caption, answer, self.domain)
+            except AnswerError as error:
+                if len(batch.captions) > 1:
+                    work.batches.appendleft(_Batch([caption], batch.retries))
+                else:
+                    work.failures[caption] = str(error)
+
+    def _ask(self, batch: "_Batch", rng: random.Random) -> list[str]:
+        """As many answers as captions; repeated after failures that may pass.
+
+        Raises:
+            AnswerError: If the last answer was no such list.
+            ServerError: If the last attempt failed.
+        """
+        content = instruction(self.domain) + _FORM
+        request: dict[str, object] = {
+            "model": self.model,
+            "messages": [{"role": "system", "content": content}, {"role": "user", "content": numbered(batch.captions)}],
+        }
+        if self.temperature is not None:
+            request["temperature"] = self.temperature
+        attempt = 0
+        while True:
+            wait = 0.0
+            try:
+                answer = post(self.url, request, key_variable=self.key_variable, timeout_s=self.timeout_s)
+                return read_numbered(answer, len(batch.captions))
+            except AnswerError:
+                if attempt >= min(batch.retries, 1):  # the same question, mostly the same answer: halving helps more
+                    raise
+            except ServerError as error:
+                if attempt >= batch.retries or not error.may_pass:
+                    raise
+                wait = error.wait_s if error.wait_s is not None else self.backoff_s * 2**attempt * rng.uniform(0.5, 1)
+            time.sleep(min(wait, self.max_wait_s))
+            attempt += 1
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Captions to ask for together, and how often."""
+
+    captions: list[str]
+    retries: int
+
+    def halves(self) -> list["_Batch"]:
+        half, retries = len(self.captions) // 2, min(self.retries, 1)
+        return [_Batch(self.captions[:half], retries), _Batch(self.captions[half:], retries)]
+
+
+@dataclass
+class _Work:
+    """Batches still to ask for, and what became of the others."""
+
+    batches: deque[_Batch]
+    most_failures: int
+    cleaned: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    failed_in_row: int = 0
+    server_failure: str | None = None  # the last one, if nothing came after it
+
+    def fail(self, batch: _Batch, error: AnswerError | ServerError) -> None:
+        """Halve a batch, or keep its captions as they were; and all others, if the server is down."""
+        down = False
+        if isinstance(error, ServerError):
+            self.failed_in_row += 1
+            self.server_failure = str(error)
+            down = error.for_all or self.failed_in_row >= self.most_failures
+        else:
+            self.failed_in_row, self.server_failure = 0, None
+        if down:
+            for one in (batch, *self.batches):
+                self.failures.update(dict.fromkeys(one.captions, f"the server is down: {error}"))
+            self.batches.clear()
+        elif len(batch.captions) > 1:
+            self.batches.extendleft(reversed(batch.halves()))
+        else:
+            self.failures[batch.captions[0]] = str(error)

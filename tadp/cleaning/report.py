@@ -1,0 +1,100 @@
+"""What a cleaner did to captions, and what it could not do."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tadp.cleaning.domains import Domain
+from tadp.grammar import content_words, without_bullet
+
+
+@dataclass(frozen=True)
+class CleaningReport:
+    """Captions before and after cleaning, in the same order; every one is there.
+
+    Attributes:
+        domain: What was to be dropped.
+        before: The captions that came.
+        after: The captions to go on with. None is empty that was not.
+        failures: Why a caption that was to be cleaned is not, or not wholly, by its number, counted from 0.
+    """
+
+    domain: Domain
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    failures: Mapping[int, str]
+
+    def __post_init__(self) -> None:
+        if len(self.before) != len(self.after):
+            raise ValueError(f"one caption after for each before; got {len(self.after)} for {len(self.before)}.")
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    @property
+    def changed(self) -> tuple[int, ...]:
+        """Numbers of the captions that are not as they were."""
+        return tuple(k for k, (old, new) in enumerate(zip(self.before, self.after, strict=True)) if old != new)
+
+    @property
+    def naming_before(self) -> tuple[int, ...]:
+        """Numbers of the captions that named the domain."""
+        return tuple(k for k, text in enumerate(self.before) if self.domain.named_in(text))
+
+    @property
+    def naming_after(self) -> tuple[int, ...]:
+        """Numbers of the captions that name the domain still."""
+        return tuple(k for k, text in enumerate(self.after) if self.domain.named_in(text))
+
+    @property
+    def content_changed(self) -> tuple[int, ...]:
+        """Numbers of the captions that lost or gained a word of content other than the domain's own."""
+        pairs = zip(self.before, self.after, strict=True)
+        return tuple(k for k, (old, new) in enumerate(pairs) if self._content(old) != self._content(new))
+
+    def summary(self) -> str:
+        """The figures in a few lines."""
+        count = len(self)
+        lines = [
+            f"{count} captions, domain {self.domain.name!r}: {len(self.changed)} changed, {len(self.failures)} failed",
+            f"name the domain: {_share(self.naming_before, count)} before, {_share(self.naming_after, count)} after",
+            f"content words changed: {_share(self.content_changed, count)}",
+        ]
+        lines += [f"  caption {number}: {reason}" for number, reason in list(self.failures.items())[:5]]
+        if len(self.failures) > 5:
+            lines.append(f"  and {len(self.failures) - 5} more")
+        return "\n".join(lines)
+
+    def _content(self, text: str) -> Counter[str]:
+        return Counter(content_words(without_bullet(text), ignored=self.domain.words))
+
+
+def _share(numbers: tuple[int, ...], count: int) -> str:
+    return f"{len(numbers)} ({len(numbers) / count:.1%})" if count else "0"
+
+
+def listed(captions: str | Sequence[str]) -> list[str]:
+    """Captions as a list: one, several or none.
+
+    Raises:
+        TypeError: If something is no string.
+    """
+    if not isinstance(captions, Iterable):
+        raise TypeError(f"captions are strings, one or a list of them; got a {type(captions).__name__}.")
+    texts = [captions] if isinstance(captions, str) else list(captions)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"caption {number} is a {type(text).__name__}; captions are strings.")
+    return texts
+
+
+def warn_of_failures(report: CleaningReport) -> None:
+    """One warning for all captions that stayed as they were."""
+    if report.failures:
+        number, reason = next(iter(report.failures.items()))
+        warnings.warn(
+            f"{len(report.failures)} of {len(report)} captions could not be cleaned and stay as they were; the first "
+            f"is caption {number} ({report.before[number][:40]!r}): {reason}. clean() returns them all.",
+            stacklevel=3,
+        )

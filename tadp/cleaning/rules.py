@@ -1,0 +1,197 @@
+"""Clean captions by rules of English: no model, no network, the same answer each time."""
+
+import re
+from collections.abc import Sequence
+
+from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of
+from tadp.cleaning.report import CleaningReport, listed, warn_of_failures
+from tadp.grammar import DANGLING, DETERMINERS, FUNCTION_WORDS, article_for, upper_first, without_bullet, words_of
+
+NOTHING_ELSE = "the caption says nothing else"
+_DETERMINER = rf"(?:(?:{'|'.join(sorted(DETERMINERS, key=len, reverse=True))}|a series of|a collection of)\s+)?"
+# What a picture may be called before it is called a drawing.
+_KINDS = (
+    "black and white", "black-and-white", "abstract", "acrylic", "beautiful", "cartoon", "charcoal", "children's",
+    "clean", "close up", "color", "colored", "colorful", "colour", "colourful", "cute", "dense", "detailed",
+    "different", "digital", "famous", "fashion", "fine", "hand", "hand-drawn", "heavy", "illustrated", "ink",
+    "large", "light", "line", "modern", "nice", "oil", "old", "original", "pen", "pen and ink", "pencil",
+    "political", "pretty", "rainy", "simple", "small", "stylized", "thick", "various", "vintage",
+)  # fmt: skip
+_MATERIAL = r"(?:\s+(?:and|on)\s+(?:acrylic|board|canvas|charcoal|gouache|ink|paper|pastel|pen|pencil))*"
+_SHOWS = r"(?:that |which )?(?:of|shows|showing|depicts|depicting|features|featuring|about)"
+_PAINTED = r"(?:painted|drawn|rendered|done|made|shown|depicted|illustrated|seen|taken|recorded|covered)"
+# Words in -ing that are no verb after a noun: "a cartoon building".
+_THINGS_IN_ING = frozenset((
+    "building", "ceiling", "clothing", "earring", "king", "lightning", "ring", "string", "swing", "thing",
+    "wedding", "wing",
+))  # fmt: skip
+_WORD = r"[^\W\d_][\w'’-]*"  # noqa: RUF001
+
+
+class RuleCleaner:
+    """Drops what captions say of a domain, by rules of English.
+
+    "a watercolor painting of a dog" and "a dog, in the style of a watercolor" become "a dog", "a cartoon cat" becomes
+    "a cat", "a street at night" "a street". A drawing that is a thing in the picture stays ("a man holds a drawing").
+    A list's mark before a caption ("- ", "20. ") goes too. Where nothing would be left, or half a phrase, the rest of
+    the caption stays as it was, and the report says so.
+
+    Args:
+        domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
+
+    Raises:
+        CaptionError: If the domain is unknown.
+
+    Example:
+        >>> cleaner = RuleCleaner("watercolor")
+        >>> cleaner(["- a watercolor painting of a dog", "an owl in the style of a watercolor"])
+        ['a dog', 'an owl']
+        >>> report = cleaner.clean(["a watercolor", "a dog"])
+        >>> report.after, dict(report.failures)
+        (('a watercolor', 'a dog'), {0: 'the caption says nothing else'})
+    """
+
+    def __init__(self, domain: str | Domain | Sequence[str] = "watercolor"):
+        self.domain = domain_of(domain)
+        own = any_of((*self.domain.nouns, *self.domain.adjectives))
+        self._phrases = [re.compile(pattern, re.IGNORECASE) for pattern in _phrases(self.domain, own)]
+        self._modifier = re.compile(own + r"[ -]+(?=\w)", re.IGNORECASE)
+        self._adjective = re.compile(any_of(self.domain.adjectives), re.IGNORECASE)
+        self._medium = re.compile(any_of((*self.domain.media, *PICTURES)), re.IGNORECASE)
+        # "a man holding a watercolor of a cat": the watercolor is a thing that he holds
+        self._picture = re.compile(rf"(?<=\s)(an?\s+)?({own})(?=\s+of\b)", re.IGNORECASE)
+        # "hummingbird watercolor painting": a name of up to three words, nothing that joins them
+        joining = "|".join(DETERMINERS | FUNCTION_WORDS)
+        name = rf"(?:(?!(?:{joining})\b){_WORD}\s+){{1,3}}?"
+        self._label = re.compile(rf"({name}){own}(?:[\s-]+{self._medium.pattern})*", re.IGNORECASE)
+
+    def __repr__(self) -> str:
+        return f"RuleCleaner({self.domain.name!r})"
+
+    def __call__(self, captions: str | Sequence[str]) -> list[str]:
+        """The captions, cleaned, one for each.
+
+        Warns of those that could not be cleaned.
+
+        Raises:
+            TypeError: If a caption is not a string.
+        """
+        report = self.clean(captions)
+        warn_of_failures(report)
+        return list(report.after)
+
+    def clean(self, captions: str | Sequence[str]) -> CleaningReport:
+        """The captions before and after, and what could not be cleaned.
+
+        Raises:
+            TypeError: If a caption is not a string.
+        """
+        texts = listed(captions)
+        after, failures = [], {}
+        for number, text in enumerate(texts):
+            cleaned, failure = self._clean(text)
+            after.append(cleaned)
+            if failure:
+                failures[number] = failure
+        return CleaningReport(self.domain, tuple(texts), tuple(after), failures)
+
+    def _clean(self, text: str) -> tuple[str, str | None]:
+        """The text, and why it stayed as it was if it did."""
+        plain = without_bullet(text)
+        masked = self.domain.mask_kept(plain)
+        cleaned = masked
+        for phrase in self._phrases:
+            cleaned = phrase.sub("", cleaned)
+        label = self._label.fullmatch(cleaned)
+        if label and words_of(label[1])[-1] not in _KINDS:
+            cleaned = label[1]
+        if self.domain.media:
+            cleaned = self._picture.sub(_thing, cleaned)
+        cleaned = self._drop_modifiers(cleaned)
+        if cleaned == masked:
+            return plain or text, self._why_named(plain)
+        kept = iter(re.findall(any_of(self.domain.keep), plain, re.IGNORECASE))
+        cleaned = re.sub("\0+", lambda _: next(kept), _tidy(cleaned))
+        words, first, last = words_of(cleaned), words_of(plain)[:1], words_of(plain)[-1:]
+        if not self._says_more(words):
+            return plain, NOTHING_ELSE
+        if (words[-1] in DANGLING and words[-1:] != last) or (words[0] in FUNCTION_WORDS and words[:1] != first):
+            return plain, "only half a phrase would be left"
+        cleaned = upper_first(cleaned) if plain[:1].isupper() else cleaned
+        return cleaned, self._why_named(cleaned)
+
+    def _why_named(self, text: str) -> str | None:
+        """Why a caption that rules have gone over still names the domain; None if it does not."""
+        if not self.domain.named_in(text):
+            return None
+        return "names the domain in a way that no rule drops" if self._says_more(words_of(text)) else NOTHING_ELSE
+
+    def _says_more(self, words: list[str]) -> bool:
+        """Whether there is a word besides the domain's own."""
+        return bool(set(words) - DETERMINERS - self.domain.words - set(PICTURES))
+
+    def _drop_modifiers(self, text: str) -> str:
+        """Drop the domain's words that stand before a noun, and set the article before them right."""
+        position = 0
+        while match := self._modifier.search(text, position):
+            before, after = text[: match.start()], text[match.end() :]
+            following = re.match(_WORD, after)
+            if following is None or not self._is_modifier(match[0].strip(" -"), following[0].lower()):
+                position = match.end()
+                continue
+            if following[0].lower() == "and":  # "a foggy and dark street"
+                after = after[3:].lstrip()
+            elif re.search(r"\w\s+and\s+$", before) and self._adjective.fullmatch(match[0].strip(" -")):
+                before = re.sub(r"\s+and\s+$", " ", before)  # "a wet and foggy street"
+            text, position = _with_article(before, after), len(before)
+        return text
+
+    def _is_modifier(self, word: str, following: str) -> bool:
+        """Whether a word of the domain belongs to the noun after it, or is a noun of its own."""
+        if following == "and":
+            return bool(self._adjective.fullmatch(word))
+        if following in DETERMINERS or following in FUNCTION_WORDS:
+            return False
+        return not following.endswith("ing") or following in _THINGS_IN_ING or bool(self._medium.fullmatch(following))
+
+
+def _phrases(domain: Domain, own: str) -> list[str]:
+    """What is dropped wherever it is found, in this order; `own` is any word that names the domain."""
+    art = any_of(domain.media)
+    picture = any_of((*domain.media, *PICTURES))
+    kind = rf"(?:(?:{any_of((*_KINDS, *domain.media, *PICTURES))}|{own})[\s,-]+)"
+    setting = any_of(("book", *domain.settings, *domain.media, *PICTURES))
+    named = rf"{_DETERMINER}{kind}{{0,5}}?{own}(?:[\s-]+{setting})*{_MATERIAL}"  # "a dark comic book page"
+    page = rf"{_DETERMINER}{kind}{{0,5}}?{picture}\s+(?:from|in|of)\s+{named}"  # "a page from the comic book"
+    drawing = rf"{_DETERMINER}{kind}{{0,5}}?{art}"  # "a black and white drawing"
+    end = r"(?=\s*(?:[.,;:!?]|$))"
+    stop = rf"(?=\s*(?:[.,;:!?]|$|\b(?:{'|'.join(FUNCTION_WORDS)})\b))"
+    verb = r"(?:(?:is|are)\s+)?"
+    patterns = [
+        rf"^(?:{page}|{named}),?\s+(?:{_SHOWS}|with)\s+(?=\S)",
+        rf"^{drawing},?\s+{_SHOWS}\s+(?=\S)" if domain.media else None,
+        rf",?\s*{verb}(?:{_PAINTED}\s+)?in\s+the\s+style\s+of\s+{named}{stop}",
+        rf",?\s+{verb}{_PAINTED}\s+(?:in|with|using|by|from)\s+{named}{stop}",
+        rf"(?:^|,?\s+){verb}(?:late\s+)?(?:{'|'.join(domain.prepositions)})\s+{named}{stop}",
+        rf",\s*{named}{end}",
+        rf"\s+{verb}(?:{_PAINTED}\s+)?in\s+{drawing}{end}" if domain.media else None,
+    ]
+    return [pattern for pattern in patterns if pattern]
+
+
+def _thing(match: re.Match[str]) -> str:
+    return f"{'a ' if match[1] else ''}{'pictures' if match[2].endswith('s') else 'picture'}"
+
+
+def _with_article(before: str, after: str) -> str:
+    """Two halves of a caption joined; an "a" or "an" between them as the second half wants it."""
+    article = re.search(r"\ban?\s+$", before, re.IGNORECASE)
+    if article:
+        right = article_for(after)
+        before = f"{before[: article.start()]}{upper_first(right) if article[0][0].isupper() else right} "
+    return before + after
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"\s+([.,;:!?])", r"\1", " ".join(text.split()))
+    return re.sub(r"^[,;:.!?\s-]+|[,;:\s-]+$", "", text)

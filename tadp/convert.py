@@ -1,0 +1,76 @@
+"""Read what other programs wrote, pickles included: here, with `weights_only=True`, and nowhere else."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tadp.errors import CorruptFileError, MissingFileError, ModifierError
+from tadp.tokens import LearnedToken, named_token
+from tadp.tokens import read_token as read_safetensors_token
+
+UNNAMED_TOKEN = "*"  # what Textual Inversion's own code calls every token inside its files
+
+
+def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
+    """Read a learned token from any file that Textual Inversion comes in.
+
+    Args:
+        path: diffusers' learned_embeds.bin, {token: vectors}; AUTOMATIC1111's or the original code's .pt, with
+            string_to_param; one bare tensor; or a .safetensors file, as `tadp.tokens.read_token` does.
+        token: What to call it instead; needed if the file does not say.
+
+    Returns:
+        The token and its vectors, (N, D), in float32 or what the file holds.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is damaged, or holds more than tensors and plain values; nothing in it is run.
+        ModifierError: If it holds no learned token, or does not name it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "learned_embeds.bin"
+        >>> torch.save({"<toy>": torch.zeros(8)}, path)
+        >>> token, vectors = read_token(path)
+        >>> token, tuple(vectors.shape)
+        ('<toy>', (1, 8))
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors_token(path, token=token)
+    if not path.is_file():
+        raise MissingFileError(f"no {path.name} in {path.parent}; pass the file of a learned token.")
+    content = _load(path)
+    name: str | None = None
+    if isinstance(content, dict) and "string_to_param" in content:
+        given = content.get("name")
+        name = given if isinstance(given, str) and given != UNNAMED_TOKEN else None
+        content = dict(content["string_to_param"].items())
+    if isinstance(content, dict):
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        if len(tensors) != 1:
+            raise ModifierError(
+                f"a learned token is one tensor under its name; {path} holds {len(tensors)} tensors, under "
+                f"{', '.join(sorted(map(str, content))[:4])} …. Tokens for several text encoders are not read."
+            )
+        [(key, content)] = tensors.items()
+        name = name or (key if key != UNNAMED_TOKEN else None)
+    if not isinstance(content, Tensor):
+        raise ModifierError(f"{path} holds a {type(content).__name__}, not a learned token.")
+    return named_token(content.detach().clone(), name, token, path)
+
+
+def _load(path: Path) -> Any:
+    try:
+        # The original code keeps its tensors in a ParameterDict, which is a dictionary and no more.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, OSError) as error:
+        # torch's own message advises to run what is in the file.
+        raise CorruptFileError(
+            f"{path} is damaged, or holds more than tensors and plain values; nothing in it was run. Get the file "
+            "again, or save it again with its tensors alone."
+        ) from error

@@ -1,0 +1,359 @@
+"""Caption modifiers: what brings captions, and the backbone with them, nearer to a target domain.
+
+    modifier = CaptionModifier.style("watercolor")
+    modifier(["a dog on a sled"])          # ["a watercolor painting of a dog on a sled"]
+
+    modifier = CaptionModifier.from_pretrained("my-watercolors")   # with a learned token, or a DreamBooth U-Net
+    with modifier.install(backbone):
+        features = backbone(images, modifier(captions))
+
+Source: TADP Sec. 4.3, M(P).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tadp._installation import Installation, install
+from tadp._modifier_templates import (
+    DREAMBOOTH_WORD,
+    Kind,
+    PaperDomain,
+    check_template,
+    fill_grammatically,
+    fill_literally,
+    paper_template,
+)
+from tadp.backbone import TADPBackbone
+from tadp.errors import CorruptFileError, ModifierError, TADPError
+from tadp.files import replace_folder
+from tadp.grammar import article_for
+from tadp.hub import local_folder, read_json
+from tadp.loading import load_unet
+from tadp.text import check_captions
+from tadp.tokens import LearnedToken, check_token, check_vectors, learned_tokens, read_token, write_token
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+CONFIG_NAME = "modifier.json"
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One modifier as it was made; a composition has several."""
+
+    template: str
+    literal: bool
+    token: str | None
+    vectors: Tensor | None
+    unet: "UNet2DConditionModel | None"
+
+
+class CaptionModifier:
+    """Rewrites captions, and may bring a learned token or a U-Net that the new words refer to.
+
+    A caption is fitted in so that the result reads: its first letter is lower-cased unless it begins a name in
+    capitals, a list's mark before it ("- ", "20. ") goes, a full stop goes where words follow, and an article of the
+    template goes where the caption has its own or counts ("of a {caption}" with "two dogs"). A caption without an
+    article gets none.
+
+    Args:
+        template: Where the caption goes is `{caption}`, once or more; a brace that is meant is doubled, as in
+            `str.format`. Braces in captions are left alone.
+        token: A word that `install` teaches the text encoder. The template or the captions use it.
+        embedding: The token's vectors, (D,) or (N, D); D is the width of the text encoder. A token of several vectors
+            still stands in a caption once. Without it, `install` asks for a backbone that knows the token.
+        unet: A fine-tuned U-Net that `install` puts in the place of the backbone's.
+        literal: Put captions in as they are.
+
+    Raises:
+        ModifierError: If the template has no `{caption}`, or the token or its embedding cannot be one.
+
+    Source:
+        TADP Sec. 4.3: the template is M(P)s, what is installed M(P)ε.
+
+    Example:
+        >>> CaptionModifier("a foggy photo of {caption}")(["Two dogs on a sled", "the sea"])
+        ['a foggy photo of two dogs on a sled', 'a foggy photo of the sea']
+    """
+
+    def __init__(
+        self,
+        template: str = "{caption}",
+        *,
+        token: str | None = None,
+        embedding: Float[Tensor, "*n d"] | None = None,
+        unet: "UNet2DConditionModel | None" = None,
+        literal: bool = False,
+    ):
+        check_template(template)
+        vectors = None
+        if token is not None:
+            check_token(token)
+        if embedding is not None:
+            if token is None:
+                raise ModifierError("an embedding needs the token it belongs to; pass token='<name>'.")
+            vectors = embedding[None] if isinstance(embedding, Tensor) and embedding.ndim == 1 else embedding
+            check_vectors(vectors, token)
+            vectors = vectors.detach().clone()
+        self._steps = (_Step(template, literal, token, vectors, unet),)
+
+    @classmethod
+    def style(cls, style: str, *, medium: str = "painting") -> "CaptionModifier":
+        """A style in words: "a {style} {medium} of {caption}".
+
+        Example:
+            >>> CaptionModifier.style("watercolor")("a dog on a sled")
+            ['a watercolor painting of a dog on a sled']
+            >>> CaptionModifier.style("infrared", medium="photo")("two dogs")
+            ['an infrared photo of two dogs']
+        """
+        words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")
+        if not words:
+            raise ModifierError("a style is a word or more; got none.")
+        return cls(f"{article_for(words)} {words} of {{caption}}")
+
+    @classmethod
+    def for_domain(
+        cls,
+        domain: PaperDomain,
+        kind: Kind = "simple",
+        *,
+        literal: bool = False,
+        token: str | None = None,
+        embedding: Float[Tensor, "*n d"] | None = None,
+        unet: "UNet2DConditionModel | None" = None,
+    ) -> "CaptionModifier":
+        """One of the paper's modifiers for one of its target domains.
+
+        Args:
+            domain: "watercolor" (Watercolor2k), "comic" (Comic2k), or "night" (Dark Zurich, Nighttime Driving).
+            kind: "null", "simple", "nearby" or "unrelated" change words alone; "textual_inversion" has a learned token
+                (embedding=), "dreambooth" a fine-tuned U-Net (unet=).
+            literal: The released code's strings, which put "a " before every caption: "of a a dog".
+            token: The learned token, "<watercolor>" by default; for DreamBooth its word, "sks" by default.
+            embedding: The learned token's.
+            unet: DreamBooth's.
+
+        Raises:
+            ModifierError: If there is no such domain or kind, or it has no place for what was passed.
+
+        Source:
+            TADP Sec. 4.3, Tables 4 and 5. The watercolor's "simple" is "a watercolor painting of", as in the code and
+            Sec. 4.3's example; where the text has "a X style painting of", the code does so for comics alone.
+
+        Example:
+            >>> CaptionModifier.for_domain("comic")("a dog")
+            ['a comic style painting of a dog']
+            >>> CaptionModifier.for_domain("watercolor", literal=True)("a dog")
+            ['a watercolor painting of a a dog']
+        """
+        inverted, tuned = kind == "textual_inversion", kind == "dreambooth"
+        for what, value, allowed in (
+            ("token", token, inverted or tuned),
+            ("embedding", embedding, inverted),
+            ("unet", unet, tuned),
+        ):
+            if value is not None and not allowed:
+                raise ModifierError(f"the modifier {kind!r} takes no {what}; pass it to CaptionModifier itself.")
+        if token is not None:
+            check_token(token)
+        name = token or (DREAMBOOTH_WORD if tuned else f"<{domain}>")
+        template = paper_template(domain, kind, token=name, literal=literal)
+        return cls(template, token=name if inverted else None, embedding=embedding, unet=unet, literal=literal)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+    ) -> "CaptionModifier":
+        """Load a modifier from a folder that `save_pretrained` wrote, or from the hub.
+
+        Args:
+            name: The folder, or a hub id.
+            dtype: Of the U-Net; None is float32.
+            revision: Branch, tag or commit on the hub.
+            local_files_only: Never ask the hub.
+            cache_dir: Where hub files are kept.
+            token: Access token for gated and private repositories.
+
+        Raises:
+            UnknownModelError: If there is no such folder or repository.
+            MissingFileError: If a file is missing.
+            CorruptFileError: If a file is damaged.
+        """
+        folder = local_folder(
+            name,
+            patterns=[CONFIG_NAME, "*.safetensors", "unet/config.json", "unet/*.safetensors", "unet/*.index.json"],
+            known="Pass a folder that CaptionModifier.save_pretrained wrote, or a hub id.",
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        path = folder / CONFIG_NAME
+        config = read_json(path)
+        try:
+            parts = [cls._load_step(folder, number, dict(entry), dtype) for number, entry in enumerate(config["steps"])]
+        except (LookupError, TypeError, ValueError) as error:
+            if isinstance(error, TADPError):
+                raise
+            raise CorruptFileError(f"{path} does not describe a modifier: {error!r}. Save it again.") from error
+        if not parts:
+            raise CorruptFileError(f"{path} describes no modifier: it has no steps. Save it again.")
+        return parts[0].then(*parts[1:])
+
+    @classmethod
+    def _load_step(
+        cls, folder: Path, number: int, entry: dict[str, Any], dtype: torch.dtype | None
+    ) -> "CaptionModifier":
+        vectors = None
+        if entry["has_embedding"]:
+            vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
+        unet: Any = load_unet(folder, variant=None, dtype=dtype or torch.float32) if entry["has_unet"] else None
+        return cls(
+            entry["template"],
+            token=entry["token"],
+            embedding=vectors,
+            unet=unet and unet.eval(),
+            literal=bool(entry["literal"]),
+        )
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The template of each step, in the order in which they are applied."""
+        return tuple(step.template for step in self._steps)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The learned tokens that captions may use."""
+        return tuple(step.token for step in self._steps if step.token is not None)
+
+    def __repr__(self) -> str:
+        parts = []
+        for step in self._steps:
+            extra = "" if step.token is None else f", token={step.token!r}"
+            extra += "" if step.vectors is None else f", embedding={tuple(step.vectors.shape)}"
+            extra += "" if step.unet is None else f", unet={type(step.unet).__name__}"
+            parts.append(f"CaptionModifier({step.template!r}{extra}{', literal=True' if step.literal else ''})")
+        return " | ".join(parts)
+
+    def __call__(self, captions: str | Sequence[str]) -> list[str]:
+        """The captions, rewritten, one for each; an empty list for an empty list.
+
+        An empty caption leaves the template's own words: "a watercolor painting".
+
+        Raises:
+            TypeError: If a caption is not a string.
+        """
+        if not isinstance(captions, str) and isinstance(captions, Sequence) and not captions:
+            return []
+        texts = check_captions(captions)
+        for step in self._steps:
+            fill = fill_literally if step.literal else fill_grammatically
+            texts = [fill(step.template, text) for text in texts]
+        return texts
+
+    def then(self, *others: "CaptionModifier") -> "CaptionModifier":
+        """This modifier, and others on what it returns; `a | b` is `a.then(b)`.
+
+        Raises:
+            ModifierError: If two of them bring a U-Net, or the same token.
+
+        Example:
+            >>> both = CaptionModifier("{caption} in the rain") | CaptionModifier.style("watercolor")
+            >>> both("a dog")
+            ['a watercolor painting of a dog in the rain']
+        """
+        joined = CaptionModifier()
+        joined._steps = (*self._steps, *(step for other in others for step in other._steps))
+        if sum(step.unet is not None for step in joined._steps) > 1:
+            raise ModifierError("a backbone has one U-Net, and more than one of these modifiers brings its own.")
+        taught = [step.token for step in joined._steps if step.token is not None and step.vectors is not None]
+        if len({token.lower() for token in taught}) < len(taught):
+            raise ModifierError(f"two of these modifiers bring one token, of {', '.join(taught)}; rename one of them.")
+        return joined
+
+    def __or__(self, other: "CaptionModifier") -> "CaptionModifier":
+        return self.then(other) if isinstance(other, CaptionModifier) else NotImplemented
+
+    def install(self, backbone: TADPBackbone) -> Installation:
+        """Teach a backbone the learned tokens, and give it a copy of the U-Net; all of it, or nothing.
+
+        The copy goes to the backbone's device and dtype; training it leaves the modifier's as it was. Install before an
+        optimiser is built: the U-Net's parameters are new.
+
+        Returns:
+            What takes it out again: `undo()`, or the end of a `with` block.
+
+        Raises:
+            ModifierError: If a token is in the vocabulary already or has vectors of another width, a token has no
+                embedding and the backbone does not know it, or the U-Net is of another shape.
+
+        Example:
+            >>> import tadp
+            >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+            >>> vectors = torch.zeros(2, backbone.text_encoder.width)
+            >>> modifier = CaptionModifier("a <toy> style scene of {caption}", token="<toy>", embedding=vectors)
+            >>> with modifier.install(backbone):
+            ...     [word.text for word in backbone.encode_text(modifier("a dog")).words[0]]
+            ['a', '<toy>', 'style', 'scene', 'of', 'a', 'dog']
+        """
+        learned = [
+            LearnedToken(step.token, step.vectors) for step in self._steps if step.token and step.vectors is not None
+        ]
+        known = {token.lower() for token, _ in learned}
+        if backbone.text_encoder is not None:
+            known |= set(learned_tokens(backbone.text_encoder.tokenizer))
+        for token in self.tokens:
+            if token.lower() not in known:
+                raise ModifierError(
+                    f"the token {token!r} has no embedding, and this backbone does not know it; pass embedding=, e.g. "
+                    "from tadp.tokens.read_token(path)."
+                )
+        unets = [step.unet for step in self._steps if step.unet is not None]
+        return install(backbone, learned, unets[0] if unets else None)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the modifier as a folder: JSON, each learned token as diffusers reads it, the U-Net in its layout.
+
+        Raises:
+            OutputError: If the folder cannot be written; what it held is still there.
+        """
+        entries = []
+        with replace_folder(Path(folder)) as part:
+            for number, step in enumerate(self._steps):
+                if step.token is not None and step.vectors is not None:
+                    write_token(part / _token_file(number), step.token, step.vectors)
+                if step.unet is not None:
+                    step.unet.save_pretrained(part / "unet")
+                entries.append(
+                    {
+                        "template": step.template,
+                        "literal": step.literal,
+                        "token": step.token,
+                        "has_embedding": step.vectors is not None,
+                        "has_unet": step.unet is not None,
+                    }
+                )
+            (part / CONFIG_NAME).write_text(
+                json.dumps({"steps": entries}, indent=2, ensure_ascii=False), encoding="utf-8"
+            )
+
+
+def _token_file(number: int) -> str:
+    # The first has the name that diffusers looks for.
+    return f"learned_embeds_{number}.safetensors" if number else "learned_embeds.safetensors"

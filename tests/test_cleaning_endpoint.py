@@ -1,0 +1,441 @@
+"""The endpoint cleaner, against a server on loopback that misbehaves."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tadp.cleaning import EndpointCleaner
+from tadp.errors import CaptionError, EndpointError
+
+KEY = "sk-secret-0123456789"
+CAPTIONS = [f"a watercolor painting of {number} dogs" for number in range(8)]
+CLEANED = [f"{number} dogs" for number in range(8)]
+
+
+class Server:
+    """Answers each request as `behave` says: with a body and a status, or anything it does itself."""
+
+    def __init__(self, behave: Callable[["Server", Any, list[str]], tuple[int, Any] | None]):
+        self.behave = behave
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.batches: list[int] = []
+        self.times: list[float] = []
+        self.stop = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        captions = [line.partition(". ")[2] for line in request["messages"][-1]["content"].splitlines()]
+        self.times.append(time.monotonic())
+        self.requests.append(request)
+        self.keys.append(handler.headers.get("Authorization"))
+        self.batches.append(len(captions))
+        try:
+            answer = self.behave(self, handler, captions)
+            if answer is not None:
+                reply(handler, *answer)
+        except OSError:
+            pass  # the client gave up
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, body: Any, **headers: str) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    handler.send_response(status)
+    for name, value in {"Content-Length": str(len(data)), **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def completion(text: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
+
+
+def cleaned(captions: list[str]) -> tuple[int, Any]:
+    """What a well-behaved server says."""
+    lines = [f"{k}. {text.replace('a watercolor painting of ', '')}" for k, text in enumerate(captions, 1)]
+    return 200, completion("\n".join(lines))
+
+
+@contextmanager
+def serving(behave: Callable[[Server, Any, list[str]], tuple[int, Any] | None]) -> Iterator[Server]:
+    server = Server(behave)
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop.set()
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def cleaner(url: str, **options: Any) -> EndpointCleaner:
+    return EndpointCleaner(url, "gpt", **({"batch_size": 4, "backoff_s": 0.001, "timeout_s": 30.0} | options))
+
+
+def test_captions_are_cleaned_in_batches_and_in_order():
+    with serving(lambda server, handler, captions: cleaned(captions)) as server:
+        report = cleaner(server.url, batch_size=3).clean([*CAPTIONS, CAPTIONS[2], "", "  "])
+    assert report.after == (*CLEANED, "2 dogs", "", "  ")
+    assert not report.failures
+    assert server.batches == [3, 3, 2]  # the repeated one is asked for once, the empty ones never
+    assert server.keys == [f"Bearer {KEY}"] * 3
+    assert server.requests[0]["model"] == "gpt"
+    assert server.requests[0]["temperature"] == 0
+    assert "watercolor" in server.requests[0]["messages"][0]["content"]
+
+
+def test_options_reach_the_server(monkeypatch):
+    monkeypatch.setenv("OTHER_KEY", "sk-other")
+    with serving(lambda server, handler, captions: cleaned(captions)) as server:
+        assert cleaner(server.url, key_variable="OTHER_KEY", temperature=None)(CAPTIONS[:1]) == CLEANED[:1]
+        monkeypatch.delenv("OTHER_KEY")
+        assert cleaner(server.url + "/chat/completions/", key_variable="OTHER_KEY")(CAPTIONS[:1]) == CLEANED[:1]
+        assert cleaner(server.url)([]) == []
+    assert server.keys == ["Bearer sk-other", None]
+    assert "temperature" not in server.requests[0]
+
+
+def test_errors_that_pass_are_waited_out():
+    def behave(server, handler, captions):
+        return (500, {}) if len(server.batches) % 3 else cleaned(captions)
+
+    with serving(behave) as server:
+        report = cleaner(server.url).clean(CAPTIONS)
+    assert report.after == tuple(CLEANED)
+    assert server.batches == [4] * 6
+
+
+def test_waits_grow_and_reproduce(monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("tadp.cleaning.endpoint.time.sleep", waits.append)
+    with serving(lambda server, handler, captions: (503, {})) as server:
+        for seed in (0, 0, 1):
+            with pytest.raises(EndpointError, match=r"503 Service Unavailable"):
+                cleaner(server.url, batch_size=1, backoff_s=1.0, retries=4, max_wait_s=6.0, seed=seed).clean("a dog")
+    first, second, third = waits[:4], waits[4:8], waits[8:]
+    assert first == second != third
+    for wait, most in zip(first, (1, 2, 4, 8), strict=True):
+        assert min(most / 2, 6) <= wait <= min(most, 6)
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        (lambda: "3", 3, 3),
+        (lambda: formatdate(time.time() + 30, usegmt=True), 20, 30),
+        (lambda: formatdate(time.time() - 30, usegmt=True), 0, 0),
+        (lambda: "3600", 60, 60),  # the most that it waits
+        (lambda: "soon", 0.0005, 0.001),  # its own
+        (lambda: "-5", 0.0005, 0.001),
+    ],
+)
+def test_the_server_says_how_long_to_wait(monkeypatch, value, least, most):
+    waits: list[float] = []
+    monkeypatch.setattr("tadp.cleaning.endpoint.time.sleep", waits.append)
+
+    def behave(server, handler, captions):
+        if len(server.batches) > 1:
+            return cleaned(captions)
+        reply(handler, 429, {}, Retry_After=value())
+        return None
+
+    with serving(behave) as server:
+        assert cleaner(server.url)(CAPTIONS[:1]) == CLEANED[:1]
+    assert len(waits) == 1
+    assert least <= waits[0] <= most
+
+
+def test_one_caption_that_the_server_cannot_take_costs_no_other():
+    def behave(server, handler, captions):
+        return (500, {}) if CAPTIONS[5] in captions else cleaned(captions)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, batch_size=8).clean(CAPTIONS)
+    assert report.after == (*CLEANED[:5], CAPTIONS[5], *CLEANED[6:])
+    assert report.failures == {5: "the server answers 500 Internal Server Error"}
+
+
+def test_a_batch_that_is_too_large_is_halved_at_once():
+    with serving(lambda server, handler, captions: (413, {}) if len(captions) > 2 else cleaned(captions)) as server:
+        report = cleaner(server.url, batch_size=8).clean(CAPTIONS)
+    assert report.after == tuple(CLEANED)
+    assert server.batches == [8, 4, 2, 2, 4, 2, 2]
+
+
+def test_a_wrong_count_is_noticed():
+    def behave(server, handler, captions):
+        return cleaned(captions[1:]) if len(captions) > 2 else cleaned(captions)
+
+    with serving(behave) as server:
+        report = cleaner(server.url).clean(CAPTIONS)
+    assert report.after == tuple(CLEANED)
+    assert not report.failures
+
+
+def test_an_answer_that_is_no_edited_caption_is_asked_for_again_alone_and_then_left():
+    def behave(server, handler, captions):
+        status, body = cleaned(captions)
+        text = body["choices"][0]["message"]["content"].replace("3 dogs", "I cannot help with that")
+        return status, completion(text)
+
+    with serving(behave) as server:
+        report = cleaner(server.url).clean(CAPTIONS[:4])
+    assert report.after == (*CLEANED[:3], CAPTIONS[3])
+    assert report.failures == {3: "the answer has none of the caption's words: 'I cannot help with that'"}
+    assert server.batches == [4, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"<html>gateway</html>", r"no chat completion: b'<html>gateway"),
+        (b"", r"no chat completion"),
+        (b"\xff\xfe\x00", r"no chat completion"),
+        ([], r"no chat completion"),
+        ({"choices": []}, r"no chat completion"),
+        ({"choices": [{"message": {"content": None}}]}, r"no text, but a NoneType"),
+        (completion("I am sorry, Dave."), r"0 captions came back for 1"),
+    ],
+)
+def test_junk_leaves_the_captions_and_is_reported(body, reason):
+    with serving(lambda server, handler, captions: (200, body)) as server:
+        report = cleaner(server.url).clean(CAPTIONS)
+    assert report.after == tuple(CAPTIONS)
+    assert len(report.failures) == 8
+    assert all(reason.replace("\\", "") in why for why in report.failures.values())
+
+
+def test_a_call_warns_of_what_stayed():
+    with (
+        serving(lambda server, handler, captions: (200, b"junk")) as server,
+        pytest.warns(UserWarning, match=r"1 of 1 captions could not be cleaned.*no chat completion: b'junk'"),
+    ):
+        assert cleaner(server.url)("a watercolor of a dog") == ["a watercolor of a dog"]
+
+
+def test_an_answer_without_end_is_cut_short():
+    def behave(server, handler, captions):
+        handler.send_response(200)
+        handler.end_headers()
+        while not server.stop.is_set():
+            handler.wfile.write(b" " * 65536)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, retries=0).clean(CAPTIONS[:1])
+    assert report.failures == {0: "the answer is longer than 4194304 bytes"}
+
+
+def test_a_server_that_hangs_is_left_after_the_time_out():
+    def behave(server, handler, captions):
+        server.stop.wait(30)
+
+    with serving(behave) as server:
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match=r"no whole answer within the time-out of 0\.2 s"):
+            cleaner(server.url, timeout_s=0.2, retries=1).clean("a dog")
+        assert time.monotonic() - start < 20
+    assert len(server.batches) == 2
+
+
+def test_a_server_that_drips_is_left_too():
+    def behave(server, handler, captions):
+        handler.send_response(200)
+        handler.end_headers()
+        while not server.stop.wait(0.05):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+
+    with serving(behave) as server, pytest.raises(EndpointError, match=r"time-out of 0\.5 s"):
+        cleaner(server.url, timeout_s=0.5, retries=0).clean("a dog")
+
+
+def test_a_hang_costs_no_other_caption():
+    def behave(server, handler, captions):
+        if CAPTIONS[1] in captions:
+            server.stop.wait(30)
+            return None
+        return cleaned(captions)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, timeout_s=1.0, retries=0).clean(CAPTIONS[:4])
+    assert report.after == (CLEANED[0], CAPTIONS[1], *CLEANED[2:4])
+
+
+def test_a_connection_that_breaks_is_tried_again():
+    def behave(server, handler, captions):
+        if len(server.batches) == 1:
+            handler.close_connection = True
+            return None
+        return cleaned(captions)
+
+    with serving(behave) as server:
+        assert cleaner(server.url)(CAPTIONS[:2]) == CLEANED[:2]
+
+
+def test_a_server_that_is_down_is_an_error_and_nothing_is_lost():
+    with serving(lambda server, handler, captions: cleaned(captions)) as server:
+        pass
+    with pytest.raises(
+        EndpointError, match=r"gave no usable answer: the connection was refused; is the server running"
+    ):
+        cleaner(server.url).clean(CAPTIONS)
+    with pytest.raises(ConnectionError):
+        cleaner(server.url)(CAPTIONS)
+
+
+def test_a_host_that_is_none_is_an_error():
+    with pytest.raises(EndpointError, match=r"there is no such host, or no network"):
+        cleaner("http://no-such-host.invalid/v1").clean(CAPTIONS)
+
+
+def test_a_server_that_always_fails_is_asked_a_bounded_number_of_times():
+    with (
+        serving(lambda server, handler, captions: (500, {})) as server,
+        pytest.raises(EndpointError, match=r"gave no usable answer: the server answers 500"),
+    ):
+        cleaner(server.url, batch_size=8, retries=3).clean([f"caption {number}" for number in range(1000)])
+    assert len(server.batches) <= 4 + 5 * 2
+
+
+def test_a_server_that_dies_on_the_way_leaves_what_it_has_cleaned():
+    def behave(server, handler, captions):
+        return cleaned(captions) if len(server.batches) == 1 else (500, {})
+
+    with serving(behave) as server:
+        report = cleaner(server.url, retries=0).clean(CAPTIONS * 2)
+    assert report.after == (*CLEANED[:4], *CAPTIONS[4:]) * 2
+    assert set(report.failures) == {4, 5, 6, 7, 12, 13, 14, 15}
+    assert all("500" in why for why in report.failures.values())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 307])
+def test_a_refusal_is_not_repeated(status):
+    with (
+        serving(lambda server, handler, captions: (status, {})) as server,
+        pytest.raises(EndpointError, match=rf"the server answers {status}"),
+    ):
+        cleaner(server.url).clean(CAPTIONS)
+    assert len(server.batches) == 1
+
+
+def test_a_redirect_is_not_followed():
+    """It could take captions and key elsewhere."""
+    with serving(lambda server, handler, captions: cleaned(captions)) as other:
+
+        def behave(server, handler, captions):
+            reply(handler, 302, {}, Location=other.url + "/chat/completions")
+
+        with serving(behave) as server, pytest.raises(EndpointError, match=r"302 Found"):
+            cleaner(server.url).clean(CAPTIONS)
+    assert other.batches == []
+
+
+# The key
+
+
+def test_a_missing_key_is_named(monkeypatch):
+    with serving(lambda server, handler, captions: (401, {})) as server:
+        with pytest.raises(EndpointError, match=r"it wants another key than the one in OPENAI_API_KEY"):
+            cleaner(server.url).clean("a dog")
+        monkeypatch.delenv("OPENAI_API_KEY")
+        with pytest.raises(EndpointError, match=r"it wants a key, and OPENAI_API_KEY is not set"):
+            cleaner(server.url).clean("a dog")
+
+
+def test_the_key_is_shown_nowhere(caplog, capfd):
+    """Not by a server that sends it back, not in a representation, a log, a message or a chain of errors."""
+    caplog.set_level(logging.DEBUG)
+    said: list[str] = []
+
+    def echo(server, handler, captions):
+        said_key = handler.headers["Authorization"]
+        if len(server.batches) < 3:
+            return 200, completion(f"1. {said_key}")
+        if len(server.batches) < 6:
+            return 200, f"your key is {said_key}".encode()
+        reply(handler, 401, f"bad key {said_key}".encode(), X_Key=said_key)
+        return None
+
+    with serving(echo) as server:
+        one = cleaner(server.url)
+        said += [repr(one), str(vars(one))]
+        for _ in range(4):
+            try:
+                said.append(str(one.clean("a dog")))
+            except EndpointError as error:
+                said += [str(error), repr(error), repr(error.__context__), repr(error.__cause__)]
+    assert all(key == f"Bearer {KEY}" for key in server.keys)
+    assert len(server.keys) == 6
+    said += [record.getMessage() for record in caplog.records] + list(capfd.readouterr())
+    assert not [text for text in said if KEY in text or "sk-secret" in text]
+    assert any("***" in text for text in said)
+
+
+@pytest.mark.parametrize("wrong", ["sk secret", "sk-secret\n", "sk-sécret"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(monkeypatch, wrong):
+    monkeypatch.setenv("OPENAI_API_KEY", wrong)
+    with pytest.raises(
+        ValueError, match=r"the key in OPENAI_API_KEY has white space or letters that no key has"
+    ) as raised:
+        cleaner("http://127.0.0.1:9/v1").clean("a dog")
+    assert "sk" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:sk-secret@host/v1", "http://host/v1?key=sk-secret", "http://host/#sk-secret"]
+)
+def test_a_key_in_the_url_is_refused_unseen(url):
+    with pytest.raises(ValueError, match=r"put the key into an environment variable") as raised:
+        cleaner(url)
+    assert "sk-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["host/v1", "file:///etc/passwd", "ftp://host", "", "http://"])
+def test_other_urls_are_refused(url):
+    with pytest.raises(ValueError, match=r"must begin with http:// or https:// and a host"):
+        cleaner(url)
+
+
+def test_numbers_out_of_range_are_refused():
+    for options, message in (
+        ({"batch_size": 0}, r"batch_size must be 1 or more; got 0"),
+        ({"retries": -1}, r"retries must be 0 or more; got -1"),
+        ({"timeout_s": 0.0}, r"timeout_s must be above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cleaner("http://host", **options)
+    with pytest.raises(CaptionError, match=r"unknown domain 'oil'"):
+        cleaner("http://host", domain="oil")
+
+
+def test_captions_that_are_none_are_refused(no_type_checker):
+    with pytest.raises(TypeError, match=r"caption 0 is a int; captions are strings"):
+        cleaner("http://127.0.0.1:9").clean([5])
