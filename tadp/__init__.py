@@ -33,8 +33,8 @@ _HOMES = {
 }
 __all__ = [
     "AttentionMaps",
-    "CaptionTable",
     "CaptionModifier",
+    "CaptionTable",
     "Captioner",
     "Conditioning",
     "FeatureInfo",
