@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -319,13 +319,18 @@ def _captions(images: list[str] | None, captioner: str | None, device: str | Non
 
 
 def _modifier(name: str) -> "CaptionModifier":
-    from tadp.modifiers import CaptionModifier
+    from tadp.modifiers import CaptionModifier, Kind, PaperDomain
 
+    if Path(name).exists() or ":" not in name:
+        return CaptionModifier.from_pretrained(name)
     domain, _, kind = name.partition(":")
-    if kind and not Path(name).exists():
-        values: Any = (domain, kind)
-        return CaptionModifier.for_domain(*values)
-    return CaptionModifier.from_pretrained(name)
+    domains, kinds = get_args(PaperDomain), get_args(Kind)
+    if domain not in domains or kind not in kinds:
+        raise typer.BadParameter(
+            f"{name} is no DOMAIN:KIND; domains are {', '.join(domains)}, kinds {', '.join(kinds)}.",
+            param_hint="--modifier",
+        )
+    return CaptionModifier.for_domain(cast(Any, domain), cast(Any, kind))
 
 
 def _domain(text: str) -> str | list[str]:
