@@ -173,6 +173,13 @@ def test_eighty_templates_are_the_default(encoder, tmp_path, batches, monkeypatc
     assert batches == [50, 50, 50, 10]
 
 
+def test_the_bar_is_shown_on_request(encoder, tmp_path, capsys):
+    averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path / "one")
+    assert "encoding classes" not in capsys.readouterr().err
+    averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path / "two", progress=True)
+    assert "encoding classes: 100%" in capsys.readouterr().err
+
+
 def test_they_are_encoded_once(encoder, tmp_path, batches):
     first = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
     assert batches == [9]
