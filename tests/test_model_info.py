@@ -1,7 +1,7 @@
 from builders import build_backbone
 from rich.console import Console
 
-from tadp.model_info import model_tables
+from tadp.cli.model_info import model_tables
 
 
 def test_channels_pooled_by_name_are_counted_and_named(tmp_path):
