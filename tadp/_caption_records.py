@@ -137,8 +137,8 @@ def new_record(
     if fields and "captions" in fields:
         raise CaptionError(f"a field of {shown(image_id)} cannot be called 'captions'. Pass them as captions.")
     return CaptionRecord(
-        str(image_id),
-        listed,
+        str(image_id),  # numpy's strings are strings too, and are not kept
+        tuple(map(str, listed)),
         _json_object(fields, f"the fields of {shown(image_id)}") if fields else {},
         provenance,
     )

@@ -7,6 +7,7 @@ and read where nothing can be written. `synchronous=EXTRA` makes a transaction t
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from tadp._caption_store import Plan, in_turn
 from tadp.errors import CaptionError, OutputError
 
 _WAIT_S = 60.0  # for another process to finish its transaction
+_ASK_AGAIN_S = 0.02  # within which SQLite asks with growing pauses, up to 0.1 s: too rarely beside a busy writer
 _PAGE = 1000  # rows of one SELECT: short reads let a writer in
 _FORMAT = 1
 _APPLICATION = 0x74616470  # "tadp", in the file's header
@@ -88,8 +90,8 @@ class SqliteStore:
                 if one not in numbers:
                     numbers[one] = max(numbers.values(), default=0) + 1
                     row = (numbers[one], None if one is None else to_json(one.as_dict()))
-                    database.execute("INSERT INTO provenance VALUES (?, ?, 0)", row)
-                database.execute("UPDATE provenance SET images = images + ? WHERE number = ?", (shift, numbers[one]))
+                    _run(database, "INSERT INTO provenance VALUES (?, ?, 0)", row)
+                _run(database, "UPDATE provenance SET images = images + ? WHERE number = ?", (shift, numbers[one]))
             database.executemany(
                 f"INSERT OR REPLACE INTO captions ({_COLUMNS}) VALUES (?, ?, ?, ?)",
                 (_row(record, numbers) for record in (*plan.fresh.values(), *plan.changed.values())),
@@ -137,7 +139,7 @@ class SqliteStore:
         for start in range(0, len(ids), _PAGE // 2):  # SQLite takes 999 parameters for sure
             some = ids[start : start + _PAGE // 2]
             marks = ",".join("?" * len(some))
-            for row in database.execute(f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", some).fetchall():
+            for row in _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", some).fetchall():
                 found[row[0]] = self._record(row)
         return found
 
@@ -146,7 +148,7 @@ class SqliteStore:
         last = ""
         while True:
             with self._database() as database:
-                rows = database.execute(query, (last,)).fetchall()
+                rows = _run(database, query, (last,)).fetchall()
             if not rows:
                 return
             yield from rows
@@ -164,8 +166,23 @@ class SqliteStore:
     def _provenances(self, database: sqlite3.Connection) -> dict[int, tuple[Provenance | None, int]]:
         return {
             number: (None if text is None else Provenance.from_dict(json.loads(text)), images)
-            for number, text, images in database.execute("SELECT number, record, images FROM provenance").fetchall()
+            for number, text, images in _run(database, "SELECT number, record, images FROM provenance").fetchall()
         }
+
+
+def _run(database: sqlite3.Connection, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    """Execute a statement; wait while another process is in the way."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            return database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits are detail; 0: the module's own
 
 
 def _row(record: CaptionRecord, numbers: dict[Provenance | None, int]) -> tuple[str, str, str | None, int]:
@@ -186,8 +203,8 @@ def is_sqlite(path: Path) -> bool:
 def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     # A reader asks for "rw" too: it may have to undo what a killed writer left. Without permission SQLite reads only.
     address = f"{path.as_uri()}?mode={'rwc' if is_writable else 'rw'}"
-    connection = sqlite3.connect(address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = EXTRA" if is_writable else "PRAGMA query_only = ON")
+    connection = sqlite3.connect(address, uri=True, timeout=_ASK_AGAIN_S, isolation_level=None, check_same_thread=False)
+    _run(connection, "PRAGMA synchronous = EXTRA" if is_writable else "PRAGMA query_only = ON")
     return connection
 
 
@@ -197,13 +214,13 @@ def _make(database: sqlite3.Connection, path: Path) -> None:
         with _transaction(database):
             if _is_empty(database):  # another process may have been first
                 for statement in _SCHEMA:
-                    database.execute(statement)
+                    _run(database, statement)
     _check(database, path)
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (number,) = database.execute("PRAGMA user_version").fetchone()
+    (application,) = _run(database, "PRAGMA application_id").fetchone()
+    (number,) = _run(database, "PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         what = "is empty" if _is_empty(database) else "is an SQLite file of something else"
         raise CaptionError(f"{path} {what}; it holds no caption table. CaptionTable.create makes one, at a free name.")
@@ -214,25 +231,25 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _is_empty(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    return _run(database, "SELECT count(*) FROM sqlite_master").fetchone() == (0,)
 
 
 @contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
     """All of it or nothing."""
-    database.execute("BEGIN IMMEDIATE")
+    _run(database, "BEGIN IMMEDIATE")
     try:
         yield
-        database.execute("COMMIT")
+        _run(database, "COMMIT")
     finally:
         if database.in_transaction:  # something was raised, and SQLite has not gone back by itself
             with suppress(sqlite3.Error):
-                database.execute("ROLLBACK")
+                _run(database, "ROLLBACK")
 
 
 def _raise_clearly(error: sqlite3.Error, path: Path, *, is_writing: bool) -> NoReturn:
     """An error of SQLite's, as one of ours that says what to do."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
+    code = _code(error)
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         raise CaptionError(
             f"{path} cannot be read as a caption table: {error}. It is another kind of file, or damaged; take a copy."

@@ -3,11 +3,11 @@
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from tadp._caption_records import CaptionRecord, Located, Provenance, differences, shown
 from tadp.errors import CaptionError
@@ -111,20 +111,20 @@ def mixing(known: Provenance | None, new: Provenance | None) -> str:
 
 
 class MemoryStore:
-    """Records in a dictionary, in the order in which they came."""
+    """Records in a dictionary, in the order in which they came; as tuples, which take less memory."""
 
     def __init__(self) -> None:
-        self._records: dict[str, CaptionRecord] = {}
+        self._rows: dict[str, tuple[tuple[str, ...], Mapping[str, Any] | None, Provenance | None]] = {}
         self._images: Counter[Provenance | None] = Counter()
 
     def get(self, ids: Sequence[str]) -> dict[str, CaptionRecord]:
-        return {image_id: self._records[image_id] for image_id in ids if image_id in self._records}
+        return {image_id: self._record(image_id) for image_id in ids if image_id in self._rows}
 
     def ids(self) -> Iterator[str]:
-        return iter(list(self._records))
+        return iter(list(self._rows))
 
     def records(self) -> Iterator[CaptionRecord]:
-        return iter(list(self._records.values()))
+        return map(self._record, self.ids())
 
     def provenances(self) -> dict[Provenance | None, int]:
         return {one: count for one, count in self._images.items() if count}
@@ -134,10 +134,15 @@ class MemoryStore:
             existing = self.get([record.id for _, record in records])
             plan = Plan.of(records, existing, set(self.provenances()), replace=replace, mix=mix)
             self._images.update(plan.shifts(existing))
-            self._records |= plan.fresh | plan.changed
+            for record in (*plan.fresh.values(), *plan.changed.values()):
+                self._rows[record.id] = (record.captions, record.fields or None, record.provenance)
         if plan.error is not None:
             raise plan.error
         return len(plan.fresh)
+
+    def _record(self, image_id: str) -> CaptionRecord:
+        captions, fields, provenance = self._rows[image_id]
+        return CaptionRecord(image_id, captions, dict(fields or {}), provenance)
 
     def close(self) -> None:
         """There is no file."""
