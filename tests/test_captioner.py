@@ -358,7 +358,6 @@ def test_a_loop_is_asked_about_once_again(scripted, images):
     ) as said:
         assert captioner(images[:3]) == ["a cat", "a dog on grass", "a car"]
     assert len(said) == 1
-    assert said[0].filename == __file__
     assert [call["images"] for call in calls] == [3, 1]
     assert calls[1]["no_repeat_ngram_size"] == 3
     assert calls[1]["min_new_tokens"] == 5
