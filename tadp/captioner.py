@@ -10,6 +10,7 @@ backbone and is never a part of it, so no `state_dict` holds one.
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +20,29 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.assets import tiny_folder
-from tadp.errors import ImageError, MissingFileError, ModelError
-from tadp.hub import local_folder, read_json, weight_files
+from tadp.caption_check import Caption, better, checked, counted, troubles
+from tadp.captioner_loading import check_captioner, find_captioner, load_captioner
+from tadp.decoding import Decoding
+from tadp.errors import ImageError
 from tadp.images import ImageLike, to_pil
+from tadp.text import TextEncoder
 
-TINY = "tadp-tiny"
 INSTRUCTION = "Describe this image in one sentence."  # what a chat model is asked when there is no prompt
-
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-)
-# What a repository is asked for: configs, tokenizer and safetensors of its top folder, no pickles, no subfolders.
-_WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
 
 class Captioner:
-    """Captions from an image-text-to-text model, decoded greedily or by beam search, so that they reproduce.
+    """Captions from an image-text-to-text model: the likeliest words, or drawn with a seed; either way they reproduce.
 
     Args:
         model: A transformers model with `generate`; it is set to eval mode and stays where it is.
         processor: The processor that belongs to it.
         name: Where the model came from, for provenance.
-        min_new_tokens: The fewest tokens of a caption; longer captions name more. TADP compares 0, 20 and 40.
-        max_new_tokens: The most tokens of a caption. 77 is what the text encoder of Stable Diffusion takes.
+        revision: The commit it came at, for provenance.
         batch_size: Images that go through the model at once.
-        num_beams: Width of the beam search; 1 is greedy.
-        prompt: Text that the model continues or answers. It is not part of the captions. None: no text, but for
-            chat models, which are asked to describe the image in one sentence.
+        decoding: How it chooses its words; None is greedily, up to 77 tokens.
 
     Raises:
-        ValueError: If a number is out of range, or `min_new_tokens` exceeds `max_new_tokens`.
+        ValueError: If the batch is empty, or the model cannot say that many tokens.
 
     Source:
         TADP Sec. 4.1 (BLIP-2 captions and their minimal length).
@@ -67,18 +54,16 @@ class Captioner:
         processor: Any,
         *,
         name: str,
-        min_new_tokens: int = 0,
-        max_new_tokens: int = 77,
+        revision: str | None = None,
         batch_size: int = 8,
-        num_beams: int = 1,
-        prompt: str | None = None,
+        decoding: Decoding | None = None,
     ):
-        _check_numbers(min_new_tokens, max_new_tokens, batch_size, num_beams)
+        self._decoding = decoding or Decoding()
+        _check_batch_size(batch_size)
+        _check_positions(model, self._decoding.max_new_tokens, name)
         self._model = model.eval()
         self._processor = processor
-        self._name = name
-        self._min_new_tokens, self._max_new_tokens = min_new_tokens, max_new_tokens
-        self._num_beams, self._prompt = num_beams, prompt
+        self._name, self._revision = name, revision
         self.batch_size = batch_size
 
     @classmethod
@@ -90,7 +75,10 @@ class Captioner:
         max_new_tokens: int = 77,
         batch_size: int = 8,
         num_beams: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
         prompt: str | None = None,
+        retry: bool = True,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         revision: str | None = None,
@@ -104,14 +92,20 @@ class Captioner:
 
         Args:
             name: "tadp-tiny", a folder, or a repository on the hub such as "Salesforce/blip2-opt-2.7b".
-            min_new_tokens: As the class takes it.
-            max_new_tokens: As the class takes it.
-            batch_size: As the class takes it.
-            num_beams: As the class takes it.
-            prompt: As the class takes it.
+            min_new_tokens: The fewest tokens of a caption; longer captions name more. TADP compares 0, 20 and 40.
+            max_new_tokens: The most. 77 is what the text encoder of Stable Diffusion takes.
+            batch_size: Images that go through the model at once.
+            num_beams: Width of the beam search; 1 is greedy.
+            temperature: 0 takes the likeliest words. Above, words are drawn from the likeliest nine tenths, the more
+                freely the higher it is: other seeds then give an image other captions.
+            seed: Of the drawing; an image and a seed give one caption, in any batch. Unused at temperature 0.
+            prompt: Text that the model continues or answers. It is not part of the captions. None: no text, but for
+                chat models, which are asked to describe the image in one sentence.
+            retry: Ask once again where a caption is empty or a loop, for five tokens or more, no three of which come
+                twice in a row.
             dtype: Of the weights; None is float32, whatever the file holds.
             device: Where the model goes; None is the CPU.
-            revision: Branch, tag or commit of a repository.
+            revision: Branch, tag or commit of a repository. `provenance` has the commit it led to.
             local_files_only: Look no further than the cache. HF_HUB_OFFLINE=1 does the same.
             cache_dir: Where downloads are kept; None is the hub library's own place.
             token: Access token for gated and private repositories.
@@ -121,25 +115,29 @@ class Captioner:
             MissingFileError: If a part is missing.
             CorruptFileError: If a file is damaged, or the weights are pickles only.
             ModelError: If the model does not turn images into text, or lacks weights.
-            ValueError: If a number is out of range.
+            MissingExtraError: If transformers needs a package for this model that is not installed.
+            ValueError: If a number is out of range, or beams and sampling are asked for at once.
         """
-        _check_numbers(min_new_tokens, max_new_tokens, batch_size, num_beams)
-        folder = _locate(name, revision, local_files_only=local_files_only, cache_dir=cache_dir, token=token)
-        _check_folder(folder, str(name))
-        model, processor = _load(folder, str(name), dtype or torch.float32)
-        config: Any = model.config
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and max_new_tokens > positions:
-            raise ValueError(f"max_new_tokens must be at most {positions} for {str(name)!r}; got {max_new_tokens}.")
+        decoding = Decoding(
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            temperature=temperature,
+            seed=seed,
+            prompt=prompt,
+            retry=retry,
+        )
+        _check_batch_size(batch_size)  # before gigabytes are loaded
+        folder = find_captioner(name, revision, local_files_only=local_files_only, cache_dir=cache_dir, token=token)
+        check_captioner(folder, str(name))
+        model, processor = load_captioner(folder, str(name), dtype or torch.float32)
         return cls(
             model if device is None else model.to(device),
             processor,
             name=str(name),
-            min_new_tokens=min_new_tokens,
-            max_new_tokens=max_new_tokens,
+            revision=folder.name if folder.parent.name == "snapshots" else None,
             batch_size=batch_size,
-            num_beams=num_beams,
-            prompt=prompt,
+            decoding=decoding,
         )
 
     @property
@@ -148,26 +146,48 @@ class Captioner:
         return self._name
 
     @property
-    def generation(self) -> dict[str, int | str | None]:
+    def generation(self) -> dict[str, int | float | str | bool | None]:
         """What decides the captions besides the model, for provenance."""
+        return asdict(self._decoding)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All that decides the captions, to be kept beside them as JSON.
+
+        The commit is None for a folder and for "tadp-tiny", which comes with tadp.
+        """
+        from importlib.metadata import version
+
+        from tadp import __version__
+
         return {
-            "min_new_tokens": self._min_new_tokens,
-            "max_new_tokens": self._max_new_tokens,
-            "num_beams": self._num_beams,
-            "prompt": self._prompt,
+            "captioner": self._name,
+            "revision": self._revision,
+            "dtype": str(_home(self._model)[1]).removeprefix("torch."),
+            "generation": self.generation,
+            "tadp": __version__,
+            "transformers": version("transformers"),
         }
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = False) -> list[str]:
-        """Describe images.
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        text_encoder: TextEncoder | None = None,
+        progress: bool = False,
+    ) -> list[str]:
+        """Describe images; `describe` tells more.
 
         Args:
             images: One image, a batch (B, 3, H, W) or (B, H, W, 3), or a list of images of any sizes; each as
                 `tadp.images.to_pil` takes it. Files are read batch by batch.
+            text_encoder: That of the backbone the captions are for, `backbone.text_encoder`: captions with more tokens
+                than it takes are named in a warning.
             progress: Show a progress bar.
 
         Returns:
-            One caption an image, in order; an empty list for an empty list. A model may fall silent: the caption is
-            then "", and a warning names the image.
+            One caption an image, in order; an empty list for an empty list. What is still empty, or a loop, after a
+            second try is kept, with a warning that names the images.
 
         Raises:
             ImageError: If an image cannot be read; the message says which.
@@ -179,30 +199,48 @@ class Captioner:
             >>> len(captioner([scene.image for scene in Scenes(2, seed=1)]))
             2
         """
+        captions = self.describe(images, text_encoder=text_encoder, progress=progress)
+        who = f"the captioner {self._name!r}"
+        for trouble in troubles(captions, _listed(images), who=who, retry=self._decoding.retry):
+            warnings.warn(trouble, stacklevel=2)
+        return [caption.text for caption in captions]
+
+    def describe(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        text_encoder: TextEncoder | None = None,
+        progress: bool = False,
+    ) -> list[Caption]:
+        """Describe images as a call does, and say of each caption how it went: no warnings, but `Caption`s.
+
+        Example:
+            >>> from tadp.datasets.scenes import Scenes
+            >>> [caption] = Captioner.from_pretrained("tadp-tiny").describe(Scenes(1)[0].image)
+            >>> caption.problem, caption.retried
+            (None, False)
+        """
         listed = _listed(images)
-        captions = []
+        captions: list[Caption] = []
         for start in tqdm(range(0, len(listed), self.batch_size), desc="captions", unit="batch", disable=not progress):
             batch = listed[start : start + self.batch_size]
-            captions += self._describe([_read(image, start + k, len(listed)) for k, image in enumerate(batch)])
-        silent = [str(number) for number, caption in enumerate(captions) if not caption]
-        if silent:
-            warnings.warn(
-                f"the captioner {self.name!r} had nothing to say about image {', '.join(silent)} (counted from 0). "
-                "Pass min_new_tokens, or another prompt.",
-                stacklevel=2,
-            )
+            captions += self._batch([_read(image, start + k, len(listed)) for k, image in enumerate(batch)])
+        return captions if text_encoder is None else counted(captions, text_encoder)
+
+    def _batch(self, images: list[Image.Image]) -> list[Caption]:
+        """Captions of images that go through the model at once, those that failed a second time."""
+        captions = [checked(text) for text in self._generate(images)]
+        failed = [number for number, caption in enumerate(captions) if caption.problem]
+        if failed and self._decoding.retry:
+            for number, text in zip(failed, self._generate([images[k] for k in failed], again=True), strict=True):
+                captions[number] = better(captions[number], checked(text, retried=True))
         return captions
 
     @torch.inference_mode()
-    def _describe(self, images: list[Image.Image]) -> list[str]:
+    def _generate(self, images: list[Image.Image], *, again: bool = False) -> list[str]:
         inputs = self._inputs(images)
-        ids = self._model.generate(  # pyright: ignore[reportCallIssue]
-            **inputs,
-            do_sample=False,
-            num_beams=self._num_beams,
-            max_new_tokens=self._max_new_tokens,  # always: BLIP does not read its saved generation config
-            min_new_tokens=self._min_new_tokens or None,
-        )
+        arguments = self._decoding.arguments(images, again=again)
+        ids = self._model.generate(**inputs, **arguments)  # pyright: ignore[reportCallIssue]
         if "input_ids" in inputs:
             ids = _without_echo(ids, inputs["input_ids"])
         texts = self._processor.batch_decode(ids, skip_special_tokens=True)
@@ -211,17 +249,18 @@ class Captioner:
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """The model's inputs: pixels in its dtype, token ids where there is text."""
         if self._processor.chat_template:
-            text = {"type": "text", "text": self._prompt or INSTRUCTION}
+            text = {"type": "text", "text": self._decoding.prompt or INSTRUCTION}
             chats = [[{"role": "user", "content": [{"type": "image", "image": image}, text]}] for image in images]
             inputs = self._processor.apply_chat_template(
                 chats,
                 add_generation_prompt=True,
                 tokenize=True,
+                return_tensors="pt",
                 return_dict=True,
                 processor_kwargs={"padding": True, "return_tensors": "pt"},
             )
         else:
-            prompts = None if self._prompt is None else [self._prompt] * len(images)
+            prompts = None if self._decoding.prompt is None else [self._decoding.prompt] * len(images)
             inputs = self._processor(images=images, text=prompts, return_tensors="pt")
         device, dtype = _home(self._model)
         return {
@@ -229,95 +268,16 @@ class Captioner:
         }
 
 
-def _check_numbers(min_new_tokens: int, max_new_tokens: int, batch_size: int, num_beams: int) -> None:
-    for what, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size), ("num_beams", num_beams)):
-        if number < 1:
-            raise ValueError(f"{what} must be 1 or more; got {number}.")
-    if not 0 <= min_new_tokens <= max_new_tokens:
-        raise ValueError(
-            f"min_new_tokens must be 0 or more and at most max_new_tokens ({max_new_tokens}); got {min_new_tokens}."
-        )
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
 
 
-def _locate(
-    name: str | Path,
-    revision: str | None,
-    *,
-    local_files_only: bool,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
-) -> Path:
-    """The folder that holds the model, downloaded if it must be."""
-    if str(name) == TINY:
-        return tiny_folder() / "captioner"
-    return local_folder(
-        name,
-        patterns=list(_WANTED),
-        ignore=["*/*"],
-        known=f"{TINY!r} ships with tadp; 'Salesforce/blip2-opt-2.7b' is on the hub. Or pass a captioner's folder.",
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-    )
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    """Say what is wrong with a folder before a library fails on it less clearly."""
-    model_type = read_json(folder / "config.json").get("model_type")
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ModelError(
-            f"{name!r} holds a model of type {model_type!r}, which this transformers cannot use to turn images into "
-            "text. A captioner is an image-text-to-text model: BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL …"
-        )
-    weight_files(folder, "model")
-    for what, files in (("image processor", _PROCESSOR_FILES), ("tokenizer", _TOKENIZER_FILES)):
-        if not any((folder / file).is_file() for file in files):
-            raise MissingFileError(
-                f"the captioner {name!r} has no {what}: {folder} holds none of {', '.join(files)}. "
-                "Save its processor there: processor.save_pretrained(folder)."
-            )
-
-
-def _load(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Model and processor of a folder that has been checked."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
-
-    try:
-        # backend: pixels of the torchvision processors differ by 2e-5, so captions could; and it need not be there.
-        processor = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
-        model, report = AutoModelForImageTextToText.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(
-            f"the captioner {name!r} in {folder} could not be loaded: {_first_line(error)} Its files may not belong "
-            "together, or need another release of transformers."
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"the captioner {name!r} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} first; "
-            "it would speak at random. Pass a model trained to caption."
-        )
-    if not isinstance(processor, ProcessorMixin):
-        raise ModelError(
-            f"the captioner {name!r} comes with a {type(processor).__name__} alone; it needs a processor, which holds "
-            "tokenizer and image processor. Save that in its folder: processor.save_pretrained(folder)."
-        )
-    tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.padding_side = "left"  # a decoder goes on from the last token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, processor
+def _check_positions(model: nn.Module, max_new_tokens: int, name: str) -> None:
+    config: Any = model.config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and max_new_tokens > positions:
+        raise ValueError(f"max_new_tokens must be at most {positions} for {name!r}; got {max_new_tokens}.")
 
 
 def _listed(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
@@ -360,7 +320,3 @@ def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     for parameter in model.parameters():
         sizes[parameter.dtype] += parameter.numel() * parameter.is_floating_point()
     return next(model.parameters()).device, sizes.most_common(1)[0][0]
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -1,5 +1,9 @@
-"""Small random captioners, saved as the hub's are."""
+"""Small random captioners, saved as the hub's are.
 
+Spreads and seeds of BLIP and BLIP-2 are such that most images get a caption that is neither empty nor a loop.
+"""
+
+import json
 from pathlib import Path
 
 import torch
@@ -19,28 +23,19 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
 )
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (
-    "a",
-    "an",
-    "and",
-    "on",
-    "photo",
-    "of",
-    "red",
-    "blue",
-    "dog",
-    "cat",
-    "car",
-    "grass",
-    "tree",
-    ",",
-    ".",
-    "describe",
-    ":",
-)
+    *("a", "an", "and", "on", "photo", "of", "red", "blue", "dog", "cat", "car", "grass", "tree", ",", ".", "describe"),
+    *(":", "beach", "big", "bird", "black", "boat", "brown", "bus", "comic", "dark", "desert", "dotted", "else", "far"),
+    *("faces", "fish", "flower", "forest", "gray", "green", "house", "left", "medium", "middle", "near", "next"),
+    *("night", "nothing", "orange", "painting", "person", "picture", "pink", "plain", "plane", "purple", "rest"),
+    *("right", "room", "small", "snow", "street", "style", "the", "there", "thing", "water", "white", "with", "yellow"),
+)  # a token each for tadp-tiny too; so many that random weights seldom go round in circles
 CHAT = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
@@ -56,12 +51,12 @@ VISION = {
 WIDE = 0.6  # standard deviation of random weights, so that other pixels give other words
 
 
-def build_blip(folder: Path, *, seed: int = 0) -> Path:
+def build_blip(folder: Path, *, seed: int = 1) -> Path:
     """A BLIP whose decoder echoes the prompt, as the real one's does."""
     tokenizer = _tokenizer()
     ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 96, "initializer_range": WIDE, **ids}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 96, "initializer_range": 0.08, **ids}
     vision = {"patch_size": 8, "initializer_range": 0.1, **VISION}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -79,7 +74,7 @@ def build_blip2(folder: Path, *, seed: int = 0) -> Path:
     qformer = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     qformer |= {"encoder_hidden_size": 32, "vocab_size": 32, "initializer_range": 0.2}
     text = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "init_std": WIDE}
+    text |= {"num_attention_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 128, "init_std": 1.0}
     text |= {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "dropout": 0.0}
     config = Blip2Config(
         vision_config={"patch_size": 8, "initializer_range": 0.1, **VISION},
@@ -129,6 +124,47 @@ def build_llava(folder: Path, *, seed: int = 0) -> Path:
         chat_template=CHAT,
     )
     processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def build_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
+    """A decoder-only model whose images become as many tokens as they are large, and whose processor takes videos too.
+
+    Its files are written one by one: the processor as a whole needs torchvision.
+    """
+    marks = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>")
+    words = _tokenizer(*marks)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words.backend_tokenizer,
+        pad_token="[PAD]",
+        eos_token="[SEP]",
+        extra_special_tokens=["[UNK]", "[CLS]", *marks],
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    start, image, end, video = tokenizer.convert_tokens_to_ids(list(marks))
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer), "max_position_embeddings": 256}
+    text |= {"initializer_range": WIDE, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+    vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.2}
+    config = Qwen2VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen2VLForConditionalGeneration(config)
+    pixels = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}  # areas; 1 to 9 tokens an image
+    Qwen2VLImageProcessorPil(size=pixels, patch_size=8, merge_size=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>"))
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2VLProcessor"}))
     model.save_pretrained(folder)
     return folder
 

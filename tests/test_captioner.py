@@ -1,20 +1,31 @@
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from builders_captioner import build_blip, build_blip2, build_llava
+from builders_captioner import build_blip, build_blip2, build_llava, build_qwen2_vl
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Qwen2VLImageProcessorPil,
+)
 
+from tadp import __version__
 from tadp.assets import tiny_folder
+from tadp.caption_check import Caption
 from tadp.captioner import Captioner
 from tadp.datasets.scenes import CLASSES, Scenes
-from tadp.errors import CorruptFileError, ImageError, MissingFileError, ModelError, UnknownModelError
+from tadp.errors import CorruptFileError, ImageError, MissingExtraError, MissingFileError, ModelError, UnknownModelError
 
-BUILDERS = {"blip": build_blip, "blip2": build_blip2, "llava": build_llava}
+BUILDERS = {"blip": build_blip, "blip2": build_blip2, "llava": build_llava, "qwen2_vl": build_qwen2_vl}
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +49,15 @@ def broken(folders, tmp_path) -> Path:
     return Path(shutil.copytree(folders["blip"], tmp_path / "broken"))
 
 
+def plain(folder: Path, **options) -> Callable[..., list[str]]:
+    """A captioner whose first words count: random weights say what they say, loops and all."""
+    captioner = Captioner.from_pretrained(folder, retry=False, **options)
+    return lambda images: [caption.text for caption in captioner.describe(images)]
+
+
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_batches_give_the_captions_of_single_images(folders, images, kind):
-    captioner = Captioner.from_pretrained(folders[kind], max_new_tokens=10, batch_size=2)
+    captioner = plain(folders[kind], max_new_tokens=10, batch_size=2)
     captions = captioner(images)
     assert len(captions) == 5
     assert len(set(captions)) > 1
@@ -51,33 +68,50 @@ def test_batches_give_the_captions_of_single_images(folders, images, kind):
 @pytest.mark.parametrize("prompt", [None, "a photo of"])
 def test_captions_are_what_transformers_generates_without_prompt_and_image_tokens(folders, images, kind, prompt):
     """An oracle that knows, for each model, how many tokens its output repeats."""
-    captions = Captioner.from_pretrained(folders[kind], max_new_tokens=8, prompt=prompt)(images[:2])
-    processor = AutoProcessor.from_pretrained(folders[kind], backend="pil")
+    captions = plain(folders[kind], max_new_tokens=8, prompt=prompt)(images[:2])
+    tokenizer = AutoTokenizer.from_pretrained(folders[kind])
     model = AutoModelForImageTextToText.from_pretrained(folders[kind], dtype=torch.float32).eval()
-    text = prompt
-    if kind == "llava":
-        text = f"<image> {prompt or 'Describe this image in one sentence.'} : "
     for image, caption in zip(images, captions, strict=False):
-        inputs = processor(images=image, text=text, return_tensors="pt")
-        prompt_tokens = 0 if text is None else inputs["input_ids"].shape[1]
-        repeated = {"blip": max(prompt_tokens - 1, 1), "blip2": max(prompt_tokens, 5), "llava": prompt_tokens}[kind]
+        inputs = (qwen2_vl_inputs if kind == "qwen2_vl" else plain_inputs)(folders[kind], image, prompt)
+        prompt_tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        repeated = {"blip": max(prompt_tokens - 1, 1), "blip2": max(prompt_tokens, 5)}.get(kind, prompt_tokens)
         ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        words = processor.tokenizer.decode(ids[0, repeated:], skip_special_tokens=True)
+        words = tokenizer.decode(ids[0, repeated:], skip_special_tokens=True)
         assert caption == " ".join(words.split())
         assert "<image>" not in caption
+        assert "image_pad" not in caption
+
+
+def plain_inputs(folder: Path, image: Image.Image, prompt: str | None) -> dict:
+    text = prompt
+    if "llava" in folder.name:
+        text = f"<image> {prompt or 'Describe this image in one sentence.'} : "
+    return AutoProcessor.from_pretrained(folder, backend="pil")(images=image, text=text, return_tensors="pt")
+
+
+def qwen2_vl_inputs(folder: Path, image: Image.Image, prompt: str | None) -> dict:
+    """By hand, for transformers' own processor needs torchvision: four patches become one image token."""
+    pixels = Qwen2VLImageProcessorPil.from_pretrained(folder)(image, return_tensors="pt")
+    count = int(pixels["image_grid_thw"].prod()) // 4
+    text = prompt or "Describe this image in one sentence."
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|> {text} : ", return_tensors="pt")
+    places = inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert places.sum() == count
+    return {**inputs, **pixels, "mm_token_type_ids": places.int()}
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_a_minimum_of_tokens_lengthens_captions(folders, images, kind):
     """The tokenizer is word by word, but special tokens do not show; so count against a maximum below the minimum."""
-    short = Captioner.from_pretrained(folders[kind], max_new_tokens=3)(images)
-    long = Captioner.from_pretrained(folders[kind], min_new_tokens=30, max_new_tokens=30)(images)
+    short = plain(folders[kind], max_new_tokens=3)(images)
+    long = plain(folders[kind], min_new_tokens=30, max_new_tokens=30)(images)
     assert max(len(caption.split()) for caption in short) <= 3
     assert min(len(caption.split()) for caption in long) > 3
 
 
 def test_every_kind_of_image_gives_the_same_caption(folders, images, tmp_path):
-    captioner = Captioner.from_pretrained(folders["blip"], max_new_tokens=8)
+    captioner = plain(folders["blip"], max_new_tokens=8)
     image = images[1]
     image.save(tmp_path / "image.png")
     pixels = np.asarray(image)
@@ -88,7 +122,7 @@ def test_every_kind_of_image_gives_the_same_caption(folders, images, tmp_path):
 
 
 def test_a_batched_tensor_or_array_is_one_image_a_row(folders):
-    captioner = Captioner.from_pretrained(folders["blip"], max_new_tokens=8)
+    captioner = plain(folders["blip"], max_new_tokens=8)
     batch = torch.rand(3, 3, 24, 40, generator=torch.Generator().manual_seed(0))
     assert captioner(batch) == captioner(list(batch))
     pixels = (batch * 255).byte().permute(0, 2, 3, 1).numpy()
@@ -100,15 +134,31 @@ def test_no_images_no_captions(folders):
 
 
 def test_provenance(folders):
-    captioner = Captioner.from_pretrained(folders["blip"], min_new_tokens=2, max_new_tokens=9, num_beams=2, prompt="a")
+    captioner = Captioner.from_pretrained(
+        folders["blip"], min_new_tokens=2, max_new_tokens=9, num_beams=2, prompt="a", dtype=torch.bfloat16
+    )
     assert captioner.name == str(folders["blip"])
-    assert captioner.generation == {"min_new_tokens": 2, "max_new_tokens": 9, "num_beams": 2, "prompt": "a"}
-    assert json.dumps(captioner.generation)
+    assert captioner.generation == {
+        "min_new_tokens": 2,
+        "max_new_tokens": 9,
+        "num_beams": 2,
+        "temperature": 0.0,
+        "seed": 0,
+        "prompt": "a",
+        "retry": True,
+    }
+    provenance = captioner.provenance
+    assert provenance["captioner"] == captioner.name
+    assert provenance["revision"] is None
+    assert provenance["dtype"] == "bfloat16"
+    assert provenance["generation"] == captioner.generation
+    assert provenance["tadp"] == __version__
+    assert json.loads(json.dumps(provenance)) == provenance
 
 
 def test_beam_search_and_progress_bar(folders, images, capsys):
-    captions = Captioner.from_pretrained(folders["blip2"], max_new_tokens=4, num_beams=2)(images[:2], progress=True)
-    assert len(captions) == 2
+    captioner = Captioner.from_pretrained(folders["blip2"], max_new_tokens=4, num_beams=2)
+    assert len(captioner.describe(images[:2], progress=True)) == 2
     assert "captions" in capsys.readouterr().err
 
 
@@ -134,20 +184,6 @@ def test_no_gradients_and_no_module(folders):
     assert not captioner._model.training
 
 
-def test_an_empty_caption_is_kept_with_a_warning_that_names_the_image(folders, images, monkeypatch):
-    captioner = Captioner.from_pretrained(folders["blip"], max_new_tokens=4)
-    generate = captioner._model.generate
-
-    def silent_about_the_second(**inputs):
-        ids = generate(**inputs)
-        ids[1, 1:] = 3
-        return ids
-
-    monkeypatch.setattr(captioner._model, "generate", silent_about_the_second)
-    with pytest.warns(UserWarning, match=r"nothing to say about image 1 \(counted from 0\)"):
-        assert captioner(images[:2])[1] == ""
-
-
 def test_a_damaged_image_is_named(folders, images, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"image 1 of 2: .*broken.png"):
@@ -167,6 +203,9 @@ def test_something_else_is_no_image(folders, no_type_checker):
         ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more; got 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more; got 0"),
         ({"num_beams": 0}, "num_beams must be 1 or more; got 0"),
+        ({"temperature": -0.1}, "temperature must be 0 or a number above; got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be 0 or a number above; got nan"),
+        ({"temperature": 0.7, "num_beams": 3}, "beams search among 3; got temperature 0.7 too. Pass num_beams=1"),
         ({"max_new_tokens": 97}, "max_new_tokens must be at most 96 for .*blip.*; got 97"),
     ],
 )
@@ -189,6 +228,7 @@ def test_a_repository_in_the_cache_loads_offline(folders, images, tmp_path):
     captioner = Captioner.from_pretrained("somebody/blip", local_files_only=True, cache_dir=tmp_path, max_new_tokens=5)
     assert captioner.name == "somebody/blip"
     assert captioner(images[0]) == Captioner.from_pretrained(folders["blip"], max_new_tokens=5)(images[0])
+    assert captioner.provenance["revision"] == commit
 
 
 def test_a_file_is_not_a_folder(folders):
@@ -255,6 +295,177 @@ def test_missing_weights_are_refused(broken):
     (broken / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"lacks .* weights of a BlipForConditionalGeneration"):
         Captioner.from_pretrained(broken)
+
+
+def test_a_package_that_transformers_lacks_is_named(folders, monkeypatch):
+    def fails(*_, **__):
+        raise ImportError("Package `num2words` is required. Install it with `pip install num2words`.")
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", fails)
+    with pytest.raises(MissingExtraError, match=r"needs a package that is not installed: .*pip install num2words"):
+        Captioner.from_pretrained(folders["blip"])
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_seed_and_an_image_give_one_caption_in_any_batch(folders, images, kind):
+    options = {"max_new_tokens": 8, "temperature": 1.5}
+    captions = plain(folders[kind], seed=3, batch_size=5, **options)(images)
+    assert plain(folders[kind], seed=3, batch_size=2, **options)(images[::-1]) == captions[::-1]
+    assert plain(folders[kind], seed=4, batch_size=5, **options)(images) != captions
+    assert plain(folders[kind], max_new_tokens=8)(images) != captions
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_low_temperature_is_greedy(folders, images, kind):
+    greedy = plain(folders[kind], max_new_tokens=8)(images)
+    assert plain(folders[kind], max_new_tokens=8, temperature=1e-4, seed=9)(images) == greedy
+
+
+# A second try
+
+
+@pytest.fixture
+def scripted(folders, monkeypatch):
+    """A captioner that says what it is told: texts of the first try, of the second one; and how it was asked."""
+
+    def build(first: list[str], second: list[str] = (), **options) -> tuple[Captioner, list[dict]]:
+        captioner = Captioner.from_pretrained(folders["blip"], **options)
+        tokenizer, calls = captioner._processor.tokenizer, []
+        queues = {False: list(first), True: list(second)}
+
+        def generate(pixel_values, **arguments):
+            calls.append({"images": len(pixel_values), **arguments})
+            queue = queues["no_repeat_ngram_size" in arguments]
+            texts = [queue.pop(0) for _ in pixel_values]
+            return tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
+
+        monkeypatch.setattr(captioner._model, "generate", generate)
+        return captioner, calls
+
+    return build
+
+
+LOOP = "a dog and a dog and a dog and a dog"
+
+
+def test_a_loop_is_asked_about_once_again(scripted, images):
+    captioner, calls = scripted(["a cat", LOOP, "a car"], ["a dog on grass"])
+    with pytest.warns(
+        UserWarning, match=r"went round in circles about image 1 .*; asked once again, it was not"
+    ) as said:
+        assert captioner(images[:3]) == ["a cat", "a dog on grass", "a car"]
+    assert len(said) == 1
+    assert [call["images"] for call in calls] == [3, 1]
+    assert calls[1]["no_repeat_ngram_size"] == 3
+    assert calls[1]["min_new_tokens"] == 5
+
+
+def test_records_say_how_each_caption_went(scripted, images):
+    captioner, _ = scripted(["a cat", LOOP, "", ". ,"], ["a dog on grass", "", "a car"], batch_size=4)
+    assert captioner.describe(images[:4]) == [
+        Caption("a cat"),
+        Caption("a dog on grass", retried=True),
+        Caption("", problem="empty", retried=True),
+        Caption("a car", retried=True),
+    ]
+
+
+def test_what_stays_bad_is_kept_and_named(scripted, images):
+    captioner, _ = scripted(["", LOOP, "a cat"], ["", "a cat " * 4])
+    with pytest.warns(UserWarning, match="the captioner") as said:
+        assert captioner(images[:3]) == ["", LOOP, "a cat"]
+    texts = [str(one.message) for one in said]
+    assert len(texts) == 2
+    assert "had nothing to say about image 0 (counted from 0), also when asked once again. Pass another" in texts[0]
+    assert "went round in circles about image 1 (counted from 0), also when asked once again. Pass another" in texts[1]
+
+
+def test_a_loop_is_better_than_nothing_but_no_other_loop_than_the_first(scripted, images):
+    captioner, _ = scripted(["", LOOP], [LOOP, "a cat " * 4])
+    assert captioner.describe(images[:2]) == [Caption(LOOP, problem="looping", retried=True)] * 2
+
+
+def test_no_second_try_where_none_is_wanted(scripted, images):
+    captioner, calls = scripted([LOOP, ""], retry=False)
+    with pytest.warns(UserWarning, match=r"about image [01] \(counted from 0\), and retry is off"):
+        assert captioner(images[:2]) == [LOOP, ""]
+    assert len(calls) == 1
+
+
+def test_the_second_try_is_bound_by_the_limits(scripted, images):
+    for options, fewest in (({"max_new_tokens": 3}, 3), ({"min_new_tokens": 20}, 20)):
+        captioner, calls = scripted([""], ["a cat"], **options)
+        captioner.describe(images[0])
+        assert calls[1]["min_new_tokens"] == fewest
+
+
+def test_files_are_named_and_long_lists_cut(scripted, images, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for path in paths:
+        images[0].save(path)
+    captioner, _ = scripted([LOOP] * 12, ["a cat"] * 12)
+    with pytest.warns(
+        UserWarning, match=r"image 0 \(0.png\), 1 \(1.png\), .*9 \(9.png\) and 2 more \(counted from 0\)"
+    ):
+        captioner(paths)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_on_the_second_try_no_three_tokens_come_twice(folders, images, kind, monkeypatch):
+    captioner = Captioner.from_pretrained(folders[kind], min_new_tokens=20, max_new_tokens=20)
+    generate, seen = captioner._model.generate, []
+
+    def spy(**arguments):
+        seen.append((arguments, generate(**arguments)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(captioner._model, "generate", spy)
+    monkeypatch.setattr(sys.modules["tadp.caption_check"], "is_looping", lambda text: True)
+    captions = captioner.describe(images)
+    assert [caption.problem for caption in captions] == ["looping"] * 5
+    assert ["no_repeat_ngram_size" in arguments for arguments, _ in seen] == [False, True]
+    for row in seen[1][1][:, -20:].tolist():
+        triples = list(zip(row, row[1:], row[2:], strict=False))
+        assert len(set(triples)) == len(triples)
+
+
+# What the text encoder takes
+
+
+def test_captions_that_do_not_fit_the_text_encoder_are_named(scripted, images, backbone):
+    words = ["a cat and a red car", "red blue dog cat tree grass on of a an photo"]
+    long = " ".join(words[k % 2] + f" {'red ' * (k % 3)}car {'tree ' * (k % 2)}" for k in range(40))
+    captioner, _ = scripted(["a cat", long], retry=False)
+    captions = captioner.describe(images[:2], text_encoder=backbone.text_encoder)
+    assert captions[0].fits
+    assert not captions[1].fits
+    assert [caption.tokens for caption in captions] == backbone.text_encoder.count_tokens([c.text for c in captions])
+    assert captions[1].tokens > 300
+
+
+def test_a_warning_names_them_and_says_what_to_do(scripted, images, backbone):
+    long = " ".join(f"{a} {b} and" for a in ("red", "blue", "a", "an", "of") for b in ("dog", "cat", "car", "tree"))
+    long = f"{long} {' '.join(f'{a} on {b}' for a in ('grass', 'photo') for b in ('dog', 'cat', 'car', 'tree'))}"
+    captioner, _ = scripted(["", long], ["a cat"])
+    assert backbone.text_encoder.count_tokens([long])[0] > backbone.text_encoder.max_length
+    with pytest.warns(UserWarning, match="the captioner") as said:
+        captioner(images[:2], text_encoder=backbone.text_encoder)
+    assert "said more about image 1 (counted from 0) than the text encoder takes, up to" in str(said[-1].message)
+    assert "truncate=True" in str(said[-1].message)
+
+
+def test_without_a_text_encoder_nothing_is_counted(scripted, images):
+    captioner, _ = scripted(["a cat"])
+    assert captioner.describe(images[0]) == [Caption("a cat", tokens=None, fits=None)]
+
+
+def test_an_empty_caption_counts_its_start_and_end(scripted, images, backbone):
+    captioner, _ = scripted([""], [""])
+    [caption] = captioner.describe(images[0], text_encoder=backbone.text_encoder)
+    assert (caption.tokens, caption.fits, caption.problem) == (2, True, "empty")
 
 
 # The embedded checkpoint
