@@ -7,8 +7,8 @@ The tables are plain dictionaries: copy one and change it, or write your own.
 
 Plurals are found by `tadp.words` and have no entries here. What counts as a class follows the annotation guidelines of
 Pascal VOC: a donkey is a horse, a van a car, a stool no chair. They serve Watercolor2k and Comic2k too, which have six
-of the classes. They are not complete. Most were written before any caption was read; the young animals ("a baby cow" shows no
-person), "frigate bird" and a few look-alikes ("sheep dog") came after a look at some.
+of the classes. They are not complete. Most were written before any caption was read; the young animals ("a baby cow"
+shows no person), "frigate bird" and a few look-alikes ("sheep dog") came after a look at some.
 """
 
 # The 20 classes, background left out, as the paper's captions of Pascal VOC 2012 name them.
