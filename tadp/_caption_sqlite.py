@@ -204,7 +204,11 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     # A reader asks for "rw" too: it may have to undo what a killed writer left. Without permission SQLite reads only.
     address = f"{path.as_uri()}?mode={'rwc' if is_writable else 'rw'}"
     connection = sqlite3.connect(address, uri=True, timeout=_ASK_AGAIN_S, isolation_level=None, check_same_thread=False)
-    _run(connection, "PRAGMA synchronous = EXTRA" if is_writable else "PRAGMA query_only = ON")
+    if is_writable:
+        _run(connection, "PRAGMA synchronous = EXTRA")
+        _run(connection, "PRAGMA cache_size = -65536")  # 64 MiB: a large transaction stays in memory to its end
+    else:
+        _run(connection, "PRAGMA query_only = ON")
     return connection
 
 

@@ -30,7 +30,7 @@ from tadp.errors import CaptionError, OutputError, UnknownIdError
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of a table on disk
 
-_CHUNK = 10_000  # rows of one transaction
+_CHUNK = 50_000  # rows of one transaction; with ids in no order, fewer write the file's pages more often
 _CHUNK_S = 1.0  # a slower source is written this often
 _NEAR_IDS = 5000  # tables up to this size are searched for ids that look alike
 
@@ -42,7 +42,7 @@ class CaptionTable(Mapping[str, str]):
 
     A table is in memory, or on disk in one SQLite file with the suffix .db. On disk, what `add`, `update`, `merge` or
     `fill` returned from is there, whatever happens to the process after; a call that was killed has left whole
-    transactions, each at most 10,000 images and about a second long. Threads, forked and spawned workers may share a
+    transactions, each at most 50,000 images and about a second long. Threads, forked and spawned workers may share a
     table, and several processes may add to one file; a pickled table opens the file anew.
 
     Args:

@@ -218,7 +218,9 @@ def test_a_fork_waits_for_a_transaction_of_another_thread(tmp_path):
             worker = mp.get_context("fork").Process(target=add_some, args=(table, name, 2))
             worker.start()
             worker.join(120)
-            assert worker.exitcode == 0
+            code = worker.exitcode
+            worker.kill()  # one that waits for ever would keep the test from ending
+            assert code == 0
     finally:
         stop.set()
         thread.join()
@@ -384,7 +386,7 @@ def test_a_damaged_file_is_named(filled):
 
 def test_opening_does_not_load(tmp_path):
     """A process of its own, so that the figure is of opening alone; a row takes about 130 bytes."""
-    path, count = tmp_path / "table.db", 100_000
+    path, count = tmp_path / "table.db", 40_000
     with CaptionTable.create(path) as table:
         table.update((f"{number:07d}", f"a picture of thing {number} " + "and so on " * 8) for number in range(count))
     program = """
@@ -394,7 +396,7 @@ CaptionTable.create(sys.argv[2]).add("a", "one")  # all code is loaded
 CaptionTable.open(sys.argv[2])["a"]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 table = CaptionTable.open(sys.argv[1])
-found = len(table), table["0054321"][:24]
+found = len(table), table["0034321"][:24]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *found)
 """
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "small.db")]
@@ -402,7 +404,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *found)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     grown_kb, images, *caption = done.stdout.split()
-    assert path.stat().st_size > 10_000_000
+    assert path.stat().st_size > 5_000_000
     assert int(grown_kb) < 2000
     assert int(images) == count
-    assert " ".join(caption) == "a picture of thing 54321"
+    assert " ".join(caption) == "a picture of thing 34321"
