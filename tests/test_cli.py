@@ -132,21 +132,21 @@ def test_caption_prints_and_writes_the_authors_layout(photos, blip):
     assert list(captions) == ["a/x", "b/x", "y", "z"]
     expected = Captioner.from_pretrained(blip, max_new_tokens=6)(photos / "z.png")[0]
     assert captions["z"] == {"captions": [expected]}
-    assert f"photos/z.png: {expected}\n" in result.output
+    assert f"photos/z.png: {expected}\n" in result.stdout
     assert "text.jpg" in result.stderr
     assert "c.json is there already" in tadp_run("caption", photos, "--model", blip, "-o", "c.json", code=1).stderr
 
 
 def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
-    real, calls = Captioner.__call__, []
+    real, calls = Captioner.describe, []
 
-    def call(self, images):
+    def describe(self, images):
         calls.append(images)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(Captioner, "__call__", call)
+    monkeypatch.setattr(Captioner, "describe", describe)
     arguments = ("caption", photos, "-m", blip, "--batch-size", 1, "--max-new-tokens", 4, "-o", "c.json")
     assert "interrupted" in tadp_run(*arguments, code=130).stderr
     assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x"]

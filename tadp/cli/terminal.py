@@ -1,6 +1,7 @@
 """What the commands share: loading with little noise, errors in one line, progress on the error stream."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
@@ -169,6 +170,7 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # above the bar on a terminal, untouched into a file or pipe
         disable=not console.is_terminal,
     )
 

@@ -286,11 +286,14 @@ def _fill(table: "CaptionTable", images: dict[str, Path], describe: "Captioner")
                 except ImageError as error:
                     failed += 1
                     fail(error)
-            spoken = dict(zip(pictures, describe(list(pictures.values())), strict=True)) if pictures else {}
-            table.update({key: text for key, text in spoken.items() if text})
-            for key, text in spoken.items():
-                failed += not text
-                bar.console.print(Text(f"{images[key]}: {text or '(the captioner said nothing)'}"), soft_wrap=True)
+            spoken = dict(zip(pictures, describe.describe(list(pictures.values())), strict=True)) if pictures else {}
+            table.update({key: caption.text for key, caption in spoken.items() if caption.text})
+            for key, caption in spoken.items():
+                failed += not caption.text
+                typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
+                if caption.problem == "looping":
+                    warning = f"{images[key]}: the caption goes round in circles, asked twice."
+                    typer.secho(warning, fg="yellow", err=True)
             bar.advance(task, min(describe.batch_size, len(todo) - start))
     return failed
 
