@@ -113,7 +113,7 @@ def load_backbone(
             revision=revision,
             variant=variant,
             dtype=getattr(torch, dtype.value),
-            # 2.4 times as fast in bfloat16 as the default, and no slower in float32
+            # the fastest for each: docs/speed.md
             memory_format=torch.channels_last if dtype is Dtype.bfloat16 else torch.contiguous_format,
         ).to(place)
 
