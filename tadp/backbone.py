@@ -15,7 +15,7 @@ from tadp.attention import install_recording
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
-from tadp.hub import read_json
+from tadp.hub import Source, read_json
 from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
 from tadp.loading import (
     CONFIG_NAME,
@@ -96,6 +96,7 @@ class TADPBackbone(nn.Module):
         self.vae = vae if isinstance(vae, VAEEncoder) else VAEEncoder(vae)
         self.unet = unet
         self.layout = read_layout(unet)
+        self._source: Source | None = None
         self.text_encoder = _text_encoder(text_encoder, tokenizer)
         self.text_adapter = None
         if text_adapter:
@@ -171,6 +172,7 @@ class TADPBackbone(nn.Module):
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         saved_options = saved.get("options", {})
         backbone = cls(**parts, **(saved_options | options))
+        backbone._source = Source.of(name, folder, revision=revision)
         if backbone.text_adapter is not None and saved_options.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
         for module in (backbone.vae, backbone.unet):
@@ -194,6 +196,11 @@ class TADPBackbone(nn.Module):
                 text_adapter=self.text_adapter,
                 options=self.options,
             )
+
+    @property
+    def source(self) -> Source | None:
+        """What `from_pretrained` loaded, whatever was trained or installed since; None for a backbone made of parts."""
+        return self._source
 
     @property
     def options(self) -> dict[str, Any]:

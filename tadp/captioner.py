@@ -24,6 +24,7 @@ from tadp.caption_check import Caption, better, checked, counted, troubles
 from tadp.captioner_loading import check_captioner, find_captioner, load_captioner
 from tadp.decoding import Decoding
 from tadp.errors import ImageError
+from tadp.hub import Source
 from tadp.images import ImageLike, to_pil
 from tadp.text import TextEncoder
 
@@ -135,7 +136,7 @@ class Captioner:
             model if device is None else model.to(device),
             processor,
             name=str(name),
-            revision=folder.name if folder.parent.name == "snapshots" else None,
+            revision=Source.of(name, folder).revision,
             batch_size=batch_size,
             decoding=decoding,
         )

@@ -5,6 +5,7 @@ A hub model is first brought to a local folder, with exactly the files that are 
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,32 @@ from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownM
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model was loaded from, for whoever wants the same one again.
+
+    Attributes:
+        name: The folder, hub id or name that was asked for.
+        revision: The commit, if the model came from the hub; else the revision that was asked for, usually None.
+    """
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, name: str | Path, folder: Path, *, revision: str | None = None) -> "Source":
+        """The source of a model that was found in a folder.
+
+        Example:
+            >>> Source.of("owner/name", Path("models--owner--name/snapshots/0a1b2c"), revision="main")
+            Source(name='owner/name', revision='0a1b2c')
+            >>> Source.of("my/folder", Path("my/folder"))
+            Source(name='my/folder', revision=None)
+        """
+        # the hub's cache keeps a commit in snapshots/<commit>
+        return cls(str(name), folder.name if folder.parent.name == "snapshots" else revision)
 
 
 def local_folder(

@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import tadp.loading
 from tadp import TADPBackbone
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.hub import Source
 from tadp.loading import load_unet, load_vae, model_folder, read_config, read_json, read_tensors, weight_files
 
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
@@ -111,6 +114,27 @@ def test_a_revision_is_a_branch_or_a_commit(model_source, tmp_path, backbone):
         assert same(loaded, TADPBackbone.from_pretrained(other))
     with pytest.raises(UnknownModelError, match=r"cannot get 'someone/model' at revision 'v3'"):
         TADPBackbone.from_pretrained("someone/model", revision="v3", **options)
+
+
+def test_a_backbone_knows_what_it_was_loaded_from(model_source, tmp_path, backbone):
+    cache(tmp_path, model_source)
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    for revision in (None, "main", "a" * 40):
+        loaded = TADPBackbone.from_pretrained("someone/model", revision=revision, **options)
+        assert loaded.source == Source("someone/model", "a" * 40)
+    assert TADPBackbone.from_pretrained(model_source).source == Source(str(model_source), None)
+    assert TADPBackbone.from_pretrained(model_source, revision="v2").source == Source(str(model_source), "v2")
+    assert TADPBackbone.from_pretrained("tadp-tiny").source == Source("tadp-tiny", None)
+    assert backbone.source is None
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_the_source_goes_with_copies_but_not_into_the_state(model_source, duplicate):
+    loaded = TADPBackbone.from_pretrained(model_source)
+    assert duplicate(loaded).source == Source(str(model_source))
+    assert not any("source" in key for key in loaded.state_dict())
+    with pytest.raises(AttributeError):
+        loaded.source = None
 
 
 def test_a_model_that_is_not_cached_is_unknown(tmp_path):

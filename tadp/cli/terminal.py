@@ -173,13 +173,3 @@ def progress() -> Progress:
         redirect_stdout=sys.stdout.isatty(),  # above the bar on a terminal, untouched into a file or pipe
         disable=not console.is_terminal,
     )
-
-
-def hub_commit(model: str, revision: str | None) -> str | None:
-    """The commit of a hub model that was loaded, which its place in the cache tells."""
-    if model == TINY or Path(model).exists():
-        return None
-    from tadp.loading import model_folder
-
-    folder = model_folder(model, revision=revision, local_files_only=True)
-    return folder.name if folder.parent.name == "snapshots" else revision
