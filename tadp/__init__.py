@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
     from tadp.modifiers import CaptionModifier as CaptionModifier
+    from tadp.tasks import TADPForDepthEstimation as TADPForDepthEstimation
+    from tadp.tasks import TADPForObjectDetection as TADPForObjectDetection
+    from tadp.tasks import TADPForSemanticSegmentation as TADPForSemanticSegmentation
     from tadp.text import Conditioning as Conditioning
 
 __version__ = "0.1.0"
@@ -30,6 +33,9 @@ _HOMES = {
     "FeatureInfo": "tadp.features",
     "Features": "tadp.features",
     "TADPBackbone": "tadp.backbone",
+    "TADPForDepthEstimation": "tadp.tasks",
+    "TADPForObjectDetection": "tadp.tasks",
+    "TADPForSemanticSegmentation": "tadp.tasks",
 }
 __all__ = [
     "AttentionMaps",
@@ -40,6 +46,9 @@ __all__ = [
     "FeatureInfo",
     "Features",
     "TADPBackbone",
+    "TADPForDepthEstimation",
+    "TADPForObjectDetection",
+    "TADPForSemanticSegmentation",
     "__version__",
 ]
 

@@ -130,6 +130,9 @@ class TADPBackbone(nn.Module):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
+        unet: "UNet2DConditionModel | None" = None,
+        text_encoder: "CLIPTextModel | None" = None,
+        tokenizer: "CLIPTokenizer | None" = None,
         **options: Any,
     ) -> "TADPBackbone":
         """Load a Stable Diffusion 1.x or 2.x model as a backbone, in evaluation mode.
@@ -145,6 +148,9 @@ class TADPBackbone(nn.Module):
             local_files_only: Never ask the hub.
             cache_dir: Where hub models are kept.
             token: For gated models.
+            unet: One in place of the model's, which is then not loaded.
+            text_encoder: One in place of the model's, which is then not loaded.
+            tokenizer: The text encoder's.
             **options: `TADPBackbone`'s own; those saved with the model are the default.
 
         Raises:
@@ -164,10 +170,12 @@ class TADPBackbone(nn.Module):
         saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
         dtype = dtype or torch.float32
         parts: dict[str, Any] = {
-            "unet": load_unet(folder, variant=variant, dtype=dtype),
+            "unet": load_unet(folder, variant=variant, dtype=dtype) if unet is None else unet,
             "vae": load_vae(folder, variant=variant, dtype=dtype),
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
         }
-        if saved.get("has_text_encoder", True):
+        if text_encoder is None and saved.get("has_text_encoder", True):
             text = load_text_encoder(folder, variant=variant, dtype=dtype)
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         saved_options = saved.get("options", {})

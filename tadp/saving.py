@@ -35,12 +35,17 @@ def save_parts(
     (folder / "vae" / "config.json").write_text(json.dumps(vae.config, indent=2))
     save_file(_contiguous(vae), folder / "vae" / "diffusion_pytorch_model.safetensors")
     if text_encoder is not None:
-        text_encoder.model.save_pretrained(folder / "text_encoder")
-        _save_tokenizer(text_encoder.tokenizer, folder / "tokenizer")
+        save_text_encoder(text_encoder, folder)
     if text_adapter is not None:
         save_file(_contiguous(text_adapter), folder / ADAPTER_NAME)
     config = {"has_text_encoder": text_encoder is not None, "options": options}
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2))
+
+
+def save_text_encoder(text_encoder: TextEncoder, folder: Path) -> None:
+    """Write `text_encoder/` and `tokenizer/`."""
+    text_encoder.model.save_pretrained(folder / "text_encoder")
+    _save_tokenizer(text_encoder.tokenizer, folder / "tokenizer")
 
 
 def _save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:

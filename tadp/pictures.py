@@ -1,0 +1,194 @@
+"""Pictures of what a model predicts: classes, depth, boxes. Drawn with Pillow alone.
+
+class_picture(image, class_map, names).save("classes.png")
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from tadp.boxes import Boxes, Detections
+from tadp.images import ImageLike, to_pil
+
+SHORT_PX = 320  # smaller pictures are enlarged to about this side, so that labels can be read
+BACKGROUND = "background"
+_INK, _PAPER, _FAINT = (31, 35, 40), (255, 255, 255), (110, 118, 129)
+_LABEL_PX = 16
+# From near to far: the colours at equal steps of matplotlib's "Spectral".
+_DEPTH = np.array(
+    [(158, 1, 66), (213, 62, 79), (244, 109, 67), (253, 174, 97), (254, 224, 139), (230, 245, 152), (171, 221, 164),
+     (102, 194, 165), (50, 136, 189), (94, 79, 162)], np.float32,
+)  # fmt: skip
+
+
+def class_color(label: int) -> tuple[int, int, int]:
+    """A class's colour: that of the Pascal VOC devkit, whose class 0 is black."""
+    color = [0, 0, 0]
+    label, shift = label, 7
+    while label:
+        for channel in range(3):
+            color[channel] |= (label >> channel & 1) << shift
+        label >>= 3
+        shift -= 1
+    return color[0], color[1], color[2]
+
+
+def class_picture(
+    image: ImageLike, class_map: Int[Tensor, "h w"], class_names: Sequence[str], *, opacity: float = 0.6
+) -> Image.Image:
+    """Classes laid over an image, with a legend of those that occur, the largest first.
+
+    Args:
+        image: As `tadp.images.to_pil` takes it.
+        class_map: (H, W), indices of `class_names`; others, such as 255, are left clear, and so is "background".
+        class_names: K names.
+        opacity: Of the colours, from 0 to 1.
+
+    Raises:
+        ImageError: If the image cannot be read.
+        ValueError: If the map is of another size than the image.
+    """
+    picture = to_pil(image)
+    labels = class_map.cpu().numpy()
+    if labels.shape != (picture.height, picture.width):
+        raise ValueError(
+            f"a class map has the image's size; got {labels.shape} for {picture.height, picture.width} (height, width)."
+        )
+    offset = 0 if BACKGROUND in class_names else 1  # so that no class is black
+    pixels = np.asarray(picture).astype(np.float32)
+    counts = np.bincount(labels[(labels >= 0) & (labels < len(class_names))].ravel(), minlength=len(class_names))
+    order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] and class_names[k] != BACKGROUND]
+    for label in order:
+        here = labels == label
+        pixels[here] = (1 - opacity) * pixels[here] + opacity * np.array(class_color(label + offset), np.float32)
+    shown = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
+    return _with_legend(shown, [(class_names[label], class_color(label + offset)) for label in order])
+
+
+def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
+    """A depth map in colours, near red and far blue, with a bar in metres below; unknown depth is grey.
+
+    Args:
+        depth_m: (H, W), metres; 0, NaN and infinity are unknown.
+    """
+    values = depth_m.detach().float().cpu().numpy()
+    known = np.isfinite(values) & (values > 0)
+    near, far = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
+    # Steps of equal ratio: what is near differs by less, and matters more.
+    share = np.zeros_like(values)
+    if far > near > 0:
+        share[known] = np.log(values[known] / near) / math.log(far / near)
+    pixels = _depth_colors(share)
+    pixels[~known] = (150, 150, 150)
+    picture = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
+    bar = Image.fromarray(_depth_colors(np.tile(np.linspace(0, 1, picture.width - 20), (12, 1))).astype(np.uint8))
+    sheet = Image.new("RGB", (picture.width, picture.height + 52), _PAPER)
+    sheet.paste(picture, (0, 0))
+    sheet.paste(bar, (10, picture.height + 10))
+    draw = ImageDraw.Draw(sheet)
+    place = picture.height + 44
+    draw.text((10, place), f"{near:.2g} m", font=_font(), fill=_INK, anchor="ls")
+    middle = f"{math.sqrt(near * far):.2g} m"
+    draw.text((sheet.width / 2, place), middle, font=_font(), fill=_INK, anchor="ms")
+    draw.text((sheet.width - 10, place), f"{far:.2g} m", font=_font(), fill=_INK, anchor="rs")
+    return sheet
+
+
+def box_picture(image: ImageLike, found: Detections | Boxes, class_names: Sequence[str]) -> Image.Image:
+    """Boxes over an image with their classes, and scores where there are; the surest lies on top.
+
+    Args:
+        image: As `tadp.images.to_pil` takes it.
+        found: Boxes in the image's pixels.
+        class_names: What the labels index.
+
+    Raises:
+        ImageError: If the image cannot be read.
+    """
+    original = to_pil(image)
+    picture = _enlarged(original)
+    scale = picture.width / original.width
+    scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(found)
+    draw = ImageDraw.Draw(picture)
+    size = _font()
+    order = sorted(range(len(found)), key=lambda k: scores[k] or 0.0)
+    for number in order:
+        label = int(found.labels[number])
+        left, top, right, bottom = (scale * float(edge) for edge in found.boxes[number])
+        color = class_color(label + 1)
+        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=color, width=3)
+        score = scores[number]
+        name = class_names[label] if label < len(class_names) else str(label)
+        text = name if score is None else f"{name} {score:.2f}"
+        width = draw.textlength(text, font=size) + 8
+        left = max(min(left, picture.width - width), 0)
+        upper = top - _LABEL_PX - 5 if top >= _LABEL_PX + 5 else top
+        draw.rectangle((left, upper, left + width, upper + _LABEL_PX + 5), fill=color)
+        ink = _INK if sum(color) > 330 else _PAPER
+        draw.text((left + 4, upper + 2), text, font=size, fill=ink)
+    return picture
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], *, titles: Sequence[str] = ()) -> Image.Image:
+    """Pictures in rows and columns, each column as wide as its widest picture.
+
+    Args:
+        rows: Of equal length.
+        titles: One a column, written above.
+    """
+    gap, head = 12, 34 if titles else 12
+    widths = [max(row[k].width for row in rows) for k in range(len(rows[0]))]
+    heights = [max(one.height for one in row) for row in rows]
+    page = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * len(heights) + head), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for column, title in enumerate(titles):
+        left = gap + sum(widths[:column]) + gap * column
+        draw.text((left, head - 10), title, font=_font(), fill=_INK, anchor="ls")
+    for number, row in enumerate(rows):
+        for column, one in enumerate(row):
+            left = gap + sum(widths[:column]) + gap * column
+            page.paste(one, (left, head + sum(heights[:number]) + gap * number))
+    return page
+
+
+def _depth_colors(share: np.ndarray) -> np.ndarray:
+    steps = share * (len(_DEPTH) - 1)
+    lower = np.minimum(steps.astype(int), len(_DEPTH) - 2)
+    return _DEPTH[lower] + (steps - lower)[..., None] * (_DEPTH[lower + 1] - _DEPTH[lower])
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    scale = SHORT_PX / min(picture.size)
+    if scale <= 1:
+        return picture
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+    if not entries:
+        return picture
+    size, chip, gap = _font(), 14, 16
+    places: list[tuple[float, int]] = []
+    left, line = 10.0, 0
+    for name, _ in entries:
+        width = chip + 6 + size.getlength(name)
+        if left > 10 and left + width > picture.width - 10:
+            left, line = 10.0, line + 1
+        places.append((left, line))
+        left += width + gap
+    page = Image.new("RGB", (picture.width, picture.height + 14 + 24 * (line + 1)), _PAPER)
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    for (name, color), (left, line) in zip(entries, places, strict=True):
+        top = picture.height + 10 + 24 * line
+        draw.rectangle((left, top, left + chip, top + chip), fill=color)
+        draw.text((left + chip + 6, top + chip - 1), name, font=size, fill=_INK, anchor="ls")
+    return page
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_LABEL_PX)

@@ -1,0 +1,29 @@
+"""Models that predict: a backbone and a head under one `from_pretrained`, `save_pretrained` and `predict`.
+
+model = TADPForSemanticSegmentation(backbone, class_names=["background", "dog", "cat"])
+loss = model(images, captions, masks).loss
+result = model.predict("photo.jpg", caption="a dog and a cat")
+result.plot().save("classes.png")
+"""
+
+from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune
+from tadp.tasks.depth import DepthOutput, TADPForDepthEstimation
+from tadp.tasks.detection import DetectionOutput, TADPForObjectDetection
+from tadp.tasks.results import DepthResult, DetectionResult, SegmentationResult
+from tadp.tasks.segmentation import SegmentationOutput, TADPForSemanticSegmentation
+
+__all__ = [
+    "PROMPT_MODES",
+    "DepthOutput",
+    "DepthResult",
+    "DetectionOutput",
+    "DetectionResult",
+    "PromptMode",
+    "SegmentationOutput",
+    "SegmentationResult",
+    "TADPForDepthEstimation",
+    "TADPForObjectDetection",
+    "TADPForSemanticSegmentation",
+    "TaskModel",
+    "Tune",
+]

@@ -1,0 +1,302 @@
+"""What the three task models share: their text, what of the U-Net trains, and how they are kept."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp import prompts
+from tadp.backbone import TADPBackbone, Text
+from tadp.captioner import Captioner
+from tadp.errors import CaptionError, ModelError
+from tadp.features import Features
+from tadp.files import replace_folder
+from tadp.images import ImageLike
+from tadp.tasks.card import model_card
+from tadp.tasks.lora import add_lora, has_lora
+from tadp.tasks.saving import find_task, load_backbone, load_weights, read_config, save_task
+from tadp.text import Conditioning
+
+PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null"]
+PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
+Tune = Literal["all", "lora", "nothing"]
+
+
+class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "diffusion-backbone"]):
+    """A backbone, a head, and the text they were trained with. Use one of its subclasses.
+
+    Args:
+        backbone: Its `feature_info` must be that of the head.
+        head: Takes `Features`.
+        prompt_mode: The text: "captions" (given, or an attached captioner's), or one for all images: "class_names",
+            "class_embeddings", "averaged_eos" (see `tadp.prompts`), or "null", the empty prompt.
+        prompt_classes: The names for the three modes that need them.
+        tune: What of the U-Net trains: "all", a "lora" of attention (extra `train`), or "nothing". What trains is
+            saved, what does not is loaded from its source again.
+        lora_rank: Of a LoRA.
+
+    Raises:
+        ValueError: If an option is unknown, or a mode lacks its classes.
+        ModelError: If the backbone counts another number of tokens than the mode's text has.
+    """
+
+    def __init__(
+        self,
+        backbone: TADPBackbone,
+        head: nn.Module,
+        *,
+        prompt_mode: PromptMode,
+        prompt_classes: Sequence[str],
+        tune: Tune,
+        lora_rank: int,
+    ):
+        super().__init__()
+        if tune not in get_args(Tune):
+            raise ValueError(f"tune is one of {', '.join(get_args(Tune))}; got {tune!r}.")
+        self.backbone = backbone
+        self.head = head.to(backbone.device)
+        self.prompt_mode = prompt_mode
+        self.prompt_classes = tuple(prompt_classes)
+        self.lora_rank = lora_rank
+        self.captioner: Captioner | None = None
+        self.captioner_name: str | None = None
+        self.record: dict[str, Any] = {}
+        self._fixed_text = _fixed_text(prompt_mode, self.prompt_classes, backbone)
+        if tune == "lora" and not has_lora(backbone.unet):
+            add_lora(backbone.unet, rank=lora_rank)
+        elif tune == "nothing":
+            backbone.freeze()
+        elif tune == "all":
+            backbone.unfreeze()
+
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """What the constructor takes besides the backbone, as saved with the model."""
+
+    @property
+    def tuned(self) -> Tune:
+        """What of the U-Net is the model's own: "all" of it, a "lora", or "nothing"."""
+        if has_lora(self.backbone.unet):
+            return "lora"
+        return "all" if any(p.requires_grad for p in self.backbone.unet.parameters()) else "nothing"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return self.backbone.device
+
+    def attach_captioner(self, captioner: Captioner | str | None = None, **options: Any) -> Self:
+        """Let `predict` describe images by itself.
+
+        Args:
+            captioner: One, or the name of one; None: the one this model was trained with.
+            **options: `Captioner.from_pretrained`'s own, for a name.
+
+        Raises:
+            ModelError: If the model does not know its captioner's name, or takes no captions.
+            UnknownModelError: If there is no such captioner.
+        """
+        if self.prompt_mode != "captions":
+            raise ModelError(
+                f"this model's text is {self.prompt_mode!r}, the same for all images; it takes no captions."
+            )
+        if captioner is None and self.captioner_name is None:
+            raise ModelError("this model does not know its captioner; pass one, or its name such as 'tadp-tiny'.")
+        if not isinstance(captioner, Captioner):
+            captioner = Captioner.from_pretrained(captioner or str(self.captioner_name), **options)
+        self.captioner, self.captioner_name = captioner, captioner.name
+        return self
+
+    def features(
+        self,
+        images: ImageLike | Sequence[ImageLike] | None,
+        text: Text | None = None,
+        *,
+        latents: Float[Tensor, "b c h w"] | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> Features:
+        """What the head sees.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
+            text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions that of
+                `backbone.conditioning()`, or the empty prompt.
+            latents: A cache of `backbone.encode_image`, in place of images.
+            image_size: (height, width) of the images the latents came from; by default the latents' own.
+        """
+        text = self._fixed_text if text is None else text
+        if latents is not None:
+            made = self.backbone.extract(latents, "" if text is None else text, image_size=image_size)
+        elif images is not None:
+            made = self.backbone(images, text)
+        else:
+            raise ValueError("pass images, or latents of them.")
+        dtype = next(self.head.parameters()).dtype
+        if made.maps[0].dtype == dtype or torch.is_autocast_enabled(self.device.type):
+            return made
+        return replace(made, maps=tuple(one.to(dtype) for one in made.maps))
+
+    def parameter_groups(
+        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
+    ) -> list[dict[str, Any]]:
+        """Groups for an optimiser: the head at `lr`, the U-Net at `unet_scale` of it; norms and biases do not decay.
+
+        Source:
+            The released segmentation code: 8e-5, 0.1 and 5e-3. Its depth and detection code take 0.01 for the U-Net.
+        """
+        decayed = [p for p in self.head.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in self.head.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return [
+            *({"lr": lr, **group} for group in groups if group["params"]),
+            *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay),
+        ]
+
+    def _caption(self, image: ImageLike, caption: str | Conditioning | None) -> tuple[Conditioning, str | None]:
+        """The text for one image, encoded, and its words if it has any."""
+        if self._fixed_text is not None:
+            if caption is not None:
+                raise CaptionError(
+                    f"this model's text is {self.prompt_mode!r}, the same for all images; leave caption out."
+                )
+            return self._fixed_text, None
+        if caption is None:
+            if self.captioner is None:
+                raise CaptionError(
+                    "this model wants a caption; pass caption=…, or call model.attach_captioner('tadp-tiny') once."
+                )
+            caption = self.captioner(image)[0]
+        if isinstance(caption, Conditioning):
+            return caption, None
+        return self.backbone.encode_text(caption), caption
+
+    @contextmanager
+    def _predicting(self) -> Iterator[None]:
+        """Evaluation mode and no gradient; afterwards all is as it was."""
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            self.eval()
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the mixin's takes any keyword
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        base: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or a repository on the hub.
+            base: The Stable Diffusion it was trained on, if it is elsewhere now than where the config says.
+            dtype: Of all parts; None is float32.
+            device: Where it goes; None is the CPU.
+            revision: Branch, tag or commit of the repository; the base's own is in the config.
+            local_files_only: Never ask the hub.
+            cache_dir: Where hub models are kept.
+            token: For gated models.
+
+        Raises:
+            UnknownModelError: If there is no such model, or its base is not to be had.
+            MissingFileError, CorruptFileError: If a file is missing or damaged; the message says which.
+            ModelError: If it is another kind of model, or weights and config disagree.
+        """
+        hub = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
+        folder = find_task(pretrained_model_name_or_path, revision=revision, **hub)
+        config = read_config(folder, cls.__name__)
+        dtype = dtype or torch.float32
+        backbone = load_backbone(folder, config, base=base, dtype=dtype, **hub)
+        model = cls(backbone, **config["options"])
+        load_weights(model, folder, config)
+        model.captioner_name = config.get("captioner")
+        model.record = config.get("record", {})
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write a folder that `from_pretrained` gives back: the head, what was tuned of the U-Net, config and card.
+
+        The frozen base is not copied if it has a name: "tadp-tiny" or a hub id, kept with its commit. A base from a
+        folder, or made from parts, is written into `base/`, once. A failure leaves what the folder held.
+
+        Args:
+            save_directory: The folder.
+            config: Not used: the config is the model's own.
+            repo_id: As `push_to_hub` takes it; the folder's name by default.
+            push_to_hub: Send it to the hub afterwards.
+            model_card_kwargs: What the card says besides, kept in `record`: "data" (str), "metrics" (dict of numbers),
+                "license" (str), "notes" (str).
+            **push_to_hub_kwargs: `push_to_hub`'s own.
+
+        Returns:
+            The commit's address, if it was sent to the hub.
+
+        Raises:
+            OutputError: If the folder cannot be written.
+        """
+        self.record |= model_card_kwargs or {}
+        folder = Path(save_directory)
+        with replace_folder(folder) as part:
+            self._save_pretrained(part)
+            self.generate_model_card().save(part / "README.md")
+        return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs) if push_to_hub else None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_task(self, save_directory)
+
+    def generate_model_card(self, **card: Any) -> ModelCard:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The README of the model's repository: base, licence, text, data, figures, and how to use it."""
+        self.record |= card
+        return model_card(self)
+
+
+def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) -> Conditioning | None:
+    """The text that is the same for all images; None for captions."""
+    if mode not in PROMPT_MODES:
+        raise ValueError(f"prompt_mode is one of {', '.join(PROMPT_MODES)}; got {mode!r}.")
+    if mode == "captions":
+        return None
+    if mode == "null":
+        return backbone.encode_text("")
+    if not classes:
+        raise ValueError(
+            f"prompt_mode {mode!r} says the names of classes; pass them, as prompt_classes= or class_names=."
+        )
+    if mode == "class_names":
+        return backbone.encode_text(prompts.class_names(classes))
+    make = prompts.class_embeddings if mode == "class_embeddings" else prompts.averaged_eos
+    text = make(classes, backbone)
+    length = text.embeddings.shape[1]
+    if backbone.attach_attention and not backbone.pool_attention and backbone.text_length != length:
+        raise ModelError(
+            f"{mode!r} has {length} embeddings for these classes, the backbone counts {backbone.text_length} tokens. "
+            f"Load it with text_length={length}."
+        )
+    return text

@@ -1,0 +1,99 @@
+"""The model card of a task model: what it is, what it was made from and with, and how to use it."""
+
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+import tadp
+
+if TYPE_CHECKING:
+    from tadp.tasks.base import TaskModel
+
+_PIPELINES = {
+    "TADPForSemanticSegmentation": "image-segmentation",
+    "TADPForDepthEstimation": "depth-estimation",
+    "TADPForObjectDetection": "object-detection",
+}
+_LICENSES = {"tadp-tiny": "apache-2.0", "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"}
+_TUNED = {
+    "all": "The whole U-Net was tuned, and is here.",
+    "lora": "A LoRA of the U-Net's attention was tuned, and is here.",
+    "nothing": "The U-Net is the base's, unchanged; only the head is here.",
+}
+_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ kind }}
+
+A [tadp](https://pypi.org/project/tadp/) model: a diffusion model's features and attention, steered by text, and a head.
+
+| | |
+|---|---|
+| base model | {{ base }} |
+| revision | {{ revision }} |
+| tuned | {{ tuned }} |
+| text | {{ text }} |
+| captioner | {{ captioner }} |
+| timestep | {{ timestep }} |
+| classes | {{ classes }} |
+| data | {{ data }} |
+| licence | {{ license }} |
+| written by | tadp {{ version }} |
+
+{{ metrics }}
+
+## How to use it
+
+```python
+from tadp.tasks import {{ kind }}
+
+model = {{ kind }}.from_pretrained("this repository, or its folder")
+result = model.predict("photo.jpg"{{ caption }})
+result.plot().save("prediction.png")
+```
+
+{{ notes }}
+"""
+
+
+def model_card(model: "TaskModel") -> ModelCard:
+    """A card with all that the model knows of itself; what it does not know is said to be unknown."""
+    record, source = model.record, model.backbone.source
+    kind = type(model).__name__
+    base = source.name if source else None
+    licence = record.get("license") or _LICENSES.get(base or "", "other")
+    metrics = record.get("metrics") or {}
+    data = ModelCardData(
+        library_name="tadp",
+        pipeline_tag=_PIPELINES.get(kind),
+        base_model=base if base and "/" in base else None,
+        license=licence,
+        tags=["tadp"],
+    )
+    names = model.options.get("class_names")
+    return ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE,
+        kind=kind,
+        base=base or "made from parts; it is in `base/`",
+        revision=(source and source.revision) or "not from the hub",
+        tuned=_TUNED[model.tuned],
+        text=model.prompt_mode,
+        captioner=model.captioner_name or "none recorded",
+        timestep=model.backbone.timestep,
+        classes=", ".join(names) if names else "none",
+        data=record.get("data") or "not recorded",
+        license=licence,
+        version=tadp.__version__,
+        metrics=_metrics(metrics),
+        caption=', caption="what is in it"' if model.prompt_mode == "captions" else "",
+        notes=record.get("notes") or "",
+    )
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    if not metrics:
+        return "No figures are recorded."
+    rows = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+    return "\n".join(["| metric | value |", "|---|---|", *rows])

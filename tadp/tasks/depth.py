@@ -1,0 +1,205 @@
+"""Depth of a single image, in metres."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tadp import losses
+from tadp.backbone import TADPBackbone, Text
+from tadp.features import Features
+from tadp.heads import DepthHead
+from tadp.images import ImageLike, to_pil, to_tensor
+from tadp.tasks.base import PromptMode, TaskModel, Tune
+from tadp.tasks.results import DepthResult
+from tadp.text import Conditioning
+from tadp.windows import WindowedPrediction
+
+_STRIP = 64
+_GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class DepthOutput:
+    """Of one pass.
+
+    Attributes:
+        depth_m: (B, H, W), metres, at the images' size.
+        loss: Over the pixels whose depth is known; None without truth.
+    """
+
+    depth_m: Float[Tensor, "_b _h _w"]
+    loss: Float[Tensor, ""] | None = None
+
+
+class TADPForDepthEstimation(TaskModel):
+    """A backbone with the paper's depth head.
+
+    Args:
+        backbone: Images and text in, features out. The paper attaches no attention here: `attach_attention=()`.
+        max_depth_m: The farthest that can be predicted; 10 m for NYU Depth.
+        head_options: Further arguments of `heads.DepthHead`.
+        prompt_mode: The text, see `TaskModel`.
+        prompt_classes: Names for the text: of rooms, say, for NYU Depth.
+        tune: What of the U-Net trains: "all", "lora" or "nothing".
+        lora_rank: Of a LoRA.
+        window_px: Side of the windows in which `predict` goes through an image; that of the training crops, as depth
+            in metres depends on how large things appear. 480 is the paper's.
+        stride_px: From one window to the next; a third of a window by default, which for NYU's 640x480 gives the
+            released code's two windows.
+        pad_with_grey: Fill up images to the U-Net's multiple with mid-grey, as the released code does, in place of
+            repeating their edge.
+
+    Raises:
+        ValueError, ModelError: As `TaskModel`.
+
+    Source:
+        TADP Sec. 4.1; the released depth model, after VPD's.
+
+    Example:
+        >>> import tadp
+        >>> from tadp.datasets.scenes import Scenes
+        >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=())
+        >>> model = TADPForDepthEstimation(backbone, max_depth_m=20.0, window_px=128)
+        >>> scene = Scenes(1, seed=5)[0]
+        >>> model.predict(scene.image, scene.caption()).depth_m.shape
+        torch.Size([128, 128])
+    """
+
+    def __init__(
+        self,
+        backbone: TADPBackbone,
+        *,
+        max_depth_m: float = 10.0,
+        head_options: dict[str, Any] | None = None,
+        prompt_mode: PromptMode = "captions",
+        prompt_classes: Sequence[str] = (),
+        tune: Tune = "all",
+        lora_rank: int = 16,
+        window_px: int = 480,
+        stride_px: int | None = None,
+        pad_with_grey: bool = False,
+    ):
+        head_options = head_options or {}
+        super().__init__(
+            backbone,
+            DepthHead(backbone.feature_info, max_depth_m=max_depth_m, **head_options),
+            prompt_mode=prompt_mode,
+            prompt_classes=prompt_classes,
+            tune=tune,
+            lora_rank=lora_rank,
+        )
+        self.max_depth_m = max_depth_m
+        self.head_options = head_options
+        self.window_px = window_px
+        self.stride_px = stride_px or max(window_px // 3, 1)
+        self.pad_with_grey = pad_with_grey
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "max_depth_m": self.max_depth_m,
+            "head_options": self.head_options,
+            "prompt_mode": self.prompt_mode,
+            "prompt_classes": list(self.prompt_classes),
+            "tune": self.tuned,
+            "lora_rank": self.lora_rank,
+            "window_px": self.window_px,
+            "stride_px": self.stride_px,
+            "pad_with_grey": self.pad_with_grey,
+        }
+
+    def forward(
+        self,
+        images: ImageLike | Sequence[ImageLike] | None,
+        text: Text | None = None,
+        depth_m: Float[Tensor, "b h w"] | None = None,
+        *,
+        latents: Float[Tensor, "b c _h _w"] | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> DepthOutput:
+        """Depth of images, and the loss if the truth is given.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
+            text: As `TaskModel.features`.
+            depth_m: (B, H, W), metres; 0, NaN and infinity are unknown.
+            latents: As `TaskModel.features`.
+            image_size: Of the images that the latents came from.
+
+        Raises:
+            ValueError: If the truth is of another size than the images.
+        """
+        if images is None or not self.pad_with_grey:
+            return self.from_features(self.features(images, text, latents=latents, image_size=image_size), depth_m)
+        pixels = to_tensor(images)
+        height, width = int(pixels.shape[2]), int(pixels.shape[3])
+        multiple = self.backbone.feature_info.reduction[-1]
+        padded = F.pad(pixels, (0, -width % multiple, 0, -height % multiple), value=_GREY)
+        return self.from_features(self.features(padded, text), depth_m, image_size=(height, width))
+
+    def from_features(
+        self,
+        features: Features,
+        depth_m: Float[Tensor, "b h w"] | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> DepthOutput:
+        """The same from features that were kept; `image_size` crops what was padded."""
+        made = self.head(features, image_size=image_size)
+        return DepthOutput(made, None if depth_m is None else losses.silog(made, depth_m.to(made.device)))
+
+    def predict(
+        self,
+        image: ImageLike,
+        caption: str | Conditioning | None = None,
+        *,
+        window_px: int | None = None,
+        stride_px: int | None = None,
+        flip: bool = False,
+        short_side_px: int | None = None,
+    ) -> DepthResult:
+        """The depth of one image, in its own size.
+
+        Args:
+            image: A path, PIL image, array or tensor of any size.
+            caption: As in segmentation: None asks the attached captioner.
+            window_px: Side of the windows; the model's own by default. Where windows overlap, depth is averaged: the
+                released code's shifted-window test.
+            stride_px: From one window to the next.
+            flip: Predict the mirrored image too, and average, as the released code does.
+            short_side_px: Bring the image's shorter side to this before, and the depth map back after. For a camera with
+                another resolution than the training data's: 480 for a model trained on NYU Depth.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+        """
+        pixels = to_tensor(image)
+        height, width = int(pixels.shape[2]), int(pixels.shape[3])
+        resized = pixels
+        if short_side_px is not None:
+            size = [max(round(side * short_side_px / min(height, width)), 8) for side in (height, width)]
+            resized = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        with self._predicting():
+            text, said = self._caption(image, caption)
+            views = [
+                WindowedPrediction(
+                    lambda part: self.forward(part, text).depth_m.float().cpu()[:, None],
+                    resized,
+                    window=window_px or self.window_px,
+                    stride=stride_px or (max(window_px // 3, 1) if window_px else self.stride_px),
+                    size=(height, width),
+                    flipped=flipped,
+                )
+                for flipped in ((False, True) if flip else (False,))
+            ]
+            strips = []
+            for top in range(0, height, _STRIP):
+                rows = top, min(top + _STRIP, height)
+                strips.append(torch.stack([view.rows(*rows)[0] for view in views]).mean(dim=0))
+        return DepthResult(torch.cat(strips), said, to_pil(image))

@@ -1,0 +1,73 @@
+"""A LoRA of the U-Net's attention: small matrices that train while the U-Net stays as it is. Extra `train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file, save_file
+
+from tadp.errors import CorruptFileError, MissingExtraError
+from tadp.hub import check_readable
+from tadp.unet import freeze_unused
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_PREFIX = "unet."
+
+
+def has_lora(unet: "UNet2DConditionModel") -> bool:
+    """Whether a LoRA is in it."""
+    return getattr(unet, "peft_config", None) is not None
+
+
+def add_lora(unet: "UNet2DConditionModel", *, rank: int) -> None:
+    """Add a LoRA to all attention projections and freeze everything else; at first it changes nothing.
+
+    Raises:
+        MissingExtraError: If peft is not installed.
+        ValueError: If the rank is under 1.
+    """
+    if rank < 1:
+        raise ValueError(f"the rank of a LoRA is 1 or more; got {rank}.")
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+    freeze_unused(unet)
+
+
+def save_lora(unet: "UNet2DConditionModel", folder: Path) -> None:
+    """Write it as diffusers reads it (`pipeline.load_lora_weights(folder)`)."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(unet)
+    save_file({f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}, folder / LORA_NAME)
+
+
+def load_lora(unet: "UNet2DConditionModel", folder: Path) -> None:
+    """Fill a LoRA that was added.
+
+    Raises:
+        CorruptFileError: If the file is damaged, or its tensors are not those of this LoRA.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    path = folder / LORA_NAME
+    check_readable(path)
+    state = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(path).items()}
+    expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
+    wrong = sorted(name for name in expected.keys() | state.keys() if _shape(state, name) != expected.get(name))
+    if wrong:
+        raise CorruptFileError(
+            f"{path} does not hold the LoRA its config describes: {len(wrong)} tensors differ, such as {wrong[0]}. "
+            "Get the model again."
+        )
+    set_peft_model_state_dict(unet, state)
+
+
+def _shape(state: dict, name: str):
+    return state[name].shape if name in state else None

@@ -1,0 +1,239 @@
+"""The folder of a task model: the head, what was tuned of the U-Net, and where the rest comes from.
+
+config.json         kind, options, class names, base with its revision, captioner, record
+model.safetensors   the head
+unet/               the whole U-Net, if all of it was tuned
+pytorch_lora_weights.safetensors   the LoRA, if that was tuned
+text_adapter.safetensors           the text adapter, if there is one
+text_encoder/, tokenizer/   if a token was learned
+base/               the backbone, if it was made from parts and has no name
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import tadp
+from tadp.backbone import TADPBackbone
+from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.hub import Source, check_readable, local_folder, read_json, weight_files
+from tadp.loading import (
+    ADAPTER_NAME,
+    WEIGHTS,
+    load_text_adapter,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+    model_folder,
+    read_tensors,
+)
+from tadp.loading import CONFIG_NAME as BACKBONE_CONFIG
+from tadp.saving import save_text_encoder
+from tadp.tasks.lora import LORA_NAME, load_lora, save_lora
+from tadp.tokens import learned_tokens
+
+if TYPE_CHECKING:
+    from tadp.tasks.base import TaskModel
+
+CONFIG_NAME = "config.json"
+HEAD_NAME = "model.safetensors"
+BASE_NAME = "base"
+FORMAT = 1
+
+
+def save_task(model: "TaskModel", folder: Path) -> None:
+    """Write a model into an empty folder.
+
+    Raises:
+        ModelError: If it has a LoRA and its base has no name.
+        OSError: If the disk is full.
+    """
+    backbone, source, tuned = model.backbone, model.backbone.source, model.tuned
+    if tuned == "lora" and source is None:
+        raise ModelError(
+            "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a folder or "
+            "the hub, or tune all of it."
+        )
+    if tuned == "nothing" and source is not None and not _is_the_bases(backbone.unet, source):
+        tuned = "all"  # it was trained and then frozen, or came with a modifier
+    config = {
+        "format": FORMAT,
+        "tadp_version": tadp.__version__,
+        "model": type(model).__name__,
+        "options": model.options | {"tune": tuned},
+        "base": {
+            "name": source.name if source else BASE_NAME,
+            "revision": source.revision if source else None,
+            "options": backbone.options,
+        },
+        "captioner": model.captioner_name,
+        "record": model.record,
+    }
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_file(_tensors(model.head), folder / HEAD_NAME)
+    if source is None:
+        backbone.save_pretrained(folder / BASE_NAME)
+        return
+    if tuned == "all":
+        backbone.unet.save_pretrained(folder / "unet")
+    elif tuned == "lora":
+        save_lora(backbone.unet, folder)
+    if backbone.text_adapter is not None:
+        save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
+    if backbone.text_encoder is not None and learned_tokens(backbone.text_encoder.tokenizer):
+        save_text_encoder(backbone.text_encoder, folder)
+
+
+def _is_the_bases(unet: nn.Module, source: Source) -> bool:
+    """Whether a U-Net is still what its source holds; False if the source is not to be had."""
+    try:
+        folder = model_folder(source.name, revision=source.revision, local_files_only=True)
+        files = weight_files(folder / "unet", WEIGHTS["unet"], None)
+    except ModelError:
+        return False
+    mine = unet.state_dict()
+    count = 0
+    for name, tensor in read_tensors(files):
+        if name not in mine or not torch.equal(tensor.to(mine[name].dtype), mine[name].cpu()):
+            return False
+        count += 1
+    return count == len(mine)
+
+
+def find_task(
+    name: str | Path,
+    *,
+    revision: str | None,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+    token: str | bool | None,
+) -> Path:
+    """The local folder of a task model.
+
+    Raises:
+        UnknownModelError: If there is no such folder or repository.
+    """
+    return local_folder(
+        name,
+        patterns=[CONFIG_NAME, HEAD_NAME, LORA_NAME, ADAPTER_NAME, "unet/*", f"{BASE_NAME}/*"],
+        known="Pass a folder that save_pretrained wrote, or a hub id (owner/name) of such a model.",
+        revision=revision,
+        local_files_only=local_files_only,
+        cache_dir=cache_dir,
+        token=token,
+    )
+
+
+def read_config(folder: Path, kind: str) -> dict[str, Any]:
+    """A task model's config.
+
+    Raises:
+        MissingFileError, CorruptFileError: If there is none, or it is no JSON.
+        ModelError: If it is another kind of model, or of a newer version.
+    """
+    config = read_json(folder / CONFIG_NAME)
+    if config.get("model") != kind:
+        raise ModelError(f"{folder} holds a {config.get('model')!r}; load it with that class, not with {kind}.")
+    if config.get("format") != FORMAT:
+        raise ModelError(
+            f"{folder} is of format {config.get('format')}, this tadp ({tadp.__version__}) reads {FORMAT}; it was "
+            f"written by tadp {config.get('tadp_version')}. Install that version or a later one."
+        )
+    for part in ("options", "base"):
+        if part not in config:
+            raise CorruptFileError(f"{folder / CONFIG_NAME} has no {part!r}. Get the model again.")
+    return config
+
+
+def load_backbone(
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    base: str | Path | None,
+    dtype: torch.dtype,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+    token: str | bool | None,
+) -> TADPBackbone:
+    """The backbone: the base's frozen parts, and the U-Net that was saved or the base's.
+
+    Raises:
+        UnknownModelError: If the base is not to be had.
+    """
+    name, revision = config["base"]["name"], config["base"]["revision"]
+    options = config["base"]["options"]
+    if name == BASE_NAME and base is None:
+        return _from_parts(folder / BASE_NAME, options, dtype)
+    name, revision = (name, revision) if base is None else (base, None)
+    unet = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
+    text = load_text_encoder(folder, variant=None, dtype=dtype) if (folder / "text_encoder").is_dir() else None
+    try:
+        return TADPBackbone.from_pretrained(
+            name,
+            revision=revision,
+            dtype=dtype,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+            token=token,
+            unet=unet,
+            text_encoder=text and text.model,
+            tokenizer=text and text.tokenizer,
+            **options,
+        )
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{folder} was trained on {str(name)!r}: {error} Or pass base=….") from None
+
+
+def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
+    has_text = read_json(folder / BACKBONE_CONFIG)["has_text_encoder"]
+    text = load_text_encoder(folder, variant=None, dtype=dtype) if has_text else None
+    backbone = TADPBackbone(
+        vae=load_vae(folder, variant=None, dtype=dtype),
+        unet=load_unet(folder, variant=None, dtype=dtype),
+        text_encoder=text and text.model,
+        tokenizer=text and text.tokenizer,
+        **options,
+    )
+    if backbone.text_adapter is not None:
+        load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
+    return backbone
+
+
+def load_weights(model: "TaskModel", folder: Path, config: dict[str, Any]) -> None:
+    """Fill the head, the LoRA and the text adapter.
+
+    Raises:
+        MissingFileError, CorruptFileError: If a file is missing or damaged.
+        ModelError: If weights and config disagree.
+    """
+    _fill(model.head, folder / HEAD_NAME)
+    if config["options"]["tune"] == "lora":
+        load_lora(model.backbone.unet, folder)
+    adapter = model.backbone.text_adapter
+    if adapter is not None and config["base"]["name"] != BASE_NAME:
+        load_text_adapter(adapter, folder, dtype=next(adapter.parameters()).dtype)
+
+
+def _fill(head: nn.Module, path: Path) -> None:
+    if not path.exists():
+        raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
+    check_readable(path)
+    state = load_file(path)
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        first = wrong[0]
+        raise ModelError(
+            f"{path} does not fit the head its config describes: {len(wrong)} tensors differ, such as {first}: file "
+            f"{found.get(first, 'none')}, head {expected.get(first, 'none')}. Is it of another number of classes?"
+        )
+    head.load_state_dict(state)
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}

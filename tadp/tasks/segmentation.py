@@ -1,0 +1,229 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tadp import losses
+from tadp.backbone import TADPBackbone, Text
+from tadp.features import Features
+from tadp.heads import LinearHead, SegmentationHead
+from tadp.images import ImageLike, to_pil, to_tensor
+from tadp.pictures import BACKGROUND
+from tadp.tasks.base import PromptMode, TaskModel, Tune
+from tadp.tasks.results import SegmentationResult
+from tadp.text import Conditioning
+from tadp.windows import WindowedPrediction
+
+_STRIP = 64  # rows of the result that are put together at once
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationOutput:
+    """Of one pass.
+
+    Attributes:
+        logits: (B, K, H, W), at the images' size.
+        loss: The mean over the labelled pixels; None without masks.
+    """
+
+    logits: Float[Tensor, "_b _k _h _w"]
+    loss: Float[Tensor, ""] | None = None
+
+
+class TADPForSemanticSegmentation(TaskModel):
+    """A backbone with a segmentation head.
+
+    Args:
+        backbone: Images and text in, features out.
+        class_names: K names; a mask's value k is the k-th, from 0. If background is a class, it has its place here.
+        head: "fpn" is the paper's (`heads.SegmentationHead`), "linear" a probe (`heads.LinearHead`).
+        head_options: Further arguments of that head.
+        prompt_mode: The text, see `TaskModel`.
+        prompt_classes: Names for the text; `class_names` but "background" by default.
+        tune: What of the U-Net trains: "all", "lora" or "nothing".
+        lora_rank: Of a LoRA.
+        loss: "cross_entropy" is the paper's; "focal" weighs what is hard.
+        ignore_label: The value of pixels without a label.
+        window_px: Side of the windows in which `predict` goes through an image; that of the training crops.
+        stride_px: From one window to the next; two thirds of a window by default, as the paper's 341 of 512.
+
+    Raises:
+        ValueError, ModelError: As `TaskModel`.
+
+    Source:
+        TADP Sec. 4.1; the released code's FPN, semantic-FPN head and sliding test.
+
+    Example:
+        >>> import tadp
+        >>> from tadp.datasets.scenes import CLASSES, Scenes
+        >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+        >>> model = TADPForSemanticSegmentation(backbone, class_names=["background", *CLASSES], window_px=128)
+        >>> scene = Scenes(1, seed=5)[0]
+        >>> result = model.predict(scene.image, scene.caption())
+        >>> result.class_map.shape, result.plot().size
+        (torch.Size([128, 128]), (320, 358))
+    """
+
+    def __init__(
+        self,
+        backbone: TADPBackbone,
+        *,
+        class_names: Sequence[str],
+        head: Literal["fpn", "linear"] = "fpn",
+        head_options: dict[str, Any] | None = None,
+        prompt_mode: PromptMode = "captions",
+        prompt_classes: Sequence[str] | None = None,
+        tune: Tune = "all",
+        lora_rank: int = 16,
+        loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+        ignore_label: int = 255,
+        window_px: int = 512,
+        stride_px: int | None = None,
+    ):
+        if head not in ("fpn", "linear"):
+            raise ValueError(f"head is 'fpn' or 'linear'; got {head!r}.")
+        if loss not in ("cross_entropy", "focal"):
+            raise ValueError(f"loss is 'cross_entropy' or 'focal'; got {loss!r}.")
+        made = SegmentationHead if head == "fpn" else LinearHead
+        head_options = head_options or {}
+        if prompt_classes is None:
+            prompt_classes = [name for name in class_names if name != BACKGROUND]
+        super().__init__(
+            backbone,
+            made(backbone.feature_info, num_classes=len(class_names), **head_options),
+            prompt_mode=prompt_mode,
+            prompt_classes=prompt_classes,
+            tune=tune,
+            lora_rank=lora_rank,
+        )
+        self.class_names = tuple(class_names)
+        self.head_kind, self.head_options = head, head_options
+        self.loss_kind, self.ignore_label = loss, ignore_label
+        self.window_px = window_px
+        self.stride_px = stride_px or max(window_px * 2 // 3, 1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "class_names": list(self.class_names),
+            "head": self.head_kind,
+            "head_options": self.head_options,
+            "prompt_mode": self.prompt_mode,
+            "prompt_classes": list(self.prompt_classes),
+            "tune": self.tuned,
+            "lora_rank": self.lora_rank,
+            "loss": self.loss_kind,
+            "ignore_label": self.ignore_label,
+            "window_px": self.window_px,
+            "stride_px": self.stride_px,
+        }
+
+    def forward(
+        self,
+        images: ImageLike | Sequence[ImageLike] | None,
+        text: Text | None = None,
+        masks: Int64[Tensor, "b h w"] | None = None,
+        *,
+        latents: Float[Tensor, "b c _h _w"] | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> SegmentationOutput:
+        """Logits of images, and the loss if masks are given.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
+            text: As `TaskModel.features`.
+            masks: (B, H, W), classes from 0, `ignore_label` where there is none.
+            latents: As `TaskModel.features`.
+            image_size: Of the images that the latents came from.
+
+        Raises:
+            ValueError: If a mask holds another label, or is of another size than the images.
+        """
+        return self.from_features(self.features(images, text, latents=latents, image_size=image_size), masks)
+
+    def from_features(self, features: Features, masks: Int64[Tensor, "b h w"] | None = None) -> SegmentationOutput:
+        """The same from features that were kept."""
+        logits = self.head(features)
+        if masks is None:
+            return SegmentationOutput(logits)
+        loss = losses.focal if self.loss_kind == "focal" else losses.cross_entropy
+        return SegmentationOutput(logits, loss(logits, masks.to(logits.device), ignore_label=self.ignore_label))
+
+    def predict(
+        self,
+        image: ImageLike,
+        caption: str | Conditioning | None = None,
+        *,
+        window_px: int | None = None,
+        stride_px: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        short_side_px: int | None = None,
+        return_probabilities: bool = False,
+    ) -> SegmentationResult:
+        """The classes of one image, in its own size.
+
+        An image larger than the window goes through in windows, and the result is put together in strips, so that
+        memory is that of one window, of a strip, and of the result.
+
+        Args:
+            image: A path, PIL image, array or tensor of any size.
+            caption: What is in it; None asks the attached captioner. Without meaning, and refused, if the model's text
+                is the same for all images.
+            window_px: Side of the windows; the model's own by default.
+            stride_px: From one window to the next.
+            scales: Sizes of the image at which it is predicted; the probabilities are averaged. The paper's "ms" is
+                (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with `flip`.
+            flip: Predict the mirrored image too.
+            short_side_px: Bring the image's shorter side to this before (and its class map back after); the paper's
+                ADE20K test takes 512.
+            return_probabilities: Keep the probabilities of all classes, K floats a pixel.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            ValueError: If a scale or size is not over 0.
+        """
+        pixels = to_tensor(image)
+        height, width = int(pixels.shape[2]), int(pixels.shape[3])
+        factor = 1.0 if short_side_px is None else short_side_px / min(height, width)
+        if not scales or min(scales) <= 0 or factor <= 0:
+            raise ValueError(f"scales and sizes are over 0; got scales {tuple(scales)}, short_side_px {short_side_px}.")
+        with self._predicting():
+            text, said = self._caption(image, caption)
+            views = [
+                WindowedPrediction(
+                    lambda part: self.forward(part, text).logits.float().cpu(),
+                    _scaled(pixels, factor * scale),
+                    window=window_px or self.window_px,
+                    stride=stride_px or (window_px * 2 // 3 if window_px else self.stride_px),
+                    size=(height, width),
+                    flipped=flipped,
+                )
+                for scale in scales
+                for flipped in ((False, True) if flip else (False,))
+            ]
+            strips = []
+            for top in range(0, height, _STRIP):
+                rows = top, min(top + _STRIP, height)
+                mean = torch.stack([view.rows(*rows).softmax(dim=0) for view in views]).mean(dim=0)
+                best = mean.max(dim=0)
+                strips.append((best.indices, best.values, mean if return_probabilities else mean[:0]))
+        classes, scores, probabilities = (torch.cat(parts, dim=-2) for parts in zip(*strips, strict=True))
+        return SegmentationResult(
+            classes, scores, self.class_names, probabilities if return_probabilities else None, said, to_pil(image)
+        )
+
+
+def _scaled(pixels: Float[Tensor, "1 3 h w"], factor: float) -> Float[Tensor, "1 3 _h _w"]:
+    if factor == 1:
+        return pixels
+    size = [max(round(side * factor), 8) for side in pixels.shape[2:]]
+    shrinks = factor < 1
+    return F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=shrinks).clamp(0, 1)
