@@ -233,7 +233,7 @@ def test_what_came_before_a_mistake_is_kept(table):
 
 
 def test_a_slow_source_is_written_along_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("tadp.captions._CHUNK_S", -1.0)  # so that any wait is a long one
+    monkeypatch.setattr("tadp.captions.store._CHUNK_S", -1.0)  # so that any wait is a long one
     seen = []
     with CaptionTable.create(tmp_path / "table.db") as table:
 
@@ -369,7 +369,7 @@ def test_a_table_in_memory_does_not_mix_either():
     ],
 )
 def test_any_difference_counts_and_is_named(change, message):
-    from tadp._caption_records import differences
+    from tadp.captions.records import differences
 
     changed = Provenance(**(BLIP2.as_dict() | change))
     assert changed != BLIP2
