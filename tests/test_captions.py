@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -383,14 +384,21 @@ def test_the_provenance_of_a_captioner():
     import tadp
 
     captioner = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=3)
-    provenance = Provenance.of(captioner, revision="abc")
+    provenance = Provenance.of(captioner)
     assert provenance.captioner == "tadp-tiny"
-    assert provenance.revision == "abc"
+    assert provenance.revision is None
     assert provenance.generation == captioner.generation
     assert provenance.generation["min_new_tokens"] == 3
     assert provenance.versions == {"tadp": tadp.__version__, "transformers": transformers.__version__}
     assert Provenance.from_dict(json.loads(json.dumps(provenance.as_dict()))) == provenance
     assert pickle.loads(pickle.dumps(provenance)) == provenance
+
+
+def test_the_revision_comes_from_whatever_describes_itself():
+    who = SimpleNamespace(name="someone/blip", revision="abc", generation={"num_beams": 5})
+    provenance = Provenance.of(who)
+    assert (provenance.captioner, provenance.revision) == ("someone/blip", "abc")
+    assert provenance != Provenance.of(SimpleNamespace(**vars(who) | {"revision": "def"}))
 
 
 def test_a_provenance_must_be_storable(no_type_checker):
