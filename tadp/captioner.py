@@ -147,16 +147,18 @@ class Captioner:
         return self._name
 
     @property
+    def revision(self) -> str | None:
+        """The commit it came at; None for a folder and for "tadp-tiny", which comes with tadp."""
+        return self._revision
+
+    @property
     def generation(self) -> dict[str, int | float | str | bool | None]:
         """What decides the captions besides the model, for provenance."""
         return asdict(self._decoding)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """All that decides the captions, to be kept beside them as JSON.
-
-        The commit is None for a folder and for "tadp-tiny", which comes with tadp.
-        """
+        """All that decides the captions, to be kept beside them as JSON."""
         from importlib.metadata import version
 
         from tadp import __version__

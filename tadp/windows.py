@@ -137,7 +137,7 @@ class WindowedPrediction:
 
 
 def _neighbours(start: int, stop: int, size: int, source: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For rows of a map of `size` rows: the two rows of the source between which each lies, and the share of the second."""
+    """For rows of a map of `size` rows: the two source rows between which each lies, and the second's share."""
     rows = torch.arange(start, stop, dtype=torch.float64)
     place = ((rows + 0.5) * source / size - 0.5).clamp(0, source - 1)
     upper = place.floor().long()

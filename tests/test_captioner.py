@@ -22,6 +22,7 @@ from tadp import __version__
 from tadp.assets import tiny_folder
 from tadp.caption_check import Caption
 from tadp.captioner import Captioner
+from tadp.captions import Provenance
 from tadp.datasets.scenes import CLASSES, Scenes
 from tadp.errors import CorruptFileError, ImageError, MissingExtraError, MissingFileError, ModelError, UnknownModelError
 
@@ -228,7 +229,7 @@ def test_a_repository_in_the_cache_loads_offline(folders, images, tmp_path):
     captioner = Captioner.from_pretrained("somebody/blip", local_files_only=True, cache_dir=tmp_path, max_new_tokens=5)
     assert captioner.name == "somebody/blip"
     assert captioner(images[0]) == Captioner.from_pretrained(folders["blip"], max_new_tokens=5)(images[0])
-    assert captioner.provenance["revision"] == commit
+    assert captioner.revision == captioner.provenance["revision"] == Provenance.of(captioner).revision == commit
 
 
 def test_a_file_is_not_a_folder(folders):

@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,7 +234,7 @@ def test_what_came_before_a_mistake_is_kept(table):
 
 
 def test_a_slow_source_is_written_along_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("tadp.captions._CHUNK_S", -1.0)  # so that any wait is a long one
+    monkeypatch.setattr("tadp.captions.store._CHUNK_S", -1.0)  # so that any wait is a long one
     seen = []
     with CaptionTable.create(tmp_path / "table.db") as table:
 
@@ -369,7 +370,7 @@ def test_a_table_in_memory_does_not_mix_either():
     ],
 )
 def test_any_difference_counts_and_is_named(change, message):
-    from tadp._caption_records import differences
+    from tadp.captions.records import differences
 
     changed = Provenance(**(BLIP2.as_dict() | change))
     assert changed != BLIP2
@@ -383,14 +384,21 @@ def test_the_provenance_of_a_captioner():
     import tadp
 
     captioner = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=3)
-    provenance = Provenance.of(captioner, revision="abc")
+    provenance = Provenance.of(captioner)
     assert provenance.captioner == "tadp-tiny"
-    assert provenance.revision == "abc"
+    assert provenance.revision is None
     assert provenance.generation == captioner.generation
     assert provenance.generation["min_new_tokens"] == 3
     assert provenance.versions == {"tadp": tadp.__version__, "transformers": transformers.__version__}
     assert Provenance.from_dict(json.loads(json.dumps(provenance.as_dict()))) == provenance
     assert pickle.loads(pickle.dumps(provenance)) == provenance
+
+
+def test_the_revision_comes_from_whatever_describes_itself():
+    who = SimpleNamespace(name="someone/blip", revision="abc", generation={"num_beams": 5})
+    provenance = Provenance.of(who)
+    assert (provenance.captioner, provenance.revision) == ("someone/blip", "abc")
+    assert provenance != Provenance.of(SimpleNamespace(**vars(who) | {"revision": "def"}))
 
 
 def test_a_provenance_must_be_storable(no_type_checker):

@@ -244,7 +244,7 @@ def test_a_table_is_pickled(filled, on_disk, monkeypatch, tmp_path):
 
 
 def test_a_waiting_writer_says_who_it_waits_for(filled, monkeypatch):
-    monkeypatch.setattr("tadp._caption_sqlite._WAIT_S", 0.05)
+    monkeypatch.setattr("tadp.captions.sqlite._WAIT_S", 0.05)
     other = sqlite3.connect(filled, isolation_level=None)
     with CaptionTable.create(filled, provenance=SOURCE) as table, CaptionTable.open(filled) as reader:
         other.execute("BEGIN EXCLUSIVE")

@@ -168,7 +168,7 @@ def test_averaged_eos_is_the_mean_of_what_clip_pools_not_normalised(encoder, tmp
 
 
 def test_eighty_templates_are_the_default(encoder, tmp_path, batches, monkeypatch):
-    monkeypatch.setattr(prompts, "BATCH", 50)
+    monkeypatch.setattr("tadp.prompts.embeddings.BATCH", 50)
     averaged_eos(["dog", "cat"], encoder, cache_dir=tmp_path)
     assert batches == [50, 50, 50, 10]
 

@@ -95,7 +95,7 @@ def caption(
         dtype=getattr(torch, dtype.value),
         revision=revision,
     )
-    provenance = Provenance.of(describe, revision=describe.provenance["revision"])
+    provenance = Provenance.of(describe)
     if output is not None and is_table:
         if overwrite:
             output.unlink(missing_ok=True)

@@ -172,8 +172,8 @@ class TADPForDepthEstimation(TaskModel):
                 released code's shifted-window test.
             stride_px: From one window to the next.
             flip: Predict the mirrored image too, and average, as the released code does.
-            short_side_px: Bring the image's shorter side to this before, and the depth map back after. For a camera with
-                another resolution than the training data's: 480 for a model trained on NYU Depth.
+            short_side_px: Bring the image's shorter side to this before, and the depth map back after: for a camera of
+                another resolution than the training data's, 480 for a model trained on NYU Depth.
 
         Raises:
             ImageError: If the image cannot be read.

@@ -55,8 +55,8 @@ def save_task(model: "TaskModel", folder: Path) -> None:
     backbone, source, tuned = model.backbone, model.backbone.source, model.tuned
     if tuned == "lora" and source is None:
         raise ModelError(
-            "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a folder or "
-            "the hub, or tune all of it."
+            "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a folder "
+            "or the hub, or tune all of it."
         )
     if tuned == "nothing" and source is not None and not _is_the_bases(backbone.unet, source):
         tuned = "all"  # it was trained and then frozen, or came with a modifier

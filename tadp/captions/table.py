@@ -1,40 +1,21 @@
-"""Captions by image id, for one image or a hundred million.
+"""`CaptionTable`: a mapping from image id to caption, in memory or on disk."""
 
-    table = CaptionTable.from_json("captions.json")     # the authors' file, in memory
-    table["2007_000033"]                                # str: the first caption of that image
-
-    with CaptionTable.create("captions.db", provenance=Provenance.of(captioner)) as table:
-        table.fill(images_by_id, captioner)             # captions what is missing; killed, it goes on where it was
-    table = CaptionTable.open("captions.db")            # reads an entry when it is asked for
-
-The file is SQLite's; JSON, JSON Lines and Parquet are read and written for others.
-"""
-
-import time
-import warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tqdm import tqdm
-
-from tadp import _caption_files as caption_files
-from tadp._caption_records import CaptionRecord as CaptionRecord
-from tadp._caption_records import Located, check_id, new_record, sequence_of_ids, shown
-from tadp._caption_records import Provenance as Provenance
-from tadp._caption_sqlite import SqliteStore, is_sqlite
-from tadp._caption_store import MemoryStore, Store, mixing
+from tadp.captions import files
+from tadp.captions.filling import Image, fill
+from tadp.captions.records import CaptionRecord, Located, Provenance, check_id, new_record, sequence_of_ids, shown
+from tadp.captions.sqlite import SqliteStore, is_sqlite
+from tadp.captions.store import CHUNK, MemoryStore, Store, mixing, write_in_chunks
 from tadp.errors import CaptionError, OutputError, UnknownIdError
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of a table on disk
 
-_CHUNK = 50_000  # rows of one transaction; with ids in no order, fewer write the file's pages more often
-_CHUNK_S = 1.0  # a slower source is written this often
 _NEAR_IDS = 5000  # tables up to this size are searched for ids that look alike
-
-Image = TypeVar("Image")
 
 
 class CaptionTable(Mapping[str, str]):
@@ -73,7 +54,7 @@ class CaptionTable(Mapping[str, str]):
             CaptionError: If there is no such file, it is broken (the message has line and column), an id stands twice,
                 or an entry has no captions.
         """
-        return cls._read(Path(path), caption_files.read_json(Path(path)))
+        return cls._read(Path(path), files.read_json(Path(path)))
 
     @classmethod
     def open(cls, path: str | Path) -> "CaptionTable":
@@ -92,7 +73,7 @@ class CaptionTable(Mapping[str, str]):
             raise CaptionError(f"{path} is a folder; pass a file in it." if path.is_dir() else f"no such file: {path}.")
         if path.suffix.lower() in SUFFIXES or is_sqlite(path):
             return cls._on_disk(SqliteStore(path, is_writable=False), path)
-        return cls._read(path, caption_files.read(path))
+        return cls._read(path, files.read(path))
 
     @classmethod
     def create(cls, path: str | Path, *, provenance: Provenance | None = None, mix: bool = False) -> "CaptionTable":
@@ -186,7 +167,7 @@ class CaptionTable(Mapping[str, str]):
         """Those ids that the table does not hold, each once, in the order given: what is left to caption."""
         left: dict[str, None] = {}
         source = iter(ids if not isinstance(ids, str) else sequence_of_ids(ids))
-        while some := sequence_of_ids(islice(source, _CHUNK)):
+        while some := sequence_of_ids(islice(source, CHUNK)):
             found = self._store.get(some)
             left |= {image_id: None for image_id in some if image_id not in found}
         return list(left)
@@ -295,7 +276,7 @@ class CaptionTable(Mapping[str, str]):
         if not isinstance(source, CaptionTable):
             path = Path(source)
             if path.suffix.lower() not in SUFFIXES and not is_sqlite(path):
-                return self._write(caption_files.read(path), replace=replace)
+                return self._write(files.read(path), replace=replace)
             source = CaptionTable.open(path)
         return self._write((("", record) for record in source.records()), replace=replace)
 
@@ -333,39 +314,10 @@ class CaptionTable(Mapping[str, str]):
             >>> table["b.jpg"]
             'the image b!'
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
-        count = len(images) if isinstance(images, Mapping) else None
-        items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
-        bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)
-        todo = (pair for pair in bar if pair[0] not in self)
-        added, silent = 0, []
-        while batch := dict(islice(todo, batch_size)):
-            captions = _described(batch, captioner)
-            empty = [key for key, caption in captions.items() if isinstance(caption, str) and not caption.strip()]
-            added += self.update({key: caption for key, caption in captions.items() if key not in empty})
-            silent += empty
-        if silent:
-            warnings.warn(
-                f"the captioner had nothing to say about {len(silent)} images, {shown(silent[0])} first; they are "
-                "still missing. Pass min_new_tokens, or another prompt.",
-                stacklevel=2,
-            )
-        return added
+        return fill(self, images, captioner, batch_size=batch_size, progress=progress)
 
     def _write(self, records: Iterable[Located], *, replace: bool) -> int:
-        added, chunk, since = 0, [], time.monotonic()
-        try:
-            for record in records:
-                chunk.append(record)
-                if len(chunk) >= _CHUNK or time.monotonic() - since > _CHUNK_S:
-                    full, chunk = chunk, []
-                    added += self._store.write(full, replace=replace, mix=self._mix)
-                    since = time.monotonic()
-        finally:  # what came before an error, or Ctrl-C, is kept
-            if chunk:
-                added += self._store.write(chunk, replace=replace, mix=self._mix)
-        return added
+        return write_in_chunks(self._store, records, replace=replace, mix=self._mix)
 
     def to_json(self, path: str | Path) -> None:
         """Write the authors' JSON, an image a line. It has no place for provenance.
@@ -374,7 +326,7 @@ class CaptionTable(Mapping[str, str]):
             ValueError: If the suffix is not .json.
             OutputError: If it cannot be written; a file that was there is untouched.
         """
-        caption_files.write_json(_with_suffix(path, ".json"), self.records())
+        files.write_json(Path(path), self.records())
 
     def to_jsonl(self, path: str | Path) -> None:
         """Write JSON Lines: {"id": …, "captions": […]}, other fields beside them, provenance in each line.
@@ -384,7 +336,7 @@ class CaptionTable(Mapping[str, str]):
             CaptionError: If a field is named "id" or "provenance".
             OutputError: As in `to_json`.
         """
-        caption_files.write_jsonl(_with_suffix(path, ".jsonl", ".ndjson"), self.records())
+        files.write_jsonl(Path(path), self.records())
 
     def to_parquet(self, path: str | Path) -> None:
         """Write Parquet: id, captions (list of strings), fields and provenance (JSON objects, or null).
@@ -394,7 +346,7 @@ class CaptionTable(Mapping[str, str]):
             MissingExtraError: If pyarrow is not installed: pip install 'tadp[parquet]'.
             OutputError: As in `to_json`.
         """
-        caption_files.write_parquet(_with_suffix(path, ".parquet"), self.records())
+        files.write_parquet(Path(path), self.records())
 
     def close(self) -> None:
         """Let go of the file. A table in memory goes on as it was."""
@@ -438,23 +390,3 @@ def _pair(pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"update takes pairs of an id and its captions; got {shown(pair)}.")
     return pair[0], pair[1]
-
-
-def _described(images: dict[str, Image], captioner: Callable[[list[Image]], Sequence[str]]) -> dict[str, str]:
-    """A caption an image."""
-    try:
-        captions = captioner(list(images.values()))
-    except Exception as error:
-        error.add_note(f"This was in a batch of {len(images)} images, ids {shown(list(images))}.")
-        raise
-    if isinstance(captions, str) or len(captions) != len(images):
-        got = f"the string {shown(captions)}" if isinstance(captions, str) else f"{len(captions)} captions"
-        raise CaptionError(f"a captioner returns a list, one caption an image; got {got} for {len(images)} images.")
-    return dict(zip(images, captions, strict=True))
-
-
-def _with_suffix(path: str | Path, *suffixes: str) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"the file must have the suffix {' or '.join(suffixes)}, by which it is read; got {path}.")
-    return path

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tadp._caption_records import CaptionRecord, Located, Provenance, to_json
-from tadp._caption_store import Plan, in_turn
+from tadp.captions.records import CaptionRecord, Located, Provenance, to_json
+from tadp.captions.store import Plan, in_turn
 from tadp.errors import CaptionError, OutputError
 
 _WAIT_S = 60.0  # for another process to finish its transaction

@@ -3,23 +3,13 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from tadp.metrics import Agreement
+from tadp.prompts.classes import check_classes, readable
+
 TOLERANCE = 0.01  # of precision and recall, where whole numbers permit
-
-
-class Agreement(NamedTuple):
-    """How names agree with what is there, all images together; nan where nothing is named, or nothing is there.
-
-    Attributes:
-        precision: Share of the names that are right.
-        recall: Share of what is there that is named.
-    """
-
-    precision: float
-    recall: float
 
 
 def oracle(
@@ -105,39 +95,15 @@ def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) 
         ValueError: If there are more images in one than in the other.
 
     Example:
-        >>> agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])
-        Agreement(precision=0.6666666666666666, recall=0.6666666666666666)
+        >>> found = agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])
+        >>> found.precision, found.recall
+        (0.6666666666666666, 0.6666666666666666)
     """
     if len(named) != len(present):
         raise ValueError(f"one list of names an image; got {len(named)} named, {len(present)} present.")
     right = sum(len(set(names) & set(there)) for names, there in zip(named, present, strict=True))
     said, are = (sum(len(set(one)) for one in lists) for lists in (named, present))
-    return Agreement(right / said if said else math.nan, right / are if are else math.nan)
-
-
-def check_classes(classes: Sequence[str]) -> list[str]:
-    """A list of class names, or an error that says which is wrong."""
-    if isinstance(classes, str):
-        raise TypeError(f"classes are a list of strings; got the string {classes!r}. Pass [{classes!r}].")
-    names = list(classes)
-    if not names:
-        raise ValueError("no classes; give at least one name.")
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names):
-        if not isinstance(name, str):
-            raise TypeError(f"a class is a string; class {number} is a {type(name).__name__}.")
-        text = readable(name)
-        if not text:
-            raise ValueError(f"a class has a name; class {number} is {name!r}.")
-        if text in seen:
-            raise ValueError(f"each class stands once; {name!r} is class {seen[text]} and {number}.")
-        seen[text] = number
-    return names
-
-
-def readable(name: str) -> str:
-    """A class name as text: "dining_table" is "dining table"."""
-    return " ".join(name.replace("_", " ").split())
+    return Agreement(mentioned=said, present=are, both=right)
 
 
 def _checked_present(present: Sequence[Sequence[str]], classes: list[str]) -> list[list[int]]:

@@ -1,11 +1,4 @@
-"""G of the paper: the text that goes with images, in each form of its Sec. 3 and 4.2.
-
-    backbone(images, prompts.class_names(classes, count=len(images)))   # list[str], one an image
-    backbone(images, prompts.averaged_eos(classes, backbone))           # Conditioning, shared by all images
-
-What can be said in words is a list of strings, the rest is a `Conditioning`; a backbone takes both. Captions come from
-`tadp.Captioner`, whose `min_new_tokens` is the paper's minimal caption length (0, 20, 40).
-"""
+"""Prompts that are embeddings: class names each encoded alone, and averaged end tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,54 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from tadp._oracle import Agreement as Agreement
-from tadp._oracle import agreement as agreement
-from tadp._oracle import check_classes, readable
-from tadp._oracle import oracle as oracle
-from tadp._oracle import oracle_classes as oracle_classes
-from tadp._templates import CLIP_TEMPLATES as CLIP_TEMPLATES
-from tadp._text_cache import cache_key, cached
-from tadp.errors import MissingExtraError, ModelError
+from tadp.errors import ModelError
 from tadp.features import Word
-from tadp.text import Conditioning, TextEncoder, check_captions
+from tadp.prompts.classes import check_classes, readable
+from tadp.prompts.templates import CLIP_TEMPLATES
+from tadp.prompts.text_cache import cache_key, cached
+from tadp.text import Conditioning, TextEncoder
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
 
 BATCH = 256  # prompts encoded at a time
-
-
-def null(count: int) -> list[str]:
-    """The empty prompt for each of `count` images.
-
-    Raises:
-        ValueError: If the count is below one.
-
-    Source:
-        TADP Fig. 2, "null".
-    """
-    return [""] * _checked_count(count)
-
-
-def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
-    """All class names in one prompt, separated by spaces, for each of `count` images.
-
-    Args:
-        classes: Names as a data set has them; "_" becomes a space.
-        count: Images, since a backbone wants one prompt an image.
-
-    Raises:
-        ValueError: If there are no classes, one is empty or stands twice, or the count is below one.
-        TypeError: If a class is not a string.
-
-    Source:
-        TADP Eq. 3.
-
-    Example:
-        >>> class_names(["dog", "dining_table"], count=2)
-        ['dog dining table', 'dog dining table']
-    """
-    return [" ".join(map(readable, check_classes(classes)))] * _checked_count(count)
 
 
 @torch.no_grad()
@@ -167,37 +123,6 @@ def averaged_eos(
     return Conditioning(embeddings.to(found.model.device)[None], (tuple(classes),), (words,))
 
 
-def nouns(captions: str | Sequence[str]) -> list[str]:
-    """The nouns of captions, each once, in their order: the paper's TADP(NO).
-
-    The paper tags with NLTK, whose tagger has to be downloaded; this one is textblob's `PatternTagger`, which needs no
-    download. A caption without nouns becomes "", the empty prompt.
-
-    Raises:
-        MissingExtraError: If textblob is not installed.
-        TypeError: If a caption is not a string.
-        CaptionError: If there are no captions.
-
-    Source:
-        TADP Sec. 4.2; `get_nouns` of its released code.
-
-    Example:
-        >>> nouns(["a dog and a cat next to a red dog", "running fast"])
-        ['dog cat', '']
-    """
-    try:
-        from textblob.en.taggers import PatternTagger
-    except ImportError as error:
-        raise MissingExtraError("nouns need textblob; pip install 'tadp[nouns]'.") from error
-    tagger = PatternTagger()
-    return [" ".join(_nouns(tagger.tag(text))) for text in check_captions(captions)]
-
-
-def _nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
-    found = [word for word, tag in tagged if tag.startswith("NN") and any(letter.isalnum() for letter in word)]
-    return list(dict.fromkeys(found))
-
-
 def _average(
     encoder: TextEncoder, names: Sequence[str], templates: Sequence[str], progress: bool
 ) -> Float[Tensor, "k d"]:
@@ -223,9 +148,3 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
         if template.count("{}") != 1:
             raise ValueError(f"a template has one {{}}, where the class name goes; template {number} is {template!r}.")
     return list(templates)
-
-
-def _checked_count(count: int) -> int:
-    if count < 1:
-        raise ValueError(f"one prompt an image, for at least one image; got count={count}.")
-    return count

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from tadp._caption_records import CaptionRecord, Located, Provenance, new_record, shown, to_json
+from tadp.captions.records import CaptionRecord, Located, Provenance, new_record, shown, to_json
 from tadp.errors import CaptionError, MissingExtraError
 from tadp.files import replace_file
 
@@ -74,6 +74,7 @@ def read_jsonl(path: Path) -> Iterator[Located]:
 
 def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
     """Write the authors' JSON, an image a line. It has no place for provenance."""
+    _check_suffix(path, ".json")
     with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("{")
         for number, record in enumerate(records):
@@ -84,6 +85,7 @@ def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
 
 def write_jsonl(path: Path, records: Iterable[CaptionRecord]) -> None:
     """Write JSON Lines."""
+    _check_suffix(path, ".jsonl", ".ndjson")
     with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             for key in ("id", "provenance"):
@@ -99,6 +101,7 @@ def write_jsonl(path: Path, records: Iterable[CaptionRecord]) -> None:
 
 def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
     """Write Parquet with columns id, captions (list), fields and provenance (JSON objects, or null)."""
+    _check_suffix(path, ".parquet")
     arrow, parquet = _pyarrow()
     text = arrow.string()
     schema = arrow.schema([("id", text), ("captions", arrow.list_(text)), ("fields", text), ("provenance", text)])
@@ -106,6 +109,11 @@ def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
     with replace_file(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
         while some := [_parquet_row(record) for record in islice(rows, _ROWS)]:
             writer.write_table(arrow.Table.from_pylist(some, schema))
+
+
+def _check_suffix(path: Path, *suffixes: str) -> None:
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"the file must have the suffix {' or '.join(suffixes)}, by which it is read; got {path}.")
 
 
 def _parquet_row(record: CaptionRecord) -> dict[str, Any]:

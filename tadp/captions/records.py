@@ -22,6 +22,11 @@ class Described(Protocol):
         ...
 
     @property
+    def revision(self) -> str | None:
+        """The commit it came at; None if there is none."""
+        ...
+
+    @property
     def generation(self) -> Mapping[str, Any]:
         """All that decides its captions besides the model."""
         ...
@@ -59,15 +64,14 @@ class Provenance:
         return hash((self.captioner, self.revision))
 
     @classmethod
-    def of(cls, captioner: Described, *, revision: str | None = None) -> "Provenance":
+    def of(cls, captioner: Described) -> "Provenance":
         """The provenance of what a captioner says, with the versions of tadp and transformers.
 
         Args:
-            captioner: A `tadp.Captioner`, or anything with its `name` and `generation`.
-            revision: Commit of the model, where it has one.
+            captioner: A `tadp.Captioner`, or anything with its `name`, `revision` and `generation`.
         """
         versions = {"tadp": __version__, "transformers": version("transformers")}
-        return cls(captioner.name, revision, captioner.generation, versions)
+        return cls(captioner.name, captioner.revision, captioner.generation, versions)
 
     def as_dict(self) -> dict[str, Any]:
         """The provenance as JSON has it."""

@@ -1,0 +1,59 @@
+"""Caption what a table lacks, batch by batch, so that a run that was stopped goes on where it was."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from tadp.captions.records import shown
+from tadp.errors import CaptionError
+
+if TYPE_CHECKING:
+    from tadp.captions.table import CaptionTable
+
+Image = TypeVar("Image")
+
+
+def fill(
+    table: "CaptionTable",
+    images: Mapping[str, Image] | Iterable[tuple[str, Image]],
+    captioner: Callable[[list[Image]], Sequence[str]],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> int:
+    """`CaptionTable.fill`, which says what it takes and raises; the number of images that are new."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
+    count = len(images) if isinstance(images, Mapping) else None
+    items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
+    bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)
+    todo = (pair for pair in bar if pair[0] not in table)
+    added, silent = 0, []
+    while batch := dict(islice(todo, batch_size)):
+        captions = _described(batch, captioner)
+        empty = [key for key, caption in captions.items() if isinstance(caption, str) and not caption.strip()]
+        added += table.update({key: caption for key, caption in captions.items() if key not in empty})
+        silent += empty
+    if silent:
+        warnings.warn(
+            f"the captioner had nothing to say about {len(silent)} images, {shown(silent[0])} first; they are "
+            "still missing. Pass min_new_tokens, or another prompt.",
+            stacklevel=3,
+        )
+    return added
+
+
+def _described(images: dict[str, Image], captioner: Callable[[list[Image]], Sequence[str]]) -> dict[str, str]:
+    """A caption an image."""
+    try:
+        captions = captioner(list(images.values()))
+    except Exception as error:
+        error.add_note(f"This was in a batch of {len(images)} images, ids {shown(list(images))}.")
+        raise
+    if isinstance(captions, str) or len(captions) != len(images):
+        got = f"the string {shown(captions)}" if isinstance(captions, str) else f"{len(captions)} captions"
+        raise CaptionError(f"a captioner returns a list, one caption an image; got {got} for {len(images)} images.")
+    return dict(zip(images, captions, strict=True))

@@ -1,0 +1,28 @@
+"""Class names as prompts take and write them."""
+
+from collections.abc import Sequence
+
+
+def check_classes(classes: Sequence[str]) -> list[str]:
+    """A list of class names, or an error that says which is wrong."""
+    if isinstance(classes, str):
+        raise TypeError(f"classes are a list of strings; got the string {classes!r}. Pass [{classes!r}].")
+    names = list(classes)
+    if not names:
+        raise ValueError("no classes; give at least one name.")
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            raise TypeError(f"a class is a string; class {number} is a {type(name).__name__}.")
+        text = readable(name)
+        if not text:
+            raise ValueError(f"a class has a name; class {number} is {name!r}.")
+        if text in seen:
+            raise ValueError(f"each class stands once; {name!r} is class {seen[text]} and {number}.")
+        seen[text] = number
+    return names
+
+
+def readable(name: str) -> str:
+    """A class name as text: "dining_table" is "dining table"."""
+    return " ".join(name.replace("_", " ").split())

@@ -1,0 +1,77 @@
+"""Prompts that are strings: the empty one, class names, the nouns of captions."""
+
+from collections.abc import Sequence
+
+from tadp.errors import MissingExtraError
+from tadp.prompts.classes import check_classes, readable
+from tadp.text import check_captions
+
+
+def null(count: int) -> list[str]:
+    """The empty prompt for each of `count` images.
+
+    Raises:
+        ValueError: If the count is below one.
+
+    Source:
+        TADP Fig. 2, "null".
+    """
+    return [""] * _checked_count(count)
+
+
+def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
+    """All class names in one prompt, separated by spaces, for each of `count` images.
+
+    Args:
+        classes: Names as a data set has them; "_" becomes a space.
+        count: Images, since a backbone wants one prompt an image.
+
+    Raises:
+        ValueError: If there are no classes, one is empty or stands twice, or the count is below one.
+        TypeError: If a class is not a string.
+
+    Source:
+        TADP Eq. 3.
+
+    Example:
+        >>> class_names(["dog", "dining_table"], count=2)
+        ['dog dining table', 'dog dining table']
+    """
+    return [" ".join(map(readable, check_classes(classes)))] * _checked_count(count)
+
+
+def nouns(captions: str | Sequence[str]) -> list[str]:
+    """The nouns of captions, each once, in their order: the paper's TADP(NO).
+
+    The paper tags with NLTK, whose tagger has to be downloaded; this one is textblob's `PatternTagger`, which needs no
+    download. A caption without nouns becomes "", the empty prompt.
+
+    Raises:
+        MissingExtraError: If textblob is not installed.
+        TypeError: If a caption is not a string.
+        CaptionError: If there are no captions.
+
+    Source:
+        TADP Sec. 4.2; `get_nouns` of its released code.
+
+    Example:
+        >>> nouns(["a dog and a cat next to a red dog", "running fast"])
+        ['dog cat', '']
+    """
+    try:
+        from textblob.en.taggers import PatternTagger
+    except ImportError as error:
+        raise MissingExtraError("nouns need textblob; pip install 'tadp[nouns]'.") from error
+    tagger = PatternTagger()
+    return [" ".join(_nouns(tagger.tag(text))) for text in check_captions(captions)]
+
+
+def _nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
+    found = [word for word, tag in tagged if tag.startswith("NN") and any(letter.isalnum() for letter in word)]
+    return list(dict.fromkeys(found))
+
+
+def _checked_count(count: int) -> int:
+    if count < 1:
+        raise ValueError(f"one prompt an image, for at least one image; got count={count}.")
+    return count
