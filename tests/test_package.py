@@ -116,7 +116,7 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are():
         _ = tadp.TADP
 
 
-LIGHT = ("tadp", "tadp.errors", "tadp.files", "tadp.captions", "tadp.cleaning", "tadp.datasets.scenes")
+LIGHT = ("tadp", "tadp.errors", "tadp.files", "tadp.captions", "tadp.cleaning", "tadp.datasets.scenes", "tadp.metrics")
 
 
 @pytest.mark.parametrize("module", LIGHT)
