@@ -115,11 +115,10 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are():
         _ = tadp.TADP
 
 
-<<<<<<< /tmp/tmpge5qrswx.py
-LIGHT = ("tadp", "tadp.errors", "tadp.files", "tadp.captions", "tadp.cleaning", "tadp.datasets.scenes", "tadp.metrics")
-=======
-LIGHT = ("tadp", "tadp.errors", "tadp.files", "tadp.captions", "tadp.cleaning", "tadp.datasets", "tadp.datasets.scenes")
->>>>>>> /tmp/tmpr_f722df.py
+LIGHT = (
+    "tadp", "tadp.errors", "tadp.files", "tadp.captions", "tadp.cleaning", "tadp.datasets", "tadp.datasets.scenes",
+    "tadp.metrics",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -328,9 +328,9 @@ def test_sizes_that_are_none_are_refused(options):
 
 def test_grey_padding_is_what_the_released_depth_code_does():
     model = depther(pad_with_grey=True)
-    batch = images(1, 480 // 8, 60)
+    batch = images(1, 60, 60)
     padded = F.pad(batch, (0, 4, 0, 4), value=0.5)
-    expected = model.head(model.backbone(padded, CAPTION), image_size=(60, 60))
+    expected = model.head(model.backbone(padded, CAPTION))[:, :60, :60]
     assert torch.equal(model(batch, CAPTION).depth_m, expected)
     assert not torch.equal(depther()(batch, CAPTION).depth_m, expected)
 
