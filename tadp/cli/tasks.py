@@ -1,18 +1,14 @@
 """`tadp predict`, `tadp evaluate`: a trained task model at work."""
 
-import json
-from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
 from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, tell_of_tiny
-from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.errors import CaptionError, ImageError
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
@@ -66,7 +62,7 @@ def predict(
     task: TaskArgument,
     images: Images,
     model: TaskModelOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("."),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
     caption: Caption = None,
     captioner: CaptionerOption = None,
     base: Base = None,
@@ -82,9 +78,9 @@ def predict(
 ) -> None:
     """Predict classes, depth or objects, and write a picture and data.
 
-    For photo.jpg it writes photo.TASK.plot.png to look at, and the data: photo.segmentation.png (grey values are classes),
-    photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json. Images whose data is there
-    are skipped. One unreadable image is named and the others go through.
+    For photo.jpg it writes photo.TASK.plot.png to look at, and the data: photo.segmentation.png (grey values are
+    classes), photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json. Images whose data
+    is there are skipped. One unreadable image is named and the others go through.
     """
     from tadp.extract import output_names
 
@@ -128,7 +124,12 @@ def _predict_options(
 ) -> dict[str, Any]:
     """The options of a task's `predict`; those it has not are wrong usage."""
     if task is Task.detection:
-        given = {"--stride-px": stride_px, "--short-side-px": short_side_px, "--flip": flip, "--multi-scale": multi_scale}
+        given = {
+            "--stride-px": stride_px,
+            "--short-side-px": short_side_px,
+            "--flip": flip,
+            "--multi-scale": multi_scale,
+        }
         for option, value in given.items():
             if value:
                 raise typer.BadParameter("detection sees the whole image at once.", param_hint=option)

@@ -1,6 +1,6 @@
 """Data sets by name, for scripts and the command line.
 
-    data = open_dataset("voc", "VOCdevkit/VOC2012", split="val", captions="captions.db")
+data = open_dataset("voc", "VOCdevkit/VOC2012", split="val", captions="captions.db")
 """
 
 from dataclasses import dataclass

@@ -287,9 +287,7 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     if mode == "null":
         return backbone.encode_text("")
     if not classes:
-        raise ValueError(
-            f"prompt_mode {mode!r} says the names of classes; pass them, as prompt_classes= or class_names=."
-        )
+        raise ValueError(f"prompt_mode {mode!r} says the names of classes; pass them as prompt_classes=.")
     if mode == "class_names":
         return backbone.encode_text(prompts.class_names(classes))
     make = prompts.class_embeddings if mode == "class_embeddings" else prompts.averaged_eos
