@@ -158,7 +158,7 @@ def _torchmetrics() -> "MeanAveragePrecision":
 
 
 def _on_cpu(**tensors: Tensor) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _share(value: Tensor) -> float:
