@@ -128,7 +128,7 @@ def test_depth_that_is_unknown_or_out_of_bounds_is_not_compared(unknown):
 def test_predictions_are_brought_between_the_bounds():
     target = torch.full((1, 1, 3), 5.0)
     depth = torch.tensor([[[math.inf, 0.0, -3.0]]])
-    assert measured(depth, target) == measured(torch.tensor([[[10.0, 1e-3, 1e-3]]]).double(), target)
+    assert measured(depth, target) == measured(torch.tensor([[[10, 1e-3, 1e-3]]], dtype=torch.float64), target)
     farther = measured(depth, target, max_depth_m=80.0, min_depth_m=1.0)
     assert farther.rmse == pytest.approx(math.sqrt((75**2 + 2 * 4**2) / 3))
 
