@@ -87,6 +87,26 @@ def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True
                     yield key, file.get_tensor(key)
 
 
+def load_parts(folder: Path, *, variant: str | None, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a folder in diffusers layout holds of a backbone; `saving.save_parts` writes one.
+
+    Returns:
+        U-Net, VAE, text encoder and tokenizer as `TADPBackbone` takes them, and the options saved with them, if any.
+
+    Raises:
+        ModelError: As `load_unet`, `load_vae` and `load_text_encoder`.
+    """
+    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    parts: dict[str, Any] = {
+        "unet": load_unet(folder, variant=variant, dtype=dtype),
+        "vae": load_vae(folder, variant=variant, dtype=dtype),
+    }
+    if saved.get("has_text_encoder", True):
+        text = load_text_encoder(folder, variant=variant, dtype=dtype)
+        parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
+    return parts, saved.get("options", {})
+
+
 def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype):
     """A `UNet2DConditionModel` from `folder/unet`.
 

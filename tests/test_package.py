@@ -150,7 +150,7 @@ def test_no_imports_go_in_a_circle():
 
 def test_the_import_reader_sees_imports():
     """Otherwise the tests above would prove nothing."""
-    assert {"tadp.unet", "tadp.text", "tadp.loading", "tadp.images"} <= imports("tadp.backbone")
+    assert {"tadp.unet", "tadp.text", "tadp.loading", "tadp.images"} <= imports("tadp.backbone.backbone")
     assert "tadp.vae" in imports("tadp.loading")  # inside a function
 
 
@@ -180,7 +180,7 @@ def test_examples_in_docstrings_run(module):
 
 
 def test_the_backbones_example_is_among_them():
-    assert [test.name for test in examples("tadp.backbone")] == ["tadp.backbone.forward"]
+    assert [test.name for test in examples("tadp.backbone.backbone")] == ["tadp.backbone.backbone.forward"]
 
 
 # What is built
