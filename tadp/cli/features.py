@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +42,7 @@ from tadp.cli.terminal import (
 from tadp.errors import CaptionError, TADPError
 
 if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone
     from tadp.extract import Outcome
 
 _ROWS_SHOWN = 20  # of a run over many images
@@ -105,58 +108,35 @@ def extract(
         raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
     source = "" if captions is not None else caption_source(model, caption, captioner)
     total = len(output_names(images))
-    table = CaptionTable.open(captions) if captions is not None else None
+    words = CaptionTable.open(captions) if captions is not None else caption
     writable_folder(output)
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
     check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
     check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
     backbone.record_attention = tuple(sorted({*backbone.record_attention, *(attention or ())}))
-    if caption is not None:
-        words = caption
-    else:
-        words = (
-            table
-            if table is not None
-            else load_captioner(
-                source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
-            )
+    if words is None:
+        words = load_captioner(
+            source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
         )
-    outcomes: list[Outcome] = []
-    counts: Counter[str] = Counter()
-    stopped: BaseException | None = None
-    try:
-        with progress() as bar:
-            task = bar.add_task("extract", total=total)
-            for outcome in extract_images(
-                backbone,
-                images,
-                output,
-                captions=words,
-                model=model,
-                revision=backbone.source and backbone.source.revision,
-                levels=level,
-                max_side_px=max_side,
-                batch_size=batch_size,
-                overwrite=overwrite,
-            ):
-                counts[outcome.status] += 1
-                bar.advance(task)
-                _tell(outcome)
-                if outcome.status == "done" and len(outcomes) < _ROWS_SHOWN:
-                    outcomes.append(outcome)
-    except (KeyboardInterrupt, TADPError) as error:
-        stopped = error
-    if counts["done"] and stopped is None:
+    outcomes = extract_images(
+        backbone,
+        images,
+        output,
+        captions=words,
+        model=model,
+        revision=backbone.source and backbone.source.revision,
+        levels=level,
+        max_side_px=max_side,
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+    tally = _followed(outcomes, total)
+    if tally.counts["done"] and tally.stopped is None:
         tell_of_tiny(source)
-    if outcomes:
-        _print_outcomes(outcomes, counts["done"])
-    if counts:
-        said = {"done": "done", "skipped": "done before", "failed": "failed"}
-        parts = [f"{counts[status]} {words}" for status, words in said.items() if counts[status] or status == "done"]
-        typer.echo(f"{', '.join(parts)}; in {output}")
-    if stopped is not None:
-        raise stopped
-    if counts["failed"]:
+    _print_tally(tally, output)
+    if tally.stopped is not None:
+        raise tally.stopped
+    if tally.counts["failed"]:
         raise typer.Exit(1)
 
 
@@ -219,13 +199,8 @@ def show(
     _check_target(target, Path(image))
     picture = to_pil(image)
     backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
-    check_levels(level, backbone.layout.attention_levels, backbone, "--level")
-    levels = level or list(backbone.layout.attention_levels[:2])
-    if not levels:
-        raise typer.BadParameter(f"{model} has no cross-attention to show.", param_hint="--model")
+    levels = _levels_shown(level, backbone, model)
     backbone.record_attention = tuple(levels)
-    native = backbone.unet.config["sample_size"]
-    shrunk = shrink(picture, max_side or (native * backbone.vae.reduction if isinstance(native, int) else 512))
     words = caption
     if words is None:
         describe = load_captioner(source, device, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
@@ -233,7 +208,7 @@ def show(
     if not words:
         raise CaptionError(f"{source!r} had nothing to say about {image}. Pass --caption.")
     with torch.inference_mode():
-        features = backbone(shrunk, words, truncate=caption is None)
+        features = backbone(shrink(picture, max_side or _native_px(backbone)), words, truncate=caption is None)
     tell_of_tiny(source)
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)
@@ -262,6 +237,32 @@ def info(
         console.print()
 
 
+@dataclass
+class _Tally:
+    """What became of a run: how many images went which way, the first that were done, and what stopped it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: "list[Outcome]" = field(default_factory=list)
+    stopped: BaseException | None = None
+
+
+def _followed(outcomes: "Iterator[Outcome]", total: int) -> _Tally:
+    """The run to its end, or to what stops it, with a bar."""
+    tally = _Tally()
+    try:
+        with progress() as bar:
+            task = bar.add_task("extract", total=total)
+            for outcome in outcomes:
+                tally.counts[outcome.status] += 1
+                bar.advance(task)
+                _tell(outcome)
+                if outcome.status == "done" and len(tally.first) < _ROWS_SHOWN:
+                    tally.first.append(outcome)
+    except (KeyboardInterrupt, TADPError) as error:
+        tally.stopped = error
+    return tally
+
+
 def _tell(outcome: "Outcome") -> None:
     """Name an image that failed, or whose caption lost its end, at once."""
     if outcome.error is not None:
@@ -272,6 +273,19 @@ def _tell(outcome: "Outcome") -> None:
             fg="yellow",
             err=True,
         )
+
+
+def _print_tally(tally: _Tally, output: Path) -> None:
+    if tally.first:
+        _print_outcomes(tally.first, tally.counts["done"])
+    if tally.counts:
+        said = {"done": "done", "skipped": "done before", "failed": "failed"}
+        parts = [
+            f"{tally.counts[status]} {words}"
+            for status, words in said.items()
+            if tally.counts[status] or status == "done"
+        ]
+        typer.echo(f"{', '.join(parts)}; in {output}")
 
 
 def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
@@ -299,6 +313,21 @@ def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
     Console(highlight=False).print(table)
     if done > len(outcomes):
         typer.echo(f"… and {done - len(outcomes)} more")
+
+
+def _levels_shown(level: list[int] | None, backbone: "TADPBackbone", model: str) -> list[int]:
+    """The levels asked for, or the two finest that have attention."""
+    check_levels(level, backbone.layout.attention_levels, backbone, "--level")
+    levels = level or list(backbone.layout.attention_levels[:2])
+    if not levels:
+        raise typer.BadParameter(f"{model} has no cross-attention to show.", param_hint="--model")
+    return levels
+
+
+def _native_px(backbone: "TADPBackbone") -> int:
+    """The side of the images that a model was trained on."""
+    native = backbone.unet.config["sample_size"]
+    return native * backbone.vae.reduction if isinstance(native, int) else 512
 
 
 def _check_target(target: Path, image: Path) -> None:
