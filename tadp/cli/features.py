@@ -24,6 +24,7 @@ from tadp.cli.app import (
     MinNewTokens,
     Model,
     Revision,
+    Truncate,
     Variant,
     command,
 )
@@ -33,10 +34,12 @@ from tadp.cli.terminal import (
     caption_source,
     check_levels,
     fail,
+    is_cut,
     load_backbone,
     load_captioner,
     progress,
     silence,
+    tell_of_cut,
     tell_of_tiny,
 )
 from tadp.errors import TADPError
@@ -67,6 +70,7 @@ def extract(
     captioner: CaptionerName = None,
     min_new_tokens: MinNewTokens = 0,
     max_new_tokens: MaxNewTokens = 77,
+    truncate: Truncate = False,
     level: Annotated[
         list[int] | None,
         typer.Option("--level", min=0, help="A map to write, 0 the finest. Repeatable.", show_default="all"),
@@ -126,9 +130,12 @@ def extract(
         levels=level,
         max_side_px=max_side,
         batch_size=batch_size,
+        truncate=truncate,
         overwrite=overwrite,
     )
-    tally = _followed(outcomes, total)
+    if caption is not None and truncate and is_cut(backbone, caption):
+        tell_of_cut("--caption")
+    tally = _followed(outcomes, total, is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
         tell_of_tiny(source)
     _print_tally(tally, output)
@@ -168,8 +175,8 @@ class _Tally:
     stopped: BaseException | None = None
 
 
-def _followed(outcomes: "Iterator[Outcome]", total: int) -> _Tally:
-    """The run to its end, or to what stops it, with a bar."""
+def _followed(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool) -> _Tally:
+    """The run to its end, or to what stops it, with a bar; naming at once what failed or whose own caption was cut."""
     tally = _Tally()
     try:
         with progress() as bar:
@@ -177,24 +184,15 @@ def _followed(outcomes: "Iterator[Outcome]", total: int) -> _Tally:
             for outcome in outcomes:
                 tally.counts[outcome.status] += 1
                 bar.advance(task)
-                _tell(outcome)
+                if outcome.error is not None:
+                    fail(outcome.error)
+                if outcome.truncated and not is_one_caption:
+                    tell_of_cut(str(outcome.image))
                 if outcome.status == "done" and len(tally.first) < _ROWS_SHOWN:
                     tally.first.append(outcome)
     except (KeyboardInterrupt, TADPError) as error:
         tally.stopped = error
     return tally
-
-
-def _tell(outcome: "Outcome") -> None:
-    """Name an image that failed, or whose caption lost its end, at once."""
-    if outcome.error is not None:
-        fail(outcome.error)
-    if outcome.truncated:
-        typer.secho(
-            f"{outcome.image}: the caption is longer than the text encoder takes; its end was cut.",
-            fg="yellow",
-            err=True,
-        )
 
 
 def _print_tally(tally: _Tally, output: Path) -> None:

@@ -5,8 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tadp.cli.app import CaptionerName, Device, MaxNewTokens, MinNewTokens, Model, Revision, Variant, command
-from tadp.cli.terminal import TINY, Dtype, caption_source, check_levels, load_backbone, load_captioner, tell_of_tiny
+from tadp.cli.app import CaptionerName, Device, MaxNewTokens, MinNewTokens, Model, Revision, Truncate, Variant, command
+from tadp.cli.terminal import (
+    TINY,
+    Dtype,
+    caption_source,
+    check_levels,
+    is_cut,
+    load_backbone,
+    load_captioner,
+    tell_of_cut,
+    tell_of_tiny,
+)
 from tadp.errors import CaptionError
 
 if TYPE_CHECKING:
@@ -36,6 +46,7 @@ def show(
     captioner: CaptionerName = None,
     min_new_tokens: MinNewTokens = 0,
     max_new_tokens: MaxNewTokens = 77,
+    truncate: Truncate = False,
     level: Annotated[
         list[int] | None,
         typer.Option(
@@ -82,8 +93,11 @@ def show(
         words = describe(picture)[0]
     if not words:
         raise CaptionError(f"{source!r} had nothing to say about {image}. Pass --caption.")
+    shrunk = shrink(picture, max_side or _native_px(backbone))
     with torch.inference_mode():
-        features = backbone(shrink(picture, max_side or _native_px(backbone)), words, truncate=caption is None)
+        features = backbone(shrunk, words, truncate=truncate or caption is None)
+    if is_cut(backbone, words):
+        tell_of_cut(image)
     tell_of_tiny(source)
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)

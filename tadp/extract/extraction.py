@@ -53,6 +53,7 @@ def extract_images(
     levels: Sequence[int] | None = None,
     max_side_px: int | None = None,
     batch_size: int = 8,
+    truncate: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Outcome]:
     """Write the features of images, and go on where an earlier run stopped.
@@ -66,12 +67,14 @@ def extract_images(
         output: The folder to write to. It mirrors the folders of the images.
         captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
             `CaptionTable`, where ids are those of `caption_ids`. What a captioner or a table says beyond the text
-            encoder's limit is cut, with a warning; a text given here is refused. An image that the table lacks fails.
+            encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image that the
+            table lacks fails.
         model: What the backbone was loaded from, for the record.
         revision: Its branch, tag or commit, for the record.
         levels: Which maps to write; None is all.
         max_side_px: Images with a longer side are shrunk to it first; None takes them as they are.
         batch_size: Images read and captioned at once; those of one size go through the backbone together.
+        truncate: Cut a text given here that is too long, with a warning, rather than refuse it.
         overwrite: Make results from other settings anew.
 
     Yields:
@@ -87,7 +90,7 @@ def extract_images(
         if number is not None and number < 1:
             raise ValueError(f"{what} must be 1 or more; got {number}.")
     levels = _known_levels(backbone, levels)
-    text = backbone.encode_text(captions) if isinstance(captions, str) else None
+    text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
     names = output_names(paths)
     folder = writable_folder(Path(output))
     settings = run_settings(
@@ -100,7 +103,7 @@ def extract_images(
         name, why = next(iter(in_the_way.items()))
         raise OutputError(
             f"{folder} holds {len(in_the_way)} of these {len(names)} results, made otherwise: for {name}, {why}. "
-            "Pass another folder, or overwrite=True (--overwrite)."
+            "Pass another folder, or overwrite=True."
         )
     for image, record in done.items():
         yield Outcome(image, names[image], "skipped", record)
@@ -146,11 +149,10 @@ class _Run:
 
     def _pass(self, pixels: Mapping[Path, Tensor], captions: list[str]) -> Iterator[Outcome]:
         """One pass over images of one size, and their files."""
-        text, truncated = self.text, [False] * len(captions)
+        encoder, text, truncated = self.backbone.text_encoder, self.text, [False] * len(captions)
+        if encoder is not None:
+            truncated = [count > encoder.max_length for count in encoder.count_tokens(captions)]
         if text is None:
-            encoder = self.backbone.text_encoder
-            if encoder is not None:
-                truncated = [count > encoder.max_length for count in encoder.count_tokens(captions)]
             text = self.backbone.encode_text(captions, truncate=True)
         with torch.inference_mode():
             features = self.backbone(torch.stack(list(pixels.values())), text)
