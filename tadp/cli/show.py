@@ -69,8 +69,8 @@ def show(
 ) -> None:
     """Draw what each word of a caption looks at.
 
-    The picture shows the image, its caption, and one heat map a word. Each heat map is scaled by itself and dimmed
-    where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
+    The picture shows the image, its caption, and one heat map a word. Each heat map is scaled by itself, and fades into
+    the image where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
     """
     import torch
 
