@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
+from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, listed, warn_of_failures
+from tadp.cleaning.report import CleaningReport, listed
 from tadp.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _EXAMPLES = (
 _WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
 
-class ModelCleaner:
+class ModelCleaner(Cleaner):
     """Asks a text-generation model of transformers to drop mentions of a domain, one caption a prompt, greedily.
 
     An answer that cannot be an edited caption (empty, far longer, none of the caption's words) is not taken: the
@@ -128,16 +129,6 @@ class ModelCleaner:
     def __repr__(self) -> str:
         return f"ModelCleaner({self.name!r}, domain={self.domain.name!r})"
 
-    def __call__(self, captions: str | Sequence[str], *, progress: bool = False) -> list[str]:
-        """The captions, cleaned, one for each. Warns of those that stayed as they were.
-
-        Raises:
-            TypeError: If a caption is not a string.
-        """
-        report = self.clean(captions, progress=progress)
-        warn_of_failures(report)
-        return list(report.after)
-
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
         """The captions before and after, and what could not be cleaned.
 
@@ -161,10 +152,7 @@ class ModelCleaner:
                     cleaned[caption] = check_answer(caption, answer, self.domain)
                 except AnswerError as error:
                     failed[caption] = str(error)
-        after = tuple(cleaned.get(text, text) for text in texts)
-        return CleaningReport(
-            self.domain, tuple(texts), after, {k: failed[text] for k, text in enumerate(texts) if text in failed}
-        )
+        return CleaningReport.of_unique(self.domain, texts, cleaned, failed)
 
     def _answers(self, captions: list[str]) -> list[str | None]:
         """The first line of each answer; None, where the model cannot take a prompt as long."""
