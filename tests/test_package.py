@@ -25,7 +25,7 @@ FLOORS = {
     "errors": 0, "features": 0, "words": 0, "captions": 0, "metrics": 0, "files": 0, "hub": 0, "assets": 0,
     "datasets._sprites": 0, "datasets._styles": 0, "datasets.scenes": 0, "datasets.class_names": 0,
     "looping": 0, "grammar": 0,
-    "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1,
+    "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "pretrained": 1, "plot": 1,
     "captioner": 1, "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,
     "backbone": 2, "heads": 2,
     "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3, "datasets": 3,
