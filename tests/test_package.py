@@ -32,6 +32,7 @@ FLOORS = {
     "backbone": 2, "heads": 2,
     "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3, "datasets": 0,
     "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
+    "pretrained": 1,
 }  # fmt: skip
 
 

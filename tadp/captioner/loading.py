@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tadp.assets import tiny_folder
-from tadp.errors import MissingExtraError, MissingFileError, ModelError
-from tadp.hub import local_folder, read_json, weight_files
+from tadp.errors import MissingFileError, ModelError
+from tadp.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
 
 TINY = "tadp-tiny"
 _VIDEOS = "video_processor"
@@ -22,8 +22,6 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
 )
-# What a repository is asked for: configs, tokenizer and safetensors of its top folder, no pickles, no subfolders.
-_WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
 
 def find_captioner(
@@ -37,10 +35,8 @@ def find_captioner(
     """The folder that holds the model, downloaded if it must be."""
     if str(name) == TINY:
         return tiny_folder() / "captioner"
-    return local_folder(
+    return find_pretrained(
         name,
-        patterns=list(_WANTED),
-        ignore=["*/*"],
         known=f"{TINY!r} ships with tadp; 'Salesforce/blip2-opt-2.7b' is on the hub. Or pass a captioner's folder.",
         revision=revision,
         cache_dir=cache_dir,
@@ -51,15 +47,15 @@ def find_captioner(
 
 def check_captioner(folder: Path, name: str) -> None:
     """Say what is wrong with a folder before a library fails on it less clearly."""
-    model_type = read_json(folder / "config.json").get("model_type")
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ModelError(
-            f"{name!r} holds a model of type {model_type!r}, which this transformers cannot use to turn images into "
-            "text. A captioner is an image-text-to-text model: BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL …"
-        )
-    weight_files(folder, "model")
+    check_pretrained(
+        folder,
+        name,
+        kinds=MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        purpose="turn images into text. A captioner is an image-text-to-text model: BLIP, BLIP-2, GIT, PaliGemma, "
+        "LLaVA, Qwen-VL …",
+    )
     for what, files in (("image processor", _PROCESSOR_FILES), ("tokenizer", _TOKENIZER_FILES)):
         if not any((folder / file).is_file() for file in files):
             raise MissingFileError(
@@ -75,57 +71,35 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
         ModelError: If they do not load, or lack weights.
         MissingExtraError: If this model needs a package that is not installed.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForImageTextToText, ProcessorMixin
 
-    try:
-        processor = _load_processor(folder)
-        model, report = AutoModelForImageTextToText.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the captioner {name!r} needs a package that is not installed: {_first_line(error)}"
-        ) from error
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ModelError(
-            f"the captioner {name!r} in {folder} could not be loaded: {_first_line(error)} Its files may not belong "
-            "together, or need another release of transformers."
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"the captioner {name!r} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} first; "
-            "it would speak at random. Pass a model trained to caption."
-        )
+    what = f"the captioner {name!r}"
+    # backend: pixels of the torchvision processors differ by 2e-5, so captions could; and it need not be there.
+    model, processor = load_pretrained(
+        AutoModelForImageTextToText, _ProcessorLoader, folder, dtype=dtype, what=what, backend="pil"
+    )
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(
-            f"the captioner {name!r} comes with a {type(processor).__name__} alone; it needs a processor, which holds "
+            f"{what} comes with a {type(processor).__name__} alone; it needs a processor, which holds "
             "tokenizer and image processor. Save that in its folder: processor.save_pretrained(folder)."
         )
-    tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.padding_side = "left"  # a decoder goes on from the last token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    pad_left(processor.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     return model, processor
 
 
-def _load_processor(folder: Path) -> Any:
-    """The processor, its part for videos left out: that one needs torchvision."""
-    from transformers import PROCESSOR_MAPPING, AutoConfig, AutoProcessor
+class _ProcessorLoader:
+    """Loads processors as `AutoProcessor` does, but for their part for videos: that one needs torchvision."""
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    loader: Any = AutoProcessor
-    processor_class: Any = PROCESSOR_MAPPING.get(type(config), None)
-    if processor_class is not None and _VIDEOS in processor_class.get_attributes():
-        loader = _without_videos(processor_class)
-    # backend: pixels of the torchvision processors differ by 2e-5, so captions could; and it need not be there.
-    return loader.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    @staticmethod
+    def from_pretrained(folder: Path, **options: Any) -> Any:
+        from transformers import PROCESSOR_MAPPING, AutoConfig, AutoProcessor
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loader: Any = AutoProcessor
+        processor_class: Any = PROCESSOR_MAPPING.get(type(config), None)
+        if processor_class is not None and _VIDEOS in processor_class.get_attributes():
+            loader = _without_videos(processor_class)
+        return loader.from_pretrained(folder, **options)
 
 
 def _without_videos(processor_class: Any) -> Any:
@@ -146,7 +120,3 @@ def _without_videos(processor_class: Any) -> Any:
             return super().from_args_and_dict(args, processor_dict, **kwargs)
 
     return ImagesAlone
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -38,6 +38,7 @@ from tadp.errors import CaptionError, ImageError, OutputError
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
+    from tadp.cleaning import Cleaner
     from tadp.modifiers import CaptionModifier
     from tadp.text import Conditioning, TextEncoder
 
@@ -355,7 +356,7 @@ def _domain(text: str) -> str | list[str]:
 
 def _cleaner(
     domain: str | list[str], language_model: str | None, endpoint: str | None, key_variable: str, device: str | None
-) -> Any:
+) -> "Cleaner":
     from tadp.cleaning import EndpointCleaner, ModelCleaner, RuleCleaner
 
     if endpoint is not None:
