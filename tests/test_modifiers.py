@@ -10,9 +10,9 @@ from builders import WIDTH, build_backbone, build_text_encoder, build_tokenizer,
 from safetensors.torch import load_file
 
 from tadp import CaptionModifier, Conditioning, TADPBackbone
-from tadp._modifier_templates import TEMPLATES
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, ModifierError, OutputError, UnknownModelError
 from tadp.features import Word
+from tadp.modifiers.templates import TEMPLATES
 
 CAPTIONS = ["a dog on a sled", "A dog.", "two dogs", "dog on grass", "the sea", "- a cat", "20. Drawing of a cat"]
 

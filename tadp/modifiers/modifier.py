@@ -1,59 +1,33 @@
-"""Caption modifiers: what brings captions, and the backbone with them, nearer to a target domain.
+"""`CaptionModifier`: words around a caption, and what they refer to."""
 
-    modifier = CaptionModifier.style("watercolor")
-    modifier(["a dog on a sled"])          # ["a watercolor painting of a dog on a sled"]
-
-    modifier = CaptionModifier.from_pretrained("my-watercolors")   # with a learned token, or a DreamBooth U-Net
-    with modifier.install(backbone):
-        features = backbone(images, modifier(captions))
-
-Source: TADP Sec. 4.3, M(P).
-"""
-
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp._installation import Installation, install
-from tadp._modifier_templates import (
+from tadp.backbone import TADPBackbone
+from tadp.errors import ModifierError
+from tadp.files import replace_folder
+from tadp.grammar import article_for
+from tadp.hub import local_folder
+from tadp.modifiers.installation import Installation, install
+from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
+from tadp.modifiers.templates import (
     DREAMBOOTH_WORD,
     Kind,
     PaperDomain,
-    check_template,
     fill_grammatically,
     fill_literally,
     paper_template,
 )
-from tadp.backbone import TADPBackbone
-from tadp.errors import CorruptFileError, ModifierError, TADPError
-from tadp.files import replace_folder
-from tadp.grammar import article_for
-from tadp.hub import local_folder, read_json
-from tadp.loading import load_unet
 from tadp.text import check_captions
-from tadp.tokens import LearnedToken, check_token, check_vectors, learned_tokens, read_token, write_token
+from tadp.tokens import LearnedToken, check_token, learned_tokens
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-CONFIG_NAME = "modifier.json"
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """One modifier as it was made; a composition has several."""
-
-    template: str
-    literal: bool
-    token: str | None
-    vectors: Tensor | None
-    unet: "UNet2DConditionModel | None"
 
 
 class CaptionModifier:
@@ -93,17 +67,19 @@ class CaptionModifier:
         unet: "UNet2DConditionModel | None" = None,
         literal: bool = False,
     ):
-        check_template(template)
-        vectors = None
-        if token is not None:
-            check_token(token)
-        if embedding is not None:
-            if token is None:
-                raise ModifierError("an embedding needs the token it belongs to; pass token='<name>'.")
-            vectors = embedding[None] if isinstance(embedding, Tensor) and embedding.ndim == 1 else embedding
-            check_vectors(vectors, token)
-            vectors = vectors.detach().clone()
-        self._steps = (_Step(template, literal, token, vectors, unet),)
+        self._steps = (new_step(template, token=token, embedding=embedding, unet=unet, literal=literal),)
+
+    @staticmethod
+    def _of(steps: Sequence[Step]) -> "CaptionModifier":
+        """A modifier of several steps, which go together."""
+        if sum(step.unet is not None for step in steps) > 1:
+            raise ModifierError("a backbone has one U-Net, and more than one of these modifiers brings its own.")
+        taught = [step.token for step in steps if step.token is not None and step.vectors is not None]
+        if len({token.lower() for token in taught}) < len(taught):
+            raise ModifierError(f"two of these modifiers bring one token, of {', '.join(taught)}; rename one of them.")
+        joined = CaptionModifier()
+        joined._steps = tuple(steps)
+        return joined
 
     @classmethod
     def style(cls, style: str, *, medium: str = "painting") -> "CaptionModifier":
@@ -204,33 +180,7 @@ class CaptionModifier:
             token=token,
             local_files_only=local_files_only,
         )
-        path = folder / CONFIG_NAME
-        config = read_json(path)
-        try:
-            parts = [cls._load_step(folder, number, dict(entry), dtype) for number, entry in enumerate(config["steps"])]
-        except (LookupError, TypeError, ValueError) as error:
-            if isinstance(error, TADPError):
-                raise
-            raise CorruptFileError(f"{path} does not describe a modifier: {error!r}. Save it again.") from error
-        if not parts:
-            raise CorruptFileError(f"{path} describes no modifier: it has no steps. Save it again.")
-        return parts[0].then(*parts[1:])
-
-    @classmethod
-    def _load_step(
-        cls, folder: Path, number: int, entry: dict[str, Any], dtype: torch.dtype | None
-    ) -> "CaptionModifier":
-        vectors = None
-        if entry["has_embedding"]:
-            vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
-        unet: Any = load_unet(folder, variant=None, dtype=dtype or torch.float32) if entry["has_unet"] else None
-        return cls(
-            entry["template"],
-            token=entry["token"],
-            embedding=vectors,
-            unet=unet and unet.eval(),
-            literal=bool(entry["literal"]),
-        )
+        return cls._of(read_steps(folder, dtype=dtype or torch.float32))
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -278,14 +228,7 @@ class CaptionModifier:
             >>> both("a dog")
             ['a watercolor painting of a dog in the rain']
         """
-        joined = CaptionModifier()
-        joined._steps = (*self._steps, *(step for other in others for step in other._steps))
-        if sum(step.unet is not None for step in joined._steps) > 1:
-            raise ModifierError("a backbone has one U-Net, and more than one of these modifiers brings its own.")
-        taught = [step.token for step in joined._steps if step.token is not None and step.vectors is not None]
-        if len({token.lower() for token in taught}) < len(taught):
-            raise ModifierError(f"two of these modifiers bring one token, of {', '.join(taught)}; rename one of them.")
-        return joined
+        return self._of([*self._steps, *(step for other in others for step in other._steps)])
 
     def __or__(self, other: "CaptionModifier") -> "CaptionModifier":
         return self.then(other) if isinstance(other, CaptionModifier) else NotImplemented
@@ -333,27 +276,5 @@ class CaptionModifier:
         Raises:
             OutputError: If the folder cannot be written; what it held is still there.
         """
-        entries = []
         with replace_folder(Path(folder)) as part:
-            for number, step in enumerate(self._steps):
-                if step.token is not None and step.vectors is not None:
-                    write_token(part / _token_file(number), step.token, step.vectors)
-                if step.unet is not None:
-                    step.unet.save_pretrained(part / "unet")
-                entries.append(
-                    {
-                        "template": step.template,
-                        "literal": step.literal,
-                        "token": step.token,
-                        "has_embedding": step.vectors is not None,
-                        "has_unet": step.unet is not None,
-                    }
-                )
-            (part / CONFIG_NAME).write_text(
-                json.dumps({"steps": entries}, indent=2, ensure_ascii=False), encoding="utf-8"
-            )
-
-
-def _token_file(number: int) -> str:
-    # The first has the name that diffusers looks for.
-    return f"learned_embeds_{number}.safetensors" if number else "learned_embeds.safetensors"
+            write_steps(part, self._steps)

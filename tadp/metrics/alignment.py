@@ -1,4 +1,4 @@
-"""Figures of merit: how well captions name what is in their images."""
+"""How well captions name what is in their images."""
 
 import math
 from collections import Counter

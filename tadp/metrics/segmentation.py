@@ -1,0 +1,188 @@
+"""Mean intersection over union, streaming."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from tadp.metrics._classes import check_merge, check_names, class_table, percent
+
+
+@dataclass(frozen=True, repr=False)
+class MeanIoUResult:
+    """Figures over all pixels that were counted; shares in [0, 1]. `print(result)` is a table.
+
+    Attributes:
+        miou: The mean of `iou` over the classes that occur in prediction or truth.
+        iou: For each class, intersection over union; nan if it occurs in neither.
+        accuracy: For each class, the share of its true pixels that are predicted so; nan if it is never true.
+        pixel_accuracy: The share of all pixels that are right.
+        mean_accuracy: The mean of `accuracy` over the classes that occur in truth.
+        pixels: How many pixels were counted.
+    """
+
+    miou: float
+    iou: dict[str, float]
+    accuracy: dict[str, float]
+    pixel_accuracy: float
+    mean_accuracy: float
+    pixels: int
+
+    def __repr__(self) -> str:
+        return (
+            f"MeanIoUResult(miou={self.miou:.4f}, pixel_accuracy={self.pixel_accuracy:.4f}, "
+            f"mean_accuracy={self.mean_accuracy:.4f}, {len(self.iou)} classes, {self.pixels} pixels)"
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"mIoU {percent(self.miou)} %, pixel accuracy {percent(self.pixel_accuracy)} %, "
+            f"mean accuracy {percent(self.mean_accuracy)} %, {self.pixels:,} pixels\n"
+            + class_table({"IoU": self.iou, "acc": self.accuracy})
+        )
+
+
+class MeanIoU:
+    """Mean intersection over union of predicted and true class maps, over a data set.
+
+    Pixels are counted over all images together, in integers. The mean is over the classes that occur in prediction or
+    truth, so that a class that a small data set lacks does not count, but one that is predicted where it never is
+    counts as 0. Single scale or multi scale, whole or sliding window, is what the predictor does; this counts.
+
+    Args:
+        num_classes: K. Labels are 0 to K - 1, background included where it is a class.
+        ignore_label: Pixels with this label are not counted, whatever is predicted there.
+        class_names: K names for the result. None: "0", "1", …
+
+    Attributes:
+        confusion: (K, K), int64, on the CPU: pixels of the row's class that were predicted as the column's.
+        images: How many images were fed.
+
+    Raises:
+        ValueError: If there is no class, or not one name for each.
+
+    Source:
+        mmsegmentation's IoUMetric, which the released code evaluates with: mIoU, aAcc and mAcc by `nanmean`.
+
+    Example:
+        >>> metric = MeanIoU(3, class_names=["ground", "dog", "cat"])
+        >>> metric.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 0, 255]]]))
+        >>> print(metric.compute())
+        mIoU 33.33 %, pixel accuracy 66.67 %, mean accuracy 66.67 %, 3 pixels
+        class       IoU      acc
+        ground    66.67    66.67
+        dog        0.00        -
+        cat           -        -
+    """
+
+    def __init__(self, num_classes: int, *, ignore_label: int = 255, class_names: Sequence[str] | None = None):
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be 1 or more; got {num_classes}.")
+        names = check_names([str(k) for k in range(num_classes)] if class_names is None else class_names)
+        if len(names) != num_classes:
+            raise ValueError(f"one name a class; got {len(names)} names for {num_classes} classes.")
+        self.num_classes, self.ignore_label, self.class_names = num_classes, ignore_label, names
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.images = 0
+
+    def update(
+        self, predictions: Float[Tensor, "b k h w"] | Integer[Tensor, "b h w"], masks: Integer[Tensor, "b h w"]
+    ) -> None:
+        """Count a batch.
+
+        Args:
+            predictions: Logits or probabilities (B, K, H, W), of which the greatest counts, or class maps (B, H, W).
+            masks: The truth, (B, H, W): 0 to K - 1, or `ignore_label`.
+
+        Raises:
+            TypeError: If masks are no integers.
+            ValueError: If sizes differ, logits are NaN or have another number of classes, or a label, or a class
+                predicted where it counts, is none of the K. Nothing is counted then.
+        """
+        classes = self._class_maps(predictions)
+        if masks.is_floating_point() or masks.is_complex() or masks.dtype == torch.bool:
+            raise TypeError(f"masks are integers (B, H, W); got {masks.dtype}. Convert them with .long().")
+        if classes.shape != masks.shape:
+            raise ValueError(
+                f"predictions and masks have one size; got {_size(classes)} and {_size(masks)}. Resize the logits to "
+                "the masks' size, not the masks."
+            )
+        truth = masks.to(classes.device, torch.int64)
+        counted = truth != self.ignore_label
+        self._check_labels(truth, counted, what="mask", hint=f" or {self.ignore_label} (ignored)")
+        self._check_labels(classes, counted, what="prediction", hint="")
+        pairs = truth[counted] * self.num_classes + classes[counted]
+        self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion).cpu()
+        self.images += len(masks)
+
+    def compute(self) -> MeanIoUResult:
+        """The figures of all that was counted.
+
+        Raises:
+            ValueError: If no pixel was counted.
+        """
+        right = self.confusion.diagonal().double()
+        true, predicted = self.confusion.sum(1).double(), self.confusion.sum(0).double()
+        total = int(self.confusion.sum())
+        if not total:
+            raise ValueError(
+                f"no pixel was counted: {self.images} images were fed, and all of their pixels had the ignored label "
+                f"{self.ignore_label}. Feed images with labels before compute()."
+            )
+        iou, accuracy = right / (true + predicted - right), right / true  # 0 / 0 is nan
+        return MeanIoUResult(
+            miou=iou.nanmean().item(),
+            iou=dict(zip(self.class_names, iou.tolist(), strict=True)),
+            accuracy=dict(zip(self.class_names, accuracy.tolist(), strict=True)),
+            pixel_accuracy=right.sum().item() / total,
+            mean_accuracy=accuracy.nanmean().item(),
+            pixels=total,
+        )
+
+    def merge(self, other: "MeanIoU") -> None:
+        """Add what another has counted, which stays as it is.
+
+        Raises:
+            TypeError: If it is another metric.
+            ValueError: If its classes or its ignored label differ.
+        """
+        check_merge(self, other, ("class_names", "ignore_label"))
+        self.confusion = self.confusion + other.confusion
+        self.images += other.images
+
+    def _class_maps(self, predictions: Tensor) -> Tensor:
+        if predictions.is_floating_point() and predictions.ndim == 4:
+            if predictions.shape[1] != self.num_classes:
+                raise ValueError(
+                    f"logits (B, K, H, W) have one channel a class; got {predictions.shape[1]} channels for "
+                    f"{self.num_classes} classes."
+                )
+            classes = predictions.argmax(dim=1)
+            # The greatest of values with a NaN is the NaN, so its place shows it without a look at every channel.
+            greatest = predictions.gather(1, classes[:, None])[:, 0]
+            if greatest.isnan().any():
+                index = int(greatest.isnan().nonzero()[0, 0])
+                raise ValueError(f"logits are numbers; those of image {index} of the batch have NaN.")
+            return classes
+        if predictions.is_floating_point() or predictions.dtype == torch.bool or predictions.ndim != 3:
+            raise ValueError(
+                "predictions are float logits (B, K, H, W) or integer class maps (B, H, W); got "
+                f"{predictions.dtype} {tuple(predictions.shape)}."
+            )
+        return predictions.long()
+
+    def _check_labels(self, labels: Tensor, counted: Tensor, *, what: str, hint: str) -> None:
+        wrong = counted & ((labels < 0) | (labels >= self.num_classes))
+        if wrong.any():
+            image, row, column = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"{what} {image} of the batch has label {labels[image, row, column].item()} at row {row}, column "
+                f"{column}; the labels of {self.num_classes} classes are 0 to {self.num_classes - 1}{hint}. Map labels "
+                "to classes first, or give another num_classes or ignore_label."
+            )
+
+
+def _size(maps: Tensor) -> str:
+    return f"{len(maps)} of {'x'.join(map(str, maps.shape[1:]))}"

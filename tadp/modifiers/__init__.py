@@ -1,0 +1,19 @@
+"""Caption modifiers: what brings captions, and the backbone with them, nearer to a target domain.
+
+    modifier = CaptionModifier.style("watercolor")
+    modifier(["a dog on a sled"])          # ["a watercolor painting of a dog on a sled"]
+
+    modifier = CaptionModifier.from_pretrained("my-watercolors")   # with a learned token, or a DreamBooth U-Net
+    with modifier.install(backbone):
+        features = backbone(images, modifier(captions))
+
+Source: TADP Sec. 4.3, M(P).
+"""
+
+from tadp.modifiers.installation import Installation as Installation
+from tadp.modifiers.modifier import CaptionModifier as CaptionModifier
+from tadp.modifiers.steps import CONFIG_NAME as CONFIG_NAME
+from tadp.modifiers.templates import Kind as Kind
+from tadp.modifiers.templates import PaperDomain as PaperDomain
+
+__all__ = ["CONFIG_NAME", "CaptionModifier", "Installation", "Kind", "PaperDomain"]

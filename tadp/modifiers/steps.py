@@ -1,0 +1,119 @@
+"""One modifier as it was made, of which a composition has several; and the folder that keeps them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tadp.errors import CorruptFileError, ModifierError, TADPError
+from tadp.hub import read_json
+from tadp.loading import load_unet
+from tadp.modifiers.templates import check_template
+from tadp.tokens import check_token, check_vectors, read_token, write_token
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+CONFIG_NAME = "modifier.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A template, and what its words refer to; see `CaptionModifier`."""
+
+    template: str
+    literal: bool
+    token: str | None
+    vectors: Tensor | None
+    unet: "UNet2DConditionModel | None"
+
+
+def new_step(
+    template: str,
+    *,
+    token: str | None,
+    embedding: Float[Tensor, "*n d"] | None,
+    unet: "UNet2DConditionModel | None",
+    literal: bool,
+) -> Step:
+    """A step, after everything about it was checked; the vectors are a copy, (N, D).
+
+    Raises:
+        ModifierError: If the template has no `{caption}`, or the token or its embedding cannot be one.
+    """
+    check_template(template)
+    vectors = None
+    if token is not None:
+        check_token(token)
+    if embedding is not None:
+        if token is None:
+            raise ModifierError("an embedding needs the token it belongs to; pass token='<name>'.")
+        vectors = embedding[None] if isinstance(embedding, Tensor) and embedding.ndim == 1 else embedding
+        check_vectors(vectors, token)
+        vectors = vectors.detach().clone()
+    return Step(template, literal, token, vectors, unet)
+
+
+def write_steps(folder: Path, steps: Sequence[Step]) -> None:
+    """Write into an empty folder: JSON, each learned token as diffusers reads it, the U-Net in its layout."""
+    entries = []
+    for number, step in enumerate(steps):
+        if step.token is not None and step.vectors is not None:
+            write_token(folder / _token_file(number), step.token, step.vectors)
+        if step.unet is not None:
+            step.unet.save_pretrained(folder / "unet")
+        entries.append(
+            {
+                "template": step.template,
+                "literal": step.literal,
+                "token": step.token,
+                "has_embedding": step.vectors is not None,
+                "has_unet": step.unet is not None,
+            }
+        )
+    text = json.dumps({"steps": entries}, indent=2, ensure_ascii=False)
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def read_steps(folder: Path, *, dtype: torch.dtype) -> list[Step]:
+    """The steps that a folder keeps, one or more.
+
+    Raises:
+        MissingFileError: If a file is missing.
+        CorruptFileError: If a file is damaged.
+    """
+    path = folder / CONFIG_NAME
+    config = read_json(path)
+    try:
+        steps = [_read_step(folder, number, dict(entry), dtype) for number, entry in enumerate(config["steps"])]
+    except (LookupError, TypeError, ValueError) as error:
+        if isinstance(error, TADPError):
+            raise
+        raise CorruptFileError(f"{path} does not describe a modifier: {error!r}. Save it again.") from error
+    if not steps:
+        raise CorruptFileError(f"{path} describes no modifier: it has no steps. Save it again.")
+    return steps
+
+
+def _read_step(folder: Path, number: int, entry: dict[str, Any], dtype: torch.dtype) -> Step:
+    vectors = None
+    if entry["has_embedding"]:
+        vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
+    unet: Any = load_unet(folder, variant=None, dtype=dtype) if entry["has_unet"] else None
+    return new_step(
+        entry["template"],
+        token=entry["token"],
+        embedding=vectors,
+        unet=unet and unet.eval(),
+        literal=bool(entry["literal"]),
+    )
+
+
+def _token_file(number: int) -> str:
+    # The first has the name that diffusers looks for.
+    return f"learned_embeds_{number}.safetensors" if number else "learned_embeds.safetensors"
