@@ -12,6 +12,8 @@ Every class also inherits the built-in that fits, so `except ValueError` keeps w
     │   ├── UnknownModelError                  no such name, folder or repository
     │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
     │   └── CorruptFileError                   a weight file that is broken, or not safetensors
+    ├── DatasetError        ValueError         labels of a data set that are not what they should be
+    │   └── MissingDataError  FileNotFoundError  a data set that is not where it should be; what to get, and where to
     ├── OutputError         OSError            a result that cannot be written (disk, permission)
     └── MissingExtraError   ImportError        an optional dependency; the message has the pip command
 """
@@ -58,6 +60,14 @@ class MissingFileError(ModelError, FileNotFoundError):
 
 class CorruptFileError(ModelError):
     """A weight file that cannot be read: truncated, damaged, or a pickle."""
+
+
+class DatasetError(TADPError, ValueError):
+    """Labels of a data set that cannot be what was meant: a mask of another size, a class that is none."""
+
+
+class MissingDataError(DatasetError, FileNotFoundError):
+    """A folder, list or file of a data set that is not there; the message says what to get and where it belongs."""
 
 
 class OutputError(TADPError, OSError):

@@ -1,0 +1,254 @@
+"""Change the colours of a sample at random; mask, depth and boxes stay.
+
+`PhotometricDistortion` is what the paper trains segmentation with. `CutDepth`, `BrightnessContrast`, `Gamma` and
+`HueSaturationValue`, in this order with a flip and a crop of 480 after `CutDepth`, are what it trains depth with.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from tadp.datasets.sample import Sample
+
+
+@dataclass(frozen=True)
+class PhotometricDistortion:
+    """Brightness, contrast, saturation and hue, each in half of the samples; contrast before or after the colours.
+
+    Attributes:
+        brightness: Most levels, of 255, that are added or taken.
+        contrast: Range of the factor.
+        saturation: Range of the factor.
+        hue: Most degrees that hues are turned, of 360.
+
+    Raises:
+        ValueError: If a number is negative, or a range empty.
+
+    Source:
+        mmseg's PhotoMetricDistortion with its defaults, which ade20k_vpd.py has; its hue of 18 counts two degrees each.
+    """
+
+    brightness: float = 32.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = 36.0
+
+    def __post_init__(self) -> None:
+        _check_not_negative(brightness=self.brightness, hue=self.hue)
+        _check_ranges(contrast=self.contrast, saturation=self.saturation)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        image = sample.image
+        if generator.random() < 0.5:
+            image = _levels(image.astype(np.float32) + generator.uniform(-self.brightness, self.brightness))
+        contrast_first = generator.random() < 0.5
+        if contrast_first:
+            image = self._contrast(image, generator)
+        if generator.random() < 0.5:
+            factor = generator.uniform(*self.saturation)
+            image = _change_hsv(image, saturation_factor=factor)
+        if generator.random() < 0.5:
+            image = _change_hsv(image, hue=generator.uniform(-self.hue, self.hue))
+        if not contrast_first:
+            image = self._contrast(image, generator)
+        return replace(sample, image=image)
+
+    def _contrast(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if generator.random() >= 0.5:
+            return image
+        return _levels(image.astype(np.float32) * generator.uniform(*self.contrast))
+
+
+@dataclass(frozen=True)
+class BrightnessContrast:
+    """Multiply and add: contrast, then brightness.
+
+    Attributes:
+        brightness: Most that is added or taken, as a share of white.
+        contrast: Most that the factor differs from 1.
+        probability: How often.
+
+    Raises:
+        ValueError: If a number is negative, or the probability not in [0, 1].
+
+    Source:
+        albumentations' RandomBrightnessContrast with its defaults, in TADP's datasets/depth/base_dataset.py.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_not_negative(brightness=self.brightness, contrast=self.contrast)
+        _check_probability(self.probability)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        if generator.random() >= self.probability:
+            return sample
+        factor = 1 + generator.uniform(-self.contrast, self.contrast)
+        shift = 255 * generator.uniform(-self.brightness, self.brightness)
+        return replace(sample, image=_levels(sample.image.astype(np.float32) * factor + shift))
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Raise values, as shares of white, to a power.
+
+    Attributes:
+        gamma: Range of the power.
+        probability: How often.
+
+    Raises:
+        ValueError: If the range is empty or negative, or the probability not in [0, 1].
+
+    Source:
+        albumentations' RandomGamma with its defaults, in TADP's datasets/depth/base_dataset.py.
+    """
+
+    gamma: tuple[float, float] = (0.8, 1.2)
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_ranges(gamma=self.gamma)
+        _check_probability(self.probability)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        if generator.random() >= self.probability:
+            return sample
+        table = _levels(255 * (np.arange(256) / 255) ** generator.uniform(*self.gamma))
+        return replace(sample, image=table[sample.image])
+
+
+@dataclass(frozen=True)
+class HueSaturationValue:
+    """Turn the hue, and add to saturation and value.
+
+    Attributes:
+        hue: Most degrees, of 360, either way.
+        saturation: Most levels, of 255, either way.
+        value: Most levels, of 255, either way.
+        probability: How often.
+
+    Raises:
+        ValueError: If a number is negative, or the probability not in [0, 1].
+
+    Source:
+        albumentations' HueSaturationValue with its defaults (hue 20 of 180), in TADP's datasets/depth/base_dataset.py.
+        Its Pascal VOC has `HueSaturationValue(hue=20, saturation=10, value=10, probability=1)`.
+    """
+
+    hue: float = 40.0
+    saturation: float = 30.0
+    value: float = 20.0
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_not_negative(hue=self.hue, saturation=self.saturation, value=self.value)
+        _check_probability(self.probability)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        if generator.random() >= self.probability:
+            return sample
+        hue, saturation, value = (generator.uniform(-most, most) for most in (self.hue, self.saturation, self.value))
+        return replace(sample, image=_change_hsv(sample.image, hue=hue, saturation=saturation / 255, value=value / 255))
+
+
+@dataclass(frozen=True)
+class CutDepth:
+    """Paste the depth into a strip of the image, top to bottom, so that a model learns from its edges.
+
+    Attributes:
+        max_width: Widest strip, as a share of what is right of its left edge.
+        max_depth_m: The depth that is white; what is farther is white too, what is unknown black.
+        probability: How often.
+
+    Raises:
+        ValueError: If a share is not in [0, 1], or the depth not over 0; when called, if a sample has no depth.
+
+    Source:
+        GLPDepth's vertical CutDepth, in TADP's datasets/depth/base_dataset.py. There it is every fourth sample, and
+        millimetres go into 8 bits, where they overflow; here a fourth is drawn, and depth is scaled to white.
+    """
+
+    max_width: float = 0.75
+    max_depth_m: float = 10.0
+    probability: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+        if not 0 < self.max_width <= 1 or self.max_depth_m <= 0:
+            raise ValueError(
+                f"max_width is in (0, 1] and max_depth_m over 0; got {self.max_width} and {self.max_depth_m}."
+            )
+
+    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
+        if sample.depth_m is None:
+            raise ValueError(f"CutDepth pastes depth, and {sample.image_id!r} has none. Leave it out.")
+        if generator.random() >= self.probability:
+            return sample
+        width = sample.image_size[1]
+        start, share = generator.random(2)
+        left = int(start * width)
+        right = left + max(1, int((width - start * width) * share * self.max_width))
+        image = sample.image.copy()
+        strip = np.nan_to_num(sample.depth_m[:, left:right], nan=0, posinf=0, neginf=0)
+        image[:, left:right] = _levels(strip * (255 / self.max_depth_m))[..., None]
+        return replace(sample, image=image)
+
+
+def _levels(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def _change_hsv(
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    hue: float = 0.0,
+    saturation_factor: float = 1.0,
+    saturation: float = 0.0,
+    value: float = 0.0,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Through hue (degrees), saturation and value (shares); without 8 bits between, so that 0 changes nothing."""
+    pixels = image.astype(np.float32) / 255
+    high = pixels.max(axis=2)
+    chroma = high - pixels.min(axis=2)
+    is_grey = chroma == 0
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    divisor = np.where(is_grey, np.float32(1), chroma)
+    sector = np.where(
+        high == red,
+        (green - blue) / divisor,
+        np.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    sector = np.where(is_grey, np.float32(0), sector) + hue / 60
+    share = chroma / np.where(high == 0, np.float32(1), high)
+    share = (share * saturation_factor + saturation).clip(0, 1)
+    return _levels(255 * _to_rgb(sector, share, (high + value).clip(0, 1)))
+
+
+def _to_rgb(
+    sector: Float32[np.ndarray, "h w"], saturation: Float32[np.ndarray, "h w"], value: Float32[np.ndarray, "h w"]
+) -> Float32[np.ndarray, "h w 3"]:
+    """Red, green and blue of hue (in sixths of a turn), saturation and value (shares)."""
+    distance = (sector[..., None] + np.array([5, 3, 1], np.float32)) % 6
+    ramp = np.minimum(distance, 4 - distance).clip(0, 1)
+    return value[..., None] * (1 - saturation[..., None] * ramp)
+
+
+def _check_not_negative(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not number >= 0:
+            raise ValueError(f"{name} is the most either way, 0 or more; got {number}.")
+
+
+def _check_ranges(**ranges: tuple[float, float]) -> None:
+    for name, (low, high) in ranges.items():
+        if not 0 <= low <= high:
+            raise ValueError(f"{name} is a range from a least to a largest, 0 or more; got {(low, high)}.")
+
+
+def _check_probability(probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability is in [0, 1]; got {probability}.")

@@ -1,0 +1,83 @@
+"""One image of a data set, and what is known of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from tadp.boxes import Boxes
+
+IGNORE_LABEL = 255  # of masks: pixels that no loss and no metric counts
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sample:
+    """One image and its labels; what a data set does not have is None.
+
+    Attributes:
+        image: (H, W, 3), uint8, red, green, blue.
+        image_id: Its name in the data set, by which captions are looked up.
+        caption: What is said of it.
+        mask: (H, W), int64: the class of each pixel, from 0; `IGNORE_LABEL` (255) where nothing is known.
+        depth_m: (H, W), float32, metres; 0, NaN and infinity where nothing is known.
+        boxes: Its objects, in pixels of this image.
+
+    Raises:
+        TypeError: If an array is none, or has another type or number of axes.
+        ValueError: If mask or depth have another size than the image.
+
+    Example:
+        >>> Sample(np.zeros((48, 64, 3), np.uint8), "a.jpg", mask=np.zeros((48, 64), np.int64))
+        Sample('a.jpg', 48x64, mask)
+    """
+
+    image: UInt8[np.ndarray, "_h _w 3"]
+    image_id: str
+    caption: str | None = None
+    mask: Int64[np.ndarray, "_h _w"] | None = None
+    depth_m: Float32[np.ndarray, "_h _w"] | None = None
+    boxes: Boxes | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind("image", self.image, np.uint8, 3)
+        if self.image.shape[2] != 3:
+            raise TypeError(f"an image is (H, W, 3); {self.image_id!r} has shape {self.image.shape}.")
+        for name, plane, dtype in (("mask", self.mask, np.int64), ("depth_m", self.depth_m, np.float32)):
+            if plane is None:
+                continue
+            _check_kind(name, plane, dtype, 2)
+            if plane.shape != self.image_size:
+                raise ValueError(
+                    f"{name} has the size of its image; {self.image_id!r} has {sides(plane.shape)} for an image of "
+                    f"{sides(self.image_size)} (height x width)."
+                )
+
+    def __repr__(self) -> str:
+        count = None if self.boxes is None else len(self.boxes)
+        parts = [
+            repr(self.image_id),
+            sides(self.image_size),
+            *(name for name in ("mask", "depth_m") if getattr(self, name) is not None),
+            *([] if count is None else [f"{count} {'box' if count == 1 else 'boxes'}"]),
+        ]
+        return f"Sample({', '.join(parts)})"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.image.shape[:2]
+        return height, width
+
+
+def sides(image_size: tuple[int, ...]) -> str:
+    """A size for a message: "480x640"."""
+    return "x".join(map(str, image_size))
+
+
+def _check_kind(name: str, value: np.ndarray, dtype: type, axes: int) -> None:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a NumPy array; got {type(value).__name__}.")
+    if value.dtype != dtype or value.ndim != axes:
+        raise TypeError(
+            f"{name} is an array of {np.dtype(dtype)} with {axes} axes; got {value.dtype}, shape {value.shape}."
+        )
