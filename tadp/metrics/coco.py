@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
@@ -146,6 +147,7 @@ def _torchmetrics() -> "MeanAveragePrecision":
     try:
         from torchmetrics.detection import MeanAveragePrecision
 
+        import_module("faster_coco_eval")  # torchmetrics looks for it when it computes
         # One process computes what was merged; torchmetrics would wait for the others.
         metric = MeanAveragePrecision(class_metrics=True, backend="faster_coco_eval", sync_on_compute=False)
     except ImportError as error:
@@ -158,7 +160,7 @@ def _torchmetrics() -> "MeanAveragePrecision":
 
 
 def _on_cpu(**tensors: Tensor) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _share(value: Tensor) -> float:

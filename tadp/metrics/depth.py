@@ -138,7 +138,7 @@ class DepthMetrics:
                 fed = self.images + self.skipped + index
                 raise ValueError(f"the predicted depth of image {index} of the batch ({fed} since the start) has NaN.")
         for depth, target in zip(depth_m.detach().cpu(), target_m.detach().cpu(), strict=True):
-            self._add(depth.double(), target.double())
+            self._add(depth, target)
 
     def compute(self) -> DepthMetricsResult:
         """The means over all images that were compared.
@@ -168,7 +168,8 @@ class DepthMetrics:
         self.skipped += other.skipped
 
     def _add(self, depth: Tensor, target: Tensor) -> None:
-        known = (target > self.min_depth_m) & (target < self.max_depth_m)  # False for NaN and infinity
+        # In the target's own precision, as released: 0.001 in float32 is over 0.001 in float64. NaN is in no bounds.
+        known = (target > self.min_depth_m) & (target < self.max_depth_m)
         if self.crop:
             inside = torch.zeros_like(known)
             inside[_window(*known.shape, crop=self.crop)] = True
@@ -176,7 +177,8 @@ class DepthMetrics:
         if not known.any():
             self.skipped += 1
             return
-        for name, value in _figures(depth[known].clamp(self.min_depth_m, self.max_depth_m), target[known]).items():
+        compared = depth[known].double().clamp(self.min_depth_m, self.max_depth_m)
+        for name, value in _figures(compared, target[known].double()).items():
             self._sums[name] += value
         self.images += 1
 

@@ -85,13 +85,12 @@ class VOCDetection:
     data set has turned its corners (xmin, ymin, xmax, ymax) into (xmin - 1, ymin - 1, xmax, ymax). Adding 1 to such
     boxes would count a pixel too many. `inclusive_edges=True` is for boxes that were left as VOC has them.
 
-    Kept are one number and a few bytes a detection.
+    Of a detection its label, its score and its verdict are kept, about 20 bytes.
 
     Args:
         class_names: What labels stand for, 0 the first; background is none of them.
         rule: "voc07": mean of 11 precisions. "voc12": area under the curve.
-        iou: The least overlap; or several, as `COCO_IOUS`, over which the paper's "AP" on Watercolor2k and Comic2k is
-            averaged.
+        iou: The least overlap; or several, such as `COCO_IOUS`, over which the released evaluator averages its "AP".
         inclusive_edges: Right and bottom are the last pixel inside the box.
 
     Attributes:
@@ -137,7 +136,7 @@ class VOCDetection:
         self.inclusive_edges = inclusive_edges
         self.images = 0
         self._counts = np.zeros(len(self.class_names), np.int64)  # true boxes that are not difficult
-        # Of each image's detections: labels (N,), scores (N,), verdicts (N, T).
+        # Of each image: the labels (N,), scores (N,) and verdicts (N, T) of what was found.
         self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, detections: Sequence[Detections], boxes: Sequence[Boxes]) -> None:
@@ -198,5 +197,5 @@ class VOCDetection:
 
 
 def _array(values: Tensor, kind: type | None = None) -> np.ndarray:
-    values = values.detach().cpu()
+    values = values.detach().to("cpu", copy=True)  # what is kept does not change with the caller's tensor
     return (values.double() if kind is float else values).numpy()  # numpy has no bfloat16
