@@ -46,7 +46,7 @@ def random_images(seed=0, images=30):
         for row, box in enumerate(near):  # most have the class of the box they are near
             shared = [k for k, one in enumerate(rows) if rng.random() < 0.8 and np.abs(one - box).max() < 4]
             guesses[row] = labels[shared[0]] if shared else guesses[row]
-        scores = (rng.permutation(len(near)) + (index + 0.5) / images) / (len(near) + 1)
+        scores = (rng.permutation(len(near)) * images + index) / 1000
         detections.append(found_of(near.tolist(), guesses.tolist(), scores.tolist()))
         truth.append(boxes_of(rows.tolist(), labels.tolist(), (rng.random(len(rows)) < 0.25).tolist()))
     return detections, truth
@@ -142,6 +142,8 @@ def test_the_random_images_have_every_case():
     assert {-1, 0, 1} == set(counted.tolist())
     assert any(len(one) == 0 for one in truth)
     assert any(len(one) == 0 for one in detections)
+    scores = torch.cat([one.scores for one in detections])
+    assert len(scores.unique()) == len(scores)
     labels = [one.labels.tolist() for one in truth]
     assert any(len(set(one)) < len(one) for one in labels)
 

@@ -23,14 +23,14 @@ MODULES = sorted(
 # docs: design, "Rooms and floors". A package's floor is that of what it holds, unless named itself.
 FLOORS = {
     "errors": 0, "features": 0, "words": 0, "captions": 0, "metrics": 0, "files": 0, "hub": 0, "assets": 0,
-    "boxes": 0, "losses": 0, "schedules": 0, "datasets": 0,
+    "boxes": 0, "losses": 0, "schedules": 0,
     "looping": 0, "grammar": 0,
     "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1,
     "captioner": 1, "caption_check": 1, "captioner_loading": 1, "decoding": 1,
     "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,
     "windows": 1, "pictures": 1,
     "backbone": 2, "heads": 2,
-    "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3,
+    "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3, "datasets": 0,
     "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
 }  # fmt: skip
 

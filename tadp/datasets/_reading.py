@@ -1,5 +1,6 @@
 """Read one file of a data set: an image, class indices, depth, a list, the objects of an annotation."""
 
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def read_objects(path: Path) -> list[XMLObject]:
 
     Raises:
         ImageError: If the file is not there, or cut short.
-        DatasetError: If an object lacks its name or a side of its box.
+        DatasetError: If an object lacks a side of its box, or it is no number.
     """
     try:
         tree = ElementTree.parse(path)
@@ -107,6 +108,8 @@ def _object(element: ElementTree.Element, where: str) -> XMLObject:
     values = [element.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
         left, top, right, bottom = (float(value) for value in values)
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise ValueError("a side is not finite")
         return XMLObject(name.strip(), (left, top, right, bottom), bool(int(difficult)))
     except ValueError as error:
         raise DatasetError(

@@ -1,7 +1,7 @@
 """A data set seen through transforms, whose random numbers depend on seed, epoch and item alone."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from tadp.datasets.sample import Sample
 from tadp.datasets.transforms import Transform
 
 
+@runtime_checkable
 class SampleSource(Protocol):
     """What has a length and gives samples by index: the data sets here, `torch.utils.data.ConcatDataset`, a list."""
 

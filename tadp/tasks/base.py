@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
@@ -27,6 +27,7 @@ from tadp.text import Conditioning
 PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null"]
 PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
 Tune = Literal["all", "lora", "nothing"]
+Model = TypeVar("Model", bound="TaskModel")
 
 
 class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "diffusion-backbone"]):
@@ -93,7 +94,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Where the U-Net is."""
         return self.backbone.device
 
-    def attach_captioner(self, captioner: Captioner | str | None = None, **options: Any) -> Self:
+    def attach_captioner(self: Model, captioner: Captioner | str | None = None, **options: Any) -> Model:
         """Let `predict` describe images by itself.
 
         Args:
@@ -192,7 +193,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the mixin's takes any keyword
-        cls,
+        cls: type[Model],
         pretrained_model_name_or_path: str | Path,
         *,
         base: str | Path | None = None,
@@ -202,7 +203,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
-    ) -> Self:
+    ) -> Model:
         """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         Args:
@@ -286,9 +287,7 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     if mode == "null":
         return backbone.encode_text("")
     if not classes:
-        raise ValueError(
-            f"prompt_mode {mode!r} says the names of classes; pass them, as prompt_classes= or class_names=."
-        )
+        raise ValueError(f"prompt_mode {mode!r} says the names of classes; pass them as prompt_classes=.")
     if mode == "class_names":
         return backbone.encode_text(prompts.class_names(classes))
     make = prompts.class_embeddings if mode == "class_embeddings" else prompts.averaged_eos

@@ -149,8 +149,10 @@ class TADPForDepthEstimation(TaskModel):
         *,
         image_size: tuple[int, int] | None = None,
     ) -> DepthOutput:
-        """The same from features that were kept; `image_size` crops what was padded."""
-        made = self.head(features, image_size=image_size)
+        """The same from features that were kept; `image_size` cuts off what was padded."""
+        made = self.head(features)
+        if image_size is not None:
+            made = made[:, : image_size[0], : image_size[1]]
         return DepthOutput(made, None if depth_m is None else losses.silog(made, depth_m.to(made.device)))
 
     def predict(

@@ -169,7 +169,7 @@ def load_backbone(
     if name == BASE_NAME and base is None:
         return _from_parts(folder / BASE_NAME, options, dtype)
     name, revision = (name, revision) if base is None else (base, None)
-    unet = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
+    unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
     text = load_text_encoder(folder, variant=None, dtype=dtype) if (folder / "text_encoder").is_dir() else None
     try:
         return TADPBackbone.from_pretrained(
@@ -191,9 +191,11 @@ def load_backbone(
 def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
     has_text = read_json(folder / BACKBONE_CONFIG)["has_text_encoder"]
     text = load_text_encoder(folder, variant=None, dtype=dtype) if has_text else None
+    vae: Any = load_vae(folder, variant=None, dtype=dtype)
+    unet: Any = load_unet(folder, variant=None, dtype=dtype)
     backbone = TADPBackbone(
-        vae=load_vae(folder, variant=None, dtype=dtype),
-        unet=load_unet(folder, variant=None, dtype=dtype),
+        vae=vae,
+        unet=unet,
         text_encoder=text and text.model,
         tokenizer=text and text.tokenizer,
         **options,
