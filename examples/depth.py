@@ -1,8 +1,8 @@
-"""Train a depth model, and say how good it is on images that were held out.
+r"""Train a depth model, and say how good it is on images that were held out.
 
     python examples/depth.py --out run
-    python examples/depth.py --data nyu --root nyu_depth_v2 --captions nyu.db --schedule nyu-25-epochs --flip-test \\
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b \\
+    python examples/depth.py --data nyu --root nyu_depth_v2 --captions nyu.db --schedule nyu-25-epochs --flip-test \
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b \
         --mixed-precision bf16 --micro-batch 3 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/depth.py --out run
 
@@ -14,6 +14,11 @@ import time
 from functools import partial
 
 import torch
+from training.data import HELD_OUT_SEED, TRAIN_SEED, captioner_of, mean_depths, scenes, with_captions
+from training.loop import fit
+from training.model import load_backbone, training_data
+from training.options import read_options, run, start
+from training.report import enlarged, finish, merged, shared
 
 from tadp.datasets import (
     BrightnessContrast,
@@ -29,11 +34,6 @@ from tadp.metrics import DepthMetrics
 from tadp.pictures import depth_picture
 from tadp.schedules import Schedule
 from tadp.tasks import TADPForDepthEstimation
-from training.data import HELD_OUT_SEED, TRAIN_SEED, mean_depths, scenes, with_captions
-from training.loop import fit
-from training.model import load_backbone, training_data
-from training.options import read_options, run, start
-from training.report import enlarged, finish, merged, shared
 
 SCENES = Schedule(steps=600, batch=16, lr=1e-3, unet_scale=0.1, weight_decay=5e-3, warmup_steps=50)
 SCENES_HEAD = {"channels": 32}  # the paper's 192 are for a backbone 10 times as wide
@@ -104,7 +104,7 @@ def main() -> None:
         tune=options.tune,
         window_px=128 if options.data == "scenes" else CROP_PX,
     )
-    model.captioner_name = options.captioner
+    model.captioner_name = captioner_of(options)
     score = partial(evaluate, data=held_out, options=options, accelerator=accelerator)
     model = fit(
         model,
@@ -116,9 +116,8 @@ def main() -> None:
     )
 
     mean, each_pixel = mean_depths(train, farthest_m=max_depth_m)
-    fixed = partial(
-        evaluate_fixed, data=held_out, options=options, accelerator=accelerator, max_depth_m=max_depth_m
-    )
+    trivial = {"mean depth": mean} | ({} if each_pixel is None else {"mean of each pixel": each_pixel})
+    fixed = partial(evaluate_fixed, data=held_out, options=options, accelerator=accelerator, max_depth_m=max_depth_m)
     pictures = [
         [
             enlarged(sample.image),
@@ -130,7 +129,7 @@ def main() -> None:
     finish(
         model,
         figures=score(model),
-        baselines={"mean depth": fixed(mean)} | ({"mean of each pixel": fixed(each_pixel)} if each_pixel is not None else {}),
+        baselines={name: fixed(depth_m) for name, depth_m in trivial.items()},
         pictures=pictures,
         data_name=f"{options.data}, {len(train)} images",
         started=started,

@@ -1,8 +1,8 @@
-"""Train a detector, and say how good it is on images that were held out. Needs pip install 'tadp[detection,train]'.
+r"""Train a detector, and say how good it is on images that were held out. Needs pip install 'tadp[detection,train]'.
 
     python examples/detection.py --out run
-    python examples/detection.py --data voc --root VOCdevkit --captions voc.db --schedule voc-detection-10-epochs \\
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b \\
+    python examples/detection.py --data voc --root VOCdevkit --captions voc.db --schedule voc-detection-10-epochs \
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b \
         --mixed-precision bf16 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/detection.py --out run
 
@@ -14,6 +14,11 @@ import time
 from functools import partial
 
 import torch
+from training.data import HELD_OUT_SEED, TRAIN_SEED, Joined, captioner_of, scenes, with_captions
+from training.loop import fit
+from training.model import load_backbone, training_data
+from training.options import read_options, run, start
+from training.report import finish, merged, shared
 
 from tadp.boxes import Boxes, Detections
 from tadp.datasets import PascalVOCDetection, RandomFlip, Resize
@@ -21,11 +26,6 @@ from tadp.metrics import VOCDetection
 from tadp.pictures import box_picture
 from tadp.schedules import Schedule
 from tadp.tasks import TADPForObjectDetection
-from training.data import HELD_OUT_SEED, TRAIN_SEED, Joined, scenes, with_captions
-from training.loop import fit
-from training.model import load_backbone, training_data
-from training.options import read_options, run, start
-from training.report import finish, merged, shared
 
 SCENES = Schedule(steps=600, batch=16, lr=1e-3, unet_scale=0.1, weight_decay=5e-3, warmup_steps=50)
 SCENES_HEAD = {"channels": 64, "hidden_channels": 256}  # the paper's 256 and 1024 are for a backbone 10 times as wide
@@ -90,7 +90,7 @@ def main() -> None:
         tune=options.tune,
         image_px=128 if options.data == "scenes" else IMAGE_PX,
     )
-    model.captioner_name = options.captioner
+    model.captioner_name = captioner_of(options)
     score = partial(evaluate, data=held_out, options=options, accelerator=accelerator)
     model = fit(
         model,

@@ -32,9 +32,9 @@ def main() -> None:
         list(pool.map(lambda one: train(options.task, one, [*shared, *others]), runs[1:]))
 
     results = {
-        name: [json.loads((options.out / options.task / f"{number}-{seed}" / "result.json").read_text()) for seed in range(options.seeds)]
+        name: [read(options.out / options.task / f"{number}-{seed}") for seed in range(options.seeds)]
         for number, name in enumerate(VARIANTS)
-    }  # fmt: skip
+    }
     page = markdown(results, options.task, others)
     print(page)
     if options.page:
@@ -58,13 +58,19 @@ def train(task: str, run: tuple[Path, list[str]], options: list[str]) -> None:
         sys.exit(f"{task} ended with code {code}; {folder / 'log.txt'} says why. Call again to go on.")
 
 
+def read(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
 def markdown(results: dict[str, list[dict]], task: str, others: list[str]) -> str:
     """Mean and standard deviation over seeds, and the trivial answers, which have no seed or are drawn with it."""
     every = [one for runs in results.values() for one in runs]
     names = list(every[0]["figures"])
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for variant, runs in results.items():
-        lines.append(f"| {variant} | " + " | ".join(spread([one["figures"][name] for one in runs]) for name in names) + " |")
+        lines.append(
+            f"| {variant} | " + " | ".join(spread([one["figures"][name] for one in runs]) for name in names) + " |"
+        )
     for trivial in every[0]["baselines"]:
         cells = [spread([one["baselines"][trivial][name] for one in every]) for name in names]
         lines.append(f"| {trivial} | " + " | ".join(cells) + " |")

@@ -1,8 +1,8 @@
-"""Train a segmentation model, and say how good it is on images that were held out.
+r"""Train a segmentation model, and say how good it is on images that were held out.
 
     python examples/segmentation.py --out run
-    python examples/segmentation.py --data ade20k --root ADEChallengeData2016 --captions ade20k.db \\
-        --schedule ade20k-8k --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
+    python examples/segmentation.py --data ade20k --root ADEChallengeData2016 --captions ade20k.db \
+        --schedule ade20k-8k --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
         --captioner Salesforce/blip2-opt-2.7b --mixed-precision bf16 --micro-batch 4 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/segmentation.py --out run
 
@@ -14,11 +14,15 @@ import time
 from functools import partial
 
 import torch
+from training.data import HELD_OUT_SEED, TRAIN_SEED, captioner_of, largest_class, scenes, with_captions
+from training.loop import fit
+from training.model import load_backbone, training_data
+from training.options import read_options, run, start
+from training.report import enlarged, finish, merged, shared
 
 from tadp.datasets import (
     ADE20K,
     IGNORE_LABEL,
-    Augmented,
     Cityscapes,
     PadTo,
     PascalVOC,
@@ -32,11 +36,6 @@ from tadp.metrics import MeanIoU
 from tadp.pictures import class_picture
 from tadp.schedules import Schedule
 from tadp.tasks import TADPForSemanticSegmentation
-from training.data import HELD_OUT_SEED, TRAIN_SEED, largest_class, scenes, with_captions
-from training.loop import fit
-from training.model import load_backbone, training_data
-from training.options import read_options, run, start
-from training.report import enlarged, finish, merged, shared
 
 SCENES = Schedule(steps=600, batch=16, lr=1e-3, unet_scale=0.1, weight_decay=5e-3, warmup_steps=50)
 SCENES_HEAD = {"fpn_channels": 64, "channels": 64}  # the paper's 256 are for a backbone 10 times as wide
@@ -118,7 +117,7 @@ def main() -> None:
         loss="focal" if options.data == "voc" else "cross_entropy",  # as released
         window_px=128 if options.data == "scenes" else CROP_PX,
     )
-    model.captioner_name = options.captioner
+    model.captioner_name = captioner_of(options)
     score = partial(evaluate, data=held_out, options=options, accelerator=accelerator)
     model = fit(
         model,

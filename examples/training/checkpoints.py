@@ -83,7 +83,9 @@ class Checkpoints:
                 raise
             shutil.rmtree(part, ignore_errors=True)
             kept = f"the checkpoint {self.newest} is untouched" if self.newest else "there is no earlier one"
-            raise OutputError(f"cannot write the checkpoint of step {step}: {error}. Free some space; {kept}.") from error
+            raise OutputError(
+                f"cannot write the checkpoint of step {step}: {error}. Free some space; {kept}."
+            ) from error
 
     def _finish(self, part: Path, final: Path, step: int) -> None:
         text = json.dumps({"step": step, "identity": self.identity}, indent=2)

@@ -73,6 +73,15 @@ def with_captions(opened: Sequence[Open], options: argparse.Namespace, accelerat
     return [one(table) for one in opened]
 
 
+def captioner_of(options: argparse.Namespace) -> str | None:
+    """Who made the captions, as the table says; None if it does not, or there are none."""
+    if options.text != "captions":
+        return None
+    with CaptionTable.open(options.captions) as table:
+        names = {one.captioner if one else None for one in table.provenances}
+    return names.pop() if len(names) == 1 else None
+
+
 def _fill(data, path: Path, name: str, device: torch.device) -> None:
     if path.exists():
         with CaptionTable.open(path) as table:

@@ -75,7 +75,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     group.add_argument("--processes", type=int, metavar="N", help="stop if there are not so many")
     group.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")
-    group.add_argument("--cache-latents", action="store_true", help="encode images once, where at most flips change them")
+    group.add_argument(
+        "--cache-latents", action="store_true", help="encode images once; where they are at most flipped"
+    )
     group.add_argument("--cache", type=Path, metavar="DIR", help="where latents are kept; in OUT by default")
     group.add_argument("--log-every", type=int, default=10, metavar="STEPS")
     group.add_argument("--save-every", type=int, default=500, metavar="STEPS")
