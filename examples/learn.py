@@ -26,7 +26,7 @@ def main() -> None:
         for seed in range(options.seeds)
     ]
     # what all runs share is made once
-    shared = ["--captions", str(options.out / "captions.db"), "--cache-latents", "--cache", str(options.out)]
+    shared = ["--captions", str(options.out / "captions.db"), "--cache", str(options.out)]
     train(options.task, runs[0], [*shared, *others])
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda one: train(options.task, one, [*shared, *others]), runs[1:]))
@@ -76,9 +76,11 @@ def markdown(results: dict[str, list[dict]], task: str, others: list[str]) -> st
         lines.append(f"| {trivial} | " + " | ".join(cells) + " |")
     minutes = [one["cpu_minutes"] for one in every]
     count = len(next(iter(results.values())))
+    schedule, tune = every[0]["schedule"], every[0]["tune"]
     told = (
-        f"Command: `{command(task, others)}`; {count} seeds, mean ± standard deviation; {every[0]['machine']}; "
-        f"{min(minutes):.1f} to {max(minutes):.1f} minutes of CPU a run, evaluation included."
+        f"Command: `{command(task, others)}`; {count} seeds, mean ± standard deviation; {schedule['steps']} steps of "
+        f"{schedule['batch']} images, of the U-Net trains: {tune}; {every[0]['machine']}; {min(minutes):.1f} to "
+        f"{max(minutes):.1f} minutes of CPU a run, evaluation included."
     )
     return "\n".join([told, "", *lines]) + "\n"
 

@@ -39,6 +39,9 @@ def read_options(description: str, *, data: Iterable[str], scenes: Schedule) -> 
     if options.root is None and options.data != "scenes":
         parser.error(f"--data {options.data} needs its folder: --root DIR")
     options.schedule = _schedule(options, scenes)
+    if options.cache_latents is None:
+        options.cache_latents = options.data == "scenes"
+    options.tune = options.tune or ("nothing" if options.data == "scenes" else "all")
     options.captions = options.captions or options.out / "captions.db"
     return options
 
@@ -56,7 +59,11 @@ def _add_data(group: argparse._ArgumentGroup, data: Iterable[str]) -> None:
 def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
     group.add_argument("--untrained", action="store_true", help="a U-Net of the same shape with random weights")
-    group.add_argument("--tune", choices=("all", "lora", "nothing"), default="all", help="what of the U-Net trains")
+    group.add_argument(
+        "--tune",
+        choices=("all", "lora", "nothing"),
+        help="what of the U-Net trains; all by default, for scenes nothing, which a CPU has done in minutes",
+    )
     group.add_argument("--text", choices=PROMPT_MODES, default="captions", help="what the U-Net is told")
     group.add_argument("--head-options", type=json.loads, metavar="JSON", help='such as {"channels": 64}')
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
@@ -76,7 +83,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--processes", type=int, metavar="N", help="stop if there are not so many")
     group.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")
     group.add_argument(
-        "--cache-latents", action="store_true", help="encode images once; where they are at most flipped"
+        "--cache-latents",
+        action=argparse.BooleanOptionalAction,
+        help="encode images once, where at most flips change them; the default for scenes",
     )
     group.add_argument("--cache", type=Path, metavar="DIR", help="where latents are kept; in OUT by default")
     group.add_argument("--log-every", type=int, default=10, metavar="STEPS")

@@ -71,14 +71,15 @@ def finish(
     model.save_pretrained(options.out / "model", model_card_kwargs={"data": data_name, "metrics": figures})
     if pictures:
         sheet(pictures, titles=("image", "truth", "prediction")).save(options.out / "predictions.png")
-    used = time.process_time()
     result = {
         "command": " ".join(["python", *sys.argv]),
         "figures": figures,
         "baselines": baselines,
         "minutes": round((time.perf_counter() - started) / 60, 2),
-        "cpu_minutes": round(used / 60, 2),
+        "cpu_minutes": round(time.process_time() / 60, 2),
         "seed": options.seed,
+        "tune": options.tune,
+        "schedule": {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
     }
     (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
