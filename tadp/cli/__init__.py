@@ -1,9 +1,10 @@
-"""The command line: `tadp extract`, `show` and `info`; `caption`, `prompt` and `clean`.
+"""The command line: `tadp extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict` and `evaluate`.
 
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """
 
 from tadp.cli import features as features
+from tadp.cli import tasks as tasks
 from tadp.cli import text as text
 from tadp.cli.app import app as app
 

@@ -1,5 +1,8 @@
 """`tadp predict`, `tadp evaluate`: a trained task model at work."""
 
+import json
+import math
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,6 +115,106 @@ def predict(
         tell_of_tiny(predictor.captioner.name)
     if failed:
         raise typer.Exit(1)
+
+
+@command(
+    "tadp evaluate segmentation --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
+    "tadp evaluate segmentation --model my-model --data ade20k --root ADEChallengeData2016 --multi-scale --flip",
+    "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
+    "tadp evaluate detection --model my-model --data scenes --count 200",
+)
+def evaluate(
+    task: TaskArgument,
+    model: TaskModelOption,
+    data: Annotated[str, typer.Option("--data", help="scenes, voc, voc-detection, ade20k, nyu, cityscapes, …")],
+    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.", show_default=False)] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Which images.", show_default="the one to test on")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Only the first so many images.", show_default="all")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="Caption file by image id, from tadp caption.", show_default=False)
+    ] = None,
+    captioner: CaptionerOption = None,
+    base: Base = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", help="eigen or garg: where depth is compared.", show_default="everywhere")
+    ] = None,
+    rule: Annotated[str, typer.Option("--rule", help="voc07, voc12 or coco: how detections are scored.")] = "voc07",
+    window_px: WindowPx = None,
+    stride_px: StridePx = None,
+    short_side_px: ShortSidePx = None,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON file of the figures.", show_default=False)
+    ] = None,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.float32,
+    revision: Revision = None,
+) -> None:
+    """Measure a task model on a data set and print its figures.
+
+    Captions come from --captions, or from the captioner, image by image. Rendered scenes have their own.
+    """
+    from tadp.datasets.named import DATASETS, open_dataset
+    from tadp.tasks import evaluate as measure
+
+    if data not in DATASETS:
+        raise typer.BadParameter(f"unknown data set {data!r}; known: {', '.join(DATASETS)}.", param_hint="--data")
+    if task.value not in DATASETS[data].tasks:
+        raise typer.BadParameter(
+            f"{data} has labels for {', '.join(DATASETS[data].tasks)}, not for {task.value}.", param_hint="--data"
+        )
+    if root is None and data != "scenes":
+        raise typer.BadParameter(f"{data} is read from a folder.", param_hint="--root")
+    options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
+    samples = open_dataset(data, root, split=split, captions=captions)
+    predictor = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    metric = _metric(task, predictor, crop=crop, rule=rule)
+    if captions is None and data != "scenes":
+        prepare_captions(predictor, caption=False, captioner=captioner, device=device)
+    total = len(samples) if count is None else min(count, len(samples))
+    with progress() as bar:
+        shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
+        result = measure(predictor, shown, metric=metric, **options)
+    typer.echo(str(result))
+    if output is not None:
+        _save_figures(result, output)
+        typer.echo(f"wrote {output}")
+
+
+def _metric(task: Task, model: Any, *, crop: str | None, rule: str) -> Any:
+    from tadp.metrics import COCODetection, DepthMetrics, VOCDetection
+    from tadp.tasks import default_metric
+
+    if task is Task.depth:
+        if crop not in (None, "eigen", "garg"):
+            raise typer.BadParameter(f"the crops are eigen and garg; got {crop!r}.", param_hint="--crop")
+        return DepthMetrics(max_depth_m=model.max_depth_m, crop=crop)  # pyright: ignore[reportArgumentType]
+    if task is Task.detection:
+        if rule == "coco":
+            return COCODetection(model.class_names)
+        if rule not in ("voc07", "voc12"):
+            raise typer.BadParameter(f"the rules are voc07, voc12 and coco; got {rule!r}.", param_hint="--rule")
+        return VOCDetection(model.class_names, rule=rule)
+    return default_metric(model)
+
+
+def _save_figures(result: Any, target: Path) -> None:
+    from tadp.files import replace_file
+
+    with replace_file(target) as part:
+        part.write_text(json.dumps(_plain(asdict(result)), indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no nan."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _predict_options(

@@ -13,9 +13,9 @@ from tadp.metrics._classes import check_merge
 Crop = Literal["eigen", "garg"]
 # Top, bottom, left, right, as shares of height and width.
 _CROPS: dict[str, tuple[Fraction, ...]] = {
-    # rows 45:471 and columns 41:601 of 480x640: where NYU's depth, projected into the colour image, is valid
+    # rows 45:471 and columns 41:601 of 480x640: the released code, for NYU
     "eigen": (Fraction(45, 480), Fraction(471, 480), Fraction(41, 640), Fraction(601, 640)),
-    # Garg et al. 2016, on KITTI
+    # the released code, for KITTI (Garg et al. 2016)
     "garg": (Fraction("0.40810811"), Fraction("0.99189189"), Fraction("0.03594771"), Fraction("0.96405229")),
 }
 
@@ -93,8 +93,8 @@ class DepthMetrics:
         ValueError: If the bounds are not 0 < min < max, or the crop is unknown.
 
     Source:
-        TADP Sec. 4.1; `eval_depth` and `cropping_img` of the released models/depth/utils_depth/metrics.py (from
-        GLPDepth), whose defaults the bounds are. Eigen et al. 2014 for the crop.
+        `eval_depth` and `cropping_img` of the released models/depth/utils_depth/metrics.py (from GLPDepth), and the
+        loop of test_tadp_depth.py, whose defaults the bounds are.
 
     Example:
         >>> metric = DepthMetrics()

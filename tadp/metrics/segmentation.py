@@ -64,7 +64,7 @@ class MeanIoU:
         ValueError: If there is no class, or not one name for each.
 
     Source:
-        mmsegmentation's IoUMetric, which the released code evaluates with: mIoU, aAcc and mAcc by `nanmean`.
+        mmsegmentation's mIoU, aAcc and mAcc, means by `nanmean`; the released schedules evaluate with it.
 
     Example:
         >>> metric = MeanIoU(3, class_names=["ground", "dog", "cat"])

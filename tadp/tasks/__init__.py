@@ -9,6 +9,7 @@ result.plot().save("classes.png")
 from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune
 from tadp.tasks.depth import DepthOutput, TADPForDepthEstimation
 from tadp.tasks.detection import DetectionOutput, TADPForObjectDetection
+from tadp.tasks.evaluation import default_metric, evaluate
 from tadp.tasks.results import DepthResult, DetectionResult, SegmentationResult
 from tadp.tasks.segmentation import SegmentationOutput, TADPForSemanticSegmentation
 
@@ -26,4 +27,6 @@ __all__ = [
     "TADPForSemanticSegmentation",
     "TaskModel",
     "Tune",
+    "default_metric",
+    "evaluate",
 ]

@@ -1,0 +1,148 @@
+"""`tadp predict` and `tadp evaluate`, as a user runs them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import tadp
+from tadp.cli import app
+from tadp.datasets.scenes import CLASSES, Scenes
+
+TASKS = ("segmentation", "depth", "detection")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A small untrained model of each task, in folders."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    made = {
+        "segmentation": tadp.TADPForSemanticSegmentation(
+            backbone, class_names=["background", *CLASSES], head="linear", tune="nothing", window_px=128
+        ),
+        "depth": tadp.TADPForDepthEstimation(
+            backbone, max_depth_m=20.0, tune="nothing", window_px=128, head_options={"channels": 16}
+        ),
+        "detection": tadp.TADPForObjectDetection(
+            backbone, class_names=CLASSES, tune="nothing", image_px=128, head_options={"channels": 8}
+        ),
+    }
+    for task, model in made.items():
+        model.captioner_name = "tadp-tiny"
+        model.save_pretrained(root / task)
+    made["segmentation"].captioner_name = None
+    made["segmentation"].save_pretrained(root / "without")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, scene in enumerate(Scenes(2, seed=5)):
+        Image.fromarray(scene.image).resize((150, 130)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predict_writes_a_picture_and_data(task, models, photos, tmp_path):
+    done = run("predict", task, photos, "-m", models / task, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    data = {"segmentation": ["png", "json"], "depth": ["png", "json"], "detection": ["json"]}[task]
+    expected = {f"{k}.{task}.{suffix}" for k in (0, 1) for suffix in ("plot.png", *data)}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    record = json.loads((tmp_path / f"0.{task}.json").read_text())
+    assert record["caption"]
+    if task != "detection":
+        with Image.open(tmp_path / f"0.{task}.png") as picture:
+            assert picture.size == (150, 130)
+    again = run("predict", task, photos, "-m", models / task, "-o", tmp_path)
+    assert "2 already done" in again.output
+
+
+def test_predict_takes_a_caption_and_names_what_it_cannot_read(models, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "in" / "fine.png")
+    done = run(
+        "predict", "segmentation", tmp_path / "in", "-m", models / "without", "-o", tmp_path, "--caption", "a dog"
+    )
+    assert done.exit_code == 1
+    assert "broken.png" in done.output
+    assert json.loads((tmp_path / "fine.segmentation.json").read_text())["caption"] == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segmentation", "-m", "without"), "does not know its captioner"),
+        (("segmentation", "-m", "segmentation", "--caption", "a", "--captioner", "b"), "--caption or --captioner"),
+        (("depth", "-m", "depth", "--multi-scale"), "use --flip"),
+        (("detection", "-m", "detection", "--flip"), "sees the whole image at once"),
+    ],
+)
+def test_wrong_usage_of_predict_is_said(arguments, message, models, photos, tmp_path):
+    task, _, model, *rest = arguments
+    done = run("predict", task, photos, "-m", models / model, "-o", tmp_path, *rest)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_another_task_is_named(models, photos, tmp_path):
+    done = run("predict", "depth", photos, "-m", models / "segmentation", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "holds a 'TADPForSemanticSegmentation'" in done.output
+
+
+@pytest.mark.parametrize(
+    ("task", "figure"), [("segmentation", "miou"), ("depth", "rmse"), ("detection", "by_iou")], ids=TASKS
+)
+def test_evaluate_prints_figures_and_writes_them(task, figure, models, tmp_path):
+    target = tmp_path / "figures.json"
+    done = run("evaluate", task, "-m", models / task, "--data", "scenes", "--count", 2, "-o", target)
+    assert done.exit_code == 0, done.output
+    assert figure in json.loads(target.read_text())
+
+
+def test_evaluate_is_what_the_library_measures(models, tmp_path):
+    from tadp.datasets.named import open_dataset
+    from tadp.tasks import evaluate
+
+    model = tadp.TADPForSemanticSegmentation.from_pretrained(models / "segmentation")
+    samples = open_dataset("scenes", count=2)
+    expected = evaluate(model, [samples[0], samples[1]], flip=True)
+    options = ("--data", "scenes", "--count", 2, "--flip", "-o", tmp_path / "figures.json")
+    assert run("evaluate", "segmentation", "-m", models / "segmentation", *options).exit_code == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segmentation", "--data", "coco"), "unknown data set 'coco'; known: scenes, voc"),
+        (("depth", "--data", "voc", "--root", "."), "voc has labels for segmentation, not for depth"),
+        (("segmentation", "--data", "voc"), "voc is read from a folder"),
+        (("depth", "--data", "scenes", "--crop", "middle"), "the crops are eigen and garg"),
+        (("detection", "--data", "scenes", "--rule", "voc10"), "the rules are voc07, voc12 and coco"),
+    ],
+)
+def test_wrong_usage_of_evaluate_is_said(arguments, message, models):
+    task, *rest = arguments
+    done = run("evaluate", task, "-m", models / task, *rest)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_data_set_that_is_not_there_says_what_to_get(models, tmp_path):
+    done = run("evaluate", "segmentation", "-m", models / "segmentation", "--data", "voc", "--root", tmp_path)
+    assert done.exit_code == 1
+    assert "JPEGImages" in done.output
