@@ -18,7 +18,7 @@ from training.data import HELD_OUT_SEED, TRAIN_SEED, captioner_of, mean_depths, 
 from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
-from training.report import enlarged, finish, merged, shared
+from training.report import compared, enlarged, finish, merged, shared
 
 from tadp.datasets import (
     BrightnessContrast,
@@ -35,8 +35,8 @@ from tadp.pictures import depth_picture
 from tadp.schedules import Schedule
 from tadp.tasks import TADPForDepthEstimation
 
-SCENES = Schedule(steps=600, batch=16, lr=1e-3, unet_scale=0.1, weight_decay=5e-3, warmup_steps=50)
-SCENES_HEAD = {"channels": 32}  # the paper's 192 are for a backbone 10 times as wide
+SCENES = Schedule(steps=400, batch=16, lr=2e-3, warmup_steps=50)
+SCENES_HEAD = {"channels": 16}  # the paper's 192 are for a backbone 10 times as wide
 CROP_PX = 480
 AUGMENTATION = {
     "scenes": [RandomFlip()],
@@ -59,33 +59,26 @@ def loss(model, part):
     return model(**part.inputs, depth_m=part.batch.depth_m).loss
 
 
-def predict(model, sample, options):
-    return model.predict(sample.image, sample.caption, flip=options.flip_test)
-
-
-def evaluate(model, data, options, accelerator):
+def score(model, data, *, test, options, accelerator):
     """Averaged over images; the sky of rendered scenes, at the farthest, does not count."""
     metric = new_metric(model.max_depth_m, options)
-    for sample in shared(data, accelerator, most=options.evaluate_images):
-        metric.update(predict(model, sample, options).depth_m[None], torch.from_numpy(sample.depth_m)[None])
-    return figures(merged(metric))
+    return figures(compared(model, metric, data, options=options, accelerator=accelerator, **test))
 
 
-def evaluate_fixed(depth_m, data, options, accelerator, *, max_depth_m):
+def score_fixed(depth_m, data, *, max_depth_m, options, accelerator):
     """What it scores to say the same depth, or the same map, of every image."""
     metric = new_metric(max_depth_m, options)
     for sample in shared(data, accelerator, most=options.evaluate_images):
         truth = torch.from_numpy(sample.depth_m)[None]
         metric.update(torch.as_tensor(depth_m, dtype=torch.float32).expand_as(truth), truth)
-    return figures(merged(metric))
+    return figures(merged(metric).compute())
 
 
 def new_metric(max_depth_m, options):
     return DepthMetrics(max_depth_m=max_depth_m, crop="eigen" if options.data == "nyu" else None)
 
 
-def figures(metric):
-    result = metric.compute()
+def figures(result):
     return {"RMSE (m)": result.rmse, "REL": result.abs_rel, "log10": result.log10, "d1": result.d1}
 
 
@@ -105,30 +98,31 @@ def main() -> None:
         window_px=128 if options.data == "scenes" else CROP_PX,
     )
     model.captioner_name = captioner_of(options)
-    score = partial(evaluate, data=held_out, options=options, accelerator=accelerator)
+    test = {"flip": options.flip_test}
+    scored = partial(score, data=held_out, test=test, options=options, accelerator=accelerator)
     model = fit(
         model,
         training_data(model, train, AUGMENTATION[options.data], options, accelerator),
         loss=loss,
-        evaluate=score,
+        evaluate=scored,
         options=options,
         accelerator=accelerator,
     )
 
     mean, each_pixel = mean_depths(train, farthest_m=max_depth_m)
     trivial = {"mean depth": mean} | ({} if each_pixel is None else {"mean of each pixel": each_pixel})
-    fixed = partial(evaluate_fixed, data=held_out, options=options, accelerator=accelerator, max_depth_m=max_depth_m)
+    fixed = partial(score_fixed, data=held_out, max_depth_m=max_depth_m, options=options, accelerator=accelerator)
     pictures = [
         [
             enlarged(sample.image),
             depth_picture(torch.from_numpy(sample.depth_m)),
-            predict(model, sample, options).plot(),
+            model.predict(sample.image, sample.caption, **test).plot(),
         ]
-        for sample in (held_out[index] for index in range(options.sheet))
+        for sample in (held_out[index] for index in range(min(options.sheet, len(held_out))))
     ]
     finish(
         model,
-        figures=score(model),
+        figures=scored(model),
         baselines={name: fixed(depth_m) for name, depth_m in trivial.items()},
         pictures=pictures,
         data_name=f"{options.data}, {len(train)} images",

@@ -18,7 +18,7 @@ from training.data import HELD_OUT_SEED, TRAIN_SEED, Joined, captioner_of, scene
 from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
-from training.report import finish, merged, shared
+from training.report import compared, finish, merged, shared
 
 from tadp.boxes import Boxes, Detections
 from tadp.datasets import PascalVOCDetection, RandomFlip, Resize
@@ -27,8 +27,8 @@ from tadp.pictures import box_picture
 from tadp.schedules import Schedule
 from tadp.tasks import TADPForObjectDetection
 
-SCENES = Schedule(steps=600, batch=16, lr=1e-3, unet_scale=0.1, weight_decay=5e-3, warmup_steps=50)
-SCENES_HEAD = {"channels": 64, "hidden_channels": 256}  # the paper's 256 and 1024 are for a backbone 10 times as wide
+SCENES = Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50)
+SCENES_HEAD = {"channels": 32, "hidden_channels": 128}  # the paper's 256 and 1024 are for a backbone 10 times as wide
 IMAGE_PX = 512
 AUGMENTATION = {"scenes": [RandomFlip()], "voc": [Resize((IMAGE_PX, IMAGE_PX))]}
 
@@ -54,14 +54,12 @@ def loss(model, part):
     return model(**part.inputs, boxes=part.batch.boxes).loss
 
 
-def evaluate(model, data, options, accelerator):
+def score(model, data, *, options, accelerator):
     metric = VOCDetection(model.class_names, rule="voc07")
-    for sample in shared(data, accelerator, most=options.evaluate_images):
-        metric.update([model.predict(sample.image, sample.caption).detections], [sample.boxes])
-    return figures(merged(metric))
+    return figures(compared(model, metric, data, options=options, accelerator=accelerator))
 
 
-def evaluate_random(data, train, options, accelerator):
+def score_random(train, data, *, options, accelerator):
     """What it scores to say the boxes of some training image, with scores at random."""
     metric = VOCDetection(train.box_class_names, rule="voc07")
     generator = torch.Generator().manual_seed(options.seed + accelerator.process_index)
@@ -69,11 +67,11 @@ def evaluate_random(data, train, options, accelerator):
         boxes = train[int(torch.randint(len(train), (), generator=generator))].boxes
         said = Detections(boxes.boxes, boxes.labels, torch.rand(len(boxes), generator=generator))
         metric.update([said], [sample.boxes])
-    return figures(merged(metric))
+    return figures(merged(metric).compute())
 
 
-def figures(metric):
-    return {"mAP50": metric.compute().map50}
+def figures(result):
+    return {"mAP50": result.map50}
 
 
 def main() -> None:
@@ -91,12 +89,12 @@ def main() -> None:
         image_px=128 if options.data == "scenes" else IMAGE_PX,
     )
     model.captioner_name = captioner_of(options)
-    score = partial(evaluate, data=held_out, options=options, accelerator=accelerator)
+    scored = partial(score, data=held_out, options=options, accelerator=accelerator)
     model = fit(
         model,
         training_data(model, train, AUGMENTATION[options.data], options, accelerator),
         loss=loss,
-        evaluate=score,
+        evaluate=scored,
         options=options,
         accelerator=accelerator,
     )
@@ -108,12 +106,12 @@ def main() -> None:
             box_picture(sample.image, sample.boxes, model.class_names),
             model.predict(sample.image, sample.caption).plot(),
         ]
-        for sample in (held_out[index] for index in range(options.sheet))
+        for sample in (held_out[index] for index in range(min(options.sheet, len(held_out))))
     ]
     finish(
         model,
-        figures=score(model),
-        baselines={"boxes of a random image": evaluate_random(held_out, train, options, accelerator)},
+        figures=scored(model),
+        baselines={"boxes of a random image": score_random(train, held_out, options=options, accelerator=accelerator)},
         pictures=pictures,
         data_name=f"{options.data}, {len(train)} images",
         started=started,

@@ -14,6 +14,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from PIL import Image
+
 HERE = Path(__file__).parent
 VARIANTS = {"tadp-tiny": (), "tadp-tiny, its U-Net untrained": ("--untrained",)}
 
@@ -26,7 +28,7 @@ def main() -> None:
         for seed in range(options.seeds)
     ]
     # what all runs share is made once
-    shared = ["--captions", str(options.out / "captions.db"), "--cache", str(options.out)]
+    shared = ["--captions", str(options.out / "captions.db"), "--cache", str(options.out), "--sheet", "3"]
     train(options.task, runs[0], [*shared, *others])
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda one: train(options.task, one, [*shared, *others]), runs[1:]))
@@ -39,6 +41,9 @@ def main() -> None:
     print(page)
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(runs[0][0] / "predictions.png") as sheet:
+            sheet.quantize(256, dither=Image.Dither.NONE).save(options.page.with_suffix(".png"), optimize=True)
+        page += f"\n![Image, truth and prediction of scenes that were held out]({options.page.name}.png)\n"
         options.page.with_suffix(".md").write_text(page, encoding="utf-8")
         summary = {"command": command(options.task, others), "runs": without_paths(results)}
         options.page.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from tadp.datasets import Sample
 from tadp.images import to_pil
 from tadp.pictures import SHORT_PX, sheet
-from tadp.tasks import TaskModel
+from tadp.tasks import TaskModel, evaluate
+from tadp.tasks.evaluation import Metric
 
 
 def shared(data: Sequence[Sample], accelerator: Accelerator, *, most: int | None = None) -> Iterator[Sample]:
@@ -26,6 +27,29 @@ def shared(data: Sequence[Sample], accelerator: Accelerator, *, most: int | None
     mine = range(accelerator.process_index, count, accelerator.num_processes)
     for index in tqdm(mine, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
         yield data[index]
+
+
+def compared(
+    model: TaskModel,
+    metric: Metric,
+    data: Sequence[Sample],
+    *,
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+    **test: Any,
+) -> Any:
+    """The metric's result for a model's predictions, over all processes.
+
+    Args:
+        model: What predicts.
+        metric: A new one.
+        data: What is held out.
+        options: Of `training.options`.
+        accelerator: Each process predicts its share.
+        **test: The model's `predict`'s own.
+    """
+    evaluate(model, shared(data, accelerator, most=options.evaluate_images), metric=metric, **test)
+    return merged(metric).compute()
 
 
 def merged(metric: Any) -> Any:
