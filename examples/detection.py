@@ -27,7 +27,7 @@ from tadp.pictures import box_picture
 from tadp.schedules import Schedule
 from tadp.tasks import TADPForObjectDetection
 
-SCENES = Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50)
+SCENES = Schedule(steps=300, batch=8, lr=2e-3, warmup_steps=50)
 SCENES_HEAD = {"channels": 32, "hidden_channels": 128}  # the paper's 256 and 1024 are for a backbone 10 times as wide
 IMAGE_PX = 512
 AUGMENTATION = {"scenes": [RandomFlip()], "voc": [Resize((IMAGE_PX, IMAGE_PX))]}
