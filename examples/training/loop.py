@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tadp.datasets import Sample, collate
 from tadp.datasets.batch import Batch
+from tadp.files import replace_file
 from tadp.schedules import Schedule
 from tadp.tasks import TaskModel
 from training.checkpoints import Checkpoints
@@ -237,7 +238,8 @@ class Record:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_steps]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with replace_file(path) as part:
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, step: int, **figures: float) -> None:
         """Add a line."""

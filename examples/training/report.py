@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tadp.datasets import Sample
+from tadp.files import replace_file
 from tadp.images import to_pil
 from tadp.pictures import SHORT_PX, sheet
 from tadp.tasks import TaskModel, evaluate
@@ -106,7 +107,8 @@ def finish(
         "schedule": {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
     }
-    (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with replace_file(options.out / "result.json") as part:  # a study takes a run for finished if it is there
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table({"this model": figures, **baselines}))
     print(f"model, predictions.png and metrics.jsonl are in {options.out}")
 
