@@ -38,6 +38,10 @@ class Part:
         moved = None if self.latents is None else self.latents.to(device, non_blocking=True)
         return Part(self.batch.to(device, non_blocking=True), moved)
 
+    def pin_memory(self) -> "Part":
+        """The same in memory that a GPU can read; a DataLoader calls it."""
+        return Part(self.batch.pin_memory(), None if self.latents is None else self.latents.pin_memory())
+
     @property
     def inputs(self) -> dict[str, Any]:
         """Keywords of a task model: images, or latents of them, and captions."""
