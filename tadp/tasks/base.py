@@ -82,6 +82,10 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     def options(self) -> dict[str, Any]:
         """What the constructor takes besides the backbone, as saved with the model."""
 
+    @abstractmethod
+    def predict(self, image: ImageLike, caption: str | Conditioning | None = None) -> Any:
+        """What the model says of one image, in the image's own size."""
+
     @property
     def tuned(self) -> Tune:
         """What of the U-Net is the model's own: "all" of it, a "lora", or "nothing"."""
