@@ -15,6 +15,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from builders_training import labelled_pixels, loss, make_data, make_model, make_options, train, weights
 from PIL import Image
+from safetensors.torch import load_file
 from training import loop
 from training import options as training_options
 from training.data import Kept, captioner_of, largest_class, mean_depths, scenes, with_captions
@@ -95,6 +96,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(kill, whole, tmp_path
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert losses(tmp_path) == whole[1]
     assert sorted(one.name for one in (tmp_path / "checkpoints").iterdir()) == ["step-00000006"]
+
+
+def test_a_lora_goes_on_to_the_same_weights_too(tmp_path):
+    alone = weights(train(make_options(tmp_path / "alone"), model=make_model(tune="lora", lora_rank=2)))
+    with pytest.raises(StopTraining):
+        train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2), loss=stop_after(5))
+    kept = load_file(next((tmp_path / "run" / "checkpoints").glob("step-*")) / "trained.safetensors")
+    assert {name.split(".")[0] for name in kept} == {"head", "backbone"}
+    assert all("lora" in name for name in kept if name.startswith("backbone"))
+    assert same(weights(train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2))), alone)
 
 
 def test_a_run_that_is_finished_gives_its_weights_again(whole, tmp_path):
