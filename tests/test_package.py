@@ -23,7 +23,7 @@ MODULES = sorted(
 # docs: design, "Rooms and floors". A package's floor is that of what it holds, unless named itself.
 FLOORS = {
     "errors": 0, "features": 0, "words": 0, "captions": 0, "metrics": 0, "files": 0, "hub": 0, "assets": 0,
-    "boxes": 0, "losses": 0,
+    "boxes": 0, "losses": 0, "schedules": 0,
     "looping": 0, "grammar": 0,
     "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1,
     "captioner": 1,
