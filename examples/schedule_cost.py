@@ -3,17 +3,18 @@
     python examples/schedule_cost.py --out docs/results/schedule-cost.md
 
 Everything is on PyTorch's meta device: shapes without numbers, at Stable Diffusion 1.5's size. Arithmetic is counted by
-PyTorch's FlopCounterMode over the VAE encoder (forward) and the U-Net with the head (forward, loss, backward). Memory is
+PyTorch's FlopCounterMode over the VAE encoder (forward) and the U-Net with the head (forward, backward). Memory is
 weights, gradients and AdamW's two averages, plus what autograd keeps of a batch for the way back.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tadp import TADPBackbone, heads
@@ -29,13 +30,12 @@ VAE = {
     "layers_per_block": 2,
 }
 TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stable Diffusion 1.x has
-# Images to train on, and the side that the U-Net sees; NYU's crops of 480 are padded to 512.
-DATA = {"ade20k": 20_210, "nyu": 24_231, "pascal": 10_582, "cityscapes": 2_975, "voc": 16_551}
-SIDE = 512
-# Dense matrix products in bfloat16 by the makers' data sheets, and their memory; a training reaches a part of it.
-GPUS = {"RTX 4090": (165e12, 24), "A100": (312e12, 80), "H100": (989e12, 80)}
-SHARE = 0.35  # of the sheet's rate: an assumption, not a measurement
-GB = 1e9
+SIDE = 512  # what the U-Net sees; NYU's crops of 480 are padded to it
+# Images to train on, by the data sets' own papers and lists; the paper's detector trains on VOC 2007 and 2012 together.
+IMAGES = {"ade20k": 20_210, "nyu": 24_231, "pascal": 10_582, "cityscapes": 2_975, "voc": 16_551}
+TASKS = {"nyu": "depth", "voc": "detection"}  # the others are segmentation
+GB, TERA = 1e9, 1e12
+HOUR_AT = 100 * TERA * 3600  # FLOP in an hour at a hundred TFLOP/s
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def training_step(task: str) -> dict[str, float]:
-    """FLOPs an image, and bytes: of weights, of what trains, and of what autograd keeps an image."""
+    """FLOP an image, parameters, and the bytes that autograd keeps of an image."""
     with torch.device("meta"):
         backbone = TADPBackbone(
             vae=VAEEncoder(AutoencoderKL(**VAE)),
@@ -60,68 +60,93 @@ def training_step(task: str) -> dict[str, float]:
             attach_attention=() if task == "depth" else (1, 2),
         ).train()
         head = build_head(task, backbone).train()
-    latents = torch.empty(1, 4, SIDE // 8, SIDE // 8, device="meta")
-    text = Conditioning(torch.empty(1, 77, 768, device="meta"))
+        image, latents = torch.empty(1, 3, SIDE, SIDE), torch.empty(1, 4, SIDE // 8, SIDE // 8)
+        text = Conditioning(torch.empty(1, 77, 768))
+
+    def forward() -> Tensor:
+        made = (
+            head(backbone.extract(latents, text)) if task != "detection" else head(backbone.extract(latents, text).maps)
+        )
+        return sum(one.sum() for one in made) if isinstance(made, list | tuple) else made.sum()
+
     with FlopCounterMode(display=False) as encoding, torch.no_grad():
-        backbone.vae(torch.empty(1, 3, SIDE, SIDE, device="meta"))
-    kept = Kept(backbone, head)
+        backbone.vae(image)
     with FlopCounterMode(display=False) as training:
-        with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
-            loss = scalar(task, head, backbone.extract(latents, text))
-        loss.backward()
-    backbone.enable_gradient_checkpointing()
-    less = Kept(backbone, head)
-    with torch.autograd.graph.saved_tensors_hooks(less, lambda tensor: tensor):
-        scalar(task, head, backbone.extract(latents, text))
-    trained = count(backbone.unet, trained=True) + count(head, trained=True)
-    frozen = count(backbone.unet) + count(head) - trained + count(backbone.vae) + TEXT_ENCODER_PARAMETERS
-    return {
+        forward().backward()
+    with FlopCounterMode(display=False) as once, torch.no_grad():
+        forward()
+    trained = [p for module in (backbone.unet, head) for p in module.parameters() if p.requires_grad]
+    everything = [p for module in (backbone, head) for p in module.parameters()]
+    figures = {
         "encode": encoding.get_total_flops(),
+        "forward": once.get_total_flops(),
         "train": training.get_total_flops(),
-        "trained": trained,
-        "frozen": frozen,
-        "kept": kept.bytes,
-        "kept, checkpointed": less.bytes,
+        "trained": sum(p.numel() for p in trained),
+        "frozen": sum(p.numel() for p in everything) - sum(p.numel() for p in trained) + TEXT_ENCODER_PARAMETERS,
+        "kept": kept_bytes(forward),
     }
+    backbone.enable_gradient_checkpointing()
+    return figures | {"kept, checkpointed": kept_bytes(forward)}
 
 
-def build_head(task: str, backbone: TADPBackbone) -> torch.nn.Module:
+def build_head(task: str, backbone: TADPBackbone) -> nn.Module:
     if task == "depth":
         return heads.DepthHead(backbone.feature_info, max_depth_m=10.0)
-    # Faster R-CNN's boxes need numbers; its pyramid, counted here, is most of its work on the features
+    if task == "detection":  # its boxes need numbers; the pyramid does not
+        return heads.FPN(backbone.feature_info)
     return heads.SegmentationHead(backbone.feature_info, num_classes=150)
 
 
-def scalar(task: str, head: torch.nn.Module, features: Any) -> torch.Tensor:
-    return head(features).sum()
+def kept_bytes(forward: Callable[[], Tensor]) -> int:
+    """What autograd keeps from forward to backward, each storage once, parameters left out."""
+    storages = {}
 
-
-def count(module: torch.nn.Module, *, trained: bool = False) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
-
-
-class Kept:
-    """Counts the bytes of tensors that autograd keeps, each storage once, parameters left out."""
-
-    def __init__(self, *modules: torch.nn.Module):
-        self.seen = {id(p.untyped_storage()) for module in modules for p in module.parameters()}
-        self.own = {p.data_ptr() for module in modules for p in module.parameters()}
-        self.storages: dict[int, Any] = {}
-        self.parameters = {p._cdata for module in modules for p in module.parameters()}
-        self.bytes = 0
-
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, torch.nn.Parameter):
-            return tensor
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.storages:
-            self.storages[storage._cdata] = storage
-            self.bytes += storage.nbytes()
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage  # held, so that no other takes its place
         return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def page(steps: dict[str, dict[str, float]]) -> str:
-    return str(steps)
+    lines = [
+        "Command: `python examples/schedule_cost.py`; counted on PyTorch's meta device, nothing was run. Stable "
+        "Diffusion 1.5's size, images of 512x512; the head is the paper's (of detection its pyramid alone).",
+        "",
+        "An image, in TFLOP and in float32:",
+        "",
+        "| | VAE encoder | U-Net and head, forward | forward and backward | kept for the way back, GB | with gradient "
+        "checkpointing, GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, one in steps.items():
+        flop = " | ".join(f"{one[name] / TERA:.2f}" for name in ("encode", "forward", "train"))
+        lines.append(f"| {task} | {flop} | {one['kept'] / GB:.1f} | {one['kept, checkpointed'] / GB:.2f} |")
+    model = steps["segmentation"]
+    state = 16 * model["trained"] + 4 * model["frozen"]
+    lines += [
+        "",
+        f"Besides the images: {model['trained'] / 1e6:.0f} M parameters that train, {model['frozen'] / 1e6:.0f} M that "
+        f"do not (segmentation). Weights, gradients and AdamW's two averages in float32 are {state / GB:.1f} GB. With "
+        "gradient checkpointing a step does one more forward pass, and needs the memory of one block besides what is "
+        "kept. Latents that are cached save the encoder, where nothing but flips changes the images.",
+        "",
+        "| schedule | images seen | PFLOP | hours at 100 TFLOP/s | with cached latents |",
+        "|---|---|---|---|---|",
+    ]
+    for name, schedule in SCHEDULES.items():
+        data = name.split("-")[0]
+        one = steps[TASKS.get(data, "segmentation")]
+        seen = schedule.total_steps(IMAGES[data]) * schedule.batch
+        total, cached = seen * (one["encode"] + one["train"]), seen * one["train"]
+        lines.append(f"| {name} | {seen:,} | {total / 1e15:,.0f} | {total / HOUR_AT:.1f} | {cached / HOUR_AT:.1f} |")
+    lines += ["", "What rate a GPU reaches is not measured here: none was at hand."]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

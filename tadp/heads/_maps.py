@@ -66,10 +66,15 @@ def read_maps(
         image_size = height * info.reduction[0], width * info.reduction[0]
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size is (height, width) in pixels; got {tuple(image_size)}.")
-    if not torch.is_autocast_enabled(maps[0].device.type):
+    if not autocasts(maps[0].device):
         dtype = next(head.parameters()).dtype
         maps = [one.to(dtype) for one in maps]
     return list(maps), (image_size[0], image_size[1])
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast chooses dtypes there; a device that has none, such as "meta", does not."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _check_maps(maps: Sequence[Tensor], info: FeatureInfo) -> None:
