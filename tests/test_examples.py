@@ -38,6 +38,12 @@ def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
     assert 1e-4 < by_name["tadp, bfloat16"]["error"] < 0.1
 
 
+def test_the_cost_of_schedules_is_what_the_page_says(tmp_path):
+    run("schedule_cost.py", "--out", tmp_path / "cost.md")
+    page = EXAMPLES.parent / "docs" / "results" / "schedule-cost.md"
+    assert (tmp_path / "cost.md").read_text() == page.read_text()
+
+
 def test_samples_are_drawn(tmp_path):
     run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
     with Image.open(tmp_path / "sheet.png") as sheet:
