@@ -603,6 +603,15 @@ def test_a_base_that_moved_can_be_given(kept, tmp_path):
     assert TADPForSemanticSegmentation.from_pretrained(kept, base="tadp-tiny").class_names == tuple(CLASSES)
 
 
+def test_a_base_in_a_folder_is_found_from_anywhere(tmp_path, monkeypatch):
+    build_backbone().save_pretrained(tmp_path / "base model")
+    monkeypatch.chdir(tmp_path)
+    segmenter(tadp.TADPBackbone.from_pretrained("base model"), tune="nothing").save_pretrained("kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    monkeypatch.chdir("/")
+    assert TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept").backbone.source is not None
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(kept, monkeypatch):
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
 
