@@ -295,6 +295,12 @@ def test_scales_and_flips_average_probabilities():
     torch.testing.assert_close(result.probabilities, expected)
 
 
+def test_focal_loss_makes_a_judgement_a_class():
+    model, batch = segmenter(loss="focal"), images(1, 64, 64)
+    result = model.predict(batch, CAPTION, return_probabilities=True)
+    torch.testing.assert_close(result.probabilities, model(batch, CAPTION).logits[0].sigmoid())
+
+
 def test_depth_of_a_mirrored_image_is_averaged():
     model, batch = depther(), images(1, 64, 64)
     mirrored = model(batch.flip(3), CAPTION).depth_m.flip(2)
