@@ -66,12 +66,7 @@ def read_maps(
         image_size = height * info.reduction[0], width * info.reduction[0]
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size is (height, width) in pixels; got {tuple(image_size)}.")
-<<<<<<< HEAD
     if not autocasts(maps[0].device):
-=======
-    kind = maps[0].device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
->>>>>>> heads
         dtype = next(head.parameters()).dtype
         maps = [one.to(dtype) for one in maps]
     return list(maps), (image_size[0], image_size[1])
