@@ -8,13 +8,12 @@ finished are not done again, and one that was stopped goes on. Options that this
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from PIL import Image
 
 HERE = Path(__file__).parent
 VARIANTS = {"tadp-tiny": (), "tadp-tiny, its U-Net untrained": ("--untrained",)}
@@ -41,8 +40,7 @@ def main() -> None:
     print(page)
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(runs[0][0] / "predictions.png") as sheet:
-            sheet.quantize(256, dither=Image.Dither.NONE).save(options.page.with_suffix(".png"), optimize=True)
+        shutil.copyfile(runs[0][0] / "predictions.png", options.page.with_suffix(".png"))
         page += f"\n![Image, truth and prediction of scenes that were held out]({options.page.name}.png)\n"
         options.page.with_suffix(".md").write_text(page, encoding="utf-8")
         summary = {"command": command(options.task, others), "runs": without_paths(results)}
