@@ -2,6 +2,7 @@
 
     captions = captioner(images)               # list[str], one an image
     features = backbone(images, captions)      # Features: maps, attention, image_size
+    logits = head(features)                    # heads.SegmentationHead, DepthHead, DetectionHead, LinearHead
 
 The names below load when first used, and torch, diffusers and transformers with them.
 """
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tadp import heads as heads
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
     from tadp.captions import CaptionTable as CaptionTable
@@ -36,6 +38,7 @@ _HOMES = {
     "TADPForDepthEstimation": "tadp.tasks",
     "TADPForObjectDetection": "tadp.tasks",
     "TADPForSemanticSegmentation": "tadp.tasks",
+    "heads": "tadp",
 }
 __all__ = [
     "AttentionMaps",
@@ -50,13 +53,15 @@ __all__ = [
     "TADPForObjectDetection",
     "TADPForSemanticSegmentation",
     "__version__",
+    "heads",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'tadp' has no attribute {name!r}; it has {', '.join(__all__)}.")
-    value = getattr(import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    value = import_module(f"tadp.{name}") if home == "tadp" else getattr(import_module(home), name)
     globals()[name] = value
     return value
 

@@ -141,6 +141,13 @@ def test_twice_the_size_repeats_each_label_twice_and_half_of_it_is_the_same_agai
     assert torch.equal(again.boxes.boxes, sample.boxes.boxes)
 
 
+def test_a_third_of_the_size_takes_the_middle_one_of_three():
+    sample = SCENES[3]
+    third = Resize(32)(sample)
+    assert (third.mask == sample.mask[1::3, 1::3]).all()
+    assert (third.depth_m == sample.depth_m[1::3, 1::3]).all()
+
+
 def test_labels_and_depths_are_never_mixed():
     sample = Resize((61, 47))(SCENES[0])
     assert set(np.unique(sample.mask)) <= set(np.unique(SCENES[0].mask))

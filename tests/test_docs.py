@@ -12,7 +12,8 @@ import pytest
 from builders_captioner import build_blip2
 from PIL import Image
 
-from tadp.datasets.scenes import Scenes
+import tadp
+from tadp.datasets.scenes import CLASSES, Scenes
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -50,6 +51,8 @@ def test_python_blocks_run(page, workplace):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=lambda p: p.name)
 def test_tadp_commands_run(page, workplace):
+    if "my-model" in page.read_text(encoding="utf-8"):
+        save_small_model(workplace / "my-model")
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("tadp ")]
     for command in commands:
         words = shlex.split(command, comments=True)
@@ -57,6 +60,15 @@ def test_tadp_commands_run(page, workplace):
             [sys.executable, "-m", "tadp", *words[1:]], capture_output=True, text=True, env=environment()
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def save_small_model(folder: Path) -> None:
+    """A segmentation model as the page before trained it, but for the training."""
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    names = ["background", *CLASSES]
+    model = tadp.TADPForSemanticSegmentation(backbone, class_names=names, head="linear", tune="nothing", window_px=128)
+    model.captioner_name = "tadp-tiny"
+    model.save_pretrained(folder)
 
 
 def test_the_quickstart_writes_its_pictures(tmp_path):

@@ -7,7 +7,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from tadp.datasets.sample import Sample
 
@@ -211,30 +211,21 @@ def _change_hsv(
     value: float = 0.0,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Through hue (degrees), saturation and value (shares); without 8 bits between, so that 0 changes nothing."""
-    pixels = image.astype(np.float32) / 255
-    high = pixels.max(axis=2)
-    chroma = high - pixels.min(axis=2)
-    is_grey = chroma == 0
-    red, green, blue = np.moveaxis(pixels, 2, 0)
-    divisor = np.where(is_grey, np.float32(1), chroma)
-    sector = np.where(
-        high == red,
-        (green - blue) / divisor,
-        np.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    sector = np.where(is_grey, np.float32(0), sector) + hue / 60
-    share = chroma / np.where(high == 0, np.float32(1), high)
-    share = (share * saturation_factor + saturation).clip(0, 1)
-    return _levels(255 * _to_rgb(sector, share, (high + value).clip(0, 1)))
-
-
-def _to_rgb(
-    sector: Float32[np.ndarray, "h w"], saturation: Float32[np.ndarray, "h w"], value: Float32[np.ndarray, "h w"]
-) -> Float32[np.ndarray, "h w 3"]:
-    """Red, green and blue of hue (in sixths of a turn), saturation and value (shares)."""
-    distance = (sector[..., None] + np.array([5, 3, 1], np.float32)) % 6
-    ramp = np.minimum(distance, 4 - distance).clip(0, 1)
-    return value[..., None] * (1 - saturation[..., None] * ramp)
+    red, green, blue = (np.ascontiguousarray(image[..., channel], np.float32) for channel in range(3))
+    high = np.maximum(np.maximum(red, green), blue)
+    chroma = high - np.minimum(np.minimum(red, green), blue)
+    divisor = np.maximum(chroma, 1)  # levels are whole: of a grey, 0 is divided by 1
+    blue_or_green = np.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    sixths = (np.where(high == red, (green - blue) / divisor, blue_or_green) + hue / 60) % 6
+    share = (chroma / np.maximum(high, 1) * saturation_factor + saturation).clip(0, 1)
+    level = (high + 255 * value).clip(0, 255)
+    changed = np.empty_like(image)
+    for channel, shift in enumerate((5, 3, 1)):
+        distance = sixths + shift
+        distance = np.where(distance >= 6, distance - 6, distance)
+        ramp = np.minimum(distance, 4 - distance).clip(0, 1)
+        changed[..., channel] = np.rint(level * (1 - share * ramp))
+    return changed
 
 
 def _check_not_negative(**numbers: float) -> None:

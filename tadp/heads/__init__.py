@@ -1,0 +1,16 @@
+"""Heads: from features to class scores, depth or boxes.
+
+    head = tadp.heads.SegmentationHead(backbone.feature_info, num_classes=13)
+    logits = head(backbone(images, captions))  # (B, 13, H, W)
+
+A head is built from a `FeatureInfo` alone and works on the features of any backbone, of any size: `Features`, or a list
+of maps, finest first.
+"""
+
+from tadp.heads.depth import DepthHead as DepthHead
+from tadp.heads.detection import DetectionHead as DetectionHead
+from tadp.heads.fpn import FPN as FPN
+from tadp.heads.linear import LinearHead as LinearHead
+from tadp.heads.segmentation import SegmentationHead as SegmentationHead
+
+__all__ = ["FPN", "DepthHead", "DetectionHead", "LinearHead", "SegmentationHead"]

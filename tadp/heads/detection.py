@@ -1,0 +1,325 @@
+"""Object detection: Faster R-CNN on given features.
+
+The box arithmetic, the sampling, the pooling and the losses are torchvision's. Ours are the order of the steps, which
+lets boxes and scores be float32 whatever the head's dtype, and the anchors, which stand at the strides of the features
+rather than at strides guessed from sizes, which are wrong where an image is no multiple of a stride. Parameters have
+torchvision's names: `rpn`, `roi_heads`, and the pyramid's as `FPN` tells them. The released model calls them
+`decode_head.rpn`, `decode_head.roi_heads` and `fpn`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from tadp.boxes import Boxes, Detections
+from tadp.errors import MissingExtraError
+from tadp.features import FeatureInfo, Features
+from tadp.heads._maps import check_info, read_maps
+from tadp.heads.fpn import FPN
+
+if TYPE_CHECKING:
+    from torchvision.models.detection.roi_heads import RoIHeads
+    from torchvision.models.detection.rpn import RegionProposalNetwork
+
+_ANCHOR_CELLS = 4  # the released sizes, 32 to 256, are four cells of their level
+
+
+class DetectionHead(nn.Module):
+    """Features to boxes with labels and scores.
+
+    Args:
+        feature_info: `backbone.feature_info`: channels and strides of the levels.
+        num_classes: K; background is the head's own affair and none of them.
+        channels: Width of the pyramid.
+        hidden_channels: Width of the two layers that judge a box.
+        anchor_sizes: Side in pixels of each level's anchors; None is four cells of the level, 32 to 256 for strides 8
+            to 64, as released.
+        aspect_ratios: Height over width of the anchors.
+        score_threshold: Boxes that score less are not reported.
+        nms_iou: Of two boxes of a class that overlap more than this, the better stays.
+        max_detections: Boxes an image, at most.
+
+    Raises:
+        MissingExtraError: If torchvision is missing, or does not fit the installed torch.
+        TypeError: If `feature_info` is none, or `num_classes` no integer.
+        ValueError: If there are no classes, a stride is not twice the one before, or sizes are not one a level.
+
+    Source:
+        Ren et al., Faster R-CNN; Lin et al., Feature Pyramid Networks; TADP/tadp_objdet.py, whose sizes are the
+        defaults.
+
+    Example:
+        >>> info = FeatureInfo(channels=(32, 141), reduction=(8, 16))
+        >>> head = DetectionHead(info, num_classes=12, channels=8, hidden_channels=16)
+        >>> maps = [torch.rand(2, 32, 16, 16), torch.rand(2, 141, 8, 8)]  # of images 128 by 128
+        >>> dog = Boxes(torch.tensor([[16.0, 20.0, 60.0, 90.0]]), torch.tensor([3]))
+        >>> nothing = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        >>> sorted(head(maps, [dog, nothing]))
+        ['box_regression', 'classification', 'objectness', 'proposal_regression']
+        >>> len(head.eval()(maps))  # one `Detections` an image
+        2
+    """
+
+    def __init__(
+        self,
+        feature_info: FeatureInfo,
+        *,
+        num_classes: int,
+        channels: int = 256,
+        hidden_channels: int = 1024,
+        anchor_sizes: Sequence[float] | None = None,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+    ):
+        super().__init__()
+        check_info(feature_info, num_classes=num_classes)
+        _check_strides(feature_info.reduction)
+        sizes = anchor_sizes or [_ANCHOR_CELLS * stride for stride in feature_info.reduction]
+        if len(sizes) != len(feature_info) or min(*sizes, *aspect_ratios) <= 0:
+            raise ValueError(
+                f"anchor_sizes is one side in pixels for each of the {len(feature_info)} levels; got {list(sizes)}, "
+                f"with aspect ratios {list(aspect_ratios)}."
+            )
+        self.feature_info, self.num_classes = feature_info, num_classes
+        self.neck = FPN(feature_info, channels=channels)
+        self.rpn, self.roi_heads = _build(
+            feature_info.reduction,
+            num_classes=num_classes,
+            channels=channels,
+            hidden_channels=hidden_channels,
+            anchors_a_cell=len(aspect_ratios),
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+        )
+        # (width, height) of each level's anchors, in whole pixels as torchvision rounds them
+        self.anchors = tuple(
+            tuple((2 * round(size / ratio**0.5 / 2), 2 * round(size * ratio**0.5 / 2)) for ratio in aspect_ratios)
+            for size in sizes
+        )
+
+    @overload
+    def forward(
+        self,
+        features: Features | Sequence[Tensor],
+        targets: Sequence[Boxes],
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        features: Features | Sequence[Tensor],
+        targets: None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> list[Detections]: ...
+
+    def forward(
+        self,
+        features: Features | Sequence[Tensor],
+        targets: Sequence[Boxes] | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+    ) -> dict[str, Tensor] | list[Detections]:
+        """Find objects, or with targets, say how badly that went.
+
+        Args:
+            features: What the backbone returned, or a list of its maps (B, C, h, w), finest first. They are brought to
+                the head's dtype.
+            targets: One `Boxes` an image, in the pixels of the images; an image may have none. With targets there are
+                losses, without detections, in training and evaluation mode alike.
+            image_size: (height, width) of the images, to which boxes are cut. None is that of the features, and for a
+                list of maps the finest map's size times its stride.
+
+        Returns:
+            With targets, four scalars: "objectness" and "proposal_regression" of the proposals, "classification" and
+            "box_regression" of the boxes; their sum is to be minimised. Without, one `Detections` an image, best first.
+
+        Raises:
+            TypeError: If `features` are no maps, or `targets` no `Boxes`.
+            ValueError: If they are not the maps the head was built for, or of images of another size; if targets are
+                not one an image, a label is outside the classes, or a box lies outside its image.
+        """
+        maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
+        _check_size(maps[0], self.feature_info.reduction[0], size)
+        truth = None if targets is None else self._read_targets(targets, maps[0], size)
+        pyramid = self.neck(maps)
+        proposals, losses = self._propose(pyramid, size, truth)
+        if truth is None:
+            return self._detect(pyramid, proposals, size)
+        return losses | self._judge(pyramid, proposals, size, truth)
+
+    def _propose(
+        self, pyramid: list[Tensor], size: tuple[int, int], truth: list[dict[str, Tensor]] | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Boxes that may hold an object, (N, 4) an image, and with targets the two losses of these."""
+        from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+        objectness, deltas = self.rpn.head(pyramid)
+        counts = [one[0].numel() for one in objectness]
+        objectness, deltas = concat_box_prediction_layers(
+            [one.float() for one in objectness], [one.float() for one in deltas]
+        )
+        batch = pyramid[0].shape[0]
+        anchors = [self._place_anchors(pyramid)] * batch
+        proposals = self.rpn.box_coder.decode(deltas.detach(), anchors).view(batch, -1, 4)
+        boxes, _ = self.rpn.filter_proposals(proposals, objectness, [size] * batch, counts)
+        if truth is None:
+            return boxes, {}
+        labels, matched = self.rpn.assign_targets_to_anchors(anchors, truth)
+        is_object, regression = self.rpn.compute_loss(
+            objectness, deltas, labels, list(self.rpn.box_coder.encode(matched, anchors))
+        )
+        return boxes, {"objectness": is_object, "proposal_regression": regression}
+
+    def _place_anchors(self, pyramid: list[Tensor]) -> Tensor:
+        """All levels' anchors around the upper left corners of their cells, (N, 4), cell by cell, row by row."""
+        placed = []
+        for one, anchors, stride in zip(pyramid, self.anchors, self.feature_info.reduction, strict=True):
+            sides = torch.tensor(anchors, dtype=torch.float32, device=one.device)
+            rows = torch.arange(one.shape[2], device=one.device, dtype=torch.float32) * stride
+            columns = torch.arange(one.shape[3], device=one.device, dtype=torch.float32) * stride
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            corners = torch.stack((x, y), dim=-1).view(-1, 1, 2)
+            placed.append(torch.cat((corners - sides / 2, corners + sides / 2), dim=-1).view(-1, 4))
+        return torch.cat(placed)
+
+    def _box_outputs(
+        self, pyramid: list[Tensor], proposals: list[Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, K + 1), background first, and box offsets (N, 4 * (K + 1)) of all images' proposals, float32."""
+        # RoI pooling knows no bfloat16
+        named = {str(level): one.float() for level, one in enumerate(pyramid)}
+        pooled = self.roi_heads.box_roi_pool(named, proposals, [size] * len(proposals))
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled.to(pyramid[0].dtype)))
+        return logits.float(), deltas.float()
+
+    def _judge(
+        self, pyramid: list[Tensor], proposals: list[Tensor], size: tuple[int, int], truth: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        from torchvision.models.detection.roi_heads import fastrcnn_loss
+
+        proposals, _, labels, regression_targets = self.roi_heads.select_training_samples(proposals, truth)
+        logits, deltas = self._box_outputs(pyramid, proposals, size)
+        classification, regression = fastrcnn_loss(logits, deltas, labels, list(regression_targets))
+        return {"classification": classification, "box_regression": regression}
+
+    def _detect(self, pyramid: list[Tensor], proposals: list[Tensor], size: tuple[int, int]) -> list[Detections]:
+        logits, deltas = self._box_outputs(pyramid, proposals, size)
+        boxes, scores, labels = self.roi_heads.postprocess_detections(
+            logits, deltas, proposals, [size] * len(proposals)
+        )
+        return [Detections(*one) for one in zip(boxes, (label - 1 for label in labels), scores, strict=True)]
+
+    def _read_targets(self, targets: Sequence[Boxes], maps: Tensor, size: tuple[int, int]) -> list[dict[str, Tensor]]:
+        """Targets as torchvision takes them, where class 0 is the background."""
+        if not isinstance(targets, Sequence) or not all(isinstance(one, Boxes) for one in targets):
+            raise TypeError("targets are a list of tadp.boxes.Boxes, one an image.")
+        if len(targets) != maps.shape[0]:
+            raise ValueError(f"one Boxes an image; got {len(targets)} for {maps.shape[0]} images.")
+        for image, one in enumerate(targets):
+            if len(one) and one.labels.max() >= self.num_classes:
+                raise ValueError(
+                    f"labels are 0 to {self.num_classes - 1} for {self.num_classes} classes; got "
+                    f"{one.labels.max().item()} in image {image}."
+                )
+            outside = (one.boxes[:, 2:] <= 0).any(dim=1) | (one.boxes[:, 0] >= size[1]) | (one.boxes[:, 1] >= size[0])
+            if outside.any():
+                box = ", ".join(f"{value:g}" for value in one.boxes[outside][0].tolist())
+                raise ValueError(
+                    f"box ({box}) of image {image} lies outside the image, which is {size[0]} high and {size[1]} wide. "
+                    "Boxes are left, top, right, bottom in pixels of the images the features are of."
+                )
+        return [
+            {"boxes": one.boxes.to(maps.device, torch.float32), "labels": one.labels.to(maps.device) + 1}
+            for one in targets
+        ]
+
+
+def _check_strides(strides: Sequence[int]) -> None:
+    doubling = [strides[0] * 2**level for level in range(len(strides))]
+    if list(strides) != doubling or strides[0] & (strides[0] - 1):
+        raise ValueError(
+            f"a detection head sorts boxes into levels by size, for which strides are powers of 2 and each twice the "
+            f"one before; got {tuple(strides)}."
+        )
+
+
+def _check_size(finest: Tensor, stride: int, size: tuple[int, int]) -> None:
+    covered = finest.shape[2] * stride, finest.shape[3] * stride
+    if any(abs(have - want) >= stride for have, want in zip(covered, size, strict=True)):
+        raise ValueError(
+            f"image_size is that of the images the features are of, here about {covered[0]} by {covered[1]}; got "
+            f"{size[0]} by {size[1]}. Scale the boxes instead."
+        )
+
+
+def _build(
+    strides: Sequence[int],
+    *,
+    num_classes: int,
+    channels: int,
+    hidden_channels: int,
+    anchors_a_cell: int,
+    score_threshold: float,
+    nms_iou: float,
+    max_detections: int,
+) -> "tuple[RegionProposalNetwork, RoIHeads]":
+    """The two stages, with the numbers that torchvision's own Faster R-CNN has."""
+    try:
+        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+        from torchvision.models.detection.roi_heads import RoIHeads
+        from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+    except ImportError as error:
+        raise MissingExtraError("detection needs torchvision; pip install 'tadp[detection]'.") from error
+    except RuntimeError as error:  # "operator torchvision::nms does not exist"
+        raise MissingExtraError(
+            f"the installed torchvision was built for another torch than {torch.__version__} ({error}). Install both "
+            "anew: pip install -U torch 'tadp[detection]'."
+        ) from error
+    no_anchors: Any = None  # placed by the head itself
+    rpn = RegionProposalNetwork(
+        no_anchors,
+        RPNHead(channels, anchors_a_cell),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2000, "testing": 1000},
+        post_nms_top_n={"training": 2000, "testing": 1000},
+        nms_thresh=0.7,
+    )
+    roi_heads = RoIHeads(
+        _pooler(strides),
+        TwoMLPHead(channels * 7**2, hidden_channels),
+        FastRCNNPredictor(hidden_channels, num_classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=512,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=score_threshold,
+        nms_thresh=nms_iou,
+        detections_per_img=max_detections,
+    )
+    return rpn, roi_heads
+
+
+def _pooler(strides: Sequence[int]) -> nn.Module:
+    """A pooler that knows the strides: by itself it guesses them from the first maps it sees, wrongly on small ones."""
+    from torchvision.ops import MultiScaleRoIAlign
+
+    pooler = MultiScaleRoIAlign([str(level) for level in range(len(strides))], output_size=7, sampling_ratio=2)
+    side = strides[-1]
+    maps = {
+        str(level): torch.zeros(1, 1, side // stride, side // stride, device="cpu")
+        for level, stride in enumerate(strides)
+    }
+    pooler(maps, [torch.tensor([[0.0, 0.0, side, side]], device="cpu")], [(side, side)])
+    return pooler

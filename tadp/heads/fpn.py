@@ -1,0 +1,55 @@
+"""A feature pyramid: every level with as many channels, each informed by the coarser ones."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.features import FeatureInfo
+from tadp.heads._maps import check_info, enlarge
+
+
+class FPN(nn.Module):
+    """Lateral 1x1 convolutions, the coarser level added from above, and a 3x3 convolution a level.
+
+    The same arithmetic as mmsegmentation's neck `FPN` and as torchvision's `FeaturePyramidNetwork`, where their parts
+    are called
+
+        here                  mmsegmentation             torchvision
+        lateral_convs.{k}     lateral_convs.{k}.conv     inner_blocks.{k}.0
+        fpn_convs.{k}         fpn_convs.{k}.conv         layer_blocks.{k}.0
+
+    each with `weight` and `bias`.
+
+    Args:
+        feature_info: Channels and strides of the levels; n of them.
+        channels: Of all that comes out.
+
+    Raises:
+        ValueError: If strides do not double from level to level (or grow by 4, 8, ...).
+
+    Source:
+        Lin et al., Feature Pyramid Networks; TADP's mm_configs: out 256, num_outs 4.
+    """
+
+    def __init__(self, feature_info: FeatureInfo, *, channels: int = 256):
+        super().__init__()
+        check_info(feature_info)
+        self.feature_info = feature_info
+        self.lateral_convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in feature_info.channels)
+        self.fpn_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in feature_info.channels)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.xavier_uniform_(conv.weight)
+                nn.init.zeros_(conv.bias)  # type: ignore
+
+    def forward(self, maps: Sequence[Float[Tensor, "_b _c _h _w"]]) -> list[Float[Tensor, "_b _d _h _w"]]:
+        """Maps of the same sizes, each (B, channels, h, w), finest first."""
+        laterals = [conv(one) for conv, one in zip(self.lateral_convs, maps, strict=True)]
+        strides = self.feature_info.reduction
+        for finer, coarser in reversed(list(pairwise(range(len(laterals))))):
+            size = (laterals[finer].shape[2], laterals[finer].shape[3])
+            from_above = enlarge(laterals[coarser], strides[coarser] // strides[finer], size=size, mode="nearest")
+            laterals[finer] = laterals[finer] + from_above
+        return [conv(one) for conv, one in zip(self.fpn_convs, laterals, strict=True)]

@@ -1,0 +1,137 @@
+"""Semantic segmentation: a feature pyramid and the semantic-FPN decoder.
+
+It computes what mmsegmentation's neck `FPN` and decode head `FPNHead` compute, and its parameters are theirs, one to
+one:
+
+    here                            mmsegmentation
+    neck.lateral_convs.{k}          neck.lateral_convs.{k}.conv
+    neck.fpn_convs.{k}              neck.fpn_convs.{k}.conv
+    scale_heads.{k}.{n}.conv        decode_head.scale_heads.{k}.{2n}.conv
+    scale_heads.{k}.{n}.norm        decode_head.scale_heads.{k}.{2n}.bn
+    classifier                      decode_head.conv_seg
+
+Numbers agree where each map is half as high and wide as the finer one. Where it is not, because an image's size is no
+multiple of the coarsest stride, mmsegmentation stretches maps to the finer one's size; here cells keep their place.
+"""
+
+import math
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.features import FeatureInfo, Features
+from tadp.heads._maps import check_info, enlarge, read_maps
+from tadp.heads._norm import Norm, check_batch, make_norm
+from tadp.heads.fpn import FPN
+
+
+class SegmentationHead(nn.Module):
+    """Features to one score a class and pixel.
+
+    Args:
+        feature_info: `backbone.feature_info`: channels and strides of the levels.
+        num_classes: K, two or more; a background counts as one.
+        fpn_channels: Width of the pyramid.
+        channels: Width of the decoder.
+        dropout: Share of channels dropped in training, before the classifier.
+        norm: "batch" is the paper's; "group" does not depend on what else is in the batch.
+
+    Raises:
+        TypeError: If `feature_info` is none, or `num_classes` no integer.
+        ValueError: If classes are fewer than two, or strides do not double from level to level.
+
+    Source:
+        Kirillov et al., Panoptic Feature Pyramid Networks, Sec. 3; TADP's and VPD's configs `fpn_r50.py` (256 channels
+        in the decoder too, dropout 0.1).
+
+    Example:
+        >>> import torch
+        >>> info = FeatureInfo(channels=(32, 141), reduction=(8, 16))
+        >>> head = SegmentationHead(info, num_classes=13, fpn_channels=16, channels=16)
+        >>> maps = [torch.rand(2, 32, 13, 26), torch.rand(2, 141, 7, 13)]  # of images 97 by 201
+        >>> tuple(head(maps, image_size=(97, 201)).shape)
+        (2, 13, 97, 201)
+    """
+
+    def __init__(
+        self,
+        feature_info: FeatureInfo,
+        *,
+        num_classes: int,
+        fpn_channels: int = 256,
+        channels: int = 256,
+        dropout: float = 0.1,
+        norm: Norm = "batch",
+    ):
+        super().__init__()
+        check_info(feature_info, num_classes=num_classes, fewest_classes=2)
+        self.feature_info, self.num_classes = feature_info, num_classes
+        self.neck = FPN(feature_info, channels=fpn_channels)
+        self.scale_heads = nn.ModuleList(
+            _ScaleHead(
+                fpn_channels, channels, doublings=(stride // feature_info.reduction[0]).bit_length() - 1, norm=norm
+            )
+            for stride in feature_info.reduction
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)  # mmsegmentation's
+        nn.init.zeros_(self.classifier.bias)  # type: ignore
+
+    def forward(
+        self, features: Features | Sequence[Tensor], *, image_size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b k height width"]:
+        """Score every class at every pixel.
+
+        Args:
+            features: What the backbone returned, or a list of its maps (B, C, h, w), finest first. They are brought to
+                the head's dtype.
+            image_size: (height, width) to come out with. None is that of the images, and for a list of maps the finest
+                map's size times its stride.
+
+        Returns:
+            Logits (B, K, height, width).
+
+        Raises:
+            TypeError: If `features` are no maps.
+            ValueError: If they are not the maps the head was built for, or batch normalisation is to be trained on one
+                image of one cell.
+        """
+        maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
+        for level, (one, scale_head) in enumerate(zip(maps, self.scale_heads, strict=True)):
+            check_batch(scale_head, one, level=level)
+        finest = (maps[0].shape[2], maps[0].shape[3])
+        scaled = [scale_head(one, finest) for one, scale_head in zip(self.neck(maps), self.scale_heads, strict=True)]
+        logits = self.classifier(self.dropout(sum(scaled[1:], start=scaled[0])))
+        return enlarge(logits, self.feature_info.reduction[0], size=size)
+
+
+class _ScaleHead(nn.ModuleList):
+    """One level on its way to the finest: a convolution before each doubling, and one for the finest itself."""
+
+    def __init__(self, in_channels: int, channels: int, *, doublings: int, norm: Norm):
+        super().__init__(
+            _ConvNormReLU(channels if number else in_channels, channels, norm=norm)
+            for number in range(max(1, doublings))
+        )
+        self.doublings = doublings
+
+    def forward(self, maps: Tensor, finest: tuple[int, int]) -> Tensor:
+        for number, block in enumerate(self, start=1):
+            maps = block(maps)
+            if self.doublings:
+                cells = 2 ** (self.doublings - number)  # of the finest map, a side
+                maps = enlarge(maps, 2, size=(math.ceil(finest[0] / cells), math.ceil(finest[1] / cells)))
+        return maps
+
+
+class _ConvNormReLU(nn.Module):
+    def __init__(self, in_channels: int, channels: int, *, norm: Norm):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.norm = make_norm(norm, channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")  # mmcv's
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.norm(self.conv(maps)).relu()
