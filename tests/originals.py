@@ -1,4 +1,4 @@
-"""Files as the paper's release, VPD and mmseg write them, made from our models; names written here anew, from LDM's code.
+"""Files as the paper's release, VPD and mmseg write them, made from our models, in names written anew.
 
 LDM's names are enumerated as its constructors do and put through diffusers' own conversion, so that they owe nothing to
 `tadp.convert.names`.
@@ -80,14 +80,15 @@ def ldm_vae(vae: Any) -> dict[str, str]:
 
 
 def write_unet(unet: Any, prefix: str, *, output: bool = True) -> dict[str, Tensor]:
-    state = {f"{prefix}{there}": unet.state_dict()[here].clone() for here, there in ldm_unet(unet).items()}
+    ours = unet.state_dict()
+    state = {f"{prefix}{there}": ours[here].clone() for here, there in ldm_unet(unet).items()}
     return {key: value for key, value in state.items() if output or not key.startswith(f"{prefix}out.")}
 
 
 def write_vae(vae: Any, prefix: str) -> dict[str, Tensor]:
-    state = {}
+    state, ours = {}, vae.state_dict()
     for here, there in ldm_vae(vae).items():
-        tensor = vae.state_dict()[here].clone()
+        tensor = ours[here].clone()
         projection = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", there)
         state[f"{prefix}{there}"] = tensor[:, :, None, None] if projection else tensor
     return state | {
@@ -160,9 +161,6 @@ def write_detection_head(head: nn.Module) -> dict[str, Tensor]:
     state = {"decode_head.backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}
     for key, value in head.state_dict().items():
         parts = key.split(".")
-        if parts[0] == "neck":
-            key = f"fpn.{names[parts[1]]}.{parts[2]}.0.{parts[3]}"
-        else:
-            key = f"decode_head.{key}"
-        state[key] = value.clone()
+        there = f"fpn.{names[parts[1]]}.{parts[2]}.0.{parts[3]}" if parts[0] == "neck" else f"decode_head.{key}"
+        state[there] = value.clone()
     return state

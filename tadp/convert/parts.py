@@ -90,6 +90,8 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
         model.store_text(Conditioning(text.detach().float().clone()[None]))
         if file.form.task == "depth":
             notes.append(f"text: the embedding of {room}" if room else "text: the mean of the rooms' embeddings")
+    if file.form.root == "backbone." and backbone.attach_attention:
+        notes.append("mmseg's own code does not get through an attention map; this file is read as VPD's is")
     if not stored:
         model.captioner_name = _CAPTIONER
     if backbone.scale_latents:

@@ -57,8 +57,8 @@ def convert_file(
         task: What the file must be; "auto" takes what it is.
         class_names: In the order of the head's outputs; by default those in the file, or those of the data set with as
             many classes (ADE20K, Cityscapes, Pascal VOC).
-        scale_latents: Whether latents were scaled. Segmentation and detection files tell it; for depth the default is
-            what was released: scaled with captions, unscaled with class embeddings (VPD).
+        scale_latents: Whether latents were scaled. Segmentation and detection files tell it, by where their VAE is; for
+            depth the default is what was released: scaled with captions, unscaled with class embeddings (VPD).
         imagenet_pixels: Whether pixels were normalised by ImageNet's mean and deviation. The default is what was
             released: for detection and Cityscapes they were.
         room: For depth with class embeddings, the room that all images show, one of VPD's 27; by default their mean.
@@ -128,7 +128,11 @@ def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, want
     if form.task == "depth" and form.root == "encoder.":
         # The depth models keep both in any case.
         return text.mode == "captions" if wanted is None else wanted
-    told = not any(key.startswith(form.vae) for key in state)
+    apart = any(key.startswith(form.vae) for key in state)
+    inside = any(key.startswith(f"{form.whole}first_stage_model.") for key in state)
+    if not apart and not inside:  # the VAE was taken out
+        return text.mode == "captions" if wanted is None else wanted
+    told = not apart
     if wanted not in (None, told):
         raise ValueError(f"this file was trained with scale_latents={told}, as its names tell; leave the option out.")
     return told
