@@ -309,7 +309,7 @@ def test_a_room_may_be_chosen(base, tmp_path):
     assert "text: the embedding of kitchen" in report.notes
     other = Conditioning(original.state["encoder.class_embeddings"][None, 8:9])
     assert model.predict(images(1, 64, 64), other).depth_m.shape == (64, 64)
-    with pytest.raises(ValueError, match=r"room is one of printer_room, .*; got 'attic'"):
+    with pytest.raises(ModelError, match=r"room is one of printer_room, .*; got 'attic'"):
         convert_file(tmp_path / "file.pth", tmp_path / "other", base=base, room="attic")
 
 
@@ -319,7 +319,7 @@ def test_a_depth_file_does_not_tell_its_scale_and_may_be_told(base, tmp_path):
 
 
 def test_a_segmentation_file_tells_its_scale(base, tmp_path):
-    with pytest.raises(ValueError, match=r"was trained with scale_latents=True, as its names tell"):
+    with pytest.raises(ModelError, match=r"was trained with scale_latents=True, as its names tell"):
         convert(original_of("tadp segmentation", base), base, tmp_path, scale_latents=False)
 
 
@@ -539,10 +539,10 @@ def test_options_that_do_not_fit_the_file_are_refused(base, tmp_path):
     path = original_of("vpd depth", base).save(tmp_path / "depth.pth")
     with pytest.raises(ModelError, match=r"is a depth file, not detection"):
         convert_file(path, tmp_path / "made", base=base, task="detection")
-    with pytest.raises(ValueError, match=r"a depth model has no classes"):
+    with pytest.raises(ModelError, match=r"a depth model has no classes"):
         convert_file(path, tmp_path / "made", base=base, class_names=CLASSES)
     path = original_of("tadp segmentation", base).save(tmp_path / "segmentation.pth")
-    with pytest.raises(ValueError, match=r"room is for depth models with class embeddings"):
+    with pytest.raises(ModelError, match=r"room is for depth models with class embeddings"):
         convert_file(path, tmp_path / "made", base=base, room="kitchen")
 
 

@@ -17,6 +17,7 @@ from tadp.convert.names import ldm_text_names, ldm_unet_names, ldm_vae_names
 from tadp.convert.pickles import tensors_in
 from tadp.convert.report import Part
 from tadp.convert.text import FileText, choose_embedding
+from tadp.errors import ModelError
 from tadp.text import Conditioning
 
 _CAPTIONER = "Salesforce/blip2-opt-2.7b"  # that of the release
@@ -67,16 +68,22 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
     """The task model on a backbone, with random weights in its head, and notes on what was assumed.
 
     Raises:
-        ValueError: If a room is asked for where there is none to choose.
+        ModelError: If a room is asked for where there is none to choose.
     """
     embeddings = file.ledger.state.get(f"{file.form.root}class_embeddings")
     stored = file.text.mode == "stored"
     if room is not None and not (stored and file.form.task == "depth"):
-        raise ValueError(f"room is for depth models with class embeddings; {file.path} has none to choose from.")
+        raise ModelError(f"room is for depth models with class embeddings; {file.path} has none to choose from.")
     options: dict[str, Any] = {"head_options": file.head, "prompt_mode": file.text.mode}
     notes = []
     if file.form.task == "depth":
-        options |= {"max_depth_m": 10.0, "window_px": 480, "stride_px": 160, "pad_with_grey": True}
+        options |= {
+            "prompt_classes": [room] if room else [],
+            "max_depth_m": 10.0,
+            "window_px": 480,
+            "stride_px": 160,
+            "pad_with_grey": True,
+        }
         model: tasks.TaskModel = tasks.TADPForDepthEstimation(backbone, **options)
         notes.append("max_depth_m = 10, as released for NYU Depth v2: the file does not tell")
     elif file.form.task == "segmentation":

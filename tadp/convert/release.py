@@ -74,9 +74,9 @@ def convert_file(
 
     Raises:
         MissingFileError, CorruptFileError: If there is no such file, or it is damaged, or needs more than tensors.
-        ModelError: If it is of another kind, or a tensor is unknown, missing, of another shape or not finite.
+        ModelError: If it is of another kind, or a tensor is unknown, missing, of another shape or not finite; if an
+            option does not fit the file.
         OutputError: If the folder is not empty or cannot be written.
-        ValueError: If an option does not fit the file.
 
     Source:
         TADP/tadp_depth.py, TADP/tadp_seg_mm.py, TADP/tadp_objdet.py and TADP/utils/inference.py of the release; VPD's
@@ -134,7 +134,7 @@ def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, want
         return text.mode == "captions" if wanted is None else wanted
     told = not apart
     if wanted not in (None, told):
-        raise ValueError(f"this file was trained with scale_latents={told}, as its names tell; leave the option out.")
+        raise ModelError(f"this file was trained with scale_latents={told}, as its names tell; leave the option out.")
     return told
 
 
@@ -155,7 +155,7 @@ def _class_names(
 ) -> tuple[str, ...]:
     if form.task == "depth":
         if wanted is not None:
-            raise ValueError(f"a depth model has no classes; got class_names for {path}.")
+            raise ModelError(f"a depth model has no classes; got class_names for {path}.")
         return ()
     meta = others.get("meta")
     meta = meta if isinstance(meta, dict) else {}

@@ -90,13 +90,13 @@ def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Floa
         room: One of `NYU_ROOMS`; None for the mean, which mmseg takes where the room is not known.
 
     Raises:
-        ValueError: If there is no such room.
+        ModelError: If there is no such room.
     """
     count = len(NYU_ROOMS)
     if room is None:
         return embeddings[:count].float().mean(dim=0, keepdim=True)
     if room not in NYU_ROOMS or embeddings.shape[0] not in (count, count + 1):
-        raise ValueError(
+        raise ModelError(
             f"room is one of {', '.join(NYU_ROOMS)}; got {room!r} for a file of {embeddings.shape[0]} embeddings."
         )
     return embeddings[NYU_ROOMS.index(room)][None]

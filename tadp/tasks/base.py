@@ -119,7 +119,13 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     @property
     def stored_text(self) -> Conditioning | None:
-        """What `store_text` gave it."""
+        """What `store_text` gave a model whose prompt mode is "stored"; None in other modes.
+
+        Raises:
+            ModelError: If it has no text yet.
+        """
+        if self.prompt_mode == "stored" and self._fixed_text is None:
+            raise ModelError("this model has no text yet; call model.store_text(conditioning) once.")
         return self._fixed_text if self.prompt_mode == "stored" else None
 
     def store_text(self, text: Conditioning) -> None:
@@ -152,9 +158,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             latents: A cache of `backbone.encode_image`, in place of images.
             image_size: (height, width) of the images the latents came from; by default the latents' own.
         """
-        if text is None and self.prompt_mode == "stored" and self._fixed_text is None:
-            raise ModelError("this model has no text yet; call model.store_text(conditioning) once.")
-        text = self._fixed_text if text is None else text
+        text = (self.stored_text or self._fixed_text) if text is None else text
         if latents is not None:
             made = self.backbone.extract(latents, "" if text is None else text, image_size=image_size)
         elif images is not None:
@@ -184,7 +188,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     def _caption(self, image: ImageLike, caption: str | Conditioning | None) -> tuple[Conditioning, str | None]:
         """The text for one image, encoded, and its words if it has any."""
-        if self.prompt_mode == "stored" and isinstance(caption, Conditioning):
+        if self.stored_text is not None and isinstance(caption, Conditioning):
             return caption, None  # of another room, say
         if self._fixed_text is not None:
             if caption is not None:
