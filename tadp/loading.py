@@ -3,7 +3,7 @@
 A hub model is first brought to a local folder, so that everything after takes one way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,34 @@ def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True
             for key in file.keys():  # noqa: SIM118  safe_open is not a dict
                 if keep(key):
                     yield key, file.get_tensor(key)
+
+
+def load_parts(
+    folder: Path, *, variant: str | None, dtype: torch.dtype, given: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a folder in diffusers layout holds of a backbone; `saving.save_parts` writes one.
+
+    Args:
+        folder: The model's.
+        variant: Which weight files.
+        dtype: Of what is loaded.
+        given: Parts that are there already, and are not loaded; None is none.
+
+    Returns:
+        U-Net, VAE, text encoder and tokenizer as `TADPBackbone` takes them, and the options saved with them, if any.
+
+    Raises:
+        ModelError: As `load_unet`, `load_vae` and `load_text_encoder`.
+    """
+    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
+    if "unet" not in parts:
+        parts["unet"] = load_unet(folder, variant=variant, dtype=dtype)
+    parts["vae"] = load_vae(folder, variant=variant, dtype=dtype)
+    if "text_encoder" not in parts and saved.get("has_text_encoder", True):
+        text = load_text_encoder(folder, variant=variant, dtype=dtype)
+        parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
+    return parts, saved.get("options", {})
 
 
 def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype):

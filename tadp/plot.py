@@ -3,9 +3,11 @@
     words = pixel_words(features, backbone.feature_info, levels=(0, 1))
     word_sheet(image, words, caption).save("words.png")
 
-Drawn with Pillow alone. On a sheet a word's heat runs from its own least to its own greatest value, and is then dimmed
-by the square root of that greatest value over the sheet's: scaled by itself alone, the noise of a word that looks
-nowhere would glow like an object; scaled jointly, a faint word would be black. The greatest value stands beside it.
+Drawn with Pillow alone. On a sheet a word's heat runs from its own least to its own greatest value, and is then made
+fainter, by the square root of that greatest value over the sheet's: scaled by itself alone, the noise of a word that
+looks nowhere would glow like an object. Faint heat darkens its surroundings as little as it glows, so that such a word
+shows the faded image, in which a tint is a weak preference, rather than a black panel. What is lost is the comparison
+of faint words with strong ones by eye: the greatest value stands beside each.
 """
 
 import math
@@ -73,13 +75,13 @@ def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequen
 
 
 def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1.0) -> Image.Image:
-    """Lay a heat map over an image: cold places go dark and lose their colour, hot ones glow.
+    """Lay a heat map over an image: cold places lose their colour and go dark, hot ones glow.
 
     Args:
         image: As `tadp.images.to_pil` takes it.
         heat: Any size and any finite values; it is stretched over the whole image, smoothly, and scaled from its least
             value to its greatest. A constant map is cold everywhere.
-        strength: How hot the hottest place is shown, from 0 to 1.
+        strength: How hot the hottest place and how dark the coldest is shown, from 0, the image in faded colours, to 1.
 
     Returns:
         A picture of the image's size.
@@ -95,8 +97,8 @@ def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1
     color = _HEAT[lower] + (steps - lower[..., None]) * (_HEAT[lower + 1] - _HEAT[lower])
     pixels = np.asarray(picture).astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
-    below = (0.35 * pixels + 0.65 * grey) * (0.6 + 0.3 * share)
-    opacity = 0.28 + 0.37 * share
+    below = (0.35 * pixels + 0.65 * grey) * (0.95 - strength * 0.35 + strength * 0.3 * share)
+    opacity = 0.28 * strength + 0.37 * share
     return Image.fromarray((below * (1 - opacity) + color * opacity).round().clip(0, 255).astype(np.uint8))
 
 

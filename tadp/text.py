@@ -158,7 +158,7 @@ class TextEncoder(nn.Module):
         unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         position = [unique[text] for text in texts]
         encodings = self._tokenize(list(unique))
-        self._check_length(texts, [len(encodings[k]) for k in position], truncate)
+        self._check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
         names = [tuple(_name(token) for token in self.tokenizer.convert_ids_to_tokens(row.tolist())) for row in ids]
         learned = learned_tokens(self.tokenizer)
@@ -175,6 +175,14 @@ class TextEncoder(nn.Module):
             mask[position].to(embeddings.device) if mask_padding else None,
         )
 
+    def check_fit(self, captions: Sequence[str]) -> None:
+        """Refuse what is too long, where cutting it is no choice.
+
+        Raises:
+            CaptionError: If a caption has too many tokens.
+        """
+        self._check_length(list(captions), self.count_tokens(captions), truncate=None)
+
     def end_embeddings(self, captions: Sequence[str]) -> Float[Tensor, "b d"]:
         """The embedding at each caption's end token, (B, D), without CLIP's projection and not normalised.
 
@@ -187,7 +195,7 @@ class TextEncoder(nn.Module):
         """
         texts = check_captions(captions)
         rows = [encoding.ids for encoding in self._tokenize(texts)]
-        self._check_length(texts, [len(row) for row in rows], truncate=False)
+        self._check_length(texts, [len(row) for row in rows], truncate=None)
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
         ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
@@ -205,13 +213,14 @@ class TextEncoder(nn.Module):
         padding: Any = self.tokenizer.pad_token_id
         return [*ids, *[padding] * (self.max_length - len(ids))]
 
-    def _check_length(self, texts: list[str], counts: list[int], truncate: bool) -> None:
+    def _check_length(self, texts: list[str], counts: list[int], *, truncate: bool | None) -> None:
+        """Refuse or, if `truncate`, warn of texts that are too long; None if the caller has no such choice to offer."""
         for number, (text, count) in enumerate(zip(texts, counts, strict=True)):
             if count <= self.max_length:
                 continue
             what = f"caption {number} ({text[:24]!r} …) has {count} tokens, the text encoder takes {self.max_length}"
             if not truncate:
-                raise CaptionError(f"{what}. Shorten it or pass truncate=True.")
+                raise CaptionError(f"{what}. Shorten it{'.' if truncate is None else ' or pass truncate=True.'}")
             warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
 
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from tadp import __version__
 from tadp.assets import tiny_folder
-from tadp.caption_check import Caption
 from tadp.captioner import Captioner
+from tadp.captioner.check import Caption
 from tadp.captions import Provenance
 from tadp.datasets.scenes import CLASSES, Scenes
 from tadp.errors import CorruptFileError, ImageError, MissingExtraError, MissingFileError, ModelError, UnknownModelError
@@ -424,7 +424,7 @@ def test_on_the_second_try_no_three_tokens_come_twice(folders, images, kind, mon
         return seen[-1][1]
 
     monkeypatch.setattr(captioner._model, "generate", spy)
-    monkeypatch.setattr(sys.modules["tadp.caption_check"], "is_looping", lambda text: True)
+    monkeypatch.setattr(sys.modules["tadp.captioner.check"], "is_looping", lambda text: True)
     captions = captioner.describe(images)
     assert [caption.problem for caption in captions] == ["looping"] * 5
     assert ["no_repeat_ngram_size" in arguments for arguments, _ in seen] == [False, True]

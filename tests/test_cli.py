@@ -17,6 +17,7 @@ import tadp
 from tadp.assets import tiny_folder
 from tadp.captioner import Captioner
 from tadp.cli import app
+from tadp.cli.terminal import in_options
 from tadp.datasets.scenes import Scenes
 
 # For processes that start in another folder, where the package may be found by its place alone.
@@ -208,7 +209,7 @@ def test_show_draws_a_sheet(photos):
 
 def test_show_takes_a_captioner(photos, blip):
     result = tadp_run("show", photos / "z.png", "--captioner", blip, "-o", "z.webp")
-    assert result.output.splitlines()[0] == Captioner.from_pretrained(blip)(photos / "z.png")[0]
+    assert result.stdout.splitlines()[0] == Captioner.from_pretrained(blip)(photos / "z.png")[0]
 
 
 def test_info_tells_levels_parts_and_numbers(photos):
@@ -242,7 +243,10 @@ def test_info_reads_no_weights(photos, tmp_path):
         (("extract", "photos", "-o", "photos/z.png", "--caption", "x"), "cannot make the folder photos/z.png"),
         (("extract", "photos", "-o", "/proc/out", "--caption", "x"), "cannot make the folder /proc/out"),
         (("extract", "photos", "-o", "out", "-m", "nomodel", "--caption", "x"), "unknown model 'nomodel'"),
-        (("extract", "photos", "-o", "out", "--caption", "cat " * 90), "the text encoder takes 77"),
+        (("extract", "photos", "-o", "out", "--caption", "cat " * 90), "takes 77. Shorten it or pass --truncate."),
+        (("show", "photos/z.png", "--caption", "cat " * 90), "takes 77. Shorten it or pass --truncate."),
+        (("prompt", "class-embeddings", "--classes", "cat " * 90), "takes 77. Shorten it.\n"),
+        (("show", "photos/z.png", "--caption", "x", "-m", "half"), "pass --variant fp16."),
         (("extract", "photos", "-o", "out", "--captioner", "nomodel"), "unknown model 'nomodel'"),
         (("caption", "photos", "-m", "empty"), "no config.json in empty"),
         (("caption", "photos/none/*.png"), "is no file or folder and matches none"),
@@ -258,6 +262,8 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     Path("empty").mkdir()
+    half = Path(shutil.copytree(tiny_folder(), "half", ignore=shutil.ignore_patterns("captioner"))) / "unet"
+    (half / "diffusion_pytorch_model.safetensors").rename(half / "diffusion_pytorch_model.fp16.safetensors")
     Path("text.jpg").write_text("hello")
     with Image.open("photos/z.png") as picture:
         picture.resize((300, 300)).save("photos/z.jpg")
@@ -297,10 +303,14 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
         (("show", "photos/z.png", "--caption", " . "), "show needs a caption with words"),
         (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "has no suffix of a picture"),
         (("show", "photos/z.png", "--caption", "x", "-o", "photos/z.png"), "photos/z.png is the image itself"),
+        (("caption", "photos", "--max-new-tokens", "500"), "--max-new-tokens must be at most 128 for 'tadp-tiny'"),
+        (("prompt", "class-names", "--classes", "a,b,a"), "each class stands once; 'a' is class 0 and 2"),
+        (("clean", "c.json", "-o", "d.json", "--endpoint", "nowhere", "--language-model", "m"), "for --endpoint: the"),
         (("nonsense",), "No such command 'nonsense'"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(photos, arguments, message):
+    Path("c.json").write_text('{"z": {"captions": ["a dog"]}}')
     assert message in plain(tadp_run(*arguments, code=2).output)
 
 
@@ -335,6 +345,26 @@ def test_extract_takes_its_captions_from_a_file_and_notices_when_one_changes(pho
     )
 
 
+def test_a_long_caption_is_cut_where_that_is_asked_for_and_said_once(photos):
+    long = "a red car " * 40
+    result = tadp_run("extract", photos, "-o", "out", "--caption", long, "--truncate")
+    assert result.stderr.count("its end was cut") == 1
+    shown = tadp_run("show", photos / "z.png", "--caption", long, "--truncate", "-o", "z.words.png")
+    assert f"{photos / 'z.png'}: the caption is longer than the text encoder takes; its end was cut" in shown.stderr
+
+
+def test_a_message_names_options_in_place_of_arguments_and_leaves_other_words():
+    options = ["truncate", "variant", "model", "key_variable", "recall"]
+    for said, told in (
+        ("pass truncate=True.", "pass --truncate."),
+        ("the model takes truncate", "the model takes truncate"),
+        ("pass recall=0.5, or mix=True", "pass --recall 0.5, or mix=True"),
+        ("name it with key_variable=.", "name it with --key-variable."),
+        ("my_key_variable and truncated=True", "my_key_variable and truncated=True"),
+    ):
+        assert in_options(said, options) == told
+
+
 def test_a_caption_table_goes_on_where_it_was(photos, blip):
     arguments = ("caption", photos, "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
     tadp_run("caption", photos / "b", "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
@@ -343,5 +373,7 @@ def test_a_caption_table_goes_on_where_it_was(photos, blip):
     assert "1 done before" in tadp_run(*arguments).output  # y; b/x has its folder's name beside a/x
     assert "--mix" not in tadp_run(*arguments).output
     refused = tadp_run("caption", photos, "-m", blip, "--max-new-tokens", 5, "-o", "c.db", code=1)
-    assert "max_new_tokens" in refused.stderr
+    assert "--max-new-tokens was 4 and is 5" in refused.stderr
+    assert "or pass --mix where" in refused.stderr
+    tadp_run("caption", photos, "-m", blip, "--max-new-tokens", 5, "-o", "c.db", "--mix")
     assert "suffixes" in plain(tadp_run("caption", photos, "-m", blip, "-o", "c.txt", code=2).stderr)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp.decoding import Decoding, SeededNoise
+from tadp.captioner.decoding import Decoding, SeededNoise
 
 
 def test_the_largest_noisy_logit_is_a_draw_from_the_softmax():

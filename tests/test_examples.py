@@ -38,6 +38,12 @@ def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
     assert 1e-4 < by_name["tadp, bfloat16"]["error"] < 0.1
 
 
+def test_the_cost_of_schedules_is_what_the_page_says(tmp_path):
+    run("schedule_cost.py", "--out", tmp_path / "cost.md")
+    page = EXAMPLES.parent / "docs" / "results" / "schedule-cost.md"
+    assert (tmp_path / "cost.md").read_text() == page.read_text()
+
+
 def test_samples_are_drawn(tmp_path):
     run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -106,6 +112,52 @@ def test_captions_are_cleaned_and_counted(tmp_path):
     cleaned = json.loads((tmp_path / "out" / "captions.json").read_text())
     assert cleaned["0"] == {"captions": ["a dog"], "class_label": 3}
     assert [entry["captions"] for entry in cleaned.values()][1] == ["a watercolor"]
+
+
+SMALL = ("--steps", 2, "--batch", 2, "--train-scenes", 4, "--held-out-scenes", 2, "--sheet", 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "trivial"),
+    [
+        ("depth", "TADPForDepthEstimation", {"mean depth", "mean of each pixel"}),
+        ("detection", "TADPForObjectDetection", {"boxes of a random image"}),
+    ],
+)
+def test_a_model_is_trained_evaluated_and_kept(task, kind, trivial, tmp_path):
+    from tadp import tasks
+
+    printed = run(f"{task}.py", *SMALL, "--tune", "nothing", "--out", tmp_path)
+    assert "this model" in printed
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["baselines"]) == trivial
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    with Image.open(tmp_path / "predictions.png") as sheet:
+        assert sheet.width > 3 * 320
+    model = getattr(tasks, kind).from_pretrained(tmp_path / "model")
+    assert model.captioner_name == "tadp-tiny"
+    assert model.record["metrics"] == result["figures"]
+    assert "scenes, 4 images" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_path):
+    page = tmp_path / "docs" / "segmentation"
+    options = ("segmentation", "--out", tmp_path / "study", "--page", page, "--seeds", 1, *SMALL)
+    printed = run("learn.py", *options)
+    text = page.with_suffix(".md").read_text()
+    assert text.startswith(printed[printed.index("Command") :].strip())
+    assert "](segmentation.png)" in text
+    assert page.with_suffix(".png").exists()
+    assert "`python examples/learn.py segmentation --steps 2 --batch 2" in text
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["| tadp-tiny", "| tadp-tiny, its U-Net untrained", "| background everywhere"]
+    runs = json.loads(page.with_suffix(".json").read_text())["runs"]
+    trained, untrained = (one[0]["figures"]["mIoU"] for one in runs.values())
+    assert trained != untrained
+    assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
+    logs = [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))]
+    run("learn.py", *options)  # nothing is done again
+    assert [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))] == logs
 
 
 @pytest.mark.slow

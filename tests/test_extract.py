@@ -13,7 +13,7 @@ from builders_captioner import build_blip
 from PIL import Image
 from safetensors.torch import load_file
 
-import tadp.extract
+import tadp
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 from tadp.datasets.scenes import Scenes
@@ -88,7 +88,7 @@ def test_the_record_tells_the_tensors_and_their_origin(backbone, photos, tmp_pat
     assert record["settings"]["model"] == "tadp-tiny"
     assert record["settings"]["timestep"] == 0
     assert record["settings"]["captions"] == {"text": CAPTION}
-    assert record["tadp"] == tadp.extract.__version__
+    assert record["tadp"] == tadp.__version__
 
 
 def test_levels_dtype_and_size_are_obeyed(photos, tmp_path):
@@ -244,7 +244,7 @@ app(sys.argv[1:])
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_run_goes_on_and_does_each_image_once(backbone, photos, tmp_path):
     out = tmp_path / "out"
-    environment = os.environ | {"PYTHONPATH": str(Path(tadp.extract.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(tadp.__file__).parents[1])}
     # images in order: cars/s2, cars/s3, cars/s4, pets/s0, pets/s1; the sixth replacement is the third one's record
     for number, done in ((5, 2), (2, 2)):
         script = KILLED_AT_REPLACE.format(number=number)

@@ -39,12 +39,20 @@ def test_heat_does_not_depend_on_the_scale_of_the_map(scale):
     assert np.array_equal(overlay(GREY, spot() * scale), overlay(GREY, spot()))
 
 
-def test_a_constant_map_is_cold_and_a_weaker_one_is_colder():
+def test_a_constant_map_is_cold_and_a_weaker_one_is_less_hot_and_less_dark():
     cold = warmth(overlay(GREY, torch.full((4, 4), 0.3)))
     assert cold.min() == cold.max()
-    peaks = [warmth(overlay(GREY, spot(), strength=strength)).max() for strength in (0.0, 0.3, 1.0)]
-    assert peaks[0] == cold.max()
-    assert peaks[0] < peaks[1] < peaks[2]
+    shown = [overlay(GREY, spot(), strength=strength) for strength in (0.0, 0.3, 1.0)]
+    rises = [warmth(one).max() - warmth(one).min() for one in shown]
+    assert rises[0] == 0
+    assert rises[0] < rises[1] < rises[2]
+    darkest = [int(np.asarray(one).sum(axis=2).min()) for one in shown]
+    assert darkest[0] > darkest[1] > darkest[2]
+
+
+def test_a_map_without_strength_leaves_the_image_as_light_as_it_was_but_for_a_little():
+    faded = np.asarray(overlay(GREY, spot(), strength=0.0)).astype(int)
+    assert (faded == round(0.95 * 128)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

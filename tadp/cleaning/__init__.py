@@ -11,10 +11,11 @@ says why.
 Source: TADP Sec. 4.3, which asks GPT-3.5.
 """
 
+from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import DOMAINS, Domain
 from tadp.cleaning.endpoint import EndpointCleaner
 from tadp.cleaning.model import ModelCleaner
 from tadp.cleaning.report import CleaningReport
 from tadp.cleaning.rules import RuleCleaner
 
-__all__ = ["DOMAINS", "CleaningReport", "Domain", "EndpointCleaner", "ModelCleaner", "RuleCleaner"]
+__all__ = ["DOMAINS", "Cleaner", "CleaningReport", "Domain", "EndpointCleaner", "ModelCleaner", "RuleCleaner"]

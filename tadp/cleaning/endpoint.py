@@ -11,14 +11,15 @@ from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction, numbered, read_numbered
 from tadp.cleaning.chat import ServerError, chat_url, check_key, post
+from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, listed, warn_of_failures
+from tadp.cleaning.report import CleaningReport, listed
 from tadp.errors import EndpointError
 
 _FORM = " You get a numbered list of captions; answer with the edited captions under the same numbers, nothing else."
 
 
-class EndpointCleaner:
+class EndpointCleaner(Cleaner):
     """Asks a language model behind an OpenAI-compatible chat endpoint to drop mentions of a domain.
 
     Captions go in numbered batches. An answer counts if as many captions come back as went, and each can be an edited
@@ -84,12 +85,6 @@ class EndpointCleaner:
     def __repr__(self) -> str:
         return f"EndpointCleaner({self.url!r}, {self.model!r}, domain={self.domain.name!r})"
 
-    def __call__(self, captions: str | Sequence[str], *, progress: bool = False) -> list[str]:
-        """The captions, cleaned, one for each. Warns of those that stayed as they were; raises as `clean`."""
-        report = self.clean(captions, progress=progress)
-        warn_of_failures(report)
-        return list(report.after)
-
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
         """The captions before and after, and what could not be cleaned.
 
@@ -121,9 +116,7 @@ class EndpointCleaner:
                 f"{self.url} gave no usable answer: {work.server_failure}. Check the address, the model's name "
                 f"({self.model!r}) and the key in {self.key_variable}; the captions are as they were."
             )
-        after = tuple(work.cleaned.get(text, text) for text in texts)
-        failures = {k: work.failures[text] for k, text in enumerate(texts) if text in work.failures}
-        return CleaningReport(self.domain, tuple(texts), after, failures)
+        return CleaningReport.of_unique(self.domain, texts, work.cleaned, work.failures)
 
     def _step(self, work: "_Work", rng: random.Random) -> None:
         """One batch: cleaned, halved, or given up."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
+from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, listed, warn_of_failures
-from tadp.errors import ModelError
+from tadp.cleaning.report import CleaningReport, listed
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,9 @@ _EXAMPLES = (
     ("a {word} picture of two dogs on a sled", "two dogs on a sled"),
     ("a man holds an umbrella", "a man holds an umbrella"),
 )
-_WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
 
-class ModelCleaner:
+class ModelCleaner(Cleaner):
     """Asks a text-generation model of transformers to drop mentions of a domain, one caption a prompt, greedily.
 
     An answer that cannot be an edited caption (empty, far longer, none of the caption's words) is not taken: the
@@ -55,6 +54,8 @@ class ModelCleaner:
         batch_size: int = 8,
         max_new_tokens: int = 77,
     ):
+        from tadp.pretrained import pad_left
+
         for what, number in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
             if number < 1:
                 raise ValueError(f"{what} must be 1 or more; got {number}.")
@@ -62,9 +63,7 @@ class ModelCleaner:
         self.name, self.batch_size, self.max_new_tokens = name, batch_size, max_new_tokens
         self._model = model.eval()
         self._tokenizer = tokenizer
-        tokenizer.padding_side = "left"  # a decoder goes on from the last token
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        pad_left(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -103,12 +102,10 @@ class ModelCleaner:
             CorruptFileError: If a file is damaged, or the weights are pickles only.
             ModelError: If it is no causal language model, or lacks weights.
         """
-        from tadp.hub import local_folder
+        from tadp.pretrained import find_pretrained
 
-        folder = local_folder(
+        folder = find_pretrained(
             name,
-            patterns=list(_WANTED),
-            ignore=["*/*"],
             known="Pass a language model's folder, or its hub id: 'Qwen/Qwen2.5-1.5B-Instruct'.",
             revision=revision,
             cache_dir=cache_dir,
@@ -127,16 +124,6 @@ class ModelCleaner:
 
     def __repr__(self) -> str:
         return f"ModelCleaner({self.name!r}, domain={self.domain.name!r})"
-
-    def __call__(self, captions: str | Sequence[str], *, progress: bool = False) -> list[str]:
-        """The captions, cleaned, one for each. Warns of those that stayed as they were.
-
-        Raises:
-            TypeError: If a caption is not a string.
-        """
-        report = self.clean(captions, progress=progress)
-        warn_of_failures(report)
-        return list(report.after)
 
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
         """The captions before and after, and what could not be cleaned.
@@ -161,10 +148,7 @@ class ModelCleaner:
                     cleaned[caption] = check_answer(caption, answer, self.domain)
                 except AnswerError as error:
                     failed[caption] = str(error)
-        after = tuple(cleaned.get(text, text) for text in texts)
-        return CleaningReport(
-            self.domain, tuple(texts), after, {k: failed[text] for k, text in enumerate(texts) if text in failed}
-        )
+        return CleaningReport.of_unique(self.domain, texts, cleaned, failed)
 
     def _answers(self, captions: list[str]) -> list[str | None]:
         """The first line of each answer; None, where the model cannot take a prompt as long."""
@@ -217,32 +201,10 @@ def _load(folder: Path, name: str, dtype: "torch.dtype | None") -> tuple[Any, An
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    from tadp.hub import read_json, weight_files
+    from tadp.pretrained import check_pretrained, load_pretrained
 
-    model_type = read_json(folder / "config.json").get("model_type")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(
-            f"{name!r} holds a model of type {model_type!r}, which this transformers cannot use to write text; pass a "
-            "causal language model."
-        )
-    weight_files(folder, "model")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        raise ModelError(f"the language model {name!r} in {folder} could not be loaded: {first}") from error
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"the language model {name!r} lacks {len(missing)} weights, {missing[0]} first; it would write at random."
-        )
-    return model, tokenizer
+    kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    check_pretrained(folder, name, kinds=kinds, purpose="write text; pass a causal language model.")
+    return load_pretrained(
+        AutoModelForCausalLM, AutoTokenizer, folder, dtype=dtype or torch.float32, what=f"the language model {name!r}"
+    )

@@ -29,6 +29,18 @@ class CleaningReport:
         if len(self.before) != len(self.after):
             raise ValueError(f"one caption after for each before; got {len(self.after)} for {len(self.before)}.")
 
+    @classmethod
+    def of_unique(
+        cls, domain: Domain, before: Sequence[str], cleaned: Mapping[str, str], failures: Mapping[str, str]
+    ) -> "CleaningReport":
+        """The report where each caption was cleaned once, however often it stands there; others stay as they were."""
+        return cls(
+            domain,
+            tuple(before),
+            tuple(cleaned.get(text, text) for text in before),
+            {number: failures[text] for number, text in enumerate(before) if text in failures},
+        )
+
     def __len__(self) -> int:
         return len(self.before)
 

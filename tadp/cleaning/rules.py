@@ -3,8 +3,11 @@
 import re
 from collections.abc import Sequence
 
+from tqdm import tqdm
+
+from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of
-from tadp.cleaning.report import CleaningReport, listed, warn_of_failures
+from tadp.cleaning.report import CleaningReport, listed
 from tadp.grammar import DANGLING, DETERMINERS, FUNCTION_WORDS, article_for, upper_first, without_bullet, words_of
 
 NOTHING_ELSE = "the caption says nothing else"
@@ -28,7 +31,7 @@ _THINGS_IN_ING = frozenset((
 _WORD = r"[^\W\d_][\w'’-]*"  # noqa: RUF001
 
 
-class RuleCleaner:
+class RuleCleaner(Cleaner):
     """Drops what captions say of a domain, by rules of English.
 
     "a watercolor painting of a dog" and "a dog, in the style of a watercolor" become "a dog", "a cartoon cat" becomes
@@ -68,32 +71,16 @@ class RuleCleaner:
     def __repr__(self) -> str:
         return f"RuleCleaner({self.domain.name!r})"
 
-    def __call__(self, captions: str | Sequence[str]) -> list[str]:
-        """The captions, cleaned, one for each.
-
-        Warns of those that could not be cleaned.
-
-        Raises:
-            TypeError: If a caption is not a string.
-        """
-        report = self.clean(captions)
-        warn_of_failures(report)
-        return list(report.after)
-
-    def clean(self, captions: str | Sequence[str]) -> CleaningReport:
-        """The captions before and after, and what could not be cleaned.
-
-        Raises:
-            TypeError: If a caption is not a string.
-        """
+    def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
         texts = listed(captions)
-        after, failures = [], {}
-        for number, text in enumerate(texts):
-            cleaned, failure = self._clean(text)
-            after.append(cleaned)
+        cleaned: dict[str, str] = {}
+        failures: dict[str, str] = {}
+        unique = dict.fromkeys(texts)
+        for text in tqdm(unique, desc="cleaning", unit="caption", disable=not progress):
+            cleaned[text], failure = self._clean(text)
             if failure:
-                failures[number] = failure
-        return CleaningReport(self.domain, tuple(texts), tuple(after), failures)
+                failures[text] = failure
+        return CleaningReport.of_unique(self.domain, texts, cleaned, failures)
 
     def _clean(self, text: str) -> tuple[str, str | None]:
         """The text, and why it stayed as it was if it did."""

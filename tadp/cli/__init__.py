@@ -5,6 +5,7 @@ torch and its company are imported inside the commands, so that `tadp --help` an
 
 from tadp.cli import convert as convert
 from tadp.cli import features as features
+from tadp.cli import show as show
 from tadp.cli import tasks as tasks
 from tadp.cli import text as text
 from tadp.cli.app import app as app

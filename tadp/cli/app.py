@@ -46,6 +46,9 @@ CaptionerName = Annotated[
 ]
 MinNewTokens = Annotated[int, typer.Option("--min-new-tokens", min=0, help="The fewest tokens a captioner says.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The most tokens a captioner says.")]
+Truncate = Annotated[
+    bool, typer.Option("--truncate", help="Cut a --caption that is too long for the text encoder, not refuse it.")
+]
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", show_default=False)
 ]

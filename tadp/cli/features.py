@@ -1,9 +1,11 @@
-"""`tadp extract`, `tadp show`, `tadp info`: what comes out of the backbone."""
+"""`tadp extract` and `tadp info`: what comes out of the backbone, and what that will be."""
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +24,7 @@ from tadp.cli.app import (
     MinNewTokens,
     Model,
     Revision,
+    Truncate,
     Variant,
     command,
 )
@@ -31,19 +34,20 @@ from tadp.cli.terminal import (
     caption_source,
     check_levels,
     fail,
+    is_cut,
     load_backbone,
     load_captioner,
     progress,
     silence,
+    tell_of_cut,
     tell_of_tiny,
 )
-from tadp.errors import CaptionError, TADPError
+from tadp.errors import TADPError
 
 if TYPE_CHECKING:
     from tadp.extract import Outcome
 
 _ROWS_SHOWN = 20  # of a run over many images
-_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 @command(
@@ -66,6 +70,7 @@ def extract(
     captioner: CaptionerName = None,
     min_new_tokens: MinNewTokens = 0,
     max_new_tokens: MaxNewTokens = 77,
+    truncate: Truncate = False,
     level: Annotated[
         list[int] | None,
         typer.Option("--level", min=0, help="A map to write, 0 the finest. Repeatable.", show_default="all"),
@@ -105,140 +110,39 @@ def extract(
         raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
     source = "" if captions is not None else caption_source(model, caption, captioner)
     total = len(output_names(images))
-    table = CaptionTable.open(captions) if captions is not None else None
+    words = CaptionTable.open(captions) if captions is not None else caption
     writable_folder(output)
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
     check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
     check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
     backbone.record_attention = tuple(sorted({*backbone.record_attention, *(attention or ())}))
-    if caption is not None:
-        words = caption
-    else:
-        words = (
-            table
-            if table is not None
-            else load_captioner(
-                source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
-            )
-        )
-    outcomes: list[Outcome] = []
-    counts: Counter[str] = Counter()
-    stopped: BaseException | None = None
-    try:
-        with progress() as bar:
-            task = bar.add_task("extract", total=total)
-            for outcome in extract_images(
-                backbone,
-                images,
-                output,
-                captions=words,
-                model=model,
-                revision=backbone.source and backbone.source.revision,
-                levels=level,
-                max_side_px=max_side,
-                batch_size=batch_size,
-                overwrite=overwrite,
-            ):
-                counts[outcome.status] += 1
-                bar.advance(task)
-                _tell(outcome)
-                if outcome.status == "done" and len(outcomes) < _ROWS_SHOWN:
-                    outcomes.append(outcome)
-    except (KeyboardInterrupt, TADPError) as error:
-        stopped = error
-    if counts["done"] and stopped is None:
-        tell_of_tiny(source)
-    if outcomes:
-        _print_outcomes(outcomes, counts["done"])
-    if counts:
-        said = {"done": "done", "skipped": "done before", "failed": "failed"}
-        parts = [f"{counts[status]} {words}" for status, words in said.items() if counts[status] or status == "done"]
-        typer.echo(f"{', '.join(parts)}; in {output}")
-    if stopped is not None:
-        raise stopped
-    if counts["failed"]:
-        raise typer.Exit(1)
-
-
-@command(
-    "tadp show photo.jpg",
-    'tadp show photo.jpg --caption "a cat on a red sofa" -o cat.png',
-    "tadp show photo.jpg --level 1",
-)
-def show(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="PNG, JPEG or WebP to write; replaced if it is there.",
-            show_default="<image>.words.png, here",
-        ),
-    ] = None,
-    model: Model = TINY,
-    caption: Annotated[str | None, typer.Option("--caption", help="The image's caption.", show_default=False)] = None,
-    captioner: CaptionerName = None,
-    min_new_tokens: MinNewTokens = 0,
-    max_new_tokens: MaxNewTokens = 77,
-    level: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--level",
-            min=0,
-            help="Whose attention to show, 0 the finest; several are averaged. Repeatable.",
-            show_default="the two finest",
-        ),
-    ] = None,
-    all_words: Annotated[bool, typer.Option("--all-words", help="Show a, the, of, in … too.")] = False,
-    max_side: Annotated[
-        int | None,
-        typer.Option(
-            "--max-side", min=8, help="Shrink the image to this for the model.", show_default="the model's size"
-        ),
-    ] = None,
-    device: Device = None,
-    revision: Revision = None,
-    variant: Variant = None,
-) -> None:
-    """Draw what each word of a caption looks at.
-
-    The picture shows the image, its caption, and one heat map a word. Each heat map is scaled by itself and dimmed
-    where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
-    """
-    import torch
-
-    from tadp.extract import shrink
-    from tadp.images import to_pil
-    from tadp.plot import pixel_words, word_sheet
-
-    source = caption_source(model, caption, captioner)
-    if caption is not None and not any(letter.isalnum() for letter in caption):
-        raise typer.BadParameter("show needs a caption with words.", param_hint="--caption")
-    target = output or Path(f"{Path(image).stem}.words.png")
-    _check_target(target, Path(image))
-    picture = to_pil(image)
-    backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
-    check_levels(level, backbone.layout.attention_levels, backbone, "--level")
-    levels = level or list(backbone.layout.attention_levels[:2])
-    if not levels:
-        raise typer.BadParameter(f"{model} has no cross-attention to show.", param_hint="--model")
-    backbone.record_attention = tuple(levels)
-    native = backbone.unet.config["sample_size"]
-    shrunk = shrink(picture, max_side or (native * backbone.vae.reduction if isinstance(native, int) else 512))
-    words = caption
     if words is None:
-        describe = load_captioner(source, device, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
-        words = describe(picture)[0]
-    if not words:
-        raise CaptionError(f"{source!r} had nothing to say about {image}. Pass --caption.")
-    with torch.inference_mode():
-        features = backbone(shrunk, words, truncate=caption is None)
-    tell_of_tiny(source)
-    sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
-    _save_picture(sheet, target)
-    typer.echo(words)
-    typer.echo(f"wrote {target} ({sheet.width}x{sheet.height})")
+        words = load_captioner(
+            source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
+        )
+    outcomes = extract_images(
+        backbone,
+        images,
+        output,
+        captions=words,
+        model=model,
+        revision=backbone.source and backbone.source.revision,
+        levels=level,
+        max_side_px=max_side,
+        batch_size=batch_size,
+        truncate=truncate,
+        overwrite=overwrite,
+    )
+    if caption is not None and truncate and is_cut(backbone, caption):
+        tell_of_cut("--caption")
+    tally = _followed(outcomes, total, is_one_caption=caption is not None)
+    if tally.counts["done"] and tally.stopped is None:
+        tell_of_tiny(source)
+    _print_tally(tally, output)
+    if tally.stopped is not None:
+        raise tally.stopped
+    if tally.counts["failed"]:
+        raise typer.Exit(1)
 
 
 @command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -262,16 +166,46 @@ def info(
         console.print()
 
 
-def _tell(outcome: "Outcome") -> None:
-    """Name an image that failed, or whose caption lost its end, at once."""
-    if outcome.error is not None:
-        fail(outcome.error)
-    if outcome.truncated:
-        typer.secho(
-            f"{outcome.image}: the caption is longer than the text encoder takes; its end was cut.",
-            fg="yellow",
-            err=True,
-        )
+@dataclass
+class _Tally:
+    """What became of a run: how many images went which way, the first that were done, and what stopped it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: "list[Outcome]" = field(default_factory=list)
+    stopped: BaseException | None = None
+
+
+def _followed(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool) -> _Tally:
+    """The run to its end, or to what stops it, with a bar; naming at once what failed or whose own caption was cut."""
+    tally = _Tally()
+    try:
+        with progress() as bar:
+            task = bar.add_task("extract", total=total)
+            for outcome in outcomes:
+                tally.counts[outcome.status] += 1
+                bar.advance(task)
+                if outcome.error is not None:
+                    fail(outcome.error)
+                if outcome.truncated and not is_one_caption:
+                    tell_of_cut(str(outcome.image))
+                if outcome.status == "done" and len(tally.first) < _ROWS_SHOWN:
+                    tally.first.append(outcome)
+    except (KeyboardInterrupt, TADPError) as error:
+        tally.stopped = error
+    return tally
+
+
+def _print_tally(tally: _Tally, output: Path) -> None:
+    if tally.first:
+        _print_outcomes(tally.first, tally.counts["done"])
+    if tally.counts:
+        said = {"done": "done", "skipped": "done before", "failed": "failed"}
+        parts = [
+            f"{tally.counts[status]} {words}"
+            for status, words in said.items()
+            if tally.counts[status] or status == "done"
+        ]
+        typer.echo(f"{', '.join(parts)}; in {output}")
 
 
 def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
@@ -299,19 +233,3 @@ def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
     Console(highlight=False).print(table)
     if done > len(outcomes):
         typer.echo(f"… and {done - len(outcomes)} more")
-
-
-def _check_target(target: Path, image: Path) -> None:
-    if target.suffix.lower() not in _PICTURES:
-        raise typer.BadParameter(
-            f"{target} has no suffix of a picture; those are {', '.join(_PICTURES)}.", param_hint="--output"
-        )
-    if target.exists() and image.exists() and target.samefile(image):
-        raise typer.BadParameter(f"{target} is the image itself.", param_hint="--output")
-
-
-def _save_picture(sheet: Any, target: Path) -> None:
-    from tadp.files import replace_file
-
-    with replace_file(target) as partial:
-        sheet.save(partial, format=_PICTURES[target.suffix.lower()], quality=92)

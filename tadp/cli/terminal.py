@@ -1,10 +1,11 @@
 """What the commands share: loading with little noise, errors in one line, progress on the error stream."""
 
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,16 +44,49 @@ class Commands(TyperGroup):
                 warnings.simplefilter("ignore")
                 return super().invoke(ctx)
         except TADPError as error:
-            fail(error)
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            fail(error, options=[str(one.name) for one in command.params] if command else ())
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.secho("interrupted; what was done is kept.", fg="yellow", err=True)
             raise typer.Exit(130) from error
 
 
-def fail(error: TADPError) -> None:
-    """Say what went wrong in one line."""
-    typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
+def fail(error: TADPError, *, options: Collection[str] = ()) -> None:
+    """Say what went wrong in one line; `options` are those of the command, as its parameters are named."""
+    typer.secho(f"error: {in_options(' '.join(str(error).split()), options)}", fg="red", err=True)
+
+
+def in_options(message: str, options: Collection[str]) -> str:
+    """A message of the library, with the command's options where it names the arguments of the same name.
+
+    Example:
+        >>> in_options("Shorten it or pass truncate=True, not mix=True.", ["truncate"])
+        'Shorten it or pass --truncate, not mix=True.'
+        >>> in_options("Pass variant='fp16'; num_beams is at most 9.", ["variant", "num_beams"])
+        'Pass --variant fp16; --num-beams is at most 9.'
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        # A name of one word without a value ("model") is just a word.
+        if name not in options or (value is None and "_" not in name):
+            return match[0]
+        written = "--" + name.replace("_", "-")
+        return written if value in (None, "True") else f"{written} {value.strip(chr(39))}"
+
+    return re.sub(r"\b(?P<name>[a-z]\w*)(?:=(?P<value>'[^']*'|\w+(?:\.\d+)?)?)?(?!\w)", option, message)
+
+
+@contextmanager
+def wrong_usage(option: str | None = None, *, options: Collection[str] = ()) -> Iterator[None]:
+    """What the library refuses as a wrong value, other than what it raises on purpose, is a wrong option here."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, TADPError):
+            raise
+        raise typer.BadParameter(in_options(str(error), options), param_hint=option) from error
 
 
 def silence() -> None:
@@ -71,6 +105,18 @@ def tell_of_tiny(captioner: str) -> None:
     if captioner == TINY:
         note = f"{TINY} knows rendered scenes alone. Photographs need --model, --captioner."
         typer.secho(note, dim=True, err=True)
+
+
+def tell_of_cut(whose: str) -> None:
+    """Say that a caption lost its end."""
+    note = f"{whose}: the caption is longer than the text encoder takes; its end was cut."
+    typer.secho(note, fg="yellow", err=True)
+
+
+def is_cut(backbone: "TADPBackbone", caption: str) -> bool:
+    """Whether a caption is longer than a backbone's text encoder takes."""
+    encoder = backbone.text_encoder
+    return encoder is not None and encoder.count_tokens([caption])[0] > encoder.max_length
 
 
 def own_captioner(model: str) -> str | None:
@@ -136,7 +182,7 @@ def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner"
             f"{options['min_new_tokens']} is more than --max-new-tokens {options['max_new_tokens']}.",
             param_hint="--min-new-tokens",
         )
-    with status(f"loading the captioner {name}"):
+    with status(f"loading the captioner {name}"), wrong_usage(options=options):
         return Captioner.from_pretrained(name, device=find_device(device), **options)
 
 

@@ -22,12 +22,23 @@ from tadp.cli.app import (
     Variant,
     command,
 )
-from tadp.cli.terminal import TINY, Dtype, fail, load_backbone, load_captioner, own_captioner, progress, tell_of_tiny
+from tadp.cli.terminal import (
+    TINY,
+    Dtype,
+    fail,
+    load_backbone,
+    load_captioner,
+    own_captioner,
+    progress,
+    tell_of_tiny,
+    wrong_usage,
+)
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
+    from tadp.cleaning import Cleaner
     from tadp.modifiers import CaptionModifier
     from tadp.text import Conditioning, TextEncoder
 
@@ -66,6 +77,7 @@ def caption(
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
     revision: Revision = None,
+    mix: Annotated[bool, typer.Option("--mix", help="Add to a .db by another model, or with other options.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Describe images in words, a line an image.
@@ -75,7 +87,7 @@ def caption(
     cannot be read, or about which the model says nothing, are named and left out. Interrupted, it writes what it has.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
-    stopped it, and captions by another model or with other options are refused.
+    stopped it, and captions by another model or with other options are refused, unless you pass --mix.
     """
     import torch
 
@@ -99,7 +111,7 @@ def caption(
     if output is not None and is_table:
         if overwrite:
             output.unlink(missing_ok=True)
-        with CaptionTable.create(output, provenance=provenance) as table:
+        with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
             failed = _fill(table, ids, describe)
     else:
         table = CaptionTable(provenance=provenance)
@@ -163,23 +175,24 @@ def prompt(
         raise typer.BadParameter(f"{model} has no text encoder.", param_hint="--model")
     rename = _modifier(modifier) if modifier is not None else None
     said: list[str] | Conditioning
-    if mode is Mode.null:
-        said = prompts.null(1)
-    elif mode is Mode.class_names:
-        said = prompts.class_names(_names(classes, "--classes"))
-    elif mode is Mode.oracle:
-        here = _names(present, "--present")
-        said = prompts.oracle(
-            [here], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
-        )
-    elif mode in (Mode.caption, Mode.nouns):
-        said = _captions(images, captioner or own_captioner(model), device)
-        said = prompts.nouns(said) if mode is Mode.nouns else said
-    elif rename is not None:
-        raise typer.BadParameter(f"{mode} is not said in words, which a modifier needs.", param_hint="--modifier")
-    else:
-        make = prompts.class_embeddings if mode is Mode.class_embeddings else prompts.averaged_eos
-        said = make(_names(classes, "--classes"), encoder)
+    with wrong_usage(options=("precision", "recall")):
+        if mode is Mode.null:
+            said = prompts.null(1)
+        elif mode is Mode.class_names:
+            said = prompts.class_names(_names(classes, "--classes"))
+        elif mode is Mode.oracle:
+            here = _names(present, "--present")
+            said = prompts.oracle(
+                [here], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
+            )
+        elif mode in (Mode.caption, Mode.nouns):
+            said = _captions(images, captioner or own_captioner(model), device)
+            said = prompts.nouns(said) if mode is Mode.nouns else said
+        elif rename is not None:
+            raise typer.BadParameter(f"{mode} is not said in words, which a modifier needs.", param_hint="--modifier")
+        else:
+            make = prompts.class_embeddings if mode is Mode.class_embeddings else prompts.averaged_eos
+            said = make(_names(classes, "--classes"), encoder)
     if isinstance(said, list):
         _print_prompts(rename(said) if rename else said, encoder)
     else:
@@ -343,11 +356,12 @@ def _domain(text: str) -> str | list[str]:
 
 def _cleaner(
     domain: str | list[str], language_model: str | None, endpoint: str | None, key_variable: str, device: str | None
-) -> Any:
+) -> "Cleaner":
     from tadp.cleaning import EndpointCleaner, ModelCleaner, RuleCleaner
 
     if endpoint is not None:
-        return EndpointCleaner(endpoint, str(language_model), domain=domain, key_variable=key_variable)
+        with wrong_usage("--endpoint", options=("key_variable",)):
+            return EndpointCleaner(endpoint, str(language_model), domain=domain, key_variable=key_variable)
     if language_model is not None:
         return ModelCleaner.from_pretrained(language_model, domain=domain, device=device)
     return RuleCleaner(domain)

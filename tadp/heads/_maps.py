@@ -21,12 +21,12 @@ def check_info(info: FeatureInfo, *, num_classes: int | None = None, fewest_clas
         raise TypeError(f"a head is built from a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")
     if not info.channels or min(info.channels) < 1:
         raise ValueError(f"a head needs one level or more, each with channels; got channels {info.channels}.")
-    ratios = [coarse / info.reduction[0] for coarse in info.reduction]
-    powers = [2.0**exponent for exponent in range(32)]
-    if info.reduction[0] < 1 or ratios != sorted(set(ratios)) or not set(ratios) <= set(powers):
+    strides = info.reduction
+    powers = {strides[0] << exponent for exponent in range(32)}
+    if strides[0] < 1 or list(strides) != sorted(set(strides)) or not set(strides) <= powers:
         raise ValueError(
             "levels are finest first, each stride the one before times 2, 4, 8 or a higher power; got strides "
-            f"{info.reduction}."
+            f"{strides}."
         )
     if num_classes is None:
         return
@@ -66,10 +66,15 @@ def read_maps(
         image_size = height * info.reduction[0], width * info.reduction[0]
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size is (height, width) in pixels; got {tuple(image_size)}.")
-    if not torch.is_autocast_enabled(maps[0].device.type):
+    if not autocasts(maps[0].device):
         dtype = next(head.parameters()).dtype
         maps = [one.to(dtype) for one in maps]
     return list(maps), (image_size[0], image_size[1])
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast chooses dtypes there; a device that has none, such as "meta", does not."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _check_maps(maps: Sequence[Tensor], info: FeatureInfo) -> None:

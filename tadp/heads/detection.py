@@ -317,9 +317,7 @@ def _pooler(strides: Sequence[int]) -> nn.Module:
 
     pooler = MultiScaleRoIAlign([str(level) for level in range(len(strides))], output_size=7, sampling_ratio=2)
     side = strides[-1]
-    maps = {
-        str(level): torch.zeros(1, 1, side // stride, side // stride, device="cpu")
-        for level, stride in enumerate(strides)
-    }
-    pooler(maps, [torch.tensor([[0.0, 0.0, side, side]], device="cpu")], [(side, side)])
+    with torch.device("cpu"):  # whatever device the head is built on, "meta" too
+        maps = {str(level): torch.zeros(1, 1, side // stride, side // stride) for level, stride in enumerate(strides)}
+        pooler(maps, [torch.tensor([[0.0, 0.0, side, side]])], [(side, side)])
     return pooler

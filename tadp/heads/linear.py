@@ -44,8 +44,9 @@ class LinearHead(nn.Module):
         check_info(feature_info, num_classes=num_classes)
         self.feature_info, self.num_classes = feature_info, num_classes
         # momentum=None: the mean over all batches, right from the first; the features of a probe do not move.
+        # eps: attention's variances are about 1e-6, under PyTorch's default of 1e-5.
         self.scales = nn.ModuleList(
-            nn.BatchNorm2d(width, momentum=None, affine=False) if standardize else nn.Identity()
+            nn.BatchNorm2d(width, eps=1e-8, momentum=None, affine=False) if standardize else nn.Identity()
             for width in feature_info.channels
         )
         self.classifiers = nn.ModuleList(

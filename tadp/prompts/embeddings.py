@@ -51,7 +51,9 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
         ((('dog', 'red', 'car'),), ((Word(text='dog', start=0, stop=1), Word(text='red car', start=1, stop=3)),))
     """
     classes = check_classes(classes)
-    encoded = _text_encoder(encoder)([readable(name) for name in classes], mask_padding=True)
+    names, found = [readable(name) for name in classes], _text_encoder(encoder)
+    found.check_fit(names)
+    encoded = found(names, mask_padding=True)
     if encoded.tokens is None or encoded.mask is None:
         raise ModelError("this text encoder names no tokens; pass a tadp.text.TextEncoder.")
     ends = [count - 1 for count in encoded.mask.sum(dim=1).tolist()]

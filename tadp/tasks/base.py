@@ -18,6 +18,7 @@ from tadp.captioner import Captioner
 from tadp.errors import CaptionError, ModelError
 from tadp.features import Features
 from tadp.files import replace_folder
+from tadp.heads._maps import autocasts
 from tadp.images import ImageLike
 from tadp.tasks.card import model_card
 from tadp.tasks.lora import add_lora, has_lora
@@ -82,6 +83,10 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     @abstractmethod
     def options(self) -> dict[str, Any]:
         """What the constructor takes besides the backbone, as saved with the model."""
+
+    @abstractmethod
+    def predict(self, image: ImageLike, caption: str | Conditioning | None = None) -> Any:
+        """What the model says of one image, in the image's own size."""
 
     @property
     def tuned(self) -> Tune:
@@ -166,7 +171,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         else:
             raise ValueError("pass images, or latents of them.")
         dtype = next(self.head.parameters()).dtype
-        if made.maps[0].dtype == dtype or torch.is_autocast_enabled(self.device.type):
+        if made.maps[0].dtype == dtype or autocasts(self.device):
             return made
         return replace(made, maps=tuple(one.to(dtype) for one in made.maps))
 

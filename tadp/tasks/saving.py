@@ -25,14 +25,13 @@ from tadp.hub import Source, check_readable, local_folder, read_json, weight_fil
 from tadp.loading import (
     ADAPTER_NAME,
     WEIGHTS,
+    load_parts,
     load_text_adapter,
     load_text_encoder,
     load_unet,
-    load_vae,
     model_folder,
     read_tensors,
 )
-from tadp.loading import CONFIG_NAME as BACKBONE_CONFIG
 from tadp.saving import save_text_encoder
 from tadp.tasks.lora import LORA_NAME, load_lora, save_lora
 from tadp.text import Conditioning
@@ -124,7 +123,17 @@ def find_task(
     """
     return local_folder(
         name,
-        patterns=[CONFIG_NAME, HEAD_NAME, LORA_NAME, ADAPTER_NAME, TEXT_NAME, "unet/*", f"{BASE_NAME}/*"],
+        patterns=[
+            CONFIG_NAME,
+            HEAD_NAME,
+            LORA_NAME,
+            ADAPTER_NAME,
+            TEXT_NAME,
+            "unet/*",
+            "text_encoder/*",
+            "tokenizer/*",
+            f"{BASE_NAME}/*",
+        ],
         known="Pass a folder that save_pretrained wrote, or a hub id (owner/name) of such a model.",
         revision=revision,
         local_files_only=local_files_only,
@@ -194,17 +203,9 @@ def load_backbone(
 
 
 def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
-    has_text = read_json(folder / BACKBONE_CONFIG)["has_text_encoder"]
-    text = load_text_encoder(folder, variant=None, dtype=dtype) if has_text else None
-    vae: Any = load_vae(folder, variant=None, dtype=dtype)
-    unet: Any = load_unet(folder, variant=None, dtype=dtype)
-    backbone = TADPBackbone(
-        vae=vae,
-        unet=unet,
-        text_encoder=text and text.model,
-        tokenizer=text and text.tokenizer,
-        **options,
-    )
+    """Without a source, so that the model is kept whole again."""
+    parts, _ = load_parts(folder, variant=None, dtype=dtype)
+    backbone = TADPBackbone(**parts, **options)
     if backbone.text_adapter is not None:
         load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
     return backbone

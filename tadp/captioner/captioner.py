@@ -1,11 +1,4 @@
-"""From images to words: any image-text-to-text model of transformers behind one call.
-
-    captioner = Captioner.from_pretrained("tadp-tiny")
-    captions = captioner(["one.jpg", "two.png"])   # list[str], one an image
-
-BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL, SmolVLM and their like load the same way. A captioner stands beside a
-backbone and is never a part of it, so no `state_dict` holds one.
-"""
+"""`Captioner`: a model and its processor behind one call."""
 
 import warnings
 from collections import Counter
@@ -20,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.caption_check import Caption, better, checked, counted, troubles
-from tadp.captioner_loading import check_captioner, find_captioner, load_captioner
-from tadp.decoding import Decoding
+from tadp.captioner.check import Caption, better, checked, counted, troubles
+from tadp.captioner.decoding import Decoding
+from tadp.captioner.loading import check_captioner, find_captioner, load_captioner
 from tadp.errors import ImageError
 from tadp.hub import Source
 from tadp.images import ImageLike, to_pil

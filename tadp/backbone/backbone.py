@@ -1,8 +1,7 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,15 @@ from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
 from tadp.attention import install_recording
+from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
+from tadp.backbone.current_text import Text, current_text, use_text
+from tadp.backbone.parameters import decay_groups
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
-from tadp.hub import Source, read_json
+from tadp.hub import Source
 from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
-from tadp.loading import (
-    CONFIG_NAME,
-    load_text_adapter,
-    load_text_encoder,
-    load_unet,
-    load_vae,
-    model_folder,
-)
+from tadp.loading import load_parts, load_text_adapter, model_folder
 from tadp.saving import save_parts
 from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
 from tadp.unet import freeze_unused, read_layout, unet_pass
@@ -36,10 +31,7 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-Text = str | Sequence[str] | Conditioning
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# What `conditioning()` set, by id of the backbone: a context variable, so that each thread has its own.
-_CONTEXT: ContextVar[Mapping[int, Text]] = ContextVar("tadp_conditioning", default={})  # noqa: B039  never changed in place
 
 
 class TADPBackbone(nn.Module):
@@ -114,7 +106,9 @@ class TADPBackbone(nn.Module):
         self.record_attention = tuple(sorted(set(record_attention)))
         self.text_length = text_length or (self.text_encoder.max_length if self.text_encoder else None)
         self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
-        self._check_parts()
+        check_parts(self.vae, unet, self.text_encoder)
+        check_levels((*self.attach_attention, *self.record_attention), self.layout, self.vae.reduction)
+        check_timestep(timestep)
         install_recording(unet, self.layout.layer_levels)
         freeze_unused(unet)
         self.vae.requires_grad_(False)
@@ -172,21 +166,12 @@ class TADPBackbone(nn.Module):
             token=token,
             local_files_only=local_files_only,
         )
-        saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
         dtype = dtype or torch.float32
-        parts: dict[str, Any] = {
-            "unet": load_unet(folder, variant=variant, dtype=dtype) if unet is None else unet,
-            "vae": load_vae(folder, variant=variant, dtype=dtype),
-            "text_encoder": text_encoder,
-            "tokenizer": tokenizer,
-        }
-        if text_encoder is None and saved.get("has_text_encoder", True):
-            text = load_text_encoder(folder, variant=variant, dtype=dtype)
-            parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
-        saved_options = saved.get("options", {})
-        backbone = cls(**parts, **(saved_options | options))
+        given = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
+        parts, saved = load_parts(folder, variant=variant, dtype=dtype, given=given)
+        backbone = cls(**parts, **(saved | options))
         backbone._source = Source.of(name, folder, revision=revision)
-        if backbone.text_adapter is not None and saved_options.get("text_adapter"):
+        if backbone.text_adapter is not None and saved.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
         for module in (backbone.vae, backbone.unet):
             module.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]  missing in torch's stub
@@ -317,7 +302,7 @@ class TADPBackbone(nn.Module):
             CaptionError: If there are neither one nor B texts.
             ValueError: If latents or embeddings have the wrong width or size.
         """
-        self._check_latents(latents)
+        check_latents(latents, channels=self.unet.config["in_channels"], multiple=self.layout.multiple)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         conditioning = self._conditioning(self._encoded(text, len(latents)), latents)
         maps, attention = unet_pass(
@@ -334,10 +319,7 @@ class TADPBackbone(nn.Module):
         attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
         named = _named(attention, conditioning)
         for level in self.attach_attention:
-            joined = named.at(level)
-            if self.pool_attention:
-                joined = named.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps
-            maps[level] = join_attention(maps[level], joined, detach=self.detach_attention)
+            maps[level] = join_attention(maps[level], self._channels(named, level), detach=self.detach_attention)
         return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
 
     def forward(
@@ -372,7 +354,7 @@ class TADPBackbone(nn.Module):
         """
         pixels = to_tensor(images)
         if text is None:
-            text = _CONTEXT.get().get(id(self), "")
+            text = current_text(self)
         encoded = self._encoded(text, len(pixels), truncate=truncate)  # before the slow part, in case it is refused
         return self.extract(self._encode(pixels, generator), encoded, image_size=(pixels.shape[2], pixels.shape[3]))
 
@@ -382,11 +364,8 @@ class TADPBackbone(nn.Module):
 
         Each thread has its own.
         """
-        reset = _CONTEXT.set({**_CONTEXT.get(), id(self): text})
-        try:
+        with use_text(self, text):
             yield
-        finally:
-            _CONTEXT.reset(reset)
 
     def train(self, mode: bool = True) -> "TADPBackbone":
         """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
@@ -425,15 +404,9 @@ class TADPBackbone(nn.Module):
             unet_scale: 0.1 in the released segmentation code.
             weight_decay: Of matrices and kernels; 5e-3 in the released segmentation code.
         """
-        groups = []
-        for module, scale in ((self.unet, unet_scale), (self.text_adapter, 1.0)):
-            trained = [p for p in module.parameters() if p.requires_grad] if module is not None else []
-            for decayed in (True, False):
-                params = [p for p in trained if (p.ndim > 1) == decayed]
-                if params:
-                    groups.append(
-                        {"params": params, "lr": lr * scale, "weight_decay": weight_decay if decayed else 0.0}
-                    )
+        groups = decay_groups(self.unet, lr=lr * unet_scale, weight_decay=weight_decay)
+        if self.text_adapter is not None:
+            groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
         return groups
 
     @torch.no_grad()
@@ -457,66 +430,23 @@ class TADPBackbone(nn.Module):
         return self.encode_text(captions, truncate=truncate)
 
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
-        width = conditioning.embeddings.shape[2]
-        expected = self.unet.config["cross_attention_dim"]
-        if width != expected:
-            raise ValueError(
-                f"embeddings are {width} wide, the U-Net takes {expected}; encode the text with this backbone."
-            )
-        if self.attach_attention:
-            self._check_attachable(conditioning)
+        check_text(
+            conditioning,
+            width=self.unet.config["cross_attention_dim"],
+            is_attached=bool(self.attach_attention),
+            is_pooled=bool(self.pool_attention),
+            text_length=self.text_length,
+        )
         conditioning = conditioning.to(latents.device, self.dtype)
         if self.text_adapter is not None:
             conditioning = self.text_adapter(conditioning)
         return conditioning.expand(len(latents))
 
-    def _check_attachable(self, conditioning: Conditioning) -> None:
-        length = conditioning.embeddings.shape[1]
+    def _channels(self, attention: AttentionMaps, level: int) -> Float[Tensor, "b l h w"]:
+        """What is attached at a level: a channel a name, or a channel a token."""
         if self.pool_attention:
-            if conditioning.words is None:
-                raise ValueError(
-                    "attention is pooled by name, and this text has no words; pass captions, or a Conditioning with "
-                    "`words`."
-                )
-        elif self.text_length not in (None, length):
-            raise ValueError(
-                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build "
-                f"the backbone with text_length={length}, or attach none with attach_attention=(), or one a name with "
-                "pool_attention=[…]."
-            )
-
-    def _check_latents(self, latents: Tensor) -> None:
-        channels = self.unet.config["in_channels"]
-        if latents.ndim != 4 or latents.shape[1] != channels:
-            raise ValueError(f"latents are (B, {channels}, H, W); got {tuple(latents.shape)}.")
-        multiple = self.layout.multiple
-        if latents.shape[2] % multiple or latents.shape[3] % multiple:
-            raise ValueError(
-                f"latent height and width must be multiples of {multiple}; got {latents.shape[2]}x{latents.shape[3]}. "
-                "Take them from encode_image, which pads."
-            )
-
-    def _check_parts(self) -> None:
-        made, taken = self.vae.config["latent_channels"], self.unet.config["in_channels"]
-        if made != taken:
-            raise ModelError(
-                f"the VAE makes {made} latent channels, the U-Net takes {taken}; use a pair trained together."
-            )
-        width = self.unet.config["cross_attention_dim"]
-        if self.text_encoder is not None and self.text_encoder.width != width:
-            raise ModelError(
-                f"the text encoder is {self.text_encoder.width} wide, the U-Net takes {width}; use a pair trained "
-                "together."
-            )
-        for level in (*self.attach_attention, *self.record_attention):
-            if level not in self.layout.attention_levels:
-                strides = ", ".join(
-                    f"{k} (stride {self.vae.reduction * self.layout.reduction[k]})"
-                    for k in self.layout.attention_levels
-                )
-                raise ValueError(f"no attention at level {level}; this U-Net has it at {strides}.")
-        if not 0 <= self.timestep < 1000:
-            raise ValueError(f"timestep is 0 to 999; got {self.timestep}.")
+            return attention.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps
+        return attention.at(level)
 
 
 def _text_encoder(model: "CLIPTextModel | None", tokenizer: "CLIPTokenizer | None") -> TextEncoder | None:

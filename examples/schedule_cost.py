@@ -1,0 +1,153 @@
+"""What the paper's schedules ask of a machine: arithmetic and memory, counted without running it.
+
+    python examples/schedule_cost.py --out docs/results/schedule-cost.md
+
+Everything is on PyTorch's meta device: shapes without numbers, at Stable Diffusion 1.5's size. Arithmetic is counted by
+PyTorch's FlopCounterMode over the VAE encoder (forward) and the U-Net with the head (forward, backward). Memory is
+weights, gradients and AdamW's two averages, plus what autograd keeps of a batch for the way back.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tadp import TADPBackbone, heads
+from tadp.schedules import SCHEDULES
+from tadp.text import Conditioning
+from tadp.vae import VAEEncoder
+
+UNET = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
+TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stable Diffusion 1.x has
+SIDE = 512  # what the U-Net sees; NYU's crops of 480 are padded to it
+# Images to train on, by the data sets' own papers and lists; the paper's detector trains on VOC 2007 and 2012 together.
+IMAGES = {"ade20k": 20_210, "nyu": 24_231, "pascal": 10_582, "cityscapes": 2_975, "voc": 16_551}
+TASKS = {"nyu": "depth", "voc": "detection"}  # the others are segmentation
+GB, TERA = 1e9, 1e12
+HOUR_AT = 100 * TERA * 3600  # FLOP in an hour at a hundred TFLOP/s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    options = parser.parse_args()
+    steps = {task: training_step(task) for task in ("segmentation", "depth", "detection")}
+    report = page(steps)
+    print(report)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(report)
+
+
+def training_step(task: str) -> dict[str, float]:
+    """FLOP an image, parameters, and the bytes that autograd keeps of an image."""
+    with torch.device("meta"):
+        backbone = TADPBackbone(
+            vae=VAEEncoder(AutoencoderKL(**VAE)),
+            unet=UNet2DConditionModel(**UNET),
+            text_length=77,
+            attach_attention=() if task == "depth" else (1, 2),
+        ).train()
+        head = build_head(task, backbone).train()
+        image, latents = torch.empty(1, 3, SIDE, SIDE), torch.empty(1, 4, SIDE // 8, SIDE // 8)
+        text = Conditioning(torch.empty(1, 77, 768))
+
+    def forward() -> Tensor:
+        made = (
+            head(backbone.extract(latents, text)) if task != "detection" else head(backbone.extract(latents, text).maps)
+        )
+        return sum(one.sum() for one in made) if isinstance(made, list | tuple) else made.sum()
+
+    with FlopCounterMode(display=False) as encoding, torch.no_grad():
+        backbone.vae(image)
+    with FlopCounterMode(display=False) as training:
+        forward().backward()
+    with FlopCounterMode(display=False) as once, torch.no_grad():
+        forward()
+    trained = [p for module in (backbone.unet, head) for p in module.parameters() if p.requires_grad]
+    everything = [p for module in (backbone, head) for p in module.parameters()]
+    figures = {
+        "encode": encoding.get_total_flops(),
+        "forward": once.get_total_flops(),
+        "train": training.get_total_flops(),
+        "trained": sum(p.numel() for p in trained),
+        "frozen": sum(p.numel() for p in everything) - sum(p.numel() for p in trained) + TEXT_ENCODER_PARAMETERS,
+        "kept": kept_bytes(forward),
+    }
+    backbone.enable_gradient_checkpointing()
+    return figures | {"kept, checkpointed": kept_bytes(forward)}
+
+
+def build_head(task: str, backbone: TADPBackbone) -> nn.Module:
+    if task == "depth":
+        return heads.DepthHead(backbone.feature_info, max_depth_m=10.0)
+    if task == "detection":  # its boxes need numbers; the pyramid does not
+        return heads.FPN(backbone.feature_info)
+    return heads.SegmentationHead(backbone.feature_info, num_classes=150)
+
+
+def kept_bytes(forward: Callable[[], Tensor]) -> int:
+    """What autograd keeps from forward to backward, each storage once, parameters left out."""
+    storages = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def page(steps: dict[str, dict[str, float]]) -> str:
+    lines = [
+        "Command: `python examples/schedule_cost.py`; counted on PyTorch's meta device, nothing was run. Stable "
+        "Diffusion 1.5's size, images of 512x512; the head is the paper's (of detection its pyramid alone).",
+        "",
+        "An image, in TFLOP and in float32:",
+        "",
+        "| | VAE encoder | U-Net and head, forward | forward and backward | kept for the way back, GB | with gradient "
+        "checkpointing, GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, one in steps.items():
+        flop = " | ".join(f"{one[name] / TERA:.2f}" for name in ("encode", "forward", "train"))
+        lines.append(f"| {task} | {flop} | {one['kept'] / GB:.1f} | {one['kept, checkpointed'] / GB:.2f} |")
+    model = steps["segmentation"]
+    state = 16 * model["trained"] + 4 * model["frozen"]
+    lines += [
+        "",
+        f"Besides the images: {model['trained'] / 1e6:.0f} M parameters that train, {model['frozen'] / 1e6:.0f} M that "
+        f"do not (segmentation). Weights, gradients and AdamW's two averages in float32 are {state / GB:.1f} GB. With "
+        "gradient checkpointing a step does one more forward pass, and needs the memory of one block besides what is "
+        "kept. Latents that are cached save the encoder, where nothing but flips changes the images.",
+        "",
+        "| schedule | images seen | PFLOP | hours at 100 TFLOP/s | with cached latents |",
+        "|---|---|---|---|---|",
+    ]
+    for name, schedule in SCHEDULES.items():
+        data = name.split("-")[0]
+        one = steps[TASKS.get(data, "segmentation")]
+        seen = schedule.total_steps(IMAGES[data]) * schedule.batch
+        total, cached = seen * (one["encode"] + one["train"]), seen * one["train"]
+        lines.append(f"| {name} | {seen:,} | {total / 1e15:,.0f} | {total / HOUR_AT:.1f} | {cached / HOUR_AT:.1f} |")
+    lines += ["", "What rate a GPU reaches is not measured here: none was at hand."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+r"""Train a segmentation model, and say how good it is on images that were held out.
+
+    python examples/segmentation.py --out run
+    python examples/segmentation.py --data ade20k --root ADEChallengeData2016 --captions ade20k.db \
+        --schedule ade20k-8k --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+        --captioner Salesforce/blip2-opt-2.7b --mixed-precision bf16 --micro-batch 4 --workers 8 --out run
+    python -m torch.distributed.run --nproc_per_node 2 examples/segmentation.py --out run
+
+The first trains tadp-tiny on rendered scenes. OUT gets metrics.jsonl, checkpoints (call again to go on), the model with
+its card, predictions.png and result.json.
+"""
+
+import time
+from functools import partial
+
+import torch
+from training.data import HELD_OUT_SEED, TRAIN_SEED, captioner_of, largest_class, scenes, with_captions
+from training.loop import fit
+from training.model import load_backbone, training_data
+from training.options import read_options, run, start
+from training.report import compared, enlarged, finish, merged, shared
+
+from tadp.datasets import (
+    ADE20K,
+    IGNORE_LABEL,
+    Cityscapes,
+    PadTo,
+    PascalVOC,
+    PhotometricDistortion,
+    RandomCrop,
+    RandomFlip,
+    RandomResize,
+    Resize,
+)
+from tadp.metrics import MeanIoU
+from tadp.pictures import class_picture
+from tadp.schedules import Schedule
+from tadp.tasks import TADPForSemanticSegmentation
+
+SCENES = Schedule(steps=600, batch=16, lr=2e-3, warmup_steps=50)
+SCENES_HEAD = {"fpn_channels": 64, "channels": 64}  # the paper's 256 are for a backbone 10 times as wide
+CROP_PX = 512
+CROP = [RandomCrop(CROP_PX, cat_max_ratio=0.75), RandomFlip(), PhotometricDistortion(), PadTo(CROP_PX)]
+AUGMENTATION = {
+    "scenes": [RandomFlip()],
+    "voc": [RandomResize((0.5, 2.0)), *CROP],
+    "ade20k": [RandomResize((0.5, 2.0), size=512, longest=2048), *CROP],
+    "cityscapes": [Resize(720, longest=1280), *CROP],
+}
+SHORT_SIDE_PX = {"ade20k": 512, "cityscapes": 512}  # of images that are tested
+
+
+def open_data(options):
+    """Functions from captions to the data that trains, and to that which is held out."""
+    on_error = "skip" if options.skip_broken else "raise"
+    if options.data == "scenes":
+        return scenes(options.train_scenes, seed=TRAIN_SEED), scenes(options.held_out_scenes, seed=HELD_OUT_SEED)
+    kind, train, held_out = {
+        "voc": (PascalVOC, "trainaug", "val"),
+        "ade20k": (ADE20K, "training", "validation"),
+        "cityscapes": (Cityscapes, "train", "val"),
+    }[options.data]
+    return (
+        lambda captions: kind(options.root, split=train, captions=captions, on_error=on_error),
+        lambda captions: kind(options.root, split=held_out, captions=captions),
+    )
+
+
+def loss(model, part):
+    return model(**part.inputs, masks=part.batch.masks).loss
+
+
+def labelled_pixels(batch):
+    return int((batch.masks != IGNORE_LABEL).sum())
+
+
+def score(model, data, *, test, options, accelerator):
+    metric = MeanIoU(len(model.class_names), class_names=model.class_names)
+    return figures(compared(model, metric, data, options=options, accelerator=accelerator, **test))
+
+
+def score_constant(label, data, *, class_names, options, accelerator):
+    """What it scores to say the same class everywhere."""
+    metric = MeanIoU(len(class_names), class_names=class_names)
+    for sample in shared(data, accelerator, most=options.evaluate_images):
+        mask = torch.from_numpy(sample.mask)[None]
+        metric.update(torch.full_like(mask, label), mask)
+    return figures(merged(metric).compute())
+
+
+def figures(result):
+    return {"mIoU": result.miou, "pixel accuracy": result.pixel_accuracy}
+
+
+def main() -> None:
+    started = time.perf_counter()
+    options = read_options(__doc__, data=AUGMENTATION, scenes=SCENES)
+    accelerator = start(options)
+    train, held_out = with_captions(open_data(options), options, accelerator)
+
+    model = TADPForSemanticSegmentation(
+        load_backbone(options, accelerator),
+        class_names=train.class_names,
+        head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
+        prompt_mode=options.text,
+        tune=options.tune,
+        loss="focal" if options.data == "voc" else "cross_entropy",  # as released
+        window_px=128 if options.data == "scenes" else CROP_PX,
+    )
+    model.captioner_name = captioner_of(options)
+    test = {"flip": options.flip_test, "short_side_px": SHORT_SIDE_PX.get(options.data)}
+    scored = partial(score, data=held_out, test=test, options=options, accelerator=accelerator)
+    model = fit(
+        model,
+        training_data(model, train, AUGMENTATION[options.data], options, accelerator),
+        loss=loss,
+        weight=labelled_pixels,
+        evaluate=scored,
+        options=options,
+        accelerator=accelerator,
+    )
+
+    constant = largest_class(train, len(train.class_names))
+    trivial = score_constant(
+        constant, held_out, class_names=train.class_names, options=options, accelerator=accelerator
+    )
+    pictures = [
+        [
+            enlarged(sample.image),
+            class_picture(sample.image, torch.from_numpy(sample.mask), model.class_names),
+            model.predict(sample.image, sample.caption, **test).plot(),
+        ]
+        for sample in (held_out[index] for index in range(min(options.sheet, len(held_out))))
+    ]
+    finish(
+        model,
+        figures=scored(model),
+        baselines={f"{train.class_names[constant]} everywhere": trivial},
+        pictures=pictures,
+        data_name=f"{options.data}, {len(train)} images",
+        started=started,
+        options=options,
+        accelerator=accelerator,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

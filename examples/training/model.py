@@ -1,0 +1,53 @@
+"""The backbone, trained or not, and the data as the loop takes it."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+import tadp
+from tadp.datasets import Augmented, RandomFlip, Sample
+from tadp.datasets.transforms import Transform
+from tadp.tasks import TaskModel
+from training.latents import WithLatents, cached_latents
+from training.loop import TrainingData
+from training.options import StopTraining
+
+
+def load_backbone(options: argparse.Namespace, accelerator: Accelerator, **more: Any) -> tadp.TADPBackbone:
+    """The backbone; with `--untrained` its U-Net has random weights, drawn from the seed."""
+    with accelerator.local_main_process_first():  # one process a machine asks the hub
+        backbone = tadp.TADPBackbone.from_pretrained(options.model, device=accelerator.device, **more)
+    if not options.untrained:
+        return backbone
+    torch.manual_seed(options.seed)
+    random = type(backbone.unet).from_config(backbone.unet.config)
+    return tadp.TADPBackbone.from_pretrained(options.model, device=accelerator.device, unet=random, **more)
+
+
+def training_data(
+    model: TaskModel,
+    data: Sequence[Sample],
+    transforms: Sequence[Transform],
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+) -> TrainingData:
+    """Data through transforms; with `--cache-latents` the latents of each image and its mirror image are kept.
+
+    Raises:
+        StopTraining: If the transforms do more than flip, so that latents cannot be kept.
+    """
+    if not options.cache_latents:
+        return Augmented(data, transforms, seed=options.seed)
+    flips = [one for one in transforms if isinstance(one, RandomFlip)]
+    if len(flips) != len(transforms) or len(flips) > 1:
+        changes = ", ".join(type(one).__name__ for one in transforms)
+        raise StopTraining(
+            f"--cache-latents wants images that are at most flipped; {options.data} has {changes}. Leave it out."
+        )
+    path = (options.cache or options.out) / f"latents-{options.data}-{len(data)}.safetensors"
+    accelerator.print(f"latents: {path}")
+    latents = cached_latents(model.backbone, data, path, accelerator)
+    return WithLatents(data, latents, seed=options.seed, flip=flips[0].probability if flips else 0.0)

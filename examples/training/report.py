@@ -1,0 +1,124 @@
+"""At the end: figures over all processes, a table, the model with its card, and what a study reads."""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+from tqdm import tqdm
+
+from tadp.datasets import Sample
+from tadp.files import replace_file
+from tadp.images import to_pil
+from tadp.pictures import SHORT_PX, sheet
+from tadp.tasks import TaskModel, evaluate
+from tadp.tasks.evaluation import Metric
+
+
+def shared(data: Sequence[Sample], accelerator: Accelerator, *, most: int | None = None) -> Iterator[Sample]:
+    """This process's share of the samples, under a progress bar."""
+    count = len(data) if most is None else min(most, len(data))
+    mine = range(accelerator.process_index, count, accelerator.num_processes)
+    for index in tqdm(mine, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
+        yield data[index]
+
+
+def compared(
+    model: TaskModel,
+    metric: Metric,
+    data: Sequence[Sample],
+    *,
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+    **test: Any,
+) -> Any:
+    """The metric's result for a model's predictions, over all processes.
+
+    Args:
+        model: What predicts.
+        metric: A new one.
+        data: What is held out.
+        options: Of `training.options`.
+        accelerator: Each process predicts its share.
+        **test: The model's `predict`'s own.
+    """
+    evaluate(model, shared(data, accelerator, most=options.evaluate_images), metric=metric, **test)
+    return merged(metric).compute()
+
+
+def merged(metric: Any) -> Any:
+    """A metric of all processes' counts; every process gets it."""
+    first, *others = gather_object([metric])
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def enlarged(image: Any) -> Image.Image:
+    """An image at the size of the pictures beside it."""
+    picture = to_pil(image)
+    scale = max(SHORT_PX / min(picture.size), 1)
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
+
+
+def finish(
+    model: TaskModel,
+    *,
+    figures: dict[str, float],
+    baselines: dict[str, dict[str, float]],
+    pictures: list[list[Image.Image]],
+    data_name: str,
+    started: float,
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+) -> None:
+    """Write OUT/model, OUT/result.json and OUT/predictions.png, and print the table.
+
+    Args:
+        model: The trained model.
+        figures: Its own, by name.
+        baselines: Those of trivial predictions, by what they are.
+        pictures: Rows of image, truth and prediction.
+        data_name: For the card.
+        started: `time.perf_counter()` at the start.
+        options: Of `training.options`.
+        accelerator: The main process writes.
+    """
+    if not accelerator.is_main_process:
+        return
+    model.save_pretrained(options.out / "model", model_card_kwargs={"data": data_name, "metrics": figures})
+    if pictures:
+        sheet(pictures, titles=("image", "truth", "prediction")).save(options.out / "predictions.png")
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "figures": figures,
+        "baselines": baselines,
+        "minutes": round((time.perf_counter() - started) / 60, 2),
+        "cpu_minutes": round(time.process_time() / 60, 2),
+        "seed": options.seed,
+        "tune": options.tune,
+        "schedule": {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+    }
+    with replace_file(options.out / "result.json") as part:  # a study takes a run for finished if it is there
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(table({"this model": figures, **baselines}))
+    print(f"model, predictions.png and metrics.jsonl are in {options.out}")
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Figures in columns."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"{name:>18}" for name in names)]
+    for label, row in rows.items():
+        cells = (f"{row[name]:18.4f}" if name in row else f"{'-':>18}" for name in names)
+        lines.append(f"{label:<{width}}" + "".join(cells))
+    return "\n".join(lines)

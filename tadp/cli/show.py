@@ -1,0 +1,136 @@
+"""`tadp show`: what each word of a caption looks at, as a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tadp.cli.app import CaptionerName, Device, MaxNewTokens, MinNewTokens, Model, Revision, Truncate, Variant, command
+from tadp.cli.terminal import (
+    TINY,
+    Dtype,
+    caption_source,
+    check_levels,
+    is_cut,
+    load_backbone,
+    load_captioner,
+    tell_of_cut,
+    tell_of_tiny,
+)
+from tadp.errors import CaptionError
+
+if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone
+
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@command(
+    "tadp show photo.jpg",
+    'tadp show photo.jpg --caption "a cat on a red sofa" -o cat.png',
+    "tadp show photo.jpg --level 1",
+)
+def show(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="PNG, JPEG or WebP to write; replaced if it is there.",
+            show_default="<image>.words.png, here",
+        ),
+    ] = None,
+    model: Model = TINY,
+    caption: Annotated[str | None, typer.Option("--caption", help="The image's caption.", show_default=False)] = None,
+    captioner: CaptionerName = None,
+    min_new_tokens: MinNewTokens = 0,
+    max_new_tokens: MaxNewTokens = 77,
+    truncate: Truncate = False,
+    level: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--level",
+            min=0,
+            help="Whose attention to show, 0 the finest; several are averaged. Repeatable.",
+            show_default="the two finest",
+        ),
+    ] = None,
+    all_words: Annotated[bool, typer.Option("--all-words", help="Show a, the, of, in … too.")] = False,
+    max_side: Annotated[
+        int | None,
+        typer.Option(
+            "--max-side", min=8, help="Shrink the image to this for the model.", show_default="the model's size"
+        ),
+    ] = None,
+    device: Device = None,
+    revision: Revision = None,
+    variant: Variant = None,
+) -> None:
+    """Draw what each word of a caption looks at.
+
+    The picture shows the image, its caption, and one heat map a word. Each heat map is scaled by itself, and fades into
+    the image where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
+    """
+    import torch
+
+    from tadp.extract import shrink
+    from tadp.images import to_pil
+    from tadp.plot import pixel_words, word_sheet
+
+    source = caption_source(model, caption, captioner)
+    if caption is not None and not any(letter.isalnum() for letter in caption):
+        raise typer.BadParameter("show needs a caption with words.", param_hint="--caption")
+    target = output or Path(f"{Path(image).stem}.words.png")
+    _check_target(target, Path(image))
+    picture = to_pil(image)
+    backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
+    levels = _levels_shown(level, backbone, model)
+    backbone.record_attention = tuple(levels)
+    words = caption
+    if words is None:
+        describe = load_captioner(source, device, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
+        words = describe(picture)[0]
+    if not words:
+        raise CaptionError(f"{source!r} had nothing to say about {image}. Pass --caption.")
+    shrunk = shrink(picture, max_side or _native_px(backbone))
+    with torch.inference_mode():
+        features = backbone(shrunk, words, truncate=truncate or caption is None)
+    if is_cut(backbone, words):
+        tell_of_cut(image)
+    tell_of_tiny(source)
+    sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
+    _save_picture(sheet, target)
+    typer.echo(words)
+    typer.echo(f"wrote {target} ({sheet.width}x{sheet.height})")
+
+
+def _levels_shown(level: list[int] | None, backbone: "TADPBackbone", model: str) -> list[int]:
+    """The levels asked for, or the two finest that have attention."""
+    check_levels(level, backbone.layout.attention_levels, backbone, "--level")
+    levels = level or list(backbone.layout.attention_levels[:2])
+    if not levels:
+        raise typer.BadParameter(f"{model} has no cross-attention to show.", param_hint="--model")
+    return levels
+
+
+def _native_px(backbone: "TADPBackbone") -> int:
+    """The side of the images that a model was trained on."""
+    native = backbone.unet.config["sample_size"]
+    return native * backbone.vae.reduction if isinstance(native, int) else 512
+
+
+def _check_target(target: Path, image: Path) -> None:
+    if target.suffix.lower() not in _PICTURES:
+        raise typer.BadParameter(
+            f"{target} has no suffix of a picture; those are {', '.join(_PICTURES)}.", param_hint="--output"
+        )
+    if target.exists() and image.exists() and target.samefile(image):
+        raise typer.BadParameter(f"{target} is the image itself.", param_hint="--output")
+
+
+def _save_picture(sheet: Any, target: Path) -> None:
+    from tadp.files import replace_file
+
+    with replace_file(target) as partial:
+        sheet.save(partial, format=_PICTURES[target.suffix.lower()], quality=92)

@@ -1,0 +1,28 @@
+"""Folders of images to files of features: resumable, and safe to kill at any moment.
+
+    for outcome in extract_images(backbone, "photos", "features", captions=captioner, model="tadp-tiny"):
+        print(outcome.name, outcome.status)
+
+For the image `photos/pets/rex.jpg` it writes `features/pets/rex.safetensors`, with `map.0`, `map.1` … (finest first,
+each (C, h, w)) and `attention.<level>` (L, h, w), and then `features/pets/rex.json`: the caption, its tokens and words,
+strides, channels, and the settings that made them. Both appear whole or not at all; an image counts as done when its
+JSON is there, and that is written last.
+"""
+
+from tadp.extract.extraction import Outcome as Outcome
+from tadp.extract.extraction import extract_images as extract_images
+from tadp.extract.extraction import shrink as shrink
+from tadp.extract.names import caption_ids as caption_ids
+from tadp.extract.names import output_names as output_names
+from tadp.extract.results import writable_folder as writable_folder
+from tadp.extract.settings import fingerprint as fingerprint
+
+__all__ = [
+    "Outcome",
+    "caption_ids",
+    "extract_images",
+    "fingerprint",
+    "output_names",
+    "shrink",
+    "writable_folder",
+]

@@ -1,0 +1,218 @@
+"""The run: read, caption, pass, write, image by image of a list."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tadp import __version__
+from tadp.backbone import TADPBackbone
+from tadp.captioner import Captioner
+from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.extract.names import caption_ids, output_names
+from tadp.extract.results import done_before, file_digest, writable_folder, write_result
+from tadp.extract.settings import run_settings
+from tadp.features import Features
+from tadp.images import to_pil, to_tensor
+from tadp.text import Conditioning
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        image: Its path.
+        name: Its results' name below the output folder, without ".safetensors" or ".json".
+        status: "done" now, "skipped" because it was done before, or "failed".
+        record: What its JSON holds; None if it failed.
+        error: Why it failed.
+        truncated: The caption was longer than the text encoder takes, and was cut.
+    """
+
+    image: Path
+    name: str
+    status: Literal["done", "skipped", "failed"]
+    record: Mapping[str, Any] | None = None
+    error: ImageError | CaptionError | None = None
+    truncated: bool = False
+
+
+def extract_images(
+    backbone: TADPBackbone,
+    paths: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    captions: str | Captioner | Mapping[str, str],
+    model: str,
+    revision: str | None = None,
+    levels: Sequence[int] | None = None,
+    max_side_px: int | None = None,
+    batch_size: int = 8,
+    truncate: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Outcome]:
+    """Write the features of images, and go on where an earlier run stopped.
+
+    An image is skipped if its results are there, whole, from the same picture, with the same settings. Results from
+    another picture or other settings stop the run before it starts, unless `overwrite`.
+
+    Args:
+        backbone: It says which attention is recorded, and in which dtype all is computed and written.
+        paths: Image files, folders and patterns, as `tadp.images.list_images` takes them.
+        output: The folder to write to. It mirrors the folders of the images.
+        captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
+            `CaptionTable`, where ids are those of `caption_ids`. What a captioner or a table says beyond the text
+            encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image that the
+            table lacks fails.
+        model: What the backbone was loaded from, for the record.
+        revision: Its branch, tag or commit, for the record.
+        levels: Which maps to write; None is all.
+        max_side_px: Images with a longer side are shrunk to it first; None takes them as they are.
+        batch_size: Images read and captioned at once; those of one size go through the backbone together.
+        truncate: Cut a text given here that is too long, with a warning, rather than refuse it.
+        overwrite: Make results from other settings anew.
+
+    Yields:
+        One outcome an image, as it becomes known: first those done before, then the others in order.
+
+    Raises:
+        ImageError: If a path leads to no image. One that can't be read is an outcome, not an error.
+        OutputError: If the folder cannot be written, or has results from other settings.
+        CaptionError: If the text is too long.
+        ValueError: If a level does not exist, or a number is under 1.
+    """
+    for what, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
+        if number is not None and number < 1:
+            raise ValueError(f"{what} must be 1 or more; got {number}.")
+    levels = _known_levels(backbone, levels)
+    text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
+    names = output_names(paths)
+    folder = writable_folder(Path(output))
+    settings = run_settings(
+        backbone, captions=captions, model=model, revision=revision, levels=levels, max_side_px=max_side_px
+    )
+    ids = caption_ids(names)
+    table = {image: captions.get(ids[image]) for image in names} if isinstance(captions, Mapping) else {}
+    done, in_the_way = done_before(names, folder, settings=settings, table=table)
+    if in_the_way and not overwrite:
+        name, why = next(iter(in_the_way.items()))
+        raise OutputError(
+            f"{folder} holds {len(in_the_way)} of these {len(names)} results, made otherwise: for {name}, {why}. "
+            "Pass another folder, or overwrite=True."
+        )
+    for image, record in done.items():
+        yield Outcome(image, names[image], "skipped", record)
+    run = _Run(backbone, captions, text, table, ids, names, folder, settings, levels, max_side_px)
+    todo = [image for image in names if image not in done]
+    for start in range(0, len(todo), batch_size):
+        yield from run.batch(todo[start : start + batch_size])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all images of a run, and what is done with some of them."""
+
+    backbone: TADPBackbone
+    captions: str | Captioner | Mapping[str, str]
+    text: Conditioning | None  # that of `captions`, where it is one text
+    table: Mapping[Path, str | None]  # captions by image, where they come from a table
+    ids: Mapping[Path, str]
+    names: Mapping[Path, str]
+    folder: Path
+    settings: dict[str, Any]
+    levels: tuple[int, ...]
+    max_side_px: int | None
+
+    def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:
+        """Images that are read and captioned at once."""
+        pixels: dict[Path, Tensor] = {}
+        for image in images:
+            try:
+                if isinstance(self.captions, Mapping) and self.table[image] is None:
+                    raise CaptionError(f"{image} has no caption: the table lacks {self.ids[image]!r}.")
+                pixels[image] = _read(image, self.max_side_px)
+            except (ImageError, CaptionError) as error:
+                yield Outcome(image, self.names[image], "failed", error=error)
+        captions = self._captions(pixels)
+        for group in _by_size(pixels):
+            yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
+
+    def _captions(self, pixels: Mapping[Path, Tensor]) -> dict[Path, str]:
+        if isinstance(self.captions, Captioner):
+            return dict(zip(pixels, self.captions(list(pixels.values())) if pixels else [], strict=True))
+        return {image: str(self.table.get(image, self.captions)) for image in pixels}
+
+    def _pass(self, pixels: Mapping[Path, Tensor], captions: list[str]) -> Iterator[Outcome]:
+        """One pass over images of one size, and their files."""
+        encoder, text, truncated = self.backbone.text_encoder, self.text, [False] * len(captions)
+        if encoder is not None:
+            truncated = [count > encoder.max_length for count in encoder.count_tokens(captions)]
+        if text is None:
+            text = self.backbone.encode_text(captions, truncate=True)
+        with torch.inference_mode():
+            features = self.backbone(torch.stack(list(pixels.values())), text)
+        shared = text.expand(len(pixels))
+        for number, image in enumerate(pixels):
+            record = self._record(image, captions[number], features, shared, number)
+            written = write_result(
+                self.folder / self.names[image], _tensors(features, number, self.levels), record=record
+            )
+            yield Outcome(image, self.names[image], "done", written, truncated=truncated[number])
+
+    def _record(self, image: Path, caption: str, features: Features, text: Conditioning, number: int) -> dict[str, Any]:
+        return {
+            "image": str(image),
+            "image_sha256": file_digest(image),
+            "image_size": list(features.image_size),
+            "caption": caption,
+            "tokens": text.tokens and list(text.tokens[number]),
+            "words": text.words and [word._asdict() for word in text.words[number]],
+            "strides": [self.backbone.feature_info.reduction[level] for level in self.levels],
+            "channels": [features.maps[level].shape[1] for level in self.levels],
+            "settings": self.settings,
+            "tadp": __version__,
+        }
+
+
+def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple[int, ...]:
+    count = len(backbone.feature_info)
+    for level in levels or ():
+        if not 0 <= level < count:
+            strides = ", ".join(map(str, backbone.feature_info.reduction))
+            raise ValueError(f"unknown level {level}; this U-Net has levels 0 to {count - 1} (strides {strides}).")
+    return tuple(sorted(set(levels))) if levels else tuple(range(count))
+
+
+def _read(image: Path, max_side_px: int | None) -> Tensor:
+    """(3, H, W) in [0, 1]."""
+    if max_side_px is None:
+        return to_tensor(image)[0]
+    return to_tensor(shrink(to_pil(image), max_side_px))[0]
+
+
+def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:
+    """The picture, shrunk if its longer side is over the limit; never under 8 pixels."""
+    scale = max_side_px / max(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize([max(round(side * scale), 8) for side in picture.size], Image.Resampling.LANCZOS)
+
+
+def _by_size(pixels: dict[Path, Tensor]) -> list[list[Path]]:
+    groups: dict[torch.Size, list[Path]] = {}
+    for image, one in pixels.items():
+        groups.setdefault(one.shape, []).append(image)
+    return list(groups.values())
+
+
+def _tensors(features: Features, number: int, levels: tuple[int, ...]) -> dict[str, Tensor]:
+    tensors = {f"map.{level}": features.maps[level][number] for level in levels}
+    if features.attention is not None:
+        for level in features.attention.levels:
+            tensors[f"attention.{level}"] = features.attention.at(level)[number]
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,127 @@
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from builders_heads import INFO, build_depth, build_maps
+from torch import Tensor
+
+from tadp.features import FeatureInfo
+from tadp.heads import DepthHead
+
+SD15 = FeatureInfo((320, 640, 1280, 1280), (8, 16, 32, 64))
+
+
+def released(weights: dict[str, Tensor], maps: list[Tensor]) -> Tensor:
+    """The released depth model from its U-Net's maps on, step by step, in evaluation."""
+
+    def conv(name: str, value: Tensor, **options: int) -> Tensor:
+        return F.conv2d(value, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+
+    def batch_norm(name: str, value: Tensor) -> Tensor:
+        parts = [weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return F.relu(F.batch_norm(value, *parts))
+
+    def group_norm(name: str, value: Tensor) -> Tensor:
+        groups = 16 if value.shape[1] % 32 == 0 else value.shape[1] // 2
+        return F.relu(F.group_norm(value, groups, weights[f"{name}.weight"], weights[f"{name}.bias"]))
+
+    first = conv("layer1.0", maps[0], stride=2, padding=1)
+    first = conv("layer1.3", group_norm("layer1.1", first), stride=2, padding=1)
+    second = conv("layer2.0", maps[1], stride=2, padding=1)
+    joined = torch.cat([first, second, maps[2], F.interpolate(maps[3], scale_factor=2)], dim=1)
+    value = group_norm("out_layer.1", conv("out_layer.0", joined))
+    for number in (0, 3, 6):
+        value = F.conv_transpose2d(value, weights[f"deconv_layers.{number}.weight"], stride=2)
+        value = batch_norm(f"deconv_layers.{number + 1}", value)
+    value = batch_norm("conv_layers.1", conv("conv_layers.0", value, padding=1))
+    for _ in range(2):
+        value = F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
+    value = conv("last_layer_depth.2", F.relu(conv("last_layer_depth.0", value, padding=1)), padding=1)
+    return 10 * torch.sigmoid(value[:, 0])
+
+
+@pytest.fixture
+def head() -> DepthHead:
+    """With weights large enough that depth is not 5 m everywhere."""
+    head = build_depth(channels=16)
+    generator = torch.Generator().manual_seed(1)
+    for name, value in head.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        if value.ndim == 4:
+            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
+        else:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5 * ("running_var" in name))
+    return head.eval()
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 192)])
+def test_numbers_are_the_released_ones(head, size):
+    maps = build_maps(*size)
+    depth = head(maps)
+    assert depth.std() > 0.2
+    torch.testing.assert_close(depth, released(head.state_dict(), maps), rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_of_the_released_widths_have_the_released_names():
+    with torch.device("meta"):
+        head = DepthHead(SD15, max_depth_m=10.0)
+    shapes = {key: tuple(value.shape) for key, value in head.state_dict().items() if "num_batches" not in key}
+    expected: dict[str, tuple[int, ...]] = {
+        "layer1.0.weight": (320, 320, 3, 3), "layer1.3.weight": (320, 320, 3, 3), "layer2.0.weight": (640, 640, 3, 3),
+        "out_layer.0.weight": (1536, 3520, 1, 1), "conv_layers.0.weight": (192, 32, 3, 3),
+        "last_layer_depth.0.weight": (192, 192, 3, 3), "last_layer_depth.2.weight": (1, 192, 3, 3),
+        "layer1.1.weight": (320,), "out_layer.1.weight": (1536,),
+    }  # fmt: skip
+    expected |= {key.replace("weight", "bias"): (shape[0],) for key, shape in expected.items()}
+    expected |= {f"deconv_layers.{3 * k}.weight": (32 if k else 1536, 32, 2, 2) for k in range(3)}
+    for name, width in [*((f"deconv_layers.{3 * k + 1}", 32) for k in range(3)), ("conv_layers.1", 192)]:
+        expected |= {f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")}
+    assert shapes == expected
+    assert {head.layer1[1].num_groups, head.out_layer[1].num_groups} == {16}  # type: ignore
+
+
+def test_depth_lies_between_zero_and_the_largest(head):
+    for max_depth_m in (10.0, 80.0, 0.5):
+        head.max_depth_m = max_depth_m
+        depth = head(build_maps(128, 128))
+        assert depth.min() > 0
+        assert depth.max() < max_depth_m
+        assert depth.max() > 0.6 * max_depth_m
+
+
+def test_a_fresh_head_says_half_the_largest():
+    depth = build_depth(max_depth_m=20.0)(build_maps(64, 64))
+    torch.testing.assert_close(depth, torch.full((2, 64, 64), 10.0), rtol=0, atol=0.01)
+
+
+def test_an_image_that_ends_within_a_cell_is_cut_and_not_squeezed(head):
+    maps = build_maps(416, 448)
+    whole, cut = head(maps), head(maps, image_size=(411, 443))
+    torch.testing.assert_close(cut[:, :409, :441], whole[:, :409, :441])  # the last convolutions see two pixels far
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_depth_of_a_half_precision_head_is_said_in_float32(head, dtype):
+    depth = head.to(dtype)(build_maps(128, 128))
+    assert depth.dtype == torch.float32
+    assert not torch.equal(depth, depth.to(dtype).float())  # finer than the dtype could say
+
+
+def test_wider_and_fewer_transposed_convolutions_can_be_asked_for():
+    head = build_depth(deconv_channels=(12,))
+    assert head.deconv_layers[0].weight.shape == (32, 12, 2, 2)
+    assert head(build_maps(97, 128), image_size=(97, 128)).shape == (2, 97, 128)
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_transposed_convolutions_that_are_none_or_too_many_are_refused(count):
+    with pytest.raises(
+        ValueError, match=rf"one width or more, and no more than double a map of stride 32.*got {count}"
+    ):
+        build_depth(deconv_channels=(4,) * count)
+
+
+@pytest.mark.parametrize("max_depth_m", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_largest_depth_that_is_none_is_refused(max_depth_m):
+    with pytest.raises(ValueError, match=rf"max_depth_m is in metres, above 0 and finite; got {max_depth_m}"):
+        DepthHead(INFO, max_depth_m=max_depth_m)
