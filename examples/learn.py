@@ -81,11 +81,13 @@ def markdown(results: dict[str, list[dict]], task: str, others: list[str]) -> st
         lines.append(f"| {trivial} | " + " | ".join(cells) + " |")
     minutes = [one["cpu_minutes"] for one in every]
     count = len(next(iter(results.values())))
-    schedule, tune = every[0]["schedule"], every[0]["tune"]
+    first = every[0]
+    unet = "frozen" if first["tune"] == "nothing" else f"tuned ({first['tune']})"
     told = (
-        f"Command: `{command(task, others)}`; {count} seeds, mean ± standard deviation; {schedule['steps']} steps of "
-        f"{schedule['batch']} images, of the U-Net trains: {tune}; {every[0]['machine']}; {min(minutes):.1f} to "
-        f"{max(minutes):.1f} minutes of CPU a run, evaluation included."
+        f"Command: `{command(task, others)}`; {first['trained_on']:,} rendered scenes to train on and "
+        f"{first['measured_on']} held out, captions by the captioner, {first['schedule']['steps']} steps of "
+        f"{first['schedule']['batch']} images, U-Net {unet}; {count} seeds, mean ± standard deviation; "
+        f"{first['machine']}; {min(minutes):.1f} to {max(minutes):.1f} minutes of CPU a run, evaluation included."
     )
     return "\n".join([told, "", *lines]) + "\n"
 

@@ -166,6 +166,15 @@ def sorted_scalars(module: nn.Module) -> list[tuple[str, object]]:
     return sorted((k, v) for k, v in vars(module).items() if isinstance(v, int | float | str | tuple | list | None))
 
 
+@pixelwise
+def test_shapes_can_be_had_without_numbers(make):
+    with torch.device("meta"):
+        head = make().eval()
+    out = head([one.to("meta") for one in build_maps(97, 64)])
+    assert out.device.type == "meta"
+    assert out.shape[-2:] == (104, 64)
+
+
 # Backbones of other shapes
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from builders_heads import INFO, build_depth, build_maps
 from torch import Tensor
 

@@ -160,6 +160,18 @@ def test_a_threshold_drops_boxes_and_overlap_may_be_allowed():
     assert len(few) < len(many)
 
 
+def test_proposals_and_samples_can_be_fewer():
+    maps, targets = build_maps(128, 128), build_targets(128, 128)
+    head = build_detection(max_proposals=7, samples_per_image=4, nms_iou=1.0, max_detections=10**6)
+    judged: list[int] = []
+    handle = head.roi_heads.box_predictor.register_forward_hook(lambda _, given, out: judged.append(len(given[0])))
+    head.train()(maps, targets)
+    found = head.eval()(maps)
+    handle.remove()
+    assert judged == [2 * 4, 2 * 7]
+    assert all(len(one) <= 7 * CLASSES for one in found)
+
+
 def test_targets_decide_what_comes_out_and_not_the_mode():
     maps, targets = build_maps(128, 128), build_targets(128, 128)
     for head in (build_detection().train(), build_detection().eval()):
@@ -206,7 +218,7 @@ def test_it_learns_one_box():
     from torchvision.ops import box_iou
 
     torch.manual_seed(0)
-    head = DetectionHead(INFO, num_classes=3, channels=16, hidden_channels=32)
+    head = build_detection(num_classes=3, channels=16, hidden_channels=32, samples_per_image=64, max_proposals=100)
     left, top, right, bottom = box = (24.0, 40.0, 80.0, 88.0)
     maps = []
     for channels, stride in zip(INFO.channels, INFO.reduction, strict=True):
@@ -276,6 +288,16 @@ def test_strides_that_do_not_double_are_refused():
 def test_anchors_that_are_none_are_refused(options):
     with pytest.raises(ValueError, match=r"one side in pixels for each of the 4 levels; got \["):
         build_detection(**options)
+
+
+def test_options_that_are_none_are_refused():
+    for name in ("score_threshold", "nms_iou"):
+        for share in (-0.1, 1.1, float("nan")):
+            with pytest.raises(ValueError, match=rf"{name} is in \[0, 1\]; got {share}"):
+                build_detection(**{name: share})
+    for name in ("max_detections", "max_proposals", "samples_per_image"):
+        with pytest.raises(ValueError, match=r"max_proposals and samples_per_image are 1 or more; got .*\b0\b"):
+            build_detection(**{name: 0})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from builders_heads import INFO, build_maps, build_segmentation
 from torch import Tensor
 

@@ -295,6 +295,12 @@ def test_scales_and_flips_average_probabilities():
     torch.testing.assert_close(result.probabilities, expected)
 
 
+def test_focal_loss_makes_a_judgement_a_class():
+    model, batch = segmenter(loss="focal"), images(1, 64, 64)
+    result = model.predict(batch, CAPTION, return_probabilities=True)
+    torch.testing.assert_close(result.probabilities, model(batch, CAPTION).logits[0].sigmoid())
+
+
 def test_depth_of_a_mirrored_image_is_averaged():
     model, batch = depther(), images(1, 64, 64)
     mirrored = model(batch.flip(3), CAPTION).depth_m.flip(2)
@@ -601,6 +607,15 @@ def test_a_base_that_moved_can_be_given(kept, tmp_path):
     with pytest.raises(UnknownModelError, match=r"was trained on '.*gone'.*Or pass base="):
         TADPForSemanticSegmentation.from_pretrained(kept)
     assert TADPForSemanticSegmentation.from_pretrained(kept, base="tadp-tiny").class_names == tuple(CLASSES)
+
+
+def test_a_base_in_a_folder_is_found_from_anywhere(tmp_path, monkeypatch):
+    build_backbone().save_pretrained(tmp_path / "base model")
+    monkeypatch.chdir(tmp_path)
+    segmenter(tadp.TADPBackbone.from_pretrained("base model"), tune="nothing").save_pretrained("kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    monkeypatch.chdir("/")
+    assert TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept").backbone.source is not None
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(kept, monkeypatch):

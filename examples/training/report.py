@@ -74,7 +74,8 @@ def finish(
     figures: dict[str, float],
     baselines: dict[str, dict[str, float]],
     pictures: list[list[Image.Image]],
-    data_name: str,
+    train: Sequence[Sample],
+    held_out: Sequence[Sample],
     started: float,
     options: argparse.Namespace,
     accelerator: Accelerator,
@@ -86,14 +87,16 @@ def finish(
         figures: Its own, by name.
         baselines: Those of trivial predictions, by what they are.
         pictures: Rows of image, truth and prediction.
-        data_name: For the card.
+        train: What it was trained on.
+        held_out: What its figures are of.
         started: `time.perf_counter()` at the start.
         options: Of `training.options`.
         accelerator: The main process writes.
     """
     if not accelerator.is_main_process:
         return
-    model.save_pretrained(options.out / "model", model_card_kwargs={"data": data_name, "metrics": figures})
+    said = {"data": f"{options.data}, {len(train)} images", "metrics": figures}
+    model.save_pretrained(options.out / "model", model_card_kwargs=said)
     if pictures:
         sheet(pictures, titles=("image", "truth", "prediction")).save(options.out / "predictions.png")
     result = {
@@ -103,6 +106,8 @@ def finish(
         "minutes": round((time.perf_counter() - started) / 60, 2),
         "cpu_minutes": round(time.process_time() / 60, 2),
         "seed": options.seed,
+        "trained_on": len(train),
+        "measured_on": min(options.evaluate_images or len(held_out), len(held_out)),
         "tune": options.tune,
         "schedule": {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",

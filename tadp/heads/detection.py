@@ -8,20 +8,16 @@ torchvision's names: `rpn`, `roi_heads`, and the pyramid's as `FPN` tells them. 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from tadp.boxes import Boxes, Detections
-from tadp.errors import MissingExtraError
 from tadp.features import FeatureInfo, Features
+from tadp.heads._faster_rcnn import build_stages
 from tadp.heads._maps import check_info, read_maps
 from tadp.heads.fpn import FPN
-
-if TYPE_CHECKING:
-    from torchvision.models.detection.roi_heads import RoIHeads
-    from torchvision.models.detection.rpn import RegionProposalNetwork
 
 _ANCHOR_CELLS = 4  # the released sizes, 32 to 256, are four cells of their level
 
@@ -40,11 +36,15 @@ class DetectionHead(nn.Module):
         score_threshold: Boxes that score less are not reported.
         nms_iou: Of two boxes of a class that overlap more than this, the better stays.
         max_detections: Boxes an image, at most.
+        max_proposals: Boxes an image that the first stage hands to the second, at most; twice as many in training.
+        samples_per_image: Of these, how many are judged in training. On a CPU most of the time goes here: 64 trains a
+            small model several times as fast.
 
     Raises:
         MissingExtraError: If torchvision is missing, or does not fit the installed torch.
         TypeError: If `feature_info` is none, or `num_classes` no integer.
-        ValueError: If there are no classes, a stride is not twice the one before, or sizes are not one a level.
+        ValueError: If there are no classes, a stride is not twice the one before, sizes are not one a level, a
+            threshold is outside [0, 1], or nothing is to be reported, proposed or sampled.
 
     Source:
         Ren et al., Faster R-CNN; Lin et al., Feature Pyramid Networks; TADP/tadp_objdet.py, whose sizes are the
@@ -74,6 +74,8 @@ class DetectionHead(nn.Module):
         score_threshold: float = 0.05,
         nms_iou: float = 0.5,
         max_detections: int = 100,
+        max_proposals: int = 1000,
+        samples_per_image: int = 512,
     ):
         super().__init__()
         check_info(feature_info, num_classes=num_classes)
@@ -84,9 +86,10 @@ class DetectionHead(nn.Module):
                 f"anchor_sizes is one side in pixels for each of the {len(feature_info)} levels; got {list(sizes)}, "
                 f"with aspect ratios {list(aspect_ratios)}."
             )
+        _check_options(score_threshold, nms_iou, counts=(max_detections, max_proposals, samples_per_image))
         self.feature_info, self.num_classes = feature_info, num_classes
         self.neck = FPN(feature_info, channels=channels)
-        self.rpn, self.roi_heads = _build(
+        self.rpn, self.roi_heads = build_stages(
             feature_info.reduction,
             num_classes=num_classes,
             channels=channels,
@@ -95,6 +98,8 @@ class DetectionHead(nn.Module):
             score_threshold=score_threshold,
             nms_iou=nms_iou,
             max_detections=max_detections,
+            max_proposals=max_proposals,
+            samples_per_image=samples_per_image,
         )
         # (width, height) of each level's anchors, in whole pixels as torchvision rounds them
         self.anchors = tuple(
@@ -251,6 +256,16 @@ def _check_strides(strides: Sequence[int]) -> None:
         )
 
 
+def _check_options(score_threshold: float, nms_iou: float, *, counts: tuple[int, int, int]) -> None:
+    for name, share in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is in [0, 1]; got {share}.")
+    if min(counts) < 1:
+        raise ValueError(
+            f"max_detections, max_proposals and samples_per_image are 1 or more; got {', '.join(map(str, counts))}."
+        )
+
+
 def _check_size(finest: Tensor, stride: int, size: tuple[int, int]) -> None:
     covered = finest.shape[2] * stride, finest.shape[3] * stride
     if any(abs(have - want) >= stride for have, want in zip(covered, size, strict=True)):
@@ -258,66 +273,3 @@ def _check_size(finest: Tensor, stride: int, size: tuple[int, int]) -> None:
             f"image_size is that of the images the features are of, here about {covered[0]} by {covered[1]}; got "
             f"{size[0]} by {size[1]}. Scale the boxes instead."
         )
-
-
-def _build(
-    strides: Sequence[int],
-    *,
-    num_classes: int,
-    channels: int,
-    hidden_channels: int,
-    anchors_a_cell: int,
-    score_threshold: float,
-    nms_iou: float,
-    max_detections: int,
-) -> "tuple[RegionProposalNetwork, RoIHeads]":
-    """The two stages, with the numbers that torchvision's own Faster R-CNN has."""
-    try:
-        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-        from torchvision.models.detection.roi_heads import RoIHeads
-        from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-    except ImportError as error:
-        raise MissingExtraError("detection needs torchvision; pip install 'tadp[detection]'.") from error
-    except RuntimeError as error:  # "operator torchvision::nms does not exist"
-        raise MissingExtraError(
-            f"the installed torchvision was built for another torch than {torch.__version__} ({error}). Install both "
-            "anew: pip install -U torch 'tadp[detection]'."
-        ) from error
-    no_anchors: Any = None  # placed by the head itself
-    rpn = RegionProposalNetwork(
-        no_anchors,
-        RPNHead(channels, anchors_a_cell),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n={"training": 2000, "testing": 1000},
-        post_nms_top_n={"training": 2000, "testing": 1000},
-        nms_thresh=0.7,
-    )
-    roi_heads = RoIHeads(
-        _pooler(strides),
-        TwoMLPHead(channels * 7**2, hidden_channels),
-        FastRCNNPredictor(hidden_channels, num_classes + 1),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=512,
-        positive_fraction=0.25,
-        bbox_reg_weights=None,
-        score_thresh=score_threshold,
-        nms_thresh=nms_iou,
-        detections_per_img=max_detections,
-    )
-    return rpn, roi_heads
-
-
-def _pooler(strides: Sequence[int]) -> nn.Module:
-    """A pooler that knows the strides: by itself it guesses them from the first maps it sees, wrongly on small ones."""
-    from torchvision.ops import MultiScaleRoIAlign
-
-    pooler = MultiScaleRoIAlign([str(level) for level in range(len(strides))], output_size=7, sampling_ratio=2)
-    side = strides[-1]
-    with torch.device("cpu"):  # whatever device the head is built on, "meta" too
-        maps = {str(level): torch.zeros(1, 1, side // stride, side // stride) for level, stride in enumerate(strides)}
-        pooler(maps, [torch.tensor([[0.0, 0.0, side, side]])], [(side, side)])
-    return pooler

@@ -19,8 +19,7 @@ class LinearHead(nn.Module):
     Channels of a U-Net differ in scale by powers of ten: attention channels lie near 1 / L for L tokens, features near
     1. So each channel is standardised by its mean and deviation over the batch in training, and in evaluation over all
     batches that were seen, as is usual for probes; there the probe stays linear in the features. Standardising each
-    cell over its channels would not be linear, and would leave attention at a thousandth. On rendered scenes the
-    standardised probe was the best of those tried (docs: design).
+    cell over its channels would not be linear, and would leave attention at a thousandth.
 
     Args:
         feature_info: `backbone.feature_info`: channels and strides of the levels.

@@ -68,7 +68,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         "model": type(model).__name__,
         "options": model.options | {"tune": tuned},
         "base": {
-            "name": source.name if source else BASE_NAME,
+            "name": _lasting_name(source),
             "revision": source.revision if source else None,
             "options": backbone.options,
         },
@@ -90,6 +90,14 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
     if backbone.text_encoder is not None and learned_tokens(backbone.text_encoder.tokenizer):
         save_text_encoder(backbone.text_encoder, folder)
+
+
+def _lasting_name(source: Source | None) -> str:
+    """The base's name for the config; a folder's does not depend on where Python was started."""
+    if source is None:
+        return BASE_NAME
+    folder = Path(source.name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else source.name
 
 
 def _is_the_bases(unet: nn.Module, source: Source) -> bool:

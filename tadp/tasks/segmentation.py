@@ -155,6 +155,10 @@ class TADPForSemanticSegmentation(TaskModel):
         loss = losses.focal if self.loss_kind == "focal" else losses.cross_entropy
         return SegmentationOutput(logits, loss(logits, masks.to(logits.device), ignore_label=self.ignore_label))
 
+    def _probabilities(self, logits: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+        """Each class against the rest if it was trained so, which focal loss does; else they sum to one."""
+        return logits.sigmoid() if self.loss_kind == "focal" else logits.softmax(dim=0)
+
     def predict(
         self,
         image: ImageLike,
@@ -183,7 +187,8 @@ class TADPForSemanticSegmentation(TaskModel):
             flip: Predict the mirrored image too.
             short_side_px: Bring the image's shorter side to this before (and its class map back after); the paper's
                 ADE20K test takes 512.
-            return_probabilities: Keep the probabilities of all classes, K floats a pixel.
+            return_probabilities: Keep the probabilities of all classes, K floats a pixel. A model that was trained with
+                focal loss judges each class against the rest, so that they do not sum to one.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -212,7 +217,7 @@ class TADPForSemanticSegmentation(TaskModel):
             strips = []
             for top in range(0, height, _STRIP):
                 rows = top, min(top + _STRIP, height)
-                mean = torch.stack([view.rows(*rows).softmax(dim=0) for view in views]).mean(dim=0)
+                mean = torch.stack([self._probabilities(view.rows(*rows)) for view in views]).mean(dim=0)
                 best = mean.max(dim=0)
                 strips.append((best.indices, best.values, mean if return_probabilities else mean[:0]))
         classes, scores, probabilities = (torch.cat(parts, dim=-2) for parts in zip(*strips, strict=True))
