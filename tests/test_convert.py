@@ -90,7 +90,8 @@ def test_nothing_in_a_file_is_run(tmp_path):
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(trace), protocol=2))
     for name in ("evil.bin", "plain.pt"):
         with pytest.raises(
-            CorruptFileError, match=rf"{name} is damaged, or holds more than tensors .*; nothing in it was run"
+            CorruptFileError,
+            match=rf"{name} holds more than tensors .*: it asks for (posix|nt)\.mkdir; nothing in it was run",
         ):
             read_token(tmp_path / name)
     assert not trace.exists()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class TADPBackbone(nn.Module):
     """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
@@ -47,6 +49,8 @@ class TADPBackbone(nn.Module):
         scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
         sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
             gives one feature.
+        imagenet_pixels: Give the VAE pixels normalised by ImageNet's mean and deviation, as the released detection and
+            Cityscapes models were trained, in place of [-1, 1], for which it was made.
         attach_attention: Levels whose maps get the attention as further channels, one a token. (1, 2) is the paper's.
         detach_attention: Stop the gradient at the attached attention, as the released code does unsaid.
         record_attention: Further levels whose attention is returned, not attached.
@@ -75,6 +79,7 @@ class TADPBackbone(nn.Module):
         timestep: int = 0,
         scale_latents: bool = True,
         sample_posterior: bool = False,
+        imagenet_pixels: bool = False,
         attach_attention: Sequence[int] = (1, 2),
         detach_attention: bool = False,
         record_attention: Sequence[int] = (),
@@ -95,6 +100,7 @@ class TADPBackbone(nn.Module):
         self.timestep = timestep
         self.scale_latents = scale_latents
         self.sample_posterior = sample_posterior
+        self.imagenet_pixels = imagenet_pixels
         self.attach_attention = tuple(sorted(set(attach_attention)))
         self.detach_attention = detach_attention
         self.record_attention = tuple(sorted(set(record_attention)))
@@ -201,6 +207,7 @@ class TADPBackbone(nn.Module):
             "timestep": self.timestep,
             "scale_latents": self.scale_latents,
             "sample_posterior": self.sample_posterior,
+            "imagenet_pixels": self.imagenet_pixels,
             "attach_attention": list(self.attach_attention),
             "detach_attention": self.detach_attention,
             "record_attention": list(self.record_attention),
@@ -408,7 +415,7 @@ class TADPBackbone(nn.Module):
     ) -> Float[Tensor, "b c _h _w"]:
         weight = next(self.vae.parameters())
         padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
-        posterior = self.vae(2 * padded - 1)
+        posterior = self.vae(_imagenet(padded) if self.imagenet_pixels else 2 * padded - 1)
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
         return latents * self.vae.scaling_factor if self.scale_latents else latents
 
@@ -446,6 +453,11 @@ def _text_encoder(model: "CLIPTextModel | None", tokenizer: "CLIPTokenizer | Non
     if (model is None) != (tokenizer is None):
         raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
     return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
+
+
+def _imagenet(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    mean, deviation = (pixels.new_tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return (pixels - mean) / deviation
 
 
 def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps:

@@ -1,8 +1,9 @@
-"""The command line: `tadp extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict` and `evaluate`.
+"""The command line: `extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict`, `evaluate`, `convert`.
 
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """
 
+from tadp.cli import convert as convert
 from tadp.cli import features as features
 from tadp.cli import show as show
 from tadp.cli import tasks as tasks

@@ -25,7 +25,7 @@ from tadp.tasks.lora import add_lora, has_lora
 from tadp.tasks.saving import find_task, load_backbone, load_weights, read_config, save_task
 from tadp.text import Conditioning
 
-PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null"]
+PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null", "stored"]
 PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
 Tune = Literal["all", "lora", "nothing"]
 Model = TypeVar("Model", bound="TaskModel")
@@ -38,7 +38,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         backbone: Its `feature_info` must be that of the head.
         head: Takes `Features`.
         prompt_mode: The text: "captions" (given, or an attached captioner's), or one for all images: "class_names",
-            "class_embeddings", "averaged_eos" (see `tadp.prompts`), or "null", the empty prompt.
+            "class_embeddings", "averaged_eos" (see `tadp.prompts`), "null", the empty prompt, or "stored", embeddings
+            that `store_text` gives it and that are kept with the model, as converted files of others have them.
         prompt_classes: The names for the three modes that need them.
         tune: What of the U-Net trains: "all", a "lora" of attention (extra `train`), or "nothing". What trains is
             saved, what does not is loaded from its source again.
@@ -121,6 +122,30 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         self.captioner, self.captioner_name = captioner, captioner.name
         return self
 
+    @property
+    def stored_text(self) -> Conditioning | None:
+        """What `store_text` gave a model whose prompt mode is "stored"; None in other modes.
+
+        Raises:
+            ModelError: If it has no text yet.
+        """
+        if self.prompt_mode == "stored" and self._fixed_text is None:
+            raise ModelError("this model has no text yet; call model.store_text(conditioning) once.")
+        return self._fixed_text if self.prompt_mode == "stored" else None
+
+    def store_text(self, text: Conditioning) -> None:
+        """Give a model whose prompt mode is "stored" its text: (1, L, D), for all images, saved with the model.
+
+        Raises:
+            ModelError: If the mode is another.
+            ValueError: If there is more than one text.
+        """
+        if self.prompt_mode != "stored":
+            raise ModelError(f"this model's text is {self.prompt_mode!r}; build it with prompt_mode='stored'.")
+        if len(text) != 1:
+            raise ValueError(f"a stored text is one for all images, (1, L, D); got {tuple(text.embeddings.shape)}.")
+        self._fixed_text = text.to(self.device)
+
     def features(
         self,
         images: ImageLike | Sequence[ImageLike] | None,
@@ -138,7 +163,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             latents: A cache of `backbone.encode_image`, in place of images.
             image_size: (height, width) of the images the latents came from; by default the latents' own.
         """
-        text = self._fixed_text if text is None else text
+        text = (self.stored_text or self._fixed_text) if text is None else text
         if latents is not None:
             made = self.backbone.extract(latents, "" if text is None else text, image_size=image_size)
         elif images is not None:
@@ -168,6 +193,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     def _caption(self, image: ImageLike, caption: str | Conditioning | None) -> tuple[Conditioning, str | None]:
         """The text for one image, encoded, and its words if it has any."""
+        if self.stored_text is not None and isinstance(caption, Conditioning):
+            return caption, None  # of another room, say
         if self._fixed_text is not None:
             if caption is not None:
                 raise CaptionError(
@@ -287,7 +314,7 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     """The text that is the same for all images; None for captions."""
     if mode not in PROMPT_MODES:
         raise ValueError(f"prompt_mode is one of {', '.join(PROMPT_MODES)}; got {mode!r}.")
-    if mode == "captions":
+    if mode in ("captions", "stored"):
         return None
     if mode == "null":
         return backbone.encode_text("")

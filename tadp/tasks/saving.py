@@ -5,6 +5,7 @@ model.safetensors   the head
 unet/               the whole U-Net, if all of it was tuned
 pytorch_lora_weights.safetensors   the LoRA, if that was tuned
 text_adapter.safetensors           the text adapter, if there is one
+text.safetensors    the embeddings of prompt mode "stored"
 text_encoder/, tokenizer/   if a token was learned
 base/               the backbone, if it was made from parts and has no name
 """
@@ -33,6 +34,7 @@ from tadp.loading import (
 )
 from tadp.saving import save_text_encoder
 from tadp.tasks.lora import LORA_NAME, load_lora, save_lora
+from tadp.text import Conditioning
 from tadp.tokens import learned_tokens
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "model.safetensors"
+TEXT_NAME = "text.safetensors"
 BASE_NAME = "base"
 FORMAT = 1
 
@@ -74,6 +77,8 @@ def save_task(model: "TaskModel", folder: Path) -> None:
     }
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(_tensors(model.head), folder / HEAD_NAME)
+    if model.stored_text is not None:
+        save_file({"embeddings": model.stored_text.embeddings.contiguous()}, folder / TEXT_NAME)
     if source is None:
         backbone.save_pretrained(folder / BASE_NAME)
         return
@@ -126,7 +131,17 @@ def find_task(
     """
     return local_folder(
         name,
-        patterns=[CONFIG_NAME, HEAD_NAME, LORA_NAME, ADAPTER_NAME, "unet/*", f"{BASE_NAME}/*"],
+        patterns=[
+            CONFIG_NAME,
+            HEAD_NAME,
+            LORA_NAME,
+            ADAPTER_NAME,
+            TEXT_NAME,
+            "unet/*",
+            "text_encoder/*",
+            "tokenizer/*",
+            f"{BASE_NAME}/*",
+        ],
         known="Pass a folder that save_pretrained wrote, or a hub id (owner/name) of such a model.",
         revision=revision,
         local_files_only=local_files_only,
@@ -212,6 +227,8 @@ def load_weights(model: "TaskModel", folder: Path, config: dict[str, Any]) -> No
         ModelError: If weights and config disagree.
     """
     _fill(model.head, folder / HEAD_NAME)
+    if model.prompt_mode == "stored":
+        model.store_text(_read_text(folder / TEXT_NAME, model.prompt_classes))
     if config["options"]["tune"] == "lora":
         load_lora(model.backbone.unet, folder)
     adapter = model.backbone.text_adapter
@@ -234,6 +251,16 @@ def _fill(head: nn.Module, path: Path) -> None:
             f"{found.get(first, 'none')}, head {expected.get(first, 'none')}. Is it of another number of classes?"
         )
     head.load_state_dict(state)
+
+
+def _read_text(path: Path, names: tuple[str, ...]) -> Conditioning:
+    if not path.exists():
+        raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
+    check_readable(path)
+    state = load_file(path)
+    if set(state) != {"embeddings"} or state["embeddings"].ndim != 3:
+        raise CorruptFileError(f"{path} does not hold the embeddings of a text, (1, L, D). Get the model again.")
+    return Conditioning(state["embeddings"], (names,) if len(names) == state["embeddings"].shape[1] else None)
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,13 +1,11 @@
-"""Read what other programs wrote, pickles included: here, with `weights_only=True`, and nowhere else."""
+"""Learned tokens as other programs write them."""
 
-import pickle
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from tadp.errors import CorruptFileError, MissingFileError, ModifierError
+from tadp.convert.pickles import read_pickle
+from tadp.errors import MissingFileError, ModifierError
 from tadp.tokens import LearnedToken, named_token
 from tadp.tokens import read_token as read_safetensors_token
 
@@ -31,7 +29,7 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
         ModifierError: If it holds no learned token, or does not name it.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "learned_embeds.bin"
         >>> torch.save({"<toy>": torch.zeros(8)}, path)
         >>> token, vectors = read_token(path)
@@ -43,7 +41,7 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
         return read_safetensors_token(path, token=token)
     if not path.is_file():
         raise MissingFileError(f"no {path.name} in {path.parent}; pass the file of a learned token.")
-    content = _load(path)
+    content = read_pickle(path)
     name: str | None = None
     if isinstance(content, dict) and "string_to_param" in content:
         given = content.get("name")
@@ -61,16 +59,3 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
     if not isinstance(content, Tensor):
         raise ModifierError(f"{path} holds a {type(content).__name__}, not a learned token.")
     return named_token(content.detach().clone(), name, token, path)
-
-
-def _load(path: Path) -> Any:
-    try:
-        # The original code keeps its tensors in a ParameterDict, which is a dictionary and no more.
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, OSError) as error:
-        # torch's own message advises to run what is in the file.
-        raise CorruptFileError(
-            f"{path} is damaged, or holds more than tensors and plain values; nothing in it was run. Get the file "
-            "again, or save it again with its tensors alone."
-        ) from error

@@ -1,0 +1,118 @@
+"""Whose file it is: the forms that the paper's release, VPD and mmseg's VPD come in, told by the names of tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tadp.errors import ModelError
+
+Task = Literal["segmentation", "depth", "detection"]
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_FIRST = "diffusion_model.input_blocks.0.0.weight"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where a kind of file keeps its parts.
+
+    Attributes:
+        kind: Whose it is, for people.
+        task: What it predicts.
+        root: Before the names of class embeddings, text adapter, VAE and the copy of the whole model.
+        unet: Before the U-Net's.
+        head: Which names the head has.
+    """
+
+    kind: str
+    task: Task
+    root: str
+    unet: str
+    head: Literal["mmcv", "depth", "mmseg depth", "torchvision"]
+
+    @property
+    def vae(self) -> str:
+        """Before the VAE's, if it stands alone."""
+        return f"{self.root}encoder_vq."
+
+    @property
+    def whole(self) -> str:
+        """Before what the released code keeps of the whole Stable Diffusion."""
+        return f"{self.root}sd_model."
+
+
+DEPTH = Form("depth model of the paper's release or of VPD", "depth", "encoder.", "encoder.unet.unet.", "depth")
+SEGMENTATION = Form(
+    "mmcv segmentation model of the paper's release or of VPD", "segmentation", "", "unet.unet.", "mmcv"
+)
+DETECTION = Form("detection model of the paper's release", "detection", "", "model.unet.", "torchvision")
+MMSEG_DEPTH = Form("mmseg's VPD for depth", "depth", "backbone.", "backbone.unet.unet.", "mmseg depth")
+MMSEG = Form("mmseg's VPD for segmentation", "segmentation", "backbone.", "backbone.unet.unet.", "mmcv")
+
+
+def state_of(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name, and what else stands in the file.
+
+    The model lies in `model` (depth), in `state_dict` (mmcv) or bare (detection), and its names may begin with
+    `module.`, as DistributedDataParallel leaves them.
+
+    Raises:
+        ModelError: If there are no named tensors.
+    """
+    others: dict[str, Any] = {}
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            others = {str(key): value for key, value in content.items() if key != wrapper}
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise ModelError(f"{path} holds a {type(content).__name__}, not tensors by name.")
+    wrong = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise ModelError(
+            f"{path} holds {len(wrong)} things besides tensors where a model's tensors are expected, such as "
+            f"{wrong[0]!r}. It is no checkpoint of a form tadp knows."
+        )
+    state = {str(key): value for key, value in content.items()}
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state, others
+
+
+def recognise(state: Mapping[str, Tensor], path: Path) -> Form:
+    """Whose file it is.
+
+    Raises:
+        ModelError: If it is another kind of file; the message says which, where that can be told.
+    """
+    unets = {key.removesuffix(_FIRST) for key in state if key.endswith(_FIRST)}
+    has_neck = any(key.startswith("neck.") for key in state)
+    if DEPTH.unet in unets:
+        return DEPTH
+    if MMSEG.unet in unets:
+        return MMSEG if has_neck else MMSEG_DEPTH
+    if SEGMENTATION.unet in unets:
+        return SEGMENTATION
+    if DETECTION.unet in unets:
+        if not any(key.startswith("fpn.") for key in state):
+            raise ModelError(
+                f"{path} is the paper's Pascal segmentation, whose decoder is segmentation_models_pytorch's FPN; tadp "
+                "has no such head. Its mmcv models (ADE20K, Cityscapes) can be converted."
+            )
+        return DETECTION
+    raise ModelError(f"{path} is no file of the paper's release, of VPD or of mmseg's VPD: {_what(state, unets)}")
+
+
+def _what(state: Mapping[str, Tensor], unets: set[str]) -> str:
+    keys = list(state)
+    if "model." in unets:
+        return "it is a whole Stable Diffusion checkpoint without a head. Load it in diffusers' layout as a backbone."
+    if any("lora" in key.lower() for key in keys):
+        return "it is a LoRA, which belongs to a U-Net. Load it with diffusers, or train a task model with tune='lora'."
+    if any(key.startswith(("down_blocks.", "unet.down_blocks.")) for key in keys):
+        return "it is a U-Net in diffusers' layout, without a head. Put it into a TADPBackbone."
+    if unets:
+        return f"its U-Net stands under {', '.join(sorted(unets))}, where none of them has it."
+    return f"it has no U-Net of LDM; its {len(keys)} tensors begin with {', '.join(keys[:3])}."

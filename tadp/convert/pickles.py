@@ -1,0 +1,203 @@
+"""Read a pickle of tensors after a look at it, so that nothing in it is run and none of it is larger than its file."""
+
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tadp.errors import CorruptFileError, MissingFileError
+from tadp.hub import check_readable
+
+_LARGEST_PICKLE = 2**28  # bytes of structure, tensors not counted; an optimiser's is a few million
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first in files of torch before 1.6
+_LEGACY_PICKLES = 5  # magic number, protocol, machine, content, keys of storages; then raw numbers
+# What `weights_only=True` builds: tensors and plain values. The second wall is torch's own list.
+_HARMLESS = re.compile(
+    r"collections\.(OrderedDict|Counter)"
+    r"|torch\.(\w+Storage|Size|device|Tensor|float\w+|bfloat16|double|half|u?int\w+|long|short|bool|complex\w+)"
+    r"|torch\.storage\.(Typed|Untyped)Storage|torch\.nn\.parameter\.Parameter"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+    r"|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.(set|bytearray|complex)"
+)
+_NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
+# Opcodes that call something, and that torch.save never writes.
+_STRANGE = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
+_INTEGERS = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"}
+_CURE = "Save its tensors alone where you trust it (torch.save(model.state_dict(), …)), or get another file."
+
+
+def read_pickle(path: Path) -> Any:
+    """What a file of `torch.save`, or a safetensors file, holds: tensors and plain values.
+
+    Before torch reads it, its size is compared with what it declares, and the names in its pickle are compared with
+    a list of harmless ones; nothing is run for that. Numbers of numpy, which mmcv puts beside its tensors, are read
+    without numpy. Tensors of a zip stay in the file until they are used.
+
+    Args:
+        path: .safetensors, or any other suffix for a pickle.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is truncated or damaged, declares more than it holds, or needs more than tensors and
+            plain values; the message names what it asks for.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "toy.pt"
+        >>> torch.save({"state_dict": {"weight": torch.ones(2)}, "epoch": 3}, path)
+        >>> read_pickle(path)
+        {'state_dict': {'weight': tensor([1., 1.])}, 'epoch': 3}
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no {path.name} in {path.parent}; pass a file.")
+    if path.suffix == ".safetensors":
+        check_readable(path)
+        return load_file(path)
+    zipped = zipfile.is_zipfile(path)
+    _look(path, zipped=zipped)
+    try:
+        with torch.serialization.safe_globals(_stand_ins()):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
+        # torch's own message advises to run what is in the file.
+        raise CorruptFileError(
+            f"{path} is damaged: it has the form of a file of torch.save, and torch cannot read it. Get the file again."
+        ) from error
+    _check_tensors(content, path)
+    return content
+
+
+def tensors_in(content: Any) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping):
+        for one in content.values():
+            yield from tensors_in(one)
+    elif isinstance(content, list | tuple):
+        for one in content:
+            yield from tensors_in(one)
+
+
+def _look(path: Path, *, zipped: bool) -> None:
+    size = path.stat().st_size
+    try:
+        if zipped:
+            _check_pickle(BytesIO(_structure(path, size)), path, size, most=1)
+        else:
+            with path.open("rb") as file:
+                _check_pickle(file, path, size, most=_LEGACY_PICKLES)
+    except (zipfile.BadZipFile, ValueError, EOFError, OverflowError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, CorruptFileError):
+            raise
+        raise CorruptFileError(
+            f"{path} is damaged, or no file of torch.save ({error}); nothing in it was run. Get the file again."
+        ) from error
+
+
+def _structure(path: Path, size: int) -> bytes:
+    """The pickle in a zip, if the zip is what torch writes: nothing compressed, and no larger than its file."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise CorruptFileError(
+                    f"{path}: {member.filename} is compressed, {member.compress_size} bytes for {member.file_size}; "
+                    "torch.save compresses nothing. Nothing in it was run."
+                )
+        declared = sum(member.file_size for member in members)
+        if declared > size:
+            raise CorruptFileError(
+                f"{path} declares {declared} bytes of content in a file of {size}. Nothing in it was run."
+            )
+        if any(member.filename.endswith("constants.pkl") for member in members):
+            raise CorruptFileError(f"{path} is a TorchScript program, not weights; nothing in it was run. {_CURE}")
+        pickles = [member for member in members if Path(member.filename).name == "data.pkl"]
+        if len(pickles) != 1:
+            raise CorruptFileError(f"{path} is a zip, and no file of torch.save: it has {len(pickles)} data.pkl.")
+        if pickles[0].file_size > _LARGEST_PICKLE:
+            raise CorruptFileError(f"{path}: its pickle has {pickles[0].file_size} bytes besides tensors; too many.")
+        return archive.read(pickles[0])
+
+
+def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, most: int) -> None:
+    """Refuse names that are not harmless, and storages larger than the file, without running anything."""
+    declared: dict[str, int] = {}
+    for number in range(most):
+        strings = ["", ""]
+        integer, first = 0, None
+        for opcode, argument, _ in pickletools.genops(stream):
+            if first is None and opcode.name not in ("PROTO", "FRAME"):
+                first = argument
+            if isinstance(argument, str) and opcode.name != "GLOBAL":
+                strings = [strings[-1], argument]
+            elif opcode.name in _INTEGERS:
+                integer = int(argument or 0)
+            if opcode.name == "GLOBAL":
+                _check_name(str(argument).replace(" ", "."), path)
+            elif opcode.name in _STRANGE:
+                raise CorruptFileError(
+                    f"{path} asks for {'.'.join(strings)} by {opcode.name}, which torch.save never writes; nothing in "
+                    f"it was run. {_CURE}"
+                )
+            elif opcode.name == "BINPERSID":
+                declared[strings[0] + strings[1]] = integer
+        if number == 0 and most > 1 and first != _LEGACY_MAGIC:
+            raise CorruptFileError(
+                f"{path} is damaged, or no file of torch.save; nothing in it was run. Get the file again."
+            )
+    if sum(declared.values()) > size:
+        raise CorruptFileError(
+            f"{path} declares tensors of {sum(declared.values())} numbers in a file of {size} bytes. Nothing in it was "
+            "run."
+        )
+
+
+def _check_name(name: str, path: Path) -> None:
+    if not _HARMLESS.fullmatch(name) and name not in (*_NUMPY, _PARAMETER_DICT):
+        raise CorruptFileError(
+            f"{path} holds more than tensors and plain values: it asks for {name}; nothing in it was run. {_CURE}"
+        )
+
+
+def _check_tensors(content: Any, path: Path) -> None:
+    for tensor in tensors_in(content):
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise CorruptFileError(f"{path} holds a {tensor.layout} tensor on {tensor.device}; tadp reads dense ones.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CorruptFileError(
+                f"{path} declares a tensor {tuple(tensor.shape)}, and holds {tensor.untyped_storage().nbytes()} bytes "
+                "for it."
+            )
+
+
+class _NumpyType:
+    """Stands in for numpy.dtype: keeps its code, and does nothing."""
+
+    def __init__(self, code: str = "", *_: object):
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _numpy_number(kind: _NumpyType, data: bytes = b"") -> float | int | None:
+    """Stands in for numpy's scalar: a plain number, or None for what is none."""
+    form = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}.get(kind.code)
+    return struct.unpack(form, data)[0] if form and len(data) == struct.calcsize(form) else None
+
+
+def _stand_ins() -> list[Any]:
+    dtype, *scalars = _NUMPY
+    # The original code keeps its tensors in a ParameterDict, which is a dictionary and no more.
+    return [torch.nn.ParameterDict, (_NumpyType, dtype), *((_numpy_number, name) for name in scalars)]
