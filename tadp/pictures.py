@@ -98,13 +98,16 @@ def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
     return sheet
 
 
-def box_picture(image: ImageLike, found: Detections | Boxes, class_names: Sequence[str]) -> Image.Image:
+def box_picture(
+    image: ImageLike, found: Detections | Boxes, class_names: Sequence[str], *, note: str = ""
+) -> Image.Image:
     """Boxes over an image with their classes, and scores where there are; the surest lies on top.
 
     Args:
         image: As `tadp.images.to_pil` takes it.
         found: Boxes in the image's pixels.
         class_names: What the labels index.
+        note: Written below, if anything.
 
     Raises:
         ImageError: If the image cannot be read.
@@ -130,7 +133,7 @@ def box_picture(image: ImageLike, found: Detections | Boxes, class_names: Sequen
         draw.rectangle((left, upper, left + width, upper + _LABEL_PX + 5), fill=color)
         ink = _INK if sum(color) > 330 else _PAPER
         draw.text((left + 4, upper + 2), text, font=size, fill=ink)
-    return picture
+    return _with_note(picture, note) if note else picture
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], *, titles: Sequence[str] = ()) -> Image.Image:
@@ -166,6 +169,13 @@ def _enlarged(picture: Image.Image) -> Image.Image:
     if scale <= 1:
         return picture
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
+
+
+def _with_note(picture: Image.Image, note: str) -> Image.Image:
+    page = Image.new("RGB", (picture.width, picture.height + 34), _PAPER)
+    page.paste(picture, (0, 0))
+    ImageDraw.Draw(page).text((10, picture.height + 24), note, font=_font(), fill=_FAINT, anchor="ls")
+    return page
 
 
 def _with_legend(picture: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:

@@ -97,6 +97,41 @@ def test_wrong_usage_of_predict_is_said(arguments, message, models, photos, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_results_name_depends_on_its_own_argument_alone(models, photos, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(other / "dark.png")
+    options = ("-m", models / "without", "--caption", "a dog")
+    run("predict", "segmentation", photos / "0.png", *options, "-o", tmp_path / "out")
+    done = run("predict", "segmentation", photos / "0.png", other / "dark.png", *options, "-o", tmp_path / "out")
+    assert "1 already done" in done.output
+    assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"0", "dark"}
+    assert "dark.segmentation.plot.png" in done.output
+
+
+def test_a_file_that_is_not_there_does_not_stop_the_others(models, photos, tmp_path):
+    options = ("-m", models / "without", "--caption", "a dog", "-o", tmp_path)
+    done = run("predict", "segmentation", photos / "nofile.png", photos / "0.png", *options)
+    assert done.exit_code == 1
+    assert "nofile.png" in done.output
+    assert (tmp_path / "0.segmentation.png").exists()
+
+
+def test_two_images_of_one_name_are_refused(models, photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "more" / "0.png")
+    options = ("-m", models / "without", "--caption", "a dog", "-o", tmp_path / "out")
+    done = run("predict", "segmentation", photos / "0.png", tmp_path / "more" / "0.png", *options)
+    assert done.exit_code == 2
+    assert "would both be written as 0" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_the_embedded_backbone_is_no_task_model(photos, tmp_path):
+    done = run("predict", "segmentation", photos, "-m", "tadp-tiny", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "tadp-tiny is a backbone, not a model that predicts" in done.output
+
+
 def test_a_model_of_another_task_is_named(models, photos, tmp_path):
     done = run("predict", "depth", photos, "-m", models / "segmentation", "-o", tmp_path)
     assert done.exit_code == 1
@@ -111,6 +146,30 @@ def test_evaluate_prints_figures_and_writes_them(task, figure, models, tmp_path)
     done = run("evaluate", task, "-m", models / task, "--data", "scenes", "--count", 2, "-o", target)
     assert done.exit_code == 0, done.output
     assert figure in json.loads(target.read_text())
+
+
+def test_a_model_of_other_classes_is_refused_before_the_first_image(tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    model = tadp.TADPForSemanticSegmentation(backbone, class_names=["ground", "ball"], head="linear", tune="nothing")
+    model.save_pretrained(tmp_path / "balls")
+    done = run("evaluate", "segmentation", "-m", tmp_path / "balls", "--data", "scenes", "--count", 1)
+    assert done.exit_code == 2
+    assert "scenes has 13 classes" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_evaluate_takes_the_captioners_words_where_asked(models, monkeypatch):
+    said = []
+    predict = tadp.TADPForSemanticSegmentation.predict
+    monkeypatch.setattr(
+        tadp.TADPForSemanticSegmentation,
+        "predict",
+        lambda self, image, caption=None, **options: said.append(caption) or predict(self, image, caption, **options),
+    )
+    options = ("-m", models / "segmentation", "--data", "scenes", "--count", 1)
+    assert run("evaluate", "segmentation", *options).exit_code == 0
+    assert run("evaluate", "segmentation", *options, "--captioner", "tadp-tiny").exit_code == 0
+    assert said[0]
+    assert said[1] is None
 
 
 def test_evaluate_is_what_the_library_measures(models, tmp_path):

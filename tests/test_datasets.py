@@ -65,7 +65,9 @@ def test_a_sample_says_what_it_holds():
         ({"image": np.zeros((4, 6, 3))}, TypeError, "image is an array of uint8 with 3 axes; got float64"),
         ({"image": np.zeros((4, 6, 4), np.uint8)}, TypeError, r"an image is \(H, W, 3\)"),
         ({"image": torch.zeros(4, 6, 3)}, TypeError, "image is a NumPy array; got Tensor"),
-        ({"mask": np.zeros((4, 6), np.uint8)}, TypeError, "mask is an array of int64 with 2 axes; got uint8"),
+        ({"mask": np.zeros((4, 6), np.float32)}, TypeError, "mask is an array of int64 with 2 axes; got float32"),
+        ({"depth_m": np.zeros((4, 6), np.uint16)}, TypeError, "depth_m is an array of float32 with 2 axes; got uint16"),
+        ({"boxes": [[1, 2, 3, 4]]}, TypeError, r"boxes are tadp.boxes.Boxes\(boxes, labels\); 'a' has a list"),
         ({"mask": np.zeros((4, 5), np.int64)}, ValueError, "mask has the size of its image; 'a' has 4x5 for .* 4x6"),
         ({"depth_m": np.zeros((6, 4), np.float32)}, ValueError, "depth_m has the size of its image; 'a' has 6x4"),
     ],
@@ -264,3 +266,11 @@ def test_rendered_scenes_take_captions_and_styles():
     with pytest.raises(UnknownIdError, match="rendered scenes: a mapping of 1 captions has no caption of 'plain-0-00"):
         RenderedScenes(2, captions={"plain-0-000000": "a scene"})
     assert len(RenderedScenes(0, captions={})) == 0
+
+
+def test_masks_and_depth_of_other_widths_are_widened():
+    image = np.zeros((4, 6, 3), np.uint8)
+    sample = Sample(image, "a", mask=np.full((4, 6), 200, np.uint8), depth_m=np.full((4, 6), 1.5))
+    assert sample.mask.dtype == np.int64
+    assert (sample.mask == 200).all()
+    assert sample.depth_m.dtype == np.float32

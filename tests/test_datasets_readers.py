@@ -11,6 +11,7 @@ from tadp.datasets import (
     Cityscapes,
     Comic2k,
     DarkZurich,
+    MaskFolder,
     NighttimeDriving,
     NYUDepthV2,
     PascalVOC,
@@ -380,3 +381,40 @@ def test_depth_of_8_bits_or_another_size_is_refused(nyu):
     trees.cut_short(path)
     with pytest.raises(ImageError, match=r"sync_depth_00045.png cannot be read"):
         NYUDepthV2(nyu, split="test")[0]
+
+
+# Folders of one's own
+
+
+@pytest.fixture
+def own(tmp_path):
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for number, suffix in enumerate(("jpg", "png")):
+        Image.fromarray(np.full((30, 40, 3), 50 * number, np.uint8)).save(tmp_path / "photos" / f"{number}.{suffix}")
+        Image.fromarray(np.full((30, 40), number, np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    return tmp_path
+
+
+def test_a_mask_folder_pairs_images_and_masks_by_name(own):
+    data = MaskFolder(own / "photos", own / "masks", class_names=["ground", "ball"], captions={"0": "a", "1": "b"})
+    assert data.image_ids == ["0", "1"]
+    assert [sample.caption for sample in data] == ["a", "b"]
+    assert [int(sample.mask.max()) for sample in data] == [0, 1]
+    assert data.class_names == ("ground", "ball")
+
+
+def test_a_mask_folder_says_what_is_missing(own):
+    with pytest.raises(MissingDataError, match=r"no folder .*nowhere"):
+        MaskFolder(own / "nowhere", own / "masks", class_names=["a"])
+    with pytest.raises(DatasetError, match=r"pixels of value 1, which is no class; .* have 0 and 255"):
+        MaskFolder(own / "photos", own / "masks", class_names=["ground"])[1]
+    (own / "masks" / "1.png").unlink()
+    with pytest.raises(MissingDataError, match=r"1\.png"):
+        MaskFolder(own / "photos", own / "masks", class_names=["a", "b"])
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(own / "photos" / "0.png")
+    with pytest.raises(ValueError, match="share a name"):
+        MaskFolder(own / "photos", own / "masks", class_names=["a", "b"])
+    (own / "empty").mkdir()
+    with pytest.raises(MissingDataError, match="no images in"):
+        MaskFolder(own / "empty", own / "masks", class_names=["a"])

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import tadp
 from tadp.boxes import Boxes, Detections
+from tadp.datasets import RenderedScenes
+from tadp.datasets.scenes import CLASSES as SCENE_CLASSES
 from tadp.datasets.scenes import Scenes
 from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModelError, OutputError, UnknownModelError
-from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation
+from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, evaluate
 from tests.builders import build_backbone, images
 
 CLASSES = ["background", "dog", "red cat"]
@@ -211,6 +213,51 @@ def test_a_mode_without_its_classes_is_refused():
 def test_an_unknown_option_is_refused(no_type_checker, options, message):
     with pytest.raises(ValueError, match=message):
         segmenter(**options)
+
+
+@pytest.mark.parametrize("make", [segmenter, detector])
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ("ball", TypeError, "got the string 'ball'"),
+        (["a", "a"], ValueError, "each class stands once"),
+        ([], ValueError, "no cl"),
+    ],
+)
+def test_class_names_are_a_list_of_different_names(make, names, error, message):
+    with pytest.raises(error, match=message):
+        make(class_names=names)
+
+
+def test_masks_are_compared_with_the_images(no_type_checker):
+    model = segmenter()
+    with pytest.raises(ValueError, match=r"of the images' size; got \(1, 32, 32\) for 1 images of \(64, 64\)"):
+        model(images(1, 64, 64), CAPTION, torch.zeros(1, 32, 32, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"masks hold classes, whole numbers; got torch.float32. Pass masks.long\(\)"):
+        model(images(1, 64, 64), CAPTION, torch.zeros(1, 64, 64))
+
+
+def test_outputs_do_not_print_their_tensors():
+    model = segmenter()
+    assert repr(model(images(1, 64, 64), CAPTION)) == "SegmentationOutput(logits (1, 3, 64, 64), loss=None)"
+    assert len(repr(detector()(images(2, 64, 64), CAPTION, target(detector())))) < 100
+
+
+def test_a_detection_picture_says_when_nothing_is_sure_enough():
+    found = detector().predict(images(1, 64, 64), CAPTION)
+    assert found.plot(score=1.0).height == found.plot(score=0.0).height + 34
+
+
+def test_evaluation_takes_its_captions_from_the_data_or_the_captioner():
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), class_names=["background", *SCENE_CLASSES])
+    model.attach_captioner("tadp-tiny")
+    said = []
+    for captions in ("data", "captioner"):
+        evaluate(
+            model, RenderedScenes(1, seed=5), captions=captions, on_sample=lambda _, result: said.append(result.caption)
+        )
+    assert said[0] == RenderedScenes(1, seed=5)[0].caption
+    assert said[1] == model.captioner(Scenes(1, seed=5)[0].image)[0]
 
 
 def test_a_caption_reaches_the_prediction():

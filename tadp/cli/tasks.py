@@ -11,7 +11,7 @@ import typer
 
 from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
 from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, tell_of_tiny
-from tadp.errors import CaptionError, ImageError
+from tadp.errors import CaptionError, ImageError, TADPError
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
@@ -85,27 +85,23 @@ def predict(
     classes), photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json. Images whose data
     is there are skipped. One unreadable image is named and the others go through.
     """
-    from tadp.extract import output_names
-
-    names = output_names(images)
     options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
-    todo = {image: output / f"{name}.{task.value}" for image, name in names.items()}
+    names, failed = _result_names(images)
+    todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
     if not overwrite:
         done = [image for image, target in todo.items() if Path(f"{target}.json").exists()]
         todo = {image: target for image, target in todo.items() if image not in done}
         if done:
             typer.echo(f"{len(done)} already done")
     if not todo:
-        return
+        raise typer.Exit(1 if failed else 0)
     predictor = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
-    failed = 0
     with progress() as bar:
         for image, target in bar.track(list(todo.items()), description="predicting"):
             try:
                 result: Any = predictor.predict(image, caption, **options)
-                written = result.save(target)
-                _save_plot(result, Path(f"{target}.plot.png"))
+                written = [*result.save(target), _save_plot(result, Path(f"{target}.plot.png"))]
             except (ImageError, CaptionError) as error:
                 fail(error)
                 failed += 1
@@ -157,7 +153,8 @@ def evaluate(
 ) -> None:
     """Measure a task model on a data set and print its figures.
 
-    Captions come from --captions, or from the captioner, image by image. Rendered scenes have their own.
+    Captions come from --captions, or else from the captioner, image by image. Rendered scenes have their own, of what
+    is truly there; --captioner takes a captioner's in their place.
     """
     from tadp.datasets.named import DATASETS, open_dataset
     from tadp.tasks import evaluate as measure
@@ -171,19 +168,42 @@ def evaluate(
     if root is None and data != "scenes":
         raise typer.BadParameter(f"{data} is read from a folder.", param_hint="--root")
     options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
-    samples = open_dataset(data, root, split=split, captions=captions)
-    predictor = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    predictor: Any = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    # the detection sets give the labels of any model that knows their classes
+    labels = {"class_names": predictor.class_names} if task is Task.detection and data != "scenes" else {}
+    try:
+        samples = open_dataset(data, root, split=split, captions=captions, **labels)
+    except ValueError as error:
+        if isinstance(error, TADPError):
+            raise
+        raise typer.BadParameter(str(error), param_hint="--data") from error
+    _check_classes(task, predictor, samples, data)
     metric = _metric(task, predictor, crop=crop, rule=rule)
-    if captions is None and data != "scenes":
+    described = captioner is not None or (captions is None and data != "scenes")
+    if described:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
     total = len(samples) if count is None else min(count, len(samples))
     with progress() as bar:
         shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
-        result = measure(predictor, shown, metric=metric, **options)
+        result = measure(predictor, shown, metric=metric, captions="captioner" if described else "data", **options)
     typer.echo(str(result))
     if output is not None:
         _save_figures(result, output)
         typer.echo(f"wrote {output}")
+
+
+def _check_classes(task: Task, model: Any, samples: Any, data: str) -> None:
+    """Refuse a data set whose labels mean something else than the model's."""
+    if task is Task.depth:
+        return
+    theirs = tuple(samples.box_class_names if task is Task.detection else samples.class_names)
+    if theirs == model.class_names:
+        return
+    raise typer.BadParameter(
+        f"{data} has {len(theirs)} classes ({', '.join(theirs[:4])}, …), the model {len(model.class_names)} "
+        f"({', '.join(model.class_names[:4])}, …); they must be the same, in the same order.",
+        param_hint="--data",
+    )
 
 
 def _metric(task: Task, model: Any, *, crop: str | None, rule: str) -> Any:
@@ -215,6 +235,32 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(one) for key, one in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
+    """For each result's name its image, and how many arguments led to none.
+
+    A name depends on its own argument alone: "rex" for photos/rex.jpg, "pets/rex" for what is below a folder.
+    """
+    from tadp.extract import output_names
+
+    names: dict[str, Path] = {}
+    failed = 0
+    for argument in images:
+        try:
+            found = output_names([argument])
+        except ImageError as error:
+            fail(error)
+            failed += 1
+            continue
+        for image, name in found.items():
+            if names.get(name, image) != image:
+                raise typer.BadParameter(
+                    f"{names[name]} and {image} would both be written as {name}; predict them into two folders.",
+                    param_hint="IMAGES",
+                )
+            names[name] = image
+    return names, failed
 
 
 def _predict_options(
@@ -300,8 +346,9 @@ def _summary(result: Any) -> str:
     return repr(result).partition("(")[2].removesuffix(")")
 
 
-def _save_plot(result: Any, target: Path) -> None:
+def _save_plot(result: Any, target: Path) -> Path:
     from tadp.files import replace_file
 
     with replace_file(target) as part:
         result.plot().save(part, format="PNG")
+    return target

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tadp.datasets.cross_domain import Comic2k as Comic2k
     from tadp.datasets.cross_domain import Watercolor2k as Watercolor2k
     from tadp.datasets.folder import FolderDataset as FolderDataset
+    from tadp.datasets.mask_folder import MaskFolder as MaskFolder
     from tadp.datasets.night import DarkZurich as DarkZurich
     from tadp.datasets.night import NighttimeDriving as NighttimeDriving
     from tadp.datasets.nyu import NYUDepthV2 as NYUDepthV2
@@ -53,6 +54,7 @@ _HOMES = {
     "Gamma": "photometric",
     "HueSaturationValue": "photometric",
     "IGNORE_LABEL": "sample",
+    "MaskFolder": "mask_folder",
     "NYUDepthV2": "nyu",
     "NighttimeDriving": "night",
     "PadTo": "transforms",
@@ -82,6 +84,7 @@ __all__ = [
     "FolderDataset",
     "Gamma",
     "HueSaturationValue",
+    "MaskFolder",
     "NYUDepthV2",
     "NighttimeDriving",
     "PadTo",

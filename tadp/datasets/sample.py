@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 
 from tadp.boxes import Boxes
 
@@ -18,8 +18,9 @@ class Sample:
         image: (H, W, 3), uint8, red, green, blue.
         image_id: Its name in the data set, by which captions are looked up.
         caption: What is said of it.
-        mask: (H, W), int64: the class of each pixel, from 0; `IGNORE_LABEL` (255) where nothing is known.
-        depth_m: (H, W), float32, metres; 0, NaN and infinity where nothing is known.
+        mask: (H, W), int64, made so from any integers: the class of each pixel, from 0; `IGNORE_LABEL` (255) where
+            nothing is known.
+        depth_m: (H, W), float32, made so from any floats, metres; 0, NaN and infinity where nothing is known.
         boxes: Its objects, in pixels of this image.
 
     Raises:
@@ -34,11 +35,12 @@ class Sample:
     image: UInt8[np.ndarray, "_h _w 3"]
     image_id: str
     caption: str | None = None
-    mask: Int64[np.ndarray, "_h _w"] | None = None
-    depth_m: Float32[np.ndarray, "_h _w"] | None = None
+    mask: Integer[np.ndarray, "_h _w"] | None = None
+    depth_m: Float[np.ndarray, "_h _w"] | None = None
     boxes: Boxes | None = None
 
     def __post_init__(self) -> None:
+        self._widen()
         _check_kind("image", self.image, np.uint8, 3)
         if self.image.shape[2] != 3:
             raise TypeError(f"an image is (H, W, 3); {self.image_id!r} has shape {self.image.shape}.")
@@ -51,6 +53,17 @@ class Sample:
                     f"{name} has the size of its image; {self.image_id!r} has {sides(plane.shape)} for an image of "
                     f"{sides(self.image_size)} (height x width)."
                 )
+
+    def _widen(self) -> None:
+        """Bring what is an array of the right kind to the dtypes that the package counts on."""
+        if isinstance(self.mask, np.ndarray) and np.issubdtype(self.mask.dtype, np.integer):
+            object.__setattr__(self, "mask", self.mask.astype(np.int64, copy=False))
+        if isinstance(self.depth_m, np.ndarray) and np.issubdtype(self.depth_m.dtype, np.floating):
+            object.__setattr__(self, "depth_m", self.depth_m.astype(np.float32, copy=False))
+        if self.boxes is not None and not isinstance(self.boxes, Boxes):
+            raise TypeError(
+                f"boxes are tadp.boxes.Boxes(boxes, labels); {self.image_id!r} has a {type(self.boxes).__name__}."
+            )
 
     def __repr__(self) -> str:
         count = None if self.boxes is None else len(self.boxes)
@@ -76,7 +89,8 @@ def sides(image_size: tuple[int, ...]) -> str:
 
 def _check_kind(name: str, value: np.ndarray, dtype: type, axes: int) -> None:
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a NumPy array; got {type(value).__name__}.")
+        cure = " Pass np.asarray(picture.convert('RGB'))." if name == "image" else " Pass np.asarray(…)."
+        raise TypeError(f"{name} is a NumPy array; got {type(value).__name__}.{cure}")
     if value.dtype != dtype or value.ndim != axes:
         raise TypeError(
             f"{name} is an array of {np.dtype(dtype)} with {axes} axes; got {value.dtype}, shape {value.shape}."

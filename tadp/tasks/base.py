@@ -328,6 +328,11 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     if backbone.attach_attention and not backbone.pool_attention and backbone.text_length != length:
         raise ModelError(
             f"{mode!r} has {length} embeddings for these classes, the backbone counts {backbone.text_length} tokens. "
-            f"Load it with text_length={length}."
+            f"Load it with text_length={length}. (The text says {', '.join(classes)}.)"
         )
     return text
+
+
+def shown(loss: Tensor | None) -> str:
+    """A loss for a repr."""
+    return "None" if loss is None else f"{float(loss.detach()):.4f}"

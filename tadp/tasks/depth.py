@@ -14,7 +14,7 @@ from tadp.backbone import TADPBackbone, Text
 from tadp.features import Features
 from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
-from tadp.tasks.base import PromptMode, TaskModel, Tune
+from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DepthResult
 from tadp.text import Conditioning
 from tadp.windows import WindowedPrediction
@@ -34,6 +34,9 @@ class DepthOutput:
 
     depth_m: Float[Tensor, "_b _h _w"]
     loss: Float[Tensor, ""] | None = None
+
+    def __repr__(self) -> str:
+        return f"DepthOutput(depth_m {tuple(self.depth_m.shape)}, loss={shown(self.loss)})"
 
 
 class TADPForDepthEstimation(TaskModel):

@@ -14,7 +14,8 @@ from tadp.boxes import Boxes, Detections
 from tadp.features import Features
 from tadp.heads import DetectionHead
 from tadp.images import ImageLike, to_pil, to_tensor
-from tadp.tasks.base import PromptMode, TaskModel, Tune
+from tadp.prompts.classes import check_classes
+from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DetectionResult
 from tadp.text import Conditioning
 
@@ -32,6 +33,9 @@ class DetectionOutput:
     losses: dict[str, Float[Tensor, ""]]
     loss: Float[Tensor, ""] | None
     detections: list[Detections]
+
+    def __repr__(self) -> str:
+        return f"DetectionOutput(loss={shown(self.loss)}, detections={self.detections})"
 
 
 class TADPForObjectDetection(TaskModel):
@@ -76,7 +80,7 @@ class TADPForObjectDetection(TaskModel):
         lora_rank: int = 16,
         image_px: int = 512,
     ):
-        head_options = head_options or {}
+        class_names, head_options = check_classes(class_names), head_options or {}
         super().__init__(
             backbone,
             DetectionHead(backbone.feature_info, num_classes=len(class_names), **head_options),

@@ -1,7 +1,7 @@
 """Measure a task model on a data set."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -12,6 +12,7 @@ from tadp.tasks.depth import TADPForDepthEstimation
 from tadp.tasks.detection import TADPForObjectDetection
 from tadp.tasks.segmentation import TADPForSemanticSegmentation
 
+CaptionSource = Literal["data", "captioner"]
 Metric = MeanIoU | DepthMetrics | VOCDetection | COCODetection
 
 
@@ -19,17 +20,18 @@ def evaluate(
     model: TaskModel,
     samples: Iterable[Sample],
     *,
+    captions: CaptionSource = "data",
     metric: Metric | None = None,
     on_sample: Callable[[Sample, Any], None] | None = None,
     **options: Any,
 ) -> Any:
     """Predict each sample in its own size and compare.
 
-    A model that wants captions takes the samples' own, or else an attached captioner's.
-
     Args:
         model: One of the three task models.
         samples: A data set, with the labels of the model's task.
+        captions: Where a model that wants captions has them from: "data", the samples' own, and the captioner's for
+            those without; or "captioner", whatever the samples say.
         metric: By default `default_metric(model)`. One that has counted already goes on counting.
         on_sample: Called after each sample with it and its result, to show progress or keep pictures.
         **options: The model's `predict`'s own: windows, scales, flip.
@@ -51,7 +53,9 @@ def evaluate(
         True
     """
     metric = default_metric(model) if metric is None else metric
-    said = model.prompt_mode == "captions"
+    if captions not in get_args(CaptionSource):
+        raise ValueError(f"captions is one of {', '.join(get_args(CaptionSource))}; got {captions!r}.")
+    said = model.prompt_mode == "captions" and captions == "data"
     for sample in samples:
         result = model.predict(sample.image, sample.caption if said else None, **options)
         _update(model, metric, result, sample)

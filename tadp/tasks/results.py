@@ -144,7 +144,9 @@ class DetectionResult:
 
     def plot(self, *, score: float = 0.5) -> Image.Image:
         """The boxes surer than `score` over the image."""
-        return box_picture(_image(self.image), self.above(score).detections, self.class_names)
+        found = self.above(score)
+        note = "" if len(found) else f"nothing above {score:g}"
+        return box_picture(_image(self.image), found.detections, self.class_names, note=note)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write `PATH.json`: a list of objects, each with its name, score and box in pixels.

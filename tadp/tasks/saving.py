@@ -129,6 +129,11 @@ def find_task(
     Raises:
         UnknownModelError: If there is no such folder or repository.
     """
+    if str(name) == "tadp-tiny":
+        raise UnknownModelError(
+            "tadp-tiny is a backbone, not a model that predicts. Train one on it (docs/tasks.md, examples/) and pass "
+            "the folder that save_pretrained wrote."
+        )
     return local_folder(
         name,
         patterns=[

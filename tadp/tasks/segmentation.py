@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from tadp import losses
@@ -15,7 +15,8 @@ from tadp.features import Features
 from tadp.heads import LinearHead, SegmentationHead
 from tadp.images import ImageLike, to_pil, to_tensor
 from tadp.pictures import BACKGROUND
-from tadp.tasks.base import PromptMode, TaskModel, Tune
+from tadp.prompts.classes import check_classes
+from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import SegmentationResult
 from tadp.text import Conditioning
 from tadp.windows import WindowedPrediction
@@ -34,6 +35,9 @@ class SegmentationOutput:
 
     logits: Float[Tensor, "_b _k _h _w"]
     loss: Float[Tensor, ""] | None = None
+
+    def __repr__(self) -> str:
+        return f"SegmentationOutput(logits {tuple(self.logits.shape)}, loss={shown(self.loss)})"
 
 
 class TADPForSemanticSegmentation(TaskModel):
@@ -66,8 +70,8 @@ class TADPForSemanticSegmentation(TaskModel):
         >>> model = TADPForSemanticSegmentation(backbone, class_names=["background", *CLASSES], window_px=128)
         >>> scene = Scenes(1, seed=5)[0]
         >>> result = model.predict(scene.image, scene.caption())
-        >>> result.class_map.shape, result.plot().size
-        (torch.Size([128, 128]), (320, 358))
+        >>> result.class_map.shape, result.plot().width
+        (torch.Size([128, 128]), 320)
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class TADPForSemanticSegmentation(TaskModel):
             raise ValueError(f"head is 'fpn' or 'linear'; got {head!r}.")
         if loss not in ("cross_entropy", "focal"):
             raise ValueError(f"loss is 'cross_entropy' or 'focal'; got {loss!r}.")
+        class_names = check_classes(class_names)
         made = SegmentationHead if head == "fpn" else LinearHead
         head_options = head_options or {}
         if prompt_classes is None:
@@ -128,7 +133,7 @@ class TADPForSemanticSegmentation(TaskModel):
         self,
         images: ImageLike | Sequence[ImageLike] | None,
         text: Text | None = None,
-        masks: Int64[Tensor, "b h w"] | None = None,
+        masks: Integer[Tensor, "_b _h _w"] | None = None,
         *,
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
@@ -147,8 +152,10 @@ class TADPForSemanticSegmentation(TaskModel):
         """
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), masks)
 
-    def from_features(self, features: Features, masks: Int64[Tensor, "b h w"] | None = None) -> SegmentationOutput:
+    def from_features(self, features: Features, masks: Integer[Tensor, "_b _h _w"] | None = None) -> SegmentationOutput:
         """The same from features that were kept."""
+        if masks is not None:
+            _check_masks(masks, features)
         logits = self.head(features)
         if masks is None:
             return SegmentationOutput(logits)
@@ -223,6 +230,17 @@ class TADPForSemanticSegmentation(TaskModel):
         classes, scores, probabilities = (torch.cat(parts, dim=-2) for parts in zip(*strips, strict=True))
         return SegmentationResult(
             classes, scores, self.class_names, probabilities if return_probabilities else None, said, to_pil(image)
+        )
+
+
+def _check_masks(masks: Tensor, features: Features) -> None:
+    batch = features.maps[0].shape[0]
+    if masks.is_floating_point() or masks.dtype == torch.bool:
+        raise TypeError(f"masks hold classes, whole numbers; got {masks.dtype}. Pass masks.long().")
+    if masks.shape != (batch, *features.image_size):
+        raise ValueError(
+            f"masks are (B, H, W), of the images' size; got {tuple(masks.shape)} for {batch} images of "
+            f"{features.image_size}."
         )
 
 
