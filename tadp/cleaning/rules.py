@@ -170,9 +170,7 @@ def _phrases(domain: Domain, own: str) -> list[str]:
         rf",?\s*{verb}(?:(?:{_MADE}|{_TAKEN})\s+)?in\s+the\s+style\s+of\s+{named}{stop}",
         rf",?\s+{verb}(?:{painted})\s+(?:in|with|using|by|from)\s+{named}{stop}",
         rf",?\s+{verb}(?:{_TAKEN})\s+in\s+{named}{stop}",
-        rf"(?<!covered)(?<!interested)(?:^|,?\s+){verb}(?:late\s+)?(?:{'|'.join(places)})\s+{named}{stop}"
-        if places
-        else None,
+        rf"{free}(?:^|,?\s+){verb}(?:late\s+)?(?:{'|'.join(places)})\s+{named}{stop}" if places else None,
         rf",?\s+{verb}with\s+{manner}{stop}" if places != list(domain.prepositions) else None,
         rf",\s*{named}{end}",
         rf"\s+{verb}(?:(?:{_MADE}|{_TAKEN})\s+)?in\s+{drawing}{end}" if domain.media else None,
