@@ -4,19 +4,23 @@
     python examples/clean_captions.py night=night.json --endpoint http://localhost:8000/v1 --model NAME --out cleaned/
 
 Reads files of the form {image_id: {"captions": ["…"]}} (the released code's) and prints a table: the share that names
-the domain before and after, and how often the content words changed. Cleans by rules, or asks a language model: behind
-an endpoint, or in a folder. With --out, writes the cleaned captions as files of the same form.
+the domain before and after, and how often the content words changed. Below it, all that one needs to judge that: the
+captions that lost other words than the domain's, with --read each of them; the nouns that the domain's word was taken
+from ("comic book store" would show as "store"); and how the captions begin. Cleans by rules, or asks a language model:
+behind an endpoint, or in a folder. With --out, writes the cleaned captions as files of the same form.
 """
 
 import argparse
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tadp.cleaning import CleaningReport, EndpointCleaner, ModelCleaner, RuleCleaner
+from tadp.cleaning.domains import any_of
 from tadp.files import replace_file
-from tadp.grammar import content_words, without_bullet
+from tadp.grammar import content_words, without_bullet, words_of
 
 HEADER = "| | " + " | ".join(
     (
@@ -44,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--batches", type=int, help="also print how uneven the input is, by batches of this many captions"
     )
+    parser.add_argument("--read", action="store_true", help="also print each caption whose content words changed")
     options = parser.parse_args()
     if options.endpoint and not options.model:
         parser.error("--endpoint needs --model, the model's name there")
@@ -55,7 +60,7 @@ def main() -> None:
         captions = [caption for entry in entries.values() for caption in entry["captions"]]
         report = cleaner_for(domain, options).clean(captions)
         print(row(Path(name).name, report))
-        details += describe(Path(name).name, report, options.batches)
+        details += describe(Path(name).name, report, size=options.batches, read=options.read)
         if options.out:
             cleaned = iter(report.after)
             renewed = {
@@ -92,27 +97,52 @@ def row(name: str, report: CleaningReport) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def describe(name: str, report: CleaningReport, size: int | None) -> list[str]:
+def describe(name: str, report: CleaningReport, *, size: int | None, read: bool) -> list[str]:
     """Which words were lost, which captions stayed, and how the input's batches differ."""
-    lost: Counter[str] = Counter()
-    for number in report.content_changed:
-        old, new = (
-            Counter(content_words(without_bullet(texts[number]), ignored=report.domain.words))
-            for texts in (report.before, report.after)
-        )
-        lost += old - new
     lines = [
         "",
-        f"{name}: content words lost: {', '.join(f'{word} {times}' for word, times in lost.most_common()) or 'none'}",
+        f"{name}: words lost besides the domain's own: {listing(report.words_lost)}",
+        f"  the domain's word was taken from before: {listing(taken_from(report))}",
+        f"  begin with a medium: {listing(openings(report))}",
     ]
+    if read:
+        lines += [f"  {report.before[number]!r} -> {report.after[number]!r}" for number in report.content_changed]
     for number, reason in report.failures.items():
         lines.append(f"  not cleaned: {report.before[number]!r}: {reason}")
     if size:
-        names = [sum(map(report.domain.named_in, batch)) for batch in batches(report.before, size)]
-        marks = [sum(bool(MARK.match(text)) for text in batch) for batch in batches(report.before, size)]
-        lines.append(f"  name the domain, by batches of {size}: {' '.join(map(str, names))}")
-        lines.append(f"  begin with a list's mark:          {' '.join(map(str, marks))}")
+        traits: dict[str, Callable[[str], object]] = {
+            "name the domain": report.domain.named_in,
+            "begin with a dash": re.compile(r"\s*-\s").match,
+            "begin with a number": re.compile(r"\s*\d+[.)]\s").match,
+            "begin with a space": re.compile(r"\s").match,
+            "end with a full stop": re.compile(r".*\.\s*$", re.DOTALL).match,
+        }
+        for trait, has in traits.items():
+            counts = [sum(bool(has(text)) for text in batch) for batch in batches(report.before, size)]
+            lines.append(f"  {trait}, by batches of {size}: {' '.join(map(str, counts))}")
     return lines
+
+
+def listing(counts: Counter[str]) -> str:
+    return ", ".join(f"{word} {times}" for word, times in counts.most_common()) or "none"
+
+
+def taken_from(report: CleaningReport) -> Counter[str]:
+    """The words that stay of which a word of the domain stood right before: "owl" of "a cartoon owl"."""
+    own = any_of((*report.domain.nouns, *report.domain.adjectives))
+    found: Counter[str] = Counter()
+    for number in report.changed:
+        followers = re.findall(rf"{own}[ -]+([^\W\d_]+)", report.before[number], re.IGNORECASE)
+        left = set(words_of(report.after[number]))
+        found.update(word for word in map(str.lower, followers) if word in left and content_words(word))
+    return found
+
+
+def openings(report: CleaningReport) -> Counter[str]:
+    """How many captions begin with "a drawing of" and the like, their articles and marks aside, as they came."""
+    media = any_of(report.domain.media)
+    found = (re.match(rf"(?:an?\s+|the\s+)?({media})\s+of\b", without_bullet(text), re.I) for text in report.before)
+    return Counter(f"{match[1].lower()} of" for match in found if match)
 
 
 def batches(captions: tuple[str, ...], size: int) -> list[tuple[str, ...]]:

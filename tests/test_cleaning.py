@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from tadp.cleaning import DOMAINS, CleaningReport, Domain, RuleCleaner
+from tadp.cleaning import DOMAINS, CleaningInterrupted, CleaningReport, Domain, RuleCleaner
 from tadp.cleaning.answers import AnswerError, check_answer, instruction, numbered, read_numbered
+from tadp.cleaning.secrecy import holds, without
 from tadp.errors import CaptionError
 
 WATERCOLOR = {
@@ -27,6 +28,9 @@ WATERCOLOR = {
     "marilyn monroe watercolor painting": "marilyn monroe",
     "an owl on a branch with watercolor splatters": "an owl on a branch with splatters",
     "a watercolor octopus": "an octopus",
+    "A watercolour-style dog.": "A dog.",
+    "a dog with a watercolor effect": "a dog",
+    "a room with a watercolor painting": "a room with a painting",
     "an aquarelle horse": "a horse",
     "A watercolor painting of a Chihuahua dog.": "A Chihuahua dog.",
     "a man holding an aquarelle of a cat": "a man holding a picture of a cat",
@@ -48,6 +52,9 @@ COMIC = {
     "20. Drawing of man with glasses and tie": "Man with glasses and tie",
     "two anime girls with a speech bubble": "two girls with a speech bubble",
     "a dog in cartoon style": "a dog",
+    "a comic style owl": "an owl",
+    "a man is shown with a comic book": "a man is shown with a book",
+    "a lamp, a comic book, and a pen": "a lamp, a book, and a pen",
 }
 NIGHT = {
     "a street at night with cars": "a street with cars",
@@ -76,10 +83,34 @@ UNTOUCHED = {
     "dashcam": ["a car in front of a dashboard"],
 }
 STUCK = {
-    "watercolor": ["a watercolor", "watercolor", "Watercolor!", "a watercolor hanging on a wall"],
-    "comic": ["a comic strip", "Spanish political cartoon", "the page from the comic book is shown"],
+    "watercolor": [
+        "a watercolor", "watercolor", "Watercolor!", "a watercolor hanging on a wall", "a girl with watercolors",
+        "a girl with a watercolor", "a wall covered with watercolors", "a watercolor \0 dog",
+    ],
+    "comic": [
+        "a comic strip", "Spanish political cartoon", "the page from the comic book is shown",
+        "a man covered in comics", "a cartoon style is nice",
+    ],
     "night": ["the street is dark", "night"],
     "dashcam": ["a dashcam"],
+}  # fmt: skip
+COMPOUNDS = {
+    "watercolor": {
+        "a watercolor set and a brush": "a watercolor set and a brush",
+        "a girl with Water-Colour paints": "a girl with Water-Colour paints",
+        "a watercolor painting of a girl with a watercolor set": "a girl with a watercolor set",
+    },
+    "comic": {
+        "a comic book store": "a comic book store",
+        "a comic strip of two comic-book stores": "two comic-book stores",
+        "a comics convention": "a comics convention",
+    },
+    "night": {
+        "a night club": "a night club",
+        "people dance at a night club at night": "people dance at a night club",
+        "a night heron on a dark blue car": "a night heron on a dark blue car",
+    },
+    "foggy": {"a car with fog lights in the fog": "a car with fog lights"},
 }
 
 
@@ -109,6 +140,16 @@ def test_what_cannot_be_dropped_stays_and_is_reported(domain, caption):
     report = RuleCleaner(domain).clean([caption])
     assert report.after == (caption,)
     assert report.failures.keys() == {0}
+    assert report.naming_after == (0,)
+
+
+@pytest.mark.parametrize(
+    ("domain", "caption", "cleaned"), [(name, *pair) for name, pairs in COMPOUNDS.items() for pair in pairs.items()]
+)
+def test_a_thing_called_after_the_domain_stays_and_is_reported(domain, caption, cleaned):
+    report = RuleCleaner(domain).clean(caption)
+    assert report.after == (cleaned,)
+    assert report.failures[0].endswith("is a thing called after the domain")
     assert report.naming_after == (0,)
 
 
@@ -209,9 +250,41 @@ def test_the_report_counts_what_changed():
         "4 captions, domain 'watercolor': 2 changed, 1 failed",
         "name the domain: 2 (50.0%) before, 1 (25.0%) after",
         "content words changed: 1 (25.0%)",
+        "words lost besides the domain's own: red 1",
         "  caption 3: why",
     ]
     assert len(report) == 4
+
+
+def test_words_that_are_the_domains_only_in_a_phrase_count_as_lost():
+    """The book of a comic book is the domain's own word, another book is not."""
+    before = ("a girl with a comic book", "a comic of a girl with a book", "a comic of a black dog and a black cat")
+    report = CleaningReport(DOMAINS["comic"], before, ("a girl with a book", "a girl", "a dog and a cat"), {})
+    assert report.words_lost == {"book": 1, "black": 2}
+    assert report.content_changed == (1, 2)
+    gained = CleaningReport(DOMAINS["comic"], ("a comic of a dog",), ("a dog and a cat",), {})
+    assert gained.content_changed == (0,)
+    assert not gained.words_lost
+    night = CleaningReport(DOMAINS["night"], ("dark hair at night",), ("hair",), {})
+    assert night.words_lost == {"dark": 1}  # "dark hair" does not name the night
+
+
+def test_an_interrupted_cleaning_hands_over_what_it_has(monkeypatch):
+    cleaner = RuleCleaner("comic")
+    clean = cleaner._clean
+
+    def stopping(text):
+        if text == "a cartoon bird":
+            raise KeyboardInterrupt
+        return clean(text)
+
+    monkeypatch.setattr(cleaner, "_clean", stopping)
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; 2 of 4 captions are cleaned") as stopped:
+        cleaner.clean(["a cartoon dog", "a cartoon bird", "a cartoon cow", "a cartoon dog"])
+    assert isinstance(stopped.value, CleaningInterrupted)
+    report = stopped.value.report
+    assert report.after == ("a dog", "a cartoon bird", "a cartoon cow", "a dog")
+    assert report.failures == {1: "interrupted", 2: "interrupted"}
 
 
 def test_the_order_of_words_is_no_change_of_content():
@@ -235,7 +308,21 @@ def test_media_are_told_apart_from_the_domain():
     assert not DOMAINS["night"].medium_in("a drawing")
 
 
-# Answers of language models
+# Answers of language models, and what they may not show
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["sk-a/b+secret9", r"sk-a\/b+secret9", r"\u0073k-a/b+secret9", "sk-a%2Fb%2Bsecret9", "sk-a&#47;b&#43;secret9"],
+)
+def test_a_key_is_found_in_each_spelling(spelling):
+    assert holds(f"it is {spelling}.", "sk-a/b+secret9")
+    assert "secret9" not in without(f"it is {spelling}.", "sk-a/b+secret9")
+
+
+def test_other_texts_stay_as_they_are():
+    assert without("a dog", "sk-a/b+secret9") == without("a dog", None) == without("a dog", "do") == "a dog"
+    assert without("a do g", "do") == "a *** g"
 
 
 def test_a_numbered_list_goes_out_and_comes_back():
@@ -280,6 +367,7 @@ def test_an_answer_has_to_be_an_edited_caption():
         ("", r"empty"),
         ('""', r"empty"),
         ("a dog " * 20, r"much longer"),
+        ("a dog \ud83d", r"cannot be written as UTF-8: 'a dog \\ud83d'"),
         ("I cannot help", r"has none of the caption's words: 'I cannot help'"),
     ):
         with pytest.raises(AnswerError, match=message):

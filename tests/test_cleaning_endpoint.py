@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tadp.cleaning import EndpointCleaner
+from tadp.cleaning import CleaningInterrupted, EndpointCleaner
 from tadp.errors import CaptionError, EndpointError
 
-KEY = "sk-secret-0123456789"
+KEY = "sk-secret/0123456789"
 CAPTIONS = [f"a watercolor painting of {number} dogs" for number in range(8)]
 CLEANED = [f"{number} dogs" for number in range(8)]
 
@@ -183,6 +183,49 @@ def test_one_caption_that_the_server_cannot_take_costs_no_other():
     assert report.failures == {5: "the server answers 500 Internal Server Error"}
 
 
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize(("first", "batch_size"), [(0, 20), (40, 20), (10, 1), (40, 3)])
+def test_neighbours_that_the_server_cannot_take_cost_no_other(status, first, batch_size):
+    captions = [f"a watercolor painting of {number} dogs" for number in range(60)]
+    bad = captions[first : first + 3]
+
+    def behave(server, handler, asked):
+        return (status, {}) if set(bad) & set(asked) else cleaned(asked)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, batch_size=batch_size, retries=0).clean(captions)
+    assert list(report.failures) == [first, first + 1, first + 2]
+    assert report.after == tuple(
+        text if text in bad else text.removeprefix("a watercolor painting of ") for text in captions
+    )
+
+
+def test_a_server_that_refuses_every_caption_is_not_asked_for_all():
+    with (
+        serving(lambda server, handler, captions: (400, {})) as server,
+        pytest.raises(EndpointError, match=r"gave no usable answer: the server answers 400 Bad Request"),
+    ):
+        cleaner(server.url, batch_size=8).clean([f"caption {number}" for number in range(1000)])
+    assert len(server.batches) <= 8
+
+
+def test_an_interrupt_hands_over_what_was_cleaned():
+    with serving(lambda server, handler, captions: cleaned(captions)) as server:
+        one = cleaner(server.url, batch_size=2)
+        ask = one._ask
+
+        def stopping(batch, rng):
+            if CAPTIONS[4] in batch.captions:
+                raise KeyboardInterrupt
+            return ask(batch, rng)
+
+        one._ask = stopping
+        with pytest.raises(CleaningInterrupted) as stopped:
+            one.clean(CAPTIONS)
+    assert stopped.value.report.after == (*CLEANED[:4], *CAPTIONS[4:])
+    assert set(stopped.value.report.failures.values()) == {"interrupted"}
+
+
 def test_a_batch_that_is_too_large_is_halved_at_once():
     with serving(lambda server, handler, captions: (413, {}) if len(captions) > 2 else cleaned(captions)) as server:
         report = cleaner(server.url, batch_size=8).clean(CAPTIONS)
@@ -216,13 +259,15 @@ def test_an_answer_that_is_no_edited_caption_is_asked_for_again_alone_and_then_l
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"<html>gateway</html>", r"no chat completion: b'<html>gateway"),
+        (b"<html>gateway</html>", r"no chat completion: '<html>gateway"),
         (b"", r"no chat completion"),
         (b"\xff\xfe\x00", r"no chat completion"),
         ([], r"no chat completion"),
         ({"choices": []}, r"no chat completion"),
         ({"choices": [{"message": {"content": None}}]}, r"no text, but a NoneType"),
         (completion("I am sorry, Dave."), r"0 captions came back for 1"),
+        (b"[" * 200_000, r"no chat completion: '[[["),
+        (completion("1. 7 dogs \ud83d"), r"cannot be written as UTF-8"),
     ],
 )
 def test_junk_leaves_the_captions_and_is_reported(body, reason):
@@ -236,7 +281,7 @@ def test_junk_leaves_the_captions_and_is_reported(body, reason):
 def test_a_call_warns_of_what_stayed():
     with (
         serving(lambda server, handler, captions: (200, b"junk")) as server,
-        pytest.warns(UserWarning, match=r"1 of 1 captions could not be cleaned.*no chat completion: b'junk'"),
+        pytest.warns(UserWarning, match=r"1 of 1 captions could not be cleaned.*no chat completion: 'junk'"),
     ):
         assert cleaner(server.url)("a watercolor of a dog") == ["a watercolor of a dog"]
 
@@ -275,6 +320,33 @@ def test_a_server_that_drips_is_left_too():
 
     with serving(behave) as server, pytest.raises(EndpointError, match=r"time-out of 0\.5 s"):
         cleaner(server.url, timeout_s=0.5, retries=0).clean("a dog")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(b"HTTP", b"/"), (b"HTTP/1.1 200 OK\r\nX-A: ", b"a"), (b"", b"HTTP/1.1 100 Continue\r\n\r\n")],
+    ids=["status", "headers", "continue"],
+)
+def test_a_server_that_drips_before_its_answer_is_left_too(first, then):
+    """Each byte sets a socket's own time-out back, so headers without end would hold on to it."""
+    shut = threading.Event()
+
+    def behave(server, handler, captions):
+        ends = time.monotonic() + 5
+        try:
+            handler.wfile.write(first)
+            while time.monotonic() < ends:
+                handler.wfile.write(then)
+                server.stop.wait(0.05)
+        except OSError:
+            shut.set()
+
+    with serving(behave) as server:
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match=r"no whole answer within the time-out of 0\.3 s"):
+            cleaner(server.url, timeout_s=0.3, retries=0).clean("a dog")
+        assert time.monotonic() - start < 4
+        assert shut.wait(4)  # the connection is shut, not left behind
 
 
 def test_a_hang_costs_no_other_caption():
@@ -322,7 +394,7 @@ def test_a_server_that_always_fails_is_asked_a_bounded_number_of_times():
         pytest.raises(EndpointError, match=r"gave no usable answer: the server answers 500"),
     ):
         cleaner(server.url, batch_size=8, retries=3).clean([f"caption {number}" for number in range(1000)])
-    assert len(server.batches) <= 4 + 5 * 2
+    assert len(server.batches) <= 4 + 5 * 2 + 4
 
 
 def test_a_server_that_dies_on_the_way_leaves_what_it_has_cleaned():
@@ -376,27 +448,50 @@ def test_the_key_is_shown_nowhere(caplog, capfd):
     said: list[str] = []
 
     def echo(server, handler, captions):
-        said_key = handler.headers["Authorization"]
-        if len(server.batches) < 3:
-            return 200, completion(f"1. {said_key}")
-        if len(server.batches) < 6:
-            return 200, f"your key is {said_key}".encode()
+        said_key = handler.headers["Authorization"].removeprefix("Bearer ")
+        answers: list[Any] = [
+            completion(f"1. a dog {said_key}"),
+            json.dumps(completion(f"1. a dog {said_key}")).replace("/", "\\/").encode(),
+            json.dumps(completion(f"1. a dog {said_key}")).replace("sk", "\\u0073k").encode(),
+            completion("1. a dog " + said_key.replace("/", "%2F")),
+            f"your key is {said_key}".encode(),
+            json.dumps({"key": said_key}).replace("/", "\\/").encode(),
+            json.dumps({"key": said_key}).replace("sk", "\\u0073k").encode(),
+            f"<p>{said_key.replace('/', '&#47;')}".encode(),
+        ]
+        if len(server.batches) <= len(answers):
+            return 200, answers[len(server.batches) - 1]
         reply(handler, 401, f"bad key {said_key}".encode(), X_Key=said_key)
         return None
 
     with serving(echo) as server:
-        one = cleaner(server.url)
+        one = cleaner(server.url, retries=0)
         said += [repr(one), str(vars(one))]
-        for _ in range(4):
+        for _ in range(9):
             try:
-                said.append(str(one.clean("a dog")))
+                report = one.clean("a dog")
             except EndpointError as error:
                 said += [str(error), repr(error), repr(error.__context__), repr(error.__cause__)]
-    assert all(key == f"Bearer {KEY}" for key in server.keys)
-    assert len(server.keys) == 6
+            else:
+                assert report.after == ("a dog",)
+                assert report.failures
+                said.append(str(report))
+    assert server.keys == [f"Bearer {KEY}"] * 9
     said += [record.getMessage() for record in caplog.records] + list(capfd.readouterr())
-    assert not [text for text in said if KEY in text or "sk-secret" in text]
-    assert any("***" in text for text in said)
+    assert not [text for text in said if "0123456789" in text]
+    assert sum("***" in text for text in said) == 8
+
+
+@pytest.mark.parametrize("wrong", ["sk-SECRET123", "gsk_secret123", "sk secret123", "", "sk-SECRET=123"])
+def test_a_key_in_the_place_of_its_variable_is_refused_unseen(wrong):
+    with pytest.raises(ValueError, match=r"key_variable= takes the name of an environment variable") as raised:
+        cleaner("http://host/v1", key_variable=wrong)
+    assert "123" not in str(raised.value)
+
+
+def test_a_variable_that_is_set_may_have_any_name(monkeypatch):
+    monkeypatch.setenv("my_key", KEY)
+    assert cleaner("http://host/v1", key_variable="my_key").key_variable == "my_key"
 
 
 @pytest.mark.parametrize("wrong", ["sk secret", "sk-secret\n", "sk-sécret"])

@@ -1,13 +1,19 @@
 """`tadp prompt` and `tadp clean`."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
-from test_cli import plain, tadp_run
+from test_cleaning_endpoint import cleaned, completion, serving
+from test_cli import ENVIRONMENT, plain, tadp_run
 
 import tadp
+from tadp.captions import CaptionTable
 from tadp.datasets.scenes import Scenes
 
 
@@ -90,3 +96,123 @@ def test_an_endpoint_that_is_down_is_one_line_and_loses_nothing(workplace, monke
     assert "127.0.0.1:9" in result.stderr
     assert "secret-key" not in result.output + result.stderr
     assert Path("captions.json").read_text() == before
+
+
+RECORD = {"captioner": "blip", "revision": None, "generation": {"num_beams": 5}, "versions": {"tadp": "0.1"}}
+
+
+def write_lines(*rows: dict[str, object], end: str = "") -> None:
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+
+
+def read_lines(path: str = "out.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_clean_keeps_where_captions_came_from_and_adds_itself(workplace):
+    write_lines(
+        {"id": "a", "captions": ["a watercolor of a dog"], "provenance": RECORD},
+        {"id": "b", "captions": ["a bird"], "provenance": RECORD | {"captioner": "other"}},
+        {"id": "c", "captions": ["a cat", "a watercolor cat"], "stars": 3},
+    )
+    assert tadp_run("clean", "in.jsonl", "-o", "out.jsonl").stderr == ""
+    by = f"RuleCleaner('watercolor') of tadp {tadp.__version__}"
+    generation = {"num_beams": 5, "cleaner": by}
+    assert read_lines() == [
+        {"id": "a", "captions": ["a dog"], "provenance": RECORD | {"generation": generation}},
+        {"id": "b", "captions": ["a bird"], "provenance": RECORD | {"captioner": "other", "generation": generation}},
+        {"id": "c", "captions": ["a cat", "a cat"], "stars": 3},
+    ]
+    tadp_run("clean", "out.jsonl", "-o", "again.jsonl", "--domain", "comic")
+    twice = read_lines("again.jsonl")[0]["provenance"]["generation"]["cleaner"]
+    assert twice == f"{by}; RuleCleaner('comic') of tadp {tadp.__version__}"
+    told = plain(tadp_run("clean", "in.jsonl", "-o", "out.json").stderr)
+    assert "out.json has no place for where captions came from; a .jsonl or .parquet keeps it." in told
+
+
+def test_clean_keeps_where_captions_came_from_in_parquet(workplace):
+    pytest.importorskip("pyarrow")
+    write_lines({"id": "a", "captions": ["a watercolor of a dog"], "stars": 3, "provenance": RECORD})
+    tadp_run("clean", "in.jsonl", "-o", "out.parquet")
+    record = CaptionTable.open("out.parquet").record("a")
+    assert record.captions == ("a dog",)
+    assert record.fields == {"stars": 3}
+    assert record.provenance is not None
+    assert record.provenance.captioner == "blip"
+    assert "RuleCleaner" in record.provenance.generation["cleaner"]
+
+
+def test_clean_says_which_line_it_leaves_out(workplace):
+    write_lines({"id": "a", "captions": ["a watercolor of a dog"]}, end='{"id": "b", "capt')
+    result = tadp_run("clean", "in.jsonl", "-o", "out.jsonl", code=1)
+    assert "warning: in.jsonl, line 2 is cut off" in plain(result.stderr)
+    assert read_lines() == [{"id": "a", "captions": ["a dog"]}]
+
+
+def test_captions_that_stay_are_named_and_the_exit_code_says_so(workplace):
+    write_lines({"id": "a", "captions": ["a watercolor"]}, {"id": "b", "captions": ["a watercolor of a dog"]})
+    result = tadp_run("clean", "in.jsonl", "-o", "out.jsonl", code=1)
+    assert "not cleaned: 'a watercolor': the caption says nothing else" in plain(result.stderr)
+    assert [row["captions"] for row in read_lines()] == [["a watercolor"], ["a dog"]]
+
+
+def test_an_endpoint_that_fails_on_the_way_leaves_a_file_and_exit_code_1(workplace):
+    write_lines(*({"id": str(k), "captions": [f"a watercolor painting of {k} dogs"]} for k in range(50)))
+    with serving(lambda server, handler, asked: cleaned(asked) if len(server.batches) == 1 else (401, {})) as server:
+        arguments = ("clean", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.url, "--language-model", "x")
+        result = tadp_run(*arguments, code=1)
+    assert "the server answers 401" in plain(result.stderr)
+    assert [row["captions"][0] for row in read_lines()] == [
+        f"{k} dogs" if k < 20 else f"a watercolor painting of {k} dogs" for k in range(50)
+    ]
+
+
+def test_an_answer_with_half_an_emoji_costs_no_other(workplace):
+    write_lines(*({"id": str(k), "captions": [f"a watercolor painting of {k} dogs"]} for k in range(3)))
+
+    def behave(server, handler, asked):
+        status, body = cleaned(asked)
+        text = body["choices"][0]["message"]["content"].replace("1 dogs", "1 dogs \ud83d")
+        return status, completion(text)
+
+    with serving(behave) as server:
+        arguments = ("clean", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.url, "--language-model", "x")
+        assert "cannot be written as UTF-8" in plain(tadp_run(*arguments, code=1).stderr)
+    assert [row["captions"][0] for row in read_lines()] == ["0 dogs", "a watercolor painting of 1 dogs", "2 dogs"]
+
+
+def test_ctrl_c_keeps_what_was_cleaned(workplace):
+    """In a process of its own, and a real signal, as a terminal sends it."""
+    write_lines(*({"id": str(k), "captions": [f"a watercolor painting of {k} dogs"]} for k in range(50)))
+
+    def behave(server, handler, asked):
+        if len(server.batches) == 1:
+            return cleaned(asked)
+        process.send_signal(signal.SIGINT)
+        server.stop.wait(30)
+        return None
+
+    with serving(behave) as server:
+        arguments = ["clean", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.url, "--language-model", "x"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tadp", *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "interrupted" in told
+    assert [row["captions"][0] for row in read_lines()] == [
+        f"{k} dogs" if k < 20 else f"a watercolor painting of {k} dogs" for k in range(50)
+    ]
+
+
+def test_clean_shows_a_bar_on_a_terminal_alone(workplace, monkeypatch):
+    assert "cleaning" not in tadp_run("clean", "captions.json", "-o", "out.json").stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    assert "cleaning: 100%" in tadp_run("clean", "captions.json", "-o", "out.json", "--overwrite").stderr
+
+
+def test_a_key_in_the_place_of_its_variable_is_not_shown(workplace):
+    arguments = ("--endpoint", "http://127.0.0.1:9", "--language-model", "x", "--key-variable", "sk-SECRET123")
+    result = tadp_run("clean", "captions.json", "-o", "out.json", *arguments, code=2)
+    assert "takes the name of an environment variable" in plain(result.stderr)
+    assert "SECRET" not in result.output + result.stderr

@@ -100,15 +100,25 @@ def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
 
 
 def test_captions_are_cleaned_and_counted(tmp_path):
-    texts = ["- a watercolor painting of a dog", "a watercolor", "a red drawing of a cat", "a bird"]
+    texts = ["- a watercolor painting of a dog", "a watercolor", "a pencil drawing of a watercolor owl", "a bird"]
     captions = {str(number): {"captions": [text], "class_label": 3} for number, text in enumerate(texts)}
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     printed = run(
-        "clean_captions.py", f"watercolor={tmp_path / 'captions.json'}", "--out", tmp_path / "out", "--batches", 2
+        "clean_captions.py",
+        f"watercolor={tmp_path / 'captions.json'}",
+        "--out",
+        tmp_path / "out",
+        "--batches",
+        2,
+        "--read",
     )
-    assert "| captions.json | 4 | 2 (50.0%) | 1 (25.0%) |" in printed
+    assert "| captions.json | 4 | 3 (75.0%) | 1 (25.0%) |" in printed
+    assert "words lost besides the domain's own: pencil 1\n" in printed
+    assert "the domain's word was taken from before: owl 1\n" in printed
+    assert "begin with a medium: none\n" in printed
+    assert "'a pencil drawing of a watercolor owl' -> 'an owl'" in printed
     assert "not cleaned: 'a watercolor': the caption says nothing else" in printed
-    assert "by batches of 2: 2 0" in printed
+    assert "by batches of 2: 2 1" in printed
     cleaned = json.loads((tmp_path / "out" / "captions.json").read_text())
     assert cleaned["0"] == {"captions": ["a dog"], "class_label": 3}
     assert [entry["captions"] for entry in cleaned.values()][1] == ["a watercolor"]

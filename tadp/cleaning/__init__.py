@@ -15,7 +15,10 @@ from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import DOMAINS, Domain
 from tadp.cleaning.endpoint import EndpointCleaner
 from tadp.cleaning.model import ModelCleaner
-from tadp.cleaning.report import CleaningReport
+from tadp.cleaning.report import CleaningInterrupted, CleaningReport
 from tadp.cleaning.rules import RuleCleaner
 
-__all__ = ["DOMAINS", "Cleaner", "CleaningReport", "Domain", "EndpointCleaner", "ModelCleaner", "RuleCleaner"]
+__all__ = [
+    "DOMAINS", "Cleaner", "CleaningInterrupted", "CleaningReport", "Domain", "EndpointCleaner", "ModelCleaner",
+    "RuleCleaner",
+]  # fmt: skip

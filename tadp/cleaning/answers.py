@@ -63,13 +63,18 @@ def check_answer(caption: str, answer: str, domain: Domain) -> str:
     """An answer for one caption, without quotation marks around it.
 
     Raises:
-        AnswerError: If it is empty, much longer than the caption, or has none of its words.
+        AnswerError: If it is empty, cannot be written as UTF-8, is much longer than the caption, or has none of its
+            words.
     """
     text = " ".join(answer.split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not caption.strip().startswith(text[0]):
         text = text[1:-1].strip()
     if not text:
         raise AnswerError("the answer is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half an emoji, where a server counts its tokens in the wrong place
+        raise AnswerError(f"the answer cannot be written as UTF-8: {ascii(text)[:60]}") from None
     if len(text) > 1.5 * len(caption) + 20:
         raise AnswerError(f"the answer is much longer than the caption: {text[:60]!r} …")
     words = set(content_words(caption, ignored=domain.words))

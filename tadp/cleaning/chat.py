@@ -1,26 +1,26 @@
 """One request to a chat endpoint, and every way it can go wrong, as one kind of error that never has the key in it."""
 
 import http.client
-import ipaddress
 import json
 import os
+import re
 import socket
 import ssl
-import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from tadp.cleaning.answers import AnswerError
+from tadp.cleaning.exchange import exchange
+from tadp.cleaning.secrecy import holds, without
 from tadp.errors import TADPError
 
 _ENDING = "/chat/completions"
-_MOST_BYTES = 4 * 2**20  # of an answer: far more than any list of captions
 _MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FOR_ALL = {401, 403, 404, 405}  # what one request is told, all are
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class ServerError(TADPError):
@@ -72,11 +72,24 @@ def check_key(key: str | None, variable: str) -> None:
         raise ValueError(f"the key in {variable} has white space or letters that no key has; set it again.")
 
 
+def check_variable(name: str) -> None:
+    """Refuse what is no name of an environment variable, without showing it: it may be the key.
+
+    Raises:
+        ValueError: If it is not written as such names are, and no variable of that name is set.
+    """
+    if not (isinstance(name, str) and (_VARIABLE.fullmatch(name) or name in os.environ)):
+        raise ValueError(
+            "key_variable= takes the name of an environment variable, such as OPENAI_API_KEY; what it got is no such "
+            "name, and is not shown, for it may be the key itself. Put the key into the variable."
+        )
+
+
 def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: float) -> str:
     """Ask once, and return the text of the answer.
 
     Raises:
-        AnswerError: If the server answered, but with no chat completion.
+        AnswerError: If the server answered, but with no chat completion, or with the key in it.
         ServerError: If it did not.
     """
     call = urllib.request.Request(
@@ -88,56 +101,15 @@ def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: 
         # Not in a variable, where a traceback that shows variables would show it.
         call.add_unredirected_header("Authorization", f"Bearer {os.environ[key_variable]}")
     try:
-        with _opener(url).open(call, timeout=timeout_s) as response:
-            body = _read(response, time.monotonic() + 2 * timeout_s)
+        body = exchange(call, timeout_s=timeout_s)
     except urllib.error.HTTPError as error:
-        failure = _refused(error, key_variable)
+        with error:
+            failure = _refused(error, key_variable)
     except (OSError, http.client.HTTPException, ValueError) as error:
         failure = _unreached(error, timeout_s)
     else:
-        return _text_of(_without_key(body, key_variable))
+        return _text_of(body, os.environ.get(key_variable))
     raise failure from None  # the other's frames hold the headers
-
-
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Follows no redirect, which could take captions elsewhere, and takes no proxy to this machine."""
-    host = urlsplit(url).hostname or ""
-    handlers: list[Any] = [_NoRedirect()]
-    if host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback):
-        handlers.append(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener(*handlers)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _read(response: Any, deadline: float) -> bytes:
-    """The body, piece by piece: a server that sends a byte now and then must end too."""
-    pieces, size = [], 0
-    while piece := response.read1(65536):
-        pieces.append(piece)
-        size += len(piece)
-        if size > _MOST_BYTES:
-            raise AnswerError(f"the answer is longer than {_MOST_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return b"".join(pieces)
-
-
-def _without_key(body: bytes, key_variable: str) -> bytes:
-    """A server may send back what it got, and answers are quoted in messages."""
-    key = os.environ.get(key_variable)
-    return body.replace(key.encode(), b"***") if key else body
 
 
 def _unreached(error: Exception, timeout_s: float) -> ServerError:
@@ -184,11 +156,16 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, (when - datetime.now(when.tzinfo or UTC)).total_seconds()) if when.tzinfo else None
 
 
-def _text_of(body: bytes) -> str:
+def _text_of(body: bytes, key: str | None) -> str:
+    """The text of a completion. A server may send back what it got, and answers are quoted in messages."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        raise AnswerError(f"the answer is no chat completion: {body[:60]!r}") from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        # All of the body goes through the filter, for half a key would pass it.
+        shown = without(body.decode("utf-8", "backslashreplace"), key)[:60]
+        raise AnswerError(f"the answer is no chat completion: {shown!r}") from None
     if not isinstance(content, str):
         raise AnswerError(f"the answer has no text, but a {type(content).__name__}")
+    if holds(content, key):
+        raise AnswerError(f"the answer has the key in it: {without(content, key)[:60]!r}")
     return content

@@ -28,4 +28,5 @@ class Cleaner(ABC):
 
         Raises:
             TypeError: If a caption is not a string.
+            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
         """

@@ -14,6 +14,20 @@ PICTURES = (
     "image", "picture", "photo", "photograph", "portrait", "view", "scene", "shot", "page", "strip", "panel", "cover",
     "poster", "footage", "still", "version", "style", "effect",
 )  # fmt: skip
+# Things called after what they are for or about. A list of all there are is not to be had; these are frequent.
+_PLACES = (
+    "shop", "store", "club", "convention", "festival", "fair", "museum", "library", "class", "course", "workshop",
+    "collection", "collector", "artist", "fan", "rack", "shelf", "stand",
+)  # fmt: skip
+_PAINTING_THINGS = (
+    "set", "box", "kit", "palette", "pan", "paint", "brush", "paintbrush", "paint brush", "pen", "pencil", "crayon",
+    "marker", "paper", "pad", "tube", "supplies", "painter",
+)  # fmt: skip
+_NIGHT_THINGS = (
+    "club", "stand", "gown", "dress", "shirt", "cap", "light", "lamp", "table", "market", "bus", "train", "shift",
+    "school", "owl", "heron", "vision", "goggles", "watch", "watchman", "guard",
+)  # fmt: skip
+_FOG_THINGS = ("light", "lamp", "horn", "machine")
 _DARK_THINGS = (
     "blue", "brown", "green", "red", "grey", "gray", "pink", "purple", "orange", "hair", "haired", "skin",
     "skinned", "eyes", "wood", "wooden", "colored", "coloured", "suit", "jacket", "shirt", "dress", "coat",
@@ -33,6 +47,7 @@ class Domain:
         prepositions: What a phrase begins with that places the picture in the domain: "in" a comic, "at" night.
         settings: What may follow a domain word in a phrase of place or time: "on a foggy day".
         keep: Phrases with a word of the domain that do not name it: "dark hair".
+        compounds: Things called after the domain, whose names no rule takes apart: "comic book store", "night club".
     """
 
     name: str
@@ -42,6 +57,7 @@ class Domain:
     prepositions: tuple[str, ...] = ("in",)
     settings: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    compounds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.nouns or self.adjectives) or not all((*self.nouns, *self.adjectives, *self.media)):
@@ -63,15 +79,34 @@ class Domain:
         """
         return bool(re.search(any_of((*self.nouns, *self.adjectives)), self.mask_kept(caption), re.IGNORECASE))
 
+    def without(self, caption: str) -> str:
+        """The caption without the domain's words and media. No sentence any more, but what it says besides.
+
+        Example:
+            >>> DOMAINS["comic"].without("a comic book and a book").split()
+            ['a', 'and', 'a', 'book']
+        """
+        own = any_of((*self.nouns, *self.adjectives, *self.media))
+        return unmask(re.sub(own, " ", self.mask_kept(caption), flags=re.IGNORECASE), caption, self.keep)
+
     def medium_in(self, caption: str) -> bool:
         """Whether a caption has a word for a medium of the domain: a drawing, an illustration."""
         return bool(self.media and re.search(any_of(self.media), caption, re.IGNORECASE))
 
     def mask_kept(self, caption: str) -> str:
         """The caption, with the phrases to keep written so that no rule meets their words; as long as before."""
-        if not self.keep:
-            return caption
-        return re.sub(any_of(self.keep), lambda match: "\0" * len(match[0]), caption, flags=re.IGNORECASE)
+        return mask(caption, self.keep)
+
+
+def mask(caption: str, phrases: Sequence[str]) -> str:
+    """The caption, with zeros in the place of some phrases; as long as before."""
+    return re.sub(any_of(phrases), lambda match: "\0" * len(match[0]), caption, flags=re.IGNORECASE)
+
+
+def unmask(masked: str, caption: str, phrases: Sequence[str]) -> str:
+    """What was made of a masked caption, with the phrases of the caption in their places again."""
+    kept = iter(re.findall(any_of(phrases), caption, re.IGNORECASE))
+    return re.sub("\0+", lambda match: next(kept, match[0]), masked)
 
 
 def any_of(phrases: Sequence[str]) -> str:
@@ -87,18 +122,21 @@ def any_of(phrases: Sequence[str]) -> str:
     return rf"(?<!\w)(?:{'|'.join(sorted(escaped, key=len, reverse=True))})(?:e?s)?(?!\w)"
 
 
+def _compounds(nouns: Sequence[str], things: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{noun} {thing}" for noun in nouns for thing in things)
+
+
+_WATERCOLOR = ("watercolor", "watercolour", "water color", "water colour", "aquarelle")
+_COMIC = ("comic", "comic book", "comic strip", "comic page", "cartoon", "manga", "anime", "graphic novel")
 DOMAINS = {
     "watercolor": Domain(
         "watercolor",
-        nouns=("watercolor", "watercolour", "water color", "water colour", "aquarelle"),
+        nouns=_WATERCOLOR,
         media=_ART,
         prepositions=("in", "with"),
+        compounds=_compounds(_WATERCOLOR, (*_PAINTING_THINGS, *_PLACES)),
     ),
-    "comic": Domain(
-        "comic",
-        nouns=("comic", "comic book", "comic strip", "comic page", "cartoon", "manga", "anime", "graphic novel"),
-        media=_ART,
-    ),
+    "comic": Domain("comic", nouns=_COMIC, media=_ART, compounds=_compounds((*_COMIC, "comics"), _PLACES)),
     "night": Domain(
         "night",
         nouns=("night", "nighttime", "night time", "dark", "darkness"),
@@ -106,6 +144,7 @@ DOMAINS = {
         prepositions=("at", "in", "by", "on", "during", "through", "under"),
         settings=("time",),
         keep=tuple(f"dark {word}" for word in _DARK_THINGS),
+        compounds=_compounds(("night",), _NIGHT_THINGS),
     ),
     "foggy": Domain(
         "foggy",
@@ -113,6 +152,7 @@ DOMAINS = {
         adjectives=("foggy", "misty", "hazy"),
         prepositions=("in", "on", "through", "with", "under", "during"),
         settings=("day", "morning", "evening", "weather", "condition"),
+        compounds=_compounds(("fog",), _FOG_THINGS),
     ),
     "dashcam": Domain(
         "dashcam",
@@ -136,7 +176,7 @@ def domain_of(domain: str | Domain | Sequence[str]) -> Domain:
         return domain
     if not isinstance(domain, str):
         words = tuple(domain)
-        return Domain(" or ".join(words), nouns=words, media=_ART)
+        return Domain(" or ".join(words), nouns=words, media=_ART, compounds=_compounds(words, _PLACES))
     if domain not in DOMAINS:
         raise CaptionError(
             f"unknown domain {domain!r}; there are {', '.join(DOMAINS)}. Pass a list of its words, or a Domain."

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction, numbered, read_numbered
-from tadp.cleaning.chat import ServerError, chat_url, check_key, post
+from tadp.cleaning.chat import ServerError, chat_url, check_key, check_variable, post
 from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, listed
+from tadp.cleaning.report import CleaningReport, keeping, listed
 from tadp.errors import EndpointError
 
 _FORM = " You get a numbered list of captions; answer with the edited captions under the same numbers, nothing else."
+_HARMLESS = "a dog on grass"  # a server that cannot take this caption takes none
 
 
 class EndpointCleaner(Cleaner):
@@ -25,8 +26,9 @@ class EndpointCleaner(Cleaner):
     Captions go in numbered batches. An answer counts if as many captions come back as went, and each can be an edited
     caption. A request that fails is repeated a few times, later and later; a batch that keeps failing is halved, each
     half with one repetition; a caption that fails alone stays as it was. So one failure costs its own caption and no
-    other. Where the server is down, which shows when all halvings of a batch fail, the rest is left as it was rather
-    than asked for. The report says which captions stayed, and why.
+    other. Where several requests in a row fail, a caption that no server minds is asked for, "a dog on grass"; if that
+    fails too, the server is down, and the rest is left as it was rather than asked for. The report says which captions
+    stayed, and why.
 
     The key is read from the environment at each call, sent to that server alone, and written nowhere.
 
@@ -36,7 +38,7 @@ class EndpointCleaner(Cleaner):
         domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
         key_variable: The environment variable with the key; a server that asks for none works without.
         batch_size: Captions a request.
-        timeout_s: Seconds without a byte after which a request has failed; doubled, seconds for all of its answer.
+        timeout_s: Seconds for a whole request, from the connection to the last byte of the answer.
         retries: How often a failed request is repeated.
         backoff_s: Seconds before the first repetition, doubled for each further one; half to all of it, at random.
         max_wait_s: The most seconds between two attempts, also where the server asks for more (Retry-After).
@@ -44,7 +46,7 @@ class EndpointCleaner(Cleaner):
         seed: Of the random waits.
 
     Raises:
-        ValueError: If a number is out of range, or the URL is none, or carries a key.
+        ValueError: If a number is out of range, the URL is none, or carries a key, or `key_variable` is no such name.
         CaptionError: If the domain is unknown.
 
     Source:
@@ -69,6 +71,7 @@ class EndpointCleaner(Cleaner):
         self.url = chat_url(url)
         self.model = model
         self.domain = domain_of(domain)
+        check_variable(key_variable)
         self.key_variable = key_variable
         for what, number, least in (("batch_size", batch_size, 1), ("retries", retries, 0)):
             if number < least:
@@ -96,6 +99,7 @@ class EndpointCleaner(Cleaner):
             TypeError: If a caption is not a string.
             EndpointError: If the server cannot be reached, refuses, or fails, and has cleaned no caption before. If it
                 fails later, what it has cleaned is returned.
+            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
         """
         texts = listed(captions)
         check_key(os.environ.get(self.key_variable), self.key_variable)
@@ -107,7 +111,10 @@ class EndpointCleaner(Cleaner):
             most_failures=self.batch_size.bit_length() + 2,
         )
         rng = random.Random(self.seed)
-        with tqdm(total=len(unique), desc="cleaning", unit="caption", disable=not progress) as bar:
+        with (
+            keeping(self.domain, texts, work.cleaned, work.failures),
+            tqdm(total=len(unique), desc="cleaning", unit="caption", disable=not progress) as bar,
+        ):
             while work.batches:
                 self._step(work, rng)
                 bar.update(len(work.cleaned) + len(work.failures) - bar.n)
@@ -125,6 +132,8 @@ class EndpointCleaner(Cleaner):
             answers = self._ask(batch, rng)
         except (AnswerError, ServerError) as error:
             work.fail(batch, error)
+            if work.is_in_doubt:
+                self._probe(work, rng)
             return
         work.failed_in_row, work.server_failure = 0, None
         for caption, answer in zip(batch.captions, answers, strict=True):
@@ -135,6 +144,17 @@ class EndpointCleaner(Cleaner):
                     work.batches.appendleft(_Batch([caption], batch.retries))
                 else:
                     work.failures[caption] = str(error)
+
+    def _probe(self, work: "_Work", rng: random.Random) -> None:
+        """Tell a server that is down from neighbouring captions that it cannot take."""
+        try:
+            self._ask(_Batch([_HARMLESS], self.retries), rng)
+        except ServerError as error:
+            work.give_up(error)
+        except AnswerError:  # not well, but it answers
+            work.failed_in_row = 0
+        else:
+            work.failed_in_row = 0
 
     def _ask(self, batch: "_Batch", rng: random.Random) -> list[str]:
         """As many answers as captions; repeated after failures that may pass.
@@ -190,20 +210,28 @@ class _Work:
     failed_in_row: int = 0
     server_failure: str | None = None  # the last one, if nothing came after it
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether so much failed that the server may be down."""
+        return bool(self.batches) and self.failed_in_row >= self.most_failures
+
     def fail(self, batch: _Batch, error: AnswerError | ServerError) -> None:
-        """Halve a batch, or keep its captions as they were; and all others, if the server is down."""
-        down = False
+        """Halve a batch, or keep its captions as they were; and all others, if none can go better."""
         if isinstance(error, ServerError):
             self.failed_in_row += 1
             self.server_failure = str(error)
-            down = error.for_all or self.failed_in_row >= self.most_failures
         else:
             self.failed_in_row, self.server_failure = 0, None
-        if down:
-            for one in (batch, *self.batches):
-                self.failures.update(dict.fromkeys(one.captions, f"the server is down: {error}"))
-            self.batches.clear()
+        if isinstance(error, ServerError) and error.for_all:
+            self.batches.appendleft(batch)
+            self.give_up(error)
         elif len(batch.captions) > 1:
             self.batches.extendleft(reversed(batch.halves()))
         else:
             self.failures[batch.captions[0]] = str(error)
+
+    def give_up(self, error: ServerError) -> None:
+        """Keep all captions that are left as they were."""
+        for one in self.batches:
+            self.failures.update(dict.fromkeys(one.captions, f"given up, as the server fails: {error}"))
+        self.batches.clear()

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
 from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, listed
+from tadp.cleaning.report import CleaningReport, keeping, listed
 
 if TYPE_CHECKING:
     import torch
@@ -134,20 +134,26 @@ class ModelCleaner(Cleaner):
 
         Raises:
             TypeError: If a caption is not a string.
+            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
         """
         texts = listed(captions)
         unique = [text for text in dict.fromkeys(texts) if text.strip()]
         cleaned: dict[str, str] = {}
         failed: dict[str, str] = {}
-        for start in tqdm(range(0, len(unique), self.batch_size), desc="cleaning", unit="batch", disable=not progress):
-            batch = unique[start : start + self.batch_size]
-            for caption, answer in zip(batch, self._answers(batch), strict=True):
-                try:
-                    if answer is None:
-                        raise AnswerError("the prompt is longer than the model takes")
-                    cleaned[caption] = check_answer(caption, answer, self.domain)
-                except AnswerError as error:
-                    failed[caption] = str(error)
+        with (
+            keeping(self.domain, texts, cleaned, failed),
+            tqdm(total=len(unique), desc="cleaning", unit="caption", disable=not progress) as bar,
+        ):
+            for start in range(0, len(unique), self.batch_size):
+                batch = unique[start : start + self.batch_size]
+                for caption, answer in zip(batch, self._answers(batch), strict=True):
+                    try:
+                        if answer is None:
+                            raise AnswerError("the prompt is longer than the model takes")
+                        cleaned[caption] = check_answer(caption, answer, self.domain)
+                    except AnswerError as error:
+                        failed[caption] = str(error)
+                bar.update(len(batch))
         return CleaningReport.of_unique(self.domain, texts, cleaned, failed)
 
     def _answers(self, captions: list[str]) -> list[str | None]:

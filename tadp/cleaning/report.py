@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tadp.cleaning.domains import Domain
@@ -60,10 +61,14 @@ class CleaningReport:
         return tuple(k for k, text in enumerate(self.after) if self.domain.named_in(text))
 
     @property
+    def words_lost(self) -> Counter[str]:
+        """Words of content that captions lost besides the domain's own, and how often."""
+        return sum((self._lost(number) for number in self.changed), Counter())
+
+    @property
     def content_changed(self) -> tuple[int, ...]:
         """Numbers of the captions that lost or gained a word of content other than the domain's own."""
-        pairs = zip(self.before, self.after, strict=True)
-        return tuple(k for k, (old, new) in enumerate(pairs) if self._content(old) != self._content(new))
+        return tuple(number for number in self.changed if self._lost(number) or self._gained(number))
 
     def summary(self) -> str:
         """The figures in a few lines."""
@@ -73,13 +78,49 @@ class CleaningReport:
             f"name the domain: {_share(self.naming_before, count)} before, {_share(self.naming_after, count)} after",
             f"content words changed: {_share(self.content_changed, count)}",
         ]
+        if lost := self.words_lost:
+            shown = ", ".join(f"{word} {times}" for word, times in lost.most_common(10))
+            lines.append(f"words lost besides the domain's own: {shown}{', …' if len(lost) > 10 else ''}")
         lines += [f"  caption {number}: {reason}" for number, reason in list(self.failures.items())[:5]]
         if len(self.failures) > 5:
             lines.append(f"  and {len(self.failures) - 5} more")
         return "\n".join(lines)
 
-    def _content(self, text: str) -> Counter[str]:
-        return Counter(content_words(without_bullet(text), ignored=self.domain.words))
+    def _lost(self, number: int) -> Counter[str]:
+        # By phrase: of a "comic book" the book is the comic's, of "a comic and a book" it is not.
+        own = self.domain.without(without_bullet(self.before[number]))
+        return Counter(content_words(own)) - Counter(content_words(self.after[number]))
+
+    def _gained(self, number: int) -> Counter[str]:
+        return Counter(content_words(self.after[number])) - Counter(content_words(without_bullet(self.before[number])))
+
+
+class CleaningInterrupted(KeyboardInterrupt):
+    """Ctrl-C while captions are cleaned.
+
+    Attributes:
+        report: What was cleaned until then; the other captions are in it as they were.
+    """
+
+    def __init__(self, report: CleaningReport):
+        super().__init__(f"interrupted; {len(report) - len(report.failures)} of {len(report)} captions are cleaned")
+        self.report = report
+
+
+@contextmanager
+def keeping(
+    domain: Domain, before: Sequence[str], cleaned: Mapping[str, str], failures: Mapping[str, str]
+) -> Iterator[None]:
+    """On Ctrl-C, hand over what was cleaned rather than drop it.
+
+    Raises:
+        CleaningInterrupted: On Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = {text: "interrupted" for text in before if text.strip() and text not in cleaned and text not in failures}
+        raise CleaningInterrupted(CleaningReport.of_unique(domain, before, cleaned, {**failures, **left})) from None
 
 
 def _share(numbers: tuple[int, ...], count: int) -> str:

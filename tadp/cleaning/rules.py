@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from tadp.cleaning.cleaner import Cleaner
-from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of
-from tadp.cleaning.report import CleaningReport, listed
+from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of, mask, unmask
+from tadp.cleaning.report import CleaningReport, keeping, listed
 from tadp.grammar import DANGLING, DETERMINERS, FUNCTION_WORDS, article_for, upper_first, without_bullet, words_of
 
 NOTHING_ELSE = "the caption says nothing else"
@@ -22,7 +22,8 @@ _KINDS = (
 )  # fmt: skip
 _MATERIAL = r"(?:\s+(?:and|on)\s+(?:acrylic|board|canvas|charcoal|gouache|ink|paper|pastel|pen|pencil))*"
 _SHOWS = r"(?:that |which )?(?:of|shows|showing|depicts|depicting|features|featuring|about)"
-_PAINTED = r"(?:painted|drawn|rendered|done|made|shown|depicted|illustrated|seen|taken|recorded|covered)"
+_MADE = "painted|drawn|rendered|done|made|illustrated|depicted"
+_TAKEN = "shown|seen|taken|recorded"
 # Words in -ing that are no verb after a noun: "a cartoon building".
 _THINGS_IN_ING = frozenset((
     "building", "ceiling", "clothing", "earring", "king", "lightning", "ring", "string", "swing", "thing",
@@ -58,7 +59,9 @@ class RuleCleaner(Cleaner):
         self.domain = domain_of(domain)
         own = any_of((*self.domain.nouns, *self.domain.adjectives))
         self._phrases = [re.compile(pattern, re.IGNORECASE) for pattern in _phrases(self.domain, own)]
-        self._modifier = re.compile(own + r"[ -]+(?=\w)", re.IGNORECASE)
+        self._whole = (*self.domain.keep, *self.domain.compounds)
+        manner = r"(?:[ -]+(?:style|styled|like|themed|inspired)(?=[ -]+\w))?"  # "a watercolor-style dog"
+        self._modifier = re.compile(rf"({own}){manner}[ -]+(?=\w)", re.IGNORECASE)
         self._adjective = re.compile(any_of(self.domain.adjectives), re.IGNORECASE)
         self._medium = re.compile(any_of((*self.domain.media, *PICTURES)), re.IGNORECASE)
         # "a man holding a watercolor of a cat": the watercolor is a thing that he holds
@@ -76,16 +79,17 @@ class RuleCleaner(Cleaner):
         cleaned: dict[str, str] = {}
         failures: dict[str, str] = {}
         unique = dict.fromkeys(texts)
-        for text in tqdm(unique, desc="cleaning", unit="caption", disable=not progress):
-            cleaned[text], failure = self._clean(text)
-            if failure:
-                failures[text] = failure
+        with keeping(self.domain, texts, cleaned, failures):
+            for text in tqdm(unique, desc="cleaning", unit="caption", disable=not progress):
+                cleaned[text], failure = self._clean(text)
+                if failure:
+                    failures[text] = failure
         return CleaningReport.of_unique(self.domain, texts, cleaned, failures)
 
     def _clean(self, text: str) -> tuple[str, str | None]:
         """The text, and why it stayed as it was if it did."""
         plain = without_bullet(text)
-        masked = self.domain.mask_kept(plain)
+        masked = mask(plain, self._whole)
         cleaned = masked
         for phrase in self._phrases:
             cleaned = phrase.sub("", cleaned)
@@ -97,8 +101,7 @@ class RuleCleaner(Cleaner):
         cleaned = self._drop_modifiers(cleaned)
         if cleaned == masked:
             return plain or text, self._why_named(plain)
-        kept = iter(re.findall(any_of(self.domain.keep), plain, re.IGNORECASE))
-        cleaned = re.sub("\0+", lambda _: next(kept), _tidy(cleaned))
+        cleaned = unmask(_tidy(cleaned), plain, self._whole)
         words, first, last = words_of(cleaned), words_of(plain)[:1], words_of(plain)[-1:]
         if not self._says_more(words):
             return plain, NOTHING_ELSE
@@ -111,6 +114,8 @@ class RuleCleaner(Cleaner):
         """Why a caption that rules have gone over still names the domain; None if it does not."""
         if not self.domain.named_in(text):
             return None
+        if found := re.search(any_of(self.domain.compounds), text, re.IGNORECASE):
+            return f"{found[0]!r} is a thing called after the domain"
         return "names the domain in a way that no rule drops" if self._says_more(words_of(text)) else NOTHING_ELSE
 
     def _says_more(self, words: list[str]) -> bool:
@@ -123,12 +128,12 @@ class RuleCleaner(Cleaner):
         while match := self._modifier.search(text, position):
             before, after = text[: match.start()], text[match.end() :]
             following = re.match(_WORD, after)
-            if following is None or not self._is_modifier(match[0].strip(" -"), following[0].lower()):
+            if following is None or not self._is_modifier(match[1], following[0].lower()):
                 position = match.end()
                 continue
             if following[0].lower() == "and":  # "a foggy and dark street"
                 after = after[3:].lstrip()
-            elif re.search(r"\w\s+and\s+$", before) and self._adjective.fullmatch(match[0].strip(" -")):
+            elif re.search(r"\w\s+and\s+$", before) and self._adjective.fullmatch(match[1]):
                 before = re.sub(r"\s+and\s+$", " ", before)  # "a wet and foggy street"
             text, position = _with_article(before, after), len(before)
         return text
@@ -151,17 +156,24 @@ def _phrases(domain: Domain, own: str) -> list[str]:
     named = rf"{_DETERMINER}{kind}{{0,5}}?{own}(?:[\s-]+{setting})*{_MATERIAL}"  # "a dark comic book page"
     page = rf"{_DETERMINER}{kind}{{0,5}}?{picture}\s+(?:from|in|of)\s+{named}"  # "a page from the comic book"
     drawing = rf"{_DETERMINER}{kind}{{0,5}}?{art}"  # "a black and white drawing"
-    end = r"(?=\s*(?:[.,;:!?]|$))"
+    end = r"(?=\s*(?:[.;:!?]|$|,(?!\s*(?:and|or)\b)))"  # not "a pen, a comic, and a cup"
     stop = rf"(?=\s*(?:[.,;:!?]|$|\b(?:{'|'.join(FUNCTION_WORDS)})\b))"
     verb = r"(?:(?:is|are)\s+)?"
+    # With a comic, or covered by comics, is somebody who has some; with fog, or covered by it, is the picture.
+    painted = _MADE if domain.media else rf"{_MADE}|{_TAKEN}|covered"
+    places = [word for word in domain.prepositions if not (word == "with" and domain.media)]
+    free = "(?<!covered)(?<!interested)"  # "a man interested in comics"
+    manner = rf"(?:{own}(?<!s)|(?:an?\s+)?{own}[\s-]+(?:style|effect|technique)s?)"
     patterns = [
         rf"^(?:{page}|{named}),?\s+(?:{_SHOWS}|with)\s+(?=\S)",
         rf"^{drawing},?\s+{_SHOWS}\s+(?=\S)" if domain.media else None,
-        rf",?\s*{verb}(?:{_PAINTED}\s+)?in\s+the\s+style\s+of\s+{named}{stop}",
-        rf",?\s+{verb}{_PAINTED}\s+(?:in|with|using|by|from)\s+{named}{stop}",
-        rf"(?:^|,?\s+){verb}(?:late\s+)?(?:{'|'.join(domain.prepositions)})\s+{named}{stop}",
+        rf",?\s*{verb}(?:(?:{_MADE}|{_TAKEN})\s+)?in\s+the\s+style\s+of\s+{named}{stop}",
+        rf",?\s+{verb}(?:{painted})\s+(?:in|with|using|by|from)\s+{named}{stop}",
+        rf",?\s+{verb}(?:{_TAKEN})\s+in\s+{named}{stop}",
+        rf"{free}(?:^|,?\s+){verb}(?:late\s+)?(?:{'|'.join(places)})\s+{named}{stop}" if places else None,
+        rf",?\s+{verb}with\s+{manner}{stop}" if places != list(domain.prepositions) else None,
         rf",\s*{named}{end}",
-        rf"\s+{verb}(?:{_PAINTED}\s+)?in\s+{drawing}{end}" if domain.media else None,
+        rf"\s+{verb}(?:(?:{_MADE}|{_TAKEN})\s+)?in\s+{drawing}{end}" if domain.media else None,
     ]
     return [pattern for pattern in patterns if pattern]
 

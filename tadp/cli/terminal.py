@@ -40,8 +40,10 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with warnings.catch_warnings():
-                # The libraries' own; what a user should know of a run, the commands say themselves.
+                # Other libraries' are for developers; tadp's own say what a user should know of a run.
                 warnings.simplefilter("ignore")
+                warnings.filterwarnings("always", category=UserWarning, module=r"tadp\.")
+                warnings.showwarning = lambda message, *_, **__: tell_of_warning(message)
                 return super().invoke(ctx)
         except TADPError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
@@ -55,6 +57,11 @@ class Commands(TyperGroup):
 def fail(error: TADPError, *, options: Collection[str] = ()) -> None:
     """Say what went wrong in one line; `options` are those of the command, as its parameters are named."""
     typer.secho(f"error: {in_options(' '.join(str(error).split()), options)}", fg="red", err=True)
+
+
+def tell_of_warning(message: Warning | str) -> None:
+    """Print a warning in one line."""
+    typer.secho(f"warning: {' '.join(str(message).split())}", fg="yellow", err=True)
 
 
 def in_options(message: str, options: Collection[str]) -> str:

@@ -1,5 +1,7 @@
 """`tadp caption`, `tadp prompt`, `tadp clean`: what is said to the backbone."""
 
+import warnings
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -31,14 +33,15 @@ from tadp.cli.terminal import (
     own_captioner,
     progress,
     tell_of_tiny,
+    tell_of_warning,
     wrong_usage,
 )
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
-    from tadp.captions import CaptionTable
-    from tadp.cleaning import Cleaner
+    from tadp.captions import CaptionRecord, CaptionTable
+    from tadp.cleaning import Cleaner, CleaningReport
     from tadp.modifiers import CaptionModifier
     from tadp.text import Conditioning, TextEncoder
 
@@ -230,27 +233,41 @@ def clean(
     """Drop what captions say of a domain: "a watercolor painting of a dog" becomes "a dog".
 
     By rules, which need nothing; or by a language model, as the paper did. A caption that cannot be cleaned stays as it
-    is and is named; none is lost. Other fields of the file stay.
+    is and is named, and the exit code is 1; none is lost. Other fields of the file stay, and where captions came from
+    is kept with what cleaned them. Interrupted, it writes what it has, the other captions as they were.
     """
     from tadp.captions import CaptionTable
+    from tadp.cleaning import CleaningInterrupted
 
     if _check_caption_file(output, overwrite=overwrite):
         raise typer.BadParameter("write .json, .jsonl or .parquet.", param_hint="--output")
     if endpoint is not None and language_model is None:
         raise typer.BadParameter("an endpoint needs the name of its model.", param_hint="--language-model")
-    table = CaptionTable.open(captions)
+    with warnings.catch_warnings(record=True) as left_out:  # the line that a killed writer did not finish
+        table = CaptionTable.open(captions)
+    for warning in left_out:
+        tell_of_warning(warning.message)
     if not len(table):
         raise CaptionError(f"{captions} has no captions.")
     cleaner = _cleaner(_domain(domain), language_model, endpoint, key_variable, device)
     records = list(table.records())
-    report = cleaner.clean([text for record in records for text in record.captions])
-    result, cleaned = CaptionTable(), iter(report.after)
-    for record in records:
-        result.add(record.id, [next(cleaned) for _ in record.captions], fields=dict(record.fields))
-    _write_table(result, output)
+    stopped = False
+    try:
+        report = cleaner.clean(
+            [text for record in records for text in record.captions], progress=Console(stderr=True).is_terminal
+        )
+    except CleaningInterrupted as interruption:
+        report, stopped = interruption.report, True
+        if len(report.failures) == len(report):
+            raise
+    _write_cleaned(records, report, repr(cleaner), output)
     for number, why in list(report.failures.items())[:20]:
         typer.secho(f"not cleaned: {report.before[number]!r}: {why}", fg="yellow", err=True)
     typer.echo(f"{report.summary()}\nwrote {output}")
+    if stopped:
+        raise KeyboardInterrupt
+    if report.failures or left_out:
+        raise typer.Exit(1)
 
 
 def _check_caption_file(output: Path, *, overwrite: bool) -> bool:
@@ -365,6 +382,29 @@ def _cleaner(
     if language_model is not None:
         return ModelCleaner.from_pretrained(language_model, domain=domain, device=device)
     return RuleCleaner(domain)
+
+
+def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cleaner: str, output: Path) -> None:
+    """Write the captions of a report in the records' places, with the cleaner where it is known who captioned."""
+    from tadp import __version__
+    from tadp.captions import files
+    from tadp.captions.records import new_record
+
+    results, place = [], 0
+    for record in records:
+        end = place + len(record.captions)
+        provenance = record.provenance
+        if provenance and "interrupted" not in map(report.failures.get, range(place, end)):
+            before = provenance.generation.get("cleaner")
+            by = f"{f'{before}; ' if before else ''}{cleaner} of tadp {__version__}"
+            provenance = replace(provenance, generation={**provenance.generation, "cleaner": by})
+        results.append(new_record(record.id, report.after[place:end], dict(record.fields), provenance=provenance))
+        place = end
+    writers = {".json": files.write_json, ".parquet": files.write_parquet}
+    writers.get(output.suffix.lower(), files.write_jsonl)(output, results)
+    if output.suffix.lower() == ".json" and any(record.provenance for record in records):
+        note = f"{output} has no place for where captions came from; a .jsonl or .parquet keeps it."
+        typer.secho(note, fg="yellow", err=True)
 
 
 def _print_prompts(prompts: list[str], encoder: "TextEncoder") -> None:
