@@ -22,21 +22,19 @@ from tadp.cli.app import (
     Variant,
     command,
 )
+from tadp.cli.captioning import fill_table
 from tadp.cli.terminal import (
     TINY,
     Dtype,
-    fail,
     load_backbone,
     load_captioner,
     own_captioner,
-    progress,
     tell_of_tiny,
     wrong_usage,
 )
-from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.errors import CaptionError, OutputError
 
 if TYPE_CHECKING:
-    from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
     from tadp.cleaning import Cleaner
     from tadp.modifiers import CaptionModifier
@@ -87,15 +85,17 @@ def caption(
     cannot be read, or about which the model says nothing, are named and left out. Interrupted, it writes what it has.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
-    stopped it, and captions by another model or with other options are refused, unless you pass --mix.
+    stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
+    paths below the folder you name, pets/rex for photos/pets/rex.jpg of photos, so name the same folder each time; an
+    id that another file has already is refused.
     """
     import torch
 
     from tadp.captions import CaptionTable, Provenance
-    from tadp.extract import caption_ids, output_names
+    from tadp.extract import caption_ids, output_names, path_ids
 
     is_table = output is not None and _check_caption_file(output, overwrite=overwrite)
-    ids = {key: image for image, key in caption_ids(output_names(images)).items()}
+    ids = {key: image for image, key in (path_ids(images) if is_table else caption_ids(output_names(images))).items()}
     describe = load_captioner(
         model,
         device,
@@ -112,11 +112,11 @@ def caption(
         if overwrite:
             output.unlink(missing_ok=True)
         with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
-            failed = _fill(table, ids, describe)
+            failed = fill_table(table, ids, describe, home=output.parent)
     else:
         table = CaptionTable(provenance=provenance)
         try:
-            failed = _fill(table, ids, describe)
+            failed = fill_table(table, ids, describe, home=None)
         finally:  # Ctrl-C included
             if output is not None and len(table):
                 _write_table(table, output)
@@ -279,36 +279,6 @@ def _write_table(table: "CaptionTable", output: Path) -> None:
         table.to_parquet(output)
     else:
         table.to_jsonl(output)
-
-
-def _fill(table: "CaptionTable", images: dict[str, Path], describe: "Captioner") -> int:
-    """Caption what the table lacks, batch by batch, printing each; returns how many images have none in the end."""
-    from tadp.images import to_pil
-
-    todo = table.missing(images)
-    if len(todo) < len(images):
-        typer.echo(f"{len(images) - len(todo)} done before")
-    failed = 0
-    with progress() as bar:
-        task = bar.add_task("caption", total=len(todo))
-        for start in range(0, len(todo), describe.batch_size):
-            pictures = {}
-            for key in todo[start : start + describe.batch_size]:
-                try:
-                    pictures[key] = to_pil(images[key])
-                except ImageError as error:
-                    failed += 1
-                    fail(error)
-            spoken = dict(zip(pictures, describe.describe(list(pictures.values())), strict=True)) if pictures else {}
-            table.update({key: caption.text for key, caption in spoken.items() if caption.text})
-            for key, caption in spoken.items():
-                failed += not caption.text
-                typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
-                if caption.problem == "looping":
-                    warning = f"{images[key]}: the caption goes round in circles, asked twice."
-                    typer.secho(warning, fg="yellow", err=True)
-            bar.advance(task, min(describe.batch_size, len(todo) - start))
-    return failed
 
 
 def _names(text: str | None, option: str) -> list[str]:
