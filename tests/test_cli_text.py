@@ -120,6 +120,13 @@ def test_a_table_of_an_earlier_version_goes_on(workplace):
     assert tadp.CaptionTable.open("c.db")["foo"] == "a dog"
 
 
+def test_captions_in_another_precision_are_of_another_origin(workplace):
+    caption_into("c.db", "scene.png")
+    result = tadp_run("caption", "scene.png", "--max-new-tokens", 6, "-o", "c.db", "--dtype", "bfloat16", code=1)
+    assert "dtype was 'float32' and is 'bfloat16'" in result.stderr
+    assert "1 done before" in caption_into("c.db", "scene.png").output
+
+
 def test_extract_finds_the_captions_of_a_table_and_no_other_images(workplace):
     scene_files("photos/sub/foo.png", "photos/foo.png")
     caption_into("c.db", "photos")

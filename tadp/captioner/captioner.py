@@ -146,8 +146,8 @@ class Captioner:
 
     @property
     def generation(self) -> dict[str, int | float | str | bool | None]:
-        """What decides the captions besides the model, for provenance."""
-        return asdict(self._decoding)
+        """What decides the captions besides the model, its precision included, for provenance."""
+        return {**asdict(self._decoding), "dtype": str(_home(self._model)[1]).removeprefix("torch.")}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Captioner:
         return {
             "captioner": self._name,
             "revision": self._revision,
-            "dtype": str(_home(self._model)[1]).removeprefix("torch."),
+            "dtype": self.generation["dtype"],
             "generation": self.generation,
             "tadp": __version__,
             "transformers": version("transformers"),

@@ -66,9 +66,9 @@ def extract_images(
         paths: Image files, folders and patterns, as `tadp.images.list_images` takes them.
         output: The folder to write to. It mirrors the folders of the images.
         captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
-            `CaptionTable`, where ids are those of `path_ids` or `caption_ids`. What a captioner or a table says beyond the text
-            encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image that the
-            table lacks fails.
+            `CaptionTable`, where ids are those of `path_ids` or `caption_ids`. What a captioner or a table says beyond
+            the text encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image
+            that the table lacks fails.
         model: What the backbone was loaded from, for the record.
         revision: Its branch, tag or commit, for the record.
         levels: Which maps to write; None is all.

@@ -39,7 +39,7 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
 
 
 def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
-    """An id for each image in a caption file of one run: its name without suffix, or the name of its results if two share that.
+    """An id for each image in a caption file of one run: its name without suffix, or that of its results if two share it.
 
     Args:
         names: From `output_names`.
@@ -67,8 +67,8 @@ def path_ids(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
     for image, image_id in found.values():
         if first.setdefault(image_id, image) != image:
             raise CaptionError(
-                f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder above "
-                "both; a .json tells them apart."
+                f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder "
+                "above both; a .json tells them apart."
             )
     return dict(found.values())
 
