@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tadp.errors import CaptionError
 from tadp.features import Word
 from tadp.tokens import learned_tokens, write_out
+from tadp.words import splits_inside
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -278,7 +279,7 @@ def _join_words(parts: list[Conditioning]) -> tuple[tuple[Word, ...], ...] | Non
     for part in parts:
         words = part.words or ((),) * len(part)
         joined = [
-            (*before, *(Word(word.text, word.start + offset, word.stop + offset) for word in one))
+            (*before, *(word._replace(start=word.start + offset, stop=word.stop + offset) for word in one))
             for before, one in zip(joined, words, strict=True)
         ]
         offset += part.embeddings.shape[1]
@@ -323,12 +324,14 @@ def _said(token: str, text: str) -> str:
 def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, int]) -> tuple[Word, ...]:
     """Words of a caption and their token positions up to `limit`; pieces without a letter or digit are left out."""
     words: list[Word] = []
-    previous, first = None, 0
+    previous, first, end = None, 0, 0
     pieces = zip(encoding.word_ids[:limit], encoding.offsets[:limit], strict=True)
     for position, (word, (start, stop)) in enumerate(pieces):
         if word is None:
             continue
-        if word == previous:
+        # The tokenizer parts words at the vowel signs of Hindi, Thai and others, which are marks and no letters.
+        is_inside = start == end and words and splits_inside(text, start)
+        if word == previous or is_inside:
             begin = words.pop().start
         else:
             begin, first = position, start
@@ -337,5 +340,5 @@ def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, in
         if words and words[-1].text in learned and name == f"{words[-1].text}_{begin - words[-1].start}":
             name, begin, _ = words.pop()  # a further vector of the learned token before it
         words.append(Word(name, begin, position + 1))
-        previous = word
+        previous, end = word, stop
     return tuple(word for word in words if word.text in learned or any(letter.isalnum() for letter in word.text))

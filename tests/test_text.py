@@ -111,6 +111,8 @@ def test_a_letter_that_is_one_token_is_named():
         ("שלום dog", ["שלום", "dog"]),
         ("مرحبا", ["مرحبا"]),
         ("日本 dog", ["日本", "dog"]),
+        ("एक कुत्ता", ["एक", "कुत्ता"]),  # vowel signs are none of the tokenizer's letters
+        ("की बात", ["की", "बात"]),
         ("ＤＯＧ", ["ｄｏｇ"]),  # noqa: RUF001
         ("é", ["é"]),  # a letter and a combining accent, which the tokenizer joins
         ("a\n\tdog", ["a", "dog"]),

@@ -16,7 +16,7 @@ from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract.names import caption_ids, ids_in, output_names
 from tadp.extract.results import done_before, file_digest, writable_folder, write_result
 from tadp.extract.settings import run_settings
-from tadp.features import Features
+from tadp.features import Features, Word
 from tadp.images import to_pil, to_tensor
 from tadp.text import Conditioning
 
@@ -171,12 +171,16 @@ class _Run:
             "image_size": list(features.image_size),
             "caption": caption,
             "tokens": text.tokens and list(text.tokens[number]),
-            "words": text.words and [word._asdict() for word in text.words[number]],
+            "words": text.words and [_word(word) for word in text.words[number]],
             "strides": [self.backbone.feature_info.reduction[level] for level in self.levels],
             "channels": [features.maps[level].shape[1] for level in self.levels],
             "settings": self.settings,
             "tadp": __version__,
         }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {"text": word.text, "start": word.start, "stop": word.stop}
 
 
 def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple[int, ...]:

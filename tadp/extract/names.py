@@ -39,7 +39,7 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
 
 
 def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
-    """An id for each image in a caption file of one run: its name without suffix, or that of its results if two share it.
+    """An id for each image in a caption file of one run: its name without suffix, or its result's if two share that.
 
     Args:
         names: From `output_names`.
