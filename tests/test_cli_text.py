@@ -127,6 +127,18 @@ def test_captions_in_another_precision_are_of_another_origin(workplace):
     assert "1 done before" in caption_into("c.db", "scene.png").output
 
 
+def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workplace):
+    long = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=76)("scene.png")[0]
+    encoder = tadp.TADPBackbone.from_pretrained("tadp-tiny").text_encoder
+    assert encoder is not None
+    [count] = encoder.count_tokens([long])
+    assert count > 77
+    result = tadp_run("caption", "scene.png", "--min-new-tokens", 76)
+    assert f"scene.png: the caption has {count} tokens, the text encoder takes 77." in result.stderr
+    assert "the text encoder takes" not in tadp_run("caption", "scene.png").stderr
+    assert "unknown model 'none'" in tadp_run("caption", "scene.png", "--text-encoder", "none", code=1).stderr
+
+
 def test_extract_finds_the_captions_of_a_table_and_no_other_images(workplace):
     scene_files("photos/sub/foo.png", "photos/foo.png")
     caption_into("c.db", "photos")

@@ -87,7 +87,8 @@ class Captioner:
         Args:
             name: "tadp-tiny", a folder, or a repository on the hub such as "Salesforce/blip2-opt-2.7b".
             min_new_tokens: The fewest tokens of a caption; longer captions name more. TADP compares 0, 20 and 40.
-            max_new_tokens: The most. 77 is what the text encoder of Stable Diffusion takes.
+            max_new_tokens: The most. The text encoder of Stable Diffusion takes 77 with its start and end, so 75 of its
+                own tokens, which are others than the captioner's: pass `text_encoder` to count them.
             batch_size: Images that go through the model at once.
             num_beams: Width of the beam search; 1 is greedy.
             temperature: 0 takes the likeliest words. Above, words are drawn from the likeliest nine tenths, the more

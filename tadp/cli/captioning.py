@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tadp.cli.terminal import fail, progress
+from tadp.cli.terminal import TINY, fail, progress
 from tadp.errors import CaptionError, ImageError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
+    from tadp.text import TextEncoder
 
 
-def fill_table(table: "CaptionTable", images: dict[str, Path], describe: "Captioner", *, home: Path | None) -> int:
+def fill_table(
+    table: "CaptionTable",
+    images: dict[str, Path],
+    describe: "Captioner",
+    *,
+    home: Path | None,
+    text_encoder: "TextEncoder | None" = None,
+) -> int:
     """Caption what a table lacks, printing each; returns how many images have none in the end.
 
     Args:
@@ -22,6 +30,7 @@ def fill_table(table: "CaptionTable", images: dict[str, Path], describe: "Captio
         images: By id.
         describe: The captioner.
         home: The folder of a table on disk, from which the sources of its captions are told; None for one in memory.
+        text_encoder: Captions that it cannot take whole are named; None counts nothing.
 
     Raises:
         CaptionError: If the table has the caption of another file under an id.
@@ -45,7 +54,8 @@ def fill_table(table: "CaptionTable", images: dict[str, Path], describe: "Captio
                 except ImageError as error:
                     failed += 1
                     fail(error)
-            spoken = dict(zip(pictures, describe.describe(list(pictures.values())), strict=True)) if pictures else {}
+            said = describe.describe(list(pictures.values()), text_encoder=text_encoder) if pictures else []
+            spoken = dict(zip(pictures, said, strict=True))
             for key, caption in spoken.items():
                 if caption.text:
                     fields = None if home is None else {SOURCE: _source(images[key], home)}
@@ -53,10 +63,37 @@ def fill_table(table: "CaptionTable", images: dict[str, Path], describe: "Captio
                 failed += not caption.text
                 typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
                 if caption.problem == "looping":
-                    warning = f"{images[key]}: the caption goes round in circles, asked twice."
-                    typer.secho(warning, fg="yellow", err=True)
+                    warn(f"{images[key]}: the caption goes round in circles, asked twice.")
+                if caption.fits is False and text_encoder is not None:
+                    most = text_encoder.max_length
+                    warn(f"{images[key]}: the caption has {caption.tokens} tokens, the text encoder takes {most}.")
             bar.advance(task, min(describe.batch_size, len(todo) - start))
     return failed
+
+
+def load_text_encoder(captioner: str, asked: str | None) -> "TextEncoder | None":
+    """The text encoder that captions are counted for: the one asked for, or that of the model the captioner is part of.
+
+    Raises:
+        ModelError: If it was asked for and is not to be had.
+    """
+    import torch
+
+    from tadp.loading import load_text_encoder, model_folder
+
+    model = asked
+    if model is None:
+        beside = Path(captioner).parent
+        is_part = Path(captioner).name == "captioner" and (beside / "text_encoder").is_dir()
+        model = TINY if captioner == TINY else str(beside) if is_part else None
+    if model is None:
+        return None
+    return load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
+
+
+def warn(message: str) -> None:
+    """A line that is no error."""
+    typer.secho(message, fg="yellow", err=True)
 
 
 def _check_sources(table: "CaptionTable", images: dict[str, Path], missing: set[str], home: Path) -> None:

@@ -22,7 +22,7 @@ from tadp.cli.app import (
     Variant,
     command,
 )
-from tadp.cli.captioning import fill_table
+from tadp.cli.captioning import fill_table, load_text_encoder
 from tadp.cli.terminal import (
     TINY,
     Dtype,
@@ -72,6 +72,14 @@ def caption(
         str | None, typer.Option("--prompt", help="What the model continues or answers.", show_default=False)
     ] = None,
     batch_size: BatchSize = 8,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--text-encoder",
+            help="Name the captions that this model's text encoder cannot take whole.",
+            show_default="the model that the captioner is part of, if any",
+        ),
+    ] = None,
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
     revision: Revision = None,
@@ -82,7 +90,8 @@ def caption(
 
     With -o it writes a file by image id: the file's name without suffix, or its path below the folder where two files
     share a name. A .json has the form of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
-    cannot be read, or about which the model says nothing, are named and left out. Interrupted, it writes what it has.
+    cannot be read, or about which the model says nothing, are named and left out; captions that are too long for the
+    text encoder are named and kept. Interrupted, it writes what it has.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
     stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
@@ -107,16 +116,17 @@ def caption(
         dtype=getattr(torch, dtype.value),
         revision=revision,
     )
+    counter = load_text_encoder(model, text_encoder)
     provenance = Provenance.of(describe)
     if output is not None and is_table:
         if overwrite:
             output.unlink(missing_ok=True)
         with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
-            failed = fill_table(table, ids, describe, home=output.parent)
+            failed = fill_table(table, ids, describe, home=output.parent, text_encoder=counter)
     else:
         table = CaptionTable(provenance=provenance)
         try:
-            failed = fill_table(table, ids, describe, home=None)
+            failed = fill_table(table, ids, describe, home=None, text_encoder=counter)
         finally:  # Ctrl-C included
             if output is not None and len(table):
                 _write_table(table, output)
