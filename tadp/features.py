@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
@@ -35,11 +35,15 @@ class FeatureInfo:
 
 
 class Word(NamedTuple):
-    """A word of a caption and the tokens it became: positions `start` up to, not including, `stop`."""
+    """A word of a caption and the tokens it became: positions `start` up to, not including, `stop`.
+
+    One that stands apart was encoded by itself, as class names are: it makes no phrase with its neighbours.
+    """
 
     text: str
     start: int
     stop: int
+    stands_apart: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +158,10 @@ class AttentionMaps:
         """Attention at one level by name, of the same width for every text.
 
         A name is a word, a noun or a class of several words, found as `tadp.words.mentions` finds it: case does not
-        matter, a plural counts as its singular, and of names that overlap the longest counts. A name's map is the mean
-        over its tokens, and over its occurrences, so that a single word has the map of `words`, and a value means the
-        same however long the name and the text are: the attention that one token of it gets.
+        matter, a plural counts as its singular, and of names that overlap the longest counts. In class embeddings no
+        name runs over two classes, and a class that is itself a name counts for that one alone. A name's map is the
+        mean over its tokens, and over its occurrences, so that a single word has the map of `words`, and a value means
+        the same however long the name and the text are: the attention that one token of it gets.
 
         Args:
             names: K names, the order of the channels.
@@ -214,12 +219,28 @@ def _occurrences(
     words: Sequence[Word], tokens: Sequence[str], names: Sequence[str], synonyms: Synonyms | None
 ) -> list[tuple[int, int, int]]:
     """Names among a text's words: (index of the name, first token, one past the last)."""
-    # A word may be a class of several words, as in `prompts.class_embeddings`.
-    pieces = [(piece, word) for word in words for piece in split_words(word.text)]
-    breaks = {
-        number
-        for number, ((_, left), (_, right)) in enumerate(pairwise(pieces), 1)
-        if any(ends_clause(token) for token in tokens[left.stop : right.start])
-    }
-    found = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
-    return [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in found]
+    found: list[tuple[int, int, int]] = []
+    for phrase in _phrases(words):
+        # A word may be a class of several words, as in `prompts.class_embeddings`.
+        pieces = [(piece, word) for word in phrase for piece in split_words(word.text)]
+        breaks = {
+            number
+            for number, ((_, left), (_, right)) in enumerate(pairwise(pieces), 1)
+            if any(ends_clause(token) for token in tokens[left.stop : right.start])
+        }
+        here = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
+        if phrase[0].stands_apart:  # its own name before a plural or synonym of it
+            here = [one for one in here if _same(names[one[0]], phrase[0].text)] or here
+        found += [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in here]
+    return found
+
+
+def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:
+    """Runs of words that belong together: each that stands apart by itself, and all between."""
+    for _, run in groupby(enumerate(words), lambda one: one[0] if one[1].stands_apart else -1):
+        yield [word for _, word in run]
+
+
+def _same(name: str, other: str) -> bool:
+    left, right = ([piece.casefold() for piece in split_words(text)] for text in (name, other))
+    return left == right

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from tadp.errors import CaptionError
 from tadp.features import Word
 from tadp.tokens import learned_tokens, write_out
+from tadp.words import splits_inside
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import CLIPTextModel, CLIPTokenizer
 
+CONTINUES = "##"  # before the name of a token that goes on a word: "rain", "##coat"
 GATE = 1e-4  # VPD starts its text adapter almost at the identity
 
 
@@ -27,7 +29,8 @@ class Conditioning:
 
     Attributes:
         embeddings: (B, L, D); B is 1 for text shared by all images, L is any length.
-        tokens: For each of the B texts, what each of the L embeddings stands for.
+        tokens: For each of the B texts, what each of the L embeddings stands for; a token that goes on the word of the
+            one before begins with "##" ("rain", "##coat"), and one that is a part of a letter has the letter's name.
         words: For each of the B texts, its words and the tokens they became; punctuation is no word.
         mask: (B, L), True where the U-Net may attend; None for everywhere, as Stable Diffusion was trained.
     """
@@ -160,11 +163,15 @@ class TextEncoder(nn.Module):
         encodings = self._tokenize(list(unique))
         self._check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
-        names = [tuple(_name(token) for token in self.tokenizer.convert_ids_to_tokens(row.tolist())) for row in ids]
         learned = learned_tokens(self.tokenizer)
+        written = [write_out(text, learned) for text in unique]
+        names = [
+            _names(text, encoding, self.tokenizer.convert_ids_to_tokens(row.tolist()), learned)
+            for text, encoding, row in zip(written, encodings, ids, strict=True)
+        ]
         words = [
-            _words(write_out(text, learned), encodings[row], self.max_length - 1, learned)
-            for text, row in unique.items()
+            _words(text, encoding, self.max_length - 1, learned)
+            for text, encoding in zip(written, encodings, strict=True)
         ]
         embeddings = self.model(ids.to(self.model.device)).last_hidden_state
         mask = torch.arange(self.max_length)[None] < torch.tensor([len(encoding) for encoding in encodings])[:, None]
@@ -272,7 +279,7 @@ def _join_words(parts: list[Conditioning]) -> tuple[tuple[Word, ...], ...] | Non
     for part in parts:
         words = part.words or ((),) * len(part)
         joined = [
-            (*before, *(Word(word.text, word.start + offset, word.stop + offset) for word in one))
+            (*before, *(word._replace(start=word.start + offset, stop=word.stop + offset) for word in one))
             for before, one in zip(joined, words, strict=True)
         ]
         offset += part.embeddings.shape[1]
@@ -291,19 +298,40 @@ def _join_masks(parts: list[Conditioning]) -> Bool[Tensor, "b l"] | None:
     )
 
 
-def _name(token: str) -> str:
-    return token.removesuffix("</w>")
+def _names(text: str, encoding: "Encoding", tokens: Sequence[str], learned: Mapping[str, int]) -> tuple[str, ...]:
+    """What each token of a caption stands for, as text; a piece that goes on a word begins with `CONTINUES`."""
+    names = [token.removesuffix("</w>") for token in tokens]
+    pieces = zip(encoding.word_ids[: len(tokens) - 1], encoding.offsets, names, strict=False)
+    before = None
+    for position, (word, (start, stop), name) in enumerate(pieces):
+        if word is not None and name not in learned:
+            said = _said(name, text[start:stop].lower())
+            names[position] = CONTINUES + said if word == before else said
+        before = word
+    return tuple(names)
+
+
+def _said(token: str, text: str) -> str:
+    """An entry of the vocabulary, which spells bytes, as text; where it is a part of a letter, the letter."""
+    from tokenizers.decoders import ByteLevel
+
+    if token.isascii():
+        return token
+    said = ByteLevel().decode([token])
+    return text if "\ufffd" in said else said
 
 
 def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, int]) -> tuple[Word, ...]:
     """Words of a caption and their token positions up to `limit`; pieces without a letter or digit are left out."""
     words: list[Word] = []
-    previous, first = None, 0
+    previous, first, end = None, 0, 0
     pieces = zip(encoding.word_ids[:limit], encoding.offsets[:limit], strict=True)
     for position, (word, (start, stop)) in enumerate(pieces):
         if word is None:
             continue
-        if word == previous:
+        # The tokenizer parts words at the vowel signs of Hindi, Thai and others, which are marks and no letters.
+        is_inside = start == end and words and splits_inside(text, start)
+        if word == previous or is_inside:
             begin = words.pop().start
         else:
             begin, first = position, start
@@ -312,5 +340,5 @@ def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, in
         if words and words[-1].text in learned and name == f"{words[-1].text}_{begin - words[-1].start}":
             name, begin, _ = words.pop()  # a further vector of the learned token before it
         words.append(Word(name, begin, position + 1))
-        previous = word
+        previous, end = word, stop
     return tuple(word for word in words if word.text in learned or any(letter.isalnum() for letter in word.text))

@@ -113,8 +113,11 @@ def add_token(encoder: "TextEncoder", token: str, vectors: Float[Tensor, "n d"])
     names = token_names(token, len(vectors))
     _check_new(encoder.tokenizer, token, names)
     tokenizer = copy.deepcopy(encoder.tokenizer)
+    size = len(tokenizer)
     tokenizer.add_tokens([_added(name) for name in names])
     ids: Any = tokenizer.convert_tokens_to_ids(names)
+    if min(ids) < size:
+        raise ModifierError(f"the token {token!r} is already in the vocabulary; choose another.")
     if min(ids) > len(weight):
         raise ModifierError(
             f"the tokenizer has {min(ids)} tokens, the text encoder {len(weight)} embeddings; use a pair that belongs "
@@ -208,11 +211,14 @@ def write_token(path: Path, token: str, vectors: Float[Tensor, "n d"]) -> None:
 
 def _check_new(tokenizer: "CLIPTokenizer", token: str, names: list[str]) -> None:
     """Refuse a token that the tokenizer has, or whose vectors would be taken for another's."""
+    vocabulary = tokenizer.get_vocab()
     for name in names:
         # Start and end stand around: three ids are one token. It sees lower case, and words, as captions do.
         ids = tokenizer(name).input_ids
-        if len(ids) == 3:
-            known = tokenizer.convert_ids_to_tokens(ids[1])
+        read = tokenizer.convert_ids_to_tokens(ids[1]) if len(ids) == 3 else None
+        # "dog</w>" and "construc" are no text that is one token, but entries whose rows would be written over.
+        known = next((entry for entry in (name, name.lower(), read) if entry in vocabulary), None)
+        if known is not None:
             raise ModifierError(
                 f"the token {name!r} is already in the vocabulary, as {known!r}; choose another, such as "
                 f"'<{token.strip('<>')}-2>'."

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 Synonyms = Mapping[str, Sequence[str]]
 
-# Letters with their accents, or one digit: where CLIP's tokenizer parts words too.
-_PIECE = re.compile(r"[^\W\d_]+(?:[\u0300-\u036f]+[^\W\d_]*)*|\d")
 _BREAK = re.compile(r"[.,;:!?()\"\n]")  # a name does not run on over these: "it was hot. Dogs ran"
 # Plurals that no rule below gives. A word that is its own plural takes none.
 _IRREGULAR: dict[str, tuple[str, ...]] = {
@@ -78,7 +76,7 @@ def mentions(caption: str, names: Sequence[str], *, synonyms: Synonyms | None = 
     """
     if not isinstance(caption, str):
         raise TypeError(f"a caption is a string; got a {type(caption).__name__}.")
-    pieces = list(_PIECE.finditer(caption))
+    pieces = list(_piece().finditer(caption))
     gaps = enumerate(pairwise(pieces), 1)
     breaks = {k for k, (left, right) in gaps if _BREAK.search(caption, left.end(), right.start())}
     return [
@@ -136,7 +134,18 @@ def split_words(text: str) -> list[str]:
         >>> split_words("a man's T-shirt, size 42")
         ['a', 'man', 's', 'T', 'shirt', 'size', '4', '2']
     """
-    return _PIECE.findall(text)
+    return _piece().findall(text)
+
+
+def splits_inside(text: str, position: int) -> bool:
+    """Whether a place in a text is inside a word, before or after an accent or vowel sign.
+
+    Example:
+        >>> [splits_inside("कु त", place) for place in (1, 2, 3)]
+        [True, False, False]
+    """
+    around = text[max(position - 1, 0) : position + 1]
+    return len(around) == 2 and _piece().fullmatch("x" + around) is not None and not around.isalpha()
 
 
 def ends_clause(text: str) -> bool:
@@ -188,6 +197,14 @@ def _singulars(word: str) -> set[str]:
     guesses = {word[:-1], word[:-2], word[:-3] + "y", word[:-3] + "f", word[:-3] + "fe", _SINGULAR.get(word, "")}
     guesses |= {word.removesuffix(many) + one for one, many in _COMPOUNDS.items() if word.endswith(many)}
     return {guess for guess in guesses if len(guess) > 1 and word in plurals(guess)}
+
+
+@lru_cache(maxsize=1)
+def _piece() -> re.Pattern[str]:
+    """Letters with their accents and vowel signs, or one digit."""
+    marks = "".join(letter for letter in map(chr, range(0x300, 0x3000)) if unicodedata.category(letter).startswith("M"))
+    joiners = "\u200c\u200d"
+    return re.compile(rf"[^\W\d_]+(?:[{marks}{joiners}]+[^\W\d_]*)*|\d")
 
 
 def _key(piece: str) -> str:

@@ -254,7 +254,7 @@ def test_masked_padding_gets_no_attention(backbone):
 def test_tokens_and_words_name_the_channels(backbone):
     with torch.no_grad():
         attention = backbone(images(2, 64, 64), ["a red raincoat", ""]).attention
-    assert attention.tokens[0][:7] == ("<|startoftext|>", "a", "red", "rain", "coat", *("<|endoftext|>",) * 2)
+    assert attention.tokens[0][:7] == ("<|startoftext|>", "a", "red", "rain", "##coat", *("<|endoftext|>",) * 2)
     assert len(attention.tokens[0]) == 77
     words = attention.words(1)
     assert words[0].words == ("a", "red", "raincoat")

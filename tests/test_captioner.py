@@ -147,6 +147,7 @@ def test_provenance(folders):
         "seed": 0,
         "prompt": "a",
         "retry": True,
+        "dtype": "bfloat16",
     }
     provenance = captioner.provenance
     assert provenance["captioner"] == captioner.name

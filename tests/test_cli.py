@@ -141,11 +141,11 @@ def test_caption_prints_and_writes_the_authors_layout(photos, blip):
 def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
     real, calls = Captioner.describe, []
 
-    def describe(self, images):
+    def describe(self, images, **options):
         calls.append(images)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, images)
+        return real(self, images, **options)
 
     monkeypatch.setattr(Captioner, "describe", describe)
     arguments = ("caption", photos, "-m", blip, "--batch-size", 1, "--max-new-tokens", 4, "-o", "c.json")
@@ -367,10 +367,10 @@ def test_a_message_names_options_in_place_of_arguments_and_leaves_other_words():
 
 def test_a_caption_table_goes_on_where_it_was(photos, blip):
     arguments = ("caption", photos, "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
-    tadp_run("caption", photos / "b", "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
+    tadp_run("caption", "photos/*/y.png", "photos/*.png", "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
     with tadp.CaptionTable.open("c.db") as table:
-        assert sorted(table) == ["x", "y"]
-    assert "1 done before" in tadp_run(*arguments).output  # y; b/x has its folder's name beside a/x
+        assert sorted(table) == ["b/y", "z"]
+    assert "2 done before" in tadp_run(*arguments).output
     assert "--mix" not in tadp_run(*arguments).output
     refused = tadp_run("caption", photos, "-m", blip, "--max-new-tokens", 5, "-o", "c.db", code=1)
     assert "--max-new-tokens was 4 and is 5" in refused.stderr

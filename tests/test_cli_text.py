@@ -72,6 +72,90 @@ def test_wrong_use_is_named(workplace, arguments, code, words):
     assert not Path("out.json").exists()
 
 
+def scene_files(*names: str, seed: int = 5) -> None:
+    for name, scene in zip(names, Scenes(len(names), seed=seed, size=64), strict=True):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(name)
+
+
+def said_by_tadp(path: str) -> str:
+    return tadp.Captioner.from_pretrained("tadp-tiny", max_new_tokens=6)(path)[0]
+
+
+def caption_into(table: str, *paths: str, code: int = 0):
+    return tadp_run("caption", *paths, "--max-new-tokens", 6, "-o", table, code=code)
+
+
+def test_an_image_never_has_the_caption_of_another_of_its_name(workplace):
+    scene_files("a/img.png", "b/img.png")
+    caption_into("c.db", "a")
+    result = caption_into("c.db", "b", code=1)
+    assert "the table has a caption 'img' already, of a/img.png, and b/img.png is another file" in result.stderr
+    assert dict(tadp.CaptionTable.open("c.db")) == {"img": said_by_tadp("a/img.png")}
+    assert "would both have the id 'img'" in caption_into("d.db", "a", "b", code=1).stderr
+    caption_into("d.db", ".")
+    assert list(tadp.CaptionTable.open("d.db")) == ["a/img", "b/img", "scene"]
+
+
+def test_a_tables_ids_stay_when_images_come_to_the_folder(workplace):
+    scene_files("photos/sub/foo.png", "photos/z.png")
+    caption_into("c.db", "photos")
+    scene_files("photos/x/foo.png", seed=6)
+    assert "2 done before" in caption_into("c.db", "photos").output
+    table = tadp.CaptionTable.open("c.db")
+    assert list(table) == ["sub/foo", "x/foo", "z"]
+    assert all(said_by_tadp(f"photos/{name}.png") == caption for name, caption in table.items())
+    assert table.record("x/foo").fields == {"source": "photos/x/foo.png"}
+
+
+def test_a_table_and_its_images_may_move_together(workplace):
+    scene_files("old/photos/foo.png")
+    caption_into("old/c.db", "old/photos")
+    Path("old").rename("new")
+    assert "1 done before" in caption_into("new/c.db", "new/photos").output
+
+
+def test_a_table_of_an_earlier_version_goes_on(workplace):
+    from tadp.captions import Provenance
+
+    scene_files("photos/foo.png", "photos/z.png")
+    captioner = tadp.Captioner.from_pretrained("tadp-tiny", max_new_tokens=6)
+    with tadp.CaptionTable.create("c.db", provenance=Provenance.of(captioner)) as table:
+        table.add("foo", "a dog")
+    assert "1 done before" in caption_into("c.db", "photos").output
+    assert tadp.CaptionTable.open("c.db")["foo"] == "a dog"
+
+
+def test_captions_in_another_precision_are_of_another_origin(workplace):
+    caption_into("c.db", "scene.png")
+    result = tadp_run("caption", "scene.png", "--max-new-tokens", 6, "-o", "c.db", "--dtype", "bfloat16", code=1)
+    assert "dtype was 'float32' and is 'bfloat16'" in result.stderr
+    assert "1 done before" in caption_into("c.db", "scene.png").output
+
+
+def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workplace):
+    long = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=76)("scene.png")[0]
+    encoder = tadp.TADPBackbone.from_pretrained("tadp-tiny").text_encoder
+    assert encoder is not None
+    [count] = encoder.count_tokens([long])
+    assert count > 77
+    result = tadp_run("caption", "scene.png", "--min-new-tokens", 76)
+    assert f"scene.png: the caption has {count} tokens, the text encoder takes 77." in result.stderr
+    assert "the text encoder takes" not in tadp_run("caption", "scene.png").stderr
+    assert "unknown model 'none'" in tadp_run("caption", "scene.png", "--text-encoder", "none", code=1).stderr
+
+
+def test_extract_finds_the_captions_of_a_table_and_no_other_images(workplace):
+    scene_files("photos/sub/foo.png", "photos/foo.png")
+    caption_into("c.db", "photos")
+    Path("photos/foo.png").unlink()
+    tadp_run("extract", "photos", "-o", "out", "--captions", "c.db")
+    assert json.loads(Path("out/sub/foo.json").read_text())["caption"] == said_by_tadp("photos/sub/foo.png")
+    scene_files("photos/other/foo.png")
+    result = tadp_run("extract", "photos", "-o", "out2", "--captions", "c.db", code=1)
+    assert "the table lacks 'other/foo'" in result.stderr
+
+
 def test_clean_keeps_every_image_and_field(workplace):
     result = tadp_run("clean", "captions.json", "-o", "out.json")
     cleaned = json.loads(Path("out.json").read_text())

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from tadp import Conditioning, TADPBackbone, prompts
 from tadp.errors import CaptionError, MissingExtraError, ModelError
-from tadp.features import Word
+from tadp.features import AttentionMaps, Word
 from tadp.prompts import CLIP_TEMPLATES, averaged_eos, class_embeddings, class_names, nouns, null
 from tadp.text import TextAdapter, TextEncoder
 
@@ -114,8 +114,8 @@ def test_each_class_is_encoded_alone_and_keeps_its_own_tokens(encoder):
 
 def test_class_embeddings_name_their_tokens_and_classes(encoder):
     text = class_embeddings(["dog", "raincoat", "red_cat"], encoder)
-    assert text.tokens == (("dog", "rain", "coat", "red", "cat"),)
-    assert text.words == ((Word("dog", 0, 1), Word("raincoat", 1, 3), Word("red_cat", 3, 5)),)
+    assert text.tokens == (("dog", "rain", "##coat", "red", "cat"),)
+    assert text.words == ((Word("dog", 0, 1, True), Word("raincoat", 1, 3, True), Word("red_cat", 3, 5, True)),)
 
 
 @pytest.mark.parametrize("name", ["tv/monitor", "St. Bernard", "🐶", "כלב", "don't", "a-b-c", "日本", "...", "{}"])
@@ -125,8 +125,29 @@ def test_a_class_of_any_characters_has_tokens(encoder, tmp_path, name):
     assert text.words is not None
     assert [word.text for word in text.words[0]] == [name, "dog"]
     assert text.words[0][0].start == 0
-    assert text.words[0][1] == Word("dog", text.embeddings.shape[1] - 1, text.embeddings.shape[1])
+    assert text.words[0][1] == Word("dog", text.embeddings.shape[1] - 1, text.embeddings.shape[1], True)
     assert averaged_eos([name], encoder, templates=["a {}"], cache_dir=tmp_path).tokens == ((name,),)
+
+
+@pytest.mark.parametrize("make", [class_embeddings, lambda *given: averaged_eos(*given, templates=["a {}"])])
+def test_no_name_is_pooled_from_two_classes_side_by_side(encoder, tmp_path, monkeypatch, make):
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
+    text = make(["hot", "dog"], encoder)
+    joined = encoder("a hot").join(text)
+    for one in (text, joined):
+        length = one.embeddings.shape[1]
+        maps = torch.rand(1, length, 2, 2, generator=torch.Generator().manual_seed(0))
+        attention = AttentionMaps({1: maps}, one.tokens, one.words)
+        assert attention.pool(["hot dog"], 1).missing() == (("hot dog",),)
+        pooled = attention.pool(["dog", "hot", "hot dog"], 1)
+        assert pooled.missing() == (("hot dog",),)
+        torch.testing.assert_close(pooled.maps[0, 0], maps[0, -1])
+    whole = make(["hot dog", "dogs", "dog"], encoder)
+    maps = torch.rand(1, whole.embeddings.shape[1], 2, 2, generator=torch.Generator().manual_seed(0))
+    pooled = AttentionMaps({1: maps}, whole.tokens, whole.words).pool(["dog", "hot dog", "dogs"], 1)
+    torch.testing.assert_close(pooled.maps[0, 0], maps[0, -1])
+    torch.testing.assert_close(pooled.maps[0, 2], maps[0, whole.words[0][1].start : whole.words[0][1].stop].mean(dim=0))
+    assert pooled.present.all()
 
 
 def test_more_classes_than_a_caption_has_room_for_are_taken(encoder):
@@ -163,7 +184,7 @@ def test_averaged_eos_is_the_mean_of_what_clip_pools_not_normalised(encoder, tmp
         torch.testing.assert_close(text.embeddings[0, number], expected, rtol=1e-4, atol=1e-5)
     assert text.embeddings.shape == (1, 3, WIDTH)
     assert text.tokens == (tuple(CLASSES),)
-    assert text.words == (tuple(Word(name, k, k + 1) for k, name in enumerate(CLASSES)),)
+    assert text.words == (tuple(Word(name, k, k + 1, True) for k, name in enumerate(CLASSES)),)
     assert text.mask is None
 
 

@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 import unicodedata
 import warnings
@@ -65,8 +66,38 @@ def test_words_know_their_tokens(encoder):
     )
     assert text.tokens is not None
     assert text.tokens[0][:10] == (
-        "<|startoftext|>", "a", "red", "rain", "coat", ",", "a", "dog", "!", "<|endoftext|>",
+        "<|startoftext|>", "a", "red", "rain", "##coat", ",", "a", "dog", "!", "<|endoftext|>",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("caption", "names"),
+    [
+        ("a 🐶", ("a", "🐶", "##🐶", "##🐶", "##🐶")),
+        ("Café", ("ca", "##f", "##é", "##é")),
+        ("של", ("ש", "##ש", "##ל", "##ל")),
+        ("dog’s", ("dog", "’", "##’", "##’", "s")),  # noqa: RUF001
+        ("�", ("�", "##�", "##�")),
+    ],
+)
+@torch.no_grad()
+def test_names_are_text_in_any_script(encoder, caption, names):
+    """The vocabulary of the test has single bytes for these."""
+    tokens = encoder(caption).tokens
+    assert tokens is not None
+    assert tokens[0][: len(names) + 2] == ("<|startoftext|>", *names, "<|endoftext|>")
+
+
+@torch.no_grad()
+def test_a_letter_that_is_one_token_is_named():
+    tokenizer = build_tokenizer()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["model"]["merges"].append(["Ã", "©</w>"])
+    content["model"]["vocab"]["Ã©</w>"] = len(tokenizer)
+    tokenizer._tokenizer = tokenizer.backend_tokenizer.from_str(json.dumps(content))
+    tokens = TextEncoder(build_text_encoder(vocab_size=len(tokenizer)), tokenizer).eval()("É").tokens
+    assert tokens is not None
+    assert tokens[0][:3] == ("<|startoftext|>", "é", "<|endoftext|>")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +111,8 @@ def test_words_know_their_tokens(encoder):
         ("שלום dog", ["שלום", "dog"]),
         ("مرحبا", ["مرحبا"]),
         ("日本 dog", ["日本", "dog"]),
+        ("एक कुत्ता", ["एक", "कुत्ता"]),  # vowel signs are none of the tokenizer's letters
+        ("की बात", ["की", "बात"]),
         ("ＤＯＧ", ["ｄｏｇ"]),  # noqa: RUF001
         ("é", ["é"]),  # a letter and a combining accent, which the tokenizer joins
         ("a\n\tdog", ["a", "dog"]),

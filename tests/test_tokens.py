@@ -1,6 +1,7 @@
 """Learned tokens: in a text encoder, in captions, in files."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -156,6 +157,23 @@ def test_a_token_in_the_vocabulary_is_refused(encoder, token):
     encoder.tokenizer.add_tokens(["🄰"])
     with pytest.raises(ModifierError, match=r"is already in the vocabulary, as .*choose another"):
         add_token(encoder, token, vectors(1))
+
+
+@pytest.mark.parametrize("token", ["dog</w>", "Dog</w>", "rain", "RAIN", "re", "phot", "x"])
+def test_a_piece_of_the_vocabulary_is_refused_though_no_text_is_that_token(encoder, token):
+    """Added, it would get the piece's id, and its vector would take the piece's row."""
+    table = encoder.model.get_input_embeddings().weight.clone()
+    with pytest.raises(ModifierError, match=r"is already in the vocabulary, as '.*choose another"):
+        add_token(encoder, token, vectors(1))
+    assert torch.equal(encoder.model.get_input_embeddings().weight, table)
+
+
+def test_a_further_vector_cannot_take_a_row_of_the_vocabulary(encoder):
+    vocabulary = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+    vocabulary["model"]["vocab"]["<car>_1"] = len(encoder.tokenizer)
+    encoder.tokenizer._tokenizer = encoder.tokenizer.backend_tokenizer.from_str(json.dumps(vocabulary))
+    with pytest.raises(ModifierError, match=r"the token '<car>_1' is already in the vocabulary"):
+        add_token(encoder, "<car>", vectors(2))
 
 
 def test_a_token_that_was_learned_is_refused_and_so_are_its_vectors_names(encoder):

@@ -52,6 +52,8 @@ def test_a_plural_counts_as_its_singular_both_ways(one, many):
         ("new shoes", "news"),
         ("dining tables", "dinings table"),
         ("manly", "man"),
+        ("एक कुत्ता", "क"),
+        ("שָׁלוֹם", "ש"),
         ("", "dog"),
         ("...", "dog"),
         ("🐶", "dog"),
@@ -77,6 +79,7 @@ def test_another_word_is_no_mention(caption, name):
         ("a cafe\u0301", "café"),
         ("ＤＯＧ", "dog"),  # noqa: RUF001
         ("שלום כלב", "כלב"),
+        ("एक कुत्ता और", "कुत्ता"),
         ("a dog 🐶", "dog"),
         ("(dog)", "dog"),
         ("dog", "dog"),

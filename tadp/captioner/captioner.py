@@ -87,7 +87,8 @@ class Captioner:
         Args:
             name: "tadp-tiny", a folder, or a repository on the hub such as "Salesforce/blip2-opt-2.7b".
             min_new_tokens: The fewest tokens of a caption; longer captions name more. TADP compares 0, 20 and 40.
-            max_new_tokens: The most. 77 is what the text encoder of Stable Diffusion takes.
+            max_new_tokens: The most. The text encoder of Stable Diffusion takes 77 with its start and end, so 75 of its
+                own tokens, which are others than the captioner's: pass `text_encoder` to count them.
             batch_size: Images that go through the model at once.
             num_beams: Width of the beam search; 1 is greedy.
             temperature: 0 takes the likeliest words. Above, words are drawn from the likeliest nine tenths, the more
@@ -146,8 +147,8 @@ class Captioner:
 
     @property
     def generation(self) -> dict[str, int | float | str | bool | None]:
-        """What decides the captions besides the model, for provenance."""
-        return asdict(self._decoding)
+        """What decides the captions besides the model, its precision included, for provenance."""
+        return {**asdict(self._decoding), "dtype": str(_home(self._model)[1]).removeprefix("torch.")}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class Captioner:
         return {
             "captioner": self._name,
             "revision": self._revision,
-            "dtype": str(_home(self._model)[1]).removeprefix("torch."),
+            "dtype": self.generation["dtype"],
             "generation": self.generation,
             "tadp": __version__,
             "transformers": version("transformers"),

@@ -7,8 +7,9 @@ file may be cut, shuffled and joined with others, and any reader takes it as it 
 
 import codecs
 import json
+import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -37,15 +38,18 @@ def read(path: Path) -> Iterator[Located]:
 def read_json(path: Path) -> Iterator[Located]:
     """Entries of the authors' JSON, {id: {"captions": [...], "class_label": 1}}, in their order."""
     with _opened(path) as file:
-        content = _loads(file.read(), str(path))
+        content = _loads(file.read(), str(path), find=_flawed_entry)
     if not isinstance(content, dict):
         raise CaptionError(f'{path} must hold an object {{id: {{"captions": [...]}}}}; got {shown(content)}.')
     for image_id, entry in content.items():
-        if isinstance(entry, dict):
-            captions, fields = _split(entry, f"{path}: the entry {shown(image_id)}")
-        else:
-            captions, fields = entry, {}
-        yield _located(f"{path}: ", image_id, captions, fields)
+        captions, fields = entry, {}
+        try:
+            if isinstance(entry, dict):
+                captions, fields = _split(entry, f"the entry {shown(image_id)}")
+            located = _located("", image_id, captions, fields)
+        except CaptionError as error:
+            raise CaptionError(f"{_entry_place(path, image_id)}: {error}") from error
+        yield f"{path}: ", located[1]
 
 
 def read_jsonl(path: Path) -> Iterator[Located]:
@@ -200,8 +204,16 @@ def _opened(path: Path) -> BinaryIO:
         raise CaptionError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
 
 
-def _loads(content: bytes, where: str, *, is_line: bool = False) -> Any:
+def _loads(
+    content: bytes, where: str, *, is_line: bool = False, find: Callable[[str], int | None] | None = None
+) -> Any:
     """JSON, strictly: UTF-8, no NaN, no name twice in one object.
+
+    Args:
+        content: Of a file, or a line.
+        where: What it is, for messages.
+        is_line: Whether positions are columns alone.
+        find: Where in a text that is JSON, but not strictly, the flaw is.
 
     Raises:
         CaptionError: If it is broken; the message says where, after `where`.
@@ -221,7 +233,46 @@ def _loads(content: bytes, where: str, *, is_line: bool = False) -> Any:
     except json.JSONDecodeError as error:
         raise CaptionError(f"{position(text, error.pos)}: this is not JSON ({error.msg}).") from error
     except (CaptionError, ValueError, RecursionError) as error:
-        raise CaptionError(f"{where}: {error}") from error
+        offset = find(text) if find is not None and isinstance(error, CaptionError) else None
+        raise CaptionError(f"{where if offset is None else position(text, offset)}: {error}") from error
+
+
+def _entry_place(path: Path, image_id: str) -> str:
+    """The file with the line and column of an entry, looked for when there is something to say of it."""
+    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    offset = next((start for key, start, _ in _entries(text) if key == image_id), 0)
+    return f"{path}, line {text.count(chr(10), 0, offset) + 1}, column {offset - text.rfind(chr(10), 0, offset)}"
+
+
+def _flawed_entry(text: str) -> int | None:
+    """Where the first entry begins whose id stands twice, or that is JSON but not strictly; None if none does."""
+    seen = set()
+    for key, start, value in _entries(text):
+        try:
+            _decoder().raw_decode(text, value)
+        except CaptionError:
+            return start
+        if key in seen:
+            return start
+        seen.add(key)
+    return None
+
+
+def _entries(text: str) -> Iterator[tuple[str, int, int]]:
+    """The entries of an object that is known to be JSON: name, where it begins, and where its value does."""
+    decoder = json.JSONDecoder()
+    start = _after(re.compile(r"\s*{\s*"), text, 0)
+    while text[start : start + 1] == '"':
+        key, end = decoder.raw_decode(text, start)
+        value = _after(re.compile(r"[\s:]*"), text, end)
+        yield key, start, value
+        _, end = decoder.raw_decode(text, value)
+        start = _after(re.compile(r"[\s,]*"), text, end)
+
+
+def _after(skipped: re.Pattern[str], text: str, start: int) -> int:
+    found = skipped.match(text, start)
+    return start if found is None else found.end()
 
 
 @lru_cache(maxsize=1)

@@ -24,22 +24,20 @@ from tadp.cli.app import (
     Variant,
     command,
 )
+from tadp.cli.captioning import fill_table, load_text_encoder
 from tadp.cli.terminal import (
     TINY,
     Dtype,
-    fail,
     load_backbone,
     load_captioner,
     own_captioner,
-    progress,
     tell_of_tiny,
     tell_of_warning,
     wrong_usage,
 )
-from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.errors import CaptionError, OutputError
 
 if TYPE_CHECKING:
-    from tadp.captioner import Captioner
     from tadp.captions import CaptionRecord, CaptionTable
     from tadp.cleaning import Cleaner, CleaningReport
     from tadp.modifiers import CaptionModifier
@@ -77,6 +75,14 @@ def caption(
         str | None, typer.Option("--prompt", help="What the model continues or answers.", show_default=False)
     ] = None,
     batch_size: BatchSize = 8,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--text-encoder",
+            help="Name the captions that this model's text encoder cannot take whole.",
+            show_default="the model that the captioner is part of, if any",
+        ),
+    ] = None,
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
     revision: Revision = None,
@@ -87,18 +93,21 @@ def caption(
 
     With -o it writes a file by image id: the file's name without suffix, or its path below the folder where two files
     share a name. A .json has the form of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
-    cannot be read, or about which the model says nothing, are named and left out. Interrupted, it writes what it has.
+    cannot be read, or about which the model says nothing, are named and left out; captions that are too long for the
+    text encoder are named and kept. Interrupted, it writes what it has.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
-    stopped it, and captions by another model or with other options are refused, unless you pass --mix.
+    stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
+    paths below the folder you name, pets/rex for photos/pets/rex.jpg of photos, so name the same folder each time; an
+    id that another file has already is refused.
     """
     import torch
 
     from tadp.captions import CaptionTable, Provenance
-    from tadp.extract import caption_ids, output_names
+    from tadp.extract import caption_ids, output_names, path_ids
 
     is_table = output is not None and _check_caption_file(output, overwrite=overwrite)
-    ids = {key: image for image, key in caption_ids(output_names(images)).items()}
+    ids = {key: image for image, key in (path_ids(images) if is_table else caption_ids(output_names(images))).items()}
     describe = load_captioner(
         model,
         device,
@@ -110,16 +119,17 @@ def caption(
         dtype=getattr(torch, dtype.value),
         revision=revision,
     )
+    counter = load_text_encoder(model, text_encoder)
     provenance = Provenance.of(describe)
     if output is not None and is_table:
         if overwrite:
             output.unlink(missing_ok=True)
         with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
-            failed = _fill(table, ids, describe)
+            failed = fill_table(table, ids, describe, home=output.parent, text_encoder=counter)
     else:
         table = CaptionTable(provenance=provenance)
         try:
-            failed = _fill(table, ids, describe)
+            failed = fill_table(table, ids, describe, home=None, text_encoder=counter)
         finally:  # Ctrl-C included
             if output is not None and len(table):
                 _write_table(table, output)
@@ -296,36 +306,6 @@ def _write_table(table: "CaptionTable", output: Path) -> None:
         table.to_parquet(output)
     else:
         table.to_jsonl(output)
-
-
-def _fill(table: "CaptionTable", images: dict[str, Path], describe: "Captioner") -> int:
-    """Caption what the table lacks, batch by batch, printing each; returns how many images have none in the end."""
-    from tadp.images import to_pil
-
-    todo = table.missing(images)
-    if len(todo) < len(images):
-        typer.echo(f"{len(images) - len(todo)} done before")
-    failed = 0
-    with progress() as bar:
-        task = bar.add_task("caption", total=len(todo))
-        for start in range(0, len(todo), describe.batch_size):
-            pictures = {}
-            for key in todo[start : start + describe.batch_size]:
-                try:
-                    pictures[key] = to_pil(images[key])
-                except ImageError as error:
-                    failed += 1
-                    fail(error)
-            spoken = dict(zip(pictures, describe.describe(list(pictures.values())), strict=True)) if pictures else {}
-            table.update({key: caption.text for key, caption in spoken.items() if caption.text})
-            for key, caption in spoken.items():
-                failed += not caption.text
-                typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
-                if caption.problem == "looping":
-                    warning = f"{images[key]}: the caption goes round in circles, asked twice."
-                    typer.secho(warning, fg="yellow", err=True)
-            bar.advance(task, min(describe.batch_size, len(todo) - start))
-    return failed
 
 
 def _names(text: str | None, option: str) -> list[str]:

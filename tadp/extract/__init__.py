@@ -14,6 +14,7 @@ from tadp.extract.extraction import extract_images as extract_images
 from tadp.extract.extraction import shrink as shrink
 from tadp.extract.names import caption_ids as caption_ids
 from tadp.extract.names import output_names as output_names
+from tadp.extract.names import path_ids as path_ids
 from tadp.extract.results import writable_folder as writable_folder
 from tadp.extract.settings import fingerprint as fingerprint
 
@@ -23,6 +24,7 @@ __all__ = [
     "extract_images",
     "fingerprint",
     "output_names",
+    "path_ids",
     "shrink",
     "writable_folder",
 ]

@@ -13,10 +13,10 @@ from tadp import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 from tadp.errors import CaptionError, ImageError, OutputError
-from tadp.extract.names import caption_ids, output_names
+from tadp.extract.names import caption_ids, ids_in, output_names
 from tadp.extract.results import done_before, file_digest, writable_folder, write_result
 from tadp.extract.settings import run_settings
-from tadp.features import Features
+from tadp.features import Features, Word
 from tadp.images import to_pil, to_tensor
 from tadp.text import Conditioning
 
@@ -66,9 +66,9 @@ def extract_images(
         paths: Image files, folders and patterns, as `tadp.images.list_images` takes them.
         output: The folder to write to. It mirrors the folders of the images.
         captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
-            `CaptionTable`, where ids are those of `caption_ids`. What a captioner or a table says beyond the text
-            encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image that the
-            table lacks fails.
+            `CaptionTable`, where ids are those of `path_ids` or `caption_ids`. What a captioner or a table says beyond
+            the text encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image
+            that the table lacks fails.
         model: What the backbone was loaded from, for the record.
         revision: Its branch, tag or commit, for the record.
         levels: Which maps to write; None is all.
@@ -96,7 +96,7 @@ def extract_images(
     settings = run_settings(
         backbone, captions=captions, model=model, revision=revision, levels=levels, max_side_px=max_side_px
     )
-    ids = caption_ids(names)
+    ids = ids_in(captions, names, paths) if isinstance(captions, Mapping) else caption_ids(names)
     table = {image: captions.get(ids[image]) for image in names} if isinstance(captions, Mapping) else {}
     done, in_the_way = done_before(names, folder, settings=settings, table=table)
     if in_the_way and not overwrite:
@@ -171,12 +171,16 @@ class _Run:
             "image_size": list(features.image_size),
             "caption": caption,
             "tokens": text.tokens and list(text.tokens[number]),
-            "words": text.words and [word._asdict() for word in text.words[number]],
+            "words": text.words and [_word(word) for word in text.words[number]],
             "strides": [self.backbone.feature_info.reduction[level] for level in self.levels],
             "channels": [features.maps[level].shape[1] for level in self.levels],
             "settings": self.settings,
             "tadp": __version__,
         }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {"text": word.text, "start": word.start, "stop": word.stop}
 
 
 def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple[int, ...]:

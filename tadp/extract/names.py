@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
 
+from tadp.captions import CaptionTable
+from tadp.errors import CaptionError
 from tadp.images import list_images
+
+SOURCE = "source"  # the field of a record that says which file was captioned, seen from the table's folder
 
 
 def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
@@ -35,7 +39,7 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
 
 
 def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
-    """An id for each image in a caption file: its name without suffix, or the name of its results if two share that.
+    """An id for each image in a caption file of one run: its name without suffix, or its result's if two share that.
 
     Args:
         names: From `output_names`.
@@ -45,6 +49,64 @@ def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
         image: image.stem if stems[image.stem] == 1 and image.stem not in full else name
         for image, name in names.items()
     }
+
+
+def path_ids(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
+    """An id for each image that does not depend on which others there are: for tables that are added to.
+
+    It is the path below the folder that leads to it, without suffix: "pets/rex" for "photos/pets/rex.jpg" of the folder
+    "photos" or the pattern "photos/*/*.jpg", and "rex" for that file by itself. Of paths that lead to one file, the
+    first counts.
+
+    Raises:
+        ImageError: If a path leads to no image.
+        CaptionError: If two images would have one id.
+    """
+    first: dict[str, Path] = {}
+    found = _below(paths)
+    for image, image_id in found.values():
+        if first.setdefault(image_id, image) != image:
+            raise CaptionError(
+                f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder "
+                "above both; a .json tells them apart."
+            )
+    return dict(found.values())
+
+
+def ids_in(
+    captions: Mapping[str, str], names: Mapping[Path, str], paths: str | Path | Sequence[str | Path]
+) -> dict[Path, str]:
+    """The id under which captions have each image: that of `path_ids` or, if they lack it, that of `caption_ids`.
+
+    A table that says of which files its captions are has the former alone.
+
+    Args:
+        captions: By image id.
+        names: From `output_names`.
+        paths: What `names` came from.
+    """
+    below, short = _below(paths), caption_ids(names)
+    count = Counter(image_id for _, image_id in below.values())
+    first = next(captions.records(), None) if isinstance(captions, CaptionTable) else None
+    has_sources = first is not None and SOURCE in first.fields
+    ids = {}
+    for image in names:
+        _, by_path = below[os.path.abspath(image)]  # noqa: PTH100
+        is_there = count[by_path] == 1 and by_path in captions
+        ids[image] = by_path if has_sources or is_there else short[image]
+    return ids
+
+
+def _below(paths: str | Path | Sequence[str | Path]) -> dict[str, tuple[Path, str]]:
+    """For each absolute path, the image and its path below the folder that leads to it, without suffix."""
+    found: dict[str, tuple[Path, str]] = {}
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        root = _root(path)
+        for image in list_images(path):
+            absolute = os.path.abspath(image)  # noqa: PTH100  ".." must go, links stay
+            image_id = Path(os.path.relpath(absolute, root)).with_suffix("").as_posix()
+            found.setdefault(absolute, (image, image_id))
+    return found
 
 
 def _root(path: str | Path) -> str:

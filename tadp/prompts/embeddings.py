@@ -47,8 +47,8 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
     Example:
         >>> import tadp
         >>> text = class_embeddings(["dog", "red car"], tadp.TADPBackbone.from_pretrained("tadp-tiny"))
-        >>> text.tokens, text.words
-        ((('dog', 'red', 'car'),), ((Word(text='dog', start=0, stop=1), Word(text='red car', start=1, stop=3)),))
+        >>> text.tokens[0], [(word.text, word.start, word.stop) for word in text.words[0]]
+        (('dog', 'red', 'car'), [('dog', 0, 1), ('red car', 1, 3)])
     """
     classes = check_classes(classes)
     names, found = [readable(name) for name in classes], _text_encoder(encoder)
@@ -60,7 +60,7 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
     words: list[Word] = []
     for name, end in zip(classes, ends, strict=True):
         start = words[-1].stop if words else 0
-        words.append(Word(name, start, start + end - 1))
+        words.append(Word(name, start, start + end - 1, stands_apart=True))
     return Conditioning(
         torch.cat([one[1:end] for one, end in zip(encoded.embeddings, ends, strict=True)])[None],
         (tuple(token for names, end in zip(encoded.tokens, ends, strict=True) for token in names[1:end]),),
@@ -121,7 +121,7 @@ def averaged_eos(
         shape=(len(names), found.width),
         cache_dir=cache_dir,
     )
-    words = tuple(Word(name, number, number + 1) for number, name in enumerate(classes))
+    words = tuple(Word(name, number, number + 1, stands_apart=True) for number, name in enumerate(classes))
     return Conditioning(embeddings.to(found.model.device)[None], (tuple(classes),), (words,))
 
 

@@ -22,6 +22,9 @@ def null(count: int) -> list[str]:
 def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
     """All class names in one prompt, separated by spaces, for each of `count` images.
 
+    In one prompt two names side by side may read as a third, "hot" and "dog" as "hot dog": the text encoder reads them
+    so, and so does `AttentionMaps.pool`. Class embeddings keep them apart.
+
     Args:
         classes: Names as a data set has them; "_" becomes a space.
         count: Images, since a backbone wants one prompt an image.

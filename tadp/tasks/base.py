@@ -181,7 +181,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Groups for an optimiser: the head at `lr`, the U-Net at `unet_scale` of it; norms and biases do not decay.
 
         Source:
-            The released segmentation code: 8e-5, 0.1 and 5e-3. Its depth and detection code take 0.01 for the U-Net.
+            The released segmentation code: 8e-5, 0.1 and 5e-3. Its depth code takes 0.01 for the U-Net.
         """
         decayed = [p for p in self.head.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.head.parameters() if p.requires_grad and p.ndim <= 1]

@@ -1,0 +1,118 @@
+"""What `tadp caption` does with its images, batch by batch."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tadp.cli.terminal import TINY, fail, progress
+from tadp.errors import CaptionError, ImageError
+
+if TYPE_CHECKING:
+    from tadp.captioner import Captioner
+    from tadp.captions import CaptionTable
+    from tadp.text import TextEncoder
+
+
+def fill_table(
+    table: "CaptionTable",
+    images: dict[str, Path],
+    describe: "Captioner",
+    *,
+    home: Path | None,
+    text_encoder: "TextEncoder | None" = None,
+) -> int:
+    """Caption what a table lacks, printing each; returns how many images have none in the end.
+
+    Args:
+        table: In memory, or on disk.
+        images: By id.
+        describe: The captioner.
+        home: The folder of a table on disk, from which the sources of its captions are told; None for one in memory.
+        text_encoder: Captions that it cannot take whole are named; None counts nothing.
+
+    Raises:
+        CaptionError: If the table has the caption of another file under an id.
+    """
+    from tadp.extract.names import SOURCE
+    from tadp.images import to_pil
+
+    todo = table.missing(images)
+    if home is not None:
+        _check_sources(table, images, set(todo), home)
+    if len(todo) < len(images):
+        typer.echo(f"{len(images) - len(todo)} done before")
+    failed = 0
+    with progress() as bar:
+        task = bar.add_task("caption", total=len(todo))
+        for start in range(0, len(todo), describe.batch_size):
+            pictures = {}
+            for key in todo[start : start + describe.batch_size]:
+                try:
+                    pictures[key] = to_pil(images[key])
+                except ImageError as error:
+                    failed += 1
+                    fail(error)
+            said = describe.describe(list(pictures.values()), text_encoder=text_encoder) if pictures else []
+            spoken = dict(zip(pictures, said, strict=True))
+            for key, caption in spoken.items():
+                if caption.text:
+                    fields = None if home is None else {SOURCE: _source(images[key], home)}
+                    table.add(key, caption.text, fields=fields)
+                failed += not caption.text
+                typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
+                if caption.problem == "looping":
+                    warn(f"{images[key]}: the caption goes round in circles, asked twice.")
+                if caption.fits is False and text_encoder is not None:
+                    most = text_encoder.max_length
+                    warn(f"{images[key]}: the caption has {caption.tokens} tokens, the text encoder takes {most}.")
+            bar.advance(task, min(describe.batch_size, len(todo) - start))
+    return failed
+
+
+def load_text_encoder(captioner: str, asked: str | None) -> "TextEncoder | None":
+    """The text encoder that captions are counted for: the one asked for, or that of the model the captioner is part of.
+
+    Raises:
+        ModelError: If it was asked for and is not to be had.
+    """
+    import torch
+
+    from tadp.loading import load_text_encoder, model_folder
+
+    model = asked
+    if model is None:
+        beside = Path(captioner).parent
+        is_part = Path(captioner).name == "captioner" and (beside / "text_encoder").is_dir()
+        model = TINY if captioner == TINY else str(beside) if is_part else None
+    if model is None:
+        return None
+    return load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
+
+
+def warn(message: str) -> None:
+    """A line that is no error."""
+    typer.secho(message, fg="yellow", err=True)
+
+
+def _check_sources(table: "CaptionTable", images: dict[str, Path], missing: set[str], home: Path) -> None:
+    from tadp.extract.names import SOURCE
+
+    for key, image in images.items():
+        if key in missing:
+            continue
+        known, source = table.record(key).fields.get(SOURCE), _source(image, home)  # None: by a tadp that kept none
+        if known is not None and known != source:
+            raise CaptionError(
+                f"the table has a caption {key!r} already, of {home / known}, and {image} is another file. Pass a "
+                "folder above both, or another table; if the file was moved, make the table anew with --overwrite."
+            )
+
+
+def _source(image: Path, home: Path) -> str:
+    """Where an image is, seen from the table: both may be moved together."""
+    try:
+        return Path(os.path.relpath(image, home)).as_posix()
+    except ValueError:  # on another drive
+        return Path(os.path.abspath(image)).as_posix()  # noqa: PTH100  links stay
