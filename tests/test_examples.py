@@ -23,7 +23,7 @@ def run(script: str, *options: object) -> str:
 def test_every_script_has_a_test():
     scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if "def main" in p.read_text()}
     tested = Path(__file__).read_text() + (Path(__file__).parent / "test_docs.py").read_text()
-    tested += "train_vae.py train_unet.py train_captioner.py"  # which make.py runs
+    tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # which make.py and learn.py run
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
 
 
@@ -128,16 +128,16 @@ SMALL = ("--steps", 2, "--batch", 2, "--train-scenes", 4, "--held-out-scenes", 2
 
 
 @pytest.mark.parametrize(
-    ("task", "kind", "trivial"),
+    ("script", "kind", "trivial"),
     [
-        ("depth", "TADPForDepthEstimation", {"mean depth", "mean of each pixel"}),
-        ("detection", "TADPForObjectDetection", {"boxes of a random image"}),
+        ("depth.py", "TADPForDepthEstimation", {"mean depth", "mean of each pixel"}),
+        ("detection.py", "TADPForObjectDetection", {"boxes of a random image"}),
     ],
 )
-def test_a_model_is_trained_evaluated_and_kept(task, kind, trivial, tmp_path):
+def test_a_model_is_trained_evaluated_and_kept(script, kind, trivial, tmp_path):
     from tadp import tasks
 
-    printed = run(f"{task}.py", *SMALL, "--tune", "nothing", "--out", tmp_path)
+    printed = run(script, *SMALL, "--tune", "nothing", "--out", tmp_path)
     assert "this model" in printed
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result["baselines"]) == trivial
