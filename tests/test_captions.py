@@ -674,3 +674,23 @@ def test_fill_takes_the_captioner_of_the_package(tmp_path):
     with CaptionTable.create(tmp_path / "scenes.db", provenance=Provenance.of(captioner)) as table:
         assert table.fill(scenes, captioner, batch_size=2) == 3
     assert list(CaptionTable.open(tmp_path / "scenes.db").values()) == captioner(list(scenes.values()))
+
+
+@pytest.mark.parametrize(
+    "line", ['{"id":"c", captions: oops}', '{"id" "c"}', '{"id":"c"} and more', '{"id":tru, "captions":["a"]}']
+)
+def test_a_last_line_that_is_broken_before_its_end_is_no_killed_writers(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id":"a","captions":["a dog"]}\n' + line)
+    with pytest.raises(CaptionError, match=r"x\.jsonl, line 2"):
+        CaptionTable.open(path)
+
+
+def test_a_last_line_cut_anywhere_is_left_out(tmp_path):
+    path = tmp_path / "x.jsonl"
+    first = b'{"id":"a","captions":["a dog"]}\n'
+    last = '{"id":"c\\u00e9","captions":["café 🐶"],"fine":true,"none":null,"number":1.5}'.encode()
+    for length in range(1, len(last)):
+        path.write_bytes(first + last[:length])
+        with pytest.warns(UserWarning, match=r"line 2 is cut off"):
+            assert list(CaptionTable.open(path)) == ["a"]

@@ -64,7 +64,7 @@ def read_jsonl(path: Path) -> Iterator[Located]:
             try:
                 row = _loads(line, where, is_line=True)
             except CaptionError:
-                if line.endswith(b"\n") or not line.startswith(b"{"):
+                if not _is_cut_off(line):
                     raise
                 warnings.warn(
                     f"{where} is cut off, as when its writer is killed; it is left out, and its image is missing.",
@@ -74,6 +74,24 @@ def read_jsonl(path: Path) -> Iterator[Located]:
             if not isinstance(row, dict):
                 raise CaptionError(f'{where}: a line must be an object {{"id": …, "captions": […]}}; got {shown(row)}.')
             yield _from_row(row, where)
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a last line only lacks its end; what is wrong before the end is no doing of a writer that was killed."""
+    if line.endswith(b"\n") or not line.startswith(b"{"):
+        return False
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.end == len(line) and error.reason == "unexpected end of data"
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        rest = text[error.pos :].rstrip()
+        # an unterminated string is told by where it begins, and so is a word or an escape that lacks letters
+        is_begun = any(word.startswith(rest) for word in ("true", "false", "null", ".", "e+", "e-"))
+        return is_begun or error.msg.startswith("Unterminated string") or (len(rest) < 6 and "escape" in error.msg)
+    return False
 
 
 def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
