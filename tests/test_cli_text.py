@@ -40,6 +40,20 @@ def test_each_mode_says_its_words_and_counts_their_tokens(workplace):
     assert pieces.splitlines() == ["3 embeddings of width 96, one attention channel each:", "red, car, dog"]
 
 
+def test_the_oracle_says_what_precision_and_recall_it_came_to(workplace):
+    classes = ",".join(f"class {number}" for number in range(23))
+    arguments = ("prompt", "oracle", "--classes", classes, "--present", classes)
+    assert "realised: recall 0.261, asked 0.25; precision 1.000, asked 1" in plain(
+        tadp_run(*arguments, "--recall", 0.25).output
+    )
+    one = ("prompt", "oracle", "--classes", "dog", "--present", "dog")
+    said = plain(tadp_run(*one, "--precision", 0.5, "--recall", 0.5).output)
+    assert "(empty prompt)" in said
+    assert "realised: recall 0.000, asked 0.5; precision undefined, nothing is named, asked 0.5" in said
+    assert "Names are whole" in said
+    assert "Names are whole" not in plain(tadp_run(*one).output)
+
+
 def test_a_modifier_rewrites_what_is_said(workplace):
     caption = tadp.Captioner.from_pretrained("tadp-tiny")("scene.png")[0]
     said = plain(tadp_run("prompt", "caption", "scene.png", "--modifier", "comic:simple").output)

@@ -99,6 +99,19 @@ def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
         run("caption_coverage.py", *files, "--out", tmp_path / "page")
 
 
+def test_the_oracles_figures_are_printed_beside_those_asked_for(tmp_path):
+    page = tmp_path / "results" / "oracle.md"
+    printed = run("oracle_figures.py", "--scenes", 400, "--draws", 2, "--out", page)
+    assert page.read_text() == printed
+    assert "`python examples/oracle_figures.py --scenes 400 --seed 0 --draws 2`; 400 rendered scenes" in printed
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith(("| 0", "| 1"))]
+    assert [cell[:2] for cell in cells] == [[a, b] for a in ("0.50", "0.75", "1.00") for b in ("0.50", "0.75", "1.00")]
+    for asked_precision, asked_recall, precision, recall, furthest, _ in cells:
+        assert float(precision) == pytest.approx(float(asked_precision), abs=0.01)
+        assert float(recall) == pytest.approx(float(asked_recall), abs=0.01)
+        assert float(furthest) <= 0.01
+
+
 def test_captions_are_cleaned_and_counted(tmp_path):
     texts = ["- a watercolor painting of a dog", "a watercolor", "a pencil drawing of a watercolor owl", "a bird"]
     captions = {str(number): {"captions": [text], "class_label": 3} for number, text in enumerate(texts)}

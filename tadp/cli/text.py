@@ -40,8 +40,12 @@ from tadp.errors import CaptionError, OutputError
 if TYPE_CHECKING:
     from tadp.captions import CaptionRecord, CaptionTable
     from tadp.cleaning import Cleaner, CleaningReport
+    from tadp.metrics import Agreement
     from tadp.modifiers import CaptionModifier
     from tadp.text import Conditioning, TextEncoder
+
+
+TOLERANCE = 0.01  # of the oracle's precision and recall
 
 
 class Mode(StrEnum):
@@ -177,7 +181,8 @@ def prompt(
     """Show what a way of speaking says, and how many tokens of the text encoder that is.
 
     MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name by itself),
-    averaged-eos (one embedding a class, over 80 templates), oracle (the names of what is there), caption (a
+    averaged-eos (one embedding a class, over 80 templates), oracle (the names of what is there, with the precision and
+    recall that came of it), caption (a
     captioner's words) or nouns (the nouns of those).
     """
     from tadp import prompts
@@ -188,6 +193,7 @@ def prompt(
         raise typer.BadParameter(f"{model} has no text encoder.", param_hint="--model")
     rename = _modifier(modifier) if modifier is not None else None
     said: list[str] | Conditioning
+    note = ""
     with wrong_usage(options=("precision", "recall")):
         if mode is Mode.null:
             said = prompts.null(1)
@@ -195,9 +201,11 @@ def prompt(
             said = prompts.class_names(_names(classes, "--classes"))
         elif mode is Mode.oracle:
             here = _names(present, "--present")
-            said = prompts.oracle(
+            named = prompts.oracle_classes(
                 [here], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
             )
+            said = prompts.class_names(named[0]) if named[0] else prompts.null(1)
+            note = _realised(prompts.agreement(named, [here]), precision, recall)
         elif mode in (Mode.caption, Mode.nouns):
             said = _captions(images, captioner or own_captioner(model), device)
             said = prompts.nouns(said) if mode is Mode.nouns else said
@@ -210,6 +218,8 @@ def prompt(
         _print_prompts(rename(said) if rename else said, encoder)
     else:
         _print_embeddings(said)
+    if note:
+        typer.echo(note)
 
 
 @command(
@@ -395,6 +405,15 @@ def _print_prompts(prompts: list[str], encoder: "TextEncoder") -> None:
         over = "" if count <= encoder.max_length else ", too many"
         table.add_row(Text(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
     Console(highlight=False).print(table)
+
+
+def _realised(found: "Agreement", precision: float, recall: float) -> str:
+    """What the oracle came to, which for one image is seldom what was asked."""
+    came = f"{found.precision:.3f}" if found.mentioned else "undefined, nothing is named"
+    note = f"realised: recall {found.recall:.3f}, asked {recall:g}; precision {came}, asked {precision:g}"
+    if not found.mentioned or abs(found.recall - recall) > TOLERANCE or abs(found.precision - precision) > TOLERANCE:
+        note += ". Names are whole, and this is one image: over a data set both are within 0.01."
+    return note
 
 
 def _print_embeddings(text: "Conditioning") -> None:
