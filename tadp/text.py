@@ -1,5 +1,6 @@
 """τ of the paper: captions in, embeddings with named tokens and words out."""
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import CLIPTextModel, CLIPTokenizer
 
+_SHOWN = 8  # words of a text in its repr
+_TOKEN = re.compile(r"<[^\s<>|]+>")  # how learned tokens are written; CLIP's own have a bar, "<|endoftext|>"
 GATE = 1e-4  # VPD starts its text adapter almost at the identity
 
 
@@ -28,7 +31,7 @@ class Conditioning:
     Attributes:
         embeddings: (B, L, D); B is 1 for text shared by all images, L is any length.
         tokens: For each of the B texts, what each of the L embeddings stands for.
-        words: For each of the B texts, its words and the tokens they became; punctuation is no word.
+        words: For each of the B texts, its words and the tokens they became; punctuation and emoji are no words.
         mask: (B, L), True where the U-Net may attend; None for everywhere, as Stable Diffusion was trained.
     """
 
@@ -49,6 +52,11 @@ class Conditioning:
             raise ValueError(f"one tuple of words a text; got {len(self.words)} for {batch} texts.")
         if self.mask is not None and self.mask.shape != (batch, length):
             raise ValueError(f"the mask is (B, L), {batch} x {length}; got {tuple(self.mask.shape)}.")
+
+    def __repr__(self) -> str:
+        masked = "" if self.mask is None else f", mask {tuple(self.mask.shape)}"
+        names = _first_names(self.words, self.tokens)
+        return f"Conditioning({tuple(self.embeddings.shape)}{masked}{names and ': '}{names})"
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
@@ -144,6 +152,9 @@ class TextEncoder(nn.Module):
     ) -> Conditioning:
         """Encode captions; the same caption is encoded once.
 
+        A word in angle brackets that the tokenizer does not know, such as "<toy>", is spelled out, with a warning: it
+        is the token of a modifier that is not installed.
+
         Args:
             captions: One text, or several. The empty string is the empty prompt. A learned token of several vectors
                 stands there once, and is one word of the result.
@@ -159,6 +170,7 @@ class TextEncoder(nn.Module):
         position = [unique[text] for text in texts]
         encodings = self._tokenize(list(unique))
         self._check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
+        self._tell_of_unknown(unique)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
         names = [tuple(_name(token) for token in self.tokenizer.convert_ids_to_tokens(row.tolist())) for row in ids]
         learned = learned_tokens(self.tokenizer)
@@ -196,6 +208,7 @@ class TextEncoder(nn.Module):
         texts = check_captions(captions)
         rows = [encoding.ids for encoding in self._tokenize(texts)]
         self._check_length(texts, [len(row) for row in rows], truncate=None)
+        self._tell_of_unknown(texts)
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
         ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
@@ -222,6 +235,19 @@ class TextEncoder(nn.Module):
             if not truncate:
                 raise CaptionError(f"{what}. Shorten it{'.' if truncate is None else ' or pass truncate=True.'}")
             warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
+
+    def _tell_of_unknown(self, texts: Iterable[str]) -> None:
+        """Warn of words that look like learned tokens and are none."""
+        found = dict.fromkeys(token for text in texts for token in _TOKEN.findall(text))
+        known = {token.lower() for token in self.tokenizer.get_added_vocab()} if found else set()
+        unknown = [token for token in found if token.lower() not in known]
+        if unknown:
+            # The command line shows warnings that begin so.
+            warnings.warn(
+                f"the text encoder has no token {', '.join(map(repr, unknown))} and spells it out, letter by letter. A "
+                "learned token is there while its modifier is installed: with modifier.install(backbone).",
+                stacklevel=6,
+            )
 
 
 class TextAdapter(nn.Module):
@@ -255,6 +281,12 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
     if not texts:
         raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
     return texts
+
+
+def _first_names(words: tuple[tuple[Word, ...], ...] | None, tokens: tuple[tuple[str, ...], ...] | None) -> str:
+    """The first words of the first text, or its first tokens; "" if it came without."""
+    named = [word.text for word in words[0]] if words else list(tokens[0]) if tokens else []
+    return ", ".join(named[:_SHOWN]) + f" and {len(named) - _SHOWN} more" * (len(named) > _SHOWN)
 
 
 def _join_tokens(parts: list[Conditioning]) -> tuple[tuple[str, ...], ...] | None:
