@@ -11,6 +11,8 @@ from torch import Tensor
 
 from tadp.words import Synonyms, ends_clause, find_names, split_words
 
+_SHOWN = 8  # names of pooled maps in their repr
+
 
 @dataclass(frozen=True)
 class FeatureInfo:
@@ -93,6 +95,10 @@ class PooledMaps:
     names: tuple[str, ...]
     present: Bool[Tensor, "b k"]
 
+    def __repr__(self) -> str:
+        more = f" and {len(self.names) - _SHOWN} more" * (len(self.names) > _SHOWN)
+        return f"PooledMaps({', '.join(self.names[:_SHOWN])}{more}; maps {tuple(self.maps.shape)})"
+
     def missing(self) -> tuple[tuple[str, ...], ...]:
         """For each image, the names that its text does not have."""
         return tuple(
@@ -165,7 +171,7 @@ class AttentionMaps:
 
         Args:
             names: K names, the order of the channels.
-            level: One that was recorded.
+            level: One that was recorded; `levels` lists them.
             synonyms: Further words for a name, `{"person": ["man", "woman"]}`.
 
         Returns:

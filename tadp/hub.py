@@ -5,12 +5,14 @@ A hub model is first brought to a local folder, with exactly the files that are 
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
 
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
@@ -110,6 +112,28 @@ def _why(error: Exception, name: str) -> str:
             "a connection it downloads by itself."
         )
     return str(error).strip().splitlines()[0]
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within the block, transformers reads weights without a progress bar for each file; downloads, before, have one.
+
+    Where HF_HUB_DISABLE_PROGRESS_BARS is set, it decides.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or not logging.is_progress_bar_enabled():
+        yield
+        return
+    were_off = are_progress_bars_disabled()  # the hub's own, which transformers switches along
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+        if were_off:
+            disable_progress_bars()
 
 
 def weight_name(base: str, variant: str | None, shard: str = "") -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tadp.assets import tiny_folder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
-from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name
+from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name, without_bars
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
@@ -157,14 +157,15 @@ def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype):
     _check_tokenizer(folder)
     weight_files(folder / "text_encoder", WEIGHTS["text_encoder"], variant)
     try:
-        loaded: Any = CLIPTextModel.from_pretrained(
-            folder / "text_encoder",
-            variant=variant,
-            use_safetensors=True,
-            dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with without_bars():
+            loaded: Any = CLIPTextModel.from_pretrained(
+                folder / "text_encoder",
+                variant=variant,
+                use_safetensors=True,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except RuntimeError as error:
         raise ModelError(f"the weights in {folder / 'text_encoder'} do not fit its config.json: {error}") from error
     model, info = loaded

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tadp.errors import MissingExtraError, ModelError
-from tadp.hub import local_folder, read_json, weight_files
+from tadp.hub import local_folder, read_json, weight_files, without_bars
 
 if TYPE_CHECKING:
     import torch
@@ -79,9 +79,10 @@ def load_pretrained(
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         reader = reader_class.from_pretrained(folder, **local, **options)
-        model, report = model_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
-        )
+        with without_bars():
+            model, report = model_class.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+            )
     except ImportError as error:
         raise MissingExtraError(f"{what} needs a package that is not installed: {_first_line(error)}") from error
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:

@@ -1,5 +1,6 @@
 """τ of the paper: captions in, embeddings with named tokens and words out."""
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 CONTINUES = "##"  # before the name of a token that goes on a word: "rain", "##coat"
+_SHOWN = 8  # words of a text in its repr
+_TOKEN = re.compile(r"<[^\s<>|]+>")  # how learned tokens are written; CLIP's own have a bar, "<|endoftext|>"
 GATE = 1e-4  # VPD starts its text adapter almost at the identity
 
 
@@ -31,7 +34,7 @@ class Conditioning:
         embeddings: (B, L, D); B is 1 for text shared by all images, L is any length.
         tokens: For each of the B texts, what each of the L embeddings stands for; a token that goes on the word of the
             one before begins with "##" ("rain", "##coat"), and one that is a part of a letter has the letter's name.
-        words: For each of the B texts, its words and the tokens they became; punctuation is no word.
+        words: For each of the B texts, its words and the tokens they became; punctuation and emoji are no words.
         mask: (B, L), True where the U-Net may attend; None for everywhere, as Stable Diffusion was trained.
     """
 
@@ -52,6 +55,11 @@ class Conditioning:
             raise ValueError(f"one tuple of words a text; got {len(self.words)} for {batch} texts.")
         if self.mask is not None and self.mask.shape != (batch, length):
             raise ValueError(f"the mask is (B, L), {batch} x {length}; got {tuple(self.mask.shape)}.")
+
+    def __repr__(self) -> str:
+        masked = "" if self.mask is None else f", mask {tuple(self.mask.shape)}"
+        names = _first_names(self.words, self.tokens)
+        return f"Conditioning({tuple(self.embeddings.shape)}{masked}{names and ': '}{names})"
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
@@ -147,6 +155,9 @@ class TextEncoder(nn.Module):
     ) -> Conditioning:
         """Encode captions; the same caption is encoded once.
 
+        A word in angle brackets that the tokenizer does not know, such as "<toy>", is spelled out, with a warning: it
+        is the token of a modifier that is not installed.
+
         Args:
             captions: One text, or several. The empty string is the empty prompt. A learned token of several vectors
                 stands there once, and is one word of the result.
@@ -162,6 +173,7 @@ class TextEncoder(nn.Module):
         position = [unique[text] for text in texts]
         encodings = self._tokenize(list(unique))
         self._check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
+        self._tell_of_unknown(unique)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
         learned = learned_tokens(self.tokenizer)
         written = [write_out(text, learned) for text in unique]
@@ -203,6 +215,7 @@ class TextEncoder(nn.Module):
         texts = check_captions(captions)
         rows = [encoding.ids for encoding in self._tokenize(texts)]
         self._check_length(texts, [len(row) for row in rows], truncate=None)
+        self._tell_of_unknown(texts)
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
         ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
@@ -229,6 +242,19 @@ class TextEncoder(nn.Module):
             if not truncate:
                 raise CaptionError(f"{what}. Shorten it{'.' if truncate is None else ' or pass truncate=True.'}")
             warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
+
+    def _tell_of_unknown(self, texts: Iterable[str]) -> None:
+        """Warn of words that look like learned tokens and are none."""
+        found = dict.fromkeys(token for text in texts for token in _TOKEN.findall(text))
+        known = {token.lower() for token in self.tokenizer.get_added_vocab()} if found else set()
+        unknown = [token for token in found if token.lower() not in known]
+        if unknown:
+            # The command line shows warnings that begin so.
+            warnings.warn(
+                f"the text encoder has no token {', '.join(map(repr, unknown))} and spells it out, letter by letter. A "
+                "learned token is there while its modifier is installed: with modifier.install(backbone).",
+                stacklevel=6,
+            )
 
 
 class TextAdapter(nn.Module):
@@ -262,6 +288,12 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
     if not texts:
         raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
     return texts
+
+
+def _first_names(words: tuple[tuple[Word, ...], ...] | None, tokens: tuple[tuple[str, ...], ...] | None) -> str:
+    """The first words of the first text, or its first tokens; "" if it came without."""
+    named = [word.text for word in words[0]] if words else list(tokens[0]) if tokens else []
+    return ", ".join(named[:_SHOWN]) + f" and {len(named) - _SHOWN} more" * (len(named) > _SHOWN)
 
 
 def _join_tokens(parts: list[Conditioning]) -> tuple[tuple[str, ...], ...] | None:
@@ -338,7 +370,7 @@ def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, in
         # From the first piece's start to the last one's end: pieces of one letter (bytes) overlap.
         name = text[first:stop].strip().lower()
         if words and words[-1].text in learned and name == f"{words[-1].text}_{begin - words[-1].start}":
-            name, begin, _ = words.pop()  # a further vector of the learned token before it
+            name, begin, *_ = words.pop()  # a further vector of the learned token before it
         words.append(Word(name, begin, position + 1))
         previous, end = word, stop
     return tuple(word for word in words if word.text in learned or any(letter.isalnum() for letter in word.text))

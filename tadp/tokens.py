@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tadp.errors import MissingFileError, ModifierError
+from tadp.errors import CorruptFileError, MissingFileError, ModifierError
 from tadp.hub import check_readable
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class LearnedToken(NamedTuple):
 
     token: str
     vectors: Float[Tensor, "n d"]
+
+    def __repr__(self) -> str:
+        return f"LearnedToken({self.token!r}, vectors {tuple(self.vectors.shape)})"
 
 
 def token_names(token: str, count: int) -> list[str]:
@@ -172,12 +175,14 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is damaged, or no safetensors file. `tadp.convert.read_token` reads .bin and .pt.
+        CorruptFileError: If it is damaged, or no safetensors file; `tadp.convert.read_token` reads .bin and .pt too.
         ModifierError: If it holds something else.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"no {path.name} in {path.parent}; pass the file of a learned token.")
+    if path.suffix.lower() in (".bin", ".pt", ".pth"):
+        raise CorruptFileError(f"{path} is no safetensors file; tadp.convert.read_token({str(path)!r}) reads it.")
     check_readable(path)
     with safe_open(path, "pt") as file:
         keys = list(file.keys())

@@ -356,7 +356,7 @@ LOOP = "a dog and a dog and a dog and a dog"
 def test_a_loop_is_asked_about_once_again(scripted, images):
     captioner, calls = scripted(["a cat", LOOP, "a car"], ["a dog on grass"])
     with pytest.warns(
-        UserWarning, match=r"went round in circles about image 1 .*; asked once again, it was not"
+        UserWarning, match=r"nothing of use about image 1 \(counted from 0\) at first .* second answer was taken"
     ) as said:
         assert captioner(images[:3]) == ["a cat", "a dog on grass", "a car"]
     assert len(said) == 1
@@ -383,6 +383,19 @@ def test_what_stays_bad_is_kept_and_named(scripted, images):
     assert len(texts) == 2
     assert "had nothing to say about image 0 (counted from 0), also when asked once again. Pass another" in texts[0]
     assert "went round in circles about image 1 (counted from 0), also when asked once again. Pass another" in texts[1]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_an_only_image_has_no_number(scripted, images, tmp_path, as_file):
+    captioner, _ = scripted([""], ["a dog on grass"])
+    Image.fromarray(np.asarray(images[0])).save(tmp_path / "rex.png")
+    with pytest.warns(UserWarning, match="about rex.png at first" if as_file else "about the image at first"):
+        captioner(tmp_path / "rex.png" if as_file else images[0])
+
+
+def test_a_captioner_says_what_it_is(scripted):
+    captioner, _ = scripted([], min_new_tokens=2, max_new_tokens=9)
+    assert repr(captioner) == f"<Captioner {captioner.name}, 2 to 9 tokens>"
 
 
 def test_a_loop_is_better_than_nothing_but_no_other_loop_than_the_first(scripted, images):

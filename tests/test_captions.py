@@ -185,6 +185,27 @@ def test_an_open_table_sees_what_another_process_adds(tmp_path):
 # Adding
 
 
+def test_a_table_begins_with_what_it_is_given():
+    table = CaptionTable({"a": "a dog", "b": ["a cat", "a pet"]})
+    assert dict(table) == {"a": "a dog", "b": "a cat"}
+    assert table.all("b") == ("a cat", "a pet")
+    assert repr(table) == "<CaptionTable in memory, images: 2>"
+
+
+def test_assignment_is_refused_and_names_the_way_in(table):
+    with pytest.raises(TypeError, match=r"by add\(id, captions\)"):
+        table["x"] = "a dog"
+    assert "x" not in table
+
+
+def test_a_closed_table_is_still_shown(tmp_path):
+    table = CaptionTable.create(tmp_path / "t.db")
+    table.add("a", "a dog")
+    assert repr(table).endswith("t.db, images: 1>")
+    table.close()
+    assert repr(table).endswith("t.db, closed>")
+
+
 def test_the_same_caption_twice_is_fine_and_another_is_not(table):
     assert table.add("a", ["one", "uno"], fields={"class_label": 3}) is True
     assert table.add("a", ["one", "uno"]) is False

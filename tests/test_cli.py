@@ -54,6 +54,21 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[\d;]*m", " ", text).split())
 
 
+def test_examples_of_the_help_fit_80_columns_and_can_be_pasted(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.rstrip() for line in tadp_run("extract", "--help").output.splitlines()]
+    start = next(number for number, line in enumerate(lines) if "stable-diffusion" in line)
+    assert lines[start - 1].endswith(" --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\") or lines[
+        start
+    ].endswith(" \\")
+    joined = " ".join("\n".join(lines).replace("\\\n", " ").split())
+    assert "-o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2" in joined
+
+
+def test_help_has_no_double_brackets():
+    assert "[[" not in tadp_run("prompt", "--help").output
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_and_exit_codes(command):
     text = plain(tadp_run(command, "--help").output)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from test_cleaning_endpoint import cleaned, completion, serving
 from test_cli import ENVIRONMENT, plain, tadp_run
@@ -30,14 +31,17 @@ def workplace(tmp_path, monkeypatch) -> Path:
 def test_each_mode_says_its_words_and_counts_their_tokens(workplace):
     Path("names.txt").write_text("dog\ndining_table\n\n")
     assert "dog dining table" in tadp_run("prompt", "class-names", "--classes", "@names.txt").output
-    assert "(empty prompt) 2 of 77" in plain(tadp_run("prompt", "null").output)
+    null = plain(tadp_run("prompt", "null").output)
+    assert "(empty prompt) 2 of 77" in null
+    assert "(start and end are a token each)" in null
     assert "dog car 4 of 77" in plain(
         tadp_run("prompt", "oracle", "--classes", "dog,cat,car", "--present", "car,dog").output
     )
     said = tadp_run("prompt", "averaged-eos", "--classes", "dog, cat").output
-    assert said.splitlines() == ["2 embeddings of width 96, one attention channel each:", "dog, cat"]
+    assert said.splitlines()[1] == "dog, cat"
+    assert said.startswith("2 embeddings of width 96, without start and end, one attention channel each:")
     pieces = tadp_run("prompt", "class-embeddings", "--classes", "red car,dog").output
-    assert pieces.splitlines() == ["3 embeddings of width 96, one attention channel each:", "red, car, dog"]
+    assert plain(pieces).endswith("each: Name Embeddings Tokens red car 2 red, car dog 1 dog")
 
 
 def test_the_oracle_says_what_precision_and_recall_it_came_to(workplace):
@@ -62,9 +66,34 @@ def test_a_modifier_rewrites_what_is_said(workplace):
     assert f"{caption} in the rain" in plain(tadp_run("prompt", "caption", "scene.png", "--modifier", "rain").output)
 
 
+def test_a_saved_modifier_brings_its_token(workplace):
+    vectors = torch.ones(2, 96)
+    tadp.CaptionModifier("a <toy> {caption}", token="<toy>", embedding=vectors).save_pretrained("toy")
+    Path("names.txt").write_text("dog")
+    result = tadp_run("prompt", "oracle", "--classes", "dog", "--present", "dog", "--modifier", "toy")
+    assert "a <toy> dog 6 of 77" in plain(result.output)  # start, a, two vectors, dog, end
+    assert not result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", "scene.png", "-o", "out.png"), ("extract", "scene.png", "-o", "out")],
+    ids=["show", "extract"],
+)
+def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, arguments):
+    result = tadp_run(*arguments, "--caption", "a <lunar> dog")
+    assert plain(result.stderr).count("warning: the text encoder has no token '<lunar>'") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("prompt", "null", "--modifier", "watercolor:textual_inversion"), 2, "<watercolor>, which tadp-tiny does not"),
+        (("prompt", "null", "--modifier", "watercolor"), 2, "neither DOMAIN:KIND, e.g. watercolor:simple"),
+        (("prompt", "zebra"), 2, "Invalid value for 'MODE': 'zebra' is not one of"),
+        (("prompt", "oracle", "--classes", "dog", "--present", "dog", "--recall", "2"), 2, "recall is 0 to 1; got 2"),
+        (("prompt", "class-names", "--classes", "@none.txt"), 1, "in none.txt: No such file or directory. Pass"),
+        (("caption", "scene.png", "-o", "captions.json"), 1, "to resume a run, use a .db"),
         (("prompt", "class-names"), 2, "--classes"),
         (("prompt", "oracle", "--classes", "dog"), 2, "--present"),
         (("prompt", "caption"), 2, "need images"),

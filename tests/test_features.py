@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tadp.features import AttentionMaps, FeatureInfo, Features, Word, WordMaps
+from tadp.features import AttentionMaps, FeatureInfo, Features, PooledMaps, Word, WordMaps
 
 
 @pytest.fixture
@@ -184,4 +184,7 @@ def test_a_result_prints_its_shapes_and_no_numbers():
     assert repr(features) == (
         "Features(maps=((2, 3, 4, 4), (2, 3, 2, 2)), attention=AttentionMaps({1: (2, 3, 4, 4)}), image_size=(32, 32))"
     )
+    names = tuple(f"n{number}" for number in range(10))
+    pooled = PooledMaps(torch.rand(2, 10, 4, 4), names, torch.ones(2, 10, dtype=torch.bool))
+    assert repr(pooled) == "PooledMaps(n0, n1, n2, n3, n4, n5, n6, n7 and 2 more; maps (2, 10, 4, 4))"
     assert repr(WordMaps(("dog", "cat"), maps[0, :2])) == "WordMaps(dog, cat; maps (2, 4, 4))"

@@ -15,7 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 import tadp.loading
-from tadp import TADPBackbone
+from tadp import Captioner, TADPBackbone
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.hub import Source
 from tadp.loading import load_unet, load_vae, model_folder, read_config, read_json, read_tensors, weight_files
@@ -563,3 +563,15 @@ def test_a_tokenizer_of_vocabulary_and_merges_alone_is_read(model, backbone):
     assert torch.equal(
         loaded.encode_text("a red raincoat").embeddings, backbone.encode_text("a red raincoat").embeddings
     )
+
+
+def test_loading_draws_no_bars_and_leaves_those_of_others(capsys):
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    TADPBackbone.from_pretrained("tadp-tiny")
+    Captioner.from_pretrained("tadp-tiny")
+    assert capsys.readouterr().err == ""
+    assert logging.is_progress_bar_enabled()
+    assert not are_progress_bars_disabled()

@@ -204,7 +204,7 @@ def test_the_papers_tokens_can_be_renamed():
 
 
 def test_what_the_paper_does_not_have_is_refused(no_type_checker):
-    with pytest.raises(ModifierError, match=r"unknown domain 'oil'; the paper has watercolor, comic, night"):
+    with pytest.raises(ModifierError, match=r"unknown domain 'oil'; the paper has .*'a rainy photo of \{caption\}'"):
         CaptionModifier.for_domain("oil")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ModifierError, match=r"unknown modifier 'far'; the paper has null, simple, nearby"):
         CaptionModifier.for_domain("comic", "far")  # pyright: ignore[reportArgumentType]
@@ -241,6 +241,17 @@ def test_a_learned_token_steers_the_features_and_can_be_taken_out(own):
         assert len(own.text_encoder.tokenizer) == len(words) + 2
     assert is_as_it_was(own, before, words)
     assert torch.equal(own(images(1, 64, 64), "a photo of a dog").maps[1], plain)
+
+
+def test_a_token_that_is_not_installed_is_spelled_out_with_a_warning(own):
+    modifier = CaptionModifier("a <Toy> painting of {caption}", token="<Toy>", embedding=vectors())
+    with pytest.warns(UserWarning, match=r"no token '<Toy>' and spells it out.*modifier\.install\(backbone\)") as said:
+        own.encode_text([*modifier("a dog"), *modifier("a cat")])
+    assert len(said) == 1
+    with modifier.install(own):
+        own.encode_text(["a <toy> painting of a dog", "i <3 you, a < b > c and <|endoftext|>", *modifier("a cat")])
+    with pytest.warns(UserWarning, match=r"no token '<Toy>', '<sea>'"):
+        own.text_encoder.end_embeddings(["a <Toy>", "the <sea>", "a <Toy>"])
 
 
 def test_undo_gives_the_very_objects_back_and_twice_is_once(own):
@@ -399,7 +410,8 @@ def test_a_backbone_with_a_token_is_saved_and_loaded_with_it(own, tmp_path, coun
     assert torch.equal(loaded.embeddings, expected.embeddings)
     assert loaded.words == expected.words
     own.save_pretrained(tmp_path / "model")
-    assert TADPBackbone.from_pretrained(tmp_path / "model").encode_text("<toy>").words != expected.words
+    with pytest.warns(UserWarning, match=r"no token '<toy>'"):
+        assert TADPBackbone.from_pretrained(tmp_path / "model").encode_text("<toy>").words != expected.words
 
 
 def test_a_backbone_with_a_token_is_copied_with_it(own):
@@ -548,6 +560,9 @@ def test_folders_that_hold_no_modifier_are_refused(tmp_path):
         CaptionModifier.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(MissingFileError, match=r"no modifier\.json in"):
         CaptionModifier.from_pretrained(tmp_path)
+    torch.save({"<toy>": vectors(1)[0]}, tmp_path / "toy.bin")
+    with pytest.raises(UnknownModelError, match=r"toy\.bin is a file; .*tadp\.convert\.read_token"):
+        CaptionModifier.from_pretrained(tmp_path / "toy.bin")
     for content, message in (
         ("{", r"modifier\.json is not JSON"),
         ("{}", r"does not describe a modifier: KeyError\('steps'\)"),

@@ -411,3 +411,12 @@ def test_copies_encode_the_same(encoder, duplicate):
     again = duplicate(encoder)("a red dog")
     assert torch.equal(again.embeddings, text.embeddings)
     assert torch.equal(duplicate(text).embeddings, text.embeddings)
+
+
+@torch.no_grad()
+def test_a_conditioning_prints_its_shape_and_first_words(encoder):
+    text = encoder(["a red dog", "grass"], mask_padding=True)
+    assert repr(text) == f"Conditioning((2, 77, {encoder.width}), mask (2, 77): a, red, dog)"
+    named = Conditioning(torch.zeros(1, 10, 4), (tuple("abcdefghij"),))
+    assert repr(named) == "Conditioning((1, 10, 4): a, b, c, d, e, f, g, h and 2 more)"
+    assert repr(Conditioning(torch.zeros(1, 10, 4))) == "Conditioning((1, 10, 4))"

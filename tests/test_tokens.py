@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModifierError
 from tadp.features import Word
 from tadp.text import TextEncoder
-from tadp.tokens import add_token, learned_tokens, read_token, token_names, write_out, write_token
+from tadp.tokens import LearnedToken, add_token, learned_tokens, read_token, token_names, write_out, write_token
 
 
 def vectors(count: int, *, width: int = WIDTH, seed: int = 0) -> torch.Tensor:
@@ -262,6 +262,9 @@ def test_files_that_are_no_token_are_refused(tmp_path):
     with pytest.raises(MissingFileError, match=r"no token\.safetensors in"):
         read_token(tmp_path / "token.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
+    torch.save({"<toy>": torch.ones(8)}, tmp_path / "toy.bin")
+    with pytest.raises(CorruptFileError, match=r"toy\.bin is no safetensors file; tadp\.convert\.read_token"):
+        read_token(tmp_path / "toy.bin")
     with pytest.raises(CorruptFileError, match=r"no whole safetensors file"):
         read_token(tmp_path / "broken.safetensors")
     save_file({"clip_l": vectors(1), "clip_g": vectors(1)}, tmp_path / "xl.safetensors")
@@ -271,3 +274,7 @@ def test_files_that_are_no_token_are_refused(tmp_path):
     with pytest.raises(ModifierError, match=r"shape \(1, 2, 3\)"):
         read_token(tmp_path / "deep.safetensors")
     assert load_file(tmp_path / "deep.safetensors")["<toy>"].ndim == 3
+
+
+def test_a_token_prints_its_shape():
+    assert repr(LearnedToken("<toy>", torch.zeros(2, 8))) == "LearnedToken('<toy>', vectors (2, 8))"

@@ -135,6 +135,11 @@ class Captioner:
             decoding=decoding,
         )
 
+    def __repr__(self) -> str:
+        least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
+        at = f" at {self._revision}" if self._revision else ""
+        return f"<Captioner {self._name}{at}, {least} to {most} tokens>"
+
     @property
     def name(self) -> str:
         """The folder or repository this captioner was loaded from."""

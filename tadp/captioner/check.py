@@ -76,7 +76,10 @@ def troubles(captions: list[Caption], images: Sequence[ImageLike], *, who: str, 
     if looping := named(one.problem == "looping" for one in captions):
         yield f"{who} went round in circles about {looping}, {again}"
     if mended := named(one.retried and one.problem is None for one in captions):
-        yield f"{who} was silent or went round in circles about {mended}; asked once again, it was not."
+        yield (
+            f"{who} said nothing of use about {mended} at first (nothing, or the same words again and again); it was "
+            "asked once more, and the second answer was taken."
+        )
     if long := named(one.fits is False for one in captions):
         most = max(one.tokens or 0 for one in captions)
         yield (
@@ -86,7 +89,9 @@ def troubles(captions: list[Caption], images: Sequence[ImageLike], *, who: str, 
 
 
 def _named(numbers: list[int], images: Sequence[ImageLike]) -> str:
-    """Which images, as in "image 1 (cat.png), 5 (counted from 0)"; nothing for none."""
+    """Which images, as in "image 1 (cat.png), 5 (counted from 0)"; nothing for none, no number for the only one."""
+    if numbers and len(images) == 1:
+        return Path(image).name if isinstance(image := images[0], str | Path) else "the image"
     names = [
         f"{number} ({Path(image).name})" if isinstance(image := images[number], str | Path) else str(number)
         for number in numbers[:_NAMED]

@@ -78,7 +78,8 @@ class SqliteStore:
     def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
         if not self._is_writable:
             raise OutputError(
-                f"{self._path} was opened for reading. Open it with CaptionTable.create, which keeps what is there."
+                f"{self._path} was opened for reading. Open it with CaptionTable.create({str(self._path)!r}) to go on; "
+                "that keeps what is there."
             )
         with self._database() as database, _transaction(database):
             known = self._provenances(database)

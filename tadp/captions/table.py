@@ -27,11 +27,12 @@ class CaptionTable(Mapping[str, str]):
     table, and several processes may add to one file; a pickled table opens the file anew.
 
     Args:
+        pairs: Ids and captions to begin with, as `update` takes them.
         provenance: Where captions that are added come from; None if that is not known.
         mix: Allow captions of several provenances in this table.
 
     Example:
-        >>> table = CaptionTable()
+        >>> table = CaptionTable({"2007_000032": "two planes on a runway"})
         >>> table.add("2007_000033", ["a large airplane on the ground", "a plane"], fields={"class_label": 1})
         True
         >>> table["2007_000033"], table.all("2007_000033")[1], "2007_000042" in table
@@ -41,10 +42,17 @@ class CaptionTable(Mapping[str, str]):
         TADP Sec. 4.1, and the caption files of its released code, {image_id: {"captions": [...]}}.
     """
 
-    def __init__(self, *, provenance: Provenance | None = None, mix: bool = False):
+    def __init__(
+        self,
+        pairs: Mapping[str, str | Sequence[str]] | Iterable[tuple[str, str | Sequence[str]]] = (),
+        *,
+        provenance: Provenance | None = None,
+        mix: bool = False,
+    ):
         self._provenance, self._mix = provenance, mix
         self._store: Store = MemoryStore()
         self._name = "in memory"
+        self.update(pairs)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "CaptionTable":
@@ -125,6 +133,9 @@ class CaptionTable(Mapping[str, str]):
     def __getitem__(self, image_id: str) -> str:
         return self.record(image_id).captions[0]
 
+    def __setitem__(self, image_id: str, caption: str) -> None:
+        raise TypeError("captions go into a table by add(id, captions), which refuses to lose others unasked.")
+
     def all(self, image_id: str) -> tuple[str, ...]:
         """All captions of an image.
 
@@ -195,7 +206,11 @@ class CaptionTable(Mapping[str, str]):
         return sum(self._store.provenances().values())
 
     def __repr__(self) -> str:
-        return f"<CaptionTable {self._name}>"
+        try:
+            count = f"images: {len(self)}"
+        except (ValueError, OSError):  # a closed table is shown too
+            count = "closed"
+        return f"<CaptionTable {self._name}, {count}>"
 
     @property
     def provenances(self) -> dict[Provenance | None, int]:

@@ -1,6 +1,7 @@
 """The app of the command line, how a command is registered, and the options that several commands share."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from tadp import __version__
 from tadp.cli.terminal import Commands, Dtype
 
+_EXAMPLE_WIDTH = 70  # in 80 columns, with two before and a backslash after
 _EXIT_CODES = "Exit codes: 0 all went well, 1 something failed (it is named), 2 wrong usage, 130 interrupted."
 
 app = typer.Typer(
@@ -75,8 +77,27 @@ def _version(wanted: bool) -> bool:
 def help_text(text: str | None, examples: Iterable[str]) -> str:
     """A docstring, refilled for any terminal, with examples."""
     paragraphs = [" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text or "").split("\n\n")]
-    paragraphs.append("Examples:\n" + "\n".join(f"  {example}" for example in examples))
+    paragraphs.append("Examples:\n" + "\n".join(f"  {_broken(example)}" for example in examples))
     return escape("\n\n".join(paragraphs))
+
+
+def _broken(example: str) -> str:
+    r"""A command over lines that fit 80 columns, each but the last with the backslash of a shell.
+
+    Example:
+        >>> print(_broken("tadp clean captions.json -o cleaned.json --domain comic --language-model owner/a-long-name"))
+        tadp clean captions.json -o cleaned.json --domain comic \
+              --language-model owner/a-long-name
+    """
+    first, *parts = re.split(r" (?=--?[a-z])", example)
+    lines = [first]
+    for part in parts:
+        if len(lines[-1]) + len(part) > _EXAMPLE_WIDTH:
+            lines[-1] += " \\"
+            lines.append(f"      {part}")
+        else:
+            lines[-1] += f" {part}"
+    return "\n".join(lines)
 
 
 def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tadp.captioner import Captioner
 
 TINY = "tadp-tiny"
+_UNKNOWN_TOKEN = "the text encoder has no token"  # how a warning of `tadp.text` begins
 
 
 class Dtype(StrEnum):
@@ -43,8 +44,12 @@ class Commands(TyperGroup):
                 # Other libraries' are for developers; tadp's own say what a user should know of a run.
                 warnings.simplefilter("ignore")
                 warnings.filterwarnings("always", category=UserWarning, module=r"tadp\.")
-                warnings.showwarning = lambda message, *_, **__: tell_of_warning(message)
+                warnings.filterwarnings("always", message=_UNKNOWN_TOKEN)
+                warnings.showwarning = _once()
                 return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's, in newer releases of typer
+            raise
         except TADPError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             fail(error, options=[str(one.name) for one in command.params] if command else ())
@@ -52,6 +57,18 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             typer.secho("interrupted; what was done is kept.", fg="yellow", err=True)
             raise typer.Exit(130) from error
+
+
+def _once() -> Callable[..., None]:
+    """What shows a warning, each text once."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if (text := str(message)) not in shown:
+            shown.add(text)
+            tell_of_warning(text)
+
+    return show
 
 
 def fail(error: TADPError, *, options: Collection[str] = ()) -> None:

@@ -35,9 +35,10 @@ from tadp.cli.terminal import (
     tell_of_warning,
     wrong_usage,
 )
-from tadp.errors import CaptionError, OutputError
+from tadp.errors import CaptionError, ModifierError, OutputError
 
 if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone
     from tadp.captions import CaptionRecord, CaptionTable
     from tadp.cleaning import Cleaner, CleaningReport
     from tadp.metrics import Agreement
@@ -95,10 +96,11 @@ def caption(
 ) -> None:
     """Describe images in words, a line an image.
 
-    With -o it writes a file by image id: the file's name without suffix, or its path below the folder where two files
-    share a name. A .json has the form of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
-    cannot be read, or about which the model says nothing, are named and left out; captions that are too long for the
-    text encoder are named and kept. Interrupted, it writes what it has.
+    With -o it writes a file by image id: the image's file name without suffix, "rex" for photos/rex.jpg; where two
+    images have the same name, their paths below the folder, "a/rex" and "b/rex". A .json has the form of the paper's
+    authors, {"rex": {"captions": ["a dog on grass"]}}. Images that cannot be read, or about which the model says
+    nothing, are named and left out; captions that are too long for the text encoder are named and kept. Interrupted, it
+    writes what it has.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
     stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
@@ -152,22 +154,29 @@ def prompt(
     mode: Annotated[Mode, typer.Argument(metavar="MODE", help="What is said, see above.", show_default=False)],
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IMAGES]", help="For caption and nouns: image files, folders.", show_default=False),
+        typer.Argument(metavar="IMAGES", help="For caption and nouns: image files, folders.", show_default=False),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option("--classes", help="Names with commas between, or @FILE with one a line.", show_default=False),
+        typer.Option(
+            "--classes",
+            help="Names with commas between, or @FILE with one a line, where a name may have commas itself.",
+            show_default=False,
+        ),
     ] = None,
     present: Annotated[
-        str | None, typer.Option("--present", help="For oracle: the classes in the image.", show_default=False)
+        str | None,
+        typer.Option("--present", help="For oracle: the classes in the image, as for --classes.", show_default=False),
     ] = None,
-    precision: Annotated[float, typer.Option("--precision", min=0.01, max=1.0, help="Of the oracle.")] = 1.0,
-    recall: Annotated[float, typer.Option("--recall", min=0.0, max=1.0, help="Of the oracle.")] = 1.0,
+    precision: Annotated[float, typer.Option("--precision", help="Of the oracle: above 0, up to 1.")] = 1.0,
+    recall: Annotated[float, typer.Option("--recall", help="Of the oracle: 0 to 1.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Which names the oracle drops and adds.")] = 0,
     modifier: Annotated[
         str | None,
         typer.Option(
-            "--modifier", help="One of the paper's as DOMAIN:KIND, or a saved modifier's folder.", show_default=False
+            "--modifier",
+            help="One of the paper's as DOMAIN:KIND, e.g. watercolor:simple, or a saved modifier's folder.",
+            show_default=False,
         ),
     ] = None,
     model: Model = TINY,
@@ -178,12 +187,11 @@ def prompt(
     revision: Revision = None,
     variant: Variant = None,
 ) -> None:
-    """Show what a way of speaking says, and how many tokens of the text encoder that is.
+    """Show the text that a backbone gets in each mode, and how many tokens of the text encoder it takes.
 
     MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name by itself),
     averaged-eos (one embedding a class, over 80 templates), oracle (the names of what is there, with the precision and
-    recall that came of it), caption (a
-    captioner's words) or nouns (the nouns of those).
+    recall that came of it), caption (a captioner's words) or nouns (the nouns of those).
     """
     from tadp import prompts
 
@@ -191,7 +199,7 @@ def prompt(
     encoder = backbone.text_encoder
     if encoder is None:
         raise typer.BadParameter(f"{model} has no text encoder.", param_hint="--model")
-    rename = _modifier(modifier) if modifier is not None else None
+    rename = _modifier(modifier, backbone, model) if modifier is not None else None
     said: list[str] | Conditioning
     note = ""
     with wrong_usage(options=("precision", "recall")):
@@ -291,7 +299,7 @@ def clean(
 
 
 def _check_caption_file(output: Path, *, overwrite: bool) -> bool:
-    """Whether it is a table that can be gone on with; refuse what cannot be written before any work is done."""
+    """Whether it is a table on disk, which a run can resume; refuse what cannot be written before any work is done."""
     from tadp.captions import SUFFIXES
 
     suffix = output.suffix.lower()
@@ -303,7 +311,7 @@ def _check_caption_file(output: Path, *, overwrite: bool) -> bool:
         )
     if output.exists() and not overwrite:
         raise OutputError(
-            f"{output} is there already. Pass --overwrite to replace it, or another name; a .db can be gone on with."
+            f"{output} is there already. Pass --overwrite to replace it, or another name; to resume a run, use a .db."
         )
     return False
 
@@ -325,7 +333,10 @@ def _names(text: str | None, option: str) -> list[str]:
         try:
             lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise CaptionError(f"cannot read the class names in {text[1:]}: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise CaptionError(
+                f"cannot read the class names in {text[1:]}: {why}. Pass a text file, as @FILE."
+            ) from error
     else:
         lines = text.split(",")
     return [line.strip() for line in lines if line.strip()]
@@ -341,11 +352,33 @@ def _captions(images: list[str] | None, captioner: str | None, device: str | Non
     return load_captioner(captioner, device)([to_pil(image) for image in list_images(images)])
 
 
-def _modifier(name: str) -> "CaptionModifier":
+def _modifier(name: str, backbone: "TADPBackbone", model: str) -> "CaptionModifier":
+    """A modifier, installed into the backbone."""
+    from tadp.modifiers import CaptionModifier
+
+    if ":" not in name or Path(name).exists():
+        if "/" not in name and not Path(name).exists():
+            raise typer.BadParameter(
+                f"{name} is neither DOMAIN:KIND, e.g. watercolor:simple, nor a folder.", param_hint="--modifier"
+            )
+        modifier = CaptionModifier.from_pretrained(name)
+        modifier.install(backbone)
+        return modifier
+    modifier = _paper_modifier(name)
+    try:
+        modifier.install(backbone)
+    except ModifierError as error:
+        raise typer.BadParameter(
+            f"{name} has a learned token, {modifier.tokens[0]}, which {model} does not know. Pass the folder of a "
+            "modifier that was saved with the token's embedding.",
+            param_hint="--modifier",
+        ) from error
+    return modifier
+
+
+def _paper_modifier(name: str) -> "CaptionModifier":
     from tadp.modifiers import CaptionModifier, Kind, PaperDomain
 
-    if Path(name).exists() or ":" not in name:
-        return CaptionModifier.from_pretrained(name)
     domain, _, kind = name.partition(":")
     domains, kinds = get_args(PaperDomain), get_args(Kind)
     if domain not in domains or kind not in kinds:
@@ -405,6 +438,7 @@ def _print_prompts(prompts: list[str], encoder: "TextEncoder") -> None:
         over = "" if count <= encoder.max_length else ", too many"
         table.add_row(Text(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
     Console(highlight=False).print(table)
+    typer.echo("(start and end are a token each)")
 
 
 def _realised(found: "Agreement", precision: float, recall: float) -> str:
@@ -418,5 +452,12 @@ def _realised(found: "Agreement", precision: float, recall: float) -> str:
 
 def _print_embeddings(text: "Conditioning") -> None:
     _, length, width = text.embeddings.shape
-    typer.echo(f"{length} embeddings of width {width}, one attention channel each:")
-    typer.echo(", ".join(text.tokens[0] if text.tokens else ()))
+    typer.echo(f"{length} embeddings of width {width}, without start and end, one attention channel each:")
+    tokens, words = text.tokens[0] if text.tokens else (), text.words[0] if text.words else ()
+    if all(word.stop == word.start + 1 for word in words):
+        typer.echo(", ".join(tokens))
+        return
+    table = Table("Name", "Embeddings", "Tokens", box=None, pad_edge=False)
+    for word in words:
+        table.add_row(Text(word.text), str(word.stop - word.start), Text(", ".join(tokens[word.start : word.stop])))
+    Console(highlight=False).print(table)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone
-from tadp.errors import ModifierError
+from tadp.errors import ModifierError, UnknownModelError
 from tadp.files import replace_folder
 from tadp.grammar import article_for
 from tadp.hub import local_folder
@@ -85,11 +85,17 @@ class CaptionModifier:
     def style(cls, style: str, *, medium: str = "painting") -> "CaptionModifier":
         """A style in words: "a {style} {medium} of {caption}".
 
+        Args:
+            style: Such as "watercolor".
+            medium: What it is a style of; "" where the style says so itself, as "pencil sketch" does.
+
         Example:
             >>> CaptionModifier.style("watercolor")("a dog on a sled")
             ['a watercolor painting of a dog on a sled']
             >>> CaptionModifier.style("infrared", medium="photo")("two dogs")
             ['an infrared photo of two dogs']
+            >>> CaptionModifier.style("pencil sketch", medium="")("a dog")
+            ['a pencil sketch of a dog']
         """
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")
         if not words:
@@ -171,6 +177,12 @@ class CaptionModifier:
             MissingFileError: If a file is missing.
             CorruptFileError: If a file is damaged.
         """
+        if Path(name).expanduser().is_file():
+            raise UnknownModelError(
+                f"{name} is a file; a modifier is a folder that save_pretrained wrote. If it is a learned token, make "
+                f"a modifier of it: token, vectors = tadp.convert.read_token({str(name)!r}), and then "
+                "CaptionModifier(f'a {token} painting of {{caption}}', token=token, embedding=vectors)."
+            )
         folder = local_folder(
             name,
             patterns=[CONFIG_NAME, "*.safetensors", "unet/config.json", "unet/*.safetensors", "unet/*.index.json"],
@@ -265,7 +277,7 @@ class CaptionModifier:
             if token.lower() not in known:
                 raise ModifierError(
                     f"the token {token!r} has no embedding, and this backbone does not know it; pass embedding=, e.g. "
-                    "from tadp.tokens.read_token(path)."
+                    "the vectors of tadp.convert.read_token(path)."
                 )
         unets = [step.unet for step in self._steps if step.unet is not None]
         return install(backbone, learned, unets[0] if unets else None)

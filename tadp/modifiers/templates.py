@@ -57,7 +57,8 @@ def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
     """
     if domain not in TEMPLATES:
         raise ModifierError(
-            f"unknown domain {domain!r}; the paper has {', '.join(TEMPLATES)}. For others, use CaptionModifier.style()."
+            f"unknown domain {domain!r}; the paper has {', '.join(TEMPLATES)}. For others say it in words, as in "
+            "CaptionModifier('a rainy photo of {caption}'), or CaptionModifier.style('watercolor') for a style."
         )
     if kind not in TEMPLATES[domain]:
         raise ModifierError(f"unknown modifier {kind!r}; the paper has {', '.join(TEMPLATES[domain])}.")
