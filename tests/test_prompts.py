@@ -155,6 +155,21 @@ def test_more_classes_than_a_caption_has_room_for_are_taken(encoder):
     assert text.embeddings.shape == (1, 400, WIDTH)
 
 
+def test_many_classes_are_encoded_in_batches(encoder, monkeypatch):
+    names = [f"dog {number}" for number in range(7)]
+    whole = class_embeddings(names, encoder)
+    sizes = []
+    hook = encoder.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr("tadp.prompts.embeddings.BATCH", 3)
+    try:
+        parted = class_embeddings(names, encoder)
+    finally:
+        hook.remove()
+    assert sizes == [3, 3, 1]
+    torch.testing.assert_close(parted.embeddings, whole.embeddings)
+    assert (parted.tokens, parted.words) == (whole.tokens, whole.words)
+
+
 def test_a_class_longer_than_a_caption_is_refused(encoder, tmp_path):
     with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* has 102 tokens, the text encoder takes 77"):
         class_embeddings(["cat", "dog " * 100], encoder)

@@ -53,19 +53,22 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
     classes = check_classes(classes)
     names, found = [readable(name) for name in classes], _text_encoder(encoder)
     found.check_fit(names)
-    encoded = found(names, mask_padding=True)
-    if encoded.tokens is None or encoded.mask is None:
-        raise ModelError("this text encoder names no tokens; pass a tadp.text.TextEncoder.")
-    ends = [count - 1 for count in encoded.mask.sum(dim=1).tolist()]
     words: list[Word] = []
-    for name, end in zip(classes, ends, strict=True):
-        start = words[-1].stop if words else 0
-        words.append(Word(name, start, start + end - 1, stands_apart=True))
-    return Conditioning(
-        torch.cat([one[1:end] for one, end in zip(encoded.embeddings, ends, strict=True)])[None],
-        (tuple(token for names, end in zip(encoded.tokens, ends, strict=True) for token in names[1:end]),),
-        (tuple(words),),
-    )
+    tokens: list[str] = []
+    pieces: list[Tensor] = []
+    for start in range(0, len(names), BATCH):
+        encoded = found(names[start : start + BATCH], mask_padding=True)
+        if encoded.tokens is None or encoded.mask is None:
+            raise ModelError("this text encoder names no tokens; pass a tadp.text.TextEncoder.")
+        own = encoded.mask.clone()
+        own[:, 0] = False  # the start token
+        counts = encoded.mask.sum(dim=1) - 2
+        own[torch.arange(len(own)), counts + 1] = False  # the end token
+        pieces.append(encoded.embeddings[own])  # a copy: the batch can go
+        for name, count, one in zip(classes[start:], counts.tolist(), encoded.tokens, strict=False):
+            words.append(Word(name, len(tokens), len(tokens) + count, stands_apart=True))
+            tokens += one[1 : count + 1]
+    return Conditioning(torch.cat(pieces)[None], (tuple(tokens),), (tuple(words),))
 
 
 @torch.no_grad()
