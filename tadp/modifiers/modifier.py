@@ -179,8 +179,8 @@ class CaptionModifier:
         """
         if Path(name).expanduser().is_file():
             raise UnknownModelError(
-                f"{name} is a file; a modifier is a folder that save_pretrained wrote. If it is a learned token, make a "
-                f"modifier of it: token, vectors = tadp.convert.read_token({str(name)!r}), and then "
+                f"{name} is a file; a modifier is a folder that save_pretrained wrote. If it is a learned token, make "
+                f"a modifier of it: token, vectors = tadp.convert.read_token({str(name)!r}), and then "
                 "CaptionModifier(f'a {token} painting of {{caption}}', token=token, embedding=vectors)."
             )
         folder = local_folder(
