@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def workplace(tmp_path, monkeypatch):
     for number in range(2):
         Image.fromarray(Scenes(2, seed=4)[number].image).save(tmp_path / "photos" / f"{number}.png")
     Image.fromarray(Scenes(1, seed=4)[0].image).save(tmp_path / "photo.jpg")
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "images" / "scene.png", tmp_path / "docs" / "images")
     captions = {"0": {"captions": ["a watercolor painting of a dog"]}}
     (tmp_path / "given" / "captions.json").parent.mkdir()
     (tmp_path / "given" / "captions.json").write_text(json.dumps(captions))
