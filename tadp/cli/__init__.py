@@ -1,9 +1,11 @@
-"""The command line: `tadp extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict` and `evaluate`.
+"""The command line: `tadp extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict` and `evaluate`;
+`personalize`.
 
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """
 
 from tadp.cli import features as features
+from tadp.cli import personalize as personalize
 from tadp.cli import show as show
 from tadp.cli import tasks as tasks
 from tadp.cli import text as text

@@ -13,7 +13,7 @@ from tadp.files import replace_folder
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.checkpoints import Checkpoints
 from tadp.personalize.images import Captions, Images, read_images
-from tadp.personalize.loop import Concept, RunOptions, sample_sheets, train
+from tadp.personalize.loop import Concept, RunOptions, check_prompts, sample_sheets, train
 from tadp.personalize.model import DiffusionModel, load_diffusion
 from tadp.personalize.prior import prior_images as read_or_draw
 from tadp.personalize.runs import identity_of, write_record
@@ -150,6 +150,8 @@ def dreambooth(
         f"a {token.replace('{', '{{').replace('}', '}}')} style painting of {{caption}}" if prompt is None else prompt
     )
     words = CaptionModifier(written)
+    usual = [instance_prompt or words("")[0], *([] if prior_prompt is None else [prior_prompt])]
+    shown = check_prompts(sample_prompts, usual)
     _check_prompts(token, words, instance_prompt, prior_images=prior_images, prior_prompt=prior_prompt)
     loaded = _load(model, whole=lora_rank is None, dtype=dtype, device=device, source=source)
     read = read_images(
@@ -161,31 +163,19 @@ def dreambooth(
         random_crop=random_crop,
     )
     called = [instance_prompt] * len(read) if instance_prompt else words(read.captions or [""] * len(read))
-    concepts = [Concept(read, [[text] for text in called])]
-    shown = list(sample_prompts or [instance_prompt or words("")[0], *([prior_prompt] if prior_prompt else [])])
     loaded.text_encoder.check_fit([*called, *shown])
+    concepts = [Concept(read, [[text] for text in called])]
     if prior_images is not None and prior_prompt is not None:
-        remembered = read_or_draw(
-            loaded,
-            prior_images,
-            prompt=prior_prompt,
-            seed=seed,
-            side_px=read.side_px,
-            output=options.output,
-            flip=flip,
-            random_crop=random_crop,
-            progress=progress,
-        )
+        remembered = read_or_draw(loaded, prior_images, prompt=prior_prompt, like=read, options=options)
         concepts.append(Concept(remembered, [[prior_prompt]] * len(remembered), prior_weight))
     identity = identity_of(loaded, concepts, options, kind="dreambooth", prompt=written, lora_rank=lora_rank)
-    sheets = sample_sheets(loaded, options, texts=shown, side_px=read.side_px)
     train(
         loaded,
         concepts,
         trained=_prepare(loaded, lora_rank=lora_rank, gradient_checkpointing=gradient_checkpointing, seed=seed),
         options=options,
         checkpoints=Checkpoints(options.output, identity=identity, resume=resume),
-        sheets=sheets,
+        sheets=sample_sheets(loaded, options, texts=shown, side_px=read.side_px),
         description=f"tuning the U-Net to {token}",
     )
     unet = _finish(loaded, output=options.output, is_lora=lora_rank is not None)

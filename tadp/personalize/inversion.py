@@ -13,7 +13,7 @@ from tadp.errors import CaptionError, ModifierError
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.checkpoints import Checkpoints
 from tadp.personalize.images import Captions, Images, TrainingImages, read_images
-from tadp.personalize.loop import Concept, RunOptions, sample_sheets, train
+from tadp.personalize.loop import Concept, RunOptions, check_prompts, sample_sheets, train
 from tadp.personalize.model import load_diffusion
 from tadp.personalize.runs import identity_of, write_record
 from tadp.personalize.templates import Kind, texts_of
@@ -140,15 +140,13 @@ def learn_token(
         progress=progress,
     )
     check_token(token)
-    if vectors < 1:
-        raise ValueError(f"vectors is 1 or more; got {vectors}.")
     called = texts_of(token, kind=kind, texts=texts)
     written = _template(token, kind) if template is None else template
     words = CaptionModifier(written, token=token)
+    prompts = check_prompts(sample_prompts, [f"a photo of a {token}"] if kind == "object" else words(""))
     loaded = load_diffusion(model, dtype=dtype, device=device, **source)
-    encoder = loaded.text_encoder
-    start = _initial(encoder, initializer, vectors)
-    add_token(encoder, token, start)
+    start = _initial(loaded.text_encoder, initializer, vectors)
+    add_token(loaded.text_encoder, token, start)
     read = read_images(
         images,
         side_px=side_px or loaded.side_px,
@@ -158,22 +156,21 @@ def learn_token(
         random_crop=random_crop,
     )
     concept = Concept(read, _texts(read, words, called, token))
-    prompts = _sample_prompts(sample_prompts, words, token, kind)
-    encoder.check_fit([text for one in (*concept.texts, prompts) for text in one])
-    identity = identity_of(loaded, [concept], options, kind="token", token=token, initializer=initializer, n=vectors)
-    checkpoints = Checkpoints(options.output, identity=identity, resume=resume)
-    sheets = sample_sheets(loaded, options, texts=prompts, side_px=read.side_px)
     if gradient_checkpointing:
         loaded.backbone.unet.enable_gradient_checkpointing()
+    loaded.text_encoder.check_fit([text for one in (*concept.texts, prompts) for text in one])
+    identity = identity_of(
+        loaded, [concept], options, kind="token", token=token, initializer=initializer, vectors=vectors
+    )
     learned = nn.Parameter(start.float().clone())
-    with _meaning(encoder, token, learned):
+    with _meaning(loaded.text_encoder, token, learned):
         train(
             loaded,
             [concept],
             trained={"vectors": learned},
             options=options,
-            checkpoints=checkpoints,
-            sheets=sheets,
+            checkpoints=Checkpoints(options.output, identity=identity, resume=resume),
+            sheets=sample_sheets(loaded, options, texts=prompts, side_px=read.side_px),
             description=f"learning {token}",
         )
     modifier = CaptionModifier(written, token=token, embedding=learned.detach().cpu())
@@ -204,6 +201,8 @@ def _meaning(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iterato
 
 def _initial(encoder: TextEncoder, initializer: str, vectors: int) -> Float[Tensor, "n d"]:
     """A word's vector, so many times."""
+    if vectors < 1:
+        raise ValueError(f"vectors is 1 or more; got {vectors}.")
     ids: Any = encoder.tokenizer(initializer).input_ids[1:-1]
     if len(ids) != 1:
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
@@ -233,11 +232,3 @@ def _texts(images: TrainingImages, words: CaptionModifier, called: list[str], to
                 "every caption."
             )
     return [[text] for text in written]
-
-
-def _sample_prompts(prompts: Sequence[str] | None, words: CaptionModifier, token: str, kind: Kind) -> list[str]:
-    if prompts is None:
-        return [f"a photo of a {token}"] if kind == "object" else words("")
-    if isinstance(prompts, str) or not prompts:
-        raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
-    return list(prompts)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.errors import MissingExtraError, ModifierError
+from tadp.errors import CaptionError, MissingExtraError, ModifierError
 from tadp.personalize.checkpoints import Checkpoints
 from tadp.personalize.images import TrainingImages
 from tadp.personalize.model import DiffusionModel
@@ -90,6 +90,17 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> 
             "8-bit Adam needs bitsandbytes and a GPU; pip install bitsandbytes, or leave adam_8bit=False."
         ) from error
     return AdamW8bit(parameters, **settings)
+
+
+def check_prompts(prompts: Sequence[str] | None, usual: list[str]) -> list[str]:
+    """What sheets show: what was asked for, or the usual.
+
+    Raises:
+        CaptionError: If it is an empty list, or no list.
+    """
+    if isinstance(prompts, str) or (prompts is not None and not prompts):
+        raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
+    return usual if prompts is None else list(prompts)
 
 
 def sample_sheets(

@@ -1,7 +1,9 @@
-"""What training makes smaller: the error of the U-Net's denoising, as the model itself was trained; and how to measure it.
+"""What training makes smaller: the error of the U-Net's denoising, as the model itself was trained. How to measure it:
 
-plain = denoising_loss("tadp-tiny", images, captions="a painting")
-learned = denoising_loss("tadp-tiny", images, captions="a painting", modifier=modifier)
+    plain = denoising_loss("tadp-tiny", images, captions="a scene")
+    learned = denoising_loss("tadp-tiny", images, captions="a scene", modifier=modifier)
+
+The two lists have an entry an image, and may be compared image by image.
 """
 
 from collections.abc import Sequence
@@ -63,9 +65,9 @@ def denoising_losses(
     latents: Float[Tensor, "b c h w"],
     *,
     noise: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, "b"],
+    timesteps: Int[Tensor, " b"],
     embeddings: Float[Tensor, "b l d"],
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """The mean squared error of each image's denoising.
 
     Args:
@@ -95,7 +97,7 @@ def denoising_loss(
     seed: int = 0,
     side_px: int | None = None,
     batch_size: int = 8,
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """How badly a model denoises images, given what they are said to be.
 
     Times are spread evenly over those of training, and the noise is the same for the same seed, so two captions, or two

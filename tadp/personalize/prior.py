@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from tadp.files import replace_file
 from tadp.personalize.images import Images, TrainingImages, read_images
+from tadp.personalize.loop import RunOptions
 from tadp.personalize.model import DiffusionModel
 from tadp.personalize.sampling import Sampler
 
@@ -22,12 +22,8 @@ def prior_images(
     images: Images | int,
     *,
     prompt: str,
-    seed: int,
-    side_px: int,
-    output: Path | None,
-    flip: bool,
-    random_crop: bool,
-    progress: bool,
+    like: TrainingImages,
+    options: RunOptions,
 ) -> TrainingImages:
     """Read the images, or draw as many as asked.
 
@@ -37,12 +33,8 @@ def prior_images(
         model: As it is before training.
         images: Images as `learn_token` takes them, or how many to draw.
         prompt: What to draw.
-        seed: Of the drawings.
-        side_px: Of the squares.
-        output: Folder; None keeps them in memory.
-        flip: See `TrainingImages`.
-        random_crop: See `TrainingImages`.
-        progress: Show a bar.
+        like: How they are cropped, and how large: as these are.
+        options: The run's seed and output; without one they stay in memory.
 
     Raises:
         ImageError: If an image cannot be read.
@@ -51,24 +43,25 @@ def prior_images(
         ValueError: If fewer than one is asked for.
     """
     if not isinstance(images, int):
-        return read_images(images, side_px=side_px, flip=flip, random_crop=random_crop)
+        return read_images(images, side_px=like.side_px, flip=like.flip, random_crop=like.random_crop)
     if images < 1:
         raise ValueError(f"prior_images is images, or how many to draw, 1 or more; got {images}.")
-    drawn = _drawn(model, images, prompt, seed, side_px, output, progress)
-    pixels = [np.asarray(image.convert("RGB")) for image in drawn]
-    return TrainingImages(pixels, side_px=side_px, flip=flip, random_crop=random_crop)
+    pixels = [np.asarray(image.convert("RGB")) for image in _drawn(model, images, prompt, like.side_px, options)]
+    return TrainingImages(pixels, side_px=like.side_px, flip=like.flip, random_crop=like.random_crop)
 
 
-def _drawn(
-    model: DiffusionModel, count: int, prompt: str, seed: int, side_px: int, output: Path | None, progress: bool
-) -> list[Image.Image]:
+def _drawn(model: DiffusionModel, count: int, prompt: str, side_px: int, options: RunOptions) -> list[Image.Image]:
     source = model.backbone.source
-    made_from = json.dumps([source and source.name, source and source.revision, prompt, seed, side_px])
-    folder = None if output is None else output / f"prior-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
+    made_from = json.dumps([source and source.name, source and source.revision, prompt, options.seed, side_px])
+    folder = (
+        None
+        if options.output is None
+        else options.output / f"prior-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
+    )
     sampler = None
     drawn: list[Image.Image] = []
     # Always the same together, so that a run that goes on draws what it would have drawn.
-    for start in tqdm(range(0, count, _AT_ONCE), desc="drawing prior images", disable=not progress):
+    for start in tqdm(range(0, count, _AT_ONCE), desc="drawing prior images", disable=not options.progress):
         numbers = range(start, start + _AT_ONCE)
         paths = [] if folder is None else [folder / f"{number:04}.png" for number in numbers]
         if paths and all(path.exists() for path in paths):
@@ -77,7 +70,7 @@ def _drawn(
                     drawn.append(image.copy())
             continue
         sampler = sampler or Sampler(model)
-        keys = [(seed, _STREAM, number) for number in numbers]
+        keys = [(options.seed, _STREAM, number) for number in numbers]
         batch = sampler.draw([prompt] * _AT_ONCE, keys=keys, side_px=side_px)
         for path, image in zip(paths, batch, strict=False):
             with replace_file(path) as part:

@@ -136,10 +136,10 @@ def _load_decoder(model: DiffusionModel) -> Any:
     files = weight_files(folder, WEIGHTS["vae"], model.variant)
     if next(read_tensors(files, lambda key: key.startswith("decoder.conv_in.")), None) is None:
         raise MissingFileError(
-            f"the VAE in {folder} has no decoder, as tadp saves backbones, so nothing can be drawn. Pass the model that "
-            "it was made from, or sample_every=0 to learn without samples."
+            f"the VAE in {folder} has no decoder, as tadp saves backbones, so nothing can be drawn. Pass the model "
+            "that it was made from, or sample_every=0 to learn without samples."
         )
-    vae = AutoencoderKL.from_pretrained(
+    vae: Any = AutoencoderKL.from_pretrained(
         model.folder, subfolder="vae", variant=model.variant, use_safetensors=True, local_files_only=True
     )
     del vae.encoder
