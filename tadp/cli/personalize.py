@@ -1,6 +1,9 @@
 """`tadp personalize token`, `tadp personalize dreambooth`: bring a model nearer to a domain with a few images of it."""
 
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tadp.cli.app import Device, DtypeOption, Images, Model, Revision, Variant, app, help_text
-from tadp.cli.terminal import TINY, Commands, Dtype, find_device, silence, wrong_usage
+from tadp.cli.terminal import TINY, Commands, Dtype, find_device, in_options, silence, wrong_usage
 
 _EXIT_CODES = "Exit codes: 0 all went well, 1 something failed (it is named), 2 wrong usage, 130 interrupted."
 
@@ -50,9 +53,9 @@ SidePx = Annotated[
     int | None,
     typer.Option("--side-px", min=8, help="Side of the squares.", show_default="what the model was trained on"),
 ]
-NoFlip = Annotated[bool, typer.Option("--no-flip", help="Never mirror images.")]
+Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror every other image, by chance.")]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew; otherwise a run goes on from its checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoint in the folder.")]
 CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 SampleEvery = Annotated[int, typer.Option("--sample-every", min=0, help="Steps between sheets of samples; 0 for none.")]
 SamplePrompt = Annotated[
@@ -103,9 +106,9 @@ def token(
     lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-4,
     seed: Seed = 0,
     side_px: SidePx = None,
-    no_flip: NoFlip = False,
+    flip: Flip = True,
     skip_unreadable: SkipUnreadable = False,
-    restart: Restart = False,
+    resume: Resume = True,
     checkpoint_every: CheckpointEvery = 100,
     sample_every: SampleEvery = 500,
     sample_prompt: SamplePrompt = None,
@@ -124,7 +127,7 @@ def token(
     from tadp.personalize import learn_token
 
     options = _shared(locals())
-    with wrong_usage(options=options):
+    with _telling(options), wrong_usage(options=options):
         modifier = learn_token(
             model,
             images,
@@ -141,7 +144,7 @@ def token(
 
 @_command(
     "tadp personalize dreambooth watercolors -o sks -m MODEL",
-    "tadp personalize dreambooth watercolors --lora-rank 8 --draw-prior 200 --prior-prompt 'a painting' -o sks -m MODEL",
+    "tadp personalize dreambooth watercolors --lora-rank 8 --draw-prior 200 --prior-prompt 'a painting' -o sks",
 )
 def dreambooth(
     images: Images,
@@ -180,9 +183,9 @@ def dreambooth(
     ] = None,
     seed: Seed = 0,
     side_px: SidePx = None,
-    no_flip: NoFlip = False,
+    flip: Flip = True,
     skip_unreadable: SkipUnreadable = False,
-    restart: Restart = False,
+    resume: Resume = True,
     checkpoint_every: CheckpointEvery = 500,
     sample_every: SampleEvery = 500,
     sample_prompt: SamplePrompt = None,
@@ -203,7 +206,7 @@ def dreambooth(
     if prior and draw_prior:
         raise typer.BadParameter("give --prior or --draw-prior, not both.", param_hint="--prior")
     options = _shared(locals())
-    with wrong_usage(options=options):
+    with _telling(options), wrong_usage(options=options):
         modifier = tune(
             model,
             images,
@@ -227,17 +230,25 @@ def _shared(given: Mapping[str, Any]) -> dict[str, Any]:
 
     silence()
     same = (
-        "output", "steps", "batch_size", "micro_batch", "lr", "seed", "side_px", "skip_unreadable", "checkpoint_every",
-        "sample_every", "gradient_checkpointing", "adam_8bit", "revision", "variant",
+        "output", "steps", "batch_size", "micro_batch", "lr", "seed", "side_px", "skip_unreadable", "flip", "resume",
+        "checkpoint_every", "sample_every", "gradient_checkpointing", "adam_8bit", "revision", "variant",
     )  # fmt: skip
     return {name: given[name] for name in same} | {
         "captions": None if given["captions"] is None else CaptionTable.open(given["captions"]),
-        "flip": not given["no_flip"],
-        "resume": not given["restart"],
         "sample_prompts": given["sample_prompt"],
         "device": find_device(given["device"]),
         "dtype": getattr(torch, given["dtype"].value),
+        "progress": sys.stderr.isatty(),
     }
+
+
+@contextmanager
+def _telling(options: Mapping[str, Any]) -> Iterator[None]:
+    """Say what the library warns of: an image left out, a schedule assumed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module="tadp")
+        warnings.showwarning = lambda message, *_: typer.secho(in_options(str(message), options), fg="yellow", err=True)
+        yield
 
 
 def _tell(output: Path, modifier: Any) -> None:
