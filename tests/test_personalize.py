@@ -86,10 +86,8 @@ def test_learning_lowers_the_loss_that_is_measured(source):
         source, images, **QUICK | {"steps": 60, "lr": 3e-2, "batch_size": 4}, texts=["{token}"], random_crop=False
     )
     plain = tadp.personalize.denoising_loss(source, images, captions="photo", draws=64)
-    taught = tadp.personalize.denoising_loss(
-        source, images, captions="<wash>", modifier=tadp.CaptionModifier(token="<wash>", embedding=embedding_of(modifier)),
-        draws=64,
-    )  # fmt: skip
+    bare = tadp.CaptionModifier(token="<wash>", embedding=embedding_of(modifier))
+    taught = tadp.personalize.denoising_loss(source, images, captions="<wash>", modifier=bare, draws=64)
     assert taught.item() < plain.item()
 
 
