@@ -77,7 +77,8 @@ def test_dreambooth_writes_a_unet_and_a_lora(folder, source, tmp_path):
     assert [one["texts"] for one in record["concepts"]] == [["an image in sks style"], ["a photo"]]
     assert not record["concepts"][0]["flip"]
     assert record["lr"] == 1e-4
-    again = run("dreambooth", folder, "-m", source, "-o", tmp_path / "again", *QUICK, "--prior", folder, "--prior-prompt", "a photo")  # fmt: skip  # noqa: E501
+    prior = ("--prior", folder, "--prior-prompt", "a photo")
+    again = run("dreambooth", folder, "-m", source, "-o", tmp_path / "again", *QUICK, *prior)
     assert again.exit_code == 0, again.output
 
 
@@ -87,8 +88,8 @@ def test_dreambooth_writes_a_unet_and_a_lora(folder, source, tmp_path):
         (("--token", "dog"), 1, "the token 'dog' is already in the vocabulary"),
         (("--token", "two words"), 1, "one word without white space"),
         (("--initializer", "raincoat"), 1, "'raincoat' is 2: 'rain', 'coat</w>'"),
-        (("--steps", "0"), 2, "0 is not in the range"),
-        (("--lr", "0"), 2, "--lr is over 0"),
+        (("--steps", "0"), 2, "greater than or equal to 1"),
+        (("--lr", "0"), 2, "lr is over 0; got 0.0"),
         (("-m", "nowhere"), 1, "unknown model 'nowhere'"),
     ],
 )

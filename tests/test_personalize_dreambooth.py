@@ -167,13 +167,10 @@ def test_prior_images_are_drawn_once(source, tmp_path, monkeypatch):
 
 
 def test_the_sheets_show_the_prior_too(source, tmp_path):
-    dreambooth(
-        source, pictures(), **TUNE | {"sample_every": 3}, prior_images=pictures(1), prior_prompt="a photo", output=tmp_path
-    )  # fmt: skip
-    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [
-        "step-00000000.png",
-        "step-00000003.png",
-    ]
+    prior = {"prior_images": pictures(1), "prior_prompt": "a photo"}
+    dreambooth(source, pictures(), **TUNE | {"sample_every": 3}, **prior, output=tmp_path)
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["step-00000000.png", "step-00000003.png"]
     picture = np.asarray(to_pil(tmp_path / "samples" / "step-00000000.png"))
     assert picture.shape[0] == 24 + 2 * (24 + 64 + 8) + 8
 

@@ -246,7 +246,7 @@ def _shared(given: Mapping[str, Any]) -> dict[str, Any]:
 def _telling(options: Mapping[str, Any]) -> Iterator[None]:
     """Say what the library warns of: an image left out, a schedule assumed."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", category=UserWarning, module="tadp")
+        warnings.filterwarnings("always", message=r"no scheduler/|\d+ of \d+ images")
         warnings.showwarning = lambda message, *_: typer.secho(in_options(str(message), options), fg="yellow", err=True)
         yield
 
