@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tadp import heads as heads
+    from tadp import personalize as personalize
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
     from tadp.captions import CaptionTable as CaptionTable
@@ -39,6 +40,7 @@ _HOMES = {
     "TADPForObjectDetection": "tadp.tasks",
     "TADPForSemanticSegmentation": "tadp.tasks",
     "heads": "tadp",
+    "personalize": "tadp",
 }
 __all__ = [
     "AttentionMaps",
@@ -54,6 +56,7 @@ __all__ = [
     "TADPForSemanticSegmentation",
     "__version__",
     "heads",
+    "personalize",
 ]
 
 

@@ -1,10 +1,12 @@
-"""The command line: `extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict`, `evaluate`, `convert`.
+"""The command line: `extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict`, `evaluate`, `convert`;
+`personalize`.
 
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """
 
 from tadp.cli import convert as convert
 from tadp.cli import features as features
+from tadp.cli import personalize as personalize
 from tadp.cli import show as show
 from tadp.cli import tasks as tasks
 from tadp.cli import text as text

@@ -89,6 +89,8 @@ def in_options(message: str, options: Collection[str]) -> str:
         'Shorten it or pass --truncate, not mix=True.'
         >>> in_options("Pass variant='fp16'; num_beams is at most 9.", ["variant", "num_beams"])
         'Pass --variant fp16; --num-beams is at most 9.'
+        >>> in_options("Pass resume=False.", ["resume"])
+        'Pass --no-resume.'
     """
 
     def option(match: re.Match[str]) -> str:
@@ -96,8 +98,8 @@ def in_options(message: str, options: Collection[str]) -> str:
         # A name of one word without a value ("model") is just a word.
         if name not in options or (value is None and "_" not in name):
             return match[0]
-        written = "--" + name.replace("_", "-")
-        return written if value in (None, "True") else f"{written} {value.strip(chr(39))}"
+        written = f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
+        return written if value in (None, "True", "False") else f"{written} {value.strip(chr(39))}"
 
     return re.sub(r"\b(?P<name>[a-z]\w*)(?:=(?P<value>'[^']*'|\w+(?:\.\d+)?)?)?(?!\w)", option, message)
 

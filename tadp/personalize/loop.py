@@ -1,0 +1,215 @@
+"""The loop that learning a token and DreamBooth share: seeded step by step, resumable, and stopped by a bad loss.
+
+All that is random in a step comes from (seed, step), so that a run that was killed goes on as it would have.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tadp.errors import CaptionError, MissingExtraError, ModifierError
+from tadp.personalize.checkpoints import Checkpoints
+from tadp.personalize.images import TrainingImages
+from tadp.personalize.model import DiffusionModel
+from tadp.personalize.objective import Latents, denoising_losses
+from tadp.personalize.sampling import Sampler
+from tadp.personalize.sheets import SampleSheets
+
+_STEP, _EPOCH = 0, 1  # streams of random numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What both ways of training take; see `learn_token`.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    steps: int
+    batch_size: int
+    micro_batch: int | None
+    lr: float
+    weight_decay: float
+    max_grad_norm: float | None
+    seed: int
+    adam_8bit: bool
+    output: Path | None
+    resume: bool
+    checkpoint_every: int
+    sample_every: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batch", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is 1 or more; got {value}.")
+        for name in ("seed", "sample_every", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is 0 or more; got {getattr(self, name)}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr is over 0; got {self.lr}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """Images, and what each may be called.
+
+    Attributes:
+        images: The images.
+        texts: For each image, one text or several, of which one is drawn each time.
+        weight: Of their loss.
+    """
+
+    images: TrainingImages
+    texts: Sequence[Sequence[str]]
+    weight: float = 1.0
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> torch.optim.Optimizer:
+    """AdamW, in 8 bits if that is asked for.
+
+    Raises:
+        MissingExtraError: If it is and bitsandbytes is not installed, or does not work here.
+    """
+    settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if not options.adam_8bit:
+        return torch.optim.AdamW(parameters, **settings)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtraError(
+            "8-bit Adam needs bitsandbytes and a GPU; pip install bitsandbytes, or leave adam_8bit=False."
+        ) from error
+    return AdamW8bit(parameters, **settings)
+
+
+def check_prompts(prompts: Sequence[str] | None, usual: list[str]) -> list[str]:
+    """What sheets show: what was asked for, or the usual.
+
+    Raises:
+        CaptionError: If it is an empty list, or no list.
+    """
+    if isinstance(prompts, str) or (prompts is not None and not prompts):
+        raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
+    return usual if prompts is None else list(prompts)
+
+
+def sample_sheets(
+    model: DiffusionModel, options: RunOptions, *, texts: Sequence[str], side_px: int
+) -> SampleSheets | None:
+    """What writes sheets on the way, if any are wanted.
+
+    Raises:
+        MissingFileError: If the model has no decoder to draw with.
+    """
+    if options.output is None or not options.sample_every:
+        return None
+    return SampleSheets(options.output / "samples", Sampler(model), texts=texts, seed=options.seed, side_px=side_px)
+
+
+def train(
+    model: DiffusionModel,
+    concepts: Sequence[Concept],
+    *,
+    trained: Mapping[str, nn.Parameter],
+    options: RunOptions,
+    checkpoints: Checkpoints,
+    sheets: SampleSheets | None,
+    description: str,
+) -> None:
+    """Train parameters of a model, in place, until all steps are done.
+
+    Raises:
+        ModifierError: If the loss or its gradient is not finite, the checkpoint is of another run, or has more steps.
+        OutputError: If a checkpoint or a sheet cannot be written.
+    """
+    optimizer = build_optimizer(trained.values(), options)
+    done = checkpoints.load(trained, optimizer)
+    if done > options.steps:
+        raise ModifierError(
+            f"this run has done {done} steps already, more than steps={options.steps}. Ask for as many or more, or "
+            "pass resume=False to begin anew."
+        )
+    if sheets is not None and done == 0:
+        sheets.write(0)
+    draws = [(concept, Latents(model, concept.images)) for concept in concepts]
+    with tqdm(
+        range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
+    ) as bar:
+        for step in bar:
+            loss = 0.0
+            for part in _losses(model, draws, step, options):
+                loss += part.item()
+                _check(loss, "loss", step, options, checkpoints)
+                part.backward()
+            # the norm alone, where there is no limit
+            norm = nn.utils.clip_grad_norm_(trained.values(), options.max_grad_norm or math.inf)
+            _check(norm.item(), "gradient", step, options, checkpoints)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            last = step + 1 == options.steps
+            if last or (step + 1) % options.checkpoint_every == 0:
+                checkpoints.save(step + 1, trained, optimizer)
+            if sheets is not None and (last or (step + 1) % options.sample_every == 0):
+                sheets.write(step + 1)
+
+
+def _check(value: float, what: str, step: int, options: RunOptions, checkpoints: Checkpoints) -> None:
+    if not math.isfinite(value):
+        raise ModifierError(
+            f"the {what} is {value} in step {step + 1}, so training stopped. {checkpoints.kept} Take a smaller "
+            f"lr={options.lr:g}, or float32 for the whole."
+        )
+
+
+def _losses(
+    model: DiffusionModel, draws: Sequence[tuple[Concept, Latents]], step: int, options: RunOptions
+) -> Iterator[Tensor]:
+    """The parts of a step's loss, one at a time; each is to be run backward before the next is asked for."""
+    rng = np.random.default_rng((options.seed, _STEP, step))
+    size = options.micro_batch or options.batch_size
+    cells_of = model.backbone.vae.reduction
+    times = model.noise.config["num_train_timesteps"]
+    for concept, latents in draws:
+        indices = _indices(len(concept.images), step, options)
+        crops = [concept.images.draw(index, rng) for index in indices]
+        texts = [concept.texts[index][int(rng.integers(len(concept.texts[index])))] for index in indices]
+        cells = concept.images.side_px // cells_of
+        shape = (len(indices), model.backbone.unet.config["in_channels"], cells, cells)
+        within, noise = (torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for _ in range(2))
+        timesteps = torch.from_numpy(rng.integers(times, size=len(indices)))
+        for start in range(0, len(indices), size):
+            part = slice(start, start + size)
+            losses = denoising_losses(
+                model,
+                latents.sample(crops[part], within[part]),
+                noise=noise[part],
+                timesteps=timesteps[part],
+                embeddings=_embeddings(model, texts[part]),
+            )
+            yield concept.weight * losses.sum() / len(indices)
+
+
+def _embeddings(model: DiffusionModel, texts: list[str]) -> Tensor:
+    with model.computing():
+        return model.text_encoder(texts).embeddings
+
+
+def _indices(count: int, step: int, options: RunOptions) -> list[int]:
+    """Which images are a step's: whole rounds through all, each in an order of its own."""
+    places = range(step * options.batch_size, (step + 1) * options.batch_size)
+    orders: dict[int, Callable[[int], int]] = {
+        epoch: np.random.default_rng((options.seed, _EPOCH, epoch)).permutation(count).item
+        for epoch in {place // count for place in places}
+    }
+    return [orders[place // count](place % count) for place in places]

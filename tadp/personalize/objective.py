@@ -1,0 +1,176 @@
+"""What training makes smaller: the error of the U-Net's denoising, as the model itself was trained. How to measure it:
+
+    plain = denoising_loss("tadp-tiny", images, captions="a scene")
+    learned = denoising_loss("tadp-tiny", images, captions="a scene", modifier=modifier)
+
+The two lists have an entry an image, and may be compared image by image.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tadp.errors import CaptionError
+from tadp.modifiers import CaptionModifier
+from tadp.personalize.images import Crop, Images, TrainingImages, read_images
+from tadp.personalize.model import DiffusionModel, load_diffusion
+
+_KEPT_POSTERIORS = 1024  # 64 x 64 cells each are 134 MB
+
+
+class Latents:
+    """Latents of squares of images: each is encoded once, and its posterior sampled anew every time.
+
+    Args:
+        model: Whose VAE.
+        images: The images.
+    """
+
+    def __init__(self, model: DiffusionModel, images: TrainingImages):
+        self._model, self._images = model, images
+        self._kept: dict[Crop, tuple[Tensor, Tensor]] = {}
+
+    def sample(self, crops: Sequence[Crop], noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Scaled latents, float32, on the model's device.
+
+        Args:
+            crops: The squares.
+            noise: Unit noise that picks a point of each posterior; zeros for its mode.
+        """
+        posteriors = [self._posterior(crop) for crop in crops]
+        mean, std = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
+        latents = (mean + std * noise) * self._model.backbone.vae.scaling_factor
+        return latents.to(self._model.backbone.device)
+
+    def _posterior(self, crop: Crop) -> tuple[Tensor, Tensor]:
+        if crop not in self._kept:
+            backbone = self._model.backbone
+            pixels = self._images.cut(crop).to(backbone.device, next(backbone.vae.parameters()).dtype)
+            # one at a time, so that a square's latents do not depend on what was in memory
+            with torch.no_grad():
+                posterior = backbone.vae(pixels * 2 - 1)
+            if len(self._kept) >= _KEPT_POSTERIORS:
+                self._kept.clear()
+            self._kept[crop] = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        return self._kept[crop]
+
+
+def denoising_losses(
+    model: DiffusionModel,
+    latents: Float[Tensor, "b c h w"],
+    *,
+    noise: Float[Tensor, "b c h w"],
+    timesteps: Int[Tensor, " b"],
+    embeddings: Float[Tensor, "b l d"],
+) -> Float[Tensor, " b"]:
+    """The mean squared error of each image's denoising.
+
+    Args:
+        model: Predicts the noise, or the velocity; its scheduler says which.
+        latents: Scaled.
+        noise: Unit noise, of their shape.
+        timesteps: From 0; on the CPU or the model's device.
+        embeddings: Of each image's text.
+
+    Source:
+        Ho et al. 2020, L_simple; Salimans and Ho 2022, App. D, for the velocity.
+    """
+    noise, timesteps = noise.to(latents.device), timesteps.to(latents.device)
+    noisy = model.noise.add_noise(latents, noise, timesteps)  # pyright: ignore[reportArgumentType]
+    velocity = model.noise.config["prediction_type"] == "v_prediction"
+    target = model.noise.get_velocity(latents, noise, timesteps) if velocity else noise  # pyright: ignore[reportArgumentType]
+    return (model.predict(noisy, timesteps, embeddings) - target).square().mean(dim=(1, 2, 3))
+
+
+def denoising_loss(
+    model: str | Path | DiffusionModel,
+    images: Images,
+    *,
+    captions: str | Sequence[str],
+    modifier: CaptionModifier | None = None,
+    draws: int = 16,
+    seed: int = 0,
+    side_px: int | None = None,
+    batch_size: int = 8,
+) -> Float[Tensor, " n"]:
+    """How badly a model denoises images, given what they are said to be.
+
+    Times are spread evenly over those of training, and the noise is the same for the same seed, so two captions, or two
+    modifiers, are compared on equal terms.
+
+    Args:
+        model: A name, or one that `load_diffusion` gave.
+        images: Held-out ones, as `learn_token` takes them; the square in the middle of each is used.
+        captions: One an image, or one for all.
+        modifier: Rewrites the captions, and is installed meanwhile.
+        draws: Times and noises an image.
+        seed: Of the noise.
+        side_px: Of the squares; None is what the model was trained on.
+        batch_size: Passes at once.
+
+    Returns:
+        The mean over the draws of each image, (N,), on the CPU.
+
+    Raises:
+        CaptionError: If there are neither one caption nor as many as images.
+        ImageError: If an image cannot be read.
+        ModelError: If the model cannot be used.
+
+    Example:
+        >>> from tadp.datasets.scenes import Scenes
+        >>> losses = denoising_loss("tadp-tiny", [Scenes(1, seed=0)[0].image], captions="a scene", draws=2)
+        >>> bool(losses.item() > 0)
+        True
+    """
+    if draws < 1:
+        raise ValueError(f"draws is 1 or more; got {draws}.")
+    model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
+    held_out = read_images(images, side_px=side_px or model.side_px, random_crop=False, flip=False)
+    texts = [captions] * len(held_out) if isinstance(captions, str) else list(captions)
+    if len(texts) != len(held_out):
+        raise CaptionError(f"{len(held_out)} images but {len(texts)} captions; give one an image, or one for all.")
+    steps = model.noise.config["num_train_timesteps"]
+    with torch.no_grad(), modifier.install(model.backbone) if modifier else nullcontext():
+        words = modifier(texts) if modifier else texts
+        return torch.stack(
+            [
+                _loss_of(model, held_out, number, words[number], draws, steps, seed, batch_size)
+                for number in range(len(held_out))
+            ]
+        )
+
+
+def _loss_of(
+    model: DiffusionModel,
+    images: TrainingImages,
+    index: int,
+    text: str,
+    draws: int,
+    steps: int,
+    seed: int,
+    batch_size: int,
+) -> Float[Tensor, ""]:
+    posterior = Latents(model, images)
+    cells = images.side_px // model.backbone.vae.reduction
+    shape = (1, model.backbone.unet.config["in_channels"], cells, cells)
+    latents = posterior.sample([images.middle(index)], torch.zeros(shape))
+    noise = np.random.default_rng((seed, index)).standard_normal((draws, *shape[1:]), dtype=np.float32)
+    times = torch.tensor([int((number + 0.5) / draws * steps) for number in range(draws)])
+    embeddings = model.text_encoder(text).embeddings
+    losses = [
+        denoising_losses(
+            model,
+            latents.expand(len(part), -1, -1, -1),
+            noise=torch.from_numpy(noise[start : start + batch_size]),
+            timesteps=part,
+            embeddings=embeddings.expand(len(part), -1, -1),
+        )
+        for start in range(0, draws, batch_size)
+        for part in [times[start : start + batch_size]]
+    ]
+    return torch.cat(losses).mean().cpu()

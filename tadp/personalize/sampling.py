@@ -1,0 +1,146 @@
+"""Draw images from a diffusion model, the one place of tadp that needs the VAE's decoder."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tadp.errors import MissingFileError
+from tadp.hub import weight_files
+from tadp.loading import WEIGHTS, read_tensors
+from tadp.modifiers import CaptionModifier
+from tadp.personalize.model import NOISE_KEYS, DiffusionModel, load_diffusion
+from tadp.text import check_captions
+
+STEPS = 25  # as the released script draws while it learns
+GUIDANCE = 4.0  # what tadp-tiny is drawn with; 7.5 is usual for Stable Diffusion
+
+
+class Sampler:
+    """Draws with a model as it is at the time of the call.
+
+    Args:
+        model: Its folder must have a whole VAE.
+
+    Raises:
+        MissingFileError: If its VAE has no decoder.
+    """
+
+    def __init__(self, model: DiffusionModel):
+        self._model = model
+        self._vae = _load_decoder(model)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        texts: Sequence[str],
+        *,
+        keys: Sequence[tuple[int, ...]],
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        side_px: int | None = None,
+    ) -> list[Image.Image]:
+        """One image a text, by DDIM with classifier-free guidance.
+
+        Args:
+            texts: What to draw.
+            keys: What seeds each image's noise: numbers, such as (seed, index).
+            steps: Denoising steps.
+            guidance: How far to go from the empty text's prediction to the text's and beyond; 1 is the text's own.
+            side_px: Of the images; None is what the model was trained on.
+        """
+        model = self._model
+        unet, device = model.backbone.unet, model.backbone.device
+        cells = (side_px or model.side_px) // model.backbone.vae.reduction
+        shape = (unet.config["in_channels"], cells, cells)
+        noise = [np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys]
+        latents: Tensor = torch.from_numpy(np.stack(noise)).to(device)
+        embeddings = model.text_encoder([*texts, *[""] * len(texts)]).embeddings
+        schedule = _ddim(model, steps)
+        for time in schedule.timesteps:
+            times = time.to(device).expand(2 * len(texts))
+            with_text, without = model.predict(torch.cat([latents, latents]), times, embeddings).chunk(2)
+            latents = schedule.step(without + guidance * (with_text - without), time, latents).prev_sample
+        pixels = self._vae.decode(latents / model.backbone.vae.scaling_factor).sample
+        levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(one) for one in levels]
+
+
+def draw(
+    model: str | Path | DiffusionModel,
+    prompts: str | Sequence[str],
+    *,
+    modifier: CaptionModifier | None = None,
+    count: int = 1,
+    seed: int = 0,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    side_px: int | None = None,
+    batch_size: int = 8,
+) -> list[Image.Image]:
+    """Draw images of prompts, under a modifier or without.
+
+    Args:
+        model: A name, or one that `load_diffusion` gave.
+        prompts: What to draw; with a modifier, captions for it to rewrite.
+        modifier: Installed meanwhile.
+        count: Images a prompt. The k-th image of any prompt starts from the same noise.
+        seed: Of the noise.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance; 1 is none.
+        side_px: Of the images; None is what the model was trained on.
+        batch_size: Images at once.
+
+    Returns:
+        All images of the first prompt, then of the next.
+
+    Raises:
+        MissingFileError: If the model's VAE has no decoder.
+        CaptionError: If a prompt is too long.
+
+    Example:
+        >>> [image.size for image in draw("tadp-tiny", "a red car on a street", steps=1)]
+        [(128, 128)]
+    """
+    model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
+    sampler = Sampler(model)
+    with modifier.install(model.backbone) if modifier else nullcontext():
+        written = modifier(prompts) if modifier else check_captions(prompts)
+        texts = [text for text in written for _ in range(count)]
+        keys = [(seed, number) for _ in written for number in range(count)]
+        images: list[Image.Image] = []
+        for start in range(0, len(texts), batch_size):
+            part = slice(start, start + batch_size)
+            images += sampler.draw(texts[part], keys=keys[part], steps=steps, guidance=guidance, side_px=side_px)
+    return images
+
+
+def _ddim(model: DiffusionModel, steps: int) -> Any:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    noise = {key: model.noise.config[key] for key in NOISE_KEYS}
+    schedule = DDIMScheduler(**noise, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    schedule.set_timesteps(steps)
+    return schedule
+
+
+def _load_decoder(model: DiffusionModel) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    folder = model.folder / "vae"
+    files = weight_files(folder, WEIGHTS["vae"], model.variant)
+    if next(read_tensors(files, lambda key: key.startswith("decoder.conv_in.")), None) is None:
+        raise MissingFileError(
+            f"the VAE in {folder} has no decoder, as tadp saves backbones, so nothing can be drawn. Pass the model "
+            "that it was made from, or sample_every=0 to learn without samples."
+        )
+    vae: Any = AutoencoderKL.from_pretrained(
+        model.folder, subfolder="vae", variant=model.variant, use_safetensors=True, local_files_only=True
+    )
+    del vae.encoder
+    return vae.float().to(model.backbone.device).eval().requires_grad_(False)
