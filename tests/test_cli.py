@@ -166,6 +166,7 @@ def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
     arguments = ("caption", photos, "-m", blip, "--batch-size", 1, "--max-new-tokens", 4, "-o", "c.json")
     assert "interrupted" in tadp_run(*arguments, code=130).stderr
     assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x"]
+    assert not Path("c.json.part.db").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")

@@ -1,6 +1,10 @@
 """`tadp prompt` and `tadp clean`."""
 
 import json
+<<<<<<< HEAD
+=======
+import os
+>>>>>>> mend2
 import signal
 import subprocess
 import sys
@@ -174,6 +178,29 @@ def test_captions_in_another_precision_are_of_another_origin(workplace):
     result = tadp_run("caption", "scene.png", "--max-new-tokens", 6, "-o", "c.db", "--dtype", "bfloat16", code=1)
     assert "dtype was 'float32' and is 'bfloat16'" in result.stderr
     assert "1 done before" in caption_into("c.db", "scene.png").output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_a_killed_run_into_json_loses_nothing(workplace, how):
+    scene_files(*(f"photos/{name}.png" for name in "abc"))
+    script = (
+        "import os, signal\nfrom tadp.captioner import Captioner\nfrom tadp.cli import app\n"
+        "real, calls = Captioner.describe, []\n"
+        "def describe(self, images, **options):\n    calls.append(images)\n"
+        f"    if len(calls) == 3: os.kill(os.getpid(), signal.{how})\n    return real(self, images, **options)\n"
+        "Captioner.describe = describe\n"
+        "app(['caption', 'photos', '--batch-size', '1', '--max-new-tokens', '6', '-o', 'c.json'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -getattr(signal, how), done.stderr
+    refused = tadp_run("caption", "photos", "-o", "c.json", code=1)
+    assert "c.json.part.db was left by a run that was killed" in refused.stderr
+    assert "--overwrite drops it" in refused.stderr
+    assert "2 done before" in caption_into("c.json", "photos").output
+    expected = {name: {"captions": [said_by_tadp(f"photos/{name}.png")]} for name in "abc"}
+    assert json.loads(Path("c.json").read_text()) == expected
+    assert not Path("c.json.part.db").exists()
 
 
 def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workplace):

@@ -160,7 +160,7 @@ def test_many_classes_are_encoded_in_batches(encoder, monkeypatch):
     whole = class_embeddings(names, encoder)
     sizes = []
     hook = encoder.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    monkeypatch.setattr("tadp.prompts.embeddings.BATCH", 3)
+    monkeypatch.setattr("tadp.prompts.embeddings.NAMES", 3)
     try:
         parted = class_embeddings(names, encoder)
     finally:

@@ -1,6 +1,7 @@
 """What `tadp caption` does with its images, batch by batch."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,45 @@ def fill_table(
                     warn(f"{images[key]}: the caption has {caption.tokens} tokens, the text encoder takes {most}.")
             bar.advance(task, min(describe.batch_size, len(todo) - start))
     return failed
+
+
+def fill_file(
+    write: "Callable[[CaptionTable], None]",
+    output: Path,
+    images: dict[str, Path],
+    describe: "Captioner",
+    *,
+    overwrite: bool,
+    text_encoder: "TextEncoder | None",
+) -> int:
+    """Caption images into a file that can only be written at the end; returns how many have no caption.
+
+    Till then captions are in a table on disk beside it. A run that is killed leaves that, and the next goes on with it.
+
+    Raises:
+        CaptionError: If a run with another model or other options left one.
+    """
+    from tadp.captions import CaptionTable, Provenance
+
+    part, provenance = output.with_name(f"{output.name}.part.db"), Provenance.of(describe)
+    if overwrite:
+        part.unlink(missing_ok=True)
+    try:
+        table = CaptionTable.create(part, provenance=provenance)
+    except CaptionError as error:
+        raise CaptionError(
+            f"{part} was left by a run that was killed, and cannot be gone on with; --overwrite drops it. {error}"
+        ) from error
+    done = CaptionTable(provenance=provenance)
+    with table:
+        try:
+            return fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
+        finally:  # Ctrl-C included
+            done.update((key, table.all(key)) for key in images if key in table)  # in order, without their sources
+            if done:
+                write(done)
+            table.close()
+            part.unlink()
 
 
 def load_text_encoder(captioner: str, asked: str | None) -> "TextEncoder | None":

@@ -24,7 +24,7 @@ from tadp.cli.app import (
     Variant,
     command,
 )
-from tadp.cli.captioning import fill_table, load_text_encoder
+from tadp.cli.captioning import fill_file, fill_table, load_text_encoder
 from tadp.cli.terminal import (
     TINY,
     Dtype,
@@ -96,11 +96,19 @@ def caption(
 ) -> None:
     """Describe images in words, a line an image.
 
+<<<<<<< HEAD
     With -o it writes a file by image id: the image's file name without suffix, "rex" for photos/rex.jpg; where two
     images have the same name, their paths below the folder, "a/rex" and "b/rex". A .json has the form of the paper's
     authors, {"rex": {"captions": ["a dog on grass"]}}. Images that cannot be read, or about which the model says
     nothing, are named and left out; captions that are too long for the text encoder are named and kept. Interrupted, it
     writes what it has.
+=======
+    With -o it writes a file by image id: the file's name without suffix, or its path below the folder where two files
+    share a name. A .json has the form of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
+    cannot be read, or about which the model says nothing, are named and left out; captions that are too long for the
+    text encoder are named and kept. Interrupted, it writes what it has; killed, it leaves captions.json.part.db, with
+    which the same command goes on.
+>>>>>>> mend2
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
     stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
@@ -125,20 +133,17 @@ def caption(
         dtype=getattr(torch, dtype.value),
         revision=revision,
     )
-    counter = load_text_encoder(model, text_encoder)
     provenance = Provenance.of(describe)
-    if output is not None and is_table:
+    how: dict[str, Any] = {"text_encoder": load_text_encoder(model, text_encoder)}
+    if output is None:
+        failed = fill_table(CaptionTable(provenance=provenance), ids, describe, home=None, **how)
+    elif is_table:
         if overwrite:
             output.unlink(missing_ok=True)
         with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
-            failed = fill_table(table, ids, describe, home=output.parent, text_encoder=counter)
+            failed = fill_table(table, ids, describe, home=output.parent, **how)
     else:
-        table = CaptionTable(provenance=provenance)
-        try:
-            failed = fill_table(table, ids, describe, home=None, text_encoder=counter)
-        finally:  # Ctrl-C included
-            if output is not None and len(table):
-                _write_table(table, output)
+        failed = fill_file(lambda table: _write_table(table, output), output, ids, describe, overwrite=overwrite, **how)
     tell_of_tiny(model)
     if failed:
         raise typer.Exit(1)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
 
 BATCH = 256  # prompts encoded at a time
+NAMES = 64  # names encoded at a time, each padded to 77 tokens
 
 
 @torch.no_grad()
@@ -56,8 +57,8 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
     words: list[Word] = []
     tokens: list[str] = []
     pieces: list[Tensor] = []
-    for start in range(0, len(names), BATCH):
-        encoded = found(names[start : start + BATCH], mask_padding=True)
+    for start in range(0, len(names), NAMES):
+        encoded = found(names[start : start + NAMES], mask_padding=True)
         if encoded.tokens is None or encoded.mask is None:
             raise ModelError("this text encoder names no tokens; pass a tadp.text.TextEncoder.")
         own = encoded.mask.clone()
