@@ -1,10 +1,7 @@
 """`tadp prompt` and `tadp clean`."""
 
 import json
-<<<<<<< HEAD
-=======
 import os
->>>>>>> mend2
 import signal
 import subprocess
 import sys

@@ -96,19 +96,11 @@ def caption(
 ) -> None:
     """Describe images in words, a line an image.
 
-<<<<<<< HEAD
     With -o it writes a file by image id: the image's file name without suffix, "rex" for photos/rex.jpg; where two
     images have the same name, their paths below the folder, "a/rex" and "b/rex". A .json has the form of the paper's
     authors, {"rex": {"captions": ["a dog on grass"]}}. Images that cannot be read, or about which the model says
     nothing, are named and left out; captions that are too long for the text encoder are named and kept. Interrupted, it
-    writes what it has.
-=======
-    With -o it writes a file by image id: the file's name without suffix, or its path below the folder where two files
-    share a name. A .json has the form of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
-    cannot be read, or about which the model says nothing, are named and left out; captions that are too long for the
-    text encoder are named and kept. Interrupted, it writes what it has; killed, it leaves captions.json.part.db, with
-    which the same command goes on.
->>>>>>> mend2
+    writes what it has; killed, it leaves captions.json.part.db, with which the same command goes on.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
     stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
