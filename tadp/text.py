@@ -338,7 +338,7 @@ def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, in
         # From the first piece's start to the last one's end: pieces of one letter (bytes) overlap.
         name = text[first:stop].strip().lower()
         if words and words[-1].text in learned and name == f"{words[-1].text}_{begin - words[-1].start}":
-            name, begin, _ = words.pop()  # a further vector of the learned token before it
+            name, begin = words.pop()[:2]  # a further vector of the learned token before it
         words.append(Word(name, begin, position + 1))
         previous, end = word, stop
     return tuple(word for word in words if word.text in learned or any(letter.isalnum() for letter in word.text))
