@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection
 
+from tadp.words import COMPOUND_PLURALS, IRREGULAR_PLURALS
+
 ARTICLES = frozenset({"a", "an", "the"})
 # After one of these a noun phrase has its determiner: no article goes before it.
 DETERMINERS = ARTICLES | {
@@ -24,6 +26,22 @@ DANGLING = ARTICLES | {
     "for", "about", "as", "and", "or", "but", "is", "are", "was", "were", "be", "shown", "painted", "drawn",
     "depicted", "rendered",
 }  # fmt: skip
+# Names that are one word and begin captions: cities, countries, what belongs to them, months. Not complete.
+PLACES = frozenset((
+    "africa", "african", "america", "american", "amsterdam", "april", "asia", "asian", "athens", "august",
+    "australia", "australian", "bangkok", "barcelona", "beijing", "berlin", "boston", "brazil", "britain", "british",
+    "brooklyn", "budapest", "cairo", "california", "canada", "canadian", "chicago", "china", "chinese", "december",
+    "dubai", "dublin", "dutch", "egypt", "egyptian", "england", "english", "europe", "european", "february",
+    "florence", "france", "french", "german", "germany", "greece", "greek", "hawaii", "india", "indian", "istanbul",
+    "italian", "italy", "january", "japan", "japanese", "jerusalem", "july", "june", "korea", "korean", "kyoto",
+    "lisbon", "london", "madrid", "manhattan", "mexican", "mexico", "moscow", "mumbai", "november", "october",
+    "paris", "philadelphia", "prague", "rome", "russia", "russian", "scotland", "scottish", "seattle", "seoul",
+    "september", "shanghai", "singapore", "spain", "spanish", "sydney", "texas", "tokyo", "toronto", "turkish",
+    "venice", "vienna", "washington", "zurich",
+))  # fmt: skip
+_SPELLED = 4  # letters of a word in capitals that is spelled
+_SPOKEN = frozenset({"FIFA", "LEGO", "NASA", "NATO", "RAM", "SIM", "SWAT"})  # those that are spoken as words
+_SINGULAR = frozenset({"lens"})
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001  the typographic apostrophe
 _SPOKEN_AS_CONSONANT = re.compile(r"(?:uni(?!n|m)|us[aeiu]|ut[aeiou]|eu|ewe|one\b|once\b|u\b|ubi|uk)")
 _SPOKEN_AS_VOWEL = re.compile(r"(?:hour|honest|honou?r|heir)")
@@ -51,29 +69,60 @@ def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
 
 
 def article_for(phrase: str) -> str:
-    """The article, "a" or "an", by how the phrase's first word is spoken.
+    """The article, "a" or "an", by how the phrase's first word is spoken; one in capitals, or a letter, is spelled.
 
     Example:
-        >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella")]
-        ['a', 'an', 'an', 'a', 'an']
+        >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella", "MRI scan", "x-ray")]
+        ['a', 'an', 'an', 'a', 'an', 'an', 'an']
     """
-    first = next(iter(words_of(phrase)), "")
+    found = _WORD.search(phrase)
+    word = found[0] if found else ""
+    first = word.lower()
+    is_shouted = phrase.isupper() and len(phrase.split()) > 1
+    is_letter = found is not None and len(word) == 1 and phrase[found.end() : found.end() + 1] in ("", " ", "-")
+    if is_letter or (word.isupper() and len(word) <= _SPELLED and word not in _SPOKEN and not is_shouted):
+        return "an" if first[:1] in tuple("aefhilmnorsx") else "a"
     if _SPOKEN_AS_VOWEL.match(first):
         return "an"
     return "an" if first[:1] in tuple("aeiou") and not _SPOKEN_AS_CONSONANT.match(first) else "a"
 
 
-def lower_first(text: str) -> str:
-    """Lower-case a text's first letter, but leave "I", "BMW" and "iPhone" as they are.
+def is_plural(phrase: str) -> bool:
+    """Whether a phrase without an article begins with many: "people on grass", "dogs", but no "sports car".
 
     Example:
-        >>> [lower_first(text) for text in ("A dog", "TV on a desk", "I am here")]
-        ['a dog', 'TV on a desk', 'I am here']
+        >>> [is_plural(text) for text in ("people", "dogs and a cat", "sports car", "a dog", "dress")]
+        [True, True, False, False, False]
     """
-    first = text.split(maxsplit=1)[0] if text.split() else ""
-    if any(letter.isupper() for letter in first[1:]) or re.fullmatch(r"I(?:['’]\w+)?", first):  # noqa: RUF001
+    words = words_of(phrase)
+    if not words:
+        return False
+    first = words[0]
+    if any(first in many and one != first for one, many in IRREGULAR_PLURALS.items() if one != "bus"):
+        return True
+    if any(first.endswith(many) for many in COMPOUND_PLURALS.values()):
+        return True
+    stands_alone = len(words) == 1 or words[1] in FUNCTION_WORDS
+    ends = first.endswith("s") and not first.endswith(("ss", "us", "is", "as", "os"))
+    return stands_alone and ends and len(first) > 3 and first not in IRREGULAR_PLURALS and first not in _SINGULAR
+
+
+def lower_first(text: str) -> str:
+    """Lower-case a text's first letter, but leave "I", "BMW", "iPhone", "New York" and well-known places as they are.
+
+    Where a name is one word and no well-known place ("Bob on a bike"), nothing tells it from a word.
+
+    Example:
+        >>> [lower_first(text) for text in ("A dog", "TV on a desk", "I am here", "Paris at night", "New York")]
+        ['a dog', 'TV on a desk', 'I am here', 'Paris at night', 'New York']
+    """
+    words = text.split(maxsplit=2)
+    first = words[0] if words else ""
+    if any(letter.isupper() for letter in first[1:]) or re.fullmatch(r"I(?:['’]\w+)?|[A-Z]-.+", first):  # noqa: RUF001
         return text
-    return text[:1].lower() + text[1:]
+    word = next(iter(words_of(first)), "").removesuffix("'s").removesuffix("’s")  # noqa: RUF001
+    is_name = len(words) > 1 and words[1][:1].isupper() and word not in DETERMINERS | FUNCTION_WORDS
+    return text if is_name or word in PLACES else text[:1].lower() + text[1:]
 
 
 def upper_first(text: str) -> str:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 Synonyms = Mapping[str, Sequence[str]]
 
 _BREAK = re.compile(r"[.,;:!?()\"\n]")  # a name does not run on over these: "it was hot. Dogs ran"
-# Plurals that no rule below gives. A word that is its own plural takes none.
-_IRREGULAR: dict[str, tuple[str, ...]] = {
+# Plurals that no rule below gives, for all data sets; add to it as to any dictionary. A word that is its own plural
+# takes none.
+IRREGULAR_PLURALS: dict[str, tuple[str, ...]] = {
     "person": ("people", "persons"),
     "people": ("persons", "peoples"),
     "child": ("children",),
@@ -38,9 +39,10 @@ _IRREGULAR: dict[str, tuple[str, ...]] = {
         (),
     ),
 }  # fmt: skip
-_SINGULAR = {plural: word for word, plurals in _IRREGULAR.items() if word != "people" for plural in plurals}
-# "fireman", "salesperson", "dormouse"
-_COMPOUNDS = {"man": "men", "person": "people", "child": "children", "foot": "feet", "mouse": "mice", "tooth": "teeth"}
+# Plurals of words that end in these: "fireman", "salesperson", "dormouse".
+COMPOUND_PLURALS = {
+    "man": "men", "person": "people", "child": "children", "foot": "feet", "mouse": "mice", "tooth": "teeth",
+}  # fmt: skip
 
 
 class Mention(NamedTuple):
@@ -97,7 +99,7 @@ def find_names(
         breaks: Pieces before which a sentence or clause ends; a name runs over one only if it has punctuation itself.
     """
     keys = [_key(piece) for piece in pieces]
-    table, longest = _table(_checked(names), _frozen(synonyms))
+    table, longest = _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
     found: list[tuple[int, int, int]] = []
     start = 0
     while start < len(keys):
@@ -123,7 +125,7 @@ def checked_names(
         TypeError: If a name or synonym is not a string, or a list of them is one.
         ValueError: If a name or synonym has neither a letter nor a digit.
     """
-    _table(_checked(names), _frozen(synonyms))
+    _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
     return tuple(names), None if synonyms is None else {name: list(others) for name, others in synonyms.items()}
 
 
@@ -162,8 +164,8 @@ def plurals(word: str) -> set[str]:
         >>> "policewomen" in plurals("policewoman"), "shelves" in plurals("shelf")
         (True, True)
     """
-    if word in _IRREGULAR:
-        return set(_IRREGULAR[word])
+    if word in IRREGULAR_PLURALS:
+        return set(IRREGULAR_PLURALS[word])
     if len(word) == 1:
         return set()  # "as" is no plural
     forms = {word + "s"}
@@ -177,7 +179,7 @@ def plurals(word: str) -> set[str]:
         forms.add(word[:-2] + "ves")
     elif word.endswith("f"):
         forms.add(word[:-1] + "ves")
-    forms |= {word.removesuffix(one) + many for one, many in _COMPOUNDS.items() if word.endswith(one)}
+    forms |= {word.removesuffix(one) + many for one, many in COMPOUND_PLURALS.items() if word.endswith(one)}
     return forms
 
 
@@ -192,10 +194,11 @@ def forms(word: str) -> set[str]:
 
 
 def _singulars(word: str) -> set[str]:
-    if word in _IRREGULAR and not _IRREGULAR[word]:
+    if word in IRREGULAR_PLURALS and not IRREGULAR_PLURALS[word]:
         return set()
-    guesses = {word[:-1], word[:-2], word[:-3] + "y", word[:-3] + "f", word[:-3] + "fe", _SINGULAR.get(word, "")}
-    guesses |= {word.removesuffix(many) + one for one, many in _COMPOUNDS.items() if word.endswith(many)}
+    guesses = {word[:-1], word[:-2], word[:-3] + "y", word[:-3] + "f", word[:-3] + "fe"}
+    guesses |= {one for one, many in IRREGULAR_PLURALS.items() if word in many and one != "people"}
+    guesses |= {word.removesuffix(many) + one for one, many in COMPOUND_PLURALS.items() if word.endswith(many)}
     return {guess for guess in guesses if len(guess) > 1 and word in plurals(guess)}
 
 
@@ -231,7 +234,9 @@ def _frozen(synonyms: Synonyms | None) -> tuple[tuple[str, tuple[str, ...]], ...
 
 @lru_cache(maxsize=64)
 def _table(
-    names: tuple[str, ...], synonyms: tuple[tuple[str, tuple[str, ...]], ...]
+    names: tuple[str, ...],
+    synonyms: tuple[tuple[str, tuple[str, ...]], ...],
+    _plurals: tuple[tuple[str, tuple[str, ...]], ...],  # those it was made with
 ) -> tuple[dict[tuple[str, ...], tuple[tuple[int, bool], ...]], int]:
     """For each sequence of words: which names it stands for, and whether these may run over punctuation."""
     others: dict[tuple[str, ...], list[str]] = {}

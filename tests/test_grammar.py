@@ -1,6 +1,6 @@
 import pytest
 
-from tadp.grammar import article_for, content_words, lower_first, upper_first, without_bullet, words_of
+from tadp.grammar import article_for, content_words, is_plural, lower_first, upper_first, without_bullet, words_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,16 @@ from tadp.grammar import article_for, content_words, lower_first, upper_first, w
         ("house", "a"),
         ("<oil> style", "an"),
         ("8 dogs", "a"),
+        ("MRI scan", "an"),
+        ("SUV", "an"),
+        ("UFO", "a"),
+        ("NBA player", "an"),
+        ("NASA rocket", "a"),
+        ("RED DOG", "a"),
+        ("OLD MAN", "an"),
+        ("x-ray", "an"),
+        ("X-ray of a hand", "an"),
+        ("T-shirt", "a"),
         ("", "a"),
         ("שלום", "a"),
         ("🐶", "a"),
@@ -32,10 +42,39 @@ def test_articles_go_by_the_sound(phrase, article):
 
 @pytest.mark.parametrize(
     ("text", "lowered"),
-    [("A dog", "a dog"), ("TV", "TV"), ("iPhone", "iPhone"), ("I", "I"), ("I'm", "I'm"), ("", ""), ("  ", "  ")],
+    [
+        ("Paris at night", "Paris at night"),
+        ("New York at night", "New York at night"),
+        ("Dogs in snow", "dogs in snow"),
+        ("T-shirt", "T-shirt"),
+        ("The Eiffel Tower", "the Eiffel Tower"),
+        ("London's streets", "London's streets"),
+        ("Japanese food", "Japanese food"),
+        ("A dog", "a dog"),
+        ("TV", "TV"),
+        ("iPhone", "iPhone"),
+        ("I", "I"),
+        ("I'm", "I'm"),
+        ("", ""),
+        ("  ", "  "),
+    ],
 )
 def test_first_letters(text, lowered):
     assert lower_first(text) == lowered
+
+
+@pytest.mark.parametrize(
+    ("phrase", "plural"),
+    [
+        ("people on a beach", True), ("men", True), ("policewomen", True), ("dogs", True), ("geese in a row", True),
+        ("glasses on a table", True), ("bus", False), ("buses", True), ("sports car", False), ("tennis racket", False),
+        ("grass", False), ("canvas", False), ("lens", False), ("water", False), ("sheep", False),
+        ("dress on a bed", False),
+        ("", False),
+    ],
+)  # fmt: skip
+def test_many_are_told_from_one(phrase, plural):
+    assert is_plural(phrase) == plural
 
 
 def test_upper_case_touches_one_letter():

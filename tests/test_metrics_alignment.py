@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from tadp.datasets import class_names
 from tadp.datasets.class_names import VOC_CLASSES, VOC_DECOYS, VOC_SYNONYMS
 from tadp.errors import CaptionError
 from tadp.metrics import caption_alignment
@@ -130,3 +131,22 @@ def test_a_table_can_be_edited():
     mine = VOC_SYNONYMS | {"bottle": ("flask",)}
     assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=mine).recall == 1
     assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=VOC_SYNONYMS).recall == 0
+
+
+@pytest.mark.parametrize("name", ["VOC", "WATERCOLOR", "COMIC", "CITYSCAPES", "ADE20K"])
+def test_a_synonym_of_any_data_set_is_one_class_alone_and_no_class_itself(name):
+    classes, synonyms = (getattr(class_names, f"{name}_{what}") for what in ("CLASSES", "SYNONYMS"))
+    assert set(synonyms) <= set(classes)
+    for one, words in synonyms.items():
+        for word in words:
+            assert {found.name for found in mentions(f"a {word}", classes, synonyms=synonyms)} == {one}, word
+
+
+def test_what_is_a_class_of_its_own_elsewhere_is_no_synonym_there():
+    said = ["a van on the street", "a cyclist and a man", "a dog by the window"]
+    ade = [{"van", "road"}, {"person"}, {"animal", "windowpane"}]
+    tables = {"classes": class_names.ADE20K_CLASSES, "synonyms": class_names.ADE20K_SYNONYMS}
+    found = caption_alignment(said, ade, **tables)
+    assert (found.precision, found.recall) == (1, 1)
+    tables = {"classes": class_names.CITYSCAPES_CLASSES, "synonyms": class_names.CITYSCAPES_SYNONYMS}
+    assert caption_alignment(said[1:2], [{"rider", "person"}], **tables).recall == 1

@@ -3,7 +3,17 @@ import re
 
 import pytest
 
-from tadp.words import Mention, checked_names, ends_clause, find_names, forms, mentions, plurals, split_words
+from tadp.words import (
+    IRREGULAR_PLURALS,
+    Mention,
+    checked_names,
+    ends_clause,
+    find_names,
+    forms,
+    mentions,
+    plurals,
+    split_words,
+)
 
 VOC = [
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining_table", "dog",
@@ -147,6 +157,13 @@ def test_plurals_are_forms_and_the_forms_of_a_word_hold_it():
         assert {word} | plurals(word) <= forms(word)
     assert "child" in forms("children")
     assert forms("news") == {"news"}
+
+
+def test_a_plural_of_ones_own_counts_at_once(monkeypatch):
+    assert named("two smorgen", ["smorg"]) == []
+    monkeypatch.setitem(IRREGULAR_PLURALS, "smorg", ("smorgen",))
+    assert named("two smorgen", ["smorg"]) == ["smorg"]
+    assert named("a smorg", ["smorgen"]) == ["smorgen"]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "🐶", "...", "_"])

@@ -5,9 +5,12 @@ The tables are plain dictionaries: copy one and change it, or write your own.
     mine = VOC_SYNONYMS | {"bottle": ("flask", "thermos")}
     caption_alignment(captions, present, classes=VOC_CLASSES, synonyms=mine, decoys=VOC_DECOYS)
 
-Plurals are found by `tadp.words` and have no entries here. What counts as a class follows the annotation guidelines of
-Pascal VOC: a donkey is a horse, a van a car, a stool no chair. They serve Watercolor2k and Comic2k too, which have six
-of the classes. They are not complete. Most were written before any caption was read; the young animals ("a baby cow"
+Plurals are found by `tadp.words` and have no entries here; those that no rule gives are in its `IRREGULAR_PLURALS`,
+which may be added to. What counts as a class follows the annotation guidelines of
+Pascal VOC: a donkey is a horse, a van a car, a stool no chair. Watercolor2k and Comic2k have six of the classes, and
+their part of the table. For Cityscapes and ADE20K there is what follows from VOC's, less what is a class of its own
+there, and a few obvious words; no caption of theirs was read, and most of ADE20K's classes have no entry. The tables
+are not complete. Most were written before any caption was read; the young animals ("a baby cow"
 shows no person), "frigate bird" and a few look-alikes ("sheep dog") came after a look at some.
 """
 
@@ -137,3 +140,55 @@ VOC_DECOYS = (
     *("cd player", "dvd player", "side table", "table lamp", "table tennis", "train platform"),
     *("train station", "train track", "train yard", "tv show", "tv stand", "wheel chair", "window screen"),
 )
+
+
+def _voc(classes: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    """Names of VOC with their synonyms, less what is a class of its own among others."""
+    words = [word for name in names for word in (name, *VOC_SYNONYMS[name])]
+    return tuple(word for word in dict.fromkeys(words) if word not in classes)
+
+
+WATERCOLOR_SYNONYMS = COMIC_SYNONYMS = {name: VOC_SYNONYMS[name] for name in WATERCOLOR_CLASSES}
+
+CITYSCAPES_SYNONYMS: dict[str, tuple[str, ...]] = {
+    **{name: _voc(CITYSCAPES_CLASSES, name) for name in ("car", "bus", "motorcycle", "bicycle")},
+    "person": tuple(word for word in _voc(CITYSCAPES_CLASSES, "person") if not word.endswith(("cyclist", "biker"))),
+    "rider": ("bicyclist", "biker", "cyclist", "motorcyclist"),
+    "road": ("street", "highway"),
+    "sidewalk": ("pavement",),
+    "building": ("house", "skyscraper"),
+    "traffic light": ("stop light", "stoplight", "traffic signal"),
+    "traffic sign": ("road sign", "stop sign", "street sign"),
+    "vegetation": ("bush", "hedge", "tree"),
+    "train": (*_voc(CITYSCAPES_CLASSES, "train"), "tram"),
+    "truck": ("lorry",),
+}
+
+ADE20K_SYNONYMS: dict[str, tuple[str, ...]] = {
+    **{
+        name: _voc(ADE20K_CLASSES, name)
+        for name in ("airplane", "bicycle", "boat", "bus", "car", "chair", "person", "sofa")
+    },
+    "animal": _voc(ADE20K_CLASSES, "bird", "cat", "cow", "dog", "horse", "sheep"),
+    "minibike": _voc(ADE20K_CLASSES, "motorcycle"),
+    "plant": ("potted plant", "house plant", "houseplant"),
+    "table": ("dining table", "dinner table", "kitchen table"),
+    "television receiver": ("television", "television set", "tv", "tv screen"),
+    "windowpane": ("window",),
+    "road": ("street", "highway"),
+    "sidewalk": ("pavement",),
+    "rug": ("carpet",),
+    "curtain": ("drape",),
+    "rock": ("stone",),
+    "signboard": ("sign",),
+    "refrigerator": ("fridge",),
+    "stairway": ("staircase",),
+    "palm": ("palm tree",),
+    "streetlight": ("street lamp", "street light"),
+    "bannister": ("banister",),
+    "conveyer belt": ("conveyor belt",),
+    "washer": ("washing machine",),
+    "plaything": ("toy",),
+    "ashcan": ("trash can", "garbage can"),
+    "truck": ("lorry",),
+}

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 class CaptionModifier:
     """Rewrites captions, and may bring a learned token or a U-Net that the new words refer to.
 
-    A caption is fitted in so that the result reads: its first letter is lower-cased unless it begins a name in
-    capitals, a list's mark before it ("- ", "20. ") goes, a full stop goes where words follow, and an article of the
-    template goes where the caption has its own or counts ("of a {caption}" with "two dogs"). A caption without an
-    article gets none.
+    A caption is fitted in so that the result reads: its first letter is lower-cased unless it begins a name
+    (`tadp.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a full stop goes where words follow, and
+    an article of the template goes where the caption has its own, counts or is plural ("of a {caption}" with "two dogs"
+    or "people"). A caption without an article gets none.
 
     Args:
         template: Where the caption goes is `{caption}`, once or more; a brace that is meant is doubled, as in

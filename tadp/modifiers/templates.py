@@ -5,7 +5,7 @@ import string
 from typing import Literal
 
 from tadp.errors import ModifierError
-from tadp.grammar import DETERMINERS, article_for, lower_first, without_bullet, words_of
+from tadp.grammar import DETERMINERS, article_for, is_plural, lower_first, without_bullet, words_of
 
 PaperDomain = Literal["watercolor", "comic", "night"]
 Kind = Literal["null", "simple", "nearby", "unrelated", "textual_inversion", "dreambooth"]
@@ -125,7 +125,7 @@ def _fit_article(before: str, caption: str) -> str:
     if not article:
         return before
     first = next(iter(words_of(caption)), "")
-    if first in DETERMINERS or first.isdecimal():
+    if first in DETERMINERS or first.isdecimal() or (article[1].lower() != "the" and is_plural(caption)):
         return before[: article.start()]
     if article[1].lower() == "the":
         return before
