@@ -132,7 +132,8 @@ def test_a_missing_caption_is_named_at_once_with_the_table_and_what_its_ids_look
     table.to_json(tmp_path / "captions.json")
     table = CaptionTable.open(tmp_path / "captions.json")
     message = (
-        r"captions.json, images: 1> has no caption of '2007_000033', nor of 1 more of its 2 images. Its ids look like '2007_0"
+        r"captions.json, images: 1> has no caption of '2007_000033', nor of 1 more of its 2 images. Its ids look "
+        r"like '2007_0"
     )
     with pytest.raises(UnknownIdError, match=message):
         PascalVOC(voc, split="val", captions=table)
