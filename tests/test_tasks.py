@@ -675,3 +675,44 @@ def test_a_full_disk_leaves_the_old_checkpoint(kept, monkeypatch):
     with pytest.raises(OutputError, match=r"No space left on device.*nothing was changed"):
         segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing").save_pretrained(kept)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+
+
+def test_a_lora_on_a_changed_unet_is_not_saved_alone(tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    with torch.no_grad():
+        backbone.unet.conv_in.weight *= 1.1
+    model = segmenter(backbone, tune="lora", lora_rank=2)
+    with pytest.raises(ModelError, match="the U-Net under this LoRA is not that of 'tadp-tiny'"):
+        model.save_pretrained(tmp_path / "kept")
+    assert not (tmp_path / "kept" / "config.json").exists()
+
+
+@pytest.mark.parametrize("options", [{"tune": "all"}, {"tune": "nothing"}, {"tune": "lora", "lora_rank": 4}])
+def test_a_lora_that_is_there_is_not_passed_over(options):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    segmenter(backbone, tune="lora", lora_rank=2)
+    with pytest.raises(ModelError, match="has a LoRA of rank 2 already"):
+        segmenter(backbone, **options)
+    segmenter(backbone, tune="lora", lora_rank=2)
+
+
+def test_what_an_older_model_left_in_the_folder_is_not_loaded(tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    dark = tadp.CaptionModifier(
+        "a <dark> {caption}", token="<dark>", embedding=torch.ones(1, backbone.text_encoder.width)
+    )
+    with torch.no_grad():
+        backbone.text_encoder.model.get_input_embeddings().weight *= 1.5
+    dark.install(backbone)
+    segmenter(backbone, tune="nothing").save_pretrained(tmp_path)
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
+    model.save_pretrained(tmp_path)
+    again = TADPForSemanticSegmentation.from_pretrained(tmp_path)
+    assert torch.equal(raw(again, images(1, 64, 64)), raw(model, images(1, 64, 64)))
+
+
+def test_a_model_on_a_folder_of_this_machine_is_not_pushed(tmp_path):
+    build_backbone().save_pretrained(tmp_path / "base")
+    model = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "base"), tune="nothing")
+    with pytest.raises(ModelError, match="which others do not have"):
+        model.push_to_hub("me/my-model")

@@ -152,10 +152,29 @@ def _take_step(
             value = loss(model, part.to(accelerator.device))
             _check_finite(value, part, step, checkpoints)
             accelerator.backward(value * share)
+            if accelerator.sync_gradients:
+                _check_gradients(optimizer, parts, step, checkpoints)
             optimizer.step()
             optimizer.zero_grad()
         total += value.detach() * share / len(parts) / accelerator.num_processes
     return float(accelerator.reduce(total, "sum"))
+
+
+def _check_gradients(
+    optimizer: torch.optim.Optimizer, parts: Sequence[Part], step: int, checkpoints: Checkpoints
+) -> None:
+    """A finite loss may have a gradient that is not, and one step with it ends every weight."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.zeros(())
+    if math.isfinite(float(norm)):
+        return
+    images = ", ".join(image_id for part in parts for image_id in part.batch.image_ids)
+    kept = checkpoints.newest
+    raise StopTraining(
+        f"a gradient is {float(norm)} at step {step}, and no weight was changed; its images: {images}. "
+        + (f"The checkpoint {kept} is from before." if kept else "There is no checkpoint from before.")
+        + " Look at those images and labels, or train with a lower --lr."
+    )
 
 
 def _check_finite(value: Tensor, part: Part, step: int, checkpoints: Checkpoints) -> None:

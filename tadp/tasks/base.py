@@ -21,7 +21,7 @@ from tadp.files import replace_folder
 from tadp.heads._maps import autocasts
 from tadp.images import ImageLike
 from tadp.tasks.card import model_card
-from tadp.tasks.lora import add_lora, has_lora
+from tadp.tasks.lora import add_lora, has_lora, lora_rank_of
 from tadp.tasks.saving import find_task, load_backbone, load_weights, read_config, save_task
 from tadp.text import Conditioning
 
@@ -72,6 +72,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         self.captioner_name: str | None = None
         self.record: dict[str, Any] = {}
         self._fixed_text = _fixed_text(prompt_mode, self.prompt_classes, backbone)
+        _check_lora(backbone, tune, lora_rank)
         if tune == "lora" and not has_lora(backbone.unet):
             add_lora(backbone.unet, rank=lora_rank)
         elif tune == "nothing":
@@ -276,8 +277,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     ) -> str | None:
         """Write a folder that `from_pretrained` gives back: the head, what was tuned of the U-Net, config and card.
 
-        The frozen base is not copied if it has a name: "tadp-tiny" or a hub id, kept with its commit. A base from a
-        folder, or made from parts, is written into `base/`, once. A failure leaves what the folder held.
+        The frozen base is not copied if it can be had again: "tadp-tiny", a hub id, kept with its commit, or a folder,
+        kept with its path. One made from parts is written into `base/`, once. A failure leaves what the folder held.
 
         Args:
             save_directory: The folder.
@@ -301,6 +302,20 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             self.generate_model_card().save(part / "README.md")
         return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs) if push_to_hub else None
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Send the model to the hub; `options` are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Raises:
+            ModelError: If its base is a folder on this machine, which nobody else could load.
+        """
+        source = self.backbone.source
+        if source is not None and Path(source.name).expanduser().is_dir():
+            raise ModelError(
+                f"the base of this model is the folder {source.name}, which others do not have. Push the base, load it "
+                "by its hub id, and save the model anew."
+            )
+        return super().push_to_hub(repo_id, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         save_task(self, save_directory)
 
@@ -308,6 +323,17 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """The README of the model's repository: base, licence, text, data, figures, and how to use it."""
         self.record |= card
         return model_card(self)
+
+
+def _check_lora(backbone: TADPBackbone, tune: Tune, rank: int) -> None:
+    """Refuse a LoRA that is there already and is not the one asked for."""
+    there = lora_rank_of(backbone.unet)
+    if there is None or (tune == "lora" and there == rank):
+        return
+    raise ModelError(
+        f"this backbone's U-Net has a LoRA of rank {there} already; got tune={tune!r}, lora_rank={rank}. Load the "
+        "backbone again, or ask for that LoRA."
+    )
 
 
 def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) -> Conditioning | None:

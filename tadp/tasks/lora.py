@@ -22,6 +22,11 @@ def has_lora(unet: "UNet2DConditionModel") -> bool:
     return getattr(unet, "peft_config", None) is not None
 
 
+def lora_rank_of(unet: "UNet2DConditionModel") -> int | None:
+    """The rank of the LoRA in it; None if there is none."""
+    return next(iter(unet.peft_config.values())).r if has_lora(unet) else None
+
+
 def add_lora(unet: "UNet2DConditionModel", *, rank: int) -> None:
     """Add a LoRA to all attention projections and freeze everything else; at first it changes nothing.
 

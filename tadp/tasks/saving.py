@@ -60,7 +60,12 @@ def save_task(model: "TaskModel", folder: Path) -> None:
             "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a folder "
             "or the hub, or tune all of it."
         )
-    if tuned == "nothing" and source is not None and not _is_the_bases(backbone.unet, source):
+    if tuned != "all" and source is not None and not _is_the_bases(backbone.unet, source):
+        if tuned == "lora":
+            raise ModelError(
+                f"the U-Net under this LoRA is not that of {source.name!r}, so the LoRA alone would not give it back. "
+                "Save the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
+            )
         tuned = "all"  # it was trained and then frozen, or came with a modifier
     config = {
         "format": FORMAT,
@@ -72,6 +77,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
             "revision": source.revision if source else None,
             "options": backbone.options,
         },
+        "learned_tokens": _learned(backbone),
         "captioner": model.captioner_name,
         "record": model.record,
     }
@@ -88,7 +94,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         save_lora(backbone.unet, folder)
     if backbone.text_adapter is not None:
         save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
-    if backbone.text_encoder is not None and learned_tokens(backbone.text_encoder.tokenizer):
+    if backbone.text_encoder is not None and _learned(backbone):
         save_text_encoder(backbone.text_encoder, folder)
 
 
@@ -100,6 +106,11 @@ def _lasting_name(source: Source | None) -> str:
     return str(folder.resolve()) if folder.is_dir() else source.name
 
 
+def _learned(backbone: TADPBackbone) -> list[str]:
+    """The tokens that were added to its vocabulary."""
+    return [] if backbone.text_encoder is None else list(learned_tokens(backbone.text_encoder.tokenizer))
+
+
 def _is_the_bases(unet: nn.Module, source: Source) -> bool:
     """Whether a U-Net is still what its source holds; False if the source is not to be had."""
     try:
@@ -107,7 +118,10 @@ def _is_the_bases(unet: nn.Module, source: Source) -> bool:
         files = weight_files(folder / "unet", WEIGHTS["unet"], None)
     except ModelError:
         return False
-    mine = unet.state_dict()
+    # under a LoRA, peft keeps what was there as `base_layer`
+    mine = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items() if ".lora_" not in name
+    }
     count = 0
     for name, tensor in read_tensors(files):
         if name not in mine or not torch.equal(tensor.to(mine[name].dtype), mine[name].cpu()):
@@ -197,7 +211,7 @@ def load_backbone(
         return _from_parts(folder / BASE_NAME, options, dtype)
     name, revision = (name, revision) if base is None else (base, None)
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
-    text = load_text_encoder(folder, variant=None, dtype=dtype) if (folder / "text_encoder").is_dir() else None
+    text = load_text_encoder(folder, variant=None, dtype=dtype) if config.get("learned_tokens") else None
     try:
         return TADPBackbone.from_pretrained(
             name,
