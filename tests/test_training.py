@@ -197,6 +197,24 @@ def test_infinity_at_the_first_step_says_that_there_is_no_checkpoint(tmp_path):
         train(make_options(tmp_path), loss=lambda model, part: loss(model, part) + float("inf"))
 
 
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path):
+    """The loss is finite: the square root of zero is, its slope is not."""
+    count = 0
+
+    def steep(model, part):
+        nonlocal count
+        count += 1
+        value = loss(model, part)
+        return value if count <= 3 else value + (value - value).sqrt()
+
+    with pytest.raises(
+        StopTraining, match=r"a gradient is nan at step 3.*its images: plain-1-\d+, .*step-00000002 is from"
+    ):
+        train(make_options(tmp_path), loss=steep)
+    kept = load_file(next((tmp_path / "checkpoints").glob("step-*")) / "trained.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
 def test_a_checkpoint_of_another_number_of_classes_is_refused(tmp_path):
     train(make_options(tmp_path, schedule={"steps": 2}))
     with pytest.raises(StopTraining, match=r"is of 13 classes, this run has 12\. Give another --out"):
