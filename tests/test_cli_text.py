@@ -346,7 +346,12 @@ def test_ctrl_c_keeps_what_was_cleaned(workplace):
     with serving(behave) as server:
         arguments = ["clean", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.url, "--language-model", "x"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tadp", *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tadp", *arguments],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell starts what it puts into the background with Ctrl-C ignored, and this would inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
