@@ -3,6 +3,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 from builders import build_backbone, build_folder
 
 from tadp import TADPBackbone
@@ -30,3 +31,12 @@ def model(model_source, tmp_path) -> Path:
 def no_type_checker(monkeypatch):
     """Switch off the type checker that the tests run under, which speaks before the package's own message."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Two processes agree to the last bit only on equally many threads; the tests' workers take one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

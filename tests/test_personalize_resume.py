@@ -16,6 +16,7 @@ from tadp.errors import CorruptFileError, ModifierError
 from tadp.personalize import dreambooth, inversion, learn_token, loop
 from tadp.personalize.loop import _indices
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EIGHT = QUICK | {"steps": 8, "checkpoint_every": 2}
 
 
@@ -29,7 +30,7 @@ def vectors(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(source, tmp_path_factory):
+def whole(one_thread, source, tmp_path_factory):
     """The vectors of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     learn_token(source, pictures(), **EIGHT, output=folder)

@@ -29,6 +29,7 @@ from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, Render
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.schedules import Schedule, get_schedule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORKER = Path(__file__).parent / "training_worker.py"
 
 
@@ -67,7 +68,7 @@ def own_state():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(one_thread, tmp_path_factory):
     """The weights of a run that was left alone, with dropout and flips."""
     out = tmp_path_factory.mktemp("whole")
     return weights(train(make_options(out))), losses(out)
