@@ -2,49 +2,37 @@
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
-from tadp.words import COMPOUND_PLURALS, IRREGULAR_PLURALS
+from tadp.english import (
+    ABBREVIATIONS,
+    ADJECTIVES,
+    COMMON_NOUNS,
+    DETERMINERS,
+    FUNCTION_WORDS,
+    MADE_IN_ING,
+    MASS_NOUNS,
+    PLACES,
+    PRONOUNS,
+    QUANTIFIERS,
+    SPELLED,
+    SPOKEN,
+    THINGS_IN_ING,
+    VERBS,
+)
+from tadp.words import COMPOUND_PLURALS, IRREGULAR_PLURALS, forms
 
-ARTICLES = frozenset({"a", "an", "the"})
-# After one of these a noun phrase has its determiner: no article goes before it.
-DETERMINERS = ARTICLES | {
-    "this", "that", "these", "those", "some", "any", "no", "each", "every", "both", "all", "my", "his", "her",
-    "its", "their", "our", "your", "another", "several", "many", "few", "one", "two", "three", "four", "five",
-    "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-}  # fmt: skip
-# Words that carry no content. With DETERMINERS, what a content word is not.
-FUNCTION_WORDS = frozenset((
-    "of", "in", "on", "at", "by", "with", "without", "from", "to", "into", "onto", "over", "under", "through",
-    "for", "about", "as", "and", "or", "but", "nor", "is", "are", "was", "were", "be", "been", "being", "has",
-    "have", "had", "do", "does", "did", "there", "here", "it", "he", "she", "they", "we", "i", "you", "him", "them",
-    "us", "who", "whom", "whose", "which", "what", "while", "when", "where", "than", "then", "so", "very", "shown",
-    "showing", "shows", "depicted", "depicting", "depicts", "featuring", "features",
-))  # fmt: skip
-# Nothing ends in one of these: what follows has been lost.
-DANGLING = ARTICLES | {
-    "of", "in", "on", "at", "by", "with", "without", "from", "to", "into", "onto", "over", "under", "through",
-    "for", "about", "as", "and", "or", "but", "is", "are", "was", "were", "be", "shown", "painted", "drawn",
-    "depicted", "rendered",
-}  # fmt: skip
-# Names that are one word and begin captions: cities, countries, what belongs to them, months. Not complete.
-PLACES = frozenset((
-    "africa", "african", "america", "american", "amsterdam", "april", "asia", "asian", "athens", "august",
-    "australia", "australian", "bangkok", "barcelona", "beijing", "berlin", "boston", "brazil", "britain", "british",
-    "brooklyn", "budapest", "cairo", "california", "canada", "canadian", "chicago", "china", "chinese", "december",
-    "dubai", "dublin", "dutch", "egypt", "egyptian", "england", "english", "europe", "european", "february",
-    "florence", "france", "french", "german", "germany", "greece", "greek", "hawaii", "india", "indian", "istanbul",
-    "italian", "italy", "january", "japan", "japanese", "jerusalem", "july", "june", "korea", "korean", "kyoto",
-    "lisbon", "london", "madrid", "manhattan", "mexican", "mexico", "moscow", "mumbai", "november", "october",
-    "paris", "philadelphia", "prague", "rome", "russia", "russian", "scotland", "scottish", "seattle", "seoul",
-    "september", "shanghai", "singapore", "spain", "spanish", "sydney", "texas", "tokyo", "toronto", "turkish",
-    "venice", "vienna", "washington", "zurich",
-))  # fmt: skip
-_SPELLED = 4  # letters of a word in capitals that is spelled
-_SPOKEN = frozenset({"FIFA", "LEGO", "NASA", "NATO", "RAM", "SIM", "SWAT"})  # those that are spoken as words
+_SPELLED_LENGTH = 4  # letters of a word in capitals that is spelled
 _SINGULAR = frozenset({"lens"})
+_PEOPLE = ("ian", "can", "ean", "man", "ish", "ese", "dutch", "french", "greek")  # how words for what is of a place end
+# Birds, horses and cats whose names are given to people too: with a capital they are names.
+_ALSO_NAMES = frozenset({"colt", "dove", "finch", "kitty", "raven", "robin", "tabby", "wren"})
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001  the typographic apostrophe
-_SPOKEN_AS_CONSONANT = re.compile(r"(?:uni(?!n|m)|us[aeiu]|ut[aeiou]|eu|ewe|one\b|once\b|u\b|ubi|uk)")
+_SPOKEN_AS_CONSONANT = re.compile(
+    r"(?:uni(?!n|m|dent)|unan|ur(?:an|in|u)|us[aeiu]|ut[aeiou]|eu|ewe|one\b|once\b|u\b|ubi|uk)"
+)
 _SPOKEN_AS_VOWEL = re.compile(r"(?:hour|honest|honou?r|heir)")
+_EIGHT = re.compile(r"8|1[18](?:\d\d)?(?!\d)")  # eight, eleven, eighteen, eighteen hundred
 
 
 def words_of(text: str) -> list[str]:
@@ -69,60 +57,187 @@ def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
 
 
 def article_for(phrase: str) -> str:
-    """The article, "a" or "an", by how the phrase's first word is spoken; one in capitals, or a letter, is spelled.
+    """The article, "a" or "an", by how the phrase's first word is spoken; an acronym, or a letter, is spelled.
 
     Example:
-        >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella", "MRI scan", "x-ray")]
-        ['a', 'an', 'an', 'a', 'an', 'an', 'an']
+        >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella", "MRI scan", "x-ray", "8-bit")]
+        ['a', 'an', 'an', 'a', 'an', 'an', 'an', 'an']
     """
     found = _WORD.search(phrase)
     word = found[0] if found else ""
     first = word.lower()
-    is_shouted = phrase.isupper() and len(phrase.split()) > 1
     is_letter = found is not None and len(word) == 1 and phrase[found.end() : found.end() + 1] in ("", " ", "-")
-    if is_letter or (word.isupper() and len(word) <= _SPELLED and word not in _SPOKEN and not is_shouted):
+    if not first[:1].isdecimal() and (is_letter or _is_spelled(word, phrase)):
         return "an" if first[:1] in tuple("aefhilmnorsx") else "a"
-    if _SPOKEN_AS_VOWEL.match(first):
+    if _SPOKEN_AS_VOWEL.match(first) or _EIGHT.match(first):
         return "an"
     return "an" if first[:1] in tuple("aeiou") and not _SPOKEN_AS_CONSONANT.match(first) else "a"
 
 
-def is_plural(phrase: str) -> bool:
-    """Whether a phrase without an article begins with many: "people on grass", "dogs", but no "sports car".
+def _is_spelled(word: str, phrase: str) -> bool:
+    """Whether a word is said letter by letter: in short capitals, unless all is in capitals, or without a vowel."""
+    if word.isupper():
+        is_shouted = phrase.isupper() and len(phrase.split()) > 1
+        return len(word) <= _SPELLED_LENGTH and word not in SPOKEN and not is_shouted
+    first = word.lower()
+    has_vowel = bool(set("aeiouy") & set(first)) or not (first.isascii() and first.isalpha())
+    return first in SPELLED or (len(first) > 1 and not has_vowel and first not in ABBREVIATIONS)
+
+
+def has_determiner(phrase: str) -> bool:
+    """Whether a phrase has its article already, or counts, or begins with no noun: "the sea", "3 dogs", "in snow".
 
     Example:
-        >>> [is_plural(text) for text in ("people", "dogs and a cat", "sports car", "a dog", "dress")]
-        [True, True, False, False, False]
+        >>> [has_determiner(phrase) for phrase in ("the sea", "3 dogs", "it rains", "dogs", "two-story house")]
+        [True, True, True, False, False]
+    """
+    parts = words_of(next(iter(phrase.split()), ""))
+    closed = DETERMINERS | FUNCTION_WORDS | QUANTIFIERS | PRONOUNS
+    return len(parts) == 1 and (parts[0].isdecimal() or parts[0] in closed)
+
+
+def takes_article(phrase: str) -> bool:
+    """Whether "a" or "an" may go before a phrase.
+
+    Not before a determiner, number, pronoun, preposition or verb; not where the noun is a plural, or one that is not
+    counted and is said by itself ("water in a glass", but "a water bottle"); not before a name ("Bob on a bike").
+
+    Example:
+        >>> phrases = ("dog", "two dogs", "two-story house", "young people", "green grass", "grass field", "Bob's dog")
+        >>> [takes_article(phrase) for phrase in phrases]
+        [True, False, True, False, False, True, False]
     """
     words = words_of(phrase)
-    if not words:
+    if has_determiner(phrase) or _is_name(phrase) or is_plural(phrase) or MASS_NOUNS & _alone(words):
         return False
-    first = words[0]
+    is_verb = bool(words) and words[0].endswith("ing") and not is_common_noun(words[0])  # "looking at a dog"
+    return not (is_verb and words[1:2] and words[1] in (FUNCTION_WORDS | DETERMINERS) - {"of"})
+
+
+def is_plural(phrase: str) -> bool:
+    """Whether a phrase without an article begins with many: "people on grass", "young dogs", but no "sports car".
+
+    Example:
+        >>> [is_plural(text) for text in ("dogs running", "young men", "toy cars", "sports car", "a dog", "dress")]
+        [True, True, True, False, False, False]
+    """
+    words = words_of(phrase)
+    nouns = _nouns(words)
+    if not nouns:
+        return False
+    first = nouns[0]
     if any(first in many and one != first for one, many in IRREGULAR_PLURALS.items() if one != "bus"):
         return True
     if any(first.endswith(many) for many in COMPOUND_PLURALS.values()):
         return True
-    stands_alone = len(words) == 1 or words[1] in FUNCTION_WORDS
-    ends = first.endswith("s") and not first.endswith(("ss", "us", "is", "as", "os"))
-    return stands_alone and ends and len(first) > 3 and first not in IRREGULAR_PLURALS and first not in _SINGULAR
+    ends = first.endswith("s") and not first.endswith(("ss", "us", "is", "as", "os", "'s", "’s"))  # noqa: RUF001
+    is_many = ends and len(first) > 3 and first not in IRREGULAR_PLURALS and first not in _SINGULAR
+    if is_many or len(nouns) == 1 or not is_common_noun(first):
+        return is_many and first in _alone(words)
+    second = nouns[1]  # "cartoon characters", but no "dog barks"
+    return is_common_noun(second) and second.removesuffix("s") not in VERBS and is_plural(" ".join(nouns[1:]))
+
+
+def _nouns(words: list[str]) -> list[str]:
+    """The words from the first noun on: adjectives before it are left out, and whose it is."""
+    start = 2 if words[1:2] == ["and"] and words[0] in ADJECTIVES and set(words[2:3]) & ADJECTIVES else 0
+    while start < len(words) - 1 and (words[start] in ADJECTIVES or words[start].endswith(("'s", "’s"))):  # noqa: RUF001
+        if words[start + 1] in FUNCTION_WORDS:  # "a blonde with a dog"
+            break
+        start += 1
+    return words[start:]
+
+
+def _alone(words: list[str]) -> set[str]:
+    """The first noun, if no noun goes on after it: what follows is a verb, a preposition, or nothing."""
+    nouns = _nouns(words)
+    return set(nouns[:1]) if len(nouns) < 2 or _goes_on(nouns[1]) else set()
+
+
+def _goes_on(word: str) -> bool:
+    """Whether a word after a noun begins something else than a further noun."""
+    if word in FUNCTION_WORDS or word in DETERMINERS or word in VERBS:
+        return True
+    return (word.endswith("ing") and word not in THINGS_IN_ING | MADE_IN_ING) or (word.endswith("ed") and len(word) > 4)
+
+
+def _is_name(phrase: str) -> bool:
+    """Whether a phrase begins with a name that stands by itself, or says whose the rest is."""
+    tokens = [words_of(token)[:1] for token in phrase.split()]
+    plain = phrase.split()
+    end = 0
+    while end < len(plain) and _is_named(plain[end], first=end == 0):
+        end += 1
+    if not end:
+        return False
+    if re.search(r"['’]s\W*$", plain[end - 1]):  # noqa: RUF001
+        return True
+    if tokens[end - 1][0].endswith(_PEOPLE) and tokens[end - 1][0] in PLACES:
+        return False
+    following = tokens[end][:1] if end < len(tokens) else []
+    return end == len(plain) or (bool(following) and _goes_on(following[0].removesuffix("s")))
+
+
+def _is_named(token: str, *, first: bool) -> bool:
+    """Whether a word of a phrase is a name, or, after the first one, goes on with it."""
+    word = next(iter(words_of(token)), "").removesuffix("'s").removesuffix("’s")  # noqa: RUF001
+    if word in PLACES:
+        return True
+    letters = token.lstrip("\"'“‘(")  # noqa: RUF001
+    is_capital = letters[:1].isupper() and not any(letter.isupper() for letter in letters[1:]) and len(word) > 1
+    return is_capital and not (first and is_common(word))
+
+
+def is_common_noun(word: str) -> bool:
+    """Whether a word in lower case is a noun of the tables, or of a class that a data set has."""
+    return word in THINGS_IN_ING or word in _common_nouns()
+
+
+def is_common(word: str) -> bool:
+    """Whether a word in lower case is known to be one of the language, and no name.
+
+    Known are the tables of `tadp.english`, names of classes and their synonyms, their plurals, and what ends in -ing.
+
+    Example:
+        >>> [is_common(word) for word in ("the", "dogs", "walking", "bob", "robin", "subaru")]
+        [True, True, True, False, False, False]
+    """
+    if word in _ALSO_NAMES or word in PLACES:
+        return False
+    closed = DETERMINERS | FUNCTION_WORDS | QUANTIFIERS | PRONOUNS | ADJECTIVES
+    return word in closed or is_common_noun(word) or (word.endswith("ing") and len(word) > 5)
+
+
+@lru_cache(maxsize=1)
+def _common_nouns() -> frozenset[str]:
+    from tadp.datasets.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_SYNONYMS
+
+    named = [
+        *ADE20K_CLASSES,
+        *CITYSCAPES_CLASSES,
+        *VOC_SYNONYMS,
+        *(one for many in VOC_SYNONYMS.values() for one in many),
+    ]
+    words = {word for name in named for word in words_of(name)} | COMMON_NOUNS | MASS_NOUNS
+    return frozenset(form for word in words - FUNCTION_WORDS for form in forms(word)) - _ALSO_NAMES
 
 
 def lower_first(text: str) -> str:
-    """Lower-case a text's first letter, but leave "I", "BMW", "iPhone", "New York" and well-known places as they are.
+    """Lower-case a text's first letter where its first word is known to be no name (`is_common`).
 
-    Where a name is one word and no well-known place ("Bob on a bike"), nothing tells it from a word.
+    "I", "BMW", "iPhone", "New York" and every word that is not known keep their letters.
 
     Example:
-        >>> [lower_first(text) for text in ("A dog", "TV on a desk", "I am here", "Paris at night", "New York")]
-        ['a dog', 'TV on a desk', 'I am here', 'Paris at night', 'New York']
+        >>> [lower_first(text) for text in ("A dog", "Dogs", "TV on a desk", "Paris at night", "Bob on a bike")]
+        ['a dog', 'dogs', 'TV on a desk', 'Paris at night', 'Bob on a bike']
     """
     words = text.split(maxsplit=2)
     first = words[0] if words else ""
     if any(letter.isupper() for letter in first[1:]) or re.fullmatch(r"I(?:['’]\w+)?|[A-Z]-.+", first):  # noqa: RUF001
         return text
     word = next(iter(words_of(first)), "").removesuffix("'s").removesuffix("’s")  # noqa: RUF001
-    is_name = len(words) > 1 and words[1][:1].isupper() and word not in DETERMINERS | FUNCTION_WORDS
-    return text if is_name or word in PLACES else text[:1].lower() + text[1:]
+    is_name = len(words) > 1 and words[1][:1].isupper() and word not in DETERMINERS | FUNCTION_WORDS | QUANTIFIERS
+    return text[:1].lower() + text[1:] if is_common(word) and not is_name else text
 
 
 def upper_first(text: str) -> str:

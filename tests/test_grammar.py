@@ -1,6 +1,16 @@
 import pytest
 
-from tadp.grammar import article_for, content_words, is_plural, lower_first, upper_first, without_bullet, words_of
+from tadp.grammar import (
+    article_for,
+    content_words,
+    is_common,
+    is_plural,
+    lower_first,
+    takes_article,
+    upper_first,
+    without_bullet,
+    words_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +30,22 @@ from tadp.grammar import article_for, content_words, is_plural, lower_first, upp
         ("hour", "an"),
         ("house", "a"),
         ("<oil> style", "an"),
-        ("8 dogs", "a"),
+        ("8-bit style", "an"),
+        ("18th century house", "an"),
+        ("11 o'clock sun", "an"),
+        ("1800s town", "an"),
+        ("118 dogs", "a"),
+        ("3d model", "a"),
+        ("unidentified man", "an"),
+        ("Uruguayan town", "a"),
+        ("urban street", "an"),
+        ("nba player", "an"),
+        ("nfl player", "an"),
+        ("tv on a desk", "a"),
+        ("ufo", "a"),
+        ("USA flag", "a"),
+        ("st bernard dog", "a"),
+        ("Mr Smith", "a"),
         ("MRI scan", "an"),
         ("SUV", "an"),
         ("UFO", "a"),
@@ -51,6 +76,17 @@ def test_articles_go_by_the_sound(phrase, article):
         ("London's streets", "London's streets"),
         ("Japanese food", "Japanese food"),
         ("A dog", "a dog"),
+        ("Woman in a hat", "woman in a hat"),
+        ("Walking the dog", "walking the dog"),
+        ("Twenty dogs", "twenty dogs"),
+        ("Bob on a bike", "Bob on a bike"),
+        ("Bob's dog", "Bob's dog"),
+        ("Robin on a roof", "Robin on a roof"),
+        ("Woman's hat", "woman's hat"),
+        ("Beijing", "Beijing"),
+        ("Subaru on a road", "Subaru on a road"),
+        ("MRI scan", "MRI scan"),
+        ("Élan", "Élan"),
         ("TV", "TV"),
         ("iPhone", "iPhone"),
         ("I", "I"),
@@ -69,7 +105,10 @@ def test_first_letters(text, lowered):
         ("people on a beach", True), ("men", True), ("policewomen", True), ("dogs", True), ("geese in a row", True),
         ("glasses on a table", True), ("bus", False), ("buses", True), ("sports car", False), ("tennis racket", False),
         ("grass", False), ("canvas", False), ("lens", False), ("water", False), ("sheep", False),
-        ("dress on a bed", False),
+        ("dress on a bed", False), ("dogs running on grass", True), ("cars parked on a road", True),
+        ("young people", True),
+        ("black and white images", True), ("cartoon characters in suits", True), ("cartoon of birds", False),
+        ("dog sits on grass", False), ("women's shoes", True), ("woman's hat", False), ("blonde with dogs", False),
         ("", False),
     ],
 )  # fmt: skip
@@ -104,3 +143,25 @@ def test_marks_of_lists_go(text, plain):
 def test_words_in_any_script():
     assert words_of("A café, שלום 日本 🐶 - x_y") == ["a", "café", "שלום", "日本", "x", "y"]
     assert content_words("two dogs and שלום are shown on the grass", ignored={"grass"}) == ["dogs", "שלום"]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "takes"),
+    [
+        ("dog", True), ("grass field", True), ("grass", False), ("green grass on a hill", False), ("water", False),
+        ("furniture", False), ("water bottle", True), ("oil painting", True), ("the sea", False), ("3 dogs", False),
+        ("two-story house", True), ("2-story house", True), ("one-eyed cat", True), ("various dogs", False),
+        ("twenty dogs", False), ("someone on a bike", False), ("it is raining", False), ("in a room, a dog", False),
+        ("looking at a dog", False), ("walking stick", True), ("painting of a dog", True), ("Bob on a bike", False),
+        ("Bob's dog", False), ("New York at night", False), ("New York street", True), ("Paris", False),
+        ("paris at night", False), ("Japanese in a suit", True), ("Batman and Robin", False), ("BMW on a road", True),
+        ("MRI scan", True), ("Woman in a hat", True), ("", True), ("🐶", True), ("כלב", True),
+    ],
+)  # fmt: skip
+def test_what_is_counted_takes_an_article(phrase, takes):
+    assert takes_article(phrase) == takes
+
+
+def test_no_name_of_the_tables_is_said_to_be_common():
+    assert not any(is_common(word) for word in ("bob", "paris", "london", "robin", "subaru", "batman"))
+    assert all(is_common(word) for word in ("dog", "dogs", "people", "sofa", "sketch", "walking", "a", "two", "old"))

@@ -72,6 +72,10 @@ def test_captions_are_fitted_into_a_style():
         ("{x}", "painting", "a {x} painting of "),
         ("", "photo", "a photo of "),
         ("水彩", "画", "a 水彩 画 of "),
+        ("18th century", "painting", "an 18th century painting of "),
+        ("oil", "painting", "an oil painting of "),
+        ("graffiti", "", "graffiti of "),
+        ("cartoon", "drawings", "cartoon drawings of "),
     ],
 )
 def test_styles_take_their_article(style, medium, start):
@@ -105,7 +109,17 @@ def test_styles_take_their_article(style, medium, start):
         ("a photo of {caption}", "🐶 on grass", "a photo of 🐶 on grass"),
         ("a photo of {caption}", "שלום", "a photo of שלום"),
         ("صورة {caption}", "A dog", "صورة a dog"),
-        ("a photo of {caption}", "Élan", "a photo of élan"),
+        ("a photo of {caption}", "Élan", "a photo of Élan"),
+        ("a photo of {caption}", "Bob on a bike", "a photo of Bob on a bike"),
+        ("a photo of a {caption}", "Bob on a bike", "a photo of Bob on a bike"),
+        ("a photo of {caption}", "A MRI scan", "a photo of a MRI scan"),
+        ("a photo of a {caption}", "A MRI scan", "a photo of a MRI scan"),
+        ("a photo of a {caption}", "water in a glass", "a photo of water in a glass"),
+        ("a photo of a {caption}", "green grass", "a photo of green grass"),
+        ("a photo of a {caption}", "furniture", "a photo of furniture"),
+        ("a photo of a {caption}", "hour glass", "a photo of an hour glass"),
+        ("a photo of a {caption}", "UFO in the sky", "a photo of a UFO in the sky"),
+        ("the {caption}", "water in a glass", "the water in a glass"),
     ],
 )
 def test_captions_are_fitted_into_any_template(template, caption, result):

@@ -8,7 +8,8 @@ from tqdm import tqdm
 from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of, mask, unmask
 from tadp.cleaning.report import CleaningReport, keeping, listed
-from tadp.grammar import DANGLING, DETERMINERS, FUNCTION_WORDS, article_for, upper_first, without_bullet, words_of
+from tadp.english import DANGLING, DETERMINERS, FUNCTION_WORDS, THINGS_IN_ING
+from tadp.grammar import article_for, upper_first, without_bullet, words_of
 
 NOTHING_ELSE = "the caption says nothing else"
 _DETERMINER = rf"(?:(?:{'|'.join(sorted(DETERMINERS, key=len, reverse=True))}|a series of|a collection of)\s+)?"
@@ -24,11 +25,6 @@ _MATERIAL = r"(?:\s+(?:and|on)\s+(?:acrylic|board|canvas|charcoal|gouache|ink|pa
 _SHOWS = r"(?:that |which )?(?:of|shows|showing|depicts|depicting|features|featuring|about)"
 _MADE = "painted|drawn|rendered|done|made|illustrated|depicted"
 _TAKEN = "shown|seen|taken|recorded"
-# Words in -ing that are no verb after a noun: "a cartoon building".
-_THINGS_IN_ING = frozenset((
-    "building", "ceiling", "clothing", "earring", "king", "lightning", "ring", "string", "swing", "thing",
-    "wedding", "wing",
-))  # fmt: skip
 _WORD = r"[^\W\d_][\w'’-]*"  # noqa: RUF001
 
 
@@ -144,7 +140,7 @@ class RuleCleaner(Cleaner):
             return bool(self._adjective.fullmatch(word))
         if following in DETERMINERS or following in FUNCTION_WORDS:
             return False
-        return not following.endswith("ing") or following in _THINGS_IN_ING or bool(self._medium.fullmatch(following))
+        return not following.endswith("ing") or following in THINGS_IN_ING or bool(self._medium.fullmatch(following))
 
 
 def _phrases(domain: Domain, own: str) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
 from tadp.files import replace_folder
-from tadp.grammar import article_for
+from tadp.grammar import article_for, takes_article
 from tadp.hub import local_folder
 from tadp.modifiers.installation import Installation, install
 from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 class CaptionModifier:
     """Rewrites captions, and may bring a learned token or a U-Net that the new words refer to.
 
-    A caption is fitted in so that the result reads: its first letter is lower-cased unless it begins a name
-    (`tadp.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a full stop goes where words follow, and
-    an article of the template goes where the caption has its own, counts or is plural ("of a {caption}" with "two dogs"
-    or "people"). A caption without an article gets none.
+    A caption is fitted in so that the result reads, at the seam alone: its first letter is lower-cased where its first
+    word is known to be no name (`tadp.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a full stop
+    goes where words follow, and an article of the template goes, or becomes "an", as the caption wants it
+    (`tadp.grammar.takes_article`: "of a {caption}" with "two dogs", "people", "water in a glass", "MRI scan"). A caption
+    without an article gets none, and the rest of a caption stays as it is.
 
     Args:
         template: Where the caption goes is `{caption}`, once or more; a brace that is meant is doubled, as in
@@ -100,7 +101,8 @@ class CaptionModifier:
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")
         if not words:
             raise ModifierError("a style is a word or more; got none.")
-        return cls(f"{article_for(words)} {words} of {{caption}}")
+        article = f"{article_for(words)} " if takes_article(words) else ""
+        return cls(f"{article}{words} of {{caption}}")
 
     @classmethod
     def for_domain(

@@ -5,7 +5,7 @@ import string
 from typing import Literal
 
 from tadp.errors import ModifierError
-from tadp.grammar import DETERMINERS, article_for, is_plural, lower_first, without_bullet, words_of
+from tadp.grammar import article_for, has_determiner, lower_first, takes_article, without_bullet
 
 PaperDomain = Literal["watercolor", "comic", "night"]
 Kind = Literal["null", "simple", "nearby", "unrelated", "textual_inversion", "dreambooth"]
@@ -120,13 +120,12 @@ def fill_grammatically(template: str, caption: str) -> str:
 
 
 def _fit_article(before: str, caption: str) -> str:
-    """A template's article before the caption: gone where the caption has a determiner, "an" where it sounds so."""
+    """A template's article before the caption: gone where the caption takes none, "an" where it sounds so."""
     article = re.search(r"(?<!\S)(an?|the)\s+$", before, re.IGNORECASE)
     if not article:
         return before
-    first = next(iter(words_of(caption)), "")
-    if first in DETERMINERS or first.isdecimal() or (article[1].lower() != "the" and is_plural(caption)):
-        return before[: article.start()]
     if article[1].lower() == "the":
-        return before
-    return f"{before[: article.start()]}{article_for(caption)} "
+        return before[: article.start()] if has_determiner(caption) else before
+    return (
+        f"{before[: article.start()]}{article_for(caption)} " if takes_article(caption) else before[: article.start()]
+    )
