@@ -18,10 +18,11 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from tadp import __version__
+from tadp import TADPBackbone, __version__
 from tadp.assets import tiny_folder
 from tadp.captioner import Captioner
-from tadp.captioner.check import Caption
+from tadp.captioner.check import Caption, counted
+from tadp.captioner.counting import clip_counter
 from tadp.captions import Provenance
 from tadp.datasets.scenes import CLASSES, Scenes
 from tadp.errors import CorruptFileError, ImageError, MissingExtraError, MissingFileError, ModelError, UnknownModelError
@@ -368,10 +369,10 @@ def test_a_loop_is_asked_about_once_again(scripted, images):
 def test_records_say_how_each_caption_went(scripted, images):
     captioner, _ = scripted(["a cat", LOOP, "", ". ,"], ["a dog on grass", "", "a car"], batch_size=4)
     assert captioner.describe(images[:4]) == [
-        Caption("a cat"),
-        Caption("a dog on grass", retried=True),
-        Caption("", problem="empty", retried=True),
-        Caption("a car", retried=True),
+        Caption("a cat", tokens=4, fits=True),
+        Caption("a dog on grass", retried=True, tokens=6, fits=True),
+        Caption("", problem="empty", retried=True, tokens=2, fits=True),
+        Caption("a car", retried=True, tokens=4, fits=True),
     ]
 
 
@@ -400,7 +401,8 @@ def test_a_captioner_says_what_it_is(scripted):
 
 def test_a_loop_is_better_than_nothing_but_no_other_loop_than_the_first(scripted, images):
     captioner, _ = scripted(["", LOOP], [LOOP, "a cat " * 4])
-    assert captioner.describe(images[:2]) == [Caption(LOOP, problem="looping", retried=True)] * 2
+    kept = Caption(LOOP, problem="looping", retried=True, tokens=13, fits=True)
+    assert captioner.describe(images[:2]) == [kept] * 2
 
 
 def test_no_second_try_where_none_is_wanted(scripted, images):
@@ -472,9 +474,30 @@ def test_a_warning_names_them_and_says_what_to_do(scripted, images, backbone):
     assert "truncate=True" in str(said[-1].message)
 
 
-def test_without_a_text_encoder_nothing_is_counted(scripted, images):
-    captioner, _ = scripted(["a cat"])
-    assert captioner.describe(images[0]) == [Caption("a cat", tokens=None, fits=None)]
+def test_without_a_text_encoder_clips_own_tokens_are_counted(scripted, images):
+    captioner, _ = scripted(["a cat on grass"])
+    assert captioner.describe(images[0]) == [Caption("a cat on grass", tokens=6, fits=True)]
+    long = " ".join(f"red{number}" for number in range(60))
+    assert [counter.max_length for counter in (captioner.token_counter, clip_counter())] == [77, 77]
+    [caption] = counted([Caption(long)], captioner.token_counter)
+    assert (caption.tokens, caption.fits) == (2 + 60 + 10 + 2 * 50, False)  # each digit is a token
+
+
+def test_clips_vocabulary_gives_the_ids_that_clip_was_trained_with():
+    """Ids as the documentation of CLIP and of transformers print them."""
+    tokenizer = clip_counter()._tokenizer
+    assert len(tokenizer) == 49408
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer("a photo of a dog").input_ids == [49406, 320, 1125, 539, 320, 1929, 49407]
+    assert clip_counter().count_tokens(["", "A  CAT", "a cat"]) == [2, 4, 4]
+
+
+def test_the_captioner_of_a_model_counts_as_the_model_does(backbone):
+    own = Captioner.from_pretrained("tadp-tiny").token_counter
+    encoder = TADPBackbone.from_pretrained("tadp-tiny").text_encoder
+    texts = ["", "a dog on grass", "an extraordinary zeppelin", "x" * 200]
+    assert own.count_tokens(texts) == encoder.count_tokens(texts)
+    assert own.count_tokens(texts) != clip_counter().count_tokens(texts)
 
 
 def test_an_empty_caption_counts_its_start_and_end(scripted, images, backbone):

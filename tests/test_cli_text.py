@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from test_cleaning_endpoint import cleaned, completion, serving
 from test_cli import ENVIRONMENT, plain, tadp_run
 
 import tadp
+from tadp.assets import tiny_folder
+from tadp.captioner.counting import clip_counter
 from tadp.captions import CaptionTable
 from tadp.datasets.scenes import Scenes
 
@@ -201,7 +204,8 @@ def test_a_killed_run_into_json_loses_nothing(workplace, how):
 
 
 def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workplace):
-    long = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=76)("scene.png")[0]
+    with pytest.warns(UserWarning, match=r"said more about scene\.png than the text encoder takes"):
+        long = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=76)("scene.png")[0]
     encoder = tadp.TADPBackbone.from_pretrained("tadp-tiny").text_encoder
     assert encoder is not None
     [count] = encoder.count_tokens([long])
@@ -210,6 +214,15 @@ def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workp
     assert f"scene.png: the caption has {count} tokens, the text encoder takes 77." in result.stderr
     assert "the text encoder takes" not in tadp_run("caption", "scene.png").stderr
     assert "unknown model 'none'" in tadp_run("caption", "scene.png", "--text-encoder", "none", code=1).stderr
+
+
+def test_captions_of_a_captioner_by_itself_are_counted_in_clips_tokens(workplace):
+    shutil.copytree(tiny_folder() / "captioner", "alone")
+    long = tadp.Captioner.from_pretrained("alone", min_new_tokens=76).describe("scene.png")[0]
+    assert long.tokens == clip_counter().count_tokens([long.text])[0]
+    result = tadp_run("caption", "scene.png", "--model", "alone", "--min-new-tokens", 76)
+    expected = f"scene.png: the caption has {long.tokens} tokens, the text encoder takes 77."
+    assert (expected in result.stderr) == (long.tokens > 77)
 
 
 def test_extract_finds_the_captions_of_a_table_and_no_other_images(workplace):

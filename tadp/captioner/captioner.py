@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tadp.captioner.check import Caption, better, checked, counted, troubles
+from tadp.captioner.counting import TokenCounter, clip_counter, folder_counter
 from tadp.captioner.decoding import Decoding
 from tadp.captioner.loading import check_captioner, find_captioner, load_captioner
 from tadp.errors import ImageError
 from tadp.hub import Source
 from tadp.images import ImageLike, to_pil
-from tadp.text import TextEncoder
 
 INSTRUCTION = "Describe this image in one sentence."  # what a chat model is asked when there is no prompt
 
@@ -59,6 +59,7 @@ class Captioner:
         self._processor = processor
         self._name, self._revision = name, revision
         self.batch_size = batch_size
+        self._tokenizer_folder: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -88,7 +89,7 @@ class Captioner:
             name: "tadp-tiny", a folder, or a repository on the hub such as "Salesforce/blip2-opt-2.7b".
             min_new_tokens: The fewest tokens of a caption; longer captions name more. TADP compares 0, 20 and 40.
             max_new_tokens: The most. The text encoder of Stable Diffusion takes 77 with its start and end, so 75 of its
-                own tokens, which are others than the captioner's: pass `text_encoder` to count them.
+                own tokens, which are others than the captioner's; a call counts them.
             batch_size: Images that go through the model at once.
             num_beams: Width of the beam search; 1 is greedy.
             temperature: 0 takes the likeliest words. Above, words are drawn from the likeliest nine tenths, the more
@@ -126,7 +127,7 @@ class Captioner:
         folder = find_captioner(name, revision, local_files_only=local_files_only, cache_dir=cache_dir, token=token)
         check_captioner(folder, str(name))
         model, processor = load_captioner(folder, str(name), dtype or torch.float32)
-        return cls(
+        captioner = cls(
             model if device is None else model.to(device),
             processor,
             name=str(name),
@@ -134,6 +135,9 @@ class Captioner:
             batch_size=batch_size,
             decoding=decoding,
         )
+        if folder.name == "captioner" and (folder.parent / "tokenizer").is_dir():  # of a model, as tadp-tiny has one
+            captioner._tokenizer_folder = folder.parent / "tokenizer"
+        return captioner
 
     def __repr__(self) -> str:
         least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
@@ -156,6 +160,19 @@ class Captioner:
         return {**asdict(self._decoding), "dtype": str(_home(self._model)[1]).removeprefix("torch.")}
 
     @property
+    def token_counter(self) -> TokenCounter:
+        """What counts the tokens of captions where no text encoder is given.
+
+        That is CLIP's own vocabulary, which all Stable Diffusion 1.x and 2.x have and which comes with tadp; for a
+        captioner that is part of a model, as that of "tadp-tiny" is, the model's tokenizer.
+
+        Example:
+            >>> Captioner.from_pretrained("tadp-tiny").token_counter.count_tokens(["a dog on grass"])
+            [6]
+        """
+        return clip_counter() if self._tokenizer_folder is None else folder_counter(self._tokenizer_folder)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """All that decides the captions, to be kept beside them as JSON."""
         from importlib.metadata import version
@@ -175,7 +192,7 @@ class Captioner:
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        text_encoder: TextEncoder | None = None,
+        text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[str]:
         """Describe images; `describe` tells more.
@@ -183,8 +200,8 @@ class Captioner:
         Args:
             images: One image, a batch (B, 3, H, W) or (B, H, W, 3), or a list of images of any sizes; each as
                 `tadp.images.to_pil` takes it. Files are read batch by batch.
-            text_encoder: That of the backbone the captions are for, `backbone.text_encoder`: captions with more tokens
-                than it takes are named in a warning.
+            text_encoder: That of the backbone the captions are for, `backbone.text_encoder`; None counts as
+                `token_counter` does. Captions with more tokens than it takes are named in a warning.
             progress: Show a progress bar.
 
         Returns:
@@ -211,7 +228,7 @@ class Captioner:
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        text_encoder: TextEncoder | None = None,
+        text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[Caption]:
         """Describe images as a call does, and say of each caption how it went: no warnings, but `Caption`s.
@@ -227,7 +244,7 @@ class Captioner:
         for start in tqdm(range(0, len(listed), self.batch_size), desc="captions", unit="batch", disable=not progress):
             batch = listed[start : start + self.batch_size]
             captions += self._batch([_read(image, start + k, len(listed)) for k, image in enumerate(batch)])
-        return captions if text_encoder is None else counted(captions, text_encoder)
+        return counted(captions, text_encoder or self.token_counter)
 
     def _batch(self, images: list[Image.Image]) -> list[Caption]:
         """Captions of images that go through the model at once, those that failed a second time."""

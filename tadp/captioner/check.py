@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tadp.captioner.counting import TokenCounter
 from tadp.images import ImageLike
 from tadp.looping import is_looping
-from tadp.text import TextEncoder
 
 _NAMED = 10  # images that a sentence lists
 
@@ -20,8 +20,8 @@ class Caption:
         text: The caption.
         problem: "empty" if it has no word, "looping" if it goes round in circles (`tadp.looping.is_looping`).
         retried: Whether a second try was made, because the first one was empty or a loop.
-        tokens: Its length for the text encoder asked about, start and end included; None if none was.
-        fits: Whether that is within what the text encoder takes; None if none was asked about.
+        tokens: Its length in the text encoder's tokens, start and end included; None if nobody has counted.
+        fits: Whether that is within what the text encoder takes; None if nobody has counted.
     """
 
     text: str
@@ -45,13 +45,13 @@ def better(first: Caption, second: Caption) -> Caption:
     return replace(first, retried=True)
 
 
-def counted(captions: list[Caption], text_encoder: TextEncoder) -> list[Caption]:
+def counted(captions: list[Caption], counter: TokenCounter) -> list[Caption]:
     """The same captions with their lengths in the text encoder's tokens."""
     if not captions:
         return []
-    counts = text_encoder.count_tokens([caption.text for caption in captions])
+    counts = counter.count_tokens([caption.text for caption in captions])
     return [
-        replace(caption, tokens=count, fits=count <= text_encoder.max_length)
+        replace(caption, tokens=count, fits=count <= counter.max_length)
         for caption, count in zip(captions, counts, strict=True)
     ]
 

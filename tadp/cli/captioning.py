@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tadp.cli.terminal import TINY, fail, progress
+from tadp.cli.terminal import fail, progress
 from tadp.errors import CaptionError, ImageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def fill_table(
         images: By id.
         describe: The captioner.
         home: The folder of a table on disk, from which the sources of its captions are told; None for one in memory.
-        text_encoder: Captions that it cannot take whole are named; None counts nothing.
+        text_encoder: Captions that it cannot take whole are named; None is the captioner's own `token_counter`.
 
     Raises:
         CaptionError: If the table has the caption of another file under an id.
@@ -39,6 +39,7 @@ def fill_table(
     from tadp.extract.names import SOURCE
     from tadp.images import to_pil
 
+    counter = text_encoder or describe.token_counter
     todo = table.missing(images)
     if home is not None:
         _check_sources(table, images, set(todo), home)
@@ -55,7 +56,7 @@ def fill_table(
                 except ImageError as error:
                     failed += 1
                     fail(error)
-            said = describe.describe(list(pictures.values()), text_encoder=text_encoder) if pictures else []
+            said = describe.describe(list(pictures.values()), text_encoder=counter) if pictures else []
             spoken = dict(zip(pictures, said, strict=True))
             for key, caption in spoken.items():
                 if caption.text:
@@ -65,9 +66,11 @@ def fill_table(
                 typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
                 if caption.problem == "looping":
                     warn(f"{images[key]}: the caption goes round in circles, asked twice.")
-                if caption.fits is False and text_encoder is not None:
-                    most = text_encoder.max_length
-                    warn(f"{images[key]}: the caption has {caption.tokens} tokens, the text encoder takes {most}.")
+                if caption.fits is False:
+                    warn(
+                        f"{images[key]}: the caption has {caption.tokens} tokens, the text encoder takes "
+                        f"{counter.max_length}."
+                    )
             bar.advance(task, min(describe.batch_size, len(todo) - start))
     return failed
 
@@ -111,24 +114,17 @@ def fill_file(
             part.unlink()
 
 
-def load_text_encoder(captioner: str, asked: str | None) -> "TextEncoder | None":
-    """The text encoder that captions are counted for: the one asked for, or that of the model the captioner is part of.
+def load_text_encoder(model: str | None) -> "TextEncoder | None":
+    """The text encoder of a model that captions are counted for, if one was asked for.
 
     Raises:
-        ModelError: If it was asked for and is not to be had.
+        ModelError: If it is not to be had.
     """
     import torch
 
     from tadp.loading import load_text_encoder, model_folder
 
-    model = asked
-    if model is None:
-        beside = Path(captioner).parent
-        is_part = Path(captioner).name == "captioner" and (beside / "text_encoder").is_dir()
-        model = TINY if captioner == TINY else str(beside) if is_part else None
-    if model is None:
-        return None
-    return load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
+    return None if model is None else load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
 
 
 def warn(message: str) -> None:

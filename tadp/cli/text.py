@@ -85,7 +85,7 @@ def caption(
         typer.Option(
             "--text-encoder",
             help="Name the captions that this model's text encoder cannot take whole.",
-            show_default="the model that the captioner is part of, if any",
+            show_default="the captioner's model's, or else CLIP, as Stable Diffusion has it",
         ),
     ] = None,
     dtype: DtypeOption = Dtype.float32,
@@ -126,7 +126,7 @@ def caption(
         revision=revision,
     )
     provenance = Provenance.of(describe)
-    how: dict[str, Any] = {"text_encoder": load_text_encoder(model, text_encoder)}
+    how: dict[str, Any] = {"text_encoder": load_text_encoder(text_encoder)}
     if output is None:
         failed = fill_table(CaptionTable(provenance=provenance), ids, describe, home=None, **how)
     elif is_table:

@@ -36,7 +36,7 @@ class CaptionModifier:
     A caption is fitted in so that the result reads, at the seam alone: its first letter is lower-cased where its first
     word is known to be no name (`tadp.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a full stop
     goes where words follow, and an article of the template goes, or becomes "an", as the caption wants it
-    (`tadp.grammar.takes_article`: "of a {caption}" with "two dogs", "people", "water in a glass", "MRI scan"). A caption
+    (`tadp.grammar.takes_article`: "of a {caption}" with "two dogs", "people", "water in a glass"). A caption
     without an article gets none, and the rest of a caption stays as it is.
 
     Args:
