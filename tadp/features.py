@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tadp.words import Synonyms, ends_clause, find_names, split_words
+from tadp.words import Synonyms, ends_clause, find_names, readable, split_words
 
 _SHOWN = 8  # names of pooled maps in their repr
 
@@ -46,6 +46,33 @@ class Word(NamedTuple):
     start: int
     stop: int
     stands_apart: bool = False
+
+
+class Names(str):
+    """A prompt that is names with spaces between, and knows where each ends; else a string like any other.
+
+    What the text encoder is given is the string. Its words are the names, each apart, as in class embeddings, so that
+    "hot" beside "dog" is no "hot dog". What is made of it by `str` methods is a plain string, and so is what is read
+    from a file.
+
+    Args:
+        names: In their order; "_" becomes a space.
+
+    Example:
+        >>> prompt = Names(["hot", "dog"])
+        >>> prompt, prompt.names
+        ('hot dog', ('hot', 'dog'))
+    """
+
+    names: tuple[str, ...]
+
+    def __new__(cls, names: Sequence[str]) -> "Names":
+        prompt = super().__new__(cls, " ".join(map(readable, names)))
+        prompt.names = tuple(names)
+        return prompt
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (self.names,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +191,11 @@ class AttentionMaps:
         """Attention at one level by name, of the same width for every text.
 
         A name is a word, a noun or a class of several words, found as `tadp.words.mentions` finds it: case does not
-        matter, a plural counts as its singular, and of names that overlap the longest counts. In class embeddings no
-        name runs over two classes, and a class that is itself a name counts for that one alone. A name's map is the
-        mean over its tokens, and over its occurrences, so that a single word has the map of `words`, and a value means
-        the same however long the name and the text are: the attention that one token of it gets.
+        matter, a plural counts as its singular, and of names that overlap the longest counts. In class embeddings and
+        in prompts that are `Names` no name runs over two classes, and a class that is itself a name counts for that one
+        alone. A name's map is the mean over its tokens, and over its occurrences, so that a single word has the map of
+        `words`, and a value means the same however long the name and the text are: the attention that one token of it
+        gets.
 
         Args:
             names: K names, the order of the channels.

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tadp.errors import CaptionError
-from tadp.features import Word
+from tadp.features import Names, Word
 from tadp.tokens import learned_tokens, write_out
 from tadp.words import splits_inside
 
@@ -169,8 +169,9 @@ class TextEncoder(nn.Module):
             CaptionError: If a caption has too many tokens.
         """
         texts = check_captions(captions)
-        unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        position = [unique[text] for text in texts]
+        keys = [(text, text.names if isinstance(text, Names) else None) for text in texts]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        position, unique = [rows[key] for key in keys], [text for text, _ in rows]
         encodings = self._tokenize(list(unique))
         self._check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
         self._tell_of_unknown(unique)
@@ -183,7 +184,9 @@ class TextEncoder(nn.Module):
         ]
         words = [
             _words(text, encoding, self.max_length - 1, learned)
-            for text, encoding in zip(written, encodings, strict=True)
+            if names_of is None
+            else _apart(names_of, encoding, self.max_length - 1, learned)
+            for text, encoding, (_, names_of) in zip(written, encodings, rows, strict=True)
         ]
         embeddings = self.model(ids.to(self.model.device)).last_hidden_state
         mask = torch.arange(self.max_length)[None] < torch.tensor([len(encoding) for encoding in encodings])[:, None]
@@ -351,6 +354,22 @@ def _said(token: str, text: str) -> str:
         return token
     said = ByteLevel().decode([token])
     return text if "\ufffd" in said else said
+
+
+def _apart(names: Sequence[str], encoding: "Encoding", limit: int, learned: Mapping[str, int]) -> tuple[Word, ...]:
+    """The names of a prompt that is `Names`, each one word; one that is cut at `limit` tokens is left out."""
+    words: list[Word] = []
+    end = 0
+    for name in names:
+        begin, end = end, end + len(write_out(Names([name]), learned)) + 1
+        own = [
+            position
+            for position, (word, (start, _)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True))
+            if word is not None and begin <= start < end
+        ]
+        if own and own[-1] < limit:
+            words.append(Word(name, own[0], own[-1] + 1, stands_apart=True))
+    return tuple(words)
 
 
 def _words(text: str, encoding: "Encoding", limit: int, learned: Mapping[str, int]) -> tuple[Word, ...]:

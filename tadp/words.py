@@ -139,6 +139,11 @@ def split_words(text: str) -> list[str]:
     return _piece().findall(text)
 
 
+def readable(name: str) -> str:
+    """A class name as text: "dining_table" is "dining table"."""
+    return " ".join(name.replace("_", " ").split())
+
+
 def splits_inside(text: str, position: int) -> bool:
     """Whether a place in a text is inside a word, before or after an accent or vowel sign.
 

@@ -219,6 +219,7 @@ def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workp
 def test_captions_of_a_captioner_by_itself_are_counted_in_clips_tokens(workplace):
     shutil.copytree(tiny_folder() / "captioner", "alone")
     long = tadp.Captioner.from_pretrained("alone", min_new_tokens=76).describe("scene.png")[0]
+    assert long.tokens is not None
     assert long.tokens == clip_counter().count_tokens([long.text])[0]
     result = tadp_run("caption", "scene.png", "--model", "alone", "--min-new-tokens", 76)
     expected = f"scene.png: the caption has {long.tokens} tokens, the text encoder takes 77."

@@ -1,5 +1,8 @@
 import builtins
+import copy
+import itertools
 import multiprocessing
+import pickle
 import threading
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from safetensors import safe_open
 
 from tadp import Conditioning, TADPBackbone, prompts
 from tadp.errors import CaptionError, MissingExtraError, ModelError
-from tadp.features import AttentionMaps, Word
+from tadp.features import AttentionMaps, Names, Word
 from tadp.prompts import CLIP_TEMPLATES, averaged_eos, class_embeddings, class_names, nouns, null
 from tadp.text import TextAdapter, TextEncoder
 
@@ -46,6 +49,51 @@ def test_class_names_stand_in_one_prompt():
     assert class_names(["dog"], count=2) == ["dog", "dog"]
     with pytest.raises(ValueError, match=r"got count=-1"):
         class_names(["dog"], count=-1)
+
+
+def test_names_in_one_prompt_keep_their_borders(encoder):
+    prompt = class_names(["hot", "dog", "dining_table"], count=2)
+    text = encoder(prompt)
+    assert text.words is not None
+    assert [word.text for word in text.words[0]] == ["hot", "dog", "dining_table"]
+    plain = encoder([str(prompt[0])])
+    assert torch.equal(text.embeddings[:1], plain.embeddings)
+    assert text.tokens is not None
+    assert plain.tokens is not None
+    assert text.tokens[0] == plain.tokens[0]
+    # An oracle of its own: the tokens before a name are those of the prompt that ends before it.
+    ends = [count - 1 for count in encoder.count_tokens(["", "hot", "hot dog", "hot dog dining table"])]
+    assert [(word.start, word.stop) for word in text.words[0]] == list(itertools.pairwise(ends))
+    maps = torch.rand(2, text.embeddings.shape[1], 4, 4, generator=torch.Generator().manual_seed(0))
+    pooled = AttentionMaps({1: maps}, text.tokens, text.words).pool(["hot dog", "dog", "dining table"], 1)
+    assert pooled.missing() == (("hot dog",),) * 2
+    torch.testing.assert_close(pooled.maps[:, 1], maps[:, ends[1] : ends[2]].mean(dim=1))
+    torch.testing.assert_close(pooled.maps[:, 2], maps[:, ends[2] : ends[3]].mean(dim=1))
+
+
+def test_one_string_with_borders_and_without_are_two_texts(encoder):
+    text = encoder([*class_names(["hot", "dog"]), "hot dog", *class_names(["hot dog"])])
+    assert [[word.text for word in words] for words in text.words] == [["hot", "dog"], ["hot", "dog"], ["hot dog"]]
+    assert [[word.stands_apart for word in words] for words in text.words] == [[True] * 2, [False] * 2, [True]]
+    maps = AttentionMaps({1: torch.ones(3, text.embeddings.shape[1], 2, 2)}, text.tokens, text.words)
+    assert maps.pool(["hot dog"], 1).present.tolist() == [[False], [True], [True]]
+
+
+def test_borders_stay_in_copies_and_the_oracle_has_them():
+    [named] = prompts.oracle([["hot", "dog"]], ["hot", "dog", "cat"])
+    for prompt in (named, copy.deepcopy(named), pickle.loads(pickle.dumps(named))):
+        assert isinstance(prompt, Names)
+        assert (prompt, prompt.names) == ("hot dog", ("hot", "dog"))
+    assert prompts.oracle([[]], ["hot", "dog"]) == [""]
+
+
+def test_a_name_that_is_cut_is_none_of_the_words(encoder):
+    names = [f"{'dog ' * number}cat" for number in range(15)]
+    with pytest.warns(UserWarning, match="the rest was cut"):
+        text = encoder(class_names(names), truncate=True)
+    whole = [count for count in encoder.count_tokens([" ".join(names[: k + 1]) for k in range(15)]) if count <= 77]
+    assert [word.text for word in text.words[0]] == names[: len(whole)]
+    assert all(word.stop <= 76 for word in text.words[0])
 
 
 @pytest.mark.parametrize("make", [class_names, class_embeddings, averaged_eos])

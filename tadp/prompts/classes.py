@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from tadp.words import readable
+
 
 def check_classes(classes: Sequence[str]) -> list[str]:
     """A list of class names, or an error that says which is wrong."""
@@ -21,8 +23,3 @@ def check_classes(classes: Sequence[str]) -> list[str]:
             raise ValueError(f"each class stands once; {name!r} is class {seen[text]} and {number}.")
         seen[text] = number
     return names
-
-
-def readable(name: str) -> str:
-    """A class name as text: "dining_table" is "dining table"."""
-    return " ".join(name.replace("_", " ").split())

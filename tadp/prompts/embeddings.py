@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from tadp.errors import ModelError
 from tadp.features import Word
-from tadp.prompts.classes import check_classes, readable
+from tadp.prompts.classes import check_classes
 from tadp.prompts.templates import CLIP_TEMPLATES
 from tadp.prompts.text_cache import cache_key, cached
 from tadp.text import Conditioning, TextEncoder
+from tadp.words import readable
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tadp.features import Names
 from tadp.metrics import Agreement
-from tadp.prompts.classes import check_classes, readable
+from tadp.prompts.classes import check_classes
 
 TOLERANCE = 0.01  # of precision and recall, where whole numbers permit
 
@@ -33,7 +34,7 @@ def oracle(
         ['dog grass', 'cat']
     """
     named = oracle_classes(present, classes, precision=precision, recall=recall, seed=seed)
-    return [" ".join(map(readable, one)) for one in named]
+    return [Names(one) for one in named]
 
 
 def oracle_classes(

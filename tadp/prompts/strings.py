@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from tadp.errors import MissingExtraError
-from tadp.prompts.classes import check_classes, readable
+from tadp.features import Names
+from tadp.prompts.classes import check_classes
 from tadp.text import check_captions
 
 
@@ -23,7 +24,8 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
     """All class names in one prompt, separated by spaces, for each of `count` images.
 
     In one prompt two names side by side may read as a third, "hot" and "dog" as "hot dog": the text encoder reads them
-    so, and so does `AttentionMaps.pool`. Class embeddings keep them apart.
+    so. `AttentionMaps.pool` does not, for the prompts are `tadp.features.Names`, strings that know where each name
+    ends. One that was changed, or read from a file, is a plain string, whose words are joined again.
 
     Args:
         classes: Names as a data set has them; "_" becomes a space.
@@ -40,7 +42,7 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
         >>> class_names(["dog", "dining_table"], count=2)
         ['dog dining table', 'dog dining table']
     """
-    return [" ".join(map(readable, check_classes(classes)))] * _checked_count(count)
+    return [Names(check_classes(classes))] * _checked_count(count)
 
 
 def nouns(captions: str | Sequence[str]) -> list[str]:
