@@ -1,4 +1,4 @@
-"""`tadp prompt` and `tadp clean`."""
+"""`tadp caption`, `tadp prompt` and `tadp clean`."""
 
 import json
 import os

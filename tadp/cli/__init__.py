@@ -4,12 +4,14 @@
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """
 
+from tadp.cli import caption as caption
+from tadp.cli import clean as clean
 from tadp.cli import convert as convert
 from tadp.cli import features as features
 from tadp.cli import personalize as personalize
+from tadp.cli import prompt as prompt
 from tadp.cli import show as show
 from tadp.cli import tasks as tasks
-from tadp.cli import text as text
 from tadp.cli.app import app as app
 
 __all__ = ["app"]

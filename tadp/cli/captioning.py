@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tadp.cli.terminal import fail, progress
-from tadp.errors import CaptionError, ImageError
+from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
@@ -112,6 +112,24 @@ def fill_file(
                 write(done)
             table.close()
             part.unlink()
+
+
+def check_caption_file(output: Path, *, overwrite: bool) -> bool:
+    """Whether it is a table on disk, which a run can resume; refuse what cannot be written before any work is done."""
+    from tadp.captions import SUFFIXES
+
+    suffix = output.suffix.lower()
+    if suffix in SUFFIXES:
+        return True
+    if suffix not in (".json", ".jsonl", ".ndjson", ".parquet"):
+        raise typer.BadParameter(
+            f"{output} has none of the suffixes .json, .jsonl, .parquet, .db.", param_hint="--output"
+        )
+    if output.exists() and not overwrite:
+        raise OutputError(
+            f"{output} is there already. Pass --overwrite to replace it, or another name; to resume a run, use a .db."
+        )
+    return False
 
 
 def load_text_encoder(model: str | None) -> "TextEncoder | None":

@@ -1,0 +1,127 @@
+"""`tadp clean`: captions without the words of a domain."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from tadp.cli.app import Device, Overwrite, command
+from tadp.cli.captioning import check_caption_file
+from tadp.cli.terminal import tell_of_warning, wrong_usage
+from tadp.errors import CaptionError
+
+if TYPE_CHECKING:
+    from tadp.captions import CaptionRecord
+    from tadp.cleaning import Cleaner, CleaningReport
+
+
+@command(
+    "tadp clean captions.json -o cleaned.json --domain watercolor",
+    "tadp clean captions.json -o cleaned.json --domain comic --language-model Qwen/Qwen2.5-1.5B-Instruct",
+    "tadp clean captions.json -o cleaned.json --domain night --endpoint http://localhost:8000/v1 --language-model NAME",
+)
+def clean(
+    captions: Annotated[Path, typer.Argument(metavar="CAPTIONS", help="A caption file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .json, .jsonl or .parquet.", show_default=False)
+    ],
+    domain: Annotated[
+        str,
+        typer.Option("--domain", help="watercolor, comic, night, foggy, dashcam; or words with commas between."),
+    ] = "watercolor",
+    language_model: Annotated[
+        str | None,
+        typer.Option("--language-model", help="Ask this model of transformers, or of --endpoint.", show_default=False),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="An OpenAI-compatible server's address.", show_default=False),
+    ] = None,
+    key_variable: Annotated[
+        str, typer.Option("--key-variable", help="Environment variable that holds the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Drop what captions say of a domain: "a watercolor painting of a dog" becomes "a dog".
+
+    By rules, which need nothing; or by a language model, as the paper did. A caption that cannot be cleaned stays as it
+    is and is named, and the exit code is 1; none is lost. Other fields of the file stay, and where captions came from
+    is kept with what cleaned them. Interrupted, it writes what it has, the other captions as they were.
+    """
+    from tadp.captions import CaptionTable
+    from tadp.cleaning import CleaningInterrupted
+
+    if check_caption_file(output, overwrite=overwrite):
+        raise typer.BadParameter("write .json, .jsonl or .parquet.", param_hint="--output")
+    if endpoint is not None and language_model is None:
+        raise typer.BadParameter("an endpoint needs the name of its model.", param_hint="--language-model")
+    with warnings.catch_warnings(record=True) as left_out:  # the line that a killed writer did not finish
+        table = CaptionTable.open(captions)
+    for warning in left_out:
+        tell_of_warning(warning.message)
+    if not len(table):
+        raise CaptionError(f"{captions} has no captions.")
+    cleaner = _cleaner(_domain(domain), language_model, endpoint, key_variable, device)
+    records = list(table.records())
+    stopped = False
+    try:
+        report = cleaner.clean(
+            [text for record in records for text in record.captions], progress=Console(stderr=True).is_terminal
+        )
+    except CleaningInterrupted as interruption:
+        report, stopped = interruption.report, True
+        if len(report.failures) == len(report):
+            raise
+    _write_cleaned(records, report, repr(cleaner), output)
+    for number, why in list(report.failures.items())[:20]:
+        typer.secho(f"not cleaned: {report.before[number]!r}: {why}", fg="yellow", err=True)
+    typer.echo(f"{report.summary()}\nwrote {output}")
+    if stopped:
+        raise KeyboardInterrupt
+    if report.failures or left_out:
+        raise typer.Exit(1)
+
+
+def _domain(text: str) -> str | list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return words[0] if len(words) == 1 else words
+
+
+def _cleaner(
+    domain: str | list[str], language_model: str | None, endpoint: str | None, key_variable: str, device: str | None
+) -> "Cleaner":
+    from tadp.cleaning import EndpointCleaner, ModelCleaner, RuleCleaner
+
+    if endpoint is not None:
+        with wrong_usage("--endpoint", options=("key_variable",)):
+            return EndpointCleaner(endpoint, str(language_model), domain=domain, key_variable=key_variable)
+    if language_model is not None:
+        return ModelCleaner.from_pretrained(language_model, domain=domain, device=device)
+    return RuleCleaner(domain)
+
+
+def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cleaner: str, output: Path) -> None:
+    """Write the captions of a report in the records' places, with the cleaner where it is known who captioned."""
+    from tadp import __version__
+    from tadp.captions import files
+    from tadp.captions.records import new_record
+
+    results, place = [], 0
+    for record in records:
+        end = place + len(record.captions)
+        provenance = record.provenance
+        if provenance and "interrupted" not in map(report.failures.get, range(place, end)):
+            before = provenance.generation.get("cleaner")
+            by = f"{f'{before}; ' if before else ''}{cleaner} of tadp {__version__}"
+            provenance = replace(provenance, generation={**provenance.generation, "cleaner": by})
+        results.append(new_record(record.id, report.after[place:end], dict(record.fields), provenance=provenance))
+        place = end
+    writers = {".json": files.write_json, ".parquet": files.write_parquet}
+    writers.get(output.suffix.lower(), files.write_jsonl)(output, results)
+    if output.suffix.lower() == ".json" and any(record.provenance for record in records):
+        note = f"{output} has no place for where captions came from; a .jsonl or .parquet keeps it."
+        typer.secho(note, fg="yellow", err=True)

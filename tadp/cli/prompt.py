@@ -1,0 +1,216 @@
+"""`tadp prompt`: what a backbone is told in each mode."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tadp.cli.app import Device, Model, Revision, Variant, command
+from tadp.cli.terminal import TINY, Dtype, load_backbone, load_captioner, own_captioner, wrong_usage
+from tadp.errors import CaptionError, ModifierError
+
+if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone
+    from tadp.metrics import Agreement
+    from tadp.modifiers import CaptionModifier
+    from tadp.text import Conditioning, TextEncoder
+
+TOLERANCE = 0.01  # of the oracle's precision and recall
+
+
+class Mode(StrEnum):
+    """What G of the paper is."""
+
+    null = "null"
+    class_names = "class-names"
+    class_embeddings = "class-embeddings"
+    averaged_eos = "averaged-eos"
+    caption = "caption"
+    nouns = "nouns"
+    oracle = "oracle"
+
+
+@command(
+    "tadp prompt class-names --classes dog,cat,car",
+    "tadp prompt averaged-eos --classes dog,cat,car",
+    "tadp prompt oracle --classes dog,cat,car --present dog,car --recall 0.5",
+    "tadp prompt caption photo.jpg --modifier watercolor:simple",
+)
+def prompt(
+    mode: Annotated[Mode, typer.Argument(metavar="MODE", help="What is said, see above.", show_default=False)],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGES", help="For caption and nouns: image files, folders.", show_default=False),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            help="Names with commas between, or @FILE with one a line, where a name may have commas itself.",
+            show_default=False,
+        ),
+    ] = None,
+    present: Annotated[
+        str | None,
+        typer.Option("--present", help="For oracle: the classes in the image, as for --classes.", show_default=False),
+    ] = None,
+    precision: Annotated[float, typer.Option("--precision", help="Of the oracle: above 0, up to 1.")] = 1.0,
+    recall: Annotated[float, typer.Option("--recall", help="Of the oracle: 0 to 1.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Which names the oracle drops and adds.")] = 0,
+    modifier: Annotated[
+        str | None,
+        typer.Option(
+            "--modifier",
+            help="One of the paper's as DOMAIN:KIND, e.g. watercolor:simple, or a saved modifier's folder.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Model = TINY,
+    captioner: Annotated[
+        str | None, typer.Option("--captioner", help="For caption and nouns.", show_default="the model's own")
+    ] = None,
+    device: Device = None,
+    revision: Revision = None,
+    variant: Variant = None,
+) -> None:
+    """Show the text that a backbone gets in each mode, and how many tokens of the text encoder it takes.
+
+    MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name by itself),
+    averaged-eos (one embedding a class, over 80 templates), oracle (the names of what is there, with the precision and
+    recall that came of it), caption (a captioner's words) or nouns (the nouns of those).
+    """
+    from tadp import prompts
+
+    backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
+    encoder = backbone.text_encoder
+    if encoder is None:
+        raise typer.BadParameter(f"{model} has no text encoder.", param_hint="--model")
+    rename = _modifier(modifier, backbone, model) if modifier is not None else None
+    said: list[str] | Conditioning
+    note = ""
+    with wrong_usage(options=("precision", "recall")):
+        if mode is Mode.null:
+            said = prompts.null(1)
+        elif mode is Mode.class_names:
+            said = prompts.class_names(_names(classes, "--classes"))
+        elif mode is Mode.oracle:
+            here = _names(present, "--present")
+            named = prompts.oracle_classes(
+                [here], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
+            )
+            said = prompts.class_names(named[0]) if named[0] else prompts.null(1)
+            note = _realised(prompts.agreement(named, [here]), precision, recall)
+        elif mode in (Mode.caption, Mode.nouns):
+            said = _captions(images, captioner or own_captioner(model), device)
+            said = prompts.nouns(said) if mode is Mode.nouns else said
+        elif rename is not None:
+            raise typer.BadParameter(f"{mode} is not said in words, which a modifier needs.", param_hint="--modifier")
+        else:
+            make = prompts.class_embeddings if mode is Mode.class_embeddings else prompts.averaged_eos
+            said = make(_names(classes, "--classes"), encoder)
+    if isinstance(said, list):
+        _print_prompts(rename(said) if rename else said, encoder)
+    else:
+        _print_embeddings(said)
+    if note:
+        typer.echo(note)
+
+
+def _names(text: str | None, option: str) -> list[str]:
+    if text is None:
+        raise typer.BadParameter("this mode needs it: names with commas between, or @FILE.", param_hint=option)
+    if text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise CaptionError(
+                f"cannot read the class names in {text[1:]}: {why}. Pass a text file, as @FILE."
+            ) from error
+    else:
+        lines = text.split(",")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _captions(images: list[str] | None, captioner: str | None, device: str | None) -> list[str]:
+    from tadp.images import list_images, to_pil
+
+    if not images:
+        raise typer.BadParameter("caption and nouns need images.", param_hint="IMAGES")
+    if captioner is None:
+        raise typer.BadParameter("this model brings no captioner.", param_hint="--captioner")
+    return load_captioner(captioner, device)([to_pil(image) for image in list_images(images)])
+
+
+def _modifier(name: str, backbone: "TADPBackbone", model: str) -> "CaptionModifier":
+    """A modifier, installed into the backbone."""
+    from tadp.modifiers import CaptionModifier
+
+    if ":" not in name or Path(name).exists():
+        if "/" not in name and not Path(name).exists():
+            raise typer.BadParameter(
+                f"{name} is neither DOMAIN:KIND, e.g. watercolor:simple, nor a folder.", param_hint="--modifier"
+            )
+        modifier = CaptionModifier.from_pretrained(name)
+        modifier.install(backbone)
+        return modifier
+    modifier = _paper_modifier(name)
+    try:
+        modifier.install(backbone)
+    except ModifierError as error:
+        raise typer.BadParameter(
+            f"{name} has a learned token, {modifier.tokens[0]}, which {model} does not know. Pass the folder of a "
+            "modifier that was saved with the token's embedding.",
+            param_hint="--modifier",
+        ) from error
+    return modifier
+
+
+def _paper_modifier(name: str) -> "CaptionModifier":
+    from tadp.modifiers import CaptionModifier, Kind, PaperDomain
+
+    domain, _, kind = name.partition(":")
+    domains, kinds = get_args(PaperDomain), get_args(Kind)
+    if domain not in domains or kind not in kinds:
+        raise typer.BadParameter(
+            f"{name} is no DOMAIN:KIND; domains are {', '.join(domains)}, kinds {', '.join(kinds)}.",
+            param_hint="--modifier",
+        )
+    return CaptionModifier.for_domain(cast(Any, domain), cast(Any, kind))
+
+
+def _print_prompts(prompts: list[str], encoder: "TextEncoder") -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Prompt", overflow="fold", ratio=5)
+    table.add_column("Tokens", no_wrap=True)
+    for text, count in zip(prompts, encoder.count_tokens(prompts), strict=True):
+        over = "" if count <= encoder.max_length else ", too many"
+        table.add_row(Text(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
+    Console(highlight=False).print(table)
+    typer.echo("(start and end are a token each)")
+
+
+def _realised(found: "Agreement", precision: float, recall: float) -> str:
+    """What the oracle came to, which for one image is seldom what was asked."""
+    came = f"{found.precision:.3f}" if found.mentioned else "undefined, nothing is named"
+    note = f"realised: recall {found.recall:.3f}, asked {recall:g}; precision {came}, asked {precision:g}"
+    if not found.mentioned or abs(found.recall - recall) > TOLERANCE or abs(found.precision - precision) > TOLERANCE:
+        note += ". Names are whole, and this is one image: over a data set both are within 0.01."
+    return note
+
+
+def _print_embeddings(text: "Conditioning") -> None:
+    _, length, width = text.embeddings.shape
+    typer.echo(f"{length} embeddings of width {width}, without start and end, one attention channel each:")
+    tokens, words = text.tokens[0] if text.tokens else (), text.words[0] if text.words else ()
+    if all(word.stop == word.start + 1 for word in words):
+        typer.echo(", ".join(tokens))
+        return
+    table = Table("Name", "Embeddings", "Tokens", box=None, pad_edge=False)
+    for word in words:
+        table.add_row(Text(word.text), str(word.stop - word.start), Text(", ".join(tokens[word.start : word.stop])))
+    Console(highlight=False).print(table)
