@@ -10,6 +10,7 @@ import detection
 import numpy as np
 import segmentation
 from training.data import Open, scenes
+from training.options import StopTraining
 
 from tadp.cross_domain import images_of
 from tadp.datasets import Comic2k, DarkZurich, NighttimeDriving, RenderedScenes, Sample, Watercolor2k
@@ -17,7 +18,6 @@ from tadp.datasets.class_names import VOC_CLASSES
 from tadp.images import list_images, to_pil
 from tadp.modifiers import PaperDomain
 from tadp.schedules import Schedule
-from training.options import StopTraining
 
 SCRIPTS: dict[str, Any] = {"detection": detection, "segmentation": segmentation}
 DOMAINS: dict[str, tuple[PaperDomain, ...]] = {"detection": ("watercolor", "comic"), "segmentation": ("night",)}
@@ -27,7 +27,7 @@ SCHEDULES = {
 }
 SOURCES = {"detection": ("voc", "VOCdevkit"), "segmentation": ("cityscapes", "cityscapes")}
 PAPER_SCHEDULES = {"detection": "voc-detection-10-epochs", "segmentation": "cityscapes-40k"}
-METRIC = {"detection": "mAP50", "segmentation": "mIoU"}
+METRICS = {"detection": ("AP", "AP50"), "segmentation": ("mIoU",)}  # the paper's
 SEEDS = {"watercolor": 103, "comic": 104, "night": 105}  # of scenes to test on
 UNLABELLED_SEEDS = {"watercolor": 203, "comic": 204, "night": 205}
 POOL = 100  # unlabelled scenes of which each seed draws its own

@@ -53,9 +53,14 @@ def estimate(values: Iterable[float]) -> Estimate:
     degrees = len(values) - 1
     if not degrees:
         return Estimate(values[0], math.inf, 1)
-    # beyond the table the first term of Fisher's expansion is right to 0.001
-    t = _T95[degrees - 1] if degrees <= len(_T95) else _Z95 + (_Z95**3 + _Z95) / (4 * degrees)
+    t = _T95[degrees - 1] if degrees <= len(_T95) else _beyond_the_table(degrees)
     return Estimate(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)), len(values))
+
+
+def _beyond_the_table(degrees: int) -> float:
+    """Fisher's expansion around the normal quantile, its first two terms."""
+    first = (_Z95**3 + _Z95) / (4 * degrees)
+    return _Z95 + first + (5 * _Z95**5 + 16 * _Z95**3 + 3 * _Z95) / (96 * degrees**2)
 
 
 class ModifierTable:
@@ -105,7 +110,7 @@ class ModifierTable:
     def difference(self, row: str, column: str) -> Estimate | None:
         """Row less null row, seed by seed, over the seeds that both have; None where there are none.
 
-        A seed fixes the head's first weights and the order of images for all rows, so differences spread less than rows.
+        A seed fixes the head's first weights and the order of images for all rows, so differences spread less.
         """
         mine, other = self.figures[row].get(column, {}), self.figures[self.null].get(column, {})
         both = [mine[seed] - other[seed] for seed in mine if seed in other]
