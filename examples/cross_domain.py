@@ -44,10 +44,11 @@ def main() -> None:
     print(f"{study.task}: {len(everything)} steps, {len(everything) - len(left)} are done; {folder}", flush=True)
     if left:
         prepare(study.task, study, others)
-        first = [step for step in steps if step in left][:1]  # alone, as it makes the latents that all share
+        # A step that needs nothing learned goes alone, as it makes the latents that all share.
+        first = [step for step in steps if step in left and not step.needs][:1]
         with tqdm(total=len(everything), initial=len(everything) - len(left), unit="step", desc=study.task) as bar:
-            for group in (first, [s for s in learned if s in left and s not in first], [s for s in steps if s in left]):
-                work([s for s in group if not is_done(s, folder)], study, bar)
+            for group in (first, learned, steps):
+                work([step for step in group if not is_done(step, folder)], study, bar)
                 tell_time(everything, folder, study.jobs)
     write_page(study, steps, others)
     return None
