@@ -50,6 +50,19 @@ def open_data(options):
     return train, lambda captions: PascalVOCDetection(options.root / "VOC2007", split="test", captions=captions)
 
 
+def build_model(backbone, class_names, options):
+    model = TADPForObjectDetection(
+        backbone,
+        class_names=class_names,
+        head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
+        prompt_mode=options.text,
+        tune=options.tune,
+        image_px=128 if options.data == "scenes" else IMAGE_PX,
+    )
+    model.captioner_name = captioner_of(options)
+    return model
+
+
 def loss(model, part):
     return model(**part.inputs, boxes=part.batch.boxes).loss
 
@@ -74,21 +87,26 @@ def figures(result):
     return {"mAP50": result.map50}
 
 
+def picture_rows(model, data, *, count):
+    """Image, truth and prediction of the first samples."""
+    nothing = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    return [
+        [
+            box_picture(sample.image, nothing, model.class_names),
+            box_picture(sample.image, sample.boxes, model.class_names),
+            model.predict(sample.image, sample.caption).plot(),
+        ]
+        for sample in (data[index] for index in range(min(count, len(data))))
+    ]
+
+
 def main() -> None:
     started = time.perf_counter()
     options = read_options(__doc__, data=AUGMENTATION, scenes=SCENES)
     accelerator = start(options)
     train, held_out = with_captions(open_data(options), options, accelerator)
 
-    model = TADPForObjectDetection(
-        load_backbone(options, accelerator),
-        class_names=train.box_class_names,
-        head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
-        prompt_mode=options.text,
-        tune=options.tune,
-        image_px=128 if options.data == "scenes" else IMAGE_PX,
-    )
-    model.captioner_name = captioner_of(options)
+    model = build_model(load_backbone(options, accelerator), train.box_class_names, options)
     scored = partial(score, data=held_out, options=options, accelerator=accelerator)
     model = fit(
         model,
@@ -99,20 +117,11 @@ def main() -> None:
         accelerator=accelerator,
     )
 
-    nothing = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    pictures = [
-        [
-            box_picture(sample.image, nothing, model.class_names),
-            box_picture(sample.image, sample.boxes, model.class_names),
-            model.predict(sample.image, sample.caption).plot(),
-        ]
-        for sample in (held_out[index] for index in range(min(options.sheet, len(held_out))))
-    ]
     finish(
         model,
         figures=scored(model),
         baselines={"boxes of a random image": score_random(train, held_out, options=options, accelerator=accelerator)},
-        pictures=pictures,
+        pictures=picture_rows(model, held_out, count=options.sheet),
         train=train,
         held_out=held_out,
         started=started,

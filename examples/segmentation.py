@@ -66,6 +66,24 @@ def open_data(options):
     )
 
 
+def build_model(backbone, class_names, options):
+    model = TADPForSemanticSegmentation(
+        backbone,
+        class_names=class_names,
+        head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
+        prompt_mode=options.text,
+        tune=options.tune,
+        loss="focal" if options.data == "voc" else "cross_entropy",  # as released
+        window_px=128 if options.data == "scenes" else CROP_PX,
+    )
+    model.captioner_name = captioner_of(options)
+    return model
+
+
+def predict_options(options):
+    return {"flip": options.flip_test, "short_side_px": SHORT_SIDE_PX.get(options.data)}
+
+
 def loss(model, part):
     return model(**part.inputs, masks=part.batch.masks).loss
 
@@ -74,8 +92,9 @@ def labelled_pixels(batch):
     return int((batch.masks != IGNORE_LABEL).sum())
 
 
-def score(model, data, *, test, options, accelerator):
+def score(model, data, *, options, accelerator):
     metric = MeanIoU(len(model.class_names), class_names=model.class_names)
+    test = predict_options(options)
     return figures(compared(model, metric, data, options=options, accelerator=accelerator, **test))
 
 
@@ -92,24 +111,26 @@ def figures(result):
     return {"mIoU": result.miou, "pixel accuracy": result.pixel_accuracy}
 
 
+def picture_rows(model, data, *, count, **test):
+    """Image, truth and prediction of the first samples."""
+    return [
+        [
+            enlarged(sample.image),
+            class_picture(sample.image, torch.from_numpy(sample.mask), model.class_names),
+            model.predict(sample.image, sample.caption, **test).plot(),
+        ]
+        for sample in (data[index] for index in range(min(count, len(data))))
+    ]
+
+
 def main() -> None:
     started = time.perf_counter()
     options = read_options(__doc__, data=AUGMENTATION, scenes=SCENES)
     accelerator = start(options)
     train, held_out = with_captions(open_data(options), options, accelerator)
 
-    model = TADPForSemanticSegmentation(
-        load_backbone(options, accelerator),
-        class_names=train.class_names,
-        head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
-        prompt_mode=options.text,
-        tune=options.tune,
-        loss="focal" if options.data == "voc" else "cross_entropy",  # as released
-        window_px=128 if options.data == "scenes" else CROP_PX,
-    )
-    model.captioner_name = captioner_of(options)
-    test = {"flip": options.flip_test, "short_side_px": SHORT_SIDE_PX.get(options.data)}
-    scored = partial(score, data=held_out, test=test, options=options, accelerator=accelerator)
+    model = build_model(load_backbone(options, accelerator), train.class_names, options)
+    scored = partial(score, data=held_out, options=options, accelerator=accelerator)
     model = fit(
         model,
         training_data(model, train, AUGMENTATION[options.data], options, accelerator),
@@ -124,19 +145,11 @@ def main() -> None:
     trivial = score_constant(
         constant, held_out, class_names=train.class_names, options=options, accelerator=accelerator
     )
-    pictures = [
-        [
-            enlarged(sample.image),
-            class_picture(sample.image, torch.from_numpy(sample.mask), model.class_names),
-            model.predict(sample.image, sample.caption, **test).plot(),
-        ]
-        for sample in (held_out[index] for index in range(min(options.sheet, len(held_out))))
-    ]
     finish(
         model,
         figures=scored(model),
         baselines={f"{train.class_names[constant]} everywhere": trivial},
-        pictures=pictures,
+        pictures=picture_rows(model, held_out, count=options.sheet, **predict_options(options)),
         train=train,
         held_out=held_out,
         started=started,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trees
 from PIL import Image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -181,6 +182,67 @@ def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_pat
     logs = [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))]
     run("learn.py", *options)  # nothing is done again
     assert [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))] == logs
+
+
+def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
+    page = tmp_path / "docs" / "night"
+    steps = ("--seeds", 1, "--token-steps", 1, *SMALL)
+    options = ("segmentation", "--out", tmp_path / "s", "--modifiers", "textual_inversion", *steps, "--page", page)
+    run("cross_domain.py", *options, "--only", "train/null-night-0")  # all that a killed study had done
+    folder = tmp_path / "s" / "segmentation"
+    before = (folder / "train" / "null-night-0" / "result.json").read_bytes()
+    printed = run("cross_domain.py", *options)
+    assert "segmentation: 3 steps, 1 are done" in printed
+    assert (folder / "train" / "null-night-0" / "result.json").read_bytes() == before
+    assert not (folder / "train" / "null-night-0" / "log.txt").exists()
+    text = page.with_suffix(".md").read_text()
+    assert "`python examples/cross_domain.py segmentation --seeds 1 --modifiers null textual_inversion" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| null", "| textual"))]
+    assert [row[0] for row in rows[:3]] == ["| null", "| textual_inversion", "| null, captions not cleaned"]
+    figures = json.loads((folder / "train" / "null-night-0" / "result.json").read_text())["figures"]
+    assert rows[0][1] == f"{figures['night mIoU']:.3f}"
+    assert set(figures) == {"source mIoU", "night mIoU", "night mIoU, not cleaned"}
+    summary = json.loads(page.with_suffix(".json").read_text())
+    assert {one["verdict"] for one in summary["verdicts"]} == {"cannot tell", "not measured"}  # one seed tells nothing
+    assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
+
+
+def paper_trees(root: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        trees.voc(root / "VOCdevkit" / year)
+        trees.write_list(root / "VOCdevkit" / year / "ImageSets/Main/test.txt", ["2007_000033"])
+    trees.cross_domain(root / "watercolor")
+    trees.cross_domain(root / "comic")
+    trees.cityscapes(root / "cityscapes")
+    trees.dark_zurich(root / "dark_zurich")
+    trees.nighttime_driving(root / "NighttimeDrivingTest")
+
+
+@pytest.mark.parametrize(
+    ("task", "step", "expected"),
+    [
+        (
+            "detection",
+            "null-watercolor-comic-0",
+            {"watercolor2k AP", "watercolor2k AP50", "comic2k AP"},
+        ),
+        ("segmentation", "null-night-0", {"dark-zurich mIoU", "nighttime-driving mIoU"}),
+    ],
+)
+def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_path):
+    paper_trees(tmp_path / "data")
+    sizes = ("--steps", 1, "--batch", 1, "--tune", "nothing", "--sheet", 0)
+    options = (task, "--data", "paper", "--root", tmp_path / "data", "--out", tmp_path / "s", *sizes)
+    run("cross_domain.py", *options, "--only", f"train/{step}")
+    figures = json.loads((tmp_path / "s" / task / "train" / step / "result.json").read_text())["figures"]
+    assert expected <= set(figures)
+    assert {f"{name}, not cleaned" for name in expected} <= set(figures)
+    if task == "segmentation":
+        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(EXAMPLES / "cross_domain.py"), *map(str, options)]
+        only = ["--only", "learn/textual_inversion-night-0"]
+        done = subprocess.run([*command, *only], capture_output=True, text=True, env=environment)
+        assert "Unpack Dark Zurich's rgb_anon/train/night" in done.stderr
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ FLOORS = {
     "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,
     "windows": 1, "pictures": 1,
     "backbone": 2, "heads": 2,
-    "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3, "datasets": 0,
+    "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "cross_domain": 3, "integrations": 3, "datasets": 0,
     "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
     "pretrained": 1,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset
 import tadp
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
+from tadp.datasets.scenes import Style
 
 TRAIN_SEED, HELD_OUT_SEED = 101, 102  # tadp-tiny was trained on seed 0, and chosen by seed 1
 Captions = Mapping[str, str]
@@ -20,7 +21,7 @@ Open = Callable[[Captions | None], "Kept | Joined | object"]
 
 
 class Kept:
-    """Samples of another data set, read once and kept in memory.
+    """Samples of another data set, read when they are first asked for, and kept in memory.
 
     Args:
         data: With `image_ids`, and the names of classes it may have.
@@ -30,14 +31,18 @@ class Kept:
     def __init__(self, data: RenderedScenes, *, captions: Captions | None):
         self.class_names, self.box_class_names = data.class_names, data.box_class_names
         self.image_ids = data.image_ids
-        texts = [None] * len(data) if captions is None else [captions[image_id] for image_id in self.image_ids]
-        self._samples = [replace(sample, caption=text) for sample, text in zip(data, texts, strict=True)]
+        self._data = data
+        self._texts = [None] * len(data) if captions is None else [captions[one] for one in self.image_ids]
+        self._samples: list[Sample | None] = [None] * len(data)
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[index]
+        sample = self._samples[index]
+        if sample is None:
+            sample = self._samples[index] = replace(self._data[index], caption=self._texts[index])
+        return sample
 
 
 class Joined(ConcatDataset):
@@ -50,9 +55,9 @@ class Joined(ConcatDataset):
         self.image_paths = {image_id: path for part in parts for image_id, path in part.image_paths.items()}
 
 
-def scenes(count: int, *, seed: int) -> Open:
+def scenes(count: int, *, seed: int, style: Style = "plain") -> Open:
     """Rendered scenes, kept in memory."""
-    return lambda captions: Kept(RenderedScenes(count, seed=seed), captions=captions)
+    return lambda captions: Kept(RenderedScenes(count, seed=seed, style=style), captions=captions)
 
 
 def with_captions(opened: Sequence[Open], options: argparse.Namespace, accelerator: Accelerator) -> list:

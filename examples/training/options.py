@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,20 +20,23 @@ class StopTraining(RuntimeError):  # noqa: N818  it is no mistake of the program
     """The run cannot go on; the message says why, and what is kept."""
 
 
-def read_options(description: str, *, data: Iterable[str], scenes: Schedule) -> argparse.Namespace:
+def read_options(
+    description: str, *, data: Iterable[str], scenes: Schedule, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
     """What was asked for. `schedule` is a `Schedule` with what was given to change of it.
 
     Args:
         description: The script's own docstring.
         data: Names of data sets.
         scenes: The schedule for rendered scenes, when none is named.
+        arguments: The command line; None is this process's own.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_data(parser.add_argument_group("data"), data)
     _add_model(parser.add_argument_group("model"))
     _add_schedule(parser.add_argument_group("schedule"))
     _add_run(parser.add_argument_group("run"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.schedule is None and options.data != "scenes":
         parser.error(f"--data {options.data} needs a --schedule: {', '.join(SCHEDULES)}")
     if options.root is None and options.data != "scenes":

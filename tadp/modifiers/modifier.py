@@ -206,6 +206,11 @@ class CaptionModifier:
         """The learned tokens that captions may use."""
         return tuple(step.token for step in self._steps if step.token is not None)
 
+    @property
+    def brings_unet(self) -> bool:
+        """Whether `install` puts a U-Net in the place of the backbone's."""
+        return any(step.unet is not None for step in self._steps)
+
     def __repr__(self) -> str:
         parts = []
         for step in self._steps:

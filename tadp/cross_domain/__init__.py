@@ -1,0 +1,33 @@
+"""Carry a model to a domain that it has no labels of: the paper's cross-domain protocol, on any data.
+
+    protocol = Protocol(CaptionModifier.style("watercolor"), cleaner=RuleCleaner("watercolor"))
+    train = protocol.source(voc)                # its captions under the modifier
+    test = protocol.target(watercolor2k)        # captions cleaned of the domain, then under the same modifier
+    with protocol.installed(backbone):          # a learned token or a tuned U-Net, where the modifier has one
+        ...                                     # build, train and measure the model
+    ten = images_of(watercolor2k_train, count=10)  # pictures and nothing else, for learn_token and dreambooth
+
+Source: TADP Sec. 4.3.
+"""
+
+from tadp.cross_domain.comparison import Estimate as Estimate
+from tadp.cross_domain.comparison import ModifierTable as ModifierTable
+from tadp.cross_domain.comparison import estimate as estimate
+from tadp.cross_domain.protocol import Protocol as Protocol
+from tadp.cross_domain.protocol import six_modifiers as six_modifiers
+from tadp.cross_domain.views import Recaptioned as Recaptioned
+from tadp.cross_domain.views import Unlabelled as Unlabelled
+from tadp.cross_domain.views import UnlabelledImage as UnlabelledImage
+from tadp.cross_domain.views import images_of as images_of
+
+__all__ = [
+    "Estimate",
+    "ModifierTable",
+    "Protocol",
+    "Recaptioned",
+    "Unlabelled",
+    "UnlabelledImage",
+    "estimate",
+    "images_of",
+    "six_modifiers",
+]

@@ -1,0 +1,158 @@
+"""Rows of a study: a modifier each, several seeds, mean and interval, and whether a row differs from the null row."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+# Student's t, two-sided 95 %, for 1 to 30 degrees of freedom; any table of statistics has them.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_Z95 = 1.95996
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, and the half width of its 95 % interval.
+
+    Attributes:
+        mean: Of the values.
+        half_width: By Student's t; infinite for one value, which tells nothing of its spread.
+        count: How many values.
+    """
+
+    mean: float
+    half_width: float
+    count: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval is on one side of zero, else 0."""
+        return 0 if abs(self.mean) <= self.half_width else int(math.copysign(1, self.mean))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + (f" ± {self.half_width:.3f}" if math.isfinite(self.half_width) else "")
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Mean and 95 % t-interval.
+
+    Raises:
+        ValueError: If there are no values.
+
+    Example:
+        >>> print(estimate([0.70, 0.72, 0.74]))
+        0.720 ± 0.050
+    """
+    values = list(values)
+    if not values:
+        raise ValueError("an estimate needs a value or more; got none.")
+    degrees = len(values) - 1
+    if not degrees:
+        return Estimate(values[0], math.inf, 1)
+    t = _T95[degrees - 1] if degrees <= len(_T95) else _beyond_the_table(degrees)
+    return Estimate(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)), len(values))
+
+
+def _beyond_the_table(degrees: int) -> float:
+    """Fisher's expansion around the normal quantile, its first two terms."""
+    first = (_Z95**3 + _Z95) / (4 * degrees)
+    return _Z95 + first + (5 * _Z95**5 + 16 * _Z95**3 + 3 * _Z95) / (96 * degrees**2)
+
+
+class ModifierTable:
+    """Figures by modifier, column and seed.
+
+    Args:
+        figures: Row to column to seed to value. Rows may lack columns, and columns seeds.
+        null: The row that others are compared with.
+
+    Raises:
+        ValueError: If the null row is missing.
+
+    Example:
+        >>> table = ModifierTable({
+        ...     "null": {"comic": {0: 0.50, 1: 0.54, 2: 0.52}},
+        ...     "simple": {"comic": {0: 0.55, 1: 0.60, 2: 0.57}},
+        ... })
+        >>> print(table.difference("simple", "comic"))
+        0.053 ± 0.014
+        >>> print(table.markdown())
+        | | comic | comic - null |
+        |---|---|---|
+        | null | 0.520 ± 0.050 | - |
+        | simple | 0.573 ± 0.063 | +0.053 ± 0.014 |
+    """
+
+    def __init__(self, figures: Mapping[str, Mapping[str, Mapping[int, float]]], *, null: str = "null"):
+        if null not in figures:
+            raise ValueError(
+                f"the row to compare with, {null!r}, is missing; there are {', '.join(figures) or 'none'}."
+            )
+        self.null = null
+        self.figures = {
+            row: {column: dict(seeds) for column, seeds in columns.items()} for row, columns in figures.items()
+        }
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns, in the order in which rows name them."""
+        return list(dict.fromkeys(column for columns in self.figures.values() for column in columns))
+
+    def value(self, row: str, column: str) -> Estimate | None:
+        """Mean and interval; None where there is no figure."""
+        seeds = self.figures[row].get(column)
+        return estimate(seeds.values()) if seeds else None
+
+    def difference(self, row: str, column: str) -> Estimate | None:
+        """Row less null row, seed by seed, over the seeds that both have; None where there are none.
+
+        A seed fixes the head's first weights and the order of images for all rows, so differences spread less.
+        """
+        mine, other = self.figures[row].get(column, {}), self.figures[self.null].get(column, {})
+        both = [mine[seed] - other[seed] for seed in mine if seed in other]
+        return estimate(both) if both else None
+
+    def markdown(self, *, compared: Sequence[str] | None = None) -> str:
+        """The table; a column beside each of `compared` (all by default) has the difference to the null row."""
+        compared = self.columns if compared is None else compared
+        heads = [head for name in self.columns for head in ((name, f"{name} - null") if name in compared else (name,))]
+        lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        for row in self.figures:
+            cells = [row]
+            for column in self.columns:
+                cells.append(_cell(self.value(row, column)))
+                if column in compared:
+                    away = None if row == self.null else self.difference(row, column)
+                    cells.append("-" if away is None else f"{'+' if away.mean >= 0 else ''}{away}")
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Every figure, and of each column mean, half width and the difference to the null row; sorted by row."""
+        rows = {
+            row: {
+                column: {
+                    "seeds": {str(seed): value for seed, value in seeds.items()},
+                    **_plain(self.value(row, column), ""),
+                    **({} if row == self.null else _plain(self.difference(row, column), "difference_")),
+                }
+                for column, seeds in columns.items()
+            }
+            for row, columns in self.figures.items()
+        }
+        return json.dumps({"null": self.null, "rows": rows}, indent=2)
+
+
+def _cell(value: Estimate | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _plain(value: Estimate | None, prefix: str) -> dict[str, float | None]:
+    if value is None:
+        return {}
+    half = value.half_width if math.isfinite(value.half_width) else None
+    return {f"{prefix}mean": value.mean, f"{prefix}half_width": half}

@@ -1,0 +1,135 @@
+"""The protocol: which captions a model is trained with, and which it is tested with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from tqdm import tqdm
+
+from tadp.backbone import TADPBackbone
+from tadp.cleaning import Cleaner
+from tadp.cleaning.report import warn_of_failures
+from tadp.cross_domain.views import Recaptioned, Unlabelled
+from tadp.datasets.augmented import SampleSource
+from tadp.errors import CaptionError, ModifierError
+from tadp.modifiers import CaptionModifier, Installation, Kind, PaperDomain
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Train under a modifier on the source, test under the same on the target, whose captions are cleaned before.
+
+    No label of the target is used: cleaning is given captions and nothing else.
+
+    Attributes:
+        modifier: What says the target domain; the default changes nothing, which is the paper's null.
+        cleaner: Drops what captions of the target say of the domain by themselves; None leaves them, which lets the
+            captioner tell the model of the domain at test time.
+
+    Source:
+        TADP Sec. 4.3, which cleans with GPT-3.5.
+
+    Example:
+        >>> from tadp.cleaning import RuleCleaner
+        >>> from tadp.datasets import RenderedScenes
+        >>> protocol = Protocol(CaptionModifier("a sketch of {caption}"), cleaner=RuleCleaner("comic"))
+        >>> protocol.source(RenderedScenes(10, seed=1))[3].caption
+        'a sketch of a red person and a purple tree in a desert'
+        >>> comics = RenderedScenes(10, seed=1, style="comic")
+        >>> comics[3].caption, protocol.target(comics)[3].caption
+        ('a comic style painting of a red person and a purple tree in a desert', \
+'a sketch of a red person and a purple tree in a desert')
+    """
+
+    modifier: CaptionModifier = field(default_factory=CaptionModifier)
+    cleaner: Cleaner | None = None
+
+    def source(self, data: SampleSource) -> Recaptioned:
+        """The source domain, to train on: each caption under the modifier."""
+        return Recaptioned(data, self.modifier)
+
+    def target(
+        self, data: SampleSource, *, captions: Mapping[str, str] | None = None, progress: bool = False
+    ) -> Recaptioned:
+        """The target domain, to test on: each caption cleaned, then under the modifier.
+
+        Args:
+            data: Its labels are passed on to whoever measures; nothing here looks at them.
+            captions: By image id, such as a `CaptionTable`. By default those of the samples, for which every image is
+                read once.
+            progress: Show a bar.
+
+        Returns:
+            The data set, its `report` saying what cleaning did.
+
+        Raises:
+            CaptionError: If an image has no caption.
+        """
+        if self.cleaner is None:
+            return Recaptioned(data, self.modifier, captions=captions)
+        said = captions
+        if said is None:
+            seen = tqdm(Unlabelled(data), desc="reading captions", total=len(data), disable=not progress)
+            said = {one.image_id: _said(one.caption, one.image_id) for one in seen}
+        ids = list(said)
+        report = self.cleaner.clean([said[image_id] for image_id in ids], progress=progress)
+        warn_of_failures(report)
+        cleaned = dict(zip(ids, report.after, strict=True))
+        return Recaptioned(data, self.modifier, captions=cleaned, report=report)
+
+    def installed(self, backbone: TADPBackbone) -> Installation:
+        """The modifier's learned token and U-Net in a backbone, until the end of a `with` block; as `install`.
+
+        Build the task model inside: with a U-Net the backbone's parameters are new ones.
+
+        Raises:
+            ModifierError: As `CaptionModifier.install`.
+        """
+        return self.modifier.install(backbone)
+
+
+def six_modifiers(
+    domain: PaperDomain, *, inverted: CaptionModifier | None = None, tuned: CaptionModifier | None = None
+) -> dict[Kind, CaptionModifier]:
+    """The paper's six modifiers for one of its target domains, in the order of its tables.
+
+    Args:
+        domain: "watercolor", "comic" or "night".
+        inverted: What `learn_token` returned; without it there is no "textual_inversion".
+        tuned: What `dreambooth` returned; without it there is no "dreambooth".
+
+    Raises:
+        ModifierError: If the domain is unknown, `inverted` brings no token, or `tuned` no U-Net.
+
+    Source:
+        TADP Tables 4 and 5.
+
+    Example:
+        >>> for kind, modifier in six_modifiers("night").items():
+        ...     print(kind, modifier(["a dog"]))
+        null ['a dog']
+        simple ['a dark night photo of a dog']
+        nearby ['a foggy photo of a dog']
+        unrelated ['a watercolor painting of a dog']
+    """
+    if inverted is not None and not inverted.tokens:
+        raise ModifierError(f"inverted is what learn_token returns, with a token; got {inverted!r}.")
+    if tuned is not None and not tuned.brings_unet:
+        raise ModifierError(f"tuned is what dreambooth returns, with a U-Net; got {tuned!r}.")
+    learned = {"textual_inversion": inverted, "dreambooth": tuned}
+    order = ("null", "simple", "textual_inversion", "dreambooth", "nearby", "unrelated")
+    six: dict[Kind, CaptionModifier] = {}
+    for kind in sorted(get_args(Kind), key=order.index):
+        modifier = learned[kind] if kind in learned else CaptionModifier.for_domain(domain, kind)
+        if modifier is not None:
+            six[kind] = modifier
+    return six
+
+
+def _said(caption: str | None, image_id: str) -> str:
+    if caption is None:
+        raise CaptionError(
+            f"image {image_id!r} has no caption to clean; open its data set with captions=, a table that a captioner "
+            "has filled."
+        )
+    return caption

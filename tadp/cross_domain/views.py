@@ -1,0 +1,138 @@
+"""A data set seen in another way: with other captions, or without its labels."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tadp.cleaning import CleaningReport
+from tadp.datasets.augmented import SampleSource
+from tadp.datasets.sample import Sample
+from tadp.errors import CaptionError
+from tadp.modifiers import CaptionModifier
+
+
+class Recaptioned:
+    """A data set whose captions are rewritten; images and labels are its own.
+
+    Attributes:
+        data: What is seen; names of classes are there.
+        report: What cleaning did to the captions; None if they were not cleaned.
+
+    Args:
+        data: Samples by index.
+        modifier: Applied to each caption.
+        captions: By image id, in place of the samples' own.
+        report: As above.
+    """
+
+    def __init__(
+        self,
+        data: SampleSource,
+        modifier: CaptionModifier,
+        *,
+        captions: Mapping[str, str] | None = None,
+        report: CleaningReport | None = None,
+    ):
+        self.data, self.modifier, self.report = data, modifier, report
+        self._captions = captions
+
+    @property
+    def image_ids(self) -> list[str]:
+        """The data set's own."""
+        ids: Any = self.data
+        return ids.image_ids
+
+    def __repr__(self) -> str:
+        return f"<{self.data!r} under {self.modifier!r}>"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.data[index]
+        caption = sample.caption if self._captions is None else self._captions.get(sample.image_id)
+        if caption is None:
+            raise CaptionError(
+                f"image {sample.image_id!r} has no caption to modify; open its data set with captions=, a table that a "
+                "captioner has filled."
+            )
+        return replace(sample, caption=self.modifier(caption)[0])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabelledImage:
+    """What may be known of an image of the target domain before a model is measured on it.
+
+    Attributes:
+        image: (H, W, 3), uint8.
+        image_id: Its name.
+        caption: What is said of it, if anything.
+    """
+
+    image: UInt8[np.ndarray, "_h _w 3"]
+    image_id: str
+    caption: str | None = None
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("mask", "depth_m", "boxes"):
+            raise AttributeError(
+                f"{self.image_id!r} is an image without labels here, so that none of the target domain is used; its "
+                f"{name} is in the data set itself."
+            )
+        raise AttributeError(name)
+
+
+class Unlabelled:
+    """A data set as images and captions; its labels cannot be reached through an item.
+
+    Args:
+        data: Samples by index.
+
+    Example:
+        >>> from tadp.datasets import RenderedScenes
+        >>> Unlabelled(RenderedScenes(3, style="comic"))[0].boxes
+        Traceback (most recent call last):
+        AttributeError: 'comic-0-000000' is an image without labels here, so that none of the target domain is used; \
+its boxes is in the data set itself.
+    """
+
+    def __init__(self, data: SampleSource):
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> UnlabelledImage:
+        sample = self._data[index]
+        return UnlabelledImage(sample.image, sample.image_id, sample.caption)
+
+    def __iter__(self) -> Iterator[UnlabelledImage]:
+        return (self[index] for index in range(len(self)))
+
+
+def images_of(data: SampleSource, *, count: int = 10, seed: int = 0) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+    """Some images of a data set, drawn without repetition: what `learn_token` and `dreambooth` take.
+
+    Args:
+        data: Of the target domain. Not the images that a model is tested on.
+        count: How many.
+        seed: Another draws others.
+
+    Raises:
+        ValueError: If there are not so many.
+
+    Example:
+        >>> from tadp.datasets import RenderedScenes
+        >>> [image.shape for image in images_of(RenderedScenes(20, style="night"), count=2)]
+        [(128, 128, 3), (128, 128, 3)]
+    """
+    if not 1 <= count <= len(data):
+        raise ValueError(f"count is 1 to the data set's number of images, {len(data)}; got {count}.")
+    seen = Unlabelled(data)
+    return [seen[int(index)].image for index in np.random.default_rng(seed).permutation(len(data))[:count]]
