@@ -742,6 +742,19 @@ def test_fill_refuses_what_is_no_caption_an_image(table, no_type_checker):
     assert len(table) == 0
 
 
+@pytest.mark.parametrize("batch_size", [2, 3])  # the second of one batch, and of two
+def test_fill_refuses_an_id_that_stands_twice_and_keeps_the_batches_before(table, batch_size):
+    table.add("done", "there before")
+    pairs = [(one, one) for one in ("a", "b", "c", "d", "c", "e")]
+    with pytest.raises(CaptionError, match=r"the id 'c' stands twice among the images\. Leave one out"):
+        table.fill(pairs, lambda images: [f"a {image}" for image in images], batch_size=batch_size)
+    assert "e" not in table
+    assert {"a", "b"} <= set(table)
+    with pytest.raises(CaptionError, match="the id 'done' stands twice"):
+        table.fill([("done", 1), ("done", 2)], lambda images: ["new"] * len(images))
+    assert table["done"] == "there before"
+
+
 def test_fill_takes_the_captioner_of_the_package(tmp_path):
     from tadp import Captioner
     from tadp.datasets.scenes import Scenes
