@@ -779,7 +779,7 @@ def test_a_last_line_that_is_broken_before_its_end_is_no_killed_writers(tmp_path
 def test_a_last_line_cut_anywhere_is_left_out(tmp_path):
     path = tmp_path / "x.jsonl"
     first = b'{"id":"a","captions":["a dog"]}\n'
-    last = '{"id":"c\\u00e9","captions":["café 🐶"],"fine":true,"none":null,"number":1.5}'.encode()
+    last = '{"id":"c\\u00e9","captions":["café 🐶"],"fine":true,"none":null,"number":-1.5e-3,"box":[-2,-0.5]}'.encode()
     for length in range(1, len(last)):
         path.write_bytes(first + last[:length])
         with pytest.warns(UserWarning, match=r"line 2 is cut off"):

@@ -92,7 +92,7 @@ def _is_cut_off(line: bytes) -> bool:
     except json.JSONDecodeError as error:
         rest = text[error.pos :].rstrip()
         # an unterminated string is told by where it begins, and so is a word or an escape that lacks letters
-        is_begun = any(word.startswith(rest) for word in ("true", "false", "null", ".", "e+", "e-"))
+        is_begun = any(word.startswith(rest) for word in ("true", "false", "null", "-", ".", "e+", "e-"))
         return is_begun or error.msg.startswith("Unterminated string") or (len(rest) < 6 and "escape" in error.msg)
     return False
 
