@@ -590,12 +590,30 @@ def test_numbers_that_are_not_finite_are_left_out_with_a_warning(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    columns = {"id": ["a", "b", "c"], "caption": ["one"] * 3, "score": [0.5, float("nan"), float("inf")]}
+    odd = float("nan")
+    columns = {"id": ["a", "b", "c"], "caption": ["one"] * 3, "score": [0.5, odd, float("inf")]}
+    columns |= {"box": [[1.0, 2.0], [1.0, None], [odd, 2.0]], "deep": [{"x": [odd]}, {"x": [1.0]}, None]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    with pytest.warns(UserWarning, match=r"what stands in 'score' is left out, from row 2 on") as told:
+    with pytest.warns(UserWarning, match=r"what stands in '(score|box|deep)' is left out, from row") as told:
         table = CaptionTable.open(tmp_path / "x.parquet")
-    assert len(told) == 1
-    assert [record.fields for record in table.records()] == [{"score": 0.5}, {}, {}]
+    assert [str(one.message).split("'")[1] for one in told] == ["deep", "score", "box"]  # each once
+    assert [record.fields for record in table.records()] == [
+        {"score": 0.5, "box": [1.0, 2.0]},
+        {"box": [1.0, None], "deep": {"x": [1.0]}},
+        {},
+    ]
+
+
+def test_a_foreign_column_called_fields_is_a_field(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"id": ["a", "b"], "caption": ["one", "two"], "fields": ["wheat, barley", "3"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    table = CaptionTable.open(tmp_path / "x.parquet")
+    assert [record.fields for record in table.records()] == [{"fields": "wheat, barley"}, {"fields": "3"}]
+    table.to_parquet(tmp_path / "y.parquet")
+    assert content(CaptionTable.open(tmp_path / "y.parquet")) == content(table)
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path):

@@ -102,6 +102,9 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("prompt", "class-names"), 2, "--classes"),
         (("prompt", "oracle", "--classes", "dog"), 2, "--present"),
         (("prompt", "caption"), 2, "need images"),
+        (("prompt", "null", "many"), 2, "null is said without images; got many"),
+        (("clean", "captions.json", "-o", "out.json", "--domain", "sketch"), 2, "have a comma after them: sketch,"),
+        (("clean", "captions.json", "-o", "out.json", "--domain", ","), 2, "',' is no domain"),
         (("prompt", "averaged-eos", "--classes", "dog", "--modifier", "comic:simple"), 2, "not said in words"),
         (("prompt", "shout", "--classes", "dog"), 2, "shout"),
         (("prompt", "class-names", "--classes", "@nothing.txt"), 1, "nothing.txt"),
@@ -326,6 +329,12 @@ def test_clean_keeps_every_image_and_field(workplace):
     cleaned = json.loads(Path("out.json").read_text())
     assert cleaned == {"1": {"captions": ["a dog"], "class_label": 3}, "2": {"captions": ["a cat"]}}
     assert "2 captions, domain 'watercolor': 1 changed, 0 failed" in result.output
+
+
+def test_a_single_word_of_ones_own_is_a_domain(workplace):
+    write_lines({"id": "a", "captions": ["a sketch of a dog"]})
+    tadp_run("clean", "in.jsonl", "-o", "out.jsonl", "--domain", "sketch,")
+    assert read_lines()[0]["captions"] == ["a dog"]
 
 
 def test_an_endpoint_that_is_down_is_one_line_and_loses_nothing(workplace, monkeypatch):
