@@ -113,11 +113,14 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("clean", "captions.json", "-o", "captions.json"), 1, "is there already"),
         (("clean", "captions.json", "-o", "out.txt"), 2, "suffixes"),
         (("clean", "captions.json", "-o", "out.json", "--endpoint", "http://127.0.0.1:9"), 2, "--language-model"),
-        (("clean", "broken.json", "-o", "out.json"), 1, "broken.json"),
+        (("clean", "broken.json", "-o", "out.json"), 1, "broken.json, line 2, column 7: this is not JSON"),
+        (("clean", "twice.json", "-o", "out.json"), 1, "twice.json, line 2, column 2: the id '1' stands twice"),
+        (("prompt", "null", "--modifier", "nowhere"), 2, "nowhere is neither DOMAIN:KIND"),
     ],
 )
 def test_wrong_use_is_named(workplace, arguments, code, words):
     Path("broken.json").write_text('{"1": {"captions": ["a"]},\n "2": }')
+    Path("twice.json").write_text('{"1": {"captions": ["a"]},\n "1": {"captions": ["b"]}}')
     result = tadp_run(*arguments, code=code)
     assert words in plain(result.stderr)
     assert not Path("out.json").exists()
