@@ -20,7 +20,9 @@ from tadp.cli.captioning import check_caption_file, check_sources, fill_file, fi
 from tadp.cli.terminal import TINY, Dtype, load_captioner, tell_of_tiny
 
 if TYPE_CHECKING:
+    from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
+    from tadp.text import TextEncoder
 
 
 @command(
@@ -73,7 +75,7 @@ def caption(
     """
     import torch
 
-    from tadp.captions import CaptionTable, Provenance
+    from tadp.captions import CaptionTable
     from tadp.extract import caption_ids, output_names, path_ids
 
     is_table = output is not None and check_caption_file(output, overwrite=overwrite)
@@ -91,21 +93,35 @@ def caption(
         dtype=getattr(torch, dtype.value),
         revision=revision,
     )
-    provenance = Provenance.of(describe)
     how: dict[str, Any] = {"text_encoder": load_text_encoder(text_encoder)}
     if output is None:
-        failed = fill_table(CaptionTable(provenance=provenance), ids, describe, home=None, **how)
+        failed = fill_table(CaptionTable(), ids, describe, home=None, **how)
     elif is_table:
-        if overwrite:
-            output.unlink(missing_ok=True)
-        with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
-            check_sources(table, ids, home=output.parent, redo="make the table anew with --overwrite")
-            failed = fill_table(table, ids, describe, home=output.parent, **how)
+        failed = _fill_database(output, ids, describe, mix=mix, overwrite=overwrite, **how)
     else:
         failed = fill_file(lambda table: _write_table(table, output), output, ids, describe, overwrite=overwrite, **how)
     tell_of_tiny(model)
     if failed:
         raise typer.Exit(1)
+
+
+def _fill_database(
+    output: Path,
+    images: dict[str, Path],
+    describe: "Captioner",
+    *,
+    mix: bool,
+    overwrite: bool,
+    text_encoder: "TextEncoder | None",
+) -> int:
+    """Caption images into a table on disk; how many have no caption."""
+    from tadp.captions import CaptionTable, Provenance
+
+    if overwrite:
+        output.unlink(missing_ok=True)
+    with CaptionTable.create(output, provenance=Provenance.of(describe), mix=mix) as table:
+        check_sources(table, images, home=output.parent, redo="make the table anew with --overwrite")
+        return fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
 
 
 def _write_table(table: "CaptionTable", output: Path) -> None:
