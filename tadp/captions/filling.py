@@ -30,7 +30,8 @@ def fill(
     count = len(images) if isinstance(images, Mapping) else None
     items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
     bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)
-    todo = (pair for pair in _each_once(bar) if pair[0] not in table)
+    pairs = bar if isinstance(images, Mapping) else _each_once(bar)
+    todo = (pair for pair in pairs if pair[0] not in table)
     added, silent = 0, []
     while batch := dict(islice(todo, batch_size)):
         captions = _described(batch, captioner)
