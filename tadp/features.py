@@ -191,11 +191,11 @@ class AttentionMaps:
         """Attention at one level by name, of the same width for every text.
 
         A name is a word, a noun or a class of several words, found as `tadp.words.mentions` finds it: case does not
-        matter, a plural counts as its singular, and of names that overlap the longest counts. In class embeddings and
-        in prompts that are `Names` no name runs over two classes, and a class that is itself a name counts for that one
-        alone. A name's map is the mean over its tokens, and over its occurrences, so that a single word has the map of
-        `words`, and a value means the same however long the name and the text are: the attention that one token of it
-        gets.
+        matter, a plural counts as its singular, and of names that overlap the longest counts. No name runs over two
+        texts that were joined; in class embeddings and in prompts that are `Names` none runs over two classes, and a
+        class that is itself a name counts for that one alone. A name's map is the mean over its tokens, and over its
+        occurrences, so that a single word has the map of `words`, and a value means the same however long the name and
+        the text are: the attention that one token of it gets.
 
         Args:
             names: K names, the order of the channels.
@@ -260,13 +260,18 @@ def _occurrences(
         breaks = {
             number
             for number, ((_, left), (_, right)) in enumerate(pairwise(pieces), 1)
-            if any(ends_clause(token) for token in tokens[left.stop : right.start])
+            if any(ends_clause(token) or _is_special(token) for token in tokens[left.stop : right.start])
         }
         here = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
         if phrase[0].stands_apart:  # its own name before a plural or synonym of it
             here = [one for one in here if _same(names[one[0]], phrase[0].text)] or here
         found += [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in here]
     return found
+
+
+def _is_special(token: str) -> bool:
+    """Whether a token is none of a text, as start, end and padding, which stand between texts that were joined."""
+    return token.startswith("<|") and token.endswith("|>")
 
 
 def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:

@@ -248,9 +248,11 @@ class TextEncoder(nn.Module):
 
     def _tell_of_unknown(self, texts: Iterable[str]) -> None:
         """Warn of words that look like learned tokens and are none."""
-        found = dict.fromkeys(token for text in texts for token in _TOKEN.findall(text))
-        known = {token.lower() for token in self.tokenizer.get_added_vocab()} if found else set()
-        unknown = [token for token in found if token.lower() not in known]
+        rest = [text for text in texts if _TOKEN.search(text)]
+        known = [token for token in self.tokenizer.get_added_vocab() if _TOKEN.search(token)] if rest else []
+        for token in sorted(known, key=len, reverse=True):  # whole: "<style>" in a token "my<style>" is known too
+            rest = [re.sub(re.escape(token), " ", text, flags=re.IGNORECASE) for text in rest]
+        unknown = dict.fromkeys(token for text in rest for token in _TOKEN.findall(text))
         if unknown:
             # The command line shows warnings that begin so.
             warnings.warn(

@@ -39,9 +39,13 @@ IRREGULAR_PLURALS: dict[str, tuple[str, ...]] = {
         (),
     ),
 }  # fmt: skip
-# Plurals of words that end in these: "fireman", "salesperson", "dormouse".
+# Plurals of words that end in these: "fireman", "salesperson", "bookshelf". Other words in -f and -fe take an s, or
+# "cafe" would be in "caves".
 COMPOUND_PLURALS = {
     "man": "men", "person": "people", "child": "children", "foot": "feet", "mouse": "mice", "tooth": "teeth",
+    "leaf": "leaves", "loaf": "loaves", "thief": "thieves", "hoof": "hooves", "sheaf": "sheaves", "wharf": "wharves",
+    "dwarf": "dwarves", "scarf": "scarves", "calf": "calves", "half": "halves", "wolf": "wolves", "elf": "elves",
+    "knife": "knives", "wife": "wives", "life": "lives",
 }  # fmt: skip
 
 
@@ -180,10 +184,6 @@ def plurals(word: str) -> set[str]:
         forms.add(word + "es")
     elif word.endswith("y") and word[-2:-1] not in "aeiou":
         forms = {word[:-1] + "ies"}
-    elif word.endswith("fe"):
-        forms.add(word[:-2] + "ves")
-    elif word.endswith("f"):
-        forms.add(word[:-1] + "ves")
     forms |= {word.removesuffix(one) + many for one, many in COMPOUND_PLURALS.items() if word.endswith(one)}
     return forms
 
@@ -201,7 +201,7 @@ def forms(word: str) -> set[str]:
 def _singulars(word: str) -> set[str]:
     if word in IRREGULAR_PLURALS and not IRREGULAR_PLURALS[word]:
         return set()
-    guesses = {word[:-1], word[:-2], word[:-3] + "y", word[:-3] + "f", word[:-3] + "fe"}
+    guesses = {word[:-1], word[:-2], word[:-3] + "y"}
     guesses |= {one for one, many in IRREGULAR_PLURALS.items() if word in many and one != "people"}
     guesses |= {word.removesuffix(many) + one for one, many in COMPOUND_PLURALS.items() if word.endswith(many)}
     return {guess for guess in guesses if len(guess) > 1 and word in plurals(guess)}

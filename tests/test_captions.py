@@ -590,12 +590,30 @@ def test_numbers_that_are_not_finite_are_left_out_with_a_warning(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    columns = {"id": ["a", "b", "c"], "caption": ["one"] * 3, "score": [0.5, float("nan"), float("inf")]}
+    odd = float("nan")
+    columns = {"id": ["a", "b", "c"], "caption": ["one"] * 3, "score": [0.5, odd, float("inf")]}
+    columns |= {"box": [[1.0, 2.0], [1.0, None], [odd, 2.0]], "deep": [{"x": [odd]}, {"x": [1.0]}, None]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    with pytest.warns(UserWarning, match=r"what stands in 'score' is left out, from row 2 on") as told:
+    with pytest.warns(UserWarning, match=r"what stands in '(score|box|deep)' is left out, from row") as told:
         table = CaptionTable.open(tmp_path / "x.parquet")
-    assert len(told) == 1
-    assert [record.fields for record in table.records()] == [{"score": 0.5}, {}, {}]
+    assert [str(one.message).split("'")[1] for one in told] == ["deep", "score", "box"]  # each once
+    assert [record.fields for record in table.records()] == [
+        {"score": 0.5, "box": [1.0, 2.0]},
+        {"box": [1.0, None], "deep": {"x": [1.0]}},
+        {},
+    ]
+
+
+def test_a_foreign_column_called_fields_is_a_field(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"id": ["a", "b"], "caption": ["one", "two"], "fields": ["wheat, barley", "3"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    table = CaptionTable.open(tmp_path / "x.parquet")
+    assert [record.fields for record in table.records()] == [{"fields": "wheat, barley"}, {"fields": "3"}]
+    table.to_parquet(tmp_path / "y.parquet")
+    assert content(CaptionTable.open(tmp_path / "y.parquet")) == content(table)
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path):
@@ -742,6 +760,19 @@ def test_fill_refuses_what_is_no_caption_an_image(table, no_type_checker):
     assert len(table) == 0
 
 
+@pytest.mark.parametrize("batch_size", [2, 3])  # the second of one batch, and of two
+def test_fill_refuses_an_id_that_stands_twice_and_keeps_the_batches_before(table, batch_size):
+    table.add("done", "there before")
+    pairs = [(one, one) for one in ("a", "b", "c", "d", "c", "e")]
+    with pytest.raises(CaptionError, match=r"the id 'c' stands twice among the images\. Leave one out"):
+        table.fill(pairs, lambda images: [f"a {image}" for image in images], batch_size=batch_size)
+    assert "e" not in table
+    assert {"a", "b"} <= set(table)
+    with pytest.raises(CaptionError, match="the id 'done' stands twice"):
+        table.fill([("done", 1), ("done", 2)], lambda images: ["new"] * len(images))
+    assert table["done"] == "there before"
+
+
 def test_fill_takes_the_captioner_of_the_package(tmp_path):
     from tadp import Captioner
     from tadp.datasets.scenes import Scenes
@@ -766,7 +797,7 @@ def test_a_last_line_that_is_broken_before_its_end_is_no_killed_writers(tmp_path
 def test_a_last_line_cut_anywhere_is_left_out(tmp_path):
     path = tmp_path / "x.jsonl"
     first = b'{"id":"a","captions":["a dog"]}\n'
-    last = '{"id":"c\\u00e9","captions":["café 🐶"],"fine":true,"none":null,"number":1.5}'.encode()
+    last = '{"id":"c\\u00e9","captions":["café 🐶"],"fine":true,"none":null,"number":-1.5e-3,"box":[-2,-0.5]}'.encode()
     for length in range(1, len(last)):
         path.write_bytes(first + last[:length])
         with pytest.warns(UserWarning, match=r"line 2 is cut off"):

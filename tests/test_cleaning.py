@@ -374,6 +374,14 @@ def test_an_answer_has_to_be_an_edited_caption():
             check_answer("a watercolor of a dog", answer, domain)
 
 
+def test_an_answer_is_not_that_of_a_neighbour():
+    batch = ["a watercolor of a black dog on grass", "a watercolor of a black cat on sand", "a black dog", "a painting"]
+    assert check_answer(batch[0], "a black dog on grass", DOMAINS["watercolor"], batch=batch) == "a black dog on grass"
+    assert check_answer(batch[2], "a black dog", DOMAINS["watercolor"], batch=batch) == "a black dog"
+    with pytest.raises(AnswerError, match=r"rather that of another caption, 'a watercolor of a black cat on sand'"):
+        check_answer(batch[0], "a black cat on sand", DOMAINS["watercolor"], batch=batch)
+
+
 def test_the_model_is_told_the_words():
     assert "watercolor, watercolour" in instruction(DOMAINS["watercolor"])
     assert "foggy" in instruction(DOMAINS["foggy"])

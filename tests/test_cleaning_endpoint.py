@@ -243,6 +243,19 @@ def test_a_wrong_count_is_noticed():
     assert not report.failures
 
 
+def test_captions_that_change_places_are_asked_for_alone():
+    def behave(server, handler, captions):
+        texts = [text.replace("a watercolor of ", "") for text in reversed(captions)]
+        return 200, completion("\n".join(f"{k}. {text}" for k, text in enumerate(texts, 1)))
+
+    with serving(behave) as server:
+        report = cleaner(server.url).clean(
+            ["a watercolor of a black dog on grass", "a watercolor of a black cat on sand"]
+        )
+    assert report.after == ("a black dog on grass", "a black cat on sand")
+    assert server.batches == [2, 1, 1]
+
+
 def test_an_answer_that_is_no_edited_caption_is_asked_for_again_alone_and_then_left():
     def behave(server, handler, captions):
         status, body = cleaned(captions)
@@ -376,7 +389,8 @@ def test_a_server_that_is_down_is_an_error_and_nothing_is_lost():
     with serving(lambda server, handler, captions: cleaned(captions)) as server:
         pass
     with pytest.raises(
-        EndpointError, match=r"gave no usable answer: the connection was refused; is the server running"
+        EndpointError,
+        match=r"usable answer: the connection was refused \(is the server running\?\)\. Check the",
     ):
         cleaner(server.url).clean(CAPTIONS)
     with pytest.raises(ConnectionError):

@@ -123,12 +123,17 @@ def test_extract_writes_a_table_and_two_files_an_image_and_resumes(photos):
     assert record["settings"]["record_attention"] == [0]
 
 
+def said_by(captioner: Path, image: Path) -> str:
+    """Whatever it says: this captioner's weights are random, and what it says may be too long."""
+    return Captioner.from_pretrained(captioner).describe(image)[0].text
+
+
 def test_extract_takes_a_captioner_and_names_what_it_cannot_read(photos, blip):
     (photos / "text.jpg").write_text("hello")
     result = tadp_run("extract", "photos/*.*", "-o", "out", "--captioner", blip, "--batch-size", 1, code=1)
     assert "1 done, 1 failed; in out" in result.output
     assert "error: 'photos/text.jpg' is no image that Pillow can read." in result.stderr
-    assert json.loads(Path("out/z.json").read_text())["caption"] == Captioner.from_pretrained(blip)(photos / "z.png")[0]
+    assert json.loads(Path("out/z.json").read_text())["caption"] == said_by(blip, photos / "z.png")
 
 
 def test_a_model_that_brings_a_captioner_uses_it(photos, blip, tmp_path):
@@ -225,7 +230,7 @@ def test_show_draws_a_sheet(photos):
 
 def test_show_takes_a_captioner(photos, blip):
     result = tadp_run("show", photos / "z.png", "--captioner", blip, "-o", "z.webp")
-    assert result.stdout.splitlines()[0] == Captioner.from_pretrained(blip)(photos / "z.png")[0]
+    assert result.stdout.splitlines()[0] == said_by(blip, photos / "z.png")
 
 
 def test_info_tells_levels_parts_and_numbers(photos):

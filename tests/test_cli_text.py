@@ -98,9 +98,13 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("prompt", "oracle", "--classes", "dog", "--present", "dog", "--recall", "2"), 2, "recall is 0 to 1; got 2"),
         (("prompt", "class-names", "--classes", "@none.txt"), 1, "in none.txt: No such file or directory. Pass"),
         (("caption", "scene.png", "-o", "captions.json"), 1, "to resume a run, use a .db"),
+        (("caption", "scene.png", "-o", "out.json", "--mix"), 2, "this is for a .db"),
         (("prompt", "class-names"), 2, "--classes"),
         (("prompt", "oracle", "--classes", "dog"), 2, "--present"),
         (("prompt", "caption"), 2, "need images"),
+        (("prompt", "null", "many"), 2, "null is said without images; got many"),
+        (("clean", "captions.json", "-o", "out.json", "--domain", "sketch"), 2, "have a comma after them: sketch,"),
+        (("clean", "captions.json", "-o", "out.json", "--domain", ","), 2, "',' is no domain"),
         (("prompt", "averaged-eos", "--classes", "dog", "--modifier", "comic:simple"), 2, "not said in words"),
         (("prompt", "shout", "--classes", "dog"), 2, "shout"),
         (("prompt", "class-names", "--classes", "@nothing.txt"), 1, "nothing.txt"),
@@ -109,11 +113,14 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("clean", "captions.json", "-o", "captions.json"), 1, "is there already"),
         (("clean", "captions.json", "-o", "out.txt"), 2, "suffixes"),
         (("clean", "captions.json", "-o", "out.json", "--endpoint", "http://127.0.0.1:9"), 2, "--language-model"),
-        (("clean", "broken.json", "-o", "out.json"), 1, "broken.json"),
+        (("clean", "broken.json", "-o", "out.json"), 1, "broken.json, line 2, column 7: this is not JSON"),
+        (("clean", "twice.json", "-o", "out.json"), 1, "twice.json, line 2, column 2: the id '1' stands twice"),
+        (("prompt", "null", "--modifier", "nowhere"), 2, "nowhere is neither DOMAIN:KIND"),
     ],
 )
 def test_wrong_use_is_named(workplace, arguments, code, words):
     Path("broken.json").write_text('{"1": {"captions": ["a"]},\n "2": }')
+    Path("twice.json").write_text('{"1": {"captions": ["a"]},\n "1": {"captions": ["b"]}}')
     result = tadp_run(*arguments, code=code)
     assert words in plain(result.stderr)
     assert not Path("out.json").exists()
@@ -195,12 +202,95 @@ def test_a_killed_run_into_json_loses_nothing(workplace, how):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == -getattr(signal, how), done.stderr
     refused = tadp_run("caption", "photos", "-o", "c.json", code=1)
-    assert "c.json.part.db was left by a run that was killed" in refused.stderr
-    assert "--overwrite drops it" in refused.stderr
+    assert "c.json.part.db was left by a run that did not finish" in refused.stderr
+    assert "max-new-tokens was 6 and is 77. Pass --overwrite to drop it" in refused.stderr
+    assert "mix" not in refused.stderr
     assert "2 done before" in caption_into("c.json", "photos").output
     expected = {name: {"captions": [said_by_tadp(f"photos/{name}.png")]} for name in "abc"}
     assert json.loads(Path("c.json").read_text()) == expected
-    assert not Path("c.json.part.db").exists()
+    assert not list(Path().glob("c.json.part*"))
+
+
+def stop_at(monkeypatch, call: int, error: BaseException) -> None:
+    """Let a captioner raise at one of its calls."""
+    real, calls = tadp.Captioner.describe, []
+
+    def describe(self, images, **options):
+        calls.append(images)
+        if len(calls) == call:
+            raise error
+        return real(self, images, **options)
+
+    monkeypatch.setattr(tadp.Captioner, "describe", describe)
+
+
+def leave_part(*paths: str) -> None:
+    """A part file of c.json, as a run leaves it that is killed at its end."""
+    caption_into("c.json.part.db", *paths)
+
+
+def test_captions_of_images_that_are_not_named_again_stay_in_the_part_file(workplace):
+    scene_files("photos/a.png", "photos/b.png", "photos/c.png")
+    leave_part("photos")
+    told = caption_into("c.json", "photos/a.png").stderr
+    assert "c.json.part.db stays: it has 2 captions of other images" in told
+    assert list(json.loads(Path("c.json").read_text())) == ["a"]
+    assert "3 done before" in caption_into("c.json", "photos", "--overwrite").output
+    assert list(json.loads(Path("c.json").read_text())) == ["a", "b", "c"]
+    assert not list(Path().glob("c.json.part*"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), tadp.errors.OutputError("the pipe is broken")])
+def test_a_run_that_stops_leaves_the_file_that_it_was_to_replace(workplace, monkeypatch, error):
+    scene_files("photos/a.png", "photos/b.png", "photos/c.png")
+    caption_into("c.json", "photos")
+    whole = Path("c.json").read_bytes()
+    arguments = ("photos", "--batch-size", "1", "--overwrite")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, error)
+        told = caption_into("c.json", *arguments, code=130 if isinstance(error, KeyboardInterrupt) else 1).stderr
+    assert "c.json is as it was. What is captioned is in c.json.part.db, with which the same command goes on" in told
+    assert Path("c.json").read_bytes() == whole
+    assert "2 done before" in caption_into("c.json", *arguments).output
+    assert Path("c.json").read_bytes() == whole
+    assert not list(Path().glob("c.json.part*"))
+
+
+def test_overwrite_drops_a_part_file_of_other_options_or_another_kind(workplace):
+    scene_files("photos/a.png")
+    for leave in (lambda: leave_part("photos"), lambda: Path("c.json.part.db").write_text("junk" * 200)):
+        leave()
+        assert "Pass --overwrite to drop it" in tadp_run("caption", "photos", "-o", "c.json", code=1).stderr
+        assert Path("c.json.part.db").exists()
+        assert "done before" not in tadp_run("caption", "photos", "-o", "c.json", "--overwrite").output
+        Path("c.json").unlink()
+
+
+def test_a_part_file_of_another_file_under_the_same_id_is_neither_used_nor_lost(workplace):
+    scene_files("a/img.png", "b/img.png")
+    leave_part("a")
+    before = Path("c.json.part.db").read_bytes()
+    told = caption_into("c.json", "b", "--overwrite", code=1).stderr
+    assert "b/img.png is another file" in told
+    assert "if the file was moved, remove c.json.part.db" in told
+    assert not Path("c.json").exists()
+    assert Path("c.json.part.db").read_bytes() == before
+
+
+def test_two_runs_do_not_write_one_file(workplace, monkeypatch):
+    real, second = tadp.Captioner.describe, []
+
+    def describe(self, images, **options):
+        if not second:
+            second.append(None)
+            second.append(caption_into("c.json", "scene.png", code=1).stderr)
+        return real(self, images, **options)
+
+    monkeypatch.setattr(tadp.Captioner, "describe", describe)
+    caption_into("c.json", "scene.png")
+    assert "another run is writing c.json. Wait for it, or choose another name" in second[1]
+    assert list(json.loads(Path("c.json").read_text())) == ["scene"]
+    assert not list(Path().glob("c.json.part*"))
 
 
 def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workplace):
@@ -242,6 +332,12 @@ def test_clean_keeps_every_image_and_field(workplace):
     cleaned = json.loads(Path("out.json").read_text())
     assert cleaned == {"1": {"captions": ["a dog"], "class_label": 3}, "2": {"captions": ["a cat"]}}
     assert "2 captions, domain 'watercolor': 1 changed, 0 failed" in result.output
+
+
+def test_a_single_word_of_ones_own_is_a_domain(workplace):
+    write_lines({"id": "a", "captions": ["a sketch of a dog"]})
+    tadp_run("clean", "in.jsonl", "-o", "out.jsonl", "--domain", "sketch,")
+    assert read_lines()[0]["captions"] == ["a dog"]
 
 
 def test_an_endpoint_that_is_down_is_one_line_and_loses_nothing(workplace, monkeypatch):

@@ -116,6 +116,15 @@ def test_a_name_is_not_pooled_over_the_end_of_a_sentence(tables):
     assert tables.pool(["hot", "dog"], 1).missing()[0] == ()
 
 
+def test_a_name_is_not_pooled_over_the_seam_of_joined_texts(backbone):
+    text = backbone.encode_text(["something hot"]).join(backbone.encode_text(["dog on grass"]))
+    maps = torch.rand(1, text.embeddings.shape[1], 2, 2, generator=torch.Generator().manual_seed(2))
+    attention = AttentionMaps({1: maps}, text.tokens, text.words)
+    assert attention.pool(["hot dog", "dog"], 1).missing() == (("hot dog",),)
+    [dog] = [word for word in text.words[0] if word.text == "dog"]
+    torch.testing.assert_close(attention.pool(["hot dog", "dog"], 1).maps[0, 1], maps[0, dog.start : dog.stop].mean(0))
+
+
 def test_of_overlapping_names_the_longest_is_pooled(tables):
     pooled = tables.pool(["table", "dining table"], 1)
     assert pooled.missing()[0] == ("table",)

@@ -148,5 +148,10 @@ def test_what_is_a_class_of_its_own_elsewhere_is_no_synonym_there():
     tables = {"classes": class_names.ADE20K_CLASSES, "synonyms": class_names.ADE20K_SYNONYMS}
     found = caption_alignment(said, ade, **tables)
     assert (found.precision, found.recall) == (1, 1)
+    said = ["a dresser and a billiard table in a shack", "a handrail by two wharves", "clothes on a hearth"]
+    ade = [{"chest of drawers", "pool table", "hovel"}, {"bannister", "pier"}, {"apparel", "fireplace"}]
+    found = caption_alignment(said, ade, **tables)
+    assert (found.precision, found.recall) == (1, 1)
+    said = ["a van on the street", "a cyclist and a man"]
     tables = {"classes": class_names.CITYSCAPES_CLASSES, "synonyms": class_names.CITYSCAPES_SYNONYMS}
     assert caption_alignment(said[1:2], [{"rider", "person"}], **tables).recall == 1

@@ -347,6 +347,16 @@ def test_a_swapped_unet_takes_over_how_the_other_was_used(own):
         assert own.unet.conv_in.weight.grad is not None
 
 
+def test_a_swapped_unet_trains_where_the_other_trained(own):
+    own.unet.requires_grad_(False)
+    own.unet.up_blocks[0].requires_grad_(True)
+    before = {name for name, parameter in own.unet.named_parameters() if parameter.requires_grad}
+    with CaptionModifier(unet=build_unet(seed=1)).install(own):
+        trained = {name for name, parameter in own.unet.named_parameters() if parameter.requires_grad}
+    assert trained == before
+    assert all(name.startswith("up_blocks.0.") for name in trained)
+
+
 def test_undo_follows_a_backbone_that_has_moved_on(own):
     installed = CaptionModifier(token="<toy>", embedding=vectors(), unet=build_unet(seed=1)).install(own)
     own.to(torch.bfloat16)
@@ -430,6 +440,14 @@ def test_a_backbone_with_a_token_is_saved_and_loaded_with_it(own, tmp_path, coun
     own.save_pretrained(tmp_path / "model")
     with pytest.warns(UserWarning, match=r"no token '<toy>'"):
         assert TADPBackbone.from_pretrained(tmp_path / "model").encode_text("<toy>").words != expected.words
+
+
+def test_a_token_with_brackets_inside_is_known_and_what_stands_in_them_is_not(own):
+    modifier = CaptionModifier("my<Style> {caption}", token="my<style>", embedding=vectors())
+    with modifier.install(own):
+        own.encode_text(modifier("a dog"))  # without a warning
+        with pytest.warns(UserWarning, match=r"no token '<style>', '<other>' and"):
+            own.encode_text("a <style> dog, my<style> and <other>")
 
 
 def test_a_backbone_with_a_token_is_copied_with_it(own):

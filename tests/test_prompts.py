@@ -71,6 +71,19 @@ def test_names_in_one_prompt_keep_their_borders(encoder):
     torch.testing.assert_close(pooled.maps[:, 2], maps[:, ends[2] : ends[3]].mean(dim=1))
 
 
+@pytest.mark.parametrize(
+    "name", ["tv/monitor", "St. Bernard", "כלב", "don't", "a-b-c", "日本", "dog (toy)", "route 66"]
+)
+def test_a_class_of_any_characters_is_a_word_of_a_prompt_and_is_pooled(encoder, name):
+    [prompt] = class_names(["cat", name, "dog"])
+    text = encoder(prompt)
+    assert [word.text for word in text.words[0]] == ["cat", name, "dog"]
+    maps = torch.rand(1, text.embeddings.shape[1], 2, 2, generator=torch.Generator().manual_seed(0))
+    pooled = AttentionMaps({1: maps}, text.tokens, text.words).pool(["dog", name], 1)
+    word = text.words[0][1]
+    torch.testing.assert_close(pooled.maps[0, 1], maps[0, word.start : word.stop].mean(dim=0))
+
+
 def test_one_string_with_borders_and_without_are_two_texts(encoder):
     text = encoder([*class_names(["hot", "dog"]), "hot dog", *class_names(["hot dog"])])
     assert [[word.text for word in words] for words in text.words] == [["hot", "dog"], ["hot", "dog"], ["hot dog"]]

@@ -92,7 +92,7 @@ def _is_cut_off(line: bytes) -> bool:
     except json.JSONDecodeError as error:
         rest = text[error.pos :].rstrip()
         # an unterminated string is told by where it begins, and so is a word or an escape that lacks letters
-        is_begun = any(word.startswith(rest) for word in ("true", "false", "null", ".", "e+", "e-"))
+        is_begun = any(word.startswith(rest) for word in ("true", "false", "null", "-", ".", "e+", "e-"))
         return is_begun or error.msg.startswith("Unterminated string") or (len(rest) < 6 and "escape" in error.msg)
     return False
 
@@ -161,7 +161,7 @@ def _read_parquet(path: Path) -> Iterator[Located]:
             for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    odd = {key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+                    odd = {key for key, value in row.items() if not _is_finite(value)}
                     if odd - left_out:
                         _warn_of_columns(path, odd - left_out, f"from row {number} on, where it is not finite")
                         left_out |= odd
@@ -171,6 +171,13 @@ def _read_parquet(path: Path) -> Iterator[Located]:
         raise
     except (arrow.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python has no type for
         raise CaptionError(f"{path} cannot be read as Parquet: {error}. It is damaged, or of another kind.") from error
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value of a row has finite numbers alone, however deep."""
+    if isinstance(value, list | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _columns(schema: Any, path: Path) -> list[str]:
@@ -206,7 +213,7 @@ def _warn_of_columns(path: Path, names: Collection[str], why: str) -> None:
 
 def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
     fields = row.pop("fields", None)
-    if isinstance(fields, str):
+    if isinstance(fields, str) and fields.startswith("{"):  # else another's column of that name
         fields = _loads(fields.encode(), f"{where}, column fields", is_line=True)
     return _from_row(row, where, fields)
 

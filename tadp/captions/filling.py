@@ -1,7 +1,7 @@
 """Caption what a table lacks, batch by batch, so that a run that was stopped goes on where it was."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,8 @@ def fill(
     count = len(images) if isinstance(images, Mapping) else None
     items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
     bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)
-    todo = (pair for pair in bar if pair[0] not in table)
+    pairs = bar if isinstance(images, Mapping) else _each_once(bar)
+    todo = (pair for pair in pairs if pair[0] not in table)
     added, silent = 0, []
     while batch := dict(islice(todo, batch_size)):
         captions = _described(batch, captioner)
@@ -44,6 +45,19 @@ def fill(
             stacklevel=3,
         )
     return added
+
+
+def _each_once(pairs: Iterable[tuple[str, Image]]) -> Iterator[tuple[str, Image]]:
+    """The pairs, up to the first whose id has been there."""
+    seen: set[str] = set()
+    for key, image in pairs:
+        if key in seen:
+            raise CaptionError(
+                f"the id {shown(key)} stands twice among the images. Leave one out, or give each an id of its own; the "
+                "batches before are kept."
+            )
+        seen.add(key)
+        yield key, image
 
 
 def _described(images: dict[str, Image], captioner: Callable[[list[Image]], Sequence[str]]) -> dict[str, str]:

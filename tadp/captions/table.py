@@ -319,7 +319,7 @@ class CaptionTable(Mapping[str, str]):
 
         Raises:
             ValueError: If `batch_size` is under 1.
-            CaptionError: If the captioner does not return a caption an image.
+            CaptionError: If an id stands twice among the images, or the captioner does not return a caption an image.
             OutputError: As in `add`.
 
         Example:

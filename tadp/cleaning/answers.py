@@ -59,12 +59,18 @@ def read_numbered(answer: str, count: int) -> list[str]:
     return found
 
 
-def check_answer(caption: str, answer: str, domain: Domain) -> str:
+def check_answer(caption: str, answer: str, domain: Domain, *, batch: Sequence[str] = ()) -> str:
     """An answer for one caption, without quotation marks around it.
 
+    Args:
+        caption: What was asked for.
+        answer: What came back.
+        domain: Whose words may go.
+        batch: The captions that were asked for together, whose answers may have changed places.
+
     Raises:
-        AnswerError: If it is empty, cannot be written as UTF-8, is much longer than the caption, or has none of its
-            words.
+        AnswerError: If it is empty, cannot be written as UTF-8, is much longer than the caption, has none of its
+            words, or has more of another caption's.
     """
     text = " ".join(answer.split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not caption.strip().startswith(text[0]):
@@ -78,6 +84,10 @@ def check_answer(caption: str, answer: str, domain: Domain) -> str:
     if len(text) > 1.5 * len(caption) + 20:
         raise AnswerError(f"the answer is much longer than the caption: {text[:60]!r} …")
     words = set(content_words(caption, ignored=domain.words))
-    if words and not words & set(content_words(text)):
+    said = set(content_words(text))
+    if words and not words & said:
         raise AnswerError(f"the answer has none of the caption's words: {text[:60]!r}")
+    for other in batch:
+        if len(said & set(content_words(other, ignored=domain.words))) > len(said & words):
+            raise AnswerError(f"the answer is rather that of another caption, {other[:60]!r}: {text[:60]!r}")
     return text

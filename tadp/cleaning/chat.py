@@ -117,7 +117,7 @@ def _unreached(error: Exception, timeout_s: float) -> ServerError:
     if isinstance(cause, TimeoutError):
         return ServerError(f"no whole answer within the time-out of {timeout_s:g} s")
     if isinstance(cause, ConnectionRefusedError):
-        return ServerError("the connection was refused; is the server running?", for_all=True)
+        return ServerError("the connection was refused (is the server running?)", for_all=True)
     if isinstance(cause, socket.gaierror):
         return ServerError("there is no such host, or no network", for_all=True)
     if isinstance(cause, ssl.SSLError):

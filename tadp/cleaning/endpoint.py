@@ -24,11 +24,11 @@ class EndpointCleaner(Cleaner):
     """Asks a language model behind an OpenAI-compatible chat endpoint to drop mentions of a domain.
 
     Captions go in numbered batches. An answer counts if as many captions come back as went, and each can be an edited
-    caption. A request that fails is repeated a few times, later and later; a batch that keeps failing is halved, each
-    half with one repetition; a caption that fails alone stays as it was. So one failure costs its own caption and no
-    other. Where several requests in a row fail, a caption that no server minds is asked for, "a dog on grass"; if that
-    fails too, the server is down, and the rest is left as it was rather than asked for. The report says which captions
-    stayed, and why.
+    caption, of this one rather than of another of its batch. A request that fails is repeated a few times, later and
+    later; a batch that keeps failing is halved, each half with one repetition; a caption that fails alone stays as it
+    was. So one failure costs its own caption and no other. Where several requests in a row fail, a caption that no
+    server minds is asked for, "a dog on grass"; if that fails too, the server is down, and the rest is left as it was
+    rather than asked for. The report says which captions stayed, and why.
 
     The key is read from the environment at each call, sent to that server alone, and written nowhere.
 
@@ -138,7 +138,7 @@ class EndpointCleaner(Cleaner):
         work.failed_in_row, work.server_failure = 0, None
         for caption, answer in zip(batch.captions, answers, strict=True):
             try:
-                work.cleaned[caption] = check_answer(caption, answer, self.domain)
+                work.cleaned[caption] = check_answer(caption, answer, self.domain, batch=batch.captions)
             except AnswerError as error:
                 if len(batch.captions) > 1:
                     work.batches.appendleft(_Batch([caption], batch.retries))

@@ -16,11 +16,13 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.captioning import check_caption_file, fill_file, fill_table, load_text_encoder
+from tadp.cli.captioning import check_caption_file, check_sources, fill_file, fill_table, load_text_encoder
 from tadp.cli.terminal import TINY, Dtype, load_captioner, tell_of_tiny
 
 if TYPE_CHECKING:
+    from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
+    from tadp.text import TextEncoder
 
 
 @command(
@@ -62,7 +64,9 @@ def caption(
     images have the same name, their paths below the folder, "a/rex" and "b/rex". A .json has the form of the paper's
     authors, {"rex": {"captions": ["a dog on grass"]}}. Images that cannot be read, or about which the model says
     nothing, are named and left out; captions that are too long for the text encoder are named and kept. Interrupted, it
-    writes what it has; killed, it leaves captions.json.part.db, with which the same command goes on.
+    writes what it has, unless there is a whole file to replace, which stays; killed, or where a file stays, it leaves
+    captions.json.part.db, with which the same command goes on. --overwrite replaces a file when its captions are
+    complete, and drops a .part.db of another model or other options.
 
     A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
     stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
@@ -71,10 +75,12 @@ def caption(
     """
     import torch
 
-    from tadp.captions import CaptionTable, Provenance
+    from tadp.captions import CaptionTable
     from tadp.extract import caption_ids, output_names, path_ids
 
     is_table = output is not None and check_caption_file(output, overwrite=overwrite)
+    if mix and not is_table:
+        raise typer.BadParameter("this is for a .db, which another run adds to.", param_hint="--mix")
     ids = {key: image for image, key in (path_ids(images) if is_table else caption_ids(output_names(images))).items()}
     describe = load_captioner(
         model,
@@ -87,20 +93,35 @@ def caption(
         dtype=getattr(torch, dtype.value),
         revision=revision,
     )
-    provenance = Provenance.of(describe)
     how: dict[str, Any] = {"text_encoder": load_text_encoder(text_encoder)}
     if output is None:
-        failed = fill_table(CaptionTable(provenance=provenance), ids, describe, home=None, **how)
+        failed = fill_table(CaptionTable(), ids, describe, home=None, **how)
     elif is_table:
-        if overwrite:
-            output.unlink(missing_ok=True)
-        with CaptionTable.create(output, provenance=provenance, mix=mix) as table:
-            failed = fill_table(table, ids, describe, home=output.parent, **how)
+        failed = _fill_database(output, ids, describe, mix=mix, overwrite=overwrite, **how)
     else:
         failed = fill_file(lambda table: _write_table(table, output), output, ids, describe, overwrite=overwrite, **how)
     tell_of_tiny(model)
     if failed:
         raise typer.Exit(1)
+
+
+def _fill_database(
+    output: Path,
+    images: dict[str, Path],
+    describe: "Captioner",
+    *,
+    mix: bool,
+    overwrite: bool,
+    text_encoder: "TextEncoder | None",
+) -> int:
+    """Caption images into a table on disk; how many have no caption."""
+    from tadp.captions import CaptionTable, Provenance
+
+    if overwrite:
+        output.unlink(missing_ok=True)
+    with CaptionTable.create(output, provenance=Provenance.of(describe), mix=mix) as table:
+        check_sources(table, images, home=output.parent, redo="make the table anew with --overwrite")
+        return fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
 
 
 def _write_table(table: "CaptionTable", output: Path) -> None:

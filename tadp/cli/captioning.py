@@ -1,7 +1,9 @@
 """What `tadp caption` does with its images, batch by batch."""
 
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
-    from tadp.captions import CaptionTable
+    from tadp.captions import CaptionTable, Provenance
     from tadp.text import TextEncoder
 
 
@@ -41,8 +43,6 @@ def fill_table(
 
     counter = text_encoder or describe.token_counter
     todo = table.missing(images)
-    if home is not None:
-        _check_sources(table, images, set(todo), home)
     if len(todo) < len(images):
         typer.echo(f"{len(images) - len(todo)} done before")
     failed = 0
@@ -86,32 +86,115 @@ def fill_file(
 ) -> int:
     """Caption images into a file that can only be written at the end; returns how many have no caption.
 
-    Till then captions are in a table on disk beside it. A run that is killed leaves that, and the next goes on with it.
+    Till then captions are in a table on disk beside it, the part file. A run that is killed leaves that, and the next
+    goes on with it. A file that was there is replaced by a whole one alone. What does not go into the file stays in the
+    part file.
 
     Raises:
-        CaptionError: If a run with another model or other options left one.
+        CaptionError: If a run with another model or other options left one, and `overwrite` is false; or one with
+            other files of the same ids.
+        OutputError: If another run is writing the file.
     """
     from tadp.captions import CaptionTable, Provenance
 
     part, provenance = output.with_name(f"{output.name}.part.db"), Provenance.of(describe)
-    if overwrite:
-        part.unlink(missing_ok=True)
-    try:
-        table = CaptionTable.create(part, provenance=provenance)
-    except CaptionError as error:
-        raise CaptionError(
-            f"{part} was left by a run that was killed, and cannot be gone on with; --overwrite drops it. {error}"
-        ) from error
-    done = CaptionTable(provenance=provenance)
-    with table:
+    with _only_run(output), _part_table(part, provenance, overwrite=overwrite) as table:
+        is_new, is_done = not output.exists(), False
+        check_sources(table, images, home=output.parent, redo=f"remove {part}")
         try:
-            return fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
+            failed = fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
+            is_done = True
+            return failed
         finally:  # Ctrl-C included
+            done = CaptionTable(provenance=provenance)
             done.update((key, table.all(key)) for key in images if key in table)  # in order, without their sources
-            if done:
-                write(done)
+            left = len(table) - len(done)
             table.close()
-            part.unlink()
+            if done and (is_done or is_new):
+                write(done)
+            if not is_done and not is_new:
+                warn(f"{output} is as it was. What is captioned is in {part}, with which the same command goes on.")
+            elif left:
+                warn(f"{part} stays: it has {left} captions of other images, for a run that names those too.")
+            else:
+                part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[None]:
+    """Hold a lock on a file to be written, which ends with the process whatever ends that.
+
+    Raises:
+        OutputError: If another process holds it, or the folder cannot be written.
+    """
+    lock = output.with_name(f"{output.name}.part.lock")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        held = sqlite3.connect(lock, timeout=0, isolation_level=None)
+        try:
+            held.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error:
+            held.close()
+            raise
+    except (OSError, sqlite3.Error) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise OutputError(f"another run is writing {output}. Wait for it, or choose another name.") from error
+        raise OutputError(f"cannot write {output}: {error}. Choose another folder.") from error
+    try:
+        yield
+    finally:
+        held.close()
+        with suppress(OSError):
+            lock.unlink()
+
+
+def _part_table(part: Path, provenance: "Provenance", *, overwrite: bool) -> "CaptionTable":
+    """A part file to go on with, or a new one; `overwrite` drops one of another origin."""
+    from tadp.captions import CaptionTable
+    from tadp.captions.records import differences
+
+    try:
+        table = CaptionTable.create(part, provenance=provenance, mix=True)
+        others = [one for one in table.provenances if one != provenance]
+        if not others:
+            return table
+        table.close()
+        why = f"its captions are of another origin: {differences(others[0], provenance)}"
+    except CaptionError as error:
+        why = str(error)
+    if not overwrite:
+        raise CaptionError(
+            f"{part} was left by a run that did not finish, and cannot be gone on with: {why.removesuffix('.')}. Pass "
+            "--overwrite to drop it, or the options of that run to go on with it."
+        )
+    part.unlink()
+    return CaptionTable.create(part, provenance=provenance, mix=True)
+
+
+def check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path, redo: str) -> None:
+    """Refuse images of which the table has the caption of another file under their id.
+
+    Args:
+        table: On disk.
+        images: By id.
+        home: The table's folder.
+        redo: What to do if the file was moved.
+
+    Raises:
+        CaptionError: If there is such an image.
+    """
+    from tadp.extract.names import SOURCE
+
+    missing = set(table.missing(images))
+    for key, image in images.items():
+        if key in missing:
+            continue
+        known, source = table.record(key).fields.get(SOURCE), _source(image, home)  # None: by a tadp that kept none
+        if known is not None and known != source:
+            raise CaptionError(
+                f"the table has a caption {key!r} already, of {home / known}, and {image} is another file. Pass a "
+                f"folder above both, or another table; if the file was moved, {redo}."
+            )
 
 
 def check_caption_file(output: Path, *, overwrite: bool) -> bool:
@@ -148,20 +231,6 @@ def load_text_encoder(model: str | None) -> "TextEncoder | None":
 def warn(message: str) -> None:
     """A line that is no error."""
     typer.secho(message, fg="yellow", err=True)
-
-
-def _check_sources(table: "CaptionTable", images: dict[str, Path], missing: set[str], home: Path) -> None:
-    from tadp.extract.names import SOURCE
-
-    for key, image in images.items():
-        if key in missing:
-            continue
-        known, source = table.record(key).fields.get(SOURCE), _source(image, home)  # None: by a tadp that kept none
-        if known is not None and known != source:
-            raise CaptionError(
-                f"the table has a caption {key!r} already, of {home / known}, and {image} is another file. Pass a "
-                "folder above both, or another table; if the file was moved, make the table anew with --overwrite."
-            )
 
 
 def _source(image: Path, home: Path) -> str:

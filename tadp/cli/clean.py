@@ -30,7 +30,7 @@ def clean(
     ],
     domain: Annotated[
         str,
-        typer.Option("--domain", help="watercolor, comic, night, foggy, dashcam; or words with commas between."),
+        typer.Option("--domain", help="watercolor, comic, night, foggy, dashcam; or words, with a comma after each."),
     ] = "watercolor",
     language_model: Annotated[
         str | None,
@@ -87,8 +87,18 @@ def clean(
 
 
 def _domain(text: str) -> str | list[str]:
+    from tadp.cleaning import DOMAINS
+
     words = [word.strip() for word in text.split(",") if word.strip()]
-    return words[0] if len(words) == 1 else words
+    if "," in text and words:
+        return words
+    if text not in DOMAINS:
+        raise typer.BadParameter(
+            f"{text!r} is no domain; there are {', '.join(DOMAINS)}. Words of your own have a comma after them: "
+            f"{words[0] if words else 'sketch'},",
+            param_hint="--domain",
+        )
+    return text
 
 
 def _cleaner(

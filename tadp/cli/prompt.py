@@ -85,6 +85,8 @@ def prompt(
     """
     from tadp import prompts
 
+    if images and mode not in (Mode.caption, Mode.nouns):
+        raise typer.BadParameter(f"{mode} is said without images; got {images[0]}.", param_hint="IMAGES")
     backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
     encoder = backbone.text_encoder
     if encoder is None:

@@ -123,7 +123,9 @@ def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
     if not old.conv_in.weight.is_contiguous():
         new.to(memory_format=torch.channels_last)
     install_recording(new, layout.layer_levels)
-    new.requires_grad_(any(parameter.requires_grad for parameter in old.parameters()))
+    trains = {name.replace(".base_layer", ""): one.requires_grad for name, one in old.named_parameters()}  # as of LoRA
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(trains.get(name, False))
     freeze_unused(new)
     if old.is_gradient_checkpointing:
         new.enable_gradient_checkpointing()
