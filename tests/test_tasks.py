@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 
 import tadp
+from tadp.assets import tiny_folder
 from tadp.boxes import Boxes, Detections
 from tadp.datasets import RenderedScenes
 from tadp.datasets.scenes import CLASSES as SCENE_CLASSES
@@ -581,6 +583,49 @@ def test_a_learned_token_comes_back(tmp_path):
     model.save_pretrained(tmp_path / "kept")
     again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
     assert torch.equal(raw(again, images(1, 64, 64), "a <dark> photo"), raw(model, images(1, 64, 64), "a <dark> photo"))
+
+
+def test_a_text_encoder_that_was_changed_by_hand_comes_back(tmp_path):
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
+    with torch.no_grad():
+        next(model.backbone.text_encoder.model.parameters()).mul_(1.5)
+    model.save_pretrained(tmp_path / "kept")
+    assert (tmp_path / "kept" / "text_encoder").is_dir()
+    again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
+    assert torch.equal(raw(again, images(1, 64, 64)), raw(model, images(1, 64, 64)))
+    again.save_pretrained(tmp_path / "again")  # and once more
+    third = TADPForSemanticSegmentation.from_pretrained(tmp_path / "again")
+    assert torch.equal(raw(third, images(1, 64, 64)), raw(model, images(1, 64, 64)))
+
+
+def test_a_vae_that_was_changed_by_hand_is_refused_and_its_cure_works(tmp_path):
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
+    with torch.no_grad():
+        next(model.backbone.vae.parameters()).mul_(1.5)
+    with pytest.raises(ModelError, match="the VAE of this model is not that of 'tadp-tiny'"):
+        model.save_pretrained(tmp_path / "kept")
+    assert not (tmp_path / "kept" / "config.json").exists()
+    model.backbone.save_pretrained(tmp_path / "backbone")
+    cured = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "backbone"), tune="nothing")
+    cured.save_pretrained(tmp_path / "kept")
+    again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
+    assert torch.equal(raw(again, images(1, 64, 64)), raw(cured, images(1, 64, 64)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_no_change_of_the_frozen_parts(dtype, tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", dtype=dtype)
+    for number, made in enumerate((backbone, copy.deepcopy(backbone).float())):
+        segmenter(made, tune="nothing").save_pretrained(tmp_path / str(number))
+        assert not (tmp_path / str(number) / "text_encoder").exists()
+
+
+def test_frozen_parts_that_cannot_be_compared_are_kept_where_that_is_possible(tmp_path):
+    shutil.copytree(tiny_folder(), tmp_path / "base")
+    model = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "base"), tune="nothing")
+    shutil.rmtree(tmp_path / "base")
+    model.save_pretrained(tmp_path / "kept")
+    assert (tmp_path / "kept" / "text_encoder").is_dir()
 
 
 def test_options_and_record_come_back(tmp_path):

@@ -183,10 +183,8 @@ def test_memory_does_not_grow_with_the_length_of_the_image():
     assert 150 * 32 * 32 * 4 < long < 150 * 96 * 600 * 4 / 4  # a tile, and a quarter of the scores of one view
 
 
-@pytest.mark.parametrize(
-    "place", [(slice(0, 65), slice(0, 8)), (slice(3, 3), slice(0, 8)), (slice(0, 8), slice(-1, 8))]
-)
-def test_a_tile_that_is_not_in_the_image_is_refused(place):
+@pytest.mark.parametrize("rows", [slice(0, 65), slice(3, 3), slice(-1, 8)])
+def test_a_tile_that_is_not_in_the_image_is_refused(rows):
     prediction = WindowedPrediction(lambda part: part, random_image(64, 8), window=8)
     with pytest.raises(ValueError, match=r"a tile lies in the image, \(64, 8\) pixels"):
         prediction.tile(rows, slice(0, 8))

@@ -43,6 +43,7 @@ def read_options(description: str, *, data: Iterable[str], scenes: Schedule) -> 
         options.cache_latents = options.data == "scenes"
     options.tune = options.tune or ("nothing" if options.data == "scenes" else "all")
     options.captions = options.captions or options.out / "captions.db"
+    options.captions_sha256 = None  # until there are captions
     return options
 
 
