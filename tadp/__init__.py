@@ -7,8 +7,9 @@
 The names below load when first used, and torch, diffusers and transformers with them.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from tadp._lazy import lazy
 
 if TYPE_CHECKING:
     from tadp import heads as heads
@@ -28,19 +29,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttentionMaps": "tadp.features",
-    "CaptionTable": "tadp.captions",
-    "CaptionModifier": "tadp.modifiers",
-    "Captioner": "tadp.captioner",
-    "Conditioning": "tadp.text",
-    "FeatureInfo": "tadp.features",
-    "Features": "tadp.features",
-    "TADPBackbone": "tadp.backbone",
-    "TADPForDepthEstimation": "tadp.tasks",
-    "TADPForObjectDetection": "tadp.tasks",
-    "TADPForSemanticSegmentation": "tadp.tasks",
-    "heads": "tadp",
-    "personalize": "tadp",
+    "AttentionMaps": "features",
+    "CaptionTable": "captions",
+    "CaptionModifier": "modifiers",
+    "Captioner": "captioner",
+    "Conditioning": "text",
+    "FeatureInfo": "features",
+    "Features": "features",
+    "TADPBackbone": "backbone",
+    "TADPForDepthEstimation": "tasks",
+    "TADPForObjectDetection": "tasks",
+    "TADPForSemanticSegmentation": "tasks",
+    "heads": "heads",
+    "personalize": "personalize",
 }
 __all__ = [
     "AttentionMaps",
@@ -58,16 +59,4 @@ __all__ = [
     "heads",
     "personalize",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tadp' has no attribute {name!r}; it has {', '.join(__all__)}.")
-    home = _HOMES[name]
-    value = import_module(f"tadp.{name}") if home == "tadp" else getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(__name__, _HOMES, names=__all__)

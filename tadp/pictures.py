@@ -50,8 +50,10 @@ def class_picture(
 
     Raises:
         ImageError: If the image cannot be read.
-        ValueError: If the map is of another size than the image.
+        ValueError: If the map is of another size than the image, or the opacity is none.
     """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is from 0 to 1; got {opacity}.")
     picture = to_pil(image)
     labels = class_map.cpu().numpy()
     if labels.shape != (picture.height, picture.width):
@@ -142,7 +144,14 @@ def sheet(rows: Sequence[Sequence[Image.Image]], *, titles: Sequence[str] = ()) 
     Args:
         rows: Of equal length.
         titles: One a column, written above.
+
+    Raises:
+        ValueError: If there are no pictures, or rows differ in length.
     """
+    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"a sheet has one row or more, of equally many pictures; got {[len(row) for row in rows]} pictures."
+        )
     gap, head = 12, 34 if titles else 12
     widths = [max(row[k].width for row in rows) for k in range(len(rows[0]))]
     heights = [max(one.height for one in row) for row in rows]

@@ -1,31 +1,47 @@
-"""Predict a map for a large image by windows, so that memory is that of one window and of a strip of the result.
+"""Predict maps for a large image by windows, so that memory is that of one window, and put them together in tiles.
 
-    logits = WindowedPrediction(model, image, window=512, stride=341, size=(1080, 1920))
-    for top in range(0, 1080, 64):
-        strip = logits.rows(top, min(top + 64, 1080))      # (K, 64, 1920)
+    views = [WindowedPrediction(model, image, window=512, stride=341, flipped=flipped) for flipped in (False, True)]
+    for rows, columns, values in mean_tiles(views):
+        result[:, rows, columns] = values                  # (K, up to 256, up to 256)
 
-Windows overlap; where they do, their values are averaged. The result may have another size than the image it was made
-from, as in a test at several scales: it is resized as it is read.
+Windows overlap; where they do, their values are averaged. An image may be seen at another size, as in a test at several
+scales; what is read is of the image's own size.
+
+All that happens to a window's values afterwards, enlarging them to pixels, averaging them where windows overlap and
+bringing them to the image's size, is linear and treats rows and columns apart. So each window adds R · values · Cᵀ to a
+tile, and what is kept of a window are its values as the head has them: of a segmentation head 1/64 of the pixels.
 """
 
-from collections.abc import Callable, Iterator
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Predict = Callable[[Float[Tensor, "1 c h w"]], Float[Tensor, "1 k h w"]]
+Predict = Callable[[Float[Tensor, "1 c h w"]], Float[Tensor, "1 _k _h _w"]]
+TILE_PX = 256
 
 
-class Window(NamedTuple):
-    """A rectangle of an image in pixels; bottom and right are exclusive."""
+def check_px(value: int | None, *, name: str) -> int:
+    """A side or step in pixels: a whole number over 0.
 
-    top: int
-    left: int
-    bottom: int
-    right: int
+    Raises:
+        TypeError: If it is no integer.
+        ValueError: If it is under 1.
+
+    Example:
+        >>> check_px(512, name="window_px")
+        512
+    """
+    if value is None or isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} is a whole number of pixels; got {value!r}.")
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name} is 1 pixel or more; got {value}. None is the default.")
+    return number
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -55,15 +71,21 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 class WindowedPrediction:
-    """The prediction for one image, made as it is read from top to bottom.
+    """The prediction for one image at one size, made window by window as its tiles are read.
+
+    Each window is predicted once if tiles are read as `mean_tiles` reads them: a band across the image after another.
 
     Args:
-        predict: From a window (1, C, h, w) to values (1, K, h, w).
-        image: (1, C, H, W).
-        window: Side of a window in pixels; an image that is smaller is one window. None: the whole image at once.
-        stride: From one window to the next, in pixels.
-        size: (height, width) of the result, to which values are resized bilinearly; the image's own by default.
+        predict: From a window (1, C, h, w) to values (1, K, ceil(h / cell_px), ceil(w / cell_px)).
+        image: (1, C, H, W), in [0, 1].
+        window: Side of a window in pixels; an image that is smaller is one window.
+        stride: From one window to the next, in pixels; the window's side by default.
+        size: (height, width) at which the image is seen; its own by default. What is read is of its own in any case.
         flipped: Predict the mirrored image, and mirror the result back.
+        cell_px: Pixels of a window for each value, a side; they are enlarged bilinearly.
+
+    Raises:
+        ValueError: If the stride is under 1, or leaves gaps.
     """
 
     def __init__(
@@ -71,74 +93,161 @@ class WindowedPrediction:
         predict: Predict,
         image: Float[Tensor, "1 c h w"],
         *,
-        window: int | None,
+        window: int,
         stride: int | None = None,
         size: tuple[int, int] | None = None,
         flipped: bool = False,
+        cell_px: int = 1,
     ):
-        self.predict = predict
-        self.image = image.flip(3) if flipped else image
-        self.flipped = flipped
-        self.height, self.width = image.shape[2:]
-        self.size = size or (self.height, self.width)
-        side = window or max(self.height, self.width)
-        self.side = (min(side, self.height), min(side, self.width))
-        self.tops = window_starts(self.height, side, stride or side)
-        self.lefts = window_starts(self.width, side, stride or side)
-        self._strips = self._finished_rows()
-        self._kept: Tensor | None = None
-        self._first = 0  # the image's row that `_kept` begins with
-
-    def rows(self, start: int, stop: int) -> Float[Tensor, "k n w"]:
-        """Rows `start` up to `stop` of the result; a later call must not begin before an earlier one."""
-        upper, lower, weight = _neighbours(start, stop, self.size[0], self.height)
-        kept = self._read(int(upper[0]), int(lower[-1]) + 1)
-        upper, lower = (upper - self._first).to(kept.device), (lower - self._first).to(kept.device)
-        weight = weight.to(kept.device, kept.dtype)[None, :, None]
-        mixed = (
-            kept[:, upper] * (1 - weight) + kept[:, lower] * weight if self.size[0] != self.height else kept[:, upper]
+        self.predict, self.image, self.flipped = predict, image, flipped
+        self.size = (int(image.shape[2]), int(image.shape[3]))
+        self.sides = tuple(
+            _Side(seen, length, window, stride or window, cell_px)
+            for seen, length in zip(size or self.size, self.size, strict=True)
         )
-        if self.size[1] != self.width:
-            mixed = F.interpolate(mixed, size=self.size[1], mode="linear", align_corners=False)
-        return mixed.flip(2) if self.flipped else mixed
+        self._kept: dict[tuple[int, int], Float[Tensor, "_k _h _w"]] = {}
 
-    def _read(self, start: int, stop: int) -> Float[Tensor, "k n w"]:
-        """Finished rows of the image that include start to stop; those before start are let go."""
-        if start < self._first:
-            raise ValueError(f"rows are read from top to bottom; row {start} was let go, the first is {self._first}.")
-        kept = self._kept
-        while kept is None or self._first + kept.shape[1] < stop:
-            strip = next(self._strips)
-            kept = strip if kept is None else torch.cat([kept, strip], dim=1)
-            drop = min(start - self._first, kept.shape[1])
-            kept, self._first = kept[:, drop:], self._first + drop
-        drop = start - self._first
-        self._kept, self._first = kept[:, drop:], start
-        return self._kept
+    def tile(self, rows: slice, columns: slice) -> Float[Tensor, "k n m"]:
+        """Rows and columns of the result, of the image's own size; both slices have a start and a stop."""
+        if not (0 <= rows.start < rows.stop <= self.size[0] and 0 <= columns.start < columns.stop <= self.size[1]):
+            raise ValueError(f"a tile lies in the image, {self.size} pixels; got rows {rows}, columns {columns}.")
+        if self.flipped:
+            columns = slice(self.size[1] - columns.stop, self.size[1] - columns.start)
+        upright, across = self.sides[0].shares(rows), self.sides[1].shares(columns)
+        self._let_go({share.window for share in upright}, {share.window for share in across})
+        total = torch.zeros(())
+        for down in upright:
+            for over in across:
+                values = self._values(down.window, over.window)[:, down.cells, over.cells]
+                added = down.weights @ values @ over.weights.T
+                total = total.add_(added) if total.ndim else added
+        return total.flip(2) if self.flipped else total
 
-    def _finished_rows(self) -> Iterator[Float[Tensor, "k n w"]]:
-        """The image's rows in strips, each when no further window touches it."""
-        total = counts = None
-        for number, top in enumerate(self.tops):
-            for left in self.lefts:
-                values = self.predict(self.image[:, :, top : top + self.side[0], left : left + self.side[1]])[0]
-                if total is None or counts is None:
-                    total = values.new_zeros(values.shape[0], self.side[0], self.width)
-                    counts = values.new_zeros(1, self.side[0], self.width)
-                total[:, :, left : left + self.side[1]] += values
-                counts[:, :, left : left + self.side[1]] += 1
-            if total is None or counts is None:
-                return
-            following = self.tops[number + 1] if number + 1 < len(self.tops) else self.height
-            done = following - top
-            yield total[:, :done] / counts[:, :done]
-            total = torch.cat([total[:, done:], total.new_zeros(total.shape[0], done, self.width)], dim=1)
-            counts = torch.cat([counts[:, done:], counts.new_zeros(1, done, self.width)], dim=1)
+    def _values(self, row: int, column: int) -> Float[Tensor, "k h w"]:
+        """Of one window, on the CPU."""
+        if (row, column) not in self._kept:
+            self._kept[row, column] = self.predict(self._pixels(row, column))[0].float().cpu()
+        return self._kept[row, column]
+
+    def _pixels(self, row: int, column: int) -> Float[Tensor, "1 c h w"]:
+        """The part of the image that a window sees."""
+        down, over = self.sides
+        top, left = down.starts[row], over.starts[column]
+        if self.flipped:
+            left = over.seen - left - over.side
+        part = self.image
+        if (down.seen, over.seen) == self.size:
+            part = part[:, :, top : top + down.side, left : left + over.side]
+        else:
+            tall = _linear(down.length, down.seen, top, top + down.side, antialias=True)
+            wide = _linear(over.length, over.seen, left, left + over.side, antialias=True)
+            part = tall.weights.float() @ part[:, :, tall.cells, wide.cells].float() @ wide.weights.float().T
+            part = part.clamp(0, 1)
+        return part.flip(3) if self.flipped else part
+
+    def _let_go(self, rows: set[int], columns: set[int]) -> None:
+        """Forget windows that neither this band of tiles nor one after it is made of."""
+        axis = band_axis(self.size)
+        read = (rows, columns)[axis]
+        from_right = self.flipped and axis == 1
+        self._kept = {
+            place: values
+            for place, values in self._kept.items()
+            if (place[1] <= max(read) if from_right else place[axis] >= min(read))
+        }
 
 
-def _neighbours(start: int, stop: int, size: int, source: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For rows of a map of `size` rows: the two source rows between which each lies, and the second's share."""
-    rows = torch.arange(start, stop, dtype=torch.float64)
-    place = ((rows + 0.5) * source / size - 0.5).clamp(0, source - 1)
-    upper = place.floor().long()
-    return upper, (upper + 1).clamp(max=source - 1), (place - upper).float()
+def band_axis(size: tuple[int, int]) -> int:
+    """The side along which bands follow one another: the longer, so that a band is as short as can be."""
+    return 0 if size[0] >= size[1] else 1
+
+
+def mean_tiles(
+    views: Sequence[WindowedPrediction],
+    *,
+    finish: Callable[[Float[Tensor, "k n m"]], Float[Tensor, "k n m"]] = lambda values: values,
+    tile_px: int = TILE_PX,
+) -> Iterator[tuple[slice, slice, Float[Tensor, "k n m"]]]:
+    """The mean of several views of one image, tile by tile.
+
+    Args:
+        views: Of the same image.
+        finish: What is done to a view's values before the mean, such as a softmax.
+        tile_px: Side of a tile.
+
+    Yields:
+        Rows, columns, and the values there.
+    """
+    size = views[0].size
+    axis = band_axis(size)
+    for along in range(0, size[axis], tile_px):
+        for across in range(0, size[1 - axis], tile_px):
+            place = (along, across) if axis == 0 else (across, along)
+            rows, columns = (slice(at, min(at + tile_px, end)) for at, end in zip(place, size, strict=True))
+            total = finish(views[0].tile(rows, columns))
+            for view in views[1:]:
+                total = total + finish(view.tile(rows, columns))
+            yield rows, columns, total / len(views)
+
+
+class _Weights(NamedTuple):
+    """Each of n values as a weighted mean of neighbouring cells."""
+
+    cells: slice
+    weights: Float[Tensor, "_n _cells"]
+
+
+class _Share(NamedTuple):
+    """What a window gives to a part of the result, along one side."""
+
+    window: int
+    cells: slice
+    weights: Float[Tensor, "_n _cells"]
+
+
+class _Side:
+    """Windows along one side of an image.
+
+    Args:
+        seen: The side's length in the image as it is seen, in pixels.
+        length: And in the image itself, which is that of the result.
+        window: The windows' side.
+        stride: From one to the next.
+        cell_px: Pixels a value.
+    """
+
+    def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int):
+        self.seen, self.length, self.cell_px = seen, length, cell_px
+        self.side = min(window, seen)
+        self.starts = window_starts(seen, window, stride)
+        self.counts = torch.zeros(seen, dtype=torch.float64)
+        for start in self.starts:
+            self.counts[start : start + self.side] += 1
+
+    def shares(self, part: slice) -> list[_Share]:
+        """The windows that a part of the result is made of."""
+        pixels = _linear(self.seen, self.length, part.start, part.stop)
+        first, last = pixels.cells.start, pixels.cells.stop
+        made = []
+        for number, start in enumerate(self.starts):
+            low, high = max(first, start), min(last, start + self.side)
+            if low >= high:
+                continue
+            cells = math.ceil(self.side / self.cell_px)
+            enlarged = _linear(cells, cells * self.cell_px, low - start, high - start)
+            mean = enlarged.weights / self.counts[low:high, None]
+            weights = pixels.weights[:, low - first : high - first] @ mean
+            made.append(_Share(number, enlarged.cells, weights.float()))
+        return made
+
+
+def _linear(source: int, size: int, start: int, stop: int, *, antialias: bool = False) -> _Weights:
+    """The rows `start` up to `stop` of the bilinear resize of `source` values to `size`, as torch defines it."""
+    ratio = source / size
+    reach = max(ratio, 1.0) if antialias else 1.0
+    centers = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * ratio
+    first = max(math.floor(float(centers[0]) - reach), 0)
+    last = min(math.ceil(float(centers[-1]) + reach), source)
+    cells = torch.arange(first, last, dtype=torch.float64) + 0.5
+    weights = (1 - (cells - centers[:, None]).abs() / reach).clamp(min=0)
+    return _Weights(slice(first, last), weights / weights.sum(dim=1, keepdim=True))

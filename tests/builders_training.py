@@ -29,6 +29,7 @@ def make_options(out: Path, **changes) -> SimpleNamespace:
             {
                 "out": out, "cache": None, "data": "scenes", "seed": 3, "micro_batch": 4, "mixed_precision": "no",
                 "model": "small", "untrained": False, "cache_latents": False, "text": "captions", "workers": 0,
+                "captions_sha256": None,
                 "log_every": 1, "save_every": 2, "evaluate_every": 0, "gradient_checkpointing": False,
                 "schedule": Schedule(**({"steps": 6, "batch": 4, "lr": 1e-2, "warmup_steps": 2} | schedule)),
             }

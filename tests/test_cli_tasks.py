@@ -68,6 +68,24 @@ def test_predict_writes_a_picture_and_data(task, models, photos, tmp_path):
     assert "2 already done" in again.output
 
 
+def test_an_image_that_was_not_finished_is_done_again(models, photos, tmp_path, monkeypatch):
+    options = ("-m", models / "without", "--caption", "a dog", "-o", tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for part in ("tadp.tasks.results._save_png", "tadp.tasks.results._save_json", "tadp.cli.tasks._save_plot"):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, killed)
+            assert run("predict", "segmentation", photos / "0.png", *options).exit_code == 130
+    done = run("predict", "segmentation", photos / "0.png", *options)
+    assert "already done" not in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"0.segmentation.{suffix}" for suffix in ("plot.png", "png", "json")
+    }
+    assert "1 already done" in run("predict", "segmentation", photos / "0.png", *options).output
+
+
 def test_predict_takes_a_caption_and_names_what_it_cannot_read(models, photos, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
@@ -86,6 +104,12 @@ def test_predict_takes_a_caption_and_names_what_it_cannot_read(models, photos, t
         (("segmentation", "-m", "without"), "does not know its captioner"),
         (("segmentation", "-m", "segmentation", "--caption", "a", "--captioner", "b"), "--caption or --captioner"),
         (("depth", "-m", "depth", "--multi-scale"), "use --flip"),
+        (("depth", "-m", "depth", "--stride-px", "129"), "at most the side of a window, 128"),
+        (("segmentation", "-m", "without", "--window-px", "64", "--stride-px", "65"), "the side of a window, 64"),
+        (("segmentation", "-m", "without", "--window-px", "0"), "should be greater than or equal to 8"),
+        (("segmentation", "-m", "without", "--stride-px", "0"), "should be greater than or equal to 1"),
+        (("depth", "-m", "depth", "--short-side-px", "-3"), "should be greater than or equal to 8"),
+        (("detection", "-m", "detection", "--window-px", "0"), "should be greater than or equal to 8"),
         (("detection", "-m", "detection", "--flip"), "sees the whole image at once"),
     ],
 )

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 
 import tadp
+from tadp.assets import tiny_folder
 from tadp.boxes import Boxes, Detections
 from tadp.datasets import RenderedScenes
 from tadp.datasets.scenes import CLASSES as SCENE_CLASSES
@@ -342,6 +344,13 @@ def test_scales_and_flips_average_probabilities():
     torch.testing.assert_close(result.probabilities, expected)
 
 
+@pytest.mark.parametrize("head", ["fpn", "linear"])
+def test_logits_are_enlarged_as_the_head_enlarges_them(head):
+    model, batch = segmenter(head=head), images(1, 61, 45)  # the last cells reach over the edge
+    result = model.predict(batch, CAPTION, return_probabilities=True)
+    torch.testing.assert_close(result.probabilities, model(batch, CAPTION).logits[0].softmax(0))
+
+
 def test_focal_loss_makes_a_judgement_a_class():
     model, batch = segmenter(loss="focal"), images(1, 64, 64)
     result = model.predict(batch, CAPTION, return_probabilities=True)
@@ -382,10 +391,54 @@ def test_predicting_leaves_the_model_as_it_was(make):
     assert [module.training for module in model.modules()] == before
 
 
-@pytest.mark.parametrize("options", [{"scales": ()}, {"scales": (0.0,)}, {"short_side_px": 0}])
-def test_sizes_that_are_none_are_refused(options):
-    with pytest.raises(ValueError, match="scales and sizes are over 0"):
-        segmenter().predict(images(1, 64, 64), CAPTION, **options)
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),)])
+def test_scales_that_are_none_are_refused(scales):
+    with pytest.raises(ValueError, match="scales are numbers over 0, one or more"):
+        segmenter().predict(images(1, 64, 64), CAPTION, scales=scales)
+
+
+PX_OPTIONS = [
+    (make, name)
+    for make, names in (
+        (segmenter, ("window_px", "stride_px", "short_side_px")),
+        (depther, ("window_px", "stride_px", "short_side_px")),
+        (detector, ("image_px",)),
+    )
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("make", "name"), PX_OPTIONS)
+def test_sizes_that_are_no_pixels_are_refused(make, name, no_type_checker):
+    calls = [lambda value: make().predict(images(1, 64, 64), CAPTION, **{name: value})]
+    if name != "short_side_px":
+        calls.append(lambda value: make(**{name: value}))
+    for call in calls:
+        for value in (0, -8):
+            with pytest.raises(ValueError, match=f"{name} is 1 pixel or more; got {value}"):
+                call(value)
+        for value in (64.0, True, "64"):
+            with pytest.raises(TypeError, match=f"{name} is a whole number of pixels; got {value!r}"):
+                call(value)
+
+
+@pytest.mark.parametrize("make", [segmenter, depther])
+def test_windows_with_gaps_between_them_are_refused(make):
+    with pytest.raises(ValueError, match=r"stride_px is at most window_px, 64, .*got 65"):
+        make(stride_px=65)
+    with pytest.raises(ValueError, match=r"stride_px is at most window_px, 64, .*got 65"):
+        make().predict(images(1, 64, 64), CAPTION, stride_px=65)
+
+
+@pytest.mark.parametrize(("make", "stride"), [(segmenter, 21), (depther, 10)])
+def test_a_stride_goes_with_its_window(make, stride, monkeypatch):
+    seen = []
+    module = f"tadp.tasks.{'segmentation' if make is segmenter else 'depth'}.make_views"
+    monkeypatch.setattr(module, lambda *_, **sizes: seen.append((sizes["window_px"], sizes["stride_px"])) or 1 / 0)
+    for options in ({}, {"stride_px": 40}, {"window_px": 32}, {"window_px": 32, "stride_px": 5}):
+        with pytest.raises(ZeroDivisionError):
+            make(stride_px=50).predict(images(1, 64, 64), CAPTION, **options)
+    assert seen == [(64, 50), (64, 40), (32, stride), (32, 5)]
 
 
 def test_grey_padding_is_what_the_released_depth_code_does():
@@ -530,6 +583,49 @@ def test_a_learned_token_comes_back(tmp_path):
     model.save_pretrained(tmp_path / "kept")
     again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
     assert torch.equal(raw(again, images(1, 64, 64), "a <dark> photo"), raw(model, images(1, 64, 64), "a <dark> photo"))
+
+
+def test_a_text_encoder_that_was_changed_by_hand_comes_back(tmp_path):
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
+    with torch.no_grad():
+        next(model.backbone.text_encoder.model.parameters()).mul_(1.5)
+    model.save_pretrained(tmp_path / "kept")
+    assert (tmp_path / "kept" / "text_encoder").is_dir()
+    again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
+    assert torch.equal(raw(again, images(1, 64, 64)), raw(model, images(1, 64, 64)))
+    again.save_pretrained(tmp_path / "again")  # and once more
+    third = TADPForSemanticSegmentation.from_pretrained(tmp_path / "again")
+    assert torch.equal(raw(third, images(1, 64, 64)), raw(model, images(1, 64, 64)))
+
+
+def test_a_vae_that_was_changed_by_hand_is_refused_and_its_cure_works(tmp_path):
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
+    with torch.no_grad():
+        next(model.backbone.vae.parameters()).mul_(1.5)
+    with pytest.raises(ModelError, match="the VAE of this model is not that of 'tadp-tiny'"):
+        model.save_pretrained(tmp_path / "kept")
+    assert not (tmp_path / "kept" / "config.json").exists()
+    model.backbone.save_pretrained(tmp_path / "backbone")
+    cured = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "backbone"), tune="nothing")
+    cured.save_pretrained(tmp_path / "kept")
+    again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
+    assert torch.equal(raw(again, images(1, 64, 64)), raw(cured, images(1, 64, 64)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_no_change_of_the_frozen_parts(dtype, tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", dtype=dtype)
+    for number, made in enumerate((backbone, copy.deepcopy(backbone).float())):
+        segmenter(made, tune="nothing").save_pretrained(tmp_path / str(number))
+        assert not (tmp_path / str(number) / "text_encoder").exists()
+
+
+def test_frozen_parts_that_cannot_be_compared_are_kept_where_that_is_possible(tmp_path):
+    shutil.copytree(tiny_folder(), tmp_path / "base")
+    model = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "base"), tune="nothing")
+    shutil.rmtree(tmp_path / "base")
+    model.save_pretrained(tmp_path / "kept")
+    assert (tmp_path / "kept" / "text_encoder").is_dir()
 
 
 def test_options_and_record_come_back(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +227,24 @@ def test_other_options_are_named(tmp_path):
     train(make_options(tmp_path, schedule={"steps": 2}))
     with pytest.raises(StopTraining, match=r"of another run: steps was 2 and is 4; lr was 0.01 and is 0.02"):
         train(make_options(tmp_path, schedule={"steps": 4, "lr": 0.02}))
+
+
+def test_a_run_does_not_go_on_with_other_captions(tmp_path):
+    asked = captioning(tmp_path)
+    [data] = with_captions([scenes(8, seed=1)], asked, ALONE)
+    first = {"schedule": {"steps": 2, "batch": 2}, "micro_batch": 2, "captions_sha256": asked.captions_sha256}
+    train(make_options(tmp_path, **first), data=data)
+    again = captioning(tmp_path, captions=tmp_path / "moved.db", captioner="someone/else")
+    shutil.copy(asked.captions, again.captions)
+    with_captions([scenes(8, seed=1)], again, ALONE)
+    train(make_options(tmp_path, **first | {"captions_sha256": again.captions_sha256}), data=data)
+    with CaptionTable.open(again.captions) as table:
+        others = dict(table.items()) | {data.image_ids[3]: "a cat"}
+    other = captioning(tmp_path, captions=tmp_path / "other.json")
+    other.captions.write_text(json.dumps(others))
+    with_captions([scenes(8, seed=1)], other, ALONE)
+    with pytest.raises(StopTraining, match=r"run: captions_sha256 was '[0-9a-f]+' and is '[0-9a-f]+'\. Give"):
+        train(make_options(tmp_path, **first | {"captions_sha256": other.captions_sha256}), data=data)
 
 
 def stop_after(steps: int):

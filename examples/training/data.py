@@ -1,6 +1,8 @@
 """Data sets with captions from a table that the captioner fills once."""
 
 import argparse
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +67,8 @@ def with_captions(opened: Sequence[Open], options: argparse.Namespace, accelerat
 
     Args:
         opened: Functions from captions, or None, to a data set.
-        options: `captions` is the table, `captioner` who fills it; `text` says whether there are to be any.
+        options: `captions` is the table, `captioner` who fills it; `text` says whether there are to be any. What the
+            first data set is told is noted in `captions_sha256`, so that a run does not go on with other captions.
         accelerator: Captions are made by one process.
     """
     if options.text != "captions":
@@ -75,7 +78,15 @@ def with_captions(opened: Sequence[Open], options: argparse.Namespace, accelerat
             _fill(one(None), options.captions, options.captioner, accelerator.device)
     accelerator.wait_for_everyone()
     table = CaptionTable.open(options.captions)
-    return [one(table) for one in opened]
+    found: list = [one(table) for one in opened]
+    options.captions_sha256 = fingerprint(table, found[0].image_ids)
+    return found
+
+
+def fingerprint(captions: Captions, image_ids: Sequence[str]) -> str:
+    """Of what is said of these images, wherever it is kept and in whatever order."""
+    said = sorted((image_id, captions[image_id]) for image_id in image_ids)
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def captioner_of(options: argparse.Namespace) -> str | None:

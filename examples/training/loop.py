@@ -232,7 +232,7 @@ def _identity(
     """What must be the same for a run to go on from a checkpoint to the same weights."""
     schedule = {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")}
     names = ("data", "seed", "micro_batch", "mixed_precision", "model", "untrained", "cache_latents", "text")
-    asked = {name: getattr(options, name) for name in names}
+    asked = {name: getattr(options, name) for name in (*names, "captions_sha256")}
     return {
         "task": type(model).__name__,
         "class_names": model.options.get("class_names"),

@@ -46,6 +46,7 @@ def read_options(
         options.cache_latents = options.data == "scenes"
     options.tune = options.tune or ("nothing" if options.data == "scenes" else "all")
     options.captions = options.captions or options.out / "captions.db"
+    options.captions_sha256 = None  # until there are captions
     return options
 
 

@@ -96,12 +96,14 @@ def predict(
     if not todo:
         raise typer.Exit(1 if failed else 0)
     predictor = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    _check_stride(predictor, options)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
     with progress() as bar:
         for image, target in bar.track(list(todo.items()), description="predicting"):
             try:
                 result: Any = predictor.predict(image, caption, **options)
-                written = [*result.save(target), _save_plot(result, Path(f"{target}.plot.png"))]
+                # the data last, and of it the .json, by which an image counts as done
+                written = [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target)]
             except (ImageError, CaptionError) as error:
                 fail(error)
                 failed += 1
@@ -169,6 +171,7 @@ def evaluate(
         raise typer.BadParameter(f"{data} is read from a folder.", param_hint="--root")
     options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     predictor: Any = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    _check_stride(predictor, options)
     # the detection sets give the labels of any model that knows their classes
     labels = {"class_names": predictor.class_names} if task is Task.detection and data != "scenes" else {}
     try:
@@ -292,6 +295,16 @@ def _predict_options(
         "flip": flip,
     }
     return options | ({"scales": _MULTI_SCALE} if multi_scale else {})
+
+
+def _check_stride(model: Any, options: dict[str, Any]) -> None:
+    """Refuse windows with gaps between them before an image is read."""
+    stride, window = options.get("stride_px"), options.get("window_px")
+    if stride is not None and stride > (window or model.window_px):
+        raise typer.BadParameter(
+            f"at most the side of a window, {window or model.window_px}, or there would be gaps.",
+            param_hint="--stride-px",
+        )
 
 
 def load_task(

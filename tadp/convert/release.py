@@ -99,13 +99,7 @@ def convert_file(
         "attach_attention": text.attach_attention,
         "text_adapter": text.adapter,
     }
-    length = text.length if text.mode == "stored" else None
-    backbone = TADPBackbone.from_pretrained(base, **hub, text_length=length, **options)
-    if text.mode == "captions" and text.length not in (None, backbone.text_length):
-        raise ModelError(
-            f"{path}: the head takes the attention of {text.length} tokens, a caption of {base} has "
-            f"{backbone.text_length}. A file trained with captions and class embeddings joined is not read."
-        )
+    backbone = _load_base(base, text, options, path, **hub)
     state, learned = split_vocabulary(state, form, backbone.text_encoder)
     head, classes = head_options(form, state, path)
     names = _class_names(form, classes, others, class_names, path)
@@ -121,6 +115,18 @@ def convert_file(
     model.save_pretrained(output)
     written = options | {"prompt_mode": text.mode, "classes": len(names)}
     return Report(form.kind, form.task, tuple(file.ledger.parts), written, tuple(notes))
+
+
+def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: Path, **hub: Any) -> TADPBackbone:
+    """The base as the file's model was built on it; compared with the text that its head takes."""
+    length = text.length if text.mode == "stored" else None
+    backbone = TADPBackbone.from_pretrained(base, **hub, text_length=length, **options)
+    if text.mode == "captions" and text.length not in (None, backbone.text_length):
+        raise ModelError(
+            f"{path}: the head takes the attention of {text.length} tokens, a caption of {base} has "
+            f"{backbone.text_length}. A file trained with captions and class embeddings joined is not read."
+        )
+    return backbone
 
 
 def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, wanted: bool | None) -> bool:

@@ -7,8 +7,9 @@
 The names below load when first used, and torch with them; `tadp.datasets.scenes` has no use for it.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from tadp._lazy import lazy
 
 if TYPE_CHECKING:
     from tadp.datasets.ade20k import ADE20K as ADE20K
@@ -100,15 +101,4 @@ __all__ = [
     "Watercolor2k",
     "collate",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tadp.datasets' has no attribute {name!r}; it has {', '.join(__all__)}.")
-    value = getattr(import_module(f"tadp.datasets.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(__name__, _HOMES, names=__all__)

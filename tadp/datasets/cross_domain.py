@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from tadp.datasets._captioned import Captions
 from tadp.datasets.class_names import COMIC_CLASSES, WATERCOLOR_CLASSES
@@ -17,13 +17,42 @@ _GET = (
 )
 
 
-class Watercolor2k(VOCBoxes):
+class _Drawings(VOCBoxes):
+    """What the two have in common."""
+
+    own_classes: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: CrossDomainSplit = "test",
+        class_names: Sequence[str] | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+    ):
+        check_split(split, get_args(CrossDomainSplit))
+        name = type(self).__name__
+        super().__init__(
+            root,
+            split=split,
+            known=self.own_classes,
+            class_names=self.own_classes if class_names is None else class_names,
+            name=name,
+            advice=_GET.format(name=name, root=root),
+            captions=captions,
+            on_error=on_error,
+        )
+
+
+class Watercolor2k(_Drawings):
     """1,000 watercolors to train on, 1,000 to test, with boxes; ids are names without suffix, "43248445".
 
     Args:
         root: The folder `watercolor`, with JPEGImages, Annotations and ImageSets/Main.
         split: The paper tests on "test".
-        class_names: What labels count. `VOC_CLASSES` gives the labels of a detector that was trained on Pascal VOC.
+        class_names: What labels count, its own six by default. `VOC_CLASSES` gives the labels of a detector that was
+            trained on Pascal VOC.
         captions: A `CaptionTable`, or a mapping from id to caption; None for none.
         on_error: As in `FolderDataset`.
 
@@ -36,35 +65,17 @@ class Watercolor2k(VOCBoxes):
         TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        split: CrossDomainSplit = "test",
-        class_names: Sequence[str] = WATERCOLOR_CLASSES,
-        captions: Captions | None = None,
-        on_error: OnError = "raise",
-    ):
-        check_split(split, get_args(CrossDomainSplit))
-        super().__init__(
-            root,
-            split=split,
-            known=WATERCOLOR_CLASSES,
-            class_names=class_names,
-            name="Watercolor2k",
-            advice=_GET.format(name="Watercolor2k", root=root),
-            captions=captions,
-            on_error=on_error,
-        )
+    own_classes = WATERCOLOR_CLASSES
 
 
-class Comic2k(VOCBoxes):
+class Comic2k(_Drawings):
     """1,000 comics to train on, 1,000 to test, with boxes; ids are names without suffix, "79182947".
 
     Args:
         root: The folder `comic`, with JPEGImages, Annotations and ImageSets/Main.
         split: The paper tests on "test".
-        class_names: What labels count. `VOC_CLASSES` gives the labels of a detector that was trained on Pascal VOC.
+        class_names: What labels count, its own six by default. `VOC_CLASSES` gives the labels of a detector that was
+            trained on Pascal VOC.
         captions: A `CaptionTable`, or a mapping from id to caption; None for none.
         on_error: As in `FolderDataset`.
 
@@ -77,23 +88,4 @@ class Comic2k(VOCBoxes):
         TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        split: CrossDomainSplit = "test",
-        class_names: Sequence[str] = COMIC_CLASSES,
-        captions: Captions | None = None,
-        on_error: OnError = "raise",
-    ):
-        check_split(split, get_args(CrossDomainSplit))
-        super().__init__(
-            root,
-            split=split,
-            known=COMIC_CLASSES,
-            class_names=class_names,
-            name="Comic2k",
-            advice=_GET.format(name="Comic2k", root=root),
-            captions=captions,
-            on_error=on_error,
-        )
+    own_classes = COMIC_CLASSES

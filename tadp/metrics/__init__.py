@@ -11,9 +11,9 @@ what their rule needs; never images. Fed one by one or in batches, they give the
 nothing. `caption_alignment` measures captions, and needs no torch; the others load it when first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tadp._lazy import lazy
 from tadp.metrics.alignment import Agreement, CaptionAlignment, caption_alignment
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from tadp.metrics.segmentation import MeanIoUResult as MeanIoUResult
 
 _HOMES = {
-    "COCO_IOUS": "tadp.metrics.detection",
-    "COCODetection": "tadp.metrics.coco",
-    "COCODetectionResult": "tadp.metrics.coco",
-    "DepthMetrics": "tadp.metrics.depth",
-    "DepthMetricsResult": "tadp.metrics.depth",
-    "MeanIoU": "tadp.metrics.segmentation",
-    "MeanIoUResult": "tadp.metrics.segmentation",
-    "VOCDetection": "tadp.metrics.detection",
-    "VOCDetectionResult": "tadp.metrics.detection",
+    "COCO_IOUS": "detection",
+    "COCODetection": "coco",
+    "COCODetectionResult": "coco",
+    "DepthMetrics": "depth",
+    "DepthMetricsResult": "depth",
+    "MeanIoU": "segmentation",
+    "MeanIoUResult": "segmentation",
+    "VOCDetection": "detection",
+    "VOCDetectionResult": "detection",
 }
 __all__ = [
     "COCO_IOUS",
@@ -52,11 +52,4 @@ __all__ = [
     "VOCDetectionResult",
     "caption_alignment",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tadp.metrics' has no attribute {name!r}; it has {', '.join(__all__)}.")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy(__name__, _HOMES, names=__all__)

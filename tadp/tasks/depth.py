@@ -16,10 +16,10 @@ from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DepthResult
+from tadp.tasks.sliding import make_views, window_and_stride
 from tadp.text import Conditioning
-from tadp.windows import WindowedPrediction
+from tadp.windows import mean_tiles
 
-_STRIP = 64
 _GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]
 
 
@@ -87,6 +87,7 @@ class TADPForDepthEstimation(TaskModel):
         stride_px: int | None = None,
         pad_with_grey: bool = False,
     ):
+        window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1)
         head_options = head_options or {}
         super().__init__(
             backbone,
@@ -98,8 +99,7 @@ class TADPForDepthEstimation(TaskModel):
         )
         self.max_depth_m = max_depth_m
         self.head_options = head_options
-        self.window_px = window_px
-        self.stride_px = stride_px or max(window_px // 3, 1)
+        self.window_px, self.stride_px = window_px, stride_px
         self.pad_with_grey = pad_with_grey
 
     @property
@@ -183,28 +183,22 @@ class TADPForDepthEstimation(TaskModel):
         Raises:
             ImageError: If the image cannot be read.
             CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            TypeError: If a size in pixels is no integer.
+            ValueError: If a size is under 1, or the stride over the window.
         """
+        window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = to_tensor(image)
-        height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        resized = pixels
-        if short_side_px is not None:
-            size = [max(round(side * short_side_px / min(height, width)), 8) for side in (height, width)]
-            resized = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True).clamp(0, 1)
         with self._predicting():
             text, said = self._caption(image, caption)
-            views = [
-                WindowedPrediction(
-                    lambda part: self.forward(part, text).depth_m.float().cpu()[:, None],
-                    resized,
-                    window=window_px or self.window_px,
-                    stride=stride_px or (max(window_px // 3, 1) if window_px else self.stride_px),
-                    size=(height, width),
-                    flipped=flipped,
-                )
-                for flipped in ((False, True) if flip else (False,))
-            ]
-            strips = []
-            for top in range(0, height, _STRIP):
-                rows = top, min(top + _STRIP, height)
-                strips.append(torch.stack([view.rows(*rows)[0] for view in views]).mean(dim=0))
-        return DepthResult(torch.cat(strips), said, to_pil(image))
+            views = make_views(
+                lambda part: self.forward(part, text).depth_m[:, None],
+                pixels,
+                window_px=window_px,
+                stride_px=stride_px,
+                short_side_px=short_side_px,
+                flip=flip,
+            )
+            depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))
+            for rows, columns, mean in mean_tiles(views):
+                depth_m[rows, columns] = mean[0]
+        return DepthResult(depth_m, said, to_pil(image))

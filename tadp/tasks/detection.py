@@ -18,6 +18,7 @@ from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DetectionResult
 from tadp.text import Conditioning
+from tadp.windows import check_px
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class TADPForObjectDetection(TaskModel):
         )
         self.class_names = tuple(class_names)
         self.head_options = head_options
-        self.image_px = image_px
+        self.image_px = check_px(image_px, name="image_px")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,10 +147,12 @@ class TADPForObjectDetection(TaskModel):
         Raises:
             ImageError: If the image cannot be read.
             CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            TypeError: If the side is no integer.
+            ValueError: If it is under 1.
         """
         pixels = to_tensor(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        side = image_px or self.image_px
+        side = self.image_px if image_px is None else check_px(image_px, name="image_px")
         square = pixels
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)

@@ -6,7 +6,7 @@ unet/               the whole U-Net, if all of it was tuned
 pytorch_lora_weights.safetensors   the LoRA, if that was tuned
 text_adapter.safetensors           the text adapter, if there is one
 text.safetensors    the embeddings of prompt mode "stored"
-text_encoder/, tokenizer/   if a token was learned
+text_encoder/, tokenizer/   if a token was learned, or the weights are not the base's
 base/               the backbone, if it was made from parts and has no name
 """
 
@@ -29,6 +29,7 @@ from tadp.loading import (
     load_text_adapter,
     load_text_encoder,
     load_unet,
+    load_vae,
     model_folder,
     read_tensors,
 )
@@ -51,7 +52,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
     """Write a model into an empty folder.
 
     Raises:
-        ModelError: If it has a LoRA and its base has no name.
+        ModelError: If it has a LoRA and its base has no name; if its VAE is not that of its base.
         OSError: If the disk is full.
     """
     backbone, source, tuned = model.backbone, model.backbone.source, model.tuned
@@ -67,6 +68,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
                 "Save the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
             )
         tuned = "all"  # it was trained and then frozen, or came with a modifier
+    own_text = bool(_learned(backbone)) or (source is not None and _has_own_text(backbone, source))
     config = {
         "format": FORMAT,
         "tadp_version": tadp.__version__,
@@ -78,6 +80,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
             "options": backbone.options,
         },
         "learned_tokens": _learned(backbone),
+        "own_text_encoder": own_text,
         "captioner": model.captioner_name,
         "record": model.record,
     }
@@ -94,7 +97,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         save_lora(backbone.unet, folder)
     if backbone.text_adapter is not None:
         save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
-    if backbone.text_encoder is not None and _learned(backbone):
+    if backbone.text_encoder is not None and own_text:
         save_text_encoder(backbone.text_encoder, folder)
 
 
@@ -128,6 +131,39 @@ def _is_the_bases(unet: nn.Module, source: Source) -> bool:
             return False
         count += 1
     return count == len(mine)
+
+
+def _has_own_text(backbone: TADPBackbone, source: Source) -> bool:
+    """Whether the text encoder is not the base's, and so is to be saved.
+
+    Raises:
+        ModelError: If the VAE is not the base's; of a model with a named base it is never saved.
+    """
+    try:
+        folder = model_folder(source.name, revision=source.revision, local_files_only=True)
+        vae = load_vae(folder, variant=None, dtype=torch.float32)
+        text = load_text_encoder(folder, variant=None, dtype=torch.float32) if backbone.text_encoder else None
+    except ModelError:
+        return backbone.text_encoder is not None  # it cannot be compared
+    if not _is_equal(backbone.vae, vae):
+        raise ModelError(
+            f"the VAE of this model is not that of {source.name!r}, from which it would be loaded again. Save the "
+            "changed backbone with backbone.save_pretrained, load that, and build the model on it."
+        )
+    return backbone.text_encoder is not None and text is not None and not _is_equal(backbone.text_encoder, text)
+
+
+def _is_equal(mine: nn.Module, other: nn.Module) -> bool:
+    """Whether a module has the weights of another in float32, or those rounded to half precision and back."""
+    theirs = other.state_dict()
+    state = mine.state_dict()
+    return state.keys() == theirs.keys() and all(
+        any(
+            torch.equal(tensor.cpu(), theirs[name].to(kind).to(tensor.dtype))
+            for kind in (tensor.dtype, torch.float32, torch.bfloat16, torch.float16)
+        )
+        for name, tensor in state.items()
+    )
 
 
 def find_task(
@@ -211,7 +247,7 @@ def load_backbone(
         return _from_parts(folder / BASE_NAME, options, dtype)
     name, revision = (name, revision) if base is None else (base, None)
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
-    text = load_text_encoder(folder, variant=None, dtype=dtype) if config.get("learned_tokens") else None
+    text = load_text_encoder(folder, variant=None, dtype=dtype) if _is_own(config) else None
     try:
         return TADPBackbone.from_pretrained(
             name,
@@ -227,6 +263,11 @@ def load_backbone(
         )
     except UnknownModelError as error:
         raise UnknownModelError(f"{folder} was trained on {str(name)!r}: {error} Or pass base=….") from None
+
+
+def _is_own(config: dict[str, Any]) -> bool:
+    """Whether the text encoder is in the folder."""
+    return bool(config.get("own_text_encoder") or config.get("learned_tokens"))
 
 
 def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:

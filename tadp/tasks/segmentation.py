@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
@@ -18,10 +17,9 @@ from tadp.pictures import BACKGROUND
 from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import SegmentationResult
+from tadp.tasks.sliding import make_views, window_and_stride
 from tadp.text import Conditioning
-from tadp.windows import WindowedPrediction
-
-_STRIP = 64  # rows of the result that are put together at once
+from tadp.windows import mean_tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +92,7 @@ class TADPForSemanticSegmentation(TaskModel):
             raise ValueError(f"head is 'fpn' or 'linear'; got {head!r}.")
         if loss not in ("cross_entropy", "focal"):
             raise ValueError(f"loss is 'cross_entropy' or 'focal'; got {loss!r}.")
+        window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2)
         class_names = check_classes(class_names)
         made = SegmentationHead if head == "fpn" else LinearHead
         head_options = head_options or {}
@@ -110,8 +109,7 @@ class TADPForSemanticSegmentation(TaskModel):
         self.class_names = tuple(class_names)
         self.head_kind, self.head_options = head, head_options
         self.loss_kind, self.ignore_label = loss, ignore_label
-        self.window_px = window_px
-        self.stride_px = stride_px or max(window_px * 2 // 3, 1)
+        self.window_px, self.stride_px = window_px, stride_px
 
     @property
     def options(self) -> dict[str, Any]:
@@ -180,8 +178,9 @@ class TADPForSemanticSegmentation(TaskModel):
     ) -> SegmentationResult:
         """The classes of one image, in its own size.
 
-        An image larger than the window goes through in windows, and the result is put together in strips, so that
-        memory is that of one window, of a strip, and of the result.
+        An image larger than the window goes through in windows, and the result is put together in tiles, so that memory
+        is that of one window, of some tiles, and of the result. Each window is predicted once: of those that the tiles
+        across the image's shorter side still need, the logits are kept as the head has them, before it enlarges them.
 
         Args:
             image: A path, PIL image, array or tensor of any size.
@@ -200,37 +199,37 @@ class TADPForSemanticSegmentation(TaskModel):
         Raises:
             ImageError: If the image cannot be read.
             CaptionError: If there is neither caption nor captioner, or the caption is too long.
-            ValueError: If a scale or size is not over 0.
+            TypeError: If a size in pixels is no integer.
+            ValueError: If a scale is not over 0, a size under 1, or the stride over the window.
         """
+        window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
         pixels = to_tensor(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        factor = 1.0 if short_side_px is None else short_side_px / min(height, width)
-        if not scales or min(scales) <= 0 or factor <= 0:
-            raise ValueError(f"scales and sizes are over 0; got scales {tuple(scales)}, short_side_px {short_side_px}.")
         with self._predicting():
             text, said = self._caption(image, caption)
-            views = [
-                WindowedPrediction(
-                    lambda part: self.forward(part, text).logits.float().cpu(),
-                    _scaled(pixels, factor * scale),
-                    window=window_px or self.window_px,
-                    stride=stride_px or (window_px * 2 // 3 if window_px else self.stride_px),
-                    size=(height, width),
-                    flipped=flipped,
-                )
-                for scale in scales
-                for flipped in ((False, True) if flip else (False,))
-            ]
-            strips = []
-            for top in range(0, height, _STRIP):
-                rows = top, min(top + _STRIP, height)
-                mean = torch.stack([self._probabilities(view.rows(*rows)) for view in views]).mean(dim=0)
-                best = mean.max(dim=0)
-                strips.append((best.indices, best.values, mean if return_probabilities else mean[:0]))
-        classes, scores, probabilities = (torch.cat(parts, dim=-2) for parts in zip(*strips, strict=True))
-        return SegmentationResult(
-            classes, scores, self.class_names, probabilities if return_probabilities else None, said, to_pil(image)
-        )
+            views = make_views(
+                lambda part: self._coarse(part, text),
+                pixels,
+                window_px=window_px,
+                stride_px=stride_px,
+                scales=scales,
+                short_side_px=short_side_px,
+                flip=flip,
+                cell_px=self.backbone.feature_info.reduction[0],
+            )
+            classes, scores = torch.zeros(height, width, dtype=torch.int64), torch.zeros(height, width)
+            probabilities = torch.zeros(len(self.class_names), height, width) if return_probabilities else None
+            for rows, columns, mean in mean_tiles(views, finish=self._probabilities):
+                scores[rows, columns], classes[rows, columns] = mean.max(dim=0)
+                if probabilities is not None:
+                    probabilities[:, rows, columns] = mean
+        return SegmentationResult(classes, scores, self.class_names, probabilities, said, to_pil(image))
+
+    def _coarse(self, images: Float[Tensor, "1 3 _h _w"], text: Conditioning) -> Float[Tensor, "1 k _h2 _w2"]:
+        """Logits at the finest map's size, before the head enlarges them to pixels."""
+        features = self.features(images, text)
+        finest = features.maps[0].shape
+        return self.head(features, image_size=(finest[2], finest[3]))
 
 
 def _check_masks(masks: Tensor, features: Features) -> None:
@@ -242,11 +241,3 @@ def _check_masks(masks: Tensor, features: Features) -> None:
             f"masks are (B, H, W), of the images' size; got {tuple(masks.shape)} for {batch} images of "
             f"{features.image_size}."
         )
-
-
-def _scaled(pixels: Float[Tensor, "1 3 h w"], factor: float) -> Float[Tensor, "1 3 _h _w"]:
-    if factor == 1:
-        return pixels
-    size = [max(round(side * factor), 8) for side in pixels.shape[2:]]
-    shrinks = factor < 1
-    return F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=shrinks).clamp(0, 1)

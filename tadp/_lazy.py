@@ -1,0 +1,35 @@
+"""Names of a package that load when first used, so that importing it costs nothing."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+
+
+def lazy(
+    package: str, homes: Mapping[str, str], *, names: Sequence[str]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`.
+
+    Args:
+        package: Its `__name__`.
+        homes: For each name the module of the package that has it; a module has its own name.
+        names: Its `__all__`.
+
+    Example:
+        >>> getattribute, names = lazy("tadp", {"Features": "features"}, names=["Features"])
+        >>> getattribute("Features").__name__, names()
+        ('Features', ['Features'])
+        >>> getattribute("Feature")
+        Traceback (most recent call last):
+        AttributeError: module 'tadp' has no attribute 'Feature'; it has Features.
+    """
+
+    def getattribute(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}.")
+        home = import_module(f"{package}.{homes[name]}")
+        value = home if homes[name] == name else getattr(home, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return getattribute, lambda: list(names)

@@ -1,0 +1,85 @@
+"""What segmentation and depth share of `predict`: sizes of windows, and the views of an image that are averaged."""
+
+import math
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tadp.windows import Predict, WindowedPrediction, check_px
+
+_LEAST_PX = 8  # what the VAE takes
+
+
+def window_and_stride(
+    window_px: int | None, stride_px: int | None, *, thirds: int, own: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Sizes that were checked.
+
+    Args:
+        window_px: Side of the windows; None takes a model's own.
+        stride_px: From one to the next. None takes the model's own for its own windows, else so many thirds of one.
+        thirds: Of a window.
+        own: The model's, if it has them already.
+
+    Raises:
+        TypeError: If a size is no integer.
+        ValueError: If a size is under 1, or the stride is over the window.
+
+    Example:
+        >>> window_and_stride(512, None, thirds=2)
+        (512, 341)
+    """
+    if own is not None and window_px is None:
+        window_px, stride_px = own[0], own[1] if stride_px is None else stride_px
+    window_px = check_px(window_px, name="window_px")
+    stride_px = max(window_px * thirds // 3, 1) if stride_px is None else check_px(stride_px, name="stride_px")
+    if stride_px > window_px:
+        raise ValueError(f"stride_px is at most window_px, {window_px}, so that there are no gaps; got {stride_px}.")
+    return window_px, stride_px
+
+
+def make_views(
+    predict: Predict,
+    image: Float[Tensor, "1 3 h w"],
+    *,
+    window_px: int,
+    stride_px: int,
+    scales: Sequence[float] = (1.0,),
+    short_side_px: int | None = None,
+    flip: bool = False,
+    cell_px: int = 1,
+) -> list[WindowedPrediction]:
+    """An image at several sizes, mirrored too if asked for.
+
+    Args:
+        predict: As `WindowedPrediction` takes it.
+        image: (1, 3, H, W).
+        window_px: Side of the windows.
+        stride_px: From one to the next.
+        scales: Of the image, after its shorter side was brought to `short_side_px`.
+        short_side_px: None leaves it as it is.
+        flip: Add the mirrored image of each size.
+        cell_px: As `WindowedPrediction` takes it.
+
+    Raises:
+        TypeError: If the shorter side is no integer.
+        ValueError: If a scale is not over 0, or the shorter side is under 1.
+    """
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"scales are numbers over 0, one or more; got {tuple(scales)}.")
+    height, width = int(image.shape[2]), int(image.shape[3])
+    factor = 1.0
+    if short_side_px is not None:
+        factor = check_px(short_side_px, name="short_side_px") / min(height, width)
+    sizes = [
+        (max(round(height * factor * scale), _LEAST_PX), max(round(width * factor * scale), _LEAST_PX))
+        for scale in scales
+    ]
+    return [
+        WindowedPrediction(
+            predict, image, window=window_px, stride=stride_px, size=size, flipped=flipped, cell_px=cell_px
+        )
+        for size in sizes
+        for flipped in ((False, True) if flip else (False,))
+    ]
