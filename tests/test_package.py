@@ -33,6 +33,7 @@ FLOORS = {
     "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "integrations": 3, "datasets": 0,
     "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
     "pretrained": 1,
+    "layout": 1, "joint": 1, "joint_attention": 1, "denoiser": 1, "text_stack": 1, "text_loading": 1, "parts": 1,
 }  # fmt: skip
 
 

@@ -119,7 +119,8 @@ def load_text_encoder(captioner: str, asked: str | None) -> "TextEncoder | None"
     """
     import torch
 
-    from tadp.loading import load_text_encoder, model_folder
+    from tadp.loading import model_folder
+    from tadp.text_loading import load_text_encoder
 
     model = asked
     if model is None:
