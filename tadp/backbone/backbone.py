@@ -132,8 +132,10 @@ class TADPBackbone(nn.Module):
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         unet: Denoiser | None = None,
+        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE | None" = None,
         text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
+        load_t5: bool = True,
         **options: Any,
     ) -> "TADPBackbone":
         """Load a base model as a backbone, in evaluation mode: Stable Diffusion 1.x, 2.x, XL, 3.x, or FLUX.
@@ -150,8 +152,11 @@ class TADPBackbone(nn.Module):
             cache_dir: Where hub models are kept.
             token: For gated models.
             unet: One in place of the model's, which is then not loaded.
+            vae: One in place of the model's, which is then not loaded.
             text_encoder: One in place of the model's, which is then not loaded.
             tokenizer: The text encoder's.
+            load_t5: Load the T5 of Stable Diffusion 3, which is twice as large as all else; without it the caption is
+                what its two CLIPs make of it.
             **options: `TADPBackbone`'s own; those saved with the model are the default.
 
         Raises:
@@ -169,8 +174,8 @@ class TADPBackbone(nn.Module):
             local_files_only=local_files_only,
         )
         dtype = dtype or torch.float32
-        given = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        parts, saved = load_parts(folder, variant=variant, dtype=dtype, given=given)
+        given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
+        parts, saved = load_parts(folder, variant=variant, dtype=dtype, given=given, load_t5=load_t5)
         backbone = cls(**parts, **(saved | options))
         backbone._source = Source.of(name, folder, revision=revision)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
