@@ -1,11 +1,13 @@
 """The parts of a backbone from a folder in diffusers layout; `saving.save_parts` writes one."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tadp.drop_ins import fuse_lora, load_drop_in_unet, load_drop_in_vae
 from tadp.hub import read_json
 from tadp.loading import CONFIG_NAME, load_unet, load_vae, read_config
 from tadp.text import TextEncoder
@@ -18,6 +20,9 @@ def load_parts(
     variant: str | None,
     dtype: torch.dtype,
     given: Mapping[str, Any] | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
+    hub: Mapping[str, Any] | None = None,
     load_t5: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a folder in diffusers layout holds of a backbone.
@@ -26,7 +31,10 @@ def load_parts(
         folder: The model's.
         variant: Which weight files.
         dtype: Of what is loaded.
-        given: Parts that are there already, and are not loaded; None is none.
+        given: Parts in place of the folder's; None is none. U-Net and VAE may be names, which are loaded.
+        lora: A LoRA that is added to the U-Net's weights.
+        lora_scale: How much of it.
+        hub: Where names are looked up: `cache_dir`, `token`, `local_files_only`.
         load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
 
     Returns:
@@ -37,10 +45,19 @@ def load_parts(
     """
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
+    how: dict[str, Any] = {"variant": variant, "dtype": dtype}
     if "unet" not in parts:
-        parts["unet"] = load_unet(folder, variant=variant, dtype=dtype)
+        parts["unet"] = load_unet(folder, **how)
+    elif isinstance(parts["unet"], str | Path):
+        parts["unet"] = load_drop_in_unet(parts["unet"], folder, **how, hub=hub or {})
+    if lora is not None:
+        if parts["unet"] is (given or {}).get("unet"):
+            parts["unet"] = copy.deepcopy(parts["unet"])  # the caller keeps theirs as it is
+        fuse_lora(parts["unet"], lora, scale=lora_scale, hub=hub or {})
     if "vae" not in parts:
         parts["vae"] = load_vae(folder, variant=variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
+    elif isinstance(parts["vae"], str | Path):
+        parts["vae"] = load_drop_in_vae(parts["vae"], **how, hub=hub or {})
     if "text_encoder" not in parts and saved.get("has_text_encoder", True):
         text = load_text(folder, parts["unet"], variant=variant, dtype=dtype, load_t5=load_t5)
         if isinstance(text, TextEncoder):

@@ -34,6 +34,7 @@ FLOORS = {
     "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
     "pretrained": 1,
     "layout": 1, "joint": 1, "joint_attention": 1, "denoiser": 1, "text_stack": 1, "text_loading": 1, "parts": 1,
+    "drop_ins": 1,
 }  # fmt: skip
 
 

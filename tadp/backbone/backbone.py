@@ -131,8 +131,10 @@ class TADPBackbone(nn.Module):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
-        unet: Denoiser | None = None,
-        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE | None" = None,
+        unet: Denoiser | str | Path | None = None,
+        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE | str | Path | None" = None,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
         text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
         load_t5: bool = True,
@@ -151,8 +153,11 @@ class TADPBackbone(nn.Module):
             local_files_only: Never ask the hub.
             cache_dir: Where hub models are kept.
             token: For gated models.
-            unet: One in place of the model's, which is then not loaded.
-            vae: One in place of the model's, which is then not loaded.
+            unet: One in place of the model's, which is then not loaded: itself, a folder, a hub id, or a .safetensors
+                file of the tensors of the model's U-Net, here or on the hub ("owner/name/file.safetensors").
+            vae: One in place of the model's, likewise; an `AutoencoderTiny` is faster and a little coarser.
+            lora: A LoRA of the U-Net to add to its weights: a file, a folder or a hub id. Extra `train`.
+            lora_scale: How much of it is added.
             text_encoder: One in place of the model's, which is then not loaded.
             tokenizer: The text encoder's.
             load_t5: Load the T5 of Stable Diffusion 3, which is twice as large as all else; without it the caption is
@@ -165,17 +170,20 @@ class TADPBackbone(nn.Module):
             CorruptFileError: If a weight file is damaged, or a pickle.
             ModelError: If the model is of an unknown kind.
         """
-        folder = model_folder(
-            name,
-            revision=revision,
-            variant=variant,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        folder = model_folder(name, revision=revision, variant=variant, **hub)
         dtype = dtype or torch.float32
         given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        parts, saved = load_parts(folder, variant=variant, dtype=dtype, given=given, load_t5=load_t5)
+        parts, saved = load_parts(
+            folder,
+            variant=variant,
+            dtype=dtype,
+            given=given,
+            lora=lora,
+            lora_scale=lora_scale,
+            hub=hub,
+            load_t5=load_t5,
+        )
         backbone = cls(**parts, **(saved | options))
         backbone._source = Source.of(name, folder, revision=revision)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
