@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from builders_captioner import build_blip2
 from builders_families import build_family
+from builders_single_file import whole, write, write_configs
 from diffusers import AutoencoderTiny
 from PIL import Image
 
@@ -22,7 +23,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny", "Salesforce/blip2-opt-2.7b": "blip2"}
 
-BASES = {"stabilityai/stable-diffusion-xl-base-1.0": "sdxl", "madebyollin/taesdxl": "taesdxl"}
+BASES = {
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+    "madebyollin/taesdxl": "taesdxl",
+    'tokenizer="clip-tokenizer"': 'base="small"',  # the small model's configurations and tokenizer
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -72,7 +77,9 @@ def test_tadp_commands_run(page, workplace):
 
 
 def build_base_models(folder: Path) -> None:
-    """A random SDXL and a tiny VAE in place of the hub's."""
+    """A random SDXL and a tiny VAE in place of the hub's; a small model in one file, and its configurations."""
+    write(whole("sd1"), folder / "v1-5-pruned-emaonly.safetensors")
+    write_configs("sd1", folder / "small")
     build_family("SDXL", folder / "sdxl")
     AutoencoderTiny(encoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4).save_pretrained(
         folder / "taesdxl"

@@ -1,4 +1,4 @@
-"""Files that ship inside the package: the embedded checkpoint `tadp-tiny`."""
+"""Files that ship inside the package: the embedded checkpoint `tadp-tiny`, and configurations of base models."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -7,3 +7,8 @@ from pathlib import Path
 def tiny_folder() -> Path:
     """The folder of `tadp-tiny`, laid out as Stable Diffusion is on the hub, with a `captioner/` besides."""
     return Path(str(files(__name__))) / "tadp-tiny"
+
+
+def single_file_configs() -> Path:
+    """Configurations of Stable Diffusion 1.5 and 2.1, for files that hold weights alone."""
+    return Path(str(files(__name__))) / "single_file.json"
