@@ -135,7 +135,7 @@ def _tokenizer(given: Any, hub: dict[str, Any], family: str) -> "CLIPTokenizer":
     patterns = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
     folder = local_folder(name, patterns=patterns, known=known, **hub)
     # Stable Diffusion 2 was trained on padding with token 0, which is "!".
-    padding = {"pad_token": "!"} if given is None and family == "sd2" else {}
+    padding: Any = {"pad_token": "!"} if given is None and family == "sd2" else {}
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **padding)
 
 
