@@ -158,7 +158,7 @@ def test_no_imports_go_in_a_circle():
 
 def test_the_import_reader_sees_imports():
     """Otherwise the tests above would prove nothing."""
-    assert {"tadp.unet", "tadp.text", "tadp.loading", "tadp.images"} <= imports("tadp.backbone.backbone")
+    assert {"tadp.denoiser", "tadp.text", "tadp.loading", "tadp.images"} <= imports("tadp.backbone.backbone")
     assert "tadp.vae" in imports("tadp.loading")  # inside a function
 
 
