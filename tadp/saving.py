@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tadp.loading import ADAPTER_NAME, CONFIG_NAME
-from tadp.text import TextAdapter, TextEncoder
-from tadp.vae import VAEEncoder
+from tadp.denoiser import Denoiser
+from tadp.loading import ADAPTER_NAME, CONFIG_NAME, denoiser_part, tokenizer_part
+from tadp.text import TextAdapter
+from tadp.text_stack import AnyText, TextStack
+from tadp.vae import AnyVAE
 
 if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTokenizer
 
 
 def save_parts(
     folder: Path,
     *,
-    unet: "UNet2DConditionModel",
-    vae: VAEEncoder,
-    text_encoder: TextEncoder | None,
+    unet: Denoiser,
+    vae: AnyVAE,
+    text_encoder: AnyText | None,
     text_adapter: TextAdapter | None,
     options: dict[str, Any],
 ) -> None:
@@ -30,7 +31,7 @@ def save_parts(
     Raises:
         OSError: If the disk is full.
     """
-    unet.save_pretrained(folder / "unet")
+    unet.save_pretrained(folder / denoiser_part(type(unet).__name__))
     (folder / "vae").mkdir()
     (folder / "vae" / "config.json").write_text(json.dumps(vae.config, indent=2))
     save_file(_contiguous(vae), folder / "vae" / "diffusion_pytorch_model.safetensors")
@@ -42,10 +43,12 @@ def save_parts(
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2))
 
 
-def save_text_encoder(text_encoder: TextEncoder, folder: Path) -> None:
-    """Write `text_encoder/` and `tokenizer/`."""
-    text_encoder.model.save_pretrained(folder / "text_encoder")
-    _save_tokenizer(text_encoder.tokenizer, folder / "tokenizer")
+def save_text_encoder(text_encoder: AnyText, folder: Path) -> None:
+    """Write `text_encoder/` and `tokenizer/`, and the further ones of a stack."""
+    parts: Any = text_encoder.parts if isinstance(text_encoder, TextStack) else {"text_encoder": text_encoder}
+    for part, encoder in parts.items():
+        encoder.model.save_pretrained(folder / part)
+        _save_tokenizer(encoder.tokenizer, folder / tokenizer_part(part))
 
 
 def _save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:

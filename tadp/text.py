@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CONTINUES = "##"  # before the name of a token that goes on a word: "rain", "##coat"
 _SHOWN = 8  # words of a text in its repr
 _TOKEN = re.compile(r"<[^\s<>|]+>")  # how learned tokens are written; CLIP's own have a bar, "<|endoftext|>"
+Hidden = Literal["last", "last but one"]
 GATE = 1e-4  # VPD starts its text adapter almost at the identity
 
 
@@ -36,12 +37,14 @@ class Conditioning:
             one before begins with "##" ("rain", "##coat"), and one that is a part of a letter has the letter's name.
         words: For each of the B texts, its words and the tokens they became; punctuation and emoji are no words.
         mask: (B, L), True where the U-Net may attend; None for everywhere, as Stable Diffusion was trained.
+        pooled: (B, P), each text as a whole, which Stable Diffusion XL, 3 and FLUX take besides; None for others.
     """
 
     embeddings: Float[Tensor, "b l d"]
     tokens: tuple[tuple[str, ...], ...] | None = None
     words: tuple[tuple[Word, ...], ...] | None = None
     mask: Bool[Tensor, "b l"] | None = None
+    pooled: Float[Tensor, "b p"] | None = None
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 3:
@@ -55,6 +58,8 @@ class Conditioning:
             raise ValueError(f"one tuple of words a text; got {len(self.words)} for {batch} texts.")
         if self.mask is not None and self.mask.shape != (batch, length):
             raise ValueError(f"the mask is (B, L), {batch} x {length}; got {tuple(self.mask.shape)}.")
+        if self.pooled is not None and (self.pooled.ndim != 2 or len(self.pooled) != batch):
+            raise ValueError(f"pooled embeddings are (B, P), {batch} of them; got {tuple(self.pooled.shape)}.")
 
     def __repr__(self) -> str:
         masked = "" if self.mask is None else f", mask {tuple(self.mask.shape)}"
@@ -67,7 +72,8 @@ class Conditioning:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """Move the tensors; the mask keeps its dtype."""
         mask = None if self.mask is None else self.mask.to(device=device)
-        return replace(self, embeddings=self.embeddings.to(device=device, dtype=dtype), mask=mask)
+        pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
+        return replace(self, embeddings=self.embeddings.to(device=device, dtype=dtype), mask=mask, pooled=pooled)
 
     def expand(self, batch: int) -> "Conditioning":
         """Give every image of a batch its text: one text is shared, `batch` texts stay as they are.
@@ -87,13 +93,31 @@ class Conditioning:
             self.tokens and self.tokens * batch,
             self.words and self.words * batch,
             None if self.mask is None else self.mask.expand(batch, -1),
+            None if self.pooled is None else self.pooled.expand(batch, -1),
+        )
+
+    def take(self, rows: Sequence[int]) -> "Conditioning":
+        """Some of the texts, in this order; a row may come several times.
+
+        Example:
+            >>> Conditioning(torch.zeros(2, 77, 8)).take([0, 1, 1]).embeddings.shape
+            torch.Size([3, 77, 8])
+        """
+        chosen = list(rows)
+        return Conditioning(
+            self.embeddings[chosen],
+            self.tokens and tuple(self.tokens[row] for row in chosen),
+            self.words and tuple(self.words[row] for row in chosen),
+            None if self.mask is None else self.mask[chosen],
+            None if self.pooled is None else self.pooled[chosen],
         )
 
     def join(self, *others: "Conditioning") -> "Conditioning":
         """One text after the other, along L: the released code's "blip+class_emb".
 
         A text shared by all images is repeated; device and dtype are this one's. Where one part has names or a mask
-        and another has none, the other's tokens are named "" and may be attended to everywhere.
+        and another has none, the other's tokens are named "" and may be attended to everywhere. The pooled embedding
+        is the first part's that has one.
 
         Raises:
             CaptionError: If the parts have neither one text nor the same number of texts.
@@ -119,6 +143,7 @@ class Conditioning:
             _join_tokens(parts),
             _join_words(parts),
             _join_masks(parts),
+            next((part.pooled for part in parts if part.pooled is not None), None),
         )
 
 
@@ -126,14 +151,17 @@ class TextEncoder(nn.Module):
     """A frozen CLIP or OpenCLIP text encoder with its tokenizer, as Stable Diffusion 1.x and 2.x have it.
 
     Args:
-        model: Its last hidden state, after the final norm, is the embedding.
+        model: A CLIP text model.
         tokenizer: A fast tokenizer, whose words can be followed to their tokens.
+        hidden: Which of the model's hidden states is the embedding: the last, after the final norm, or the last but
+            one, without, as Stable Diffusion XL and 3 take it.
     """
 
-    def __init__(self, model: "CLIPTextModel", tokenizer: "CLIPTokenizer"):
+    def __init__(self, model: "CLIPTextModel", tokenizer: "CLIPTokenizer", *, hidden: Hidden = "last"):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.hidden: Hidden = hidden
 
     @property
     def max_length(self) -> int:
@@ -145,6 +173,16 @@ class TextEncoder(nn.Module):
     def width(self) -> int:
         """D, the width of an embedding."""
         return self.model.config.hidden_size
+
+    @property
+    def length(self) -> int:
+        """L, the embeddings of every text."""
+        return self.max_length
+
+    @property
+    def pooled_width(self) -> int | None:
+        """P, the width of a text's pooled embedding; None as there is none."""
+        return None
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption, start and end included."""
@@ -169,33 +207,57 @@ class TextEncoder(nn.Module):
             CaptionError: If a caption has too many tokens.
         """
         texts = check_captions(captions)
-        keys = [(text, text.names if isinstance(text, Names) else None) for text in texts]
-        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-        position, unique = [rows[key] for key in keys], [text for text, _ in rows]
-        encodings = self._tokenize(list(unique))
-        self._check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
-        self._tell_of_unknown(unique)
+        unique, position = distinct(texts)
+        encodings = self._tokenize(unique)
+        self.check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
+        self.tell_of_unknown(unique)
+        encoded = self.encode(unique, mask_padding=mask_padding)
+        return encoded.take(position)
+
+    def encode(self, texts: list[str], *, mask_padding: bool = False, keep_pooled: bool = False) -> Conditioning:
+        """Encode texts as they are, cut if they are too long: what is left of `forward` when all is checked.
+
+        Args:
+            texts: One or several.
+            mask_padding: As in `forward`.
+            keep_pooled: Keep the model's pooled embedding, for models that take one.
+        """
+        encodings = self._tokenize(texts)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
         learned = learned_tokens(self.tokenizer)
-        written = [write_out(text, learned) for text in unique]
+        written = [write_out(text, learned) for text in texts]
         names = [
-            _names(text, encoding, self.tokenizer.convert_ids_to_tokens(row.tolist()), learned)
+            self._names(text, encoding, self.tokenizer.convert_ids_to_tokens(row.tolist()), learned)
             for text, encoding, row in zip(written, encodings, ids, strict=True)
         ]
         words = [
             _words(text, encoding, self.max_length - 1, learned)
             if names_of is None
             else _apart(names_of, encoding, self.max_length - 1, learned)
-            for text, encoding, (_, names_of) in zip(written, encodings, rows, strict=True)
+            for text, encoding, names_of in zip(written, encodings, map(_names_of, texts), strict=True)
         ]
-        embeddings = self.model(ids.to(self.model.device)).last_hidden_state
+        embeddings, pooled = self._embed(ids.to(self.model.device))
         mask = torch.arange(self.max_length)[None] < torch.tensor([len(encoding) for encoding in encodings])[:, None]
         return Conditioning(
-            embeddings[position],
-            tuple(names[k] for k in position),
-            tuple(words[k] for k in position),
-            mask[position].to(embeddings.device) if mask_padding else None,
+            embeddings,
+            tuple(names),
+            tuple(words),
+            mask.to(embeddings.device) if mask_padding else None,
+            pooled if keep_pooled else None,
         )
+
+    def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (B, L, D), and pooled ones (B, P) if the model makes some."""
+        is_last = self.hidden == "last"
+        out: Any = self.model(ids, **({} if is_last else {"output_hidden_states": True}))
+        # CLIPTextModelWithProjection projects what CLIPTextModel pools
+        pooled = out.get("text_embeds", out.get("pooler_output"))
+        return out.last_hidden_state if is_last else out.hidden_states[-2], pooled
+
+    def _names(
+        self, text: str, encoding: "Encoding", tokens: Sequence[str], learned: Mapping[str, int]
+    ) -> tuple[str, ...]:
+        return _names(text, encoding, tokens, learned)
 
     def check_fit(self, captions: Sequence[str]) -> None:
         """Refuse what is too long, where cutting it is no choice.
@@ -203,7 +265,7 @@ class TextEncoder(nn.Module):
         Raises:
             CaptionError: If a caption has too many tokens.
         """
-        self._check_length(list(captions), self.count_tokens(captions), truncate=None)
+        self.check_length(list(captions), self.count_tokens(captions), truncate=None)
 
     def end_embeddings(self, captions: Sequence[str]) -> Float[Tensor, "b d"]:
         """The embedding at each caption's end token, (B, D), without CLIP's projection and not normalised.
@@ -217,8 +279,8 @@ class TextEncoder(nn.Module):
         """
         texts = check_captions(captions)
         rows = [encoding.ids for encoding in self._tokenize(texts)]
-        self._check_length(texts, [len(row) for row in rows], truncate=None)
-        self._tell_of_unknown(texts)
+        self.check_length(texts, [len(row) for row in rows], truncate=None)
+        self.tell_of_unknown(texts)
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
         ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
@@ -236,7 +298,7 @@ class TextEncoder(nn.Module):
         padding: Any = self.tokenizer.pad_token_id
         return [*ids, *[padding] * (self.max_length - len(ids))]
 
-    def _check_length(self, texts: list[str], counts: list[int], *, truncate: bool | None) -> None:
+    def check_length(self, texts: list[str], counts: list[int], *, truncate: bool | None) -> None:
         """Refuse or, if `truncate`, warn of texts that are too long; None if the caller has no such choice to offer."""
         for number, (text, count) in enumerate(zip(texts, counts, strict=True)):
             if count <= self.max_length:
@@ -246,7 +308,7 @@ class TextEncoder(nn.Module):
                 raise CaptionError(f"{what}. Shorten it{'.' if truncate is None else ' or pass truncate=True.'}")
             warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
 
-    def _tell_of_unknown(self, texts: Iterable[str]) -> None:
+    def tell_of_unknown(self, texts: Iterable[str]) -> None:
         """Warn of words that look like learned tokens and are none."""
         rest = [text for text in texts if _TOKEN.search(text)]
         known = [token for token in self.tokenizer.get_added_vocab() if _TOKEN.search(token)] if rest else []
@@ -356,6 +418,17 @@ def _said(token: str, text: str) -> str:
         return token
     said = ByteLevel().decode([token])
     return text if "\ufffd" in said else said
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Each text once, and for each text its number there; a prompt of names is not the same text without them."""
+    keys = [(text, _names_of(text)) for text in texts]
+    rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+    return [text for text, _ in rows], [rows[key] for key in keys]
+
+
+def _names_of(text: str) -> tuple[str, ...] | None:
+    return text.names if isinstance(text, Names) else None
 
 
 def _apart(names: Sequence[str], encoding: "Encoding", limit: int, learned: Mapping[str, int]) -> tuple[Word, ...]:

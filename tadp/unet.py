@@ -18,13 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from tadp.attention import AttentionRecorder
 from tadp.errors import ModelError
+from tadp.layout import Layout
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
-# Options of UNet2DConditionModel that change what a pass needs, and what they are in Stable Diffusion 1.x and 2.x.
+TIME_IDS = 6  # of SDXL: height and width of the original, top and left of the crop, height and width of the target
+# Options of UNet2DConditionModel that change what a pass needs, and what they are in Stable Diffusion 1.x, 2.x and XL.
 _FIXED_OPTIONS = {
-    "addition_embed_type": None,
     "class_embed_type": None,
     "num_class_embeds": None,
     "encoder_hid_dim_type": None,
@@ -36,27 +37,16 @@ _FIXED_OPTIONS = {
 
 
 @dataclass(frozen=True)
-class UNetLayout:
+class UNetLayout(Layout):
     """Where the levels of a U-Net are; level 0 is the finest.
 
     Attributes:
-        channels: Channels of each level's map.
-        reduction: Latent cells per cell of each level: (1, 2, 4, 8) for Stable Diffusion.
         taps: For each up block, coarse to fine, the number of the layer whose output is the level's map.
-        attention_levels: Levels with cross-attention in a down or up block.
         layer_levels: Level of each cross-attention layer's processor; the middle block's are left out.
     """
 
-    channels: tuple[int, ...]
-    reduction: tuple[int, ...]
     taps: tuple[int, ...]
-    attention_levels: tuple[int, ...]
     layer_levels: dict[str, int]
-
-    @property
-    def multiple(self) -> int:
-        """Latent height and width are padded to a multiple of this."""
-        return self.reduction[-1]
 
 
 def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
@@ -66,7 +56,7 @@ def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
     upsampler.
 
     Raises:
-        ModelError: If the U-Net has block types or inputs that Stable Diffusion 1.x and 2.x don't have.
+        ModelError: If the U-Net has block types or inputs that Stable Diffusion 1.x, 2.x and XL don't have.
 
     Source:
         VPD's output blocks 1, 4, 7 and 11, which TADP keeps; `layers_per_block` 2 gives those.
@@ -81,11 +71,16 @@ def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
             if block not in known:
                 names = " and ".join(name for name in known if name)
                 raise ModelError(f"unknown {kind} block {block!r} in the U-Net; tadp reads {names}.")
+    if config["addition_embed_type"] not in (None, "text_time"):
+        raise ModelError(
+            f"the U-Net's config has addition_embed_type={config['addition_embed_type']!r}; tadp reads None (Stable "
+            "Diffusion 1.x and 2.x) and 'text_time' (XL)."
+        )
     for option, value in _FIXED_OPTIONS.items():
         if config[option] != value:
             raise ModelError(
                 f"the U-Net's config has {option}={config[option]!r}; tadp reads U-Nets laid out like Stable "
-                f"Diffusion 1.x and 2.x, where it is {value!r}."
+                f"Diffusion 1.x, 2.x and XL, where it is {value!r}."
             )
     if not isinstance(config["cross_attention_dim"], int):
         raise ModelError(
@@ -104,10 +99,29 @@ def read_layout(unet: UNet2DConditionModel) -> UNetLayout:
     return UNetLayout(
         channels=tuple(config["block_out_channels"]),
         reduction=tuple(2**level for level in range(depth)),
-        taps=(*(max(count - 2, 0) for count in layers[:-1]), layers[-1] - 1),
         attention_levels=tuple(sorted(set(layer_levels.values()))),
+        latent_channels=config["in_channels"],
+        text_width=config["cross_attention_dim"],
+        pooled_width=_pooled_width(config),
+        taps=(*(max(count - 2, 0) for count in layers[:-1]), layers[-1] - 1),
         layer_levels=layer_levels,
     )
+
+
+def unet_tap_names(unet: UNet2DConditionModel, layout: UNetLayout) -> tuple[str, ...]:
+    """The layers whose outputs are the maps, finest first."""
+    blocks: Any = unet.up_blocks
+    names = [
+        f"up_blocks.{number}.{'attentions' if _has_text(block) else 'resnets'}.{tap}"
+        for number, (block, tap) in enumerate(zip(blocks, layout.taps, strict=True))
+    ]
+    return tuple(reversed(names))
+
+
+def _pooled_width(config: Any) -> int | None:
+    if config["addition_embed_type"] is None:
+        return None
+    return config["projection_class_embeddings_input_dim"] - TIME_IDS * config["addition_time_embed_dim"]
 
 
 def freeze_unused(unet: UNet2DConditionModel) -> None:
@@ -125,6 +139,8 @@ def unet_pass(
     timestep: int | Tensor,
     embeddings: Float[Tensor, "b l d"],
     mask: Bool[Tensor, "b l"] | None = None,
+    pooled: Float[Tensor, "b p"] | None = None,
+    image_size: tuple[int, int] | None = None,
     record_levels: Collection[int] = (),
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
     """Run a U-Net once and keep its levels.
@@ -136,6 +152,8 @@ def unet_pass(
         timestep: Diffusion time, 0 to 999.
         embeddings: Text, (B, L, D).
         mask: True where a token may be attended to, (B, L); None for all.
+        pooled: The text as a whole, (B, P); for SDXL.
+        image_size: (height, width) in pixels, which SDXL is told as the original's and the target's, uncropped.
         record_levels: Levels whose cross-attention is kept.
 
     Returns:
@@ -152,6 +170,13 @@ def unet_pass(
     if unet.config["center_input_sample"]:
         latents = 2 * latents - 1
     time = unet.time_embedding(unet.get_time_embed(latents, timestep))
+    if layout.pooled_width is not None:
+        if pooled is None or image_size is None:
+            raise ValueError("this U-Net is told the pooled text and the image's size; pass pooled= and image_size=.")
+        # float32, as bfloat16 cannot count pixels
+        ids = torch.tensor([*image_size, 0, 0, *image_size], device=latents.device, dtype=torch.float32)
+        ids = ids.expand(len(latents), -1)
+        time = time + unet.get_aug_embed(time, embeddings, {"text_embeds": pooled, "time_ids": ids})
     if unet.time_embed_act is not None:
         time = unet.time_embed_act(time)
 

@@ -1,4 +1,4 @@
-"""The encoder half of a Stable Diffusion VAE."""
+"""The encoder half of a Stable Diffusion VAE, or of its tiny stand-in."""
 
 import json
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.attention import blockwise_attention, wants_blocks
+from tadp.errors import ModelError
 
 
 class VAEEncoder(nn.Module):
@@ -18,6 +20,9 @@ class VAEEncoder(nn.Module):
 
     Args:
         vae: Its encoder and quantisation convolution are shared, not copied.
+
+    Raises:
+        ModelError: If its latents are normalised channel by channel, which no model that tadp reads takes.
     """
 
     def __init__(self, vae: AutoencoderKL):
@@ -25,6 +30,10 @@ class VAEEncoder(nn.Module):
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv
         self.config: dict[str, Any] = json.loads(vae.to_json_string())  # with the class name that loading looks for
+        if self.config.get("latents_mean") is not None:
+            raise ModelError(
+                "the VAE's config has latents_mean; tadp reads VAEs with one scaling_factor and shift_factor."
+            )
 
     @property
     def reduction(self) -> int:
@@ -35,6 +44,11 @@ class VAEEncoder(nn.Module):
     def scaling_factor(self) -> float:
         """What latents are multiplied by so that their standard deviation is about one; Rombach et al., App. G."""
         return self.config["scaling_factor"]
+
+    def scale(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Latents as the denoiser was trained on them: shifted, where the VAE has a shift, and scaled."""
+        shift = self.config.get("shift_factor")
+        return (latents if shift is None else latents - shift) * self.scaling_factor
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> DiagonalGaussianDistribution:
         """The posterior over latents, (B, 4, H / 8, W / 8), unscaled.
@@ -48,6 +62,74 @@ class VAEEncoder(nn.Module):
         else:
             moments = _encode_in_place(self.encoder, images)
         return DiagonalGaussianDistribution(moments if self.quant_conv is None else self.quant_conv(moments))
+
+
+class Exact:
+    """What stands for a posterior where an encoder gives latents themselves; its sample is its mode."""
+
+    def __init__(self, latents: Float[Tensor, "b c h w"]):
+        self.latents = latents
+
+    def mode(self) -> Float[Tensor, "b c h w"]:
+        """The latents."""
+        return self.latents
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c h w"]:
+        """The latents."""
+        return self.latents
+
+
+class TinyVAEEncoder(nn.Module):
+    """The encoder of an `AutoencoderTiny` (TAESD): a small network that gives a VAE's scaled latents about as they are.
+
+    Args:
+        vae: Its encoder is shared, not copied.
+    """
+
+    def __init__(self, vae: AutoencoderTiny):
+        super().__init__()
+        self.encoder = vae.encoder
+        self.config: dict[str, Any] = json.loads(vae.to_json_string())
+
+    @property
+    def reduction(self) -> int:
+        """Pixels per latent cell: 8."""
+        return 2 ** (len(self.config["encoder_block_out_channels"]) - 1)
+
+    @property
+    def scaling_factor(self) -> float:
+        """1: the latents come out scaled."""
+        return self.config["scaling_factor"]
+
+    def scale(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Latents as the denoiser was trained on them."""
+        return latents * self.scaling_factor
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Exact:
+        """The latents, (B, C, H / 8, W / 8).
+
+        Args:
+            images: In [-1, 1], height and width multiples of `reduction`.
+        """
+        return Exact(self.encoder(images))
+
+
+AnyVAE = VAEEncoder | TinyVAEEncoder
+
+
+def encoder_of(vae: AutoencoderKL | AutoencoderTiny | AnyVAE) -> AnyVAE:
+    """The encoder half of an autoencoder.
+
+    Raises:
+        ModelError: If it is of another kind.
+    """
+    if isinstance(vae, AnyVAE):
+        return vae
+    if isinstance(vae, AutoencoderTiny):
+        return TinyVAEEncoder(vae)
+    if isinstance(vae, AutoencoderKL):
+        return VAEEncoder(vae)
+    raise ModelError(f"tadp cannot encode with a {type(vae).__name__}; it reads AutoencoderKL and AutoencoderTiny.")
 
 
 def _encode_in_place(encoder: Any, hidden: Tensor) -> Tensor:

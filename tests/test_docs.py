@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from builders_captioner import build_blip2
+from builders_families import build_family
+from builders_single_file import whole, write, write_configs
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 import tadp
@@ -19,6 +22,12 @@ from tadp.datasets.scenes import CLASSES, Scenes
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny", "Salesforce/blip2-opt-2.7b": "blip2"}
+
+BASES = {
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+    "madebyollin/taesdxl": "taesdxl",
+    'tokenizer="clip-tokenizer"': 'base="small"',  # the small model's configurations and tokenizer
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -46,8 +55,10 @@ def workplace(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_python_blocks_run(page, workplace):
     namespace: dict = {}
+    if page.name == "base-models.md":
+        build_base_models(workplace)
     for block in blocks(page, "python"):
-        for hub_id, local in HUB.items():
+        for hub_id, local in (HUB | BASES).items():
             block = block.replace(hub_id, local)
         exec(compile(block, str(page), "exec"), namespace)
 
@@ -63,6 +74,16 @@ def test_tadp_commands_run(page, workplace):
             [sys.executable, "-m", "tadp", *words[1:]], capture_output=True, text=True, env=environment()
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def build_base_models(folder: Path) -> None:
+    """A random SDXL and a tiny VAE in place of the hub's; a small model in one file, and its configurations."""
+    write(whole("sd1"), folder / "v1-5-pruned-emaonly.safetensors")
+    write_configs("sd1", folder / "small")
+    build_family("SDXL", folder / "sdxl")
+    AutoencoderTiny(encoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4).save_pretrained(
+        folder / "taesdxl"
+    )
 
 
 def save_small_model(folder: Path) -> None:

@@ -28,6 +28,18 @@ def test_every_script_has_a_test():
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
 
 
+def test_base_models_are_counted_as_the_page_says():
+    printed = run("base_models.py", "--family", "sd1").splitlines()
+    page = (EXAMPLES.parent / "docs" / "base-models.md").read_text().splitlines()
+    assert printed[0] in page
+    assert printed[2] in page
+    assert " | 860 + 34 + 123 | " in printed[2]  # Stable Diffusion's own count is 860 and 123 million
+    assert printed[-4:] == [
+        "level 0: up_blocks.3.attentions.2", "level 1: up_blocks.2.attentions.1", "level 2: up_blocks.1.attentions.1",
+        "level 3: up_blocks.0.resnets.1",
+    ]  # fmt: skip
+
+
 def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
     printed = run("benchmark.py", "--size", "tiny", "--rounds", 1, "--threads", 1, "--out", tmp_path / "speed")
     results = json.loads((tmp_path / "speed.json").read_text())

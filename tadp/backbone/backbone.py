@@ -10,25 +10,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
-from tadp.attention import install_recording
 from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
 from tadp.backbone.current_text import Text, current_text, use_text
 from tadp.backbone.parameters import decay_groups
+from tadp.denoiser import Denoiser, freeze_not_run, prepare, read_denoiser, run_once
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
 from tadp.hub import Source
 from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
-from tadp.loading import load_parts, load_text_adapter, model_folder
+from tadp.loading import load_text_adapter, model_folder
+from tadp.parts import load_parts
 from tadp.saving import save_parts
 from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
-from tadp.unet import freeze_unused, read_layout, unet_pass
-from tadp.vae import VAEEncoder
+from tadp.text_stack import AnyText
+from tadp.vae import AnyVAE, encoder_of
 from tadp.words import Synonyms, checked_names
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from transformers import CLIPTextModel, CLIPTokenizer
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,13 +39,15 @@ class TADPBackbone(nn.Module):
     """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
 
     The VAE and the text encoder are frozen; the U-Net trains, unless `freeze()` is called. Levels count from the
-    finest: level 0 has stride 8, level 3 stride 64 in Stable Diffusion.
+    finest: level 0 has stride 8, level 3 stride 64 in Stable Diffusion 1.x. docs/base-models.md has the other families.
 
     Args:
-        vae: An `AutoencoderKL`, of which the encoder is used.
-        unet: A `UNet2DConditionModel` laid out like Stable Diffusion 1.x or 2.x.
-        text_encoder: A CLIP text model, or None if text always comes as `Conditioning`.
-        tokenizer: The text encoder's.
+        vae: An `AutoencoderKL` or `AutoencoderTiny`, of which the encoder is used.
+        unet: A `UNet2DConditionModel` laid out like Stable Diffusion 1.x, 2.x or XL; or what takes its place in later
+            models, an `SD3Transformer2DModel` or a `FluxTransformer2DModel`.
+        text_encoder: A CLIP text model, the `TextStack` of a model with several, or None if text always comes as
+            `Conditioning`.
+        tokenizer: The CLIP text model's.
         timestep: Diffusion time at which features are read, 0 to 999. The paper says 0, its released code runs 1.
         scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
         sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
@@ -72,9 +75,9 @@ class TADPBackbone(nn.Module):
     def __init__(
         self,
         *,
-        vae: "AutoencoderKL | VAEEncoder",
-        unet: "UNet2DConditionModel",
-        text_encoder: "CLIPTextModel | None" = None,
+        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE",
+        unet: Denoiser,
+        text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
         timestep: int = 0,
         scale_latents: bool = True,
@@ -89,14 +92,14 @@ class TADPBackbone(nn.Module):
         pool_synonyms: Synonyms | None = None,
     ):
         super().__init__()
-        self.vae = vae if isinstance(vae, VAEEncoder) else VAEEncoder(vae)
+        self.vae = encoder_of(vae)
         self.unet = unet
-        self.layout = read_layout(unet)
+        self.layout = read_denoiser(unet)
         self._source: Source | None = None
         self.text_encoder = _text_encoder(text_encoder, tokenizer)
         self.text_adapter = None
         if text_adapter:
-            self.text_adapter = TextAdapter(unet.config["cross_attention_dim"]).to(self.device, self.dtype)
+            self.text_adapter = TextAdapter(self.layout.text_width).to(self.device, self.dtype)
         self.timestep = timestep
         self.scale_latents = scale_latents
         self.sample_posterior = sample_posterior
@@ -104,13 +107,12 @@ class TADPBackbone(nn.Module):
         self.attach_attention = tuple(sorted(set(attach_attention)))
         self.detach_attention = detach_attention
         self.record_attention = tuple(sorted(set(record_attention)))
-        self.text_length = text_length or (self.text_encoder.max_length if self.text_encoder else None)
+        self.text_length = text_length or (self.text_encoder.length if self.text_encoder else None)
         self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
-        check_parts(self.vae, unet, self.text_encoder)
+        check_parts(self.vae, self.layout, self.text_encoder)
         check_levels((*self.attach_attention, *self.record_attention), self.layout, self.vae.reduction)
         check_timestep(timestep)
-        install_recording(unet, self.layout.layer_levels)
-        freeze_unused(unet)
+        prepare(unet, self.layout)
         self.vae.requires_grad_(False)
         if self.text_encoder is not None:
             self.text_encoder.requires_grad_(False)
@@ -129,12 +131,16 @@ class TADPBackbone(nn.Module):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
-        unet: "UNet2DConditionModel | None" = None,
-        text_encoder: "CLIPTextModel | None" = None,
+        unet: Denoiser | str | Path | None = None,
+        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE | str | Path | None" = None,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
+        text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
+        load_t5: bool = True,
         **options: Any,
     ) -> "TADPBackbone":
-        """Load a Stable Diffusion 1.x or 2.x model as a backbone, in evaluation mode.
+        """Load a base model as a backbone, in evaluation mode: Stable Diffusion 1.x, 2.x, XL, 3.x, or FLUX.
 
         Args:
             name: "tadp-tiny" (comes with tadp), a folder in diffusers layout, or a hub id such as
@@ -147,9 +153,15 @@ class TADPBackbone(nn.Module):
             local_files_only: Never ask the hub.
             cache_dir: Where hub models are kept.
             token: For gated models.
-            unet: One in place of the model's, which is then not loaded.
+            unet: One in place of the model's, which is then not loaded: itself, a folder, a hub id, or a .safetensors
+                file of the tensors of the model's U-Net, here or on the hub ("owner/name/file.safetensors").
+            vae: One in place of the model's, likewise; an `AutoencoderTiny` is faster and a little coarser.
+            lora: A LoRA of the U-Net to add to its weights: a file, a folder or a hub id. Extra `train`.
+            lora_scale: How much of it is added.
             text_encoder: One in place of the model's, which is then not loaded.
             tokenizer: The text encoder's.
+            load_t5: Load the T5 of Stable Diffusion 3, which is twice as large as all else; without it the caption is
+                what its two CLIPs make of it.
             **options: `TADPBackbone`'s own; those saved with the model are the default.
 
         Raises:
@@ -158,17 +170,20 @@ class TADPBackbone(nn.Module):
             CorruptFileError: If a weight file is damaged, or a pickle.
             ModelError: If the model is of an unknown kind.
         """
-        folder = model_folder(
-            name,
-            revision=revision,
-            variant=variant,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        folder = model_folder(name, revision=revision, variant=variant, **hub)
         dtype = dtype or torch.float32
-        given = {"unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        parts, saved = load_parts(folder, variant=variant, dtype=dtype, given=given)
+        given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
+        parts, saved = load_parts(
+            folder,
+            variant=variant,
+            dtype=dtype,
+            given=given,
+            lora=lora,
+            lora_scale=lora_scale,
+            hub=hub,
+            load_t5=load_t5,
+        )
         backbone = cls(**parts, **(saved | options))
         backbone._source = Source.of(name, folder, revision=revision)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
@@ -302,16 +317,16 @@ class TADPBackbone(nn.Module):
             CaptionError: If there are neither one nor B texts.
             ValueError: If latents or embeddings have the wrong width or size.
         """
-        check_latents(latents, channels=self.unet.config["in_channels"], multiple=self.layout.multiple)
+        check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         conditioning = self._conditioning(self._encoded(text, len(latents)), latents)
-        maps, attention = unet_pass(
+        maps, attention = run_once(
             self.unet,
             self.layout,
             latents.to(self.dtype),
             timestep=self.timestep,
-            embeddings=conditioning.embeddings,
-            mask=conditioning.mask,
+            text=conditioning,
+            image_size=(int(size[0]), int(size[1])),
             record_levels=sorted({*self.attach_attention, *self.record_attention}),
         )
         strides = [self.vae.reduction * cells for cells in self.layout.reduction]
@@ -383,7 +398,7 @@ class TADPBackbone(nn.Module):
     def unfreeze(self) -> "TADPBackbone":
         """Train the U-Net again, all but the layers after the last map, which never run."""
         self.unet.requires_grad_(True)
-        freeze_unused(self.unet)
+        freeze_not_run(self.unet)
         return self
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> "TADPBackbone":
@@ -417,7 +432,7 @@ class TADPBackbone(nn.Module):
         padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
         posterior = self.vae(_imagenet(padded) if self.imagenet_pixels else 2 * padded - 1)
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
-        return latents * self.vae.scaling_factor if self.scale_latents else latents
+        return self.vae.scale(latents) if self.scale_latents else latents
 
     def _encoded(self, text: Text, count: int, *, truncate: bool = False) -> Conditioning:
         if isinstance(text, Conditioning):
@@ -432,7 +447,7 @@ class TADPBackbone(nn.Module):
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
         check_text(
             conditioning,
-            width=self.unet.config["cross_attention_dim"],
+            layout=self.layout,
             is_attached=bool(self.attach_attention),
             is_pooled=bool(self.pool_attention),
             text_length=self.text_length,
@@ -449,7 +464,9 @@ class TADPBackbone(nn.Module):
         return attention.at(level)
 
 
-def _text_encoder(model: "CLIPTextModel | None", tokenizer: "CLIPTokenizer | None") -> TextEncoder | None:
+def _text_encoder(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTokenizer | None") -> AnyText | None:
+    if isinstance(model, AnyText):
+        return model
     if (model is None) != (tokenizer is None):
         raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
     return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)

@@ -1,33 +1,37 @@
 """Parts that do not fit each other, and inputs that do not fit the parts: refused, with what to do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from tadp.errors import ModelError
-from tadp.text import Conditioning, TextEncoder
-from tadp.unet import UNetLayout
-from tadp.vae import VAEEncoder
-
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from tadp.layout import Layout
+from tadp.text import Conditioning
+from tadp.text_stack import AnyText
+from tadp.vae import AnyVAE
 
 
-def check_parts(vae: VAEEncoder, unet: "UNet2DConditionModel", text_encoder: TextEncoder | None) -> None:
-    """The U-Net takes the VAE's latents and the text encoder's embeddings, or a ModelError."""
-    made, taken = vae.config["latent_channels"], unet.config["in_channels"]
+def check_parts(vae: AnyVAE, layout: Layout, text_encoder: AnyText | None) -> None:
+    """The denoiser takes the VAE's latents and the text encoder's embeddings, or a ModelError."""
+    made, taken = vae.config["latent_channels"], layout.latent_channels
     if made != taken:
         raise ModelError(f"the VAE makes {made} latent channels, the U-Net takes {taken}; use a pair trained together.")
-    width = unet.config["cross_attention_dim"]
-    if text_encoder is not None and text_encoder.width != width:
+    if text_encoder is None:
+        return
+    if text_encoder.width != layout.text_width:
         raise ModelError(
-            f"the text encoder is {text_encoder.width} wide, the U-Net takes {width}; use a pair trained together."
+            f"the text encoder is {text_encoder.width} wide, the U-Net takes {layout.text_width}; use a pair trained "
+            "together."
+        )
+    if layout.pooled_width is not None and text_encoder.pooled_width != layout.pooled_width:
+        raise ModelError(
+            f"the text encoder pools a text to a width of {text_encoder.pooled_width}, the U-Net takes "
+            f"{layout.pooled_width}; use a pair trained together."
         )
 
 
-def check_levels(levels: Sequence[int], layout: UNetLayout, vae_reduction: int) -> None:
-    """The U-Net has attention at these levels, or a ValueError."""
+def check_levels(levels: Sequence[int], layout: Layout, vae_reduction: int) -> None:
+    """The denoiser has attention at these levels, or a ValueError."""
     for level in levels:
         if level not in layout.attention_levels:
             strides = ", ".join(f"{k} (stride {vae_reduction * layout.reduction[k]})" for k in layout.attention_levels)
@@ -57,19 +61,30 @@ def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
         )
 
 
-def check_text(text: Conditioning, *, width: int, is_attached: bool, is_pooled: bool, text_length: int | None) -> None:
-    """Text that the U-Net takes, and whose attention has the channels that `feature_info` promises, or a ValueError.
+def check_text(
+    text: Conditioning, *, layout: Layout, is_attached: bool, is_pooled: bool, text_length: int | None
+) -> None:
+    """Text that the denoiser takes, and whose attention has the channels that `feature_info` promises, or a ValueError.
 
     Args:
         text: Of any length.
-        width: Of the embeddings that the U-Net takes.
+        layout: With the widths that the denoiser takes.
         is_attached: Whether attention is attached at all.
         is_pooled: Whether it is attached by name, which takes a text with words, rather than by token.
         text_length: The tokens that `feature_info` counts on; None for any number.
     """
     _, length, found = text.embeddings.shape
-    if found != width:
-        raise ValueError(f"embeddings are {found} wide, the U-Net takes {width}; encode the text with this backbone.")
+    if found != layout.text_width:
+        raise ValueError(
+            f"embeddings are {found} wide, the U-Net takes {layout.text_width}; encode the text with this backbone."
+        )
+    pooled = None if text.pooled is None else text.pooled.shape[1]
+    if layout.pooled_width is not None and pooled != layout.pooled_width:
+        raise ValueError(
+            f"this model takes a pooled embedding of each text, {layout.pooled_width} wide; this text has "
+            f"{'none' if pooled is None else f'one of {pooled}'}. Encode it with this backbone's encode_text, or pass "
+            "Conditioning(…, pooled=…)."
+        )
     if not is_attached:
         return
     if is_pooled:

@@ -223,7 +223,8 @@ def load_text_encoder(model: str | None) -> "TextEncoder | None":
     """
     import torch
 
-    from tadp.loading import load_text_encoder, model_folder
+    from tadp.loading import model_folder
+    from tadp.text_loading import load_text_encoder
 
     return None if model is None else load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
 

@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich.table import Table
 from rich.text import Text
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tadp.backbone import TADPBackbone
 from tadp.cli.terminal import own_captioner
+from tadp.denoiser import tap_names
 from tadp.errors import MissingFileError, UnknownModelError
 from tadp.hub import read_json, weight_files
-from tadp.loading import CONFIG_NAME, WEIGHTS, model_folder, read_config
+from tadp.loading import CONFIG_NAME, WEIGHTS, denoiser_part, hollow_denoiser, hollow_vae, model_folder
+from tadp.text_loading import hollow_text
+from tadp.text_stack import TextStack
 
-_CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer/*")
+_CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer*/*")
 
 
 def model_tables(model: str, *, revision: str | None = None, variant: str | None = None) -> list[Table]:
@@ -53,21 +52,25 @@ def _level_table(model: str, backbone: TADPBackbone) -> Table:
         "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=Text(model), title_justify="left",
         pad_edge=False,
     )  # fmt: skip
+    taps = tap_names(backbone.unet, backbone.layout)
     for level, stride in enumerate(backbone.feature_info.reduction):
         joined = level in backbone.attach_attention
         attached = f" + {backbone.feature_info.channels[level] - backbone.layout.channels[level]}" if joined else ""
         attention = "joined" if joined else "yes" if level in backbone.layout.attention_levels else "no"
         channels = f"{backbone.layout.channels[level]}{attached}"
-        table.add_row(str(level), str(stride), channels, attention, _tap(backbone, level))
+        table.add_row(str(level), str(stride), channels, attention, taps[level])
     return table
 
 
 def _part_table(folder: Path, variant: str | None, backbone: TADPBackbone) -> Table:
     table = Table("Part", "Parameters", "On disk", box=None, pad_edge=False)
+    text: Any = backbone.text_encoder
+    encoders = dict(text.parts) if isinstance(text, TextStack) else {"text_encoder": text}
+    denoiser = denoiser_part(type(backbone.unet).__name__)
     for part, name, module in (
-        ("unet", "U-Net", backbone.unet),
+        (denoiser, "U-Net" if denoiser == "unet" else denoiser, backbone.unet),
         ("vae", "VAE encoder", backbone.vae),
-        ("text_encoder", "text encoder", backbone.text_encoder),
+        *((part, part.replace("_", " "), encoder) for part, encoder in encoders.items()),
     ):
         if module is not None:
             count = sum(parameter.numel() for parameter in module.parameters())
@@ -91,21 +94,9 @@ def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
 def _hollow_backbone(folder: Path) -> TADPBackbone:
     """The backbone that a folder describes, with shapes and no weights."""
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
-    parts: dict[str, Any] = {}
-    with torch.device("meta"):
-        parts["unet"] = UNet2DConditionModel.from_config(read_config(folder, "unet"))
-        parts["vae"] = AutoencoderKL.from_config(read_config(folder, "vae"))
-        if saved.get("has_text_encoder", True):
-            parts["text_encoder"] = CLIPTextModel(CLIPTextConfig(**read_config(folder, "text_encoder")))
-            parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        return TADPBackbone(**parts, **saved.get("options", {}))
-
-
-def _tap(backbone: TADPBackbone, level: int) -> str:
-    number = len(backbone.layout.taps) - 1 - level
-    block: Any = backbone.unet.up_blocks[number]
-    layers = "attentions" if getattr(block, "has_cross_attention", False) else "resnets"
-    return f"up_blocks.{number}.{layers}.{backbone.layout.taps[number]}"
+    denoiser = hollow_denoiser(folder)
+    text = hollow_text(folder, denoiser) if saved.get("has_text_encoder", True) else None
+    return TADPBackbone(unet=denoiser, vae=hollow_vae(folder), text_encoder=text, **saved.get("options", {}))
 
 
 def _on_disk(folder: Path, part: str, variant: str | None) -> str:

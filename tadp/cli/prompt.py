@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
     from tadp.metrics import Agreement
     from tadp.modifiers import CaptionModifier
-    from tadp.text import Conditioning, TextEncoder
+    from tadp.text import Conditioning
+    from tadp.text_stack import AnyText
 
 TOLERANCE = 0.01  # of the oracle's precision and recall
 
@@ -113,7 +114,7 @@ def prompt(
             raise typer.BadParameter(f"{mode} is not said in words, which a modifier needs.", param_hint="--modifier")
         else:
             make = prompts.class_embeddings if mode is Mode.class_embeddings else prompts.averaged_eos
-            said = make(_names(classes, "--classes"), encoder)
+            said = make(_names(classes, "--classes"), backbone)
     if isinstance(said, list):
         _print_prompts(rename(said) if rename else said, encoder)
     else:
@@ -185,7 +186,7 @@ def _paper_modifier(name: str) -> "CaptionModifier":
     return CaptionModifier.for_domain(cast(Any, domain), cast(Any, kind))
 
 
-def _print_prompts(prompts: list[str], encoder: "TextEncoder") -> None:
+def _print_prompts(prompts: list[str], encoder: "AnyText") -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("Prompt", overflow="fold", ratio=5)
     table.add_column("Tokens", no_wrap=True)

@@ -19,6 +19,7 @@ from tadp.convert.report import Part
 from tadp.convert.text import FileText, choose_embedding
 from tadp.errors import ModelError
 from tadp.text import Conditioning
+from tadp.text_stack import only_encoder
 
 _CAPTIONER = "Salesforce/blip2-opt-2.7b"  # that of the release
 # What training leaves beside the weights.
@@ -144,8 +145,9 @@ def account(
 
 def _take_unet(file: File, backbone: TADPBackbone) -> dict[str, Tensor]:
     form, ledger = file.form, file.ledger
+    unet: Any = backbone.unet
     prefix = f"{form.unet}diffusion_model."
-    names = {here: prefix + there for here, there in ldm_unet_names(backbone.unet).items()}
+    names = {here: prefix + there for here, there in ldm_unet_names(unet).items()}
     taken = ledger.take("U-Net", names, backbone.unet.state_dict(), optional=_UNUSED_UNET)
     ledger.drop_copy("U-Net again", f"{form.whole}model.diffusion_model.", prefix)
     return taken
@@ -154,7 +156,7 @@ def _take_unet(file: File, backbone: TADPBackbone) -> dict[str, Tensor]:
 def _class_embeddings(file: File, backbone: TADPBackbone) -> None:
     key = f"{file.form.root}class_embeddings"
     embeddings = file.ledger.state.get(key)
-    width = backbone.unet.config["cross_attention_dim"]
+    width = backbone.layout.text_width
     if embeddings is None:
         if file.text.mode == "stored":
             file.ledger.problem("missing", key)
@@ -169,11 +171,12 @@ def _class_embeddings(file: File, backbone: TADPBackbone) -> None:
 def _frozen(file: File, backbone: TADPBackbone, *, ignore: bool, base: str) -> None:
     """VAE and text encoder: what there is of them must be the base's."""
     form, ledger = file.form, file.ledger
+    vae: Any = backbone.vae
     inside = f"{form.whole}first_stage_model."
     prefix = form.vae if ledger.has(form.vae) else inside
     if prefix != inside:
         ledger.drop_copy("VAE again", inside, prefix)
-    names = {here: prefix + there for here, there in ldm_vae_names(backbone.vae).items()}
+    names = {here: prefix + there for here, there in ldm_vae_names(vae).items()}
     ledger.compare("VAE encoder", names, backbone.vae.state_dict(), base=base, ignore=ignore)
     ledger.drop(
         "VAE decoder",
@@ -185,7 +188,8 @@ def _frozen(file: File, backbone: TADPBackbone, *, ignore: bool, base: str) -> N
         if ignore:
             ledger.drop("text encoder", lambda key: key.startswith(prefix), f"{base} has none to compare it with")
         return
-    text: Mapping[str, Tensor] = backbone.text_encoder.model.state_dict()
-    names = {here: prefix + there for here, there in ldm_text_names(backbone.text_encoder.model).items()}
+    model = only_encoder(backbone.text_encoder).model
+    text: Mapping[str, Tensor] = model.state_dict()
+    names = {here: prefix + there for here, there in ldm_text_names(model).items()}
     ledger.compare("text encoder", names, text, base=base, ignore=ignore)
     ledger.drop("positions", lambda key: key == f"{prefix}text_model.embeddings.position_ids", "0, 1, 2 …")

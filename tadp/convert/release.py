@@ -17,6 +17,7 @@ from tadp.convert.text import FileText, learn, read_text, split_vocabulary
 from tadp.datasets.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
 from tadp.errors import ModelError, OutputError
 from tadp.loading import model_folder, read_config
+from tadp.text_stack import only_encoder
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _CLASSES: dict[tuple[str, int], tuple[str, ...]] = {
@@ -100,7 +101,8 @@ def convert_file(
         "text_adapter": text.adapter,
     }
     backbone = _load_base(base, text, options, path, **hub)
-    state, learned = split_vocabulary(state, form, backbone.text_encoder)
+    encoder = None if backbone.text_encoder is None else only_encoder(backbone.text_encoder)
+    state, learned = split_vocabulary(state, form, encoder)
     head, classes = head_options(form, state, path)
     names = _class_names(form, classes, others, class_names, path)
     file = File(path, form, Ledger(state, path), others, text, head, names)
@@ -109,8 +111,8 @@ def convert_file(
     file.ledger.close(allow_unused=allow_unused)
     for module, tensors in weights:
         module.load_state_dict(tensors, strict=False)  # what may be missing is known
-    if learned is not None and backbone.text_encoder is not None:
-        notes.append(learn(backbone.text_encoder, learned_token, learned, path))
+    if learned is not None and encoder is not None:
+        notes.append(learn(encoder, learned_token, learned, path))
     model.record["notes"] = f"Converted from {path.name}: {form.kind}."
     model.save_pretrained(output)
     written = options | {"prompt_mode": text.mode, "classes": len(names)}

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tadp.attention import install_recording
 from tadp.backbone import TADPBackbone
+from tadp.denoiser import prepare, read_denoiser
 from tadp.errors import ModifierError
+from tadp.layout import Layout
+from tadp.text import TextEncoder
 from tadp.tokens import LearnedToken, add_token
-from tadp.unet import freeze_unused, read_layout
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-# What the U-Net has to share with the one it replaces, besides its levels.
-_SAME_OPTIONS = ("in_channels", "cross_attention_dim")
 
 
 class Installation:
@@ -68,6 +66,8 @@ def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: "UNet2DCon
         for token, vectors in tokens:
             if backbone.text_encoder is None:
                 raise ModifierError(f"this backbone has no text encoder to learn {token!r}; load it with one.")
+            if not isinstance(backbone.text_encoder, TextEncoder):
+                raise ModifierError(f"this backbone has several text encoders, and {token!r} was learned for one.")
             add_token(backbone.text_encoder, token, vectors)
         if unet is not None:
             _swap_unet(backbone, unet)
@@ -87,7 +87,7 @@ class _State(NamedTuple):
     @classmethod
     def of(cls, backbone: TADPBackbone) -> "_State":
         encoder = backbone.text_encoder
-        if encoder is None:
+        if not isinstance(encoder, TextEncoder):
             return cls(None, None, backbone.unet)
         embedding: Any = encoder.model.get_input_embeddings()
         return cls(encoder.tokenizer, embedding.weight, backbone.unet)
@@ -98,7 +98,12 @@ class _State(NamedTuple):
             unet: Any = self.unet
             backbone.unet = unet.to(backbone.device, backbone.dtype).train(backbone.unet.training)
         encoder = backbone.text_encoder
-        if encoder is None or self.weight is changed.weight or self.weight is None or changed.weight is None:
+        if (
+            not isinstance(encoder, TextEncoder)
+            or self.weight is changed.weight
+            or self.weight is None
+            or changed.weight is None
+        ):
             return
         embedding: Any = encoder.model.get_input_embeddings()
         self.weight.data = self.weight.data.to(changed.weight.device, changed.weight.dtype)
@@ -108,25 +113,25 @@ class _State(NamedTuple):
 
 
 def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
-    layout = read_layout(unet)
-    differing = [name for name in _SAME_OPTIONS if unet.config[name] != backbone.unet.config[name]]
-    if layout != backbone.layout or differing:
-        what = ", ".join(f"{name} {unet.config[name]}" for name in _SAME_OPTIONS)
-        has = ", ".join(f"{name} {backbone.unet.config[name]}" for name in _SAME_OPTIONS)
+    layout = read_denoiser(unet)
+    if layout != backbone.layout:
         raise ModifierError(
-            f"the modifier's U-Net (channels {layout.channels}, {what}) is of another shape than the backbone's "
-            f"(channels {backbone.layout.channels}, {has}); it was fine-tuned from another model."
+            f"the modifier's U-Net ({_shape(layout)}) is of another shape than the backbone's "
+            f"({_shape(backbone.layout)}); it was fine-tuned from another model."
         )
     old = backbone.unet
     new: Any = copy.deepcopy(unet)
     new.to(backbone.device, backbone.dtype)
-    if not old.conv_in.weight.is_contiguous():
+    if not all(parameter.is_contiguous() for parameter in old.parameters()):
         new.to(memory_format=torch.channels_last)
-    install_recording(new, layout.layer_levels)
     trains = {name.replace(".base_layer", ""): one.requires_grad for name, one in old.named_parameters()}  # as of LoRA
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(trains.get(name, False))
-    freeze_unused(new)
+    prepare(new, layout)
     if old.is_gradient_checkpointing:
         new.enable_gradient_checkpointing()
     backbone.unet = new.train(old.training)
+
+
+def _shape(layout: Layout) -> str:
+    return f"channels {layout.channels}, in_channels {layout.latent_channels}, cross_attention_dim {layout.text_width}"

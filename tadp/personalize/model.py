@@ -16,6 +16,7 @@ from tadp.errors import ModelError
 from tadp.hub import local_folder, read_json
 from tadp.loading import model_folder
 from tadp.text import TextEncoder
+from tadp.text_stack import only_encoder
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -65,7 +66,7 @@ class DiffusionModel:
         encoder = self.backbone.text_encoder
         if encoder is None:
             raise ModelError(f"the model in {self.folder} has no text encoder.")
-        return encoder
+        return only_encoder(encoder)
 
     @property
     def side_px(self) -> int:
@@ -84,7 +85,7 @@ class DiffusionModel:
         self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"], embeddings: Float[Tensor, "b l d"]
     ) -> Float[Tensor, "b c h w"]:
         """What the U-Net says of noisy latents: the noise, or the velocity."""
-        unet = self.backbone.unet
+        unet: Any = self.backbone.unet
         with self.computing():
             return unet(noisy.to(unet.dtype), timesteps, embeddings.to(unet.dtype)).sample.float()
 
@@ -128,6 +129,7 @@ def load_diffusion(
             f"{name} was saved without its text encoder, and what is learned is a word's meaning to it; use a model "
             "with text_encoder/ and tokenizer/."
         )
+    only_encoder(backbone.text_encoder)
     folder = model_folder(name, revision=revision, variant=variant, **where)
     if folder.parent.name == "snapshots":  # from the hub: the backbone's files are there, this one is not among them
         folder = local_folder(str(name), patterns=[SCHEDULER], known="", revision=folder.name, **where)

@@ -15,6 +15,7 @@ from tadp.prompts.classes import check_classes
 from tadp.prompts.templates import CLIP_TEMPLATES
 from tadp.prompts.text_cache import cache_key, cached
 from tadp.text import Conditioning, TextEncoder
+from tadp.text_stack import only_encoder
 from tadp.words import readable
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _text_encoder(encoder: "TextEncoder | TADPBackbone") -> TextEncoder:
     found = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
     if found is None:
         raise ModelError("this backbone has no text encoder; pass one, or load a backbone with one.")
-    return found
+    return only_encoder(found)
 
 
 def _checked_templates(templates: Sequence[str]) -> list[str]:

@@ -1,33 +1,31 @@
 """A LoRA of the U-Net's attention: small matrices that train while the U-Net stays as it is. Extra `train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from tadp.denoiser import Denoiser, freeze_not_run
 from tadp.errors import CorruptFileError, MissingExtraError
 from tadp.hub import check_readable
-from tadp.unet import freeze_unused
-
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _PREFIX = "unet."
 
 
-def has_lora(unet: "UNet2DConditionModel") -> bool:
+def has_lora(unet: Denoiser) -> bool:
     """Whether a LoRA is in it."""
     return getattr(unet, "peft_config", None) is not None
 
 
-def lora_rank_of(unet: "UNet2DConditionModel") -> int | None:
+def lora_rank_of(unet: Denoiser) -> int | None:
     """The rank of the LoRA in it; None if there is none."""
-    return next(iter(unet.peft_config.values())).r if has_lora(unet) else None
+    adapted: Any = unet
+    return next(iter(adapted.peft_config.values())).r if has_lora(unet) else None
 
 
-def add_lora(unet: "UNet2DConditionModel", *, rank: int) -> None:
+def add_lora(unet: Denoiser, *, rank: int) -> None:
     """Add a LoRA to all attention projections and freeze everything else; at first it changes nothing.
 
     Raises:
@@ -42,10 +40,10 @@ def add_lora(unet: "UNet2DConditionModel", *, rank: int) -> None:
         raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    freeze_unused(unet)
+    freeze_not_run(unet)
 
 
-def save_lora(unet: "UNet2DConditionModel", folder: Path) -> None:
+def save_lora(unet: Denoiser, folder: Path) -> None:
     """Write it as diffusers reads it (`pipeline.load_lora_weights(folder)`)."""
     from peft import get_peft_model_state_dict
 
@@ -53,7 +51,7 @@ def save_lora(unet: "UNet2DConditionModel", folder: Path) -> None:
     save_file({f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}, folder / LORA_NAME)
 
 
-def load_lora(unet: "UNet2DConditionModel", folder: Path) -> None:
+def load_lora(unet: Denoiser, folder: Path) -> None:
     """Fill a LoRA that was added.
 
     Raises:

@@ -25,17 +25,18 @@ from tadp.hub import Source, check_readable, local_folder, read_json, weight_fil
 from tadp.loading import (
     ADAPTER_NAME,
     WEIGHTS,
-    load_parts,
+    denoiser_part,
     load_text_adapter,
-    load_text_encoder,
     load_unet,
     load_vae,
     model_folder,
     read_tensors,
 )
+from tadp.parts import load_parts
 from tadp.saving import save_text_encoder
 from tadp.tasks.lora import LORA_NAME, load_lora, save_lora
 from tadp.text import Conditioning
+from tadp.text_loading import load_text_encoder
 from tadp.tokens import learned_tokens
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _is_the_bases(unet: nn.Module, source: Source) -> bool:
     """Whether a U-Net is still what its source holds; False if the source is not to be had."""
     try:
         folder = model_folder(source.name, revision=source.revision, local_files_only=True)
-        files = weight_files(folder / "unet", WEIGHTS["unet"], None)
+        files = weight_files(folder / denoiser_part(type(unet).__name__), WEIGHTS["unet"], None)
     except ModelError:
         return False
     # under a LoRA, peft keeps what was there as `base_layer`

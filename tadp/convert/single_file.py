@@ -1,0 +1,207 @@
+"""A whole Stable Diffusion 1.x or 2.x in one file, as the original code and most of the web store it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tadp.assets import single_file_configs
+from tadp.backbone import TADPBackbone
+from tadp.convert.forms import state_of
+from tadp.convert.ledger import Ledger
+from tadp.convert.names import ldm_text_names, ldm_unet_names, ldm_vae_names
+from tadp.convert.pickles import read_pickle
+from tadp.errors import ModelError
+from tadp.hub import local_folder, read_json
+from tadp.vae import VAEEncoder
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+TOKENIZER = "openai/clip-vit-large-patch14"  # whose vocabulary Stable Diffusion 1.x and 2.x both have
+_UNET, _VAE = "model.diffusion_model.", "first_stage_model."
+_CLIP, _OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+_OPENCLIP_LAYERS = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.q_proj": "attn.q",
+    "self_attn.k_proj": "attn.k",
+    "self_attn.v_proj": "attn.v",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_OPENCLIP_PLACES = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+
+
+def from_single_file(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    tokenizer: "CLIPTokenizer | str | Path | None" = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    **options: Any,
+) -> TADPBackbone:
+    """Load a .safetensors or .ckpt file of Stable Diffusion 1.x or 2.x as a backbone.
+
+    A .ckpt is read as `convert_file` reads one: tensors and plain values, nothing is run. U-Net, VAE encoder and text
+    encoder are taken to the last tensor; the decoder, averages and schedules are left. Which of the two it is follows
+    from the text encoder. The configurations come with tadp; the tokenizer's vocabulary does not.
+
+    Args:
+        path: The file.
+        base: A folder in diffusers layout that describes the model, `unet/config.json` and so on, if it is of another
+            shape than Stable Diffusion 1.5 and 2.1; its `tokenizer/` is used too.
+        tokenizer: The tokenizer, or a folder or hub id with one; by default that of `TOKENIZER`, from the cache or hub.
+        dtype: Of all parts; None is float32.
+        device: Where it goes; None is the CPU.
+        local_files_only: Never ask the hub.
+        cache_dir: Where hub models are kept.
+        token: For gated models.
+        **options: `TADPBackbone`'s own.
+
+    Raises:
+        MissingFileError, CorruptFileError: If there is no such file, or it is damaged, or needs more than tensors.
+        ModelError: If it is of another family, or a tensor is missing, unknown or of another shape.
+        UnknownModelError: If the tokenizer is not to be had.
+
+    Source:
+        The original code's layout (LDM): `model.diffusion_model`, `first_stage_model`, `cond_stage_model`.
+    """
+    path = Path(path).expanduser()
+    state, _ = state_of(read_pickle(path), path)
+    family = _family(state, path)
+    configs = _configs(family, base)
+    hub: dict[str, Any] = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
+    given = tokenizer if tokenizer is not None or base is None else Path(base) / "tokenizer"
+    words = _tokenizer(given, hub, family)
+    unet, vae, text = _hollow(configs)
+    ledger = Ledger(_parted(state) if family == "sd2" else state, path)
+    taken = [
+        (unet, _take(ledger, "U-Net", unet, ldm_unet_names(unet), _UNET)),
+        (vae, _take(ledger, "VAE encoder", vae, ldm_vae_names(vae), _VAE)),
+        (text, _take_text(ledger, text, family)),
+    ]
+    _drop_rest(ledger, text, family)
+    ledger.close()
+    for module, tensors in taken:
+        # A copy: the file stays closed, and how its tensors lie in it changes nothing.
+        copies = {name: tensor.to(dtype or torch.float32, copy=True) for name, tensor in tensors.items()}
+        module.load_state_dict(copies, strict=True, assign=True)
+    backbone = TADPBackbone(unet=unet, vae=vae, text_encoder=text, tokenizer=words, **options)
+    return backbone.eval() if device is None else backbone.to(device).eval()
+
+
+def _family(state: Mapping[str, Tensor], path: Path) -> str:
+    """The name of the configurations that come with tadp."""
+    for family, prefix in (("sd1", _CLIP), ("sd2", _OPENCLIP)):
+        if any(name.startswith(prefix) for name in state):
+            return family
+    known = "tadp reads single files of Stable Diffusion 1.x and 2.x, with their text encoder"
+    if any(name.startswith("conditioner.") for name in state):
+        raise ModelError(f"{path} is a Stable Diffusion XL in one file; {known}. Get it in diffusers' layout.")
+    raise ModelError(f"{path} has no text encoder of LDM (cond_stage_model.*); {known}.")
+
+
+def _configs(family: str, base: str | Path | None) -> dict[str, dict[str, Any]]:
+    if base is None:
+        return json.loads(single_file_configs().read_text(encoding="utf-8"))[family]
+    return {part: read_json(Path(base) / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+
+
+def _tokenizer(given: Any, hub: dict[str, Any], family: str) -> "CLIPTokenizer":
+    from transformers import CLIPTokenizer
+
+    if given is not None and not isinstance(given, str | Path):
+        return given
+    name = TOKENIZER if given is None else given
+    known = (
+        "The vocabulary of CLIP does not come with tadp: pass tokenizer= a folder with tokenizer.json, or with "
+        "vocab.json and merges.txt, a hub id, or a CLIPTokenizer."
+    )
+    patterns = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+    folder = local_folder(name, patterns=patterns, known=known, **hub)
+    # Stable Diffusion 2 was trained on padding with token 0, which is "!".
+    padding: Any = {"pad_token": "!"} if given is None and family == "sd2" else {}
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **padding)
+
+
+def _hollow(configs: dict[str, dict[str, Any]]) -> tuple[Any, VAEEncoder, Any]:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(configs["unet"])
+        autoencoder: Any = AutoencoderKL.from_config(configs["vae"])
+        vae = VAEEncoder(autoencoder)
+    # Not on the meta device: its table of positions is no part of the file.
+    return unet, vae, CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
+
+
+def _take(ledger: Ledger, name: str, module: nn.Module, names: Mapping[str, str], prefix: str) -> dict[str, Tensor]:
+    return ledger.take(name, {here: prefix + there for here, there in names.items()}, module.state_dict())
+
+
+def _take_text(ledger: Ledger, text: nn.Module, family: str) -> dict[str, Tensor]:
+    if family == "sd1":
+        return _take(ledger, "text encoder", text, ldm_text_names(text), _CLIP)
+    return _take(ledger, "text encoder", text, {name: _openclip_name(name) for name in text.state_dict()}, _OPENCLIP)
+
+
+def _openclip_name(name: str) -> str:
+    """OpenCLIP's name of a tensor of a CLIP text model, its queries, keys and values parted."""
+    name = name.removeprefix("text_model.")
+    if name in _OPENCLIP_PLACES:
+        return _OPENCLIP_PLACES[name]
+    _, _, number, layer = name.split(".", 3)  # encoder.layers.3.self_attn.q_proj.weight
+    part, _, kind = layer.rpartition(".")
+    return f"transformer.resblocks.{number}.{_OPENCLIP_LAYERS[part]}.{kind}"
+
+
+def _parted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP keeps queries, keys and values of a layer in one tensor."""
+    parted = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"(.*\.attn\.)in_proj_(weight|bias)", name) if name.startswith(_OPENCLIP) else None
+        if match is None:
+            parted[name] = tensor
+        else:
+            parted |= {f"{match[1]}{k}.{match[2]}": one for k, one in zip("qkv", tensor.chunk(3), strict=True)}
+    return parted
+
+
+def _drop_rest(ledger: Ledger, text: Any, family: str) -> None:
+    ledger.drop(
+        "VAE decoder",
+        lambda name: name.startswith((f"{_VAE}decoder.", f"{_VAE}post_quant_conv.", f"{_VAE}loss.")),
+        "perception never decodes",
+    )
+    ledger.drop(
+        "schedule, averages and training state",
+        lambda name: not name.startswith((_UNET, _VAE, "cond_stage_model.")),
+        "a backbone needs none",
+    )
+    last = text.config.num_hidden_layers
+    unused = {f"{_OPENCLIP}{name}" for name in ("text_projection", "logit_scale", "attn_mask")}
+    if family == "sd1":
+        unused = {f"{_CLIP}text_model.embeddings.position_ids"}
+    ledger.drop(
+        "unused of the text encoder",
+        # Stable Diffusion 2 takes OpenCLIP's last layer but one, so its last is not in the configuration.
+        lambda name: name in unused or name.startswith(f"{_OPENCLIP}transformer.resblocks.{last}."),
+        "positions, projection, and the layer after the one that is read",
+    )

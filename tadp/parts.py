@@ -1,0 +1,75 @@
+"""The parts of a backbone from a folder in diffusers layout; `saving.save_parts` writes one."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tadp.drop_ins import fuse_lora, load_drop_in_unet, load_drop_in_vae
+from tadp.hub import read_json
+from tadp.loading import CONFIG_NAME, load_unet, load_vae, read_config
+from tadp.text import TextEncoder
+from tadp.text_loading import load_text
+
+
+def load_parts(
+    folder: Path,
+    *,
+    variant: str | None,
+    dtype: torch.dtype,
+    given: Mapping[str, Any] | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
+    hub: Mapping[str, Any] | None = None,
+    load_t5: bool = True,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a folder in diffusers layout holds of a backbone.
+
+    Args:
+        folder: The model's.
+        variant: Which weight files.
+        dtype: Of what is loaded.
+        given: Parts in place of the folder's; None is none. U-Net and VAE may be names, which are loaded.
+        lora: A LoRA that is added to the U-Net's weights.
+        lora_scale: How much of it.
+        hub: Where names are looked up: `cache_dir`, `token`, `local_files_only`.
+        load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
+
+    Returns:
+        U-Net, VAE, text encoder and tokenizer as `TADPBackbone` takes them, and the options saved with them, if any.
+
+    Raises:
+        ModelError: As `load_unet`, `load_vae` and `load_text`.
+    """
+    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
+    how: dict[str, Any] = {"variant": variant, "dtype": dtype}
+    if "unet" not in parts:
+        parts["unet"] = load_unet(folder, **how)
+    elif isinstance(parts["unet"], str | Path):
+        parts["unet"] = load_drop_in_unet(parts["unet"], folder, **how, hub=hub or {})
+    if lora is not None:
+        if parts["unet"] is (given or {}).get("unet"):
+            parts["unet"] = copy.deepcopy(parts["unet"])  # the caller keeps theirs as it is
+        fuse_lora(parts["unet"], lora, scale=lora_scale, hub=hub or {})
+    if "vae" not in parts:
+        parts["vae"] = load_vae(folder, variant=variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
+    elif isinstance(parts["vae"], str | Path):
+        parts["vae"] = load_drop_in_vae(parts["vae"], **how, hub=hub or {})
+    if "text_encoder" not in parts and saved.get("has_text_encoder", True):
+        text = load_text(folder, parts["unet"], variant=variant, dtype=dtype, load_t5=load_t5)
+        if isinstance(text, TextEncoder):
+            parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
+        else:
+            parts["text_encoder"] = text
+    return parts, saved.get("options", {})
+
+
+def _vae_dtype(folder: Path, denoiser: Any, dtype: torch.dtype) -> torch.dtype:
+    """float32 for the VAE of Stable Diffusion XL in place of float16, in which it overflows: its `force_upcast`."""
+    is_xl = denoiser.config.get("addition_embed_type") == "text_time"
+    if dtype == torch.float16 and is_xl and read_config(folder, "vae").get("force_upcast", True):
+        return torch.float32
+    return dtype
