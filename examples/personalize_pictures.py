@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--stages", type=int, nargs="+", default=STAGES, help="steps after which samples are drawn")
+    parser.add_argument("--denoising-steps", type=int, default=25, help="of a sample")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -43,7 +44,7 @@ def main() -> None:
 
     modifiers = [learned_after(steps, images) for steps in options.stages]
     rows = [
-        (f"after {steps} steps" if steps else "before learning", drawn_by(modifier))
+        (f"after {steps} steps" if steps else "before learning", drawn_by(modifier, options.denoising_steps))
         for steps, modifier in zip(options.stages, modifiers, strict=True)
     ]
     save(
@@ -72,9 +73,9 @@ def learned_after(steps: int, images: np.ndarray) -> tadp.CaptionModifier:
     )
 
 
-def drawn_by(modifier: tadp.CaptionModifier) -> np.ndarray:
+def drawn_by(modifier: tadp.CaptionModifier, steps: int) -> np.ndarray:
     """A sample of each prompt, from the same noise."""
-    return np.stack([np.asarray(image) for image in draw("tadp-tiny", PROMPTS, modifier=modifier, seed=3)])
+    return np.stack([np.asarray(image) for image in draw("tadp-tiny", PROMPTS, modifier=modifier, seed=3, steps=steps)])
 
 
 def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str) -> Image.Image:

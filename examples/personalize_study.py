@@ -37,7 +37,7 @@ from tadp.personalize.sampling import Sampler
 
 # Of each seed of the study, beside its ten images: held-out ones, and captions to draw.
 HELD_OUT, DRAWN = 2_000, 3_000
-CHOICE_SEED, CHOICE_STYLES = 100, ("watercolor", "night")
+CHOICE_SEED, CHOICE_STYLE = 100, "night"
 SECONDS_A_PASS, SECONDS_A_SAMPLE = 0.007, 0.2
 
 
@@ -239,16 +239,15 @@ def choose(study: Study) -> None:
     """Settings, on images of a seed of their own; writes OUT/choice.json, which the page shows."""
     file = study.folder / "choice.json"
     rows = read_json(file) or []
-    done = {(row["method"], row["called"], row["lr"], row["style"]) for row in rows}
-    tried = [(one, style) for style in CHOICE_STYLES for one in TRIED if one.method in study.options.methods]
-    for setting, style in tqdm([(one, style) for one, style in tried if (*one, style) not in done], desc="settings"):
+    done = {(row["method"], row["called"], row["lr"]) for row in rows}
+    style = CHOICE_STYLE
+    for setting in tqdm([one for one in TRIED if one not in done], desc="settings"):
         modifier = study.learned(setting, style, CHOICE_SEED)
         drawn = study.drawn(modifier, CHOICE_SEED)
         start = study.losses(fixed(before(setting.method), style), style, CHOICE_SEED)
         rows.append(
             {
                 **setting._asdict(),
-                "style": style,
                 "before": float(np.mean(start)),
                 "loss": float(np.mean(study.losses(modifier, style, CHOICE_SEED))),
                 **study.distances(drawn, style, CHOICE_SEED),

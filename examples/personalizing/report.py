@@ -26,25 +26,25 @@ def page_of(results: dict[str, Any]) -> str:
             _verdicts(results, method),
         ]
     if results["choice"]:
-        parts += ["## How the settings were chosen", CHOSEN, choice_table(results["choice"])]
+        parts += ["## How the settings were chosen", HOW_CHOSEN, choice_table(results["choice"])]
     return "\n\n".join(parts) + "\n"
 
 
-CHOSEN = """On ten images of seed 100, with held-out images and captions of that seed, none of which is used above;
-comics had no part in it. *Before* and *learned* are the loss, the rest is how far samples are from held-out images.
-*Called* is what the images are called in training: textual inversion's neutral texts ("a painting in the style of …",
-words of which `tadp-tiny` knows few), the template alone, or the template with a caption as above. Taken was what brings
-samples nearest, where the loss falls too."""
+HOW_CHOSEN = """On ten nights of seed 100, with held-out images and captions of that seed, none of which is used above.
+A shorter trial with watercolors of that seed spoke for captions too; comics had no part in it. *Before* and *learned*
+are the loss, the rest is how far samples are from held-out images. *Called* is what the images are called in training:
+textual inversion's neutral texts ("a painting in the style of …", words of which `tadp-tiny` knows few), the template
+alone, or the template with a caption as above. Taken was what brings samples nearest, where the loss falls too."""
 
 
 def choice_table(rows: Sequence[dict[str, Any]]) -> str:
     """The settings that were tried."""
     lines = [
-        "| | images | called | learning rate | before | learned | colour | texture | halves |",
-        "|---" * 9 + "|",
+        "| | called | learning rate | before | learned | colour | texture | halves |",
+        "|---" * 8 + "|",
     ]
     lines += [
-        f"| {NAMES[row['method']]} | {row['style']} | {row['called']} | {row['lr']:g} | {row['before']:.4f} | "
+        f"| {NAMES[row['method']]} | {row['called']} | {row['lr']:g} | {row['before']:.4f} | "
         f"{row['loss']:.4f} | {row['colour']:.1f} | {row['texture']:.2f} | "
         f"{row['colour of halves']:.1f}, {row['texture of halves']:.2f} |"
         for row in rows
@@ -74,15 +74,15 @@ label is used.
 
 **Loss**: of {count} held-out images a seed with their captions less the style, {results["draws"]} times and noises an
 image, the same in every column. *Before* is the same sentence before learning; *other styles'* is the mean under what
-was learned of the other two styles; *own words* is the sentence that the model was trained with. Differences are paired,
-image by image: their mean with a 95 % interval over {count * len(seeds)} images of {len(seeds)} seeds, and in brackets
-the least and the greatest of the seeds' means. The interval is of these {len(seeds)} learned tokens; {len(seeds)} seeds
+was learned of the other two styles; *own words* is the sentence that the model was trained with. Differences are
+paired, image by image: their mean with a 95 % interval over {count * len(seeds)} images of {len(seeds)} seeds, and in
+brackets the least and the greatest of the seeds' means. The interval is for what these {len(seeds)} seeds learned; they
 are too few for one over all that could be learned.
 
 **Samples**: {samples} captions of other scenes, drawn from the same noise under each condition (DDIM,
 {results["denoising_steps"]} steps, guidance 4), against {samples} held-out images of the style *as the VAE gives them
-back*, since it blurs whatever the model draws. *Colour* is the Wasserstein distance of Gaussians fitted to all pixels in
-CIE Lab; *texture* the root mean square difference, in decibels, of the power of lightness in octaves and four
+back*, since it blurs whatever the model draws. *Colour* is the Wasserstein distance of Gaussians fitted to all pixels
+in CIE Lab; *texture* the root mean square difference, in decibels, of the power of lightness in octaves and four
 directions, each image's variance set to one. *Halves* is the distance of {samples} other held-out images from those:
 what chance alone makes. Means of the seeds, least and greatest in brackets."""
 
