@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from personalizing.conditions import INITIALIZER, TEMPLATE
 from personalizing.learning import BATCH, CHOSEN, captions_of
-from personalizing.sheets import comparison
+from personalizing.sheets import comparison, few_colours, grid
 from PIL import Image
 
 import tadp
@@ -22,7 +22,7 @@ from tadp.personalize import draw, learn_token
 from tadp.plot import pixel_words, word_sheet
 
 TOKEN, STYLE = "<night>", "night"
-SEED, HELD_OUT_SEED, SHOWN = 1_000, 2_000, 3
+SEED, HELD_OUT_SEED, SHOWN = 1_000, 2_000, 2
 PROMPTS = ("a red car on a street", "a white house on grass", "a yellow bus in snow", "a pink flower on grass")
 STAGES = (0, 10, 30, 100)
 
@@ -37,20 +37,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     images = np.stack([scene.image for scene in Scenes(10, seed=SEED, style=STYLE)])
-    save(
-        comparison([("", images[:5]), ("", images[5:])], columns=5, title="ten nights"),
-        options.out / "personalize-images.png",
-    )
+    save(grid(images, columns=5), options.out / "personalize-images.png")
 
     modifiers = [learned_after(steps, images) for steps in options.stages]
     rows = [
         (f"after {steps} steps" if steps else "before learning", drawn_by(modifier, options.denoising_steps))
         for steps, modifier in zip(options.stages, modifiers, strict=True)
     ]
-    save(
-        comparison(rows, columns=len(PROMPTS), title=", ".join(PROMPTS[:2]) + " …"),
-        options.out / "personalize-samples.png",
-    )
+    save(comparison(rows, columns=len(PROMPTS)), options.out / "personalize-samples.png")
 
     scene = Scenes(8, seed=HELD_OUT_SEED, style=STYLE)[SHOWN]
     objects = " and ".join(f"a {name}" for name in scene.names)
@@ -86,7 +80,7 @@ def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str
         features = backbone(image, text)
     words = pixel_words(features, backbone.feature_info, levels=(0, 1))
     drawn = word_sheet(image, words, text, columns=3)
-    return drawn.resize((drawn.width * 2 // 3, drawn.height * 2 // 3), Image.Resampling.LANCZOS).quantize(255)
+    return few_colours(drawn.resize((drawn.width * 2 // 3, drawn.height * 2 // 3), Image.Resampling.LANCZOS))
 
 
 def save(picture: Image.Image, file: Path) -> None:

@@ -274,7 +274,7 @@ def picture_of(study: Study, style: str):
     rows = [("held-out pictures, from the VAE", targets), (ALONE, study.samples(ALONE, "any", 0))]
     labels = {"token": "learned token", "dreambooth": "DreamBooth", "lora": "DreamBooth, a LoRA"}
     rows += [(labels[method], study.samples(method, style, 0)) for method in study.options.methods]
-    return comparison([*rows, (WORDS, study.samples(WORDS, style, 0))], columns=6)
+    return comparison([*rows, (WORDS, study.samples(WORDS, style, 0))], columns=5)
 
 
 @torch.no_grad()
