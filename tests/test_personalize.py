@@ -1,5 +1,7 @@
 """Learning a token: what moves, what it is repeated by, what is written, and what is refused."""
 
+import json
+import re
 import resource
 
 import numpy as np
@@ -171,6 +173,44 @@ def test_the_folder_is_a_modifier_that_diffusers_reads(source, learned):
     pipeline.load_textual_inversion(output, weight_name="learned_embeds.safetensors", local_files_only=True)
     row = pipeline.tokenizer.convert_tokens_to_ids("<wash>")
     assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[row], vectors[0])
+
+
+def test_diffusers_reads_a_token_of_several_vectors(source, tmp_path):
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    learned = embedding_of(learn_token(source, pictures(), **QUICK, vectors=3, output=tmp_path))
+    encoder = load_diffusion(source).text_encoder
+
+    class Pipeline(TextualInversionLoaderMixin):
+        hf_device_map = None
+        components: dict = {}  # noqa: RUF012
+        tokenizer, text_encoder = encoder.tokenizer, encoder.model
+
+    pipeline = Pipeline()
+    pipeline.load_textual_inversion(tmp_path, weight_name="learned_embeds.safetensors", local_files_only=True)
+    written = pipeline.maybe_convert_prompt("a <wash> style painting", pipeline.tokenizer)
+    ids = pipeline.tokenizer(written).input_ids[2:5]
+    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[ids], learned)
+
+
+def test_a_hub_id_is_trained_with_its_own_scheduler(tmp_path):
+    """From the cache, where the backbone alone would not ask for the scheduler's file."""
+    commit = "a" * 40
+    repository = tmp_path / "cache" / "models--someone--model"
+    build_model(repository / "snapshots" / commit, prediction="v_prediction")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    where = {"cache_dir": tmp_path / "cache", "local_files_only": True}
+    modifier = learn_token("someone/model", pictures(), **QUICK, output=tmp_path / "out", **where)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert (record["model"], record["revision"]) == ("someone/model", commit)
+    assert record["noise"]["prediction_type"] == "v_prediction"
+    assert modifier.tokens == ("<wash>",)
+
+
+def test_a_bar_shows_the_steps(source, capsys):
+    learn_token(source, pictures(), **QUICK | {"progress": True})
+    assert re.search(r"learning <wash>: 100%.*4/4.*loss=\d", capsys.readouterr().err)
 
 
 def test_a_backbone_with_the_modifier_means_the_token(source, learned):

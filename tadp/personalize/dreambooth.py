@@ -11,12 +11,13 @@ from torch import nn
 from tadp.errors import ModifierError
 from tadp.files import replace_folder
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.checkpoints import Checkpoints
-from tadp.personalize.images import Captions, Images, read_images
-from tadp.personalize.loop import Concept, RunOptions, check_prompts, sample_sheets, train
+from tadp.personalize.images import Captions, Images
+from tadp.personalize.loop import Concept, train
 from tadp.personalize.model import DiffusionModel, load_diffusion
+from tadp.personalize.options import RunOptions
 from tadp.personalize.prior import prior_images as read_or_draw
-from tadp.personalize.runs import identity_of, write_record
+from tadp.personalize.runs import identity_of, keep
+from tadp.personalize.templates import style_template
 from tadp.tasks.lora import add_lora, save_lora
 from tadp.tokens import check_token
 
@@ -130,38 +131,14 @@ def dreambooth(
         >>> modifier("a dog")
         ['a sks style painting of a dog']
     """
-    options = RunOptions(
-        steps=steps,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        lr=lr if lr is not None else LR if lora_rank is None else LORA_LR,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        seed=seed,
-        adam_8bit=adam_8bit,
-        output=None if output is None else Path(output),
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        sample_every=sample_every,
-        progress=progress,
-    )
+    options = RunOptions.given(locals(), lr=lr if lr is not None else LR if lora_rank is None else LORA_LR)
     check_token(token)
-    written = (
-        f"a {token.replace('{', '{{').replace('}', '}}')} style painting of {{caption}}" if prompt is None else prompt
-    )
+    written = style_template(token) if prompt is None else prompt
     words = CaptionModifier(written)
-    usual = [instance_prompt or words("")[0], *([] if prior_prompt is None else [prior_prompt])]
-    shown = check_prompts(sample_prompts, usual)
+    shown = options.shown([instance_prompt or words("")[0], *([] if prior_prompt is None else [prior_prompt])])
     _check_prompts(token, words, instance_prompt, prior_images=prior_images, prior_prompt=prior_prompt)
     loaded = _load(model, whole=lora_rank is None, dtype=dtype, device=device, source=source)
-    read = read_images(
-        images,
-        side_px=side_px or loaded.side_px,
-        captions=captions,
-        skip_unreadable=skip_unreadable,
-        flip=flip,
-        random_crop=random_crop,
-    )
+    read = options.read(images, captions=captions, usual_px=loaded.side_px)
     called = [instance_prompt] * len(read) if instance_prompt else words(read.captions or [""] * len(read))
     loaded.text_encoder.check_fit([*called, *shown])
     concepts = [Concept(read, [[text] for text in called])]
@@ -172,17 +149,14 @@ def dreambooth(
     train(
         loaded,
         concepts,
-        trained=_prepare(loaded, lora_rank=lora_rank, gradient_checkpointing=gradient_checkpointing, seed=seed),
+        trained=_prepare(loaded, options, lora_rank=lora_rank),
         options=options,
-        checkpoints=Checkpoints(options.output, identity=identity, resume=resume),
-        sheets=sample_sheets(loaded, options, texts=shown, side_px=read.side_px),
+        identity=identity,
+        shown=shown,
         description=f"tuning the U-Net to {token}",
     )
-    unet = _finish(loaded, output=options.output, is_lora=lora_rank is not None)
-    modifier = CaptionModifier(written, unet=unet)
-    if options.output is not None:
-        modifier.save_pretrained(options.output)
-        write_record(options.output, identity, options)
+    modifier = CaptionModifier(written, unet=_finish(loaded, output=options.output, is_lora=lora_rank is not None))
+    keep(modifier, identity, options)
     return modifier
 
 
@@ -221,21 +195,19 @@ def _load(
     return loaded
 
 
-def _prepare(
-    model: DiffusionModel, *, lora_rank: int | None, gradient_checkpointing: bool, seed: int
-) -> dict[str, nn.Parameter]:
+def _prepare(model: DiffusionModel, options: RunOptions, *, lora_rank: int | None) -> dict[str, nn.Parameter]:
     """What trains of the U-Net, by name."""
     unet = model.backbone.unet
     if lora_rank is None:
         unet.requires_grad_(True)
     else:
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(options.seed)
             add_lora(unet, rank=lora_rank)
     trained = {name: one for name, one in unet.named_parameters() if one.requires_grad}
     for parameter in trained.values():
         parameter.data = parameter.data.float()
-    if gradient_checkpointing:
+    if options.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return trained
 

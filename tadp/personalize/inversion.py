@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from tadp.errors import CaptionError, ModifierError
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.checkpoints import Checkpoints
-from tadp.personalize.images import Captions, Images, TrainingImages, read_images
-from tadp.personalize.loop import Concept, RunOptions, check_prompts, sample_sheets, train
+from tadp.personalize.images import Captions, Images, TrainingImages
+from tadp.personalize.loop import Concept, train
 from tadp.personalize.model import load_diffusion
-from tadp.personalize.runs import identity_of, write_record
-from tadp.personalize.templates import Kind, texts_of
+from tadp.personalize.options import RunOptions
+from tadp.personalize.runs import identity_of, keep
+from tadp.personalize.templates import Kind, style_template, texts_of
 from tadp.text import TextEncoder
 from tadp.tokens import add_token, check_token, token_names
 
@@ -124,44 +124,24 @@ def learn_token(
         >>> modifier("a dog")
         ['a <wash> style painting of a dog']
     """
-    options = RunOptions(
-        steps=steps,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        lr=lr,
-        weight_decay=weight_decay,
-        max_grad_norm=None,
-        seed=seed,
-        adam_8bit=adam_8bit,
-        output=None if output is None else Path(output),
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        sample_every=sample_every,
-        progress=progress,
-    )
+    options = RunOptions.given(locals(), max_grad_norm=None)
     check_token(token)
     called = texts_of(token, kind=kind, texts=texts)
-    written = _template(token, kind) if template is None else template
+    usual = "{caption}" if kind == "object" else style_template(token)
+    written = usual if template is None else template
     words = CaptionModifier(written, token=token)
-    prompts = check_prompts(sample_prompts, [f"a photo of a {token}"] if kind == "object" else words(""))
+    shown = options.shown([f"a photo of a {token}"] if kind == "object" else words(""))
     loaded = load_diffusion(model, dtype=dtype, device=device, **source)
     start = _initial(loaded.text_encoder, initializer, vectors)
     add_token(loaded.text_encoder, token, start)
-    read = read_images(
-        images,
-        side_px=side_px or loaded.side_px,
-        captions=captions,
-        skip_unreadable=skip_unreadable,
-        flip=flip,
-        random_crop=random_crop,
-    )
+    read = options.read(images, captions=captions, usual_px=loaded.side_px)
     concept = Concept(read, _texts(read, words, called, token))
-    if gradient_checkpointing:
-        loaded.backbone.unet.enable_gradient_checkpointing()
-    loaded.text_encoder.check_fit([text for one in (*concept.texts, prompts) for text in one])
+    loaded.text_encoder.check_fit([text for one in (*concept.texts, shown) for text in one])
     identity = identity_of(
         loaded, [concept], options, kind="token", token=token, initializer=initializer, vectors=vectors
     )
+    if gradient_checkpointing:
+        loaded.backbone.unet.enable_gradient_checkpointing()
     learned = nn.Parameter(start.float().clone())
     with _meaning(loaded.text_encoder, token, learned):
         train(
@@ -169,14 +149,12 @@ def learn_token(
             [concept],
             trained={"vectors": learned},
             options=options,
-            checkpoints=Checkpoints(options.output, identity=identity, resume=resume),
-            sheets=sample_sheets(loaded, options, texts=prompts, side_px=read.side_px),
+            identity=identity,
+            shown=shown,
             description=f"learning {token}",
         )
     modifier = CaptionModifier(written, token=token, embedding=learned.detach().cpu())
-    if options.output is not None:
-        modifier.save_pretrained(options.output)
-        write_record(options.output, identity, options)
+    keep(modifier, identity, options)
     return modifier
 
 
@@ -212,12 +190,6 @@ def _initial(encoder: TextEncoder, initializer: str, vectors: int) -> Float[Tens
         )
     weight: Tensor = encoder.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
     return weight.detach()[ids].repeat(vectors, 1)
-
-
-def _template(token: str, kind: Kind) -> str:
-    if kind == "object":
-        return "{caption}"
-    return f"a {token.replace('{', '{{').replace('}', '}}')} style painting of {{caption}}"
 
 
 def _texts(images: TrainingImages, words: CaptionModifier, called: list[str], token: str) -> list[list[str]]:

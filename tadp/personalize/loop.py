@@ -6,7 +6,6 @@ All that is random in a step comes from (seed, step), so that a run that was kil
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,49 +13,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.errors import CaptionError, MissingExtraError, ModifierError
+from tadp.errors import MissingExtraError, ModifierError
 from tadp.personalize.checkpoints import Checkpoints
 from tadp.personalize.images import TrainingImages
 from tadp.personalize.model import DiffusionModel
 from tadp.personalize.objective import Latents, denoising_losses
+from tadp.personalize.options import RunOptions
 from tadp.personalize.sampling import Sampler
 from tadp.personalize.sheets import SampleSheets
 
 _STEP, _EPOCH = 0, 1  # streams of random numbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What both ways of training take; see `learn_token`.
-
-    Raises:
-        ValueError: If a number is out of its range.
-    """
-
-    steps: int
-    batch_size: int
-    micro_batch: int | None
-    lr: float
-    weight_decay: float
-    max_grad_norm: float | None
-    seed: int
-    adam_8bit: bool
-    output: Path | None
-    resume: bool
-    checkpoint_every: int
-    sample_every: int
-    progress: bool
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batch", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is 1 or more; got {value}.")
-        for name in ("seed", "sample_every", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is 0 or more; got {getattr(self, name)}.")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr is over 0; got {self.lr}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,46 +58,34 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> 
     return AdamW8bit(parameters, **settings)
 
 
-def check_prompts(prompts: Sequence[str] | None, usual: list[str]) -> list[str]:
-    """What sheets show: what was asked for, or the usual.
-
-    Raises:
-        CaptionError: If it is an empty list, or no list.
-    """
-    if isinstance(prompts, str) or (prompts is not None and not prompts):
-        raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
-    return usual if prompts is None else list(prompts)
-
-
-def sample_sheets(
-    model: DiffusionModel, options: RunOptions, *, texts: Sequence[str], side_px: int
-) -> SampleSheets | None:
-    """What writes sheets on the way, if any are wanted.
-
-    Raises:
-        MissingFileError: If the model has no decoder to draw with.
-    """
-    if options.output is None or not options.sample_every:
-        return None
-    return SampleSheets(options.output / "samples", Sampler(model), texts=texts, seed=options.seed, side_px=side_px)
-
-
 def train(
     model: DiffusionModel,
     concepts: Sequence[Concept],
     *,
     trained: Mapping[str, nn.Parameter],
     options: RunOptions,
-    checkpoints: Checkpoints,
-    sheets: SampleSheets | None,
+    identity: Mapping[str, Any],
+    shown: Sequence[str],
     description: str,
 ) -> None:
-    """Train parameters of a model, in place, until all steps are done.
+    """Train parameters of a model, in place, until all steps are done; the options' output gets checkpoints and sheets.
+
+    Args:
+        model: The model.
+        concepts: On what.
+        trained: The parameters by name.
+        options: How.
+        identity: Of the run, for its checkpoints.
+        shown: Texts of the sheets of samples.
+        description: Of the bar.
 
     Raises:
+        MissingFileError: If samples are wanted and the model has no decoder to draw with.
         ModifierError: If the loss or its gradient is not finite, the checkpoint is of another run, or has more steps.
         OutputError: If a checkpoint or a sheet cannot be written.
     """
+    checkpoints = Checkpoints(options.output, identity=identity, resume=options.resume)
+    sheets = _sheets(model, options, shown, side_px=concepts[0].images.side_px)
     optimizer = build_optimizer(trained.values(), options)
     done = checkpoints.load(trained, optimizer)
     if done > options.steps:
@@ -162,6 +116,13 @@ def train(
                 checkpoints.save(step + 1, trained, optimizer)
             if sheets is not None and (last or (step + 1) % options.sample_every == 0):
                 sheets.write(step + 1)
+
+
+def _sheets(model: DiffusionModel, options: RunOptions, texts: Sequence[str], *, side_px: int) -> SampleSheets | None:
+    """What writes sheets on the way, if any are wanted."""
+    if options.output is None or not options.sample_every:
+        return None
+    return SampleSheets(options.output / "samples", Sampler(model), texts=texts, seed=options.seed, side_px=side_px)
 
 
 def _check(value: float, what: str, step: int, options: RunOptions, checkpoints: Checkpoints) -> None:

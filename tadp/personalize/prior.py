@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from tadp.files import replace_file
 from tadp.personalize.images import Images, TrainingImages, read_images
-from tadp.personalize.loop import RunOptions
 from tadp.personalize.model import DiffusionModel
+from tadp.personalize.options import RunOptions
 from tadp.personalize.sampling import Sampler
 
 _STREAM = 2  # of random numbers

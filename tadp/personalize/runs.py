@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tadp.files import replace_file
-from tadp.personalize.loop import Concept, RunOptions
+from tadp.modifiers import CaptionModifier
+from tadp.personalize.loop import Concept
 from tadp.personalize.model import DiffusionModel
+from tadp.personalize.options import RunOptions
 
 RECORD_NAME = "training.json"
 # Changing the number of steps goes on with a run; the rest here changes no number, or only its last bits.
@@ -40,14 +42,17 @@ def identity_of(
     }
 
 
-def write_record(folder: Path, identity: Mapping[str, Any], options: RunOptions) -> None:
-    """Write the run as FOLDER/training.json.
+def keep(modifier: CaptionModifier, identity: Mapping[str, Any], options: RunOptions) -> None:
+    """Write a modifier and the record of its run to the options' output, if there is one.
 
     Raises:
         OutputError: If it cannot be written.
     """
+    if options.output is None:
+        return
+    modifier.save_pretrained(options.output)
     text = json.dumps({**identity, "steps": options.steps}, indent=2, ensure_ascii=False)
-    with replace_file(folder / RECORD_NAME) as part:
+    with replace_file(options.output / RECORD_NAME) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
 

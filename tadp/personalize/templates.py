@@ -65,6 +65,19 @@ STYLE_TEXTS: tuple[str, ...] = (
 )
 
 
+def style_template(token: str) -> str:
+    """The modifier's template for a style.
+
+    Source:
+        TADP Sec. 4.3.
+
+    Example:
+        >>> style_template("<wash>")
+        'a <wash> style painting of {caption}'
+    """
+    return f"a {token.replace('{', '{{').replace('}', '}}')} style painting of {{caption}}"
+
+
 def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> list[str]:
     """The texts around a token.
 

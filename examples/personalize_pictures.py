@@ -1,0 +1,92 @@
+"""Draw the pictures of docs/personalize.md: ten images, samples while a token is learned, where the token looks.
+
+    python examples/personalize_pictures.py --out docs/images
+
+Learns a token of ten rendered nights with tadp-tiny, as personalize_study.py does; one or two minutes of one core.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from personalizing.conditions import INITIALIZER, TEMPLATE
+from personalizing.learning import BATCH, CHOSEN, captions_of
+from personalizing.sheets import comparison, few_colours, grid
+from PIL import Image
+
+import tadp
+from tadp.datasets.scenes import Scenes
+from tadp.files import replace_file
+from tadp.personalize import draw, learn_token
+from tadp.plot import pixel_words, word_sheet
+
+TOKEN, STYLE = "<night>", "night"
+SEED, HELD_OUT_SEED, SHOWN = 1_000, 2_000, 2
+PROMPTS = ("a red car on a street", "a white house on grass", "a yellow bus in snow", "a pink flower on grass")
+STAGES = (0, 10, 30, 100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--stages", type=int, nargs="+", default=STAGES, help="steps after which samples are drawn")
+    parser.add_argument("--denoising-steps", type=int, default=25, help="of a sample")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    images = np.stack([scene.image for scene in Scenes(10, seed=SEED, style=STYLE)])
+    save(grid(images, columns=5), options.out / "personalize-images.png")
+
+    modifiers = [learned_after(steps, images) for steps in options.stages]
+    rows = [
+        (f"after {steps} steps" if steps else "before learning", drawn_by(modifier, options.denoising_steps))
+        for steps, modifier in zip(options.stages, modifiers, strict=True)
+    ]
+    save(comparison(rows, columns=len(PROMPTS)), options.out / "personalize-samples.png")
+
+    scene = Scenes(8, seed=HELD_OUT_SEED, style=STYLE)[SHOWN]
+    objects = " and ".join(f"a {name}" for name in scene.names)
+    save(attention_of(modifiers[-1], scene.image, objects), options.out / "personalize-attention.png")
+
+
+def learned_after(steps: int, images: np.ndarray) -> tadp.CaptionModifier:
+    """The token after so many steps; one seed takes the same steps each time."""
+    if steps == 0:
+        return tadp.CaptionModifier(TEMPLATE.format(INITIALIZER))
+    return learn_token(
+        "tadp-tiny",
+        list(images),
+        token=TOKEN,
+        initializer=INITIALIZER,
+        captions=captions_of(list(images), STYLE),
+        steps=steps,
+        batch_size=BATCH["token"],
+        lr=CHOSEN["token"].lr,
+    )
+
+
+def drawn_by(modifier: tadp.CaptionModifier, steps: int) -> np.ndarray:
+    """A sample of each prompt, from the same noise."""
+    return np.stack([np.asarray(image) for image in draw("tadp-tiny", PROMPTS, modifier=modifier, seed=3, steps=steps)])
+
+
+def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str) -> Image.Image:
+    """Where each word of a modified caption looks, the token among them."""
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", record_attention=(0, 1))
+    (text,) = modifier(caption)
+    with modifier.install(backbone), torch.no_grad():
+        features = backbone(image, text)
+    words = pixel_words(features, backbone.feature_info, levels=(0, 1))
+    drawn = word_sheet(image, words, text, columns=3)
+    return few_colours(drawn.resize((drawn.width * 2 // 3, drawn.height * 2 // 3), Image.Resampling.LANCZOS))
+
+
+def save(picture: Image.Image, file: Path) -> None:
+    with replace_file(file) as part:
+        picture.save(part, format="PNG", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What examples/personalize_study.py is made of."""

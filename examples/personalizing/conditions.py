@@ -1,0 +1,26 @@
+"""What is compared: under which modifier the model is shown, or draws, a scene."""
+
+from tadp import CaptionModifier
+
+STYLES = ("watercolor", "comic", "night")
+METHODS = ("token", "dreambooth", "lora")
+TOKEN, RARE_WORD, INITIALIZER = "<style>", "sks", "painting"
+# One for all styles, the paper's for paintings, so that its words give none of them away.
+TEMPLATE = "a {} style painting of {{caption}}"
+
+ALONE = "caption alone"
+WORDS = "style's own words"  # with which tadp-tiny was trained: what could be reached at best
+
+
+def before(method: str) -> str:
+    """The condition in which the words of a method stand for nothing yet."""
+    return "token before learning" if method == "token" else "sks before tuning"
+
+
+def fixed(condition: str, style: str) -> CaptionModifier:
+    """The modifier of a condition in which nothing is learned."""
+    if condition == ALONE:
+        return CaptionModifier()
+    if condition == WORDS:
+        return CaptionModifier.for_domain(style, "simple")
+    return CaptionModifier(TEMPLATE.format(INITIALIZER if condition == before("token") else RARE_WORD))

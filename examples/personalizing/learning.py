@@ -1,0 +1,90 @@
+"""What is learned of ten images, by which method and with which settings."""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from personalizing.conditions import INITIALIZER, RARE_WORD, TEMPLATE, TOKEN
+from tadp import Captioner, CaptionModifier
+from tadp.cleaning import RuleCleaner
+from tadp.datasets.scenes import Scenes
+from tadp.personalize import dreambooth, learn_token
+
+BATCH = {"token": 8, "dreambooth": 4, "lora": 4}
+STEPS = {"token": 100, "dreambooth": 60, "lora": 60}
+SECONDS = {"token": 0.17, "dreambooth": 0.18, "lora": 0.18}  # a step, on one core
+LORA_RANK = 8
+IMAGES_SEED = 1_000  # and the run's; tadp-tiny was trained on scenes of seed 0
+
+
+class Setting(NamedTuple):
+    """A method, what the images are called while it learns, and its learning rate."""
+
+    method: str
+    called: str
+    lr: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.called.replace(' ', '-')}-{self.lr:g}"
+
+
+CAPTIONS, LISTS, BARE = "captions", "textual inversion's texts", "template without caption"
+# What --choose found best; what it tried.
+CHOSEN = {
+    "token": Setting("token", CAPTIONS, 3e-2),
+    "dreambooth": Setting("dreambooth", CAPTIONS, 5e-4),
+    "lora": Setting("lora", CAPTIONS, 1e-2),
+}
+TRIED = (
+    Setting("token", LISTS, 3e-2),
+    Setting("token", BARE, 3e-2),
+    Setting("token", CAPTIONS, 5e-3),
+    Setting("token", CAPTIONS, 3e-2),
+    Setting("dreambooth", CAPTIONS, 1e-4),
+    Setting("dreambooth", CAPTIONS, 5e-4),
+    Setting("lora", CAPTIONS, 3e-3),
+    Setting("lora", CAPTIONS, 1e-2),
+)
+
+
+def learn(setting: Setting, style: str, seed: int, *, output: Path, steps: int | None = None) -> CaptionModifier:
+    """Learn from a seed's ten images of a style; read what was learned if it is there.
+
+    Args:
+        setting: How.
+        style: Of the images.
+        seed: Of the images, and of learning.
+        output: Folder of the modifier.
+        steps: Other than the method's.
+    """
+    if (output / "modifier.json").exists():
+        return CaptionModifier.from_pretrained(output)
+    images = [scene.image for scene in Scenes(10, seed=IMAGES_SEED + seed, style=style)]
+    shared = {
+        "captions": captions_of(images, style) if setting.called == CAPTIONS else None,
+        "steps": steps or STEPS[setting.method], "batch_size": BATCH[setting.method], "lr": setting.lr, "seed": seed,
+        "sample_every": 0, "output": output, "progress": False,
+    }  # fmt: skip
+    if setting.method == "token":
+        bare = [TEMPLATE.format("{token}").format(caption="").removesuffix(" of ")] if setting.called == BARE else None
+        template = TEMPLATE.format(TOKEN)
+        modifier = learn_token(
+            "tadp-tiny", images, token=TOKEN, initializer=INITIALIZER, template=template, texts=bare, **shared
+        )
+    else:
+        rank = LORA_RANK if setting.method == "lora" else None
+        prompt = TEMPLATE.format(RARE_WORD)
+        modifier = dreambooth("tadp-tiny", images, token=RARE_WORD, prompt=prompt, lora_rank=rank, **shared)
+    (output / "checkpoint.safetensors").unlink()  # no more steps are wanted
+    return modifier
+
+
+def captions_of(images: list, style: str) -> list[str]:
+    """What the captioner says of them, less what it says of their style."""
+    return RuleCleaner(style)(_captioner()(images))
+
+
+@cache
+def _captioner() -> Captioner:
+    return Captioner.from_pretrained("tadp-tiny")
