@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tadp.windows import WindowedPrediction, band_axis, check_px, mean_tiles, window_starts
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # many small products, which several threads only slow down
+
 
 def read(prediction, tile_px):
     """The whole result, tile by tile."""
