@@ -15,6 +15,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 from personalize_study import Job  # noqa: E402
 from personalize_study import run as run_jobs  # noqa: E402
+from personalizing.learning import BARE, LISTS, Setting, learn  # noqa: E402
 from personalizing.report import page_of  # noqa: E402
 from personalizing.statistics import colour_distance, lab_of, texture_distance  # noqa: E402
 
@@ -141,3 +142,9 @@ def test_the_pictures_of_the_page_are_drawn(tmp_path):
     for name in ("images", "samples", "attention"):
         with Image.open(tmp_path / f"personalize-{name}.png") as picture:
             assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize("called", [LISTS, BARE])
+def test_each_setting_that_is_tried_learns(called, tmp_path):
+    modifier = learn(Setting("token", called, 3e-2), "night", 100, output=tmp_path, steps=1)
+    assert modifier("a dog") != "a dog"

@@ -67,7 +67,7 @@ def learn(setting: Setting, style: str, seed: int, *, output: Path, steps: int |
         "sample_every": 0, "output": output, "progress": False,
     }  # fmt: skip
     if setting.method == "token":
-        bare = [TEMPLATE.format("{token}").format(caption="").removesuffix(" of ")] if setting.called == BARE else None
+        bare = [TEMPLATE.format("{token}").removesuffix(" of {caption}")] if setting.called == BARE else None
         template = TEMPLATE.format(TOKEN)
         modifier = learn_token(
             "tadp-tiny", images, token=TOKEN, initializer=INITIALIZER, template=template, texts=bare, **shared
