@@ -139,7 +139,8 @@ class AttentionMaps:
     """Cross-attention from each cell of the image to each token of its text.
 
     Probabilities, averaged over heads and over the layers of a level, so that each cell's values sum to one over the
-    tokens; of a model with joint attention (SD 3, FLUX) to what the cell pays to the text, at most one. Iterating over levels: `for level in attention.levels: attention.at(level)`.
+    tokens; of a model with joint attention (SD 3, FLUX), to what the cell pays to the text, at most one.
+    Iterating over levels: `for level in attention.levels: attention.at(level)`.
 
     Attributes:
         maps: For each recorded level, (B, L, h, w).
