@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from tadp.attention import attach_attention as join_attention
 from tadp.attention import install_recording
 from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
-from tadp.backbone.current_text import Text, current_text, use_text
-from tadp.backbone.parameters import decay_groups
+from tadp.backbone.captioning import Attached, CaptionFunction, attachable
+from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
+from tadp.backbone.parameters import decay_groups, first_parameter
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
@@ -60,6 +61,8 @@ class TADPBackbone(nn.Module):
             name, see `AttentionMaps.pool`, instead of one a token, and text of any length. A name that a text lacks
             gives zeros.
         pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
+        default_text: The text of `backbone(images)` where nothing else gives one; "" is the empty prompt, and None
+            refuses such a call.
 
     Raises:
         ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
@@ -87,12 +90,17 @@ class TADPBackbone(nn.Module):
         text_length: int | None = None,
         pool_attention: Sequence[str] = (),
         pool_synonyms: Synonyms | None = None,
+        default_text: str | None = "",
     ):
         super().__init__()
         self.vae = vae if isinstance(vae, VAEEncoder) else VAEEncoder(vae)
         self.unet = unet
         self.layout = read_layout(unet)
         self._source: Source | None = None
+        self.default_text = default_text
+        self._captioner: Attached | None = None
+        self._text_key = TextKey()
+        self._text_share: Share | None = None
         self.text_encoder = _text_encoder(text_encoder, tokenizer)
         self.text_adapter = None
         if text_adapter:
@@ -215,6 +223,7 @@ class TADPBackbone(nn.Module):
             "text_length": self.text_length,
             "pool_attention": list(self.pool_attention),
             "pool_synonyms": self.pool_synonyms,
+            "default_text": self.default_text,
         }
 
     @property
@@ -241,12 +250,12 @@ class TADPBackbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the U-Net is."""
-        return next(self.unet.parameters()).device
+        return first_parameter(self.unet).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the U-Net computes in."""
-        return next(self.unet.parameters()).dtype
+        return first_parameter(self.unet).dtype
 
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
@@ -286,13 +295,14 @@ class TADPBackbone(nn.Module):
             return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def extract(
-        self, latents: Float[Tensor, "b c h w"], text: Text, *, image_size: tuple[int, int] | None = None
+        self, latents: Float[Tensor, "b c h w"], text: Text | None = None, *, image_size: tuple[int, int] | None = None
     ) -> Features:
         """ε of the paper: one pass of the U-Net at `timestep`.
 
         Args:
             latents: From `encode_image`, or a cache of it.
-            text: Captions, or `Conditioning` with one text or one an image.
+            text: Captions, or `Conditioning` with one text or one an image. None as in a call of the backbone, but an
+                attached captioner needs images.
             image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
 
         Returns:
@@ -336,7 +346,7 @@ class TADPBackbone(nn.Module):
             images: (B, 3, H, W) in [0, 1], of any height and width from 8 pixels up, or anything
                 `tadp.images.to_tensor` reads.
             text: One caption an image, one string for all, or `Conditioning`. None takes the text of
-                `conditioning()`, or the empty prompt.
+                `conditioning()`, else the words of the attached captioner, else `default_text`.
             truncate: Cut captions over the limit, with a warning, rather than refuse them.
             generator: For `sample_posterior`.
 
@@ -353,19 +363,41 @@ class TADPBackbone(nn.Module):
             [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
         """
         pixels = to_tensor(images)
-        if text is None:
-            text = current_text(self)
-        encoded = self._encoded(text, len(pixels), truncate=truncate)  # before the slow part, in case it is refused
+        encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)  # before the slow part, in case it is refused
         return self.extract(self._encode(pixels, generator), encoded, image_size=(pixels.shape[2], pixels.shape[3]))
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
         """Within the block, `backbone(images)` takes this text: for frameworks that pass images alone.
 
-        Each thread has its own.
+        Each thread has its own. Under `nn.DataParallel`, captions are split as the images are.
+
+        Args:
+            text: One caption for each image of the batch, one string for all, or `Conditioning`.
+
+        Raises:
+            CaptionError: If there is no text.
         """
-        with use_text(self, text):
+        with use_text(self._text_key, text):
             yield
+
+    def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
+        """Let `backbone(images)` describe its images by itself, outside of `conditioning()`.
+
+        The captioner is no part of the backbone: it is not saved, not moved, and copies of the backbone share it. What it
+        says beyond the text encoder's limit is cut, with a warning.
+
+        Args:
+            captioner: A `Captioner`, the name of one, or any function from (B, 3, H, W) in [0, 1] to B captions. None
+                takes the attached one away.
+            **options: `Captioner.from_pretrained`'s own, for a name.
+
+        Raises:
+            UnknownModelError: If there is no such captioner.
+            TypeError: If it is none of these.
+        """
+        self._captioner = attachable(captioner, **options)
+        return self
 
     def train(self, mode: bool = True) -> "TADPBackbone":
         """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
@@ -413,13 +445,22 @@ class TADPBackbone(nn.Module):
     def _encode(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None
     ) -> Float[Tensor, "b c _h _w"]:
-        weight = next(self.vae.parameters())
+        weight = first_parameter(self.vae)
         padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
         posterior = self.vae(_imagenet(padded) if self.imagenet_pixels else 2 * padded - 1)
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
         return latents * self.vae.scaling_factor if self.scale_latents else latents
 
-    def _encoded(self, text: Text, count: int, *, truncate: bool = False) -> Conditioning:
+    @torch.compiler.disable  # of strings, and a compiled call would keep the first text that it saw
+    def _encoded(
+        self, text: Text | None, count: int, *, pixels: Tensor | None = None, truncate: bool = False
+    ) -> Conditioning:
+        if text is None:
+            text = current_text(self._text_key) if self._text_share is None else self._text_share.of(count)
+        if text is None and self._captioner is not None:
+            text, truncate = self._captioner.describe(pixels), True
+        if text is None:
+            text = self._default()
         if isinstance(text, Conditioning):
             return text
         captions = check_captions(text)
@@ -428,6 +469,19 @@ class TADPBackbone(nn.Module):
                 f"{count} images but {len(captions)} captions; give one an image, or a single string for all."
             )
         return self.encode_text(captions, truncate=truncate)
+
+    def _default(self) -> str:
+        if self.default_text is None:
+            raise CaptionError(
+                "no text for these images, and default_text is None. Pass captions, call within `with "
+                "backbone.conditioning(captions):`, or attach a captioner: backbone.attach_captioner('tadp-tiny')."
+            )
+        return self.default_text
+
+    def _replicate_for_data_parallel(self) -> "TADPBackbone":
+        replica: Any = super()._replicate_for_data_parallel()
+        replica._text_share = share_text(self._text_key)
+        return replica
 
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
         check_text(
