@@ -1,9 +1,9 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
 from tadp.attention import install_recording
-from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
 from tadp.backbone.captioning import Attached, CaptionFunction, attachable
+from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
 from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
 from tadp.backbone.parameters import decay_groups, first_parameter
 from tadp.errors import CaptionError, ModelError
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _never_compiled(function: Function) -> Function:
+    return cast(Function, torch.compiler.disable(function))
 
 
 class TADPBackbone(nn.Module):
@@ -314,23 +319,9 @@ class TADPBackbone(nn.Module):
         """
         check_latents(latents, channels=self.unet.config["in_channels"], multiple=self.layout.multiple)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
-        conditioning = self._conditioning(self._encoded(text, len(latents)), latents)
-        maps, attention = unet_pass(
-            self.unet,
-            self.layout,
-            latents.to(self.dtype),
-            timestep=self.timestep,
-            embeddings=conditioning.embeddings,
-            mask=conditioning.mask,
-            record_levels=sorted({*self.attach_attention, *self.record_attention}),
-        )
-        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
-        maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
-        attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
-        named = _named(attention, conditioning)
-        for level in self.attach_attention:
-            maps[level] = join_attention(maps[level], self._channels(named, level), detach=self.detach_attention)
-        return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+        if isinstance(text, Conditioning):
+            return self._extract(latents, text, size)
+        return self._extract(latents, self._encoded(text, len(latents)), size, names_vary=True)
 
     def forward(
         self,
@@ -363,8 +354,11 @@ class TADPBackbone(nn.Module):
             [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
         """
         pixels = to_tensor(images)
-        encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)  # before the slow part, in case it is refused
-        return self.extract(self._encode(pixels, generator), encoded, image_size=(pixels.shape[2], pixels.shape[3]))
+        # before the slow part, in case it is refused
+        encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
+        latents = self._encode(pixels, generator)
+        size = pixels.shape[2], pixels.shape[3]
+        return self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
@@ -384,8 +378,8 @@ class TADPBackbone(nn.Module):
     def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
         """Let `backbone(images)` describe its images by itself, outside of `conditioning()`.
 
-        The captioner is no part of the backbone: it is not saved, not moved, and copies of the backbone share it. What it
-        says beyond the text encoder's limit is cut, with a warning.
+        The captioner is no part of the backbone: it is not saved, not moved, and copies of the backbone share it. What
+        it says beyond the text encoder's limit is cut, with a warning.
 
         Args:
             captioner: A `Captioner`, the name of one, or any function from (B, 3, H, W) in [0, 1] to B captions. None
@@ -451,7 +445,7 @@ class TADPBackbone(nn.Module):
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
         return latents * self.vae.scaling_factor if self.scale_latents else latents
 
-    @torch.compiler.disable  # of strings, and a compiled call would keep the first text that it saw
+    @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
     def _encoded(
         self, text: Text | None, count: int, *, pixels: Tensor | None = None, truncate: bool = False
     ) -> Conditioning:
@@ -483,7 +477,39 @@ class TADPBackbone(nn.Module):
         replica._text_share = share_text(self._text_key)
         return replica
 
+    def _extract(
+        self, latents: Tensor, text: Conditioning, size: tuple[int, int], *, names_vary: bool = False
+    ) -> Features:
+        """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
+        conditioning = self._conditioning(text, latents)
+        maps, attention = unet_pass(
+            self.unet,
+            self.layout,
+            latents.to(self.dtype),
+            timestep=self.timestep,
+            embeddings=conditioning.embeddings,
+            mask=conditioning.mask,
+            record_levels=sorted({*self.attach_attention, *self.record_attention}),
+        )
+        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
+        maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
+        attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
+        joined = self._joined_apart if names_vary else self._joined
+        return joined(maps, attention, text, size)
+
+    def _joined(
+        self, maps: list[Tensor], attention: dict[int, Tensor], text: Conditioning, size: tuple[int, int]
+    ) -> Features:
+        """The maps with the attention that is attached to them."""
+        named = _named(attention, text.expand(len(maps[0])))
+        for level in self.attach_attention:
+            maps[level] = join_attention(maps[level], self._channels(named, level), detach=self.detach_attention)
+        return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+
+    _joined_apart = _never_compiled(_joined)  # else a call is compiled anew for each caption
+
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
+        """What of a text the U-Net takes: tensors, without names."""
         check_text(
             conditioning,
             width=self.unet.config["cross_attention_dim"],
@@ -491,7 +517,7 @@ class TADPBackbone(nn.Module):
             is_pooled=bool(self.pool_attention),
             text_length=self.text_length,
         )
-        conditioning = conditioning.to(latents.device, self.dtype)
+        conditioning = Conditioning(conditioning.embeddings, mask=conditioning.mask).to(latents.device, self.dtype)
         if self.text_adapter is not None:
             conditioning = self.text_adapter(conditioning)
         return conditioning.expand(len(latents))

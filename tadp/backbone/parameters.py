@@ -24,6 +24,6 @@ def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[d
 
 
 def first_parameter(module: nn.Module) -> Tensor:
-    """One that tells a module's device and dtype; also of a replica of `nn.DataParallel`, which has no `parameters()`."""
+    """One that tells device and dtype; also of a replica of `nn.DataParallel`, which has no `parameters()`."""
     former = (vars(part).get("_former_parameters", {}).values() for part in module.modules())
     return next(chain(module.parameters(), chain.from_iterable(former)))

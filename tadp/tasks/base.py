@@ -159,8 +159,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Args:
             images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
-            text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions, what the
-                backbone takes by itself.
+            text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions, what
+                the backbone takes by itself.
             latents: A cache of `backbone.encode_image`, in place of images.
             image_size: (height, width) of the images the latents came from; by default the latents' own.
         """
