@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -278,7 +279,7 @@ class TADPBackbone(nn.Module):
         Raises:
             ImageError: If an image cannot be read or used.
         """
-        return self._encode(to_tensor(images), generator)
+        return self._encode(to_tensor(images), generator)[0]
 
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
@@ -330,6 +331,7 @@ class TADPBackbone(nn.Module):
         *,
         truncate: bool = False,
         generator: torch.Generator | None = None,
+        vae_map: bool = False,
     ) -> Features:
         """Features of images under captions.
 
@@ -340,6 +342,7 @@ class TADPBackbone(nn.Module):
                 `conditioning()`, else the words of the attached captioner, else `default_text`.
             truncate: Cut captions over the limit, with a warning, rather than refuse them.
             generator: For `sample_posterior`.
+            vae_map: Return the VAE encoder's map at half the finest stride too, as `Features.vae_map`.
 
         Raises:
             ImageError, CaptionError, ValueError: As `encode_image`, `encode_text` and `extract`.
@@ -356,9 +359,12 @@ class TADPBackbone(nn.Module):
         pixels = to_tensor(images)
         # before the slow part, in case it is refused
         encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
-        latents = self._encode(pixels, generator)
+        latents, half = self._encode(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
-        return self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
+        features = self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
+        if half is None:
+            return features
+        return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
@@ -437,13 +443,14 @@ class TADPBackbone(nn.Module):
 
     @torch.no_grad()
     def _encode(
-        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None
-    ) -> Float[Tensor, "b c _h _w"]:
+        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
+    ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
         weight = first_parameter(self.vae)
         padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
-        posterior = self.vae(_imagenet(padded) if self.imagenet_pixels else 2 * padded - 1)
+        taken = _imagenet(padded) if self.imagenet_pixels else 2 * padded - 1
+        posterior, half = self.vae.with_map(taken) if vae_map else (self.vae(taken), None)
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
-        return latents * self.vae.scaling_factor if self.scale_latents else latents
+        return latents * self.vae.scaling_factor if self.scale_latents else latents, half
 
     @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
     def _encoded(
