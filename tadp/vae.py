@@ -59,9 +59,7 @@ class VAEEncoder(nn.Module):
             ModelError: If the encoder has blocks that Stable Diffusion's has not.
         """
         if not self._is_known or self.reduction < 2:
-            raise ModelError(
-                "this VAE's encoder is not laid out like Stable Diffusion's; where its maps are is unknown."
-            )
+            raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it gives no map.")
         moments, half = _encode_in_place(self.encoder, images)
         return self._posterior(moments), half
 

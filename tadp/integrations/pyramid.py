@@ -20,8 +20,8 @@ _TOLERANCE = 0.01  # rounding of what was normalised in half precision and is br
 class Pyramid(nn.Module):
     """A backbone that takes images alone and returns a list of maps, finest first.
 
-    The text is that of `with backbone.conditioning(captions):`, else of the captioner attached to the backbone, else its
-    `default_text`.
+    The text is that of `with backbone.conditioning(captions):`, else of the captioner attached to the backbone, else
+    its `default_text`.
 
     Args:
         backbone: It is shared, not copied.
@@ -102,8 +102,9 @@ class Pyramid(nn.Module):
         low, high = (bound.item() for bound in pixels.detach().aminmax())
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
             raise ImageError(
-                f"images are normalised by mean {self.mean} and std {self.std}; without that they run from {low:.4g} to "
-                f"{high:.4g}, not from 0 to 1. Pass the mean and std of your transforms, or mean=None for pixels in [0, 1]."
+                f"images are normalised by mean {self.mean} and std {self.std}; without that they run from {low:.4g} "
+                f"to {high:.4g}, not from 0 to 1. Pass the mean and std of your transforms, or neither for pixels in "
+                "[0, 1]."
             )
         return pixels.clamp(0, 1)
 

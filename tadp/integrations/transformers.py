@@ -31,8 +31,8 @@ _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token",
 class TADPConfig(BackboneConfigMixin, PretrainedConfig):
     """What `AutoBackbone.from_config` builds a backbone from.
 
-    It describes the parts of its base, and holds the tokenizer's vocabulary, so that a model that was saved loads without
-    the base: `save_pretrained` of UperNet and others writes all weights, the frozen ones too.
+    It describes the parts of its base, and holds the tokenizer's vocabulary, so that a model that was saved loads
+    without the base: `save_pretrained` of UperNet and others writes all weights, the frozen ones too.
 
     Args:
         base: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from the
@@ -107,9 +107,10 @@ class TADPModel(BackboneMixin, PreTrainedModel):
             backbone = _build(config.parts, config.backbone_options)
         else:
             backbone = TADPBackbone.from_pretrained(config.base, **config.backbone_options)
+        stride4: Any = config.stride4
         self.pyramid = Pyramid(
             backbone,
-            stride4=config.stride4,
+            stride4=stride4,
             stride4_channels=config.stride4_channels,
             mean=config.mean,
             std=config.std,
