@@ -239,11 +239,14 @@ class Features:
         maps: Finest first; level k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
         attention: The recorded cross-attention; None if none was recorded.
         image_size: (height, width) of the images in pixels.
+        vae_map: If asked for, the VAE encoder's map at half the finest stride, (B, C, ceil(H / 4), ceil(W / 4)) for
+            Stable Diffusion; it is none of the levels, and has no gradient.
     """
 
     maps: tuple[Float[Tensor, "_b _c _h _w"], ...]
     attention: AttentionMaps | None
     image_size: tuple[int, int]
+    vae_map: Float[Tensor, "_b _c _h _w"] | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(one.shape)) for one in self.maps)

@@ -56,11 +56,31 @@ class VAEEncoder(nn.Module):
         Args:
             images: In [-1, 1], height and width multiples of `reduction`.
         """
-        known = set(self.config["down_block_types"]) == {"DownEncoderBlock2D"}
-        if torch.is_grad_enabled() or not known:
-            moments = self.encoder(images)
-        else:
-            moments = _encode_in_place(self.encoder, images)
+        if torch.is_grad_enabled() or not self._is_known:
+            return self._posterior(self.encoder(images))
+        return self._posterior(_encode_in_place(self.encoder, images)[0])
+
+    @torch.no_grad()
+    def with_map(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[DiagonalGaussianDistribution, Float[Tensor, "_b _c _h _w"]]:
+        """The posterior, and the encoder's own map at half the stride of latents: stride 4 for Stable Diffusion.
+
+        The map is the output of the last block but one, before it is halved. Without gradient.
+
+        Raises:
+            ModelError: If the encoder has blocks that Stable Diffusion's has not.
+        """
+        if not self._is_known or self.reduction < 2:
+            raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it gives no map.")
+        moments, half = _encode_in_place(self.encoder, images)
+        return self._posterior(moments), half
+
+    @property
+    def _is_known(self) -> bool:
+        return set(self.config["down_block_types"]) == {"DownEncoderBlock2D"}
+
+    def _posterior(self, moments: Tensor) -> DiagonalGaussianDistribution:
         return DiagonalGaussianDistribution(moments if self.quant_conv is None else self.quant_conv(moments))
 
 
@@ -132,23 +152,25 @@ def encoder_of(vae: AutoencoderKL | AutoencoderTiny | AnyVAE) -> AnyVAE:
     raise ModelError(f"tadp cannot encode with a {type(vae).__name__}; it reads AutoencoderKL and AutoencoderTiny.")
 
 
-def _encode_in_place(encoder: Any, hidden: Tensor) -> Tensor:
+def _encode_in_place(encoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """The encoder's own layers in its own order, overwriting what is not needed again.
 
     At 512x512 a map is 134 MB, and taking fresh memory for one costs more than the arithmetic on it. Without a gradient
     nothing is needed twice. The numbers are the encoder's own; a test compares them bit for bit.
     """
-    hidden = encoder.conv_in(hidden)
-    for block in encoder.down_blocks:
+    half = hidden = encoder.conv_in(hidden)
+    for number, block in enumerate(encoder.down_blocks):
         for resnet in block.resnets:
             hidden = _resnet(resnet, hidden)
+        if number == len(encoder.down_blocks) - 2:
+            half = hidden
         for downsampler in block.downsamplers or ():
             hidden = downsampler(hidden)
     first, *others = encoder.mid_block.resnets
     hidden = _resnet(first, hidden)
     for attention, resnet in zip(encoder.mid_block.attentions, others, strict=True):
         hidden = _resnet(resnet, hidden if attention is None else _attention(attention, hidden))
-    return encoder.conv_out(F.silu(encoder.conv_norm_out(hidden), inplace=True))
+    return encoder.conv_out(F.silu(encoder.conv_norm_out(hidden), inplace=True)), half
 
 
 def _resnet(block: Any, hidden: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ def train_one_step(rank: int, world_size: int, folder: str) -> None:
     )
     backbone = build_backbone(text_adapter=True, attach_attention=(0, 1, 2)).train()
     model = DistributedDataParallel(backbone)
-    for _ in range(2):  # a second pass finds out whether the first left some parameter without its gradient
+    for text in ("a dog", None):  # a second pass finds out whether the first left some parameter without its gradient
         model.zero_grad(set_to_none=True)
-        maps = model(images(1, 64, 64, seed=rank), "a dog").maps
+        with backbone.conditioning("a dog"):
+            maps = model(images(1, 64, 64, seed=rank), text).maps
         sum(one.square().mean() for one in maps).backward()
     gradients = {name: one.grad for name, one in backbone.named_parameters() if one.requires_grad}
     torch.save((torch.distributed.get_world_size(), gradients), Path(folder) / f"{rank}.pt")

@@ -58,6 +58,13 @@ def test_the_cost_of_schedules_is_what_the_page_says(tmp_path):
     assert (tmp_path / "cost.md").read_text() == page.read_text()
 
 
+def test_ways_to_stride_4_are_compared():
+    printed = run("stride4.py", "--steps", 2, "--batch", 2, "--scenes", 4, "--held-out", 2, "--seeds", 1)
+    figures = [line.split(": ")[1] for line in printed.splitlines() if "±" in line]
+    assert len(figures) == 3
+    assert all(0 <= float(one.split()[0]) <= 1 for one in figures)
+
+
 def test_samples_are_drawn(tmp_path):
     run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
     with Image.open(tmp_path / "sheet.png") as sheet:

@@ -1,18 +1,20 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
+from tadp.backbone.captioning import Attached, CaptionFunction, attachable
 from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
-from tadp.backbone.current_text import Text, current_text, use_text
-from tadp.backbone.parameters import decay_groups
+from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
+from tadp.backbone.parameters import decay_groups, first_parameter
 from tadp.denoiser import Denoiser, freeze_not_run, prepare, read_denoiser, run_once
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
@@ -24,7 +26,7 @@ from tadp.parts import load_parts
 from tadp.saving import save_parts
 from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
 from tadp.text_stack import AnyText
-from tadp.vae import AnyVAE, encoder_of
+from tadp.vae import AnyVAE, VAEEncoder, encoder_of
 from tadp.words import Synonyms, checked_names
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _never_compiled(function: Function) -> Function:
+    return cast(Function, torch.compiler.disable(function))
 
 
 class TADPBackbone(nn.Module):
@@ -63,6 +70,8 @@ class TADPBackbone(nn.Module):
             name, see `AttentionMaps.pool`, instead of one a token, and text of any length. A name that a text lacks
             gives zeros.
         pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
+        default_text: The text of `backbone(images)` where nothing else gives one; "" is the empty prompt, and None
+            refuses such a call.
 
     Raises:
         ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
@@ -90,12 +99,17 @@ class TADPBackbone(nn.Module):
         text_length: int | None = None,
         pool_attention: Sequence[str] = (),
         pool_synonyms: Synonyms | None = None,
+        default_text: str | None = "",
     ):
         super().__init__()
         self.vae = encoder_of(vae)
         self.unet = unet
         self.layout = read_denoiser(unet)
         self._source: Source | None = None
+        self.default_text = default_text
+        self._captioner: Attached | None = None
+        self._text_key = TextKey()
+        self._text_share: Share | None = None
         self.text_encoder = _text_encoder(text_encoder, tokenizer)
         self.text_adapter = None
         if text_adapter:
@@ -230,6 +244,7 @@ class TADPBackbone(nn.Module):
             "text_length": self.text_length,
             "pool_attention": list(self.pool_attention),
             "pool_synonyms": self.pool_synonyms,
+            "default_text": self.default_text,
         }
 
     @property
@@ -256,12 +271,12 @@ class TADPBackbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the U-Net is."""
-        return next(self.unet.parameters()).device
+        return first_parameter(self.unet).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the U-Net computes in."""
-        return next(self.unet.parameters()).dtype
+        return first_parameter(self.unet).dtype
 
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
@@ -279,7 +294,7 @@ class TADPBackbone(nn.Module):
         Raises:
             ImageError: If an image cannot be read or used.
         """
-        return self._encode(to_tensor(images), generator)
+        return self._encode(to_tensor(images), generator)[0]
 
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
@@ -301,13 +316,14 @@ class TADPBackbone(nn.Module):
             return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def extract(
-        self, latents: Float[Tensor, "b c h w"], text: Text, *, image_size: tuple[int, int] | None = None
+        self, latents: Float[Tensor, "b c h w"], text: Text | None = None, *, image_size: tuple[int, int] | None = None
     ) -> Features:
         """ε of the paper: one pass of the U-Net at `timestep`.
 
         Args:
             latents: From `encode_image`, or a cache of it.
-            text: Captions, or `Conditioning` with one text or one an image.
+            text: Captions, or `Conditioning` with one text or one an image. None as in a call of the backbone, but an
+                attached captioner needs images.
             image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
 
         Returns:
@@ -319,23 +335,9 @@ class TADPBackbone(nn.Module):
         """
         check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
-        conditioning = self._conditioning(self._encoded(text, len(latents)), latents)
-        maps, attention = run_once(
-            self.unet,
-            self.layout,
-            latents.to(self.dtype),
-            timestep=self.timestep,
-            text=conditioning,
-            image_size=(int(size[0]), int(size[1])),
-            record_levels=sorted({*self.attach_attention, *self.record_attention}),
-        )
-        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
-        maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
-        attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
-        named = _named(attention, conditioning)
-        for level in self.attach_attention:
-            maps[level] = join_attention(maps[level], self._channels(named, level), detach=self.detach_attention)
-        return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+        if isinstance(text, Conditioning):
+            return self._extract(latents, text, size)
+        return self._extract(latents, self._encoded(text, len(latents)), size, names_vary=True)
 
     def forward(
         self,
@@ -344,6 +346,7 @@ class TADPBackbone(nn.Module):
         *,
         truncate: bool = False,
         generator: torch.Generator | None = None,
+        vae_map: bool = False,
     ) -> Features:
         """Features of images under captions.
 
@@ -351,9 +354,10 @@ class TADPBackbone(nn.Module):
             images: (B, 3, H, W) in [0, 1], of any height and width from 8 pixels up, or anything
                 `tadp.images.to_tensor` reads.
             text: One caption an image, one string for all, or `Conditioning`. None takes the text of
-                `conditioning()`, or the empty prompt.
+                `conditioning()`, else the words of the attached captioner, else `default_text`.
             truncate: Cut captions over the limit, with a warning, rather than refuse them.
             generator: For `sample_posterior`.
+            vae_map: Return the VAE encoder's map at half the finest stride too, as `Features.vae_map`.
 
         Raises:
             ImageError, CaptionError, ValueError: As `encode_image`, `encode_text` and `extract`.
@@ -368,19 +372,47 @@ class TADPBackbone(nn.Module):
             [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
         """
         pixels = to_tensor(images)
-        if text is None:
-            text = current_text(self)
-        encoded = self._encoded(text, len(pixels), truncate=truncate)  # before the slow part, in case it is refused
-        return self.extract(self._encode(pixels, generator), encoded, image_size=(pixels.shape[2], pixels.shape[3]))
+        # before the slow part, in case it is refused
+        encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
+        latents, half = self._encode(pixels, generator, vae_map=vae_map)
+        size = pixels.shape[2], pixels.shape[3]
+        features = self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
+        if half is None:
+            return features
+        return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
         """Within the block, `backbone(images)` takes this text: for frameworks that pass images alone.
 
-        Each thread has its own.
+        Each thread has its own. Under `nn.DataParallel`, captions are split as the images are.
+
+        Args:
+            text: One caption for each image of the batch, one string for all, or `Conditioning`.
+
+        Raises:
+            CaptionError: If there is no text.
         """
-        with use_text(self, text):
+        with use_text(self._text_key, text):
             yield
+
+    def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
+        """Let `backbone(images)` describe its images by itself, outside of `conditioning()`.
+
+        The captioner is no part of the backbone: it is not saved, not moved, and copies of the backbone share it. What
+        it says beyond the text encoder's limit is cut, with a warning.
+
+        Args:
+            captioner: A `Captioner`, the name of one, or any function from (B, 3, H, W) in [0, 1] to B captions. None
+                takes the attached one away.
+            **options: `Captioner.from_pretrained`'s own, for a name.
+
+        Raises:
+            UnknownModelError: If there is no such captioner.
+            TypeError: If it is none of these.
+        """
+        self._captioner = attachable(captioner, **options)
+        return self
 
     def train(self, mode: bool = True) -> "TADPBackbone":
         """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
@@ -426,15 +458,30 @@ class TADPBackbone(nn.Module):
 
     @torch.no_grad()
     def _encode(
-        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None
-    ) -> Float[Tensor, "b c _h _w"]:
-        weight = next(self.vae.parameters())
+        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
+    ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
+        weight = first_parameter(self.vae)
         padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
-        posterior = self.vae(_imagenet(padded) if self.imagenet_pixels else 2 * padded - 1)
+        taken = _imagenet(padded) if self.imagenet_pixels else 2 * padded - 1
+        if not vae_map:
+            posterior, half = self.vae(taken), None
+        elif isinstance(self.vae, VAEEncoder):
+            posterior, half = self.vae.with_map(taken)
+        else:
+            raise ModelError("a tiny autoencoder gives no map of its own; use the model's VAE, or stride4='upsampled'.")
         latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
-        return self.vae.scale(latents) if self.scale_latents else latents
+        return (self.vae.scale(latents) if self.scale_latents else latents), half
 
-    def _encoded(self, text: Text, count: int, *, truncate: bool = False) -> Conditioning:
+    @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
+    def _encoded(
+        self, text: Text | None, count: int, *, pixels: Tensor | None = None, truncate: bool = False
+    ) -> Conditioning:
+        if text is None:
+            text = current_text(self._text_key) if self._text_share is None else self._text_share.of(count)
+        if text is None and self._captioner is not None:
+            text, truncate = self._captioner.describe(pixels), True
+        if text is None:
+            text = self._default()
         if isinstance(text, Conditioning):
             return text
         captions = check_captions(text)
@@ -444,7 +491,52 @@ class TADPBackbone(nn.Module):
             )
         return self.encode_text(captions, truncate=truncate)
 
+    def _default(self) -> str:
+        if self.default_text is None:
+            raise CaptionError(
+                "no text for these images, and default_text is None. Pass captions, call within `with "
+                "backbone.conditioning(captions):`, or attach a captioner: backbone.attach_captioner('tadp-tiny')."
+            )
+        return self.default_text
+
+    def _replicate_for_data_parallel(self) -> "TADPBackbone":
+        replica: Any = super()._replicate_for_data_parallel()
+        replica._text_share = share_text(self._text_key)
+        return replica
+
+    def _extract(
+        self, latents: Tensor, text: Conditioning, size: tuple[int, int], *, names_vary: bool = False
+    ) -> Features:
+        """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
+        conditioning = self._conditioning(text, latents)
+        maps, attention = run_once(
+            self.unet,
+            self.layout,
+            latents.to(self.dtype),
+            timestep=self.timestep,
+            text=conditioning,
+            image_size=(int(size[0]), int(size[1])),
+            record_levels=sorted({*self.attach_attention, *self.record_attention}),
+        )
+        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
+        maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
+        attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
+        joined = self._joined_apart if names_vary else self._joined
+        return joined(maps, attention, text, size)
+
+    def _joined(
+        self, maps: list[Tensor], attention: dict[int, Tensor], text: Conditioning, size: tuple[int, int]
+    ) -> Features:
+        """The maps with the attention that is attached to them."""
+        named = _named(attention, text.expand(len(maps[0])))
+        for level in self.attach_attention:
+            maps[level] = join_attention(maps[level], self._channels(named, level), detach=self.detach_attention)
+        return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+
+    _joined_apart = _never_compiled(_joined)  # else a call is compiled anew for each caption
+
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
+        """What of a text the U-Net takes: tensors, without names."""
         check_text(
             conditioning,
             layout=self.layout,
@@ -452,7 +544,8 @@ class TADPBackbone(nn.Module):
             is_pooled=bool(self.pool_attention),
             text_length=self.text_length,
         )
-        conditioning = conditioning.to(latents.device, self.dtype)
+        tensors = Conditioning(conditioning.embeddings, mask=conditioning.mask, pooled=conditioning.pooled)
+        conditioning = tensors.to(latents.device, self.dtype)
         if self.text_adapter is not None:
             conditioning = self.text_adapter(conditioning)
         return conditioning.expand(len(latents))

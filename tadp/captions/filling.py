@@ -47,7 +47,7 @@ def fill(
     return added
 
 
-def _each_once(pairs: Iterable[Any]) -> Iterator[tuple[str, Image]]:
+def _each_once(pairs: Iterable[Any]) -> Iterator[Any]:
     """The pairs, up to the first whose id has been there."""
     seen: set[str] = set()
     for key, image in pairs:

@@ -159,14 +159,14 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Args:
             images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
-            text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions that of
-                `backbone.conditioning()`, or the empty prompt.
+            text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions, what
+                the backbone takes by itself.
             latents: A cache of `backbone.encode_image`, in place of images.
             image_size: (height, width) of the images the latents came from; by default the latents' own.
         """
         text = (self.stored_text or self._fixed_text) if text is None else text
         if latents is not None:
-            made = self.backbone.extract(latents, "" if text is None else text, image_size=image_size)
+            made = self.backbone.extract(latents, text, image_size=image_size)
         elif images is not None:
             made = self.backbone(images, text)
         else:

@@ -1,0 +1,72 @@
+"""detectron2: a `Backbone` for its feature pyramid networks and detectors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tadp.backbone import TADPBackbone
+from tadp.integrations.packages import need
+from tadp.integrations.pyramid import Pyramid, as_pyramid
+
+INSTALL = "it is not on PyPI; see detectron2's own installation guide."
+# What a config is to say so that detectron2 hands over RGB in [0, 1]: its models take BGR of 0 to 255 by default.
+PIXELS = {"PIXEL_MEAN": [0.0, 0.0, 0.0], "PIXEL_STD": [255.0, 255.0, 255.0]}
+FORMAT = "RGB"
+
+
+def backbone_of(backbone: TADPBackbone | Pyramid, *, out_features: Sequence[str] | None = None) -> Any:
+    """A `detectron2.modeling.Backbone`: maps by name, "stride8" and so on, their shapes, and the size to pad to.
+
+    A config needs `MODEL.PIXEL_MEAN` and `PIXEL_STD` from `PIXELS`, and `INPUT.FORMAT = "RGB"`.
+
+    Args:
+        backbone: A backbone, or a `Pyramid` with options of its own.
+        out_features: Names of the maps; None is all.
+
+    Raises:
+        MissingExtraError: If detectron2 is missing.
+        ValueError: If a name is unknown.
+    """
+    modeling, layers = (need(f"detectron2.{name}", install=INSTALL) for name in ("modeling", "layers"))
+    pyramid = as_pyramid(backbone)
+    info = pyramid.feature_info
+    names = [f"stride{stride}" for stride in info.reduction]
+    chosen = tuple(names if out_features is None else out_features)
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise ValueError(f"no map {unknown[0]!r}; this backbone has {', '.join(names)}.")
+
+    class Detectron2Backbone(modeling.Backbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pyramid = pyramid
+
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            maps = dict(zip(names, self.pyramid(image), strict=True))
+            return {name: maps[name] for name in chosen}
+
+        def output_shape(self) -> dict[str, Any]:
+            shapes = zip(names, info.channels, info.reduction, strict=True)
+            return {name: layers.ShapeSpec(channels=c, stride=stride) for name, c, stride in shapes if name in chosen}
+
+        @property
+        def size_divisibility(self) -> int:
+            return pyramid.backbone.vae.reduction * pyramid.backbone.layout.multiple
+
+    return Detectron2Backbone()
+
+
+def register(backbone: TADPBackbone | Pyramid, *, name: str = "build_tadp_backbone") -> None:
+    """Let a config build it: `MODEL.BACKBONE.NAME = name`. Every model built so shares the backbone.
+
+    Raises:
+        MissingExtraError: If detectron2 is missing.
+    """
+    registry = need("detectron2.modeling", install=INSTALL).BACKBONE_REGISTRY
+
+    def build(_cfg: Any, _input_shape: Any) -> Any:
+        return backbone_of(backbone)
+
+    build.__name__ = name
+    registry.register(build)

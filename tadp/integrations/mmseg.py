@@ -1,0 +1,59 @@
+"""mmsegmentation and mmengine: a backbone in their registry."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tadp.backbone import TADPBackbone
+from tadp.integrations.packages import need
+from tadp.integrations.pyramid import Pyramid
+
+INSTALL = "pip install mmengine mmsegmentation, and the mmcv that they ask for."
+# What a config's data_preprocessor is to have so that images come as RGB in [0, 1].
+PREPROCESSOR = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_rgb": True}
+
+
+def register(*, name: str = "TADP") -> type:
+    """Put the backbone into mmseg's registry, so that `backbone=dict(type=name, base="tadp-tiny")` builds it.
+
+    The class takes `base`, what `TADPBackbone.from_pretrained` takes; `out_indices`, numbers of the pyramid's maps;
+    `pyramid`, a dict of `Pyramid`'s options; `init_cfg`, which is mmengine's and should stay None; and options of
+    `TADPBackbone.from_pretrained`. It returns a tuple of maps. The decode head's `in_channels` are its `out_channels`.
+
+    Args:
+        name: What configs call it; in place of what had the name.
+
+    Returns:
+        The class, a `mmengine.model.BaseModule`.
+
+    Raises:
+        MissingExtraError: If mmengine or mmseg is missing.
+    """
+    base_module = need("mmengine.model", install=INSTALL).BaseModule
+    registry = need("mmseg.registry", install=INSTALL).MODELS
+
+    class MmsegBackbone(base_module):
+        def __init__(
+            self,
+            base: str | Path = "tadp-tiny",
+            out_indices: Sequence[int] | None = None,
+            pyramid: dict[str, Any] | None = None,
+            init_cfg: Any = None,
+            **options: Any,
+        ):
+            super().__init__(init_cfg)
+            self.pyramid = Pyramid(TADPBackbone.from_pretrained(base, **options), **(pyramid or {}))
+            channels = self.pyramid.feature_info.channels
+            self.out_indices = tuple(range(len(channels)) if out_indices is None else out_indices)
+            if any(index not in range(len(channels)) for index in self.out_indices):
+                raise ValueError(f"out_indices are 0 to {len(channels) - 1}; got {self.out_indices}.")
+            self.out_channels = [channels[index] for index in self.out_indices]
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+            maps = self.pyramid(inputs)
+            return tuple(maps[index] for index in self.out_indices)
+
+    registry.register_module(name=name, force=True, module=MmsegBackbone)
+    return MmsegBackbone

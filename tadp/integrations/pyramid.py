@@ -1,0 +1,163 @@
+"""Images alone in, a list of maps out: what every framework wants of a backbone."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.backbone import TADPBackbone
+from tadp.errors import ImageError
+from tadp.features import FeatureInfo
+from tadp.images import crop_to_cells
+
+Stride4 = Literal["vae", "upsampled"]
+_TOLERANCE = 0.01  # rounding of what was normalised in half precision and is brought back
+
+
+class Pyramid(nn.Module):
+    """A backbone that takes images alone and returns a list of maps, finest first.
+
+    The text is that of `with backbone.conditioning(captions):`, else of the captioner attached to the backbone, else
+    its `default_text`.
+
+    Args:
+        backbone: It is shared, not copied.
+        levels: The backbone's levels to return, 0 the finest (stride 8); None is all.
+        stride4: A further map at half the finest stride, before the others; levels keep their numbers. "vae" is the VAE
+            encoder's own map, each image's brought to zero mean and unit deviation in groups of channels: nothing to
+            train. "upsampled" is learned, a transposed convolution of level 0.
+        stride4_channels: Of the upsampled map.
+        mean: What the framework takes from pixels in [0, 1], for red, green and blue; undone here. None: images come
+            in [0, 1].
+        std: What it divides by.
+
+    Raises:
+        ValueError: If a level does not exist, `stride4` is unknown, or mean and std are not three numbers each.
+
+    Example:
+        >>> backbone = TADPBackbone.from_pretrained("tadp-tiny")
+        >>> pyramid = Pyramid(backbone, levels=(0, 1, 2), stride4="vae")
+        >>> with torch.no_grad(), backbone.conditioning("a dog"):
+        ...     maps = pyramid(torch.rand(1, 3, 64, 96))
+        >>> [tuple(one.shape) for one in maps]
+        [(1, 64, 16, 24), (1, 32, 8, 12), (1, 141, 4, 6), (1, 173, 2, 3)]
+        >>> pyramid.feature_info
+        FeatureInfo(channels=(64, 32, 141, 173), reduction=(4, 8, 16, 32))
+    """
+
+    def __init__(
+        self,
+        backbone: TADPBackbone,
+        *,
+        levels: Sequence[int] | None = None,
+        stride4: Stride4 | None = None,
+        stride4_channels: int = 128,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        if stride4 is not None and stride4 not in get_args(Stride4):
+            raise ValueError(f"stride4 is None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
+        self.backbone = backbone
+        info = backbone.feature_info
+        self.levels = _checked_levels(levels, info)
+        self.stride4 = stride4
+        self.upsampler = None
+        channels, reduction = [info.channels[k] for k in self.levels], [info.reduction[k] for k in self.levels]
+        if stride4 == "upsampled":
+            self.upsampler = _Upsampler(info.channels[0], stride4_channels).to(backbone.device, backbone.dtype)
+        if stride4 is not None:
+            made = backbone.vae.config["block_out_channels"][-2] if stride4 == "vae" else stride4_channels
+            channels, reduction = [made, *channels], [info.reduction[0] // 2, *reduction]
+        self.feature_info = FeatureInfo(tuple(channels), tuple(reduction))
+        self.mean, self.std = _checked_statistics(mean, std)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
+        """A list of maps; map k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
+
+        Args:
+            images: In [0, 1], or normalised by `mean` and `std`; from 8 pixels up.
+
+        Raises:
+            ImageError: If images are of another range, or too small.
+            CaptionError: If there is no text, or captions of another batch size.
+        """
+        features = self.backbone(self._pixels(images), vae_map=self.stride4 == "vae")
+        maps = [features.maps[level] for level in self.levels]
+        if features.vae_map is not None:
+            groups = self.backbone.vae.config["norm_num_groups"]
+            maps.insert(0, F.group_norm(features.vae_map, groups))
+        elif self.upsampler is not None:
+            fine = self.upsampler(features.maps[0])
+            maps.insert(0, crop_to_cells(fine, features.image_size, self.feature_info.reduction[0]))
+        return maps
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return images
+        pixels = images * _channelwise(self.std, images) + _channelwise(self.mean, images)
+        low, high = (bound.item() for bound in pixels.detach().aminmax())
+        if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+            raise ImageError(
+                f"images are normalised by mean {self.mean} and std {self.std}; without that they run from {low:.4g} "
+                f"to {high:.4g}, not from 0 to 1. Pass the mean and std of your transforms, or neither for pixels in "
+                "[0, 1]."
+            )
+        return pixels.clamp(0, 1)
+
+
+class _Upsampler(nn.Module):
+    """A map of twice the height and width."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(channels, out_channels, 2, stride=2), nn.GroupNorm(1, out_channels), nn.GELU()
+        )
+
+    def forward(self, level: Tensor) -> Tensor:
+        return self.layers(level)
+
+
+def _channelwise(values: Sequence[float], images: Tensor) -> Tensor:
+    return torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
+
+
+def _checked_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[int, ...]:
+    levels = tuple(range(len(info)) if levels is None else levels)
+    there = ", ".join(f"{k} (stride {stride})" for k, stride in enumerate(info.reduction))
+    unknown = [level for level in levels if level not in range(len(info))]
+    if unknown:
+        raise ValueError(f"no level {unknown[0]}; this backbone has levels {there}.")
+    if not levels or list(levels) != sorted(set(levels)):
+        raise ValueError(f"levels are one or more, each once, finest first; got {levels} of {there}.")
+    return levels
+
+
+def _checked_statistics(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std come together; got mean {mean}, std {std}.")
+    if mean is None or std is None:
+        return None, None
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std are three numbers each, std over 0; got mean {mean}, std {std}.")
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def as_pyramid(backbone: TADPBackbone | Pyramid, **options: Any) -> Pyramid:
+    """A pyramid of a backbone, or the one that was given.
+
+    Raises:
+        ValueError: If options are given with a pyramid, which has its own.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(backbone, TADPBackbone):
+        return Pyramid(backbone, **given)
+    if given:
+        raise ValueError(f"a Pyramid has its own options; leave out {', '.join(given)}, or pass the backbone.")
+    return backbone

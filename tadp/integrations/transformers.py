@@ -1,0 +1,201 @@
+"""transformers: a backbone for UperNet, Mask2Former and whatever else takes one from `AutoBackbone`."""
+
+import base64
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoBackbone, AutoConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+from transformers.configuration_utils import PretrainedConfig
+from transformers.modeling_outputs import BackboneOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from tadp.backbone import TADPBackbone
+from tadp.denoiser import freeze_not_run
+from tadp.errors import ModelError
+from tadp.hub import read_json
+from tadp.integrations.pyramid import Pyramid, Stride4
+from tadp.loading import CONFIG_NAME, model_folder, read_config
+from tadp.vae import VAEEncoder
+
+_TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class TADPConfig(BackboneConfigMixin, PretrainedConfig):
+    """What `AutoBackbone.from_config` builds a backbone from.
+
+    It describes the parts of its base, and holds the tokenizer's vocabulary, so that a model that was saved loads
+    without the base: `save_pretrained` of UperNet and others writes all weights, the frozen ones too.
+
+    Args:
+        base: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from the
+            config starts with its weights; one loaded by `from_pretrained` does not ask for it.
+        backbone_options: `TADPBackbone`'s own, such as {"attach_attention": [1]}.
+        stride4: See `Pyramid`; the first stage then.
+        stride4_channels: See `Pyramid`.
+        mean: What the image processor takes from pixels, its `image_mean`; None for pixels in [0, 1].
+        std: What it divides by, its `image_std`.
+        out_features: Stages to return, by name: "stride8", …
+        out_indices: The same by number, from 0 at the finest; None of both is all stages.
+        parts: What the constructor finds out of the base.
+        **kwargs: `PretrainedConfig`'s own.
+
+    Raises:
+        UnknownModelError: If there is no such base.
+
+    Example:
+        >>> TADPConfig(base="tadp-tiny", stride4="vae").stage_names
+        ['stride4', 'stride8', 'stride16', 'stride32', 'stride64']
+    """
+
+    model_type = "tadp"
+
+    def __init__(
+        self,
+        base: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
+        stride4: Stride4 | None = None,
+        stride4_channels: int = 128,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        out_features: list[str] | None = None,
+        out_indices: list[int] | None = None,
+        parts: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.base = base
+        self.parts = _describe(base) if parts is None and base is not None else parts
+        saved = (self.parts or {}).get("options", {})
+        self.backbone_options = saved | (backbone_options or {})
+        self.stride4, self.stride4_channels = stride4, stride4_channels
+        self.mean, self.std = mean and list(mean), std and list(std)
+        self.stage_names = _stage_names(self.parts, stride4)
+        if out_features is None and out_indices is None:
+            out_indices = list(range(len(self.stage_names)))
+        if self.parts is not None:
+            self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        else:
+            self._out_features, self._out_indices = None, None
+
+
+class TADPModel(BackboneMixin, PreTrainedModel):
+    """The backbone of a `TADPConfig`; `pyramid.backbone` is the `TADPBackbone`, for `conditioning` and captioner.
+
+    Raises:
+        ModelError: If the config has no base.
+    """
+
+    config_class = TADPConfig
+    base_model_prefix = "tadp"
+    main_input_name = "pixel_values"
+    has_attentions = False
+
+    def __init__(self, config: TADPConfig):
+        super().__init__(config)
+        if config.parts is None:
+            raise ModelError("this TADPConfig has no base; build it as TADPConfig(base='tadp-tiny').")
+        is_loading = torch.get_default_device().type == "meta"  # from_pretrained, which brings all weights
+        if is_loading or config.base is None:
+            backbone = _build(config.parts, config.backbone_options)
+        else:
+            backbone = TADPBackbone.from_pretrained(config.base, **config.backbone_options)
+        stride4: Any = config.stride4
+        self.pyramid = Pyramid(
+            backbone,
+            stride4=stride4,
+            stride4_channels=config.stride4_channels,
+            mean=config.mean,
+            std=config.std,
+        )
+        self.num_features = list(self.pyramid.feature_info.channels)
+        if not is_loading:
+            for module in self.modules():
+                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  else drawn anew at random
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "b 3 h w"],
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **_options: Any,
+    ) -> BackboneOutput | tuple[tuple[Tensor, ...]]:
+        """The stages asked for; see `Pyramid`."""
+        maps = self.pyramid(pixel_values)
+        chosen = tuple(maps[self.stage_names.index(name)] for name in self.out_features)
+        if return_dict is False:
+            return (chosen,)
+        return BackboneOutput(feature_maps=chosen, hidden_states=tuple(maps) if output_hidden_states else None)
+
+    def train(self, mode: bool = True) -> "TADPModel":
+        """Set training mode; what never trains is frozen again, since `from_pretrained` makes new parameters."""
+        super().train(mode)
+        backbone = self.pyramid.backbone
+        backbone.vae.requires_grad_(False)
+        if backbone.text_encoder is not None:
+            backbone.text_encoder.requires_grad_(False)
+        freeze_not_run(backbone.unet)
+        return self
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Nothing: all weights are loaded, or were drawn by their own layers."""
+
+
+def register() -> None:
+    """Tell `AutoConfig` and `AutoBackbone` of tadp; before a config or a saved model is loaded, too."""
+    AutoConfig.register("tadp", TADPConfig, exist_ok=True)
+    AutoBackbone.register(TADPConfig, TADPModel, exist_ok=True)
+
+
+def _describe(base: str) -> dict[str, Any]:
+    """The configs of a base's parts, its tokenizer, and the options saved with it."""
+    folder = model_folder(base)
+    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    parts = {part: read_config(folder, part) for part in ("unet", "vae")}
+    if saved.get("has_text_encoder", True):
+        parts["text_encoder"] = read_config(folder, "text_encoder")
+        parts["tokenizer"] = _packed(folder / "tokenizer")
+    return parts | {"options": saved.get("options", {})}
+
+
+def _packed(folder: Path) -> dict[str, Any]:
+    tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    content = tokenizer.backend_tokenizer.to_str().encode()
+    options = {name: getattr(tokenizer, name) for name in _TOKENIZER_OPTIONS}
+    return options | {"content": base64.b85encode(zlib.compress(content, 9)).decode()}
+
+
+def _unpacked(packed: dict[str, Any]) -> CLIPTokenizer:
+    from tokenizers import Tokenizer
+
+    content = zlib.decompress(base64.b85decode(packed["content"])).decode()
+    options = {name: packed[name] for name in _TOKENIZER_OPTIONS}
+    return CLIPTokenizer(tokenizer_object=Tokenizer.from_str(content), **options)
+
+
+def _build(parts: dict[str, Any], options: dict[str, Any]) -> TADPBackbone:
+    """A backbone whose weights are random, or none yet."""
+    text = {}
+    if "text_encoder" in parts:
+        config = CLIPTextConfig.from_dict(parts["text_encoder"])
+        text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpacked(parts["tokenizer"])}
+    vae: Any = AutoencoderKL.from_config(parts["vae"])
+    unet: Any = UNet2DConditionModel.from_config(parts["unet"])
+    return TADPBackbone(vae=VAEEncoder(vae), unet=unet, **text, **options)
+
+
+def _stage_names(parts: dict[str, Any] | None, stride4: Stride4 | None) -> list[str]:
+    if parts is None:
+        return []
+    finest = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
+    strides = [finest * 2**level for level in range(len(parts["unet"]["up_block_types"]))]
+    return [f"stride{stride}" for stride in ([finest // 2] if stride4 else []) + strides]

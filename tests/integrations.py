@@ -1,0 +1,28 @@
+"""What the tests of tadp.integrations share: rendered scenes, a few steps of training, a pixel-wise score."""
+
+import torch
+import torch.nn.functional as F
+
+from tadp.datasets import RenderedScenes, collate
+
+CLASSES = 13
+BATCH = collate(RenderedScenes(2, seed=1, size=64)[:])
+
+
+def train(model, loss, *, steps: int = 3, lr: float = 3e-3) -> list[float]:
+    """The loss before each step, and after the last."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        value = loss()
+        losses.append(value.item())
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return [*losses, loss().item()]
+
+
+def pixel_loss(logits):
+    return F.cross_entropy(F.interpolate(logits, BATCH.masks.shape[1:], mode="bilinear"), BATCH.masks)

@@ -1,0 +1,422 @@
+"""Each framework's own model trains on scenes with the backbone in it, and comes back from its own files the same."""
+
+import copy
+import sys
+import types
+
+import pytest
+import torch
+from builders import build_backbone, build_folder, images
+from integrations import BATCH, CLASSES, pixel_loss, train
+from torch import nn
+
+import tadp
+from tadp.errors import CaptionError, ImageError, MissingExtraError
+from tadp.heads import SegmentationHead
+from tadp.integrations import Pyramid
+from tadp.integrations.timm import TimmFeatures
+from tadp.integrations.timm import register as register_timm
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PIXELS, CAPTIONS = BATCH.images, BATCH.captions
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small random base on disk: the U-Net as SD's, the text encoder with a full vocabulary."""
+    return build_folder(tmp_path_factory.mktemp("base") / "sd")
+
+
+def evaluated(model, call):
+    model.eval()
+    with torch.no_grad():
+        return call()
+
+
+# The pyramid
+
+
+@torch.no_grad()
+def test_maps_are_the_backbones_and_levels_keep_their_numbers(backbone):
+    pixels = images(2, 72, 100)
+    with backbone.conditioning("a dog"):
+        plain, chosen = Pyramid(backbone)(pixels), Pyramid(backbone, levels=(1, 3))(pixels)
+        for stride4 in ("vae", "upsampled"):
+            pyramid = Pyramid(backbone, levels=(1, 3), stride4=stride4, stride4_channels=12)
+            fine, *others = pyramid(pixels)
+            assert fine.shape == (2, {"vae": 8, "upsampled": 12}[stride4], 18, 25)
+            assert pyramid.feature_info.reduction == (4, 16, 64)
+            assert [one.shape[1] for one in (fine, *others)] == list(pyramid.feature_info.channels)
+            assert all(torch.equal(a, b) for a, b in zip(others, chosen, strict=True))
+    expected = backbone(pixels, "a dog").maps
+    assert all(torch.equal(a, b) for a, b in zip(plain, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(chosen, expected[1::2], strict=True))
+
+
+@torch.no_grad()
+def test_the_vaes_map_is_what_its_encoder_computes(backbone):
+    pixels, seen = images(1, 64, 128), []
+    handle = backbone.vae.encoder.down_blocks[-2].resnets[-1].register_forward_hook(lambda *a: seen.append(a[2]))
+    with torch.enable_grad():
+        backbone.vae.encoder(2 * pixels - 1)  # diffusers' own order of layers
+    handle.remove()
+    features = backbone(pixels, "a dog", vae_map=True)
+    torch.testing.assert_close(features.vae_map, seen[0].detach())
+    assert backbone(pixels, "a dog").vae_map is None
+    assert torch.equal(features.maps[0], backbone(pixels, "a dog").maps[0])
+    fine = Pyramid(backbone, stride4="vae")(pixels)[0]
+    groups = fine.unflatten(1, (4, -1)).flatten(2)
+    torch.testing.assert_close(groups.mean(dim=2), torch.zeros(1, 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(groups.std(dim=2), torch.ones(1, 4), atol=1e-2, rtol=0)
+
+
+@torch.no_grad()
+def test_normalised_images_are_brought_back(backbone):
+    pixels = images(1, 64, 64)
+    normalised = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    for got, expected in zip(Pyramid(backbone, mean=MEAN, std=STD)(normalised), Pyramid(backbone)(pixels), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ImageError, match=r"not in \[0, 1\]. Undo its normalisation: image \* std \+ mean"):
+        Pyramid(backbone)(normalised)
+    with pytest.raises(ImageError, match=r"without that they run from .* not from 0 to 1. Pass the mean and std"):
+        Pyramid(backbone, mean=MEAN, std=STD)(normalised * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": (0, 4)}, r"no level 4; this backbone has levels 0 \(stride 8\), 1 \(stride 16\)"),
+        ({"levels": ()}, r"levels are one or more, each once, finest first; got \(\)"),
+        ({"levels": (2, 0)}, r"levels are one or more, each once, finest first"),
+        ({"stride4": "unet"}, r"stride4 is None, 'vae' or 'upsampled'; got 'unet'"),
+        ({"mean": MEAN}, r"mean and std come together"),
+        ({"mean": MEAN, "std": (1.0, 0.0, 1.0)}, r"three numbers each, std over 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(no_type_checker, backbone, options, message):
+    with pytest.raises(ValueError, match=message):
+        Pyramid(backbone, **options)
+
+
+def test_inputs_that_cannot_be_are_refused(backbone):
+    pyramid = Pyramid(backbone)
+    with pytest.raises(ImageError, match=r"7x64 pixels .* at least 8"):
+        pyramid(images(1, 7, 64))
+    with backbone.conditioning(["a dog"] * 3), pytest.raises(CaptionError, match=r"2 images but 3 captions"):
+        pyramid(images(2, 64, 64))
+    strict = Pyramid(build_backbone(default_text=None))
+    with pytest.raises(CaptionError, match=r"no text for these images"):
+        strict(images(1, 64, 64))
+
+
+def test_plain_pytorch_needs_nothing(tmp_path):
+    """tadp's own head on a pyramid from stride 4 on, saved by torch."""
+    torch.manual_seed(0)
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    pyramid = Pyramid(backbone, stride4="upsampled", stride4_channels=16)
+    head = SegmentationHead(pyramid.feature_info, num_classes=CLASSES, fpn_channels=16, channels=16)
+    model = nn.ModuleDict({"pyramid": pyramid, "head": head})
+
+    def logits():
+        with backbone.conditioning(CAPTIONS):
+            return head(pyramid(PIXELS))
+
+    before = pyramid.upsampler.layers[0].weight.clone()
+    losses = train(model, lambda: pixel_loss(logits()))
+    assert losses[-1] < losses[0]
+    assert not torch.equal(pyramid.upsampler.layers[0].weight, before)
+    expected = evaluated(model, logits)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert torch.equal(evaluated(model, logits), expected)
+
+
+# timm
+
+
+class WrittenForTimm(nn.Module):
+    """Code that knows nothing of tadp."""
+
+    def __init__(self, name):
+        super().__init__()
+        import timm
+
+        self.encoder = timm.create_model(name, pretrained=True, features_only=True, out_indices=(0, 1, 2))
+        info = self.encoder.feature_info
+        assert [one["reduction"] for one in info.get_dicts()] == info.reduction()
+        self.laterals = nn.ModuleDict(
+            {stage: nn.Conv2d(width, 16, 1) for stage, width in zip(info.module_name(), info.channels(), strict=True)}
+        )
+        self.predict = nn.Conv2d(16, CLASSES, 1)
+
+    def forward(self, x):
+        maps = self.encoder(x)
+        assert isinstance(maps, list)
+        pairs = zip(self.laterals.values(), maps, strict=True)
+        return self.predict(sum(nn.functional.interpolate(layer(one), maps[0].shape[2:]) for layer, one in pairs))
+
+
+def test_code_for_timms_features_runs_unchanged(tmp_path):
+    torch.manual_seed(0)
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    register_timm(Pyramid(backbone, mean=MEAN, std=STD), name="tadp_test")
+    model = WrittenForTimm("tadp_test")
+    normalised = (PIXELS - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    with backbone.conditioning(CAPTIONS):
+        losses = train(model, lambda: pixel_loss(model(normalised)))
+        expected = evaluated(model, lambda: model(normalised))
+    assert losses[-1] < losses[0]
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    register_timm(Pyramid(tadp.TADPBackbone.from_pretrained("tadp-tiny"), mean=MEAN, std=STD), name="tadp_test")
+    again = WrittenForTimm("tadp_test").eval()
+    again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    with torch.no_grad(), again.encoder.pyramid.backbone.conditioning(CAPTIONS):
+        assert torch.equal(again(normalised), expected)
+    with pytest.raises(ValueError, match=r"gives features, no classes; pass features_only=True"):
+        __import__("timm").create_model("tadp_test")
+
+
+def test_out_indices_are_timms(backbone):
+    pixels = images(1, 64, 64)
+    for indices, strides in (((1, 3), [16, 64]), (2, [32, 64]), ((-1,), [64]), (None, [8, 16, 32, 64])):
+        features = TimmFeatures(backbone, out_indices=indices)
+        assert features.feature_info.reduction() == strides
+        with torch.no_grad():
+            assert [one.shape[1] for one in features(pixels)] == features.feature_info.channels()
+    assert features.feature_info.channels(1) == features.feature_info[1]["num_chs"]
+    with pytest.raises(ValueError, match=r"out_indices are of the 4 maps 0 to 3; got \[0, 4\]"):
+        TimmFeatures(backbone, out_indices=(0, 4))
+
+
+# segmentation_models_pytorch
+
+
+@pytest.fixture
+def smp(folder):
+    from tadp.integrations.smp import register
+
+    register(folder, name="tadp_test")
+    return __import__("segmentation_models_pytorch")
+
+
+@pytest.mark.parametrize("kind", ["Unet", "FPN", "UPerNet", "DeepLabV3Plus"])
+def test_smps_models_train_and_come_back(smp, kind, tmp_path):
+    torch.manual_seed(0)
+    model = getattr(smp, kind)("tadp_test", encoder_weights=None, classes=CLASSES)
+    pixels, captions = PIXELS, ["a dog", "a red cat"]
+
+    def logits(of):
+        with of.encoder.pyramid.backbone.conditioning(captions):
+            return of(pixels)
+
+    assert logits(model).shape == (2, CLASSES, 64, 64)
+    losses = train(model, lambda: pixel_loss(logits(model)), lr=1e-2)
+    assert losses[-1] < losses[0]
+    expected = evaluated(model, lambda: logits(model))
+    model.save_pretrained(tmp_path / "model")
+    again = smp.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_smps_rules_of_channels_and_depth(smp, folder):
+    from tadp.integrations.smp import SmpEncoder
+
+    for depth, strides in ((3, (1, 2, 4, 8)), (4, (1, 2, 4, 8, 16)), (5, (1, 2, 4, 8, 16, 32))):
+        encoder = smp.encoders.get_encoder("tadp_test", depth=depth, weights=None)
+        maps = encoder(images(1, 64, 96))
+        assert [one.shape[1] for one in maps] == encoder.out_channels
+        assert [tuple(one.shape[2:]) for one in maps] == [(64 // stride, 96 // stride) for stride in strides]
+        assert encoder.output_stride == strides[-1]
+    dilated = smp.encoders.get_encoder("tadp_test", weights=None, output_stride=16)
+    assert dilated(images(1, 64, 64))[-1].shape[2:] == (4, 4)
+    with pytest.raises(ValueError, match=r"takes images of 3 channels; got in_channels=4"):
+        smp.Unet("tadp_test", encoder_weights=None, in_channels=4)
+    with pytest.raises(ValueError, match=r"depth is 3, 4 or 5, for strides to 8, 16 or 32; got 6"):
+        SmpEncoder(base=folder, depth=6)
+    with pytest.raises(ValueError, match=r"output_stride is 8, 16 or 32; got 4"):
+        SmpEncoder(base=folder, output_stride=4)
+
+
+# torchvision
+
+FEW_PROPOSALS = {"rpn_post_nms_top_n_train": 40, "rpn_post_nms_top_n_test": 40, "box_batch_size_per_image": 32}
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
+    from torchvision.models import detection
+
+    from tadp.integrations.torchvision import DetectionBackbone
+
+    made = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet"}[kind]
+
+    def build():
+        backbone = DetectionBackbone(tadp.TADPBackbone.from_pretrained(folder), out_channels=8)
+        few = {"detections_per_img": 5} if kind == "retinanet" else {"box_detections_per_img": 5, **FEW_PROPOSALS}
+        options = {"num_classes": CLASSES, "min_size": 64, "max_size": 64, **few, **backbone.options(kind)}
+        return getattr(detection, made)(backbone, **options)
+
+    torch.manual_seed(0)
+    model = build()
+    targets = []
+    for boxes, mask in zip(BATCH.boxes, BATCH.masks, strict=True):
+        labels = boxes.labels + 1
+        targets.append({"boxes": boxes.boxes, "labels": labels, "masks": mask == labels[:, None, None]})
+    seen = []
+    model.backbone.pyramid.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    def loss():
+        with model.backbone.pyramid.backbone.conditioning(["a dog", "a red cat"]):
+            return sum(model(list(PIXELS), copy.deepcopy(targets)).values())
+
+    losses = train(model, loss, steps=4)
+    assert min(losses[1:]) < losses[0]
+    torch.testing.assert_close(seen[0], PIXELS)  # neither normalised nor resized
+
+    def call(of):
+        (of if kind == "retinanet" else of.roi_heads).score_thresh = 0.0
+        with of.backbone.pyramid.backbone.conditioning("a dog"):
+            return of(list(PIXELS[:, :, :56, :40]))
+
+    expected = evaluated(model, lambda: call(model))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    again = build().eval()
+    again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    for one, other in zip(evaluated(again, lambda: call(again)), expected, strict=True):
+        assert one.keys() == other.keys()
+        assert len(one["boxes"])
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_detectors_options_are_for_those_known(backbone):
+    from tadp.integrations.torchvision import DetectionBackbone
+
+    with pytest.raises(ValueError, match=r"options are for faster_rcnn, mask_rcnn, retinanet; got 'ssd'"):
+        DetectionBackbone(backbone).options("ssd")
+
+
+# What is missing
+
+
+@pytest.mark.parametrize(
+    ("package", "call", "message"),
+    [
+        ("timm", lambda b: TimmFeatures(b), r"this needs timm, .*: pip install 'tadp\[timm\]'"),
+        ("segmentation_models_pytorch", lambda b: module("smp").register(), r"pip install 'tadp\[smp\]'"),
+        ("torchvision", lambda b: module("torchvision").DetectionBackbone(b), r"pip install 'tadp\[detection\]'"),
+        ("detectron2", lambda b: module("detectron2").backbone_of(b), r"needs detectron2, .* it is not on PyPI"),
+        (
+            "mmengine",
+            lambda b: module("mmseg").register(),
+            r"this needs mmengine, .* pip install mmengine mmsegmentation",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_with_what_to_do(package, call, message, backbone, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=message):
+        call(backbone)
+
+
+def module(name):
+    return __import__(f"tadp.integrations.{name}", fromlist=["_"])
+
+
+# detectron2 and mmseg, against stand-ins of their published contract
+
+
+def stand_in(monkeypatch, name, **names):
+    made = types.ModuleType(name)
+    vars(made).update(names)
+    monkeypatch.setitem(sys.modules, name, made)
+    return made
+
+
+@pytest.fixture
+def detectron2(monkeypatch):
+    """`Backbone`, `ShapeSpec` and the registry, as detectron2's documentation describes them."""
+
+    class Backbone(nn.Module):
+        def forward(self):
+            raise NotImplementedError
+
+    class ShapeSpec(types.SimpleNamespace):
+        pass
+
+    class Registry(dict):
+        def register(self, made):
+            self[made.__name__] = made
+
+    stand_in(monkeypatch, "detectron2")
+    stand_in(monkeypatch, "detectron2.layers", ShapeSpec=ShapeSpec)
+    return stand_in(monkeypatch, "detectron2.modeling", Backbone=Backbone, BACKBONE_REGISTRY=Registry())
+
+
+def test_detectron2s_contract(detectron2, backbone):
+    made = module("detectron2").backbone_of(Pyramid(backbone, stride4="vae"), out_features=("stride4", "stride16"))
+    assert isinstance(made, detectron2.Backbone)
+    assert made.size_divisibility == 64
+    shapes = made.output_shape()
+    with torch.no_grad():
+        maps = made(images(2, 64, 128))
+    assert list(maps) == list(shapes) == ["stride4", "stride16"]
+    for name, one in maps.items():
+        stride = shapes[name].stride
+        assert one.shape == (2, shapes[name].channels, 64 // stride, 128 // stride)
+    module("detectron2").register(backbone)
+    built = detectron2.BACKBONE_REGISTRY["build_tadp_backbone"](None, None)
+    assert list(built.output_shape()) == ["stride8", "stride16", "stride32", "stride64"]
+    with pytest.raises(ValueError, match=r"no map 'res2'; this backbone has stride8, stride16, stride32, stride64"):
+        module("detectron2").backbone_of(backbone, out_features=("res2",))
+
+
+@pytest.fixture
+def mmseg(monkeypatch):
+    """mmengine's `BaseModule` and a registry with `register_module` and `build`."""
+
+    class BaseModule(nn.Module):
+        def __init__(self, init_cfg=None):
+            super().__init__()
+            self.init_cfg = init_cfg
+
+    class Registry(dict):
+        def register_module(self, *, name, force, module):
+            assert force or name not in self
+            self[name] = module
+
+        def build(self, config):
+            config = dict(config)
+            return self[config.pop("type")](**config)
+
+    for name in ("mmengine", "mmseg"):
+        stand_in(monkeypatch, name)
+    stand_in(monkeypatch, "mmengine.model", BaseModule=BaseModule)
+    return stand_in(monkeypatch, "mmseg.registry", MODELS=Registry())
+
+
+def test_mmsegs_contract(mmseg, folder, backbone):
+    module("mmseg").register()
+    module("mmseg").register()
+    built = mmseg.MODELS.build(
+        {
+            "type": "TADP",
+            "base": str(folder),
+            "out_indices": (0, 2),
+            "pyramid": {"stride4": "vae"},
+            "default_text": "a dog",
+        }
+    )
+    with torch.no_grad():
+        maps = built(images(1, 64, 64))
+    assert isinstance(maps, tuple)
+    assert [one.shape[1] for one in maps] == built.out_channels
+    assert [one.shape[2] for one in maps] == [16, 4]
+    assert built.pyramid.backbone.default_text == "a dog"
+    with pytest.raises(ValueError, match=r"out_indices are 0 to 3; got \(4,\)"):
+        mmseg.MODELS.build({"type": "TADP", "base": str(folder), "out_indices": (4,)})
