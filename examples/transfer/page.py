@@ -70,10 +70,10 @@ def write_page(study: argparse.Namespace, steps: Sequence[Step], others: Sequenc
     if not study.page:
         return
     study.page.parent.mkdir(parents=True, exist_ok=True)
-    picture = folder / steps[0].name / "predictions.png"
-    if picture.exists():
-        shutil.copyfile(picture, study.page.with_suffix(".png"))
-        page += f"\n\n![Image, truth and prediction of target images, null modifier]({study.page.name}.png)"
+    for name, picture in pictures(steps, folder):
+        ending = "" if name == "null" else f"-{name}"
+        shutil.copyfile(picture, study.page.with_name(f"{study.page.name}{ending}.png"))
+        page += f"\n\n![Image, truth and prediction of target images, modifier {name}]({study.page.name}{ending}.png)"
     summary = {
         "command": command(study, others),
         "machine": first["machine"],
@@ -85,6 +85,16 @@ def write_page(study: argparse.Namespace, steps: Sequence[Step], others: Sequenc
     for suffix, text in ((".md", page), (".json", json.dumps(summary, indent=2))):
         with replace_file(study.page.with_suffix(suffix)) as part:
             part.write_text(text + "\n", encoding="utf-8")
+
+
+def pictures(steps: Sequence[Step], folder: Path) -> list[tuple[str, Path]]:
+    """Predictions without and with a learned token, for the same images: name of the modifier, and the sheet."""
+    domain = steps[0].domains[0]
+    shown = [
+        one for one in steps if one.kind in ("null", "textual_inversion") and one.seed == 0 and domain in one.domains
+    ]
+    found = [(one.kind, folder / one.name / "predictions.png") for one in shown]
+    return [(name, path) for name, path in found if path.exists()]
 
 
 def command(study: argparse.Namespace, others: Sequence[str]) -> str:
