@@ -15,6 +15,7 @@ Options that this script does not know go to examples/detection.py or segmentati
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from training.options import StopTraining, run
 from transfer.page import read, write_page
 from transfer.steps import KINDS, Step, do, plan, prepare
+
+from tadp.files import replace_file
 
 
 def main() -> None:
@@ -39,6 +42,7 @@ def main() -> None:
         return do(one, study.task, study, others)
 
     folder = study.out / study.task
+    check_same(study, others, folder)
     everything = learned + steps
     left = [step for step in everything if not is_done(step, folder)]
     print(f"{study.task}: {len(everything)} steps, {len(everything) - len(left)} are done; {folder}", flush=True)
@@ -52,6 +56,21 @@ def main() -> None:
                 tell_time(everything, folder, study.jobs)
     write_page(study, steps, others)
     return None
+
+
+def check_same(study: argparse.Namespace, others: Sequence[str], folder: Path) -> None:
+    """A folder has the steps of one study; more seeds and modifiers may come to it, other options may not."""
+    options = {"data": study.data, "token_steps": study.token_steps, "dreambooth_steps": study.dreambooth_steps}
+    asked, file = {**options, "training": list(others)}, folder / "study.json"
+    if file.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found != asked:
+            changed = [name for name in asked if found[name] != asked[name]]
+            different = ", ".join(f"{name}: {found[name]} then, {asked[name]} now" for name in changed)
+            raise StopTraining(f"{folder} has a study with other options ({different}). Give another --out.")
+        return
+    with replace_file(file) as part:
+        part.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
 
 
 def work(steps: Sequence[Step], study: argparse.Namespace, bar: tqdm) -> None:

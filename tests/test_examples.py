@@ -226,6 +226,12 @@ def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
     assert {one["verdict"] for one in summary["verdicts"]} == {"cannot tell", "not measured"}  # one seed tells nothing
     assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
 
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / "cross_domain.py"), *map(str, options), "--lr", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode
+    assert "has a study with other options (training: " in done.stderr
+
 
 def paper_trees(root: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
