@@ -267,6 +267,8 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         f"python examples/benchmark.py --size {options.size} --rounds {options.rounds} --threads {options.threads}"
     )
     lines = [
+        "# Speed and memory against the plain way",
+        "",
         f"Command: `{command}`; {side}x{side}, batch 1, {platform.machine()}, torch {torch.__version__}. "
         f"Counted: {counted}.",
         "",

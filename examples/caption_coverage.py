@@ -117,6 +117,8 @@ def markdown(
     files = f"--captions captions/{options.captions.name} --present captions/{options.present.name}"
     names, best = found[NAMES], found[BEST]
     lines = [
+        "# How well real captions name what is in their pictures",
+        "",
         f"Command: `python examples/caption_coverage.py {files}{flags}`; {len(captions):,} images, "
         f"{best.overall.present:,} pairs of an image and a class in it.",
         "",

@@ -117,6 +117,8 @@ def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
         f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, pyarrow {version('pyarrow')}"
     )
     lines = [
+        f"# A caption table of {options.entries:,} images",
+        "",
         f"Command: `python examples/caption_table_scale.py {numbers}`; {machine}.",
         "",
         f"A table of {options.entries:,} images, opened in a fresh process, then {options.lookups:,} look-ups of "

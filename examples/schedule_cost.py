@@ -115,6 +115,8 @@ def kept_bytes(forward: Callable[[], Tensor]) -> int:
 
 def page(steps: dict[str, dict[str, float]]) -> str:
     lines = [
+        "# What the paper's schedules ask of a machine",
+        "",
         "Command: `python examples/schedule_cost.py`; counted on PyTorch's meta device, nothing was run. Stable "
         "Diffusion 1.5's size, images of 512x512; the head is the paper's (of detection its pyramid alone).",
         "",

@@ -252,6 +252,8 @@ def _train_head(
 def _markdown(results: dict) -> str:
     run, chance = results["run"], results["localisation"].pop("chance")
     lines = [
+        f"# What {run['command'].split()[-1]} knows of held-out scenes",
+        "",
         f"Command: `{run['command']}`; {run['test_scenes']} held-out scenes (seed {TEST_SEED}); {run['machine']}; "
         f"{run['minutes']} minutes.",
         "",
