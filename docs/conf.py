@@ -27,8 +27,8 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!tadp\.).*")]  # names of other packages lead to no page here
-nitpick_ignore = [("py:class", "tadp.captions.filling.Image")]  # a type variable
+nitpick_ignore_regex = [("py:.*", r"(?!tadp\.).*|.*\._\w+")]  # names of other packages have no page here
+nitpick_ignore = [("py:class", f"tadp.{name}") for name in ("captions.filling.Image", "tasks.base.Model")]  # variables
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_custom_sections = [("Source", "returns_style")]
