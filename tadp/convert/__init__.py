@@ -4,6 +4,8 @@
     model = tadp.TADPForDepthEstimation.from_pretrained("my-depth-model")
     token = tadp.convert.read_token("learned_embeds.bin")
     backbone = tadp.convert.from_single_file("v1-5-pruned-emaonly.ckpt", tokenizer="clip-tokenizer/")
+
+What a pickle asks for is looked at before it is read.
 """
 
 from tadp.convert.release import convert_file as convert_file

@@ -4,6 +4,8 @@
     loss = model(images, captions, masks).loss
     result = model.predict("photo.jpg", caption="a dog and a cat")
     result.plot().save("classes.png")
+
+`evaluate` predicts a data set and compares.
 """
 
 from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune
