@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from personalizing.conditions import ALONE, METHODS, STYLES, WORDS, before, fixed, loss_conditions, sample_conditions
-from personalizing.files import kept_array, read_json, write_json
+from personalizing.files import kept_array, read_json, without_paths, write_json
 from personalizing.jobs import jobs_of, run
-from personalizing.learning import BATCH, CHOSEN, STEPS, TRIED
+from personalizing.learning import BATCH, STEPS, TRIED
 from personalizing.measuring import Study
 from personalizing.report import choice_table, page_of
 from personalizing.sheets import comparison
@@ -54,14 +54,14 @@ def main() -> None:
         "cpu_minutes": round(read_json(study.folder / "minutes.json"), 1),
         "settings": {
             method: {
-                "called": CHOSEN[method].called, "steps": options.steps or STEPS[method], "batch_size": BATCH[method],
-                "lr": CHOSEN[method].lr,
+                "called": study.setting(method).called, "steps": options.steps or STEPS[method],
+                "batch_size": BATCH[method], "lr": study.setting(method).lr,
             }
             for method in options.methods
         },
         "seeds": list(seeds), "images": options.images, "draws": options.draws, "samples": options.samples,
         "denoising_steps": options.denoising_steps, "losses": losses, "distances": distances,
-        "choice": read_json(study.folder / "choice.json"),
+        "choice": read_json(study.folder / "choice.json"), "model": options.model,
     }  # fmt: skip
     page = page_of(results)
     print(page)
@@ -117,18 +117,6 @@ def picture_of(study: Study, style: str):
     return comparison([*rows, (WORDS, study.samples(WORDS, style, 0))], columns=5)
 
 
-def without_paths(arguments: list[str]) -> list[str]:
-    """A command's arguments less where its files go on this machine."""
-    given = iter(arguments)
-    shown = []
-    for one in given:
-        if one in ("--out", "--page"):
-            next(given)
-        else:
-            shown.append(one)
-    return shown
-
-
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the runs")
@@ -136,6 +124,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--choose", action="store_true", help="try settings on images of their own")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
+    parser.add_argument("--lr", type=float, help="of learning; by default what was chosen for tadp-tiny")
     parser.add_argument("--steps", type=int, help="of learning; by default as many as the method needs")
     parser.add_argument("--images", type=int, default=24, help="held-out images whose loss is measured")
     parser.add_argument("--draws", type=int, default=8, help="times and noises an image")

@@ -1,4 +1,4 @@
-"""Results in files, each written whole, and read where it is there."""
+"""Results in files, each written whole and read where it is there; a command less its files."""
 
 import json
 from collections.abc import Callable
@@ -31,3 +31,15 @@ def write_json(file: Path, content: object) -> None:
 def read_json(file: Path):
     """What a file holds; None if it is not there."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def without_paths(arguments: list[str]) -> list[str]:
+    """A command's arguments less where its files go on this machine."""
+    given = iter(arguments)
+    shown = []
+    for one in given:
+        if one in ("--out", "--page"):
+            next(given)
+        else:
+            shown.append(one)
+    return shown

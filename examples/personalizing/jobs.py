@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from personalizing.conditions import STYLES, loss_conditions, sample_conditions
 from personalizing.files import read_json, write_json
-from personalizing.learning import CHOSEN, SECONDS, STEPS
+from personalizing.learning import SECONDS, STEPS
 from personalizing.measuring import Study
 
 SECONDS_A_PASS, SECONDS_A_SAMPLE = 0.007, 0.2
@@ -28,9 +28,9 @@ def jobs_of(study: Study) -> list[Job]:
     seeds, methods = range(study.options.seeds), study.options.methods
     learning = [
         Job(
-            study.runs(CHOSEN[method], style, seed) / "modifier.json",
+            study.runs(study.setting(method), style, seed) / "modifier.json",
             (study.options.steps or STEPS[method]) * SECONDS[method],
-            lambda method=method, style=style, seed=seed: study.learned(CHOSEN[method], style, seed),
+            lambda method=method, style=style, seed=seed: study.learned(study.setting(method), style, seed),
         )
         for seed in seeds
         for method in methods

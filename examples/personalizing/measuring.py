@@ -24,23 +24,29 @@ class Study:
     """The runs in a folder, and what was measured of them."""
 
     def __init__(self, options: argparse.Namespace):
-        self.options, self.model = options, load_diffusion("tadp-tiny")
+        self.options, self.model = options, load_diffusion(options.model)
         self.folder: Path = options.out
+        self.size = self.model.side_px  # of all scenes
         self.sampler = Sampler(self.model)
+
+    def setting(self, method: str) -> Setting:
+        """How a method learns: as chosen for tadp-tiny, or with the rate that was given."""
+        return CHOSEN[method] if self.options.lr is None else CHOSEN[method]._replace(lr=self.options.lr)
 
     def runs(self, setting: Setting, style: str, seed: int) -> Path:
         return self.folder / "runs" / f"{style}-{seed}-{setting.name}"
 
     def learned(self, setting: Setting, style: str, seed: int) -> CaptionModifier:
-        return learn(setting, style, seed, output=self.runs(setting, style, seed), steps=self.options.steps)
+        folder, steps = self.runs(setting, style, seed), self.options.steps
+        return learn(setting, style, seed, output=folder, steps=steps, model=self.options.model, size=self.size)
 
     def modifier(self, condition: str, style: str, seed: int) -> CaptionModifier:
         """Of a condition, for a style: what a method learned of it, or fixed words."""
-        return self.learned(CHOSEN[condition], style, seed) if condition in METHODS else fixed(condition, style)
+        return self.learned(self.setting(condition), style, seed) if condition in METHODS else fixed(condition, style)
 
     def losses(self, modifier: CaptionModifier, style: str, seed: int) -> list[float]:
         """The denoising loss of each held-out image; noise and times are the same under each modifier."""
-        scenes = Scenes(self.options.images, seed=HELD_OUT + seed, style=style)[:]
+        scenes = Scenes(self.options.images, seed=HELD_OUT + seed, style=style, size=self.size)[:]
         captions = [restyle(scene.layout, "plain").render().caption() for scene in scenes]
         return denoising_loss(
             self.model,
@@ -65,7 +71,8 @@ class Study:
 
     def targets(self, style: str, seed: int) -> np.ndarray:
         """Held-out images as the VAE gives them back, twice as many as samples, since it blurs whatever it draws."""
-        return reconstructed(self.model, Scenes(2 * self.options.samples, seed=HELD_OUT + seed, style=style))
+        scenes = Scenes(2 * self.options.samples, seed=HELD_OUT + seed, style=style, size=self.size)
+        return reconstructed(self.model, scenes)
 
     def distances(self, drawn: np.ndarray, style: str, seed: int) -> dict[str, float]:
         """From the first half of the targets; also how far their halves are apart, which is what chance makes."""

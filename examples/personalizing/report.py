@@ -50,11 +50,19 @@ def choice_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+TINY_KNEW = """\
+**`tadp-tiny` saw these styles when it was trained**, 10 % of its scenes each, and knows their words ("a watercolor
+painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images without any
+word for the style lead to what the model has, not whether a model can be taught a style that it never saw. No image of
+the study was trained on."""
+
+
 def _told(results: dict[str, Any]) -> str:
     settings = "; ".join(
         f"{NAMES[method]}: {one['steps']} steps of {one['batch_size']} images, learning rate {one['lr']:g}"
         for method, one in results["settings"].items()
     )
+    known = TINY_KNEW if results.get("model", "tadp-tiny") == "tadp-tiny" else f"The model is `{results['model']}`."
     count, samples, seeds = results["images"], results["samples"], results["seeds"]
     return f"""# Does a learned token mean its style?
 
@@ -62,10 +70,7 @@ Command: `{results["command"]}`; {results["machine"]}; {results["cpu_minutes"]} 
 {", ".join(map(str, seeds))}; each has its own ten images to learn from, held-out images, captions, noise and order of
 training. {settings}.
 
-**`tadp-tiny` saw these styles when it was trained**, 10 % of its scenes each, and knows their words ("a watercolor
-painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images without any
-word for the style lead to what the model has, not whether a model can be taught a style that it never saw. No image of
-the study was trained on. All styles are learned under one template, "a … style painting of {{caption}}", the token from
+{known} All styles are learned under one template, "a … style painting of {{caption}}", the token from
 the word "painting", and the template itself is near to what the model calls a comic. While they are learned from, the
 ten images are called what `tadp-tiny`'s captioner says of them, less what it says of their style (`RuleCleaner`); no
 label is used.
