@@ -154,7 +154,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
     A file stands for itself, whatever its suffix. A folder stands for all images in and below it, known by
     their suffix (`SUFFIXES`, any case), without hidden files and folders. A pattern, such as
-    "photos/**/*.png", stands for the images and folders that it matches.
+    `"photos/**/*.png"`, stands for the images and folders that it matches.
 
     Args:
         paths: One or several. Where two lead to one file, it is listed once.

@@ -189,7 +189,7 @@ def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_pat
     options = ("segmentation", "--out", tmp_path / "study", "--page", page, "--seeds", 1, *SMALL)
     printed = run("learn.py", *options)
     text = page.with_suffix(".md").read_text()
-    assert text.startswith(printed[printed.index("Command") :].strip())
+    assert text.startswith(printed[printed.index("# Segmentation on rendered scenes") :].strip())
     assert "](segmentation.png)" in text
     assert page.with_suffix(".png").exists()
     assert "`python examples/learn.py segmentation --steps 2 --batch 2" in text
