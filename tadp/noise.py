@@ -81,7 +81,8 @@ class NoiseSchedule:
                 f"the model's scheduler is a {name or 'scheduler without betas'}; tadp adds noise as schedulers with "
                 "betas (DDPM, DDIM, PNDM, Euler, DPM-Solver …) and FlowMatch schedulers do. Use noise_samples=0."
             )
-        kept: Any = ddpm_scheduler(config).alphas_cumprod
+        with torch.device("cpu"):  # where transformers loads a model, it is "meta"
+            kept: Any = ddpm_scheduler(config).alphas_cumprod
         return cls(tuple(kept.sqrt().tolist()), tuple((1 - kept).sqrt().tolist()))
 
     def add(
