@@ -18,6 +18,7 @@ from tadp.backbone.current_text import Share, Text, TextKey, current_text, share
 from tadp.backbone.encoding import encode
 from tadp.backbone.parameters import decay_groups, first_parameter
 from tadp.backbone.passes import CombineTimesteps, make_passes
+from tadp.backbone.tiling import tiled
 from tadp.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
@@ -407,6 +408,8 @@ class TADPBackbone(nn.Module):
         if half is None:
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
+
+    tiled = tiled  # features of an image too large for one pass
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
