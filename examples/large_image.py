@@ -9,9 +9,9 @@ compared with those of a single pass over the whole canvas.
 
 import argparse
 import json
-import math
-import multiprocessing as mp
 import platform
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,20 @@ from tadp.datasets.scenes import Scenes
 from tadp.tiles import TileGrid, grid
 
 SCENE_PX, NEAR_PX, SEED, TILE_PX = 128, 32, 31, 512
-LARGEST_SINGLE = 4e6  # pixels; beyond, a single pass takes minutes
+SINGLE_PX = 4e6  # beyond so many pixels, a single pass takes minutes
 CAPTION = "a dog, a cat and a tree on grass"
 LEVELS = {"level 0": 8, "level 1": 16, "level 2": 32, "level 3": 64, "attention at level 1": 16}  # strides
 ABOUT_SEAMS = """
 Relative L2 difference between tiles and a single pass of {side}x{side} canvases, mean over {canvases}: over all cells;
 over those within {near} px of a tile's border; over the others. Step: how far apart the two cells at a border are, as a
 multiple of the single pass's.
+"""
+SEAM_COLUMNS = "| tile, px | overlap, px | tiles | all | near | away | step |\n"
+ABOUT_MEMORY = """
+Peak memory above the model's, in a fresh process, float32, tiles of {tile} px with an overlap of 128:
+
+| image | way | peak, MB | of it the result, MB | finest map |
+|---|---|---|---|---|
 """
 
 
@@ -59,19 +66,16 @@ def step(one: torch.Tensor, stride: int, lines: list[int]) -> float:
     return float(torch.cat([one.flatten() for one in steps]).mean())
 
 
-def compare(
-    image: np.ndarray, backbone: tadp.TADPBackbone, single: tadp.Features, tile_px: int, overlap_px: int
-) -> dict[str, float]:
-    tiles = grid(image.shape[:2], tile_px=tile_px, overlap_px=overlap_px)
-    features = backbone.tiled(image, CAPTION, tile_px=tile_px, overlap_px=overlap_px)
+def compare(image: np.ndarray, backbone: tadp.TADPBackbone, single: tadp.Features, **sides: int) -> dict[str, float]:
+    tiles = grid(image.shape[:2], **sides)
+    features = backbone.tiled(image, CAPTION, **sides)
     lines = borders(tiles)
-    row: dict[str, float] = {"tile_px": tile_px, "overlap_px": overlap_px, "tiles": len(tiles)}
+    row: dict[str, float] = {**sides, "tiles": len(tiles)}
     pairs = [*zip(features.maps, single.maps, strict=True), (features.attention.at(1), single.attention.at(1))]
     for (name, stride), (got, expected) in zip(LEVELS.items(), pairs, strict=True):
         near = is_near(got.shape[2], stride, lines)
         for where, mask in (("all", near | True), ("near", near), ("away", ~near)):
-            error = (got - expected)[..., mask].norm() / expected[..., mask].norm()
-            row[f"{name} {where}"] = float(error) if mask.any() else math.nan
+            row[f"{name} {where}"] = float((got - expected)[..., mask].norm() / expected[..., mask].norm())
         row[f"{name} step"] = step(got, stride, lines) / step(expected, stride, lines)
     return row
 
@@ -83,23 +87,9 @@ def measure_seams(options: argparse.Namespace) -> list[dict[str, float]]:
     for number in range(options.canvases):
         image = canvas(number, options.side)
         single = backbone(image, CAPTION)
-        sizes = [(tile_px, overlap_px) for tile_px in options.tiles for overlap_px in range(0, tile_px, 64)]
-        rows.append([compare(image, backbone, single, *size) for size in sizes])
+        sides = [{"tile_px": tile, "overlap_px": overlap} for tile in options.tiles for overlap in range(0, tile, 64)]
+        rows.append([compare(image, backbone, single, **one) for one in sides])
     return [{key: float(np.mean([one[key] for one in same])) for key in same[0]} for same in zip(*rows, strict=True)]
-
-
-@torch.no_grad()
-def peak(width: int, height: int, way: str, results: Any) -> None:
-    """In a fresh process: peak above what was there before, and the result's size, in MB."""
-    torch.set_num_threads(1)
-    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
-    image = np.random.default_rng(SEED).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    backbone(image[:64, :64], CAPTION)  # what is loaded late
-    before = status_mb("VmRSS")
-    features = backbone(image, CAPTION) if way == "single" else backbone.tiled(image, CAPTION, tile_px=TILE_PX)
-    attention = [features.attention.at(level) for level in features.attention.levels]
-    kept = sum(one.numel() * one.element_size() for one in (*features.maps, *attention)) / 1e6
-    results.put({"peak_mb": status_mb("VmHWM") - before, "result_mb": kept, "finest": list(features.maps[0].shape)})
 
 
 def status_mb(field: str) -> float:
@@ -107,16 +97,25 @@ def status_mb(field: str) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
+@torch.no_grad()
+def peak(width: int, height: int, way: str) -> dict[str, Any]:
+    """In a fresh process: peak above what was there before, and the result's size, in MB."""
+    torch.set_num_threads(1)
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    image = np.random.default_rng(SEED).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    backbone(image[:64, :64], CAPTION)  # what is loaded late
+    before = status_mb("VmRSS")
+    features = backbone.tiled(image, CAPTION, tile_px=TILE_PX) if way == "tiles" else backbone(image, CAPTION)
+    kept = [*features.maps, *(features.attention.at(level) for level in features.attention.levels)]
+    size = {"peak_mb": status_mb("VmHWM") - before, "result_mb": sum(one.nbytes for one in kept) / 1e6}
+    return {"image": f"{width}x{height}", "way": way, **size, "finest": "x".join(map(str, kept[0].shape[1:]))}
+
+
 def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows, context = [], mp.get_context("spawn")
-    for width, height in ([int(side) for side in size.split("x")] for size in options.memory):
-        for way in ("single pass", "tiles") if width * height <= LARGEST_SINGLE else ("tiles",):
-            results = context.SimpleQueue()
-            process = context.Process(target=peak, args=(width, height, way.split()[0], results))
-            process.start()
-            rows.append({"image": f"{width}x{height}", "way": way} | results.get())
-            process.join()
-    return rows
+    sizes = [[int(side) for side in size.split("x")] for size in options.memory]
+    runs = [(w, h, way) for w, h in sizes for way in ("single pass", "tiles") if way == "tiles" or w * h <= SINGLE_PX]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+        return [fresh.submit(peak, *run).result() for run in runs]
 
 
 def page(options: argparse.Namespace, errors: list[dict[str, float]], peaks: list[dict[str, Any]]) -> str:
@@ -125,21 +124,14 @@ def page(options: argparse.Namespace, errors: list[dict[str, float]], peaks: lis
     text = f"Command: `{command}`; seed {SEED}, {platform.machine()}, one thread, torch {torch.__version__}.\n"
     text += ABOUT_SEAMS.format(side=options.side, canvases=options.canvases, near=NEAR_PX)
     for name in LEVELS:
-        text += (
-            f"\n{name.capitalize()}:\n\n| tile, px | overlap, px | tiles | all | near | away | step |\n{'|---' * 7}|\n"
-        )
+        text += f"\n{name.capitalize()}:\n\n{SEAM_COLUMNS}{'|---' * 7}|\n"
         for row in errors:
             cells = [f"{row[key]:.0f}" for key in ("tile_px", "overlap_px", "tiles")]
             cells += [f"{row[f'{name} {key}']:.2f}".replace("nan", "-") for key in ("all", "near", "away", "step")]
             text += f"| {' | '.join(cells)} |\n"
-    text += (
-        f"\nPeak memory above the model's, in a fresh process, float32, tiles of {TILE_PX} px with an overlap of 128:\n"
-    )
-    text += "\n| image | way | peak, MB | of it the result, MB | finest map |\n|---|---|---|---|---|\n"
-    for row in peaks:
-        shape = "x".join(map(str, row["finest"][1:]))
-        text += f"| {row['image']} | {row['way']} | {row['peak_mb']:.0f} | {row['result_mb']:.0f} | {shape} |\n"
-    return text
+    text += ABOUT_MEMORY.format(tile=TILE_PX)
+    rows = [f"| {p['image']} | {p['way']} | {p['peak_mb']:.0f} | {p['result_mb']:.0f} | {p['finest']} |" for p in peaks]
+    return text + "\n".join(rows) + "\n"
 
 
 def main() -> None:
@@ -155,9 +147,9 @@ def main() -> None:
     text = page(options, errors, peaks)
     print(text, end="")
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.with_suffix(".md").write_text(text)
-        options.out.with_suffix(".json").write_text(json.dumps({"seams": errors, "memory": peaks}, indent=1) + "\n")
+        results = json.dumps({"seams": errors, "memory": peaks}, indent=1)
+        options.out.with_suffix(".json").write_text(results.replace("NaN", "null") + "\n")
 
 
 if __name__ == "__main__":
