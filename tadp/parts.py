@@ -10,6 +10,7 @@ import torch
 from tadp.drop_ins import fuse_lora, load_drop_in_unet, load_drop_in_vae
 from tadp.hub import read_json
 from tadp.loading import CONFIG_NAME, load_unet, load_vae, read_config
+from tadp.noise import read_scheduler
 from tadp.text import TextEncoder
 from tadp.text_loading import load_text
 
@@ -38,7 +39,8 @@ def load_parts(
         load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
 
     Returns:
-        U-Net, VAE, text encoder and tokenizer as `TADPBackbone` takes them, and the options saved with them, if any.
+        U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them, and the options saved with them,
+        if any.
 
     Raises:
         ModelError: As `load_unet`, `load_vae` and `load_text`.
@@ -64,7 +66,7 @@ def load_parts(
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         else:
             parts["text_encoder"] = text
-    return parts, saved.get("options", {})
+    return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {})
 
 
 def _vae_dtype(folder: Path, denoiser: Any, dtype: torch.dtype) -> torch.dtype:

@@ -20,5 +20,7 @@ with torch.no_grad():
             print(same(compiled(pixels), backbone(pixels)), counter.frame_count)
 
     inputs = latents(2, 8, 8), Conditioning(embeddings(2, 77))
-    whole = torch.compile(backbone.extract, backend="eager", fullgraph=True)
-    print(same(whole(*inputs), backbone.extract(*inputs)))
+    noise = {"scheduler": {"beta_schedule": "linear"}, "timestep": (1, 261), "noise_samples": 1}
+    for one in (backbone, build_backbone(**noise, combine_timesteps="concatenate")):
+        whole = torch.compile(one.extract, backend="eager", fullgraph=True)
+        print(same(whole(*inputs), one.extract(*inputs)))

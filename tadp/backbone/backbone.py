@@ -1,8 +1,9 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,29 +13,32 @@ from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
 from tadp.backbone.captioning import Attached, CaptionFunction, attachable
-from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
+from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text
 from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
+from tadp.backbone.encoding import encode
 from tadp.backbone.parameters import decay_groups, first_parameter
-from tadp.denoiser import Denoiser, freeze_not_run, prepare, read_denoiser, run_once
+from tadp.backbone.passes import CombineTimesteps, make_passes
+from tadp.backbone.tiling import tiled
+from tadp.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
 from tadp.hub import Source
-from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
+from tadp.images import ImageLike, crop_to_cells, to_tensor
 from tadp.loading import load_text_adapter, model_folder
 from tadp.parts import load_parts
 from tadp.saving import save_parts
-from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
-from tadp.text_stack import AnyText
-from tadp.vae import AnyVAE, VAEEncoder, encoder_of
+from tadp.text import Conditioning, TextAdapter, check_captions
+from tadp.text_stack import AnyText, text_encoder_of
+from tadp.vae import AnyVAE, encoder_of
 from tadp.words import Synonyms, checked_names
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from transformers import CLIPTextModel, CLIPTokenizer
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -55,7 +59,14 @@ class TADPBackbone(nn.Module):
         text_encoder: A CLIP text model, the `TextStack` of a model with several, or None if text always comes as
             `Conditioning`.
         tokenizer: The CLIP text model's.
-        timestep: Diffusion time at which features are read, 0 to 999. The paper says 0, its released code runs 1.
+        scheduler: A diffusers scheduler of the model, or its configuration, for how noise is added; None adds it as
+            Stable Diffusion, or as flow matching.
+        timestep: Diffusion time at which features are read, 0 to 999, or several. The paper says 0, its released code
+            runs 1. docs/noise.md says what others take, here and in the next three.
+        combine_timesteps: Average the maps of several timesteps, or concatenate them in their order. Attention is
+            averaged.
+        noise_samples: Average over so many noises, the same for every image; 0 adds none.
+        noise_seed: Of the noises.
         scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
         sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
             gives one feature.
@@ -88,7 +99,11 @@ class TADPBackbone(nn.Module):
         unet: Denoiser,
         text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
-        timestep: int = 0,
+        scheduler: "SchedulerMixin | Mapping[str, Any] | None" = None,
+        timestep: int | Sequence[int] = 0,
+        combine_timesteps: CombineTimesteps = "mean",
+        noise_samples: int = 0,
+        noise_seed: int = 0,
         scale_latents: bool = True,
         sample_posterior: bool = False,
         imagenet_pixels: bool = False,
@@ -110,11 +125,19 @@ class TADPBackbone(nn.Module):
         self._captioner: Attached | None = None
         self._text_key = TextKey()
         self._text_share: Share | None = None
-        self.text_encoder = _text_encoder(text_encoder, tokenizer)
+        self.text_encoder = text_encoder_of(text_encoder, tokenizer)
         self.text_adapter = None
         if text_adapter:
             self.text_adapter = TextAdapter(self.layout.text_width).to(self.device, self.dtype)
-        self.timestep = timestep
+        self.passes = make_passes(
+            timestep,
+            combine=combine_timesteps,
+            noise_samples=noise_samples,
+            noise_seed=noise_seed,
+            scheduler=scheduler,
+            kind=noise_kind(unet),
+            scale_latents=scale_latents,
+        )
         self.scale_latents = scale_latents
         self.sample_posterior = sample_posterior
         self.imagenet_pixels = imagenet_pixels
@@ -125,7 +148,6 @@ class TADPBackbone(nn.Module):
         self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
         check_parts(self.vae, self.layout, self.text_encoder)
         check_levels((*self.attach_attention, *self.record_attention), self.layout, self.vae.reduction)
-        check_timestep(timestep)
         prepare(unet, self.layout)
         self.vae.requires_grad_(False)
         if self.text_encoder is not None:
@@ -198,7 +220,7 @@ class TADPBackbone(nn.Module):
             hub=hub,
             load_t5=load_t5,
         )
-        backbone = cls(**parts, **(saved | options))
+        backbone = cls(**(parts | saved | options))
         backbone._source = Source.of(name, folder, revision=revision)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
@@ -221,6 +243,7 @@ class TADPBackbone(nn.Module):
                 vae=self.vae,
                 text_encoder=self.text_encoder,
                 text_adapter=self.text_adapter,
+                scheduler=self.passes.scheduler,
                 options=self.options,
             )
 
@@ -233,7 +256,7 @@ class TADPBackbone(nn.Module):
     def options(self) -> dict[str, Any]:
         """The constructor's options, as saved with the model."""
         return {
-            "timestep": self.timestep,
+            **self.passes.options,
             "scale_latents": self.scale_latents,
             "sample_posterior": self.sample_posterior,
             "imagenet_pixels": self.imagenet_pixels,
@@ -246,6 +269,11 @@ class TADPBackbone(nn.Module):
             "pool_synonyms": self.pool_synonyms,
             "default_text": self.default_text,
         }
+
+    @property
+    def timestep(self) -> int | tuple[int, ...]:
+        """Diffusion time at which features are read: one, or several."""
+        return self.passes.timestep
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -262,7 +290,7 @@ class TADPBackbone(nn.Module):
             )
         return FeatureInfo(
             channels=tuple(
-                channels + (attached or 0) * (level in self.attach_attention)
+                channels * self.passes.width + (attached or 0) * (level in self.attach_attention)
                 for level, channels in enumerate(self.layout.channels)
             ),
             reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
@@ -318,10 +346,10 @@ class TADPBackbone(nn.Module):
     def extract(
         self, latents: Float[Tensor, "b c h w"], text: Text | None = None, *, image_size: tuple[int, int] | None = None
     ) -> Features:
-        """ε of the paper: one pass of the U-Net at `timestep`.
+        """ε of the paper: one pass of the U-Net at `timestep`, or several where timesteps or noises are.
 
         Args:
-            latents: From `encode_image`, or a cache of it.
+            latents: From `encode_image`, or a cache of it; clean, as noise is added here.
             text: Captions, or `Conditioning` with one text or one an image. None as in a call of the backbone, but an
                 attached captioner needs images.
             image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
@@ -380,6 +408,8 @@ class TADPBackbone(nn.Module):
         if half is None:
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
+
+    tiled = tiled  # features of an image too large for one pass
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
@@ -456,21 +486,19 @@ class TADPBackbone(nn.Module):
             groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
         return groups
 
-    @torch.no_grad()
     def _encode(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
     ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-        weight = first_parameter(self.vae)
-        padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
-        taken = _imagenet(padded) if self.imagenet_pixels else 2 * padded - 1
-        if not vae_map:
-            posterior, half = self.vae(taken), None
-        elif isinstance(self.vae, VAEEncoder):
-            posterior, half = self.vae.with_map(taken)
-        else:
-            raise ModelError("a tiny autoencoder gives no map of its own; use the model's VAE, or stride4='upsampled'.")
-        latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
-        return (self.vae.scale(latents) if self.scale_latents else latents), half
+        return encode(
+            self.vae,
+            pixels,
+            multiple=self.layout.multiple,
+            imagenet_pixels=self.imagenet_pixels,
+            sample=self.sample_posterior,
+            scale=self.scale_latents,
+            generator=generator,
+            vae_map=vae_map,
+        )
 
     @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
     def _encoded(
@@ -509,15 +537,15 @@ class TADPBackbone(nn.Module):
     ) -> Features:
         """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
         conditioning = self._conditioning(text, latents)
-        maps, attention = run_once(
+        one_pass = partial(
+            run_once,
             self.unet,
             self.layout,
-            latents.to(self.dtype),
-            timestep=self.timestep,
             text=conditioning,
             image_size=(int(size[0]), int(size[1])),
             record_levels=sorted({*self.attach_attention, *self.record_attention}),
         )
+        maps, attention = self.passes.run(one_pass, latents, self.dtype)
         strides = [self.vae.reduction * cells for cells in self.layout.reduction]
         maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
         attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
@@ -555,19 +583,6 @@ class TADPBackbone(nn.Module):
         if self.pool_attention:
             return attention.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps
         return attention.at(level)
-
-
-def _text_encoder(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTokenizer | None") -> AnyText | None:
-    if isinstance(model, AnyText):
-        return model
-    if (model is None) != (tokenizer is None):
-        raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
-    return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
-
-
-def _imagenet(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    mean, deviation = (pixels.new_tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-    return (pixels - mean) / deviation
 
 
 def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps:

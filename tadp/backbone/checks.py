@@ -38,12 +38,6 @@ def check_levels(levels: Sequence[int], layout: Layout, vae_reduction: int) -> N
             raise ValueError(f"no attention at level {level}; this U-Net has it at {strides}.")
 
 
-def check_timestep(timestep: int) -> None:
-    """A step of Stable Diffusion's 1,000, or a ValueError."""
-    if not 0 <= timestep < 1000:
-        raise ValueError(f"timestep is 0 to 999; got {timestep}.")
-
-
 def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
     """Latents that the U-Net takes, or a ValueError.
 

@@ -76,7 +76,7 @@ class Share:
                 f"{len(self.text)} captions split over {self.group.count} replicas give replica {self.number} "
                 f"{len(part)} of them for its {batch} images; give one an image, or a single string for all."
             )
-        return _rows(self.text, part[0], part[-1] + 1)
+        return text_rows(self.text, part[0], part[-1] + 1)
 
 
 _BLOCKS: ContextVar[Mapping[TextKey, _Block]] = ContextVar("tadp_conditioning", default={})  # noqa: B039  never changed
@@ -139,7 +139,8 @@ def _is_backward() -> bool:
     return torch._C._current_graph_task_id() != -1  # what torch.utils.checkpoint asks, too
 
 
-def _rows(text: Sequence[str] | Conditioning, start: int, stop: int) -> Text:
+def text_rows(text: Sequence[str] | Conditioning, start: int, stop: int) -> Sequence[str] | Conditioning:
+    """Some of several texts."""
     if not isinstance(text, Conditioning):
         return text[start:stop]
     mask: Tensor | None = text.mask
@@ -148,4 +149,5 @@ def _rows(text: Sequence[str] | Conditioning, start: int, stop: int) -> Text:
         text.tokens and text.tokens[start:stop],
         text.words and text.words[start:stop],
         None if mask is None else mask[start:stop],
+        None if text.pooled is None else text.pooled[start:stop],
     )

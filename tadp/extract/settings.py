@@ -19,6 +19,7 @@ def run_settings(
     revision: str | None,
     levels: tuple[int, ...],
     max_side_px: int | None,
+    tiling: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """All that decides the numbers, as JSON has it."""
     if isinstance(captions, str):
@@ -36,6 +37,7 @@ def run_settings(
         "captions": source,
         "levels": levels,
         "max_side_px": max_side_px,
+        "tiling": tiling,
     }
     return json.loads(json.dumps(settings))
 
