@@ -22,7 +22,7 @@ from .rows import Run
 from .texts import Said, Text, say
 
 # The paper's widths (256 and 192) are for a backbone ten times as wide as tadp-tiny.
-HEADS = {"segmentation": {"fpn_channels": 32, "channels": 32}, "depth": {"channels": 16}}
+HEADS = {"segmentation": {"fpn_channels": 64, "channels": 64}, "depth": {"channels": 16}}
 AT_ONCE = 16  # images of a pass that measures
 
 
@@ -45,7 +45,7 @@ class Study:
     def carry_out(self, run: Run, *, steps: int | None = None) -> dict[str, Any]:
         """Train and measure; `steps` is for a trial, which measures nothing."""
         started, cpu = time.perf_counter(), time.process_time()
-        schedule = self.settings.schedule(run.schedule)
+        schedule = self.settings.schedule(run.task, run.schedule)
         model, said = self._build(run)
         features = self._features(run, model, said, trial=steps is not None)
         total = schedule.total_steps(len(self.halves["train"]))

@@ -111,5 +111,5 @@ def estimate(runs: Sequence[Run], left: Sequence[Run], settings: Settings, how: 
 def _trial(run: Run, study: Study) -> float:
     """Seconds that a run will take, but for what is measured at its end."""
     study.carry_out(run, steps=1)  # what is made once: latents, captions, memory
-    total = study.settings.schedule(run.schedule).total_steps(len(study.halves["train"]))
+    total = study.settings.schedule(run.task, run.schedule).total_steps(len(study.halves["train"]))
     return study.carry_out(run, steps=TRIAL_STEPS)["seconds"] / TRIAL_STEPS * total

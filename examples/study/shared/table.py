@@ -111,8 +111,9 @@ def _collect(table: Table, part: Part, settings: Settings, how: argparse.Namespa
     found["runs"], found["finished"] = len(results), len(done)
     found["minutes"] = round(sum(one["seconds"] for one in done.values()) / 60, 1)
     found["machine"] = sorted({one["machine"] for one in done.values()})
-    found["steps"] = settings.schedule(part.schedule).total_steps(settings.train or 10**9)
-    found["batch"] = settings.schedule(part.schedule).batch
+    schedule = settings.schedule(table.task, part.schedule)
+    found["schedule"] = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
+    found["batch"] = schedule.batch
     found["unets"] = {}
     for unet in UNETS:
         figures: dict[str, dict[str, dict[int, float]]] = {}
@@ -184,7 +185,7 @@ def _told(summary: Mapping[str, Any], settings: Settings) -> str:
     seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for one in row.values()), default=0)  # fmt: skip
     what = "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
-    schedules = " and ".join(dict.fromkeys(f"{part['steps']} steps of {part['batch']}" for part in parts))
+    schedules = " and ".join(dict.fromkeys(f"{part['schedule']} of {part['batch']}" for part in parts))
     missing = sum(part["runs"] - part["finished"] for part in parts)
     return (
         f"Command: `{summary['command']}`; {settings.train or 'all'} {what} to train on, {settings.test or 'all'} held "

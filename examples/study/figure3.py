@@ -1,0 +1,38 @@
+"""Figure 3 of the paper: do scaled latents and longer captions help, in segmentation and in depth?
+
+    python examples/study/figure3.py --out study --page docs/results/study-figure3
+
+Draws what tables 1 and 3 have measured; what they have not is run. Bars are relative to the orange one, so that segmentation
+and depth stand side by side.
+"""
+
+from shared.figure import write_figure
+from shared.options import StopStudyError, read, run
+from shared.paper_rows import ROOM_LS, ROOM_R, TADP, VPD_LS, VPD_R
+from shared.runs import carry_out
+from shared.table import Part, Table, runs_of
+
+LENGTHS = [TADP[0], TADP[20], TADP[40]]
+PANELS = [
+    ("segmentation", "mIoU", "latent scaling", [VPD_R, VPD_LS], "VPD(R)"),
+    ("segmentation", "mIoU", "least caption length", LENGTHS, "TADP-0"),
+    ("depth", "RMSE", "latent scaling", [ROOM_R, ROOM_LS], "VPD(R)"),
+    ("depth", "RMSE", "least caption length", LENGTHS, "TADP-0"),
+]
+TABLES = [
+    Table("figure3", "Figure 3", task, [Part(title, rows, reference)], (metric,))  # pyright: ignore[reportArgumentType]
+    for task, metric, title, rows, reference in PANELS
+]
+
+
+def main() -> None:
+    settings, how = read(__doc__)
+    if settings.data != "scenes":
+        raise StopStudyError("this figure has both tasks, which one data set does not; table1.py and table3.py draw each.")
+    if not how.report:
+        carry_out([one for table in TABLES for one in runs_of(table, table.parts[0], how)], settings, how)
+    write_figure(TABLES, settings, how, name="figure3", title="Figure 3: latent scaling and caption length")
+
+
+if __name__ == "__main__":
+    run(main)
