@@ -28,7 +28,9 @@ TABLES = [
 def main() -> None:
     settings, how = read(__doc__)
     if settings.data != "scenes":
-        raise StopStudyError("this figure has both tasks, which one data set does not; table1.py and table3.py draw each.")
+        raise StopStudyError(
+            "this figure has both tasks, which one data set does not; table1.py and table3.py draw each."
+        )
     if not how.report:
         carry_out([one for table in TABLES for one in runs_of(table, table.parts[0], how)], settings, how)
     write_figure(TABLES, settings, how, name="figure3", title="Figure 3: latent scaling and caption length")

@@ -22,7 +22,10 @@ TABLE = Table(
             title="Oracle at a precision and a recall",
             schedule="fast",
             rows=[
-                Row(f"precision {precision:.2f}, recall {recall:.2f}", Text("oracle", precision=precision, recall=recall))
+                Row(
+                    f"precision {precision:.2f}, recall {recall:.2f}",
+                    Text("oracle", precision=precision, recall=recall),
+                )
                 for precision in LEVELS
                 for recall in LEVELS
             ],

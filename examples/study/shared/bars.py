@@ -52,6 +52,46 @@ def draw_bars(parts: Sequence[Mapping[str, Any]], metric: str, path: Path, *, si
     pyplot.close(figure)
 
 
+def draw_columns(panels: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A panel each: standing bars of its rows, frozen and tuned side by side.
+
+    Args:
+        panels: As `figure.write_figure` makes them; each has its own metric.
+        path: A .png.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(2.6 * len(panels), 3.0), layout="constrained", squeeze=False
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        labels = list(dict.fromkeys(label for rows in panel["unets"].values() for label in rows))
+        edges = []
+        for number, (unet, rows) in enumerate(panel["unets"].items()):
+            cells = {label: rows[label][panel["metric"]] for label in labels if label in rows}
+            places = [labels.index(label) + 0.38 * (number - (len(panel["unets"]) - 1) / 2) for label in cells]
+            means = [one["mean"] for one in cells.values()]
+            halves = [one.get("half_width") or 0.0 for one in cells.values()]
+            edges += [mean + side * half for mean, half in zip(means, halves, strict=True) for side in (-1, 1)]
+            axis.bar(places, means, 0.36, yerr=halves, color=COLORS[unet], label=unet, error_kw={"linewidth": 1})
+        span = (max(edges) - min(edges) or 1) if edges else 1
+        if edges:
+            axis.set_ylim(max(0, min(edges) - 0.5 * span), max(edges) + 0.1 * span)
+        axis.set_xticks(range(len(labels)), labels, fontsize=8)
+        axis.tick_params(axis="y", labelsize=7)
+        axis.set_title(f"{panel['task']}, {panel['title']}\n{panel['metric']}, {panel['better']} is better", fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+
+
 def _panel(axis: Any, part: Mapping[str, Any], name: str, labels: list[str], metric: str, *, show_labels: bool) -> None:
     values = part["paper"] if name == "paper" else {
         label: rows[metric]["mean"] for label, rows in part["unets"][name].items() if metric in rows

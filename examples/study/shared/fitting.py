@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,9 @@ class Study:
         micro_batch: Images at once in training.
     """
 
-    def __init__(self, settings: Settings, *, out: Path, task: str, device: str = "cpu", micro_batch: int | None = None):
+    def __init__(
+        self, settings: Settings, *, out: Path, task: str, device: str = "cpu", micro_batch: int | None = None
+    ):
         self.settings, self.out, self.task, self.device, self.micro_batch = settings, out, task, device, micro_batch
         self.halves = {split: Images(settings, split, out=out, task=task) for split in ("train", "test")}
         self._seen: tuple[Any, dict[str, Any]] = (None, {})
@@ -47,7 +48,7 @@ class Study:
         started, cpu = time.perf_counter(), time.process_time()
         schedule = self.settings.schedule(run.task, run.schedule)
         model, said = self._build(run)
-        features = self._features(run, model, said, trial=steps is not None)
+        features = self._features(run, model, said)
         total = schedule.total_steps(len(self.halves["train"]))
         groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=schedule.lr)
@@ -93,7 +94,10 @@ class Study:
         more: dict[str, Any] = {"attach_attention": ()} if self.task == "depth" else {}
         more |= {"scale_latents": row.scale_latents, "text_adapter": row.adapter, "device": self.device}
         backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more)
-        said = {split: say(row.text, backbone, half, seed=number) for number, (split, half) in enumerate(self.halves.items())}
+        said = {
+            split: say(row.text, backbone, half, seed=number)
+            for number, (split, half) in enumerate(self.halves.items())
+        }
         changes: dict[str, Any] = {}
         if isinstance(said["train"].texts, Conditioning) and self.task == "segmentation":
             changes["text_length"] = said["train"].texts.embeddings.shape[1]
@@ -128,7 +132,7 @@ class Study:
         latents = None if batch.latents is None else batch.latents.to(self.device)
         return model.features(images, text, latents=latents)
 
-    def _features(self, run: Run, model: Any, said: dict[str, Said], *, trial: bool) -> dict[str, Any] | None:
+    def _features(self, run: Run, model: Any, said: dict[str, Said]) -> dict[str, Any] | None:
         """Of a frozen U-Net on rendered scenes, all that the head will ever see, in half precision."""
         row = run.row
         if run.is_tuned or row.adapter or row.unet == "plain" or not self.halves["train"].is_rendered:
@@ -145,8 +149,7 @@ class Study:
                     seen = model.features(None, said[split].of(rows), latents=latents[rows])
                     parts.append([one.half() for one in seen.maps])
             found[split] = ([torch.cat(level) for level in zip(*parts, strict=True)], tuple(half.truths.shape[1:]))
-        if not trial:
-            self._seen = (key, found)
+        self._seen = (key, found)
         return found
 
     def _measure(self, run: Run, model: Any, said: dict[str, Said], features: Any) -> dict[str, float]:

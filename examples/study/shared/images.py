@@ -46,6 +46,7 @@ class Images:
         self.is_rendered = settings.data == "scenes"
         self.data = _open(settings, split)
         self.class_names: tuple[str, ...] = getattr(self.data, "class_names", ())
+        self._latents: dict[bool, Tensor] = {}
         self.names = [name for name in self.class_names if name != "background"]
 
     def __len__(self) -> int:
@@ -78,7 +79,11 @@ class Images:
     @property
     def all_places(self) -> Sequence[str]:
         """What places there are, in the training data too."""
-        return tuple(BACKGROUNDS) if self.is_rendered else [*Images(self.settings, "train", out=self.out, task=self.task).places, *self.places]
+        return (
+            tuple(BACKGROUNDS)
+            if self.is_rendered
+            else [*Images(self.settings, "train", out=self.out, task=self.task).places, *self.places]
+        )
 
     def captions(self, min_tokens: int) -> list[str]:
         """A caption an image; the captioner writes those that the table lacks."""
@@ -108,6 +113,8 @@ class Images:
 
     def latents(self, backbone: tadp.TADPBackbone) -> Tensor:
         """Of all rendered scenes, encoded once."""
+        if backbone.scale_latents in self._latents:
+            return self._latents[backbone.scale_latents]
         path = self.out / f"latents-{self.split}-{'scaled' if backbone.scale_latents else 'unscaled'}.pt"
         if not path.exists():
             starts = tqdm(range(0, len(self), 16), desc=f"encoding {self.split}", leave=False)
@@ -115,7 +122,8 @@ class Images:
             made = torch.cat([backbone.encode_image(images[start : start + 16]).cpu() for start in starts])
             with tadp.files.replace_file(path) as part:
                 torch.save(made, part)
-        return torch.load(path, weights_only=True)
+        made = self._latents[backbone.scale_latents] = torch.load(path, weights_only=True)
+        return made
 
     def batch(self, numbers: Sequence[int], *, latents: Tensor | None, epoch: int, seed: int) -> Batch:
         """Images by number: rendered ones as they are, photographs through the paper's transforms."""

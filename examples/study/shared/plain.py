@@ -70,4 +70,7 @@ class PlainSegmentation(nn.Module):
         """All of it at the head's rate, as nothing of it was trained before."""
         decayed = [one for one in self.parameters() if one.ndim > 1]
         plain = [one for one in self.parameters() if one.ndim <= 1]
-        return [{"params": decayed, "lr": lr, "weight_decay": weight_decay}, {"params": plain, "lr": lr, "weight_decay": 0.0}]
+        return [
+            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+            {"params": plain, "lr": lr, "weight_decay": 0.0},
+        ]

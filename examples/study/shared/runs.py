@@ -47,12 +47,14 @@ def carry_out(runs: Sequence[Run], settings: Settings, how: argparse.Namespace) 
     print(f"{len(runs)} runs, {len(runs) - len(left)} are done; {how.out}", flush=True)
     if not left:
         return
-    minutes = estimate(runs, left, settings, how)
+    studies: dict[str, Study] = {}
+    minutes = estimate(runs, left, settings, how, studies)
     print(f"about {minutes:.0f} minutes, {minutes / how.jobs:.0f} with {how.jobs} job(s)", flush=True)
-    groups = [list(group) for _, group in groupby(left, key=lambda run: (run.task, run.row, run.schedule, run.is_tuned))]
+    groups = [
+        list(group) for _, group in groupby(left, key=lambda run: (run.task, run.row, run.schedule, run.is_tuned))
+    ]
     with tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", smoothing=0) as bar:
         if how.jobs == 1:
-            studies: dict[str, Study] = {}
             for group in groups:
                 for run in group:
                     bar.set_description(run.name)
@@ -89,13 +91,14 @@ def finish(run: Run, study: Study) -> None:
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def estimate(runs: Sequence[Run], left: Sequence[Run], settings: Settings, how: argparse.Namespace) -> float:
+def estimate(
+    runs: Sequence[Run], left: Sequence[Run], settings: Settings, how: argparse.Namespace, studies: dict[str, Study]
+) -> float:
     """Minutes that are left: by runs of the same sort that are finished, else by a trial of a few steps.
 
     What a trial needs, captions and latents, is made first and kept, so that it is there for all processes.
     """
     done = [(run.sort, found["seconds"]) for run in runs if (found := result_of(run, how.out)) is not None]
-    studies: dict[str, Study] = {}
     seconds = 0.0
     for sort in dict.fromkeys(run.sort for run in left):
         mine = [run for run in left if run.sort == sort]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tadp.cross_domain import Estimate, ModifierTable
-from tadp.files import replace_file
 
 from .bars import draw_bars
 from .options import Settings, StopStudyError, read
+from .pages import write_page
 from .rows import Row, Task
 from .runs import carry_out, plan, result_of
 
@@ -82,28 +82,21 @@ def runs_of(table: Table, part: Part, how: argparse.Namespace) -> list:
 def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
     """PAGE.md, PAGE.json and PAGE.png, together, from the runs that are finished."""
     page = how.page or how.out / table.name
-    page.parent.mkdir(parents=True, exist_ok=True)
-    found = [_collect(table, part, settings, how) for part in table.parts]
+    found = [collect(table, part, settings, how) for part in table.parts]
     summary = {
         "command": command(table, settings, how),
         "metric": table.metrics[0],
         "better": "higher" if table.sign > 0 else "lower",
         "parts": found,
     }
-    text = "\n\n".join(
-        [f"# {table.title}", _told(summary, settings)]
-        + [_markdown(table, part, one) for part, one in zip(table.parts, found, strict=True)]
-        + ([table.notes] if table.notes else [])
-        + [f"![{table.title}]({page.name}.png)"]
-    )
+    parts = [f"# {table.title}", told(summary, settings)]
+    parts += [_markdown(table, part, one) for part, one in zip(table.parts, found, strict=True)]
+    parts += [table.notes] * bool(table.notes) + [f"![{table.title}]({page.name}.png)"]
     draw_bars(found, table.metrics[0], page.with_suffix(".png"), sign=table.sign)
-    for suffix, content in ((".md", text), (".json", json.dumps(summary, indent=1))):
-        with replace_file(page.with_suffix(suffix)) as part:
-            part.write_text(content + "\n", encoding="utf-8")
-    print(text)
+    write_page(page, parts, summary)
 
 
-def _collect(table: Table, part: Part, settings: Settings, how: argparse.Namespace) -> dict[str, Any]:
+def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespace) -> dict[str, Any]:
     """Of each U-Net and metric the rows, their seeds, mean, interval, and difference to the reference."""
     results = {run: result_of(run, how.out) for run in runs_of(table, part, how)}
     done = {run: one for run, one in results.items() if one is not None}
@@ -155,7 +148,9 @@ def shown(one: Mapping[str, Any] | None, prefix: str = "") -> str:
         return "-"
     mean, half = one[f"{prefix}mean"], one.get(f"{prefix}half_width")
     digits = 1 if abs(mean) >= 10 or (prefix and abs(mean) >= 1) or (half or 0) >= 1 else 3
-    return (f"{mean:+.{digits}f}" if prefix else f"{mean:.{digits}f}") + ("" if half is None else f" ± {half:.{digits}f}")
+    return (f"{mean:+.{digits}f}" if prefix else f"{mean:.{digits}f}") + (
+        "" if half is None else f" ± {half:.{digits}f}"
+    )
 
 
 def verdict(one: Mapping[str, Any] | None, theirs: float | None) -> str:
@@ -180,7 +175,7 @@ def command(table: Table, settings: Settings, how: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def _told(summary: Mapping[str, Any], settings: Settings) -> str:
+def told(summary: Mapping[str, Any], settings: Settings) -> str:
     parts = summary["parts"]
     seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for one in row.values()), default=0)  # fmt: skip
