@@ -2,8 +2,8 @@
 
     python examples/study/all.py --out study --pages docs/results
 
-What is finished is not done again; call it again after it was stopped. Options that it does not know go to all of them: --seeds,
---jobs, --quick, --model, and so on. With --skip domains the two longest parts are left out.
+What is finished is not done again; call it again after it was stopped. Options that it does not know go to all
+of them: --seeds, --jobs, --quick, --model, and so on. With --skip domains the two longest parts are left out.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python examples/study/appendix_a.py --out study --page docs/results/study-appendix_a
 
-Noise is added to a scene and taken away again under fitting words, under words that leave an object out, under words of another scene, and
-under none, at several strengths (diffusers' image-to-image pipeline on the model's own folder). The sheet shows what comes
-out; the table says how far it is from the image, and how often tadp's captioner still finds what was there.
+Noise is added to a scene and taken away again under fitting words, under words that leave an object out, under
+words of another scene, and under none, at several strengths (diffusers' image-to-image pipeline on the model's
+own folder). The sheet shows what comes out; the table says how far it is from the image, and how often tadp's
+captioner still finds what was there.
 """
 
 from collections.abc import Sequence
@@ -134,12 +135,16 @@ def pictures(
 def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, *, quick: bool) -> None:
     strengths = list(next(iter(figures.values())))
     command = f"python examples/study/appendix_a.py{' --quick' * quick}"
-    parts = ["# Appendix A: an image under other words", (
-        f"Command: `{command}`; {count} rendered scenes of two objects, {STEPS} DDIM steps, guidance {GUIDANCE:g}; means with 95 % "
-        "intervals (Student's t) over scenes."
-    )]  # fmt: skip
-    for measured, told in (("difference", "Mean absolute difference to the image, in levels of 255"), (
-        "still named", "Share of the image's classes that a captioner names in the result")):  # fmt: skip
+    parts = [
+        "# Appendix A: an image under other words",
+        f"Command: `{command}`; {count} rendered scenes of two objects, {STEPS} DDIM steps, guidance {GUIDANCE:g}; means "
+        "with 95 % intervals (Student's t) over scenes.",
+    ]
+    measures = {
+        "difference": "Mean absolute difference to the image, in levels of 255",
+        "still named": "Share of the image's classes that a captioner names in the result",
+    }
+    for measured, told in measures.items():
         lines = [
             f"{told}, by strength:",
             "",

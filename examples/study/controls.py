@@ -2,9 +2,10 @@
 
     python examples/study/controls.py --out study --page docs/results/study-controls
 
-Beside captions of an image: captions of another image, the empty prompt, a U-Net with random weights, and a plain convolutional
-encoder of the U-Net's size that is trained from scratch (it has nothing to freeze). A U-Net that was trained without supervised
-attention is in docs/results/tadp-tiny-control.md; its weights do not come with tadp.
+Beside captions of an image: captions of another image, the empty prompt, a U-Net with random weights, and a
+plain convolutional encoder of the U-Net's size that is trained from scratch (it has nothing to freeze). A U-Net
+that was trained without supervised attention is in docs/results/tadp-tiny-control.md; its weights do not come
+with tadp.
 """
 
 from shared.options import run
@@ -31,8 +32,8 @@ TABLE = Table(
             reference="TADP-0",
         )
     ],
-    notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels rather than "
-    "latents, so a VAE that was trained on scenes is no part of it.",
+    notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels rather "
+    "than latents, so a VAE that was trained on scenes is no part of it.",
 )
 
 if __name__ == "__main__":

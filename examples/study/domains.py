@@ -3,9 +3,9 @@
     python examples/study/domains.py --out study --page docs/results/study-domains
     python examples/study/domains.py --report --from docs/results --page docs/results/study-domains
 
-Calls examples/cross_domain.py for segmentation (plain scenes to night) and detection (to watercolors and comics), which has the
-options, and brings both results into one report. With --report it runs nothing and reads cross-domain-*.json from --from.
-Options that this script does not know go to the other.
+Calls examples/cross_domain.py for segmentation (plain scenes to night) and detection (to watercolors and
+comics), which has the options, and brings both results into one report. With --report it runs nothing and reads
+cross-domain-*.json from --from. Options that this script does not know go to the other.
 """
 
 import argparse
@@ -78,9 +78,13 @@ def write(results: dict[str, dict[str, Any]], parts: list[dict[str, Any]], page:
             lines.append(f"| {row} | {' | '.join(cells)} |")
         counted = [one["verdict"] for one in result["verdicts"]]
         told = ", ".join(f"{word} {counted.count(word)}" for word in dict.fromkeys(counted))
-        text += [f"## {title}", f"Command: `{result['command']}`; {result['machine']}; {result['cpu_minutes']:.0f} minutes of CPU.",
-                 "\n".join(lines), f"Against the paper's {len(counted)} differences to null: {told}. "
-                 f"[The page of this table](cross-domain-{task}.md) has the paper's figures beside."]  # fmt: skip
+        text += [
+            f"## {title}",
+            f"Command: `{result['command']}`; {result['machine']}; {result['cpu_minutes']:.0f} minutes of CPU.",
+            "\n".join(lines),
+            f"Against the paper's {len(counted)} differences to null: {told}. [The page of this "
+            f"table](cross-domain-{task}.md) has the paper's figures beside.",
+        ]
     page.parent.mkdir(parents=True, exist_ok=True)
     draw_bars(parts, "figure", page.with_suffix(".png"), sign=1)
     text.append(f"![Night mIoU and watercolor AP of six modifiers, per cent]({page.name}.png)")

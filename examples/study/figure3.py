@@ -2,15 +2,19 @@
 
     python examples/study/figure3.py --out study --page docs/results/study-figure3
 
-Draws what tables 1 and 3 have measured; what they have not is run. Bars are relative to the orange one, so that segmentation
-and depth stand side by side.
+Draws what tables 1 and 3 have measured; what they have not is run. Says too what scaling does to the latents.
 """
 
+from pathlib import Path
+
 from shared.figure import write_figure
-from shared.options import StopStudyError, read, run
+from shared.images import Images
+from shared.options import Settings, StopStudyError, read, run
 from shared.paper_rows import ROOM_LS, ROOM_R, TADP, VPD_LS, VPD_R
 from shared.runs import carry_out
 from shared.table import Part, Table, runs_of
+
+import tadp
 
 LENGTHS = [TADP[0], TADP[20], TADP[40]]
 PANELS = [
@@ -33,7 +37,18 @@ def main() -> None:
         )
     if not how.report:
         carry_out([one for table in TABLES for one in runs_of(table, table.parts[0], how)], settings, how)
-    write_figure(TABLES, settings, how, name="figure3", title="Figure 3: latent scaling and caption length")
+    more = {"latents": deviations(settings, how.out)}
+    write_figure(TABLES, settings, how, name="figure3", title="Figure 3: latent scaling and caption length", more=more)
+
+
+def deviations(settings: Settings, out: Path) -> dict[str, float]:
+    """Standard deviation of the test images' latents, unscaled and scaled, which is to be 1."""
+    half = Images(settings, "test", out=out, task="depth")
+    found = {}
+    for name, scaled in (("unscaled", False), ("scaled", True)):
+        backbone = tadp.TADPBackbone.from_pretrained(settings.model, scale_latents=scaled)
+        found[name] = float(half.latents(backbone).std())
+    return found
 
 
 if __name__ == "__main__":

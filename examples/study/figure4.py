@@ -2,9 +2,9 @@
 
     python examples/study/figure4.py --out study --page docs/results/study-figure4
 
-Draws the attention of one scene under an oracle, a caption, averaged end tokens and class names; all heads and all scales are brought to
-one size and averaged. Beside the picture it counts, over many scenes, how often a name's strongest place lies on its object,
-and how peaked the maps of names are that are not in the image.
+Draws the attention of one scene under an oracle, a caption, averaged end tokens and class names; all heads and
+all scales are brought to one size and averaged. Beside the picture it counts, over many scenes, how often a
+name's strongest place lies on its object, and how peaked the maps of names are that are not in the image.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def _look(
 
 
 def _count(found: Sequence[dict[str, np.ndarray]], half: Images) -> dict[str, float]:
-    """Over all scenes: names of what is there on their object, and how peaked maps are of what is there and what is not."""
+    """Over all scenes: names on their object, and how peaked maps are of what is there and of what is not."""
     hits, areas, peaks = [], [], {True: [], False: []}
     for number, words in enumerate(found):
         mask = half.truth(half.samples[number])
@@ -102,10 +102,10 @@ def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, 
     ]
     command = f"python examples/study/figure4.py{' --quick' * quick}"
     told = (
-        f"Command: `{command}`; {count} rendered scenes, nothing is trained. Attention at strides 8, 16 and 32, enlarged to the "
-        "image and averaged. Pointing: how often the strongest place of a name lies on an object of that name. Peak over mean: the "
-        "strongest place over the mean of the map, by which a map with one clear place is told from an even one. A star marks what "
-        "is there."
+        f"Command: `{command}`; {count} rendered scenes, nothing is trained. Attention at strides 8, 16 and 32, enlarged "
+        "to the image and averaged. Pointing: how often the strongest place of a name lies on an object of that name. "
+        "Peak over mean: the strongest place over the mean of the map, by which a map with one clear place is told from "
+        "an even one. A star marks what is there."
     )
     write_sheet(rows, page)
     parts = ["# Figure 4: attention maps", told, "\n".join(lines), f"![Attention by text]({page.name}.png)"]

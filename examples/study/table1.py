@@ -4,8 +4,9 @@ r"""Table 1 of the paper: does the text decide how well a diffusion model segmen
     python examples/study/table1.py --data voc --root VOCdevkit/VOC2012 --out voc --unet tuned --device cuda \
         --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b --micro-batch 2
 
-Eleven ways to speak to the U-Net, frozen and tuned, from three seeds each, beside the paper's figures for Pascal VOC;
-and three of them on the fast schedule, as its Table S1 has them for ADE20K. What is finished is not done again.
+Eleven ways to speak to the U-Net, frozen and tuned, from three seeds each, beside the paper's figures for
+Pascal VOC; and three of them on the fast schedule, as its Table S1 has them for ADE20K. What is finished is not
+done again.
 """
 
 from shared.options import run
@@ -40,8 +41,8 @@ TABLE = Table(
         Part(title="Fast schedule", schedule="fast", rows=[VPD_LS, TADP[0], TADP[40]], reference="VPD(LS)"),
     ],
     notes="The rows without a figure of the paper: averaged end tokens without VPD's text adapter, and captions with it "
-    '("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2). Under a frozen '
-    "U-Net an adapter still trains, through the U-Net.",
+    '("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2). Under a frozen U-Net '
+    "an adapter still trains, through the U-Net.",
 )
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python examples/study/table_s2.py --out study --page docs/results/study-table_s2
 
-Oracle prompts at precision and recall 0.5, 0.75 and 1.0, nine cells, on the fast schedule, as the paper's (there ADE20K, 4k
-steps). Training and test images are told in the same way.
+Oracle prompts at precision and recall 0.5, 0.75 and 1.0, nine cells, on the fast schedule, as the paper's
+(there ADE20K, 4k steps). Training and test images are told in the same way.
 """
 
 from shared.options import run
@@ -32,8 +32,8 @@ TABLE = Table(
             reference="precision 1.00, recall 1.00",
         )
     ],
-    notes="The paper's own nine figures are in its supplement; its text (Sec. 4.2) gives the differences, which `paper.md` "
-    "compares. Precision and recall are those over all images together (`tadp.prompts.oracle`).",
+    notes="The paper's own nine figures are in its supplement; its text (Sec. 4.2) gives the differences, which "
+    "[the page of verdicts](paper.md) compares. Precision and recall are those over all images together (`tadp.prompts.oracle`).",
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A figure of several small tables: one panel each, by a bar a row."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .bars import draw_columns
 from .options import Settings
@@ -10,7 +10,13 @@ from .table import Table, collect, command, shown, told
 
 
 def write_figure(
-    tables: Sequence[Table], settings: Settings, how: argparse.Namespace, *, name: str, title: str
+    tables: Sequence[Table],
+    settings: Settings,
+    how: argparse.Namespace,
+    *,
+    name: str,
+    title: str,
+    more: Mapping[str, Mapping[str, float]],
 ) -> None:
     """PAGE.md, PAGE.json and PAGE.png of panels that each have one part."""
     page = how.page or how.out / name
@@ -20,7 +26,7 @@ def write_figure(
         panels.append(
             found | {"task": table.task, "metric": table.metrics[0], "better": "higher" if table.sign > 0 else "lower"}
         )
-    summary = {"command": command(tables[0], settings, how), "parts": panels}
+    summary = {"command": command(tables[0], settings, how), "parts": panels, **more}
     lines = ["| | U-Net | row | figure | less the reference |", "|---|---|---|---|---|"]
     for one in panels:
         for unet, rows in one["unets"].items():
@@ -30,6 +36,8 @@ def write_figure(
                     f"| {one['task']}, {one['title']} | {unet} | {label} | {one['metric']} {shown(cell)} | "
                     f"{shown(cell, 'difference_')} |"
                 )
-    parts = [f"# {title}", told(summary, settings), "\n".join(lines), f"![{title}]({page.name}.png)"]
+    besides = [f"Standard deviation of {name}: " + ", ".join(f"{key} {one:.3f}" for key, one in found.items()) + "."
+               for name, found in more.items()]  # fmt: skip
+    parts = [f"# {title}", told(summary, settings), "\n".join(lines), *besides, f"![{title}]({page.name}.png)"]
     draw_columns(panels, page.with_suffix(".png"))
     write_page(page, parts, summary)

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 import tadp
 from tadp.features import Features
+from tadp.files import replace_file
 from tadp.metrics import DepthMetrics, MeanIoU
+from tadp.schedules import Schedule
 from tadp.text import Conditioning
 
-from .images import MAX_DEPTH_M, Batch, Images
+from .images import MAX_DEPTH_M, Images
+from .loop import fit
 from .options import Settings
 from .plain import PlainSegmentation
 from .rows import Run
@@ -43,38 +46,54 @@ class Study:
         self.halves = {split: Images(settings, split, out=out, task=task) for split in ("train", "test")}
         self._seen: tuple[Any, dict[str, Any]] = (None, {})
 
-    def carry_out(self, run: Run, *, steps: int | None = None) -> dict[str, Any]:
-        """Train and measure; `steps` is for a trial, which measures nothing."""
+    def carry_out(self, run: Run, *, trial: bool = False) -> dict[str, Any]:
+        """Train and measure.
+
+        Args:
+            run: What to train, and from which seed.
+            trial: Take a few steps, measure nothing, and say in "seconds" how long the whole would take.
+        """
         started, cpu = time.perf_counter(), time.process_time()
-        schedule = self.settings.schedule(run.task, run.schedule)
         model, said = self._build(run)
         features = self._features(run, model, said)
-        total = schedule.total_steps(len(self.halves["train"]))
-        groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=schedule.lr)
-        slope = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.lr_factor(step, total_steps=total))
-        torch.manual_seed(run.seed)  # of dropout
-        model.train()
-        begun = time.perf_counter()
-        for step, numbers in enumerate(_order(len(self.halves["train"]), schedule.batch, seed=run.seed)):
-            if step == (steps or total):
-                break
-            epoch = step * schedule.batch // len(self.halves["train"])
-            optimizer.zero_grad()
-            for part in np.array_split(numbers, -(-len(numbers) // (self.micro_batch or len(numbers)))):
-                batch = self._batch("train", run, model, part.tolist(), epoch=epoch, features=features)
-                with self._precision():
-                    seen = self._look(model, batch, said, "train", part.tolist(), features)
-                    loss = model.from_features(seen, batch.truth.to(self.device)).loss
-                (loss * (len(part) / len(numbers))).backward()
-            optimizer.step()
-            slope.step()
-        trained = time.perf_counter() - begun
-        if steps is not None:
-            return {"seconds": trained}
-        figures = self._measure(run, model, said, features)
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        return {"figures": figures, "steps": total, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+        seconds, first, main = 0.0, *self._schedules(run)
+        if first is not None:
+            seconds += self._head_first(run, model, first, features, trial=trial)
+        is_kept = features is not None and not run.is_tuned and not run.row.adapter
+        looked = Look(self, run, model, said, features if is_kept else None)
+        seconds += fit(model, looked, main, seed=run.seed, count=len(self.halves["train"]), trial=trial)
+        if trial:
+            return {"seconds": seconds}
+        figures = self._measure(model, looked)
+        return {
+            "figures": figures,
+            "head_steps": None if first is None else first.steps,
+            "steps": main.total_steps(len(self.halves["train"])),
+            "seconds": round(time.perf_counter() - started, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+
+    def _schedules(self, run: Run) -> tuple[Schedule | None, Schedule]:
+        """Of the head alone, if it goes first, and of the run."""
+        first, main = self.settings.head_first(run.task, run.schedule), self.settings.schedule(run.schedule)
+        if run.row.unet == "plain" and first is not None:  # nothing is there before its training
+            return None, replace(first, steps=(first.steps or 0) + (main.steps or 0))
+        return first, main
+
+    def _head_first(self, run: Run, model: Any, schedule: Schedule, features: Any, *, trial: bool) -> float:
+        """Train the head alone, or read one that was trained on the same features from the same seed."""
+        name = f"{run.task}-{run.schedule}/{replace(run.row, adapter=False).name}-{run.seed}.pt"
+        file = self.out / "heads" / name
+        if file.exists():
+            model.head.load_state_dict(torch.load(file, weights_only=True))
+            return 0.0
+        alone = Look(self, run, model, {}, features)
+        took = fit(model, alone, schedule, seed=run.seed, count=len(self.halves["train"]), trial=trial, head_alone=True)
+        if not trial:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(file) as part:
+                torch.save(model.head.state_dict(), part)
+        return took
 
     def prepare(self, text: Text, *, scale_latents: bool) -> None:
         """Make what several runs share, captions and latents, before several processes want to at once."""
@@ -114,58 +133,37 @@ class Study:
         options |= {"loss": "focal" if self.settings.data == "voc" else "cross_entropy"}  # as released
         return tadp.TADPForSemanticSegmentation(backbone, class_names=train.class_names, **options), said
 
-    def _batch(self, split: str, run: Run, model: Any, numbers: list[int], *, epoch: int, features: Any) -> Batch:
-        half = self.halves[split]
-        if features is not None:
-            return Batch(None, None, half.truths[numbers])
-        keeps = half.is_rendered and run.row.unet != "plain"
-        latents = half.latents(model.backbone) if keeps else None
-        return half.batch(numbers, latents=latents, epoch=epoch, seed=run.seed)
-
-    def _look(self, model: Any, batch: Batch, said: dict, split: str, numbers: list[int], features: Any) -> Features:
-        """What the head sees of some images."""
-        if features is not None:
-            maps, size = features[split]
-            return Features(tuple(one[numbers].float() for one in maps), None, size)
-        text = said[split].of(numbers) if said else None
-        images = None if batch.images is None else batch.images.to(self.device)
-        latents = None if batch.latents is None else batch.latents.to(self.device)
-        return model.features(images, text, latents=latents)
-
     def _features(self, run: Run, model: Any, said: dict[str, Said]) -> dict[str, Any] | None:
-        """Of a frozen U-Net on rendered scenes, all that the head will ever see, in half precision."""
+        """Of rendered scenes, all that a head sees before anything else has trained, in half precision."""
         row = run.row
-        if run.is_tuned or row.adapter or row.unet == "plain" or not self.halves["train"].is_rendered:
+        if row.unet == "plain" or not self.halves["train"].is_rendered:
             return None
-        key = (row, run.seed if row.unet == "untrained" else None)
+        key = (row.text, row.scale_latents, run.seed if row.unet == "untrained" else None)
         if self._seen[0] == key:
             return self._seen[1]
         found = {}
         for split, half in self.halves.items():
             latents, parts = half.latents(model.backbone), []
             with torch.no_grad():
-                for start in range(0, len(half), AT_ONCE):
-                    rows = list(range(start, min(start + AT_ONCE, len(half))))
+                for rows in _parts(len(half)):
                     seen = model.features(None, said[split].of(rows), latents=latents[rows])
                     parts.append([one.half() for one in seen.maps])
             found[split] = ([torch.cat(level) for level in zip(*parts, strict=True)], tuple(half.truths.shape[1:]))
         self._seen = (key, found)
         return found
 
-    def _measure(self, run: Run, model: Any, said: dict[str, Said], features: Any) -> dict[str, float]:
+    def _measure(self, model: Any, looked: "Look") -> dict[str, float]:
         half, metric = self.halves["test"], self._metric()
         model.eval()
         with torch.no_grad():
             if half.is_rendered:
-                for start in range(0, len(half), AT_ONCE):
-                    rows = list(range(start, min(start + AT_ONCE, len(half))))
-                    batch = self._batch("test", run, model, rows, epoch=0, features=features)
-                    seen = self._look(model, batch, said, "test", rows, features)
+                for rows in _parts(len(half)):
+                    seen, truth = looked.at("test", rows)
                     out = model.from_features(seen)
-                    metric.update((out.logits if self.task == "segmentation" else out.depth_m).cpu(), batch.truth)
+                    metric.update((out.logits if self.task == "segmentation" else out.depth_m).cpu(), truth.cpu())
             else:
                 for number in range(len(half)):
-                    sample, text = half.samples[number], said["test"].of([number])
+                    sample, text = half.samples[number], looked.said["test"].of([number])
                     result = model.predict(sample.image, text if isinstance(text, Conditioning) else text[0])
                     out = result.class_map if self.task == "segmentation" else result.depth_m
                     metric.update(out[None].cpu(), torch.from_numpy(half.truth(sample))[None])
@@ -182,14 +180,37 @@ class Study:
         crop = "eigen" if self.settings.data == "nyu" else None
         return DepthMetrics(max_depth_m=MAX_DEPTH_M[self.settings.data], crop=crop)
 
-    def _precision(self) -> Any:
-        return torch.autocast("cuda", torch.bfloat16) if self.device.startswith("cuda") else nullcontext()
+
+class Look:
+    """What the head sees of images by number, and the truth: from features that were kept, or by a pass of the model.
+
+    Args:
+        study: The data.
+        run: Which row.
+        model: Whose features.
+        said: The text of both halves.
+        kept: Maps of both halves, or None.
+    """
+
+    def __init__(self, study: Study, run: Run, model: Any, said: dict[str, Said], kept: dict[str, Any] | None):
+        self.study, self.run, self.model, self.said, self.kept = study, run, model, said, kept
+        self.device, self.micro_batch = study.device, study.micro_batch
+
+    def at(self, split: str, numbers: list[int], *, epoch: int = 0) -> tuple[Features, Tensor]:
+        """Features and truth of some images."""
+        half = self.study.halves[split]
+        if self.kept is not None:
+            maps, size = self.kept[split]
+            seen = Features(tuple(one[numbers].float().to(self.device) for one in maps), None, size)
+            return seen, half.truths[numbers].to(self.device)
+        is_plain = self.run.row.unet == "plain"
+        latents = half.latents(self.model.backbone) if half.is_rendered and not is_plain else None
+        batch = half.batch(numbers, latents=latents, epoch=epoch, seed=self.run.seed)
+        text = self.said[split].of(numbers) if self.said else None
+        images = None if batch.images is None else batch.images.to(self.device)
+        kept = None if batch.latents is None else batch.latents.to(self.device)
+        return self.model.features(images, text, latents=kept), batch.truth.to(self.device)
 
 
-def _order(count: int, batch: int, *, seed: int) -> Iterator[np.ndarray]:
-    """Whole batches without end: every image once an epoch, in an order of its own."""
-    epoch = 0
-    while True:
-        order = np.random.default_rng((seed, epoch)).permutation(count)
-        yield from (order[start : start + batch] for start in range(0, count - batch + 1, batch))
-        epoch += 1
+def _parts(count: int) -> Iterator[list[int]]:
+    return (list(range(start, min(start + AT_ONCE, count))) for start in range(0, count, AT_ONCE))

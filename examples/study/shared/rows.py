@@ -61,5 +61,6 @@ class Run:
     @property
     def sort(self) -> tuple[str, str, str]:
         """Runs of one sort take the same time."""
-        way = "live" if self.is_tuned or self.row.adapter or self.row.unet == "plain" else "kept"
-        return self.task, self.schedule, way + self.row.unet * (self.row.unet == "plain")
+        if self.row.unet == "plain":
+            return self.task, self.schedule, "plain"
+        return self.task, self.schedule, "tuned" if self.is_tuned else "adapter" if self.row.adapter else "kept"

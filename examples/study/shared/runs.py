@@ -19,8 +19,6 @@ from .fitting import Study
 from .options import Settings, check_same
 from .rows import Row, Run, Task
 
-TRIAL_STEPS = 3
-
 
 def plan(rows: Sequence[Row], how: argparse.Namespace, *, task: Task, schedule: str) -> list[Run]:
     """All runs of a table: rows, frozen and tuned U-Net, seeds. A plain encoder has nothing to freeze."""
@@ -104,15 +102,8 @@ def estimate(
         mine = [run for run in left if run.sort == sort]
         known = [took for one, took in done if one == sort]
         study = studies.setdefault(mine[0].task, study_of(mine[0].task, settings, how))
-        each = sum(known) / len(known) if known else _trial(mine[0], study)
+        each = sum(known) / len(known) if known else study.carry_out(mine[0], trial=True)["seconds"]
         seconds += each * len(mine)
     for study, text, scaled in {(studies[run.task], run.row.text, run.row.scale_latents) for run in left}:
         study.prepare(text, scale_latents=scaled)
     return seconds / 60
-
-
-def _trial(run: Run, study: Study) -> float:
-    """Seconds that a run will take, but for what is measured at its end."""
-    study.carry_out(run, steps=1)  # what is made once: latents, captions, memory
-    total = study.settings.schedule(run.task, run.schedule).total_steps(len(study.halves["train"]))
-    return study.carry_out(run, steps=TRIAL_STEPS)["seconds"] / TRIAL_STEPS * total

@@ -104,8 +104,10 @@ def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespac
     found["runs"], found["finished"] = len(results), len(done)
     found["minutes"] = round(sum(one["seconds"] for one in done.values()) / 60, 1)
     found["machine"] = sorted({one["machine"] for one in done.values()})
-    schedule = settings.schedule(table.task, part.schedule)
+    first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
     found["schedule"] = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
+    if first is not None:
+        found["schedule"] = f"{first.steps} steps of the head alone and {found['schedule']} of all that trains, each"
     found["batch"] = schedule.batch
     found["unets"] = {}
     for unet in UNETS:
@@ -180,12 +182,13 @@ def told(summary: Mapping[str, Any], settings: Settings) -> str:
     seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for one in row.values()), default=0)  # fmt: skip
     what = "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
-    schedules = " and ".join(dict.fromkeys(f"{part['schedule']} of {part['batch']}" for part in parts))
+    schedules = "; or ".join(dict.fromkeys(f"{part['schedule']} of {part['batch']}" for part in parts))
     missing = sum(part["runs"] - part["finished"] for part in parts)
+    machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
+    minutes = sum(part["minutes"] for part in parts)
     return (
         f"Command: `{summary['command']}`; {settings.train or 'all'} {what} to train on, {settings.test or 'all'} held "
-        f"out, {schedules} images, {seeds} seeds; {', '.join(dict.fromkeys(m for part in parts for m in part['machine']))}; "
-        f"{sum(part['minutes'] for part in parts):.0f} minutes in all. "
+        f"out, {schedules} images, {seeds} seeds; {machines}; {minutes:.0f} minutes in all. "
         + (f"**{missing} runs are not finished.** " if missing else "")
         + "Means with 95 % intervals (Student's t); differences are taken seed by seed."
     )
