@@ -14,6 +14,7 @@ from typing import Any
 from shared.judging import Results, judge
 from shared.options import run
 
+from tadp.cross_domain import estimate
 from tadp.files import replace_file
 
 HERE = Path(__file__).parent
@@ -35,6 +36,8 @@ def main() -> None:
         *(_section(name, list(rows)) for name, rows in groupby(judged, key=lambda one: one[0]["section"])),
         "## The tables and their commands",
         _tables(results),
+        told["page"]["supervision"].strip(),
+        _supervision(results),
         told["page"]["real_text"].strip(),
         _real_text(results),
         told["page"]["real_weights"].strip(),
@@ -80,6 +83,18 @@ def _tables(results: Results) -> str:
         cells = [f"[{name}](study-{name}.md)", f"`{found['command']}`"]
         cells += [f"{finished} of {asked}" if asked else "-", machine or "-", f"{minutes:.0f}" if minutes else "-"]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _supervision(results: Results) -> str:
+    """The texts of `examples/tiny/evaluate.py`, with and without supervised attention."""
+    with_it, without = (results.of(name).get("miou", {}) for name in ("tadp-tiny.json", "tadp-tiny-control.json"))
+    if not with_it or not without:
+        return "Not run yet."
+    lines = ["| mIoU, frozen | supervised | not supervised |", "|---|---|---|"]
+    for name in with_it:
+        pair = [estimate(one[name]["features"]) for one in (with_it, without)]
+        lines.append(f"| {name} | " + " | ".join(f"{one.mean:.1f} ± {one.half_width:.1f}" for one in pair) + " |")
     return "\n".join(lines)
 
 
