@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
+from shared.image_to_image import GUIDANCE, STEPS, changed, pipeline
 from shared.images import Images
 from shared.options import read, run
 from shared.pages import cell, write_page, write_sheet
@@ -22,11 +22,9 @@ from tqdm import tqdm
 
 import tadp
 from tadp.cross_domain import estimate
-from tadp.personalize import load_diffusion
 from tadp.words import mentions
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
-STEPS, GUIDANCE = 25, 4.0  # as tadp.personalize draws tadp-tiny; 7.5 is usual for Stable Diffusion
 SCENES, DRAWN = 24, 2
 
 
@@ -76,33 +74,6 @@ def _other_caption(half: Images, number: int) -> str:
 WORDS = {"fitting": _caption, "one object missing": _half_caption, "wrong": _other_caption, "none": lambda *_: ""}
 
 
-def pipeline(name: str, device: str) -> Any:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import StableDiffusionImg2ImgPipeline
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    pipe = StableDiffusionImg2ImgPipeline.from_pretrained(load_diffusion(name).folder, safety_checker=None)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
-
-
-def changed(pipe: Any, images: Sequence[np.ndarray], texts: Sequence[str], *, strength: float) -> list[Image.Image]:
-    """Each image under its text; the noise of an image is the same for all texts."""
-    found = []
-    at_once = 8 if len({one.shape for one in images}) == 1 else 1
-    for start in range(0, len(images), at_once):
-        part = slice(start, start + at_once)
-        noise = [torch.Generator().manual_seed(start + number) for number in range(len(images[part]))]
-        found += pipe(
-            prompt=list(texts[part]), image=[Image.fromarray(one) for one in images[part]], strength=strength,
-            num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise,
-        ).images  # fmt: skip
-    return found
-
-
 def measure(
     half: Images, numbers: Sequence[int], images: Sequence[Image.Image], captions: Sequence[str]
 ) -> dict[str, Any]:
@@ -137,8 +108,8 @@ def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, 
     command = f"python examples/study/appendix_a.py{' --quick' * quick}"
     parts = [
         "# Appendix A: an image under other words",
-        f"Command: `{command}`; {count} rendered scenes of two objects, {STEPS} DDIM steps, guidance {GUIDANCE:g}; means "
-        "with 95 % intervals (Student's t) over scenes.",
+        f"Command: `{command}`; {count} rendered scenes of two objects, {STEPS} DDIM steps, guidance {GUIDANCE:g}; "
+        "means with 95 % intervals (Student's t) over scenes.",
     ]
     measures = {
         "difference": "Mean absolute difference to the image, in levels of 255",

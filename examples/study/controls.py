@@ -32,8 +32,8 @@ TABLE = Table(
             reference="TADP-0",
         )
     ],
-    notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels rather "
-    "than latents, so a VAE that was trained on scenes is no part of it.",
+    notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels "
+    "rather than latents, so a VAE that was trained on scenes is no part of it.",
 )
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ TABLE = Table(
         ),
         Part(title="Fast schedule", schedule="fast", rows=[VPD_LS, TADP[0], TADP[40]], reference="VPD(LS)"),
     ],
-    notes="The rows without a figure of the paper: averaged end tokens without VPD's text adapter, and captions with it "
-    '("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2). Under a frozen U-Net '
-    "an adapter still trains, through the U-Net.",
+    notes="The rows without a figure of the paper: averaged end tokens without VPD's text adapter, and captions with "
+    'it ("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2). Under a frozen '
+    "U-Net an adapter still trains, through the U-Net.",
 )
 
 if __name__ == "__main__":

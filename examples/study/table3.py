@@ -33,8 +33,8 @@ TABLE = Table(
             paper={"VPD(R)": 0.340, "VPD(LS)": 0.332, "TADP-0": 0.328},
         ),
     ],
-    notes="RMSE in metres. VPD's text is the averaged end token of the room's name, with its adapter: here the place of a "
-    'scene ("beach", "street"), as it was drawn. Scenes reach to 20 m, rooms of NYU to 10; the sky does not count.',
+    notes="RMSE in metres. VPD's text is the averaged end token of the room's name, with its adapter: here the place "
+    'of a scene ("beach", "street"), as it was drawn. Scenes reach to 20 m, rooms of NYU to 10; the sky does not count.',
 )
 
 if __name__ == "__main__":

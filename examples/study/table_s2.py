@@ -33,7 +33,8 @@ TABLE = Table(
         )
     ],
     notes="The paper's own nine figures are in its supplement; its text (Sec. 4.2) gives the differences, which "
-    "[the page of verdicts](paper.md) compares. Precision and recall are those over all images together (`tadp.prompts.oracle`).",
+    "[the page of verdicts](paper.md) compares. Precision and recall are those over all images together "
+    "(`tadp.prompts.oracle`).",
 )
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from tadp.files import replace_file
 from tadp.schedules import Schedule, get_schedule
 
 DATA = ("scenes", "voc", "ade20k", "nyu")
-# First the head alone, on features that are kept, at a rate that learned most in a minute (seed 0 of the captions' row);
-# then the head and all that trains. A head that has learned nothing yet would spoil a U-Net in so few steps.
+# First the head alone, on features that are kept, at a rate that learned most in a minute (seed 0 of the captions).
+# Then the head and all that trains. A head that has learned nothing yet would spoil a U-Net in so few steps.
 HEAD_FIRST = {
     "segmentation": {
         "normal": Schedule(steps=240, batch=8, lr=1e-2, shape="rise_and_fall"),
