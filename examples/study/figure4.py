@@ -103,9 +103,9 @@ def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, 
     command = f"python examples/study/figure4.py{' --quick' * quick}"
     told = (
         f"Command: `{command}`; {count} rendered scenes, nothing is trained. Attention at strides 8, 16 and 32, "
-        "enlarged to the image and averaged. Pointing: how often the strongest place of a name lies on an object of that name. "
-        "Peak over mean: the strongest place over the mean of the map, by which a map with one clear place is told "
-        "from an even one. A star marks what is there."
+        "enlarged to the image and averaged. Pointing: how often the strongest place of a name lies on an object of "
+        "that name. Peak over mean: the strongest place over the mean of the map, by which a map with one clear place "
+        "is told from an even one. A star marks what is there."
     )
     write_sheet(rows, page)
     parts = ["# Figure 4: attention maps", told, "\n".join(lines), f"![Attention by text]({page.name}.png)"]

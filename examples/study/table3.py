@@ -34,7 +34,8 @@ TABLE = Table(
         ),
     ],
     notes="RMSE in metres. VPD's text is the averaged end token of the room's name, with its adapter: here the place "
-    'of a scene ("beach", "street"), as it was drawn. Scenes reach to 20 m, rooms of NYU to 10; the sky does not count.',
+    'of a scene ("beach", "street"), as it was drawn. Scenes reach to 20 m, rooms of NYU to 10; the sky does '
+    "not count.",
 )
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def draw_bars(parts: Sequence[Mapping[str, Any]], metric: str, path: Path, *, si
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    parts = [part for part in parts if part["unets"]]
     panels = [(part, name) for part in parts for name in [*part["unets"], *(["paper"] if part["paper"] else [])]]
     if not panels:
         return
@@ -46,7 +47,7 @@ def draw_bars(parts: Sequence[Mapping[str, Any]], metric: str, path: Path, *, si
             _panel(axis, part, names[number], labels, metric, show_labels=number == 0)
         line[0].set_title(f"{part['title']}\n{names[0]}", fontsize=9, loc="left")
     arrow = "higher is better" if sign > 0 else "lower is better"
-    figure.supxlabel(f"{metric}, {arrow}; lines are 95 % intervals", fontsize=8)
+    figure.supxlabel(f"{metric}, {arrow}; lines are 95 % intervals; axes do not begin at zero", fontsize=8)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

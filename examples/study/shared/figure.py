@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from .bars import draw_columns
 from .options import Settings
 from .pages import write_page
-from .table import Table, collect, command, shown, told
+from .table import SCALE, Table, collect, command, shown, told
 
 
 def write_figure(
@@ -31,10 +31,10 @@ def write_figure(
     for one in panels:
         for unet, rows in one["unets"].items():
             for label, metrics in rows.items():
-                cell = metrics[one["metric"]]
+                cell, digits = metrics[one["metric"]], 1 if one["metric"] in SCALE else 3
                 lines.append(
-                    f"| {one['task']}, {one['title']} | {unet} | {label} | {one['metric']} {shown(cell)} | "
-                    f"{shown(cell, 'difference_')} |"
+                    f"| {one['task']}, {one['title']} | {unet} | {label} | {one['metric']} {shown(cell, digits=digits)} | "
+                    f"{shown(cell, 'difference_', digits=digits)} |"
                 )
     besides = [f"Standard deviation of {name}: " + ", ".join(f"{key} {one:.3f}" for key, one in found.items()) + "."
                for name, found in more.items()]  # fmt: skip

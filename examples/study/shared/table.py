@@ -107,7 +107,7 @@ def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespac
     first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
     found["schedule"] = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
     if first is not None:
-        found["schedule"] = f"{first.steps} steps of the head alone and {found['schedule']} of all that trains, each"
+        found["schedule"] = f"{first.steps} steps of the head alone and {found['schedule']} of all that trains"
     found["batch"] = schedule.batch
     found["unets"] = {}
     for unet in UNETS:
@@ -124,6 +124,7 @@ def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespac
 
 def _markdown(table: Table, part: Part, found: dict[str, Any]) -> str:
     main_metric, *others = table.metrics
+    digits = 1 if main_metric in SCALE else 3
     heads = [f"paper: {main_metric}", f"its - {part.reference}"] if part.paper else []
     for unet in found["unets"]:
         heads += [f"{unet}: {main_metric}", f"- {part.reference}", *(["verdict"] if part.paper else [])]
@@ -137,19 +138,20 @@ def _markdown(table: Table, part: Part, found: dict[str, Any]) -> str:
             cells += ["-" if theirs is None else f"{theirs:g}", "-" if not away else f"{away:+.3g}"]
         for rows in found["unets"].values():
             one = rows.get(row.label, {}).get(main_metric)
-            cells += [shown(one), shown(one, "difference_")]
+            cells += [shown(one, digits=digits), shown(one, "difference_", digits=digits)]
             cells += [verdict(one, away)] if part.paper else []
-            cells += [shown(rows.get(row.label, {}).get(metric)) for metric in others]
+            cells += [
+                shown(rows.get(row.label, {}).get(metric), digits=1 if metric in SCALE else 3) for metric in others
+            ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def shown(one: Mapping[str, Any] | None, prefix: str = "") -> str:
+def shown(one: Mapping[str, Any] | None, prefix: str = "", *, digits: int = 3) -> str:
     """Mean and half width of the interval, as a cell."""
     if one is None or one.get(f"{prefix}mean") is None:
         return "-"
     mean, half = one[f"{prefix}mean"], one.get(f"{prefix}half_width")
-    digits = 1 if abs(mean) >= 10 or (prefix and abs(mean) >= 1) or (half or 0) >= 1 else 3
     return (f"{mean:+.{digits}f}" if prefix else f"{mean:.{digits}f}") + (
         "" if half is None else f" ± {half:.{digits}f}"
     )
@@ -182,13 +184,14 @@ def told(summary: Mapping[str, Any], settings: Settings) -> str:
     seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for one in row.values()), default=0)  # fmt: skip
     what = "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
-    schedules = "; or ".join(dict.fromkeys(f"{part['schedule']} of {part['batch']}" for part in parts))
+    schedules = " (or, fast, ".join(dict.fromkeys(part["schedule"] for part in parts))
+    schedules += ")" * schedules.count("(or") + f", {parts[0]['batch']} images a step"
     missing = sum(part["runs"] - part["finished"] for part in parts)
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
     minutes = sum(part["minutes"] for part in parts)
     return (
         f"Command: `{summary['command']}`; {settings.train or 'all'} {what} to train on, {settings.test or 'all'} held "
-        f"out, {schedules} images, {seeds} seeds; {machines}; {minutes:.0f} minutes in all. "
+        f"out, {schedules}, {seeds} seeds; {machines}; {minutes:.0f} minutes in all. "
         + (f"**{missing} runs are not finished.** " if missing else "")
         + "Means with 95 % intervals (Student's t); differences are taken seed by seed."
     )
