@@ -304,6 +304,10 @@ def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
 
 def test_every_script_is_short_and_says_what_it_asks():
     scripts = sorted(STUDY.glob("*.py"))
+    names = (
+        "all.py appendix_a.py controls.py domains.py figure3.py figure4.py table1.py table3.py table_s2.py verdicts.py"
+    )
+    assert [one.name for one in scripts] == names.split()  # shared/table.py is the main of four of them
     assert {one.stem for one in scripts} == {*everything.PARTS, "all", "verdicts"}
     for script in scripts:
         lines = script.read_text().splitlines()

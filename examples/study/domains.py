@@ -22,8 +22,8 @@ from shared.table import shown
 
 CROSS_DOMAIN = Path(__file__).parent.parent / "cross_domain.py"
 TASKS = {
-    "segmentation": ("Table 4: segmentation", "night mIoU", "dark-zurich mIoU"),
-    "detection": ("Table 5: detection", "watercolor AP", "watercolor2k AP"),
+    "segmentation": ("Table 4: segmentation, night mIoU", "night mIoU", "dark-zurich mIoU"),
+    "detection": ("Table 5: detection, watercolor AP", "watercolor AP", "watercolor2k AP"),
 }
 NULL = "null"
 
@@ -61,7 +61,7 @@ def part_of(task: str, result: dict[str, Any]) -> dict[str, Any]:
     for row, columns in result["rows"].items():
         if ours in columns:
             one = columns[ours]
-            rows[row] = {"figure": {key: 100 * one[key] for key in one if key != "seeds" and one[key] is not None}}
+            rows[row] = {"per cent": {key: 100 * one[key] for key in one if key != "seeds" and one[key] is not None}}
     return {"title": title, "reference": NULL, "paper": {}, "unets": {"frozen": rows}}
 
 
@@ -86,7 +86,7 @@ def write(results: dict[str, dict[str, Any]], parts: list[dict[str, Any]], page:
             f"table](cross-domain-{task}.md) has the paper's figures beside.",
         ]
     page.parent.mkdir(parents=True, exist_ok=True)
-    draw_bars(parts, "figure", page.with_suffix(".png"), sign=1)
+    draw_bars(parts, "per cent", page.with_suffix(".png"), sign=1)
     text.append(f"![Night mIoU and watercolor AP of six modifiers, per cent]({page.name}.png)")
     write_page(page, text, {"command": "python examples/study/domains.py", **results})
 

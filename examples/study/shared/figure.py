@@ -32,10 +32,9 @@ def write_figure(
         for unet, rows in one["unets"].items():
             for label, metrics in rows.items():
                 cell, digits = metrics[one["metric"]], 1 if one["metric"] in SCALE else 3
-                lines.append(
-                    f"| {one['task']}, {one['title']} | {unet} | {label} | {one['metric']} {shown(cell, digits=digits)} | "
-                    f"{shown(cell, 'difference_', digits=digits)} |"
-                )
+                said = f"{one['metric']} {shown(cell, digits=digits)}"
+                away = shown(cell, "difference_", digits=digits)
+                lines.append(f"| {one['task']}, {one['title']} | {unet} | {label} | {said} | {away} |")
     besides = [f"Standard deviation of {name}: " + ", ".join(f"{key} {one:.3f}" for key, one in found.items()) + "."
                for name, found in more.items()]  # fmt: skip
     parts = [f"# {title}", told(summary, settings), "\n".join(lines), *besides, f"![{title}]({page.name}.png)"]
