@@ -26,7 +26,7 @@ from tadp.text import Conditioning
 TEXTS = {
     "oracle": Text("oracle"),
     "caption": Text("captions", 0),
-    "averaged end tokens": Text("averaged eos"),
+    "averaged EOS": Text("averaged eos"),
     "class names": Text("class names"),
 }
 SHOWN = 6
@@ -59,7 +59,7 @@ def _look(
     return {word: words[word].numpy() for word in dict.fromkeys(words.words)}
 
 
-def _count(found: Sequence[dict[str, np.ndarray]], half: Images) -> dict[str, float]:
+def _count(found: Sequence[dict[str, np.ndarray]], half: Images) -> dict[str, float | None]:
     """Over all scenes: names on their object, and how peaked maps are of what is there and of what is not."""
     hits, areas, peaks = [], [], {True: [], False: []}
     for number, words in enumerate(found):
@@ -75,11 +75,15 @@ def _count(found: Sequence[dict[str, np.ndarray]], half: Images) -> dict[str, fl
                 areas.append(float(here.mean()))
     return {
         "names that are there": len(hits),
-        "pointing": float(np.mean(hits)) if hits else float("nan"),
-        "pointing by chance": float(np.mean(areas)) if areas else float("nan"),
-        "peak over mean, present": float(np.mean(peaks[True])) if peaks[True] else float("nan"),
-        "peak over mean, absent": float(np.mean(peaks[False])) if peaks[False] else float("nan"),
+        "pointing": _mean(hits),
+        "pointing by chance": _mean(areas),
+        "peak over mean, present": _mean(peaks[True]),
+        "peak over mean, absent": _mean(peaks[False]),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _row(half: Images, number: int, words: dict[str, np.ndarray], *, title: str) -> list[Image.Image]:
@@ -97,9 +101,9 @@ def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, 
     """The page, its figures and the picture."""
     heads = list(next(iter(figures.values())))
     lines = ["| text | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    lines += [
-        f"| {name} | " + " | ".join(f"{value:.3g}" for value in one.values()) + " |" for name, one in figures.items()
-    ]
+    for name, one in figures.items():
+        cells = ["-" if value is None else f"{value:.3g}" for value in one.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     command = f"python examples/study/figure4.py{' --quick' * quick}"
     told = (
         f"Command: `{command}`; {count} rendered scenes, nothing is trained. Attention at strides 8, 16 and 32, "

@@ -117,15 +117,12 @@ class Study:
             split: say(row.text, backbone, half, seed=number)
             for number, (split, half) in enumerate(self.halves.items())
         }
-        changes: dict[str, Any] = {}
-        if isinstance(said["train"].texts, Conditioning) and self.task == "segmentation":
-            changes["text_length"] = said["train"].texts.embeddings.shape[1]
         if row.unet == "untrained":
             torch.manual_seed(run.seed)
-            changes["unet"] = type(backbone.unet).from_config(backbone.unet.config)
-        torch.manual_seed(run.seed)
-        if changes:
-            backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more, **changes)
+            random = type(backbone.unet).from_config(backbone.unet.config)
+            backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more, unet=random)
+        if isinstance(said["train"].texts, Conditioning) and self.task == "segmentation":
+            backbone.text_length = said["train"].texts.embeddings.shape[1]  # the head is built for as many channels
         options |= {"tune": "all" if run.is_tuned else "nothing", "window_px": self.settings.crop_px}
         torch.manual_seed(run.seed)  # the head's first weights: the same in all rows whose text is as long
         if self.task == "depth":

@@ -71,8 +71,7 @@ def say(text: Text, backbone: tadp.TADPBackbone, data, *, seed: int) -> Said:
         return Said(prompts.class_names(data.names, count=count))
     if text.kind == "places":
         kinds = sorted(set(data.all_places))
-        each = prompts.averaged_eos(kinds, backbone).embeddings[0]
-        return Said(Conditioning(each[:, None]), [kinds.index(one) for one in data.places])
+        return Said(prompts.averaged_eos(kinds, backbone).apart(), [kinds.index(one) for one in data.places])
     if text.kind == "oracle":
         told = prompts.oracle(data.present, data.names, precision=text.precision, recall=text.recall, seed=seed)
         return Said(told)
