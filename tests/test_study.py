@@ -371,7 +371,9 @@ def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
     )
     call(monkeypatch, figure3.main, "--quick", "--seeds", 1, "--unet", "frozen", "--out", tmp_path)
     found = json.loads((tmp_path / "figure3.json").read_text())
-    assert 0.8 < found["latents"]["scaled"] < 1.2
+    assert 0.8 < found["standard deviation of latents"]["scaled"] < 1.2
+    lengths = found["tokens of a caption, mean"]
+    assert lengths["TADP-0"] < lengths["TADP-20"] <= lengths["TADP-40"]
     call(monkeypatch, appendix_a.main, "--quick", "--test", 30, "--out", tmp_path / "a")
     found = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]
     assert set(found) == set(appendix_a.WORDS)

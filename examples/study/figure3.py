@@ -5,6 +5,7 @@
 Draws what tables 1 and 3 have measured; what they have not is run. Says too what scaling does to the latents.
 """
 
+import statistics
 from pathlib import Path
 
 from shared.figure import write_figure
@@ -15,6 +16,7 @@ from shared.runs import carry_out
 from shared.table import Part, Table, runs_of
 
 import tadp
+from tadp.words import mentions
 
 LENGTHS = [TADP[0], TADP[20], TADP[40]]
 PANELS = [
@@ -37,7 +39,7 @@ def main() -> None:
         )
     if not how.report:
         carry_out([one for table in TABLES for one in runs_of(table, table.parts[0], how)], settings, how)
-    more = {"latents": deviations(settings, how.out)}
+    more = {"standard deviation of latents": deviations(settings, how.out)} | lengths(settings, how.out)
     write_figure(TABLES, settings, how, name="figure3", title="Figure 3: latent scaling and caption length", more=more)
 
 
@@ -48,6 +50,29 @@ def deviations(settings: Settings, out: Path) -> dict[str, float]:
     for name, scaled in (("unscaled", False), ("scaled", True)):
         backbone = tadp.TADPBackbone.from_pretrained(settings.model, scale_latents=scaled)
         found[name] = float(half.latents(backbone).std())
+    return found
+
+
+def lengths(settings: Settings, out: Path) -> dict[str, dict[str, float]]:
+    """By least length: tokens of a caption, classes it names, and how many captions say a sentence twice."""
+    half = Images(settings, "test", out=out, task="segmentation")
+    backbone = tadp.TADPBackbone.from_pretrained(settings.model)
+    found: dict[str, dict[str, float]] = {
+        "tokens of a caption, mean": {},
+        "classes that a caption names, mean": {},
+        "share of captions that say a sentence twice": {},
+    }
+    for least in TADP:
+        captions = half.captions(least)
+        named = [len({one.name for one in mentions(caption, half.names)}) for caption in captions]
+        parts = [[part.strip() for part in caption.split(".") if part.strip()] for caption in captions]
+        figures = (
+            statistics.fmean(backbone.text_encoder.count_tokens(captions)),
+            statistics.fmean(named),
+            statistics.fmean(len(set(one)) < len(one) for one in parts),
+        )
+        for name, figure in zip(found, figures, strict=True):
+            found[name][f"TADP-{least}"] = float(figure)
     return found
 
 

@@ -35,7 +35,7 @@ def write_figure(
                 said = f"{one['metric']} {shown(cell, digits=digits)}"
                 away = shown(cell, "difference_", digits=digits)
                 lines.append(f"| {one['task']}, {one['title']} | {unet} | {label} | {said} | {away} |")
-    besides = [f"Standard deviation of {name}: " + ", ".join(f"{key} {one:.3f}" for key, one in found.items()) + "."
+    besides = [f"{name[0].upper()}{name[1:]}: " + ", ".join(f"{key} {one:.3f}" for key, one in found.items()) + "."
                for name, found in more.items()]  # fmt: skip
     parts = [f"# {title}", told(summary, settings), "\n".join(lines), *besides, f"![{title}]({page.name}.png)"]
     draw_columns(panels, page.with_suffix(".png"))
