@@ -85,9 +85,13 @@ def draw_columns(panels: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.tick_params(axis="y", labelsize=7)
         axis.set_title(f"{panel['task']}, {panel['title']}\n{panel['metric']}, {panel['better']} is better", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    found = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if found:
+        title = "lines are 95 % intervals; axes do not begin at zero"
+        figure.legend(
+            found.values(), found, loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=title,
+            title_fontsize=8,
+        )  # fmt: skip
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)

@@ -184,7 +184,7 @@ def told(summary: Mapping[str, Any], settings: Settings) -> str:
     seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for one in row.values()), default=0)  # fmt: skip
     what = "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
-    schedules = " (or, fast, ".join(dict.fromkeys(part["schedule"] for part in parts))
+    schedules = " (or ".join(dict.fromkeys(part["schedule"] for part in parts))
     schedules += ")" * schedules.count("(or") + f", {parts[0]['batch']} images a step"
     missing = sum(part["runs"] - part["finished"] for part in parts)
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
