@@ -112,6 +112,29 @@ class Conditioning:
             None if self.pooled is None else self.pooled[chosen],
         )
 
+    def apart(self) -> "Conditioning":
+        """Each embedding of one text as a text of its own, (L, 1, D), with its name; `take` then gives each image one.
+
+        So an image is told its own room alone, where `prompts.averaged_eos` has an embedding for each room (TADP's
+        depth).
+
+        Raises:
+            ValueError: If there is more than one text.
+
+        Example:
+            >>> rooms = Conditioning(torch.zeros(1, 3, 8), (("bathroom", "kitchen", "study"),))
+            >>> rooms.apart().take([1, 1, 0]).tokens
+            (('kitchen',), ('kitchen',), ('bathroom',))
+        """
+        if len(self) != 1:
+            raise ValueError(f"one text is taken apart, (1, L, D); got {tuple(self.embeddings.shape)}.")
+        return Conditioning(
+            self.embeddings.transpose(0, 1),
+            self.tokens and tuple((name,) for name in self.tokens[0]),
+            self.words and tuple(_words_at(self.words[0], place) for place in range(self.embeddings.shape[1])),
+            None if self.mask is None else self.mask.transpose(0, 1),
+        )
+
     def join(self, *others: "Conditioning") -> "Conditioning":
         """One text after the other, along L: the released code's "blip+class_emb".
 
@@ -361,6 +384,11 @@ def _first_names(words: tuple[tuple[Word, ...], ...] | None, tokens: tuple[tuple
     """The first words of the first text, or its first tokens; "" if it came without."""
     named = [word.text for word in words[0]] if words else list(tokens[0]) if tokens else []
     return ", ".join(named[:_SHOWN]) + f" and {len(named) - _SHOWN} more" * (len(named) > _SHOWN)
+
+
+def _words_at(words: tuple[Word, ...], place: int) -> tuple[Word, ...]:
+    """Those that are whole in one embedding, as words of a text that has no other."""
+    return tuple(word._replace(start=0, stop=1) for word in words if (word.start, word.stop) == (place, place + 1))
 
 
 def _join_tokens(parts: list[Conditioning]) -> tuple[tuple[str, ...], ...] | None:

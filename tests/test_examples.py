@@ -25,6 +25,7 @@ def test_every_script_has_a_test():
     scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if "def main" in p.read_text()}
     tested = Path(__file__).read_text() + (Path(__file__).parent / "test_docs.py").read_text()
     tested += (Path(__file__).parent / "test_personalize_study.py").read_text()
+    tested += (Path(__file__).parent / "test_study.py").read_text()
     tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # which make.py and learn.py run
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
 

@@ -420,3 +420,15 @@ def test_a_conditioning_prints_its_shape_and_first_words(encoder):
     named = Conditioning(torch.zeros(1, 10, 4), (tuple("abcdefghij"),))
     assert repr(named) == "Conditioning((1, 10, 4): a, b, c, d, e, f, g, h and 2 more)"
     assert repr(Conditioning(torch.zeros(1, 10, 4))) == "Conditioning((1, 10, 4))"
+
+
+def test_a_text_is_taken_apart_into_one_embedding_each():
+    words = (Word("red car", 0, 2), Word("dog", 2, 3))
+    text = Conditioning(torch.arange(6.0).reshape(1, 3, 2), (("red", "car", "dog"),), (words,), torch.ones(1, 3).bool())
+    each = text.apart()
+    assert torch.equal(each.embeddings, torch.tensor([[[0.0, 1.0]], [[2.0, 3.0]], [[4.0, 5.0]]]))
+    assert each.tokens == (("red",), ("car",), ("dog",))
+    assert each.words == ((), (), (Word("dog", 0, 1),))  # a word of two pieces is whole in neither
+    assert each.mask.shape == (3, 1)
+    with pytest.raises(ValueError, match=r"one text is taken apart, \(1, L, D\); got \(3, 1, 2\)"):
+        each.apart()
