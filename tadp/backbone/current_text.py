@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from tadp.errors import CaptionError
 from tadp.text import Conditioning
@@ -141,13 +140,4 @@ def _is_backward() -> bool:
 
 def text_rows(text: Sequence[str] | Conditioning, start: int, stop: int) -> Sequence[str] | Conditioning:
     """Some of several texts."""
-    if not isinstance(text, Conditioning):
-        return text[start:stop]
-    mask: Tensor | None = text.mask
-    return Conditioning(
-        text.embeddings[start:stop],
-        text.tokens and text.tokens[start:stop],
-        text.words and text.words[start:stop],
-        None if mask is None else mask[start:stop],
-        None if text.pooled is None else text.pooled[start:stop],
-    )
+    return text.take(range(start, stop)) if isinstance(text, Conditioning) else text[start:stop]
