@@ -49,7 +49,7 @@ def main() -> None:
     }
     distances = {style: [distances_of(study, style, seed) for seed in seeds] for style in STYLES}
     results = {
-        "command": "python examples/personalize_study.py " + " ".join(without_paths(sys.argv[1:])),
+        "command": " ".join(["python examples/personalize_study.py", *without_paths(sys.argv[1:])]),
         "machine": f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}",
         "cpu_minutes": round(read_json(study.folder / "minutes.json"), 1),
         "settings": {

@@ -1,7 +1,9 @@
 """Every script in examples/ runs, at a size that takes seconds."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,23 @@ def test_every_script_has_a_test():
     tested += (Path(__file__).parent / "test_study.py").read_text()
     tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # which make.py and learn.py run
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
+
+
+def test_the_page_lists_every_script():
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if "def main" in p.read_text()}
+    assert set(re.findall(r"`python examples/(\S+\.py)", page)) == scripts
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda p: p.relative_to(EXAMPLES).as_posix())
+def test_a_file_is_one_idea(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 150
+    assert ast.get_docstring(ast.parse(text))
+    if "def main" in text:  # --help: what it answers, and how it is called
+        name = path.relative_to(EXAMPLES.parent).as_posix()
+        assert f"python {name}" in (ast.get_docstring(ast.parse(text)) or "")
+        assert "description=__doc__" in text or "read_options(__doc__" in text
 
 
 def test_base_models_are_counted_as_the_page_says():
