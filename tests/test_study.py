@@ -83,12 +83,13 @@ def test_a_contrast_is_a_mean_over_seeds_with_students_interval():
         (0.4, 0.5, "better", "cannot tell"),
         (-1.0, 0.5, "worse", "agrees"),
         (0.4, 0.5, "same", "agrees"),
-        (1.0, 0.5, "same", "does not"),
+        (0.8, 0.5, "same", "cannot tell"),
+        (-1.6, 0.5, "same", "does not"),
         (1.0, math.inf, "better", "cannot tell"),
     ],
 )
 def test_a_verdict_follows_from_the_side_of_the_interval(mean, half, expect, verdict):
-    assert judging.by_expectation(Estimate(mean, half, 3), expect) == verdict
+    assert judging.by_expectation(Estimate(mean, half, 3), expect, within=1.0) == verdict
 
 
 def test_the_rank_correlation_is_that_of_the_ranks():
@@ -212,9 +213,8 @@ def test_a_data_set_needs_its_folder_and_the_labels_of_the_task(tmp_path, monkey
 
 
 def test_two_jobs_give_the_figures_of_one(tmp_path, monkeypatch, one_thread):
-    table = replace(SMALL, parts=[replace(SMALL.parts[0], rows=[EMPTY], reference="empty")])
     for jobs in (1, 2):
-        small(monkeypatch, "--out", tmp_path / str(jobs), "--jobs", jobs, "--seeds", 1, table=table)
+        small(monkeypatch, "--out", tmp_path / str(jobs), "--jobs", jobs, "--seeds", 1, "--unet", "frozen")
     one, two = (json.loads((tmp_path / f"{jobs}/small.json").read_text())["parts"][0]["unets"] for jobs in (1, 2))
     assert one == two
 
@@ -283,6 +283,7 @@ def test_the_plain_encoder_is_of_the_unets_size():
 # Photographs
 
 
+@pytest.mark.filterwarnings("ignore:the captioner 'tadp-tiny'")  # it has nothing to say of noise
 @pytest.mark.parametrize("data", ["voc", "nyu"])
 def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
     root = getattr(trees, data)(tmp_path / data)
@@ -374,7 +375,7 @@ def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
     assert 0.8 < found["standard deviation of latents"]["scaled"] < 1.2
     lengths = found["tokens of a caption, mean"]
     assert lengths["TADP-0"] < lengths["TADP-20"] <= lengths["TADP-40"]
-    call(monkeypatch, appendix_a.main, "--quick", "--test", 30, "--out", tmp_path / "a")
+    call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
     found = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]
     assert set(found) == set(appendix_a.WORDS)
     assert all(0 < one["0.2"]["difference"]["mean"] < 60 for one in found.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 from tadp.files import replace_file
 
-COLORS = {"frozen": "#8aa9c8", "tuned": "#2c6fad", "paper": "#b9b2a3"}
+COLORS = {"frozen": "#8aa9c8", "tuned": "#5b93c7", "paper": "#b9b2a3"}
 
 
 def draw_bars(parts: Sequence[Mapping[str, Any]], metric: str, path: Path, *, sign: int) -> None:
@@ -121,6 +121,7 @@ def _panel(axis: Any, part: Mapping[str, Any], name: str, labels: list[str], met
     axis.set_xlim(max(0, min(edges) - 0.35 * span), max(edges) + 0.1 * span)
     axis.set_yticks(range(len(labels)), labels if show_labels else [""] * len(labels), fontsize=8)
     axis.set_ylim(len(labels) - 0.4, -0.6)
+    axis.locator_params(axis="x", nbins=5)
     axis.tick_params(axis="x", labelsize=7)
     axis.set_title(name, fontsize=9, loc="left")
     axis.spines[["top", "right"]].set_visible(False)

@@ -97,7 +97,7 @@ class Images:
         images = ((one, self.samples[number].image) for number, one in enumerate(ids))
         with CaptionTable.create(path, provenance=Provenance.of(writer)) as table:
             table.fill(images, writer, progress=True)
-            return [table[one] for one in ids]
+            return [table.get(one, "") for one in ids]  # of some it has nothing to say
 
     def truth(self, sample: Sample) -> np.ndarray:
         """The mask or the depth of an image."""

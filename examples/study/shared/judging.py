@@ -64,15 +64,18 @@ def contrast(seeds: Sequence[tuple[float, Mapping[str, float]]]) -> Estimate | N
     return estimate(sum(weight * one[seed] for weight, one in seeds) for seed in shared) if shared else None
 
 
-def by_expectation(found: Estimate, expect: str) -> str:
-    """Whether an interval is on the side that the claim says; "same" is an interval that holds zero.
+def by_expectation(found: Estimate, expect: str, *, within: float = 0.0) -> str:
+    """Whether an interval is on the side that the claim says.
 
     Args:
         found: Positive is better.
         expect: "better", "worse" or "same".
+        within: What counts as the same: an interval agrees if all of it is so near to zero, and does not if none is.
     """
     if expect == "same":
-        return NOT if found.sign else AGREES
+        if abs(found.mean) + found.half_width <= within:
+            return AGREES
+        return NOT if abs(found.mean) - found.half_width > within else CANNOT_TELL
     if not found.sign:
         return CANNOT_TELL
     return AGREES if (found.sign > 0) == (expect == "better") else NOT
@@ -92,7 +95,11 @@ def _rows(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
             told.append(f"{unet}: {NOT_RUN}")
             verdicts[unet] = NOT_RUN
             continue
-        verdicts[unet] = by_expectation(Estimate(lower * found.mean, found.half_width, found.count), claim["expect"])
+        verdicts[unet] = by_expectation(
+            Estimate(lower * found.mean, found.half_width, found.count),
+            claim["expect"],
+            within=claim.get("within", 0.0),
+        )
         told.append(f"{unet}: {_said(found, metric, table, asked, unet)}")
     return "; ".join(told), _joined(verdicts)
 

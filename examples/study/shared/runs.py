@@ -79,7 +79,9 @@ def finish_all(group: Sequence[Run], settings: Settings, how: argparse.Namespace
 
 
 def finish(run: Run, study: Study) -> None:
-    """One run and its file, which is there whole or not at all."""
+    """One run and its file, which is there whole or not at all; another process may have done it meanwhile."""
+    if result_of(run, study.out) is not None:
+        return
     result = study.carry_out(run)
     device = torch.cuda.get_device_name() if study.device.startswith("cuda") else platform.machine()
     result |= {"machine": f"{device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"}

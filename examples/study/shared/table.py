@@ -30,6 +30,7 @@ class Part:
         reference: The label of the row that others are compared with.
         schedule: "normal" or "fast".
         paper: The paper's figure of the table's first metric, by label.
+        grid: Of each label a line and a column, to show the first metric as a grid too.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Part:
     reference: str
     schedule: Literal["normal", "fast"] = "normal"
     paper: Mapping[str, float] = field(default_factory=dict)
+    grid: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,20 @@ def _markdown(table: Table, part: Part, found: dict[str, Any]) -> str:
                 shown(rows.get(row.label, {}).get(metric), digits=1 if metric in SCALE else 3) for metric in others
             ]
         lines.append("| " + " | ".join(cells) + " |")
+    for unet, rows in found["unets"].items() if part.grid else ():
+        lines += ["", f"{unet}: {main_metric}", "", *_grid(part, rows, main_metric, digits)]
     return "\n".join(lines)
+
+
+def _grid(part: Part, rows: Mapping[str, Any], metric: str, digits: int) -> list[str]:
+    """The rows in two dimensions."""
+    down, across = (list(dict.fromkeys(place[axis] for place in part.grid.values())) for axis in (0, 1))
+    at = {place: label for label, place in part.grid.items()}
+    lines = ["| | " + " | ".join(across) + " |", "|---" * (len(across) + 1) + "|"]
+    for line in down:
+        cells = [shown(rows.get(at[line, column], {}).get(metric), digits=digits) for column in across]
+        lines.append("| " + " | ".join([line, *cells]) + " |")
+    return lines
 
 
 def shown(one: Mapping[str, Any] | None, prefix: str = "", *, digits: int = 3) -> str:
