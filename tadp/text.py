@@ -81,7 +81,7 @@ class Conditioning:
         Raises:
             CaptionError: If there are neither one nor `batch` texts.
         """
-        count = len(self)
+        count = self.embeddings.shape[0]  # not len(), which knows no symbolic sizes
         if count == batch:
             return self
         if count != 1:
