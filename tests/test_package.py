@@ -31,7 +31,7 @@ FLOORS = {
     "windows": 1, "pictures": 1,
     "backbone": 2, "heads": 2,
     "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "cross_domain": 3, "integrations": 3, "datasets": 0,
-    "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
+    "export": 3, "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
     "pretrained": 1,
     "_lazy": 0,
     "layout": 1, "joint": 1, "joint_attention": 1, "denoiser": 1, "text_stack": 1, "text_loading": 1,
