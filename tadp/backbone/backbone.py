@@ -545,7 +545,7 @@ class TADPBackbone(nn.Module):
     _joined_apart = _never_compiled(_joined)  # else a call is compiled anew for each caption
 
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
-        """What of a text the U-Net takes: tensors, without names."""
+        """What of a text the denoiser takes: tensors, without names."""
         check_text(
             conditioning,
             layout=self.layout,
