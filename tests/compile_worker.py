@@ -2,7 +2,7 @@
 not see.
 
     python compile_worker.py captions             # each block's text, and how often it was compiled
-    python compile_worker.py whole ["SD 3" …]     # one graph of a whole call, by family; no family is Stable Diffusion 1.x
+    python compile_worker.py whole ["SD 3" …]     # one graph of a whole call, by family; none is Stable Diffusion 1.x
 """
 
 import sys

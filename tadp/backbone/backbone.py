@@ -170,7 +170,7 @@ class TADPBackbone(nn.Module):
             unet: One in place of the model's, which is then not loaded: itself, a folder, a hub id, or a .safetensors
                 file of the tensors of the model's U-Net, here or on the hub ("owner/name/file.safetensors").
             vae: One in place of the model's, likewise; an `AutoencoderTiny` is faster and a little coarser.
-            lora: A LoRA of the U-Net to add to its weights: a file, a folder or a hub id. Extra `train`.
+            lora: A LoRA to add to the weights of U-Net and text encoder: a file, a folder or a hub id. Extra `train`.
             lora_scale: How much of it is added.
             text_encoder: One in place of the model's, which is then not loaded.
             tokenizer: The text encoder's.

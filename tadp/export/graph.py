@@ -137,8 +137,8 @@ def check_exportable(backbone: TADPBackbone) -> None:
         )
     if backbone.pool_attention:
         raise ValueError(
-            "pool_attention looks names up in each text, and an exported graph gets embeddings alone. Load the backbone "
-            "with attach_attention=(), pool_attention=() and record_attention=(…), and pool what comes out: "
+            "pool_attention looks names up in each text, and an exported graph gets embeddings alone. Load the "
+            "backbone with attach_attention=(), pool_attention=() and record_attention=(…), and pool what comes out: "
             "features.attention.pool(names, level)."
         )
     if backbone._captioner is not None:
@@ -152,8 +152,8 @@ def check_any_size(backbone: TADPBackbone, shape: Shape) -> None:
     """A graph of one size, or a backbone whose graph is the same for all sizes; else a ValueError."""
     if shape.image_size is None and backbone.layout.pooled_width is not None:
         raise ValueError(
-            "Stable Diffusion XL, 3 and FLUX are told the image's size, or where each cell is, so a graph of theirs has "
-            "one size; pass image_size=(height, width). The batch may still vary."
+            "Stable Diffusion XL, 3 and FLUX are told the image's size, or where each cell is, so a graph of theirs "
+            "has one size; pass image_size=(height, width). The batch may still vary."
         )
 
 

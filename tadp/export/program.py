@@ -19,14 +19,14 @@ def to_program(
 ) -> ExportedProgram:
     """Trace a backbone: pixels and embeddings in, maps out.
 
-    The program's inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models
-    that take it, `pooled` (B, P); all float32. It returns a dictionary: `map_0`, the finest, to `map_n`, with attention
-    attached as the backbone does, and `attention_1` and so on for each level of `record_attention`.
+    The program's inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for
+    models that take it, `pooled` (B, P); all float32. It returns a dictionary: `map_0`, the finest, to `map_n`, with
+    attention attached as the backbone does, and `attention_1` and so on for each level of `record_attention`.
 
     Args:
         backbone: As it is in evaluation mode; of any dtype.
-        image_size: (height, width) in pixels, of which padding and cropping become a part. None for any multiples of the
-            backbone's (64 pixels for Stable Diffusion 1.x) from two of them up: pad before, and crop after, see
+        image_size: (height, width) in pixels; padding and cropping become a part. None for any multiples of the
+            backbone's own (64 pixels for Stable Diffusion 1.x) from two of them up: pad before and crop after, see
             docs/export.md.
         batch_size: Images of a call; None for 1 to 63.
         text: One text for all images, which becomes a part of the program; then it takes pixels alone.

@@ -18,8 +18,8 @@ PREPROCESSOR = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_r
 def register(*, name: str = "TADP") -> type:
     """Put the backbone into mmseg's registry, so that `backbone=dict(type=name, base_model="tadp-tiny")` builds it.
 
-    The class takes `base_model`, what `TADPBackbone.from_pretrained` takes; `out_indices`, numbers of the pyramid's maps;
-    `pyramid`, a dict of `Pyramid`'s options; `init_cfg`, which is mmengine's and should stay None; and options of
+    The class takes `base_model`, what `TADPBackbone.from_pretrained` takes; `out_indices`, numbers of the pyramid's
+    maps; `pyramid`, a dict of `Pyramid`'s options; `init_cfg`, which is mmengine's and should stay None; and options of
     `TADPBackbone.from_pretrained`. It returns a tuple of maps. The decode head's `in_channels` are its `out_channels`.
 
     Args:

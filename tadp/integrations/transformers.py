@@ -35,8 +35,8 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
     without the base: `save_pretrained` of UperNet and others writes all weights, the frozen ones too.
 
     Args:
-        base_model: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from the
-            config starts with its weights; one loaded by `from_pretrained` does not ask for it.
+        base_model: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from
+            the config starts with its weights; one loaded by `from_pretrained` does not ask for it.
         backbone_options: `TADPBackbone`'s own, such as {"attach_attention": [1]}.
         stride4: See `Pyramid`; the first stage then.
         stride4_channels: See `Pyramid`.
