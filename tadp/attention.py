@@ -88,12 +88,13 @@ class RecordingAttnProcessor(AttnProcessor2_0):
 
 
 def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:
-    """Whether `blockwise_attention` is the faster way: bfloat16 on a CPU, many tokens, no gradient."""
+    """Whether `blockwise_attention` is the faster way: bfloat16 on a CPU, many tokens, no gradient, no graph of it."""
     return (
         hidden.device.type == "cpu"
         and hidden.dtype == torch.bfloat16
         and tokens >= BLOCK
         and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
     )
 
 

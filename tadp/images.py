@@ -295,12 +295,14 @@ def checked_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Tensor:
 
 def to_unit_range(pixels: Tensor, name: str) -> Tensor:
     """Levels divided by white; floats as they are, if they lie in [0, 1]; or an ImageError."""
-    if not len(pixels):
+    if not pixels.shape[0]:
         raise ImageError(f"{name} is a batch of no images: {tuple(pixels.shape)}.")
     if pixels.dtype in _WHITE_LEVEL:
         return pixels.float().div_(_WHITE_LEVEL[pixels.dtype])
     if not pixels.is_floating_point():
         raise _wrong_dtype(name, pixels.dtype)
+    if torch.compiler.is_compiling():  # a graph has no values to look at
+        return pixels
     low, high = (bound.item() for bound in pixels.detach().aminmax())
     if not math.isfinite(low) or not math.isfinite(high):  # aminmax carries NaN through
         raise ImageError(f"{name} holds NaN or infinite values. Mend their source, or use nan_to_num.")

@@ -151,7 +151,7 @@ def _start(
     model: JointTransformer, latents: Tensor, timestep: int, embeddings: Tensor, pooled: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Any, ...]]:
     """Image tokens, text tokens, the embedding of time and text, and what else each block takes."""
-    time = torch.full((len(latents),), float(timestep), device=latents.device)
+    time = torch.full((latents.shape[0],), float(timestep), device=latents.device)
     modules: Any = model
     if isinstance(model, SD3Transformer2DModel):
         side = modules.pos_embed.pos_embed_max_size

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from tadp.drop_ins import fuse_lora, load_drop_in_unet, load_drop_in_vae
+from tadp.drop_ins import load_drop_in_unet, load_drop_in_vae
 from tadp.hub import read_json
 from tadp.loading import CONFIG_NAME, load_unet, load_vae, read_config
+from tadp.lora import fuse_lora
 from tadp.noise import read_scheduler
 from tadp.text import TextEncoder
 from tadp.text_loading import load_text
+from tadp.text_stack import TextStack
 
 
 def load_parts(
@@ -33,7 +35,7 @@ def load_parts(
         variant: Which weight files.
         dtype: Of what is loaded.
         given: Parts in place of the folder's; None is none. U-Net and VAE may be names, which are loaded.
-        lora: A LoRA that is added to the U-Net's weights.
+        lora: A LoRA that is added to the weights of the U-Net and of text encoders.
         lora_scale: How much of it.
         hub: Where names are looked up: `cache_dir`, `token`, `local_files_only`.
         load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
@@ -52,10 +54,6 @@ def load_parts(
         parts["unet"] = load_unet(folder, **how)
     elif isinstance(parts["unet"], str | Path):
         parts["unet"] = load_drop_in_unet(parts["unet"], folder, **how, hub=hub or {})
-    if lora is not None:
-        if parts["unet"] is (given or {}).get("unet"):
-            parts["unet"] = copy.deepcopy(parts["unet"])  # the caller keeps theirs as it is
-        fuse_lora(parts["unet"], lora, scale=lora_scale, hub=hub or {})
     if "vae" not in parts:
         parts["vae"] = load_vae(folder, variant=variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
     elif isinstance(parts["vae"], str | Path):
@@ -66,7 +64,20 @@ def load_parts(
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         else:
             parts["text_encoder"] = text
+    if lora is not None:
+        for name in ("unet", "text_encoder"):
+            if name in parts and parts[name] is (given or {}).get(name):
+                parts[name] = copy.deepcopy(parts[name])  # the caller keeps theirs as it is
+        fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub or {})
     return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {})
+
+
+def _encoders(text: Any) -> dict[str, Any]:
+    """The models of text encoders by the name of their folder; T5, which no LoRA changes, is among them."""
+    if isinstance(text, TextStack):
+        parts: Any = text.parts
+        return {name: encoder.model for name, encoder in parts.items()}
+    return {} if text is None else {"text_encoder": text.model if isinstance(text, TextEncoder) else text}
 
 
 def _vae_dtype(folder: Path, denoiser: Any, dtype: torch.dtype) -> torch.dtype:

@@ -58,7 +58,7 @@ class Conditioning:
             raise ValueError(f"one tuple of words a text; got {len(self.words)} for {batch} texts.")
         if self.mask is not None and self.mask.shape != (batch, length):
             raise ValueError(f"the mask is (B, L), {batch} x {length}; got {tuple(self.mask.shape)}.")
-        if self.pooled is not None and (self.pooled.ndim != 2 or len(self.pooled) != batch):
+        if self.pooled is not None and (self.pooled.ndim != 2 or self.pooled.shape[0] != batch):
             raise ValueError(f"pooled embeddings are (B, P), {batch} of them; got {tuple(self.pooled.shape)}.")
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class Conditioning:
         Raises:
             CaptionError: If there are neither one nor `batch` texts.
         """
-        count = len(self)
+        count = self.embeddings.shape[0]  # not len(), which knows no symbolic sizes
         if count == batch:
             return self
         if count != 1:

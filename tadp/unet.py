@@ -175,7 +175,7 @@ def unet_pass(
             raise ValueError("this U-Net is told the pooled text and the image's size; pass pooled= and image_size=.")
         # float32, as bfloat16 cannot count pixels
         ids = torch.tensor([*image_size, 0, 0, *image_size], device=latents.device, dtype=torch.float32)
-        ids = ids.expand(len(latents), -1)
+        ids = ids.expand(latents.shape[0], -1)
         time = time + unet.get_aug_embed(time, embeddings, {"text_embeds": pooled, "time_ids": ids})
     if unet.time_embed_act is not None:
         time = unet.time_embed_act(time)

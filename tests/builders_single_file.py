@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 from tadp.vae import VAEEncoder
 
 
-def parts_of(family: str) -> dict:
+def parts_of(family: str, **text_options: int) -> dict:
     unet = build_unet() if family == "sd1" else build_sd2_unet()
-    return {"unet": unet, "vae": build_vae(), "text_encoder": build_text_encoder()}
+    return {"unet": unet, "vae": build_vae(), "text_encoder": build_text_encoder(**text_options)}
 
 
-def whole(family: str) -> dict[str, torch.Tensor]:
+def whole(family: str, **text_options: int) -> dict[str, torch.Tensor]:
     """A checkpoint as the original code writes it: VAE decoder, schedule and averages too."""
-    parts = parts_of(family)
+    parts = parts_of(family, **text_options)
     vae = VAEEncoder(parts["vae"])
     state = {f"model.diffusion_model.{there}": parts["unet"].state_dict()[here]
              for here, there in originals.ldm_unet(parts["unet"]).items()}  # fmt: skip
@@ -61,9 +61,9 @@ def write(state: dict[str, torch.Tensor], path: Path) -> Path:
     return path
 
 
-def write_configs(family: str, folder: Path) -> Path:
+def write_configs(family: str, folder: Path, **text_options: int) -> Path:
     """A folder with the configurations of small models, and their tokenizer."""
-    for part, module in parts_of(family).items():
+    for part, module in parts_of(family, **text_options).items():
         (folder / part).mkdir(parents=True)
         config = module.config.to_json_string() if part == "text_encoder" else module.to_json_string()
         (folder / part / "config.json").write_text(config)

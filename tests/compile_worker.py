@@ -1,17 +1,34 @@
-"""What test_backbone_text runs in a process without the type checker, through which torch.compile does not see."""
+"""What test_backbone_text runs in a process without the type checker, through which torch.compile does
+not see.
+
+    python compile_worker.py captions             # each block's text, and how often it was compiled
+    python compile_worker.py whole ["SD 3" …]     # one graph of a whole call, by family; none is Stable Diffusion 1.x
+"""
+
+import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from builders import build_backbone, embeddings, images, latents
+from builders_families import build_family
 from torch._dynamo.testing import CompileCounter
 
-from tadp import Conditioning
+from tadp import Conditioning, TADPBackbone
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+    maps = all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+    if one.attention is None or other.attention is None:
+        return maps and one.attention is other.attention
+    levels = one.attention.levels == other.attention.levels
+    return (
+        maps and levels and all(torch.equal(one.attention.at(k), other.attention.at(k)) for k in one.attention.levels)
+    )
 
 
-with torch.no_grad():
+@torch.no_grad()
+def captions():
     backbone, pixels = build_backbone(), images(2, 64, 64)
     counter = CompileCounter()
     compiled = torch.compile(backbone, backend=counter)
@@ -19,8 +36,39 @@ with torch.no_grad():
         with backbone.conditioning(text):
             print(same(compiled(pixels), backbone(pixels)), counter.frame_count)
 
+
+def whole(backbone: TADPBackbone):
+    """Attention attached, none, and recorded; other sizes and batches; with a gradient; from latents on."""
+    text = backbone.encode_text(["a dog", "a red cat"])
+    plain = Conditioning(text.embeddings, pooled=text.pooled)
+    calls = [(images(2, 64, 96), plain), (images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))]
+    for attach, record in (((1, 2), ()), ((), ()), ((), (1, 2))):
+        torch._dynamo.reset()
+        backbone.attach_attention, backbone.record_attention = attach, record
+        compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+        with torch.no_grad():
+            print(*(same(compiled(*call), backbone(*call)) for call in calls))
+    inputs = latents(2, 8, 8) if backbone.layout.latent_channels == 4 else torch.randn(2, 16, 8, 8), plain
+    print(same(torch.compile(backbone.extract, backend="eager", fullgraph=True)(*inputs), backbone.extract(*inputs)))
+
+
+def noise():
+    """Several timesteps with noise, from latents on."""
+    backbone = build_backbone(
+        scheduler={"beta_schedule": "linear"}, timestep=(1, 261), noise_samples=1, combine_timesteps="concatenate"
+    )
     inputs = latents(2, 8, 8), Conditioning(embeddings(2, 77))
-    noise = {"scheduler": {"beta_schedule": "linear"}, "timestep": (1, 261), "noise_samples": 1}
-    for one in (backbone, build_backbone(**noise, combine_timesteps="concatenate")):
-        whole = torch.compile(one.extract, backend="eager", fullgraph=True)
-        print(same(whole(*inputs), one.extract(*inputs)))
+    compiled = torch.compile(backbone.extract, backend="eager", fullgraph=True)
+    print(same(compiled(*inputs), backbone.extract(*inputs)))
+
+
+if sys.argv[1] == "captions":
+    captions()
+elif sys.argv[1] == "noise":
+    noise()
+else:
+    with tempfile.TemporaryDirectory() as folder:
+        for family in sys.argv[2:]:
+            whole(TADPBackbone.from_pretrained(build_family(family, Path(folder) / family)))
+        if not sys.argv[2:]:
+            whole(build_backbone())

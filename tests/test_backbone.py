@@ -589,7 +589,7 @@ def test_an_interrupted_save_leaves_what_was_saved_before(tmp_path, backbone, mo
     [
         (
             {"attach_attention": (3,)},
-            r"no attention at level 3; this U-Net has it at 0 \(stride 8\), 1 \(stride 16\), 2",
+            r"no attention at level 3; this model has it at 0 \(stride 8\), 1 \(stride 16\), 2",
         ),
         ({"attach_attention": (-1,)}, r"no attention at level -1"),
         ({"record_attention": (4,)}, r"no attention at level 4"),
@@ -603,9 +603,9 @@ def test_an_option_out_of_range_is_refused(options, message):
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(ModelError, match=r"the VAE makes 8 latent channels, the U-Net takes 4"):
+    with pytest.raises(ModelError, match=r"the VAE makes 8 latent channels, the model takes 4"):
         TADPBackbone(vae=build_vae(latent_channels=8), unet=build_unet())
-    with pytest.raises(ModelError, match=r"the text encoder is 24 wide, the U-Net takes 16"):
+    with pytest.raises(ModelError, match=r"the text encoder is 24 wide, the model takes 16"):
         TADPBackbone(
             vae=build_vae(), unet=build_unet(), text_encoder=build_text_encoder(width=24), tokenizer=build_tokenizer()
         )
@@ -656,7 +656,7 @@ def test_latents_that_do_not_fit_are_refused(no_type_checker, backbone):
 
 
 def test_embeddings_of_another_width_are_refused(backbone):
-    with pytest.raises(ValueError, match=rf"embeddings are 8 wide, the U-Net takes {WIDTH}; encode the text with this"):
+    with pytest.raises(ValueError, match=rf"embeddings are 8 wide, the model takes {WIDTH}; encode the text with this"):
         backbone(images(1, 64, 64), Conditioning(torch.zeros(1, 77, 8)))
 
 

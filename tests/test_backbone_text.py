@@ -280,14 +280,30 @@ def test_checkpointing_inside_the_backbone_needs_no_block_in_backward():
     assert all(torch.equal(one, expected[name]) for name, one in gradients(model).items())
 
 
-@pytest.mark.slow
-def test_a_compiled_backbone_takes_each_blocks_text_is_compiled_once_and_from_latents_on_is_one_graph():
+def compile_worker(*arguments: str) -> list[list[str]]:
+    """Lines of words that the worker printed."""
     worker = Path(__file__).parent / "compile_worker.py"
-    done = subprocess.run([sys.executable, str(worker)], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(worker), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    calls, whole = lines[:3], lines[3:]
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_takes_each_blocks_text_and_is_compiled_once():
+    calls = compile_worker("captions")
     assert [agrees for agrees, _ in calls] == ["True"] * 3
     assert len({graphs for _, graphs in calls}) == 1
     assert int(calls[0][1]) > 0
-    assert whole == [["True"]] * 2  # with timesteps and noise too
+
+
+@pytest.mark.slow
+def test_timesteps_and_noise_are_one_graph_from_latents_on():
+    assert compile_worker("noise") == [["True"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
+def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
+    lines = compile_worker("whole", *families)
+    assert lines == [["True"] * 3, ["True"] * 3, ["True"] * 3, ["True"]] * max(len(families), 1)

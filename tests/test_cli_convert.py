@@ -26,7 +26,9 @@ def folder(tmp_path_factory):
 
 
 def test_a_file_is_converted_reported_and_can_predict(folder):
-    done = run("convert", folder / "vpd.pth", "-o", folder / "made", "--base", folder / "base", "--room", "bedroom")
+    done = run(
+        "convert", folder / "vpd.pth", "-o", folder / "made", "--base-model", folder / "base", "--room", "bedroom"
+    )
     assert done.exit_code == 0, done.output
     for words in (
         "depth model of the paper's release or of VPD (depth)",
@@ -53,7 +55,7 @@ def test_a_file_is_converted_reported_and_can_predict(folder):
     ],
 )
 def test_what_does_not_fit_is_one_line_and_exit_code_1(options, message, folder, tmp_path):
-    done = run("convert", folder / "vpd.pth", "-o", tmp_path / "made", "--base", folder / "base", *options)
+    done = run("convert", folder / "vpd.pth", "-o", tmp_path / "made", "--base-model", folder / "base", *options)
     assert done.exit_code == 1
     assert done.output.startswith("error: ")
     assert message in done.output
@@ -64,11 +66,11 @@ def test_a_damaged_file_leaves_nothing(folder, tmp_path):
     shutil.copy(folder / "vpd.pth", tmp_path / "cut.pth")
     with (tmp_path / "cut.pth").open("r+b") as file:
         file.truncate(5000)
-    done = run("convert", tmp_path / "cut.pth", "-o", tmp_path / "made", "--base", folder / "base")
+    done = run("convert", tmp_path / "cut.pth", "-o", tmp_path / "made", "--base-model", folder / "base")
     assert done.exit_code == 1
     assert "cut.pth is damaged" in done.output
     torch.save({"optimizer": {}, "state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
-    done = run("convert", tmp_path / "other.pth", "-o", tmp_path / "made", "--base", folder / "base")
+    done = run("convert", tmp_path / "other.pth", "-o", tmp_path / "made", "--base-model", folder / "base")
     assert done.exit_code == 1
     assert "it has no U-Net of LDM" in done.output
     assert not (tmp_path / "made").exists()

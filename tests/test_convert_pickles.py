@@ -92,7 +92,7 @@ def test_hostile_pickles_do_not_run(tmp_path):
     call = b"cbuiltins\ngetattr\n(cbuiltins\n__import__\nS'x'\ntR."
     rewrite(tmp_path / "good.pth", tmp_path / "getattr.pth", data_pkl=call)
     for name in sorted(path.name for path in tmp_path.glob("*.pth") if path.name != "good.pth"):
-        for read in (read_pickle, lambda path: convert_file(path, tmp_path / "made", base="tadp-tiny")):
+        for read in (read_pickle, lambda path: convert_file(path, tmp_path / "made", base_model="tadp-tiny")):
             with pytest.raises(CorruptFileError, match=r"asks for .*(mkdir|getattr).*nothing in it was run"):
                 read(tmp_path / name)
     assert not trace.exists()

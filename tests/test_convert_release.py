@@ -205,7 +205,7 @@ def original_of(form: str, base: Path) -> Original:
 
 def convert(original: Original, base: Path, folder: Path, **options: Any) -> tuple[TaskModel, Report]:
     path = original.save(folder / "file.pth")
-    report = convert_file(path, folder / "made", base=base, **(original.options | options))
+    report = convert_file(path, folder / "made", base_model=base, **(original.options | options))
     return type(original.model).from_pretrained(folder / "made"), report
 
 
@@ -310,7 +310,7 @@ def test_a_room_may_be_chosen(base, tmp_path):
     other = Conditioning(original.state["encoder.class_embeddings"][None, 8:9])
     assert model.predict(images(1, 64, 64), other).depth_m.shape == (64, 64)
     with pytest.raises(ModelError, match=r"room is one of printer_room, .*; got 'attic'"):
-        convert_file(tmp_path / "file.pth", tmp_path / "other", base=base, room="attic")
+        convert_file(tmp_path / "file.pth", tmp_path / "other", base_model=base, room="attic")
 
 
 def test_a_depth_file_does_not_tell_its_scale_and_may_be_told(base, tmp_path):
@@ -366,14 +366,14 @@ def test_a_learned_token_in_the_file_needs_its_name(base, tmp_path):
     assert encoder is not None
     assert encoder("a <toy>").words[0][1].text == "<toy>"
     assert torch.equal(encoder.model.get_input_embeddings().weight[-1], vector[0])
-    without = convert_file(tmp_path / "file.pth", tmp_path / "b", base=base, learned_token="", **original.options)
+    without = convert_file(tmp_path / "file.pth", tmp_path / "b", base_model=base, learned_token="", **original.options)
     assert "a learned token of 1 vectors was left out, as asked" in without.notes
 
 
 def test_safetensors_are_read_too(base, tmp_path):
     original = original_of("vpd depth", base)
     save_file(original.state, tmp_path / "file.safetensors")
-    convert_file(tmp_path / "file.safetensors", tmp_path / "made", base=base)
+    convert_file(tmp_path / "file.safetensors", tmp_path / "made", base_model=base)
     made = TADPForDepthEstimation.from_pretrained(tmp_path / "made")
     assert torch.equal(output_of(made, images(1, 64, 64)), output_of(original.model, images(1, 64, 64)))
 
@@ -398,7 +398,7 @@ def test_names_of_torchvision_before_0_13_are_read(base, tmp_path):
     assert {"fpn.inner_blocks.0.weight", "decode_head.rpn.head.conv.bias"} <= old.keys()
     new, _ = convert(original, base, tmp_path)
     original.state = old
-    convert_file(original.save(tmp_path / "old.pth"), tmp_path / "old", base=base, **original.options)
+    convert_file(original.save(tmp_path / "old.pth"), tmp_path / "old", base_model=base, **original.options)
     assert all(
         torch.equal(value, new.head.state_dict()[key])
         for key, value in load_file(tmp_path / "old" / "model.safetensors").items()
@@ -472,7 +472,7 @@ def test_files_without_their_frozen_parts_take_them_from_the_base(base, tmp_path
     model, report = convert(original, base, tmp_path)
     assert torch.equal(output_of(model, images(1, 64, 64)), output_of(original.model, images(1, 64, 64)))
     assert {part.name for part in report.parts} == {"U-Net", "head", "meta", "optimizer"}
-    told = convert_file(tmp_path / "file.pth", tmp_path / "other", base=base, scale_latents=False)
+    told = convert_file(tmp_path / "file.pth", tmp_path / "other", base_model=base, scale_latents=False)
     assert (report.options["scale_latents"], told.options["scale_latents"]) == (True, False)
 
 
@@ -511,7 +511,7 @@ def test_a_second_copy_that_differs_is_named(base, tmp_path):
 def test_another_vae_or_text_encoder_than_the_bases_is_named(key, base, tmp_path):
     original = original_of("tadp segmentation", base)
     original.state[key] = original.state[key] + 0.1
-    with pytest.raises(ModelError, match=rf"1 other weights than in .*: {key}.* Pass as base="):
+    with pytest.raises(ModelError, match=rf"1 other weights than in .*: {key}.* Pass as base_model="):
         convert(original, base, tmp_path)
     _, report = convert(original, base, tmp_path, ignore_frozen=True)
     assert any(part.fate == f"dropped: 1 differ from {base}, whose are used" for part in report.parts)
@@ -538,12 +538,12 @@ def test_class_names_must_be_as_many_as_the_heads_outputs(names, message, base, 
 def test_options_that_do_not_fit_the_file_are_refused(base, tmp_path):
     path = original_of("vpd depth", base).save(tmp_path / "depth.pth")
     with pytest.raises(ModelError, match=r"is a depth file, not detection"):
-        convert_file(path, tmp_path / "made", base=base, task="detection")
+        convert_file(path, tmp_path / "made", base_model=base, task="detection")
     with pytest.raises(ModelError, match=r"a depth model has no classes"):
-        convert_file(path, tmp_path / "made", base=base, class_names=CLASSES)
+        convert_file(path, tmp_path / "made", base_model=base, class_names=CLASSES)
     path = original_of("tadp segmentation", base).save(tmp_path / "segmentation.pth")
     with pytest.raises(ModelError, match=r"room is for depth models with class embeddings"):
-        convert_file(path, tmp_path / "made", base=base, room="kitchen")
+        convert_file(path, tmp_path / "made", base_model=base, room="kitchen")
 
 
 def test_joined_text_and_other_bases_are_refused(base, tmp_path):
@@ -554,7 +554,7 @@ def test_joined_text_and_other_bases_are_refused(base, tmp_path):
     with pytest.raises(ModelError, match=r"the head takes the attention of 80 tokens, a caption of .* has 77"):
         convert(original, base, tmp_path)
     original.state["neck.lateral_convs.1.conv.weight"] = torch.zeros(8, 20, 1, 1)
-    with pytest.raises(ModelError, match=r"the rest is not one number of tokens. Pass base="):
+    with pytest.raises(ModelError, match=r"the rest is not one number of tokens. Pass base_model="):
         convert(original, base, tmp_path)
 
 
@@ -577,15 +577,15 @@ def test_files_of_another_kind_say_what_they_are(base, tmp_path):
     ):
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(ModelError, match=message):
-            convert_file(tmp_path / "odd.pth", tmp_path / "made", base=base)
+            convert_file(tmp_path / "odd.pth", tmp_path / "made", base_model=base)
     with pytest.raises(MissingFileError, match=r"no nothing\.pth in"):
-        convert_file(tmp_path / "nothing.pth", tmp_path / "made", base=base)
+        convert_file(tmp_path / "nothing.pth", tmp_path / "made", base_model=base)
 
 
 def test_a_folder_that_holds_something_is_left_alone(base, tmp_path):
     path = original_of("vpd depth", base).save(tmp_path / "depth.pth")
     with pytest.raises(OutputError, match=r"is not empty; choose another folder"):
-        convert_file(path, tmp_path, base=base)
+        convert_file(path, tmp_path, base_model=base)
     (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CorruptFileError, match=r"cut\.pth is damaged"):
-        convert_file(tmp_path / "cut.pth", tmp_path / "made", base=base)
+        convert_file(tmp_path / "cut.pth", tmp_path / "made", base_model=base)

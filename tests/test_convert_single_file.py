@@ -1,6 +1,7 @@
 """Whole Stable Diffusion models in one file, written here under the names of the original code."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def base(tmp_path):
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_a_single_file_is_the_same_model(family, suffix, base, tmp_path):
     path = write(whole(family), tmp_path / f"model{suffix}")
-    loaded = from_single_file(path, base=base(family), timestep=1)
+    loaded = from_single_file(path, base_model=base(family), timestep=1)
     expected = TADPBackbone(**parts_of(family), tokenizer=build_tokenizer(), timestep=1).eval()
     state, theirs = loaded.state_dict(), expected.state_dict()
     assert state.keys() == theirs.keys()
@@ -40,24 +41,41 @@ def test_the_tokenizer_may_be_given_and_the_dtype_chosen(base, tmp_path):
     path = write(whole("sd1"), tmp_path / "model.safetensors")
     folder = base("sd1")
     for tokenizer in (build_tokenizer(), folder / "tokenizer"):
-        loaded = from_single_file(path, base=folder, tokenizer=tokenizer, dtype=torch.bfloat16)
+        loaded = from_single_file(path, base_model=folder, tokenizer=tokenizer, dtype=torch.bfloat16)
         assert {one.dtype for one in loaded.parameters()} == {torch.bfloat16}
 
 
+CLIP = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
+
+
 @pytest.mark.parametrize(("family", "padding"), [("sd1", "<|endoftext|>"), ("sd2", "!")])
-def test_the_tokenizer_of_the_cache_pads_as_the_family_was_trained(family, padding, base, tmp_path, monkeypatch):
-    folder = base(family)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folder / "tokenizer"))
-    configs = {part: json.loads((folder / part / "config.json").read_text()) for part in parts_of(family)}
-    monkeypatch.setattr("tadp.convert.single_file._configs", lambda *_: configs)
-    loaded = from_single_file(write(whole(family), tmp_path / "model.safetensors"))
-    assert loaded.text_encoder.tokenizer.pad_token == padding
+def test_clips_own_tokenizer_comes_with_us_and_pads_as_the_family_was_trained(family, padding, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)  # nothing is asked for
+    folder = write_configs(family, tmp_path / "base", **CLIP)
+    shutil.rmtree(folder / "tokenizer")
+    path = write(whole(family, **CLIP), tmp_path / "model.safetensors")
+    loaded = from_single_file(path, base_model=folder)
+    tokenizer = loaded.text_encoder.tokenizer
+    assert tokenizer.pad_token == padding
+    ids = loaded.text_encoder._fit(loaded.text_encoder._tokenize(["a golden retriever"])[0].ids)
+    assert ids == [49406, 320, 3878, 28394, 49407, *[tokenizer.convert_tokens_to_ids(padding)] * 72]  # OpenAI's numbers
+    loaded.save_pretrained(tmp_path / "saved")
+    again = TADPBackbone.from_pretrained(tmp_path / "saved")
+    text = "a golden retriever, naïve and 犬"
+    assert torch.equal(again.encode_text(text).embeddings, loaded.encode_text(text).embeddings)
+    assert again.text_encoder.tokenizer is not from_single_file(path, base_model=folder).text_encoder.tokenizer
 
 
-def test_without_a_tokenizer_the_message_says_what_to_pass(tmp_path):
+def test_a_tokenizer_of_another_vocabulary_is_refused(base, tmp_path):
+    folder = base("sd1")
+    shutil.rmtree(folder / "tokenizer")
     path = write(whole("sd1"), tmp_path / "model.safetensors")
-    with pytest.raises(UnknownModelError, match=r"cannot get 'openai/clip-vit-large-patch14'.* pass tokenizer="):
-        from_single_file(path, cache_dir=tmp_path, local_files_only=True)
+    with pytest.raises(
+        ModelError, match=r"the tokenizer has 49408 tokens, the text encoder takes \d+; pass the tokenizer"
+    ):
+        from_single_file(path, base_model=folder)
+    with pytest.raises(UnknownModelError, match=r"cannot get 'someone/words'.* Pass a folder with tokenizer\.json"):
+        from_single_file(path, tokenizer="someone/words", cache_dir=tmp_path, local_files_only=True)
 
 
 def test_the_configurations_that_come_with_us_are_those_of_the_examples():
@@ -88,7 +106,7 @@ def test_what_is_missing_or_unknown_is_named(base, tmp_path):
         ModelError,
         match=r"1 missing: model\.diffusion_model\.input_blocks\.0\.0\.weight\. 1 unknown: model\.diff.*control",
     ):
-        from_single_file(path, base=folder)
+        from_single_file(path, base_model=folder)
 
 
 def test_a_ckpt_that_would_run_something_is_refused(tmp_path):

@@ -26,7 +26,7 @@ HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny", "Salesforce/b
 BASES = {
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "madebyollin/taesdxl": "taesdxl",
-    'tokenizer="clip-tokenizer"': 'base="small"',  # the small model's configurations and tokenizer
+    '"v1-5-pruned-emaonly.safetensors"': '"v1-5-pruned-emaonly.safetensors", base_model="small"',  # a small one's
 }
 
 

@@ -220,12 +220,12 @@ def test_captions_of_another_batch_size_or_too_long_are_refused(backbones, famil
 
 
 def test_parts_of_other_widths_are_refused(folders, backbones):
-    with pytest.raises(ModelError, match=r"the text encoder is 32 wide, the U-Net takes 24"):
+    with pytest.raises(ModelError, match=r"the text encoder is 32 wide, the model takes 24"):
         TADPBackbone.from_pretrained(folders["SDXL"], unet=build_xl_unet(cross_attention_dim=24))
     unet = build_xl_unet(projection_class_embeddings_input_dim=20 + 24)
-    with pytest.raises(ModelError, match=r"pools a text to a width of 12, the U-Net takes 20"):
+    with pytest.raises(ModelError, match=r"pools a text to a width of 12, the model takes 20"):
         TADPBackbone.from_pretrained(folders["SDXL"], unet=unet)
-    with pytest.raises(ModelError, match=r"the VAE makes 4 latent channels, the U-Net takes 16"):
+    with pytest.raises(ModelError, match=r"the VAE makes 4 latent channels, the model takes 16"):
         TADPBackbone.from_pretrained(folders["FLUX"], vae=build_vae())
 
 
@@ -292,7 +292,7 @@ def test_a_pass_of_xl_continued_to_the_end_is_the_unets_own_output(timestep):
 
 def test_xl_has_no_attention_at_its_finest_level(backbones):
     with pytest.raises(
-        ValueError, match=r"no attention at level 0; this U-Net has it at 1 \(stride 16\), 2 \(stride 32\)"
+        ValueError, match=r"no attention at level 0; this model has it at 1 \(stride 16\), 2 \(stride 32\)"
     ):
         TADPBackbone(unet=build_xl_unet(), vae=build_vae(), attach_attention=(0,), text_length=77)
     with pytest.raises(ValueError, match=r"no attention at level 3"):

@@ -236,9 +236,9 @@ def test_smps_rules_of_channels_and_depth(smp, folder):
     with pytest.raises(ValueError, match=r"takes images of 3 channels; got in_channels=4"):
         smp.Unet("tadp_test", encoder_weights=None, in_channels=4)
     with pytest.raises(ValueError, match=r"depth is 3, 4 or 5, for strides to 8, 16 or 32; got 6"):
-        SmpEncoder(base=folder, depth=6)
+        SmpEncoder(base_model=folder, depth=6)
     with pytest.raises(ValueError, match=r"output_stride is 8, 16 or 32; got 4"):
-        SmpEncoder(base=folder, output_stride=4)
+        SmpEncoder(base_model=folder, output_stride=4)
 
 
 # torchvision

@@ -34,7 +34,9 @@ def trainable(model):
 
 
 def build_upernet(base, **options):
-    config = TADPConfig(base=str(base), out_indices=[0, 1, 2, 3], stride4="upsampled", stride4_channels=8, **options)
+    config = TADPConfig(
+        base_model=str(base), out_indices=[0, 1, 2, 3], stride4="upsampled", stride4_channels=8, **options
+    )
     return UperNet(UperNetConfig(backbone_config=config, num_labels=CLASSES, hidden_size=16, use_auxiliary_head=False))
 
 
@@ -67,7 +69,7 @@ def test_upernet_trains_and_comes_back_without_the_base(base, tmp_path):
 
 def test_mask2former_trains_and_comes_back(base, tmp_path):
     torch.manual_seed(0)
-    model = Mask2Former(Mask2FormerConfig(backbone_config=TADPConfig(base=str(base)), **MASK2FORMER))
+    model = Mask2Former(Mask2FormerConfig(backbone_config=TADPConfig(base_model=str(base)), **MASK2FORMER))
     classes = [mask.unique() for mask in BATCH.masks]
     targets = {
         "mask_labels": [(mask == one[:, None, None]).float() for mask, one in zip(BATCH.masks, classes, strict=True)],
@@ -91,7 +93,7 @@ def test_mask2former_trains_and_comes_back(base, tmp_path):
 
 @torch.no_grad()
 def test_a_backbone_is_had_from_auto_backbone_with_the_bases_weights(base, tmp_path):
-    config = TADPConfig(base=str(base), out_features=["stride8", "stride32"], mean=[0.5] * 3, std=[0.5] * 3)
+    config = TADPConfig(base_model=str(base), out_features=["stride8", "stride32"], mean=[0.5] * 3, std=[0.5] * 3)
     made = AutoBackbone.from_config(config).eval()
     pixels = images(2, 64, 96)
     with made.pyramid.backbone.conditioning("a dog"):
@@ -112,12 +114,12 @@ def test_a_backbone_is_had_from_auto_backbone_with_the_bases_weights(base, tmp_p
 
 def test_what_cannot_be_is_refused(base):
     with pytest.raises(UnknownModelError, match=r"nowhere"):
-        TADPConfig(base="/nowhere")
-    with pytest.raises(ModelError, match=r"has no base; build it as TADPConfig\(base='tadp-tiny'\)"):
+        TADPConfig(base_model="/nowhere")
+    with pytest.raises(ModelError, match=r"has no base; build it as TADPConfig\(base_model='tadp-tiny'\)"):
         TADPModel(TADPConfig())
     with pytest.raises(ValueError, match=r"out_features must be a subset of stage_names"):
-        TADPConfig(base=str(base), out_features=["stride4"])
-    made = TADPModel(TADPConfig(base=str(base)))
+        TADPConfig(base_model=str(base), out_features=["stride4"])
+    made = TADPModel(TADPConfig(base_model=str(base)))
     with pytest.raises(ImageError, match=r"not in \[0, 1\]"):
         made(images(1, 64, 64) * 2 - 1)
     with made.pyramid.backbone.conditioning(CAPTIONS), pytest.raises(CaptionError, match=r"1 images but 2 captions"):

@@ -25,17 +25,17 @@ FLOORS = {
     "errors": 0, "features": 0, "words": 0, "captions": 0, "metrics": 0, "files": 0, "hub": 0, "assets": 0,
     "boxes": 0, "losses": 0, "schedules": 0,
     "looping": 0, "english": 0, "grammar": 0,
-    "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1,
+    "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1, "clip_tokenizer": 1,
     "captioner": 1,
     "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,
     "windows": 1, "pictures": 1,
     "backbone": 2, "heads": 2,
     "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "cross_domain": 3, "integrations": 3, "datasets": 0,
-    "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
+    "export": 3, "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
     "pretrained": 1,
     "_lazy": 0,
     "layout": 1, "joint": 1, "joint_attention": 1, "denoiser": 1, "text_stack": 1, "text_loading": 1,
-    "parts": 1, "drop_ins": 1, "noise": 1, "tiles": 1, "crops": 1,
+    "parts": 1, "drop_ins": 1, "noise": 1, "tiles": 1, "crops": 1, "lora": 1, "lora_text": 1,
 }  # fmt: skip
 
 

@@ -747,9 +747,9 @@ def test_missing_and_damaged_files_are_named(kept):
 def test_a_base_that_moved_can_be_given(kept, tmp_path):
     base = json.loads((kept / "config.json").read_text())["base"]
     edit(kept, base=base | {"name": str(tmp_path / "gone")})
-    with pytest.raises(UnknownModelError, match=r"was trained on '.*gone'.*Or pass base="):
+    with pytest.raises(UnknownModelError, match=r"was trained on '.*gone'.*Or pass base_model="):
         TADPForSemanticSegmentation.from_pretrained(kept)
-    assert TADPForSemanticSegmentation.from_pretrained(kept, base="tadp-tiny").class_names == tuple(CLASSES)
+    assert TADPForSemanticSegmentation.from_pretrained(kept, base_model="tadp-tiny").class_names == tuple(CLASSES)
 
 
 def test_a_base_in_a_folder_is_found_from_anywhere(tmp_path, monkeypatch):

@@ -192,7 +192,7 @@ class TADPBackbone(nn.Module):
             unet: One in place of the model's, which is then not loaded: itself, a folder, a hub id, or a .safetensors
                 file of the tensors of the model's U-Net, here or on the hub ("owner/name/file.safetensors").
             vae: One in place of the model's, likewise; an `AutoencoderTiny` is faster and a little coarser.
-            lora: A LoRA of the U-Net to add to its weights: a file, a folder or a hub id. Extra `train`.
+            lora: A LoRA to add to the weights of U-Net and text encoder: a file, a folder or a hub id. Extra `train`.
             lora_scale: How much of it is added.
             text_encoder: One in place of the model's, which is then not loaded.
             tokenizer: The text encoder's.
@@ -401,7 +401,10 @@ class TADPBackbone(nn.Module):
         """
         pixels = to_tensor(images)
         # before the slow part, in case it is refused
-        encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
+        if isinstance(text, Conditioning):
+            encoded = text
+        else:
+            encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
         latents, half = self._encode(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
         features = self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
@@ -536,21 +539,27 @@ class TADPBackbone(nn.Module):
         self, latents: Tensor, text: Conditioning, size: tuple[int, int], *, names_vary: bool = False
     ) -> Features:
         """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
+        maps, attention = self._levels(latents, text, size)
+        joined = self._joined_apart if names_vary else self._joined
+        return joined(maps, attention, text, size)
+
+    def _levels(
+        self, latents: Tensor, text: Conditioning, size: tuple[int, int]
+    ) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The maps and the attention of each level, cropped, apart, and nothing but tensors; also of symbolic sizes."""
         conditioning = self._conditioning(text, latents)
         one_pass = partial(
             run_once,
             self.unet,
             self.layout,
             text=conditioning,
-            image_size=(int(size[0]), int(size[1])),
+            image_size=size,
             record_levels=sorted({*self.attach_attention, *self.record_attention}),
         )
         maps, attention = self.passes.run(one_pass, latents, self.dtype)
         strides = [self.vae.reduction * cells for cells in self.layout.reduction]
         maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
-        attention = {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
-        joined = self._joined_apart if names_vary else self._joined
-        return joined(maps, attention, text, size)
+        return maps, {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
 
     def _joined(
         self, maps: list[Tensor], attention: dict[int, Tensor], text: Conditioning, size: tuple[int, int]
@@ -564,7 +573,7 @@ class TADPBackbone(nn.Module):
     _joined_apart = _never_compiled(_joined)  # else a call is compiled anew for each caption
 
     def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
-        """What of a text the U-Net takes: tensors, without names."""
+        """What of a text the denoiser takes: tensors, without names."""
         check_text(
             conditioning,
             layout=self.layout,
@@ -576,7 +585,7 @@ class TADPBackbone(nn.Module):
         conditioning = tensors.to(latents.device, self.dtype)
         if self.text_adapter is not None:
             conditioning = self.text_adapter(conditioning)
-        return conditioning.expand(len(latents))
+        return conditioning.expand(latents.shape[0])
 
     def _channels(self, attention: AttentionMaps, level: int) -> Float[Tensor, "b l h w"]:
         """What is attached at a level: a channel a name, or a channel a token."""

@@ -15,17 +15,17 @@ def check_parts(vae: AnyVAE, layout: Layout, text_encoder: AnyText | None) -> No
     """The denoiser takes the VAE's latents and the text encoder's embeddings, or a ModelError."""
     made, taken = vae.config["latent_channels"], layout.latent_channels
     if made != taken:
-        raise ModelError(f"the VAE makes {made} latent channels, the U-Net takes {taken}; use a pair trained together.")
+        raise ModelError(f"the VAE makes {made} latent channels, the model takes {taken}; use a pair trained together.")
     if text_encoder is None:
         return
     if text_encoder.width != layout.text_width:
         raise ModelError(
-            f"the text encoder is {text_encoder.width} wide, the U-Net takes {layout.text_width}; use a pair trained "
+            f"the text encoder is {text_encoder.width} wide, the model takes {layout.text_width}; use a pair trained "
             "together."
         )
     if layout.pooled_width is not None and text_encoder.pooled_width != layout.pooled_width:
         raise ModelError(
-            f"the text encoder pools a text to a width of {text_encoder.pooled_width}, the U-Net takes "
+            f"the text encoder pools a text to a width of {text_encoder.pooled_width}, the model takes "
             f"{layout.pooled_width}; use a pair trained together."
         )
 
@@ -35,15 +35,15 @@ def check_levels(levels: Sequence[int], layout: Layout, vae_reduction: int) -> N
     for level in levels:
         if level not in layout.attention_levels:
             strides = ", ".join(f"{k} (stride {vae_reduction * layout.reduction[k]})" for k in layout.attention_levels)
-            raise ValueError(f"no attention at level {level}; this U-Net has it at {strides}.")
+            raise ValueError(f"no attention at level {level}; this model has it at {strides}.")
 
 
 def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
-    """Latents that the U-Net takes, or a ValueError.
+    """Latents that the denoiser takes, or a ValueError.
 
     Args:
         latents: (B, channels, H, W).
-        channels: What the U-Net takes.
+        channels: What the denoiser takes.
         multiple: Of which H and W must be multiples.
     """
     if latents.ndim != 4 or latents.shape[1] != channels:
@@ -70,7 +70,7 @@ def check_text(
     _, length, found = text.embeddings.shape
     if found != layout.text_width:
         raise ValueError(
-            f"embeddings are {found} wide, the U-Net takes {layout.text_width}; encode the text with this backbone."
+            f"embeddings are {found} wide, the model takes {layout.text_width}; encode the text with this backbone."
         )
     pooled = None if text.pooled is None else text.pooled.shape[1]
     if layout.pooled_width is not None and pooled != layout.pooled_width:

@@ -1,5 +1,5 @@
 """The command line: `extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict`, `evaluate`, `convert`;
-`personalize`.
+`personalize`, `export`.
 
 torch and its company are imported inside the commands, so that `tadp --help` answers at once.
 """
@@ -7,6 +7,7 @@ torch and its company are imported inside the commands, so that `tadp --help` an
 from tadp.cli import caption as caption
 from tadp.cli import clean as clean
 from tadp.cli import convert as convert
+from tadp.cli import export as export
 from tadp.cli import features as features
 from tadp.cli import personalize as personalize
 from tadp.cli import prompt as prompt

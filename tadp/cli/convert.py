@@ -33,8 +33,9 @@ class ConvertTask(StrEnum):
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: a pickle, or safetensors.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write: new, or empty.")],
-    base: Annotated[
-        str, typer.Option("--base", help="The Stable Diffusion it was trained from; VAE and text encoder are its.")
+    base_model: Annotated[
+        str,
+        typer.Option("--base-model", help="The Stable Diffusion it was trained from; VAE and text encoder are its."),
     ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
     task: Annotated[ConvertTask, typer.Option("--task", help="What the file must be; auto takes what it is.")] = (
         ConvertTask.auto
@@ -88,7 +89,7 @@ def convert(
         report = convert_file(
             file,
             output,
-            base=base,
+            base_model=base_model,
             task=task.value,
             class_names=None if classes is None else [name.strip() for name in classes.split(",")],
             scale_latents=scale_latents,

@@ -31,9 +31,9 @@ TaskArgument = Annotated[Task, typer.Argument(metavar="TASK", help="segmentation
 TaskModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A folder that save_pretrained wrote, or a hub id of such a model.")
 ]
-Base = Annotated[
+BaseModel = Annotated[
     str | None,
-    typer.Option("--base", help="The Stable Diffusion it was trained on, if it is elsewhere now.", show_default=False),
+    typer.Option("--base-model", help="What it was trained on, if it is elsewhere now.", show_default=False),
 ]
 CaptionerOption = Annotated[
     str | None,
@@ -68,7 +68,7 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
     caption: Caption = None,
     captioner: CaptionerOption = None,
-    base: Base = None,
+    base_model: BaseModel = None,
     window_px: WindowPx = None,
     stride_px: StridePx = None,
     short_side_px: ShortSidePx = None,
@@ -95,7 +95,7 @@ def predict(
             typer.echo(f"{len(done)} already done")
     if not todo:
         raise typer.Exit(1 if failed else 0)
-    predictor = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    predictor = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     _check_stride(predictor, options)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
     with progress() as bar:
@@ -136,7 +136,7 @@ def evaluate(
         Path | None, typer.Option("--captions", help="Caption file by image id, from tadp caption.", show_default=False)
     ] = None,
     captioner: CaptionerOption = None,
-    base: Base = None,
+    base_model: BaseModel = None,
     crop: Annotated[
         str | None, typer.Option("--crop", help="eigen or garg: where depth is compared.", show_default="everywhere")
     ] = None,
@@ -170,7 +170,7 @@ def evaluate(
     if root is None and data != "scenes":
         raise typer.BadParameter(f"{data} is read from a folder.", param_hint="--root")
     options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
-    predictor: Any = load_task(task, model, base=base, device=device, dtype=dtype, revision=revision)
+    predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     _check_stride(predictor, options)
     # the detection sets give the labels of any model that knows their classes
     labels = {"class_names": predictor.class_names} if task is Task.detection and data != "scenes" else {}
@@ -308,7 +308,7 @@ def _check_stride(model: Any, options: dict[str, Any]) -> None:
 
 
 def load_task(
-    task: Task, model: str, *, base: str | None, device: str | None, dtype: Dtype, revision: str | None
+    task: Task, model: str, *, base_model: str | None, device: str | None, dtype: Dtype, revision: str | None
 ) -> "TaskModel":
     """A task model on its device.
 
@@ -328,7 +328,7 @@ def load_task(
     place = find_device(device)
     with status(f"loading {model}"):
         return kinds[task].from_pretrained(
-            model, base=base, dtype=getattr(torch, dtype.value), device=place, revision=revision
+            model, base_model=base_model, dtype=getattr(torch, dtype.value), device=place, revision=revision
         )
 
 

@@ -115,11 +115,11 @@ class Ledger:
             cures.append(" What is not needed can be left out with allow_unused=['pattern*'] (--allow-unused).")
         if any(what.startswith("other weights") for what in self._problems):
             cures.append(
-                " Pass as base= (--base) the model it was trained on, or ignore_frozen=True (--ignore-frozen) to use "
-                "the base's."
+                " Pass as base_model= (--base-model) the model it was trained on, or ignore_frozen=True "
+                "(--ignore-frozen) to use the base's."
             )
         if any(what.startswith("of another shape") for what in self._problems):
-            cures.append(" Is it of another size than the base? Pass base= (--base).")
+            cures.append(" Is it of another size than the base? Pass base_model= (--base-model).")
         return "".join(cures)
 
     def _fitting(

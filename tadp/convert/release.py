@@ -32,7 +32,7 @@ def convert_file(
     path: str | Path,
     output: str | Path,
     *,
-    base: str | Path = STABLE_DIFFUSION,
+    base_model: str | Path = STABLE_DIFFUSION,
     task: Task | Literal["auto"] = "auto",
     class_names: Sequence[str] | None = None,
     scale_latents: bool | None = None,
@@ -54,7 +54,7 @@ def convert_file(
     Args:
         path: The file.
         output: A folder that is not there yet, or is empty.
-        base: The Stable Diffusion it was trained from, in diffusers' layout: VAE and text encoder come from it.
+        base_model: The Stable Diffusion it was trained from, in diffusers' layout: VAE and text encoder come from it.
         task: What the file must be; "auto" takes what it is.
         class_names: In the order of the head's outputs; by default those in the file, or those of the data set with as
             many classes (ADE20K, Cityscapes, Pascal VOC).
@@ -91,7 +91,7 @@ def convert_file(
     form = recognise(state, path)
     if task not in ("auto", form.task):
         raise ModelError(f"{path} is a {form.task} file, not {task}: {form.kind}.")
-    channels = read_config(model_folder(base, **hub), "unet").get("block_out_channels", ())
+    channels = read_config(model_folder(base_model, **hub), "unet").get("block_out_channels", ())
     text = read_text(form, state, widths=head_widths(form, state, len(channels)), channels=channels, path=path)
     options = {
         "timestep": 1,
@@ -100,14 +100,14 @@ def convert_file(
         "attach_attention": text.attach_attention,
         "text_adapter": text.adapter,
     }
-    backbone = _load_base(base, text, options, path, **hub)
+    backbone = _load_base(base_model, text, options, path, **hub)
     encoder = None if backbone.text_encoder is None else only_encoder(backbone.text_encoder)
     state, learned = split_vocabulary(state, form, encoder)
     head, classes = head_options(form, state, path)
     names = _class_names(form, classes, others, class_names, path)
     file = File(path, form, Ledger(state, path), others, text, head, names)
     model, notes = build_model(file, backbone, room)
-    weights = account(file, model, ignore_frozen=ignore_frozen, base=str(base))
+    weights = account(file, model, ignore_frozen=ignore_frozen, base=str(base_model))
     file.ledger.close(allow_unused=allow_unused)
     for module, tensors in weights:
         module.load_state_dict(tensors, strict=False)  # what may be missing is known

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tadp.assets import single_file_configs
 from tadp.backbone import TADPBackbone
+from tadp.clip_tokenizer import clip_tokenizer
 from tadp.convert.forms import state_of
 from tadp.convert.ledger import Ledger
 from tadp.convert.names import ldm_text_names, ldm_unet_names, ldm_vae_names
@@ -22,7 +23,6 @@ from tadp.vae import VAEEncoder
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-TOKENIZER = "openai/clip-vit-large-patch14"  # whose vocabulary Stable Diffusion 1.x and 2.x both have
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _CLIP, _OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 _OPENCLIP_LAYERS = {
@@ -46,7 +46,7 @@ _OPENCLIP_PLACES = {
 def from_single_file(
     path: str | Path,
     *,
-    base: str | Path | None = None,
+    base_model: str | Path | None = None,
     tokenizer: "CLIPTokenizer | str | Path | None" = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -59,13 +59,13 @@ def from_single_file(
 
     A .ckpt is read as `convert_file` reads one: tensors and plain values, nothing is run. U-Net, VAE encoder and text
     encoder are taken to the last tensor; the decoder, averages and schedules are left. Which of the two it is follows
-    from the text encoder. The configurations come with tadp; the tokenizer's vocabulary does not.
+    from the text encoder. The configurations and CLIP's vocabulary come with tadp, so nothing else is needed.
 
     Args:
         path: The file.
-        base: A folder in diffusers layout that describes the model, `unet/config.json` and so on, if it is of another
-            shape than Stable Diffusion 1.5 and 2.1; its `tokenizer/` is used too.
-        tokenizer: The tokenizer, or a folder or hub id with one; by default that of `TOKENIZER`, from the cache or hub.
+        base_model: A folder in diffusers layout that describes the model, `unet/config.json` and so on, if it is of
+            another shape than Stable Diffusion 1.5 and 2.1; its `tokenizer/`, if it has one, is used too.
+        tokenizer: The tokenizer, or a folder or hub id with one; CLIP's own by default.
         dtype: Of all parts; None is float32.
         device: Where it goes; None is the CPU.
         local_files_only: Never ask the hub.
@@ -84,11 +84,12 @@ def from_single_file(
     path = Path(path).expanduser()
     state, _ = state_of(read_pickle(path), path)
     family = _family(state, path)
-    configs = _configs(family, base)
+    configs = _configs(family, base_model)
     hub: dict[str, Any] = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
-    given = tokenizer if tokenizer is not None or base is None else Path(base) / "tokenizer"
-    words = _tokenizer(given, hub, family)
+    own = None if base_model is None else Path(base_model) / "tokenizer"
+    words = _tokenizer(own if tokenizer is None and own and own.is_dir() else tokenizer, hub, family)
     unet, vae, text = _hollow(configs)
+    _check_vocabulary(words, text)
     ledger = Ledger(_parted(state) if family == "sd2" else state, path)
     taken = [
         (unet, _take(ledger, "U-Net", unet, ldm_unet_names(unet), _UNET)),
@@ -116,27 +117,33 @@ def _family(state: Mapping[str, Tensor], path: Path) -> str:
     raise ModelError(f"{path} has no text encoder of LDM (cond_stage_model.*); {known}.")
 
 
-def _configs(family: str, base: str | Path | None) -> dict[str, dict[str, Any]]:
-    if base is None:
+def _configs(family: str, base_model: str | Path | None) -> dict[str, dict[str, Any]]:
+    if base_model is None:
         return json.loads(single_file_configs().read_text(encoding="utf-8"))[family]
-    return {part: read_json(Path(base) / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+    return {part: read_json(Path(base_model) / part / "config.json") for part in ("unet", "vae", "text_encoder")}
 
 
 def _tokenizer(given: Any, hub: dict[str, Any], family: str) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
-    if given is not None and not isinstance(given, str | Path):
+    if given is None:
+        # Stable Diffusion 2 was trained on padding with token 0, which is "!".
+        return clip_tokenizer(**({"pad_token": "!"} if family == "sd2" else {}))
+    if not isinstance(given, str | Path):
         return given
-    name = TOKENIZER if given is None else given
-    known = (
-        "The vocabulary of CLIP does not come with tadp: pass tokenizer= a folder with tokenizer.json, or with "
-        "vocab.json and merges.txt, a hub id, or a CLIPTokenizer."
-    )
+    known = "Pass a folder with tokenizer.json, or with vocab.json and merges.txt, a hub id, or a CLIPTokenizer."
     patterns = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-    folder = local_folder(name, patterns=patterns, known=known, **hub)
-    # Stable Diffusion 2 was trained on padding with token 0, which is "!".
-    padding: Any = {"pad_token": "!"} if given is None and family == "sd2" else {}
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **padding)
+    return CLIPTokenizer.from_pretrained(
+        local_folder(given, patterns=patterns, known=known, **hub), local_files_only=True
+    )
+
+
+def _check_vocabulary(tokenizer: "CLIPTokenizer", text: Any) -> None:
+    if len(tokenizer) > text.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the text encoder takes {text.config.vocab_size}; pass the "
+            "tokenizer that the file was trained with as tokenizer=."
+        )
 
 
 def _hollow(configs: dict[str, dict[str, Any]]) -> tuple[Any, VAEEncoder, Any]:

@@ -216,7 +216,7 @@ def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple
     for level in levels or ():
         if not 0 <= level < count:
             strides = ", ".join(map(str, backbone.feature_info.reduction))
-            raise ValueError(f"unknown level {level}; this U-Net has levels 0 to {count - 1} (strides {strides}).")
+            raise ValueError(f"unknown level {level}; this model has levels 0 to {count - 1} (strides {strides}).")
     return tuple(sorted(set(levels))) if levels else tuple(range(count))
 
 

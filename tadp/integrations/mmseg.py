@@ -16,10 +16,10 @@ PREPROCESSOR = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_r
 
 
 def register(*, name: str = "TADP") -> type:
-    """Put the backbone into mmseg's registry, so that `backbone=dict(type=name, base="tadp-tiny")` builds it.
+    """Put the backbone into mmseg's registry, so that `backbone=dict(type=name, base_model="tadp-tiny")` builds it.
 
-    The class takes `base`, what `TADPBackbone.from_pretrained` takes; `out_indices`, numbers of the pyramid's maps;
-    `pyramid`, a dict of `Pyramid`'s options; `init_cfg`, which is mmengine's and should stay None; and options of
+    The class takes `base_model`, what `TADPBackbone.from_pretrained` takes; `out_indices`, numbers of the pyramid's
+    maps; `pyramid`, a dict of `Pyramid`'s options; `init_cfg`, which is mmengine's and should stay None; and options of
     `TADPBackbone.from_pretrained`. It returns a tuple of maps. The decode head's `in_channels` are its `out_channels`.
 
     Args:
@@ -37,14 +37,14 @@ def register(*, name: str = "TADP") -> type:
     class MmsegBackbone(base_module):
         def __init__(
             self,
-            base: str | Path = "tadp-tiny",
+            base_model: str | Path = "tadp-tiny",
             out_indices: Sequence[int] | None = None,
             pyramid: dict[str, Any] | None = None,
             init_cfg: Any = None,
             **options: Any,
         ):
             super().__init__(init_cfg)
-            self.pyramid = Pyramid(TADPBackbone.from_pretrained(base, **options), **(pyramid or {}))
+            self.pyramid = Pyramid(TADPBackbone.from_pretrained(base_model, **options), **(pyramid or {}))
             channels = self.pyramid.feature_info.channels
             self.out_indices = tuple(range(len(channels)) if out_indices is None else out_indices)
             if any(index not in range(len(channels)) for index in self.out_indices):

@@ -23,7 +23,7 @@ class SmpEncoder(nn.Module):
     backbone's levels; the level of stride 64 is left out.
 
     Args:
-        base: What `TADPBackbone.from_pretrained` takes; each encoder loads its own.
+        base_model: What `TADPBackbone.from_pretrained` takes; each encoder loads its own.
         depth: How often the image is halved, 3 to 5.
         output_stride: 8 or 16 for DeepLab: coarser maps are enlarged to this stride, by interpolation, where other
             encoders dilate.
@@ -40,7 +40,7 @@ class SmpEncoder(nn.Module):
     def __init__(
         self,
         *,
-        base: str | Path,
+        base_model: str | Path,
         depth: int = 5,
         output_stride: int = 32,
         stride4: Stride4 = "vae",
@@ -53,7 +53,7 @@ class SmpEncoder(nn.Module):
             raise ValueError(f"depth is 3, 4 or 5, for strides to 8, 16 or 32; got {depth}.")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is 8, 16 or 32; got {output_stride}.")
-        backbone = TADPBackbone.from_pretrained(base, **options)
+        backbone = TADPBackbone.from_pretrained(base_model, **options)
         reduction = backbone.feature_info.reduction
         if reduction[: depth - 2] != (8, 16, 32)[: depth - 2]:
             raise ModelError(f"smp wants strides 8, 16 and 32; this backbone has {reduction}.")
@@ -93,13 +93,13 @@ class SmpEncoder(nn.Module):
         return [x, x.new_zeros(len(x), 0, -(-height // 2), -(-width // 2)), *maps]
 
 
-def register(base: str | Path = "tadp-tiny", *, name: str = "tadp", **options: Any) -> None:
+def register(base_model: str | Path = "tadp-tiny", *, name: str = "tadp", **options: Any) -> None:
     """Let `smp.Unet(name, encoder_weights=None)`, `smp.FPN` and so on build an encoder from a base model.
 
     `encoder_weights` stays None: the base's own weights are always loaded.
 
     Args:
-        base: What `TADPBackbone.from_pretrained` takes.
+        base_model: What `TADPBackbone.from_pretrained` takes.
         name: What smp is to call it; in place of an encoder that had the name.
         **options: `SmpEncoder`'s and `TADPBackbone.from_pretrained`'s own.
 
@@ -107,4 +107,4 @@ def register(base: str | Path = "tadp-tiny", *, name: str = "tadp", **options: A
         MissingExtraError: If smp is missing.
     """
     encoders = need("segmentation_models_pytorch", install=INSTALL).encoders.encoders
-    encoders[name] = {"encoder": SmpEncoder, "params": {"base": base, **options}, "pretrained_settings": {}}
+    encoders[name] = {"encoder": SmpEncoder, "params": {"base_model": base_model, **options}, "pretrained_settings": {}}

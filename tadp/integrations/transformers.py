@@ -36,8 +36,8 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
     without the base: `save_pretrained` of UperNet and others writes all weights, the frozen ones too.
 
     Args:
-        base: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from the
-            config starts with its weights; one loaded by `from_pretrained` does not ask for it.
+        base_model: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from
+            the config starts with its weights; one loaded by `from_pretrained` does not ask for it.
         backbone_options: `TADPBackbone`'s own, such as {"attach_attention": [1]}.
         stride4: See `Pyramid`; the first stage then.
         stride4_channels: See `Pyramid`.
@@ -52,7 +52,7 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
         UnknownModelError: If there is no such base.
 
     Example:
-        >>> TADPConfig(base="tadp-tiny", stride4="vae").stage_names
+        >>> TADPConfig(base_model="tadp-tiny", stride4="vae").stage_names
         ['stride4', 'stride8', 'stride16', 'stride32', 'stride64']
     """
 
@@ -60,7 +60,7 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
 
     def __init__(
         self,
-        base: str | None = None,
+        base_model: str | None = None,
         backbone_options: dict[str, Any] | None = None,
         stride4: Stride4 | None = None,
         stride4_channels: int = 128,
@@ -72,8 +72,8 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.base = base
-        self.parts = _describe(base) if parts is None and base is not None else parts
+        self.base_model = base_model
+        self.parts = _describe(base_model) if parts is None and base_model is not None else parts
         saved = (self.parts or {}).get("options", {})
         self.backbone_options = saved | (backbone_options or {})
         self.stride4, self.stride4_channels = stride4, stride4_channels
@@ -102,12 +102,12 @@ class TADPModel(BackboneMixin, PreTrainedModel):
     def __init__(self, config: TADPConfig):
         super().__init__(config)
         if config.parts is None:
-            raise ModelError("this TADPConfig has no base; build it as TADPConfig(base='tadp-tiny').")
+            raise ModelError("this TADPConfig has no base; build it as TADPConfig(base_model='tadp-tiny').")
         is_loading = torch.get_default_device().type == "meta"  # from_pretrained, which brings all weights
-        if is_loading or config.base is None:
+        if is_loading or config.base_model is None:
             backbone = _build(config.parts, config.backbone_options)
         else:
-            backbone = TADPBackbone.from_pretrained(config.base, **config.backbone_options)
+            backbone = TADPBackbone.from_pretrained(config.base_model, **config.backbone_options)
         stride4: Any = config.stride4
         self.pyramid = Pyramid(
             backbone,
@@ -157,9 +157,9 @@ def register() -> None:
     AutoBackbone.register(TADPConfig, TADPModel, exist_ok=True)
 
 
-def _describe(base: str) -> dict[str, Any]:
+def _describe(base_model: str) -> dict[str, Any]:
     """The configs of a base's parts, its tokenizer and scheduler, and the options saved with it."""
-    folder = model_folder(base)
+    folder = model_folder(base_model)
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts = {part: read_config(folder, part) for part in ("unet", "vae")}
     if saved.get("has_text_encoder", True):

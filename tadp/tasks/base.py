@@ -229,7 +229,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         cls: type[Model],
         pretrained_model_name_or_path: str | Path,
         *,
-        base: str | Path | None = None,
+        base_model: str | Path | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         revision: str | None = None,
@@ -241,7 +241,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Args:
             pretrained_model_name_or_path: A folder, or a repository on the hub.
-            base: The Stable Diffusion it was trained on, if it is elsewhere now than where the config says.
+            base_model: What it was trained on, if it is elsewhere now than where the config says.
             dtype: Of all parts; None is float32.
             device: Where it goes; None is the CPU.
             revision: Branch, tag or commit of the repository; the base's own is in the config.
@@ -258,7 +258,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         folder = find_task(pretrained_model_name_or_path, revision=revision, **hub)
         config = read_config(folder, cls.__name__)
         dtype = dtype or torch.float32
-        backbone = load_backbone(folder, config, base=base, dtype=dtype, **hub)
+        backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, **hub)
         model = cls(backbone, **config["options"])
         load_weights(model, folder, config)
         model.captioner_name = config.get("captioner")

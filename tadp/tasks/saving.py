@@ -231,7 +231,7 @@ def load_backbone(
     folder: Path,
     config: dict[str, Any],
     *,
-    base: str | Path | None,
+    base_model: str | Path | None,
     dtype: torch.dtype,
     local_files_only: bool,
     cache_dir: str | Path | None,
@@ -244,9 +244,9 @@ def load_backbone(
     """
     name, revision = config["base"]["name"], config["base"]["revision"]
     options = config["base"]["options"]
-    if name == BASE_NAME and base is None:
+    if name == BASE_NAME and base_model is None:
         return _from_parts(folder / BASE_NAME, options, dtype)
-    name, revision = (name, revision) if base is None else (base, None)
+    name, revision = (name, revision) if base_model is None else (base_model, None)
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
     text = load_text_encoder(folder, variant=None, dtype=dtype) if _is_own(config) else None
     try:
@@ -263,7 +263,7 @@ def load_backbone(
             **options,
         )
     except UnknownModelError as error:
-        raise UnknownModelError(f"{folder} was trained on {str(name)!r}: {error} Or pass base=….") from None
+        raise UnknownModelError(f"{folder} was trained on {str(name)!r}: {error} Or pass base_model=….") from None
 
 
 def _is_own(config: dict[str, Any]) -> bool:

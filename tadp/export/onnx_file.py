@@ -1,0 +1,101 @@
+"""A backbone as an ONNX file."""
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tadp.backbone import TADPBackbone
+from tadp.errors import MissingExtraError, OutputError
+from tadp.export.facts import KEY, Facts
+from tadp.export.graph import output_names, text_inputs
+from tadp.export.program import trace
+from tadp.files import replace_folder
+from tadp.text import Conditioning
+
+OPSET = 18  # what PyTorch's exporter writes; other opsets are converted from it
+
+
+def to_onnx(
+    backbone: TADPBackbone,
+    path: str | Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    text: str | Conditioning | None = None,
+    opset: int = OPSET,
+) -> Facts:
+    """Write a backbone as an ONNX file that any runtime runs. Extra `onnx`.
+
+    Its inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models that
+    take it, `pooled` (B, P); its outputs `map_0`, the finest, to `map_n`, with attention attached as the backbone does,
+    and `attention_1` and so on for each level of `record_attention`. All are float32. Padding and cropping are part of
+    the graph. The metadata has channels, strides and more under "tadp" (`Facts`).
+
+    Args:
+        backbone: As it is in evaluation mode.
+        path: The file, `backbone.onnx`. Weights of more than 1.5 GB go into a second file beside it, `….onnx.data`.
+        image_size: (height, width) in pixels; None for any from 8 up, which Stable Diffusion 1.x and 2.x have.
+        batch_size: Images of a call; None for any.
+        text: One text for all images, which becomes a part of the file; then it takes pixels alone.
+        opset: Version of ONNX's operators, 18 or newer.
+
+    Returns:
+        What was written into the metadata.
+
+    Raises:
+        ValueError: If a size is too small, the opset too old, or the backbone does what no graph can.
+        MissingExtraError: If onnx or onnxscript is not installed.
+        OutputError: If the file cannot be written.
+    """
+    onnx = need("onnx")
+    need("onnxscript")
+    from tadp.export.any_size import name_sizes, take_any_size
+
+    if opset < OPSET:
+        raise ValueError(f"opset is {OPSET} or newer, as PyTorch's exporter writes; got {opset}.")
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name the file to write: {path / 'backbone.onnx'}.")
+    program, held = trace(backbone, image_size=image_size, batch_size=batch_size, text=text)
+    names = text_inputs(backbone)
+    tokens = names["embeddings"][0] if held is None else held.embeddings.shape[1]
+    facts = Facts.of(backbone, tokens=tokens, image_size=image_size, batch_size=batch_size, text=held)
+    written = _converted(program, ["pixels", *(() if held else names)], output_names(backbone), opset)
+    reduction = backbone.feature_info.reduction
+    strides = {name: reduction[int(name.partition("_")[2])] for name in output_names(backbone)}
+    with replace_folder(path.parent) as folder:
+        file = folder / path.name
+        written.save(file)  # the name stands in the file, for the weights beside it
+        model = onnx.load(file, load_external_data=False)
+        if image_size is None:
+            take_any_size(model, multiple=backbone.vae.reduction * backbone.layout.multiple, strides=strides)
+        name_sizes(model, strides=strides)
+        onnx.helper.set_model_props(model, {KEY: facts.to_json()})
+        onnx.save(model, file)
+        onnx.checker.check_model(file)
+    return facts
+
+
+def need(module: str) -> Any:
+    """A module of the extra `onnx`.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"ONNX files need {module}, which does not load ({error}): pip install 'tadp[onnx]'"
+        ) from error
+
+
+def _converted(program: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs, opset_version=opset
+        )

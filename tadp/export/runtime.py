@@ -1,0 +1,118 @@
+"""Run an exported ONNX file as a backbone, by ONNX Runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tadp.errors import ImageError, MissingFileError
+from tadp.export.facts import Facts
+from tadp.export.graph import check_unmasked
+from tadp.export.onnx_file import need
+from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.images import ImageLike, to_tensor
+from tadp.text import Conditioning
+
+
+class OnnxBackbone:
+    """An ONNX file of `to_onnx`, called as a backbone is: images and text in, `Features` out. Extra `onnx`.
+
+    Args:
+        path: The file.
+        providers: ONNX Runtime's, in order of preference, such as ("CUDAExecutionProvider", "CPUExecutionProvider").
+
+    Raises:
+        MissingFileError: If there is no such file.
+        ModelError: If it was not written by `to_onnx`.
+        MissingExtraError: If onnxruntime is not installed.
+
+    Attributes:
+        facts: What the file says of itself.
+        session: ONNX Runtime's, for whoever wants names and arrays.
+    """
+
+    def __init__(self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)):
+        runtime = need("onnxruntime")
+        path = Path(path)
+        if not path.is_file():
+            raise MissingFileError(f"no file {path}; tadp.export.to_onnx writes one.")
+        self.session: Any = runtime.InferenceSession(path, providers=list(providers))
+        self.facts = Facts.read(self.session.get_modelmeta().custom_metadata_map, path)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps, finest first."""
+        return self.facts.feature_info
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike], text: Conditioning | None = None) -> Features:
+        """Features of images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads.
+            text: One text for all or one an image, of `encode_text`; None if a text is a part of the file.
+
+        Returns:
+            As the backbone's, on the CPU and without a gradient.
+
+        Raises:
+            ImageError: If an image cannot be read, or is not of the file's size.
+            CaptionError: If there are neither one nor B texts.
+            ValueError: If there is no text, one too many, or one of another shape.
+        """
+        pixels = to_tensor(images).detach().float().cpu()
+        facts = self.facts
+        batch, _, height, width = pixels.shape
+        if facts.image_size is not None and [height, width] != facts.image_size:
+            raise ImageError(
+                f"this file takes images of {facts.image_size[0]}x{facts.image_size[1]} (height x width); got "
+                f"{height}x{width}. Resize them, or export with image_size=None for any size."
+            )
+        if facts.batch_size is not None and batch != facts.batch_size:
+            raise ImageError(f"this file takes {facts.batch_size} images a call; got {batch}.")
+        given = {"pixels": pixels}
+        if facts.text is None:
+            text = self._checked(text).expand(batch)
+            given["embeddings"] = text.embeddings
+            if text.pooled is not None and facts.pooled_width is not None:
+                given["pooled"] = text.pooled
+        elif text is not None:
+            raise ValueError("a text is a part of this file; export it without text= to pass one in each call.")
+        arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in given.items()}
+        found = self.session.run(None, arrays)
+        names = [one.name for one in self.session.get_outputs()]
+        outputs = {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+        return self._features(outputs, text, (height, width))
+
+    def _checked(self, text: Conditioning | None) -> Conditioning:
+        facts = self.facts
+        if text is None:
+            raise ValueError("this file takes the embeddings of a text: pass encode_text(captions) of the backbone.")
+        check_unmasked(text)
+        if text.embeddings.shape[1:] != (facts.tokens, facts.text_width):
+            raise ValueError(
+                f"this file takes embeddings (B, {facts.tokens}, {facts.text_width}); got "
+                f"{tuple(text.embeddings.shape)}. Encode the text with the backbone that was exported."
+            )
+        pooled = None if text.pooled is None else text.pooled.shape[1]
+        if facts.pooled_width is not None and pooled != facts.pooled_width:
+            raise ValueError(
+                f"this file takes a pooled embedding of each text, {facts.pooled_width} wide; this text has "
+                f"{'none' if pooled is None else f'one of {pooled}'}."
+            )
+        return text
+
+    def _features(self, outputs: dict[str, Tensor], text: Conditioning | None, size: tuple[int, int]) -> Features:
+        maps = tuple(outputs[f"map_{level}"] for level in range(len(self.feature_info)))
+        attention = {int(level): maps[int(level)][:, -count:] for level, count in self.facts.attached.items()}
+        attention |= {level: outputs[f"attention_{level}"] for level in self.facts.recorded}
+        if not attention:
+            return Features(maps, None, size)
+        batch = len(maps[0])
+        if text is None:
+            tokens, words = self.facts.names()
+            every, spans = tokens and (tokens,) * batch, None if words is None else (words,) * batch
+        else:
+            every, spans = text.tokens, text.words
+        return Features(maps, AttentionMaps(attention, every or (("",) * self.facts.tokens,) * batch, spans), size)

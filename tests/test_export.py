@@ -1,0 +1,305 @@
+"""Exported graphs give what the backbone gives: programs of torch.export bit for bit, ONNX files in ONNX Runtime nearly."""
+
+import json
+import sys
+
+import jaxtyping
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from builders import build_backbone, embeddings, images, relative_error
+from builders_families import build_family
+from typer.testing import CliRunner
+
+from tadp import Conditioning, TADPBackbone
+from tadp.cli import app
+from tadp.errors import CaptionError, ImageError, MissingExtraError, MissingFileError, ModelError, OutputError
+from tadp.export import OnnxBackbone, to_onnx, to_program
+from tadp.features import Features
+
+CAPTIONS = ["a dog", "a red raincoat", "a cat on grass"]
+TOLERANCE = 1e-4  # relative L2, of ONNX Runtime's kernels in float32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_type_checker_at_all():
+    """torch.export does not see through it, and sizes are symbols."""
+    was, jaxtyping.config.jaxtyping_disable = jaxtyping.config.jaxtyping_disable, True
+    yield
+    jaxtyping.config.jaxtyping_disable = was
+
+
+def expected(backbone: TADPBackbone, features: Features) -> dict[str, torch.Tensor]:
+    """What a graph should give, by name."""
+    named = {f"map_{level}": one for level, one in enumerate(features.maps)}
+    return named | {f"attention_{level}": features.attention.at(level) for level in backbone.record_attention}
+
+
+@torch.no_grad()
+def run(backbone: TADPBackbone, batch: int, size: tuple[int, int]):
+    """Pixels, a text, and what the backbone makes of them."""
+    pixels, text = images(batch, *size), backbone.encode_text(CAPTIONS[:batch])
+    return pixels, text, expected(backbone, backbone(pixels, text))
+
+
+def trained_adapter(**options) -> TADPBackbone:
+    """A backbone whose text adapter is far from the identity."""
+    backbone = build_backbone(text_adapter=True, **options)
+    with torch.no_grad():
+        backbone.text_adapter.gate.fill_(0.7)
+    return backbone
+
+
+# Programs
+
+
+@torch.no_grad()
+def same_program(program, backbone: TADPBackbone, batch: int, size: tuple[int, int]) -> None:
+    pixels, text, wanted = run(backbone, batch, size)
+    pooled = () if text.pooled is None else (text.pooled,)
+    found = program.module()(pixels, text.embeddings, *pooled)
+    assert list(found) == list(wanted)
+    assert all(torch.equal(found[name], one) for name, one in wanted.items())
+
+
+@pytest.mark.parametrize(
+    "options", [{"record_attention": (0, 1)}, {"attach_attention": ()}], ids=["attached and recorded", "none"]
+)
+def test_a_program_of_one_size_pads_and_crops_and_comes_back_from_a_file(options, tmp_path):
+    backbone = trained_adapter(**options)
+    backbone.train()
+    program = to_program(backbone, image_size=(70, 92), batch_size=2)
+    assert backbone.training
+    assert backbone.unet.training
+    assert not any(name.startswith("backbone.text_encoder") for name in program.state_dict)
+    same_program(program, backbone, 2, (70, 92))
+    torch.export.save(program, tmp_path / "backbone.pt2")
+    same_program(torch.export.load(tmp_path / "backbone.pt2"), backbone, 2, (70, 92))
+    with pytest.raises((AssertionError, RuntimeError), match=r"70"):
+        program.module()(images(2, 64, 64), embeddings(2, 77))
+
+
+def test_a_program_of_any_size_takes_multiples_from_two_cells_up(tmp_path):
+    backbone = build_backbone(record_attention=(0,))
+    program = to_program(backbone)
+    for batch, size in ((2, (128, 128)), (1, (192, 128)), (3, (128, 256))):
+        same_program(program, backbone, batch, size)
+    torch.export.save(program, tmp_path / "backbone.pt2")
+    same_program(torch.export.load(tmp_path / "backbone.pt2"), backbone, 1, (128, 192))
+    for size in ((64, 128), (128, 64), (100, 128)):  # below the smallest, and no multiple
+        with pytest.raises((AssertionError, RuntimeError), match=r"[Gg]uard|[Ee]xpected|size"):
+            program.module()(images(2, *size), embeddings(2, 77))
+
+
+@pytest.mark.parametrize("family", ["SDXL", "SD 3", "FLUX"])
+def test_other_families_have_programs_of_one_size_and_any_batch(family, tmp_path):
+    backbone = TADPBackbone.from_pretrained(build_family(family, tmp_path / "model"))
+    program = to_program(backbone, image_size=(70, 92))
+    for batch in (1, 3):
+        same_program(program, backbone, batch, (70, 92))
+    with pytest.raises(ValueError, match=r"XL, 3 and FLUX are told .* pass image_size=\(height, width\)"):
+        to_program(backbone)
+
+
+def test_a_text_may_be_a_part_of_a_program():
+    backbone, pixels = build_backbone(), images(2, 64, 64)
+    program = to_program(backbone, image_size=(64, 64), text="a red dog")
+    with torch.no_grad():
+        found, wanted = program.module()(pixels), backbone(pixels, "a red dog").maps
+    assert all(torch.equal(found[f"map_{level}"], one) for level, one in enumerate(wanted))
+
+
+def test_bfloat16_goes_in_and_out_as_float32():
+    backbone = build_backbone().to(torch.bfloat16)
+    program = to_program(backbone, image_size=(64, 64), batch_size=1)
+    pixels, text, wanted = run(backbone, 1, (64, 64))
+    with torch.no_grad():
+        found = program.module()(pixels, text.embeddings.float())
+    assert {one.dtype for one in found.values()} == {torch.float32}
+    assert all(relative_error(found[name], one) < 0.02 for name, one in wanted.items())
+
+
+# ONNX files
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory):
+    """A backbone with attention attached, and its file of any size and batch."""
+    backbone, path = build_backbone(), tmp_path_factory.mktemp("onnx") / "new" / "backbone.onnx"
+    to_onnx(backbone, path)
+    return backbone, path
+
+
+def close(features: Features, backbone: TADPBackbone, wanted: dict[str, torch.Tensor]) -> None:
+    found = expected(backbone, features)
+    assert found.keys() == wanted.keys()
+    for name, one in wanted.items():
+        assert found[name].shape == one.shape
+        assert relative_error(found[name], one) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"), [(1, (64, 64)), (2, (128, 192)), (3, (70, 92)), (1, (8, 8)), (2, (8, 200)), (1, (65, 64))]
+)
+def test_a_file_of_any_size_takes_what_the_backbone_takes(any_size, batch, size):
+    backbone, path = any_size
+    pixels, text, wanted = run(backbone, batch, size)
+    loaded = OnnxBackbone(path)
+    features = loaded(pixels, text)
+    close(features, backbone, wanted)
+    assert features.image_size == size
+    assert loaded.feature_info == backbone.feature_info
+    by_word, theirs = features.attention.words(1)[-1], backbone(pixels, text).attention.words(1)[-1]
+    assert by_word.words == theirs.words
+    torch.testing.assert_close(by_word.maps, theirs.maps, rtol=1e-3, atol=1e-5)
+
+
+def test_a_file_is_plain_onnx_that_says_what_it_is(any_size):
+    """By ONNX Runtime alone, as a program without tadp would run it."""
+    backbone, path = any_size
+    session = onnxruntime.InferenceSession(path)
+    assert [(one.name, one.shape) for one in session.get_inputs()] == [
+        ("pixels", ["batch", 3, "height", "width"]), ("embeddings", ["batch", 77, 16]),
+    ]  # fmt: skip
+    assert [(one.name, one.shape) for one in session.get_outputs()] == [
+        (f"map_{level}", ["batch", channels, f"ceil(height / {stride})", f"ceil(width / {stride})"])
+        for level, (channels, stride) in enumerate(zip((8, 93, 93, 16), (8, 16, 32, 64), strict=True))
+    ]
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["tadp"])
+    assert (facts["channels"], facts["strides"], facts["tokens"]) == ([8, 93, 93, 16], [8, 16, 32, 64], 77)
+    assert (facts["model"], facts["revision"], facts["attached"]) == (None, None, {"1": 77, "2": 77})
+    pixels, text, wanted = run(backbone, 1, (70, 92))
+    found = session.run(["map_1"], {"pixels": pixels.numpy(), "embeddings": text.embeddings.numpy()})
+    assert np.linalg.norm(found[0] - wanted["map_1"].numpy()) < TOLERANCE * np.linalg.norm(wanted["map_1"].numpy())
+
+
+def test_one_text_is_shared_and_texts_of_another_batch_or_shape_are_refused(any_size):
+    backbone, path = any_size
+    loaded, pixels = OnnxBackbone(path), images(2, 64, 64)
+    with torch.no_grad():
+        wanted = backbone(pixels, "a dog")
+    close(loaded(pixels, backbone.encode_text("a dog")), backbone, expected(backbone, wanted))
+    with pytest.raises(CaptionError, match=r"2 images but 3 texts"):
+        loaded(pixels, backbone.encode_text(CAPTIONS))
+    with pytest.raises(ValueError, match=r"takes embeddings \(B, 77, 16\); got \(1, 12, 16\)"):
+        loaded(pixels, Conditioning(embeddings(1, 12)))
+    with pytest.raises(ValueError, match=r"an exported graph takes no mask"):
+        loaded(pixels, backbone.encode_text("a dog", mask_padding=True))
+    with pytest.raises(ValueError, match=r"this file takes the embeddings of a text: pass encode_text\(captions\)"):
+        loaded(pixels)
+    with pytest.raises(ImageError, match=r"is 4x64 pixels \(height x width\); both sides must be at least 8"):
+        loaded(images(1, 4, 64), backbone.encode_text("a dog"))
+
+
+@pytest.mark.parametrize("options", [{"record_attention": (0, 1)}, {"attach_attention": ()}], ids=["recorded", "none"])
+def test_a_file_of_one_size(options, tmp_path):
+    backbone = trained_adapter(**options)
+    to_onnx(backbone, tmp_path / "backbone.onnx", image_size=(70, 92), batch_size=2)
+    assert [one.name for one in tmp_path.iterdir()] == ["backbone.onnx"]
+    loaded = OnnxBackbone(tmp_path / "backbone.onnx")
+    pixels, text, wanted = run(backbone, 2, (70, 92))
+    features = loaded(pixels, text)
+    close(features, backbone, wanted)
+    levels = sorted({*backbone.attach_attention, *backbone.record_attention})
+    assert (features.attention is None) == (not levels)
+    assert features.attention is None or list(features.attention.levels) == levels
+    with pytest.raises(ImageError, match=r"takes images of 70x92 \(height x width\); got 64x64\. Resize them, or"):
+        loaded(images(2, 64, 64), text)
+    with pytest.raises(ImageError, match=r"this file takes 2 images a call; got 1"):
+        loaded(images(1, 70, 92), text)
+
+
+def test_the_command_line_writes_a_file_with_a_text_in_it(tmp_path):
+    path = tmp_path / "tiny.onnx"
+    done = CliRunner().invoke(
+        app, ["export", "tadp-tiny", "-o", str(path), "--size", "64x96", "--text", "a dog and a cat"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "maps of 32 at stride 8, 141 at stride 16, 173 at stride 32, 128 at stride 64 channels" in done.output
+    backbone, pixels, loaded = TADPBackbone.from_pretrained("tadp-tiny"), images(3, 64, 96), OnnxBackbone(path)
+    with torch.no_grad():
+        wanted = backbone(pixels, "a dog and a cat")
+    features = loaded(pixels)
+    close(features, backbone, expected(backbone, wanted))
+    assert features.attention.words(2)[2].words == ("a", "dog", "and", "a", "cat")
+    assert loaded.facts.model == "tadp-tiny"
+    assert [one.name for one in loaded.session.get_inputs()] == ["pixels"]
+    with pytest.raises(ValueError, match=r"a text is a part of this file"):
+        loaded(pixels, backbone.encode_text("a dog"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--size", "64"], "'64' is no size; write height x width"),
+        (["--size", "4x64"], "image_size is (height, width) of 8 pixels or more"),
+        (["--opset", "11"], "--opset"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments, said, tmp_path):
+    command = ["export", "tadp-tiny", "-o", str(tmp_path / "tiny.onnx"), *arguments]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert said.replace("image_size", "--image-size") in done.output or said in done.output
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": (4, 64)}, r"image_size is \(height, width\) of 8 pixels or more each, .* got \(4, 64\)"),
+        ({"batch_size": 0}, r"batch_size is 1 or more, or None for any; got 0"),
+        ({"text": ["a dog", "a cat"]}, r"a graph holds one text, for all images; got 2"),
+    ],
+)
+def test_shapes_below_the_smallest_and_several_texts_are_refused(backbone, options, message):
+    with pytest.raises(ValueError, match=message):
+        to_program(backbone, **options)
+
+
+def test_what_no_graph_can_do_is_explained():
+    with pytest.raises(ValueError, match=r"sample_posterior draws random numbers, and an exported graph has none"):
+        to_program(build_backbone(sample_posterior=True))
+    with pytest.raises(ValueError, match=r"pool_attention looks names up in each text.* pool what comes out"):
+        to_program(build_backbone(pool_attention=["dog"]))
+    with pytest.raises(ValueError, match=r"captioner is no part of a graph.*attach_captioner\(None\)"):
+        to_program(build_backbone().attach_captioner(lambda batch: ["a dog"] * len(batch)))
+    bare = build_backbone(attach_attention=())
+    bare.text_length = None
+    with pytest.raises(ValueError, match=r"a graph has one; build the backbone with text_length=77"):
+        to_program(bare)
+    with pytest.raises(ValueError, match=r"takes no mask"):
+        to_program(build_backbone(), text=build_backbone().encode_text("a dog", mask_padding=True))
+
+
+def test_files_that_are_none_of_ours_are_refused(backbone, tmp_path):
+    with pytest.raises(OutputError, match=r"is a folder; name the file to write: .*backbone\.onnx"):
+        to_onnx(backbone, tmp_path)
+    with pytest.raises(ValueError, match=r"opset is 18 or newer, as PyTorch's exporter writes; got 17"):
+        to_onnx(backbone, tmp_path / "backbone.onnx", opset=17)
+    with pytest.raises(MissingFileError, match=r"no file .*nothing\.onnx; tadp\.export\.to_onnx writes one"):
+        OnnxBackbone(tmp_path / "nothing.onnx")
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Neg", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "other", [value], [other])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    path = tmp_path / "other.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"was not written by tadp\.export: its metadata has no 'tadp'"):
+        OnnxBackbone(path)
+    onnx.helper.set_model_props(model, {"tadp": json.dumps({"tadp": "9.9", "colours": 3})})
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"written by tadp 9\.9, whose facts this version does not read"):
+        OnnxBackbone(path)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_extra_names_its_command(backbone, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"need {package}, .*: pip install 'tadp\[onnx\]'"):
+        OnnxBackbone(tmp_path / "x.onnx") if package == "onnxruntime" else to_onnx(backbone, tmp_path / "x.onnx")
