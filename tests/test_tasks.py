@@ -272,6 +272,24 @@ def test_a_caption_reaches_the_prediction():
     assert torch.equal(first.probabilities, encoded.probabilities)
 
 
+@each_task
+def test_a_caption_over_the_limit_is_cut_with_a_warning(make):
+    model, long = make(), "dog " * 100
+    batch = images(2, 64, 64)
+    with pytest.warns(UserWarning, match="has 102 tokens, the text encoder takes 77; the rest was cut"):
+        found = model.predict(images(1, 64, 64), long)
+    with pytest.warns(UserWarning, match="the rest was cut"):
+        text = model.backbone.encode_text(long, truncate=True)
+    assert same(found, model.predict(images(1, 64, 64), text))
+    latents = model.backbone.encode_image(batch)
+    for inputs in ({"images": batch}, {"images": None, "latents": latents}):
+        with pytest.warns(UserWarning, match="caption 1 .* has 102 tokens"):
+            model(inputs.pop("images"), ["a dog", long], target(model), **inputs).loss.backward()
+    model.captioner = lambda image: [long]  # what it says goes the same way
+    with pytest.warns(UserWarning, match="the rest was cut"):
+        assert same(found, model.predict(images(1, 64, 64)))
+
+
 def test_without_caption_and_captioner_a_prediction_is_refused():
     with pytest.raises(CaptionError, match=r"pass caption=…, or call model.attach_captioner\('tadp-tiny'\)"):
         segmenter().predict(images(1, 64, 64))
