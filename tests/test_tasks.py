@@ -491,12 +491,22 @@ def test_results_are_written_as_files_others_read(tmp_path):
     assert len(record["objects"]) == len(detection)
 
 
+def test_a_suffix_that_is_given_stands_once(tmp_path):
+    result = segmenter().predict(images(1, 16, 16), CAPTION)
+    for name in ("a", "a.png", "a.JSON"):
+        assert [path.name for path in result.save(tmp_path / name)] == ["a.png", "a.json"]
+    assert [path.name for path in result.save(tmp_path / "a.0", record={"at": 7})] == ["a.0.png", "a.0.json"]
+    assert json.loads((tmp_path / "a.0.json").read_text())["at"] == 7
+
+
 def test_results_say_what_they_are():
     assert "64x64" in repr(segmenter().predict(images(1, 64, 64), CAPTION))
     assert " m)" in repr(depther().predict(images(1, 64, 64), CAPTION))
     found = detector().predict(images(1, 64, 64), CAPTION)
     assert found.names[0] in repr(found)
     assert len(found.above(1.0)) == 0
+    with pytest.raises(ValueError, match="scores are 0 to 1; got 50"):
+        found.above(50)
 
 
 # Keeping
