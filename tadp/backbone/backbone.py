@@ -344,7 +344,12 @@ class TADPBackbone(nn.Module):
             return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def extract(
-        self, latents: Float[Tensor, "b c h w"], text: Text | None = None, *, image_size: tuple[int, int] | None = None
+        self,
+        latents: Float[Tensor, "b c h w"],
+        text: Text | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        truncate: bool = False,
     ) -> Features:
         """ε of the paper: one pass of the U-Net at `timestep`, or several where timesteps or noises are.
 
@@ -353,6 +358,7 @@ class TADPBackbone(nn.Module):
             text: Captions, or `Conditioning` with one text or one an image. None as in a call of the backbone, but an
                 attached captioner needs images.
             image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
+            truncate: Cut captions over the limit, with a warning, rather than refuse them.
 
         Returns:
             Maps finest first, cropped to ceil(size / stride) cells, with the attention of the levels asked for.
@@ -365,7 +371,7 @@ class TADPBackbone(nn.Module):
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
             return self._extract(latents, text, size)
-        return self._extract(latents, self._encoded(text, len(latents)), size, names_vary=True)
+        return self._extract(latents, self._encoded(text, len(latents), truncate=truncate), size, names_vary=True)
 
     def forward(
         self,

@@ -101,7 +101,7 @@ def extract_images(
         if number is not None and number < 1:
             raise ValueError(f"{what} must be 1 or more; got {number}.")
     levels = _known_levels(backbone, levels)
-    tiling = None
+    tiling: dict[str, Any] | None = None
     if tile_px is not None:
         tiling = {"tile_px": tile_px, "overlap_px": overlap_px}
         grid((tile_px, tile_px), **tiling, multiple=backbone.feature_info.reduction[-1])  # which checks them
@@ -148,7 +148,7 @@ class _Run:
     settings: dict[str, Any]
     levels: tuple[int, ...]
     max_side_px: int | None
-    tiling: dict[str, int] | None
+    tiling: dict[str, Any] | None
     batch_size: int
 
     def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 
@@ -42,10 +44,10 @@ def run_settings(
     return json.loads(json.dumps(settings))
 
 
-def fingerprint(backbone: TADPBackbone) -> str:
-    """A short name for a backbone's weights, from some thousand values of each: a retrained model has another."""
+def fingerprint(model: nn.Module) -> str:
+    """A short name for a model's weights, from some thousand values of each: a retrained model has another."""
     digest = hashlib.sha256()
-    for name, weight in sorted(backbone.state_dict().items()):
+    for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().flatten()
         sample = flat[:: max(1, -(-len(flat) // _SAMPLES))].cpu().float()
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + sample.numpy().tobytes())

@@ -182,7 +182,7 @@ class TADPForDepthEstimation(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            CaptionError: If there is neither caption nor captioner.
             TypeError: If a size in pixels is no integer.
             ValueError: If a size is under 1, or the stride over the window.
         """

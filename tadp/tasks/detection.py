@@ -146,7 +146,7 @@ class TADPForObjectDetection(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            CaptionError: If there is neither caption nor captioner.
             TypeError: If the side is no integer.
             ValueError: If it is under 1.
         """

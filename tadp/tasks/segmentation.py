@@ -198,7 +198,7 @@ class TADPForSemanticSegmentation(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            CaptionError: If there is neither caption nor captioner.
             TypeError: If a size in pixels is no integer.
             ValueError: If a scale is not over 0, a size under 1, or the stride over the window.
         """
