@@ -85,6 +85,22 @@ def test_ways_to_stride_4_are_compared():
     assert all(0 <= float(one.split()[0]) <= 1 for one in figures)
 
 
+def test_tiles_have_no_seams_with_an_overlap_and_bounded_memory(tmp_path):
+    sizes = ("--side", 384, "--tiles", 128, "--memory", "640x640", "1280x1280")
+    printed = run("large_image.py", *sizes, "--out", tmp_path / "tiles")
+    assert (tmp_path / "tiles.md").read_text() == printed
+    results = json.loads((tmp_path / "tiles.json").read_text())
+    apart, overlapping = results["seams"]
+    assert apart["level 0 step"] > 1.2
+    assert overlapping["level 0 step"] < apart["level 0 step"] - 0.2
+    assert all(0 < overlapping[f"level {level} all"] < apart[f"level {level} all"] for level in range(4))
+    _, small, single, tiled = results["memory"]
+    assert [row["way"] for row in (small, single, tiled)] == ["tiles", "single pass", "tiles"]
+    # four times the pixels: the result grows, what a tile takes does not
+    assert tiled["peak_mb"] - tiled["result_mb"] < 1.25 * (small["peak_mb"] - small["result_mb"])
+    assert tiled["peak_mb"] < 0.6 * single["peak_mb"]
+
+
 def test_samples_are_drawn(tmp_path):
     run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
     with Image.open(tmp_path / "sheet.png") as sheet:
