@@ -4,7 +4,7 @@ A family is three functions (where the levels are; processors that can record; o
 above sees a `Layout` and calls these.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -34,16 +34,26 @@ FAMILIES = (
 )
 
 
-def read_denoiser(model: nn.Module) -> Layout:
+def read_denoiser(model: nn.Module, blocks: Sequence[int] | None = None) -> Layout:
     """Where a denoiser has its levels, and what it takes.
+
+    Args:
+        model: A U-Net or a transformer.
+        blocks: Of a transformer, the blocks that become levels, finest first; None for tadp's choice.
 
     Raises:
         ModelError: If it is of no known family; the message lists them.
+        ValueError: If blocks are named that are not there.
     """
     if isinstance(model, UNet2DConditionModel):
+        if blocks is not None:
+            raise ValueError(
+                "blocks chooses among those of a transformer (Stable Diffusion 3, FLUX); the levels of a U-Net are its "
+                f"{len(model.config['up_block_types'])} up blocks. Leave it out."
+            )
         return read_layout(model)
     if isinstance(model, JointTransformer):
-        return read_joint_layout(model)
+        return read_joint_layout(model, blocks)
     raise ModelError(f"tadp cannot read a {type(model).__name__}; it reads {FAMILIES}.")
 
 
@@ -67,13 +77,13 @@ def prepare(model: nn.Module, layout: Layout) -> None:
         install_recording(model, layout.layer_levels)
     elif isinstance(model, JointTransformer) and isinstance(layout, JointLayout):
         install_joint_recording(model, layout)
-    freeze_not_run(model)
+    freeze_not_run(model, layout)
 
 
-def freeze_not_run(model: nn.Module) -> None:
+def freeze_not_run(model: nn.Module, layout: Layout) -> None:
     """Stop gradients of the layers after the last map, so that DDP does not wait for them."""
-    if isinstance(model, JointTransformer):
-        freeze_unused_blocks(model, read_joint_layout(model))
+    if isinstance(model, JointTransformer) and isinstance(layout, JointLayout):
+        freeze_unused_blocks(model, layout)
     elif isinstance(model, UNet2DConditionModel):
         freeze_unused(model)
 

@@ -5,7 +5,7 @@ stride without parameters. As for U-Nets, the pass calls the model's own blocks,
 `forward`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,16 @@ class JointLayout(Layout):
     taps: tuple[int, ...]
 
 
-def read_joint_layout(model: JointTransformer) -> JointLayout:
+def read_joint_layout(model: JointTransformer, blocks: Sequence[int] | None = None) -> JointLayout:
     """Find the levels of a transformer from its config: strides 8, 16 and 32 in pixels.
+
+    Args:
+        model: Whose levels are looked for.
+        blocks: Numbers of the blocks that become levels, finest first; by default those at `DEPTHS`.
 
     Raises:
         ModelError: If its patches are not 2x2 latent cells, or it has too few blocks.
+        ValueError: If a block does not exist, or there are not three different ones.
     """
     config = model.config
     is_flux = isinstance(model, FluxTransformer2DModel)
@@ -55,7 +60,7 @@ def read_joint_layout(model: JointTransformer) -> JointLayout:
             f"the transformer's config has patch_size={config['patch_size']}; tadp reads {1 if is_flux else PATCH}."
         )
     count = len(_blocks(model))
-    taps = tuple(round(depth * count) - 1 for depth in DEPTHS)
+    taps = tuple(round(depth * count) - 1 for depth in DEPTHS) if blocks is None else _checked_blocks(blocks, model)
     if len(set(taps)) < len(taps) or min(taps) < 0:
         raise ModelError(
             f"the transformer has {count} blocks; tadp takes its levels from three, so it needs 5 or more."
@@ -70,6 +75,20 @@ def read_joint_layout(model: JointTransformer) -> JointLayout:
         pooled_width=config["pooled_projection_dim"],
         taps=taps,
     )
+
+
+def _checked_blocks(blocks: Sequence[int], model: JointTransformer) -> tuple[int, ...]:
+    count = len(_blocks(model))
+    for number in blocks:
+        if number not in range(count):
+            parts = ""
+            if isinstance(model, FluxTransformer2DModel):
+                double = len(model.transformer_blocks)
+                parts = f"; those from {double} on are single_transformer_blocks"
+            raise ValueError(f"no block {number!r}; this transformer has blocks 0 to {count - 1}{parts}.")
+    if len(blocks) != len(DEPTHS) or len(set(blocks)) != len(DEPTHS):
+        raise ValueError(f"blocks are {len(DEPTHS)} different ones, for strides 8, 16 and 32; got {tuple(blocks)}.")
+    return tuple(int(number) for number in blocks)
 
 
 def joint_tap_names(model: JointTransformer, layout: JointLayout) -> tuple[str, ...]:

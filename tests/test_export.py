@@ -1,4 +1,4 @@
-"""Exported graphs give what the backbone gives: programs of torch.export bit for bit, ONNX files in ONNX Runtime nearly."""
+"""Exported graphs give what the backbone gives: programs bit for bit, ONNX files in ONNX Runtime nearly."""
 
 import json
 import sys

@@ -347,6 +347,59 @@ def test_the_blocks_of_a_level_follow_from_the_depth():
     assert tap_names(flux, read_denoiser(flux)) == tuple(f"single_transformer_blocks.{k}" for k in (18, 8, 1))
 
 
+# The first is the last block of all, after which there is no text, and the order is any.
+CHOSEN = {"SD 3": (5, 1, 3), "FLUX": (5, 0, 4)}
+
+
+@pytest.mark.parametrize("family", JOINT)
+def test_the_blocks_that_become_levels_may_be_chosen(folders, family, tmp_path):
+    backbone = TADPBackbone.from_pretrained(folders[family], blocks=CHOSEN[family], attach_attention=(), timestep=250)
+    names = tap_names(backbone.unet, backbone.layout)
+    single = {"FLUX": ("single_transformer_blocks.2", "transformer_blocks.0", "single_transformer_blocks.1")}
+    assert names == single.get(family, tuple(f"transformer_blocks.{k}" for k in CHOSEN[family]))
+    backbone.record_attention = (0, 1, 2)
+    text, latents = backbone.encode_text("a red dog"), noise(1, 16, 8, 12)
+    seen: dict[str, torch.Tensor] = {}
+    model = JOINT[family]()
+    for name in names:
+
+        def keep(_module, _inputs, output, name=name):
+            seen[name] = output[1] if isinstance(output, tuple) else output
+
+        model.get_submodule(name).register_forward_hook(keep)
+    with torch.no_grad():
+        own_forward(model, latents, text.embeddings, text.pooled, 250)
+        features = backbone.extract(latents, text)
+    torch.testing.assert_close(features.maps[1], seen[names[1]].transpose(1, 2).unflatten(2, (4, 6)))
+    expected = attention_by_hand(JOINT[family](), names[1], latents, text.embeddings, text.pooled).float()
+    torch.testing.assert_close(features.attention.at(1), expected, atol=1e-5, rtol=0)
+    backbone.save_pretrained(tmp_path / "saved")
+    again = TADPBackbone.from_pretrained(tmp_path / "saved")
+    assert again.layout.taps == CHOSEN[family]
+    tuned = again.train()
+    sum(one.square().sum() for one in tuned(images(1, 64, 64), "a dog").maps).backward()
+    assert [name for name, one in tuned.named_parameters() if one.requires_grad and one.grad is None] == []
+    again.freeze().unfreeze()
+    assert {name for name, one in again.named_parameters() if one.requires_grad} == {
+        name for name, one in tuned.named_parameters() if one.requires_grad
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks", "message"),
+    [
+        ("SD 3", (1, 2, 6), r"no block 6; this transformer has blocks 0 to 5\."),
+        ("FLUX", (-1, 2, 3), r"no block -1; .* blocks 0 to 5; those from 3 on are single_transformer_blocks"),
+        ("SD 3", (1, 2), r"blocks are 3 different ones, for strides 8, 16 and 32; got \(1, 2\)"),
+        ("FLUX", (1, 2, 2), r"blocks are 3 different ones"),
+        ("SDXL", (1, 2, 3), r"chooses among those of a transformer .* the levels of a U-Net are its 3 up blocks"),
+    ],
+)
+def test_blocks_that_are_not_there_are_refused(folders, family, blocks, message):
+    with pytest.raises(ValueError, match=message):
+        TADPBackbone.from_pretrained(folders[family], blocks=blocks)
+
+
 def rotate(heads: torch.Tensor, ids: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     """FLUX's rotary embedding by complex numbers: pairs of channels, axis by axis."""
     angles = torch.cat(

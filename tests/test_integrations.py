@@ -406,7 +406,7 @@ def test_mmsegs_contract(mmseg, folder, backbone):
     built = mmseg.MODELS.build(
         {
             "type": "TADP",
-            "base": str(folder),
+            "base_model": str(folder),
             "out_indices": (0, 2),
             "pyramid": {"stride4": "vae"},
             "default_text": "a dog",
@@ -419,4 +419,4 @@ def test_mmsegs_contract(mmseg, folder, backbone):
     assert [one.shape[2] for one in maps] == [16, 4]
     assert built.pyramid.backbone.default_text == "a dog"
     with pytest.raises(ValueError, match=r"out_indices are 0 to 3; got \(4,\)"):
-        mmseg.MODELS.build({"type": "TADP", "base": str(folder), "out_indices": (4,)})
+        mmseg.MODELS.build({"type": "TADP", "base_model": str(folder), "out_indices": (4,)})

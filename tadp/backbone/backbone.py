@@ -83,10 +83,12 @@ class TADPBackbone(nn.Module):
         pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
         default_text: The text of `backbone(images)` where nothing else gives one; "" is the empty prompt, and None
             refuses such a call.
+        blocks: Of a transformer (Stable Diffusion 3, FLUX), the numbers of the three blocks that become the levels of
+            strides 8, 16 and 32, whose attention is theirs too; None takes those of docs/base-models.md.
 
     Raises:
         ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
-        ValueError: If a level or the timestep does not exist.
+        ValueError: If a level, a block or the timestep does not exist.
 
     Source:
         TADP Sec. 3; taps and attention as in its released code.
@@ -115,11 +117,13 @@ class TADPBackbone(nn.Module):
         pool_attention: Sequence[str] = (),
         pool_synonyms: Synonyms | None = None,
         default_text: str | None = "",
+        blocks: Sequence[int] | None = None,
     ):
         super().__init__()
         self.vae = encoder_of(vae)
         self.unet = unet
-        self.layout = read_denoiser(unet)
+        self.blocks = None if blocks is None else tuple(blocks)
+        self.layout = read_denoiser(unet, self.blocks)
         self._source: Source | None = None
         self.default_text = default_text
         self._captioner: Attached | None = None
@@ -268,6 +272,7 @@ class TADPBackbone(nn.Module):
             "pool_attention": list(self.pool_attention),
             "pool_synonyms": self.pool_synonyms,
             "default_text": self.default_text,
+            "blocks": None if self.blocks is None else list(self.blocks),
         }
 
     @property
@@ -469,7 +474,7 @@ class TADPBackbone(nn.Module):
     def unfreeze(self) -> "TADPBackbone":
         """Train the U-Net again, all but the layers after the last map, which never run."""
         self.unet.requires_grad_(True)
-        freeze_not_run(self.unet)
+        freeze_not_run(self.unet, self.layout)
         return self
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> "TADPBackbone":

@@ -83,7 +83,9 @@ class Facts:
             pooled_width=backbone.layout.pooled_width,
             image_size=None if image_size is None else list(image_size),
             batch_size=batch_size,
-            text=text and {"tokens": text.tokens and text.tokens[0], "words": text.words and text.words[0]},
+            text=None
+            if text is None
+            else {"tokens": text.tokens and text.tokens[0], "words": text.words and text.words[0]},
             options=backbone.options,
         )
 
@@ -105,8 +107,11 @@ class Facts:
                 "Export it again."
             ) from error
 
-    def names(self) -> tuple[tuple[str, ...] | None, tuple[Word, ...] | None]:
-        """Tokens and words of the text that is a part of the file."""
+    def names(self) -> tuple[tuple[tuple[str, ...], ...] | None, tuple[tuple[Word, ...], ...] | None]:
+        """Tokens and words of the text that is a part of the file, as a `Conditioning` has them."""
         text = self.text or {}
         tokens, words = text.get("tokens"), text.get("words")
-        return tokens and tuple(tokens), None if words is None else tuple(Word(*word) for word in words)
+        return (
+            None if tokens is None else (tuple(tokens),),
+            None if words is None else (tuple(Word(*word) for word in words),),
+        )

@@ -32,7 +32,12 @@ class ExportedBackbone(nn.Module):
         self.backbone = copy.copy(backbone)
         self.backbone._modules = backbone._modules | {"text_encoder": None}  # a T5 is larger than all else
         self.has_text = text is not None
-        for name, tensor in ("embeddings", text and text.embeddings), ("pooled", text and text.pooled):
+        tensors = (
+            {"embeddings": None, "pooled": None}
+            if text is None
+            else {"embeddings": text.embeddings, "pooled": text.pooled}
+        )
+        for name, tensor in tensors.items():
             self.register_buffer(name, None if tensor is None else tensor.detach().to(backbone.device))
 
     def forward(

@@ -110,9 +110,9 @@ class OnnxBackbone:
         if not attention:
             return Features(maps, None, size)
         batch = len(maps[0])
-        if text is None:
-            tokens, words = self.facts.names()
-            every, spans = tokens and (tokens,) * batch, None if words is None else (words,) * batch
-        else:
-            every, spans = text.tokens, text.words
-        return Features(maps, AttentionMaps(attention, every or (("",) * self.facts.tokens,) * batch, spans), size)
+        tokens, words = self.facts.names() if text is None else (text.tokens, text.words)
+        unnamed = (("",) * self.facts.tokens,)
+        every = tokens or unnamed
+        if len(every) != batch:
+            every, words = every * batch, words and words * batch
+        return Features(maps, AttentionMaps(attention, every, words), size)

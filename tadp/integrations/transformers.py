@@ -144,7 +144,7 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         backbone.vae.requires_grad_(False)
         if backbone.text_encoder is not None:
             backbone.text_encoder.requires_grad_(False)
-        freeze_not_run(backbone.unet)
+        freeze_not_run(backbone.unet, backbone.layout)
         return self
 
     def _init_weights(self, module: torch.nn.Module) -> None:

@@ -113,7 +113,7 @@ class _State(NamedTuple):
 
 
 def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
-    layout = read_denoiser(unet)
+    layout = read_denoiser(unet, backbone.blocks)
     if layout != backbone.layout:
         raise ModifierError(
             f"the modifier's U-Net ({_shape(layout)}) is of another shape than the backbone's "

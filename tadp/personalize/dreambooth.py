@@ -203,7 +203,7 @@ def _prepare(model: DiffusionModel, options: RunOptions, *, lora_rank: int | Non
     else:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            add_lora(unet, rank=lora_rank)
+            add_lora(unet, model.backbone.layout, rank=lora_rank)
     trained = {name: one for name, one in unet.named_parameters() if one.requires_grad}
     for parameter in trained.values():
         parameter.data = parameter.data.float()

@@ -74,7 +74,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         self._fixed_text = _fixed_text(prompt_mode, self.prompt_classes, backbone)
         _check_lora(backbone, tune, lora_rank)
         if tune == "lora" and not has_lora(backbone.unet):
-            add_lora(backbone.unet, rank=lora_rank)
+            add_lora(backbone.unet, backbone.layout, rank=lora_rank)
         elif tune == "nothing":
             backbone.freeze()
         elif tune == "all":

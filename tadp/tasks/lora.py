@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tadp.denoiser import Denoiser, freeze_not_run
 from tadp.errors import CorruptFileError, MissingExtraError
 from tadp.hub import check_readable
+from tadp.layout import Layout
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -25,8 +26,8 @@ def lora_rank_of(unet: Denoiser) -> int | None:
     return next(iter(adapted.peft_config.values())).r if has_lora(unet) else None
 
 
-def add_lora(unet: Denoiser, *, rank: int) -> None:
-    """Add a LoRA to all attention projections and freeze everything else; at first it changes nothing.
+def add_lora(unet: Denoiser, layout: Layout, *, rank: int) -> None:
+    """Add a LoRA to all attention projections that a pass runs and freeze everything else; at first it changes nothing.
 
     Raises:
         MissingExtraError: If peft is not installed.
@@ -40,7 +41,7 @@ def add_lora(unet: Denoiser, *, rank: int) -> None:
         raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    freeze_not_run(unet)
+    freeze_not_run(unet, layout)
 
 
 def save_lora(unet: Denoiser, folder: Path) -> None:
