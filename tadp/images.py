@@ -219,7 +219,8 @@ def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) 
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"no such file: {name}. Check its spelling and the working folder.") from error
+        cure = "Download it first" if "://" in name else "Check its spelling and the working folder"
+        raise ImageError(f"no such file: {name}. {cure}.") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images names them.") from error
     except PermissionError as error:

@@ -152,6 +152,9 @@ class Conditioning:
             >>> first.join(second).embeddings.shape
             torch.Size([2, 97, 8])
         """
+        for other in others:
+            if not isinstance(other, Conditioning):
+                raise TypeError(f"a Conditioning is joined; got {type(other).__name__}. Encode text by encode_text.")
         parts = [self, *(other.to(self.embeddings.device, self.embeddings.dtype) for other in others)]
         counts = [len(part) for part in parts]
         batch = next((count for count in counts if count != 1), 1)
@@ -370,11 +373,15 @@ class TextAdapter(nn.Module):
 def check_captions(captions: str | Sequence[str]) -> list[str]:
     """A list of strings, or a TypeError that names what is none."""
     if not isinstance(captions, Iterable):
-        raise TypeError(f"captions are strings, one or a list of them; got a {type(captions).__name__}.")
+        raise TypeError(f"captions are strings, one or a list of them; got {type(captions).__name__}.")
+    if isinstance(captions, Mapping):  # which would give its ids
+        raise TypeError(
+            f"captions are a list, one an image; got a {type(captions).__name__}. Pass those of the images, in order."
+        )
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is a {type(text).__name__}; captions are strings.")
+            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions are strings.")
     if not texts:
         raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
     return texts

@@ -251,3 +251,14 @@ def test_differences_are_taken_seed_by_seed():
 def test_a_table_has_a_row_to_compare_with():
     with pytest.raises(ValueError, match="the row to compare with, 'null', is missing; there are simple"):
         ModifierTable({"simple": {}})
+
+
+def test_names_are_no_parts_of_a_protocol(no_type_checker):
+    with pytest.raises(TypeError, match=r"modifier is a CaptionModifier; got 'comic'"):
+        Protocol("comic")
+    with pytest.raises(TypeError, match=r"cleaner is a Cleaner; got 'comic'. Pass RuleCleaner\('comic'\)"):
+        Protocol(cleaner="comic")
+
+
+def test_an_unlabelled_image_is_shown_in_a_line():
+    assert repr(Unlabelled(RenderedScenes(1, seed=1, style="comic"))[0]) == "UnlabelledImage('comic-1-000000', 128x128)"

@@ -252,7 +252,7 @@ def test_captions_go_by_file_name(source, tmp_path, monkeypatch):
     monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts))
     learn_token(source, tmp_path, **QUICK, captions={"two": "a cat", "one": "a dog"})
     assert seen[0][0].texts == [["a <wash> style painting of a dog"], ["a <wash> style painting of a cat"]]
-    with pytest.raises(CaptionError, match=r"1 of 2 images have no caption, such as 'two'"):
+    with pytest.raises(CaptionError, match=r"1 of 2 images have no caption, such as 'two'\. Its ids look like '\w+'"):
         learn_token(source, tmp_path, **QUICK, captions={"one": "a dog"})
 
 
@@ -304,7 +304,7 @@ def refused(error, match, source, images=None, **options):
         ({"texts": []}, ModifierError, r"one text or more"),
         ({"template": "a photo"}, ModifierError, r"a template has \{caption\}"),
         ({"captions": ["a dog"]}, CaptionError, r"3 images need as many captions, one each; got 1"),
-        ({"captions": "a dog"}, CaptionError, r"got one string"),
+        ({"captions": "a.json"}, CaptionError, r"got one string. A caption file is read by CaptionTable.open\(path\)"),
         ({"captions": {"a": "b"}}, CaptionError, r"captions by name go with files; image 0 is none"),
         ({"captions": ["a dog"] * 3, "template": "{caption}"}, CaptionError, r"the text of image 0, 'a dog', lacks"),
         ({"texts": ["a <long> " * 40 + "{token}"]}, CaptionError, r"has \d+ tokens, the text encoder takes 77"),

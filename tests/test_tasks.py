@@ -840,3 +840,35 @@ def test_a_model_on_a_folder_of_this_machine_is_not_pushed(tmp_path):
     model = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "base"), tune="nothing")
     with pytest.raises(ModelError, match="which others do not have"):
         model.push_to_hub("me/my-model")
+
+
+# Wrong kinds
+
+
+@each_task
+def test_the_name_of_a_backbone_is_none(make, no_type_checker):
+    with pytest.raises(
+        TypeError, match=r"a TADPBackbone is wanted; got 'tadp-tiny'. Pass TADPBackbone.from_pretrained"
+    ):
+        make("tadp-tiny")
+
+
+def test_arrays_are_no_masks_and_no_depth(no_type_checker):
+    for make, name in ((segmenter, "masks"), (depther, "depth_m")):
+        model = make()
+        with pytest.raises(TypeError, match=rf"tensor; got ndarray. Pass torch.as_tensor\({name}\)"):
+            model(images(2, 64, 64), CAPTION, target(model).numpy())
+
+
+def test_depth_in_millimetres_is_told():
+    model = depther()
+    metres = target(model)
+    with pytest.raises(ValueError, match=r"the model reaches 20 m; the nearest .* Divide millimetres by 1000"):
+        model(images(2, 64, 64), CAPTION, 1000 * metres)
+    metres[0], metres[1, 0, 0] = 1000.0, 0.0  # far, and unknown
+    assert model(images(2, 64, 64), CAPTION, metres).loss.isfinite()
+
+
+def test_one_scale_is_no_list_of_them(no_type_checker):
+    with pytest.raises(TypeError, match=r"scales are a list of numbers, such as \(0.75, 1.0, 1.25\); got 0.5"):
+        segmenter().predict(images(1, 64, 64), CAPTION, scales=0.5)

@@ -215,11 +215,12 @@ def test_a_tokenizer_that_does_not_know_its_limit_takes_the_models():
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        (["a dog", None], r"caption 1 is a NoneType; captions are strings"),
-        ([b"dog"], r"caption 0 is a bytes; captions are strings"),
-        (["a dog", ["a cat"]], r"caption 1 is a list; captions are strings"),
-        (5, r"captions are strings, one or a list of them; got a int"),
-        (None, r"got a NoneType"),
+        (["a dog", None], r"caption 1 is of type NoneType; captions are strings"),
+        ([b"dog"], r"caption 0 is of type bytes; captions are strings"),
+        (["a dog", ["a cat"]], r"caption 1 is of type list; captions are strings"),
+        (5, r"captions are strings, one or a list of them; got int"),
+        (None, r"got NoneType"),
+        ({"a": "a dog"}, r"captions are a list, one an image; got a dict"),
     ],
 )
 def test_what_is_no_string_is_refused(no_type_checker, encoder, captions, message):
@@ -432,3 +433,8 @@ def test_a_text_is_taken_apart_into_one_embedding_each():
     assert each.mask.shape == (3, 1)
     with pytest.raises(ValueError, match=r"one text is taken apart, \(1, L, D\); got \(3, 1, 2\)"):
         each.apart()
+
+
+def test_only_a_conditioning_is_joined(no_type_checker):
+    with pytest.raises(TypeError, match=r"a Conditioning is joined; got str. Encode text by encode_text"):
+        Conditioning(torch.zeros(2, 77, WIDTH)).join("a dog")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
 from tadp.backbone.captioning import Attached, CaptionFunction, attachable
-from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text
+from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, level_set
 from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
 from tadp.backbone.encoding import encode
 from tadp.backbone.parameters import decay_groups, first_parameter
@@ -145,9 +145,9 @@ class TADPBackbone(nn.Module):
         self.scale_latents = scale_latents
         self.sample_posterior = sample_posterior
         self.imagenet_pixels = imagenet_pixels
-        self.attach_attention = tuple(sorted(set(attach_attention)))
+        self.attach_attention = level_set(attach_attention, name="attach_attention")
         self.detach_attention = detach_attention
-        self.record_attention = tuple(sorted(set(record_attention)))
+        self.record_attention = level_set(record_attention, name="record_attention")
         self.text_length = text_length or (self.text_encoder.length if self.text_encoder else None)
         self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
         check_parts(self.vae, self.layout, self.text_encoder)
@@ -209,7 +209,10 @@ class TADPBackbone(nn.Module):
             MissingFileError: If a part is missing; the message says which and where.
             CorruptFileError: If a weight file is damaged, or a pickle.
             ModelError: If the model is of an unknown kind.
+            TypeError: If `dtype` is no `torch.dtype`.
         """
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype is a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
         hub: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         folder = model_folder(name, revision=revision, variant=variant, **hub)
         dtype = dtype or torch.float32

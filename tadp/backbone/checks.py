@@ -1,6 +1,7 @@
 """Parts that do not fit each other, and inputs that do not fit the parts: refused, with what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -28,6 +29,13 @@ def check_parts(vae: AnyVAE, layout: Layout, text_encoder: AnyText | None) -> No
             f"the text encoder pools a text to a width of {text_encoder.pooled_width}, the model takes "
             f"{layout.pooled_width}; use a pair trained together."
         )
+
+
+def level_set(levels: Sequence[int], *, name: str) -> tuple[int, ...]:
+    """Levels in order, each once, or a TypeError that says what a list of them is."""
+    if isinstance(levels, int) or not isinstance(levels, Iterable):
+        raise TypeError(f"{name} is a list of levels, such as (1, 2), or () for none; got {levels!r}.")
+    return tuple(sorted(set(levels)))
 
 
 def check_levels(levels: Sequence[int], layout: Layout, vae_reduction: int) -> None:
@@ -93,3 +101,9 @@ def check_text(
             f"the backbone with text_length={length}, or attach none with attach_attention=(), or one a name with "
             "pool_attention=[…]."
         )
+
+
+def refuse_name(backbone: object) -> None:
+    """Refuse the name of a model where a backbone is wanted: with which options it is to be loaded, nobody said."""
+    if isinstance(backbone, str | Path):
+        raise TypeError(f"a TADPBackbone is wanted; got {str(backbone)!r}. Pass TADPBackbone.from_pretrained(…) of it.")

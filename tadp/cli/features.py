@@ -153,7 +153,7 @@ def extract(
         tell_of_cut("--caption")
     tally = _followed(outcomes, total, is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
-        tell_of_tiny(source)
+        tell_of_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)
     if tally.stopped is not None:
         raise tally.stopped

@@ -115,7 +115,7 @@ def predict(
                 continue
             typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if predictor.captioner is not None and caption is None:
-        tell_of_tiny(predictor.captioner.name)
+        tell_of_tiny(predictor.captioner.name, others="--captioner")
     if failed:
         raise typer.Exit(1)
 
