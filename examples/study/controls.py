@@ -33,8 +33,8 @@ TABLE = Table(
         )
     ],
     notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels "
-    "rather than latents, so a VAE that was trained on scenes is no part of it. It takes as many steps as the others in "
-    "all, which is few for a network from scratch.",
+    "rather than latents, so a VAE that was trained on scenes is no part of it. It takes as many steps as the others "
+    "in all, which is few for a network from scratch.",
 )
 
 if __name__ == "__main__":
