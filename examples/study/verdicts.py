@@ -70,7 +70,7 @@ def _section(name: str, rows: list[tuple[dict[str, Any], str, str]]) -> str:
 
 def _tables(results: Results) -> str:
     """Each page of the study with its command, seeds, machine and time."""
-    lines = ["| page | command | runs | machine | minutes |", "|---|---|---|---|---|"]
+    lines = ["| page | command | runs | machine | minutes of CPU |", "|---|---|---|---|---|"]
     for name in TABLES:
         found = results.of(f"study-{name}.json")
         if not found:

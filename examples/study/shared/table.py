@@ -104,7 +104,7 @@ def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespac
     done = {run: one for run, one in results.items() if one is not None}
     found: dict[str, Any] = {"title": part.title, "reference": part.reference, "paper": dict(part.paper)}
     found["runs"], found["finished"] = len(results), len(done)
-    found["minutes"] = round(sum(one["seconds"] for one in done.values()) / 60, 1)
+    found["minutes"] = round(sum(one["cpu_seconds"] for one in done.values()) / 60, 1)
     found["machine"] = sorted({one["machine"] for one in done.values()})
     first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
     found["schedule"] = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
@@ -206,7 +206,7 @@ def told(summary: Mapping[str, Any], settings: Settings) -> str:
     minutes = sum(part["minutes"] for part in parts)
     return (
         f"Command: `{summary['command']}`; {settings.train or 'all'} {what} to train on, {settings.test or 'all'} held "
-        f"out, {schedules}, {seeds} seeds; {machines}; {minutes:.0f} minutes in all. "
+        f"out, {schedules}, {seeds} seeds; {machines}; {minutes:.0f} minutes of CPU. "
         + (f"**{missing} runs are not finished.** " if missing else "")
         + "Means with 95 % intervals (Student's t); differences are taken seed by seed."
     )
