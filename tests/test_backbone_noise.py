@@ -332,7 +332,7 @@ def test_transformers_saves_timesteps_noise_and_scheduler(model, tmp_path):
 
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(model / "scheduler")
     options = {"timestep": [1, 261], "combine_timesteps": "concatenate", "noise_samples": 1}
-    made = TADPModel(TADPConfig(base=str(model), backbone_options=options)).eval()
+    made = TADPModel(TADPConfig(base_model=str(model), backbone_options=options)).eval()
     made.save_pretrained(tmp_path / "model")
     again = TADPModel.from_pretrained(tmp_path / "model").eval()
     assert again.pyramid.backbone.passes == made.pyramid.backbone.passes
