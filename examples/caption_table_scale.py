@@ -12,45 +12,21 @@ import argparse
 import json
 import os
 import platform
-import random
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import psutil
+from tables.made_up import caption, image_id
+from tables.opening import MB, measure, timed
 
 from tadp.captions import CaptionTable, Provenance
 
 SOURCE = Provenance("made-up", generation={"min_new_tokens": 20})
-COLOURS = ("red", "blue", "green", "white", "black", "brown", "yellow")
-THINGS = ("dog", "car", "chair", "boat", "sheep", "bicycle", "bottle", "horse", "train", "plane", "sofa")
-PLACES = ("on the grass", "in the water", "next to a building", "at night", "in a room")
 FORMATS = {".db": "SQLite, on disk", ".jsonl": "JSON Lines, into memory", ".parquet": "Parquet, into memory"}
-MB = 1e6
-Result = TypeVar("Result")
-
-
-def image_id(number: int) -> str:
-    return f"train/{number % 1000:03d}/{number:09d}.jpg"
-
-
-def caption(number: int) -> str:
-    """A caption as BLIP-2 writes them, told from others by its number."""
-    first, second = THINGS[number % 11], THINGS[number * 7 % 11]
-    return f"a {COLOURS[number % 7]} {first} and a {COLOURS[number * 3 % 7]} {second} {PLACES[number % 5]}, {number}"
-
-
-def timed(job: Callable[[], Result]) -> tuple[Result, list[float]]:
-    """What a job returns, with the CPU and the wall time it took, in seconds."""
-    begun = time.process_time(), time.perf_counter()
-    result = job()
-    return result, [time.process_time() - begun[0], time.perf_counter() - begun[1]]
 
 
 def write(path: Path, entries: int) -> dict[str, dict[str, Any]]:
@@ -67,34 +43,6 @@ def write(path: Path, entries: int) -> dict[str, dict[str, Any]]:
             _, taken = timed(job)
             figures[suffix] = {"write_s": taken, "mb": path.with_suffix(suffix).stat().st_size / MB}
     return figures
-
-
-def measure(path: Path, entries: int, lookups: int, seed: int) -> dict[str, Any]:
-    """Open a file and look captions up, in this process, which has done nothing else."""
-    with tempfile.TemporaryDirectory() as folder:  # a small table of the same kind first: all code is loaded then
-        with CaptionTable.create(Path(folder) / "small.db") as small:
-            small.add("a", "a dog")
-            if path.suffix != ".db":
-                (small.to_jsonl if path.suffix == ".jsonl" else small.to_parquet)(Path(folder) / f"small{path.suffix}")
-        CaptionTable.open(Path(folder) / f"small{path.suffix}")["a"]
-    memory = psutil.Process().memory_info
-    before = memory().rss
-    table, taken = timed(lambda: CaptionTable.open(path))
-    opened = memory().rss
-    generator = random.Random(seed)
-    times = []
-    for _ in range(lookups):
-        number = generator.randrange(entries)
-        asked = image_id(number)
-        begun = time.perf_counter()
-        found = table[asked]
-        times.append((time.perf_counter() - begun) * 1e6)
-        if found != caption(number):
-            raise ValueError(f"{asked} should have {caption(number)!r}; got {found!r}.")
-    times.sort()
-    figures = {f"p{share}_us": times[min(int(lookups * share / 100), lookups - 1)] for share in (50, 90, 99)}
-    memory_mb = {"opening_mb": (opened - before) / MB, "lookups_mb": (memory().rss - opened) / MB}
-    return {"images": len(table), "open_s": taken, **memory_mb, **figures}
 
 
 def measure_in_a_fresh_process(path: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -117,6 +65,8 @@ def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
         f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, pyarrow {version('pyarrow')}"
     )
     lines = [
+        f"# A caption table of {options.entries:,} images",
+        "",
         f"Command: `python examples/caption_table_scale.py {numbers}`; {machine}.",
         "",
         f"A table of {options.entries:,} images, opened in a fresh process, then {options.lookups:,} look-ups of "

@@ -22,20 +22,10 @@ from tadp.cleaning.domains import any_of
 from tadp.files import replace_file
 from tadp.grammar import content_words, without_bullet, words_of
 
-HEADER = "| | " + " | ".join(
-    (
-        "captions",
-        "name the domain, before",
-        "after",
-        "have a word for a medium, before",
-        "after",
-        "begin with a list's mark, before",
-        "after",
-        "changed",
-        "content words changed",
-        "not, or not wholly, cleaned",
-    )
-)
+COLUMNS = (
+    "captions", "name the domain, before", "after", "have a word for a medium, before", "after",
+    "begin with a list's mark, before", "after", "changed", "content words changed", "not, or not wholly, cleaned",
+)  # fmt: skip
 MARK = re.compile(r"\s*(?:-|\d+[.)])\s")
 
 
@@ -45,14 +35,12 @@ def main() -> None:
     parser.add_argument("--endpoint", help="an OpenAI-compatible API to ask, e.g. http://localhost:8000/v1")
     parser.add_argument("--model", help="the model's name at the endpoint, or without --endpoint a folder or hub id")
     parser.add_argument("--out", type=Path, help="folder for the cleaned captions")
-    parser.add_argument(
-        "--batches", type=int, help="also print how uneven the input is, by batches of this many captions"
-    )
+    parser.add_argument("--batches", type=int, help="also print how uneven batches of so many captions are")
     parser.add_argument("--read", action="store_true", help="also print each caption whose content words changed")
     options = parser.parse_args()
     if options.endpoint and not options.model:
         parser.error("--endpoint needs --model, the model's name there")
-    print(f"{HEADER} |\n|{'---|' * 11}")
+    print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * 11}")
     details = []
     for argument in options.files:
         domain, _, name = argument.partition("=")

@@ -26,7 +26,8 @@ from pathlib import Path
 from tqdm import tqdm
 from training.options import StopTraining, run
 from transfer.page import read, write_page
-from transfer.steps import KINDS, Step, do, plan, prepare
+from transfer.plan import KINDS, Step, plan
+from transfer.steps import do, prepare
 
 from tadp.files import replace_file
 

@@ -87,7 +87,7 @@ def markdown(results: dict[str, list[dict]], task: str, others: list[str]) -> st
         f"{first['schedule']['batch']} images, U-Net {unet}; {count} seeds, mean ± standard deviation; "
         f"{first['machine']}; {min(minutes):.1f} to {max(minutes):.1f} minutes of CPU a run, evaluation included."
     )
-    return "\n".join([told, "", *lines]) + "\n"
+    return "\n".join([f"# {task.capitalize()} on rendered scenes", "", told, "", *lines]) + "\n"
 
 
 def spread(values: list[float]) -> str:

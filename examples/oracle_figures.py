@@ -41,6 +41,8 @@ def scenes(count: int, seed: int) -> list[list[str]]:
 def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
     pairs = sum(map(len, present))
     lines = [
+        "# Precision and recall of the oracle",
+        "",
         f"Command: `python examples/oracle_figures.py --scenes {options.scenes} --seed {options.seed} "
         f"--draws {options.draws}`; {len(present):,} rendered scenes, {pairs:,} pairs of a scene and a class in it, "
         f"{len(CLASSES)} classes.",

@@ -30,6 +30,7 @@ STAGES = (0, 10, 30, 100)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
     parser.add_argument("--stages", type=int, nargs="+", default=STAGES, help="steps after which samples are drawn")
     parser.add_argument("--denoising-steps", type=int, default=25, help="of a sample")
     parser.add_argument("--threads", type=int, default=1)
@@ -39,24 +40,24 @@ def main() -> None:
     images = np.stack([scene.image for scene in Scenes(10, seed=SEED, style=STYLE)])
     save(grid(images, columns=5), options.out / "personalize-images.png")
 
-    modifiers = [learned_after(steps, images) for steps in options.stages]
+    modifiers = [learned_after(steps, images, options.model) for steps in options.stages]
     rows = [
-        (f"after {steps} steps" if steps else "before learning", drawn_by(modifier, options.denoising_steps))
+        (f"after {steps} steps" if steps else "before learning", drawn_by(modifier, options))
         for steps, modifier in zip(options.stages, modifiers, strict=True)
     ]
     save(comparison(rows, columns=len(PROMPTS)), options.out / "personalize-samples.png")
 
     scene = Scenes(8, seed=HELD_OUT_SEED, style=STYLE)[SHOWN]
     objects = " and ".join(f"a {name}" for name in scene.names)
-    save(attention_of(modifiers[-1], scene.image, objects), options.out / "personalize-attention.png")
+    save(attention_of(modifiers[-1], scene.image, objects, options.model), options.out / "personalize-attention.png")
 
 
-def learned_after(steps: int, images: np.ndarray) -> tadp.CaptionModifier:
+def learned_after(steps: int, images: np.ndarray, model: str) -> tadp.CaptionModifier:
     """The token after so many steps; one seed takes the same steps each time."""
     if steps == 0:
         return tadp.CaptionModifier(TEMPLATE.format(INITIALIZER))
     return learn_token(
-        "tadp-tiny",
+        model,
         list(images),
         token=TOKEN,
         initializer=INITIALIZER,
@@ -67,14 +68,15 @@ def learned_after(steps: int, images: np.ndarray) -> tadp.CaptionModifier:
     )
 
 
-def drawn_by(modifier: tadp.CaptionModifier, steps: int) -> np.ndarray:
+def drawn_by(modifier: tadp.CaptionModifier, options: argparse.Namespace) -> np.ndarray:
     """A sample of each prompt, from the same noise."""
-    return np.stack([np.asarray(image) for image in draw("tadp-tiny", PROMPTS, modifier=modifier, seed=3, steps=steps)])
+    images = draw(options.model, PROMPTS, modifier=modifier, seed=3, steps=options.denoising_steps)
+    return np.stack([np.asarray(image) for image in images])
 
 
-def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str) -> Image.Image:
+def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str, model: str) -> Image.Image:
     """Where each word of a modified caption looks, the token among them."""
-    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", record_attention=(0, 1))
+    backbone = tadp.TADPBackbone.from_pretrained(model, record_attention=(0, 1))
     (text,) = modifier(caption)
     with modifier.install(backbone), torch.no_grad():
         features = backbone(image, text)

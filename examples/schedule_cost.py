@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from benchmarking.variants import SD15_UNET, SD15_VAE
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -22,13 +23,6 @@ from tadp.schedules import SCHEDULES
 from tadp.text import Conditioning
 from tadp.vae import VAEEncoder
 
-UNET = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
 TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stable Diffusion 1.x has
 SIDE = 512  # what the U-Net sees; NYU's crops of 480 are padded to it
 # Images to train on, by the data sets' own papers and lists; the paper's detector trains on VOC 2007 and 2012 together.
@@ -54,8 +48,8 @@ def training_step(task: str) -> dict[str, float]:
     """FLOP an image, parameters, and the bytes that autograd keeps of an image."""
     with torch.device("meta"):
         backbone = TADPBackbone(
-            vae=VAEEncoder(AutoencoderKL(**VAE)),
-            unet=UNet2DConditionModel(**UNET),
+            vae=VAEEncoder(AutoencoderKL(**SD15_VAE)),
+            unet=UNet2DConditionModel(**SD15_UNET),
             text_length=77,
             attach_attention=() if task == "depth" else (1, 2),
         ).train()
@@ -64,9 +58,8 @@ def training_step(task: str) -> dict[str, float]:
         text = Conditioning(torch.empty(1, 77, 768))
 
     def forward() -> Tensor:
-        made = (
-            head(backbone.extract(latents, text)) if task != "detection" else head(backbone.extract(latents, text).maps)
-        )
+        features = backbone.extract(latents, text)
+        made = head(features.maps if task == "detection" else features)
         return sum(one.sum() for one in made) if isinstance(made, list | tuple) else made.sum()
 
     with FlopCounterMode(display=False) as encoding, torch.no_grad():
@@ -115,6 +108,8 @@ def kept_bytes(forward: Callable[[], Tensor]) -> int:
 
 def page(steps: dict[str, dict[str, float]]) -> str:
     lines = [
+        "# What the paper's schedules ask of a machine",
+        "",
         "Command: `python examples/schedule_cost.py`; counted on PyTorch's meta device, nothing was run. Stable "
         "Diffusion 1.5's size, images of 512x512; the head is the paper's (of detection its pyramid alone).",
         "",

@@ -20,18 +20,8 @@ from training.model import load_backbone, training_data
 from training.options import read_options, run, start
 from training.report import compared, enlarged, finish, merged, shared
 
-from tadp.datasets import (
-    ADE20K,
-    IGNORE_LABEL,
-    Cityscapes,
-    PadTo,
-    PascalVOC,
-    PhotometricDistortion,
-    RandomCrop,
-    RandomFlip,
-    RandomResize,
-    Resize,
-)
+from tadp import datasets
+from tadp.datasets import PadTo, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize, Resize
 from tadp.metrics import MeanIoU
 from tadp.pictures import class_picture
 from tadp.schedules import Schedule
@@ -56,9 +46,9 @@ def open_data(options):
     if options.data == "scenes":
         return scenes(options.train_scenes, seed=TRAIN_SEED), scenes(options.held_out_scenes, seed=HELD_OUT_SEED)
     kind, train, held_out = {
-        "voc": (PascalVOC, "trainaug", "val"),
-        "ade20k": (ADE20K, "training", "validation"),
-        "cityscapes": (Cityscapes, "train", "val"),
+        "voc": (datasets.PascalVOC, "trainaug", "val"),
+        "ade20k": (datasets.ADE20K, "training", "validation"),
+        "cityscapes": (datasets.Cityscapes, "train", "val"),
     }[options.data]
     return (
         lambda captions: kind(options.root, split=train, captions=captions, on_error=on_error),
@@ -89,7 +79,7 @@ def loss(model, part):
 
 
 def labelled_pixels(batch):
-    return int((batch.masks != IGNORE_LABEL).sum())
+    return int((batch.masks != datasets.IGNORE_LABEL).sum())
 
 
 def score(model, data, *, options, accelerator):
@@ -129,22 +119,14 @@ def main() -> None:
     accelerator = start(options)
     train, held_out = with_captions(open_data(options), options, accelerator)
 
-    model = build_model(load_backbone(options, accelerator), train.class_names, options)
-    scored = partial(score, data=held_out, options=options, accelerator=accelerator)
-    model = fit(
-        model,
-        training_data(model, train, AUGMENTATION[options.data], options, accelerator),
-        loss=loss,
-        weight=labelled_pixels,
-        evaluate=scored,
-        options=options,
-        accelerator=accelerator,
-    )
+    together = {"options": options, "accelerator": accelerator}
+    model = build_model(load_backbone(**together), train.class_names, options)
+    scored = partial(score, data=held_out, **together)
+    augmented = training_data(model, train, AUGMENTATION[options.data], **together)
+    model = fit(model, augmented, loss=loss, weight=labelled_pixels, evaluate=scored, **together)
 
     constant = largest_class(train, len(train.class_names))
-    trivial = score_constant(
-        constant, held_out, class_names=train.class_names, options=options, accelerator=accelerator
-    )
+    trivial = score_constant(constant, held_out, class_names=train.class_names, **together)
     finish(
         model,
         figures=scored(model),
@@ -153,8 +135,7 @@ def main() -> None:
         train=train,
         held_out=held_out,
         started=started,
-        options=options,
-        accelerator=accelerator,
+        **together,
     )
 
 

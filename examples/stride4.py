@@ -23,7 +23,8 @@ TRAIN_SEED, HELD_OUT_SEED = 101, 102  # two data sets share no scene
 
 def miou(kind: str, *, seed: int, options: argparse.Namespace) -> float:
     torch.manual_seed(seed)
-    pyramid = Pyramid(tadp.TADPBackbone.from_pretrained("tadp-tiny").freeze(), stride4=None if kind == "none" else kind)
+    backbone = tadp.TADPBackbone.from_pretrained(options.model).freeze()
+    pyramid = Pyramid(backbone, stride4=None if kind == "none" else kind)
     train = RenderedScenes(options.scenes, seed=TRAIN_SEED)
     head = SegmentationHead(pyramid.feature_info, num_classes=len(train.class_names), fpn_channels=64, channels=64)
     trained = [*head.parameters(), *(pyramid.upsampler.parameters() if pyramid.upsampler else ())]
@@ -48,6 +49,7 @@ def miou(kind: str, *, seed: int, options: argparse.Namespace) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--scenes", type=int, default=400)

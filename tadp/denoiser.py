@@ -23,6 +23,7 @@ from tadp.joint import (
     read_joint_layout,
 )
 from tadp.layout import Layout
+from tadp.noise import Kind
 from tadp.text import Conditioning
 from tadp.unet import UNetLayout, freeze_unused, read_layout, unet_pass, unet_tap_names
 
@@ -54,6 +55,11 @@ def read_denoiser(model: nn.Module, blocks: Sequence[int] | None = None) -> Layo
     if isinstance(model, JointTransformer):
         return read_joint_layout(model, blocks)
     raise ModelError(f"tadp cannot read a {type(model).__name__}; it reads {FAMILIES}.")
+
+
+def noise_kind(model: nn.Module) -> Kind:
+    """How noise is added where a model's scheduler is not known."""
+    return "flow" if isinstance(model, JointTransformer) else "diffusion"
 
 
 def tap_names(model: nn.Module, layout: Layout) -> tuple[str, ...]:

@@ -84,4 +84,10 @@ def _swap(path: Path, new: Path, old: Path) -> None:
 def _output_error(path: Path, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
-    return OutputError(f"cannot write {path}: {error}. Free some space or choose another folder; nothing was changed.")
+    if isinstance(error, FileExistsError | NotADirectoryError):  # of making its folder
+        cure = "A file stands where a folder should; choose another name"
+    elif isinstance(error, PermissionError):
+        cure = "Choose a folder that you may write to"
+    else:
+        cure = "Free some space or choose another folder"
+    return OutputError(f"cannot write {path}: {error}. {cure}; nothing was changed.")

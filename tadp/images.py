@@ -154,7 +154,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
     A file stands for itself, whatever its suffix. A folder stands for all images in and below it, known by
     their suffix (`SUFFIXES`, any case), without hidden files and folders. A pattern, such as
-    "photos/**/*.png", stands for the images and folders that it matches.
+    `"photos/**/*.png"`, stands for the images and folders that it matches.
 
     Args:
         paths: One or several. Where two lead to one file, it is listed once.
@@ -191,7 +191,7 @@ def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, 
     if isinstance(image, str | Path):
         name = repr(str(image))
     if isinstance(image, str | Path | Image.Image):
-        return _from_array(_decode(image, name, max_pixels), name, max_pixels)
+        return _from_array(decode(image, name, max_pixels), name, max_pixels)
     if isinstance(image, np.ndarray):
         return _from_array(image, name, max_pixels)
     if isinstance(image, Tensor):
@@ -199,8 +199,8 @@ def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, 
     raise TypeError(f"{name} must be a path, PIL image, NumPy array or tensor; got {type(image).__name__}.")
 
 
-def _decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> np.ndarray:
-    """Upright pixels: (H, W) for deep greys, else (H, W, 3), or (H, W, 4) where there is transparency."""
+def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> np.ndarray:
+    """Upright pixels as they are stored: (H, W) for deep greys, else (H, W, 3), or (H, W, 4) with transparency."""
     try:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             _check_size((image.height, image.width), name, max_pixels)
@@ -219,7 +219,8 @@ def _decode(source: str | Path | Image.Image, name: str, max_pixels: int | None)
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"no such file: {name}. Check its spelling and the working folder.") from error
+        cure = "Download it first" if "://" in name else "Check its spelling and the working folder"
+        raise ImageError(f"no such file: {name}. {cure}.") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images names them.") from error
     except PermissionError as error:
@@ -239,6 +240,12 @@ def _decode(source: str | Path | Image.Image, name: str, max_pixels: int | None)
 
 
 def _from_array(array: np.ndarray, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
+    pixels = array_pixels(checked_array(array, name, max_pixels), name)
+    return pixels if pixels.ndim == 4 else pixels[None]
+
+
+def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.ndarray:
+    """An array with its channels last, (H, W, C) or (B, H, W, C); or an ImageError."""
     shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
@@ -251,18 +258,29 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int | None) -> Float[T
     _check_size(array.shape[-3:-1], name, max_pixels)
     if array.dtype.name not in _ARRAY_DTYPES:
         raise _wrong_dtype(name, array.dtype)
+    return array
+
+
+def array_pixels(array: np.ndarray, name: str) -> Float[Tensor, "*b 3 h w"]:
+    """Colours in [0, 1] of a checked array or of a part of one; float32."""
     channels_first = np.moveaxis(array, -1, -3)  # ([B,] C, H, W)
     pixels = torch.from_numpy(np.array(channels_first, dtype=array.dtype.newbyteorder("="), order="C"))
-    pixels = _to_unit_range(pixels, name).float()
+    pixels = to_unit_range(pixels, name).float()
     if pixels.shape[-3] == 4:
         colour, alpha = pixels.split((3, 1), dim=-3)
         pixels = colour * alpha + (1 - alpha)
     elif pixels.shape[-3] == 1:
         pixels = pixels.repeat_interleave(3, dim=-3)
-    return pixels if pixels.ndim == 4 else pixels[None]
+    return pixels
 
 
 def _from_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
+    pixels = to_unit_range(checked_tensor(tensor, name, max_pixels), name)
+    return pixels if pixels.ndim == 4 else pixels[None]
+
+
+def checked_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Tensor:
+    """A tensor (3, H, W) or (B, 3, H, W); or an ImageError."""
     shape = tuple(tensor.shape)
     if tensor.ndim not in (3, 4) or shape[-3] != 3:
         hint = "A tensor is (3, H, W) or (B, 3, H, W)."
@@ -273,11 +291,11 @@ def _from_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Float[Ten
             hint = "Repeat its grey channel: image.expand(" + "-1, " * (tensor.ndim - 3) + "3, -1, -1)."
         raise ImageError(f"{name} is a tensor of shape {shape}. {hint}")
     _check_size(shape[-2:], name, max_pixels)
-    pixels = _to_unit_range(tensor, name)
-    return pixels if pixels.ndim == 4 else pixels[None]
+    return tensor
 
 
-def _to_unit_range(pixels: Tensor, name: str) -> Tensor:
+def to_unit_range(pixels: Tensor, name: str) -> Tensor:
+    """Levels divided by white; floats as they are, if they lie in [0, 1]; or an ImageError."""
     if not pixels.shape[0]:
         raise ImageError(f"{name} is a batch of no images: {tuple(pixels.shape)}.")
     if pixels.dtype in _WHITE_LEVEL:

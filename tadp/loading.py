@@ -15,6 +15,7 @@ from torch import Tensor
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
 from tadp.hub import check_readable, index_name, local_folder, read_json, weight_files, weight_name
+from tadp.noise import SCHEDULER
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
@@ -80,7 +81,7 @@ def model_folder(
 
 def _patterns(variant: str | None) -> list[str]:
     """Exactly the files a backbone reads: configs, the tokenizer, and the safetensors of one variant."""
-    patterns = [CONFIG_NAME, ADAPTER_NAME]
+    patterns = [CONFIG_NAME, ADAPTER_NAME, SCHEDULER]
     for part, base in WEIGHTS.items():
         if part.startswith("text_encoder"):
             patterns.append(f"{tokenizer_part(part)}/*")

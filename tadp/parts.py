@@ -11,6 +11,7 @@ from tadp.drop_ins import load_drop_in_unet, load_drop_in_vae
 from tadp.hub import read_json
 from tadp.loading import CONFIG_NAME, load_unet, load_vae, read_config
 from tadp.lora import fuse_lora
+from tadp.noise import read_scheduler
 from tadp.text import TextEncoder
 from tadp.text_loading import load_text
 from tadp.text_stack import TextStack
@@ -40,7 +41,8 @@ def load_parts(
         load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
 
     Returns:
-        U-Net, VAE, text encoder and tokenizer as `TADPBackbone` takes them, and the options saved with them, if any.
+        U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them, and the options saved with them,
+        if any.
 
     Raises:
         ModelError: As `load_unet`, `load_vae` and `load_text`.
@@ -67,7 +69,7 @@ def load_parts(
             if name in parts and parts[name] is (given or {}).get(name):
                 parts[name] = copy.deepcopy(parts[name])  # the caller keeps theirs as it is
         fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub or {})
-    return parts, saved.get("options", {})
+    return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {})
 
 
 def _encoders(text: Any) -> dict[str, Any]:

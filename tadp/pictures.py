@@ -1,6 +1,8 @@
 """Pictures of what a model predicts: classes, depth, boxes. Drawn with Pillow alone.
 
-class_picture(image, class_map, names).save("classes.png")
+    class_picture(image, class_map, names).save("classes.png")
+
+Each returns a PIL image.
 """
 
 import math

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tadp.denoiser import Denoiser
 from tadp.loading import ADAPTER_NAME, CONFIG_NAME, denoiser_part, tokenizer_part
+from tadp.noise import SCHEDULER
 from tadp.text import TextAdapter
 from tadp.text_stack import AnyText, TextStack
 from tadp.vae import AnyVAE
@@ -24,6 +25,7 @@ def save_parts(
     vae: AnyVAE,
     text_encoder: AnyText | None,
     text_adapter: TextAdapter | None,
+    scheduler: dict[str, Any] | None,
     options: dict[str, Any],
 ) -> None:
     """Write into an empty folder; the VAE goes without its decoder.
@@ -39,6 +41,9 @@ def save_parts(
         save_text_encoder(text_encoder, folder)
     if text_adapter is not None:
         save_file(_contiguous(text_adapter), folder / ADAPTER_NAME)
+    if scheduler is not None:
+        (folder / SCHEDULER).parent.mkdir()
+        (folder / SCHEDULER).write_text(json.dumps(scheduler, indent=2))
     config = {"has_text_encoder": text_encoder is not None, "options": options}
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2))
 

@@ -112,6 +112,29 @@ class Conditioning:
             None if self.pooled is None else self.pooled[chosen],
         )
 
+    def apart(self) -> "Conditioning":
+        """Each embedding of one text as a text of its own, (L, 1, D), with its name; `take` then gives each image one.
+
+        So an image is told its own room alone, where `prompts.averaged_eos` has an embedding for each room (TADP's
+        depth).
+
+        Raises:
+            ValueError: If there is more than one text.
+
+        Example:
+            >>> rooms = Conditioning(torch.zeros(1, 3, 8), (("bathroom", "kitchen", "study"),))
+            >>> rooms.apart().take([1, 1, 0]).tokens
+            (('kitchen',), ('kitchen',), ('bathroom',))
+        """
+        if len(self) != 1:
+            raise ValueError(f"one text is taken apart, (1, L, D); got {tuple(self.embeddings.shape)}.")
+        return Conditioning(
+            self.embeddings.transpose(0, 1),
+            self.tokens and tuple((name,) for name in self.tokens[0]),
+            self.words and tuple(_words_at(self.words[0], place) for place in range(self.embeddings.shape[1])),
+            None if self.mask is None else self.mask.transpose(0, 1),
+        )
+
     def join(self, *others: "Conditioning") -> "Conditioning":
         """One text after the other, along L: the released code's "blip+class_emb".
 
@@ -129,6 +152,9 @@ class Conditioning:
             >>> first.join(second).embeddings.shape
             torch.Size([2, 97, 8])
         """
+        for other in others:
+            if not isinstance(other, Conditioning):
+                raise TypeError(f"a Conditioning is joined; got {type(other).__name__}. Encode text by encode_text.")
         parts = [self, *(other.to(self.embeddings.device, self.embeddings.dtype) for other in others)]
         counts = [len(part) for part in parts]
         batch = next((count for count in counts if count != 1), 1)
@@ -347,11 +373,15 @@ class TextAdapter(nn.Module):
 def check_captions(captions: str | Sequence[str]) -> list[str]:
     """A list of strings, or a TypeError that names what is none."""
     if not isinstance(captions, Iterable):
-        raise TypeError(f"captions are strings, one or a list of them; got a {type(captions).__name__}.")
+        raise TypeError(f"captions are strings, one or a list of them; got {type(captions).__name__}.")
+    if isinstance(captions, Mapping):  # which would give its ids
+        raise TypeError(
+            f"captions are a list, one an image; got a {type(captions).__name__}. Pass those of the images, in order."
+        )
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is a {type(text).__name__}; captions are strings.")
+            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions are strings.")
     if not texts:
         raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
     return texts
@@ -361,6 +391,11 @@ def _first_names(words: tuple[tuple[Word, ...], ...] | None, tokens: tuple[tuple
     """The first words of the first text, or its first tokens; "" if it came without."""
     named = [word.text for word in words[0]] if words else list(tokens[0]) if tokens else []
     return ", ".join(named[:_SHOWN]) + f" and {len(named) - _SHOWN} more" * (len(named) > _SHOWN)
+
+
+def _words_at(words: tuple[Word, ...], place: int) -> tuple[Word, ...]:
+    """Those that are whole in one embedding, as words of a text that has no other."""
+    return tuple(word._replace(start=0, stop=1) for word in words if (word.start, word.stop) == (place, place + 1))
 
 
 def _join_tokens(parts: list[Conditioning]) -> tuple[tuple[str, ...], ...] | None:

@@ -14,6 +14,7 @@ from tadp.text import Conditioning, TextEncoder, check_captions, distinct
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 T5_TOKENS = 256  # Stable Diffusion 3 and FLUX.1-schnell, as in diffusers' pipelines; FLUX.1-dev takes 512
 
@@ -238,6 +239,19 @@ class FluxText(TextStack):
 
 
 AnyText = TextEncoder | TextStack
+
+
+def text_encoder_of(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTokenizer | None") -> AnyText | None:
+    """A CLIP text model with its tokenizer as one; what is one already, or none, as it is.
+
+    Raises:
+        ModelError: If one of the two is missing.
+    """
+    if isinstance(model, AnyText):
+        return model
+    if (model is None) != (tokenizer is None):
+        raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
+    return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
 
 
 def only_encoder(encoder: AnyText) -> TextEncoder:

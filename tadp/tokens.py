@@ -224,8 +224,10 @@ def _check_new(tokenizer: "CLIPTokenizer", token: str, names: list[str]) -> None
         # "dog</w>" and "construc" are no text that is one token, but entries whose rows would be written over.
         known = next((entry for entry in (name, name.lower(), read) if entry in vocabulary), None)
         if known is not None:
+            is_learned = known in learned_tokens(tokenizer)
             raise ModifierError(
-                f"the token {name!r} is already in the vocabulary, as {known!r}; choose another, such as "
+                f"the token {name!r} is already in the vocabulary, as {known!r}; "
+                f"{'perhaps its modifier is installed already; if not, ' * is_learned}choose another, such as "
                 f"'<{token.strip('<>')}-2>'."
             )
     base, _, number = token.lower().rpartition("_")

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from builders import build_backbone, images, latents
+from builders import build_backbone, embeddings, images, latents
 from builders_families import build_family
 from torch._dynamo.testing import CompileCounter
 
@@ -52,8 +52,20 @@ def whole(backbone: TADPBackbone):
     print(same(torch.compile(backbone.extract, backend="eager", fullgraph=True)(*inputs), backbone.extract(*inputs)))
 
 
+def noise():
+    """Several timesteps with noise, from latents on."""
+    backbone = build_backbone(
+        scheduler={"beta_schedule": "linear"}, timestep=(1, 261), noise_samples=1, combine_timesteps="concatenate"
+    )
+    inputs = latents(2, 8, 8), Conditioning(embeddings(2, 77))
+    compiled = torch.compile(backbone.extract, backend="eager", fullgraph=True)
+    print(same(compiled(*inputs), backbone.extract(*inputs)))
+
+
 if sys.argv[1] == "captions":
     captions()
+elif sys.argv[1] == "noise":
+    noise()
 else:
     with tempfile.TemporaryDirectory() as folder:
         for family in sys.argv[2:]:

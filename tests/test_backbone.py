@@ -742,3 +742,12 @@ def test_pooling_is_saved_with_the_model(tmp_path):
 def test_a_name_that_cannot_be_found_is_refused_at_once(names):
     with pytest.raises(ValueError, match=r"a name has a letter or digit; got '"):
         build_backbone(pool_attention=names)
+
+
+def test_options_of_a_wrong_kind_say_which_is_right(no_type_checker):
+    with pytest.raises(TypeError, match=r"dtype is a torch.dtype, such as torch.bfloat16; got 'bfloat16'"):
+        TADPBackbone.from_pretrained("tadp-tiny", dtype="bfloat16")
+    for name in ("attach_attention", "record_attention"):
+        for value in (True, 1, None):
+            with pytest.raises(TypeError, match=rf"{name} is a list of levels, such as \(1, 2\), .* got {value}"):
+                build_backbone(**{name: value})

@@ -298,6 +298,11 @@ def test_a_compiled_backbone_takes_each_blocks_text_and_is_compiled_once():
 
 
 @pytest.mark.slow
+def test_timesteps_and_noise_are_one_graph_from_latents_on():
+    assert compile_worker("noise") == [["True"]]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
 def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
     lines = compile_worker("whole", *families)

@@ -802,3 +802,8 @@ def test_a_last_line_cut_anywhere_is_left_out(tmp_path):
         path.write_bytes(first + last[:length])
         with pytest.warns(UserWarning, match=r"line 2 is cut off"):
             assert list(CaptionTable.open(path)) == ["a"]
+
+
+def test_images_without_ids_are_refused(table, no_type_checker):
+    with pytest.raises(TypeError, match=r"got 'photos/cat.jpg' among them. Give each image an id: \{path.stem: path"):
+        table.fill(["photos/cat.jpg"], len)

@@ -210,9 +210,9 @@ def test_an_unknown_domain_is_refused_with_those_there_are():
 def test_captions_that_are_none_are_refused(no_type_checker):
     cleaner = RuleCleaner("comic")
     for wrong, message in (
-        (["a", None], r"caption 1 is a NoneType"),
-        (5, r"got a int"),
-        ([b"a"], r"caption 0 is a bytes"),
+        (["a", None], r"caption 1 is of type NoneType"),
+        (5, r"got int"),
+        ([b"a"], r"caption 0 is of type bytes"),
     ):
         with pytest.raises(TypeError, match=message):
             cleaner(wrong)
@@ -385,3 +385,8 @@ def test_an_answer_is_not_that_of_a_neighbour():
 def test_the_model_is_told_the_words():
     assert "watercolor, watercolour" in instruction(DOMAINS["watercolor"])
     assert "foggy" in instruction(DOMAINS["foggy"])
+
+
+def test_a_table_of_captions_is_not_cleaned_by_its_ids(no_type_checker):
+    with pytest.raises(TypeError, match=r"captions are a list; got dict. Pass list\(captions.values\(\)\)"):
+        RuleCleaner("watercolor")({"a watercolor of a dog": "a cat"})

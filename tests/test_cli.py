@@ -128,6 +128,18 @@ def said_by(captioner: Path, image: Path) -> str:
     return Captioner.from_pretrained(captioner).describe(image)[0].text
 
 
+def test_extract_goes_by_tiles_and_refuses_sizes_that_are_no_multiple(photos):
+    Image.fromarray(Scenes(1, seed=3, size=160)[0].image).save("large.png")
+    options = ("extract", "large.png", "-o", "out", "--caption", "a dog", "--tile", 128, "--overlap", 64)
+    assert "1 done; in out" in tadp_run(*options).output
+    assert json.loads(Path("out/large.json").read_text())["settings"]["tiling"] == {"tile_px": 128, "overlap_px": 64}
+    assert "0 done, 1 done before" in tadp_run(*options).output
+    refused = plain(tadp_run(*options[:-4], "--tile", 128, "--overlap", 100, code=2).output)
+    assert (
+        "Invalid value for --tile: overlap_px is a multiple of the coarsest stride, 64; got 100. Pass 128." in refused
+    )
+
+
 def test_extract_takes_a_captioner_and_names_what_it_cannot_read(photos, blip):
     (photos / "text.jpg").write_text("hello")
     result = tadp_run("extract", "photos/*.*", "-o", "out", "--captioner", blip, "--batch-size", 1, code=1)

@@ -1,6 +1,7 @@
 """`tadp predict` and `tadp evaluate`, as a user runs them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +85,36 @@ def test_an_image_that_was_not_finished_is_done_again(models, photos, tmp_path, 
         f"0.segmentation.{suffix}" for suffix in ("plot.png", "png", "json")
     }
     assert "1 already done" in run("predict", "segmentation", photos / "0.png", *options).output
+
+
+def test_what_another_model_or_option_predicted_is_not_taken_for_done(models, photos, tmp_path):
+    model = shutil.copytree(models / "without", tmp_path / "model")
+    image, options = photos / "0.png", ("-m", model, "-o", tmp_path / "out", "--caption", "a dog")
+    assert run("predict", "segmentation", image, *options).exit_code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def refused(*arguments, why):
+        done = run("predict", "segmentation", *arguments)
+        assert done.exit_code == 1, done.output
+        assert why in done.output
+        assert "--overwrite" in done.output
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    refused(image, "-m", models / "without", *options[2:], why="model was")
+    refused(image, *options, "--flip", why="options was")
+    refused(image, *options[:-1], "a cat", why='text was {"caption": "a dog"} and is {"caption": "a cat"}')
+    other = tmp_path / "0.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(other)
+    refused(other, *options, why="the picture was another one")
+    assert "1 already done" in run("predict", "segmentation", image, *options).output
+    retrained = tadp.TADPForSemanticSegmentation.from_pretrained(model)
+    with torch.no_grad():
+        next(retrained.head.parameters()).add_(1)
+    retrained.save_pretrained(model)
+    refused(image, *options, why="for 0.segmentation, weights was")
+    done = run("predict", "segmentation", image, *options, "--overwrite")
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "out" / "0.segmentation.json").read_text())["settings"]["model"] == str(model)
 
 
 def test_predict_takes_a_caption_and_names_what_it_cannot_read(models, photos, tmp_path):
@@ -208,9 +239,39 @@ def test_evaluate_is_what_the_library_measures(models, tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
 
 
+def test_images_and_masks_of_ones_own_are_measured(models, tmp_path):
+    from tadp.datasets import MaskFolder
+    from tadp.tasks import evaluate
+
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    scenes = Scenes(2, seed=5)[:]
+    for number, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(tmp_path / "photos" / f"{number}.png")
+        Image.fromarray(scene.mask).save(tmp_path / "masks" / f"{number}.png")
+    captions = {str(number): scene.caption() for number, scene in enumerate(scenes)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    model = tadp.TADPForSemanticSegmentation.from_pretrained(models / "without")
+    own = MaskFolder(tmp_path / "photos", tmp_path / "masks", class_names=model.class_names, captions=captions)
+    expected = evaluate(model, own)
+    options = ("--images", tmp_path / "photos", "--masks", tmp_path / "masks", "-o", tmp_path / "figures.json")
+    done = run("evaluate", "segmentation", "-m", models / "without", *options, "--captions", tmp_path / "captions.json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {"0.png", "1.png"}
+    (tmp_path / "masks" / "1.png").unlink()
+    done = run("evaluate", "segmentation", "-m", models / "without", *options)
+    assert done.exit_code == 1
+    assert "1.png is not there" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("segmentation",), "give --data NAME, or --images FOLDER and --masks FOLDER"),
+        (("segmentation", "--images", "photos"), "give --data NAME, or --images FOLDER and --masks FOLDER"),
+        (("depth", "--images", "photos", "--masks", "masks"), "masks are labels for segmentation, not for depth"),
+        (("segmentation", "--data", "scenes", "--masks", "masks"), "not both"),
         (("segmentation", "--data", "coco"), "unknown data set 'coco'; known: scenes, voc"),
         (("depth", "--data", "voc", "--root", "."), "voc has labels for segmentation, not for depth"),
         (("segmentation", "--data", "voc"), "voc is read from a folder"),

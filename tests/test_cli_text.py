@@ -482,3 +482,17 @@ def test_a_key_in_the_place_of_its_variable_is_not_shown(workplace):
     result = tadp_run("clean", "captions.json", "-o", "out.json", *arguments, code=2)
     assert "takes the name of an environment variable" in plain(result.stderr)
     assert "SECRET" not in result.output + result.stderr
+
+
+def test_clean_names_the_files_it_can_write(workplace):
+    Path("some.json").write_text(json.dumps({"a": "a watercolor of a dog"}))
+    for name in ("cleaned.csv", "cleaned.db"):
+        done = tadp_run("clean", "some.json", "-o", name, code=2)
+        assert f"{name} has none of the suffixes .json, .jsonl, .parquet." in plain(done.stderr)
+    assert ".db" not in plain(tadp_run("clean", "some.json", "-o", "some.json", code=1).stderr)
+
+
+def test_the_note_on_the_embedded_captioner_names_options_that_the_command_has(workplace):
+    Image.fromarray(Scenes(1, seed=5)[0].image).save("a.png")
+    assert "Photographs need another --model." in plain(tadp_run("caption", "a.png").stderr)
+    assert "another --model and --captioner." in plain(tadp_run("show", "a.png").stderr)

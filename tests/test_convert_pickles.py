@@ -118,8 +118,11 @@ def test_truncated_files_are_damaged(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(CorruptFileError, match=r"no whole safetensors file"):
         read_pickle(tmp_path / "cut.safetensors")
-    with pytest.raises(MissingFileError, match=r"no gone\.pt in"):
+    with pytest.raises(MissingFileError, match=r"no such file: .*gone\.pt"):
         read_pickle(tmp_path / "gone.pt")
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(CorruptFileError, match=r"text.jpg is no file of torch.save; nothing in it was run"):
+        read_pickle(tmp_path / "text.jpg")
 
 
 def test_a_zip_that_grows_is_refused_unread(tmp_path):

@@ -241,6 +241,7 @@ def test_differences_are_taken_seed_by_seed():
     assert table.value("null", "y") is None
     assert table.columns == ["x", "y"]
     assert "| simple | 0.567 ± 0.872 | +0.100 ± 0.000 | 1.000 |" in table.markdown(compared=["x"])
+    assert ModifierTable({"plain": {"x": {0: 0.1}}}, null="plain").markdown().startswith("| | x | x - plain |")
     told = json.loads(table.to_json())["rows"]
     assert told["simple"]["x"]["seeds"] == {"1": 0.6, "0": 0.2, "7": 0.9}
     assert told["simple"]["x"]["difference_mean"] == pytest.approx(0.1)
@@ -250,3 +251,14 @@ def test_differences_are_taken_seed_by_seed():
 def test_a_table_has_a_row_to_compare_with():
     with pytest.raises(ValueError, match="the row to compare with, 'null', is missing; there are simple"):
         ModifierTable({"simple": {}})
+
+
+def test_names_are_no_parts_of_a_protocol(no_type_checker):
+    with pytest.raises(TypeError, match=r"modifier is a CaptionModifier; got 'comic'"):
+        Protocol("comic")
+    with pytest.raises(TypeError, match=r"cleaner is a Cleaner; got 'comic'. Pass RuleCleaner\('comic'\)"):
+        Protocol(cleaner="comic")
+
+
+def test_an_unlabelled_image_is_shown_in_a_line():
+    assert repr(Unlabelled(RenderedScenes(1, seed=1, style="comic"))[0]) == "UnlabelledImage('comic-1-000000', 128x128)"

@@ -275,3 +275,17 @@ def test_masks_and_depth_of_other_widths_are_widened():
     assert sample.mask.dtype == np.int64
     assert (sample.mask == 200).all()
     assert sample.depth_m.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("kept", "cure"),
+    [
+        ({"image": np.zeros((4, 4, 3))}, r"Pass \(255 \* image\)"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"Pass np.stack"),
+        ({"mask": np.zeros((4, 4))}, r"Pass mask.astype\(np.int64\)"),
+        ({"depth_m": np.zeros((4, 4), np.uint16)}, r"Pass metres as floats: millimetres / 1000"),
+    ],
+)
+def test_an_array_of_the_wrong_kind_is_told_how_to_mend_it(kept, cure, no_type_checker):
+    with pytest.raises(TypeError, match=cure):
+        Sample(**{"image": np.zeros((4, 4, 3), np.uint8), "image_id": "a"} | kept)

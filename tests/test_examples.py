@@ -1,7 +1,9 @@
 """Every script in examples/ runs, at a size that takes seconds."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +27,26 @@ def test_every_script_has_a_test():
     scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if "def main" in p.read_text()}
     tested = Path(__file__).read_text() + (Path(__file__).parent / "test_docs.py").read_text()
     tested += (Path(__file__).parent / "test_personalize_study.py").read_text()
+    tested += (Path(__file__).parent / "test_study.py").read_text()
     tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # which make.py and learn.py run
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
+
+
+def test_the_page_lists_every_script():
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if "def main" in p.read_text()}
+    assert set(re.findall(r"`python examples/(\S+\.py)", page)) == scripts
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda p: p.relative_to(EXAMPLES).as_posix())
+def test_a_file_is_one_idea(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 150
+    assert ast.get_docstring(ast.parse(text))
+    if "def main" in text:  # --help: what it answers, and how it is called
+        name = path.relative_to(EXAMPLES.parent).as_posix()
+        assert f"python {name}" in (ast.get_docstring(ast.parse(text)) or "")
+        assert "description=__doc__" in text or "read_options(__doc__" in text
 
 
 def test_base_models_are_counted_as_the_page_says():
@@ -63,6 +83,22 @@ def test_ways_to_stride_4_are_compared():
     figures = [line.split(": ")[1] for line in printed.splitlines() if "±" in line]
     assert len(figures) == 3
     assert all(0 <= float(one.split()[0]) <= 1 for one in figures)
+
+
+def test_tiles_have_no_seams_with_an_overlap_and_bounded_memory(tmp_path):
+    sizes = ("--side", 384, "--tiles", 128, "--memory", "640x640", "1280x1280")
+    printed = run("large_image.py", *sizes, "--out", tmp_path / "tiles")
+    assert (tmp_path / "tiles.md").read_text() == printed
+    results = json.loads((tmp_path / "tiles.json").read_text())
+    apart, overlapping = results["seams"]
+    assert apart["level 0 step"] > 1.2
+    assert overlapping["level 0 step"] < apart["level 0 step"] - 0.2
+    assert all(0 < overlapping[f"level {level} all"] < apart[f"level {level} all"] for level in range(4))
+    _, small, single, tiled = results["memory"]
+    assert [row["way"] for row in (small, single, tiled)] == ["tiles", "single pass", "tiles"]
+    # four times the pixels: the result grows, what a tile takes does not
+    assert tiled["peak_mb"] - tiled["result_mb"] < 1.25 * (small["peak_mb"] - small["result_mb"])
+    assert tiled["peak_mb"] < 0.6 * single["peak_mb"]
 
 
 def test_samples_are_drawn(tmp_path):
@@ -189,7 +225,7 @@ def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_pat
     options = ("segmentation", "--out", tmp_path / "study", "--page", page, "--seeds", 1, *SMALL)
     printed = run("learn.py", *options)
     text = page.with_suffix(".md").read_text()
-    assert text.startswith(printed[printed.index("Command") :].strip())
+    assert text.startswith(printed[printed.index("# Segmentation on rendered scenes") :].strip())
     assert "](segmentation.png)" in text
     assert page.with_suffix(".png").exists()
     assert "`python examples/learn.py segmentation --steps 2 --batch 2" in text

@@ -346,3 +346,47 @@ def test_shrinking_keeps_the_shape_and_never_enlarges():
     assert shrink(picture, 45).size == (45, 15)
     assert shrink(picture, 200) is picture
     assert shrink(picture, 10).size == (10, 8)
+
+
+# Tiles
+
+
+def test_large_images_go_through_in_tiles(backbone, captioner, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for k, scene in enumerate(Scenes(2, seed=3, size=200)):
+        Image.fromarray(scene.image[: 150 if k else 200]).save(tmp_path / "photos" / f"s{k}.png")
+    tiling = {"tile_px": 128, "overlap_px": 64}
+    run(backbone, tmp_path / "photos", tmp_path / "out", captioner, **tiling, batch_size=2)
+    for name in ("s0", "s1"):
+        record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert record["settings"]["tiling"] == tiling
+        assert record["caption"] == captioner(tmp_path / "photos" / f"{name}.png")[0]  # that of the whole image
+        expected = backbone.tiled(tmp_path / "photos" / f"{name}.png", record["caption"], **tiling, batch_size=2)
+        tensors = load_file(tmp_path / "out" / f"{name}.safetensors")
+        for level, one in enumerate(expected.maps):
+            torch.testing.assert_close(tensors[f"map.{level}"], one[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(tensors["attention.1"], expected.attention.at(1)[0], atol=1e-4, rtol=1e-3)
+    again = run(backbone, tmp_path / "photos", tmp_path / "out", captioner, **tiling)
+    assert set(again.values()) == {"skipped"}
+    with pytest.raises(OutputError, match=r"tiling was .*128.* and is null"):
+        run(backbone, tmp_path / "photos", tmp_path / "out", captioner)
+
+
+def test_an_image_within_a_tile_has_the_features_of_one_pass(backbone, photos, tmp_path):
+    run(backbone, photos, tmp_path / "out", batch_size=1)
+    run(backbone, photos, tmp_path / "tiled", batch_size=1, tile_px=64, overlap_px=0)
+    for name in ("pets/s0", "cars/s3"):
+        assert same_tensors(tmp_path / "out" / f"{name}.safetensors", tmp_path / "tiled" / f"{name}.safetensors")
+    run(backbone, photos / "pets", tmp_path / "small", max_side_px=32, tile_px=64, overlap_px=0)
+    assert json.loads((tmp_path / "small" / "s0.json").read_text())["image_size"] == [32, 32]
+
+
+def test_what_cannot_be_tiled_is_told(backbone, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"tile_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"):
+        run(backbone, photos, tmp_path / "out", tile_px=100)
+    assert not (tmp_path / "out").exists()
+    (photos / "broken.png").write_text("no image")
+    Image.fromarray(np.full((64, 64), 1e9, np.int32)).save(photos / "deep.tif")
+    statuses = run(backbone, photos, tmp_path / "out", tile_px=64, overlap_px=0)
+    assert {name for name, status in statuses.items() if status == "failed"} == {"broken", "deep"}
+    assert sum(status == "done" for status in statuses.values()) == 5

@@ -254,6 +254,8 @@ class TestFrames:
 
 class TestBadFiles:
     def test_a_missing_file_is_named(self):
+        with pytest.raises(ImageError, match=r"no such file: 'https://a.org/cat\.jpg'. Download it first"):
+            to_tensor("https://a.org/cat.jpg")
         with pytest.raises(ImageError, match=r"no such file: 'nowhere/cat\.jpg'"):
             to_tensor("nowhere/cat.jpg")
 

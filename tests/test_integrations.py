@@ -178,6 +178,30 @@ def test_code_for_timms_features_runs_unchanged(tmp_path):
         __import__("timm").create_model("tadp_test")
 
 
+def test_timms_own_models_and_their_options_are_left_alone(backbone):
+    import timm
+
+    before = timm.create_model("resnet18")
+    with pytest.raises(ValueError, match=r"timm has a model 'resnet18' of its own; choose another name"):
+        register_timm(backbone, name="resnet18")
+    assert type(timm.create_model("resnet18")) is type(before)
+    for _ in range(2):  # one's own may be registered again
+        register_timm(backbone, name="mine")
+    with pytest.raises(ValueError, match=r"images of 3 channels; got in_chans=1"):
+        timm.create_model("mine", features_only=True, in_chans=1)
+
+
+def test_one_mean_for_all_channels_is_refused(no_type_checker, backbone):
+    with pytest.raises(TypeError, match=r"three numbers each, one a channel; got mean 0.5, std 0.5"):
+        Pyramid(backbone, mean=0.5, std=0.5)
+
+
+def test_the_name_of_a_model_is_no_backbone(no_type_checker):
+    for make in (Pyramid, TimmFeatures):
+        with pytest.raises(TypeError, match=r"a TADPBackbone is wanted; got 'tadp-tiny'"):
+            make("tadp-tiny")
+
+
 def test_out_indices_are_timms(backbone):
     pixels = images(1, 64, 64)
     for indices, strides in (((1, 3), [16, 64]), (2, [32, 64]), ((-1,), [64]), (None, [8, 16, 32, 64])):

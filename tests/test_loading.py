@@ -39,8 +39,8 @@ vae/diffusion_pytorch_model.fp16.bin vae/diffusion_pytorch_model.fp16.safetensor
 vae/diffusion_pytorch_model.safetensors
 """.split()
 WANTED = """
-text_encoder/config.json tokenizer/merges.txt tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json
-tokenizer/vocab.json unet/config.json vae/config.json
+scheduler/scheduler_config.json text_encoder/config.json tokenizer/merges.txt tokenizer/special_tokens_map.json
+tokenizer/tokenizer_config.json tokenizer/vocab.json unet/config.json vae/config.json
 """.split()
 
 

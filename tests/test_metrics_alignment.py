@@ -79,8 +79,8 @@ def test_captions_of_no_and_of_four_hundred_words():
 @pytest.mark.parametrize(
     ("captions", "present", "error", "message"),
     [
-        (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "caption 1 is a int; captions are strings"),
-        (["a dog", None], [{"dog"}, {"dog"}], TypeError, "caption 1 is a NoneType; captions are strings"),
+        (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type int; captions are strings"),
+        (["a dog", None], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type NoneType; captions are strings"),
         ("a dog", [{"dog"}], TypeError, "captions are a list of strings.*Pass .caption."),
         (["a dog"], ["dog"], TypeError, "the classes of image 0 are the string 'dog'; pass a list or set"),
         (["a dog"], [{"dog"}, {"cat"}], CaptionError, "1 captions for the classes of 2 images; there must be one"),

@@ -91,7 +91,8 @@ def test_another_run_is_not_gone_on_with(source, tmp_path):
         (pictures(), {"lr": 1.0}, r"another run: lr was 0.01 and is 1.0"),
         (pictures(), {"seed": 5}, r"seed was 0 and is 5"),
         (pictures(), {"initializer": "dog"}, r"initializer was 'photo' and is 'dog'"),
-        (pictures(seed=1), {}, r"concepts was "),
+        (pictures(seed=1), {}, r"another run: images was '\w+' and is '\w+'\. Give"),
+        (pictures(), {"captions": ["a dog"] * len(pictures())}, r"another run: texts was .* and is "),
     ):
         with pytest.raises(ModifierError, match=match):
             learn_token(source, images, **EIGHT | other, output=tmp_path)

@@ -13,8 +13,8 @@ from PIL import Image
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-from personalize_study import Job  # noqa: E402
-from personalize_study import run as run_jobs  # noqa: E402
+from personalizing.jobs import Job  # noqa: E402
+from personalizing.jobs import run as run_jobs  # noqa: E402
 from personalizing.learning import BARE, LISTS, Setting, learn  # noqa: E402
 from personalizing.report import page_of  # noqa: E402
 from personalizing.statistics import colour_distance, lab_of, texture_distance  # noqa: E402

@@ -118,7 +118,7 @@ def test_a_name_that_is_cut_is_none_of_the_words(encoder):
         (["dog", " _ "], ValueError, r"a class has a name; class 1 is ' _ '"),
         (["dog", "red cat", "red_cat"], ValueError, r"each class stands once; 'red_cat' is class 1 and 2"),
         ("dog", TypeError, r"classes are a list of strings; got the string 'dog'. Pass \['dog'\]"),
-        (["dog", None], TypeError, r"a class is a string; class 1 is a NoneType"),
+        (["dog", None], TypeError, r"a class is a string; class 1 is of type NoneType"),
     ],
 )
 def test_classes_that_are_none_are_refused(no_type_checker, encoder, make, classes, error, message):
@@ -140,7 +140,7 @@ def test_nouns_stand_once_in_their_order():
 
 
 def test_nouns_say_what_is_no_caption(no_type_checker):
-    with pytest.raises(TypeError, match=r"caption 1 is a NoneType; captions are strings"):
+    with pytest.raises(TypeError, match=r"caption 1 is of type NoneType; captions are strings"):
         nouns(["a dog", None])  # type: ignore
 
 
@@ -519,3 +519,9 @@ def test_joined_text_says_which_length_to_announce(tmp_path):
     text = modes(backbone, tmp_path)["caption + averaged EOS"]
     with pytest.raises(ValueError, match=r"this text has 80 tokens, .* 77 .*text_length=80, .*pool_attention=\[…\]"):
         backbone(images(2, 64, 64), text)
+
+
+@pytest.mark.parametrize("make", [class_embeddings, averaged_eos])
+def test_the_name_of_a_model_is_no_text_encoder(make, no_type_checker):
+    with pytest.raises(TypeError, match=r"a backbone or its text_encoder is wanted; got 'tadp-tiny'"):
+        make(["dog"], "tadp-tiny")

@@ -272,6 +272,24 @@ def test_a_caption_reaches_the_prediction():
     assert torch.equal(first.probabilities, encoded.probabilities)
 
 
+@each_task
+def test_a_caption_over_the_limit_is_cut_with_a_warning(make):
+    model, long = make(), "dog " * 100
+    batch = images(2, 64, 64)
+    with pytest.warns(UserWarning, match="has 102 tokens, the text encoder takes 77; the rest was cut"):
+        found = model.predict(images(1, 64, 64), long)
+    with pytest.warns(UserWarning, match="the rest was cut"):
+        text = model.backbone.encode_text(long, truncate=True)
+    assert same(found, model.predict(images(1, 64, 64), text))
+    latents = model.backbone.encode_image(batch)
+    for inputs in ({"images": batch}, {"images": None, "latents": latents}):
+        with pytest.warns(UserWarning, match="caption 1 .* has 102 tokens"):
+            model(inputs.pop("images"), ["a dog", long], target(model), **inputs).loss.backward()
+    model.captioner = lambda image: [long]  # what it says goes the same way
+    with pytest.warns(UserWarning, match="the rest was cut"):
+        assert same(found, model.predict(images(1, 64, 64)))
+
+
 def test_without_caption_and_captioner_a_prediction_is_refused():
     with pytest.raises(CaptionError, match=r"pass caption=…, or call model.attach_captioner\('tadp-tiny'\)"):
         segmenter().predict(images(1, 64, 64))
@@ -473,12 +491,22 @@ def test_results_are_written_as_files_others_read(tmp_path):
     assert len(record["objects"]) == len(detection)
 
 
+def test_a_suffix_that_is_given_stands_once(tmp_path):
+    result = segmenter().predict(images(1, 16, 16), CAPTION)
+    for name in ("a", "a.png", "a.JSON"):
+        assert [path.name for path in result.save(tmp_path / name)] == ["a.png", "a.json"]
+    assert [path.name for path in result.save(tmp_path / "a.0", record={"at": 7})] == ["a.0.png", "a.0.json"]
+    assert json.loads((tmp_path / "a.0.json").read_text())["at"] == 7
+
+
 def test_results_say_what_they_are():
     assert "64x64" in repr(segmenter().predict(images(1, 64, 64), CAPTION))
     assert " m)" in repr(depther().predict(images(1, 64, 64), CAPTION))
     found = detector().predict(images(1, 64, 64), CAPTION)
     assert found.names[0] in repr(found)
     assert len(found.above(1.0)) == 0
+    with pytest.raises(ValueError, match="scores are 0 to 1; got 50"):
+        found.above(50)
 
 
 # Keeping
@@ -812,3 +840,35 @@ def test_a_model_on_a_folder_of_this_machine_is_not_pushed(tmp_path):
     model = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "base"), tune="nothing")
     with pytest.raises(ModelError, match="which others do not have"):
         model.push_to_hub("me/my-model")
+
+
+# Wrong kinds
+
+
+@each_task
+def test_the_name_of_a_backbone_is_none(make, no_type_checker):
+    with pytest.raises(
+        TypeError, match=r"a TADPBackbone is wanted; got 'tadp-tiny'. Pass TADPBackbone.from_pretrained"
+    ):
+        make("tadp-tiny")
+
+
+def test_arrays_are_no_masks_and_no_depth(no_type_checker):
+    for make, name in ((segmenter, "masks"), (depther, "depth_m")):
+        model = make()
+        with pytest.raises(TypeError, match=rf"tensor; got ndarray. Pass torch.as_tensor\({name}\)"):
+            model(images(2, 64, 64), CAPTION, target(model).numpy())
+
+
+def test_depth_in_millimetres_is_told():
+    model = depther()
+    metres = target(model)
+    with pytest.raises(ValueError, match=r"the model reaches 20 m; the nearest .* Divide millimetres by 1000"):
+        model(images(2, 64, 64), CAPTION, 1000 * metres)
+    metres[0], metres[1, 0, 0] = 1000.0, 0.0  # far, and unknown
+    assert model(images(2, 64, 64), CAPTION, metres).loss.isfinite()
+
+
+def test_one_scale_is_no_list_of_them(no_type_checker):
+    with pytest.raises(TypeError, match=r"scales are a list of numbers, such as \(0.75, 1.0, 1.25\); got 0.5"):
+        segmenter().predict(images(1, 64, 64), CAPTION, scales=0.5)

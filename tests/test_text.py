@@ -215,11 +215,12 @@ def test_a_tokenizer_that_does_not_know_its_limit_takes_the_models():
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        (["a dog", None], r"caption 1 is a NoneType; captions are strings"),
-        ([b"dog"], r"caption 0 is a bytes; captions are strings"),
-        (["a dog", ["a cat"]], r"caption 1 is a list; captions are strings"),
-        (5, r"captions are strings, one or a list of them; got a int"),
-        (None, r"got a NoneType"),
+        (["a dog", None], r"caption 1 is of type NoneType; captions are strings"),
+        ([b"dog"], r"caption 0 is of type bytes; captions are strings"),
+        (["a dog", ["a cat"]], r"caption 1 is of type list; captions are strings"),
+        (5, r"captions are strings, one or a list of them; got int"),
+        (None, r"got NoneType"),
+        ({"a": "a dog"}, r"captions are a list, one an image; got a dict"),
     ],
 )
 def test_what_is_no_string_is_refused(no_type_checker, encoder, captions, message):
@@ -420,3 +421,20 @@ def test_a_conditioning_prints_its_shape_and_first_words(encoder):
     named = Conditioning(torch.zeros(1, 10, 4), (tuple("abcdefghij"),))
     assert repr(named) == "Conditioning((1, 10, 4): a, b, c, d, e, f, g, h and 2 more)"
     assert repr(Conditioning(torch.zeros(1, 10, 4))) == "Conditioning((1, 10, 4))"
+
+
+def test_a_text_is_taken_apart_into_one_embedding_each():
+    words = (Word("red car", 0, 2), Word("dog", 2, 3))
+    text = Conditioning(torch.arange(6.0).reshape(1, 3, 2), (("red", "car", "dog"),), (words,), torch.ones(1, 3).bool())
+    each = text.apart()
+    assert torch.equal(each.embeddings, torch.tensor([[[0.0, 1.0]], [[2.0, 3.0]], [[4.0, 5.0]]]))
+    assert each.tokens == (("red",), ("car",), ("dog",))
+    assert each.words == ((), (), (Word("dog", 0, 1),))  # a word of two pieces is whole in neither
+    assert each.mask.shape == (3, 1)
+    with pytest.raises(ValueError, match=r"one text is taken apart, \(1, L, D\); got \(3, 1, 2\)"):
+        each.apart()
+
+
+def test_only_a_conditioning_is_joined(no_type_checker):
+    with pytest.raises(TypeError, match=r"a Conditioning is joined; got str. Encode text by encode_text"):
+        Conditioning(torch.zeros(2, 77, WIDTH)).join("a dog")

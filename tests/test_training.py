@@ -17,13 +17,13 @@ from accelerate.state import AcceleratorState, GradientState
 from builders_training import labelled_pixels, loss, make_data, make_model, make_options, train, weights
 from PIL import Image
 from safetensors.torch import load_file
-from training import loop
 from training import options as training_options
 from training.data import Kept, captioner_of, largest_class, mean_depths, scenes, with_captions
 from training.latents import cached_latents
-from training.loop import Record
 from training.model import training_data
 from training.options import StopTraining
+from training.parts import parts_of_epoch
+from training.record import Record
 
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
@@ -174,12 +174,12 @@ def test_a_steps_images_are_the_same_however_they_are_split(processes, parts):
         accelerator = SimpleNamespace(
             num_processes=processes, process_index=rank, gradient_accumulation_steps=parts, device=torch.device("cpu")
         )
-        for step, made in enumerate(loop._epoch(data, asked, accelerator, epoch=1, start=0)):
+        for step, made in enumerate(parts_of_epoch(data, asked, accelerator, epoch=1, start=0)):
             assert len(made) == parts
             seen[step] |= {image_id for part in made for image_id in part.batch.image_ids}
     alone = SimpleNamespace(num_processes=1, process_index=0, gradient_accumulation_steps=1, device=torch.device("cpu"))
     asked.micro_batch = 8
-    wanted = [set(made[0].batch.image_ids) for made in loop._epoch(data, asked, alone, epoch=1, start=0)]
+    wanted = [set(made[0].batch.image_ids) for made in parts_of_epoch(data, asked, alone, epoch=1, start=0)]
     assert seen == wanted
     assert len(wanted[0] | wanted[1]) == 16
 

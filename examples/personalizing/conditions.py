@@ -24,3 +24,16 @@ def fixed(condition: str, style: str) -> CaptionModifier:
     if condition == WORDS:
         return CaptionModifier.for_domain(style, "simple")
     return CaptionModifier(TEMPLATE.format(INITIALIZER if condition == before("token") else RARE_WORD))
+
+
+def loss_conditions(methods: list[str], style: str) -> list[str]:
+    """Conditions under which a style's images are measured; "token of comic" is what was learned of another style."""
+    others = [other for other in STYLES if other != style]
+    fixed_ones = [ALONE, WORDS, *dict.fromkeys(before(method) for method in methods)]
+    return [*fixed_ones, *methods, *(f"{method} of {other}" for method in methods for other in others)]
+
+
+def sample_conditions(methods: list[str]) -> list[tuple[str, str]]:
+    """Conditions and styles to draw; what does not depend on a style is drawn once, as "any"."""
+    fixed_ones = [(name, "any") for name in (ALONE, *dict.fromkeys(before(method) for method in methods))]
+    return [*fixed_ones, *((condition, style) for condition in (WORDS, *methods) for style in STYLES)]

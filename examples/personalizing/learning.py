@@ -48,7 +48,16 @@ TRIED = (
 )
 
 
-def learn(setting: Setting, style: str, seed: int, *, output: Path, steps: int | None = None) -> CaptionModifier:
+def learn(
+    setting: Setting,
+    style: str,
+    seed: int,
+    *,
+    output: Path,
+    steps: int | None = None,
+    model: str = "tadp-tiny",
+    size: int = 128,
+) -> CaptionModifier:
     """Learn from a seed's ten images of a style; read what was learned if it is there.
 
     Args:
@@ -57,10 +66,12 @@ def learn(setting: Setting, style: str, seed: int, *, output: Path, steps: int |
         seed: Of the images, and of learning.
         output: Folder of the modifier.
         steps: Other than the method's.
+        model: Whose word or U-Net it is.
+        size: Of the images, in pixels.
     """
     if (output / "modifier.json").exists():
         return CaptionModifier.from_pretrained(output)
-    images = [scene.image for scene in Scenes(10, seed=IMAGES_SEED + seed, style=style)]
+    images = [scene.image for scene in Scenes(10, seed=IMAGES_SEED + seed, style=style, size=size)]
     shared = {
         "captions": captions_of(images, style) if setting.called == CAPTIONS else None,
         "steps": steps or STEPS[setting.method], "batch_size": BATCH[setting.method], "lr": setting.lr, "seed": seed,
@@ -70,12 +81,12 @@ def learn(setting: Setting, style: str, seed: int, *, output: Path, steps: int |
         bare = [TEMPLATE.format("{token}").removesuffix(" of {caption}")] if setting.called == BARE else None
         template = TEMPLATE.format(TOKEN)
         modifier = learn_token(
-            "tadp-tiny", images, token=TOKEN, initializer=INITIALIZER, template=template, texts=bare, **shared
+            model, images, token=TOKEN, initializer=INITIALIZER, template=template, texts=bare, **shared
         )
     else:
         rank = LORA_RANK if setting.method == "lora" else None
         prompt = TEMPLATE.format(RARE_WORD)
-        modifier = dreambooth("tadp-tiny", images, token=RARE_WORD, prompt=prompt, lora_rank=rank, **shared)
+        modifier = dreambooth(model, images, token=RARE_WORD, prompt=prompt, lora_rank=rank, **shared)
     (output / "checkpoint.safetensors").unlink()  # no more steps are wanted
     return modifier
 

@@ -1,12 +1,10 @@
 """The page of the study: two tables a method, and for each claim whether it holds."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from personalizing.conditions import ALONE, STYLES, WORDS, before
+from personalizing.conditions import STYLES
+from personalizing.tables import distance_arrays, distance_table, interval, loss_arrays, loss_table
 
 NAMES = {
     "token": "Learned token (textual inversion)",
@@ -21,8 +19,8 @@ def page_of(results: dict[str, Any]) -> str:
     for method in results["settings"]:
         parts += [
             f"## {NAMES[method]}",
-            _loss_table(results, method),
-            _distance_table(results, method),
+            loss_table(results, method),
+            distance_table(results, method),
             _verdicts(results, method),
         ]
     if results["choice"]:
@@ -52,11 +50,19 @@ def choice_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+TINY_KNEW = """\
+**`tadp-tiny` saw these styles when it was trained**, 10 % of its scenes each, and knows their words ("a watercolor
+painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images without any
+word for the style lead to what the model has, not whether a model can be taught a style that it never saw. No image of
+the study was trained on."""
+
+
 def _told(results: dict[str, Any]) -> str:
     settings = "; ".join(
         f"{NAMES[method]}: {one['steps']} steps of {one['batch_size']} images, learning rate {one['lr']:g}"
         for method, one in results["settings"].items()
     )
+    known = TINY_KNEW if results.get("model", "tadp-tiny") == "tadp-tiny" else f"The model is `{results['model']}`."
     count, samples, seeds = results["images"], results["samples"], results["seeds"]
     return f"""# Does a learned token mean its style?
 
@@ -64,10 +70,7 @@ Command: `{results["command"]}`; {results["machine"]}; {results["cpu_minutes"]} 
 {", ".join(map(str, seeds))}; each has its own ten images to learn from, held-out images, captions, noise and order of
 training. {settings}.
 
-**`tadp-tiny` saw these styles when it was trained**, 10 % of its scenes each, and knows their words ("a watercolor
-painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images without any
-word for the style lead to what the model has, not whether a model can be taught a style that it never saw. No image of
-the study was trained on. All styles are learned under one template, "a … style painting of {{caption}}", the token from
+{known} All styles are learned under one template, "a … style painting of {{caption}}", the token from
 the word "painting", and the template itself is near to what the model calls a comic. While they are learned from, the
 ten images are called what `tadp-tiny`'s captioner says of them, less what it says of their style (`RuleCleaner`); no
 label is used.
@@ -87,84 +90,13 @@ directions, each image's variance set to one. *Halves* is the distance of {sampl
 what chance alone makes. Means of the seeds, least and greatest in brackets."""
 
 
-def _columns(method: str, style: str) -> tuple[list[str], list[str]]:
-    """Names of conditions: the four that are compared, and the other styles'."""
-    return [ALONE, before(method), method, WORDS], [f"{method} of {other}" for other in STYLES if other != style]
-
-
-def _loss_arrays(results: dict[str, Any], method: str, style: str) -> dict[str, np.ndarray]:
-    """(seeds, images), by column."""
-    (alone, start, own, words), others = _columns(method, style)
-    runs = results["losses"][style]
-    read = {name: np.array([run[name] for run in runs]) for name in (alone, start, own, words, *others)}
-    return {
-        "caption alone": read[alone],
-        "before": read[start],
-        "other styles'": np.mean([read[name] for name in others], axis=0),
-        "learned": read[own],
-        "own words": read[words],
-    }
-
-
-def _interval(difference: np.ndarray) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval over all images."""
-    return float(difference.mean()), 1.96 * float(difference.std(ddof=1)) / math.sqrt(difference.size)
-
-
-def _loss_table(results: dict[str, Any], method: str) -> str:
-    names = ["caption alone", "before", "other styles'", "learned", "own words"]
-    lines = ["| loss | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    against = ["caption alone", "before", "other styles'"]
-    paired = [f"| learned less … | {' | '.join(against)} |", "|---" * (len(against) + 1) + "|"]
-    for style in STYLES:
-        arrays = _loss_arrays(results, method, style)
-        lines.append(f"| {style} | " + " | ".join(f"{arrays[name].mean():.4f}" for name in names) + " |")
-        cells = []
-        for name in against:
-            difference = arrays["learned"] - arrays[name]
-            mean, half = _interval(difference)
-            seeds = difference.mean(axis=1)
-            cells.append(f"{mean:+.4f} ± {half:.4f} ({seeds.min():+.4f} to {seeds.max():+.4f})")
-        paired.append(f"| {style} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *paired])
-
-
-def _distance_arrays(results: dict[str, Any], method: str, style: str, kind: str) -> dict[str, np.ndarray]:
-    """(seeds,), by column."""
-    (alone, start, own, words), others = _columns(method, style)
-    runs = results["distances"][style]
-    return {
-        "caption alone": np.array([run[alone][kind] for run in runs]),
-        "before": np.array([run[start][kind] for run in runs]),
-        "other styles'": np.array([np.mean([run[name][kind] for name in others]) for run in runs]),
-        "learned": np.array([run[own][kind] for run in runs]),
-        "own words": np.array([run[words][kind] for run in runs]),
-        "halves": np.array([run[own][f"{kind} of halves"] for run in runs]),
-    }
-
-
-def _distance_table(results: dict[str, Any], method: str) -> str:
-    lines: list[str] = []
-    for kind in ("colour", "texture"):
-        for style in STYLES:
-            arrays = _distance_arrays(results, method, style, kind)
-            if not lines:
-                lines += ["| samples | " + " | ".join(arrays) + " |", "|---" * (len(arrays) + 1) + "|"]
-            digits = 1 if kind == "colour" else 2
-            cells = [
-                f"{one.mean():.{digits}f} ({one.min():.{digits}f}, {one.max():.{digits}f})" for one in arrays.values()
-            ]
-            lines.append(f"| {kind}, {style} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def _verdicts(results: dict[str, Any], method: str) -> str:
     lines = []
     for name in ("caption alone", "before", "other styles'"):
         failing = []
         for style in STYLES:
-            arrays = _loss_arrays(results, method, style)
-            mean, half = _interval(arrays["learned"] - arrays[name])
+            arrays = loss_arrays(results, method, style)
+            mean, half = interval(arrays["learned"] - arrays[name])
             if mean + half >= 0:
                 failing.append(style)
         lines.append(f"- The loss is lower than with {_against(name)}: {_held(failing, 'the interval is below zero')}")
@@ -172,7 +104,7 @@ def _verdicts(results: dict[str, Any], method: str) -> str:
         for name in ("caption alone", "before", "other styles'"):
             failing, nearer = [], 0
             for style in STYLES:
-                arrays = _distance_arrays(results, method, style, kind)
+                arrays = distance_arrays(results, method, style, kind)
                 better = arrays["learned"] < arrays[name]
                 nearer += int(better.sum())
                 if not better.all():

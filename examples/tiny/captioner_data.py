@@ -1,32 +1,23 @@
 """What the captioner is trained on: images, masks and word ids of the cached scenes and their mirror images."""
 
-import json
-import re
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from scenes_cache import SIZE, SceneCache, open_cache
+from captioner_text import MAX_WORDS, OPENINGS, Facts, build_tokenizer, mirror, split, twice
+from scenes_cache import open_cache, styled_scenes
 from torch import Tensor
-from transformers import BertTokenizer
 
-from tadp.datasets.scenes import BACKGROUNDS, CLASSES, COLORS, STYLES, Scenes, Style
+from tadp.datasets.scenes import STYLES
 
 Form = Literal["short", "long"]
-FIRST_STYLED = 40_000  # styled scenes beyond the cache: seed 0 again, but no index twice
-OPENINGS = ("a photo of ", "a picture of ")
 OPENING_SHARE = 0.04  # each, of plain short captions, so that a prompt has a continuation
 REPEAT_SHARE = (
     0.3  # of long captions that are short enough say their details twice, so that many words never mean inventions
 )
-LONGEST = 76  # words a text encoder of 77 tokens can take
-MAX_WORDS = 128
 CELL = 4  # pixels a side of a cell in the dense targets
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SWAPPED = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ class CaptionData:
             if form == "short":
                 texts.append([side, *([opening + text for text in side] for opening in OPENINGS)])
             else:
-                texts.append([side, [_twice(text) for text in side]])
+                texts.append([side, [twice(text) for text in side]])
         table = self.tokenizer.get_vocab()
         ids = np.zeros((len(texts[0]), 2, len(records), MAX_WORDS), np.uint8)
         for mirrored, alternatives in enumerate(texts):
@@ -122,91 +113,9 @@ class CaptionData:
         return ids
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a caption says, as numbers."""
-
-    present: np.ndarray
-    color_of: np.ndarray
-    """(13,): the colour of class k at k; -100 where there is none."""
-    place: int
-
-    @classmethod
-    def parse(cls, record: dict) -> "Facts":
-        """Read the plain caption of a record."""
-        words = split(record["caption"])
-        color_of = np.full(len(CLASSES) + 1, -100, np.int64)
-        for before, word in pairwise(words):
-            if word in CLASSES:
-                color_of[CLASSES.index(word) + 1] = list(COLORS).index(before)
-        present = np.array([name in record["names"] for name in CLASSES], np.float32)
-        phrases = [phrase for phrase, *_ in BACKGROUNDS.values()]
-        return cls(present, color_of, next(k for k, phrase in enumerate(phrases) if record["caption"].endswith(phrase)))
-
-
-def styled_scenes(folder: Path, style: Style, count: int) -> SceneCache:
-    """Scenes of one style, with captions, rendered on the first call."""
-    start = FIRST_STYLED + STYLES.index(style) * count
-    stem = folder / f"{style}-{start}-{count}"
-    if not stem.with_suffix(".jsonl").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        source = Scenes(10_000_000, seed=0, size=SIZE, style=style)
-        images, masks = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty((count, SIZE, SIZE), np.uint8)
-        lines = []
-        for row in range(count):
-            scene = source[start + row]
-            images[row], masks[row] = scene.image, scene.mask
-            record = {
-                "names": scene.names,
-                "style": style,
-                "caption": scene.caption(),
-                "long": scene.caption(long=True),
-            }
-            lines.append(json.dumps(record))
-        np.save(f"{stem}-images.npy", images)
-        np.save(f"{stem}-masks.npy", masks)
-        stem.with_suffix(".jsonl").write_text("\n".join(lines))
-    records = [json.loads(line) for line in stem.with_suffix(".jsonl").read_text().splitlines()]
-    return SceneCache(np.load(f"{stem}-images.npy"), np.load(f"{stem}-masks.npy"), records)
-
-
-def build_tokenizer(records: list[dict]) -> BertTokenizer:
-    """A tokenizer whose vocabulary is every word the captions can hold."""
-    words = {word for record in records for text in (record["caption"], record["long"]) for word in split(text)}
-    words |= {word for opening in OPENINGS for word in split(opening)} | set(CLASSES) | set(COLORS)
-    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *sorted(words)))}
-    return BertTokenizer(vocab=vocabulary, model_max_length=MAX_WORDS)
-
-
 def to_pixels(images: np.ndarray) -> Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1], as the saved image processor does it."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-def split(text: str) -> list[str]:
-    """Words and punctuation."""
-    return re.findall(r"[a-z]+|[.,]", text)
-
-
-def mirror(text: str) -> str:
-    """The caption of the mirrored scene: objects in the opposite order, left and right swapped."""
-    first, *details = text.split(". ")
-    opening = re.match(r"(a watercolor painting of |a comic style painting of |a dark night photo of )?", first).group()
-    listed, place = re.match(r"(.*?) ((?:on|in) .*)", first[len(opening) :]).groups()
-    phrases = re.split(r", | and ", listed)[::-1]
-    listed = ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
-    tail = [line for line in details if line.startswith("there ")]
-    starts = [number for number, line in enumerate(details) if line.startswith("the ")]
-    ends = [*starts[1:], len(details) - len(tail)]
-    turned = [line for a, b in reversed(list(zip(starts, ends, strict=False))) for line in details[a:b]]
-    turned = [" ".join(_SWAPPED.get(word, word) for word in line.split(" ")) for line in turned]
-    return ". ".join([f"{opening}{listed} {place}", *turned, *tail])
-
-
-def _twice(text: str) -> str:
-    """The long caption with its details said again, where that fits."""
-    details = text[text.index(". ") :]
-    return text + details if len(split(text + details)) <= LONGEST else text
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tadp.datasets.scenes import Scenes
+from tadp.datasets.scenes import STYLES, Scenes, Style
 
 SIZE = 128
 VARIANTS = 6
 CHUNK = 500
+FIRST_STYLED = 40_000  # styled scenes beyond the cache: seed 0 again, but no index twice
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,32 @@ def open_cache(folder: Path, count: int, *, seed: int) -> SceneCache:
     masks = np.concatenate([np.load(chunk / "masks.npy", mmap_mode="r") for chunk in chunks])
     records = [json.loads(line) for chunk in chunks for line in (chunk / "records.jsonl").read_text().splitlines()]
     return SceneCache(images[:count], masks[:count], records[:count])
+
+
+def styled_scenes(folder: Path, style: Style, count: int) -> SceneCache:
+    """Scenes of one style, with captions, rendered on the first call."""
+    start = FIRST_STYLED + STYLES.index(style) * count
+    stem = folder / f"{style}-{start}-{count}"
+    if not stem.with_suffix(".jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        source = Scenes(10_000_000, seed=0, size=SIZE, style=style)
+        images, masks = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty((count, SIZE, SIZE), np.uint8)
+        lines = []
+        for row in range(count):
+            scene = source[start + row]
+            images[row], masks[row] = scene.image, scene.mask
+            record = {
+                "names": scene.names,
+                "style": style,
+                "caption": scene.caption(),
+                "long": scene.caption(long=True),
+            }
+            lines.append(json.dumps(record))
+        np.save(f"{stem}-images.npy", images)
+        np.save(f"{stem}-masks.npy", masks)
+        stem.with_suffix(".jsonl").write_text("\n".join(lines))
+    records = [json.loads(line) for line in stem.with_suffix(".jsonl").read_text().splitlines()]
+    return SceneCache(np.load(f"{stem}-images.npy"), np.load(f"{stem}-masks.npy"), records)
 
 
 def _chunk(folder: Path, seed: int, start: int) -> Path:

@@ -12,8 +12,8 @@ from tadp.datasets import Augmented, RandomFlip, Sample
 from tadp.datasets.transforms import Transform
 from tadp.tasks import TaskModel
 from training.latents import WithLatents, cached_latents
-from training.loop import TrainingData
 from training.options import StopTraining
+from training.parts import TrainingData
 
 
 def load_backbone(options: argparse.Namespace, accelerator: Accelerator, **more: Any) -> tadp.TADPBackbone:

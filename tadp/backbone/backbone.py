@@ -1,8 +1,9 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,29 +13,32 @@ from torch import Tensor, nn
 
 from tadp.attention import attach_attention as join_attention
 from tadp.backbone.captioning import Attached, CaptionFunction, attachable
-from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, check_timestep
+from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, level_set
 from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
+from tadp.backbone.encoding import encode
 from tadp.backbone.parameters import decay_groups, first_parameter
-from tadp.denoiser import Denoiser, freeze_not_run, prepare, read_denoiser, run_once
+from tadp.backbone.passes import CombineTimesteps, make_passes
+from tadp.backbone.tiling import tiled
+from tadp.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files import replace_folder
 from tadp.hub import Source
-from tadp.images import ImageLike, crop_to_cells, pad_to_multiple, to_tensor
+from tadp.images import ImageLike, crop_to_cells, to_tensor
 from tadp.loading import load_text_adapter, model_folder
 from tadp.parts import load_parts
 from tadp.saving import save_parts
-from tadp.text import Conditioning, TextAdapter, TextEncoder, check_captions
-from tadp.text_stack import AnyText
-from tadp.vae import AnyVAE, VAEEncoder, encoder_of
+from tadp.text import Conditioning, TextAdapter, check_captions
+from tadp.text_stack import AnyText, text_encoder_of
+from tadp.vae import AnyVAE, encoder_of
 from tadp.words import Synonyms, checked_names
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from transformers import CLIPTextModel, CLIPTokenizer
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -55,7 +59,14 @@ class TADPBackbone(nn.Module):
         text_encoder: A CLIP text model, the `TextStack` of a model with several, or None if text always comes as
             `Conditioning`.
         tokenizer: The CLIP text model's.
-        timestep: Diffusion time at which features are read, 0 to 999. The paper says 0, its released code runs 1.
+        scheduler: A diffusers scheduler of the model, or its configuration, for how noise is added; None adds it as
+            Stable Diffusion, or as flow matching.
+        timestep: Diffusion time at which features are read, 0 to 999, or several. The paper says 0, its released code
+            runs 1. docs/noise.md says what others take, here and in the next three.
+        combine_timesteps: Average the maps of several timesteps, or concatenate them in their order. Attention is
+            averaged.
+        noise_samples: Average over so many noises, the same for every image; 0 adds none.
+        noise_seed: Of the noises.
         scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
         sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
             gives one feature.
@@ -90,7 +101,11 @@ class TADPBackbone(nn.Module):
         unet: Denoiser,
         text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
-        timestep: int = 0,
+        scheduler: "SchedulerMixin | Mapping[str, Any] | None" = None,
+        timestep: int | Sequence[int] = 0,
+        combine_timesteps: CombineTimesteps = "mean",
+        noise_samples: int = 0,
+        noise_seed: int = 0,
         scale_latents: bool = True,
         sample_posterior: bool = False,
         imagenet_pixels: bool = False,
@@ -114,22 +129,29 @@ class TADPBackbone(nn.Module):
         self._captioner: Attached | None = None
         self._text_key = TextKey()
         self._text_share: Share | None = None
-        self.text_encoder = _text_encoder(text_encoder, tokenizer)
+        self.text_encoder = text_encoder_of(text_encoder, tokenizer)
         self.text_adapter = None
         if text_adapter:
             self.text_adapter = TextAdapter(self.layout.text_width).to(self.device, self.dtype)
-        self.timestep = timestep
+        self.passes = make_passes(
+            timestep,
+            combine=combine_timesteps,
+            noise_samples=noise_samples,
+            noise_seed=noise_seed,
+            scheduler=scheduler,
+            kind=noise_kind(unet),
+            scale_latents=scale_latents,
+        )
         self.scale_latents = scale_latents
         self.sample_posterior = sample_posterior
         self.imagenet_pixels = imagenet_pixels
-        self.attach_attention = tuple(sorted(set(attach_attention)))
+        self.attach_attention = level_set(attach_attention, name="attach_attention")
         self.detach_attention = detach_attention
-        self.record_attention = tuple(sorted(set(record_attention)))
+        self.record_attention = level_set(record_attention, name="record_attention")
         self.text_length = text_length or (self.text_encoder.length if self.text_encoder else None)
         self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
         check_parts(self.vae, self.layout, self.text_encoder)
         check_levels((*self.attach_attention, *self.record_attention), self.layout, self.vae.reduction)
-        check_timestep(timestep)
         prepare(unet, self.layout)
         self.vae.requires_grad_(False)
         if self.text_encoder is not None:
@@ -187,7 +209,10 @@ class TADPBackbone(nn.Module):
             MissingFileError: If a part is missing; the message says which and where.
             CorruptFileError: If a weight file is damaged, or a pickle.
             ModelError: If the model is of an unknown kind.
+            TypeError: If `dtype` is no `torch.dtype`.
         """
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype is a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
         hub: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         folder = model_folder(name, revision=revision, variant=variant, **hub)
         dtype = dtype or torch.float32
@@ -202,7 +227,7 @@ class TADPBackbone(nn.Module):
             hub=hub,
             load_t5=load_t5,
         )
-        backbone = cls(**parts, **(saved | options))
+        backbone = cls(**(parts | saved | options))
         backbone._source = Source.of(name, folder, revision=revision)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
@@ -225,6 +250,7 @@ class TADPBackbone(nn.Module):
                 vae=self.vae,
                 text_encoder=self.text_encoder,
                 text_adapter=self.text_adapter,
+                scheduler=self.passes.scheduler,
                 options=self.options,
             )
 
@@ -237,7 +263,7 @@ class TADPBackbone(nn.Module):
     def options(self) -> dict[str, Any]:
         """The constructor's options, as saved with the model."""
         return {
-            "timestep": self.timestep,
+            **self.passes.options,
             "scale_latents": self.scale_latents,
             "sample_posterior": self.sample_posterior,
             "imagenet_pixels": self.imagenet_pixels,
@@ -251,6 +277,11 @@ class TADPBackbone(nn.Module):
             "default_text": self.default_text,
             "blocks": None if self.blocks is None else list(self.blocks),
         }
+
+    @property
+    def timestep(self) -> int | tuple[int, ...]:
+        """Diffusion time at which features are read: one, or several."""
+        return self.passes.timestep
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -267,7 +298,7 @@ class TADPBackbone(nn.Module):
             )
         return FeatureInfo(
             channels=tuple(
-                channels + (attached or 0) * (level in self.attach_attention)
+                channels * self.passes.width + (attached or 0) * (level in self.attach_attention)
                 for level, channels in enumerate(self.layout.channels)
             ),
             reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
@@ -321,15 +352,21 @@ class TADPBackbone(nn.Module):
             return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def extract(
-        self, latents: Float[Tensor, "b c h w"], text: Text | None = None, *, image_size: tuple[int, int] | None = None
+        self,
+        latents: Float[Tensor, "b c h w"],
+        text: Text | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        truncate: bool = False,
     ) -> Features:
-        """ε of the paper: one pass of the U-Net at `timestep`.
+        """ε of the paper: one pass of the U-Net at `timestep`, or several where timesteps or noises are.
 
         Args:
-            latents: From `encode_image`, or a cache of it.
+            latents: From `encode_image`, or a cache of it; clean, as noise is added here.
             text: Captions, or `Conditioning` with one text or one an image. None as in a call of the backbone, but an
                 attached captioner needs images.
             image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
+            truncate: Cut captions over the limit, with a warning, rather than refuse them.
 
         Returns:
             Maps finest first, cropped to ceil(size / stride) cells, with the attention of the levels asked for.
@@ -342,7 +379,7 @@ class TADPBackbone(nn.Module):
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
             return self._extract(latents, text, size)
-        return self._extract(latents, self._encoded(text, len(latents)), size, names_vary=True)
+        return self._extract(latents, self._encoded(text, len(latents), truncate=truncate), size, names_vary=True)
 
     def forward(
         self,
@@ -388,6 +425,8 @@ class TADPBackbone(nn.Module):
         if half is None:
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
+
+    tiled = tiled  # features of an image too large for one pass
 
     @contextmanager
     def conditioning(self, text: Text) -> Iterator[None]:
@@ -464,21 +503,19 @@ class TADPBackbone(nn.Module):
             groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
         return groups
 
-    @torch.no_grad()
     def _encode(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
     ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-        weight = first_parameter(self.vae)
-        padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), self.vae.reduction * self.layout.multiple)
-        taken = _imagenet(padded) if self.imagenet_pixels else 2 * padded - 1
-        if not vae_map:
-            posterior, half = self.vae(taken), None
-        elif isinstance(self.vae, VAEEncoder):
-            posterior, half = self.vae.with_map(taken)
-        else:
-            raise ModelError("a tiny autoencoder gives no map of its own; use the model's VAE, or stride4='upsampled'.")
-        latents = posterior.sample(generator) if self.sample_posterior else posterior.mode()
-        return (self.vae.scale(latents) if self.scale_latents else latents), half
+        return encode(
+            self.vae,
+            pixels,
+            multiple=self.layout.multiple,
+            imagenet_pixels=self.imagenet_pixels,
+            sample=self.sample_posterior,
+            scale=self.scale_latents,
+            generator=generator,
+            vae_map=vae_map,
+        )
 
     @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
     def _encoded(
@@ -525,15 +562,15 @@ class TADPBackbone(nn.Module):
     ) -> tuple[list[Tensor], dict[int, Tensor]]:
         """The maps and the attention of each level, cropped, apart, and nothing but tensors; also of symbolic sizes."""
         conditioning = self._conditioning(text, latents)
-        maps, attention = run_once(
+        one_pass = partial(
+            run_once,
             self.unet,
             self.layout,
-            latents.to(self.dtype),
-            timestep=self.timestep,
             text=conditioning,
             image_size=size,
             record_levels=sorted({*self.attach_attention, *self.record_attention}),
         )
+        maps, attention = self.passes.run(one_pass, latents, self.dtype)
         strides = [self.vae.reduction * cells for cells in self.layout.reduction]
         maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
         return maps, {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
@@ -569,19 +606,6 @@ class TADPBackbone(nn.Module):
         if self.pool_attention:
             return attention.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps
         return attention.at(level)
-
-
-def _text_encoder(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTokenizer | None") -> AnyText | None:
-    if isinstance(model, AnyText):
-        return model
-    if (model is None) != (tokenizer is None):
-        raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
-    return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
-
-
-def _imagenet(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    mean, deviation = (pixels.new_tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-    return (pixels - mean) / deviation
 
 
 def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps:

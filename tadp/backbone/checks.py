@@ -1,6 +1,7 @@
 """Parts that do not fit each other, and inputs that do not fit the parts: refused, with what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -30,18 +31,19 @@ def check_parts(vae: AnyVAE, layout: Layout, text_encoder: AnyText | None) -> No
         )
 
 
+def level_set(levels: Sequence[int], *, name: str) -> tuple[int, ...]:
+    """Levels in order, each once, or a TypeError that says what a list of them is."""
+    if isinstance(levels, int) or not isinstance(levels, Iterable):
+        raise TypeError(f"{name} is a list of levels, such as (1, 2), or () for none; got {levels!r}.")
+    return tuple(sorted(set(levels)))
+
+
 def check_levels(levels: Sequence[int], layout: Layout, vae_reduction: int) -> None:
     """The denoiser has attention at these levels, or a ValueError."""
     for level in levels:
         if level not in layout.attention_levels:
             strides = ", ".join(f"{k} (stride {vae_reduction * layout.reduction[k]})" for k in layout.attention_levels)
             raise ValueError(f"no attention at level {level}; this model has it at {strides}.")
-
-
-def check_timestep(timestep: int) -> None:
-    """A step of Stable Diffusion's 1,000, or a ValueError."""
-    if not 0 <= timestep < 1000:
-        raise ValueError(f"timestep is 0 to 999; got {timestep}.")
 
 
 def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
@@ -99,3 +101,9 @@ def check_text(
             f"the backbone with text_length={length}, or attach none with attach_attention=(), or one a name with "
             "pool_attention=[…]."
         )
+
+
+def refuse_name(backbone: object) -> None:
+    """Refuse the name of a model where a backbone is wanted: with which options it is to be loaded, nobody said."""
+    if isinstance(backbone, str | Path):
+        raise TypeError(f"a TADPBackbone is wanted; got {str(backbone)!r}. Pass TADPBackbone.from_pretrained(…) of it.")

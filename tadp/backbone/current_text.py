@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from tadp.errors import CaptionError
 from tadp.text import Conditioning
@@ -76,7 +75,7 @@ class Share:
                 f"{len(self.text)} captions split over {self.group.count} replicas give replica {self.number} "
                 f"{len(part)} of them for its {batch} images; give one an image, or a single string for all."
             )
-        return _rows(self.text, part[0], part[-1] + 1)
+        return text_rows(self.text, part[0], part[-1] + 1)
 
 
 _BLOCKS: ContextVar[Mapping[TextKey, _Block]] = ContextVar("tadp_conditioning", default={})  # noqa: B039  never changed
@@ -139,13 +138,6 @@ def _is_backward() -> bool:
     return torch._C._current_graph_task_id() != -1  # what torch.utils.checkpoint asks, too
 
 
-def _rows(text: Sequence[str] | Conditioning, start: int, stop: int) -> Text:
-    if not isinstance(text, Conditioning):
-        return text[start:stop]
-    mask: Tensor | None = text.mask
-    return Conditioning(
-        text.embeddings[start:stop],
-        text.tokens and text.tokens[start:stop],
-        text.words and text.words[start:stop],
-        None if mask is None else mask[start:stop],
-    )
+def text_rows(text: Sequence[str] | Conditioning, start: int, stop: int) -> Sequence[str] | Conditioning:
+    """Some of several texts."""
+    return text.take(range(start, stop)) if isinstance(text, Conditioning) else text[start:stop]

@@ -50,7 +50,13 @@ def fill(
 def _each_once(pairs: Iterable[Any]) -> Iterator[Any]:
     """The pairs, up to the first whose id has been there."""
     seen: set[str] = set()
-    for key, image in pairs:
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"images are a mapping from id to image, or pairs of both; got {shown(pair)} among them. Give each "
+                "image an id: {path.stem: path for path in paths}."
+            )
+        key, image = pair
         if key in seen:
             raise CaptionError(
                 f"the id {shown(key)} stands twice among the images. Leave one out, or give each an id of its own; the "

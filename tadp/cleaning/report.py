@@ -134,11 +134,13 @@ def listed(captions: str | Sequence[str]) -> list[str]:
         TypeError: If something is no string.
     """
     if not isinstance(captions, Iterable):
-        raise TypeError(f"captions are strings, one or a list of them; got a {type(captions).__name__}.")
+        raise TypeError(f"captions are strings, one or a list of them; got {type(captions).__name__}.")
+    if isinstance(captions, Mapping):  # which would give its ids
+        raise TypeError(f"captions are a list; got {type(captions).__name__}. Pass list(captions.values()).")
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is a {type(text).__name__}; captions are strings.")
+            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions are strings.")
     return texts
 
 

@@ -7,6 +7,7 @@ torch and its company are imported inside the commands, so that `tadp --help` an
 from tadp.cli import caption as caption
 from tadp.cli import clean as clean
 from tadp.cli import convert as convert
+from tadp.cli import evaluate as evaluate
 from tadp.cli import export as export
 from tadp.cli import features as features
 from tadp.cli import personalize as personalize

@@ -100,7 +100,7 @@ def caption(
         failed = _fill_database(output, ids, describe, mix=mix, overwrite=overwrite, **how)
     else:
         failed = fill_file(lambda table: _write_table(table, output), output, ids, describe, overwrite=overwrite, **how)
-    tell_of_tiny(model)
+    tell_of_tiny(model, others="--model")
     if failed:
         raise typer.Exit(1)
 

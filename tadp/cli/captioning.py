@@ -197,20 +197,27 @@ def check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path,
             )
 
 
-def check_caption_file(output: Path, *, overwrite: bool) -> bool:
-    """Whether it is a table on disk, which a run can resume; refuse what cannot be written before any work is done."""
+def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) -> bool:
+    """Whether it is a table on disk, which a run can resume; refuse what cannot be written before any work is done.
+
+    Args:
+        output: The file.
+        overwrite: It may be there.
+        tables: Tables on disk can be written.
+    """
     from tadp.captions import SUFFIXES
 
     suffix = output.suffix.lower()
-    if suffix in SUFFIXES:
+    if tables and suffix in SUFFIXES:
         return True
     if suffix not in (".json", ".jsonl", ".ndjson", ".parquet"):
         raise typer.BadParameter(
-            f"{output} has none of the suffixes .json, .jsonl, .parquet, .db.", param_hint="--output"
+            f"{output} has none of the suffixes .json, .jsonl, .parquet{', .db' * tables}.", param_hint="--output"
         )
     if output.exists() and not overwrite:
         raise OutputError(
-            f"{output} is there already. Pass --overwrite to replace it, or another name; to resume a run, use a .db."
+            f"{output} is there already. Pass --overwrite to replace it, or another name"
+            f"{'; to resume a run, use a .db' * tables}."
         )
     return False
 

@@ -55,8 +55,7 @@ def clean(
     from tadp.captions import CaptionTable
     from tadp.cleaning import CleaningInterrupted
 
-    if check_caption_file(output, overwrite=overwrite):
-        raise typer.BadParameter("write .json, .jsonl or .parquet.", param_hint="--output")
+    check_caption_file(output, overwrite=overwrite, tables=False)
     if endpoint is not None and language_model is None:
         raise typer.BadParameter("an endpoint needs the name of its model.", param_hint="--language-model")
     with warnings.catch_warnings(record=True) as left_out:  # the line that a killed writer did not finish

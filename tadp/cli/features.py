@@ -41,6 +41,7 @@ from tadp.cli.terminal import (
     silence,
     tell_of_cut,
     tell_of_tiny,
+    wrong_usage,
 )
 from tadp.errors import TADPError
 
@@ -57,6 +58,7 @@ _ROWS_SHOWN = 20  # of a run over many images
     "tadp extract photos -o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
     "--captioner Salesforce/blip2-opt-2.7b --min-new-tokens 20",
     "tadp extract photos -o features --level 1 --level 2 --dtype bfloat16",
+    "tadp extract photos -o features --tile 512 --overlap 128",
 )
 def extract(
     images: Images,
@@ -85,6 +87,11 @@ def extract(
         ),
     ] = None,
     max_side: MaxSide = None,
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", min=1, help="Side of tiles, in pixels, for large images.", show_default="one pass"),
+    ] = None,
+    overlap: Annotated[int, typer.Option("--overlap", min=0, help="What neighbouring tiles share, in pixels.")] = 128,
     batch_size: BatchSize = 8,
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
@@ -100,11 +107,15 @@ def extract(
     finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides, channels
     and settings. rex.jpg beside rex.png become rex.jpg.json and rex.png.json.
 
+    A large image goes through in tiles with --tile, blended where they overlap, in the memory of the result and of
+    --batch-size tiles; its caption is that of the whole image.
+
     Run it again to go on: images that are done are skipped. If they were done with other settings, or the picture has
     changed, nothing is touched unless you pass --overwrite. A killed run leaves no half-written file that counts.
     """
     from tadp.captions import CaptionTable
     from tadp.extract import extract_images, output_names, writable_folder
+    from tadp.tiles import grid
 
     if captions is not None and (caption is not None or captioner is not None):
         raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
@@ -115,6 +126,9 @@ def extract(
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
     check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
     check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
+    if tile is not None:
+        with wrong_usage("--tile"):
+            grid((tile, tile), tile_px=tile, overlap_px=overlap, multiple=backbone.feature_info.reduction[-1])
     backbone.record_attention = tuple(sorted({*backbone.record_attention, *(attention or ())}))
     if words is None:
         words = load_captioner(
@@ -129,6 +143,8 @@ def extract(
         revision=backbone.source and backbone.source.revision,
         levels=level,
         max_side_px=max_side,
+        tile_px=tile,
+        overlap_px=overlap,
         batch_size=batch_size,
         truncate=truncate,
         overwrite=overwrite,
@@ -137,7 +153,7 @@ def extract(
         tell_of_cut("--caption")
     tally = _followed(outcomes, total, is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
-        tell_of_tiny(source)
+        tell_of_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)
     if tally.stopped is not None:
         raise tally.stopped

@@ -14,10 +14,11 @@ from tadp.denoiser import tap_names
 from tadp.errors import MissingFileError, UnknownModelError
 from tadp.hub import read_json, weight_files
 from tadp.loading import CONFIG_NAME, WEIGHTS, denoiser_part, hollow_denoiser, hollow_vae, model_folder
+from tadp.noise import SCHEDULER, read_scheduler
 from tadp.text_loading import hollow_text
 from tadp.text_stack import TextStack
 
-_CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer*/*")
+_CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER)
 
 
 def model_tables(model: str, *, revision: str | None = None, variant: str | None = None) -> list[Table]:
@@ -41,7 +42,7 @@ def model_tables(model: str, *, revision: str | None = None, variant: str | None
     facts.add_row("Text length", f"{backbone.text_length} tokens")
     if backbone.pool_attention:
         facts.add_row("Attention by name", Text(", ".join(backbone.pool_attention), overflow="fold"))
-    facts.add_row("Timestep", str(backbone.timestep))
+    facts.add_row("Timestep", str(backbone.passes))
     facts.add_row("Captioner", "its own" if own_captioner(model) else "none of its own")
     facts.add_row("Folder", Text(str(folder), overflow="fold"))
     return [_level_table(model, backbone), _part_table(folder, variant, backbone), facts]
@@ -55,9 +56,10 @@ def _level_table(model: str, backbone: TADPBackbone) -> Table:
     taps = tap_names(backbone.unet, backbone.layout)
     for level, stride in enumerate(backbone.feature_info.reduction):
         joined = level in backbone.attach_attention
-        attached = f" + {backbone.feature_info.channels[level] - backbone.layout.channels[level]}" if joined else ""
+        own = backbone.layout.channels[level] * backbone.passes.width
+        attached = f" + {backbone.feature_info.channels[level] - own}" if joined else ""
         attention = "joined" if joined else "yes" if level in backbone.layout.attention_levels else "no"
-        channels = f"{backbone.layout.channels[level]}{attached}"
+        channels = f"{own}{attached}"
         table.add_row(str(level), str(stride), channels, attention, taps[level])
     return table
 
@@ -96,7 +98,8 @@ def _hollow_backbone(folder: Path) -> TADPBackbone:
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     denoiser = hollow_denoiser(folder)
     text = hollow_text(folder, denoiser) if saved.get("has_text_encoder", True) else None
-    return TADPBackbone(unet=denoiser, vae=hollow_vae(folder), text_encoder=text, **saved.get("options", {}))
+    parts: dict[str, Any] = {"unet": denoiser, "text_encoder": text, "scheduler": read_scheduler(folder)}
+    return TADPBackbone(vae=hollow_vae(folder), **parts, **saved.get("options", {}))
 
 
 def _on_disk(folder: Path, part: str, variant: str | None) -> str:

@@ -98,7 +98,7 @@ def show(
         features = backbone(shrunk, words, truncate=truncate or caption is None)
     if is_cut(backbone, words):
         tell_of_cut(image)
-    tell_of_tiny(source)
+    tell_of_tiny(source, others="--model and --captioner")
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)
     typer.echo(words)

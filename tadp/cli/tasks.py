@@ -1,8 +1,5 @@
-"""`tadp predict`, `tadp evaluate`: a trained task model at work."""
+"""`tadp predict`: a trained task model at work; what `tadp evaluate` shares with it."""
 
-import json
-import math
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
+from tadp.cli.predicted import left_to_do, prediction_settings
 from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, tell_of_tiny
-from tadp.errors import CaptionError, ImageError, TADPError
+from tadp.errors import CaptionError, ImageError
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
@@ -82,162 +80,44 @@ def predict(
     """Predict classes, depth or objects, and write a picture and data.
 
     For photo.jpg it writes photo.TASK.plot.png to look at, and the data: photo.segmentation.png (grey values are
-    classes), photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json. Images whose data
-    is there are skipped. One unreadable image is named and the others go through.
+    classes), photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json.
+
+    Run it again to go on: images that are done are skipped. If they were done by another model or with other options,
+    or the picture has changed, nothing is touched unless you pass --overwrite. One unreadable image is named and the
+    others go through.
     """
-    options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
+    from tadp.extract.results import file_digest
+
+    options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     names, failed = _result_names(images)
     todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
-    if not overwrite:
-        done = [image for image, target in todo.items() if Path(f"{target}.json").exists()]
-        todo = {image: target for image, target in todo.items() if image not in done}
-        if done:
-            typer.echo(f"{len(done)} already done")
     if not todo:
-        raise typer.Exit(1 if failed else 0)
+        raise typer.Exit(1)
     predictor = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
-    _check_stride(predictor, options)
+    check_stride(predictor, options)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
+    settings = prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
+    if not overwrite:
+        left = left_to_do(todo, settings=settings)
+        if len(left) < len(todo):
+            typer.echo(f"{len(todo) - len(left)} already done")
+        todo = left
     with progress() as bar:
         for image, target in bar.track(list(todo.items()), description="predicting"):
             try:
                 result: Any = predictor.predict(image, caption, **options)
                 # the data last, and of it the .json, by which an image counts as done
-                written = [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target)]
+                record = {"settings": settings, "image_sha256": file_digest(image)}
+                written = [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target, record=record)]
             except (ImageError, CaptionError) as error:
                 fail(error)
                 failed += 1
                 continue
             typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if predictor.captioner is not None and caption is None:
-        tell_of_tiny(predictor.captioner.name)
+        tell_of_tiny(predictor.captioner.name, others="--captioner")
     if failed:
         raise typer.Exit(1)
-
-
-@command(
-    "tadp evaluate segmentation --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
-    "tadp evaluate segmentation --model my-model --data ade20k --root ADEChallengeData2016 --multi-scale --flip",
-    "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
-    "tadp evaluate detection --model my-model --data scenes --count 200",
-)
-def evaluate(
-    task: TaskArgument,
-    model: TaskModelOption,
-    data: Annotated[str, typer.Option("--data", help="scenes, voc, voc-detection, ade20k, nyu, cityscapes, …")],
-    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.", show_default=False)] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Which images.", show_default="the one to test on")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Only the first so many images.", show_default="all")
-    ] = None,
-    captions: Annotated[
-        Path | None, typer.Option("--captions", help="Caption file by image id, from tadp caption.", show_default=False)
-    ] = None,
-    captioner: CaptionerOption = None,
-    base_model: BaseModel = None,
-    crop: Annotated[
-        str | None, typer.Option("--crop", help="eigen or garg: where depth is compared.", show_default="everywhere")
-    ] = None,
-    rule: Annotated[str, typer.Option("--rule", help="voc07, voc12 or coco: how detections are scored.")] = "voc07",
-    window_px: WindowPx = None,
-    stride_px: StridePx = None,
-    short_side_px: ShortSidePx = None,
-    flip: Flip = False,
-    multi_scale: MultiScale = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file of the figures.", show_default=False)
-    ] = None,
-    device: Device = None,
-    dtype: DtypeOption = Dtype.float32,
-    revision: Revision = None,
-) -> None:
-    """Measure a task model on a data set and print its figures.
-
-    Captions come from --captions, or else from the captioner, image by image. Rendered scenes have their own, of what
-    is truly there; --captioner takes a captioner's in their place.
-    """
-    from tadp.datasets.named import DATASETS, open_dataset
-    from tadp.tasks import evaluate as measure
-
-    if data not in DATASETS:
-        raise typer.BadParameter(f"unknown data set {data!r}; known: {', '.join(DATASETS)}.", param_hint="--data")
-    if task.value not in DATASETS[data].tasks:
-        raise typer.BadParameter(
-            f"{data} has labels for {', '.join(DATASETS[data].tasks)}, not for {task.value}.", param_hint="--data"
-        )
-    if root is None and data != "scenes":
-        raise typer.BadParameter(f"{data} is read from a folder.", param_hint="--root")
-    options = _predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
-    predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
-    _check_stride(predictor, options)
-    # the detection sets give the labels of any model that knows their classes
-    labels = {"class_names": predictor.class_names} if task is Task.detection and data != "scenes" else {}
-    try:
-        samples = open_dataset(data, root, split=split, captions=captions, **labels)
-    except ValueError as error:
-        if isinstance(error, TADPError):
-            raise
-        raise typer.BadParameter(str(error), param_hint="--data") from error
-    _check_classes(task, predictor, samples, data)
-    metric = _metric(task, predictor, crop=crop, rule=rule)
-    described = captioner is not None or (captions is None and data != "scenes")
-    if described:
-        prepare_captions(predictor, caption=False, captioner=captioner, device=device)
-    total = len(samples) if count is None else min(count, len(samples))
-    with progress() as bar:
-        shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
-        result = measure(predictor, shown, metric=metric, captions="captioner" if described else "data", **options)
-    typer.echo(str(result))
-    if output is not None:
-        _save_figures(result, output)
-        typer.echo(f"wrote {output}")
-
-
-def _check_classes(task: Task, model: Any, samples: Any, data: str) -> None:
-    """Refuse a data set whose labels mean something else than the model's."""
-    if task is Task.depth:
-        return
-    theirs = tuple(samples.box_class_names if task is Task.detection else samples.class_names)
-    if theirs == model.class_names:
-        return
-    raise typer.BadParameter(
-        f"{data} has {len(theirs)} classes ({', '.join(theirs[:4])}, …), the model {len(model.class_names)} "
-        f"({', '.join(model.class_names[:4])}, …); they must be the same, in the same order.",
-        param_hint="--data",
-    )
-
-
-def _metric(task: Task, model: Any, *, crop: str | None, rule: str) -> Any:
-    from tadp.metrics import COCODetection, DepthMetrics, VOCDetection
-    from tadp.tasks import default_metric
-
-    if task is Task.depth:
-        if crop not in (None, "eigen", "garg"):
-            raise typer.BadParameter(f"the crops are eigen and garg; got {crop!r}.", param_hint="--crop")
-        return DepthMetrics(max_depth_m=model.max_depth_m, crop=crop)  # pyright: ignore[reportArgumentType]
-    if task is Task.detection:
-        if rule == "coco":
-            return COCODetection(model.class_names)
-        if rule not in ("voc07", "voc12"):
-            raise typer.BadParameter(f"the rules are voc07, voc12 and coco; got {rule!r}.", param_hint="--rule")
-        return VOCDetection(model.class_names, rule=rule)
-    return default_metric(model)
-
-
-def _save_figures(result: Any, target: Path) -> None:
-    from tadp.files import replace_file
-
-    with replace_file(target) as part:
-        part.write_text(json.dumps(_plain(asdict(result)), indent=2) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """For JSON, which has no nan."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
@@ -266,7 +146,7 @@ def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
     return names, failed
 
 
-def _predict_options(
+def predict_options(
     task: Task,
     window_px: int | None,
     stride_px: int | None,
@@ -297,7 +177,7 @@ def _predict_options(
     return options | ({"scales": _MULTI_SCALE} if multi_scale else {})
 
 
-def _check_stride(model: Any, options: dict[str, Any]) -> None:
+def check_stride(model: Any, options: dict[str, Any]) -> None:
     """Refuse windows with gaps between them before an image is read."""
     stride, window = options.get("stride_px"), options.get("window_px")
     if stride is not None and stride > (window or model.window_px):

@@ -91,6 +91,8 @@ def in_options(message: str, options: Collection[str]) -> str:
         'Pass --variant fp16; --num-beams is at most 9.'
         >>> in_options("Pass resume=False.", ["resume"])
         'Pass --no-resume.'
+        >>> in_options('captions was {"min_new_tokens": 0}', ["min_new_tokens"])  # a key, not an argument
+        'captions was {"min_new_tokens": 0}'
     """
 
     def option(match: re.Match[str]) -> str:
@@ -101,7 +103,7 @@ def in_options(message: str, options: Collection[str]) -> str:
         written = f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
         return written if value in (None, "True", "False") else f"{written} {value.strip(chr(39))}"
 
-    return re.sub(r"\b(?P<name>[a-z]\w*)(?:=(?P<value>'[^']*'|\w+(?:\.\d+)?)?)?(?!\w)", option, message)
+    return re.sub(r"(?<![\"'])\b(?P<name>[a-z]\w*)(?:=(?P<value>'[^']*'|\w+(?:\.\d+)?)?)?(?!\w)", option, message)
 
 
 @contextmanager
@@ -126,10 +128,15 @@ def silence() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def tell_of_tiny(captioner: str) -> None:
-    """Say what the embedded captioner is good for, if it spoke, so that nobody takes its word for a photograph."""
+def tell_of_tiny(captioner: str, *, others: str) -> None:
+    """Say what the embedded captioner is good for, if it spoke, so that nobody takes its word for a photograph.
+
+    Args:
+        captioner: Who spoke.
+        others: The options of the command that name others.
+    """
     if captioner == TINY:
-        note = f"{TINY} knows rendered scenes alone. Photographs need --model, --captioner."
+        note = f"{TINY} knows rendered scenes alone. Photographs need another {others}."
         typer.secho(note, dim=True, err=True)
 
 

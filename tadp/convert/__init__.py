@@ -1,9 +1,11 @@
 """Files that other programs wrote, pickles included: here, with `weights_only=True`, and nowhere else.
 
-report = tadp.convert.convert_file("tadp_depth_blipmin40.ckpt", "my-depth-model")
-model = tadp.TADPForDepthEstimation.from_pretrained("my-depth-model")
-token = tadp.convert.read_token("learned_embeds.bin")
-backbone = tadp.convert.from_single_file("v1-5-pruned-emaonly.ckpt", tokenizer="clip-tokenizer/")
+    report = tadp.convert.convert_file("tadp_depth_blipmin40.ckpt", "my-depth-model")
+    model = tadp.TADPForDepthEstimation.from_pretrained("my-depth-model")
+    token = tadp.convert.read_token("learned_embeds.bin")
+    backbone = tadp.convert.from_single_file("v1-5-pruned-emaonly.ckpt", tokenizer="clip-tokenizer/")
+
+What a pickle asks for is looked at before it is read.
 """
 
 from tadp.convert.release import convert_file as convert_file

@@ -59,7 +59,7 @@ def read_pickle(path: Path) -> Any:
         {'state_dict': {'weight': tensor([1., 1.])}, 'epoch': 3}
     """
     if not path.is_file():
-        raise MissingFileError(f"no {path.name} in {path.parent}; pass a file.")
+        raise MissingFileError(f"no such file: {path}. Check its spelling and the working folder.")
     if path.suffix == ".safetensors":
         check_readable(path)
         return load_file(path)
@@ -145,6 +145,8 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
                 integer = int(argument or 0)
             if opcode.name == "GLOBAL":
                 _check_name(str(argument).replace(" ", "."), path)
+            elif opcode.name in _STRANGE and not strings[1]:  # torch names what it asks for, so this is no pickle
+                raise CorruptFileError(f"{path} is no file of torch.save; nothing in it was run. Pass a checkpoint.")
             elif opcode.name in _STRANGE:
                 raise CorruptFileError(
                     f"{path} asks for {'.'.join(strings)} by {opcode.name}, which torch.save never writes; nothing in "

@@ -40,7 +40,7 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
     if path.suffix == ".safetensors":
         return read_safetensors_token(path, token=token)
     if not path.is_file():
-        raise MissingFileError(f"no {path.name} in {path.parent}; pass the file of a learned token.")
+        raise MissingFileError(f"no such file: {path}; pass the file of a learned token.")
     content = read_pickle(path)
     name: str | None = None
     if isinstance(content, dict) and "string_to_param" in content:

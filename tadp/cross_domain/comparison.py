@@ -119,7 +119,9 @@ class ModifierTable:
     def markdown(self, *, compared: Sequence[str] | None = None) -> str:
         """The table; a column beside each of `compared` (all by default) has the difference to the null row."""
         compared = self.columns if compared is None else compared
-        heads = [head for name in self.columns for head in ((name, f"{name} - null") if name in compared else (name,))]
+        heads = [
+            head for name in self.columns for head in ((name, f"{name} - {self.null}") if name in compared else (name,))
+        ]
         lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
         for row in self.figures:
             cells = [row]

@@ -44,6 +44,12 @@ class Protocol:
     modifier: CaptionModifier = field(default_factory=CaptionModifier)
     cleaner: Cleaner | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.modifier, CaptionModifier):
+            raise TypeError(f"modifier is a CaptionModifier; got {self.modifier!r}. CaptionModifier() changes nothing.")
+        if isinstance(self.cleaner, str):
+            raise TypeError(f"cleaner is a Cleaner; got {self.cleaner!r}. Pass RuleCleaner({self.cleaner!r}).")
+
     def source(self, data: SampleSource) -> Recaptioned:
         """The source domain, to train on: each caption under the modifier."""
         return Recaptioned(data, self.modifier)

@@ -79,6 +79,10 @@ class UnlabelledImage:
     image_id: str
     caption: str | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"UnlabelledImage({self.image_id!r}, {height}x{width})"
+
     def __getattr__(self, name: str) -> NoReturn:
         if name in ("mask", "depth_m", "boxes"):
             raise AttributeError(

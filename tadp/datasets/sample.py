@@ -92,6 +92,15 @@ def _check_kind(name: str, value: np.ndarray, dtype: type, axes: int) -> None:
         cure = " Pass np.asarray(picture.convert('RGB'))." if name == "image" else " Pass np.asarray(…)."
         raise TypeError(f"{name} is a NumPy array; got {type(value).__name__}.{cure}")
     if value.dtype != dtype or value.ndim != axes:
+        cure = ""
+        if value.ndim == axes and name == "image" and np.issubdtype(value.dtype, np.floating):
+            cure = " Pass (255 * image).round().astype(np.uint8) if it runs from 0 to 1."
+        elif value.ndim == axes and name == "depth_m":
+            cure = " Pass metres as floats: millimetres / 1000."
+        elif value.ndim == axes and name == "mask":
+            cure = " Pass mask.astype(np.int64)."
+        elif value.ndim == 2 and name == "image":
+            cure = " Pass np.stack([image] * 3, axis=-1)."
         raise TypeError(
-            f"{name} is an array of {np.dtype(dtype)} with {axes} axes; got {value.dtype}, shape {value.shape}."
+            f"{name} is an array of {np.dtype(dtype)} with {axes} axes; got {value.dtype}, shape {value.shape}.{cure}"
         )

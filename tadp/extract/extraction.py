@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,13 +13,17 @@ from torch import Tensor
 from tadp import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
+from tadp.crops import Crops
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract.names import caption_ids, ids_in, output_names
 from tadp.extract.results import done_before, file_digest, writable_folder, write_result
 from tadp.extract.settings import run_settings
 from tadp.features import Features, Word
-from tadp.images import to_pil, to_tensor
+from tadp.images import MAX_PIXELS, decode, to_pil, to_tensor
 from tadp.text import Conditioning
+from tadp.tiles import grid
+
+Pixels = Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def extract_images(
     revision: str | None = None,
     levels: Sequence[int] | None = None,
     max_side_px: int | None = None,
+    tile_px: int | None = None,
+    overlap_px: int = 128,
     batch_size: int = 8,
     truncate: bool = False,
     overwrite: bool = False,
@@ -73,7 +80,11 @@ def extract_images(
         revision: Its branch, tag or commit, for the record.
         levels: Which maps to write; None is all.
         max_side_px: Images with a longer side are shrunk to it first; None takes them as they are.
-        batch_size: Images read and captioned at once; those of one size go through the backbone together.
+        tile_px: Take features from tiles of this side, `TADPBackbone.tiled`, under one caption an image; None is one
+            pass an image. Images are then never floats as a whole.
+        overlap_px: That neighbouring tiles share.
+        batch_size: Images read and captioned at once; those of one size go through the backbone together, as do so many
+            tiles of an image.
         truncate: Cut a text given here that is too long, with a warning, rather than refuse it.
         overwrite: Make results from other settings anew.
 
@@ -84,17 +95,27 @@ def extract_images(
         ImageError: If a path leads to no image. One that can't be read is an outcome, not an error.
         OutputError: If the folder cannot be written, or has results from other settings.
         CaptionError: If the text is too long.
-        ValueError: If a level does not exist, or a number is under 1.
+        ValueError: If a level does not exist, a number is under 1, or tiles are no multiple of the coarsest stride.
     """
     for what, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
         if number is not None and number < 1:
             raise ValueError(f"{what} must be 1 or more; got {number}.")
     levels = _known_levels(backbone, levels)
+    tiling: dict[str, Any] | None = None
+    if tile_px is not None:
+        tiling = {"tile_px": tile_px, "overlap_px": overlap_px}
+        grid((tile_px, tile_px), **tiling, multiple=backbone.feature_info.reduction[-1])  # which checks them
     text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
     names = output_names(paths)
     folder = writable_folder(Path(output))
     settings = run_settings(
-        backbone, captions=captions, model=model, revision=revision, levels=levels, max_side_px=max_side_px
+        backbone,
+        captions=captions,
+        model=model,
+        revision=revision,
+        levels=levels,
+        max_side_px=max_side_px,
+        tiling=tiling,
     )
     ids = ids_in(captions, names, paths) if isinstance(captions, Mapping) else caption_ids(names)
     table = {image: captions.get(ids[image]) for image in names} if isinstance(captions, Mapping) else {}
@@ -107,7 +128,7 @@ def extract_images(
         )
     for image, record in done.items():
         yield Outcome(image, names[image], "skipped", record)
-    run = _Run(backbone, captions, text, table, ids, names, folder, settings, levels, max_side_px)
+    run = _Run(backbone, captions, text, table, ids, names, folder, settings, levels, max_side_px, tiling, batch_size)
     todo = [image for image in names if image not in done]
     for start in range(0, len(todo), batch_size):
         yield from run.batch(todo[start : start + batch_size])
@@ -127,35 +148,37 @@ class _Run:
     settings: dict[str, Any]
     levels: tuple[int, ...]
     max_side_px: int | None
+    tiling: dict[str, Any] | None
+    batch_size: int
 
     def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:
         """Images that are read and captioned at once."""
-        pixels: dict[Path, Tensor] = {}
+        pixels: dict[Path, Pixels] = {}
         for image in images:
             try:
                 if isinstance(self.captions, Mapping) and self.table[image] is None:
                     raise CaptionError(f"{image} has no caption: the table lacks {self.ids[image]!r}.")
-                pixels[image] = _read(image, self.max_side_px)
+                pixels[image] = _read(image, self.max_side_px, is_stored=self.tiling is not None)
             except (ImageError, CaptionError) as error:
                 yield Outcome(image, self.names[image], "failed", error=error)
         captions = self._captions(pixels)
-        for group in _by_size(pixels):
+        for group in [[image] for image in pixels] if self.tiling else _by_size(pixels):
             yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
 
-    def _captions(self, pixels: Mapping[Path, Tensor]) -> dict[Path, str]:
+    def _captions(self, pixels: Mapping[Path, Pixels]) -> dict[Path, str]:
         if isinstance(self.captions, Captioner):
             return dict(zip(pixels, self.captions(list(pixels.values())) if pixels else [], strict=True))
         return {image: str(self.table.get(image, self.captions)) for image in pixels}
 
-    def _pass(self, pixels: Mapping[Path, Tensor], captions: list[str]) -> Iterator[Outcome]:
-        """One pass over images of one size, and their files."""
+    def _pass(self, pixels: Mapping[Path, Pixels], captions: list[str]) -> Iterator[Outcome]:
+        """One pass over images of one size, or one image by tiles; and their files."""
         encoder, text, truncated = self.backbone.text_encoder, self.text, [False] * len(captions)
         if encoder is not None:
             truncated = [count > encoder.max_length for count in encoder.count_tokens(captions)]
         if text is None:
             text = self.backbone.encode_text(captions, truncate=True)
         with torch.inference_mode():
-            features = self.backbone(torch.stack(list(pixels.values())), text)
+            features = self._features(list(pixels.values()), text)
         shared = text.expand(len(pixels))
         for number, image in enumerate(pixels):
             record = self._record(image, captions[number], features, shared, number)
@@ -163,6 +186,11 @@ class _Run:
                 self.folder / self.names[image], _tensors(features, number, self.levels), record=record
             )
             yield Outcome(image, self.names[image], "done", written, truncated=truncated[number])
+
+    def _features(self, pixels: list[Pixels], text: Conditioning) -> Features:
+        if self.tiling is None:
+            return self.backbone(torch.stack([torch.as_tensor(one) for one in pixels]), text)
+        return self.backbone.tiled(pixels[0], text, **self.tiling, batch_size=self.batch_size, device="cpu")
 
     def _record(self, image: Path, caption: str, features: Features, text: Conditioning, number: int) -> dict[str, Any]:
         return {
@@ -192,11 +220,14 @@ def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple
     return tuple(sorted(set(levels))) if levels else tuple(range(count))
 
 
-def _read(image: Path, max_side_px: int | None) -> Tensor:
-    """(3, H, W) in [0, 1]."""
-    if max_side_px is None:
-        return to_tensor(image)[0]
-    return to_tensor(shrink(to_pil(image), max_side_px))[0]
+def _read(image: Path, max_side_px: int | None, *, is_stored: bool) -> Pixels:
+    """(3, H, W) in [0, 1]; or (H, W, …) with the levels that are stored."""
+    picture = image if max_side_px is None else shrink(to_pil(image), max_side_px)
+    if not is_stored:
+        return to_tensor(picture)[0]
+    levels = decode(picture, repr(str(image)), MAX_PIXELS)
+    Crops(levels)  # refuses what cannot be used
+    return levels
 
 
 def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:
@@ -207,10 +238,10 @@ def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:
     return picture.resize([max(round(side * scale), 8) for side in picture.size], Image.Resampling.LANCZOS)
 
 
-def _by_size(pixels: dict[Path, Tensor]) -> list[list[Path]]:
-    groups: dict[torch.Size, list[Path]] = {}
+def _by_size(pixels: dict[Path, Pixels]) -> list[list[Path]]:
+    groups: dict[tuple[int, ...], list[Path]] = {}
     for image, one in pixels.items():
-        groups.setdefault(one.shape, []).append(image)
+        groups.setdefault(tuple(one.shape), []).append(image)
     return list(groups.values())
 
 

@@ -43,9 +43,9 @@ def done_before(
         changed = [key for key in settings if record["settings"].get(key) != settings[key]]
         if changed:
             key = changed[0]
-            in_the_way[name] = f"{key} was {_brief(record['settings'].get(key))} and is {_brief(settings[key])}"
+            in_the_way[name] = f"{key} was {brief(record['settings'].get(key))} and is {brief(settings[key])}"
         elif image in table and record["caption"] != table[image]:
-            in_the_way[name] = f"caption was {_brief(record['caption'])} and is {_brief(table[image])}"
+            in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(table[image])}"
         elif record["image_sha256"] != file_digest(image):
             in_the_way[name] = f"the picture was another one ({record['image']})"
         else:
@@ -53,7 +53,8 @@ def done_before(
     return done, in_the_way
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value as JSON, cut if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"
 

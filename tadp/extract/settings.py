@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 
@@ -19,6 +21,7 @@ def run_settings(
     revision: str | None,
     levels: tuple[int, ...],
     max_side_px: int | None,
+    tiling: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """All that decides the numbers, as JSON has it."""
     if isinstance(captions, str):
@@ -36,14 +39,15 @@ def run_settings(
         "captions": source,
         "levels": levels,
         "max_side_px": max_side_px,
+        "tiling": tiling,
     }
     return json.loads(json.dumps(settings))
 
 
-def fingerprint(backbone: TADPBackbone) -> str:
-    """A short name for a backbone's weights, from some thousand values of each: a retrained model has another."""
+def fingerprint(model: nn.Module) -> str:
+    """A short name for a model's weights, from some thousand values of each: a retrained model has another."""
     digest = hashlib.sha256()
-    for name, weight in sorted(backbone.state_dict().items()):
+    for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().flatten()
         sample = flat[:: max(1, -(-len(flat) // _SAMPLES))].cpu().float()
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + sample.numpy().tobytes())

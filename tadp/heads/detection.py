@@ -225,7 +225,8 @@ class DetectionHead(nn.Module):
     def _read_targets(self, targets: Sequence[Boxes], maps: Tensor, size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Targets as torchvision takes them, where class 0 is the background."""
         if not isinstance(targets, Sequence) or not all(isinstance(one, Boxes) for one in targets):
-            raise TypeError("targets are a list of tadp.boxes.Boxes, one an image.")
+            got = targets if not isinstance(targets, Sequence) else next(o for o in targets if not isinstance(o, Boxes))
+            raise TypeError(f"targets are a list of tadp.boxes.Boxes, one an image; got {type(got).__name__}.")
         if len(targets) != maps.shape[0]:
             raise ValueError(f"one Boxes an image; got {len(targets)} for {maps.shape[0]} images.")
         for image, one in enumerate(targets):

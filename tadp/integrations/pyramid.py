@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
+from tadp.backbone.checks import refuse_name
 from tadp.errors import ImageError
 from tadp.features import FeatureInfo
 from tadp.images import crop_to_cells
@@ -59,6 +60,7 @@ class Pyramid(nn.Module):
         std: Sequence[float] | None = None,
     ):
         super().__init__()
+        refuse_name(backbone)
         if stride4 is not None and stride4 not in get_args(Stride4):
             raise ValueError(f"stride4 is None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
         self.backbone = backbone
@@ -144,6 +146,8 @@ def _checked_statistics(
         raise ValueError(f"mean and std come together; got mean {mean}, std {std}.")
     if mean is None or std is None:
         return None, None
+    if not isinstance(mean, Sequence) or not isinstance(std, Sequence):
+        raise TypeError(f"mean and std are three numbers each, one a channel; got mean {mean}, std {std}.")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean and std are three numbers each, std over 0; got mean {mean}, std {std}.")
     return tuple(map(float, mean)), tuple(map(float, std))
@@ -158,6 +162,7 @@ def as_pyramid(backbone: TADPBackbone | Pyramid, **options: Any) -> Pyramid:
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(backbone, TADPBackbone):
         return Pyramid(backbone, **given)
+    refuse_name(backbone)
     if given:
         raise ValueError(f"a Pyramid has its own options; leave out {', '.join(given)}, or pass the backbone.")
     return backbone

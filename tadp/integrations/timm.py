@@ -54,18 +54,28 @@ class TimmFeatures(nn.Module):
 def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
     """Let `timm.create_model(name, features_only=True, out_indices=…)` give this backbone.
 
-    Every model made so shares it. In place of one that had the name.
+    Every model made so shares it. In place of one that was registered here under the name.
 
     Raises:
         MissingExtraError: If timm is missing.
+        ValueError: If timm has a model of this name.
     """
     registry = need("timm.models._registry", install=INSTALL)
+    if getattr(registry._model_entrypoints.get(name), "__module__", __name__) != __name__:
+        raise ValueError(f"timm has a model {name!r} of its own; choose another name.")
 
     def entry(
-        pretrained: bool = False, *, features_only: bool = False, out_indices: Any = None, **_options: Any
+        pretrained: bool = False,
+        *,
+        features_only: bool = False,
+        out_indices: Any = None,
+        in_chans: int = 3,
+        **_options: Any,
     ) -> TimmFeatures:
         if not features_only:
             raise ValueError(f"{name!r} gives features, no classes; pass features_only=True.")
+        if in_chans != 3:
+            raise ValueError(f"the VAE takes images of 3 channels; got in_chans={in_chans}.")
         return TimmFeatures(backbone, out_indices=out_indices)
 
     registry._model_entrypoints[name] = entry

@@ -23,6 +23,7 @@ from tadp.errors import ModelError
 from tadp.hub import read_json
 from tadp.integrations.pyramid import Pyramid, Stride4
 from tadp.loading import CONFIG_NAME, model_folder, read_config
+from tadp.noise import read_scheduler
 from tadp.vae import VAEEncoder
 
 _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
@@ -157,14 +158,14 @@ def register() -> None:
 
 
 def _describe(base_model: str) -> dict[str, Any]:
-    """The configs of a base's parts, its tokenizer, and the options saved with it."""
+    """The configs of a base's parts, its tokenizer and scheduler, and the options saved with it."""
     folder = model_folder(base_model)
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts = {part: read_config(folder, part) for part in ("unet", "vae")}
     if saved.get("has_text_encoder", True):
         parts["text_encoder"] = read_config(folder, "text_encoder")
         parts["tokenizer"] = _packed(folder / "tokenizer")
-    return parts | {"options": saved.get("options", {})}
+    return parts | {"scheduler": read_scheduler(folder), "options": saved.get("options", {})}
 
 
 def _packed(folder: Path) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def _build(parts: dict[str, Any], options: dict[str, Any]) -> TADPBackbone:
         text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpacked(parts["tokenizer"])}
     vae: Any = AutoencoderKL.from_config(parts["vae"])
     unet: Any = UNet2DConditionModel.from_config(parts["unet"])
-    return TADPBackbone(vae=VAEEncoder(vae), unet=unet, **text, **options)
+    return TADPBackbone(vae=VAEEncoder(vae), unet=unet, scheduler=parts.get("scheduler"), **text, **options)
 
 
 def _stage_names(parts: dict[str, Any] | None, stride4: Stride4 | None) -> list[str]:

@@ -131,7 +131,7 @@ def _check(captions: Sequence[str], present: Sequence[Collection[str]]) -> None:
         raise TypeError("captions are a list of strings, one an image; got a single string. Pass [caption].")
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
-            raise TypeError(f"caption {number} is a {type(caption).__name__}; captions are strings.")
+            raise TypeError(f"caption {number} is of type {type(caption).__name__}; captions are strings.")
     for number, names in enumerate(present):
         if isinstance(names, str):
             raise TypeError(f"the classes of image {number} are the string {names!r}; pass a list or set of names.")

@@ -88,7 +88,8 @@ class CaptionModifier:
 
         Args:
             style: Such as "watercolor".
-            medium: What it is a style of; "" where the style says so itself, as "pencil sketch" does.
+            medium: What it is a style of; "" where the style says so itself, as "pencil sketch" does. A style that ends
+                in it, as "oil painting", does not get it twice.
 
         Example:
             >>> CaptionModifier.style("watercolor")("a dog on a sled")
@@ -97,7 +98,11 @@ class CaptionModifier:
             ['an infrared photo of two dogs']
             >>> CaptionModifier.style("pencil sketch", medium="")("a dog")
             ['a pencil sketch of a dog']
+            >>> CaptionModifier.style("oil painting")("a dog")
+            ['an oil painting of a dog']
         """
+        if medium and style.lower().split()[-1:] == [medium.lower()]:
+            medium = ""
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")
         if not words:
             raise ModifierError("a style is a word or more; got none.")

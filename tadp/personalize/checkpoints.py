@@ -1,7 +1,7 @@
 """One file from which a run goes on as if nothing had happened: what trains, the optimiser, and which run it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,7 @@ class Checkpoints:
         return f"The checkpoint of step {self.saved_step} is kept in {self._path}."
 
     def _compare(self, old: Mapping[str, Any], path: Path) -> None:
-        changed = [
-            f"{name} was {_short(old.get(name))} and is {_short(self._identity.get(name))}"
-            for name in {**old, **self._identity}
-            if old.get(name) != self._identity.get(name)
-        ]
+        changed = list(_differences(old, self._identity))
         if changed:
             raise ModifierError(
                 f"{path} is of another run: {'; '.join(changed)}. Give the same settings, another output, or "
@@ -125,6 +121,20 @@ def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], nu
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """What differs, by its own name: of dictionaries and lists within, only the values in which they do."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for before, now in zip(old, new, strict=True):
+            if before != now:  # the first says enough
+                yield from _differences(before, now, name)
+                return
+    elif old != new:
+        yield f"{name} was {_short(old)} and is {_short(new)}"
 
 
 def _short(value: Any) -> str:

@@ -152,11 +152,13 @@ def _captions(captions: Captions | None, sources: Sequence[ImageLike]) -> list[s
         names = [Path(str(source)).stem for source in sources]
         absent = [name for name in names if name not in captions]
         if absent:
-            raise CaptionError(f"{len(absent)} of {len(names)} images have no caption, such as {absent[0]!r}.")
+            ids = f" Its ids look like {next(iter(captions))!r}." if len(captions) else ""
+            raise CaptionError(f"{len(absent)} of {len(names)} images have no caption, such as {absent[0]!r}.{ids}")
         return [captions[name] for name in names]
     if isinstance(captions, str) or len(captions) != len(sources):
         count = "one string" if isinstance(captions, str) else len(captions)
-        raise CaptionError(f"{len(sources)} images need as many captions, one each; got {count}.")
+        file = " A caption file is read by CaptionTable.open(path)." if isinstance(captions, str) else ""
+        raise CaptionError(f"{len(sources)} images need as many captions, one each; got {count}.{file}")
     return list(captions)
 
 

@@ -129,7 +129,7 @@ def _check(value: float, what: str, step: int, options: RunOptions, checkpoints:
     if not math.isfinite(value):
         raise ModifierError(
             f"the {what} is {value} in step {step + 1}, so training stopped. {checkpoints.kept} Take a smaller "
-            f"lr={options.lr:g}, or float32 for the whole."
+            f"learning rate than {options.lr:g}, or float32 for the whole."
         )
 
 

@@ -13,33 +13,13 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModelError
-from tadp.hub import local_folder, read_json
 from tadp.loading import model_folder
+from tadp.noise import ASSUMED_NOISE, SCHEDULER, ddpm_scheduler
 from tadp.text import TextEncoder
 from tadp.text_stack import only_encoder
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-SCHEDULER = "scheduler/scheduler_config.json"
-# What says how noise was added and what is predicted; the rest of a scheduler's config is about sampling.
-NOISE_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
-# Stable Diffusion 1.x: its scheduler_config.json.
-ASSUMED_NOISE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,20 +111,13 @@ def load_diffusion(
         )
     only_encoder(backbone.text_encoder)
     folder = model_folder(name, revision=revision, variant=variant, **where)
-    if folder.parent.name == "snapshots":  # from the hub: the backbone's files are there, this one is not among them
-        folder = local_folder(str(name), patterns=[SCHEDULER], known="", revision=folder.name, **where)
     backbone.requires_grad_(False)
-    return DiffusionModel(backbone, _read_noise(folder), folder, dtype or torch.float32, variant)
+    return DiffusionModel(backbone, _noise(backbone.passes.scheduler, folder), folder, dtype or torch.float32, variant)
 
 
-def _read_noise(folder: Path) -> "DDPMScheduler":
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    config = ASSUMED_NOISE
-    if (folder / SCHEDULER).exists():
-        read = read_json(folder / SCHEDULER)
-        config = {key: read[key] for key in NOISE_KEYS if read.get(key) is not None}
-    else:
+def _noise(scheduler: dict[str, Any] | None, folder: Path) -> "DDPMScheduler":
+    config = scheduler or ASSUMED_NOISE
+    if scheduler is None:
         warnings.warn(
             f"no {SCHEDULER} in {folder}; Stable Diffusion 1.x's noise is assumed, since most models of this shape "
             "were made from it: 1,000 steps, scaled-linear betas from 0.00085 to 0.012, the noise predicted. If the "
@@ -154,7 +127,7 @@ def _read_noise(folder: Path) -> "DDPMScheduler":
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise ModelError(f"{folder / SCHEDULER} says {prediction!r}; models predict 'epsilon' or 'v_prediction'.")
-    return DDPMScheduler(**config)
+    return ddpm_scheduler(config)
 
 
 def _kind(thing: object) -> str:

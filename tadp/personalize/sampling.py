@@ -14,7 +14,8 @@ from tadp.errors import MissingFileError
 from tadp.hub import weight_files
 from tadp.loading import WEIGHTS, read_tensors
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.model import NOISE_KEYS, DiffusionModel, load_diffusion
+from tadp.noise import NOISE_KEYS
+from tadp.personalize.model import DiffusionModel, load_diffusion
 from tadp.text import check_captions
 
 STEPS = 25  # as the released script draws while it learns

@@ -15,7 +15,7 @@ def check_classes(classes: Sequence[str]) -> list[str]:
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
         if not isinstance(name, str):
-            raise TypeError(f"a class is a string; class {number} is a {type(name).__name__}.")
+            raise TypeError(f"a class is a string; class {number} is of type {type(name).__name__}.")
         text = readable(name)
         if not text:
             raise ValueError(f"a class has a name; class {number} is {name!r}.")

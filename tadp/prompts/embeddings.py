@@ -141,6 +141,8 @@ def _average(
 
 
 def _text_encoder(encoder: "TextEncoder | TADPBackbone") -> TextEncoder:
+    if isinstance(encoder, str):
+        raise TypeError(f"a backbone or its text_encoder is wanted; got {encoder!r}. Load it by from_pretrained.")
     found = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
     if found is None:
         raise ModelError("this backbone has no text encoder; pass one, or load a backbone with one.")

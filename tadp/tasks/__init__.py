@@ -1,9 +1,11 @@
 """Models that predict: a backbone and a head under one `from_pretrained`, `save_pretrained` and `predict`.
 
-model = TADPForSemanticSegmentation(backbone, class_names=["background", "dog", "cat"])
-loss = model(images, captions, masks).loss
-result = model.predict("photo.jpg", caption="a dog and a cat")
-result.plot().save("classes.png")
+    model = TADPForSemanticSegmentation(backbone, class_names=["background", "dog", "cat"])
+    loss = model(images, captions, masks).loss
+    result = model.predict("photo.jpg", caption="a dog and a cat")
+    result.plot().save("classes.png")
+
+`evaluate` predicts a data set and compares.
 """
 
 from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune

@@ -160,15 +160,16 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Args:
             images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
             text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions, what
-                the backbone takes by itself.
+                the backbone takes by itself. What is over the text encoder's limit is cut, with a warning: a long
+                caption among many does not stop a training.
             latents: A cache of `backbone.encode_image`, in place of images.
             image_size: (height, width) of the images the latents came from; by default the latents' own.
         """
         text = (self.stored_text or self._fixed_text) if text is None else text
         if latents is not None:
-            made = self.backbone.extract(latents, text, image_size=image_size)
+            made = self.backbone.extract(latents, text, image_size=image_size, truncate=True)
         elif images is not None:
-            made = self.backbone(images, text)
+            made = self.backbone(images, text, truncate=True)
         else:
             raise ValueError("pass images, or latents of them.")
         dtype = next(self.head.parameters()).dtype
@@ -210,7 +211,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             caption = self.captioner(image)[0]
         if isinstance(caption, Conditioning):
             return caption, None
-        return self.backbone.encode_text(caption), caption
+        return self.backbone.encode_text(caption, truncate=True), caption
 
     @contextmanager
     def _predicting(self) -> Iterator[None]:

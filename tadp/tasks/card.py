@@ -81,7 +81,7 @@ def model_card(model: "TaskModel") -> ModelCard:
         tuned=_TUNED[model.tuned],
         text=model.prompt_mode,
         captioner=model.captioner_name or "none recorded",
-        timestep=model.backbone.timestep,
+        timestep=str(model.backbone.passes),
         classes=", ".join(names) if names else "none",
         data=record.get("data") or "not recorded",
         license=licence,

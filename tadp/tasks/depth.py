@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tadp import losses
 from tadp.backbone import TADPBackbone, Text
+from tadp.backbone.checks import refuse_name
 from tadp.features import Features
 from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
@@ -87,6 +88,7 @@ class TADPForDepthEstimation(TaskModel):
         stride_px: int | None = None,
         pad_with_grey: bool = False,
     ):
+        refuse_name(backbone)
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1)
         head_options = head_options or {}
         super().__init__(
@@ -153,6 +155,8 @@ class TADPForDepthEstimation(TaskModel):
         image_size: tuple[int, int] | None = None,
     ) -> DepthOutput:
         """The same from features that were kept; `image_size` cuts off what was padded."""
+        if depth_m is not None:
+            _check_depth(depth_m, self.max_depth_m)
         made = self.head(features)
         if image_size is not None:
             made = made[:, : image_size[0], : image_size[1]]
@@ -182,7 +186,7 @@ class TADPForDepthEstimation(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            CaptionError: If there is neither caption nor captioner.
             TypeError: If a size in pixels is no integer.
             ValueError: If a size is under 1, or the stride over the window.
         """
@@ -202,3 +206,15 @@ class TADPForDepthEstimation(TaskModel):
             for rows, columns, mean in mean_tiles(views):
                 depth_m[rows, columns] = mean[0]
         return DepthResult(depth_m, said, to_pil(image))
+
+
+def _check_depth(depth_m: Tensor, most_m: float) -> None:
+    """A tensor, and no millimetres: nothing is known, or something lies within ten times what the model reaches."""
+    if not isinstance(depth_m, Tensor):
+        raise TypeError(f"depth_m is a tensor; got {type(depth_m).__name__}. Pass torch.as_tensor(depth_m).")
+    known = depth_m[depth_m.isfinite() & (depth_m > 0)]
+    if known.numel() and (nearest := known.min().item()) > 10 * most_m:
+        raise ValueError(
+            f"depth_m is in metres, and the model reaches {most_m:g} m; the nearest of what was given is {nearest:g}. "
+            "Divide millimetres by 1000."
+        )

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
+from tadp.backbone.checks import refuse_name
 from tadp.boxes import Boxes, Detections
 from tadp.features import Features
 from tadp.heads import DetectionHead
@@ -81,6 +82,7 @@ class TADPForObjectDetection(TaskModel):
         lora_rank: int = 16,
         image_px: int = 512,
     ):
+        refuse_name(backbone)
         class_names, head_options = check_classes(class_names), head_options or {}
         super().__init__(
             backbone,
@@ -146,7 +148,7 @@ class TADPForObjectDetection(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            CaptionError: If there is neither caption nor captioner.
             TypeError: If the side is no integer.
             ValueError: If it is under 1.
         """

@@ -1,8 +1,10 @@
 """What the task models' `predict` returns: in the size of the image that was given, with a picture and files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -48,16 +50,20 @@ class SegmentationResult:
         """The classes over the image, with a legend."""
         return class_picture(_image(self.image), self.class_map, self.class_names)
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.png`, whose grey values are the classes (16 bits if there are more than 256), and `PATH.json`.
+
+        Args:
+            path: Suffixes are added; a .png or .json that it has is taken for one of them.
+            record: What the .json is to hold besides, such as where the image is from.
 
         Raises:
             OutputError: If a file cannot be written.
         """
         values = self.class_map.cpu().numpy()
         kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
-        record = {"class_names": list(self.class_names), "caption": self.caption, "shares": self.shares()}
-        return [_save_png(path, values.astype(kind)), _save_json(path, record)]
+        found = {"class_names": list(self.class_names), "caption": self.caption, "shares": self.shares()}
+        return [_save_png(path, values.astype(kind)), _save_json(path, found, record)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +88,24 @@ class DepthResult:
         """The depth in colours, near red and far blue, with a bar in metres."""
         return depth_picture(self.depth_m)
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.png`, 16-bit millimetres as NYU Depth's files are (65.535 m at most), and `PATH.json`.
+
+        Args:
+            path: Suffixes are added; a .png or .json that it has is taken for one of them.
+            record: What the .json is to hold besides, such as where the image is from.
 
         Raises:
             OutputError: If a file cannot be written.
         """
         values = (self.depth_m.cpu().double() * 1000).round().clamp(0, 65535).numpy().astype(np.uint16)
-        record = {
+        found = {
             "unit": "millimetre",
             "caption": self.caption,
             "least_m": round(float(self.depth_m.min()), 3),
             "greatest_m": round(float(self.depth_m.max()), 3),
         }
-        return [_save_png(path, values), _save_json(path, record)]
+        return [_save_png(path, values), _save_json(path, found, record)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +146,13 @@ class DetectionResult:
         return Detections(self.boxes, self.labels, self.scores)
 
     def above(self, score: float) -> "DetectionResult":
-        """Only what is surer than this."""
+        """Only what is surer than this, from 0 to 1.
+
+        Raises:
+            ValueError: If no score can be.
+        """
+        if not 0 <= score <= 1:
+            raise ValueError(f"scores are 0 to 1; got {score:g}.")
         keep = self.scores > score
         return DetectionResult(
             self.boxes[keep], self.labels[keep], self.scores[keep], self.class_names, self.caption, self.image
@@ -148,8 +164,12 @@ class DetectionResult:
         note = "" if len(found) else f"nothing above {score:g}"
         return box_picture(_image(self.image), found.detections, self.class_names, note=note)
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.json`: a list of objects, each with its name, score and box in pixels.
+
+        Args:
+            path: Suffixes are added; a .png or .json that it has is taken for one of them.
+            record: What the .json is to hold besides, such as where the image is from.
 
         Raises:
             OutputError: If the file cannot be written.
@@ -158,7 +178,7 @@ class DetectionResult:
             {"name": name, "score": round(score, 4), "box": [round(edge, 2) for edge in box]}
             for name, score, box in zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
         ]
-        return [_save_json(path, {"caption": self.caption, "objects": objects})]
+        return [_save_json(path, {"caption": self.caption, "objects": objects}, record)]
 
 
 def _image(image: Image.Image | None) -> Image.Image:
@@ -168,14 +188,20 @@ def _image(image: Image.Image | None) -> Image.Image:
 
 
 def _save_png(path: str | Path, values: np.ndarray) -> Path:
-    target = Path(f"{path}.png")
+    target = Path(f"{_bare(path)}.png")
     with replace_file(target) as part:
         Image.fromarray(values).save(part, format="PNG")
     return target
 
 
-def _save_json(path: str | Path, record: dict) -> Path:
-    target = Path(f"{path}.json")
+def _save_json(path: str | Path, found: dict[str, Any], record: Mapping[str, Any] | None) -> Path:
+    target = Path(f"{_bare(path)}.json")
     with replace_file(target) as part:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(found | dict(record or {}), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
+
+
+def _bare(path: str | Path) -> Path:
+    """Without the suffix of a file that is written."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix.lower() in (".png", ".json") else path

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tadp import losses
 from tadp.backbone import TADPBackbone, Text
+from tadp.backbone.checks import refuse_name
 from tadp.features import Features
 from tadp.heads import LinearHead, SegmentationHead
 from tadp.images import ImageLike, to_pil, to_tensor
@@ -88,6 +89,7 @@ class TADPForSemanticSegmentation(TaskModel):
         window_px: int = 512,
         stride_px: int | None = None,
     ):
+        refuse_name(backbone)
         if head not in ("fpn", "linear"):
             raise ValueError(f"head is 'fpn' or 'linear'; got {head!r}.")
         if loss not in ("cross_entropy", "focal"):
@@ -198,7 +200,7 @@ class TADPForSemanticSegmentation(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner, or the caption is too long.
+            CaptionError: If there is neither caption nor captioner.
             TypeError: If a size in pixels is no integer.
             ValueError: If a scale is not over 0, a size under 1, or the stride over the window.
         """
@@ -234,6 +236,8 @@ class TADPForSemanticSegmentation(TaskModel):
 
 def _check_masks(masks: Tensor, features: Features) -> None:
     batch = features.maps[0].shape[0]
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"masks are a tensor; got {type(masks).__name__}. Pass torch.as_tensor(masks).")
     if masks.is_floating_point() or masks.dtype == torch.bool:
         raise TypeError(f"masks hold classes, whole numbers; got {masks.dtype}. Pass masks.long().")
     if masks.shape != (batch, *features.image_size):

@@ -63,9 +63,11 @@ def make_views(
         cell_px: As `WindowedPrediction` takes it.
 
     Raises:
-        TypeError: If the shorter side is no integer.
+        TypeError: If the shorter side is no integer, or `scales` no list.
         ValueError: If a scale is not over 0, or the shorter side is under 1.
     """
+    if not isinstance(scales, Sequence):
+        raise TypeError(f"scales are a list of numbers, such as (0.75, 1.0, 1.25); got {scales!r}.")
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"scales are numbers over 0, one or more; got {tuple(scales)}.")
     height, width = int(image.shape[2]), int(image.shape[3])

@@ -1,0 +1,89 @@
+"""The site: `python -m sphinx -W --keep-going --quiet docs build/site`; docs/contributing.md says more."""
+
+import re
+
+from sphinx.application import Sphinx
+from sphinx.util import inspect
+from sphinx.util.typing import stringify_annotation
+
+import tadp
+from tadp.backbone import Text
+from tadp.images import ImageLike
+
+project = "tadp"
+author = "The tadp developers"
+copyright = "the tadp developers, Apache-2.0"
+release = version = tadp.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["figures"]
+
+html_theme = "furo"
+html_title = "tadp"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = html_copy_source = False
+smartquotes_action = "D"  # dashes alone: quotes in docstrings are Python's
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!tadp\.).*|.*\._\w+")]  # names of other packages have no page here
+nitpick_ignore = [("py:class", f"tadp.{name}") for name in ("captions.filling.Image", "tasks.base.Model")]  # variables
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_custom_sections = [("Source", "returns_style")]
+python_maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
+
+ALIASES = {
+    stringify_annotation(union, "smart"): f"~tadp.{name}"
+    for name, union in {"images.ImageLike": ImageLike, "backbone.Text": Text}.items()
+}
+
+
+def readable_signature(app, what, name, obj, options, signature, returns):
+    """Constructors as they are called, and `ImageLike` where the annotation says so, for all that it may be."""
+    if getattr(obj, "_is_protocol", False):
+        return "", None
+    if what == "class" and signature == "(*args, **kwargs)":  # the hub mixin's `__new__` hides the constructor
+        own = inspect.signature(obj.__init__, bound_method=True)
+        signature = inspect.stringify_signature(own, show_return_annotation=False, unqualified_typehints=True)
+    for long, short in {**ALIASES, "<factory>": "..."}.items():
+        signature = signature and signature.replace(long, short)
+    return signature, returns
+
+
+def in_sphinx_markup(app, what, name, obj, options, lines):
+    """Docstrings are written to be read as they are: here their code blocks and their backticks are marked up."""
+    if what == "data":
+        lines.clear()  # those of its type, `dict` or `str`; the page says what it is
+    text = "\n".join(lines)
+    if what == "module":
+        text = re.sub(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", r"\n\n::\n\n\1", f"{text}\n")
+    parts = re.split(r"(?m)(^ *>>> .*(?:\n.*\S.*)*)", text)  # every other one is an example, with what it prints
+    lines[:] = "".join(part if number % 2 else _marked_up(part) for number, part in enumerate(parts)).split("\n")
+
+
+def short_types(app, what, name, obj, options, lines):
+    """Fields of data classes, whose types napoleon writes out, as signatures have them."""
+    lines[:] = [line.replace("jaxtyping.", "") for line in lines]
+
+
+def _marked_up(text):
+    text = re.sub(r"(?<!`)`([^`]+)`(?!`)", _code, text)
+    return re.sub(r"\|(\S[^|\n]*)\|", r"\|\1\|", text)  # |p - t| is a difference, no substitution
+
+
+def _code(match: re.Match) -> str:
+    code = " ".join(match[1].split())
+    end = r"\ " if match.string[match.end() : match.end() + 1].isalnum() else ""  # "`Caption`s"
+    return f":py:obj:`.{code}`{end}" if re.fullmatch(r"(tadp\.|[A-Z])[\w.]+", code) else f"``{code}``{end}"
+
+
+def setup(app: Sphinx) -> None:
+    """Hooks of autodoc; napoleon, which turns sections into fields, has a priority of 500."""
+    app.connect("autodoc-process-signature", readable_signature)
+    app.connect("autodoc-process-docstring", in_sphinx_markup, priority=400)
+    app.connect("autodoc-process-docstring", short_types, priority=600)

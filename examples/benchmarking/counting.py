@@ -1,0 +1,48 @@
+"""What a pass asks for, what this machine gives at best, and how far two passes are apart."""
+
+import time
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarking.variants import ATTENTION_LEVELS, SIZES
+from tadp import Conditioning, TADPBackbone
+
+
+def count_flops(size: str) -> dict[str, float]:
+    """Multiply-adds times two of one pass, without running it."""
+    unet_config, vae_config, side = SIZES[size]
+    with torch.device("meta"):
+        backbone = TADPBackbone(
+            vae=AutoencoderKL(**vae_config),
+            unet=UNet2DConditionModel(**unet_config),
+            attach_attention=ATTENTION_LEVELS,
+            text_length=77,
+        ).eval()
+        image, text = torch.rand(1, 3, side, side), Conditioning(torch.rand(1, 77, unet_config["cross_attention_dim"]))
+        latents = torch.rand(1, 4, side // 8, side // 8)
+    with torch.no_grad(), FlopCounterMode(display=False) as encode:
+        backbone.vae(image)
+    with torch.no_grad(), FlopCounterMode(display=False) as extract:
+        backbone.extract(latents, text)
+    return {"VAE encoder": encode.get_total_flops() / 1e9, "U-Net": extract.get_total_flops() / 1e9}
+
+
+def best_convolution_rate(dtype: torch.dtype, memory_format: torch.memory_format) -> float:
+    """GFLOP/s of the fastest 3x3 convolution of the U-Net's and VAE's shapes on this machine."""
+    best = 0.0
+    for channels, side in ((320, 64), (640, 32), (1280, 16), (256, 256), (512, 64)):
+        conv = torch.nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype).to(memory_format=memory_format)
+        x = torch.randn(1, channels, side, side, dtype=dtype).contiguous(memory_format=memory_format)
+        with torch.inference_mode():
+            for _ in range(4):
+                start = time.perf_counter()
+                conv(x)
+                best = max(best, 2 * 9 * channels**2 * side**2 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def relative_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
+    """The largest relative L2 error over the maps."""
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(maps, reference, strict=True))

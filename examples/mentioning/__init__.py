@@ -1,0 +1,1 @@
+"""What examples/caption_coverage.py is made of: what is counted, its page and its plot."""

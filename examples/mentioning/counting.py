@@ -1,0 +1,62 @@
+"""What captions name of what is in their pictures, in several ways of counting."""
+
+import math
+import statistics
+from typing import Any
+
+from tadp.datasets.class_names import VOC_CLASSES, VOC_DECOYS, VOC_SYNONYMS
+from tadp.metrics import CaptionAlignment, caption_alignment
+from tadp.words import mentions
+
+NAMES, WORDS, BEST, NOUNS = "names", "names and synonyms", "the same, less look-alikes", "the same, nouns alone"
+ORACLE = (1.0, 0.5)  # precision and recall of the oracle that BLIP-2 performs like (TADP Sec. 4.2)
+MEASURES = ("precision", "recall", "macro_precision", "macro_recall")
+
+
+def alignments(captions: list[str], present: list[set[str]], nouns: list[str] | None) -> dict[str, CaptionAlignment]:
+    """What is found by the names alone, then with the tables."""
+    full: dict[str, Any] = {"synonyms": VOC_SYNONYMS, "decoys": VOC_DECOYS}
+    ways = [(NAMES, captions, {}), (WORDS, captions, {"synonyms": VOC_SYNONYMS}), (BEST, captions, full)]
+    if nouns is not None:
+        ways.append((NOUNS, nouns, full))
+    return {way: caption_alignment(texts, present, classes=VOC_CLASSES, **tables) for way, texts, tables in ways}
+
+
+def find_nouns(captions: list[str]) -> list[str]:
+    from tadp import prompts
+
+    return prompts.nouns(captions)
+
+
+def noun_share(nouns: list[str]) -> float:
+    """Share of the captions' nouns that name a class."""
+    found = [
+        nouns[number][one.start : one.stop]
+        for number in range(len(nouns))
+        for one in mentions(nouns[number], (*VOC_CLASSES, *VOC_DECOYS), synonyms=VOC_SYNONYMS)
+        if one.name in VOC_CLASSES
+    ]
+    return sum(len(text.split()) for text in found) / sum(len(text.split()) for text in nouns)
+
+
+def count_tokens(captions: list[str], name: str) -> dict[str, float]:
+    """CLIP tokens, start and end included."""
+    from transformers import CLIPTokenizer
+
+    counts = [len(ids) for ids in CLIPTokenizer.from_pretrained(name)(captions, verbose=False)["input_ids"]]
+    return {"mean": statistics.mean(counts), "max": max(counts), "over_77": sum(count > 77 for count in counts)}
+
+
+def figures(found: dict[str, CaptionAlignment], tokens: dict[str, float] | None) -> dict[str, Any]:
+    rows = {
+        way: {
+            **{what: known(getattr(one, what)) for what in MEASURES},
+            "classes": {name: vars(counts) for name, counts in one.classes.items()},
+        }
+        for way, one in found.items()
+    }
+    return {"images": len(found[NAMES].present), "alignment": rows, "tokens": tokens}
+
+
+def known(value: float) -> float | None:
+    return None if math.isnan(value) else value

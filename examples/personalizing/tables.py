@@ -1,0 +1,81 @@
+"""The two tables of a method: losses of held-out images, and distances of samples."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from personalizing.conditions import ALONE, STYLES, WORDS, before
+
+
+def _columns(method: str, style: str) -> tuple[list[str], list[str]]:
+    """Names of conditions: the four that are compared, and the other styles'."""
+    return [ALONE, before(method), method, WORDS], [f"{method} of {other}" for other in STYLES if other != style]
+
+
+def loss_arrays(results: dict[str, Any], method: str, style: str) -> dict[str, np.ndarray]:
+    """(seeds, images), by column."""
+    (alone, start, own, words), others = _columns(method, style)
+    runs = results["losses"][style]
+    read = {name: np.array([run[name] for run in runs]) for name in (alone, start, own, words, *others)}
+    return {
+        "caption alone": read[alone],
+        "before": read[start],
+        "other styles'": np.mean([read[name] for name in others], axis=0),
+        "learned": read[own],
+        "own words": read[words],
+    }
+
+
+def interval(difference: np.ndarray) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval over all images."""
+    return float(difference.mean()), 1.96 * float(difference.std(ddof=1)) / math.sqrt(difference.size)
+
+
+def loss_table(results: dict[str, Any], method: str) -> str:
+    """The losses of each style, and what learning took off them."""
+    names = ["caption alone", "before", "other styles'", "learned", "own words"]
+    lines = ["| loss | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    against = ["caption alone", "before", "other styles'"]
+    paired = [f"| learned less … | {' | '.join(against)} |", "|---" * (len(against) + 1) + "|"]
+    for style in STYLES:
+        arrays = loss_arrays(results, method, style)
+        lines.append(f"| {style} | " + " | ".join(f"{arrays[name].mean():.4f}" for name in names) + " |")
+        cells = []
+        for name in against:
+            difference = arrays["learned"] - arrays[name]
+            mean, half = interval(difference)
+            seeds = difference.mean(axis=1)
+            cells.append(f"{mean:+.4f} ± {half:.4f} ({seeds.min():+.4f} to {seeds.max():+.4f})")
+        paired.append(f"| {style} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *paired])
+
+
+def distance_arrays(results: dict[str, Any], method: str, style: str, kind: str) -> dict[str, np.ndarray]:
+    """(seeds,), by column."""
+    (alone, start, own, words), others = _columns(method, style)
+    runs = results["distances"][style]
+    return {
+        "caption alone": np.array([run[alone][kind] for run in runs]),
+        "before": np.array([run[start][kind] for run in runs]),
+        "other styles'": np.array([np.mean([run[name][kind] for name in others]) for run in runs]),
+        "learned": np.array([run[own][kind] for run in runs]),
+        "own words": np.array([run[words][kind] for run in runs]),
+        "halves": np.array([run[own][f"{kind} of halves"] for run in runs]),
+    }
+
+
+def distance_table(results: dict[str, Any], method: str) -> str:
+    """How far samples are from pictures of the style, in colour and in texture."""
+    lines: list[str] = []
+    for kind in ("colour", "texture"):
+        for style in STYLES:
+            arrays = distance_arrays(results, method, style, kind)
+            if not lines:
+                lines += ["| samples | " + " | ".join(arrays) + " |", "|---" * (len(arrays) + 1) + "|"]
+            digits = 1 if kind == "colour" else 2
+            cells = [
+                f"{one.mean():.{digits}f} ({one.min():.{digits}f}, {one.max():.{digits}f})" for one in arrays.values()
+            ]
+            lines.append(f"| {kind}, {style} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

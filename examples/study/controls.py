@@ -1,0 +1,41 @@
+"""Controls that the paper lacks: is it the text, is it the training on pictures and words, or would any network do?
+
+    python examples/study/controls.py --out study --page docs/results/study-controls
+
+Beside captions of an image: captions of another image, the empty prompt, a U-Net with random weights, and a
+plain convolutional encoder of the U-Net's size that is trained from scratch (it has nothing to freeze). A U-Net
+that was trained without supervised attention is in docs/results/tadp-tiny-control.md; its weights do not come
+with tadp.
+"""
+
+from shared.options import run
+from shared.paper_rows import TADP
+from shared.rows import Row
+from shared.table import Part, Table, main
+from shared.texts import Text
+
+TABLE = Table(
+    name="controls",
+    title="Controls that the paper lacks",
+    task="segmentation",
+    metrics=("mIoU",),
+    parts=[
+        Part(
+            title="Segmentation",
+            rows=[
+                TADP[0],
+                Row("captions of other images", Text("others", 0)),
+                Row("empty prompt", Text("empty")),
+                Row("untrained U-Net, captions", Text("captions", 0), unet="untrained"),
+                Row("plain encoder from scratch", Text("empty"), unet="plain"),
+            ],
+            reference="TADP-0",
+        )
+    ],
+    notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels "
+    "rather than latents, so a VAE that was trained on scenes is no part of it. It takes as many steps as the others "
+    "in all, which is few for a network from scratch.",
+)
+
+if __name__ == "__main__":
+    run(lambda: main(TABLE, __doc__))

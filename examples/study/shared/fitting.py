@@ -1,0 +1,213 @@
+"""One run: a model built, trained and measured."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tadp
+from tadp.features import Features
+from tadp.files import replace_file
+from tadp.metrics import DepthMetrics, MeanIoU
+from tadp.schedules import Schedule
+from tadp.text import Conditioning
+
+from .images import MAX_DEPTH_M, Images
+from .loop import fit
+from .options import Settings
+from .plain import PlainSegmentation
+from .rows import Run
+from .texts import Said, Text, say
+
+# The paper's widths (256 and 192) are for a backbone ten times as wide as tadp-tiny.
+HEADS = {"segmentation": {"fpn_channels": 64, "channels": 64}, "depth": {"channels": 16}}
+AT_ONCE = 16  # images of a pass that measures
+
+
+class Study:
+    """The data of a task, with what was worked out for one run and serves the next of the same row.
+
+    Args:
+        settings: Of the study.
+        out: Its folder.
+        task: "segmentation" or "depth".
+        device: Where models go; "cuda" trains in bfloat16.
+        micro_batch: Images at once in training.
+    """
+
+    def __init__(
+        self, settings: Settings, *, out: Path, task: str, device: str = "cpu", micro_batch: int | None = None
+    ):
+        self.settings, self.out, self.task, self.device, self.micro_batch = settings, out, task, device, micro_batch
+        self.halves = {split: Images(settings, split, out=out, task=task) for split in ("train", "test")}
+        self._seen: tuple[Any, dict[str, Any]] = (None, {})
+
+    def carry_out(self, run: Run, *, trial: bool = False) -> dict[str, Any]:
+        """Train and measure.
+
+        Args:
+            run: What to train, and from which seed.
+            trial: Take a few steps, measure nothing, and say in "seconds" how long the whole would take.
+        """
+        started, cpu = time.perf_counter(), time.process_time()
+        model, said = self._build(run)
+        features = self._features(run, model, said)
+        seconds, first, main = 0.0, *self._schedules(run)
+        if first is not None:
+            seconds += self._head_first(run, model, first, features, trial=trial)
+        is_kept = features is not None and not run.is_tuned and not run.row.adapter
+        looked = Look(self, run, model, said, features if is_kept else None)
+        seconds += fit(model, looked, main, seed=run.seed, count=len(self.halves["train"]), trial=trial)
+        if trial:
+            return {"seconds": seconds}
+        figures = self._measure(model, looked)
+        return {
+            "figures": figures,
+            "head_steps": None if first is None else first.steps,
+            "steps": main.total_steps(len(self.halves["train"])),
+            "seconds": round(time.perf_counter() - started, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+
+    def _schedules(self, run: Run) -> tuple[Schedule | None, Schedule]:
+        """Of the head alone, if it goes first, and of the run."""
+        first, main = self.settings.head_first(run.task, run.schedule), self.settings.schedule(run.schedule)
+        if run.row.unet == "plain" and first is not None:  # nothing is there before its training
+            return None, replace(first, steps=(first.steps or 0) + (main.steps or 0))
+        return first, main
+
+    def _head_first(self, run: Run, model: Any, schedule: Schedule, features: Any, *, trial: bool) -> float:
+        """Train the head alone, or read one that was trained on the same features from the same seed."""
+        name = f"{run.task}-{run.schedule}/{replace(run.row, adapter=False).name}-{run.seed}.pt"
+        file = self.out / "heads" / name
+        if file.exists():
+            model.head.load_state_dict(torch.load(file, weights_only=True))
+            return 0.0
+        alone = Look(self, run, model, {}, features)
+        took = fit(model, alone, schedule, seed=run.seed, count=len(self.halves["train"]), trial=trial, head_alone=True)
+        if not trial:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(file) as part:
+                torch.save(model.head.state_dict(), part)
+        return took
+
+    def prepare(self, text: Text, *, scale_latents: bool) -> None:
+        """Make what several runs share, captions and latents, before several processes want to at once."""
+        for half in self.halves.values():
+            if text.kind in ("captions", "nouns", "others"):
+                half.captions(text.min_tokens)
+            if half.is_rendered:
+                half.latents(tadp.TADPBackbone.from_pretrained(self.settings.model, scale_latents=scale_latents))
+
+    def _build(self, run: Run) -> tuple[Any, dict[str, Said]]:
+        """The model, and the text of both halves of the data."""
+        row, train = run.row, self.halves["train"]
+        options = {"head_options": HEADS[self.task] if train.is_rendered else {}}
+        if row.unet == "plain":
+            torch.manual_seed(run.seed)
+            return PlainSegmentation(num_classes=len(train.class_names), **options).to(self.device), {}
+        more: dict[str, Any] = {"attach_attention": ()} if self.task == "depth" else {}
+        more |= {"scale_latents": row.scale_latents, "text_adapter": row.adapter, "device": self.device}
+        backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more)
+        said = {
+            split: say(row.text, backbone, half, seed=number)
+            for number, (split, half) in enumerate(self.halves.items())
+        }
+        if row.unet == "untrained":
+            torch.manual_seed(run.seed)
+            random = type(backbone.unet).from_config(backbone.unet.config)
+            backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more, unet=random)
+        if isinstance(said["train"].texts, Conditioning) and self.task == "segmentation":
+            backbone.text_length = said["train"].texts.embeddings.shape[1]  # the head is built for as many channels
+        options |= {"tune": "all" if run.is_tuned else "nothing", "window_px": self.settings.crop_px}
+        torch.manual_seed(run.seed)  # the head's first weights: the same in all rows whose text is as long
+        if self.task == "depth":
+            return tadp.TADPForDepthEstimation(backbone, max_depth_m=MAX_DEPTH_M[self.settings.data], **options), said
+        options |= {"loss": "focal" if self.settings.data == "voc" else "cross_entropy"}  # as released
+        return tadp.TADPForSemanticSegmentation(backbone, class_names=train.class_names, **options), said
+
+    def _features(self, run: Run, model: Any, said: dict[str, Said]) -> dict[str, Any] | None:
+        """Of rendered scenes, all that a head sees before anything else has trained, in half precision."""
+        row = run.row
+        if row.unet == "plain" or not self.halves["train"].is_rendered:
+            return None
+        key = (row.text, row.scale_latents, run.seed if row.unet == "untrained" else None)
+        if self._seen[0] == key:
+            return self._seen[1]
+        found = {}
+        for split, half in self.halves.items():
+            latents, parts = half.latents(model.backbone), []
+            with torch.no_grad():
+                for rows in _parts(len(half)):
+                    seen = model.features(None, said[split].of(rows), latents=latents[rows])
+                    parts.append([one.half() for one in seen.maps])
+            found[split] = ([torch.cat(level) for level in zip(*parts, strict=True)], tuple(half.truths.shape[1:]))
+        self._seen = (key, found)
+        return found
+
+    def _measure(self, model: Any, looked: "Look") -> dict[str, float]:
+        half, metric = self.halves["test"], self._metric()
+        model.eval()
+        with torch.no_grad():
+            if half.is_rendered:
+                for rows in _parts(len(half)):
+                    seen, truth = looked.at("test", rows)
+                    out = model.from_features(seen)
+                    metric.update((out.logits if self.task == "segmentation" else out.depth_m).cpu(), truth.cpu())
+            else:
+                for number in range(len(half)):
+                    sample, text = half.samples[number], looked.said["test"].of([number])
+                    result = model.predict(sample.image, text if isinstance(text, Conditioning) else text[0])
+                    out = result.class_map if self.task == "segmentation" else result.depth_m
+                    metric.update(out[None].cpu(), torch.from_numpy(half.truth(sample))[None])
+        found = metric.compute()
+        if self.task == "segmentation":
+            return {"mIoU": found.miou, "pixel accuracy": found.pixel_accuracy}
+        names = {"RMSE": "rmse", "d1": "d1", "d2": "d2", "d3": "d3", "REL": "abs_rel", "log10": "log10"}
+        return {name: getattr(found, attribute) for name, attribute in names.items()}
+
+    def _metric(self) -> Any:
+        if self.task == "segmentation":
+            names = self.halves["train"].class_names
+            return MeanIoU(len(names), class_names=names)
+        crop = "eigen" if self.settings.data == "nyu" else None
+        return DepthMetrics(max_depth_m=MAX_DEPTH_M[self.settings.data], crop=crop)
+
+
+class Look:
+    """What the head sees of images by number, and the truth: from features that were kept, or by a pass of the model.
+
+    Args:
+        study: The data.
+        run: Which row.
+        model: Whose features.
+        said: The text of both halves.
+        kept: Maps of both halves, or None.
+    """
+
+    def __init__(self, study: Study, run: Run, model: Any, said: dict[str, Said], kept: dict[str, Any] | None):
+        self.study, self.run, self.model, self.said, self.kept = study, run, model, said, kept
+        self.device, self.micro_batch = study.device, study.micro_batch
+
+    def at(self, split: str, numbers: list[int], *, epoch: int = 0) -> tuple[Features, Tensor]:
+        """Features and truth of some images."""
+        half = self.study.halves[split]
+        if self.kept is not None:
+            maps, size = self.kept[split]
+            seen = Features(tuple(one[numbers].float().to(self.device) for one in maps), None, size)
+            return seen, half.truths[numbers].to(self.device)
+        is_plain = self.run.row.unet == "plain"
+        latents = half.latents(self.model.backbone) if half.is_rendered and not is_plain else None
+        batch = half.batch(numbers, latents=latents, epoch=epoch, seed=self.run.seed)
+        text = self.said[split].of(numbers) if self.said else None
+        images = None if batch.images is None else batch.images.to(self.device)
+        kept = None if batch.latents is None else batch.latents.to(self.device)
+        return self.model.features(images, text, latents=kept), batch.truth.to(self.device)
+
+
+def _parts(count: int) -> Iterator[list[int]]:
+    return (list(range(start, min(start + AT_ONCE, count))) for start in range(0, count, AT_ONCE))

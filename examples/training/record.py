@@ -1,0 +1,34 @@
+"""The record of a run in JSON Lines."""
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from tadp.files import replace_file
+
+
+class Record:
+    """Figures, a line each, in the order of steps; a run that goes on drops what it is about to do again.
+
+    Args:
+        path: A .jsonl file.
+        accelerator: The main process writes.
+        keep_steps: Lines of later steps are dropped.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, *, keep_steps: int):
+        self.path, self.is_writing = path, accelerator.is_main_process
+        if not self.is_writing:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_steps]
+        with replace_file(path) as part:
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, step: int, **figures: float) -> None:
+        """Add a line."""
+        if self.is_writing:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")

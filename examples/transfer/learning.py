@@ -1,0 +1,62 @@
+"""A token, or a DreamBooth U-Net, from ten unlabelled pictures of a target; and the modifier of a model."""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tadp
+from tadp.cleaning import RuleCleaner
+from tadp.files import replace_file
+from tadp.modifiers import CaptionModifier
+from tadp.personalize import dreambooth, learn_token
+from transfer.domains import unlabelled
+from transfer.plan import Step
+
+INITIALIZER = {"watercolor": "painting", "comic": "painting", "night": "photo"}
+# For tadp-tiny: its learned token wants a rate far above the paper's, and both have shown what they can after a minute.
+SCENES_TOKEN = {"steps": 300, "batch_size": 8, "lr": 3e-2}
+SCENES_DREAMBOOTH = {"steps": 250, "batch_size": 4, "lr": 1e-4}
+
+
+def learn(step: Step, task: str, study: argparse.Namespace, options: argparse.Namespace) -> None:
+    """Learn what a step says, and write it to its folder."""
+    (domain,) = step.domains
+    images = unlabelled(domain, seed=step.seed, root=study.root)
+    is_token = step.kind == "textual_inversion"
+    template = CaptionModifier.for_domain(domain, step.kind).templates[0]
+    settings: dict[str, Any] = {"seed": step.seed, "sample_every": 0, "output": options.out}
+    if study.data == "scenes":
+        captioner = tadp.Captioner.from_pretrained(options.captioner)
+        settings |= {"captions": RuleCleaner(domain)(captioner(images))}
+        settings |= SCENES_TOKEN if is_token else SCENES_DREAMBOOTH
+    steps = study.token_steps if is_token else study.dreambooth_steps
+    settings |= {"steps": steps} if steps else {}
+    settings |= {"device": "cuda"} if torch.cuda.is_available() else {}
+    if is_token:
+        initializer = INITIALIZER[domain]
+        learn_token(options.model, images, token=f"<{domain}>", initializer=initializer, template=template, **settings)
+    else:
+        dreambooth(options.model, images, prompt=template, **settings)
+    write_result(options.out, {"images": len(images), "settings": {k: v for k, v in settings.items() if k != "output"}})
+
+
+def modifier_of(step: Step, folder: Path) -> CaptionModifier:
+    """The modifier of a model: in words, or as it was learned."""
+    for needed in step.needs:
+        return CaptionModifier.from_pretrained(folder / needed.name)
+    return CaptionModifier.for_domain(step.domains[0], step.kind)
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """What tells that a step is done."""
+    result |= {
+        "cpu_minutes": round(time.process_time() / 60, 2),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+    }
+    with replace_file(folder / "result.json") as part:
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

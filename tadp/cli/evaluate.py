@@ -1,0 +1,214 @@
+"""`tadp evaluate`: a trained task model measured."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tadp.cli.app import Device, DtypeOption, Revision, command
+from tadp.cli.tasks import (
+    BaseModel,
+    CaptionerOption,
+    Flip,
+    MultiScale,
+    ShortSidePx,
+    StridePx,
+    Task,
+    TaskArgument,
+    TaskModelOption,
+    WindowPx,
+    check_stride,
+    load_task,
+    predict_options,
+    prepare_captions,
+)
+from tadp.cli.terminal import Dtype, progress
+from tadp.errors import TADPError
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="scenes, voc, voc-detection, ade20k, nyu, cityscapes, dark-zurich, nighttime-driving, watercolor2k or "
+        "comic2k.",
+        show_default=False,
+    ),
+]
+
+
+@command(
+    "tadp evaluate segmentation --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
+    "tadp evaluate segmentation --model my-model --images photos --masks masks --captions captions.db",
+    "tadp evaluate segmentation --model my-model --data ade20k --root ADEChallengeData2016 --multi-scale --flip",
+    "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
+    "tadp evaluate detection --model my-model --data scenes --count 200",
+)
+def evaluate(
+    task: TaskArgument,
+    model: TaskModelOption,
+    data: Data = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Or a folder of your own images, with --masks.", show_default=False)
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", help="The folder of their masks, PNG files of the same names.", show_default=False),
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.", show_default=False)] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Which images.", show_default="the one to test on")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Only the first so many images.", show_default="all")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="Caption file by image id, from tadp caption.", show_default=False)
+    ] = None,
+    captioner: CaptionerOption = None,
+    base_model: BaseModel = None,
+    crop: Annotated[
+        str | None, typer.Option("--crop", help="eigen or garg: where depth is compared.", show_default="everywhere")
+    ] = None,
+    rule: Annotated[str, typer.Option("--rule", help="voc07, voc12 or coco: how detections are scored.")] = "voc07",
+    window_px: WindowPx = None,
+    stride_px: StridePx = None,
+    short_side_px: ShortSidePx = None,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON file of the figures.", show_default=False)
+    ] = None,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.float32,
+    revision: Revision = None,
+) -> None:
+    """Measure a task model on a data set and print its figures.
+
+    The data set is one of --data, or for segmentation your own --images and --masks, whose values are the model's
+    classes in their order, and 255 where there is none.
+
+    Captions come from --captions, or else from the captioner, image by image. Rendered scenes have their own, of what
+    is truly there; --captioner takes a captioner's in their place.
+    """
+    from tadp.tasks import evaluate as measure
+
+    _check_data(task, data, root=root, images=images, masks=masks)
+    options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
+    predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
+    check_stride(predictor, options)
+    samples = _open_data(task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks)
+    _check_classes(task, predictor, samples, data or "--masks")
+    metric = _metric(task, predictor, crop=crop, rule=rule)
+    described = captioner is not None or (captions is None and data != "scenes")
+    if described:
+        prepare_captions(predictor, caption=False, captioner=captioner, device=device)
+    total = len(samples) if count is None else min(count, len(samples))
+    with progress() as bar:
+        shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
+        result = measure(predictor, shown, metric=metric, captions="captioner" if described else "data", **options)
+    typer.echo(str(result))
+    if output is not None:
+        _save_figures(result, output)
+        typer.echo(f"wrote {output}")
+
+
+def _check_data(task: Task, data: str | None, *, root: Path | None, images: Path | None, masks: Path | None) -> None:
+    """Refuse what names no data set, or several, before a model is loaded."""
+    from tadp.datasets.named import DATASETS
+
+    if data is None:
+        if images is None or masks is None:
+            raise typer.BadParameter("give --data NAME, or --images FOLDER and --masks FOLDER.", param_hint="--data")
+        if task is not Task.segmentation:
+            raise typer.BadParameter(f"masks are labels for segmentation, not for {task.value}.", param_hint="--masks")
+        return
+    if images is not None or masks is not None:
+        raise typer.BadParameter("give --data, or --images and --masks, not both.", param_hint="--data")
+    if data not in DATASETS:
+        raise typer.BadParameter(
+            f"unknown data set {data!r}; known: {', '.join(DATASETS)}. Images of your own: --images and --masks.",
+            param_hint="--data",
+        )
+    if task.value not in DATASETS[data].tasks:
+        raise typer.BadParameter(
+            f"{data} has labels for {', '.join(DATASETS[data].tasks)}, not for {task.value}.", param_hint="--data"
+        )
+    if root is None and data != "scenes":
+        raise typer.BadParameter(f"{data} is read from a folder; pass --root FOLDER.", param_hint="--root")
+
+
+def _open_data(
+    task: Task,
+    model: Any,
+    data: str | None,
+    *,
+    root: Path | None,
+    split: str | None,
+    captions: Path | None,
+    images: Path | None,
+    masks: Path | None,
+) -> Any:
+    """The data set that the options name."""
+    from tadp.captions import CaptionTable
+    from tadp.datasets import MaskFolder
+    from tadp.datasets.named import open_dataset
+
+    # the detection sets give the labels of any model that knows their classes
+    labels = {"class_names": model.class_names} if task is Task.detection and data != "scenes" else {}
+    try:
+        if data is not None:
+            return open_dataset(data, root, split=split, captions=captions, **labels)
+        table = None if captions is None else CaptionTable.open(captions)
+        return MaskFolder(images, masks, class_names=model.class_names, captions=table)  # pyright: ignore
+    except ValueError as error:
+        if isinstance(error, TADPError):
+            raise
+        raise typer.BadParameter(str(error), param_hint="--data" if data else "--images") from error
+
+
+def _check_classes(task: Task, model: Any, samples: Any, data: str) -> None:
+    """Refuse a data set whose labels mean something else than the model's."""
+    if task is Task.depth:
+        return
+    theirs = tuple(samples.box_class_names if task is Task.detection else samples.class_names)
+    if theirs == model.class_names:
+        return
+    raise typer.BadParameter(
+        f"{data} has {len(theirs)} classes ({', '.join(theirs[:4])}, …), the model {len(model.class_names)} "
+        f"({', '.join(model.class_names[:4])}, …); they must be the same, in the same order.",
+        param_hint="--data",
+    )
+
+
+def _metric(task: Task, model: Any, *, crop: str | None, rule: str) -> Any:
+    from tadp.metrics import COCODetection, DepthMetrics, VOCDetection
+    from tadp.tasks import default_metric
+
+    if task is Task.depth:
+        if crop not in (None, "eigen", "garg"):
+            raise typer.BadParameter(f"the crops are eigen and garg; got {crop!r}.", param_hint="--crop")
+        return DepthMetrics(max_depth_m=model.max_depth_m, crop=crop)  # pyright: ignore[reportArgumentType]
+    if task is Task.detection:
+        if rule == "coco":
+            return COCODetection(model.class_names)
+        if rule not in ("voc07", "voc12"):
+            raise typer.BadParameter(f"the rules are voc07, voc12 and coco; got {rule!r}.", param_hint="--rule")
+        return VOCDetection(model.class_names, rule=rule)
+    return default_metric(model)
+
+
+def _save_figures(result: Any, target: Path) -> None:
+    from tadp.files import replace_file
+
+    with replace_file(target) as part:
+        part.write_text(json.dumps(_plain(asdict(result)), indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no nan."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
