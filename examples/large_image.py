@@ -1,10 +1,7 @@
 """What tiles change, and what memory they take: seams against a single pass, and peaks in fresh processes.
 
-    python examples/large_image.py                        # half a minute
-    python examples/large_image.py --canvases 8 --memory 1000x750 2000x1500 4000x3000 --out docs/results/tiles
-
-A canvas is rendered scenes side by side, at the 128 pixels that `tadp-tiny` was trained on. Features by tiles are
-compared with those of a single pass over the whole canvas.
+python examples/large_image.py                        # half a minute
+python examples/large_image.py --canvases 8 --memory 1000x750 2000x1500 4000x3000 --out docs/results/tiles
 """
 
 import argparse
@@ -31,7 +28,6 @@ Relative L2 difference between tiles and a single pass of {side}x{side} canvases
 over those within {near} px of a tile's border; over the others. Step: how far apart the two cells at a border are, as a
 multiple of the single pass's.
 """
-SEAM_COLUMNS = "| tile, px | overlap, px | tiles | all | near | away | step |\n"
 ABOUT_MEMORY = """
 Peak memory above the model's, in a fresh process, float32, tiles of {tile} px with an overlap of 128:
 
@@ -41,6 +37,7 @@ Peak memory above the model's, in a fresh process, float32, tiles of {tile} px w
 
 
 def canvas(number: int, side_px: int) -> np.ndarray:
+    """Rendered scenes side by side, at the 128 pixels that `tadp-tiny` was trained on."""
     count = side_px // SCENE_PX
     scenes = Scenes((number + 1) * count**2, seed=SEED)[number * count**2 :]
     rows = [np.concatenate([scene.image for scene in scenes[k * count : (k + 1) * count]], 1) for k in range(count)]
@@ -54,16 +51,15 @@ def borders(tiles: TileGrid) -> list[int]:
 
 
 def is_near(cells: int, stride: int, lines: list[int]) -> torch.Tensor:
-    centers = (torch.arange(cells) + 0.5) * stride
-    near = (centers[:, None] - torch.tensor(lines)).abs().min(dim=1).values <= NEAR_PX
+    near = ((torch.arange(cells)[:, None] + 0.5) * stride - torch.tensor(lines)).abs().min(dim=1).values <= NEAR_PX
     return near[:, None] | near
 
 
 def step(one: torch.Tensor, stride: int, lines: list[int]) -> float:
     """Mean distance between the two cells at a border, down and across."""
     at = torch.tensor([line // stride for line in lines])
-    steps = [(one[:, :, at] - one[:, :, at - 1]).norm(dim=1), (one[..., at] - one[..., at - 1]).norm(dim=1)]
-    return float(torch.cat([one.flatten() for one in steps]).mean())
+    down, across = one[:, :, at] - one[:, :, at - 1], one[..., at] - one[..., at - 1]
+    return float(torch.cat([both.norm(dim=1).flatten() for both in (down, across)]).mean())
 
 
 def compare(image: np.ndarray, backbone: tadp.TADPBackbone, single: tadp.Features, **sides: int) -> dict[str, float]:
@@ -83,7 +79,7 @@ def compare(image: np.ndarray, backbone: tadp.TADPBackbone, single: tadp.Feature
 @torch.no_grad()
 def measure_seams(options: argparse.Namespace) -> list[dict[str, float]]:
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=(), record_attention=(1,))
-    rows = []
+    rows: list[list[dict[str, float]]] = []
     for number in range(options.canvases):
         image = canvas(number, options.side)
         single = backbone(image, CAPTION)
@@ -93,8 +89,8 @@ def measure_seams(options: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def status_mb(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024 / 1e6
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field))
 
 
 @torch.no_grad()
@@ -120,18 +116,21 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def page(options: argparse.Namespace, errors: list[dict[str, float]], peaks: list[dict[str, Any]]) -> str:
     sizes = f"--tiles {' '.join(map(str, options.tiles))} --memory {' '.join(options.memory)}"
-    command = f"python examples/large_image.py --side {options.side} --canvases {options.canvases} {sizes}"
-    text = f"Command: `{command}`; seed {SEED}, {platform.machine()}, one thread, torch {torch.__version__}.\n"
+    sizes = f"--side {options.side} --canvases {options.canvases} {sizes}"
+    text = f"# Tiles: seams and memory\n\nCommand: `python examples/large_image.py {sizes}`; seed {SEED}, "
+    text += f"{platform.machine()}, one thread, torch {torch.__version__}.\n"
     text += ABOUT_SEAMS.format(side=options.side, canvases=options.canvases, near=NEAR_PX)
     for name in LEVELS:
-        text += f"\n{name.capitalize()}:\n\n{SEAM_COLUMNS}{'|---' * 7}|\n"
+        text += f"\n{name.capitalize()}:\n\n| tile, px | overlap, px | tiles | all | near | away | step |\n"
+        text += f"{'|---' * 7}|\n"
         for row in errors:
             cells = [f"{row[key]:.0f}" for key in ("tile_px", "overlap_px", "tiles")]
             cells += [f"{row[f'{name} {key}']:.2f}".replace("nan", "-") for key in ("all", "near", "away", "step")]
             text += f"| {' | '.join(cells)} |\n"
     text += ABOUT_MEMORY.format(tile=TILE_PX)
-    rows = [f"| {p['image']} | {p['way']} | {p['peak_mb']:.0f} | {p['result_mb']:.0f} | {p['finest']} |" for p in peaks]
-    return text + "\n".join(rows) + "\n"
+    for p in peaks:
+        text += f"| {p['image']} | {p['way']} | {p['peak_mb']:.0f} | {p['result_mb']:.0f} | {p['finest']} |\n"
+    return text
 
 
 def main() -> None:
@@ -144,12 +143,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     errors, peaks = measure_seams(options), measure_memory(options)
-    text = page(options, errors, peaks)
-    print(text, end="")
+    print(text := page(options, errors, peaks), end="")
     if options.out is not None:
         options.out.with_suffix(".md").write_text(text)
-        results = json.dumps({"seams": errors, "memory": peaks}, indent=1)
-        options.out.with_suffix(".json").write_text(results.replace("NaN", "null") + "\n")
+        results = json.dumps({"seams": errors, "memory": peaks}, indent=1).replace("NaN", "null") + "\n"
+        options.out.with_suffix(".json").write_text(results)
 
 
 if __name__ == "__main__":

@@ -408,7 +408,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
         broken_after(patch, 5)
         refused(
             ModifierError,
-            r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*lr=0.01",
+            r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*smaller learning rate than 0.01",
             source,
             **settings,
         )
