@@ -20,6 +20,7 @@ from tadp.export import OnnxBackbone, to_onnx, to_program
 from tadp.features import Features
 
 CAPTIONS = ["a dog", "a red raincoat", "a cat on grass"]
+pytestmark = pytest.mark.timeout(1800)  # tracing any size takes a minute of one core, and the machine may be busy
 TOLERANCE = 1e-4  # relative L2, of ONNX Runtime's kernels in float32
 
 
