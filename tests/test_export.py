@@ -20,6 +20,7 @@ from tadp.export import OnnxBackbone, to_onnx, to_program
 from tadp.features import Features
 
 CAPTIONS = ["a dog", "a red raincoat", "a cat on grass"]
+pytestmark = pytest.mark.timeout(1800)  # tracing any size takes a minute of one core, and the machine may be busy
 TOLERANCE = 1e-4  # relative L2, of ONNX Runtime's kernels in float32
 
 
@@ -103,9 +104,10 @@ def test_other_families_have_programs_of_one_size_and_any_batch(family, tmp_path
         to_program(backbone)
 
 
-def test_a_text_may_be_a_part_of_a_program():
-    backbone, pixels = build_backbone(), images(2, 64, 64)
-    program = to_program(backbone, image_size=(64, 64), text="a red dog")
+def test_a_text_may_be_a_part_of_a_program_and_timesteps_several():
+    backbone = build_backbone(timestep=(0, 261), combine_timesteps="concatenate")
+    pixels = images(2, 64, 64)
+    program = to_program(backbone, image_size=(64, 64), batch_size=2, text="a red dog")
     with torch.no_grad():
         found, wanted = program.module()(pixels), backbone(pixels, "a red dog").maps
     assert all(torch.equal(found[f"map_{level}"], one) for level, one in enumerate(wanted))
@@ -262,8 +264,12 @@ def test_shapes_below_the_smallest_and_several_texts_are_refused(backbone, optio
 
 
 def test_what_no_graph_can_do_is_explained():
+    with pytest.warns(UserWarning, match=r"came without scheduler"):
+        noisy = build_backbone(timestep=261, noise_samples=2)
     with pytest.raises(ValueError, match=r"sample_posterior draws random numbers, and an exported graph has none"):
         to_program(build_backbone(sample_posterior=True))
+    with pytest.raises(ValueError, match=r"noise_samples draws noise in Python, .* Several timesteps may be exported"):
+        to_program(noisy)
     with pytest.raises(ValueError, match=r"pool_attention looks names up in each text.* pool what comes out"):
         to_program(build_backbone(pool_attention=["dog"]))
     with pytest.raises(ValueError, match=r"captioner is no part of a graph.*attach_captioner\(None\)"):

@@ -140,6 +140,11 @@ def check_exportable(backbone: TADPBackbone) -> None:
             "sample_posterior draws random numbers, and an exported graph has none; load the backbone with "
             "sample_posterior=False, so that one image gives one feature."
         )
+    if backbone.passes.noise_samples:
+        raise ValueError(
+            "noise_samples draws noise in Python, which is no part of an exported graph; load the backbone with "
+            "noise_samples=0. Several timesteps may be exported."
+        )
     if backbone.pool_attention:
         raise ValueError(
             "pool_attention looks names up in each text, and an exported graph gets embeddings alone. Load the "
