@@ -38,8 +38,8 @@ def test_the_page_lists_every_script():
     assert set(re.findall(r"`python examples/(\S+\.py)", page)) >= scripts
 
 
-# The study and the tiles came later and are still to be cut.
-CUT = sorted(p for p in EXAMPLES.rglob("*.py") if "study" not in p.parts and p.name != "large_image.py")
+# The study came later and is still to be cut.
+CUT = sorted(p for p in EXAMPLES.rglob("*.py") if "study" not in p.parts)
 
 
 @pytest.mark.parametrize("path", CUT, ids=lambda p: p.relative_to(EXAMPLES).as_posix())

@@ -1,0 +1,1 @@
+"""What examples/large_image.py is made of: seams, and memory."""
