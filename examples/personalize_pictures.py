@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from personalizing.conditions import INITIALIZER, TEMPLATE
 from personalizing.learning import BATCH, CHOSEN, captions_of
-from personalizing.sheets import comparison, few_colours, grid
+from personalizing.sheets import comparison, grid
 from PIL import Image
 
 import tadp
@@ -82,7 +82,7 @@ def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str
         features = backbone(image, text)
     words = pixel_words(features, backbone.feature_info, levels=(0, 1))
     drawn = word_sheet(image, words, text, columns=3)
-    return few_colours(drawn.resize((drawn.width * 2 // 3, drawn.height * 2 // 3), Image.Resampling.LANCZOS))
+    return drawn.resize((drawn.width * 2 // 3, drawn.height * 2 // 3), Image.Resampling.LANCZOS)
 
 
 def save(picture: Image.Image, file: Path) -> None:

@@ -20,6 +20,7 @@ SHORT_PX = 320  # smaller pictures are enlarged to about this side, so that labe
 BACKGROUND = "background"
 _INK, _PAPER, _FAINT = (31, 35, 40), (255, 255, 255), (110, 118, 129)
 _LABEL_PX = 16
+_Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 # From near to far: the colours at equal steps of matplotlib's "Spectral".
 _DEPTH = np.array(
     [(158, 1, 66), (213, 62, 79), (244, 109, 67), (253, 174, 97), (254, 224, 139), (230, 245, 152), (171, 221, 164),
@@ -105,7 +106,8 @@ def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
 def box_picture(
     image: ImageLike, found: Detections | Boxes, class_names: Sequence[str], *, note: str = ""
 ) -> Image.Image:
-    """Boxes over an image with their classes, and scores where there are; the surest lies on top.
+    """Boxes over an image with their classes, and scores where there are; the surest lies on top, and no name lies on
+    another where there is room.
 
     Args:
         image: As `tadp.images.to_pil` takes it.
@@ -121,23 +123,44 @@ def box_picture(
     scale = picture.width / original.width
     scores = found.scores.tolist() if isinstance(found, Detections) else [None] * len(found)
     draw = ImageDraw.Draw(picture)
-    size = _font()
     order = sorted(range(len(found)), key=lambda k: scores[k] or 0.0)
+    edges = [tuple(scale * float(edge) for edge in box) for box in found.boxes]
+    colors = [class_color(int(label) + 1) for label in found.labels]
     for number in order:
-        label = int(found.labels[number])
-        left, top, right, bottom = (scale * float(edge) for edge in found.boxes[number])
-        color = class_color(label + 1)
-        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=color, width=3)
-        score = scores[number]
+        left, top, right, bottom = edges[number]
+        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colors[number], width=3)
+    labels: list[tuple[int, str, _Rectangle]] = []
+    for number in reversed(order):  # the surest has the first choice of a place
+        label, score = int(found.labels[number]), scores[number]
         name = class_names[label] if label < len(class_names) else str(label)
         text = name if score is None else f"{name} {score:.2f}"
-        width = draw.textlength(text, font=size) + 8
-        left = max(min(left, picture.width - width), 0)
-        upper = top - _LABEL_PX - 5 if top >= _LABEL_PX + 5 else top
-        draw.rectangle((left, upper, left + width, upper + _LABEL_PX + 5), fill=color)
-        ink = _INK if sum(color) > 330 else _PAPER
-        draw.text((left + 4, upper + 2), text, font=size, fill=ink)
+        taken = [place for _, _, place in labels]
+        labels.append((number, text, _label_place(draw, text, edges[number], picture.size, taken)))
+    for number, text, place in reversed(labels):
+        draw.rectangle(place, fill=colors[number])
+        ink = _INK if sum(colors[number]) > 330 else _PAPER
+        draw.text((place[0] + 4, place[1] + 2), text, font=_font(), fill=ink)
     return _with_note(picture, note) if note else picture
+
+
+def _label_place(
+    draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], size: tuple[int, int], taken: Sequence[_Rectangle]
+) -> _Rectangle:
+    """Where the label of a box goes: above, in or below it, at the first place that hides the least of other labels."""
+    left, top, _, bottom = box
+    width, height = draw.textlength(text, font=_font()) + 8, _LABEL_PX + 5
+    left = max(min(left, size[0] - width), 0)
+    steps = [top - height, top, *(top + k * height for k in range(1, int((bottom - top) // height))), bottom]
+    uppers = [one for one in steps if 0 <= one <= size[1] - height] or [max(min(top, size[1] - height), 0)]
+    places = [(left, upper, left + width, upper + height) for upper in uppers]
+    return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+
+
+def _overlap(one: _Rectangle, other: _Rectangle) -> float:
+    """The area that two rectangles share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], *, titles: Sequence[str] = ()) -> Image.Image:

@@ -183,6 +183,23 @@ def test_the_surest_box_lies_on_top():
     assert tuple(made[200, 50]) == class_color(1)
 
 
+def filled(picture, label):
+    """How much of a picture is an area of a class's colour, and not a line of it, 3 pixels wide."""
+    hit = (np.asarray(picture) == class_color(label + 1)).all(-1)
+    return int(np.lib.stride_tricks.sliding_window_view(hit, (5, 5)).all((2, 3)).sum())
+
+
+@pytest.mark.parametrize("top", [0.0, 100.0, 200.0])
+def test_no_name_lies_on_another(top):
+    edges = [[50.0, top, 300.0, top + 200], [60.0, top + 5, 310.0, top + 190], [40.0, top + 2, 290.0, top + 195]]
+    labels, scores = torch.tensor([0, 1, 3]), torch.tensor([0.9, 0.3, 0.5])
+    boxes, names = torch.tensor(edges), ["one", "two", "three", "four"]
+    together = box_picture(photo(400, 400), Detections(boxes, labels, scores), names)
+    for k, label in enumerate(labels.tolist()):
+        one = Detections(boxes[k : k + 1], labels[k : k + 1], scores[k : k + 1])
+        assert filled(together, label) > 0.6 * filled(box_picture(photo(400, 400), one, names), label) > 0
+
+
 def test_no_boxes_leave_the_picture_and_a_note_stands_below():
     none = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     assert colors(box_picture(photo(400, 400), none, NAMES)) == {GREY}

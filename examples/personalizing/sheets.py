@@ -9,9 +9,9 @@ from tadp.personalize.sheets import sheet
 
 
 def comparison(
-    rows: Sequence[tuple[str, np.ndarray]], *, columns: int, title: str = "", side_px: int = 96
+    rows: Sequence[tuple[str, np.ndarray]], *, columns: int, title: str = "", side_px: int = 128
 ) -> Image.Image:
-    """Images in rows under their names, in few colours.
+    """Images in rows under their names.
 
     Args:
         rows: A name and images, (N, H, W, 3), of which the first are shown.
@@ -23,25 +23,15 @@ def comparison(
         (name, [Image.fromarray(one).resize((side_px, side_px), Image.Resampling.LANCZOS) for one in images[:columns]])
         for name, images in rows
     ]
-    return few_colours(sheet(shown, title=title))
+    return sheet(shown, title=title)
 
 
-def grid(images: np.ndarray, *, columns: int, side_px: int = 96, gap_px: int = 8) -> Image.Image:
-    """Images close together, in few colours."""
+def grid(images: np.ndarray, *, columns: int, side_px: int = 128, gap_px: int = 8) -> Image.Image:
+    """Images close together."""
     rows = -(-len(images) // columns)
     step = side_px + gap_px
     picture = Image.new("RGB", (columns * step + gap_px, rows * step + gap_px), "white")
     for number, pixels in enumerate(images):
         image = Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
         picture.paste(image, (gap_px + number % columns * step, gap_px + number // columns * step))
-    return few_colours(picture)
-
-
-def few_colours(picture: Image.Image) -> Image.Image:
-    """A picture on white paper in 255 colours of its own, dithered, as Pillow dithers to a palette that is given."""
-    own = picture.quantize(255)
-    palette = own.getpalette()
-    paper = 3 * own.getpixel((0, 0))
-    palette[paper : paper + 3] = (255, 255, 255)
-    own.putpalette(palette)
-    return picture.quantize(palette=own, dither=Image.Dither.FLOYDSTEINBERG)
+    return picture
