@@ -11,29 +11,17 @@ counted with fake tensors: after each operation, the bytes of all tensors that a
 
 import argparse
 import json
-import resource
-import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from counting.memory import peak_bytes, real_pass
+from counting.models import build, count, inputs, run, text_encoder
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from tadp import Conditioning
-from tadp.denoiser import prepare, read_denoiser, run_once, tap_names
-from tadp.vae import encoder_of
+from tadp.denoiser import read_denoiser, tap_names
 
 CONFIGS = Path(__file__).with_suffix(".json")
-DENOISERS = {one.__name__: one for one in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
-ENCODERS = {"clip": CLIPTextModel, "clip projected": CLIPTextModelWithProjection, "t5": T5EncoderModel}
-
-
-LEVELS = (1, 2)  # with attention recorded
 
 
 def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
@@ -59,103 +47,6 @@ def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
         "pass_bytes": peak_bytes(family, side_px, torch.float16),
         "maps_bytes": sum(one.numel() * 4 for one in maps),
     }
-
-
-def build(family: dict[str, Any]) -> tuple[Any, Any]:
-    """VAE encoder and denoiser."""
-    denoiser: Any = DENOISERS[family["denoiser"]](**family["config"]).requires_grad_(False)
-    prepare(denoiser, read_denoiser(denoiser))
-    return encoder_of(AutoencoderKL(**family["vae"])).requires_grad_(False), denoiser
-
-
-def inputs(
-    family: dict[str, Any], vae: Any, denoiser: Any, side_px: int
-) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
-    """Pixels, latents and a text, all zero."""
-    layout, cells = read_denoiser(denoiser), side_px // vae.reduction
-    pooled = None if layout.pooled_width is None else torch.zeros(1, layout.pooled_width)
-    text = Conditioning(torch.zeros(1, family["tokens"], layout.text_width), pooled=pooled)
-    return torch.zeros(1, 3, side_px, side_px), torch.zeros(1, layout.latent_channels, cells, cells), text
-
-
-def run(denoiser: Any, latents: torch.Tensor, text: Conditioning, side_px: int) -> tuple[torch.Tensor, ...]:
-    options: Any = {"timestep": 0, "image_size": (side_px, side_px), "record_levels": LEVELS}
-    return run_once(denoiser, read_denoiser(denoiser), latents, text=text, **options)[0]
-
-
-class PeakBytes(TorchDispatchMode):
-    """Bytes of the tensors that are alive, at most, of those that were made within the block."""
-
-    def __init__(self, given: Any):
-        super().__init__()
-        self.given = {one.untyped_storage()._cdata for one in given}
-        self.alive: dict[int, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, torch.Tensor):
-                storage = one.untyped_storage()
-                key = storage._cdata
-                if key not in self.given and key not in self.alive:
-                    self.alive[key] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, key)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-
-def peak_bytes(family: dict[str, Any], side_px: int, dtype: torch.dtype) -> int:
-    """Of one image's pass without a gradient, weights apart: the larger of VAE and denoiser, which run in turn."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # fake tensors cannot be converted
-    try:
-        with FakeTensorMode(), torch.no_grad():
-            vae, denoiser = build(family)
-            pixels, latents, text = inputs(family, vae, denoiser, side_px)
-            with PeakBytes([*tensors(vae), pixels]) as encoding:
-                vae(pixels)
-            with PeakBytes([*tensors(denoiser), latents]) as passing:
-                run(denoiser, latents, text, side_px)
-    finally:
-        torch.set_default_dtype(default)
-    return max(encoding.peak, passing.peak)
-
-
-def real_pass(family: dict[str, Any], side_px: int) -> str:
-    """A pass in float32 with random weights on this machine; how far the process grew, and what was counted."""
-    with torch.device("meta"):
-        vae, denoiser = build(family)
-    vae, denoiser = (part.to_empty(device="cpu") for part in (vae, denoiser))
-    for parameter in (*vae.parameters(), *denoiser.parameters()):
-        parameter.data.normal_(std=0.01)
-    pixels, latents, text = inputs(family, vae, denoiser, side_px)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with torch.no_grad():
-        vae(pixels)
-        run(denoiser, latents, text, side_px)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    weights = 4 * (count(vae) + count(denoiser))
-    counted = peak_bytes(family, side_px, torch.float32)
-    return (
-        f"{family['name']}, float32: weights {weights / 1e9:.2f} GB; a pass grew the process by {grown / 1e9:.2f} GB; "
-        f"{counted / 1e9:.2f} GB of tensors were counted"
-    )
-
-
-def text_encoder(options: dict[str, Any]) -> torch.nn.Module:
-    kind = ENCODERS[options["kind"]]
-    config = T5Config if options["kind"] == "t5" else CLIPTextConfig
-    return kind(config(**options["config"]))
-
-
-def count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def tensors(module: torch.nn.Module) -> list[torch.Tensor]:
-    """Parameters, and tables such as Stable Diffusion 3's positions."""
-    return [*module.parameters(), *module.buffers()]
 
 
 def row(name: str, found: dict[str, Any]) -> str:

@@ -1,0 +1,52 @@
+"""Denoiser, VAE encoder and text encoders of a family, from its public configuration, and one pass of them."""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from tadp import Conditioning
+from tadp.denoiser import prepare, read_denoiser, run_once
+from tadp.vae import encoder_of
+
+DENOISERS = {one.__name__: one for one in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
+ENCODERS = {"clip": CLIPTextModel, "clip projected": CLIPTextModelWithProjection, "t5": T5EncoderModel}
+LEVELS = (1, 2)  # with attention recorded
+
+
+def build(family: dict[str, Any]) -> tuple[Any, Any]:
+    """VAE encoder and denoiser."""
+    denoiser: Any = DENOISERS[family["denoiser"]](**family["config"]).requires_grad_(False)
+    prepare(denoiser, read_denoiser(denoiser))
+    return encoder_of(AutoencoderKL(**family["vae"])).requires_grad_(False), denoiser
+
+
+def inputs(
+    family: dict[str, Any], vae: Any, denoiser: Any, side_px: int
+) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    """Pixels, latents and a text, all zero."""
+    layout, cells = read_denoiser(denoiser), side_px // vae.reduction
+    pooled = None if layout.pooled_width is None else torch.zeros(1, layout.pooled_width)
+    text = Conditioning(torch.zeros(1, family["tokens"], layout.text_width), pooled=pooled)
+    return torch.zeros(1, 3, side_px, side_px), torch.zeros(1, layout.latent_channels, cells, cells), text
+
+
+def run(denoiser: Any, latents: torch.Tensor, text: Conditioning, side_px: int) -> tuple[torch.Tensor, ...]:
+    options: Any = {"timestep": 0, "image_size": (side_px, side_px), "record_levels": LEVELS}
+    return run_once(denoiser, read_denoiser(denoiser), latents, text=text, **options)[0]
+
+
+def text_encoder(options: dict[str, Any]) -> torch.nn.Module:
+    kind = ENCODERS[options["kind"]]
+    config = T5Config if options["kind"] == "t5" else CLIPTextConfig
+    return kind(config(**options["config"]))
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters, and tables such as Stable Diffusion 3's positions."""
+    return [*module.parameters(), *module.buffers()]
