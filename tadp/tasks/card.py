@@ -26,7 +26,7 @@ _TEMPLATE = """---
 
 # {{ kind }}
 
-A [tadp](https://pypi.org/project/tadp/) model: a diffusion model's features and attention, steered by text, and a head.
+A model of the Python library tadp: a diffusion model's features and attention, steered by text, and a head.
 
 | | |
 |---|---|
