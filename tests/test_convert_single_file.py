@@ -93,7 +93,7 @@ def test_files_of_other_families_are_refused(tmp_path):
     path = write({"model.diffusion_model.out.0.weight": torch.zeros(2)}, tmp_path / "unet.safetensors")
     with pytest.raises(ModelError, match=r"has no text encoder of LDM \(cond_stage_model\.\*\)"):
         from_single_file(path)
-    with pytest.raises(MissingFileError, match=r"no none\.ckpt in"):
+    with pytest.raises(MissingFileError, match=r"no such file: .*none\.ckpt"):
         from_single_file(tmp_path / "none.ckpt")
 
 
