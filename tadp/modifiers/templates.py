@@ -76,7 +76,7 @@ def check_template(template: str) -> None:
         ModifierError: If it has no `{caption}`, an unknown placeholder, or a brace that is neither.
     """
     if not isinstance(template, str):
-        raise TypeError(f"a template is a string; got a {type(template).__name__}.")
+        raise TypeError(f"a template is a string; got {type(template).__name__}.")
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
