@@ -29,14 +29,17 @@ import table1  # noqa: E402
 import table3  # noqa: E402
 import table_s2  # noqa: E402
 import verdicts  # noqa: E402
-from shared import judging  # noqa: E402
+from shared import intervals, judging  # noqa: E402
 from shared.fitting import Study  # noqa: E402
 from shared.images import Images  # noqa: E402
-from shared.options import QUICK, Settings, StopStudyError, check_same, read  # noqa: E402
+from shared.options import read  # noqa: E402
+from shared.parts import Part, Table  # noqa: E402
 from shared.plain import PlainSegmentation  # noqa: E402
+from shared.results import Results  # noqa: E402
 from shared.rows import Row, Run  # noqa: E402
 from shared.runs import plan, result_of  # noqa: E402
-from shared.table import Part, Table, main  # noqa: E402
+from shared.settings import QUICK, Settings, StopStudyError, check_same  # noqa: E402
+from shared.table import main  # noqa: E402
 from shared.texts import Text, say  # noqa: E402
 
 import tadp  # noqa: E402
@@ -69,10 +72,10 @@ def small(monkeypatch, *options, table=SMALL):
 def test_a_contrast_is_a_mean_over_seeds_with_students_interval():
     one, other = {"0": 3.0, "1": 5.0, "2": 4.0}, {"2": 1.0, "0": 2.0, "1": 1.0, "3": 9.0}
     differences = [3.0 - 2.0, 5.0 - 1.0, 4.0 - 1.0]
-    found = judging.contrast([(1, one), (-1, other)])
+    found = intervals.contrast([(1, one), (-1, other)])
     assert found.mean == pytest.approx(statistics.mean(differences))
     assert found.half_width == pytest.approx(T_TWO * statistics.stdev(differences) / math.sqrt(3), rel=1e-3)
-    assert judging.contrast([(1, one), (-1, {"7": 1.0})]) is None
+    assert intervals.contrast([(1, one), (-1, {"7": 1.0})]) is None
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_a_contrast_is_a_mean_over_seeds_with_students_interval():
     ],
 )
 def test_a_verdict_follows_from_the_side_of_the_interval(mean, half, expect, verdict):
-    assert judging.by_expectation(Estimate(mean, half, 3), expect, within=1.0) == verdict
+    assert intervals.by_expectation(Estimate(mean, half, 3), expect, within=1.0) == verdict
 
 
 def test_the_rank_correlation_is_that_of_the_ranks():
@@ -107,7 +110,7 @@ def written(folder, *, metric="mIoU", values):
         for label, seeds in values.items()
     }
     (folder / "study-t.json").write_text(json.dumps({"parts": [{"paper": {}, "unets": {"frozen": rows}}]}))
-    return judging.Results(folder)
+    return Results(folder)
 
 
 def test_a_lower_error_is_better(tmp_path):
@@ -126,7 +129,7 @@ def test_the_difference_of_two_parts_is_the_first_less_the_second(tmp_path):
     ]
     (tmp_path / "study-t.json").write_text(json.dumps({"parts": parts}))
     asked = {"table": "t", "part": [0, 1], "rows": {"a": 1, "b": -1}}
-    said, _ = judging.judge({"rows": asked, "expect": "better"}, judging.Results(tmp_path))
+    said, _ = judging.judge({"rows": asked, "expect": "better"}, Results(tmp_path))
     assert said.startswith("frozen: +3.00 ± 0.00 mIoU")
 
 

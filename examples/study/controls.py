@@ -10,8 +10,9 @@ with tadp.
 
 from shared.options import run
 from shared.paper_rows import TADP
+from shared.parts import Part, Table
 from shared.rows import Row
-from shared.table import Part, Table, main
+from shared.table import main
 from shared.texts import Text
 
 TABLE = Table(

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.bars import draw_bars
-from shared.options import StopStudyError, run
+from shared.cells import shown
+from shared.options import run
 from shared.pages import write_page
-from shared.table import shown
+from shared.settings import StopStudyError
 
 CROSS_DOMAIN = Path(__file__).parent.parent / "cross_domain.py"
 TASKS = {

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from shared.figure import write_figure
 from shared.images import Images
-from shared.options import Settings, StopStudyError, read, run
+from shared.options import read, run
 from shared.paper_rows import ROOM_LS, ROOM_R, TADP, VPD_LS, VPD_R
+from shared.parts import Part, Table
 from shared.runs import carry_out
-from shared.table import Part, Table, runs_of
+from shared.settings import Settings, StopStudyError
+from shared.table import runs_of
 
 import tadp
 from tadp.words import mentions

@@ -11,7 +11,8 @@ done again.
 
 from shared.options import run
 from shared.paper_rows import AVERAGED_EOS, EMBEDDINGS, NAMES, NOUNS, ORACLE, TADP, TADP_ADAPTER, VPD_LS, VPD_R
-from shared.table import Part, Table, main
+from shared.parts import Part, Table
+from shared.table import main
 
 TABLE = Table(
     name="table1",

@@ -11,7 +11,8 @@ alone.
 
 from shared.options import run
 from shared.paper_rows import ROOM_LS, ROOM_R, TADP
-from shared.table import Part, Table, main
+from shared.parts import Part, Table
+from shared.table import main
 
 TABLE = Table(
     name="table3",

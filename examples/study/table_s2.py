@@ -7,8 +7,9 @@ Oracle prompts at precision and recall 0.5, 0.75 and 1.0, nine cells, on the fas
 """
 
 from shared.options import run
+from shared.parts import Part, Table
 from shared.rows import Row
-from shared.table import Part, Table, main
+from shared.table import main
 from shared.texts import Text
 
 LEVELS = (0.5, 0.75, 1.0)

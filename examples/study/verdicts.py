@@ -11,8 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from shared.judging import Results, judge
+from shared.judging import judge
 from shared.options import run
+from shared.results import Results
 
 from tadp.cross_domain import estimate
 from tadp.files import replace_file

@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from .bars import draw_columns
-from .options import Settings
+from .cells import shown
 from .pages import write_page
-from .table import SCALE, Table, collect, command, shown, told
+from .parts import SCALE, Table
+from .settings import Settings
+from .table import collect, command, told
 
 
 def write_figure(

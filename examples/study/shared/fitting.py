@@ -1,31 +1,28 @@
 """One run: a model built, trained and measured."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import tadp
-from tadp.features import Features
 from tadp.files import replace_file
-from tadp.metrics import DepthMetrics, MeanIoU
 from tadp.schedules import Schedule
 from tadp.text import Conditioning
 
 from .images import MAX_DEPTH_M, Images
+from .looking import Look, in_parts
 from .loop import fit
-from .options import Settings
+from .measuring import measure
 from .plain import PlainSegmentation
 from .rows import Run
+from .settings import Settings
 from .texts import Said, Text, say
 
 # The paper's widths (256 and 192) are for a backbone ten times as wide as tadp-tiny.
 HEADS = {"segmentation": {"fpn_channels": 64, "channels": 64}, "depth": {"channels": 16}}
-AT_ONCE = 16  # images of a pass that measures
 
 
 class Study:
@@ -64,7 +61,7 @@ class Study:
         seconds += fit(model, looked, main, seed=run.seed, count=len(self.halves["train"]), trial=trial)
         if trial:
             return {"seconds": seconds}
-        figures = self._measure(model, looked)
+        figures = measure(model, looked)
         return {
             "figures": figures,
             "head_steps": None if first is None else first.steps,
@@ -142,72 +139,9 @@ class Study:
         for split, half in self.halves.items():
             latents, parts = half.latents(model.backbone), []
             with torch.no_grad():
-                for rows in _parts(len(half)):
+                for rows in in_parts(len(half)):
                     seen = model.features(None, said[split].of(rows), latents=latents[rows])
                     parts.append([one.half() for one in seen.maps])
             found[split] = ([torch.cat(level) for level in zip(*parts, strict=True)], tuple(half.truths.shape[1:]))
         self._seen = (key, found)
         return found
-
-    def _measure(self, model: Any, looked: "Look") -> dict[str, float]:
-        half, metric = self.halves["test"], self._metric()
-        model.eval()
-        with torch.no_grad():
-            if half.is_rendered:
-                for rows in _parts(len(half)):
-                    seen, truth = looked.at("test", rows)
-                    out = model.from_features(seen)
-                    metric.update((out.logits if self.task == "segmentation" else out.depth_m).cpu(), truth.cpu())
-            else:
-                for number in range(len(half)):
-                    sample, text = half.samples[number], looked.said["test"].of([number])
-                    result = model.predict(sample.image, text if isinstance(text, Conditioning) else text[0])
-                    out = result.class_map if self.task == "segmentation" else result.depth_m
-                    metric.update(out[None].cpu(), torch.from_numpy(half.truth(sample))[None])
-        found = metric.compute()
-        if self.task == "segmentation":
-            return {"mIoU": found.miou, "pixel accuracy": found.pixel_accuracy}
-        names = {"RMSE": "rmse", "d1": "d1", "d2": "d2", "d3": "d3", "REL": "abs_rel", "log10": "log10"}
-        return {name: getattr(found, attribute) for name, attribute in names.items()}
-
-    def _metric(self) -> Any:
-        if self.task == "segmentation":
-            names = self.halves["train"].class_names
-            return MeanIoU(len(names), class_names=names)
-        crop = "eigen" if self.settings.data == "nyu" else None
-        return DepthMetrics(max_depth_m=MAX_DEPTH_M[self.settings.data], crop=crop)
-
-
-class Look:
-    """What the head sees of images by number, and the truth: from features that were kept, or by a pass of the model.
-
-    Args:
-        study: The data.
-        run: Which row.
-        model: Whose features.
-        said: The text of both halves.
-        kept: Maps of both halves, or None.
-    """
-
-    def __init__(self, study: Study, run: Run, model: Any, said: dict[str, Said], kept: dict[str, Any] | None):
-        self.study, self.run, self.model, self.said, self.kept = study, run, model, said, kept
-        self.device, self.micro_batch = study.device, study.micro_batch
-
-    def at(self, split: str, numbers: list[int], *, epoch: int = 0) -> tuple[Features, Tensor]:
-        """Features and truth of some images."""
-        half = self.study.halves[split]
-        if self.kept is not None:
-            maps, size = self.kept[split]
-            seen = Features(tuple(one[numbers].float().to(self.device) for one in maps), None, size)
-            return seen, half.truths[numbers].to(self.device)
-        is_plain = self.run.row.unet == "plain"
-        latents = half.latents(self.model.backbone) if half.is_rendered and not is_plain else None
-        batch = half.batch(numbers, latents=latents, epoch=epoch, seed=self.run.seed)
-        text = self.said[split].of(numbers) if self.said else None
-        images = None if batch.images is None else batch.images.to(self.device)
-        kept = None if batch.latents is None else batch.latents.to(self.device)
-        return self.model.features(images, text, latents=kept), batch.truth.to(self.device)
-
-
-def _parts(count: int) -> Iterator[list[int]]:
-    return (list(range(start, min(start + AT_ONCE, count))) for start in range(0, count, AT_ONCE))

@@ -11,14 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import tadp
-from tadp import datasets
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import Augmented, Sample, collate
 from tadp.datasets.scenes import BACKGROUNDS
 
-from .options import Settings
+from .settings import Settings
+from .sources import augmentation, open_data
 
-TRAIN_SEED, TEST_SEED = 101, 102  # of rendered scenes; tadp-tiny was trained on seed 0, and chosen by seed 1
 MAX_DEPTH_M = {"scenes": 20.0, "nyu": 10.0}
 
 
@@ -44,7 +43,7 @@ class Images:
     def __init__(self, settings: Settings, split: str, *, out: Path, task: str):
         self.settings, self.split, self.out, self.task = settings, split, out, task
         self.is_rendered = settings.data == "scenes"
-        self.data = _open(settings, split)
+        self.data = open_data(settings, split)
         self.class_names: tuple[str, ...] = getattr(self.data, "class_names", ())
         self._latents: dict[bool, Tensor] = {}
         self.names = [name for name in self.class_names if name != "background"]
@@ -133,32 +132,10 @@ class Images:
         if self.is_rendered:
             pixels = np.stack([self.samples[row].image for row in rows])
             return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, None, self.truths[rows])
-        augmented = Augmented(self.data, _augmentation(self.settings), seed=seed)
+        augmented = Augmented(self.data, augmentation(self.settings), seed=seed)
         augmented.set_epoch(epoch)
         made = collate([replace(augmented[row], caption=None) for row in rows])
         truth = made.masks if self.task == "segmentation" else made.depth_m
         if truth is None:
             raise ValueError(f"{self.settings.data} has no labels for {self.task}.")
         return Batch(made.images, None, truth)
-
-
-def _open(settings: Settings, split: str):
-    if settings.data == "scenes":
-        count, seed = (settings.train, TRAIN_SEED) if split == "train" else (settings.test, TEST_SEED)
-        return datasets.RenderedScenes(count or 1000, seed)
-    if settings.root is None:
-        raise ValueError(f"{settings.data} needs a root.")
-    kind, train, test = {
-        "voc": (datasets.PascalVOC, "trainaug", "val"),
-        "ade20k": (datasets.ADE20K, "training", "validation"),
-        "nyu": (datasets.NYUDepthV2, "train", "test"),
-    }[settings.data]
-    return kind(settings.root, split=train if split == "train" else test)
-
-
-def _augmentation(settings: Settings) -> list:
-    crop = datasets.RandomCrop(settings.crop_px)
-    if settings.data == "nyu":
-        return [datasets.RandomFlip(), crop]
-    resize = datasets.RandomResize((0.5, 2.0), **({"size": 512, "longest": 2048} if settings.data == "ade20k" else {}))
-    return [resize, crop, datasets.RandomFlip(), datasets.PadTo(settings.crop_px)]

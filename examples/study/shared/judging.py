@@ -1,39 +1,16 @@
 """What the results say of a claim: our figure in words, and a verdict."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from tadp.cross_domain import Estimate, estimate
+from tadp.cross_domain import Estimate
 
-AGREES, NOT, CANNOT_TELL, NOT_RUN = "agrees", "does not", "cannot tell", "not run yet"
+from .intervals import AGREES, CANNOT_TELL, NOT, NOT_RUN, by_expectation, contrast
+from .results import Results
+
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
 BEYOND_CHANCE = 0.683  # Spearman's rho of nine rows, two-sided 5 %; any table of statistics has it
 UNITS = {"mIoU": "mIoU", "RMSE": "m RMSE", "REL": "REL"}
-
-
-class Results:
-    """The JSON files of a folder, each read once; a file that is not there is empty."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._read: dict[str, Any] = {}
-
-    def of(self, file: str) -> Any:
-        if file not in self._read:
-            path = self.folder / file
-            self._read[file] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return self._read[file]
-
-    def at(self, file: str, path: Sequence[str]) -> float | None:
-        """One figure."""
-        found: Any = self.of(file)
-        for key in path:
-            if not isinstance(found, Mapping) or key not in found:
-                return None
-            found = found[key]
-        return float(found)
 
 
 def judge(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
@@ -52,33 +29,6 @@ def judge(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
             return "-", NOT_RUN
         return ", ".join(f"{name} {value:.3g}" for name, value in values.items()), claim["verdict"]
     return "-", claim["verdict"]
-
-
-def contrast(seeds: Sequence[tuple[float, Mapping[str, float]]]) -> Estimate | None:
-    """A weighted sum of rows, over the seeds that all have; None if there are none.
-
-    Args:
-        seeds: Of each row its weight, and seed to figure.
-    """
-    shared = [seed for seed in seeds[0][1] if all(seed in one for _, one in seeds)]
-    return estimate(sum(weight * one[seed] for weight, one in seeds) for seed in shared) if shared else None
-
-
-def by_expectation(found: Estimate, expect: str, *, within: float = 0.0) -> str:
-    """Whether an interval is on the side that the claim says.
-
-    Args:
-        found: Positive is better.
-        expect: "better", "worse" or "same".
-        within: What counts as the same: an interval agrees if all of it is so near to zero, and does not if none is.
-    """
-    if expect == "same":
-        if abs(found.mean) + found.half_width <= within:
-            return AGREES
-        return NOT if abs(found.mean) - found.half_width > within else CANNOT_TELL
-    if not found.sign:
-        return CANNOT_TELL
-    return AGREES if (found.sign > 0) == (expect == "better") else NOT
 
 
 def _rows(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from tadp.files import replace_file
 
 from .fitting import Study
-from .options import Settings, check_same
 from .rows import Row, Run, Task
+from .settings import Settings, check_same
 
 
 def plan(rows: Sequence[Row], how: argparse.Namespace, *, task: Task, schedule: str) -> list[Run]:
