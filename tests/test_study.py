@@ -39,6 +39,7 @@ from shared.results import Results  # noqa: E402
 from shared.rows import Row, Run  # noqa: E402
 from shared.runs import plan, result_of  # noqa: E402
 from shared.settings import QUICK, Settings, StopStudyError, check_same  # noqa: E402
+from shared.sizes import RegionSizes  # noqa: E402
 from shared.table import main  # noqa: E402
 from shared.texts import Text, say  # noqa: E402
 
@@ -392,3 +393,20 @@ def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):
     assert len({run.name for run in runs}) == len(runs)
     assert result_of(runs[0], tmp_path) is None
     assert Settings(data="nyu", root="x").schedule("fast").epochs == 1
+
+
+def test_regions_are_measured_by_their_size():
+    """Six regions, two of each size, in an order that is not theirs; what is found of each is counted by hand."""
+    sizes = RegionSizes(("background", "dog"))
+    for area, found in ((40, 40), (1, 1), (20, 15), (50, 50), (2, 1), (10, 5)):
+        truth, said = np.zeros((10, 10), int), np.zeros((10, 10), int)
+        truth.flat[:area], said.flat[:found] = 1, 1
+        sizes.update(said, truth)
+    assert sizes.compute() == pytest.approx({"IoU small": 0.75, "IoU medium": 0.625, "IoU large": 1.0})
+
+
+def test_pixels_of_no_class_count_in_no_region():
+    sizes = RegionSizes(("background", "dog"))
+    truth, said = np.array([[1, 1, 255, 0]]), np.array([[1, 0, 1, 0]])
+    sizes.update(said, truth)
+    assert sizes.compute()["IoU small"] == pytest.approx(1 / 2)
