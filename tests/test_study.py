@@ -29,9 +29,10 @@ import table1  # noqa: E402
 import table3  # noqa: E402
 import table_s2  # noqa: E402
 import verdicts  # noqa: E402
-from shared import intervals, judging  # noqa: E402
+from shared import fitting, intervals, judging  # noqa: E402
 from shared.fitting import Study  # noqa: E402
 from shared.images import Images  # noqa: E402
+from shared.measuring import measure  # noqa: E402
 from shared.options import read  # noqa: E402
 from shared.parts import Part, Table  # noqa: E402
 from shared.plain import PlainSegmentation  # noqa: E402
@@ -223,33 +224,32 @@ def test_two_jobs_give_the_figures_of_one(tmp_path, monkeypatch, one_thread):
     assert one == two
 
 
-def test_a_tuned_unet_trains_and_a_frozen_one_does_not(tmp_path):
+def watch(monkeypatch, look):
+    """Call `look` with each model that is measured."""
+
+    def watched(model, looked):
+        look(model)
+        return measure(model, looked)
+
+    monkeypatch.setattr(fitting, "measure", watched)
+
+
+def test_a_tuned_unet_trains_and_a_frozen_one_does_not(tmp_path, monkeypatch):
     study = Study(replace(QUICK, lr=1e-2), out=tmp_path, task="segmentation")
-    trained = {}
-    measure = study._measure
+    trained = []
+    watch(monkeypatch, lambda model: trained.append([one.detach().clone() for one in model.backbone.unet.parameters()]))
     for is_tuned in (False, True):
-
-        def keep(model, looked, tuned=is_tuned):
-            trained[tuned] = [one.detach().clone() for one in model.backbone.unet.parameters()]
-            return measure(model, looked)
-
-        study._measure = keep
         study.carry_out(Run("segmentation", EMPTY, "normal", is_tuned, 0))
-    own = tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters()
-    same = [[torch.equal(one, other) for one, other in zip(trained[tuned], own_list, strict=True)]
-            for own_list in [list(own)] for tuned in (False, True)]  # fmt: skip
-    assert all(same[0])
-    assert not all(same[1])
+    own = list(tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
+    frozen, tuned = ([torch.equal(one, other) for one, other in zip(found, own, strict=True)] for found in trained)
+    assert all(frozen)
+    assert not all(tuned)
 
 
-def test_an_adapter_trains_under_a_frozen_unet(tmp_path):
+def test_an_adapter_trains_under_a_frozen_unet(tmp_path, monkeypatch):
     study = Study(QUICK, out=tmp_path, task="segmentation")
     gates = []
-    measure = study._measure
-    study._measure = lambda model, looked: (
-        gates.append(model.backbone.text_adapter.gate.detach().clone()),
-        measure(model, looked),
-    )[1]
+    watch(monkeypatch, lambda model: gates.append(model.backbone.text_adapter.gate.detach().clone()))
     study.carry_out(Run("segmentation", replace(EMPTY, adapter=True), "normal", False, 0))
     assert not torch.equal(gates[0], torch.full_like(gates[0], 1e-4))
 
