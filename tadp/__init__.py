@@ -13,7 +13,9 @@ from tadp._lazy import lazy
 
 if TYPE_CHECKING:
     from tadp import heads as heads
+    from tadp import metrics as metrics
     from tadp import personalize as personalize
+    from tadp import prompts as prompts
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
     from tadp.captions import CaptionTable as CaptionTable
@@ -41,7 +43,9 @@ _HOMES = {
     "TADPForObjectDetection": "tasks",
     "TADPForSemanticSegmentation": "tasks",
     "heads": "heads",
+    "metrics": "metrics",
     "personalize": "personalize",
+    "prompts": "prompts",
 }
 __all__ = [
     "AttentionMaps",
@@ -57,6 +61,8 @@ __all__ = [
     "TADPForSemanticSegmentation",
     "__version__",
     "heads",
+    "metrics",
     "personalize",
+    "prompts",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES, names=__all__)

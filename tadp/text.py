@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 _TOKEN = re.compile(r"<[^\s<>|]+>")  # how learned tokens are written; CLIP's own have a bar, "<|endoftext|>"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Hidden = Literal["last", "last but one"]
 
 
@@ -201,8 +202,15 @@ class TextEncoder(nn.Module):
 
 
 def check_captions(captions: str | Sequence[str]) -> list[str]:
-    """A list of strings, or a TypeError that names what is none."""
-    if not isinstance(captions, Iterable):
+    """A list of strings.
+
+    Raises:
+        TypeError: If something is no string; the message names it.
+        CaptionError: If there are none, or one cannot be written as UTF-8, as where a file cut an emoji in half.
+    """
+    if isinstance(captions, Tensor):
+        raise TypeError("captions are strings; got a tensor. Wrap embeddings: tadp.Conditioning(embeddings).")
+    if isinstance(captions, bytes) or not isinstance(captions, Iterable):
         raise TypeError(f"captions are strings, one or a list of them; got {type(captions).__name__}.")
     if isinstance(captions, Mapping):  # which would give its ids
         raise TypeError(
@@ -212,6 +220,11 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"caption {number} is of type {type(text).__name__}; captions are strings.")
+        if not text.isascii() and (half := _SURROGATE.search(text)):
+            raise CaptionError(
+                f"caption {number} ({text[:24]!a}) cannot be written as UTF-8, because of character "
+                f"{half.start()}, half an emoji or a byte that was no text. Take it out."
+            )
     if not texts:
         raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
     return texts

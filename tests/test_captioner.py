@@ -217,6 +217,11 @@ def test_numbers_out_of_range(folders, numbers, message):
         Captioner.from_pretrained(folders["blip"], **numbers)
 
 
+def test_a_prompt_that_is_no_text_is_refused_before_the_model_is_read(folders, no_type_checker):
+    with pytest.raises(TypeError, match="prompt is one text for all images; got a list"):
+        Captioner.from_pretrained(folders["blip"], prompt=["a", "b"])  # type: ignore
+
+
 @pytest.mark.parametrize("name", ["no/such-captioner", "tadp-tyni", "/no/such/folder", "./nowhere/at/all"])
 def test_an_unknown_name_says_what_is_known(name, tmp_path):
     with pytest.raises(UnknownModelError, match=r"'tadp-tiny' ships with tadp"):

@@ -470,6 +470,10 @@ def test_a_provenance_must_be_storable(no_type_checker):
             '{"a": {"captions": ["x"], "score": 1e999}}',
             r"x\.json, line 1, column 2: the fields of 'a' must be what JSON can hold",
         ),
+        (
+            '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]}',
+            r"x\.json is in COCO's form, .* table.add\(str\(one\['image_id'\]\), captions\)",
+        ),
         ('["a dog"]', r"x\.json must hold an object .*got \['a dog'\]"),
         ('{"a": {"captions": []}}', r"x\.json, line 1, column 2: the image 'a' has no caption"),
         ('{"a": {"captions": ["one", 2]}}', r"x\.json, line 1, column 2: a caption of 'a' must be a string; got int 2"),
@@ -499,7 +503,7 @@ def test_broken_json_is_named(tmp_path, broken, message):
         ("captions", r"x\.jsonl, line 2, column 1: this is not JSON"),
         (b'{"id": "b", "captions": ["caf\xe9"]}\n', r"x\.jsonl, line 2, column 30: this is not UTF-8"),
         ("[1]\n", r"x\.jsonl, line 2: a line must be an object .*got \[1\]"),
-        ('{"captions": ["one"]}\n', r"x\.jsonl, line 2: there is no 'id'; it has 'captions'"),
+        ('{"captions": ["one"]}\n', r"x\.jsonl, line 2: there is no 'id'; it has 'captions'. Name the"),
         ('{"id": 7, "captions": ["one"]}\n', r"x\.jsonl, line 2: an image id must be a string; got int 7. Pass '7'"),
         (
             '{"id": "a", "captions": ["another"]}\n',

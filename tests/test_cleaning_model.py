@@ -93,6 +93,30 @@ def test_answers_do_not_depend_on_the_batch(folder):
     assert one.clean(captions).failures == four.clean(captions).failures
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_batch_on_which_the_model_fails_costs_no_other(monkeypatch, failing):
+    """Out of memory on one batch; if it is the first, nothing is lost by saying so at once."""
+    model = Good(build_tokenizer())
+    generate = model.generate
+
+    def fails(input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> torch.Tensor:
+        if len(model.batches) == failing:
+            model.batches.append(0)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+        return generate(input_ids, attention_mask, **options)
+
+    monkeypatch.setattr(model, "generate", fails)
+    cleaner = ModelCleaner(model, model.tokenizer, batch_size=1)
+    captions = [f"a watercolor painting of a {name}" for name in ("dog", "cat", "bird")]
+    if failing == 0:
+        with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+            cleaner.clean(captions)
+    else:
+        report = cleaner.clean(captions)
+        assert report.after == ("a dog", captions[1], "a bird")
+        assert report.failures == {1: "the model failed: CUDA out of memory. Tried to allocate 2.00 GiB."}
+
+
 def test_a_prompt_that_is_too_long_is_reported():
     model = Good(build_tokenizer(), room=700)
     report = ModelCleaner(model, model.tokenizer).clean(["a watercolor painting of a dog", "a dog " * 100])

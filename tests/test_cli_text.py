@@ -96,6 +96,7 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("prompt", "null", "--modifier", "watercolor"), 2, "neither DOMAIN:KIND, e.g. watercolor:simple"),
         (("prompt", "zebra"), 2, "Invalid value for 'MODE': 'zebra' is not one of"),
         (("prompt", "oracle", "--classes", "dog", "--present", "dog", "--recall", "2"), 2, "recall is 0 to 1; got 2"),
+        (("prompt", "class-names", "--classes", "some.txt"), 2, "some.txt is a file; pass @some.txt for the names"),
         (("prompt", "class-names", "--classes", "@none.txt"), 1, "in none.txt: No such file or directory. Pass"),
         (("caption", "scene.png", "-o", "captions.json"), 1, "to resume a run, use a .db"),
         (("caption", "scene.png", "-o", "out.json", "--mix"), 2, "this is for a .db"),
@@ -119,6 +120,7 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
     ],
 )
 def test_wrong_use_is_named(workplace, arguments, code, words):
+    Path("some.txt").write_text("dog\ncat\n")
     Path("broken.json").write_text('{"1": {"captions": ["a"]},\n "2": }')
     Path("twice.json").write_text('{"1": {"captions": ["a"]},\n "1": {"captions": ["b"]}}')
     result = tadp_run(*arguments, code=code)

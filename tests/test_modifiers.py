@@ -171,6 +171,11 @@ def test_a_template_that_is_no_string_is_refused(no_type_checker):
         CaptionModifier(None)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_style_that_is_no_string_is_refused(no_type_checker):
+    with pytest.raises(TypeError, match=r"a style is a string, e.g. 'watercolor'; got a int"):
+        CaptionModifier.style(3)  # pyright: ignore[reportArgumentType]
+
+
 # The paper's
 
 # As the released code writes them, for the caption "a dog": tadp_objdet.py and tadp_seg_mm.py.
@@ -325,6 +330,14 @@ def test_a_unet_is_swapped_as_a_copy_and_swapped_back(own):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in tuned.state_dict().items())
     assert own.unet is original
     assert is_as_it_was(own, before, words)
+
+
+def test_swapping_a_unet_says_nothing(own, monkeypatch):
+    """diffusers warns at each cast of layers that stay in float32, and lists none."""
+    said = []
+    monkeypatch.setattr("diffusers.models.modeling_utils.logger.warning", said.append)
+    CaptionModifier(unet=build_unet(seed=1)).install(own).undo()
+    assert not said
 
 
 def test_a_swapped_unet_takes_over_how_the_other_was_used(own):

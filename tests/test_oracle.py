@@ -174,5 +174,24 @@ def test_a_flat_list_is_refused():
         oracle(["dog", "cat"], ["dog", "cat"])
 
 
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        (None, r"present has a list of classes for each image; got NoneType"),
+        ("dog", r"present has a list of classes for each image; got str"),
+        ({"a.jpg": ["dog"]}, r"present has a list of classes for each image; got dict"),
+        ([["dog"], None], r"a list of classes for each image, \[\] for none; image 1 has None"),
+    ],
+)
+def test_what_is_no_list_of_lists_is_refused(no_type_checker, present, message):
+    with pytest.raises(TypeError, match=message):
+        oracle(present, ["dog", "cat"])
+
+
+def test_a_seed_below_zero_is_refused():
+    with pytest.raises(ValueError, match=r"seed is 0 or more; got -1"):
+        oracle([["dog"]], ["dog"], seed=-1)
+
+
 def test_prompts_offers_the_oracle():
     assert prompts.oracle is oracle

@@ -120,6 +120,8 @@ def test_a_name_that_is_cut_is_none_of_the_words(encoder):
         (["dog", "red cat", "red_cat"], ValueError, r"each class stands once; 'red_cat' is class 1 and 2"),
         ("dog", TypeError, r"classes are a list of strings; got the string 'dog'. Pass \['dog'\]"),
         (["dog", None], TypeError, r"a class is a string; class 1 is of type NoneType"),
+        (None, TypeError, r"classes are a list of strings; got NoneType"),
+        ({"dog", "cat"}, TypeError, r"classes have an order; got a set, which has none. Pass sorted\(classes\)"),
     ],
 )
 def test_classes_that_are_none_are_refused(no_type_checker, encoder, make, classes, error, message):
@@ -523,6 +525,14 @@ def test_joined_text_says_which_length_to_announce(tmp_path):
 
 
 @pytest.mark.parametrize("make", [class_embeddings, averaged_eos])
-def test_the_name_of_a_model_is_no_text_encoder(make, no_type_checker):
-    with pytest.raises(TypeError, match=r"a backbone or its text_encoder is wanted; got 'tadp-tiny'"):
-        make(["dog"], "tadp-tiny")
+@pytest.mark.parametrize("given", ["tadp-tiny", None])
+def test_the_name_of_a_model_is_no_text_encoder(make, given, no_type_checker):
+    with pytest.raises(TypeError, match=rf"a backbone or its text_encoder is wanted; got {given!r}"):
+        make(["dog"], given)
+
+
+def test_what_is_no_template_and_no_count_is_refused(encoder, no_type_checker):
+    with pytest.raises(TypeError, match=r"a template is a string; template 1 is of type int"):
+        averaged_eos(["dog"], encoder, templates=["a {}", 3])  # type: ignore
+    with pytest.raises(TypeError, match=r"count is the number of images; got str. Pass count=len\(images\)"):
+        null("3")  # type: ignore

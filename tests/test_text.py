@@ -221,11 +221,21 @@ def test_a_tokenizer_that_does_not_know_its_limit_takes_the_models():
         (5, r"captions are strings, one or a list of them; got int"),
         (None, r"got NoneType"),
         ({"a": "a dog"}, r"captions are a list, one an image; got a dict"),
+        (b"a dog", r"captions are strings, one or a list of them; got bytes"),
+        (
+            torch.zeros(1, 77, 8),
+            r"captions are strings; got a tensor. Wrap embeddings: tadp.Conditioning\(embeddings\)",
+        ),
     ],
 )
 def test_what_is_no_string_is_refused(no_type_checker, encoder, captions, message):
     with pytest.raises(TypeError, match=message):
         encoder(captions)
+
+
+def test_half_an_emoji_is_refused_by_name(encoder):
+    with pytest.raises(CaptionError, match=r"caption 1 \('a \\ud83d'\) cannot be written as UTF-8, .* character 2"):
+        encoder(["a 🐕", "a \ud83d"])
 
 
 def test_no_captions_are_refused(encoder):

@@ -53,6 +53,8 @@ class Decoding:
             )
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or a number above; got {self.temperature}.")
+        if not isinstance(self.prompt, str | None):
+            raise TypeError(f"prompt is one text for all images; got a {type(self.prompt).__name__}.")
         if self.temperature > 0 and self.num_beams > 1:
             raise ValueError(
                 f"sampling draws one caption, beams search among {self.num_beams}; got temperature {self.temperature} "

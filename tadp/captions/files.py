@@ -44,6 +44,11 @@ def read_json(path: Path) -> Iterator[Located]:
         content = _loads(file.read(), str(path), find=_flawed_entry)
     if not isinstance(content, dict):
         raise CaptionError(f'{path} must hold an object {{id: {{"captions": [...]}}}}; got {shown(content)}.')
+    if isinstance(content.get("annotations"), list) and isinstance(content.get("images"), list):
+        raise CaptionError(
+            f'{path} is in COCO\'s form, not {{id: {{"captions": [...]}}}}. Read it as JSON, then: table.add('
+            "str(one['image_id']), captions) with the captions of each image among its \"annotations\"."
+        )
     for image_id, entry in content.items():
         captions, fields = entry, {}
         try:
@@ -220,7 +225,8 @@ def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
 
 def _from_row(row: dict[str, Any], where: str, fields: Any = None) -> Located:
     if "id" not in row:
-        raise CaptionError(f"{where}: there is no 'id'; it has {', '.join(map(repr, row)) or 'nothing'}.")
+        names = ", ".join(map(repr, row)) or "nothing"
+        raise CaptionError(f"{where}: there is no 'id'; it has {names}. Name the image's id 'id'.")
     rest = {key: value for key, value in row.items() if key not in ("id", "provenance")}
     captions, others = _split(rest, where)
     if fields is not None:
@@ -234,7 +240,7 @@ def _split(entry: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
         if key in entry:
             return entry[key], {name: value for name, value in entry.items() if name != key}
     names = ", ".join(map(repr, entry)) or "nothing"
-    raise CaptionError(f"{where}: there are no 'captions' and no 'caption'; it has {names}.")
+    raise CaptionError(f"{where}: there are no 'captions' and no 'caption'; it has {names}. Give the text that name.")
 
 
 def _located(where: str, image_id: Any, captions: Any, fields: dict[str, Any], provenance: Any = None) -> Located:

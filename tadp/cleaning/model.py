@@ -134,6 +134,8 @@ class ModelCleaner(Cleaner):
 
         Raises:
             TypeError: If a caption is not a string.
+            RuntimeError: Of torch, if the model fails before it has cleaned a caption; later, the captions of that
+                batch stay as they were, and the report says why.
             CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
         """
         texts = listed(captions)
@@ -146,7 +148,16 @@ class ModelCleaner(Cleaner):
         ):
             for start in range(0, len(unique), self.batch_size):
                 batch = unique[start : start + self.batch_size]
-                for caption, answer in zip(batch, self._answers(batch), strict=True):
+                try:
+                    answers = self._answers(batch)
+                except RuntimeError as error:  # of torch, such as a GPU out of memory
+                    if not cleaned:
+                        raise
+                    why = next(iter(str(error).splitlines()), type(error).__name__)
+                    failed.update(dict.fromkeys(batch, f"the model failed: {why}"))
+                    bar.update(len(batch))
+                    continue
+                for caption, answer in zip(batch, answers, strict=True):
                     try:
                         if answer is None:
                             raise AnswerError("the prompt is longer than the model takes")

@@ -134,6 +134,8 @@ def _names(text: str | None, option: str) -> list[str]:
             raise CaptionError(
                 f"cannot read the class names in {text[1:]}: {why}. Pass a text file, as @FILE."
             ) from error
+    elif Path(text).is_file():
+        raise typer.BadParameter(f"{text} is a file; pass @{text} for the names in it.", param_hint=option)
     else:
         lines = text.split(",")
     return [line.strip() for line in lines if line.strip()]

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from tadp.errors import CaptionError
@@ -129,12 +129,18 @@ def caption_alignment(
 def _check(captions: Sequence[str], present: Sequence[Collection[str]]) -> None:
     if isinstance(captions, str):
         raise TypeError("captions are a list of strings, one an image; got a single string. Pass [caption].")
+    for what, given in (("captions", captions), ("present", present)):
+        if isinstance(given, Mapping) or not isinstance(given, Sized):  # which would give ids, or can be read once
+            kind = type(given).__name__
+            raise TypeError(f"{what} is a list, one entry an image, in the same order as the other; got a {kind}.")
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise TypeError(f"caption {number} is of type {type(caption).__name__}; captions are strings.")
     for number, names in enumerate(present):
         if isinstance(names, str):
             raise TypeError(f"the classes of image {number} are the string {names!r}; pass a list or set of names.")
+        if not isinstance(names, Collection):
+            raise TypeError(f"the classes of image {number} are {names!r}; pass a list or set of names, [] for none.")
     if len(captions) != len(present):
         raise CaptionError(
             f"{len(captions)} captions for the classes of {len(present)} images; there must be one an image, in order."

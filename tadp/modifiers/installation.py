@@ -96,7 +96,7 @@ class _State(NamedTuple):
         """Put back what differs from `changed`, where the backbone is by now."""
         if self.unet is not changed.unet:
             unet: Any = self.unet
-            backbone.unet = unet.to(backbone.device, backbone.dtype).train(backbone.unet.training)
+            backbone.unet = _moved(unet, backbone).train(backbone.unet.training)
         encoder = backbone.text_encoder
         if (
             not isinstance(encoder, TextEncoder)
@@ -120,8 +120,7 @@ def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
             f"({_shape(backbone.layout)}); it was fine-tuned from another model."
         )
     old = backbone.unet
-    new: Any = copy.deepcopy(unet)
-    new.to(backbone.device, backbone.dtype)
+    new: Any = _moved(copy.deepcopy(unet), backbone)
     if not all(parameter.is_contiguous() for parameter in old.parameters()):
         new.to(memory_format=torch.channels_last)
     trains = {name.replace(".base_layer", ""): one.requires_grad for name, one in old.named_parameters()}  # as of LoRA
@@ -131,6 +130,12 @@ def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
     if old.is_gradient_checkpointing:
         new.enable_gradient_checkpointing()
     backbone.unet = new.train(old.training)
+
+
+def _moved(unet: nn.Module, backbone: TADPBackbone) -> Any:
+    """A U-Net at a backbone's device and dtype."""
+    # Past diffusers' own `to`, which warns of layers that stay in float32, and lists none. `backbone.to` casts all too.
+    return nn.Module.to(unet, backbone.device, backbone.dtype)
 
 
 def _shape(layout: Layout) -> str:

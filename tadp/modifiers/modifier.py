@@ -101,6 +101,8 @@ class CaptionModifier:
             >>> CaptionModifier.style("oil painting")("a dog")
             ['an oil painting of a dog']
         """
+        if not isinstance(style, str):
+            raise TypeError(f"a style is a string, e.g. 'watercolor'; got a {type(style).__name__}.")
         if medium and style.lower().split()[-1:] == [medium.lower()]:
             medium = ""
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")

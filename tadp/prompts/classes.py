@@ -1,6 +1,6 @@
 """Class names as prompts take and write them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from tadp.words import readable
 
@@ -9,6 +9,10 @@ def check_classes(classes: Sequence[str]) -> list[str]:
     """A list of class names, or an error that says which is wrong."""
     if isinstance(classes, str):
         raise TypeError(f"classes are a list of strings; got the string {classes!r}. Pass [{classes!r}].")
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes are a list of strings; got {type(classes).__name__}.")
+    if isinstance(classes, Set):  # whose order changes from run to run
+        raise TypeError(f"classes have an order; got a {type(classes).__name__}, which has none. Pass sorted(classes).")
     names = list(classes)
     if not names:
         raise ValueError("no classes; give at least one name.")

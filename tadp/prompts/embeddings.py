@@ -142,7 +142,7 @@ def _average(
 
 
 def _text_encoder(encoder: "TextEncoder | TADPBackbone") -> TextEncoder:
-    if isinstance(encoder, str):
+    if encoder is None or isinstance(encoder, str | int):
         raise TypeError(f"a backbone or its text_encoder is wanted; got {encoder!r}. Load it by from_pretrained.")
     found = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
     if found is None:
@@ -156,6 +156,8 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
     if not templates:
         raise ValueError("no templates; leave them out for CLIP's 80.")
     for number, template in enumerate(templates):
+        if not isinstance(template, str):
+            raise TypeError(f"a template is a string; template {number} is of type {type(template).__name__}.")
         if template.count("{}") != 1:
             raise ValueError(f"a template has one {{}}, where the class name goes; template {number} is {template!r}.")
     return list(templates)

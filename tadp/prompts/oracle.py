@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -60,12 +60,12 @@ def oracle_classes(
         classes: All classes, from which false names are drawn.
         precision: Above 0, up to 1.
         recall: 0 to 1; 0 names nothing.
-        seed: Of the draw.
+        seed: Of the draw, 0 or more.
 
     Raises:
-        ValueError: If precision or recall is out of range, an image has a class that is none, there are no
+        ValueError: If precision, recall or seed is out of range, an image has a class that is none, there are no
             classes, or one is empty or stands twice.
-        TypeError: If a class is not a string.
+        TypeError: If a class is not a string, or `present` is no list of lists.
 
     Source:
         TADP Eq. 5 and Sec. 4.2, Tab. S2.
@@ -76,6 +76,8 @@ def oracle_classes(
         raise ValueError(f"precision is above 0, up to 1; got {precision}. To name nothing, pass recall=0.")
     if not 0 <= recall <= 1:
         raise ValueError(f"recall is 0 to 1; got {recall}.")
+    if seed < 0:
+        raise ValueError(f"seed is 0 or more; got {seed}.")
     counts = np.array([len(one) for one in there], dtype=np.int64)
     room = np.where(counts > 0, len(classes) - counts, 0)
     right, false = _totals(int(counts.sum()), int(room.sum()), precision, recall)
@@ -110,9 +112,13 @@ def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) 
 def _checked_present(present: Sequence[Sequence[str]], classes: list[str]) -> list[list[int]]:
     index = {name: number for number, name in enumerate(classes)}
     there = []
+    if isinstance(present, str | Mapping) or not isinstance(present, Iterable):
+        raise TypeError(f"present has a list of classes for each image; got {type(present).__name__}.")
     for number, names in enumerate(present):
         if isinstance(names, str):
             raise TypeError(f"present has a list of classes for each image; image {number} has the string {names!r}.")
+        if not isinstance(names, Iterable):
+            raise TypeError(f"present has a list of classes for each image, [] for none; image {number} has {names!r}.")
         unknown = [name for name in names if name not in index]
         if unknown:
             raise ValueError(f"image {number} has {unknown[0]!r}, which is none of the {len(classes)} classes.")

@@ -77,6 +77,8 @@ def _nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _checked_count(count: int) -> int:
+    if not isinstance(count, int):
+        raise TypeError(f"count is the number of images; got {type(count).__name__}. Pass count=len(images).")
     if count < 1:
         raise ValueError(f"one prompt an image, for at least one image; got count={count}.")
     return count
