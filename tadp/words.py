@@ -222,6 +222,8 @@ def _key(piece: str) -> str:
 def _checked(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(f"names are a list of strings; got the string {names!r}. Pass [{names!r}].")
+    if not isinstance(names, Iterable):
+        raise TypeError(f"names are a list of strings, () for none; got {type(names).__name__}.")
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):

@@ -182,6 +182,8 @@ def test_a_name_without_a_letter_is_refused(name):
 def test_what_is_no_list_of_strings_is_refused(no_type_checker):
     with pytest.raises(TypeError, match=r"names are a list of strings; got the string 'dog'. Pass \['dog'\]"):
         mentions("a dog", "dog")
+    with pytest.raises(TypeError, match=r"names are a list of strings, \(\) for none; got NoneType"):
+        checked_names(None)
     with pytest.raises(TypeError, match=r"names are a list of strings; got the string 'pup'"):
         mentions("a dog", ["dog"], synonyms={"dog": "pup"})
     with pytest.raises(TypeError, match=r"a name is a string; got a int"):
