@@ -99,7 +99,7 @@ class TADPForDepthEstimation(TaskModel):
             tune=tune,
             lora_rank=lora_rank,
         )
-        self.max_depth_m = max_depth_m
+        self.max_depth_m = float(max_depth_m)
         self.head_options = head_options
         self.window_px, self.stride_px = window_px, stride_px
         self.pad_with_grey = pad_with_grey
