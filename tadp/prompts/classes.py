@@ -1,6 +1,6 @@
 """Class names as prompts take and write them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tadp.words import readable
 
@@ -9,6 +9,8 @@ def check_classes(classes: Sequence[str]) -> list[str]:
     """A list of class names, or an error that says which is wrong."""
     if isinstance(classes, str):
         raise TypeError(f"classes are a list of strings; got the string {classes!r}. Pass [{classes!r}].")
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes are a list of strings; got {classes!r}.")
     names = list(classes)
     if not names:
         raise ValueError("no classes; give at least one name.")

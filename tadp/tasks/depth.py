@@ -17,7 +17,7 @@ from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DepthResult
-from tadp.tasks.sliding import make_views, window_and_stride
+from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.text import Conditioning
 from tadp.windows import mean_tiles
 
@@ -191,7 +191,7 @@ class TADPForDepthEstimation(TaskModel):
             ValueError: If a size is under 1, or the stride over the window.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
-        pixels = to_tensor(image)
+        pixels = read_one(image)
         with self._predicting():
             text, said = self._caption(image, caption)
             views = make_views(
