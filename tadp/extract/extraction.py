@@ -13,6 +13,7 @@ from torch import Tensor
 from tadp import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
+from tadp.conditioning import Conditioning
 from tadp.crops import Crops
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract.names import caption_ids, ids_in, output_names
@@ -20,7 +21,6 @@ from tadp.extract.results import done_before, file_digest, writable_folder, writ
 from tadp.extract.settings import run_settings
 from tadp.features import Features, Word
 from tadp.images import MAX_PIXELS, decode, to_pil, to_tensor
-from tadp.text import Conditioning
 from tadp.tiles import grid
 
 Pixels = Tensor | np.ndarray

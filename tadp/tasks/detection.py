@@ -12,6 +12,7 @@ from torch import Tensor
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
 from tadp.boxes import Boxes, Detections
+from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DetectionHead
 from tadp.images import ImageLike, to_pil
@@ -19,7 +20,6 @@ from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DetectionResult
 from tadp.tasks.sliding import read_one
-from tadp.text import Conditioning
 from tadp.windows import check_px
 
 

@@ -17,6 +17,9 @@ def judge(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
     """What we found, and the verdict."""
     if "rows" in claim:
         return _rows(claim, results)
+    if "tell" in claim:
+        told = [_rows({"rows": one, "expect": "better"}, results)[0] for one in claim["tell"]]
+        return ("-", NOT_RUN) if any(NOT_RUN in one for one in told) else ("; ".join(told), claim["verdict"])
     if "cross" in claim:
         return _cross(claim["cross"], results)
     if "compare" in claim:
@@ -68,7 +71,7 @@ def _terms(table: Any, asked: Mapping[str, Any], parts: Any, unet: str, metric: 
 
 
 def _said(found: Estimate, metric: str, table: Any, asked: Mapping[str, Any], unet: str) -> str:
-    digits = 2 if metric == "mIoU" else 3
+    digits = 2 if "IoU" in metric else 3
     said = f"{found.mean:+.{digits}f} ± {found.half_width:.{digits}f} {UNITS.get(metric, metric)}"
     if "relative_to" in asked:
         base = table["parts"][asked.get("part", 0)]["unets"][unet][asked["relative_to"]][metric]["mean"]
