@@ -174,7 +174,7 @@ def test_a_file_cut_short_is_named(voc, broken):
     data = PascalVOC(voc, split="val")
     trees.cut_short(voc / broken)
     assert data[1].image_id == "2007_000042"
-    with pytest.raises(ImageError, match=rf"{broken} cannot be read \(.+\). Copy or download it again"):
+    with pytest.raises(ImageError, match=rf"{broken} (cannot be read|is damaged).* \(.+\). Copy or download"):
         data[0]
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_is_no_image_is_named(voc, content):
 def test_a_file_that_went_away_is_named(voc):
     data = PascalVOC(voc, split="val")
     (voc / "JPEGImages/2007_000033.jpg").unlink()
-    with pytest.raises(ImageError, match=r"2007_000033.jpg cannot be read \(No such file"):
+    with pytest.raises(ImageError, match=r"no such file: .*2007_000033.jpg"):
         data[0]
 
 
@@ -282,6 +282,8 @@ def test_masks_and_depth_of_other_widths_are_widened():
     [
         ({"image": np.zeros((4, 4, 3))}, r"Pass \(255 \* image\)"),
         ({"image": np.zeros((4, 4), np.uint8)}, r"Pass np.stack"),
+        ({"image": np.zeros((3, 4, 4), np.uint8)}, r"Pass image.transpose\(1, 2, 0\)"),
+        ({"image": np.zeros((4, 4, 4), np.uint8)}, r"Pass np.asarray\(picture.convert"),
         ({"mask": np.zeros((4, 4))}, r"Pass mask.astype\(np.int64\)"),
         ({"depth_m": np.zeros((4, 4), np.uint16)}, r"Pass metres as floats: millimetres / 1000"),
     ],

@@ -26,6 +26,7 @@ from tadp.datasets.class_names import (
     WATERCOLOR_CLASSES,
 )
 from tadp.errors import DatasetError, ImageError, MissingDataError
+from tadp.images import to_pil
 
 
 @pytest.fixture
@@ -404,13 +405,52 @@ def test_a_mask_folder_pairs_images_and_masks_by_name(own):
     assert data.class_names == ("ground", "ball")
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "transparent", "turned"])
+def test_images_are_read_as_predict_reads_them(kind, own):
+    path = own / "photos/1.png"
+    noise = np.random.default_rng(0).integers(0, 65536, (30, 40), dtype=np.uint16)
+    if kind == "16 bits":
+        Image.fromarray(noise).save(path)
+    elif kind == "transparent":
+        Image.fromarray(np.dstack([noise >> 8] * 4).astype(np.uint8)).save(path)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 3  # upside down
+        Image.fromarray((noise >> 8).astype(np.uint8)).save(path, exif=exif)
+    seen = MaskFolder(own / "photos", own / "masks", class_names=["ground", "ball"])[1].image
+    assert np.array_equal(seen, np.asarray(to_pil(path)))
+    assert 100 < seen.mean() < 230  # not all white, as 16 bits cut to 8 would be
+
+
+def test_a_mask_of_black_and_white_is_told_of_once(own):
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.tile(np.array([0, 255], np.uint8), (30, 20))).save(own / "masks" / name)
+    data = MaskFolder(own / "photos", own / "masks", class_names=["ground", "ball"])
+    with pytest.warns(UserWarning, match=r"0.png has 0 and 255 alone.* none of it is 'ball'.* write 1") as told:
+        assert len(list(data)) == 2
+    assert len(told) == 1
+    Image.fromarray(np.tile(np.array([0, 1, 255, 0], np.uint8), (30, 10))).save(own / "masks" / "0.png")
+    assert MaskFolder(own / "photos", own / "masks", class_names=["ground", "ball"])[0].mask is not None
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_names_of_a_mask_folder_are_a_list_that_a_mask_can_count(own):
+    for wrong in ("ball", 2):
+        with pytest.raises(TypeError, match=rf"class_names are a list of strings.*got {wrong!r}"):
+            MaskFolder(own / "photos", own / "masks", class_names=wrong)
+    for count in (0, 256):
+        with pytest.raises(ValueError, match=rf"a mask counts 1 to 255 classes.*got {count} names"):
+            MaskFolder(own / "photos", own / "masks", class_names=[str(k) for k in range(count)])
+    assert len(MaskFolder(own / "photos", own / "masks", class_names=[str(k) for k in range(255)]).class_names) == 255
+
+
 def test_a_mask_folder_says_what_is_missing(own):
     with pytest.raises(MissingDataError, match=r"no folder .*nowhere"):
         MaskFolder(own / "nowhere", own / "masks", class_names=["a"])
     with pytest.raises(DatasetError, match=r"pixels of value 1, which is no class; .* have 0 and 255"):
         MaskFolder(own / "photos", own / "masks", class_names=["ground"])[1]
     (own / "masks" / "1.png").unlink()
-    with pytest.raises(MissingDataError, match=r"1\.png"):
+    with pytest.raises(MissingDataError, match=r"1\.png is not there.* a.png for a.jpg"):
         MaskFolder(own / "photos", own / "masks", class_names=["a", "b"])
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(own / "photos" / "0.png")
     with pytest.raises(ValueError, match="share a name"):

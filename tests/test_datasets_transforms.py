@@ -310,3 +310,24 @@ def test_an_image_larger_than_its_padding_is_refused():
 def test_bad_arguments_are_refused(make, message, no_type_checker):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomCrop([32, 32]), r"number of pixels, or \(height, width\); got \[32, 32\]"),
+        (lambda: Resize(32.5), r"or \(height, width\); got 32.5"),
+        (lambda: PadTo((8, 8, 3)), r"or \(height, width\); got \(8, 8, 3\)"),
+        (lambda: RandomResize(2.0), r"ratio is a least and a largest, such as \(0.5, 2.0\); got 2.0"),
+    ],
+)
+def test_sizes_and_ratios_of_another_kind_are_refused(make, message, no_type_checker):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_negative_label_is_no_class_of_a_crop():
+    """-1 is what others ignore; a model is built for it with ignore_label=-1."""
+    sample = Sample(np.zeros((40, 40, 3), np.uint8), "a", mask=np.full((40, 40), -1))
+    cropped = RandomCrop(20, cat_max_ratio=0.75)(sample, np.random.default_rng(0))
+    assert cropped.mask.min() == cropped.mask.max() == -1

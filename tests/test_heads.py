@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from builders_heads import (
@@ -286,6 +287,19 @@ def test_a_head_needs_a_count_of_classes(make):
             make(num_classes=wrong)
     with pytest.raises(ValueError, match=r"num_classes is [12] or more; got 0"):
         make(num_classes=0)
+    assert type(make(num_classes=np.int64(4)).num_classes) is int
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (build_segmentation, "fpn_channels"), (build_segmentation, "channels"), (build_depth, "channels"),
+        (build_detection, "channels"), (build_detection, "hidden_channels"),
+    ],
+)  # fmt: skip
+def test_a_layer_has_channels(make, name):
+    with pytest.raises(ValueError, match=rf"^{name} is a number of channels, 1 or more; got 0"):
+        make(**{name: 0})
 
 
 def test_segmentation_needs_two_classes_and_a_probe_one():

@@ -116,9 +116,24 @@ def test_wider_and_fewer_transposed_convolutions_can_be_asked_for():
 @pytest.mark.parametrize("count", [0, 6])
 def test_transposed_convolutions_that_are_none_or_too_many_are_refused(count):
     with pytest.raises(
-        ValueError, match=rf"one width or more, and no more than double a map of stride 32.*got {count}"
+        ValueError, match=rf"one width or more, and no more than double a map of stride 32.* 5 at most; got {count}"
     ):
         build_depth(deconv_channels=(4,) * count)
+
+
+@pytest.mark.parametrize(("reduction", "count"), [((4, 16), 2), ((2,), 1), ((8,), 3), ((14,), 3)])
+def test_fewer_transposed_convolutions_are_the_default_where_a_map_is_fine(reduction, count):
+    info = FeatureInfo((5,) * len(reduction), reduction)
+    head = DepthHead(info, max_depth_m=10.0, channels=4)
+    assert len(head.deconv_layers) == 3 * count
+    assert head(build_maps(61, 40, info=info), image_size=(61, 40)).shape == (2, 61, 40)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize("max_depth_m", [None, "10", True])
+def test_a_largest_depth_is_a_number(max_depth_m):
+    with pytest.raises(TypeError, match=rf"max_depth_m is a number, in metres; got {max_depth_m!r}"):
+        DepthHead(INFO, max_depth_m=max_depth_m)
 
 
 @pytest.mark.parametrize("max_depth_m", [0.0, -1.0, float("inf"), float("nan")])

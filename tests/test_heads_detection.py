@@ -277,9 +277,22 @@ def test_images_of_another_size_than_the_maps_are_refused():
 
 
 def test_strides_that_do_not_double_are_refused():
-    for reduction in ((8, 32), (14, 28)):
-        with pytest.raises(ValueError, match=rf"powers of 2 and each twice the one before; got \({reduction[0]}, "):
-            build_detection(FeatureInfo((4, 4), reduction))
+    with pytest.raises(ValueError, match=r"each stride is twice the one before; got \(8, 32\). Leave a level out"):
+        build_detection(FeatureInfo((4, 4), (8, 32)))
+
+
+@pytest.mark.parametrize("reduction", [(14,), (14, 28), (12, 24, 48)])
+def test_strides_of_other_backbones_are_pooled_where_they_are(reduction):
+    """A transformer of 14 pixels a patch: torchvision would round its stride to 16."""
+    from torchvision.ops import roi_align
+
+    info = FeatureInfo((4,) * len(reduction), reduction)
+    head, maps = build_detection(info, channels=4), build_maps(168, 336, info=info)
+    box = torch.tensor([[20.0, 30.0, 110.0, 120.0]])  # small: pooled from the finest level
+    pooled = head.roi_heads.box_roi_pool({str(k): one for k, one in enumerate(maps)}, [box, box], [(168, 336)] * 2)
+    expected = roi_align(maps[0], [box, box], 7, spatial_scale=1 / reduction[0], sampling_ratio=2)
+    torch.testing.assert_close(pooled, expected)
+    assert torch.stack(list(head(maps, build_targets(168, 336), image_size=(168, 336)).values())).isfinite().all()
 
 
 @pytest.mark.parametrize(

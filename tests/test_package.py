@@ -25,7 +25,7 @@ FLOORS = {
     "errors": 0, "features": 0, "words": 0, "captions": 0, "metrics": 0, "files": 0, "hub": 0, "assets": 0,
     "boxes": 0, "losses": 0, "schedules": 0,
     "looping": 0, "english": 0, "grammar": 0,
-    "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1, "clip_tokenizer": 1,
+    "images": 0, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1, "clip_tokenizer": 1,
     "conditioning": 1, "token_names": 1,
     "captioner": 1,
     "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,

@@ -491,6 +491,11 @@ def test_a_launcher_that_started_too_few_processes_is_found_out():
         start(processes=2)
 
 
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+    with pytest.raises(StopTraining, match=r"4 images make no batch of 5; give a smaller --batch"):
+        train(make_options(tmp_path, schedule={"batch": 5}), data=RenderedScenes(4, seed=1))
+
+
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(StopTraining, match=r"batch of 6 cannot be split into 1 process\(es\) x 4 images"):
         start(micro_batch=4)

@@ -15,6 +15,7 @@ from tadp.datasets.batch import Batch
 from tadp.schedules import Schedule
 from tadp.tasks import TaskModel
 from training.checkpoints import Checkpoints
+from training.options import StopTraining
 from training.parts import Part, TrainingData, parts_of_epoch
 from training.record import Record
 from training.step import take_step
@@ -46,10 +47,12 @@ def fit(
         The model, trained.
 
     Raises:
-        StopTraining: If a loss is not finite, or the folder has another run.
+        StopTraining: If a loss is not finite, the folder has another run, or there are fewer images than a batch.
         OutputError: If a checkpoint cannot be written.
     """
     schedule: Schedule = options.schedule
+    if len(data) < schedule.batch:
+        raise StopTraining(f"{len(data)} images make no batch of {schedule.batch}; give a smaller --batch.")
     total, each = schedule.total_steps(len(data)), schedule.steps_per_epoch(len(data))
     if options.gradient_checkpointing:
         model.backbone.enable_gradient_checkpointing()

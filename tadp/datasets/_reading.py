@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Float32, Integer, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from tadp.errors import DatasetError, ImageError
+from tadp.images import decode, to_pil
 
 # What Pillow raises on damaged files; `tadp.images` has the same list.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
@@ -28,12 +29,15 @@ class XMLObject(NamedTuple):
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "_h _w 3"]:
-    """Pixels, turned upright by their EXIF orientation.
+    """Pixels as `predict` sees them: upright, grey of 16 bits by its own white, what is transparent on white.
 
     Raises:
-        ImageError: If the file is not there, or damaged.
+        ImageError: If the file is not there, damaged, or its values cannot be what was meant.
     """
-    return _decode(path, lambda image: np.array(ImageOps.exif_transpose(image).convert("RGB")))
+    pixels = decode(path, str(path), None)
+    if pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
+        return np.array(pixels)  # Pillow's own memory cannot be written to
+    return np.array(to_pil(path, max_pixels=None))
 
 
 def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:

@@ -43,7 +43,12 @@ class Sample:
         self._widen()
         _check_kind("image", self.image, np.uint8, 3)
         if self.image.shape[2] != 3:
-            raise TypeError(f"an image is (H, W, 3); {self.image_id!r} has shape {self.image.shape}.")
+            cure = ""
+            if self.image.shape[0] == 3:
+                cure = " Pass image.transpose(1, 2, 0)."
+            elif self.image.shape[2] in (1, 4):
+                cure = " Pass np.asarray(picture.convert('RGB'))."
+            raise TypeError(f"an image is (H, W, 3); {self.image_id!r} has shape {self.image.shape}.{cure}")
         for name, plane, dtype in (("mask", self.mask, np.int64), ("depth_m", self.depth_m, np.float32)):
             if plane is None:
                 continue

@@ -82,6 +82,8 @@ class RandomResize:
     longest: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ratio, tuple | list) or len(self.ratio) != 2:
+            raise TypeError(f"ratio is a least and a largest, such as (0.5, 2.0); got {self.ratio!r}.")
         low, high = self.ratio
         if not 0 < low <= high:
             raise ValueError(f"ratio is a least and a largest over 0; got {self.ratio}.")
@@ -139,7 +141,7 @@ class RandomCrop:
     def _is_mixed(self, mask: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> bool:
         (top, left), (height, width) = corner, size
         window = mask[top : top + height, left : left + width]
-        counts = np.bincount(window[window != IGNORE_LABEL])
+        counts = np.bincount(window[(window != IGNORE_LABEL) & (window >= 0)])  # negative: another label to ignore
         return bool(np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum())
 
 
@@ -230,7 +232,10 @@ def _draw_corner(sample: Sample, size: tuple[int, int], generator: np.random.Gen
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = size if isinstance(size, tuple) else (size, size)
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int | np.integer) for side in sides):
+        raise TypeError(f"a size is a number of pixels, or (height, width); got {size!r}.")
+    height, width = sides
     if min(height, width) < 1:
         raise ValueError(f"a size is 1 pixel or more each way; got {size}.")
     return height, width

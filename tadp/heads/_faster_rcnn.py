@@ -76,4 +76,5 @@ def _pooler(strides: Sequence[int]) -> nn.Module:
     with torch.device("cpu"):  # whatever device the head is built on, "meta" too
         maps = {str(level): torch.zeros(1, 1, side // stride, side // stride) for level, stride in enumerate(strides)}
         pooler(maps, [torch.tensor([[0.0, 0.0, side, side]])], [(side, side)])
+    pooler.scales = [1 / stride for stride in strides]  # which it rounds to powers of 2
     return pooler

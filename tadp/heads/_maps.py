@@ -1,5 +1,6 @@
 """What all heads do with maps: compare them with what the head was built for, and bring them to a size."""
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from tadp.features import FeatureInfo, Features
 
 
-def check_info(info: FeatureInfo, *, num_classes: int | None = None, fewest_classes: int = 1) -> None:
+def check_info(info: FeatureInfo) -> None:
     """Refuse what no head can be built for.
 
     Raises:
-        TypeError: If `info` is no `FeatureInfo`, or `num_classes` no integer.
-        ValueError: If there are no levels, a level has no channels, strides do not double, or classes are too few.
+        TypeError: If `info` is no `FeatureInfo`.
+        ValueError: If there are no levels, a level has no channels, or strides do not double.
     """
     if not isinstance(info, FeatureInfo):
         raise TypeError(f"a head is built from a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")
@@ -28,13 +29,33 @@ def check_info(info: FeatureInfo, *, num_classes: int | None = None, fewest_clas
             "levels are finest first, each stride the one before times 2, 4, 8 or a higher power; got strides "
             f"{strides}."
         )
-    if num_classes is None:
-        return
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
+
+
+def check_count(num_classes: int, *, fewest: int = 1) -> int:
+    """The number of classes as a plain integer.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If there are too few.
+    """
+    if isinstance(num_classes, bool) or not hasattr(type(num_classes), "__index__"):
         raise TypeError(f"num_classes is an integer; got {num_classes!r}.")
-    if num_classes < fewest_classes:
-        hint = " Background counts as one." if fewest_classes > 1 else ""
-        raise ValueError(f"num_classes is {fewest_classes} or more; got {num_classes}.{hint}")
+    count = operator.index(num_classes)
+    if count < fewest:
+        hint = " Background counts as one." if fewest > 1 else ""
+        raise ValueError(f"num_classes is {fewest} or more; got {count}.{hint}")
+    return count
+
+
+def check_widths(**widths: int) -> None:
+    """Refuse layers of no channels.
+
+    Raises:
+        ValueError: If a width is under 1.
+    """
+    for name, width in widths.items():
+        if width < 1:
+            raise ValueError(f"{name} is a number of channels, 1 or more; got {width}.")
 
 
 def read_maps(

@@ -12,6 +12,7 @@ others the released code pads the image, and its first group normalisations see 
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads._maps import check_info, cut, enlarge, read_maps
+from tadp.heads._maps import check_info, check_widths, cut, enlarge, read_maps
 from tadp.heads._norm import Norm, group_norm, make_norm
 
 _GROUPS = 16  # of the released GroupNorm layers
+_DECONV_CHANNELS = (32, 32, 32)
 
 
 class DepthHead(nn.Module):
@@ -37,13 +39,14 @@ class DepthHead(nn.Module):
         max_depth_m: The largest depth that can be said, in metres: 10 for NYU.
         channels: Width at the image's size; eight times as many are between. A narrow head, for small backbones:
             `channels=32`. Most of the time goes into the last convolutions, and grows with the square of it.
-        deconv_channels: Widths of the transposed convolutions.
+        deconv_channels: Widths of the transposed convolutions. None is the paper's three of 32; fewer where the map
+            they begin with has a stride under 8.
         norm: "batch" is the paper's; "group" does not depend on what else is in the batch.
 
     Raises:
-        TypeError: If `feature_info` is none.
-        ValueError: If strides do not double from level to level, `max_depth_m` is not above 0, or there are no
-            transposed convolutions, or so many that the map would grow beyond the image.
+        TypeError: If `feature_info` is none, or `max_depth_m` no number.
+        ValueError: If strides do not double from level to level, a width is under 1, `max_depth_m` is not above 0, or
+            there are no transposed convolutions, or so many that the map would grow beyond the image.
 
     Source:
         TADP/tadp_depth.py and VPD's depth/models_depth/model.py.
@@ -63,21 +66,27 @@ class DepthHead(nn.Module):
         *,
         max_depth_m: float,
         channels: int = 192,
-        deconv_channels: Sequence[int] = (32, 32, 32),
+        deconv_channels: Sequence[int] | None = None,
         norm: Norm = "batch",
     ):
         super().__init__()
         check_info(feature_info)
+        if not isinstance(max_depth_m, Real) or isinstance(max_depth_m, bool):
+            raise TypeError(f"max_depth_m is a number, in metres; got {max_depth_m!r}.")
         if not 0 < max_depth_m < float("inf"):
             raise ValueError(f"max_depth_m is in metres, above 0 and finite; got {max_depth_m}.")
-        self.feature_info, self.max_depth_m = feature_info, max_depth_m
+        self.feature_info, self.max_depth_m = feature_info, float(max_depth_m)
         self.grid = max(len(feature_info) - 2, 0)
         stride = feature_info.reduction[self.grid]
-        if not deconv_channels or 2 ** len(deconv_channels) > stride:
+        most = stride.bit_length() - 1
+        if deconv_channels is None:
+            deconv_channels = _DECONV_CHANNELS[:most]
+        if not 0 < len(deconv_channels) <= most:
             raise ValueError(
                 f"deconv_channels has one width or more, and no more than double a map of stride {stride} up to the "
-                f"image; got {len(deconv_channels)}."
+                f"image, {most} at most; got {len(deconv_channels)}."
             )
+        check_widths(channels=channels, deconv_channels=min(deconv_channels))
         self.doublings = (stride // 2 ** len(deconv_channels)).bit_length() - 1
         for level, width in enumerate(feature_info.channels[: self.grid]):
             self.add_module(f"layer{level + 1}", _strided(width, stride // feature_info.reduction[level]))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tadp.boxes import Boxes, Detections
 from tadp.features import FeatureInfo, Features
 from tadp.heads._faster_rcnn import build_stages
-from tadp.heads._maps import check_info, read_maps
+from tadp.heads._maps import check_count, check_info, check_widths, read_maps
 from tadp.heads.fpn import FPN
 
 _ANCHOR_CELLS = 4  # the released sizes, 32 to 256, are four cells of their level
@@ -78,7 +78,9 @@ class DetectionHead(nn.Module):
         samples_per_image: int = 512,
     ):
         super().__init__()
-        check_info(feature_info, num_classes=num_classes)
+        num_classes = check_count(num_classes)
+        check_info(feature_info)
+        check_widths(channels=channels, hidden_channels=hidden_channels)
         _check_strides(feature_info.reduction)
         sizes = anchor_sizes or [_ANCHOR_CELLS * stride for stride in feature_info.reduction]
         if len(sizes) != len(feature_info) or min(*sizes, *aspect_ratios) <= 0:
@@ -250,10 +252,10 @@ class DetectionHead(nn.Module):
 
 def _check_strides(strides: Sequence[int]) -> None:
     doubling = [strides[0] * 2**level for level in range(len(strides))]
-    if list(strides) != doubling or strides[0] & (strides[0] - 1):
+    if list(strides) != doubling:
         raise ValueError(
-            f"a detection head sorts boxes into levels by size, for which strides are powers of 2 and each twice the "
-            f"one before; got {tuple(strides)}."
+            f"a detection head sorts boxes into levels by size, for which each stride is twice the one before; got "
+            f"{tuple(strides)}. Leave a level out, or add the one between."
         )
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo
-from tadp.heads._maps import check_info, enlarge
+from tadp.heads._maps import check_info, check_widths, enlarge
 
 
 class FPN(nn.Module):
@@ -27,7 +27,7 @@ class FPN(nn.Module):
         channels: Of all that comes out.
 
     Raises:
-        ValueError: If strides do not double from level to level (or grow by 4, 8, ...).
+        ValueError: If strides do not double from level to level (or grow by 4, 8, ...), or there are no channels.
 
     Source:
         Lin et al., Feature Pyramid Networks; TADP's mm_configs: out 256, num_outs 4.
@@ -36,6 +36,7 @@ class FPN(nn.Module):
     def __init__(self, feature_info: FeatureInfo, *, channels: int = 256):
         super().__init__()
         check_info(feature_info)
+        check_widths(channels=channels)
         self.feature_info = feature_info
         self.lateral_convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in feature_info.channels)
         self.fpn_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in feature_info.channels)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads._maps import check_info, enlarge, read_maps
+from tadp.heads._maps import check_count, check_info, enlarge, read_maps
 from tadp.heads._norm import check_batch
 
 
@@ -40,7 +40,8 @@ class LinearHead(nn.Module):
 
     def __init__(self, feature_info: FeatureInfo, *, num_classes: int, standardize: bool = True):
         super().__init__()
-        check_info(feature_info, num_classes=num_classes)
+        num_classes = check_count(num_classes)
+        check_info(feature_info)
         self.feature_info, self.num_classes = feature_info, num_classes
         # momentum=None: the mean over all batches, right from the first; the features of a probe do not move.
         # eps: attention's variances are about 1e-6, under PyTorch's default of 1e-5.

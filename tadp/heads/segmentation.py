@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads._maps import check_info, enlarge, read_maps
+from tadp.heads._maps import check_count, check_info, check_widths, enlarge, read_maps
 from tadp.heads._norm import Norm, check_batch, make_norm
 from tadp.heads.fpn import FPN
 
@@ -39,7 +39,7 @@ class SegmentationHead(nn.Module):
 
     Raises:
         TypeError: If `feature_info` is none, or `num_classes` no integer.
-        ValueError: If classes are fewer than two, or strides do not double from level to level.
+        ValueError: If classes are fewer than two, strides do not double from level to level, or a width is under 1.
 
     Source:
         Kirillov et al., Panoptic Feature Pyramid Networks, Sec. 3; TADP's and VPD's configs `fpn_r50.py` (256 channels
@@ -65,7 +65,9 @@ class SegmentationHead(nn.Module):
         norm: Norm = "batch",
     ):
         super().__init__()
-        check_info(feature_info, num_classes=num_classes, fewest_classes=2)
+        num_classes = check_count(num_classes, fewest=2)
+        check_info(feature_info)
+        check_widths(fpn_channels=fpn_channels, channels=channels)
         self.feature_info, self.num_classes = feature_info, num_classes
         self.neck = FPN(feature_info, channels=fpn_channels)
         self.scale_heads = nn.ModuleList(

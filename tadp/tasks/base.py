@@ -21,7 +21,7 @@ from tadp.features import Features
 from tadp.files import replace_folder
 from tadp.heads._maps import autocasts
 from tadp.images import ImageLike
-from tadp.tasks.card import model_card
+from tadp.tasks.card import card_record, model_card
 from tadp.tasks.lora import add_lora, has_lora, lora_rank_of
 from tadp.tasks.saving import find_task, load_backbone, load_weights, read_config, save_task
 
@@ -257,7 +257,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """
         hub = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
         folder = find_task(pretrained_model_name_or_path, revision=revision, **hub)
-        config = read_config(folder, cls.__name__)
+        config = read_config(folder, cls)
         dtype = dtype or torch.float32
         backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, **hub)
         model = cls(backbone, **config["options"])
@@ -295,8 +295,9 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Raises:
             OutputError: If the folder cannot be written.
+            TypeError, ValueError: If the card has no such entry, or one is of another kind; nothing is written then.
         """
-        self.record |= model_card_kwargs or {}
+        self.record |= card_record(model_card_kwargs or {})
         folder = Path(save_directory)
         with replace_folder(folder) as part:
             self._save_pretrained(part)
@@ -322,7 +323,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     def generate_model_card(self, **card: Any) -> ModelCard:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The README of the model's repository: base, licence, text, data, figures, and how to use it."""
-        self.record |= card
+        self.record |= card_record(card)
         return model_card(self)
 
 

@@ -1,8 +1,11 @@
 """The model card of a task model: what it is, what it was made from and with, and how to use it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from torch import Tensor
 
 import tadp
 
@@ -55,6 +58,40 @@ result.plot().save("prediction.png")
 
 {{ notes }}
 """
+
+
+_SAID = ("data", "license", "notes")
+
+
+def card_record(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card is to say, as JSON can keep it.
+
+    Args:
+        said: "data", "license" and "notes" (str), "metrics" (numbers by name; those of NumPy and torch too).
+
+    Raises:
+        ValueError: If a card has no such entry.
+        TypeError: If an entry is no text, or a figure no number.
+    """
+    record: dict[str, Any] = {}
+    for name, value in said.items():
+        if name == "metrics" and isinstance(value, Mapping):
+            record[name] = {str(metric): _number(metric, figure) for metric, figure in value.items()}
+        elif name == "metrics":
+            raise TypeError(f"metrics are numbers by name, such as {{'mIoU': 0.5}}; got {type(value).__name__}.")
+        elif name not in _SAID:
+            raise ValueError(f"a model card says {', '.join(_SAID)} and metrics; got {name!r}. Put it into notes.")
+        elif not isinstance(value, str):
+            raise TypeError(f"{name} of a model card is a string; got {type(value).__name__}.")
+        else:
+            record[name] = value
+    return record
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1):
+        return float(value)
+    raise TypeError(f"metrics are numbers by name; {name!r} is a {type(value).__name__}.")
 
 
 def model_card(model: "TaskModel") -> ModelCard:

@@ -18,7 +18,7 @@ from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DepthResult
-from tadp.tasks.sliding import make_views, window_and_stride
+from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.windows import mean_tiles
 
 _GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]
@@ -99,7 +99,7 @@ class TADPForDepthEstimation(TaskModel):
             tune=tune,
             lora_rank=lora_rank,
         )
-        self.max_depth_m = max_depth_m
+        self.max_depth_m = float(max_depth_m)
         self.head_options = head_options
         self.window_px, self.stride_px = window_px, stride_px
         self.pad_with_grey = pad_with_grey
@@ -191,7 +191,7 @@ class TADPForDepthEstimation(TaskModel):
             ValueError: If a size is under 1, or the stride over the window.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
-        pixels = to_tensor(image)
+        pixels = read_one(image)
         with self._predicting():
             text, said = self._caption(image, caption)
             views = make_views(

@@ -15,10 +15,11 @@ from tadp.boxes import Boxes, Detections
 from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DetectionHead
-from tadp.images import ImageLike, to_pil, to_tensor
+from tadp.images import ImageLike, to_pil
 from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DetectionResult
+from tadp.tasks.sliding import read_one
 from tadp.windows import check_px
 
 
@@ -152,7 +153,7 @@ class TADPForObjectDetection(TaskModel):
             TypeError: If the side is no integer.
             ValueError: If it is under 1.
         """
-        pixels = to_tensor(image)
+        pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         side = self.image_px if image_px is None else check_px(image_px, name="image_px")
         square = pixels

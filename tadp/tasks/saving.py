@@ -11,9 +11,11 @@ base/               the backbone, if it was made from parts and has no name
 """
 
 import json
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -85,7 +87,8 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         "captioner": model.captioner_name,
         "record": model.record,
     }
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=_plain)
+    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
     save_file(_tensors(model.head), folder / HEAD_NAME)
     if model.stored_text is not None:
         save_file({"embeddings": model.stored_text.embeddings.contiguous()}, folder / TEXT_NAME)
@@ -206,14 +209,14 @@ def find_task(
     )
 
 
-def read_config(folder: Path, kind: str) -> dict[str, Any]:
+def read_config(folder: Path, model: "type[TaskModel]") -> dict[str, Any]:
     """A task model's config.
 
     Raises:
-        MissingFileError, CorruptFileError: If there is none, or it is no JSON.
+        MissingFileError, CorruptFileError: If there is none, it is no JSON, or an option is missing.
         ModelError: If it is another kind of model, or of a newer version.
     """
-    config = read_json(folder / CONFIG_NAME)
+    config, kind = read_json(folder / CONFIG_NAME), model.__name__
     if config.get("model") != kind:
         raise ModelError(f"{folder} holds a {config.get('model')!r}; load it with that class, not with {kind}.")
     if config.get("format") != FORMAT:
@@ -224,7 +227,22 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     for part in ("options", "base"):
         if part not in config:
             raise CorruptFileError(f"{folder / CONFIG_NAME} has no {part!r}. Get the model again.")
+    _check_options(folder, config, model)
     return config
+
+
+def _check_options(folder: Path, config: dict[str, Any], model: "type[TaskModel]") -> None:
+    """Compare a config's options with what the model is built from."""
+    taken = {name: one for name, one in signature(model).parameters.items() if name != "backbone"}
+    for name in config["options"]:
+        if name not in taken:
+            raise ModelError(
+                f"{folder / CONFIG_NAME} has the option {name!r}, which this tadp ({tadp.__version__}) does not know; "
+                f"it was written by tadp {config.get('tadp_version')}. Install that version or a later one."
+            )
+    for name in ("tune", *(name for name, one in taken.items() if one.default is Parameter.empty)):
+        if name not in config["options"]:
+            raise CorruptFileError(f"{folder / CONFIG_NAME} lacks the option {name!r}. Get the model again.")
 
 
 def load_backbone(
@@ -322,6 +340,13 @@ def _read_text(path: Path, names: tuple[str, ...]) -> Conditioning:
     if set(state) != {"embeddings"} or state["embeddings"].ndim != 3:
         raise CorruptFileError(f"{path} does not hold the embeddings of a text, (1, L, D). Get the model again.")
     return Conditioning(state["embeddings"], (names,) if len(names) == state["embeddings"].shape[1] else None)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as JSON has it."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    raise ModelError(f"an option of a model is kept as JSON, which has no {type(value).__name__}; got {value!r}.")
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

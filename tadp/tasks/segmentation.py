@@ -14,12 +14,12 @@ from tadp.backbone.checks import refuse_name
 from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import LinearHead, SegmentationHead
-from tadp.images import ImageLike, to_pil, to_tensor
+from tadp.images import ImageLike, to_pil
 from tadp.pictures import BACKGROUND
 from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import SegmentationResult
-from tadp.tasks.sliding import make_views, window_and_stride
+from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.windows import mean_tiles
 
 
@@ -205,7 +205,7 @@ class TADPForSemanticSegmentation(TaskModel):
             ValueError: If a scale is not over 0, a size under 1, or the stride over the window.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
-        pixels = to_tensor(image)
+        pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         with self._predicting():
             text, said = self._caption(image, caption)

@@ -1,4 +1,4 @@
-"""What segmentation and depth share of `predict`: sizes of windows, and the views of an image that are averaged."""
+"""What the tasks share of `predict`: one image, sizes of windows, and the views of an image that are averaged."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,32 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from tadp.errors import ImageError
+from tadp.images import ImageLike, to_tensor
 from tadp.windows import Predict, WindowedPrediction, check_px
 
 _LEAST_PX = 8  # what the VAE takes
+
+
+def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
+    """One image, as `tadp.images.to_tensor` reads it.
+
+    Raises:
+        TypeError: If it is a list.
+        ImageError: If it is a batch of several, or cannot be read.
+    """
+    if isinstance(image, list | tuple):
+        raise TypeError(
+            f"predict takes one image; got a {type(image).__name__} of {len(image)}. Call it for each of them: "
+            "[model.predict(one) for one in images]."
+        )
+    pixels = to_tensor(image)
+    if len(pixels) != 1:
+        raise ImageError(
+            f"predict takes one image; got a batch of {len(pixels)}. Call it for each of them: "
+            "[model.predict(one) for one in images]."
+        )
+    return pixels
 
 
 def window_and_stride(
