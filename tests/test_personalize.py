@@ -387,7 +387,7 @@ def test_a_model_without_a_decoder_learns_without_samples(source, tmp_path):
 
 def test_8_bit_adam_without_bitsandbytes_says_what_to_install(source, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
-    refused(MissingExtraError, r"8-bit Adam needs bitsandbytes.*pip install bitsandbytes", source, adam_8bit=True)
+    refused(MissingExtraError, r"8-bit Adam needs bitsandbytes.*pip install -U bitsandbytes", source, adam_8bit=True)
 
 
 def broken_after(monkeypatch, step):

@@ -53,7 +53,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> 
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:
         raise MissingExtraError(
-            "8-bit Adam needs bitsandbytes and a GPU; pip install bitsandbytes, or leave adam_8bit=False."
+            "8-bit Adam needs bitsandbytes, whose older releases need a GPU; pip install -U bitsandbytes, or leave "
+            "adam_8bit=False."
         ) from error
     return AdamW8bit(parameters, **settings)
 
