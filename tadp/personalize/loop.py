@@ -89,8 +89,6 @@ def train(
         OutputError: If the output cannot be written or has no room for a checkpoint, before any step; or if one, or a
             sheet, cannot be written later.
     """
-    if options.output is not None:
-        _check_room(writable_folder(options.output), trained.values(), options)
     checkpoints = Checkpoints(options.output, identity=identity, resume=options.resume)
     sheets = _sheets(model, options, shown, side_px=concepts[0].images.side_px)
     optimizer = build_optimizer(trained.values(), options)
@@ -100,6 +98,8 @@ def train(
             f"this run has done {done} steps already, more than steps={options.steps}. Ask for as many or more, or "
             "pass resume=False to begin anew."
         )
+    if options.output is not None and done < options.steps:
+        _check_room(writable_folder(options.output), trained.values(), options)
     if sheets is not None and done == 0:
         sheets.write(0)
     draws = [(concept, Latents(model, concept.images)) for concept in concepts]
