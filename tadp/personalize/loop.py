@@ -149,9 +149,10 @@ def _sheets(model: DiffusionModel, options: RunOptions, texts: Sequence[str], *,
 
 def _check(value: float, what: str, step: int, options: RunOptions, checkpoints: Checkpoints) -> None:
     if not math.isfinite(value):
+        anew = "" if options.output is None else " Either is another run: give another output, or resume=False."
         raise ModifierError(
             f"the {what} is {value} in step {step + 1}, so training stopped. {checkpoints.kept} Take a smaller "
-            f"learning rate than {options.lr:g}, or float32 for the whole."
+            f"learning rate than {options.lr:g}, or float32 for the whole.{anew}"
         )
 
 
