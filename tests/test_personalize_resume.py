@@ -130,7 +130,7 @@ def test_dreambooth_goes_on_too(source, tmp_path, rank, monkeypatch):
             dreambooth(source, pictures(), **settings, output=tmp_path)
     steps = taken(monkeypatch)
     resumed = dreambooth(source, pictures(), **settings, output=tmp_path)._steps[0].unet.state_dict()
-    assert steps == [2, 3]
+    assert steps == [3]  # a step that was whole when Ctrl-C came is kept
     assert all(torch.equal(resumed[name], value) for name, value in straight.items())
 
 

@@ -103,26 +103,46 @@ def train(
     if sheets is not None and done == 0:
         sheets.write(0)
     draws = [(concept, Latents(model, concept.images)) for concept in concepts]
-    limit = math.inf if options.max_grad_norm is None else options.max_grad_norm  # inf: the norm is taken, no more
+    taken: int | None = done  # steps that are whole; None while one is taken
     with tqdm(
         range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
     ) as bar:
-        for step in bar:
-            loss = 0.0
-            for part in _losses(model, draws, step, options):
-                loss += part.item()
-                _check(loss, "loss", step, options, checkpoints)
-                part.backward()
-            norm = nn.utils.clip_grad_norm_(trained.values(), limit)
-            _check(norm.item(), "gradient", step, options, checkpoints)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            last = step + 1 == options.steps
-            if last or (step + 1) % options.checkpoint_every == 0:
-                checkpoints.save(step + 1, trained, optimizer)
-            if sheets is not None and (last or (step + 1) % options.sample_every == 0):
-                sheets.write(step + 1)
+        try:
+            for step in bar:
+                loss = _backward(model, draws, step, trained.values(), options, checkpoints)
+                taken = None
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                taken = step + 1
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if taken == options.steps or taken % options.checkpoint_every == 0:
+                    checkpoints.save(taken, trained, optimizer)
+                if sheets is not None and (taken == options.steps or taken % options.sample_every == 0):
+                    sheets.write(taken)
+        except KeyboardInterrupt:
+            if taken is not None and taken > (checkpoints.saved_step or 0):
+                checkpoints.save(taken, trained, optimizer)
+            raise
+
+
+def _backward(
+    model: DiffusionModel,
+    draws: Sequence[tuple[Concept, Latents]],
+    step: int,
+    trained: Iterable[nn.Parameter],
+    options: RunOptions,
+    checkpoints: Checkpoints,
+) -> float:
+    """The loss of a step, its gradient in the parameters, clipped."""
+    loss = 0.0
+    for part in _losses(model, draws, step, options):
+        loss += part.item()
+        _check(loss, "loss", step, options, checkpoints)
+        part.backward()
+    limit = math.inf if options.max_grad_norm is None else options.max_grad_norm  # inf: the norm is taken, no more
+    norm = nn.utils.clip_grad_norm_(trained, limit)
+    _check(norm.item(), "gradient", step, options, checkpoints)
+    return loss
 
 
 def _check_room(folder: Path, trained: Iterable[nn.Parameter], options: RunOptions) -> None:
