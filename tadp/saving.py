@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tadp.conditioning import TextAdapter
 from tadp.denoiser import Denoiser
 from tadp.loading import ADAPTER_NAME, CONFIG_NAME, denoiser_part, tokenizer_part
 from tadp.noise import SCHEDULER
-from tadp.text import TextAdapter
 from tadp.text_stack import AnyText, TextStack
 from tadp.vae import AnyVAE
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
-from tadp.text import Conditioning, TextEncoder, check_captions, distinct
+from tadp.text import TextEncoder, check_captions, distinct
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import torch
 from builders import build_backbone, build_folder
 
 from tadp import TADPBackbone
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers, and what they start, share the cores
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

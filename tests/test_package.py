@@ -26,6 +26,7 @@ FLOORS = {
     "boxes": 0, "losses": 0, "schedules": 0,
     "looping": 0, "english": 0, "grammar": 0,
     "images": 1, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1, "clip_tokenizer": 1,
+    "conditioning": 1, "token_names": 1,
     "captioner": 1,
     "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,
     "windows": 1, "pictures": 1,

@@ -12,10 +12,11 @@ from builders import WIDTH, build_backbone, build_text_encoder, build_tokenizer,
 from safetensors import safe_open
 
 from tadp import Conditioning, TADPBackbone, prompts
+from tadp.conditioning import TextAdapter
 from tadp.errors import CaptionError, MissingExtraError, ModelError
 from tadp.features import AttentionMaps, Names, Word
 from tadp.prompts import CLIP_TEMPLATES, averaged_eos, class_embeddings, class_names, nouns, null
-from tadp.text import TextAdapter, TextEncoder
+from tadp.text import TextEncoder
 
 CLASSES = ["dog", "blue_coat", "red cat"]
 TEMPLATES = ["a photo of a {}", "{} on grass", "a {}."]

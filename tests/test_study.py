@@ -29,9 +29,10 @@ import table1  # noqa: E402
 import table3  # noqa: E402
 import table_s2  # noqa: E402
 import verdicts  # noqa: E402
-from shared import intervals, judging  # noqa: E402
+from shared import fitting, intervals, judging  # noqa: E402
 from shared.fitting import Study  # noqa: E402
 from shared.images import Images  # noqa: E402
+from shared.measuring import measure  # noqa: E402
 from shared.options import read  # noqa: E402
 from shared.parts import Part, Table  # noqa: E402
 from shared.plain import PlainSegmentation  # noqa: E402
@@ -39,6 +40,7 @@ from shared.results import Results  # noqa: E402
 from shared.rows import Row, Run  # noqa: E402
 from shared.runs import plan, result_of  # noqa: E402
 from shared.settings import QUICK, Settings, StopStudyError, check_same  # noqa: E402
+from shared.sizes import RegionSizes  # noqa: E402
 from shared.table import main  # noqa: E402
 from shared.texts import Text, say  # noqa: E402
 
@@ -222,33 +224,32 @@ def test_two_jobs_give_the_figures_of_one(tmp_path, monkeypatch, one_thread):
     assert one == two
 
 
-def test_a_tuned_unet_trains_and_a_frozen_one_does_not(tmp_path):
+def watch(monkeypatch, look):
+    """Call `look` with each model that is measured."""
+
+    def watched(model, looked):
+        look(model)
+        return measure(model, looked)
+
+    monkeypatch.setattr(fitting, "measure", watched)
+
+
+def test_a_tuned_unet_trains_and_a_frozen_one_does_not(tmp_path, monkeypatch):
     study = Study(replace(QUICK, lr=1e-2), out=tmp_path, task="segmentation")
-    trained = {}
-    measure = study._measure
+    trained = []
+    watch(monkeypatch, lambda model: trained.append([one.detach().clone() for one in model.backbone.unet.parameters()]))
     for is_tuned in (False, True):
-
-        def keep(model, looked, tuned=is_tuned):
-            trained[tuned] = [one.detach().clone() for one in model.backbone.unet.parameters()]
-            return measure(model, looked)
-
-        study._measure = keep
         study.carry_out(Run("segmentation", EMPTY, "normal", is_tuned, 0))
-    own = tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters()
-    same = [[torch.equal(one, other) for one, other in zip(trained[tuned], own_list, strict=True)]
-            for own_list in [list(own)] for tuned in (False, True)]  # fmt: skip
-    assert all(same[0])
-    assert not all(same[1])
+    own = list(tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
+    frozen, tuned = ([torch.equal(one, other) for one, other in zip(found, own, strict=True)] for found in trained)
+    assert all(frozen)
+    assert not all(tuned)
 
 
-def test_an_adapter_trains_under_a_frozen_unet(tmp_path):
+def test_an_adapter_trains_under_a_frozen_unet(tmp_path, monkeypatch):
     study = Study(QUICK, out=tmp_path, task="segmentation")
     gates = []
-    measure = study._measure
-    study._measure = lambda model, looked: (
-        gates.append(model.backbone.text_adapter.gate.detach().clone()),
-        measure(model, looked),
-    )[1]
+    watch(monkeypatch, lambda model: gates.append(model.backbone.text_adapter.gate.detach().clone()))
     study.carry_out(Run("segmentation", replace(EMPTY, adapter=True), "normal", False, 0))
     assert not torch.equal(gates[0], torch.full_like(gates[0], 1e-4))
 
@@ -392,3 +393,20 @@ def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):
     assert len({run.name for run in runs}) == len(runs)
     assert result_of(runs[0], tmp_path) is None
     assert Settings(data="nyu", root="x").schedule("fast").epochs == 1
+
+
+def test_regions_are_measured_by_their_size():
+    """Six regions, two of each size, in an order that is not theirs; what is found of each is counted by hand."""
+    sizes = RegionSizes(("background", "dog"))
+    for area, found in ((40, 40), (1, 1), (20, 15), (50, 50), (2, 1), (10, 5)):
+        truth, said = np.zeros((10, 10), int), np.zeros((10, 10), int)
+        truth.flat[:area], said.flat[:found] = 1, 1
+        sizes.update(said, truth)
+    assert sizes.compute() == pytest.approx({"IoU small": 0.75, "IoU medium": 0.625, "IoU large": 1.0})
+
+
+def test_pixels_of_no_class_count_in_no_region():
+    sizes = RegionSizes(("background", "dog"))
+    truth, said = np.array([[1, 1, 255, 0]]), np.array([[1, 0, 1, 0]])
+    sizes.update(said, truth)
+    assert sizes.compute()["IoU small"] == pytest.approx(1 / 2)

@@ -9,6 +9,7 @@ Oracle prompts at precision and recall 0.5, 0.75 and 1.0, nine cells, on the fas
 from shared.options import run
 from shared.parts import Part, Table
 from shared.rows import Row
+from shared.sizes import SIZES
 from shared.table import main
 from shared.texts import Text
 
@@ -22,7 +23,7 @@ TABLE = Table(
     name="table_s2",
     title="Table S2: an oracle with mistakes",
     task="segmentation",
-    metrics=("mIoU",),
+    metrics=("mIoU", *(f"IoU {size}" for size in SIZES)),
     parts=[
         Part(
             title="Oracle at a precision and a recall",
@@ -36,7 +37,8 @@ TABLE = Table(
     ],
     notes="The paper's own nine figures are in its supplement; its text (Sec. 4.2) gives the differences, which "
     "[the page of verdicts](paper.md) compares. Precision and recall are those over all images together "
-    "(`tadp.prompts.oracle`).",
+    "(`tadp.prompts.oracle`). Appendix B of the paper looks at sizes of objects: IoU small, medium and large are means "
+    "over the regions (all that a class fills of one image) of each third by size.",
 )
 
 if __name__ == "__main__":

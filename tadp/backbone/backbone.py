@@ -19,6 +19,7 @@ from tadp.backbone.encoding import encode
 from tadp.backbone.parameters import decay_groups, first_parameter
 from tadp.backbone.passes import CombineTimesteps, make_passes
 from tadp.backbone.tiling import tiled
+from tadp.conditioning import Conditioning, TextAdapter
 from tadp.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
@@ -28,7 +29,7 @@ from tadp.images import ImageLike, crop_to_cells, to_tensor
 from tadp.loading import load_text_adapter, model_folder
 from tadp.parts import load_parts
 from tadp.saving import save_parts
-from tadp.text import Conditioning, TextAdapter, check_captions
+from tadp.text import check_captions
 from tadp.text_stack import AnyText, text_encoder_of
 from tadp.vae import AnyVAE, encoder_of
 from tadp.words import Synonyms, checked_names

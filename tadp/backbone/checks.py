@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
 from tadp.layout import Layout
-from tadp.text import Conditioning
 from tadp.text_stack import AnyText
 from tadp.vae import AnyVAE
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tadp.conditioning import Conditioning
 from tadp.errors import CaptionError
-from tadp.text import Conditioning
 
 Text = str | Sequence[str] | Conditioning
 

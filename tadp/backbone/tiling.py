@@ -9,11 +9,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tadp.backbone.current_text import Text, current_text, text_rows
+from tadp.conditioning import Conditioning
 from tadp.crops import Crops
 from tadp.errors import CaptionError
 from tadp.features import AttentionMaps, Features
 from tadp.images import MAX_PIXELS, ImageLike
-from tadp.text import Conditioning, check_captions
+from tadp.text import check_captions
 from tadp.tiles import Share, TileGrid, grid
 
 if TYPE_CHECKING:

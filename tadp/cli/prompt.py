@@ -15,9 +15,9 @@ from tadp.errors import CaptionError, ModifierError
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
+    from tadp.conditioning import Conditioning
     from tadp.metrics import Agreement
     from tadp.modifiers import CaptionModifier
-    from tadp.text import Conditioning
     from tadp.text_stack import AnyText
 
 TOLERANCE = 0.01  # of the oracle's precision and recall

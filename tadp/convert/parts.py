@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tadp import tasks
 from tadp.backbone import TADPBackbone
+from tadp.conditioning import Conditioning
 from tadp.convert.forms import Form
 from tadp.convert.heads import head_names
 from tadp.convert.ledger import Ledger
@@ -18,7 +19,6 @@ from tadp.convert.pickles import tensors_in
 from tadp.convert.report import Part
 from tadp.convert.text import FileText, choose_embedding
 from tadp.errors import ModelError
-from tadp.text import Conditioning
 from tadp.text_stack import only_encoder
 
 _CAPTIONER = "Salesforce/blip2-opt-2.7b"  # that of the release

@@ -6,9 +6,9 @@ from typing import Any
 
 from tadp import __version__
 from tadp.backbone import TADPBackbone
+from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
 from tadp.features import FeatureInfo, Word
-from tadp.text import Conditioning
 
 KEY = "tadp"  # in the metadata of an ONNX file
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tadp import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
+from tadp.conditioning import Conditioning
 from tadp.crops import Crops
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract.results import done_before, file_digest, write_result
@@ -21,7 +22,6 @@ from tadp.features import Features, Word
 from tadp.files import writable_folder
 from tadp.image_ids import caption_ids, ids_in, output_names
 from tadp.images import MAX_PIXELS, decode, to_pil, to_tensor
-from tadp.text import Conditioning
 from tadp.tiles import grid
 
 Pixels = Tensor | np.ndarray

@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
 from tadp.features import Word
 from tadp.prompts.classes import check_classes
 from tadp.prompts.templates import CLIP_TEMPLATES
 from tadp.prompts.text_cache import cache_key, cached
-from tadp.text import Conditioning, TextEncoder
+from tadp.text import TextEncoder
 from tadp.text_stack import only_encoder
 from tadp.words import readable
 

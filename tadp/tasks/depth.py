@@ -12,13 +12,13 @@ from torch import Tensor
 from tadp import losses
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
+from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DepthResult
 from tadp.tasks.sliding import make_views, window_and_stride
-from tadp.text import Conditioning
 from tadp.windows import mean_tiles
 
 _GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]

@@ -12,13 +12,13 @@ from torch import Tensor
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
 from tadp.boxes import Boxes, Detections
+from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DetectionHead
 from tadp.images import ImageLike, to_pil, to_tensor
 from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import DetectionResult
-from tadp.text import Conditioning
 from tadp.windows import check_px
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 import tadp
 from tadp.backbone import TADPBackbone
+from tadp.conditioning import Conditioning
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.hub import Source, check_readable, local_folder, read_json, weight_files
 from tadp.loading import (
@@ -35,7 +36,6 @@ from tadp.loading import (
 from tadp.parts import load_parts
 from tadp.saving import save_text_encoder
 from tadp.tasks.lora import LORA_NAME, load_lora, save_lora
-from tadp.text import Conditioning
 from tadp.text_loading import load_text_encoder
 from tadp.tokens import learned_tokens
 

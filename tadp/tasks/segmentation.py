@@ -11,6 +11,7 @@ from torch import Tensor
 from tadp import losses
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
+from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import LinearHead, SegmentationHead
 from tadp.images import ImageLike, to_pil, to_tensor
@@ -19,7 +20,6 @@ from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
 from tadp.tasks.results import SegmentationResult
 from tadp.tasks.sliding import make_views, window_and_stride
-from tadp.text import Conditioning
 from tadp.windows import mean_tiles
 
 

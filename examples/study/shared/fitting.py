@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 import tadp
+from tadp.conditioning import Conditioning
 from tadp.files import replace_file
 from tadp.schedules import Schedule
-from tadp.text import Conditioning
 
 from .images import MAX_DEPTH_M, Images
 from .looking import Look, in_parts

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .rows import Row, Task
+from .sizes import SIZES
 
 UNETS = ("frozen", "tuned")
-SCALE = {"mIoU": 100.0, "pixel accuracy": 100.0}  # per cent, as the paper writes them
+# per cent, as the paper writes them
+SCALE = dict.fromkeys(("mIoU", "pixel accuracy", *(f"IoU {size}" for size in SIZES)), 100.0)
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import tadp
 from tadp import prompts
-from tadp.text import Conditioning
+from tadp.conditioning import Conditioning
 
 
 @dataclass(frozen=True)
