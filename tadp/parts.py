@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tadp.drop_ins import load_drop_in_unet, load_drop_in_vae
+from tadp.errors import MissingFileError
 from tadp.hub import read_json
 from tadp.loading import CONFIG_NAME, load_unet, load_vae, read_config
 from tadp.lora import fuse_lora
@@ -59,7 +60,15 @@ def load_parts(
     elif isinstance(parts["vae"], str | Path):
         parts["vae"] = load_drop_in_vae(parts["vae"], **how, hub=hub or {})
     if "text_encoder" not in parts and saved.get("has_text_encoder", True):
-        text = load_text(folder, parts["unet"], variant=variant, dtype=dtype, load_t5=load_t5)
+        try:
+            text = load_text(folder, parts["unet"], variant=variant, dtype=dtype, load_t5=load_t5)
+        except MissingFileError as error:
+            if (given or {}).get("unet") is None:
+                raise
+            raise MissingFileError(
+                f"what was passed as unet= takes text that this model may not make: {error} Pass one of the model's "
+                "own family."
+            ) from error
         if isinstance(text, TextEncoder):
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         else:

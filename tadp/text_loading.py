@@ -55,6 +55,8 @@ def _text(folder: Path, denoiser: Any, reader: _Reader | None, *, load_t5: bool)
         tokens = FLUX_DEV_TOKENS if denoiser.config["guidance_embeds"] else T5_TOKENS
         return FluxText({first: _clip(folder, first, reader), second: _t5(folder, second, reader, max_tokens=tokens)})
     parts = {part: _clip(folder, part, reader, projected=True, hidden="last but one") for part in (first, second)}
+    if load_t5 and (folder / tokenizer_part(third)).is_dir() and not (folder / third).is_dir():
+        raise MissingFileError(f"no {third}/ in {folder}, which has its tokenizer; pass load_t5=False to go without.")
     if load_t5 and (folder / third).is_dir():
         parts[third] = _t5(folder, third, reader)
     return SD3Text(parts, width=denoiser.config["joint_attention_dim"])

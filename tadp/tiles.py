@@ -113,7 +113,7 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
         (0, 384, 768, 1152, 1536, 1920, 2304, 2496)
     """
     tile_px = check_px(tile_px, name="tile_px")
-    overlap_px = check_px(overlap_px, name="overlap_px") if overlap_px != 0 else 0
+    overlap_px = 0 if overlap_px == 0 else check_px(overlap_px, name="an overlap_px that is not 0")
     for name, value in (("tile_px", tile_px), ("overlap_px", overlap_px)):
         if value % multiple:
             raise ValueError(

@@ -40,7 +40,7 @@ def check_px(value: int | None, *, name: str) -> int:
         raise TypeError(f"{name} is a whole number of pixels; got {value!r}.")
     number = operator.index(value)
     if number < 1:
-        raise ValueError(f"{name} is 1 pixel or more; got {value}. None is the default.")
+        raise ValueError(f"{name} is 1 pixel or more; got {value}.")
     return number
 
 

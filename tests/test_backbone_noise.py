@@ -380,6 +380,7 @@ def test_what_has_no_meaning_is_refused(no_type_checker, options, message):
     [
         ({"timestep": 1.5}, r"timestep is a whole number; got 1\.5"),
         ({"timestep": "5"}, r"timestep is a whole number; got '5'"),
+        ({"timestep": torch.tensor([1, 261])}, r"timestep is a whole number; got tensor\(\[  1, 261\]\)"),
         ({"timestep": [5, None]}, r"timestep is a whole number; got None"),
         ({"noise_samples": True}, r"noise_samples is a whole number; got True"),
         ({"noise_seed": None}, r"noise_seed is a whole number; got None"),

@@ -362,3 +362,11 @@ def test_what_cannot_be_tiled_is_refused(backbone):
         backbone.tiled(images(1, 64, 64), "a dog", tile_px=128)
     with pytest.raises(ImageError, match=r"the limit is 0\.004"):
         backbone.tiled(np.zeros((64, 65, 3), np.uint8), "a dog", max_pixels=4096)
+
+
+def test_what_is_no_dtype_or_number_is_refused(no_type_checker, backbone):
+    for dtype, said in ((torch.int8, r"torch\.int8"), ("float16", r"'float16'")):
+        with pytest.raises(TypeError, match=rf"dtype is a floating torch\.dtype, such as torch\.float16; got {said}"):
+            backbone.tiled(images(1, 64, 64), "a dog", dtype=dtype)
+    with pytest.raises(TypeError, match=r"batch_size is a whole number; got 2\.5"):
+        backbone.tiled(images(1, 64, 64), "a dog", batch_size=2.5)

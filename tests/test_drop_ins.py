@@ -67,6 +67,15 @@ def test_the_tensors_of_another_unet_are_refused(model_source, tmp_path):
         TADPBackbone.from_pretrained(model_source, unet=tmp_path / "other.safetensors")
 
 
+def test_a_file_of_anything_else_is_refused_in_a_few_lines(model_source, tmp_path):
+    save_file({f"layer_{k}": torch.zeros(1) for k in range(500)}, tmp_path / "other.safetensors")
+    with pytest.raises(
+        ModelError, match=r'(?s)Missing key.*"conv_in\.weight".*… \(\d{2,} of them\).*\(500 of them\)'
+    ) as said:
+        TADPBackbone.from_pretrained(model_source, unet=tmp_path / "other.safetensors")
+    assert len(str(said.value)) < 2000
+
+
 def test_a_folder_of_weights_alone_is_told_of_files(model_source, tmp_path):
     save_file(build_unet().state_dict(), tmp_path / "cleandift.safetensors")
     with pytest.raises(MissingFileError, match=r"neither config\.json nor unet/ in .*; name the file|name the file"):

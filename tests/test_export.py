@@ -195,6 +195,12 @@ def test_one_text_is_shared_and_texts_of_another_batch_or_shape_are_refused(any_
         loaded(images(1, 4, 64), backbone.encode_text("a dog"))
 
 
+def test_captions_are_encoded_before_a_file_takes_them(no_type_checker, any_size):
+    for text, kind in (("a dog", "str"), (["a dog"], "list"), (embeddings(1, 77), "Tensor")):
+        with pytest.raises(TypeError, match=rf"text is a Conditioning, .* got a {kind}\. Encode captions with"):
+            OnnxBackbone(any_size[1])(images(1, 64, 64), text)
+
+
 @pytest.mark.parametrize("options", [{"record_attention": (0, 1)}, {"attach_attention": ()}], ids=["recorded", "none"])
 def test_a_file_of_one_size(options, tmp_path):
     backbone = trained_adapter(**options)
@@ -263,6 +269,20 @@ def test_shapes_below_the_smallest_and_several_texts_are_refused(backbone, optio
         to_program(backbone, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 128}, r"image_size is \(height, width\) in whole pixels, .* got 128"),
+        ({"image_size": (128.0, 128.0)}, r"image_size is \(height, width\) in whole pixels, .* got \(128\.0, 128\.0\)"),
+        ({"image_size": "512x512"}, r"image_size is \(height, width\) in whole pixels, .* got '512x512'"),
+        ({"batch_size": 1.5}, r"batch_size is a whole number, or None for any; got 1\.5"),
+    ],
+)
+def test_shapes_are_whole_numbers(no_type_checker, backbone, options, message):
+    with pytest.raises(TypeError, match=message):
+        to_program(backbone, **options)
+
+
 def test_what_no_graph_can_do_is_explained():
     with pytest.warns(UserWarning, match=r"came without scheduler"):
         noisy = build_backbone(timestep=261, noise_samples=2)
@@ -289,6 +309,9 @@ def test_files_that_are_none_of_ours_are_refused(backbone, tmp_path):
         to_onnx(backbone, tmp_path / "backbone.onnx", opset=17)
     with pytest.raises(MissingFileError, match=r"no file .*nothing\.onnx; tadp\.export\.to_onnx writes one"):
         OnnxBackbone(tmp_path / "nothing.onnx")
+    (tmp_path / "junk.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"junk\.onnx is no ONNX file, or a damaged one; export it again"):
+        OnnxBackbone(tmp_path / "junk.onnx")
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("Neg", ["x"], ["y"])

@@ -112,8 +112,10 @@ PARTS = [
 def test_a_missing_part_is_named(folders, family, part, tmp_path):
     folder = Path(shutil.copytree(folders[family], tmp_path / "model"))
     shutil.rmtree(folder / part)
-    name = "unet" if part == "transformer" else part
-    with pytest.raises(MissingFileError, match=rf"no {name}/ in .*model; a model folder has unet/"):
+    said = rf"no {part}/ in .*model; a model folder has unet/"
+    if part == "transformer":
+        said = r"no unet/ in .*model; .* Stable Diffusion 3 and FLUX a transformer/ in place of unet/"
+    with pytest.raises(MissingFileError, match=said):
         TADPBackbone.from_pretrained(folder)
 
 
@@ -122,6 +124,21 @@ def test_a_t5_may_be_left_out(folders, backbones):
     assert "text_encoder_3" not in backbone.text_encoder.parts
     assert backbone.encode_text("a dog").embeddings[:, 77:].abs().max() == 0
     assert backbone.text_length == backbones["SD 3"].text_length == 333
+
+
+def test_a_t5_that_is_missing_is_not_left_out_unasked(folders, tmp_path):
+    folder = Path(shutil.copytree(folders["SD 3"], tmp_path / "model"))
+    shutil.rmtree(folder / "text_encoder_3")
+    with pytest.raises(
+        MissingFileError, match=r"no text_encoder_3/ in .*, which has its tokenizer; pass load_t5=False"
+    ):
+        TADPBackbone.from_pretrained(folder)
+    TADPBackbone.from_pretrained(folder, load_t5=False)
+
+
+def test_a_unet_of_another_family_is_blamed_for_the_text_that_it_wants(folders):
+    with pytest.raises(MissingFileError, match=r"passed as unet= takes text .* no text_encoder_2/ in .*own family"):
+        TADPBackbone.from_pretrained(folders["SD 2.x"], unet=str(folders["SDXL"]))
 
 
 def test_a_t5_of_another_kind_is_refused(folders, tmp_path):
@@ -136,7 +153,10 @@ def test_an_unknown_family_is_told_of_the_known_ones(folders, tmp_path):
     folder = Path(shutil.copytree(folders["SD 3"], tmp_path / "model"))
     path = folder / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "PixArtTransformer2DModel"}))
-    known = "tadp reads UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel"
+    known = (
+        r"tadp reads UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel: the models of "
+        r"Stable Diffusion 1\.x, 2\.x, XL and 3\.x, and FLUX"
+    )
     with pytest.raises(ModelError, match=rf"holds a 'PixArtTransformer2DModel'; {known}"):
         TADPBackbone.from_pretrained(folder)
     with pytest.raises(ModelError, match=r"cannot read a DiTTransformer2DModel; it reads Stable Diffusion 1\.x, 2\.x"):

@@ -98,6 +98,11 @@ def test_options_that_cannot_be_are_refused(no_type_checker, backbone, options, 
         Pyramid(backbone, **options)
 
 
+def test_one_level_is_a_list_of_one(no_type_checker, backbone):
+    with pytest.raises(TypeError, match=r"levels are several numbers, such as \(0, 1\); got 2. One alone is \(2,\)"):
+        Pyramid(backbone, levels=2)
+
+
 def test_inputs_that_cannot_be_are_refused(backbone):
     pyramid = Pyramid(backbone)
     with pytest.raises(ImageError, match=r"7x64 pixels .* at least 8"):
@@ -191,13 +196,48 @@ def test_timms_own_models_and_their_options_are_left_alone(backbone):
         timm.create_model("mine", features_only=True, in_chans=1)
 
 
+def test_timms_options_do_what_they_say_or_are_refused(no_type_checker, backbone):
+    import timm
+
+    register_timm(Pyramid(backbone, mean=MEAN, std=STD), name="normalised")
+    register_timm(backbone, name="plain")
+    for name, mean, std in (("normalised", MEAN, STD), ("plain", (0, 0, 0), (1, 1, 1))):
+        made = timm.create_model(name, features_only=True, num_classes=0, output_stride=64)
+        config = timm.data.resolve_model_data_config(made)
+        assert (config["mean"], config["std"]) == (mean, std)
+    own = build_backbone()
+    register_timm(own, name="own")
+    timm.create_model("own", features_only=True).set_grad_checkpointing()
+    assert own.unet.is_gradient_checkpointing
+    with pytest.raises(ValueError, match=r"its maps have strides \[8, 16, 32, 64\]; got output_stride=16"):
+        timm.create_model("plain", features_only=True, output_stride=16)
+    with pytest.raises(
+        TypeError, match=r"'plain' has no option 'out_indicies'; it takes features_only and out_indices"
+    ):
+        timm.create_model("plain", features_only=True, out_indicies=(0,))
+    with pytest.raises(TypeError, match=r"out_indices are numbers, such as \(0, 1\); got '01'"):
+        timm.create_model("plain", features_only=True, out_indices="01")
+
+
+def test_what_was_never_normalised_is_refused_where_mean_and_std_are_undone(no_type_checker, backbone):
+    pyramid = Pyramid(backbone, mean=torch.tensor(MEAN), std=torch.tensor(STD))
+    assert pyramid.mean == pytest.approx(MEAN)
+    for given, what in (
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"a tensor of torch.uint8 and shape \(1, 3, 64, 64\)"),
+        (torch.zeros(1, 1, 64, 64), r"a tensor of torch.float32 and shape \(1, 1, 64, 64\)"),
+        (["photo.jpg"], "a list"),
+    ):
+        with pytest.raises(ImageError, match=rf"a float tensor \(B, 3, H, W\) that was normalised by them; got {what}"):
+            pyramid(given)
+
+
 def test_one_mean_for_all_channels_is_refused(no_type_checker, backbone):
     with pytest.raises(TypeError, match=r"three numbers each, one a channel; got mean 0.5, std 0.5"):
         Pyramid(backbone, mean=0.5, std=0.5)
 
 
 def test_the_name_of_a_model_is_no_backbone(no_type_checker):
-    for make in (Pyramid, TimmFeatures):
+    for make in (Pyramid, TimmFeatures, register_timm):
         with pytest.raises(TypeError, match=r"a TADPBackbone is wanted; got 'tadp-tiny'"):
             make("tadp-tiny")
 

@@ -83,7 +83,7 @@ def test_other_strides_have_other_multiples():
         ({"tile_px": 128, "overlap_px": 128}, r"overlap_px is under tile_px, 128; got 128"),
         ({"tile_px": 128, "overlap_px": 256}, r"overlap_px is under tile_px, 128; got 256"),
         ({"tile_px": 0}, r"tile_px is 1 pixel or more; got 0"),
-        ({"overlap_px": -64}, r"overlap_px is 1 pixel or more; got -64"),
+        ({"overlap_px": -64}, r"an overlap_px that is not 0 is 1 pixel or more; got -64\."),
         ({"image_size": (0, 64)}, r"a side of image_size is 1 pixel or more; got 0"),
     ],
 )

@@ -200,7 +200,7 @@ def test_a_stride_that_leaves_gaps_is_refused(stride):
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_size_under_one_is_refused(value):
-    with pytest.raises(ValueError, match=f"window_px is 1 pixel or more; got {value}. None is the default"):
+    with pytest.raises(ValueError, match=f"window_px is 1 pixel or more; got {value}."):
         check_px(value, name="window_px")
 
 

@@ -168,9 +168,12 @@ def _checked_timesteps(timestep: int | Sequence[int], steps: int) -> tuple[int, 
 
 
 def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} is a whole number; got {value!r}.")
-    return operator.index(value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:  # of an array or a tensor of several, too
+        pass
+    raise TypeError(f"{name} is a whole number; got {value!r}.")
 
 
 def _concatenated(made: list[Made]) -> Made:

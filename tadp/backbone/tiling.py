@@ -67,6 +67,7 @@ def tiled(
     Raises:
         CaptionError: If there are neither one text nor one a tile; the message says how many tiles there are.
         ImageError: If the image cannot be read or used.
+        TypeError: If `dtype` is no floating `torch.dtype`, or `batch_size` no integer.
         ValueError: If a size is no multiple, the overlap is not under the tile, `batch_size` is under 1, or attention
             by token is asked for though tiles have texts of their own, whose tokens are not the same words.
 
@@ -77,8 +78,12 @@ def tiled(
         >>> [tuple(one.shape) for one in features.maps]
         [(1, 32, 25, 40), (1, 141, 13, 20), (1, 173, 7, 10), (1, 128, 4, 5)]
     """
+    if not isinstance(batch_size, int):
+        raise TypeError(f"batch_size is a whole number; got {batch_size!r}.")
     if batch_size < 1:
         raise ValueError(f"batch_size is 1 or more; got {batch_size}.")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is a floating torch.dtype, such as torch.float16; got {dtype!r}.")
     crops = Crops(image, max_pixels=max_pixels)
     tiles = grid(crops.size, tile_px=tile_px, overlap_px=overlap_px, multiple=backbone.feature_info.reduction[-1])
     encoded = _encoded(backbone, text, tiles, truncate=truncate)

@@ -58,6 +58,8 @@ def read_pickle(path: Path) -> Any:
         >>> read_pickle(path)
         {'state_dict': {'weight': tensor([1., 1.])}, 'epoch': 3}
     """
+    if path.is_dir():
+        raise MissingFileError(f"{path} is a folder, and one file is wanted. from_pretrained reads folders.")
     if not path.is_file():
         raise MissingFileError(f"no such file: {path}. Check its spelling and the working folder.")
     if path.suffix == ".safetensors":

@@ -76,10 +76,17 @@ class Shape:
     multiple: int
 
     def __post_init__(self) -> None:
+        if self.batch_size is not None and not isinstance(self.batch_size, int):
+            raise TypeError(f"batch_size is a whole number, or None for any; got {self.batch_size!r}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is 1 or more, or None for any; got {self.batch_size}.")
         if self.image_size is None:
             return
+        if isinstance(self.image_size, int | str) or not all(isinstance(side, int) for side in self.image_size):
+            raise TypeError(
+                f"image_size is (height, width) in whole pixels, such as (512, 512), or None for any; got "
+                f"{self.image_size!r}."
+            )
         if len(self.image_size) != 2 or min(self.image_size) < MIN_SIZE:
             raise ValueError(
                 f"image_size is (height, width) of {MIN_SIZE} pixels or more each, or None for any; got "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tadp.conditioning import Conditioning
-from tadp.errors import ImageError, MissingFileError
+from tadp.errors import ImageError, MissingFileError, ModelError
 from tadp.export.facts import Facts
 from tadp.export.graph import check_unmasked
 from tadp.export.onnx_file import need
@@ -25,7 +25,7 @@ class OnnxBackbone:
 
     Raises:
         MissingFileError: If there is no such file.
-        ModelError: If it was not written by `to_onnx`.
+        ModelError: If it is no ONNX file, or was not written by `to_onnx`.
         MissingExtraError: If onnxruntime is not installed.
 
     Attributes:
@@ -35,10 +35,13 @@ class OnnxBackbone:
 
     def __init__(self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)):
         runtime = need("onnxruntime")
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise MissingFileError(f"no file {path}; tadp.export.to_onnx writes one.")
-        self.session: Any = runtime.InferenceSession(path, providers=list(providers))
+        try:
+            self.session: Any = runtime.InferenceSession(path, providers=list(providers))
+        except runtime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
+            raise ModelError(f"{path} is no ONNX file, or a damaged one; export it again.") from error
         self.facts = Facts.read(self.session.get_modelmeta().custom_metadata_map, path)
 
     @property
@@ -59,6 +62,7 @@ class OnnxBackbone:
         Raises:
             ImageError: If an image cannot be read, or is not of the file's size.
             CaptionError: If there are neither one nor B texts.
+            TypeError: If the text is no `Conditioning`: a file has no text encoder.
             ValueError: If there is no text, one too many, or one of another shape.
         """
         pixels = to_tensor(images).detach().float().cpu()
@@ -89,6 +93,11 @@ class OnnxBackbone:
         facts = self.facts
         if text is None:
             raise ValueError("this file takes the embeddings of a text: pass encode_text(captions) of the backbone.")
+        if not isinstance(text, Conditioning):
+            raise TypeError(
+                f"text is a Conditioning, as the file holds no text encoder; got a {type(text).__name__}. Encode "
+                "captions with the backbone that was exported: backbone.encode_text(captions)."
+            )
         check_unmasked(text)
         if text.embeddings.shape[1:] != (facts.tokens, facts.text_width):
             raise ValueError(

@@ -84,7 +84,7 @@ class Pyramid(nn.Module):
             images: In [0, 1], or normalised by `mean` and `std`; from 8 pixels up.
 
         Raises:
-            ImageError: If images are of another range, or too small.
+            ImageError: If images are of another range or shape, or too small.
             CaptionError: If there is no text, or captions of another batch size.
         """
         features = self.backbone(self._pixels(images), vae_map=self.stride4 == "vae")
@@ -100,6 +100,7 @@ class Pyramid(nn.Module):
     def _pixels(self, images: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
             return images
+        self._check_normalised(images)
         pixels = images * _channelwise(self.std, images) + _channelwise(self.mean, images)
         low, high = (bound.item() for bound in pixels.detach().aminmax())
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
@@ -109,6 +110,23 @@ class Pyramid(nn.Module):
                 "[0, 1]."
             )
         return pixels.clamp(0, 1)
+
+    def _check_normalised(self, images: Any) -> None:
+        """What mean and std can be undone of, or an ImageError: bytes and paths were never normalised."""
+        if (
+            isinstance(images, Tensor)
+            and images.is_floating_point()
+            and images.ndim in (3, 4)
+            and images.shape[-3] == 3
+        ):
+            return
+        what = f"a {type(images).__name__}"
+        if isinstance(images, Tensor):
+            what = f"a tensor of {images.dtype} and shape {tuple(images.shape)}"
+        raise ImageError(
+            f"with mean and std, images are a float tensor (B, 3, H, W) that was normalised by them; got {what}. "
+            "Normalise images first, or build the pyramid without mean and std, which then takes pixels and paths."
+        )
 
 
 class _Upsampler(nn.Module):
@@ -129,6 +147,8 @@ def _channelwise(values: Sequence[float], images: Tensor) -> Tensor:
 
 
 def _checked_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[int, ...]:
+    if isinstance(levels, int):
+        raise TypeError(f"levels are several numbers, such as (0, 1); got {levels}. One alone is ({levels},).")
     levels = tuple(range(len(info)) if levels is None else levels)
     there = ", ".join(f"{k} (stride {stride})" for k, stride in enumerate(info.reduction))
     unknown = [level for level in levels if level not in range(len(info))]
@@ -146,11 +166,13 @@ def _checked_statistics(
         raise ValueError(f"mean and std come together; got mean {mean}, std {std}.")
     if mean is None or std is None:
         return None, None
-    if not isinstance(mean, Sequence) or not isinstance(std, Sequence):
-        raise TypeError(f"mean and std are three numbers each, one a channel; got mean {mean}, std {std}.")
+    try:
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))  # a list, an array or a tensor
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"mean and std are three numbers each, one a channel; got mean {mean}, std {std}.") from error
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean and std are three numbers each, std over 0; got mean {mean}, std {std}.")
-    return tuple(map(float, mean)), tuple(map(float, std))
+    return mean, std
 
 
 def as_pyramid(backbone: TADPBackbone | Pyramid, **options: Any) -> Pyramid:

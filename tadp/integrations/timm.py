@@ -7,10 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
+from tadp.backbone.checks import refuse_name
 from tadp.integrations.packages import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "pip install 'tadp[timm]'."
+# Options of timm's models that say nothing of a backbone's maps; code for many models passes them to all.
+_WITHOUT_MEANING = {"num_classes", "global_pool", "drop_rate", "drop_path_rate", "img_size"}
 
 
 class TimmFeatures(nn.Module):
@@ -45,6 +48,16 @@ class TimmFeatures(nn.Module):
             indices,
         )
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What `timm.data.resolve_model_data_config` makes transforms of: the pyramid's mean and std."""
+        pyramid = self.pyramid
+        return {"mean": pyramid.mean or (0.0, 0.0, 0.0), "std": pyramid.std or (1.0, 1.0, 1.0)}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As timm's models have it; see `TADPBackbone.enable_gradient_checkpointing`."""
+        self.pyramid.backbone.enable_gradient_checkpointing(enable)
+
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """The chosen maps; see `Pyramid`."""
         maps = self.pyramid(x)
@@ -59,7 +72,10 @@ def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
     Raises:
         MissingExtraError: If timm is missing.
         ValueError: If timm has a model of this name.
+        TypeError: If the backbone is a name.
     """
+    if not isinstance(backbone, Pyramid):
+        refuse_name(backbone)
     registry = need("timm.models._registry", install=INSTALL)
     if getattr(registry._model_entrypoints.get(name), "__module__", __name__) != __name__:
         raise ValueError(f"timm has a model {name!r} of its own; choose another name.")
@@ -70,13 +86,27 @@ def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
         features_only: bool = False,
         out_indices: Any = None,
         in_chans: int = 3,
-        **_options: Any,
+        output_stride: int | None = None,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Any = None,
+        cache_dir: Any = None,
+        **options: Any,
     ) -> TimmFeatures:
         if not features_only:
             raise ValueError(f"{name!r} gives features, no classes; pass features_only=True.")
         if in_chans != 3:
             raise ValueError(f"the VAE takes images of 3 channels; got in_chans={in_chans}.")
-        return TimmFeatures(backbone, out_indices=out_indices)
+        unknown = sorted(set(options) - _WITHOUT_MEANING)
+        if unknown:
+            raise TypeError(f"{name!r} has no option {unknown[0]!r}; it takes features_only and out_indices.")
+        features = TimmFeatures(backbone, out_indices=out_indices)
+        strides = features.feature_info.reduction()
+        if output_stride is not None and output_stride < max(strides):
+            raise ValueError(
+                f"{name!r} is not dilated: its maps have strides {strides}; got output_stride={output_stride}. Leave "
+                "it out, and choose maps by out_indices."
+            )
+        return features
 
     registry._model_entrypoints[name] = entry
 
@@ -86,6 +116,8 @@ def _checked_indices(indices: int | Sequence[int] | None, count: int) -> tuple[i
         return tuple(range(count))
     if isinstance(indices, int):
         indices = range(count - indices, count)
+    if isinstance(indices, str):
+        raise TypeError(f"out_indices are numbers, such as (0, 1); got {indices!r}.")
     taken = tuple(index + count if index < 0 else index for index in indices)
     if not taken or any(index not in range(count) for index in taken):
         raise ValueError(f"out_indices are of the {count} maps 0 to {count - 1}; got {list(indices)}.")

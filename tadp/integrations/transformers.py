@@ -50,6 +50,7 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
 
     Raises:
         UnknownModelError: If there is no such base.
+        ModelError: If the base is of another family, or has an `AutoencoderTiny`.
 
     Example:
         >>> TADPConfig(base_model="tadp-tiny", stride4="vae").stage_names
@@ -161,7 +162,14 @@ def _describe(base_model: str) -> dict[str, Any]:
     """The configs of a base's parts, its tokenizer and scheduler, and the options saved with it."""
     folder = model_folder(base_model)
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    if (folder / "transformer").is_dir() or (folder / "text_encoder_2").is_dir():
+        raise ModelError(
+            f"{base_model} is a Stable Diffusion XL, 3.x or FLUX; a TADPConfig describes Stable Diffusion 1.x and 2.x. "
+            "Others go into a model of your own through tadp.integrations.Pyramid."
+        )
     parts = {part: read_config(folder, part) for part in ("unet", "vae")}
+    if parts["vae"].get("_class_name") == "AutoencoderTiny":
+        raise ModelError(f"{base_model} has an AutoencoderTiny; a TADPConfig describes models with an AutoencoderKL.")
     if saved.get("has_text_encoder", True):
         parts["text_encoder"] = read_config(folder, "text_encoder")
         parts["tokenizer"] = _packed(folder / "tokenizer")
