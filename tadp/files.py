@@ -60,6 +60,21 @@ def replace_folder(path: Path) -> Iterator[Path]:
                     folder.rmdir()
 
 
+def writable_folder(folder: Path) -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        OutputError: If it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}. Choose another.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"no permission to write in {folder}. Choose another folder, or chmod u+w {folder}.")
+    return folder
+
+
 def _swap(path: Path, new: Path, old: Path) -> None:
     """Move what `new` holds into `path`, and what it replaces into `old`; all of it, or none."""
     names = sorted(entry.name for entry in new.iterdir())

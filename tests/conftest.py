@@ -11,8 +11,7 @@ from tadp import TADPBackbone
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers, and what they start, share the cores
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
 
 
 @pytest.fixture(scope="session")

@@ -253,6 +253,35 @@ def test_a_table_has_a_row_to_compare_with():
         ModifierTable({"simple": {}})
 
 
+def test_a_table_is_read_from_its_own_json():
+    table = ModifierTable({"null": {"x": {0: 0.1, 1: 0.5}}, "simple": {"x": {0: 0.2, 1: 0.7}}})
+    rows = json.loads(table.to_json())["rows"]
+    again = ModifierTable({row: {name: one["seeds"] for name, one in rows[row].items()} for row in rows})
+    assert again.markdown() == table.markdown()
+    half = ModifierTable({"null": table.figures["null"], "simple": again.figures["simple"]})
+    assert half.difference("simple", "x") == table.difference("simple", "x")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error", "match"),
+    [
+        ([0.5, 0.6], TypeError, r"row 'null', column 'x' go by seed, such as \{0: 0.50, 1: 0.54\}; got a list"),
+        (0.5, TypeError, r"got a float"),
+        ({"first": 0.5}, ValueError, r"a seed is a whole number; got 'first'"),
+        ({0: 0.5, 1: math.nan}, ValueError, r"that of seed 1 is nan. Leave it out"),
+    ],
+)
+def test_figures_that_are_none_are_refused(seeds, error, match, no_type_checker):
+    with pytest.raises(error, match=match):
+        ModifierTable({"null": {"x": seeds}})
+
+
+@pytest.mark.parametrize("captions", [["a dog"], "captions.json"])
+def test_captions_of_a_target_go_by_id(captions, no_type_checker):
+    with pytest.raises(TypeError, match=r"captions go by image id.*got a (list|str). A file is opened by CaptionTable"):
+        Protocol().target(COMICS, captions=captions)
+
+
 def test_names_are_no_parts_of_a_protocol(no_type_checker):
     with pytest.raises(TypeError, match=r"modifier is a CaptionModifier; got 'comic'"):
         Protocol("comic")

@@ -36,7 +36,7 @@ FLOORS = {
     "pretrained": 1,
     "_lazy": 0,
     "layout": 1, "joint": 1, "joint_attention": 1, "denoiser": 1, "text_stack": 1, "text_loading": 1,
-    "parts": 1, "drop_ins": 1, "noise": 1, "tiles": 1, "crops": 1, "lora": 1, "lora_text": 1,
+    "parts": 1, "drop_ins": 1, "noise": 1, "tiles": 1, "crops": 1, "image_ids": 1, "lora": 1, "lora_text": 1,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -256,6 +257,50 @@ def test_captions_go_by_file_name(source, tmp_path, monkeypatch):
         learn_token(source, tmp_path, **QUICK, captions={"one": "a dog"})
 
 
+def test_captions_go_by_the_ids_that_tadp_caption_gives(source, tmp_path, monkeypatch):
+    """A name that two folders have comes with its folder; nobody gets another's caption."""
+    for name, pixels in zip(("a/1", "b/1", "b/two"), pictures(3), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    seen = []
+    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0].texts))
+    short = {"a/1": "a", "b/1": "b", "two": "c"}
+    settings = QUICK | {"template": "<wash> {caption}"}
+    learn_token(source, tmp_path, **settings, captions=short)
+    learn_token(source, tmp_path, **settings, captions={"a/1": "a", "b/1": "b", "b/two": "c"})
+    learn_token(source, sorted(tmp_path.rglob("*.png")), **settings, captions=short)
+    assert seen == [[["<wash> a"], ["<wash> b"], ["<wash> c"]]] * 3
+    with pytest.raises(CaptionError, match=r"2 of 3 images have no caption, such as 'a/1'"):
+        learn_token(source, tmp_path, **settings, captions={"1": "which?", "two": "c"})
+
+
+def test_images_come_in_any_row(source):
+    """A batch, or what a generator gives, is the same as a list."""
+    batch = np.stack([one[:64, :64] for one in pictures()])
+    tensors = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    one, *others = (learn_token(source, images, **QUICK) for images in (list(batch), batch, tensors, iter(batch)))
+    assert all(torch.equal(embedding_of(one), embedding_of(other)) for other in others)
+
+
+def test_what_a_run_drew_is_none_of_its_images(source, tmp_path):
+    """The output may be the images' own folder, or lie in it."""
+    for number, pixels in enumerate(pictures()):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    for output in (tmp_path, tmp_path / "out"):
+        settings = QUICK | {"sample_every": 2, "checkpoint_every": 2, "output": output}
+        first = learn_token(source, tmp_path, **settings | {"steps": 2})
+        assert len(list((output / "samples").iterdir())) == 2
+        learn_token(source, tmp_path, **settings)  # goes on: the images are the same
+        again = learn_token(source, tmp_path, **settings | {"steps": 2}, resume=False)
+        assert torch.equal(embedding_of(first), embedding_of(again))
+        assert json.loads((output / "training.json").read_text())["concepts"][0]["count"] == 3
+        for drawn in (tmp_path / "samples").iterdir():
+            drawn.unlink()  # which are images to another output
+    refused(ImageError, r"holds what this run itself drew", source, tmp_path / "out", output=tmp_path / "out")
+    one = next((tmp_path / "out" / "samples").iterdir())
+    learn_token(source, [one], **QUICK, output=tmp_path / "out", resume=False)
+
+
 def test_the_lists_are_textual_inversions():
     assert (len(OBJECT_TEXTS), len(STYLE_TEXTS)) == (27, 19)
     assert len(set(OBJECT_TEXTS)) == 27
@@ -291,6 +336,7 @@ def refused(error, match, source, images=None, **options):
         ({"token": "Dog"}, ModifierError, r"already in the vocabulary"),
         ({"token": "water color"}, ModifierError, r"a token is one word without white space.*'water color'"),
         ({"token": ""}, ModifierError, r"a token is one word"),
+        ({"token": "<Wash>", "vectors": 2}, ModifierError, r"small letters.*'<Wash>'; take '<wash>'"),
         ({"initializer": "raincoat"}, ModifierError, r"'raincoat' is 2: 'rain', 'coat</w>'. Take a plain word"),
         ({"initializer": "red dog"}, ModifierError, r"'red dog' is 2"),
         ({"initializer": " "}, ModifierError, r"a word of one token; ' ' is 0: none"),
@@ -300,6 +346,7 @@ def refused(error, match, source, images=None, **options):
         ({"lr": 0.0}, ValueError, r"lr is over 0; got 0.0"),
         ({"lr": float("nan")}, ValueError, r"lr is over 0; got nan"),
         ({"seed": -1}, ValueError, r"seed is 0 or more; got -1"),
+        ({"side_px": 0}, ValueError, r"side_px is 8 or more; got 0"),
         ({"texts": ["a photo"]}, ModifierError, r"each text has \{token\} where the token goes; got 'a photo'"),
         ({"texts": []}, ModifierError, r"one text or more"),
         ({"template": "a photo"}, ModifierError, r"a template has \{caption\}"),
@@ -314,6 +361,22 @@ def refused(error, match, source, images=None, **options):
 def test_a_wrong_argument_is_refused_before_training(options, error, match, source, monkeypatch):
     monkeypatch.setattr(inversion, "train", lambda *a, **k: pytest.fail("trained"))
     refused(error, match, source, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"steps": 1e3}, r"steps is a whole number, an int; got 1000.0 \(float\)"),
+        ({"vectors": True}, r"vectors is a whole number, an int; got True \(bool\)"),
+        ({"seed": None}, r"seed is a whole number.*got None"),
+        ({"side_px": 64.0}, r"side_px is a whole number.*got 64.0"),
+        ({"lr": "1e-3"}, r"lr is a number; got '1e-3' \(str\)"),
+        ({"initializer": None}, r"initializer is a word, such as 'painting'; got a NoneType"),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_refused_before_training(options, match, source, monkeypatch, no_type_checker):
+    monkeypatch.setattr(inversion, "train", lambda *a, **k: pytest.fail("trained"))
+    refused(TypeError, match, source, **options)
 
 
 def test_an_unknown_kind_is_refused(source, no_type_checker):
@@ -362,8 +425,6 @@ def test_an_unreadable_array_is_named_by_its_place(source):
 
 
 def test_a_model_without_a_text_encoder_is_refused(source, model, tmp_path, no_type_checker):
-    import shutil
-
     shutil.rmtree(model / "text_encoder")
     refused(MissingFileError, r"no text_encoder/ in", model)
     backbone = tadp.TADPBackbone.from_pretrained(source)
@@ -387,7 +448,7 @@ def test_a_model_without_a_decoder_learns_without_samples(source, tmp_path):
 
 def test_8_bit_adam_without_bitsandbytes_says_what_to_install(source, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
-    refused(MissingExtraError, r"8-bit Adam needs bitsandbytes.*pip install bitsandbytes", source, adam_8bit=True)
+    refused(MissingExtraError, r"8-bit Adam needs bitsandbytes.*pip install -U bitsandbytes", source, adam_8bit=True)
 
 
 def broken_after(monkeypatch, step):
@@ -408,7 +469,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
         broken_after(patch, 5)
         refused(
             ModifierError,
-            r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*smaller learning rate than 0.01",
+            r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*smaller learning rate than 0.01, "
+            r"or float32 for the whole. Either is another run: give another output, or resume=False\.",
             source,
             **settings,
         )
@@ -423,6 +485,20 @@ def test_a_gradient_that_is_not_finite_stops_too(source, monkeypatch):
     losses = loop._losses
     monkeypatch.setattr(loop, "_losses", lambda *a: (part + (part - part.detach()).abs().sqrt() for part in losses(*a)))
     refused(ModifierError, r"the gradient is (nan|inf) in step 1", source)
+
+
+def test_an_output_that_cannot_take_a_checkpoint_is_refused_before_training(source, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    usage, needed = shutil.disk_usage(tmp_path), 3 * 4 * WIDTH  # the vector and Adam's two means
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_losses", lambda *a: pytest.fail("trained"))
+        refused(OutputError, r"cannot make the folder .*file: File exists", source, output=tmp_path / "file")
+        patch.setattr(loop.shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
+        refused(OutputError, r"a checkpoint takes 0.0 MB, and .*out has .* left. Free", source, output=tmp_path / "out")
+    assert (tmp_path / "file").read_text() == "mine"
+    for free in (needed, 0):  # a run that is finished writes no checkpoint
+        monkeypatch.setattr(loop.shutil, "disk_usage", lambda folder, free=free: usage._replace(free=free))
+        learn_token(source, pictures(), **QUICK, output=tmp_path / "out")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path):

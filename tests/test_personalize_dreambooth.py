@@ -158,10 +158,11 @@ def test_prior_images_are_drawn_once(source, tmp_path, monkeypatch):
     sizes = {to_pil(folder / name).size for name in drawn}
     assert sizes == {(64, 64)}
     assert len(set(drawn.values())) == len(drawn)
-    (folder / "0001.png").unlink()
-    again = unet_of(dreambooth(source, pictures(), **settings, output=tmp_path, resume=False)).state_dict()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == drawn
-    assert all(torch.equal(again[name], value) for name, value in first.items())
+    for spoil in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:99])):
+        spoil(folder / "0001.png")
+        again = unet_of(dreambooth(source, pictures(), **settings, output=tmp_path, resume=False)).state_dict()
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == drawn
+        assert all(torch.equal(again[name], value) for name, value in first.items())
     monkeypatch.setattr("tadp.personalize.prior.Sampler", lambda model: pytest.fail("drawn again"))
     dreambooth(source, pictures(), **settings, output=tmp_path, resume=False)
 
@@ -210,7 +211,10 @@ def test_what_images_are_called(source, options, text, monkeypatch):
         ({"prior_prompt": "a photo"}, ModifierError, r"pass both"),
         ({"prior_images": 0, "prior_prompt": "a photo"}, ValueError, r"1 or more; got 0"),
         ({"prior_images": [], "prior_prompt": "a photo"}, ImageError, r"at least one image"),
-        ({"lora_rank": 0}, ValueError, r"the rank of a LoRA is 1 or more; got 0"),
+        ({"lora_rank": 0}, ValueError, r"lora_rank is 1 or more; got 0"),
+        ({"prior_images": pictures(), "prior_prompt": "a", "prior_weight": -1.0}, ValueError, r"prior_weight is 0 or"),
+        ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm is over 0; got 0.0"),
+        ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm is over 0; got -1.0"),
         ({"steps": 0}, ValueError, r"steps is 1 or more; got 0"),
     ],
 )

@@ -170,6 +170,12 @@ def test_drawings_come_prompt_by_prompt_and_do_not_depend_on_the_batch(model):
     assert draw(model, "a dog", steps=1, side_px=128)[0].size == (128, 128)
 
 
+@pytest.mark.parametrize("option", ["count", "steps", "batch_size"])
+def test_drawing_nothing_is_refused(source, option):
+    with pytest.raises(ValueError, match=rf"{option} is 1 or more; got 0"):
+        draw(source, "a dog", **{option: 0})
+
+
 def test_a_model_without_a_decoder_cannot_draw(source, tmp_path):
     tadp.TADPBackbone.from_pretrained(source).save_pretrained(tmp_path)
     with pytest.raises(MissingFileError, match=r"has no decoder, as tadp saves backbones"):

@@ -38,7 +38,7 @@ def fill_table(
     Raises:
         CaptionError: If the table has the caption of another file under an id.
     """
-    from tadp.extract.names import SOURCE
+    from tadp.image_ids import SOURCE
     from tadp.images import to_pil
 
     counter = text_encoder or describe.token_counter
@@ -183,7 +183,7 @@ def check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path,
     Raises:
         CaptionError: If there is such an image.
     """
-    from tadp.extract.names import SOURCE
+    from tadp.image_ids import SOURCE
 
     missing = set(table.missing(images))
     for key, image in images.items():

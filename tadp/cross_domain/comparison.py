@@ -13,6 +13,8 @@ _T95 = (
 )  # fmt: skip
 _Z95 = 1.95996
 
+Seeds = Mapping[int, float] | Mapping[str, float]
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -67,11 +69,13 @@ class ModifierTable:
     """Figures by modifier, column and seed.
 
     Args:
-        figures: Row to column to seed to value. Rows may lack columns, and columns seeds.
+        figures: Row to column to seed to value. Rows may lack columns, and columns seeds. A seed may be text,
+            as JSON has it.
         null: The row that others are compared with.
 
     Raises:
-        ValueError: If the null row is missing.
+        TypeError: If figures do not go by seed.
+        ValueError: If the null row is missing, a seed is no whole number, or a figure not finite.
 
     Example:
         >>> table = ModifierTable({
@@ -87,14 +91,15 @@ class ModifierTable:
         | simple | 0.573 ± 0.063 | +0.053 ± 0.014 |
     """
 
-    def __init__(self, figures: Mapping[str, Mapping[str, Mapping[int, float]]], *, null: str = "null"):
+    def __init__(self, figures: Mapping[str, Mapping[str, Seeds]], *, null: str = "null"):
         if null not in figures:
             raise ValueError(
                 f"the row to compare with, {null!r}, is missing; there are {', '.join(figures) or 'none'}."
             )
         self.null = null
         self.figures = {
-            row: {column: dict(seeds) for column, seeds in columns.items()} for row, columns in figures.items()
+            row: {column: _by_seed(seeds, row, column) for column, seeds in columns.items()}
+            for row, columns in figures.items()
         }
 
     @property
@@ -147,6 +152,20 @@ class ModifierTable:
             for row, columns in self.figures.items()
         }
         return json.dumps({"null": self.null, "rows": rows}, indent=2)
+
+
+def _by_seed(seeds: Seeds, row: str, column: str) -> dict[int, float]:
+    what = f"figures of row {row!r}, column {column!r}"
+    if not isinstance(seeds, Mapping):
+        raise TypeError(f"{what} go by seed, such as {{0: 0.50, 1: 0.54}}; got a {type(seeds).__name__}.")
+    try:
+        by_seed = {int(seed): value for seed, value in seeds.items()}
+    except ValueError as error:
+        raise ValueError(f"{what}: a seed is a whole number; got {', '.join(map(repr, seeds))}.") from error
+    for seed, value in by_seed.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{what}: that of seed {seed} is {value}. Leave it out, or run it again.")
+    return by_seed
 
 
 def _cell(value: Estimate | None) -> str:

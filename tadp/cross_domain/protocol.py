@@ -70,7 +70,13 @@ class Protocol:
 
         Raises:
             CaptionError: If an image has no caption.
+            TypeError: If captions do not go by id.
         """
+        if captions is not None and not isinstance(captions, Mapping):
+            raise TypeError(
+                f"captions go by image id, such as a CaptionTable or {{'image-1': 'a dog'}}; got a "
+                f"{type(captions).__name__}. A file is opened by CaptionTable.open(path)."
+            )
         if self.cleaner is None:
             return Recaptioned(data, self.modifier, captions=captions)
         said = captions

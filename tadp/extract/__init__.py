@@ -12,11 +12,11 @@ JSON is there, and that is written last.
 from tadp.extract.extraction import Outcome as Outcome
 from tadp.extract.extraction import extract_images as extract_images
 from tadp.extract.extraction import shrink as shrink
-from tadp.extract.names import caption_ids as caption_ids
-from tadp.extract.names import output_names as output_names
-from tadp.extract.names import path_ids as path_ids
-from tadp.extract.results import writable_folder as writable_folder
 from tadp.extract.settings import fingerprint as fingerprint
+from tadp.files import writable_folder as writable_folder
+from tadp.image_ids import caption_ids as caption_ids
+from tadp.image_ids import output_names as output_names
+from tadp.image_ids import path_ids as path_ids
 
 __all__ = [
     "Outcome",

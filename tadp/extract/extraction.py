@@ -16,10 +16,11 @@ from tadp.captioner import Captioner
 from tadp.conditioning import Conditioning
 from tadp.crops import Crops
 from tadp.errors import CaptionError, ImageError, OutputError
-from tadp.extract.names import caption_ids, ids_in, output_names
-from tadp.extract.results import done_before, file_digest, writable_folder, write_result
+from tadp.extract.results import done_before, file_digest, write_result
 from tadp.extract.settings import run_settings
 from tadp.features import Features, Word
+from tadp.files import writable_folder
+from tadp.image_ids import caption_ids, ids_in, output_names
 from tadp.images import MAX_PIXELS, decode, to_pil, to_tensor
 from tadp.tiles import grid
 

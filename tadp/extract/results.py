@@ -12,23 +12,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from tadp.errors import OutputError
 from tadp.files import replace_file
-
-
-def writable_folder(folder: Path) -> Path:
-    """The folder, made if it is not there.
-
-    Raises:
-        OutputError: If it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}. Choose another.") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"no permission to write in {folder}. Choose another folder, or chmod u+w {folder}.")
-    return folder
 
 
 def done_before(

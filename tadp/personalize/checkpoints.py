@@ -73,7 +73,7 @@ class Checkpoints:
         tensors = {f"{_TRAINED}{name}": one.detach().cpu().contiguous() for name, one in trained.items()}
         numbers: dict[str, Any] = {}
         for index, values in optimizer.state_dict()["state"].items():
-            for key, value in values.items():
+            for key, value in _flat(values):
                 name = f"{_OPTIMIZER}{index}.{key}"
                 if isinstance(value, Tensor):
                     tensors[name] = value.detach().cpu().contiguous().clone()
@@ -112,6 +112,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except (ValueError, LookupError, AttributeError) as error:
             raise CorruptFileError(f"{path} is no checkpoint of tadp.personalize. Move it away.") from error
         return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118  safe_open is not a dict
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What an optimiser knows of a parameter; bitsandbytes has part of it one level down, and reads it without."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield key, value
 
 
 def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from tadp.modifiers import CaptionModifier
 from tadp.personalize.images import Captions, Images
 from tadp.personalize.loop import Concept, train
 from tadp.personalize.model import DiffusionModel, load_diffusion
-from tadp.personalize.options import RunOptions
+from tadp.personalize.options import RunOptions, check_number, check_whole
 from tadp.personalize.prior import prior_images as read_or_draw
 from tadp.personalize.runs import identity_of, keep
 from tadp.personalize.templates import style_template
@@ -76,7 +76,7 @@ def dreambooth(
             of {caption}".
         instance_prompt: What the images are called in training, with the token. By default the prompt with each image's
             caption, or without one, "a sks style painting". The released script has "an image in sks style".
-        captions: Of the images, one each, or by file name without suffix.
+        captions: Of the images, as `learn_token` takes them.
         prior_images: Prior preservation: images that the U-Net is to remember, or how many the model shall draw before
             it is trained; None is none, as in the released script.
         prior_prompt: What those show, "a painting".
@@ -117,6 +117,7 @@ def dreambooth(
         MissingExtraError: If peft or bitsandbytes is wanted and not installed.
         ModelError: If the model is not to be had or lacks a part.
         OutputError: If something cannot be written; the last checkpoint is untouched.
+        TypeError: If an argument is of a wrong kind.
         ValueError: If a number is out of its range.
 
     Source:
@@ -133,6 +134,9 @@ def dreambooth(
     """
     options = RunOptions.given(locals(), lr=lr if lr is not None else LR if lora_rank is None else LORA_LR)
     check_token(token)
+    check_number("prior_weight", prior_weight, or_zero=True)
+    if lora_rank is not None:
+        check_whole("lora_rank", lora_rank, least=1)
     written = style_template(token) if prompt is None else prompt
     words = CaptionModifier(written)
     shown = options.shown([instance_prompt or words("")[0], *([] if prior_prompt is None else [prior_prompt])])

@@ -1,10 +1,11 @@
 """The few images that a token or a U-Net is taught: all read and checked before anything is trained, cropped square."""
 
 import hashlib
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from tadp.errors import CaptionError, ImageError
+from tadp.image_ids import ids_in, output_names
 from tadp.images import ImageLike, list_images, to_pil
 
-Images = ImageLike | Sequence[ImageLike]
+SAMPLES = "samples"  # folders in an output: what the model drew
+PRIOR = "prior-"
+
+Images = ImageLike | Sequence[ImageLike] | Iterator[ImageLike]
 Captions = Sequence[str] | Mapping[str, str]
 
 
@@ -90,16 +95,19 @@ def read_images(
     side_px: int,
     captions: Captions | None = None,
     skip_unreadable: bool = False,
+    output: Path | None = None,
     flip: bool = True,
     random_crop: bool = True,
 ) -> TrainingImages:
     """Read images and bring the shorter side of each to a length.
 
     Args:
-        images: A folder, a pattern, or a list of paths, PIL images, arrays or tensors.
+        images: A folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch of them.
         side_px: The length.
-        captions: One an image in the same order, or a mapping from the name of each file without its suffix.
+        captions: One an image in the same order, or by id: the path below the folder without suffix, or the file's
+            name without suffix.
         skip_unreadable: Leave out what cannot be read, with a warning that names it, rather than refuse all.
+        output: Of the run; what it drew there is no image of a folder or pattern.
         flip: See `TrainingImages`.
         random_crop: See `TrainingImages`.
 
@@ -107,8 +115,9 @@ def read_images(
         ImageError: If there are none, or one cannot be read; all that cannot are named.
         CaptionError: If captions are not one an image.
     """
-    sources = _sources(images)
-    texts = _captions(captions, sources)
+    images = list(images) if isinstance(images, Iterator) else images
+    sources = _sources(images, output)
+    texts = _captions(captions, sources, images)
     pixels: list[np.ndarray] = []
     kept: list[int] = []
     wrong: list[str] = []
@@ -129,31 +138,50 @@ def read_images(
     return TrainingImages(pixels, side_px=side_px, captions=texts, flip=flip, random_crop=random_crop)
 
 
-def _sources(images: Images) -> list[ImageLike]:
+def _sources(images: ImageLike | Sequence[ImageLike], output: Path | None) -> list[ImageLike]:
     if isinstance(images, str | Path):
-        return list(list_images(images))
+        return list(_listed(images, output))
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        images = list(images)
     if not isinstance(images, Sequence):
         return [images]
     listed: list[ImageLike] = []
     for image in images:
-        listed.extend(list_images(image) if isinstance(image, str | Path) else [image])
+        listed.extend(_listed(image, output) if isinstance(image, str | Path) else [image])
     if not listed:
         raise ImageError("expected at least one image; got an empty list. Five to twenty of one style do.")
     return listed
 
 
-def _captions(captions: Captions | None, sources: Sequence[ImageLike]) -> list[str] | None:
+def _listed(path: str | Path, output: Path | None) -> list[Path]:
+    """The images that a path leads to, without what a run drew there before, unless it is named itself."""
+    found = list_images(path)
+    if output is None or Path(path).is_file():
+        return found
+    drawn = [folder.resolve() for folder in (output / SAMPLES, *output.glob(f"{PRIOR}*"))]
+    left = [image for image in found if not any(image.resolve().is_relative_to(folder) for folder in drawn)]
+    if not left:
+        raise ImageError(f"{str(path)!r} holds what this run itself drew and no other image; pass its images.")
+    return left
+
+
+def _captions(
+    captions: Captions | None, sources: Sequence[ImageLike], images: ImageLike | Sequence[ImageLike]
+) -> list[str] | None:
     if captions is None:
         return None
     if isinstance(captions, Mapping):
-        unnamed = [number for number, source in enumerate(sources) if not isinstance(source, str | Path)]
-        if unnamed:
-            raise CaptionError(f"captions by name go with files; image {unnamed[0]} is none. Pass a list of captions.")
-        names = [Path(str(source)).stem for source in sources]
+        paths = [source for source in sources if isinstance(source, str | Path)]
+        if len(paths) < len(sources):
+            number = next(number for number, source in enumerate(sources) if not isinstance(source, str | Path))
+            raise CaptionError(f"captions by name go with files; image {number} is none. Pass a list of captions.")
+        given: Any = images  # paths all
+        ids = {os.path.abspath(path): one for path, one in ids_in(captions, output_names(given), given).items()}  # noqa: PTH100
+        names = [ids[os.path.abspath(path)] for path in paths]  # noqa: PTH100
         absent = [name for name in names if name not in captions]
         if absent:
-            ids = f" Its ids look like {next(iter(captions))!r}." if len(captions) else ""
-            raise CaptionError(f"{len(absent)} of {len(names)} images have no caption, such as {absent[0]!r}.{ids}")
+            like = f" Its ids look like {next(iter(captions))!r}." if len(captions) else ""
+            raise CaptionError(f"{len(absent)} of {len(names)} images have no caption, such as {absent[0]!r}.{like}")
         return [captions[name] for name in names]
     if isinstance(captions, str) or len(captions) != len(sources):
         count = "one string" if isinstance(captions, str) else len(captions)

@@ -14,7 +14,7 @@ from tadp.modifiers import CaptionModifier
 from tadp.personalize.images import Captions, Images, TrainingImages
 from tadp.personalize.loop import Concept, train
 from tadp.personalize.model import load_diffusion
-from tadp.personalize.options import RunOptions
+from tadp.personalize.options import RunOptions, check_whole
 from tadp.personalize.runs import identity_of, keep
 from tadp.personalize.templates import Kind, style_template, texts_of
 from tadp.text import TextEncoder
@@ -66,16 +66,17 @@ def learn_token(
 
     Args:
         model: "tadp-tiny", a folder in diffusers layout, or a hub id.
-        images: Five to twenty: a folder, a pattern, or a list of paths, PIL images, arrays or tensors.
-        token: The new word, "<watercolor>". None that the tokenizer has.
+        images: Five to twenty: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
+        token: The new word, "<watercolor>". None that the tokenizer has. In small letters, if it has several vectors.
         initializer: A word of one token whose vector the new ones start from, "painting".
         vectors: How many vectors the word has.
         kind: "style" or "object": which of the `texts` and of the `template`s is the default.
         template: Of the modifier that is returned. By default "a <token> style painting of {caption}", as the paper
             has it, for a style; for an object "{caption}", and captions use the token.
         texts: What the images are called in training, each with `{token}`; textual inversion's lists by default.
-        captions: Of the images, one each, or by file name without suffix. Then each image's text is the template with
-            its caption, and `texts` are not used.
+        captions: Of the images, one each, or by the id that `tadp caption` gives them: the name without suffix, with
+            its folder where two have one name. Then each image's text is the template with its caption, and `texts`
+            are not used.
         steps: Steps of the optimiser.
         batch_size: Images a step.
         micro_batch: Images at once, if the memory is not enough for all of a step.
@@ -102,12 +103,13 @@ def learn_token(
         A modifier with the token and its vectors.
 
     Raises:
-        ModifierError: If the token is in the vocabulary, the initializer is not one token, the loss is not finite, or
-            the checkpoint is of another run.
+        ModifierError: If the token cannot be one or is in the vocabulary, the initializer is not one token, the loss is
+            not finite, or the checkpoint is of another run.
         ImageError: If there are no images, or one cannot be read; all that cannot are named, before any training.
         CaptionError: If a text is too long, or captions are not one an image.
         ModelError: If the model is not to be had or lacks a part.
         OutputError: If something cannot be written; the last checkpoint is untouched.
+        TypeError: If an argument is of a wrong kind.
         ValueError: If a number is out of its range.
 
     Source:
@@ -125,7 +127,7 @@ def learn_token(
         ['a <wash> style painting of a dog']
     """
     options = RunOptions.given(locals(), max_grad_norm=None)
-    check_token(token)
+    _check_word(token, initializer, vectors)
     called = texts_of(token, kind=kind, texts=texts)
     usual = "{caption}" if kind == "object" else style_template(token)
     written = usual if template is None else template
@@ -177,10 +179,20 @@ def _meaning(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iterato
         hook.remove()
 
 
+def _check_word(token: str, initializer: str, vectors: int) -> None:
+    check_token(token)
+    if not isinstance(initializer, str):
+        raise TypeError(f"initializer is a word, such as 'painting'; got a {type(initializer).__name__}.")
+    check_whole("vectors", vectors, least=1)
+    if vectors > 1 and token != token.lower():
+        raise ModifierError(
+            f"a token of several vectors is written in small letters, since diffusers finds no more than the first of "
+            f"{token!r}; take {token.lower()!r}."
+        )
+
+
 def _initial(encoder: TextEncoder, initializer: str, vectors: int) -> Float[Tensor, "n d"]:
     """A word's vector, so many times."""
-    if vectors < 1:
-        raise ValueError(f"vectors is 1 or more; got {vectors}.")
     ids: Any = encoder.tokenizer(initializer).input_ids[1:-1]
     if len(ids) != 1:
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"

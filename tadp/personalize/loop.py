@@ -4,8 +4,10 @@ All that is random in a step comes from (seed, step), so that a run that was kil
 """
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.errors import MissingExtraError, ModifierError
+from tadp.errors import MissingExtraError, ModifierError, OutputError
+from tadp.files import writable_folder
 from tadp.personalize.checkpoints import Checkpoints
-from tadp.personalize.images import TrainingImages
+from tadp.personalize.images import SAMPLES, TrainingImages
 from tadp.personalize.model import DiffusionModel
 from tadp.personalize.objective import Latents, denoising_losses
 from tadp.personalize.options import RunOptions
@@ -53,7 +56,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> 
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:
         raise MissingExtraError(
-            "8-bit Adam needs bitsandbytes and a GPU; pip install bitsandbytes, or leave adam_8bit=False."
+            "8-bit Adam needs bitsandbytes, whose older releases need a GPU; pip install -U bitsandbytes, or leave "
+            "adam_8bit=False."
         ) from error
     return AdamW8bit(parameters, **settings)
 
@@ -82,7 +86,8 @@ def train(
     Raises:
         MissingFileError: If samples are wanted and the model has no decoder to draw with.
         ModifierError: If the loss or its gradient is not finite, the checkpoint is of another run, or has more steps.
-        OutputError: If a checkpoint or a sheet cannot be written.
+        OutputError: If the output cannot be written or has no room for a checkpoint, before any step; or if one, or a
+            sheet, cannot be written later.
     """
     checkpoints = Checkpoints(options.output, identity=identity, resume=options.resume)
     sheets = _sheets(model, options, shown, side_px=concepts[0].images.side_px)
@@ -93,43 +98,81 @@ def train(
             f"this run has done {done} steps already, more than steps={options.steps}. Ask for as many or more, or "
             "pass resume=False to begin anew."
         )
+    if options.output is not None and done < options.steps:
+        _check_room(writable_folder(options.output), trained.values(), options)
     if sheets is not None and done == 0:
         sheets.write(0)
     draws = [(concept, Latents(model, concept.images)) for concept in concepts]
+    taken: int | None = done  # steps that are whole; None while one is taken
     with tqdm(
         range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
     ) as bar:
-        for step in bar:
-            loss = 0.0
-            for part in _losses(model, draws, step, options):
-                loss += part.item()
-                _check(loss, "loss", step, options, checkpoints)
-                part.backward()
-            # the norm alone, where there is no limit
-            norm = nn.utils.clip_grad_norm_(trained.values(), options.max_grad_norm or math.inf)
-            _check(norm.item(), "gradient", step, options, checkpoints)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            last = step + 1 == options.steps
-            if last or (step + 1) % options.checkpoint_every == 0:
-                checkpoints.save(step + 1, trained, optimizer)
-            if sheets is not None and (last or (step + 1) % options.sample_every == 0):
-                sheets.write(step + 1)
+        try:
+            for step in bar:
+                loss = _backward(model, draws, step, trained.values(), options, checkpoints)
+                taken = None
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                taken = step + 1
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if taken == options.steps or taken % options.checkpoint_every == 0:
+                    checkpoints.save(taken, trained, optimizer)
+                if sheets is not None and (taken == options.steps or taken % options.sample_every == 0):
+                    sheets.write(taken)
+        except KeyboardInterrupt:
+            if taken is not None and taken > (checkpoints.saved_step or 0):
+                checkpoints.save(taken, trained, optimizer)
+            raise
+
+
+def _backward(
+    model: DiffusionModel,
+    draws: Sequence[tuple[Concept, Latents]],
+    step: int,
+    trained: Iterable[nn.Parameter],
+    options: RunOptions,
+    checkpoints: Checkpoints,
+) -> float:
+    """The loss of a step, its gradient in the parameters, clipped."""
+    loss = 0.0
+    for part in _losses(model, draws, step, options):
+        loss += part.item()
+        _check(loss, "loss", step, options, checkpoints)
+        part.backward()
+    limit = math.inf if options.max_grad_norm is None else options.max_grad_norm  # inf: the norm is taken, no more
+    norm = nn.utils.clip_grad_norm_(trained, limit)
+    _check(norm.item(), "gradient", step, options, checkpoints)
+    return loss
+
+
+def _check_room(folder: Path, trained: Iterable[nn.Parameter], options: RunOptions) -> None:
+    """A checkpoint that cannot be written is better known before the first step than after the hundredth."""
+    of_a_value = 6 if options.adam_8bit else 12  # bytes: the parameter, and Adam's two means
+    needed, free = of_a_value * sum(one.numel() for one in trained), shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"a checkpoint takes {_size(needed)}, and {folder} has {_size(free)} left. Free some space or choose "
+            "another folder; nothing was trained."
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _sheets(model: DiffusionModel, options: RunOptions, texts: Sequence[str], *, side_px: int) -> SampleSheets | None:
     """What writes sheets on the way, if any are wanted."""
     if options.output is None or not options.sample_every:
         return None
-    return SampleSheets(options.output / "samples", Sampler(model), texts=texts, seed=options.seed, side_px=side_px)
+    return SampleSheets(options.output / SAMPLES, Sampler(model), texts=texts, seed=options.seed, side_px=side_px)
 
 
 def _check(value: float, what: str, step: int, options: RunOptions, checkpoints: Checkpoints) -> None:
     if not math.isfinite(value):
+        anew = "" if options.output is None else " Either is another run: give another output, or resume=False."
         raise ModifierError(
             f"the {what} is {value} in step {step + 1}, so training stopped. {checkpoints.kept} Take a smaller "
-            f"learning rate than {options.lr:g}, or float32 for the whole."
+            f"learning rate than {options.lr:g}, or float32 for the whole.{anew}"
         )
 
 

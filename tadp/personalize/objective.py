@@ -19,6 +19,7 @@ from tadp.errors import CaptionError
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.images import Crop, Images, TrainingImages, read_images
 from tadp.personalize.model import DiffusionModel, load_diffusion
+from tadp.personalize.options import check_whole
 
 _KEPT_POSTERIORS = 1024  # 64 x 64 cells each are 134 MB
 
@@ -127,8 +128,8 @@ def denoising_loss(
         >>> bool(losses.item() > 0)
         True
     """
-    if draws < 1:
-        raise ValueError(f"draws is 1 or more; got {draws}.")
+    check_whole("draws", draws, least=1)
+    check_whole("batch_size", batch_size, least=1)
     model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
     held_out = read_images(images, side_px=side_px or model.side_px, random_crop=False, flip=False)
     texts = [captions] * len(held_out) if isinstance(captions, str) else list(captions)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp.errors import CaptionError
+from tadp.images import MIN_SIZE
 from tadp.personalize.images import Captions, Images, TrainingImages, read_images
 
 
@@ -16,6 +17,7 @@ class RunOptions:
 
     Raises:
         CaptionError: If `sample_prompts` is an empty list, or no list.
+        TypeError: If something else stands where a number should.
         ValueError: If a number is out of its range.
     """
 
@@ -40,15 +42,14 @@ class RunOptions:
     progress: bool
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batch", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is 1 or more; got {value}.")
-        for name in ("seed", "sample_every", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is 0 or more; got {getattr(self, name)}.")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr is over 0; got {self.lr}.")
+        least = {"steps": 1, "batch_size": 1, "micro_batch": 1, "checkpoint_every": 1, "seed": 0, "sample_every": 0}
+        for name, value in (least | {"side_px": MIN_SIZE}).items():
+            if name not in ("micro_batch", "side_px") or getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least=value)
+        check_number("lr", self.lr)
+        check_number("weight_decay", self.weight_decay, or_zero=True)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm)
         prompts = self.sample_prompts
         if isinstance(prompts, str) or (prompts is not None and not prompts):
             raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
@@ -84,6 +85,7 @@ class RunOptions:
             side_px=self.side_px or usual_px,
             captions=captions,
             skip_unreadable=self.skip_unreadable,
+            output=self.output,
             flip=self.flip,
             random_crop=self.random_crop,
         )
@@ -91,3 +93,29 @@ class RunOptions:
     def shown(self, usual: list[str]) -> list[str]:
         """What sheets of samples show: what was asked for, or the usual."""
         return usual if self.sample_prompts is None else list(self.sample_prompts)
+
+
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Refuse what is no whole number, or too small.
+
+    Raises:
+        TypeError: If it is no int.
+        ValueError: If it is under `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, an int; got {value!r} ({type(value).__name__}).")
+    if value < least:
+        raise ValueError(f"{name} is {least} or more; got {value}.")
+
+
+def check_number(name: str, value: object, *, or_zero: bool = False) -> None:
+    """Refuse what is no finite number over 0, or 0 where it may be.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is out of range.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number; got {value!r} ({type(value).__name__}).")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
+        raise ValueError(f"{name} is {'0 or more' if or_zero else 'over 0'}; got {value}.")

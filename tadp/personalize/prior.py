@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tadp.errors import ImageError
 from tadp.files import replace_file
-from tadp.personalize.images import Images, TrainingImages, read_images
+from tadp.images import to_pil
+from tadp.personalize.images import PRIOR, Images, TrainingImages, read_images
 from tadp.personalize.model import DiffusionModel
-from tadp.personalize.options import RunOptions
+from tadp.personalize.options import RunOptions, check_whole
 from tadp.personalize.sampling import Sampler
 
 _STREAM = 2  # of random numbers
@@ -27,7 +30,7 @@ def prior_images(
 ) -> TrainingImages:
     """Read the images, or draw as many as asked.
 
-    Drawn ones are written to OUTPUT/prior-…/0000.png, and not drawn again when a run goes on.
+    Drawn ones are written to OUTPUT/prior-…/0000.png, and not drawn again when a run goes on, unless one is damaged.
 
     Args:
         model: As it is before training.
@@ -40,13 +43,13 @@ def prior_images(
         ImageError: If an image cannot be read.
         MissingFileError: If the model has no decoder to draw with.
         OutputError: If a drawing cannot be written.
+        TypeError: If the number is none.
         ValueError: If fewer than one is asked for.
     """
     if not isinstance(images, int):
         return read_images(images, side_px=like.side_px, flip=like.flip, random_crop=like.random_crop)
-    if images < 1:
-        raise ValueError(f"prior_images is images, or how many to draw, 1 or more; got {images}.")
-    pixels = [np.asarray(image.convert("RGB")) for image in _drawn(model, images, prompt, like.side_px, options)]
+    check_whole("prior_images", images, least=1)
+    pixels = [np.asarray(image) for image in _drawn(model, images, prompt, like.side_px, options)]
     return TrainingImages(pixels, side_px=like.side_px, flip=like.flip, random_crop=like.random_crop)
 
 
@@ -56,7 +59,7 @@ def _drawn(model: DiffusionModel, count: int, prompt: str, side_px: int, options
     folder = (
         None
         if options.output is None
-        else options.output / f"prior-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
+        else options.output / f"{PRIOR}{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
     )
     sampler = None
     drawn: list[Image.Image] = []
@@ -64,10 +67,9 @@ def _drawn(model: DiffusionModel, count: int, prompt: str, side_px: int, options
     for start in tqdm(range(0, count, _AT_ONCE), desc="drawing prior images", disable=not options.progress):
         numbers = range(start, start + _AT_ONCE)
         paths = [] if folder is None else [folder / f"{number:04}.png" for number in numbers]
-        if paths and all(path.exists() for path in paths):
-            for path in paths:
-                with Image.open(path) as image:
-                    drawn.append(image.copy())
+        kept = _kept(paths)
+        if kept is not None:
+            drawn += kept
             continue
         sampler = sampler or Sampler(model)
         keys = [(options.seed, _STREAM, number) for number in numbers]
@@ -77,3 +79,13 @@ def _drawn(model: DiffusionModel, count: int, prompt: str, side_px: int, options
                 image.save(part, format="PNG")
         drawn += batch
     return drawn[:count]
+
+
+def _kept(paths: list[Path]) -> list[Image.Image] | None:
+    """What was drawn before; None if one is missing or damaged, as all are drawn together."""
+    if not paths or not all(path.exists() for path in paths):
+        return None
+    try:
+        return [to_pil(path) for path in paths]
+    except ImageError:
+        return None

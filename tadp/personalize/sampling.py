@@ -16,6 +16,7 @@ from tadp.loading import WEIGHTS, read_tensors
 from tadp.modifiers import CaptionModifier
 from tadp.noise import NOISE_KEYS
 from tadp.personalize.model import DiffusionModel, load_diffusion
+from tadp.personalize.options import check_whole
 from tadp.text import check_captions
 
 STEPS = 25  # as the released script draws while it learns
@@ -103,11 +104,14 @@ def draw(
     Raises:
         MissingFileError: If the model's VAE has no decoder.
         CaptionError: If a prompt is too long.
+        ValueError: If `count`, `steps` or `batch_size` is under 1.
 
     Example:
         >>> [image.size for image in draw("tadp-tiny", "a red car on a street", steps=1)]
         [(128, 128)]
     """
+    for name, value in (("count", count), ("steps", steps), ("batch_size", batch_size)):
+        check_whole(name, value, least=1)
     model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
     sampler = Sampler(model)
     with modifier.install(model.backbone) if modifier else nullcontext():
