@@ -1,5 +1,6 @@
 """examples/study: its statistics and verdicts, its runs at a size that takes seconds, what is resumed, what refused."""
 
+import itertools
 import json
 import math
 import re
@@ -139,19 +140,65 @@ def test_every_claim_names_rows_that_a_table_has(tmp_path):
     """A label with a slip would say "not run yet" for ever."""
     tables = {one.TABLE.name: one.TABLE for one in (table1, table3, table_s2, controls)}
     told = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
-    kinds = {"rows", "cross", "compare", "show", "order", "verdict"}
+    kinds = {"rows", "each", "cross", "compare", "show", "order", "verdict"}
     for claim in told["claim"]:
         assert {"section", "claim", "paper", "why"} <= set(claim)
         assert kinds & set(claim)
-        if "rows" in claim:
-            asked = claim["rows"]
+        several = [one | {"rows": one} for one in claim.get("each", [])]
+        for one in [claim] * ("rows" in claim) + several:
+            asked = one["rows"]
             table, parts = tables[asked["table"]], asked.get("part", 0)
             for part in parts if isinstance(parts, list) else [parts]:
                 labels = {row.label for row in table.parts[part].rows}
                 assert set(asked["rows"]) <= labels
                 assert asked.get("relative_to", next(iter(labels))) in labels
             assert asked.get("metric", "mIoU") in table.metrics
-            assert claim["expect"] in ("better", "worse", "same")
+            assert one["expect"] in ("better", "worse", "same")
+
+
+def test_several_sums_are_counted_frozen_and_tuned_apart(tmp_path):
+    results = written(tmp_path, values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
+    asked = [
+        {"name": "up", "table": "t", "rows": {"a": 1, "b": -1}, "expect": "better"},
+        {"name": "down", "table": "t", "rows": {"b": 1, "a": -1}, "expect": "better"},
+    ]
+    said, verdict = judging.judge({"each": asked}, results)
+    assert said.startswith("up, frozen: +1.00 ± 0.00 mIoU, tuned: not run yet; down, frozen: -1.00")
+    assert verdict == "agrees 1 of 4, not run yet 2 of 4, does not 1 of 4"
+
+
+def crossed(tmp_path, asked):
+    """A result of ours that falls by 2 ± 1, beside two columns of the paper, of which one falls and one rises."""
+    night = {"difference_mean": -0.02, "difference_half_width": 0.01, "seeds": {"0": 1, "1": 1, "2": 1}}
+    verdicts = [
+        {"paper": f"{name} mIoU", "ours": "night mIoU", "row": "simple", "verdict": verdict}
+        for name, verdict in {"falls": "agrees", "falls too": "agrees", "rises": "disagrees"}.items()
+    ]
+    result = {"rows": {"simple": {"night mIoU": night}}, "verdicts": verdicts}
+    (tmp_path / "cross-domain-segmentation.json").write_text(json.dumps(result))
+    return judging.judge(
+        {"cross": [{"task": "segmentation", "row": "simple"} | one for one in asked]}, Results(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "verdict"),
+    [
+        ([{"paper": "falls mIoU"}, {"paper": "falls too mIoU"}], "agrees"),
+        ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees 1 of 2, does not 1 of 2"),
+        ([{"paper": "falls mIoU", "expect": "better"}], "does not"),
+        ([{"ours": "night mIoU", "expect": "worse"}], "agrees"),
+    ],
+)
+def test_a_figure_of_ours_beside_two_of_the_paper_counts_once(tmp_path, asked, verdict):
+    assert crossed(tmp_path, asked) == ("frozen, per cent, less null: simple, night mIoU: -2.0 ± 1.0", verdict)
+
+
+def test_rank_correlations_beyond_chance_are_counted_over_all_orders():
+    """Of all 9! orders, those as far from zero as the bound are no more than 5 %, and one step nearer they are more."""
+    orders = np.array(list(itertools.permutations(range(9))), np.int8)
+    rho = 1 - 6 * ((orders - np.arange(9)) ** 2).sum(1) / (9 * 80)
+    assert (np.abs(rho) >= judging.BEYOND_CHANCE - 1e-9).mean() <= 0.05 < (np.abs(rho) >= 0.683).mean()
 
 
 # Runs
@@ -301,7 +348,8 @@ def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
     call(monkeypatch, lambda: main(table, "dry"), *options)
     found = json.loads((tmp_path / "out/dry.json").read_text())
     assert found["parts"][0]["finished"] == 2
-    assert f"--data {data} --root DIR" in found["command"]
+    told = f"--data {data} --root DIR --steps 1 --batch 2 --crop-px {sizes[5]} --seeds 1 --unet tuned --micro-batch 1"
+    assert found["command"] == f"python examples/study/dry.py {told}"
     assert all(np.isfinite(row[table.metrics[0]]["mean"]) for row in found["parts"][0]["unets"]["tuned"].values())
 
 
@@ -328,6 +376,10 @@ def test_all_calls_every_part_and_then_the_verdicts(monkeypatch, tmp_path):
     names = [Path(words[1]).stem for words in called]
     assert names == [*(part for part in everything.PARTS if part != "domains"), "verdicts"]
     assert called[0][-3:] == ["--quick", "--seeds", "2"]
+    call(monkeypatch, everything.main, "--out", tmp_path)
+    (across,) = [words for words in called if Path(words[1]).stem == "domains"]
+    judged = called[-1]
+    assert across[across.index("--from") + 1] == judged[judged.index("--results") + 1]
     monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess(words, 3))
     with pytest.raises(SystemExit, match="figure4 ended with code 3"):
         call(monkeypatch, everything.main, "--out", tmp_path)
@@ -368,6 +420,13 @@ def test_figure_4_counts_where_names_look(monkeypatch, tmp_path):
     assert set(found) == set(figure4.TEXTS)
     assert found["class names"]["pointing"] > found["averaged EOS"]["pointing"]
     assert found["oracle"]["peak over mean, absent"] is None
+    page = (tmp_path / "figure4.md").read_text()
+    assert "`python examples/study/figure4.py --quick --test 6`; 6 rendered scenes" in page
+    monkeypatch.setattr(figure4, "_count", None)  # nothing is counted again
+    call(monkeypatch, figure4.main, "--quick", "--test", 6, "--out", tmp_path)
+    assert (tmp_path / "figure4.md").read_text() == page
+    with pytest.raises(StopStudyError, match="test: 6 then, 4 now"):
+        call(monkeypatch, figure4.main, "--quick", "--out", tmp_path)
 
 
 def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
@@ -384,12 +443,16 @@ def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
     found = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]
     assert set(found) == set(appendix_a.WORDS)
     assert all(0 < one["0.2"]["difference"]["mean"] < 60 for one in found.values())
+    page = (tmp_path / "a/appendix_a.md").read_text()
+    monkeypatch.setattr(appendix_a, "measure", None)  # nothing is drawn again
+    call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
+    assert (tmp_path / "a/appendix_a.md").read_text() == page
 
 
 def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):
     _, how = read("doc", ["--seeds", "2", "--out", str(tmp_path)])
     runs = plan(controls.TABLE.parts[0].rows, how, task="segmentation", schedule="normal")
-    assert len(runs) == 2 * (2 * 4 + 1)  # the plain encoder has nothing to freeze
+    assert len(runs) == 2 * (2 * 5 + 1)  # the plain encoder has nothing to freeze
     assert len({run.name for run in runs}) == len(runs)
     assert result_of(runs[0], tmp_path) is None
     assert Settings(data="nyu", root="x").schedule("fast").epochs == 1

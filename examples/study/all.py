@@ -25,7 +25,8 @@ def main() -> None:
     for part in PARTS:
         if part not in how.skip:
             out = how.out / part if part == "domains" else how.out
-            call(part, "--out", str(out), "--page", str(pages / f"study-{part}"), *others)
+            found = ["--from", str(pages)] if part == "domains" else []  # where the page of verdicts looks for them
+            call(part, "--out", str(out), "--page", str(pages / f"study-{part}"), *found, *others)
     call("verdicts", "--results", str(pages), "--page", str(pages / "paper.md"))
 
 

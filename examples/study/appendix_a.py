@@ -5,9 +5,11 @@
 Noise is added to a scene and taken away again under fitting words, under words that leave an object out, under
 words of another scene, and under none, at several strengths (diffusers' image-to-image pipeline on the model's
 own folder). The sheet shows what comes out; the table says how far it is from the image, and how often tadp's
-captioner still finds what was there.
+captioner still finds what was there. What is drawn is not drawn again.
 """
 
+import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,12 @@ import numpy as np
 from PIL import Image
 from shared.image_to_image import GUIDANCE, STEPS, changed, pipeline
 from shared.images import Images
+from shared.kept import cost, kept
+from shared.misfits import WORDS
 from shared.options import read, run
 from shared.pages import cell, write_page, write_sheet
+from shared.settings import Settings, check_same
+from shared.table import command, source
 from tqdm import tqdm
 
 import tadp
@@ -30,6 +36,7 @@ SCENES, DRAWN = 24, 2
 
 def main() -> None:
     settings, how = read(__doc__)
+    check_same(settings, how.out)
     half = Images(settings, "test", out=how.out, task="segmentation")
     pipe = pipeline(settings.model, how.device)
     captioner = tadp.Captioner.from_pretrained(settings.captioner)
@@ -38,40 +45,33 @@ def main() -> None:
         : 2 if how.quick else SCENES
     ]
     strengths = STRENGTHS[:1] if how.quick else STRENGTHS
-    figures: dict[str, dict[str, Any]] = {}
-    drawn: dict[tuple[str, float], list[Image.Image]] = {}
-    for name in WORDS:
-        texts = [WORDS[name](half, number) for number in numbers]
-        for strength in tqdm(strengths, desc=name):
-            images = changed(pipe, [half.samples[number].image for number in numbers], texts, strength=strength)
-            drawn[name, strength] = images
-            figures.setdefault(name, {})[f"{strength:g}"] = measure(half, numbers, images, captioner(images))
-    rows = [
-        row for number in range(min(DRAWN, len(numbers))) for row in pictures(half, numbers, number, drawn, strengths)
-    ]
-    write(figures, rows, len(numbers), how.page or how.out / "appendix_a", quick=how.quick)
+    texts = {name: [WORDS[name](half, number) for number in numbers] for name in WORDS}
+    originals = [half.samples[number].image for number in numbers]
+    files = {(name, one): how.out / "appendix_a" / f"{name.replace(' ', '-')}-{one:g}.json" for name in WORDS
+             for one in strengths}  # fmt: skip
+    left = [strength for (_, strength), file in files.items() if not file.exists()]
+    started = time.perf_counter()
+    changed(pipe, originals[:1], texts["none"][:1], strength=strengths[0])  # of a pass the work goes by strength
+    minutes = (time.perf_counter() - started) / strengths[0] * sum(left) * len(numbers) / 60
+    print(f"{len(left)} texts and strengths are left, about {minutes:.1f} minutes; {how.out}", flush=True)
 
+    def picture(name: str, strength: float, place: int) -> Path:
+        return files[name, strength].with_suffix(f".{place}.png")
 
-def _caption(half: Images, number: int) -> str:
-    return half.captions(0)[number]
+    def draw(name: str, strength: float) -> dict[str, Any]:
+        images = changed(pipe, originals, texts[name], strength=strength)
+        files[name, strength].parent.mkdir(parents=True, exist_ok=True)
+        for place, image in enumerate(images[:DRAWN]):
+            image.save(picture(name, strength, place))
+        return {"figures": measure(half, numbers, images, captioner(images))}
 
-
-def _half_caption(half: Images, number: int) -> str:
-    """The caption without its first object: "a red bus and a cat on grass" to "a cat on grass"."""
-    return _caption(half, number).split(" and ", 1)[-1]
-
-
-def _other_caption(half: Images, number: int) -> str:
-    """Of the next scene that shares no class with this one."""
-    others = (
-        other
-        for step in range(1, len(half))
-        if not {*half.present[other := (number + step) % len(half)]} & {*half.present[number]}
-    )
-    return _caption(half, next(others, number))
-
-
-WORDS = {"fitting": _caption, "one object missing": _half_caption, "wrong": _other_caption, "none": lambda *_: ""}
+    found = {(name, strength): kept(file, lambda name=name, strength=strength: draw(name, strength), device=how.device)
+             for (name, strength), file in tqdm(files.items())}  # fmt: skip
+    count = min(DRAWN, len(numbers))
+    drawn = {key: [Image.open(picture(*key, place)) for place in range(count)] for key in found}
+    rows = [row for place in range(count) for row in pictures(half, numbers, place, drawn, strengths)]
+    figures = {name: {f"{one:g}": found[name, one]["figures"] for one in strengths} for name in WORDS}
+    write(figures, rows, len(numbers), cost(list(found.values())), settings, how)
 
 
 def measure(
@@ -103,13 +103,24 @@ def pictures(
     return rows
 
 
-def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, *, quick: bool) -> None:
-    strengths = list(next(iter(figures.values())))
-    command = f"python examples/study/appendix_a.py{' --quick' * quick}"
+def write(
+    figures: dict[str, dict[str, Any]],
+    rows: list[list[Image.Image]],
+    count: int,
+    spent: dict[str, Any],
+    settings: Settings,
+    how: argparse.Namespace,
+) -> None:
+    strengths, page, called = (
+        list(next(iter(figures.values()))),
+        how.page or how.out / "appendix_a",
+        command("appendix_a", how),
+    )
     parts = [
         "# Appendix A: an image under other words",
-        f"Command: `{command}`; {count} rendered scenes of two objects, {STEPS} DDIM steps, guidance {GUIDANCE:g}; "
-        "means with 95 % intervals (Student's t) over scenes.",
+        f"Command: `{called}`; {count} {source(settings)} of two objects, {STEPS} DDIM steps, guidance {GUIDANCE:g}; "
+        f"{', '.join(spent['machine'])}; {spent['minutes']:.1f} minutes of CPU. "
+        "Means with 95 % intervals (Student's t) over scenes.",
     ]
     measures = {
         "difference": "Mean absolute difference to the image, in levels of 255",
@@ -127,7 +138,9 @@ def write(figures: dict, rows: list[list[Image.Image]], count: int, page: Path, 
             lines.append(f"| {name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     write_sheet(rows, page)
-    write_page(page, [*parts, f"![Scenes under four texts]({page.name}.png)"], {"command": command, "words": figures})
+    write_page(
+        page, [*parts, f"![Scenes under four texts]({page.name}.png)"], {"command": called, **spent, "words": figures}
+    )
 
 
 if __name__ == "__main__":

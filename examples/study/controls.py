@@ -2,14 +2,14 @@
 
     python examples/study/controls.py --out study --page docs/results/study-controls
 
-Beside captions of an image: captions of another image, the empty prompt, a U-Net with random weights, and a
-plain convolutional encoder of the U-Net's size that is trained from scratch (it has nothing to freeze). A U-Net
-that was trained without supervised attention is in docs/results/tadp-tiny-control.md; its weights do not come
-with tadp.
+Beside captions of an image: captions of another image, averaged end tokens, the empty prompt, a U-Net with random
+weights, and a plain convolutional encoder of the U-Net's size that is trained from scratch (it has nothing to
+freeze). A U-Net that was trained without supervised attention is in docs/results/tadp-tiny-control.md; its
+weights do not come with tadp.
 """
 
 from shared.options import run
-from shared.paper_rows import TADP
+from shared.paper_rows import AVERAGED_EOS, TADP
 from shared.parts import Part, Table
 from shared.rows import Row
 from shared.table import main
@@ -26,6 +26,7 @@ TABLE = Table(
             rows=[
                 TADP[0],
                 Row("captions of other images", Text("others", 0)),
+                AVERAGED_EOS,
                 Row("empty prompt", Text("empty")),
                 Row("untrained U-Net, captions", Text("captions", 0), unet="untrained"),
                 Row("plain encoder from scratch", Text("empty"), unet="plain"),

@@ -71,20 +71,34 @@ def _section(name: str, rows: list[tuple[dict[str, Any], str, str]]) -> str:
 
 def _tables(results: Results) -> str:
     """Each page of the study with its command, seeds, machine and time."""
-    lines = ["| page | command | runs | machine | minutes of CPU |", "|---|---|---|---|---|"]
+    lines = ["| page | command | runs | seeds | machine | minutes of CPU |", "|---|---|---|---|---|---|"]
     for name in TABLES:
         found = results.of(f"study-{name}.json")
         if not found:
-            lines.append(f"| {name} | `python examples/study/{name}.py` | not run yet | - | - |")
+            lines.append(f"| {name} | `python examples/study/{name}.py` | not run yet | - | - | - |")
             continue
-        parts = found.get("parts", [])
+        parts = (
+            found.get("parts") or [found[task] for task in ("segmentation", "detection") if task in found] or [found]
+        )
         finished, asked = (sum(part.get(key, 0) for part in parts) for key in ("finished", "runs"))
-        machine = ", ".join(dict.fromkeys(one for part in parts for one in part.get("machine", [])))
-        minutes = sum(part.get("minutes", 0) for part in parts)
-        cells = [f"[{name}](study-{name}.md)", f"`{found['command']}`"]
-        cells += [f"{finished} of {asked}" if asked else "-", machine or "-", f"{minutes:.0f}" if minutes else "-"]
+        machines = [one for part in parts for one in _listed(part.get("machine", []))]
+        minutes = sum(part.get("minutes", part.get("cpu_minutes", 0)) for part in parts)
+        cells = [f"[{name}](study-{name}.md)", f"`{found['command']}`", f"{finished} of {asked}" if asked else "-"]
+        cells += [f"{_seeds(found) or '-'}", ", ".join(dict.fromkeys(machines)) or "-", f"{minutes:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _listed(one: str | list[str]) -> list[str]:
+    return [one] if isinstance(one, str) else one
+
+
+def _seeds(found: Any) -> int:
+    """The most seeds of any figure in a file."""
+    if not isinstance(found, dict):
+        return max(map(_seeds, found), default=0) if isinstance(found, list) else 0
+    own = len(found["seeds"]) if isinstance(found.get("seeds"), dict) else 0
+    return max([own, *map(_seeds, found.values())])
 
 
 def _supervision(results: Results) -> str:

@@ -331,7 +331,7 @@ class TADPBackbone(nn.Module):
         Raises:
             ImageError: If an image cannot be read or used.
         """
-        return self._encode(to_tensor(images), generator)[0]
+        return self._encode_pixels(to_tensor(images), generator)[0]
 
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
@@ -380,7 +380,9 @@ class TADPBackbone(nn.Module):
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
             return self._extract(latents, text, size)
-        return self._extract(latents, self._encoded(text, len(latents), truncate=truncate), size, names_vary=True)
+        return self._extract(
+            latents, self._text_or_default(text, len(latents), truncate=truncate), size, names_vary=True
+        )
 
     def forward(
         self,
@@ -419,8 +421,8 @@ class TADPBackbone(nn.Module):
         if isinstance(text, Conditioning):
             encoded = text
         else:
-            encoded = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
-        latents, half = self._encode(pixels, generator, vae_map=vae_map)
+            encoded = self._text_or_default(text, len(pixels), pixels=pixels, truncate=truncate)
+        latents, half = self._encode_pixels(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
         features = self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
         if half is None:
@@ -504,7 +506,7 @@ class TADPBackbone(nn.Module):
             groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
         return groups
 
-    def _encode(
+    def _encode_pixels(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
     ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
         return encode(
@@ -519,7 +521,7 @@ class TADPBackbone(nn.Module):
         )
 
     @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
-    def _encoded(
+    def _text_or_default(
         self, text: Text | None, count: int, *, pixels: Tensor | None = None, truncate: bool = False
     ) -> Conditioning:
         if text is None:
@@ -554,15 +556,15 @@ class TADPBackbone(nn.Module):
         self, latents: Tensor, text: Conditioning, size: tuple[int, int], *, names_vary: bool = False
     ) -> Features:
         """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
-        maps, attention = self._levels(latents, text, size)
-        joined = self._joined_apart if names_vary else self._joined
+        maps, attention = self._cropped_levels(latents, text, size)
+        joined = self._joined_uncompiled if names_vary else self._joined
         return joined(maps, attention, text, size)
 
-    def _levels(
+    def _cropped_levels(
         self, latents: Tensor, text: Conditioning, size: tuple[int, int]
     ) -> tuple[list[Tensor], dict[int, Tensor]]:
         """The maps and the attention of each level, cropped, apart, and nothing but tensors; also of symbolic sizes."""
-        conditioning = self._conditioning(text, latents)
+        conditioning = self._denoiser_text(text, latents)
         one_pass = partial(
             run_once,
             self.unet,
@@ -582,12 +584,14 @@ class TADPBackbone(nn.Module):
         """The maps with the attention that is attached to them."""
         named = _named(attention, text.expand(len(maps[0])))
         for level in self.attach_attention:
-            maps[level] = join_attention(maps[level], self._channels(named, level), detach=self.detach_attention)
+            maps[level] = join_attention(
+                maps[level], self._attached_channels(named, level), detach=self.detach_attention
+            )
         return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
 
-    _joined_apart = _never_compiled(_joined)  # else a call is compiled anew for each caption
+    _joined_uncompiled = _never_compiled(_joined)  # else a call is compiled anew for each caption
 
-    def _conditioning(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
+    def _denoiser_text(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
         """What of a text the denoiser takes: tensors, without names."""
         check_text(
             conditioning,
@@ -602,7 +606,7 @@ class TADPBackbone(nn.Module):
             conditioning = self.text_adapter(conditioning)
         return conditioning.expand(latents.shape[0])
 
-    def _channels(self, attention: AttentionMaps, level: int) -> Float[Tensor, "b l h w"]:
+    def _attached_channels(self, attention: AttentionMaps, level: int) -> Float[Tensor, "b l h w"]:
         """What is attached at a level: a channel a name, or a channel a token."""
         if self.pool_attention:
             return attention.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps

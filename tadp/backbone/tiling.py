@@ -165,7 +165,7 @@ def _encoded(backbone: "TADPBackbone", text: Text | None, tiles: TileGrid, *, tr
     if text is None and backbone._captioner is not None:
         return None
     if text is None:
-        return backbone._encoded(None, 1)  # the default
+        return backbone._text_or_default(None, 1)  # the default
     if not isinstance(text, Conditioning):
         text = check_captions(text)
     if len(text) not in (1, len(tiles)):

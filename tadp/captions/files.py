@@ -6,23 +6,18 @@ file may be cut, shuffled and joined with others, and any reader takes it as it 
 """
 
 import codecs
-import json
-import math
-import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import lru_cache
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
-from tadp.captions.records import CaptionRecord, Located, Provenance, new_record, shown, to_json
-from tadp.errors import CaptionError, MissingExtraError
+from tadp.captions.parquet import read_parquet
+from tadp.captions.parquet import write_parquet as write_parquet
+from tadp.captions.records import CaptionRecord, Located, shown, to_json
+from tadp.captions.rows import check_is_file, check_suffix, from_row, located, provenance_text, split_entry
+from tadp.captions.strict_json import entry_place, flawed_entry, is_cut_off, loads
+from tadp.errors import CaptionError
 from tadp.files import replace_file
-
-_COLUMNS = ("id", "captions", "caption", "fields", "provenance")
-_ROWS = 10_000  # of a Parquet row group, and read at once
 
 
 def read(path: Path) -> Iterator[Located]:
@@ -32,7 +27,7 @@ def read(path: Path) -> Iterator[Located]:
         CaptionError: If there is no such file, it is of another kind, or it is broken; the message says where.
         MissingExtraError: If it is Parquet and pyarrow is not installed.
     """
-    readers = {".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": _read_parquet}
+    readers = {".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
     if path.suffix.lower() not in readers:
         raise CaptionError(f"unknown kind of caption file: {path}. It may be .db, {', '.join(readers)}.")
     return readers[path.suffix.lower()](path)
@@ -41,7 +36,7 @@ def read(path: Path) -> Iterator[Located]:
 def read_json(path: Path) -> Iterator[Located]:
     """Entries of the authors' JSON, {id: {"captions": [...], "class_label": 1}}, in their order."""
     with _opened(path) as file:
-        content = _loads(file.read(), str(path), find=_flawed_entry)
+        content = loads(file.read(), str(path), find=flawed_entry)
     if not isinstance(content, dict):
         raise CaptionError(f'{path} must hold an object {{id: {{"captions": [...]}}}}; got {shown(content)}.')
     if isinstance(content.get("annotations"), list) and isinstance(content.get("images"), list):
@@ -53,11 +48,11 @@ def read_json(path: Path) -> Iterator[Located]:
         captions, fields = entry, {}
         try:
             if isinstance(entry, dict):
-                captions, fields = _split(entry, f"the entry {shown(image_id)}")
-            located = _located("", image_id, captions, fields)
+                captions, fields = split_entry(entry, f"the entry {shown(image_id)}")
+            _, record = located("", image_id, captions, fields)
         except CaptionError as error:
-            raise CaptionError(f"{_entry_place(path, image_id)}: {error}") from error
-        yield f"{path}: ", located[1]
+            raise CaptionError(f"{entry_place(path, image_id)}: {error}") from error
+        yield f"{path}: ", record
 
 
 def read_jsonl(path: Path) -> Iterator[Located]:
@@ -70,9 +65,9 @@ def read_jsonl(path: Path) -> Iterator[Located]:
                 continue
             where = f"{path}, line {number}"
             try:
-                row = _loads(line, where, is_line=True)
+                row = loads(line, where, is_line=True)
             except CaptionError:
-                if not _is_cut_off(line):
+                if not is_cut_off(line):
                     raise
                 warnings.warn(
                     f"{where} is cut off, as when its writer is killed; it is left out, and its image is missing.",
@@ -81,30 +76,12 @@ def read_jsonl(path: Path) -> Iterator[Located]:
                 return
             if not isinstance(row, dict):
                 raise CaptionError(f'{where}: a line must be an object {{"id": …, "captions": […]}}; got {shown(row)}.')
-            yield _from_row(row, where)
-
-
-def _is_cut_off(line: bytes) -> bool:
-    """Whether a last line only lacks its end; what is wrong before the end is no doing of a writer that was killed."""
-    if line.endswith(b"\n") or not line.startswith(b"{"):
-        return False
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.end == len(line) and error.reason == "unexpected end of data"
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        rest = text[error.pos :].rstrip()
-        # an unterminated string is told by where it begins, and so is a word or an escape that lacks letters
-        is_begun = any(word.startswith(rest) for word in ("true", "false", "null", "-", ".", "e+", "e-"))
-        return is_begun or error.msg.startswith("Unterminated string") or (len(rest) < 6 and "escape" in error.msg)
-    return False
+            yield from_row(row, where)
 
 
 def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
     """Write the authors' JSON, an image a line. It has no place for provenance."""
-    _check_suffix(path, ".json")
+    check_suffix(path, ".json")
     with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("{")
         for number, record in enumerate(records):
@@ -115,7 +92,7 @@ def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
 
 def write_jsonl(path: Path, records: Iterable[CaptionRecord]) -> None:
     """Write JSON Lines."""
-    _check_suffix(path, ".jsonl", ".ndjson")
+    check_suffix(path, ".jsonl", ".ndjson")
     with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             for key in ("id", "provenance"):
@@ -125,251 +102,13 @@ def write_jsonl(path: Path, records: Iterable[CaptionRecord]) -> None:
                         "Rename it, or write JSON or Parquet."
                     )
             row: dict[str, Any] = {"id": record.id, "captions": record.captions, **record.fields}
-            source = _provenance_text(record.provenance)
+            source = provenance_text(record.provenance)
             file.write(to_json(row) + "\n" if source is None else f'{to_json(row)[:-1]}, "provenance": {source}}}\n')
 
 
-def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
-    """Write Parquet with columns id, captions (list), fields and provenance (JSON objects, or null)."""
-    _check_suffix(path, ".parquet")
-    arrow, parquet = _pyarrow()
-    text = arrow.string()
-    schema = arrow.schema([("id", text), ("captions", arrow.list_(text)), ("fields", text), ("provenance", text)])
-    rows = iter(records)
-    with replace_file(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-        while some := [_parquet_row(record) for record in islice(rows, _ROWS)]:
-            writer.write_table(arrow.Table.from_pylist(some, schema))
-
-
-def _check_suffix(path: Path, *suffixes: str) -> None:
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"the file must have the suffix {' or '.join(suffixes)}, by which it is read; got {path}.")
-
-
-def _parquet_row(record: CaptionRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "captions": record.captions,
-        "fields": to_json(record.fields) if record.fields else None,
-        "provenance": _provenance_text(record.provenance),
-    }
-
-
-def _read_parquet(path: Path) -> Iterator[Located]:
-    """Rows; a column of another name is a field, where it is not null and JSON can hold it."""
-    arrow, parquet = _pyarrow()
-    _check_is_file(path)
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow, path)
-            number, left_out = 0, set()
-            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    odd = {key for key, value in row.items() if not _is_finite(value)}
-                    if odd - left_out:
-                        _warn_of_columns(path, odd - left_out, f"from row {number} on, where it is not finite")
-                        left_out |= odd
-                    plain = {key: value for key, value in row.items() if value is not None and key not in odd}
-                    yield _from_parquet_row(plain, f"{path}, row {number}")
-    except CaptionError:
-        raise
-    except (arrow.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python has no type for
-        raise CaptionError(f"{path} cannot be read as Parquet: {error}. It is damaged, or of another kind.") from error
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a value of a row has finite numbers alone, however deep."""
-    if isinstance(value, list | dict):
-        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _columns(schema: Any, path: Path) -> list[str]:
-    """The columns that are read: those of a caption table, and of others those that JSON can hold."""
-    doubles = [name for name, count in Counter(schema.names).items() if count > 1]
-    if doubles:
-        raise CaptionError(f"{path} has two columns {doubles[0]!r}. Leave one out, or rename it.")
-    odd = {one.name: one.type for one in schema if one.name not in _COLUMNS and not _is_plain(one.type)}
-    if odd:
-        _warn_of_columns(path, odd, f"being {', '.join(map(str, odd.values()))}")
-    return [name for name in schema.names if name not in odd]
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether JSON can hold the values of an Arrow type, but for numbers that are not finite."""
-    from pyarrow import types
-
-    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_plain(kind.value_type)
-    if types.is_struct(kind):
-        return all(_is_plain(one.type) for one in kind)
-    checks = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
-    return any(check(kind) for check in (*checks, types.is_null))
-
-
-def _warn_of_columns(path: Path, names: Collection[str], why: str) -> None:
-    warnings.warn(
-        f"{path}: what stands in {', '.join(map(repr, sorted(names)))} is left out, {why}; JSON has no such values. "
-        "Captions are read.",
-        stacklevel=2,
-    )
-
-
-def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
-    fields = row.pop("fields", None)
-    if isinstance(fields, str) and fields.startswith("{"):  # else another's column of that name
-        fields = _loads(fields.encode(), f"{where}, column fields", is_line=True)
-    return _from_row(row, where, fields)
-
-
-def _from_row(row: dict[str, Any], where: str, fields: Any = None) -> Located:
-    if "id" not in row:
-        names = ", ".join(map(repr, row)) or "nothing"
-        raise CaptionError(f"{where}: there is no 'id'; it has {names}. Name the image's id 'id'.")
-    rest = {key: value for key, value in row.items() if key not in ("id", "provenance")}
-    captions, others = _split(rest, where)
-    if fields is not None:
-        others = others | fields if isinstance(fields, dict) else others | {"fields": fields}
-    return _located(f"{where}: ", row["id"], captions, others, row.get("provenance"))
-
-
-def _split(entry: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
-    """The captions of an entry, and its other fields."""
-    for key in ("captions", "caption"):
-        if key in entry:
-            return entry[key], {name: value for name, value in entry.items() if name != key}
-    names = ", ".join(map(repr, entry)) or "nothing"
-    raise CaptionError(f"{where}: there are no 'captions' and no 'caption'; it has {names}. Give the text that name.")
-
-
-def _located(where: str, image_id: Any, captions: Any, fields: dict[str, Any], provenance: Any = None) -> Located:
-    """A record of what stood in a file. A wrong type is the file's mistake there, not the caller's."""
-    try:
-        text = provenance if isinstance(provenance, str | None) else to_json(provenance)
-        source = None if text is None else _provenance(text)
-        return where, new_record(image_id, captions, fields, provenance=source)
-    except (TypeError, ValueError) as error:
-        raise CaptionError(f"{where}{error}") from error
-
-
-@lru_cache(maxsize=64)
-def _provenance(text: str) -> Provenance:
-    return Provenance.from_dict(_loads(text.encode(), "provenance", is_line=True))
-
-
-@lru_cache(maxsize=64)
-def _provenance_text(provenance: Provenance | None) -> str | None:
-    return None if provenance is None else to_json(provenance.as_dict())
-
-
-def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        raise CaptionError(f"no such caption file: {path}." if not path.exists() else f"{path} is no file.")
-
-
 def _opened(path: Path) -> BinaryIO:
-    _check_is_file(path)
+    check_is_file(path)
     try:
         return path.open("rb")
     except OSError as error:
         raise CaptionError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-
-
-def _loads(
-    content: bytes, where: str, *, is_line: bool = False, find: Callable[[str], int | None] | None = None
-) -> Any:
-    """JSON, strictly: UTF-8, no NaN, no name twice in one object.
-
-    Args:
-        content: Of a file, or a line.
-        where: What it is, for messages.
-        is_line: Whether positions are columns alone.
-        find: Where in a text that is JSON, but not strictly, the flaw is.
-
-    Raises:
-        CaptionError: If it is broken; the message says where, after `where`.
-    """
-
-    def position(text: str, offset: int) -> str:
-        line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
-        return f"{where}, column {column}" if is_line else f"{where}, line {line}, column {column}"
-
-    try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode("utf-8")
-        raise CaptionError(f"{position(before, len(before))}: this is not UTF-8. Save the file as UTF-8.") from error
-    try:
-        return _decoder().decode(text)
-    except json.JSONDecodeError as error:
-        raise CaptionError(f"{position(text, error.pos)}: this is not JSON ({error.msg}).") from error
-    except (CaptionError, ValueError, RecursionError) as error:
-        offset = find(text) if find is not None and isinstance(error, CaptionError) else None
-        raise CaptionError(f"{where if offset is None else position(text, offset)}: {error}") from error
-
-
-def _entry_place(path: Path, image_id: str) -> str:
-    """The file with the line and column of an entry, looked for when there is something to say of it."""
-    text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    offset = next((start for key, start, _ in _entries(text) if key == image_id), 0)
-    return f"{path}, line {text.count(chr(10), 0, offset) + 1}, column {offset - text.rfind(chr(10), 0, offset)}"
-
-
-def _flawed_entry(text: str) -> int | None:
-    """Where the first entry begins whose id stands twice, or that is JSON but not strictly; None if none does."""
-    seen = set()
-    for key, start, value in _entries(text):
-        try:
-            _decoder().raw_decode(text, value)
-        except CaptionError:
-            return start
-        if key in seen:
-            return start
-        seen.add(key)
-    return None
-
-
-def _entries(text: str) -> Iterator[tuple[str, int, int]]:
-    """The entries of an object that is known to be JSON: name, where it begins, and where its value does."""
-    decoder = json.JSONDecoder()
-    start = _after(re.compile(r"\s*{\s*"), text, 0)
-    while text[start : start + 1] == '"':
-        key, end = decoder.raw_decode(text, start)
-        value = _after(re.compile(r"[\s:]*"), text, end)
-        yield key, start, value
-        _, end = decoder.raw_decode(text, value)
-        start = _after(re.compile(r"[\s,]*"), text, end)
-
-
-def _after(skipped: re.Pattern[str], text: str, start: int) -> int:
-    found = skipped.match(text, start)
-    return start if found is None else found.end()
-
-
-@lru_cache(maxsize=1)
-def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        seen: set[str] = set()
-        name = next(name for name, _ in pairs if name in seen or seen.add(name))
-        what = "the id" if isinstance(content[name], dict) else "the name"
-        raise CaptionError(f"{what} {shown(name)} stands twice in one object. Leave one out.")
-    return content
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise CaptionError(f"{name} is not JSON. Write null, or leave it out.")
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Parquet files need pyarrow: pip install 'tadp[parquet]'.") from error
-    return pyarrow, pyarrow.parquet

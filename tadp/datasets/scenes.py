@@ -15,6 +15,9 @@ from typing import Literal, get_args, overload
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+from tadp.datasets._backdrops import BACKGROUNDS as BACKGROUNDS
+from tadp.datasets._backdrops import backdrop
+from tadp.datasets._scene_captions import details, sentence
 from tadp.datasets._sprites import sprites
 from tadp.datasets._styles import apply_style
 
@@ -33,17 +36,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "black": (34, 34, 38),
     "white": (242, 242, 240),
     "gray": (134, 138, 144),
-}
-# name: (phrase, sky, ground, texture)
-BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int], str]] = {
-    "grass": ("on grass", (150, 200, 240), (110, 176, 72), "speckle"),
-    "beach": ("on a beach", (120, 210, 250), (236, 214, 150), "speckle"),
-    "snow": ("in snow", (196, 206, 222), (232, 238, 246), "smooth"),
-    "street": ("on a street", (186, 192, 204), (98, 100, 108), "lanes"),
-    "water": ("on water", (176, 214, 246), (36, 106, 176), "waves"),
-    "room": ("in a room", (226, 196, 176), (156, 108, 72), "boards"),
-    "desert": ("in a desert", (250, 196, 120), (206, 140, 66), "waves"),
-    "forest": ("in a forest", (44, 92, 66), (66, 92, 40), "trunks"),
 }
 FIXED_PAINTS = {
     "dark": (30, 30, 36),
@@ -100,7 +92,7 @@ class SceneLayout:
         if size < 32:
             raise ValueError(f"a scene is rendered at 32 px or more; got {size}.")
         rng = np.random.default_rng(self.noise_seed)
-        canvas = Image.fromarray(_background(self, size, rng)).resize(
+        canvas = Image.fromarray(backdrop(self, size, rng)).resize(
             (size * _SUPERSAMPLE, size * _SUPERSAMPLE), Image.Resampling.NEAREST
         )
         mask = np.zeros((size, size), np.uint8)
@@ -155,7 +147,7 @@ class Scene:
                 and the style. With one, the same facts in another form: other order, size words, an attribute left out.
             long: Add a sentence for each object: size, side and distance.
         """
-        return _sentence(self, rng) + (_details(self) if long else "")
+        return sentence(self, rng) + (details(self) if long else "")
 
 
 class Scenes:
@@ -287,46 +279,6 @@ def _pattern(item: SceneObject, side: int, half_height: float) -> Image.Image:
     return Image.fromarray(marks.astype(np.uint8) * 255)
 
 
-def _background(layout: SceneLayout, size: int, rng: np.random.Generator) -> np.ndarray:
-    _, sky, ground, texture = BACKGROUNDS[layout.background]
-    tint = rng.normal(0, 6, (2, 3))
-    rows = (np.arange(size, dtype=np.float32) + 0.5) / size
-    below = rows >= layout.horizon
-    fade = np.where(below, (rows - layout.horizon) / (1 - layout.horizon), 1 - rows / layout.horizon)[:, None, None]
-    color = np.where(below[:, None, None], np.array(ground) + tint[0], np.array(sky) + tint[1])
-    image = np.broadcast_to(
-        color + np.where(below[:, None, None], 14 * (fade - 0.5), -24 * (fade - 0.5)), (size, size, 3)
-    ).copy()
-    cloud = _smooth_noise(rng, size, 5)
-    image += 7 * cloud[..., None]
-    image[below] += _texture(texture, rows, size, rng)[below][..., None]
-    if texture in ("boards", "trunks"):
-        stripes = np.sin(np.arange(size) * 2 * np.pi * (8 if texture == "boards" else 5) / size + rng.uniform(0, 6))
-        image[~below] += (12 if texture == "boards" else 34) * np.where(stripes > 0.55, -1, 0.2)[None, :, None]
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def _texture(kind: str, rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    columns = (np.arange(size, dtype=np.float32) + 0.5) / size
-    if kind == "speckle":
-        half = -(-size // 2)
-        return 12 * rng.standard_normal((half, half)).repeat(2, 0).repeat(2, 1)[:size, :size]
-    if kind == "waves":
-        phase = rng.uniform(0, 6)
-        return 13 * np.sin(60 * rows[:, None] + 1.6 * np.sin(14 * columns[None] + phase) + phase)
-    if kind == "lanes":
-        dashes = (np.abs(rows[:, None] - 0.86) < 0.018) & (np.sin(34 * columns[None] + rng.uniform(0, 6)) > 0)
-        return np.where(dashes, 120.0, 4 * rng.standard_normal((size, size)))
-    if kind == "boards":
-        return np.broadcast_to(np.where((rows * 14) % 1 < 0.14, -34.0, 0.0)[:, None], (size, size))
-    return 10 * _smooth_noise(rng, size, 16)
-
-
-def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
-
-
 def _ground_depth(horizon: float, size: int) -> np.ndarray:
     rows = (np.arange(size, dtype=np.float32) + 0.5) / size
     below = np.maximum(rows - horizon, 1e-6)
@@ -345,67 +297,3 @@ def _visible(owner: np.ndarray, count: int) -> tuple[np.ndarray, tuple[int, ...]
     found.sort()
     boxes = np.array([box for _, box, _, _ in found], np.float32).reshape(-1, 4)
     return boxes, tuple(number for _, _, number, _ in found), tuple(share for *_, share in found)
-
-
-def _sentence(scene: Scene, rng: np.random.Generator | None) -> str:
-    items = list(scene.visible)
-    place = BACKGROUNDS[scene.layout.background][0]
-    if rng is None:
-        phrases = [f"{_article(item.color)} {item.name}" for item in items]
-        return _styled(_listed(phrases) + " " + place, scene.layout.style)
-    items = [items[k] for k in rng.permutation(len(items))] if rng.random() < 0.5 else items
-    shares = dict(zip(scene.visible, scene.shares, strict=True))
-    phrases = []
-    for item in items:
-        words = [_size_word(shares[item])] if rng.random() < 0.3 else []
-        words += [item.color] if rng.random() < 0.8 else []
-        words += [item.pattern] if item.pattern != "plain" and rng.random() < 0.15 else []
-        phrases.append(_article(" ".join([w for w in words if w] + [item.name])))
-    joiner = (" and ", " next to ", " with ")[rng.choice(3, p=(0.6, 0.25, 0.15))]
-    text = _listed(phrases, joiner)
-    if rng.random() < 0.9 or not items:
-        text = f"{text} {place}"
-    opening = (
-        ("", "a picture of ", "a photo of ")[rng.choice(3, p=(0.7, 0.15, 0.15))]
-        if scene.layout.style == "plain"
-        else ""
-    )
-    return _styled(opening + text, scene.layout.style)
-
-
-def _details(scene: Scene) -> str:
-    sentences = []
-    for item, share in zip(scene.visible, scene.shares, strict=True):
-        side = "on the left" if item.x < 0.36 else "on the right" if item.x > 0.64 else "in the middle"
-        distance = "near" if item.distance_m < 3.3 else "far"
-        sentences.append(f"the {item.name} is {_size_word(share) or 'medium'}, {distance} and {side}")
-        if len(scene.visible) <= 2:  # so that four objects still fit 77 tokens
-            sentences.append(f"it is {item.pattern} and faces {'left' if item.faces_left else 'right'}")
-    if len(scene.visible) <= 3:
-        sentences.append(
-            f"there is {'nothing else' if scene.visible else 'nothing'} {BACKGROUNDS[scene.layout.background][0]}"
-        )
-    return "".join(f". {sentence}" for sentence in sentences)
-
-
-def _size_word(share: float) -> str:
-    return "small" if share < 0.03 else "big" if share > 0.1 else ""
-
-
-def _article(phrase: str) -> str:
-    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
-
-
-def _listed(phrases: list[str], joiner: str = " and ") -> str:
-    if not phrases:
-        return "nothing"
-    return ", ".join(phrases[:-1]) + joiner + phrases[-1] if len(phrases) > 1 else phrases[0]
-
-
-def _styled(text: str, style: Style) -> str:
-    return {
-        "plain": text,
-        "watercolor": f"a watercolor painting of {text}",
-        "comic": f"a comic style painting of {text}",
-        "night": f"a dark night photo of {text}",
-    }[style]

@@ -361,6 +361,6 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     return text
 
 
-def shown(loss: Tensor | None) -> str:
+def loss_text(loss: Tensor | None) -> str:
     """A loss for a repr."""
     return "None" if loss is None else f"{float(loss.detach()):.4f}"

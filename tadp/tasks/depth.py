@@ -16,7 +16,7 @@ from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DepthHead
 from tadp.images import ImageLike, to_pil, to_tensor
-from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
+from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
 from tadp.tasks.results import DepthResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.windows import mean_tiles
@@ -37,7 +37,7 @@ class DepthOutput:
     loss: Float[Tensor, ""] | None = None
 
     def __repr__(self) -> str:
-        return f"DepthOutput(depth_m {tuple(self.depth_m.shape)}, loss={shown(self.loss)})"
+        return f"DepthOutput(depth_m {tuple(self.depth_m.shape)}, loss={loss_text(self.loss)})"
 
 
 class TADPForDepthEstimation(TaskModel):

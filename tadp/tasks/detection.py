@@ -17,7 +17,7 @@ from tadp.features import Features
 from tadp.heads import DetectionHead
 from tadp.images import ImageLike, to_pil
 from tadp.prompts.classes import check_classes
-from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
+from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
 from tadp.tasks.results import DetectionResult
 from tadp.tasks.sliding import read_one
 from tadp.windows import check_px
@@ -38,7 +38,7 @@ class DetectionOutput:
     detections: list[Detections]
 
     def __repr__(self) -> str:
-        return f"DetectionOutput(loss={shown(self.loss)}, detections={self.detections})"
+        return f"DetectionOutput(loss={loss_text(self.loss)}, detections={self.detections})"
 
 
 class TADPForObjectDetection(TaskModel):

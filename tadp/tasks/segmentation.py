@@ -17,7 +17,7 @@ from tadp.heads import LinearHead, SegmentationHead
 from tadp.images import ImageLike, to_pil
 from tadp.pictures import BACKGROUND
 from tadp.prompts.classes import check_classes
-from tadp.tasks.base import PromptMode, TaskModel, Tune, shown
+from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
 from tadp.tasks.results import SegmentationResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.windows import mean_tiles
@@ -36,7 +36,7 @@ class SegmentationOutput:
     loss: Float[Tensor, ""] | None = None
 
     def __repr__(self) -> str:
-        return f"SegmentationOutput(logits {tuple(self.logits.shape)}, loss={shown(self.loss)})"
+        return f"SegmentationOutput(logits {tuple(self.logits.shape)}, loss={loss_text(self.loss)})"
 
 
 class TADPForSemanticSegmentation(TaskModel):

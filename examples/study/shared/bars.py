@@ -114,8 +114,11 @@ def _panel(axis: Any, part: Mapping[str, Any], name: str, labels: list[str], met
         error_kw={"linewidth": 1, "ecolor": "#333333"},
         height=0.7,
     )
+    digits = 4 if name == "paper" else 3  # the paper's figures as it prints them
     for place, label in zip(places, shown, strict=True):
-        axis.text(0.02, place, f"{values[label]:.3g}", transform=axis.get_yaxis_transform(), va="center", fontsize=7)
+        axis.text(
+            0.02, place, f"{values[label]:.{digits}g}", transform=axis.get_yaxis_transform(), va="center", fontsize=7
+        )
     edges = [values[label] + side * halves.get(label, 0) for label in shown for side in (-1, 1)]
     span = max(edges) - min(edges) or 1
     axis.set_xlim(max(0, min(edges) - 0.35 * span), max(edges) + 0.1 * span)

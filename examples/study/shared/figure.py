@@ -28,7 +28,7 @@ def write_figure(
         panels.append(
             found | {"task": table.task, "metric": table.metrics[0], "better": "higher" if table.sign > 0 else "lower"}
         )
-    summary = {"command": command(tables[0], settings, how), "parts": panels, **more}
+    summary = {"command": command(name, how), "parts": panels, **more}
     lines = ["| | U-Net | row | figure | less the reference |", "|---|---|---|---|---|"]
     for one in panels:
         for unet, rows in one["unets"].items():

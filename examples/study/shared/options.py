@@ -11,6 +11,8 @@ from tadp.errors import TADPError
 
 from .settings import CROPS_PX, DATA, QUICK, Settings, StopStudyError
 
+DECIDING = ("quick", *(field.name for field in fields(Settings)), "seeds", "unet", "device", "micro_batch")
+
 
 def read(description: str | None, arguments: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
     """Settings of the runs, and how to go about them: out, page, seeds, jobs, device and so on."""
@@ -36,6 +38,7 @@ def read(description: str | None, arguments: Sequence[str] | None = None) -> tup
     base = Settings(train=None, test=None, crop_px=CROPS_PX[how.data]) if is_real else Settings()
     base = QUICK if how.quick and not is_real else base
     given = {one.name: getattr(how, one.name) for one in fields(Settings) if getattr(how, one.name) is not None}
+    how.asked = {name: getattr(how, name) for name in DECIDING if getattr(how, name) != parser.get_default(name)}
     return replace(base, **given), how
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import groupby
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from tadp.files import replace_file
 
 from .fitting import Study
+from .kept import machine
 from .rows import Row, Run, Task
 from .settings import Settings, check_same
 
@@ -83,8 +83,7 @@ def finish(run: Run, study: Study) -> None:
     if result_of(run, study.out) is not None:
         return
     result = study.carry_out(run)
-    device = torch.cuda.get_device_name() if study.device.startswith("cuda") else platform.machine()
-    result |= {"machine": f"{device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"}
+    result |= {"machine": machine(study.device)}
     file = study.out / "runs" / f"{run.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(file) as part:

@@ -36,7 +36,7 @@ def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
     page = how.page or how.out / table.name
     found = [collect(table, part, settings, how) for part in table.parts]
     summary = {
-        "command": command(table, settings, how),
+        "command": command(table.name, how),
         "metric": table.metrics[0],
         "better": "higher" if table.sign > 0 else "lower",
         "parts": found,
@@ -74,29 +74,32 @@ def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespac
     return found
 
 
-def command(table: Table, settings: Settings, how: argparse.Namespace) -> str:
-    """How to make the page again, without this machine's folders."""
-    words = [f"python examples/study/{table.name}.py"]
-    words += [f"--data {settings.data} --root DIR"] if settings.data != "scenes" else []
-    words += [f"--model {Path(settings.model).name if Path(settings.model).is_absolute() else settings.model}"] * (
-        settings.model != "tadp-tiny"
-    )
-    words += [f"--seeds {how.seeds}"] * (how.seeds != 3) + ["--quick"] * how.quick
+def command(name: str, how: argparse.Namespace) -> str:
+    """How to make the page again, with all that was asked for but this machine's folders."""
+    words = [f"python examples/study/{name}.py"]
+    for option, value in how.asked.items():
+        is_folder = option in ("model", "captioner") and Path(value).is_absolute()
+        said = "DIR" if option == "root" else Path(value).name if is_folder else value
+        words.append(f"--{option.replace('_', '-')}" + f" {said}" * (value is not True))
     return " ".join(words)
+
+
+def source(settings: Settings) -> str:
+    return "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
 
 
 def told(summary: Mapping[str, Any], settings: Settings) -> str:
     parts = summary["parts"]
     seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for one in row.values()), default=0)  # fmt: skip
-    what = "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
     schedules = " (or ".join(dict.fromkeys(part["schedule"] for part in parts))
     schedules += ")" * schedules.count("(or") + f", {parts[0]['batch']} images a step"
     missing = sum(part["runs"] - part["finished"] for part in parts)
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
     minutes = sum(part["minutes"] for part in parts)
+    train, test = settings.train or "all", settings.test or "all"
     return (
-        f"Command: `{summary['command']}`; {settings.train or 'all'} {what} to train on, {settings.test or 'all'} held "
+        f"Command: `{summary['command']}`; {train} {source(settings)} to train on, {test} held "
         f"out, {schedules}, {seeds} seeds; {machines}; {minutes:.0f} minutes of CPU. "
         + (f"**{missing} runs are not finished.** " if missing else "")
         + "Means with 95 % intervals (Student's t); differences are taken seed by seed."
