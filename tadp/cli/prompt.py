@@ -134,11 +134,19 @@ def _names(text: str | None, option: str) -> list[str]:
             raise CaptionError(
                 f"cannot read the class names in {text[1:]}: {why}. Pass a text file, as @FILE."
             ) from error
-    elif Path(text).is_file():
+    elif _is_there(text) and Path(text).is_file():
         raise typer.BadParameter(f"{text} is a file; pass @{text} for the names in it.", param_hint=option)
     else:
         lines = text.split(",")
     return [line.strip() for line in lines if line.strip()]
+
+
+def _is_there(name: str) -> bool:
+    """Whether a file or folder is called so; a text that is too long for a name is none."""
+    try:
+        return Path(name).exists()
+    except OSError:
+        return False
 
 
 def _captions(images: list[str] | None, captioner: str | None, device: str | None) -> list[str]:
@@ -155,8 +163,8 @@ def _modifier(name: str, backbone: "TADPBackbone", model: str) -> "CaptionModifi
     """A modifier, installed into the backbone."""
     from tadp.modifiers import CaptionModifier
 
-    if ":" not in name or Path(name).exists():
-        if "/" not in name and not Path(name).exists():
+    if ":" not in name or _is_there(name):
+        if "/" not in name and not _is_there(name):
             raise typer.BadParameter(
                 f"{name} is neither DOMAIN:KIND, e.g. watercolor:simple, nor a folder.", param_hint="--modifier"
             )

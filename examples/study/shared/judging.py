@@ -5,6 +5,7 @@ from typing import Any
 
 from tadp.cross_domain import Estimate
 
+from .crossing import counted, cross
 from .intervals import AGREES, CANNOT_TELL, NOT, NOT_RUN, by_expectation, contrast
 from .results import Results
 
@@ -23,7 +24,7 @@ def judge(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
         told = [_rows({"rows": one, "expect": "better"}, results)[0] for one in claim["tell"]]
         return ("-", NOT_RUN) if any(NOT_RUN in one for one in told) else ("; ".join(told), claim["verdict"])
     if "cross" in claim:
-        return _cross(claim["cross"], results)
+        return cross(claim["cross"], results)
     if "compare" in claim:
         return _compare(claim["compare"], results)
     if "order" in claim:
@@ -72,7 +73,7 @@ def _each(asked: Sequence[Mapping[str, Any]], results: Results) -> tuple[str, st
         found, said = _by_unet({"rows": one, "expect": one["expect"]}, results)
         told.append(f"{one['name']}, {', '.join(found)}")
         verdicts += said.values()
-    return "; ".join(told), _counted(verdicts)
+    return "; ".join(told), counted(verdicts)
 
 
 def _terms(table: Any, asked: Mapping[str, Any], parts: Any, unet: str, metric: str) -> list | None:
@@ -102,41 +103,6 @@ def _joined(verdicts: Mapping[str, str]) -> str:
     if len(set(verdicts.values())) == 1:
         return verdicts["tuned"]
     return "; ".join(f"{unet}: {verdict}" for unet, verdict in verdicts.items())
-
-
-def _counted(verdicts: Sequence[str]) -> str:
-    """The verdict that all have, or how many have which."""
-    counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
-    if len(counts) == 1:
-        return verdicts[0]
-    return ", ".join(f"{word} {count} of {len(verdicts)}" for word, count in counts.items())
-
-
-def _cross(asked: Sequence[Mapping[str, str]], results: Results) -> tuple[str, str]:
-    """Differences to null of other domains. Where two columns of the paper are one of ours, they count once if both
-    say the same; where the paper's go apart, each counts. `expect` is what the claim says, if its cells do not.
-    """
-    found: dict[tuple[str, str], None] = {}
-    for one in asked:
-        result = results.of(f"cross-domain-{one['task']}.json")
-        if not result:
-            return "-", NOT_RUN
-        column, verdict = _crossed(one, result)
-        cell = result["rows"][one["row"]][column]
-        mean, half = 100 * cell["difference_mean"], 100 * cell["difference_half_width"]
-        if "expect" in one:
-            verdict = by_expectation(Estimate(mean, half, len(cell["seeds"])), one["expect"])
-        found[f"{one['row']}, {column}: {mean:+.1f} ± {half:.1f}", {"disagrees": NOT}.get(verdict, verdict)] = None
-    told = dict.fromkeys(said for said, _ in found)
-    return "frozen, per cent, less null: " + "; ".join(told), _counted([verdict for _, verdict in found])
-
-
-def _crossed(one: Mapping[str, str], result: Mapping[str, Any]) -> tuple[str, str]:
-    """Our column, and the verdict beside the paper's cell where it has one."""
-    if "ours" in one:
-        return one["ours"], CANNOT_TELL
-    (judged,) = [v for v in result["verdicts"] if (v["paper"], v["row"]) == (one["paper"], one["row"])]
-    return judged["ours"], judged["verdict"]
 
 
 def _compare(asked: Mapping[str, Any], results: Results) -> tuple[str, str]:
