@@ -15,7 +15,7 @@ tile, and what is kept of a window are its values as the head has them: of a seg
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -36,7 +36,7 @@ def check_px(value: int | None, *, name: str) -> int:
         >>> check_px(512, name="window_px")
         512
     """
-    if value is None or isinstance(value, bool) or not hasattr(type(value), "__index__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} is a whole number of pixels; got {value!r}.")
     number = operator.index(value)
     if number < 1:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def check_count(num_classes: int, *, fewest: int = 1) -> int:
         TypeError: If it is none.
         ValueError: If there are too few.
     """
-    if isinstance(num_classes, bool) or not hasattr(type(num_classes), "__index__"):
+    if isinstance(num_classes, bool) or not isinstance(num_classes, SupportsIndex):
         raise TypeError(f"num_classes is an integer; got {num_classes!r}.")
     count = operator.index(num_classes)
     if count < fewest:
