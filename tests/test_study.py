@@ -398,6 +398,29 @@ def test_domains_brings_both_tables_together(monkeypatch, tmp_path):
         call(monkeypatch, domains.main, "--out", tmp_path, "--steps", "3")
     assert called[0][2] == "segmentation"
     assert called[0][-2:] == ["--steps", "3"]
+    assert "--tune" not in called[0]
+
+
+def test_domains_has_a_tuned_unet_beside_the_frozen_one(monkeypatch, tmp_path):
+    for task in domains.TASKS:
+        found = json.loads((ROOT / "docs" / "results" / f"cross-domain-{task}.json").read_text())
+        (tmp_path / f"cross-domain-{task}.json").write_text(json.dumps(found))
+    found["rows"]["null"]["watercolor AP"]["mean"] = 0.123456
+    (tmp_path / "cross-domain-detection-tuned.json").write_text(json.dumps(found))
+    call(monkeypatch, domains.main, "--report", "--from", tmp_path, "--page", tmp_path / "domains")
+    frozen, tuned = (tmp_path / "domains.md").read_text().split("## Table 5: detection, U-Net tuned")
+    assert "0.123" in tuned
+    assert "0.123" not in frozen
+    assert "cross-domain-detection-tuned.md" in tuned
+    assert set(json.loads((tmp_path / "domains.json").read_text())) >= {"detection", "detection, tuned"}
+    called = []
+    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 0))
+    call(monkeypatch, domains.main, "--out", tmp_path, "--page", tmp_path / "domains")
+    asked = [(words[2], Path(words[words.index("--out") + 1]).name, words[-2:]) for words in called]
+    one = tmp_path.name
+    assert [task for task, _, _ in asked] == ["segmentation", "segmentation", "detection", "detection"]
+    assert [folder for _, folder, _ in asked] == [one, "tuned", one, "tuned"]
+    assert [last == ["--tune", "all"] for _, _, last in asked] == [False, True, False, True]
 
 
 def test_the_page_of_verdicts_is_made_of_what_is_there(monkeypatch, tmp_path, capsys):
