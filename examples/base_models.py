@@ -3,6 +3,7 @@
     python examples/base_models.py                 # the table of docs/base-models.md
     python examples/base_models.py --family sdxl   # one family
     python examples/base_models.py --measure sd1   # a real pass with random weights in float32, and what it took
+    python examples/base_models.py --measure flux --device cuda   # in bfloat16
 
 Models are built from their public configurations (examples/base_models.json) without weights. FLOPs are counted on
 PyTorch's meta device by torch.utils.flop_counter: products of matrices, convolutions and fused attention. Memory is
@@ -73,10 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--family", choices=sorted(families), action="append", help="one family; several times for more"
     )
     parser.add_argument("--measure", choices=sorted(families), help="run one family, as far as memory allows")
+    parser.add_argument("--device", default="cpu", help="of --measure")
     parser.add_argument("--side", type=int, default=512, help="pixels of the square image")
     options = parser.parse_args(arguments)
     if options.measure:
-        print(real_pass(families[options.measure], options.side))
+        print(real_pass(families[options.measure], options.side, options.device))
         return
     print(
         "| model | channels | strides | attention at | text tokens | parameters, M: denoiser + VAE encoder + text "

@@ -77,6 +77,18 @@ def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
     assert 1e-4 < by_name["tadp, bfloat16"]["error"] < 0.1
 
 
+def test_the_cost_on_a_gpu_is_measured_where_there_is_one(tmp_path):
+    small = ("--size", "tiny", "--batch", 2, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "gpu")
+    printed = run("gpu_cost.py", *small)
+    assert (tmp_path / "gpu.md").read_text() in printed
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    errors = {name: row["error"] for name, row in results["passes"].items()}
+    assert errors["tadp, float32"] == 0
+    assert errors["plain, float32"] is None
+    assert 1e-4 < errors["tadp, bfloat16"] < 0.1
+    assert all(row["seconds"] > 0 for table in results.values() for row in table.values())
+
+
 def test_the_cost_of_schedules_is_what_the_page_says(tmp_path):
     run("schedule_cost.py", "--out", tmp_path / "cost.md")
     page = EXAMPLES.parent / "docs" / "results" / "schedule-cost.md"

@@ -63,14 +63,14 @@ class PlainProcessor(AttnProcessor):
         return attn.to_out[0](attn.batch_to_head_dim(probabilities @ value))
 
 
-def build(size: str, variant: Variant) -> tuple[TADPBackbone, torch.Tensor, Conditioning]:
+def build(size: str, variant: Variant, device: str = "cpu") -> tuple[TADPBackbone, torch.Tensor, Conditioning]:
     """A backbone with random weights, an image and a text."""
     unet_config, vae_config, side = SIZES[size]
     with torch.device("meta"):
         unet, encoder = UNet2DConditionModel(**unet_config), VAEEncoder(AutoencoderKL(**vae_config))
     torch.manual_seed(0)
     for module in (unet, encoder):
-        module.to_empty(device="cpu")
+        module.to_empty(device=device)
         for name, parameter in module.named_parameters():
             with torch.no_grad():
                 if parameter.ndim > 1:
@@ -84,8 +84,8 @@ def build(size: str, variant: Variant) -> tuple[TADPBackbone, torch.Tensor, Cond
         for module in encoder.modules():
             if isinstance(module, Attention):
                 module.set_processor(AttnProcessor())
-    text = Conditioning(torch.randn(1, 77, unet_config["cross_attention_dim"]))
-    return backbone, torch.rand(1, 3, side, side), text
+    text = Conditioning(torch.randn(1, 77, unet_config["cross_attention_dim"], device=device))
+    return backbone, torch.rand(1, 3, side, side, device=device), text
 
 
 def encode(backbone: TADPBackbone, variant: Variant, image: torch.Tensor) -> torch.Tensor:

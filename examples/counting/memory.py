@@ -2,6 +2,8 @@
 
 import resource
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .models import build, count, inputs, run, tensors
+from .models import build, inputs, run, tensors
 
 
 class PeakBytes(TorchDispatchMode):
@@ -36,37 +38,53 @@ class PeakBytes(TorchDispatchMode):
 
 def peak_bytes(family: dict[str, Any], side_px: int, dtype: torch.dtype) -> int:
     """Of one image's pass without a gradient, weights apart: the larger of VAE and denoiser, which run in turn."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # fake tensors cannot be converted
-    try:
-        with FakeTensorMode(), torch.no_grad():
-            vae, denoiser = build(family)
-            pixels, latents, text = inputs(family, vae, denoiser, side_px)
-            with PeakBytes([*tensors(vae), pixels]) as encoding:
-                vae(pixels)
-            with PeakBytes([*tensors(denoiser), latents]) as passing:
-                run(denoiser, latents, text, side_px)
-    finally:
-        torch.set_default_dtype(default)
+    with default_dtype(dtype), FakeTensorMode(), torch.no_grad():  # fake tensors cannot be converted
+        vae, denoiser = build(family)
+        pixels, latents, text = inputs(family, vae, denoiser, side_px)
+        with PeakBytes([*tensors(vae), pixels]) as encoding:
+            vae(pixels)
+        with PeakBytes([*tensors(denoiser), latents]) as passing:
+            run(denoiser, latents, text, side_px)
     return max(encoding.peak, passing.peak)
 
 
-def real_pass(family: dict[str, Any], side_px: int) -> str:
-    """A pass in float32 with random weights on this machine; how far the process grew, and what was counted."""
-    with torch.device("meta"):
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What is made within the block has this dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def real_pass(family: dict[str, Any], side_px: int, device: str = "cpu") -> str:
+    """A pass with random weights; what it took, and what was counted. On a CPU in float32, on a GPU in bfloat16."""
+    gpu = device.startswith("cuda")
+    dtype = torch.bfloat16 if gpu else torch.float32
+    with torch.device("meta"), default_dtype(dtype):
         vae, denoiser = build(family)
-    vae, denoiser = (part.to_empty(device="cpu") for part in (vae, denoiser))
-    for parameter in (*vae.parameters(), *denoiser.parameters()):
-        parameter.data.normal_(std=0.01)
+    vae, denoiser = (part.to_empty(device=device) for part in (vae, denoiser))
+    for one in tensors(vae) + tensors(denoiser):
+        if one.is_floating_point():
+            one.data.normal_(std=0.01)
     pixels, latents, text = inputs(family, vae, denoiser, side_px)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pixels, latents, text = pixels.to(device, dtype), latents.to(device, dtype), text.to(device, dtype=dtype)
+    before = _bytes(gpu)
     with torch.no_grad():
         vae(pixels)
         run(denoiser, latents, text, side_px)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    weights = 4 * (count(vae) + count(denoiser))
-    counted = peak_bytes(family, side_px, torch.float32)
+    grown = _bytes(gpu) - before
+    weights = sum(one.nbytes for one in tensors(vae) + tensors(denoiser))
+    counted = peak_bytes(family, side_px, dtype)
+    where = torch.cuda.get_device_name() if gpu else "a CPU"
     return (
-        f"{family['name']}, float32: weights {weights / 1e9:.2f} GB; a pass grew the process by {grown / 1e9:.2f} GB; "
-        f"{counted / 1e9:.2f} GB of tensors were counted"
+        f"{family['name']}, {str(dtype).removeprefix('torch.')} on {where}: weights {weights / 1e9:.2f} GB; a pass "
+        f"took {grown / 1e9:.2f} GB more; {counted / 1e9:.2f} GB of tensors were counted"
     )
+
+
+def _bytes(gpu: bool) -> int:
+    """The most that this process had so far: of a GPU's memory, or of its own."""
+    return torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,70 @@
+"""Time and memory of a call on a GPU, and the page that shows them."""
+
+import argparse
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarking.variants import SIZES
+
+
+def allow_tf32(allowed: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def measured(function: Callable[[], Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Median seconds of a call, and of a GPU the bytes held between calls and at most during one."""
+    gpu = options.device.startswith("cuda")
+    synchronize = torch.cuda.synchronize if gpu else lambda: None
+    function(), function()
+    gc.collect()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated() if gpu else None
+    seconds = []
+    for _ in range(options.rounds):
+        synchronize()
+        start = time.perf_counter()
+        function()
+        synchronize()
+        seconds.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated() if gpu else None
+    return {"seconds": statistics.median(seconds), "held": held, "peak": peak}
+
+
+def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, dict]) -> str:
+    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.machine()
+    side, command = SIZES[options.size][2], f"--size {options.size} --batch {options.batch} --rounds {options.rounds}"
+    command += " --compile" if options.compile else ""
+    lines = [
+        "# Time and memory on a GPU",
+        "",
+        f"Command: `python examples/gpu_cost.py {command}`; {name}, torch {torch.__version__}. {options.batch} images "
+        f"of {side}x{side} at once; medians of {options.rounds} rounds. Memory in GB (10^9 bytes), as torch allocates "
+        "it: held is weights, inputs and what the optimizer keeps; above is what a call takes beyond that, at most. "
+        "Difference is the largest relative L2 error of a map against tadp in float32.",
+        "",
+        "A pass, VAE encoder and U-Net:",
+        "",
+        "| | images a second | held | above | difference |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, row in passes.items():
+        error = "" if row["error"] is None else f"{row['error']:.1e}"
+        lines.append(f"| {name} | {shown(row, options)} | {error} |")
+    lines += ["", "A training step, from latents on (AdamW's averages are in what is held):", ""]
+    lines += ["| | images a second | held | above |", "|---|---|---|---|"]
+    lines += [f"| {name} | {shown(row, options)} |" for name, row in steps.items()]
+    return "\n".join(lines) + "\n"
+
+
+def shown(row: dict[str, Any], options: argparse.Namespace) -> str:
+    rate = f"{options.batch / row['seconds']:.3g}"
+    if row["held"] is None:
+        return f"{rate} | - | -"
+    return f"{rate} | {row['held'] / 1e9:.2f} | {(row['peak'] - row['held']) / 1e9:.2f}"

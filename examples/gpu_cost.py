@@ -1,0 +1,117 @@
+"""What do a pass and a training step take on a GPU, in time and in memory?
+
+    python examples/gpu_cost.py --out docs/results/gpu               # Stable Diffusion 1.5's size, some minutes
+    python examples/gpu_cost.py --device cpu --size tiny --batch 1   # to see that it runs; no memory is measured
+
+Random weights: neither depends on them. A pass is VAE encoder and U-Net, with attention attached at levels 1 and 2, of
+tadp in several number formats and of the plain way, which writes out every attention probability as the released code
+does. A step is forward, backward and AdamW of TADPForSemanticSegmentation with 150 classes, from latents on; the text
+encoder is left away in both. All runs are in one process, one after the other.
+"""
+
+import argparse
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarking.counting import relative_error
+from benchmarking.gpu import allow_tf32, measured, page
+from benchmarking.variants import SIZES, Variant, build, encode, extract
+
+from tadp import TADPForSemanticSegmentation
+
+LAST, HALF = torch.channels_last, torch.bfloat16
+EXACT = "tadp, float32"
+PASSES = {  # name: variant, TensorFloat-32, compiled
+    "plain, float32": (Variant("", plain=True), False, False),
+    EXACT: (Variant(""), False, False),
+    "plain, TensorFloat-32": (Variant("", plain=True), True, False),
+    "tadp, TensorFloat-32": (Variant(""), True, False),
+    "plain, bfloat16": (Variant("", dtype=HALF, plain=True), False, False),
+    "tadp, bfloat16": (Variant("", dtype=HALF), False, False),
+    "tadp, bfloat16, channels_last": (Variant("", dtype=HALF, memory_format=LAST), False, False),
+}
+COMPILED = {"tadp, bfloat16, channels_last, compiled": (Variant("", dtype=HALF, memory_format=LAST), False, True)}
+STEPS: dict[str, dict[str, Any]] = {
+    "U-Net trains, TensorFloat-32": {"tf32": True},
+    "U-Net trains, bfloat16": {"half": True},
+    "and gradient checkpointing": {"half": True, "checkpointing": True},
+    "and the batch in 4 parts": {"half": True, "checkpointing": True, "parts": 4},
+    "LoRA of rank 16, bfloat16": {"half": True, "tune": "lora"},
+    "LoRA, gradient checkpointing": {"half": True, "tune": "lora", "checkpointing": True},
+    "U-Net frozen, bfloat16": {"half": True, "tune": "nothing"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="sd15")
+    parser.add_argument("--batch", type=int, default=8, help="images at once")
+    parser.add_argument("--rounds", type=int, default=5, help="timed, after two that warm up")
+    parser.add_argument("--compile", action="store_true", help="one more row, by torch.compile; a minute or two")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
+    options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here; --device cpu --size tiny shows that the script runs.")
+    steps = {name: training_step(options, **settings) for name, settings in STEPS.items()}
+    wanted = PASSES | (COMPILED if options.compile else {})
+    passes = {name: one_pass(options, *settings) for name, settings in wanted.items()}
+    exact = passes[EXACT]["maps"]
+    for row in passes.values():
+        maps = row.pop("maps")
+        row["error"] = relative_error(maps, exact) if maps else None
+    report = page(options, passes, steps)
+    print(report)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".md").write_text(report)
+        options.out.with_suffix(".json").write_text(json.dumps({"passes": passes, "steps": steps}, indent=2) + "\n")
+
+
+@torch.inference_mode()
+def one_pass(options: argparse.Namespace, variant: Variant, tf32: bool, compiled: bool) -> dict[str, Any]:
+    allow_tf32(tf32)
+    backbone, image, text = build(options.size, variant, options.device)
+    image, text = image.repeat(options.batch, 1, 1, 1), text.take([0] * options.batch).to(dtype=variant.dtype)
+
+    def forward() -> list[torch.Tensor]:
+        return extract(backbone, variant, encode(backbone, variant, image.to(variant.dtype)), text)
+
+    if compiled:
+        backbone.encode_image, backbone.extract = map(torch.compile, (backbone.encode_image, backbone.extract))
+    figures = measured(forward, options)
+    return figures | {"maps": None if variant.plain else [one[:1].float().cpu() for one in forward()]}
+
+
+def training_step(
+    options: argparse.Namespace, *, tf32=False, half=False, checkpointing=False, parts=1, tune="all"
+) -> dict[str, Any]:
+    allow_tf32(tf32)
+    backbone, image, text = build(options.size, Variant(""), options.device)
+    size, parts = tuple(image.shape[-2:]), min(parts, options.batch)
+    model = TADPForSemanticSegmentation(backbone, class_names=[f"class {k}" for k in range(150)], tune=tune)
+    model.to(options.device).train()
+    backbone.vae.to("cpu")
+    if checkpointing:
+        model.backbone.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(model.parameter_groups(1e-5))
+    share = options.batch // parts
+    latents = torch.randn(share, 4, size[0] // 8, size[1] // 8, device=options.device)
+    masks, texts = torch.randint(150, (share, *size), device=options.device), text.take([0] * share)
+
+    def step() -> None:
+        for _ in range(parts):
+            with torch.autocast(latents.device.type, HALF) if half else nullcontext():
+                loss = model(None, texts, masks, latents=latents, image_size=size).loss
+            (loss / parts).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return measured(step, options)
+
+
+if __name__ == "__main__":
+    main()
