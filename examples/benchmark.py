@@ -2,6 +2,7 @@
 
     python examples/benchmark.py                 # Stable Diffusion 1.5's size, 512x512, about ten minutes on two cores
     python examples/benchmark.py --size tiny     # seconds, to see that it runs
+    python examples/benchmark.py --only "tadp, float32"   # one row
 
 Random weights: speed does not depend on them. The plain way is what the released code does: float32, contiguous,
 every attention probability written out. Each variant runs in a process of its own against the plain way, turn by turn,
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 from benchmarking.counting import best_convolution_rate, count_flops, relative_error
 from benchmarking.measuring import compare
-from benchmarking.variants import SIZES, VARIANTS
+from benchmarking.variants import EXACT, SIZES, VARIANTS
 
 
 def main() -> None:
@@ -25,13 +26,18 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="sd15")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    names = [one.name for one in VARIANTS]
+    parser.add_argument(
+        "--only", choices=names, action="append", help="other rows than the exact one, which is always there; all"
+    )
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     flops = count_flops(options.size)
-    rows = [compare(options.size, variant, options.rounds, options.threads) for variant in VARIANTS]
+    variants = [one for one in VARIANTS if one == EXACT or one.name in (options.only or names)]
+    rows = [compare(options.size, variant, options.rounds, options.threads) for variant in variants]
     reference = rows[0]["maps"]
-    for row, variant in zip(rows, VARIANTS, strict=True):
+    for row, variant in zip(rows, variants, strict=True):
         row["error"] = relative_error(row.pop("maps"), reference)
         rate = best_convolution_rate(variant.dtype, variant.memory_format)
         row["share_of_best_rate"] = sum(flops.values()) / (row["encode_seconds"] + row["extract_seconds"]) / rate
@@ -49,6 +55,7 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     command = (
         f"python examples/benchmark.py --size {options.size} --rounds {options.rounds} --threads {options.threads}"
     )
+    command += "".join(f' --only "{name}"' for name in options.only or ())
     lines = [
         "# Speed and memory against the plain way",
         "",

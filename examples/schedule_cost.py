@@ -2,24 +2,23 @@
 
     python examples/schedule_cost.py --out docs/results/schedule-cost.md
 
-Everything is on PyTorch's meta device: shapes without numbers, at Stable Diffusion 1.5's size. Arithmetic is counted by
-PyTorch's FlopCounterMode over the VAE encoder (forward) and the U-Net with the head (forward, backward). Memory is
-weights, gradients and AdamW's two averages, plus what autograd keeps of a batch for the way back.
+Shapes without numbers, at Stable Diffusion 1.5's size: on PyTorch's meta device arithmetic is counted, by
+FlopCounterMode over the VAE encoder (forward) and the U-Net with the head (forward, backward). Memory is weights,
+gradients and AdamW's two averages, plus what autograd keeps of a batch for the way back. That is counted with fake
+tensors, for which attention is the fused kernel of a real device; for meta tensors it would keep all probabilities.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from benchmarking.variants import SD15_UNET, SD15_VAE
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from tadp import TADPBackbone, heads
-from tadp.conditioning import Conditioning
+from tadp import Conditioning, TADPBackbone, heads
 from tadp.schedules import SCHEDULES
 from tadp.vae import VAEEncoder
 
@@ -37,8 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     steps = {task: training_step(task) for task in ("segmentation", "depth", "detection")}
-    report = page(steps)
-    print(report)
+    print(report := page(steps))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(report)
@@ -54,32 +52,35 @@ def training_step(task: str) -> dict[str, float]:
             attach_attention=() if task == "depth" else (1, 2),
         ).train()
         head = build_head(task, backbone).train()
-        image, latents = torch.empty(1, 3, SIDE, SIDE), torch.empty(1, 4, SIDE // 8, SIDE // 8)
-        text = Conditioning(torch.empty(1, 77, 768))
-
-    def forward() -> Tensor:
-        features = backbone.extract(latents, text)
-        made = head(features.maps if task == "detection" else features)
-        return sum(one.sum() for one in made) if isinstance(made, list | tuple) else made.sum()
-
     with FlopCounterMode(display=False) as encoding, torch.no_grad():
-        backbone.vae(image)
+        backbone.vae(torch.empty(1, 3, SIDE, SIDE, device="meta"))
     with FlopCounterMode(display=False) as training:
-        forward().backward()
+        forward(backbone, head, task).backward()
     with FlopCounterMode(display=False) as once, torch.no_grad():
-        forward()
+        forward(backbone, head, task)
     trained = [p for module in (backbone.unet, head) for p in module.parameters() if p.requires_grad]
-    everything = [p for module in (backbone, head) for p in module.parameters()]
-    figures = {
+    total = sum(p.numel() for module in (backbone, head) for p in module.parameters())
+    figures: dict[str, float] = {
         "encode": encoding.get_total_flops(),
         "forward": once.get_total_flops(),
         "train": training.get_total_flops(),
-        "trained": sum(p.numel() for p in trained),
-        "frozen": sum(p.numel() for p in everything) - sum(p.numel() for p in trained) + TEXT_ENCODER_PARAMETERS,
-        "kept": kept_bytes(forward),
+        "trained": (learned := sum(p.numel() for p in trained)),
+        "frozen": total - learned + TEXT_ENCODER_PARAMETERS,
     }
-    backbone.enable_gradient_checkpointing()
-    return figures | {"kept, checkpointed": kept_bytes(forward)}
+    with FakeTensorMode(allow_non_fake_inputs=True):  # meta tensors become fake ones
+        backbone.to_empty(device="cpu"), head.to_empty(device="cpu")
+        figures["kept"] = kept_bytes(backbone, head, task)
+        backbone.enable_gradient_checkpointing()
+        return figures | {"kept, checkpointed": kept_bytes(backbone, head, task)}
+
+
+def forward(backbone: TADPBackbone, head: nn.Module, task: str) -> Tensor:
+    """From latents to something that has a gradient."""
+    device = next(head.parameters()).device
+    latents, text = torch.empty(1, 4, SIDE // 8, SIDE // 8, device=device), torch.empty(1, 77, 768, device=device)
+    features = backbone.extract(latents, Conditioning(text))
+    made = head(features.maps if task == "detection" else features)
+    return sum(one.sum() for one in made) if isinstance(made, list | tuple) else made.sum()
 
 
 def build_head(task: str, backbone: TADPBackbone) -> nn.Module:
@@ -90,18 +91,19 @@ def build_head(task: str, backbone: TADPBackbone) -> nn.Module:
     return heads.SegmentationHead(backbone.feature_info, num_classes=150)
 
 
-def kept_bytes(forward: Callable[[], Tensor]) -> int:
-    """What autograd keeps from forward to backward, each storage once, parameters left out."""
+def kept_bytes(backbone: TADPBackbone, head: nn.Module, task: str) -> int:
+    """What autograd keeps from forward to backward, each storage once; parameters, turned ones too, are left out."""
+    parameters = {one.untyped_storage()._cdata for module in (backbone, head) for one in module.parameters()}
     storages = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
             storages[storage._cdata] = storage  # held, so that no other takes its place
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward()
+        result = forward(backbone, head, task)
     del result
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -110,7 +112,7 @@ def page(steps: dict[str, dict[str, float]]) -> str:
     lines = [
         "# What the paper's schedules ask of a machine",
         "",
-        "Command: `python examples/schedule_cost.py`; counted on PyTorch's meta device, nothing was run. Stable "
+        "Command: `python examples/schedule_cost.py`; counted, nothing was run. Stable "
         "Diffusion 1.5's size, images of 512x512; the head is the paper's (of detection its pyramid alone).",
         "",
         "An image, in TFLOP and in float32:",
@@ -140,7 +142,7 @@ def page(steps: dict[str, dict[str, float]]) -> str:
         seen = schedule.total_steps(IMAGES[data]) * schedule.batch
         total, cached = seen * (one["encode"] + one["train"]), seen * one["train"]
         lines.append(f"| {name} | {seen:,} | {total / 1e15:,.0f} | {total / HOUR_AT:.1f} | {cached / HOUR_AT:.1f} |")
-    lines += ["", "What rate a GPU reaches is not measured here: none was at hand."]
+    lines += ["", "[What rate a GPU reaches](gpu.md), and what memory a step takes there."]
     return "\n".join(lines) + "\n"
 
 

@@ -36,8 +36,9 @@ class Variant:
 
 
 PLAIN = Variant("plain, float32", plain=True)
+EXACT = Variant("tadp, float32")
 VARIANTS = (
-    Variant("tadp, float32"),
+    EXACT,
     Variant("tadp, float32, channels_last", memory_format=torch.channels_last),
     Variant("tadp, bfloat16", dtype=torch.bfloat16),
     Variant("tadp, bfloat16, channels_last", dtype=torch.bfloat16, memory_format=torch.channels_last),
