@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from benchmarking.counting import best_convolution_rate, count_flops, relative_error
 from benchmarking.measuring import compare
-from benchmarking.variants import EXACT, SIZES, VARIANTS
+from benchmarking.variants import COMPILED, EXACT, SIZES, VARIANTS
 
 
 def main() -> None:
@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="sd15")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    names = [one.name for one in VARIANTS]
+    parser.add_argument("--compile", action="store_true", help="two more rows, by torch.compile; takes minutes")
+    names = [one.name for one in VARIANTS + COMPILED]
     parser.add_argument(
         "--only", choices=names, action="append", help="other rows than the exact one, which is always there; all"
     )
@@ -34,7 +35,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     flops = count_flops(options.size)
-    variants = [one for one in VARIANTS if one == EXACT or one.name in (options.only or names)]
+    variants = VARIANTS + COMPILED if options.compile or options.only else VARIANTS
+    variants = [one for one in variants if one == EXACT or one.name in (options.only or names)]
     rows = [compare(options.size, variant, options.rounds, options.threads) for variant in variants]
     reference = rows[0]["maps"]
     for row, variant in zip(rows, variants, strict=True):
@@ -55,6 +57,7 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     command = (
         f"python examples/benchmark.py --size {options.size} --rounds {options.rounds} --threads {options.threads}"
     )
+    command += " --compile" if options.compile else ""
     command += "".join(f' --only "{name}"' for name in options.only or ())
     lines = [
         "# Speed and memory against the plain way",

@@ -1,5 +1,6 @@
 """The same two networks in several ways: the plain one, and tadp's in several number formats and layouts."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,7 @@ class Variant:
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = torch.contiguous_format
     plain: bool = False
+    compiled: bool = False
 
 
 PLAIN = Variant("plain, float32", plain=True)
@@ -42,6 +44,15 @@ VARIANTS = (
     Variant("tadp, float32, channels_last", memory_format=torch.channels_last),
     Variant("tadp, bfloat16", dtype=torch.bfloat16),
     Variant("tadp, bfloat16, channels_last", dtype=torch.bfloat16, memory_format=torch.channels_last),
+)
+COMPILED = (
+    Variant("tadp, float32, channels_last, compiled", memory_format=torch.channels_last, compiled=True),
+    Variant(
+        "tadp, bfloat16, channels_last, compiled",
+        dtype=torch.bfloat16,
+        memory_format=torch.channels_last,
+        compiled=True,
+    ),
 )
 
 
@@ -85,6 +96,9 @@ def build(size: str, variant: Variant, device: str = "cpu") -> tuple[TADPBackbon
         for module in encoder.modules():
             if isinstance(module, Attention):
                 module.set_processor(AttnProcessor())
+    if variant.compiled:
+        os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # weights become constants, laid out for the kernels
+        backbone.encode_image, backbone.extract = map(torch.compile, (backbone.encode_image, backbone.extract))
     text = Conditioning(torch.randn(1, 77, unet_config["cross_attention_dim"], device=device))
     return backbone, torch.rand(1, 3, side, side, device=device), text
 

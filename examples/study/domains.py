@@ -19,6 +19,7 @@ from typing import Any
 
 from shared.bars import draw_bars
 from shared.cells import shown
+from shared.crossing import name_of
 from shared.options import run
 from shared.pages import write_page
 from shared.parts import UNETS
@@ -51,11 +52,6 @@ def main() -> None:
             raise StopStudyError(f"{CROSS_DOMAIN.name} {task} ended with an error; call again to go on.")
     results = {task: read(found, task) for task in TASKS}
     write(results, [part_of(task, column, results[task]) for column, task in DRAWN.items()], page)
-
-
-def name_of(task: str, unet: str) -> str:
-    """Of the page of one table and one kind of U-Net, without suffix."""
-    return f"cross-domain-{task}{'-tuned' if unet == 'tuned' else ''}"
 
 
 def read(folder: Path, task: str) -> dict[str, dict[str, Any]]:
