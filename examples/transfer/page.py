@@ -56,7 +56,7 @@ def write_page(study: argparse.Namespace, steps: Sequence[Step], others: Sequenc
     minutes = sum(read(folder / step.name)["cpu_minutes"] for step in (*learned, *steps))
     judged = verdicts(table, study.task)
     parts = [
-        f"# {study.task.capitalize()} in other domains",
+        f"# {study.task.capitalize()} in other domains" + ("" if first["tune"] == "nothing" else ", U-Net tuned"),
         told(study, first, minutes, others),
         table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
         "Each figure is a mean over seeds with its 95 % interval (Student's t). Differences to the null row are taken "
