@@ -315,10 +315,11 @@ def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_pa
 @pytest.mark.slow
 def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     import tadp
+    from tadp.datasets.scenes import Scenes
 
-    steps = ("--vae-steps", 2, "--unet-steps", 2, "--captioner-steps", 4, "--scenes", 500)
+    steps = ("--vae-steps", 2, "--unet-steps", 2, "--captioner-steps", 4, "--scenes", 100)
     run("tiny/make.py", "--work", tmp_path / "work", "--out", tmp_path / "tadp-tiny", *steps)
     backbone = tadp.TADPBackbone.from_pretrained(tmp_path / "tadp-tiny")
-    features = backbone(tadp.datasets.scenes.Scenes(1)[0].image, "a dog")
+    features = backbone(Scenes(1)[0].image, "a dog")
     assert [one.shape[1] for one in features.maps] == [32, 141, 173, 128]
     assert isinstance(tadp.Captioner.from_pretrained(tmp_path / "tadp-tiny" / "captioner"), tadp.Captioner)
