@@ -41,7 +41,7 @@ def main() -> None:
     reference = rows[0]["maps"]
     for row, variant in zip(rows, variants, strict=True):
         row["error"] = relative_error(row.pop("maps"), reference)
-        rate = best_convolution_rate(variant.dtype, variant.memory_format)
+        rate = best_convolution_rate(options.size, variant.dtype, variant.memory_format)
         row["share_of_best_rate"] = sum(flops.values()) / (row["encode_seconds"] + row["extract_seconds"]) / rate
         row["best_rate_gflops"] = rate
     report = _markdown(options, flops, rows)

@@ -108,20 +108,20 @@ def build_flux(*, seed: int = 0, **options: Any) -> FluxTransformer2DModel:
         return _loud(FluxTransformer2DModel(**config))
 
 
-def build_pipeline(family: str) -> Any:
-    """A pipeline of diffusers, with all its parts."""
+def build_pipeline(family: str, **options: Any) -> Any:
+    """A pipeline of diffusers, with all its parts. Options are the U-Net's or transformer's."""
     tokens = build_tokenizer()
     if family == "SD 2.x":
         return StableDiffusionPipeline(
             vae=build_vae(), text_encoder=build_text_encoder(num_hidden_layers=3, hidden_act="gelu"), tokenizer=tokens,
-            unet=build_sd2_unet(), scheduler=DDIMScheduler(prediction_type="v_prediction", **SCHEDULE),
+            unet=build_sd2_unet(**options), scheduler=DDIMScheduler(prediction_type="v_prediction", **SCHEDULE),
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
     if family == "SDXL":
         return StableDiffusionXLPipeline(
             vae=build_vae(scaling_factor=0.13025), text_encoder=build_text_encoder(num_hidden_layers=3),
             text_encoder_2=build_projected(seed=1), tokenizer=tokens, tokenizer_2=build_tokenizer(pad_token="!"),
-            unet=build_xl_unet(), scheduler=DDIMScheduler(**SCHEDULE),
+            unet=build_xl_unet(**options), scheduler=DDIMScheduler(**SCHEDULE),
         )  # fmt: skip
     if family.startswith("SD 3"):
         has_t5 = family == "SD 3"
@@ -129,17 +129,18 @@ def build_pipeline(family: str) -> Any:
             vae=build_vae(**SD3_VAE), text_encoder=build_projected(), text_encoder_2=build_projected(seed=1),
             text_encoder_3=build_t5() if has_t5 else None, tokenizer=tokens,
             tokenizer_2=build_tokenizer(pad_token="!"), tokenizer_3=build_t5_tokenizer() if has_t5 else None,
-            transformer=build_sd3(), scheduler=FlowMatchEulerDiscreteScheduler(),
+            transformer=build_sd3(**options), scheduler=FlowMatchEulerDiscreteScheduler(),
         )  # fmt: skip
     return FluxPipeline(
         vae=build_vae(**SD3_VAE), text_encoder=build_text_encoder(), tokenizer=tokens, text_encoder_2=build_t5(),
-        tokenizer_2=build_t5_tokenizer(), transformer=build_flux(), scheduler=FlowMatchEulerDiscreteScheduler(),
+        tokenizer_2=build_t5_tokenizer(), transformer=build_flux(**options),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
     )  # fmt: skip
 
 
 FAMILIES = ("SD 2.x", "SDXL", "SD 3", "SD 3 without T5", "FLUX")
 
 
-def build_family(family: str, folder: Path) -> Path:
-    build_pipeline(family).save_pretrained(folder)
+def build_family(family: str, folder: Path, **options: Any) -> Path:
+    build_pipeline(family, **options).save_pretrained(folder)
     return folder

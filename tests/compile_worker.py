@@ -10,11 +10,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from builders import build_backbone, embeddings, images, latents
+from builders import build_backbone, build_unet, embeddings, images, latents
 from builders_families import build_family
 from torch._dynamo.testing import CompileCounter
 
 from tadp import Conditioning, TADPBackbone
+
+NONE = ((), ())
+WAYS = {"SDXL": (((1,), (2,)), NONE), "SD 3": (((1, 2), ()), NONE, ((), (1, 2))), "FLUX": (((1,), (2,)), NONE)}
+SMALL = {"SDXL": {"layers_per_block": 1}}  # tracing takes its time by the layer
 
 
 def same(one, other):
@@ -37,12 +41,12 @@ def captions():
             print(same(compiled(pixels), backbone(pixels)), counter.frame_count)
 
 
-def whole(backbone: TADPBackbone):
-    """Attention attached, none, and recorded; other sizes and batches; with a gradient; from latents on."""
+def whole(backbone: TADPBackbone, *ways: tuple[tuple[int, ...], tuple[int, ...]]):
+    """Levels attached and recorded in these ways; other sizes and batches; with a gradient; from latents on."""
     text = backbone.encode_text(["a dog", "a red cat"])
     plain = Conditioning(text.embeddings, pooled=text.pooled)
-    calls = [(images(2, 64, 96), plain), (images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))]
-    for attach, record in (((1, 2), ()), ((), ()), ((), (1, 2))):
+    calls = [(images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))]
+    for attach, record in ways:
         torch._dynamo.reset()
         backbone.attach_attention, backbone.record_attention = attach, record
         compiled = torch.compile(backbone, backend="eager", fullgraph=True)
@@ -69,6 +73,9 @@ elif sys.argv[1] == "noise":
 else:
     with tempfile.TemporaryDirectory() as folder:
         for family in sys.argv[2:]:
-            whole(TADPBackbone.from_pretrained(build_family(family, Path(folder) / family)))
+            backbone = TADPBackbone.from_pretrained(
+                build_family(family, Path(folder) / family, **SMALL.get(family, {}))
+            )
+            whole(backbone, *WAYS[family])
         if not sys.argv[2:]:
-            whole(build_backbone())
+            whole(build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(0, 1)), ((0,), (1,)), NONE)

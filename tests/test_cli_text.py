@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from test_cleaning_endpoint import cleaned, completion, serving
 from test_cli import ENVIRONMENT, plain, tadp_run
+from warm_python import warm_python
 
 import tadp
 from tadp.assets import tiny_folder
@@ -201,7 +202,7 @@ def test_a_killed_run_into_json_loses_nothing(workplace, how):
         "Captioner.describe = describe\n"
         "app(['caption', 'photos', '--batch-size', '1', '--max-new-tokens', '6', '-o', 'c.json'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([warm_python(), "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == -getattr(signal, how), done.stderr
     refused = tadp_run("caption", "photos", "-o", "c.json", code=1)
     assert "c.json.part.db was left by a run that did not finish" in refused.stderr

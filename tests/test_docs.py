@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jaxtyping
@@ -16,6 +15,7 @@ from builders_families import build_family
 from builders_single_file import whole, write, write_configs
 from diffusers import AutoencoderTiny
 from PIL import Image
+from warm_python import warm_python
 
 import tadp
 from tadp.datasets.scenes import CLASSES, Scenes
@@ -74,7 +74,7 @@ def test_tadp_commands_run(page, workplace):
     for command in commands:
         words = shlex.split(command, comments=True)
         done = subprocess.run(
-            [sys.executable, "-m", "tadp", *words[1:]], capture_output=True, text=True, env=environment()
+            [warm_python(), "-m", "tadp", *words[1:]], capture_output=True, text=True, env=environment()
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
@@ -99,7 +99,7 @@ def save_small_model(folder: Path) -> None:
 
 
 def test_the_quickstart_writes_its_pictures(tmp_path):
-    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
+    command = [warm_python(), str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "level 3, stride 64" in done.stdout

@@ -5,19 +5,19 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trees
 from PIL import Image
+from warm_python import warm_python
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(script: str, *options: object) -> str:
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
+    command = [warm_python(), str(EXAMPLES / script), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -280,7 +280,7 @@ def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
     assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
 
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / "cross_domain.py"), *map(str, options), "--lr", "1"]
+    command = [warm_python(), str(EXAMPLES / "cross_domain.py"), *map(str, options), "--lr", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode
     assert "has a study with other options (training: " in done.stderr
@@ -318,7 +318,7 @@ def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_pa
     assert {f"{name}, not cleaned" for name in expected} <= set(figures)
     if task == "segmentation":
         environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(EXAMPLES / "cross_domain.py"), *map(str, options)]
+        command = [warm_python(), str(EXAMPLES / "cross_domain.py"), *map(str, options)]
         only = ["--only", "learn/textual_inversion-night-0"]
         done = subprocess.run([*command, *only], capture_output=True, text=True, env=environment)
         assert "Unpack Dark Zurich's rgb_anon/train/night" in done.stderr
@@ -327,10 +327,11 @@ def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_pa
 @pytest.mark.slow
 def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     import tadp
+    from tadp.datasets.scenes import Scenes
 
-    steps = ("--vae-steps", 2, "--unet-steps", 2, "--captioner-steps", 4, "--scenes", 500)
+    steps = ("--vae-steps", 2, "--unet-steps", 2, "--captioner-steps", 4, "--scenes", 100)
     run("tiny/make.py", "--work", tmp_path / "work", "--out", tmp_path / "tadp-tiny", *steps)
     backbone = tadp.TADPBackbone.from_pretrained(tmp_path / "tadp-tiny")
-    features = backbone(tadp.datasets.scenes.Scenes(1)[0].image, "a dog")
+    features = backbone(Scenes(1)[0].image, "a dog")
     assert [one.shape[1] for one in features.maps] == [32, 141, 173, 128]
     assert isinstance(tadp.Captioner.from_pretrained(tmp_path / "tadp-tiny" / "captioner"), tadp.Captioner)

@@ -3,7 +3,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from builders_captioner import build_blip
 from PIL import Image
 from safetensors.torch import load_file
+from warm_python import warm_python
 
 import tadp
 from tadp.backbone import TADPBackbone
@@ -248,7 +248,7 @@ def test_a_killed_run_goes_on_and_does_each_image_once(backbone, photos, tmp_pat
     # images in order: cars/s2, cars/s3, cars/s4, pets/s0, pets/s1; the sixth replacement is the third one's record
     for number, done in ((5, 2), (2, 2)):
         script = KILLED_AT_REPLACE.format(number=number)
-        command = [sys.executable, "-c", script, "extract", str(photos), "-o", str(out), "--caption", CAPTION]
+        command = [warm_python(), "-c", script, "extract", str(photos), "-o", str(out), "--caption", CAPTION]
         killed = subprocess.run([*command, "--batch-size", "1"], capture_output=True, timeout=300, env=environment)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         records = sorted(path.stem for path in out.rglob("*.json"))

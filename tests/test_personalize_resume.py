@@ -12,6 +12,7 @@ import pytest
 import torch
 from builders_personalize import QUICK, TUNE, build_model, pictures
 from safetensors.torch import load_file
+from warm_python import warm_python
 
 from tadp.errors import CorruptFileError, ModifierError
 from tadp.personalize import dreambooth, inversion, learn_token, loop
@@ -41,7 +42,7 @@ def whole(one_thread, source, tmp_path_factory):
 @pytest.mark.parametrize("while_saving", [False, True])
 def test_a_killed_run_ends_with_the_same_token(source, whole, tmp_path, while_saving, monkeypatch):
     here = Path(__file__).parent
-    command = [sys.executable, str(here / "personalize_worker.py"), str(source), str(tmp_path), "--kill-in-step", "6"]
+    command = [warm_python(), str(here / "personalize_worker.py"), str(source), str(tmp_path), "--kill-in-step", "6"]
     done = subprocess.run(
         [*command, *["--kill-while-saving"] * while_saving],
         env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},

@@ -394,7 +394,8 @@ def average_in_a_process(folder: str, start, results) -> None:
 
 @pytest.mark.slow
 def test_processes_may_average_at_once(encoder, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"])  # seconds each
     start, results = context.Barrier(2), context.Queue()
     workers = [context.Process(target=average_in_a_process, args=(str(tmp_path), start, results)) for _ in range(2)]
     for worker in workers:

@@ -24,6 +24,7 @@ from training.model import training_data
 from training.options import StopTraining
 from training.parts import parts_of_epoch
 from training.record import Record
+from warm_python import warm_python
 
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
@@ -50,7 +51,7 @@ def work(*arguments: object, processes: int | None = None) -> subprocess.Complet
     launch = [] if processes is None else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     folders = [str(WORKER.parent.parent), str(WORKER.parent)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launch, str(WORKER), *map(str, arguments)]
+    command = [sys.executable if launch else warm_python(), *launch, str(WORKER), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 

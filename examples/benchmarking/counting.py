@@ -29,10 +29,16 @@ def count_flops(size: str) -> dict[str, float]:
     return {"VAE encoder": encode.get_total_flops() / 1e9, "U-Net": extract.get_total_flops() / 1e9}
 
 
-def best_convolution_rate(dtype: torch.dtype, memory_format: torch.memory_format) -> float:
+CONVOLUTIONS = {  # channels and side of the U-Net's, then of the VAE's
+    "sd15": ((320, 64), (640, 32), (1280, 16), (256, 256), (512, 64)),
+    "tiny": ((32, 32), (64, 16), (64, 8), (32, 128), (64, 32)),
+}
+
+
+def best_convolution_rate(size: str, dtype: torch.dtype, memory_format: torch.memory_format) -> float:
     """GFLOP/s of the fastest 3x3 convolution of the U-Net's and VAE's shapes on this machine."""
     best = 0.0
-    for channels, side in ((320, 64), (640, 32), (1280, 16), (256, 256), (512, 64)):
+    for channels, side in CONVOLUTIONS[size]:
         conv = torch.nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype).to(memory_format=memory_format)
         x = torch.randn(1, channels, side, side, dtype=dtype).contiguous(memory_format=memory_format)
         with torch.inference_mode():

@@ -45,7 +45,8 @@ def _status(field: str) -> int:
 
 def compare(size: str, variant: Variant, rounds: int, threads: int) -> dict:
     """Run a variant and the plain way in turn; medians of the ratios plain / variant."""
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tadp.backbone"])  # imported once, and no pass is run in it
     pipes, processes = [], []
     for one in (PLAIN, variant):
         here, there = context.Pipe()

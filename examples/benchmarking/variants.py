@@ -1,9 +1,9 @@
 """The same two networks in several ways: the plain one, and tadp's in several number formats and layouts."""
 
-import os
 from dataclasses import dataclass
 
 import torch
+import torch._inductor.config
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -97,7 +97,7 @@ def build(size: str, variant: Variant, device: str = "cpu") -> tuple[TADPBackbon
             if isinstance(module, Attention):
                 module.set_processor(AttnProcessor())
     if variant.compiled:
-        os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # weights become constants, laid out for the kernels
+        torch._inductor.config.freezing = True  # weights become constants, laid out for the kernels
         backbone.encode_image, backbone.extract = map(torch.compile, (backbone.encode_image, backbone.extract))
     text = Conditioning(torch.randn(1, 77, unet_config["cross_attention_dim"], device=device))
     return backbone, torch.rand(1, 3, side, side, device=device), text

@@ -40,5 +40,7 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Peaks of each size and way, each in a process of its own."""
     sizes = [[int(side) for side in size.split("x")] for size in options.memory]
     runs = [(w, h, way) for w, h in sizes for way in ("single pass", "tiles") if way == "tiles" or w * h <= SINGLE_PX]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tadp.backbone"])  # imported once, and no pass is run in it
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as fresh:
         return [fresh.submit(peak, *run).result() for run in runs]

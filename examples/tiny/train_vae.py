@@ -112,8 +112,9 @@ def _train_step(vae: AutoencoderKL, optimizer: torch.optim.Optimizer, images: to
 def _finish(vae: AutoencoderKL, options: argparse.Namespace) -> None:
     """Measure the latents' scale on training scenes and the error on held-out ones, then save."""
     vae.eval()
-    train = open_cache(options.work / "scenes", 500, seed=0)
-    held_out = open_cache(options.work / "scenes", 500, seed=1)
+    count = min(options.scenes, 500)
+    train = open_cache(options.work / "scenes", count, seed=0)
+    held_out = open_cache(options.work / "scenes", count, seed=1)
     latents = torch.cat([vae.encode(to_input(part)).latent_dist.mode() for part in np.array_split(train.images, 20)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     errors = []
