@@ -20,6 +20,8 @@ from benchmarking.counting import best_convolution_rate, count_flops, relative_e
 from benchmarking.measuring import compare
 from benchmarking.variants import COMPILED, EXACT, SIZES, VARIANTS
 
+TITLE = "Speed and memory against the plain way"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,9 +30,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--compile", action="store_true", help="two more rows, by torch.compile; takes minutes")
     names = [one.name for one in VARIANTS + COMPILED]
-    parser.add_argument(
-        "--only", choices=names, action="append", help="other rows than the exact one, which is always there; all"
-    )
+    parser.add_argument("--only", choices=names, action="append", help="this row besides the exact one; repeatable")
+    parser.add_argument("--title", default=TITLE, help="of the page")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -59,11 +60,11 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     )
     command += " --compile" if options.compile else ""
     command += "".join(f' --only "{name}"' for name in options.only or ())
+    command += f' --title "{options.title}"' if options.title != TITLE else ""
     lines = [
-        "# Speed and memory against the plain way",
+        f"# {options.title}",
         "",
-        f"Command: `{command}`; {side}x{side}, batch 1, {platform.machine()}, torch {torch.__version__}. "
-        f"Counted: {counted}.",
+        f"Command: `{command}`; {side}x{side}, batch 1, {_processor()}, torch {torch.__version__}. Counted: {counted}.",
         "",
         "Times faster than the plain way: medians of rounds in turn, process CPU time, wall time in brackets. Memory "
         "is the peak above the weights as a share of the plain way's. Difference is the largest relative L2 error of a "
@@ -84,6 +85,13 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _processor() -> str:
+    """Its name, and whether it has AMX, which is what matters to bfloat16."""
+    facts = Path("/proc/cpuinfo").read_text()
+    names = [line.split(":")[1].strip() for line in facts.splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} {'with' if 'amx_bf16' in facts else 'without'} AMX"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What do a pass and a training step take on a GPU, in time and in memory?
 
     python examples/gpu_cost.py --out docs/results/gpu               # Stable Diffusion 1.5's size, some minutes
-    python examples/gpu_cost.py --device cpu --size tiny --batch 1   # to see that it runs; no memory is measured
+    python examples/gpu_cost.py --device cpu --size tiny --batch 4   # to see that it runs; no memory is measured
 
 Random weights: neither depends on them. A pass is VAE encoder and U-Net, with attention attached at levels 1 and 2, of
 tadp in several number formats and of the plain way, which writes out every attention probability as the released code
@@ -36,11 +36,12 @@ PASSES = {  # name: variant, TensorFloat-32
 COMPILED = {
     "tadp, bfloat16, channels_last, compiled": (Variant("", dtype=HALF, memory_format=LAST, compiled=True), False)
 }
+PARTS = 4
 STEPS: dict[str, dict[str, Any]] = {
     "U-Net trains, TensorFloat-32": {"tf32": True},
     "U-Net trains, bfloat16": {"half": True},
     "and gradient checkpointing": {"half": True, "checkpointing": True},
-    "and the batch in 4 parts": {"half": True, "checkpointing": True, "parts": 4},
+    f"and the batch in {PARTS} parts": {"half": True, "checkpointing": True, "parts": PARTS},
     "LoRA of rank 16, bfloat16": {"half": True, "tune": "lora"},
     "LoRA, gradient checkpointing": {"half": True, "tune": "lora", "checkpointing": True},
     "U-Net frozen, bfloat16": {"half": True, "tune": "nothing"},
@@ -58,6 +59,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; --device cpu --size tiny shows that the script runs.")
+    if options.batch % PARTS:
+        parser.error(f"--batch {options.batch} cannot be taken in {PARTS} parts; give a multiple of {PARTS}.")
     steps = {name: training_step(options, **settings) for name, settings in STEPS.items()}
     wanted = PASSES | (COMPILED if options.compile else {})
     passes = {name: one_pass(options, *settings) for name, settings in wanted.items()}
@@ -91,7 +94,7 @@ def training_step(
 ) -> dict[str, Any]:
     allow_tf32(tf32)
     backbone, image, text = build(options.size, Variant(""), options.device)
-    size, parts = tuple(image.shape[-2:]), min(parts, options.batch)
+    size = tuple(image.shape[-2:])
     model = TADPForSemanticSegmentation(backbone, class_names=[f"class {k}" for k in range(150)], tune=tune)
     model.to(options.device).train()
     backbone.vae.to("cpu")

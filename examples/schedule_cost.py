@@ -142,8 +142,8 @@ def page(steps: dict[str, dict[str, float]]) -> str:
         seen = schedule.total_steps(IMAGES[data]) * schedule.batch
         total, cached = seen * (one["encode"] + one["train"]), seen * one["train"]
         lines.append(f"| {name} | {seen:,} | {total / 1e15:,.0f} | {total / HOUR_AT:.1f} | {cached / HOUR_AT:.1f} |")
-    lines += ["", "[What rate a GPU reaches](gpu.md), and what memory a step takes there."]
-    return "\n".join(lines) + "\n"
+    links = "[What rate a GPU reaches](../speed.md#on-a-gpu), and [what memory a step takes](../small-gpu.md#measured)."
+    return "\n".join([*lines, "", links]) + "\n"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch._dynamo.testing import CompileCounter
 from tadp import Conditioning, TADPBackbone
 
 NONE = ((), ())
-WAYS = {"SDXL": (((1,), (2,)), NONE), "SD 3": (((1, 2), ()), NONE, ((), (1, 2))), "FLUX": (((1,), (2,)), NONE)}
+WAYS = {"SDXL": (NONE, ((1,), (2,))), "SD 3": (NONE, ((1, 2), ()), ((), (1, 2))), "FLUX": (NONE, ((1,), (2,)))}
 SMALL = {"SDXL": {"layers_per_block": 1}}  # tracing takes its time by the layer
 
 
@@ -78,4 +78,4 @@ else:
             )
             whole(backbone, *WAYS[family])
         if not sys.argv[2:]:
-            whole(build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(0, 1)), ((0,), (1,)), NONE)
+            whole(build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(0, 1)), NONE, ((0,), (1,)))

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -99,7 +100,7 @@ def save_small_model(folder: Path) -> None:
 
 
 def test_the_quickstart_writes_its_pictures(tmp_path):
-    command = [warm_python(), str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "level 3, stride 64" in done.stdout

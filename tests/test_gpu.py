@@ -177,7 +177,7 @@ def test_nothing_stays_on_the_gpu_after_a_call():
 
 
 def test_recording_takes_no_memory_of_all_heads_probabilities():
-    """One level of 64 x 64 cells: 8 heads of 4096 x 4096 probabilities would be 512 MiB in float32."""
+    """One level of 64 x 64 cells: scores and probabilities of 2 heads would be 256 MiB in float32."""
     backbone = build_backbone(record_attention=(0, 1, 2)).to(GPU)
     text, cells = backbone.encode_text("a dog"), latents(1, 64, 64).to(GPU)
     with torch.no_grad():
@@ -251,7 +251,7 @@ def test_the_command_line_takes_the_gpu_by_itself(tmp_path):
         subprocess.run([*command, "-o", str(tmp_path / name), *more], check=True, capture_output=True, env=ENVIRONMENT)
     auto, cpu = (load_file(tmp_path / name / "scene.safetensors") for name in ("auto", "cpu"))
     assert auto.keys() == cpu.keys()
-    assert max(relative_error(auto[key], cpu[key]) for key in cpu) < 1e-2  # with TensorFloat-32, as users have it
+    assert 0 < max(relative_error(auto[key], cpu[key]) for key in cpu) < 1e-2  # with TensorFloat-32, as users have it
 
 
 def test_an_example_trains_in_bfloat16(tmp_path):

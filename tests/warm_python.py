@@ -6,6 +6,9 @@ the server fork; the fork runs what was asked, in the caller's folder and enviro
 gets its exit status or its signal. tadp and the examples are imported in the fork, as in a fresh process, and what a
 script starts with `sys.executable` is forked too.
 
+A fork does not show what a module forgot to import of those big ones, and all forks of a server have one hash seed:
+what is about either starts a Python of its own.
+
     python warm_python.py FOLDER    # the server; writes FOLDER/python, and ends when its standard input does
 """
 
@@ -64,13 +67,24 @@ def warm_python() -> str:
         return sys.executable
     folder = Path(tempfile.mkdtemp())  # a socket's path may have a hundred letters, which pytest's own folders exceed
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # both are read at import
-    command = [sys.executable, __file__, str(folder)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    server = subprocess.Popen(
+        [sys.executable, __file__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd="/",
+        start_new_session=True,  # a terminal's Ctrl-C is for who calls, and reaches the forks through them
+    )
 
     @atexit.register
     def stop() -> None:
-        server.communicate()
-        shutil.rmtree(folder)
+        if server.stdin is not None:
+            server.stdin.close()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
     if server.stdout is None or not server.stdout.readline():
         raise RuntimeError("the server of warm_python.py did not start; it said why above")
@@ -100,6 +114,7 @@ def serve(folder: Path) -> Call | None:
         listener.bind(str(folder / "socket"))
         listener.listen()
         print("ready", flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that no fork holds the pipe of who started the server
         children: set[int] = set()
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
@@ -107,6 +122,7 @@ def serve(folder: Path) -> Call | None:
                 if not (child := os.fork()):
                     return answer(connection)
                 children = {one for one in children | {child} if os.waitpid(one, os.WNOHANG) == (0, 0)}
+    shutil.rmtree(folder, ignore_errors=True)  # whoever started this may have been killed
     return None
 
 

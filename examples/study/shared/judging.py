@@ -5,7 +5,7 @@ from typing import Any
 
 from tadp.cross_domain import Estimate
 
-from .crossing import counted, cross
+from .crossing import counted, cross, joined
 from .intervals import AGREES, CANNOT_TELL, NOT, NOT_RUN, by_expectation, contrast
 from .results import Results
 
@@ -40,7 +40,7 @@ def judge(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
 def _rows(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
     """Frozen and tuned U-Net each; one verdict if they agree, both if they differ."""
     told, verdicts = _by_unet(claim, results)
-    return "; ".join(told), _joined(verdicts)
+    return "; ".join(told), joined(verdicts)
 
 
 def _by_unet(claim: Mapping[str, Any], results: Results) -> tuple[list[str], dict[str, str]]:
@@ -98,13 +98,6 @@ def _said(found: Estimate, metric: str, table: Any, asked: Mapping[str, Any], un
     return said
 
 
-def _joined(verdicts: Mapping[str, str]) -> str:
-    """One word if both U-Nets say the same, else both."""
-    if len(set(verdicts.values())) == 1:
-        return verdicts["tuned"]
-    return "; ".join(f"{unet}: {verdict}" for unet, verdict in verdicts.items())
-
-
 def _compare(asked: Mapping[str, Any], results: Results) -> tuple[str, str]:
     left, right = (results.at(asked["file"], asked[side]) for side in ("left", "right"))
     if left is None or right is None:
@@ -126,7 +119,7 @@ def _order(asked: Mapping[str, Any], results: Results) -> tuple[str, str]:
         rho = rank_correlation([part["paper"][one] for one in labels], [rows[one]["mIoU"]["mean"] for one in labels])
         verdicts[unet] = CANNOT_TELL if abs(rho) < BEYOND_CHANCE else AGREES if rho > 0 else NOT
         told.append(f"{unet}: {rho:+.2f}")
-    return "; ".join(told), _joined(verdicts)
+    return "; ".join(told), joined(verdicts)
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
