@@ -14,6 +14,14 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers, and what they start, s
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(threads))))
 
 
+LONG = ("test_backbone_text", "test_export", "test_examples", "test_docs", "test_study")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with long tests come first, so that at the end no worker waits for another's last test."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(scope="session")
 def backbone() -> TADPBackbone:
     """A small random backbone that no test changes."""
