@@ -20,7 +20,7 @@ from counting.memory import peak_bytes, real_pass
 from counting.models import build, count, inputs, run, text_encoder
 from torch.utils.flop_counter import FlopCounterMode
 
-from tadp.denoiser import read_denoiser, tap_names
+from tadp.diffusion.denoiser import read_denoiser, tap_names
 
 CONFIGS = Path(__file__).with_suffix(".json")
 

@@ -16,8 +16,8 @@ from mentioning.counting import BEST, NAMES, alignments, count_tokens, figures, 
 from mentioning.page import markdown
 from mentioning.plot import draw
 
-from tadp.datasets.class_names import VOC_CLASSES
-from tadp.words import mentions
+from tadp.language.class_names import VOC_CLASSES
+from tadp.language.matching import mentions
 
 
 def main() -> None:

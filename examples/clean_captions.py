@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tadp.cleaning import CleaningReport, EndpointCleaner, ModelCleaner, RuleCleaner
 from tadp.cleaning.domains import any_of
-from tadp.files import replace_file
-from tadp.grammar import content_words, without_bullet, words_of
+from tadp.files.atomic import replace_file
+from tadp.language.grammar import content_words, without_bullet, words_of
 
 COLUMNS = (
     "captions", "name the domain, before", "after", "have a word for a medium, before", "after",

@@ -29,7 +29,7 @@ from transfer.page import read, write_page
 from transfer.plan import KINDS, Step, plan
 from transfer.steps import do, prepare
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 
 def main() -> None:

@@ -30,10 +30,10 @@ from tadp.datasets import (
     RandomFlip,
 )
 from tadp.datasets.scenes import MAX_DEPTH_M
+from tadp.drawing.overlays import depth_picture
 from tadp.metrics import DepthMetrics
-from tadp.pictures import depth_picture
-from tadp.schedules import Schedule
 from tadp.tasks import TADPForDepthEstimation
+from tadp.training.schedules import Schedule
 
 SCENES = Schedule(steps=400, batch=16, lr=2e-3, warmup_steps=50)
 SCENES_HEAD = {"channels": 16}  # the paper's 192 are for a backbone 10 times as wide

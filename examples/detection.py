@@ -20,12 +20,12 @@ from training.model import load_backbone, training_data
 from training.options import read_options, run, start
 from training.report import compared, finish, merged, shared
 
-from tadp.boxes import Boxes, Detections
 from tadp.datasets import PascalVOCDetection, RandomFlip, Resize
+from tadp.drawing.overlays import box_picture
+from tadp.images.boxes import Boxes, Detections
 from tadp.metrics import VOCDetection
-from tadp.pictures import box_picture
-from tadp.schedules import Schedule
 from tadp.tasks import TADPForObjectDetection
+from tadp.training.schedules import Schedule
 
 SCENES = Schedule(steps=300, batch=8, lr=2e-3, warmup_steps=50)
 SCENES_HEAD = {"channels": 32, "hidden_channels": 128}  # the paper's 256 and 1024 are for a backbone 10 times as wide

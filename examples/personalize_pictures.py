@@ -17,9 +17,9 @@ from PIL import Image
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.files import replace_file
+from tadp.drawing.heatmaps import pixel_words, word_sheet
+from tadp.files.atomic import replace_file
 from tadp.personalize import draw, learn_token
-from tadp.plot import pixel_words, word_sheet
 
 TOKEN, STYLE = "<night>", "night"
 SEED, HELD_OUT_SEED, SHOWN = 1_000, 2_000, 2

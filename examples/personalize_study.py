@@ -26,7 +26,7 @@ from personalizing.report import choice_table, page_of
 from personalizing.sheets import comparison
 from tqdm import tqdm
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 CHOICE_SEED, CHOICE_STYLE = 100, "night"
 

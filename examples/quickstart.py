@@ -14,7 +14,7 @@ import skimage
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.plot import pixel_words, word_sheet
+from tadp.drawing.heatmaps import pixel_words, word_sheet
 
 LEVELS = (0, 1)  # whose attention is drawn
 

@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tadp import Conditioning, TADPBackbone, heads
-from tadp.schedules import SCHEDULES
-from tadp.vae import VAEEncoder
+from tadp.diffusion.vae import VAEEncoder
+from tadp.training.schedules import SCHEDULES
 
 TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stable Diffusion 1.x has
 SIDE = 512  # what the U-Net sees; NYU's crops of 480 are padded to it

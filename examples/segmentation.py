@@ -22,10 +22,10 @@ from training.report import compared, enlarged, finish, merged, shared
 
 from tadp import datasets
 from tadp.datasets import PadTo, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize, Resize
+from tadp.drawing.overlays import class_picture
 from tadp.metrics import MeanIoU
-from tadp.pictures import class_picture
-from tadp.schedules import Schedule
 from tadp.tasks import TADPForSemanticSegmentation
+from tadp.training.schedules import Schedule
 
 SCENES = Schedule(steps=600, batch=16, lr=2e-3, warmup_steps=50)
 SCENES_HEAD = {"fpn_channels": 64, "channels": 64}  # the paper's 256 are for a backbone 10 times as wide

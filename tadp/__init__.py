@@ -10,6 +10,7 @@ The names below load when first used, and torch, diffusers and transformers with
 from typing import TYPE_CHECKING
 
 from tadp._lazy import lazy
+from tadp._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tadp import heads as heads
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
     from tadp.captions import CaptionTable as CaptionTable
-    from tadp.conditioning import Conditioning as Conditioning
     from tadp.features import AttentionMaps as AttentionMaps
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from tadp.tasks import TADPForDepthEstimation as TADPForDepthEstimation
     from tadp.tasks import TADPForObjectDetection as TADPForObjectDetection
     from tadp.tasks import TADPForSemanticSegmentation as TADPForSemanticSegmentation
+    from tadp.text.conditioning import Conditioning as Conditioning
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "AttentionMaps": "features",
     "CaptionTable": "captions",
     "CaptionModifier": "modifiers",
     "Captioner": "captioner",
-    "Conditioning": "conditioning",
+    "Conditioning": "text.conditioning",
     "FeatureInfo": "features",
     "Features": "features",
     "TADPBackbone": "backbone",

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tadp.words import Synonyms, ends_clause, find_names, readable, split_words
+from tadp.language.matching import Synonyms, ends_clause, find_names, readable, split_words
 
 _SHOWN = 8  # names of pooled maps in their repr
 
@@ -191,12 +191,12 @@ class AttentionMaps:
     def pool(self, names: Sequence[str], level: int, *, synonyms: Synonyms | None = None) -> PooledMaps:
         """Attention at one level by name, of the same width for every text.
 
-        A name is a word, a noun or a class of several words, found as `tadp.words.mentions` finds it: case does not
-        matter, a plural counts as its singular, and of names that overlap the longest counts. No name runs over two
-        texts that were joined; in class embeddings and in prompts that are `Names` none runs over two classes, and a
-        class that is itself a name counts for that one alone. A name's map is the mean over its tokens, and over its
-        occurrences, so that a single word has the map of `words`, and a value means the same however long the name and
-        the text are: the attention that one token of it gets.
+        A name is a word, a noun or a class of several words, found as `tadp.language.matching.mentions` finds it: case
+        does not matter, a plural counts as its singular, and of names that overlap the longest counts. No name runs
+        over two texts that were joined; in class embeddings and in prompts that are `Names` none runs over two classes,
+        and a class that is itself a name counts for that one alone. A name's map is the mean over its tokens, and over
+        its occurrences, so that a single word has the map of `words`, and a value means the same however long the name
+        and the text are: the attention that one token of it gets.
 
         Args:
             names: K names, the order of the channels.

@@ -3,41 +3,49 @@
 import ast
 import doctest
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import tadp
+from tadp.cli import app
 
 ROOT = Path(tadp.__file__).parent
 MODULES = sorted(
     ".".join(("tadp", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
 )
-# docs: design, "Rooms and floors". A package's floor is that of what it holds, unless named itself.
-FLOORS = {
-    "errors": 0, "features": 0, "words": 0, "captions": 0, "metrics": 0, "files": 0, "hub": 0, "assets": 0,
-    "boxes": 0, "losses": 0, "schedules": 0,
-    "looping": 0, "english": 0, "grammar": 0,
-    "images": 0, "attention": 1, "unet": 1, "vae": 1, "text": 1, "loading": 1, "plot": 1, "clip_tokenizer": 1,
-    "conditioning": 1, "token_names": 1,
-    "captioner": 1,
-    "prompts": 1, "saving": 1, "tokens": 1, "cleaning": 1,
-    "windows": 1, "pictures": 1,
-    "backbone": 2, "heads": 2,
-    "modifiers": 3, "tasks": 3, "personalize": 3, "convert": 3, "cross_domain": 3, "integrations": 3, "datasets": 0,
-    "export": 3, "extract": 4, "explorer": 4, "cli": 4, "__main__": 4,
-    "pretrained": 1,
-    "_lazy": 0,
-    "layout": 1, "joint": 1, "joint_attention": 1, "denoiser": 1, "text_stack": 1, "text_loading": 1,
-    "parts": 1, "drop_ins": 1, "noise": 1, "tiles": 1, "crops": 1, "image_ids": 1, "lora": 1, "lora_text": 1,
-}  # fmt: skip
+DESIGN = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
+
+
+def table(header: str) -> list[tuple[str, str]]:
+    """The rows of one of design.md's tables: the code in the first column, and the second column."""
+    below = DESIGN.partition(f"| {header} |")[2].partition("\n\n")[0]
+    return re.findall(r"^\| `([^`]+)` \| (.+) \|$", below, re.MULTILINE)
+
+
+ORDER = {folder: number for number, (folder, _) in enumerate(table("folder | what is inside"))}
+# Modules of one name: what they share is in the name, what differs in the folder.
+SHARED_NAMES = {
+    "segmentation": "the head, the metric and the model of a task",
+    "depth": "the same",
+    "detection": "the same",
+    "backbone": "a folder and the class it is about",
+    "captioner": "the same",
+    "convert": "a folder and its command",
+    "export": "the same",
+    "extract": "the same",
+    "personalize": "the same",
+}
 
 
 def path_of(module: str) -> Path:
@@ -45,39 +53,39 @@ def path_of(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def floor(module: str) -> int:
-    parts = module.split(".")[1:]
-    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    found = [FLOORS[name] for name in names if name in FLOORS]
-    assert found, f"{module} has no floor; give it one in FLOORS"
-    return found[0]
+def folder_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 def for_types_alone(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All below a node, functions' bodies too, without what is there for type checkers alone."""
-    for child in ast.iter_child_nodes(node):
-        if for_types_alone(child):
-            continue
-        yield child
-        yield from statements(child)
-
-
 def imports(module: str) -> set[str]:
-    """Modules of the package that a module imports, at its top or in a function."""
+    """Modules of the package that a module imports: at its top, in a function, or only for type checkers."""
+    return imported_by(ast.parse(path_of(module).read_text(encoding="utf-8")))
+
+
+def imported_by(tree: ast.AST) -> set[str]:
     found = set()
-    for node in statements(ast.parse(path_of(module).read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
+            assert node.level == 0, f"a relative import of {node.module}"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner in MODULES else node.module or "")
-    return {name for name in found if name in MODULES and name != "tadp"}
+    return {name for name in found if name in MODULES}
+
+
+def imports_in_functions(module: str) -> set[str]:
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return set().union(*(imported_by(function) for function in functions))
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> str:
@@ -121,8 +129,8 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are():
 
 
 LIGHT = (
-    "tadp", "tadp.errors", "tadp.files", "tadp.captions", "tadp.cleaning", "tadp.datasets", "tadp.datasets.scenes",
-    "tadp.metrics",
+    "tadp", "tadp.errors", "tadp.files.atomic", "tadp.captions", "tadp.cleaning", "tadp.datasets",
+    "tadp.datasets.scenes", "tadp.metrics",
 )  # fmt: skip
 
 
@@ -133,21 +141,30 @@ def test_importing_is_cheap(module, tmp_path):
     assert not loaded & {"torch", "torchvision", "diffusers", "transformers", "huggingface_hub"}
 
 
-# Imports
+# Structure
+
+
+def test_the_package_has_at_most_seven_files_of_its_own():
+    files = {path.name for path in ROOT.iterdir() if path.is_file()}
+    assert len(files) <= 7, files
+
+
+def test_every_folder_has_its_place():
+    assert set(ORDER) == {folder_of(module) for module in MODULES if module != "tadp"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "tadp"])
-def test_imports_point_down(module):
-    above = {other for other in imports(module) if floor(other) > floor(module)}
-    assert not above, f"{module} (floor {floor(module)}) imports {above} from above"
+def test_imports_point_up_the_table(module):
+    own = ORDER[folder_of(module)]
+    wrong = {other for other in imports(module) if other == "tadp" or ORDER[folder_of(other)] > own}
+    assert not wrong, f"{module} imports {wrong}, which stand below it in the table of docs/design.md"
 
 
-def test_heads_see_the_ground_floor_alone():
+def test_heads_see_only_what_a_backbone_returns():
+    allowed = {"errors", "features", "images", "heads"}
     for module in MODULES:
         if module.startswith("tadp.heads"):
-            assert {
-                other for other in imports(module) if floor(other) > 0 and not other.startswith("tadp.heads")
-            } == set()
+            assert {other for other in imports(module) if folder_of(other) not in allowed} == set()
 
 
 def test_no_imports_go_in_a_circle():
@@ -158,10 +175,41 @@ def test_no_imports_go_in_a_circle():
         graph = {module: others for module, others in graph.items() if module not in leaves}
 
 
+def test_imports_inside_functions_are_those_of_the_design_page():
+    """The command line imports inside its commands, so that `tadp --help` answers at once."""
+    found = {
+        f"{module} > {other}"
+        for module in MODULES
+        if module != "tadp" and folder_of(module) != "cli"
+        for other in imports_in_functions(module)
+    }
+    assert found == {name for name, _ in table("import inside a function | reason")}
+
+
+def test_no_two_modules_share_a_name():
+    paths = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
+    names = Counter([path.stem for path in paths] + [path.parent.name for path in ROOT.rglob("__init__.py")])
+    assert {name for name, count in names.items() if count > 1} == set(SHARED_NAMES)
+
+
+def test_no_file_grows_too_long():
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 410} == {}
+
+
+def test_a_command_is_in_a_file_named_after_it():
+    commands: Any = typer.main.get_command(app)
+    files = {path.stem for path in (ROOT / "cli").glob("*.py")}
+    assert len(commands.commands) > 8
+    assert set(commands.commands) <= files
+
+
 def test_the_import_reader_sees_imports():
     """Otherwise the tests above would prove nothing."""
-    assert {"tadp.denoiser", "tadp.text", "tadp.loading", "tadp.images"} <= imports("tadp.backbone.backbone")
-    assert "tadp.vae" in imports("tadp.loading")  # inside a function
+    assert {"tadp.text.stack", "tadp.files.model_folder"} <= imports("tadp.backbone.backbone")
+    assert imported_by(ast.parse("if TYPE_CHECKING:\n    from tadp.backbone import TADPBackbone")) == {"tadp.backbone"}
+    assert imported_by(ast.parse("def load():\n    from tadp import tasks")) == {"tadp.tasks"}
+    assert imported_by(ast.parse("from tadp import __version__")) == {"tadp"}
 
 
 # Examples

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from tadp import Conditioning, TADPBackbone
-from tadp.vae import VAEEncoder
+from tadp.diffusion.vae import VAEEncoder
 
 SD15_UNET = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
 SD15_VAE = {

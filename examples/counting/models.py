@@ -7,8 +7,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DMod
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tadp import Conditioning
-from tadp.denoiser import prepare, read_denoiser, run_once
-from tadp.vae import encoder_of
+from tadp.diffusion.denoiser import prepare, read_denoiser, run_once
+from tadp.diffusion.vae import encoder_of
 
 DENOISERS = {one.__name__: one for one in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
 ENCODERS = {"clip": CLIPTextModel, "clip projected": CLIPTextModelWithProjection, "t5": T5EncoderModel}

@@ -4,9 +4,9 @@ import math
 import statistics
 from typing import Any
 
-from tadp.datasets.class_names import VOC_CLASSES, VOC_DECOYS, VOC_SYNONYMS
+from tadp.language.class_names import VOC_CLASSES, VOC_DECOYS, VOC_SYNONYMS
+from tadp.language.matching import mentions
 from tadp.metrics import CaptionAlignment, caption_alignment
-from tadp.words import mentions
 
 NAMES, WORDS, BEST, NOUNS = "names", "names and synonyms", "the same, less look-alikes", "the same, nouns alone"
 ORACLE = (1.0, 0.5)  # precision and recall of the oracle that BLIP-2 performs like (TADP Sec. 4.2)

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from mentioning.counting import BEST, MEASURES, NAMES, ORACLE, noun_share
-from tadp.looping import is_looping
+from tadp.language.repetition import is_looping
 from tadp.metrics import Agreement, CaptionAlignment
 
 
@@ -40,7 +40,7 @@ def markdown(
         "",
         "Plurals always count. Precision and recall are over all mentions and all classes in all images; macro is the "
         "mean over classes. Names are those of the class list (airplane, sofa, television …); synonyms and look-alikes "
-        "(a coffee table, a train station) are in `tadp.datasets.class_names`.",
+        "(a coffee table, a train station) are in `tadp.language.class_names`.",
         "",
         *reading(names, best),
         "",
@@ -100,7 +100,7 @@ def captions_themselves(captions: list[str], best: CaptionAlignment) -> list[str
     return [
         f"With synonyms, {share(whole / len(pairs))} of the captions name every class in their image, "
         f"{share(none / len(pairs))} none. Words a caption: {statistics.mean(len(c.split()) for c in captions):.1f}. "
-        f"Captions that go round in circles (`tadp.looping`): {len(loops)}{example}."
+        f"Captions that go round in circles (`tadp.language.repetition`): {len(loops)}{example}."
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 
 def kept_array(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tadp.personalize.sheets import sheet
+from tadp.drawing.sheets import sheet
 
 
 def comparison(

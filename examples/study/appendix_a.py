@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import tadp
 from tadp.cross_domain import estimate
-from tadp.words import mentions
+from tadp.language.matching import mentions
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 SCENES, DRAWN = 24, 2

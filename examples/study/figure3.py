@@ -18,7 +18,7 @@ from shared.settings import Settings, StopStudyError
 from shared.table import runs_of
 
 import tadp
-from tadp.words import mentions
+from tadp.language.matching import mentions
 
 LENGTHS = [TADP[0], TADP[20], TADP[40]]
 PANELS = [

@@ -26,8 +26,8 @@ from shared.texts import Text, say
 from tqdm import tqdm
 
 import tadp
-from tadp.conditioning import Conditioning
-from tadp.plot import overlay, pixel_words
+from tadp.drawing.heatmaps import overlay, pixel_words
+from tadp.text.conditioning import Conditioning
 
 TEXTS = {
     "oracle": Text("oracle"),

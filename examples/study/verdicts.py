@@ -16,7 +16,7 @@ from shared.options import run
 from shared.results import Results
 
 from tadp.cross_domain import estimate
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 HERE = Path(__file__).parent
 TABLES = ("table1", "controls", "table3", "table_s2", "figure3", "figure4", "appendix_a", "domains")

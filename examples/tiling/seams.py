@@ -7,7 +7,7 @@ import torch
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.tiles import TileGrid, grid
+from tadp.images.tiles import TileGrid, grid
 
 SCENE_PX, NEAR_PX, SEED = 128, 32, 31
 CAPTION = "a dog, a cat and a tree on grass"

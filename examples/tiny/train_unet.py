@@ -30,7 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from unet_data import MIXES, draw_batch, latent_cache
 from unet_model import CELLS, NOISE, build_models, load_weights, save_model
 
-from tadp.attention import AttentionRecorder
+from tadp.diffusion.attention import AttentionRecorder
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from training import Average
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tadp.attention import AttentionRecorder
-from tadp.unet import read_layout
+from tadp.diffusion.attention import AttentionRecorder
+from tadp.diffusion.unet import read_layout
 
 CELLS = 16  # latent cells a side
 UNET = {

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tadp.backbone import TADPBackbone
 from tadp.datasets import RandomFlip, Sample
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 from tadp.images import to_tensor
 
 _FLIP = RandomFlip(1.0)

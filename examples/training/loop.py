@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tadp.datasets.batch import Batch
-from tadp.schedules import Schedule
 from tadp.tasks import TaskModel
+from tadp.training.schedules import Schedule
 from training.checkpoints import Checkpoints
 from training.options import StopTraining
 from training.parts import Part, TrainingData, parts_of_epoch

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 import tadp
 from tadp.datasets import Augmented, RandomFlip, Sample
-from tadp.datasets.transforms import Transform
+from tadp.datasets.transforms.geometric import Transform
 from tadp.tasks import TaskModel
 from training.latents import WithLatents, cached_latents
 from training.options import StopTraining

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from tadp.errors import TADPError
-from tadp.schedules import SCHEDULES, Schedule, get_schedule
 from tadp.tasks import PROMPT_MODES
+from tadp.training.schedules import SCHEDULES, Schedule, get_schedule
 
 
 class StopTraining(RuntimeError):  # noqa: N818  it is no mistake of the program
@@ -74,7 +74,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--schedule", choices=tuple(SCHEDULES), help="the paper's settings, see tadp.schedules")
+    group.add_argument("--schedule", choices=tuple(SCHEDULES), help="the paper's settings, see tadp.training.schedules")
     for name, kind in (("steps", int), ("epochs", int), ("batch", int), ("lr", float), ("unet-scale", float)):
         group.add_argument(f"--{name}", type=kind, metavar="N", help=f"in place of the schedule's {name}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 
 class Record:

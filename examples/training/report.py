@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from tadp.datasets import Sample
-from tadp.files import replace_file
+from tadp.drawing.overlays import SHORT_PX, sheet
+from tadp.files.atomic import replace_file
 from tadp.images import to_pil
-from tadp.pictures import SHORT_PX, sheet
 from tadp.tasks import TaskModel, evaluate
 from tadp.tasks.evaluation import Metric
 

@@ -14,10 +14,10 @@ from training.options import StopTraining
 
 from tadp.cross_domain import images_of
 from tadp.datasets import Comic2k, DarkZurich, NighttimeDriving, RenderedScenes, Sample, Watercolor2k
-from tadp.datasets.class_names import VOC_CLASSES
 from tadp.images import list_images, to_pil
+from tadp.language.class_names import VOC_CLASSES
 from tadp.modifiers import PaperDomain
-from tadp.schedules import Schedule
+from tadp.training.schedules import Schedule
 
 SCRIPTS: dict[str, Any] = {"detection": detection, "segmentation": segmentation}
 DOMAINS: dict[str, tuple[PaperDomain, ...]] = {"detection": ("watercolor", "comic"), "segmentation": ("night",)}

@@ -11,7 +11,7 @@ import torch
 
 import tadp
 from tadp.cleaning import RuleCleaner
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 from tadp.modifiers import CaptionModifier
 from tadp.personalize import dreambooth, learn_token
 from transfer.domains import unlabelled

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp.cross_domain import ModifierTable
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 from transfer.claims import CLAIMS, TINY, VERDICTS
 from transfer.plan import KINDS, Step
 from transfer.steps import NOT_CLEANED, SOURCE

@@ -1,6 +1,6 @@
 """A Stable Diffusion VAE encoder and U-Net as a vision backbone: images and captions in, features and attention out."""
 
 from tadp.backbone.backbone import TADPBackbone as TADPBackbone
-from tadp.backbone.current_text import Text as Text
+from tadp.backbone.text_source import Text as Text
 
 __all__ = ["TADPBackbone", "Text"]

@@ -11,28 +11,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.attention import attach_attention as join_attention
-from tadp.backbone.captioning import Attached, CaptionFunction, attachable
+from tadp.backbone.attached_captioner import Attached, CaptionFunction, attachable
 from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, level_set
-from tadp.backbone.current_text import Share, Text, TextKey, current_text, share_text, use_text
 from tadp.backbone.encoding import encode
-from tadp.backbone.parameters import decay_groups, first_parameter
 from tadp.backbone.passes import CombineTimesteps, make_passes
+from tadp.backbone.text_source import Share, Text, TextKey, current_text, share_text, use_text
 from tadp.backbone.tiling import tiled
-from tadp.conditioning import Conditioning, TextAdapter
-from tadp.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
+from tadp.diffusion.attention import attach_attention as join_attention
+from tadp.diffusion.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
+from tadp.diffusion.loading.networks import load_text_adapter
+from tadp.diffusion.loading.parts import load_parts
+from tadp.diffusion.loading.saving import save_parts
+from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
-from tadp.files import replace_folder
-from tadp.hub import Source
-from tadp.images import ImageLike, crop_to_cells, to_tensor
-from tadp.loading import load_text_adapter, model_folder
-from tadp.parts import load_parts
-from tadp.saving import save_parts
-from tadp.text import check_captions
-from tadp.text_stack import AnyText, text_encoder_of
-from tadp.vae import AnyVAE, encoder_of
-from tadp.words import Synonyms, checked_names
+from tadp.files.atomic import replace_folder
+from tadp.files.hub import Source
+from tadp.files.model_folder import model_folder
+from tadp.images.reading import ImageLike, crop_to_cells, to_tensor
+from tadp.language.matching import Synonyms, checked_names
+from tadp.text.conditioning import Conditioning, TextAdapter
+from tadp.text.encoder import check_captions
+from tadp.text.stack import AnyText, text_encoder_of
+from tadp.training.parameter_groups import decay_groups, first_parameter
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -409,7 +410,7 @@ class TADPBackbone(nn.Module):
 
         Example:
             >>> import tadp
-            >>> from tadp.datasets.scenes import Scenes
+            >>> from tadp.datasets.scenes.scene import Scenes
             >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
             >>> scene = Scenes(1, seed=5)[0]
             >>> features = backbone(scene.image, scene.caption())

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tadp.conditioning import Conditioning
+from tadp.diffusion.layout import Layout
+from tadp.diffusion.vae import AnyVAE
 from tadp.errors import ModelError
-from tadp.layout import Layout
-from tadp.text_stack import AnyText
-from tadp.vae import AnyVAE
+from tadp.text.conditioning import Conditioning
+from tadp.text.stack import AnyText
 
 
 def check_parts(vae: AnyVAE, layout: Layout, text_encoder: AnyText | None) -> None:

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp.backbone.parameters import first_parameter
+from tadp.diffusion.vae import AnyVAE, VAEEncoder
 from tadp.errors import ModelError
-from tadp.images import pad_to_multiple
-from tadp.vae import AnyVAE, VAEEncoder
+from tadp.images.reading import pad_to_multiple
+from tadp.training.parameter_groups import first_parameter
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from tadp.backbone.current_text import Text, current_text, text_rows
-from tadp.conditioning import Conditioning
-from tadp.crops import Crops
+from tadp.backbone.text_source import Text, current_text, text_rows
 from tadp.errors import CaptionError
 from tadp.features import AttentionMaps, Features
-from tadp.images import MAX_PIXELS, ImageLike
-from tadp.text import check_captions
-from tadp.tiles import Share, TileGrid, grid
+from tadp.images.crops import Crops
+from tadp.images.reading import MAX_PIXELS, ImageLike
+from tadp.images.tiles import Share, TileGrid, grid
+from tadp.text.conditioning import Conditioning
+from tadp.text.encoder import check_captions
 
 if TYPE_CHECKING:
     from tadp.backbone.backbone import TADPBackbone
@@ -49,8 +49,8 @@ def tiled(
     Args:
         backbone: Whose features.
         image: One image, as `tadp.images.to_tensor` takes it.
-        text: One caption or `Conditioning` for all tiles; or one for each, row by row, as `tadp.tiles.grid` lists them.
-            None as in a call of the backbone: a captioner that is attached describes each tile.
+        text: One caption or `Conditioning` for all tiles; or one for each, row by row, as `tadp.images.tiles.grid`
+            lists them. None as in a call of the backbone: a captioner that is attached describes each tile.
         tile_px: Side of a tile, a multiple of the coarsest stride; about the size the model was trained on.
         overlap_px: That neighbouring tiles share, a multiple of the coarsest stride, under `tile_px`.
         batch_size: Tiles that go through together. With 1 every pass has one shape.
@@ -173,7 +173,7 @@ def _encoded(backbone: "TADPBackbone", text: Text | None, tiles: TileGrid, *, tr
         height, width = tiles.image_size
         raise CaptionError(
             f"one caption for the image, or one for each of its {tiles}; got {len(text)} {what}. "
-            f"tadp.tiles.grid(({height}, {width}), tile_px=…, overlap_px=…) lists the tiles."
+            f"tadp.images.tiles.grid(({height}, {width}), tile_px=…, overlap_px=…) lists the tiles."
         )
     return text if isinstance(text, Conditioning) else backbone.encode_text(text, truncate=truncate)
 

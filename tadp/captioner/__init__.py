@@ -9,7 +9,7 @@ backbone and is never a part of it, so no `state_dict` holds one.
 
 from tadp.captioner.captioner import INSTRUCTION as INSTRUCTION
 from tadp.captioner.captioner import Captioner as Captioner
-from tadp.captioner.check import Caption as Caption
 from tadp.captioner.decoding import Decoding as Decoding
+from tadp.captioner.quality import Caption as Caption
 
 __all__ = ["INSTRUCTION", "Caption", "Captioner", "Decoding"]

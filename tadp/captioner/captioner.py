@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.captioner.check import Caption, better, checked, counted, troubles
 from tadp.captioner.counting import TokenCounter, clip_counter, folder_counter
 from tadp.captioner.decoding import Decoding
-from tadp.captioner.loading import check_captioner, find_captioner, load_captioner
+from tadp.captioner.model_files import check_captioner, find_captioner, load_captioner
+from tadp.captioner.quality import Caption, better, checked, counted, troubles
 from tadp.errors import ImageError
-from tadp.hub import Source
-from tadp.images import ImageLike, to_pil
+from tadp.files.hub import Source
+from tadp.images.reading import ImageLike, to_pil
 
 INSTRUCTION = "Describe this image in one sentence."  # what a chat model is asked when there is no prompt
 
@@ -177,7 +177,7 @@ class Captioner:
         """All that decides the captions, to be kept beside them as JSON."""
         from importlib.metadata import version
 
-        from tadp import __version__
+        from tadp._version import __version__
 
         return {
             "captioner": self._name,
@@ -213,7 +213,7 @@ class Captioner:
             TypeError: If something is no image.
 
         Example:
-            >>> from tadp.datasets.scenes import Scenes
+            >>> from tadp.datasets.scenes.scene import Scenes
             >>> captioner = Captioner.from_pretrained("tadp-tiny")
             >>> len(captioner([scene.image for scene in Scenes(2, seed=1)]))
             2
@@ -234,7 +234,7 @@ class Captioner:
         """Describe images as a call does, and say of each caption how it went: no warnings, but `Caption`s.
 
         Example:
-            >>> from tadp.datasets.scenes import Scenes
+            >>> from tadp.datasets.scenes.scene import Scenes
             >>> [caption] = Captioner.from_pretrained("tadp-tiny").describe(Scenes(1)[0].image)
             >>> caption.problem, caption.retried
             (None, False)

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tadp.clip_tokenizer import MAX_LENGTH, clip_tokenizer
+from tadp.text.clip_tokenizer import MAX_LENGTH, clip_tokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class TokenCounter(Protocol):
-    """What says how long a text is to a text encoder; `tadp.text.TextEncoder` does."""
+    """What says how long a text is to a text encoder; `tadp.text.encoder.TextEncoder` does."""
 
     @property
     def max_length(self) -> int:

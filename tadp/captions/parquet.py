@@ -12,7 +12,7 @@ from tadp.captions.records import CaptionRecord, Located, to_json
 from tadp.captions.rows import check_is_file, check_suffix, from_row, provenance_text
 from tadp.captions.strict_json import loads
 from tadp.errors import CaptionError, MissingExtraError
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 _COLUMNS = ("id", "captions", "caption", "fields", "provenance")
 _ROWS = 10_000  # of a row group, and read at once

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
 
-from tadp import __version__
+from tadp._version import __version__
 from tadp.errors import CaptionError
 
 _SHOWN = 60  # characters of a caption or an id in a message

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tadp.captions import files
+from tadp.captions import formats
 from tadp.captions.filling import Image, fill
 from tadp.captions.records import CaptionRecord, Located, Provenance, check_id, new_record, sequence_of_ids, shown
 from tadp.captions.sqlite import SqliteStore, is_sqlite
@@ -62,7 +62,7 @@ class CaptionTable(Mapping[str, str]):
             CaptionError: If there is no such file, it is broken (the message has line and column), an id stands twice,
                 or an entry has no captions.
         """
-        return cls._read(Path(path), files.read_json(Path(path)))
+        return cls._read(Path(path), formats.read_json(Path(path)))
 
     @classmethod
     def open(cls, path: str | Path) -> "CaptionTable":
@@ -81,7 +81,7 @@ class CaptionTable(Mapping[str, str]):
             raise CaptionError(f"{path} is a folder; pass a file in it." if path.is_dir() else f"no such file: {path}.")
         if path.suffix.lower() in SUFFIXES or is_sqlite(path):
             return cls._on_disk(SqliteStore(path, is_writable=False), path)
-        return cls._read(path, files.read(path))
+        return cls._read(path, formats.read(path))
 
     @classmethod
     def create(cls, path: str | Path, *, provenance: Provenance | None = None, mix: bool = False) -> "CaptionTable":
@@ -291,7 +291,7 @@ class CaptionTable(Mapping[str, str]):
         if not isinstance(source, CaptionTable):
             path = Path(source)
             if path.suffix.lower() not in SUFFIXES and not is_sqlite(path):
-                return self._write(files.read(path), replace=replace)
+                return self._write(formats.read(path), replace=replace)
             source = CaptionTable.open(path)
         return self._write((("", record) for record in source.records()), replace=replace)
 
@@ -341,7 +341,7 @@ class CaptionTable(Mapping[str, str]):
             ValueError: If the suffix is not .json.
             OutputError: If it cannot be written; a file that was there is untouched.
         """
-        files.write_json(Path(path), self.records())
+        formats.write_json(Path(path), self.records())
 
     def to_jsonl(self, path: str | Path) -> None:
         """Write JSON Lines: {"id": …, "captions": […]}, other fields beside them, provenance in each line.
@@ -351,7 +351,7 @@ class CaptionTable(Mapping[str, str]):
             CaptionError: If a field is named "id" or "provenance".
             OutputError: As in `to_json`.
         """
-        files.write_jsonl(Path(path), self.records())
+        formats.write_jsonl(Path(path), self.records())
 
     def to_parquet(self, path: str | Path) -> None:
         """Write Parquet: id, captions (list of strings), fields and provenance (JSON objects, or null).
@@ -361,7 +361,7 @@ class CaptionTable(Mapping[str, str]):
             MissingExtraError: If pyarrow is not installed: pip install 'tadp[parquet]'.
             OutputError: As in `to_json`.
         """
-        files.write_parquet(Path(path), self.records())
+        formats.write_parquet(Path(path), self.records())
 
     def close(self) -> None:
         """Let go of the file. A table in memory goes on as it was."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tadp.cleaning.domains import Domain
 from tadp.errors import TADPError
-from tadp.grammar import content_words
+from tadp.language.grammar import content_words
 
 _NUMBERED = re.compile(r"\s*(\d+)\s*[.):]\s+(\S.*?)\s*$")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "`": "`"}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tadp.cleaning.domains import Domain
-from tadp.grammar import content_words, without_bullet
+from tadp.language.grammar import content_words, without_bullet
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from tqdm import tqdm
 from tadp.cleaning.cleaner import Cleaner
 from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of, mask, unmask
 from tadp.cleaning.report import CleaningReport, keeping, listed
-from tadp.english import DANGLING, DETERMINERS, FUNCTION_WORDS, THINGS_IN_ING
-from tadp.grammar import article_for, upper_first, without_bullet, words_of
+from tadp.language.grammar import article_for, upper_first, without_bullet, words_of
+from tadp.language.lexicon import DANGLING, DETERMINERS, FUNCTION_WORDS, THINGS_IN_ING
 
 NOTHING_ELSE = "the caption says nothing else"
 _DETERMINER = rf"(?:(?:{'|'.join(sorted(DETERMINERS, key=len, reverse=True))}|a series of|a collection of)\s+)?"

@@ -9,11 +9,12 @@ from tadp.cli import clean as clean
 from tadp.cli import convert as convert
 from tadp.cli import evaluate as evaluate
 from tadp.cli import export as export
-from tadp.cli import features as features
+from tadp.cli import extract as extract
+from tadp.cli import info as info
 from tadp.cli import personalize as personalize
+from tadp.cli import predict as predict
 from tadp.cli import prompt as prompt
 from tadp.cli import show as show
-from tadp.cli import tasks as tasks
 from tadp.cli.app import app as app
 
 __all__ = ["app"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from tadp import __version__
+from tadp._version import __version__
 from tadp.cli.terminal import Commands, Dtype
 
 _EXAMPLE_WIDTH = 70  # in 80 columns, with two before and a backslash after

@@ -16,13 +16,13 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.captioning import check_caption_file, check_sources, fill_file, fill_table, load_text_encoder
+from tadp.cli.caption_options import check_caption_file, check_sources, fill_file, fill_table, load_text_encoder
 from tadp.cli.terminal import TINY, Dtype, load_captioner, tell_of_tiny
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
     from tadp.captions import CaptionTable
-    from tadp.text import TextEncoder
+    from tadp.text.encoder import TextEncoder
 
 
 @command(

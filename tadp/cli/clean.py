@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from tadp.cli.app import Device, Overwrite, command
-from tadp.cli.captioning import check_caption_file
+from tadp.cli.caption_options import check_caption_file
 from tadp.cli.terminal import tell_of_warning, wrong_usage
 from tadp.errors import CaptionError
 
@@ -115,8 +115,8 @@ def _cleaner(
 
 def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cleaner: str, output: Path) -> None:
     """Write the captions of a report in the records' places, with the cleaner where it is known who captioned."""
-    from tadp import __version__
-    from tadp.captions import files
+    from tadp._version import __version__
+    from tadp.captions import formats
     from tadp.captions.records import new_record
 
     results, place = [], 0
@@ -129,8 +129,8 @@ def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cle
             provenance = replace(provenance, generation={**provenance.generation, "cleaner": by})
         results.append(new_record(record.id, report.after[place:end], dict(record.fields), provenance=provenance))
         place = end
-    writers = {".json": files.write_json, ".parquet": files.write_parquet}
-    writers.get(output.suffix.lower(), files.write_jsonl)(output, results)
+    writers = {".json": formats.write_json, ".parquet": formats.write_parquet}
+    writers.get(output.suffix.lower(), formats.write_jsonl)(output, results)
     if output.suffix.lower() == ".json" and any(record.provenance for record in records):
         note = f"{output} has no place for where captions came from; a .jsonl or .parquet keeps it."
         typer.secho(note, fg="yellow", err=True)

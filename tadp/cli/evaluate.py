@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tadp.cli.app import Device, DtypeOption, Revision, command
-from tadp.cli.tasks import (
+from tadp.cli.predict import (
     BaseModel,
     CaptionerOption,
     Flip,
@@ -117,7 +117,7 @@ def evaluate(
 
 def _check_data(task: Task, data: str | None, *, root: Path | None, images: Path | None, masks: Path | None) -> None:
     """Refuse what names no data set, or several, before a model is loaded."""
-    from tadp.datasets.named import DATASETS
+    from tadp.datasets.readers.named import DATASETS
 
     if data is None:
         if images is None or masks is None:
@@ -154,7 +154,7 @@ def _open_data(
     """The data set that the options name."""
     from tadp.captions import CaptionTable
     from tadp.datasets import MaskFolder
-    from tadp.datasets.named import open_dataset
+    from tadp.datasets.readers.named import open_dataset
 
     # the detection sets give the labels of any model that knows their classes
     labels = {"class_names": model.class_names} if task is Task.detection and data != "scenes" else {}
@@ -201,7 +201,7 @@ def _metric(task: Task, model: Any, *, crop: str | None, rule: str) -> Any:
 
 
 def _save_figures(result: Any, target: Path) -> None:
-    from tadp.files import replace_file
+    from tadp.files.atomic import replace_file
 
     with replace_file(target) as part:
         part.write_text(json.dumps(_plain(asdict(result)), indent=2) + "\n", encoding="utf-8")

@@ -73,7 +73,7 @@ def _record(file: Path) -> dict[str, Any] | None:
 
 def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:
     """In what this result is not what would be made now; None if in nothing."""
-    from tadp.extract.results import brief, file_digest
+    from tadp.extract.outputs import brief, file_digest
 
     before = record.get("settings")
     if not isinstance(before, dict):

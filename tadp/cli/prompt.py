@@ -15,10 +15,10 @@ from tadp.errors import CaptionError, ModifierError
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
-    from tadp.conditioning import Conditioning
     from tadp.metrics import Agreement
     from tadp.modifiers import CaptionModifier
-    from tadp.text_stack import AnyText
+    from tadp.text.conditioning import Conditioning
+    from tadp.text.stack import AnyText
 
 TOLERANCE = 0.01  # of the oracle's precision and recall
 
@@ -150,7 +150,7 @@ def _is_there(name: str) -> bool:
 
 
 def _captions(images: list[str] | None, captioner: str | None, device: str | None) -> list[str]:
-    from tadp.images import list_images, to_pil
+    from tadp.images.reading import list_images, to_pil
 
     if not images:
         raise typer.BadParameter("caption and nouns need images.", param_hint="IMAGES")

@@ -74,9 +74,9 @@ def show(
     """
     import torch
 
+    from tadp.drawing.heatmaps import pixel_words, word_sheet
     from tadp.extract import shrink
-    from tadp.images import to_pil
-    from tadp.plot import pixel_words, word_sheet
+    from tadp.images.reading import to_pil
 
     source = caption_source(model, caption, captioner)
     if caption is not None and not any(letter.isalnum() for letter in caption):
@@ -130,7 +130,7 @@ def _check_target(target: Path, image: Path) -> None:
 
 
 def _save_picture(sheet: Any, target: Path) -> None:
-    from tadp.files import replace_file
+    from tadp.files.atomic import replace_file
 
     with replace_file(target) as partial:
         sheet.save(partial, format=_PICTURES[target.suffix.lower()], quality=92)

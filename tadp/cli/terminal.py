@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tadp.captioner import Captioner
 
 TINY = "tadp-tiny"
-_UNKNOWN_TOKEN = "the text encoder has no token"  # how a warning of `tadp.text` begins
+_UNKNOWN_TOKEN = "the text encoder has no token"  # how a warning of `tadp.text.encoder` begins
 
 
 class Dtype(StrEnum):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tadp.convert.report import Part
+from tadp.convert.conversion_report import Part
 from tadp.errors import ModelError
 
 _SHOWN = 4  # names an error lists of each kind

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tadp.errors import CorruptFileError, MissingFileError
-from tadp.hub import check_readable
+from tadp.files.hub import check_readable
 
 _LARGEST_PICKLE = 2**28  # bytes of structure, tensors not counted; an optimiser's is a few million
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first in files of torch before 1.6

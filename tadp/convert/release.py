@@ -7,17 +7,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone
+from tadp.convert.assembly import File, account, build_model
+from tadp.convert.conversion_report import Report
 from tadp.convert.forms import Form, Task, recognise, state_of
-from tadp.convert.heads import head_options, head_widths
+from tadp.convert.head_weights import head_options, head_widths
 from tadp.convert.ledger import Ledger
-from tadp.convert.parts import File, account, build_model
 from tadp.convert.pickles import read_pickle
-from tadp.convert.report import Report
-from tadp.convert.text import FileText, learn, read_text, split_vocabulary
-from tadp.datasets.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
+from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import ModelError, OutputError
-from tadp.loading import model_folder, read_config
-from tadp.text_stack import only_encoder
+from tadp.files.model_folder import model_folder, read_config
+from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
+from tadp.text.stack import only_encoder
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _CLASSES: dict[tuple[str, int], tuple[str, ...]] = {

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from tadp.assets import single_file_configs
 from tadp.backbone import TADPBackbone
-from tadp.clip_tokenizer import clip_tokenizer
 from tadp.convert.forms import state_of
+from tadp.convert.key_names import ldm_text_names, ldm_unet_names, ldm_vae_names
 from tadp.convert.ledger import Ledger
-from tadp.convert.names import ldm_text_names, ldm_unet_names, ldm_vae_names
 from tadp.convert.pickles import read_pickle
+from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
-from tadp.hub import local_folder, read_json
-from tadp.vae import VAEEncoder
+from tadp.files.hub import local_folder, read_json
+from tadp.text.clip_tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

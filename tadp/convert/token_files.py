@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tadp.convert.pickles import read_pickle
 from tadp.errors import MissingFileError, ModifierError
-from tadp.tokens import LearnedToken, named_token
-from tadp.tokens import read_token as read_safetensors_token
+from tadp.text.learned_tokens import LearnedToken, named_token
+from tadp.text.learned_tokens import read_token as read_safetensors_token
 
 UNNAMED_TOKEN = "*"  # what Textual Inversion's own code calls every token inside its files
 
@@ -17,7 +17,7 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
 
     Args:
         path: diffusers' learned_embeds.bin, {token: vectors}; AUTOMATIC1111's or the original code's .pt, with
-            string_to_param; one bare tensor; or a .safetensors file, as `tadp.tokens.read_token` does.
+            string_to_param; one bare tensor; or a .safetensors file, as `tadp.text.learned_tokens.read_token` does.
         token: What to call it instead; needed if the file does not say.
 
     Returns:

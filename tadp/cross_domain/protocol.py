@@ -10,7 +10,7 @@ from tadp.backbone import TADPBackbone
 from tadp.cleaning import Cleaner
 from tadp.cleaning.report import warn_of_failures
 from tadp.cross_domain.views import Recaptioned, Unlabelled
-from tadp.datasets.augmented import SampleSource
+from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import CaptionError, ModifierError
 from tadp.modifiers import CaptionModifier, Installation, Kind, PaperDomain
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tadp.cleaning import CleaningReport
-from tadp.datasets.augmented import SampleSource
 from tadp.datasets.sample import Sample
+from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import CaptionError
 from tadp.modifiers import CaptionModifier
 

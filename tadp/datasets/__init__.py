@@ -12,63 +12,63 @@ from typing import TYPE_CHECKING
 from tadp._lazy import lazy
 
 if TYPE_CHECKING:
-    from tadp.datasets.ade20k import ADE20K as ADE20K
-    from tadp.datasets.augmented import Augmented as Augmented
     from tadp.datasets.batch import Batch as Batch
     from tadp.datasets.batch import collate as collate
-    from tadp.datasets.cityscapes import Cityscapes as Cityscapes
-    from tadp.datasets.cross_domain import Comic2k as Comic2k
-    from tadp.datasets.cross_domain import Watercolor2k as Watercolor2k
-    from tadp.datasets.folder import FolderDataset as FolderDataset
-    from tadp.datasets.mask_folder import MaskFolder as MaskFolder
-    from tadp.datasets.night import DarkZurich as DarkZurich
-    from tadp.datasets.night import NighttimeDriving as NighttimeDriving
-    from tadp.datasets.nyu import NYUDepthV2 as NYUDepthV2
-    from tadp.datasets.photometric import BrightnessContrast as BrightnessContrast
-    from tadp.datasets.photometric import CutDepth as CutDepth
-    from tadp.datasets.photometric import Gamma as Gamma
-    from tadp.datasets.photometric import HueSaturationValue as HueSaturationValue
-    from tadp.datasets.photometric import PhotometricDistortion as PhotometricDistortion
-    from tadp.datasets.rendered import RenderedScenes as RenderedScenes
+    from tadp.datasets.readers.ade20k import ADE20K as ADE20K
+    from tadp.datasets.readers.cityscapes import Cityscapes as Cityscapes
+    from tadp.datasets.readers.image_folder import FolderDataset as FolderDataset
+    from tadp.datasets.readers.mask_folder import MaskFolder as MaskFolder
+    from tadp.datasets.readers.night import DarkZurich as DarkZurich
+    from tadp.datasets.readers.night import NighttimeDriving as NighttimeDriving
+    from tadp.datasets.readers.nyu import NYUDepthV2 as NYUDepthV2
+    from tadp.datasets.readers.voc import PascalVOC as PascalVOC
+    from tadp.datasets.readers.voc import PascalVOCDetection as PascalVOCDetection
+    from tadp.datasets.readers.watercolor_comic import Comic2k as Comic2k
+    from tadp.datasets.readers.watercolor_comic import Watercolor2k as Watercolor2k
     from tadp.datasets.sample import IGNORE_LABEL as IGNORE_LABEL
     from tadp.datasets.sample import Sample as Sample
-    from tadp.datasets.transforms import CenterCrop as CenterCrop
-    from tadp.datasets.transforms import PadTo as PadTo
-    from tadp.datasets.transforms import RandomCrop as RandomCrop
-    from tadp.datasets.transforms import RandomFlip as RandomFlip
-    from tadp.datasets.transforms import RandomResize as RandomResize
-    from tadp.datasets.transforms import Resize as Resize
-    from tadp.datasets.voc import PascalVOC as PascalVOC
-    from tadp.datasets.voc import PascalVOCDetection as PascalVOCDetection
+    from tadp.datasets.scenes.rendered import RenderedScenes as RenderedScenes
+    from tadp.datasets.transforms.augmented import Augmented as Augmented
+    from tadp.datasets.transforms.geometric import CenterCrop as CenterCrop
+    from tadp.datasets.transforms.geometric import PadTo as PadTo
+    from tadp.datasets.transforms.geometric import RandomCrop as RandomCrop
+    from tadp.datasets.transforms.geometric import RandomFlip as RandomFlip
+    from tadp.datasets.transforms.geometric import RandomResize as RandomResize
+    from tadp.datasets.transforms.geometric import Resize as Resize
+    from tadp.datasets.transforms.photometric import BrightnessContrast as BrightnessContrast
+    from tadp.datasets.transforms.photometric import CutDepth as CutDepth
+    from tadp.datasets.transforms.photometric import Gamma as Gamma
+    from tadp.datasets.transforms.photometric import HueSaturationValue as HueSaturationValue
+    from tadp.datasets.transforms.photometric import PhotometricDistortion as PhotometricDistortion
 
 _HOMES = {
-    "ADE20K": "ade20k",
-    "Augmented": "augmented",
+    "ADE20K": "readers.ade20k",
+    "Augmented": "transforms.augmented",
     "Batch": "batch",
-    "BrightnessContrast": "photometric",
-    "CenterCrop": "transforms",
-    "Cityscapes": "cityscapes",
-    "Comic2k": "cross_domain",
-    "CutDepth": "photometric",
-    "DarkZurich": "night",
-    "FolderDataset": "folder",
-    "Gamma": "photometric",
-    "HueSaturationValue": "photometric",
+    "BrightnessContrast": "transforms.photometric",
+    "CenterCrop": "transforms.geometric",
+    "Cityscapes": "readers.cityscapes",
+    "Comic2k": "readers.watercolor_comic",
+    "CutDepth": "transforms.photometric",
+    "DarkZurich": "readers.night",
+    "FolderDataset": "readers.image_folder",
+    "Gamma": "transforms.photometric",
+    "HueSaturationValue": "transforms.photometric",
     "IGNORE_LABEL": "sample",
-    "MaskFolder": "mask_folder",
-    "NYUDepthV2": "nyu",
-    "NighttimeDriving": "night",
-    "PadTo": "transforms",
-    "PascalVOC": "voc",
-    "PascalVOCDetection": "voc",
-    "PhotometricDistortion": "photometric",
-    "RandomCrop": "transforms",
-    "RandomFlip": "transforms",
-    "RandomResize": "transforms",
-    "RenderedScenes": "rendered",
-    "Resize": "transforms",
+    "MaskFolder": "readers.mask_folder",
+    "NYUDepthV2": "readers.nyu",
+    "NighttimeDriving": "readers.night",
+    "PadTo": "transforms.geometric",
+    "PascalVOC": "readers.voc",
+    "PascalVOCDetection": "readers.voc",
+    "PhotometricDistortion": "transforms.photometric",
+    "RandomCrop": "transforms.geometric",
+    "RandomFlip": "transforms.geometric",
+    "RandomResize": "transforms.geometric",
+    "RenderedScenes": "scenes.rendered",
+    "Resize": "transforms.geometric",
     "Sample": "sample",
-    "Watercolor2k": "cross_domain",
+    "Watercolor2k": "readers.watercolor_comic",
     "collate": "batch",
 }
 __all__ = [

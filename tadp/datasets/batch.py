@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tadp.boxes import Boxes
 from tadp.datasets.sample import Sample, sides
+from tadp.images.boxes import Boxes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +72,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ValueError: If there are none, they have several sizes, or some lack what others have.
 
     Example:
-        >>> from tadp.datasets.rendered import RenderedScenes
+        >>> from tadp.datasets.scenes.rendered import RenderedScenes
         >>> batch = collate(RenderedScenes(3)[:])
         >>> batch
         Batch(3 images, 128x128, captions, masks, depth_m, boxes)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-from tadp.boxes import Boxes
+from tadp.images.boxes import Boxes
 
 IGNORE_LABEL = 255  # of masks: pixels that no loss and no metric counts
 
@@ -67,7 +67,8 @@ class Sample:
             object.__setattr__(self, "depth_m", self.depth_m.astype(np.float32, copy=False))
         if self.boxes is not None and not isinstance(self.boxes, Boxes):
             raise TypeError(
-                f"boxes are tadp.boxes.Boxes(boxes, labels); {self.image_id!r} has a {type(self.boxes).__name__}."
+                "boxes are tadp.images.boxes.Boxes(boxes, labels); "
+                f"{self.image_id!r} has a {type(self.boxes).__name__}."
             )
 
     def __repr__(self) -> str:

@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tadp import __version__
+from tadp._version import __version__
 from tadp.backbone import TADPBackbone
-from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
 from tadp.features import FeatureInfo, Word
+from tadp.text.conditioning import Conditioning
 
 KEY = "tadp"  # in the metadata of an ONNX file
 

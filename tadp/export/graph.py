@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tadp.attention import attach_attention
 from tadp.backbone import TADPBackbone
-from tadp.conditioning import Conditioning
-from tadp.images import MIN_SIZE
+from tadp.diffusion.attention import attach_attention
+from tadp.images.reading import MIN_SIZE
+from tadp.text.conditioning import Conditioning
 
 # The most images of a program of any batch: diffusers' upsampling goes another way from 64.
 MAX_BATCH = 63

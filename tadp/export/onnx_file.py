@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from tadp.backbone import TADPBackbone
-from tadp.conditioning import Conditioning
 from tadp.errors import MissingExtraError, OutputError
 from tadp.export.facts import KEY, Facts
 from tadp.export.graph import output_names, text_inputs
 from tadp.export.program import trace
-from tadp.files import replace_folder
+from tadp.files.atomic import replace_folder
+from tadp.text.conditioning import Conditioning
 
 OPSET = 18  # what PyTorch's exporter writes; other opsets are converted from it
 

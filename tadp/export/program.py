@@ -6,8 +6,8 @@ import torch
 from torch.export import ExportedProgram
 
 from tadp.backbone import TADPBackbone
-from tadp.conditioning import Conditioning
 from tadp.export.graph import ExportedBackbone, Shape, check_any_size, check_exportable, checked_text, text_inputs
+from tadp.text.conditioning import Conditioning
 
 
 def to_program(

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tadp.conditioning import Conditioning
 from tadp.errors import ImageError, MissingFileError, ModelError
 from tadp.export.facts import Facts
 from tadp.export.graph import check_unmasked
 from tadp.export.onnx_file import need
 from tadp.features import AttentionMaps, FeatureInfo, Features
-from tadp.images import ImageLike, to_tensor
+from tadp.images.reading import ImageLike, to_tensor
+from tadp.text.conditioning import Conditioning
 
 
 class OnnxBackbone:

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tadp import __version__
+from tadp._version import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
-from tadp.conditioning import Conditioning
-from tadp.crops import Crops
+from tadp.captions.image_ids import caption_ids, ids_in, output_names
 from tadp.errors import CaptionError, ImageError, OutputError
-from tadp.extract.results import done_before, file_digest, write_result
+from tadp.extract.outputs import done_before, file_digest, write_result
 from tadp.extract.settings import run_settings
 from tadp.features import Features, Word
-from tadp.files import writable_folder
-from tadp.image_ids import caption_ids, ids_in, output_names
-from tadp.images import MAX_PIXELS, decode, to_pil, to_tensor
-from tadp.tiles import grid
+from tadp.files.atomic import writable_folder
+from tadp.images.crops import Crops
+from tadp.images.reading import MAX_PIXELS, decode, to_pil, to_tensor
+from tadp.images.tiles import grid
+from tadp.text.conditioning import Conditioning
 
 Pixels = Tensor | np.ndarray
 

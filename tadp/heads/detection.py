@@ -13,11 +13,11 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from tadp.boxes import Boxes, Detections
 from tadp.features import FeatureInfo, Features
 from tadp.heads._faster_rcnn import build_stages
 from tadp.heads._maps import check_count, check_info, check_widths, read_maps
 from tadp.heads.fpn import FPN
+from tadp.images.boxes import Boxes, Detections
 
 _ANCHOR_CELLS = 4  # the released sizes, 32 to 256, are four cells of their level
 
@@ -228,7 +228,7 @@ class DetectionHead(nn.Module):
         """Targets as torchvision takes them, where class 0 is the background."""
         if not isinstance(targets, Sequence) or not all(isinstance(one, Boxes) for one in targets):
             got = targets if not isinstance(targets, Sequence) else next(o for o in targets if not isinstance(o, Boxes))
-            raise TypeError(f"targets are a list of tadp.boxes.Boxes, one an image; got {type(got).__name__}.")
+            raise TypeError(f"targets are a list of tadp.images.boxes.Boxes, one an image; got {type(got).__name__}.")
         if len(targets) != maps.shape[0]:
             raise ValueError(f"one Boxes an image; got {len(targets)} for {maps.shape[0]} images.")
         for image, one in enumerate(targets):

@@ -12,7 +12,7 @@ from tadp.backbone import TADPBackbone
 from tadp.backbone.checks import refuse_name
 from tadp.errors import ImageError
 from tadp.features import FeatureInfo
-from tadp.images import crop_to_cells
+from tadp.images.reading import crop_to_cells
 
 Stride4 = Literal["vae", "upsampled"]
 _TOLERANCE = 0.01  # rounding of what was normalised in half precision and is brought back

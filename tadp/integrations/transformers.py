@@ -18,13 +18,13 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from tadp.backbone import TADPBackbone
-from tadp.denoiser import freeze_not_run
+from tadp.diffusion.denoiser import freeze_not_run
+from tadp.diffusion.noise import read_scheduler
+from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
-from tadp.hub import read_json
+from tadp.files.hub import read_json
+from tadp.files.model_folder import CONFIG_NAME, model_folder, read_config
 from tadp.integrations.pyramid import Pyramid, Stride4
-from tadp.loading import CONFIG_NAME, model_folder, read_config
-from tadp.noise import read_scheduler
-from tadp.vae import VAEEncoder
 
 _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
 

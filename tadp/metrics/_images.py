@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tadp.boxes import Boxes, Detections
+from tadp.images.boxes import Boxes, Detections
 
 
 def check_images(detections: Sequence[Detections], boxes: Sequence[Boxes], class_names: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from tadp.errors import CaptionError
-from tadp.words import Synonyms, mentions
+from tadp.language.matching import Synonyms, mentions
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def caption_alignment(
     synonyms: Synonyms | None = None,
     decoys: Sequence[str] = (),
 ) -> CaptionAlignment:
-    """Precision and recall of the classes that captions mention, as `tadp.words.mentions` finds them.
+    """Precision and recall of the classes that captions mention, as `tadp.language.matching.mentions` finds them.
 
     Args:
         captions: One an image. "" mentions nothing.
         present: For each image, the names of the classes in it; none is possible.
         classes: All names there are. None: those that are present somewhere, so that a caption is not blamed for
             naming a class that no image shows.
-        synonyms: Further words for a class, such as `tadp.datasets.class_names.VOC_SYNONYMS`; plurals are found by
+        synonyms: Further words for a class, such as `tadp.language.class_names.VOC_SYNONYMS`; plurals are found by
             themselves. None: the names alone.
         decoys: Phrases that hold a class's name and mean something else: "hot dog" is no dog.
 
@@ -103,7 +103,7 @@ def caption_alignment(
         The two axes of TADP Sec. 4.2 and Tab. S2, where they are set, not measured.
 
     Example:
-        >>> from tadp.datasets.class_names import VOC_SYNONYMS
+        >>> from tadp.language.class_names import VOC_SYNONYMS
         >>> captions = ["two women and a dog", "a car by a train station"]
         >>> found = caption_alignment(captions, [{"person", "sofa"}, {"car"}], synonyms=VOC_SYNONYMS)
         >>> found.mentioned, found.precision, round(found.recall, 2)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tadp.boxes import Boxes, Detections
 from tadp.errors import MissingExtraError
+from tadp.images.boxes import Boxes, Detections
 from tadp.metrics._classes import check_merge, check_names, class_table, percent
 from tadp.metrics._images import check_images, check_truth
 

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from torch import Tensor
 
-from tadp.boxes import Boxes, Detections
+from tadp.images.boxes import Boxes, Detections
 from tadp.metrics._classes import check_merge, check_names, class_table, mean_of_known, percent
 from tadp.metrics._images import check_images, check_truth
 from tadp.metrics._voc import LEFT_OUT, RIGHT, Rule, average_precision, judge, overlaps
@@ -81,8 +81,8 @@ class VOCDetection:
     first comes first, as in a file of the devkit.
 
     The devkit adds 1 to each side, as the corners in VOC's files are pixels inside the box. Boxes here end where the
-    next pixel begins (`tadp.boxes.Boxes`), so a side is right - left, and the overlaps are the devkit's own once a
-    data set has turned its corners (xmin, ymin, xmax, ymax) into (xmin - 1, ymin - 1, xmax, ymax). Adding 1 to such
+    next pixel begins (`tadp.images.boxes.Boxes`), so a side is right - left, and the overlaps are the devkit's own once
+    a data set has turned its corners (xmin, ymin, xmax, ymax) into (xmin - 1, ymin - 1, xmax, ymax). Adding 1 to such
     boxes would count a pixel too many. `inclusive_edges=True` is for boxes that were left as VOC has them.
 
     Of a detection its label, its score and its verdict are kept, about 20 bytes.

@@ -10,10 +10,10 @@
 Source: TADP Sec. 4.3, M(P).
 """
 
+from tadp.modifiers.caption_templates import Kind as Kind
+from tadp.modifiers.caption_templates import PaperDomain as PaperDomain
 from tadp.modifiers.installation import Installation as Installation
 from tadp.modifiers.modifier import CaptionModifier as CaptionModifier
 from tadp.modifiers.steps import CONFIG_NAME as CONFIG_NAME
-from tadp.modifiers.templates import Kind as Kind
-from tadp.modifiers.templates import PaperDomain as PaperDomain
 
 __all__ = ["CONFIG_NAME", "CaptionModifier", "Installation", "Kind", "PaperDomain"]

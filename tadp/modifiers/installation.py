@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
-from tadp.denoiser import prepare, read_denoiser
+from tadp.diffusion.denoiser import prepare, read_denoiser
+from tadp.diffusion.layout import Layout
 from tadp.errors import ModifierError
-from tadp.layout import Layout
-from tadp.text import TextEncoder
-from tadp.tokens import LearnedToken, add_token
+from tadp.text.encoder import TextEncoder
+from tadp.text.learned_tokens import LearnedToken, add_token
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

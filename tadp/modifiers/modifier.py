@@ -10,12 +10,10 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
-from tadp.files import replace_folder
-from tadp.grammar import article_for, takes_article
-from tadp.hub import local_folder
-from tadp.modifiers.installation import Installation, install
-from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
-from tadp.modifiers.templates import (
+from tadp.files.atomic import replace_folder
+from tadp.files.hub import local_folder
+from tadp.language.grammar import article_for, takes_article
+from tadp.modifiers.caption_templates import (
     DREAMBOOTH_WORD,
     Kind,
     PaperDomain,
@@ -23,8 +21,10 @@ from tadp.modifiers.templates import (
     fill_literally,
     paper_template,
 )
-from tadp.text import check_captions
-from tadp.tokens import LearnedToken, check_token, learned_tokens
+from tadp.modifiers.installation import Installation, install
+from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
+from tadp.text.encoder import check_captions
+from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -34,9 +34,9 @@ class CaptionModifier:
     """Rewrites captions, and may bring a learned token or a U-Net that the new words refer to.
 
     A caption is fitted in so that the result reads, at the seam alone: its first letter is lower-cased where its first
-    word is known to be no name (`tadp.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a full stop
-    goes where words follow, and an article of the template goes, or becomes "an", as the caption wants it
-    (`tadp.grammar.takes_article`: "of a {caption}" with "two dogs", "people", "water in a glass"). A caption
+    word is known to be no name (`tadp.language.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a
+    full stop goes where words follow, and an article of the template goes, or becomes "an", as the caption wants it
+    (`tadp.language.grammar.takes_article`: "of a {caption}" with "two dogs", "people", "water in a glass"). A caption
     without an article gets none, and the rest of a caption stays as it is.
 
     Args:

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tadp.diffusion.loading.networks import load_unet
 from tadp.errors import CorruptFileError, ModifierError, TADPError
-from tadp.hub import read_json
-from tadp.loading import load_unet
-from tadp.modifiers.templates import check_template
-from tadp.tokens import check_token, check_vectors, read_token, write_token
+from tadp.files.hub import read_json
+from tadp.modifiers.caption_templates import check_template
+from tadp.text.learned_tokens import check_token, check_vectors, read_token, write_token
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

@@ -10,13 +10,13 @@ Source: TADP Sec. 4.3: textual inversion and DreamBooth, with the numbers of its
 
 from tadp.personalize.dreambooth import dreambooth as dreambooth
 from tadp.personalize.inversion import learn_token as learn_token
-from tadp.personalize.model import DiffusionModel as DiffusionModel
-from tadp.personalize.model import load_diffusion as load_diffusion
 from tadp.personalize.objective import denoising_loss as denoising_loss
 from tadp.personalize.sampling import draw as draw
-from tadp.personalize.templates import OBJECT_TEXTS as OBJECT_TEXTS
-from tadp.personalize.templates import STYLE_TEXTS as STYLE_TEXTS
-from tadp.personalize.templates import Kind as Kind
+from tadp.personalize.trained_model import DiffusionModel as DiffusionModel
+from tadp.personalize.trained_model import load_diffusion as load_diffusion
+from tadp.personalize.training_prompts import OBJECT_TEXTS as OBJECT_TEXTS
+from tadp.personalize.training_prompts import STYLE_TEXTS as STYLE_TEXTS
+from tadp.personalize.training_prompts import Kind as Kind
 
 __all__ = [
     "OBJECT_TEXTS",

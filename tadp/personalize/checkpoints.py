@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tadp.errors import CorruptFileError, ModifierError
-from tadp.files import replace_file
-from tadp.hub import check_readable
+from tadp.files.atomic import replace_file
+from tadp.files.hub import check_readable
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _TRAINED, _OPTIMIZER = "trained.", "optimizer."

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from tadp.errors import ModifierError
-from tadp.files import replace_folder
+from tadp.files.atomic import replace_folder
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.images import Captions, Images
 from tadp.personalize.loop import Concept, train
-from tadp.personalize.model import DiffusionModel, load_diffusion
-from tadp.personalize.options import RunOptions, check_number, check_whole
 from tadp.personalize.prior import prior_images as read_or_draw
+from tadp.personalize.run_options import RunOptions, check_number, check_whole
 from tadp.personalize.runs import identity_of, keep
-from tadp.personalize.templates import style_template
-from tadp.tasks.lora import add_lora, save_lora
-from tadp.tokens import check_token
+from tadp.personalize.trained_model import DiffusionModel, load_diffusion
+from tadp.personalize.training_images import Captions, Images
+from tadp.personalize.training_prompts import style_template
+from tadp.tasks.lora_training import add_lora, save_lora
+from tadp.text.learned_tokens import check_token
 
 LR, LORA_LR = 5e-6, 1e-4
 
@@ -126,7 +126,7 @@ def dreambooth(
         so it trained without; and it never mirrors.
 
     Example:
-        >>> from tadp.datasets.scenes import Scenes
+        >>> from tadp.datasets.scenes.scene import Scenes
         >>> images = [Scenes(1, seed=0, style="comic")[0].image]
         >>> modifier = dreambooth("tadp-tiny", images, steps=1, lora_rank=2, progress=False)
         >>> modifier("a dog")

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from tadp.errors import CaptionError, ModifierError
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.images import Captions, Images, TrainingImages
 from tadp.personalize.loop import Concept, train
-from tadp.personalize.model import load_diffusion
-from tadp.personalize.options import RunOptions, check_whole
+from tadp.personalize.run_options import RunOptions, check_whole
 from tadp.personalize.runs import identity_of, keep
-from tadp.personalize.templates import Kind, style_template, texts_of
-from tadp.text import TextEncoder
-from tadp.tokens import add_token, check_token, token_names
+from tadp.personalize.trained_model import load_diffusion
+from tadp.personalize.training_images import Captions, Images, TrainingImages
+from tadp.personalize.training_prompts import Kind, style_template, texts_of
+from tadp.text.encoder import TextEncoder
+from tadp.text.learned_tokens import add_token, check_token, token_names
 
 
 def learn_token(
@@ -118,7 +118,7 @@ def learn_token(
         which has no warm-up. It squeezes images into a square; ours are cropped.
 
     Example:
-        >>> from tadp.datasets.scenes import Scenes
+        >>> from tadp.datasets.scenes.scene import Scenes
         >>> images = [Scenes(1, seed=0, style="watercolor")[0].image]
         >>> modifier = learn_token(
         ...     "tadp-tiny", images, token="<wash>", initializer="painting", steps=1, batch_size=1, progress=False

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tadp.errors import MissingExtraError, ModifierError, OutputError
-from tadp.files import writable_folder
+from tadp.files.atomic import writable_folder
 from tadp.personalize.checkpoints import Checkpoints
-from tadp.personalize.images import SAMPLES, TrainingImages
-from tadp.personalize.model import DiffusionModel
 from tadp.personalize.objective import Latents, denoising_losses
-from tadp.personalize.options import RunOptions
+from tadp.personalize.run_options import RunOptions
+from tadp.personalize.sample_sheets import SampleSheets
 from tadp.personalize.sampling import Sampler
-from tadp.personalize.sheets import SampleSheets
+from tadp.personalize.trained_model import DiffusionModel
+from tadp.personalize.training_images import SAMPLES, TrainingImages
 
 _STEP, _EPOCH = 0, 1  # streams of random numbers
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from tadp.errors import CaptionError
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.images import Crop, Images, TrainingImages, read_images
-from tadp.personalize.model import DiffusionModel, load_diffusion
-from tadp.personalize.options import check_whole
+from tadp.personalize.run_options import check_whole
+from tadp.personalize.trained_model import DiffusionModel, load_diffusion
+from tadp.personalize.training_images import Crop, Images, TrainingImages, read_images
 
 _KEPT_POSTERIORS = 1024  # 64 x 64 cells each are 134 MB
 
@@ -123,7 +123,7 @@ def denoising_loss(
         ModelError: If the model cannot be used.
 
     Example:
-        >>> from tadp.datasets.scenes import Scenes
+        >>> from tadp.datasets.scenes.scene import Scenes
         >>> losses = denoising_loss("tadp-tiny", [Scenes(1, seed=0)[0].image], captions="a scene", draws=2)
         >>> bool(losses.item() > 0)
         True

@@ -9,12 +9,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from tadp.errors import ImageError
-from tadp.files import replace_file
-from tadp.images import to_pil
-from tadp.personalize.images import PRIOR, Images, TrainingImages, read_images
-from tadp.personalize.model import DiffusionModel
-from tadp.personalize.options import RunOptions, check_whole
+from tadp.files.atomic import replace_file
+from tadp.images.reading import to_pil
+from tadp.personalize.run_options import RunOptions, check_whole
 from tadp.personalize.sampling import Sampler
+from tadp.personalize.trained_model import DiffusionModel
+from tadp.personalize.training_images import PRIOR, Images, TrainingImages, read_images
 
 _STREAM = 2  # of random numbers
 _AT_ONCE = 4

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.loop import Concept
-from tadp.personalize.model import DiffusionModel
-from tadp.personalize.options import RunOptions
+from tadp.personalize.run_options import RunOptions
+from tadp.personalize.trained_model import DiffusionModel
 
 RECORD_NAME = "training.json"
 # Changing the number of steps goes on with a run; the rest here changes no number, or only its last bits.

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tadp.diffusion.noise import NOISE_KEYS
 from tadp.errors import MissingFileError
-from tadp.hub import weight_files
-from tadp.loading import WEIGHTS, read_tensors
+from tadp.files.hub import weight_files
+from tadp.files.model_folder import WEIGHTS, read_tensors
 from tadp.modifiers import CaptionModifier
-from tadp.noise import NOISE_KEYS
-from tadp.personalize.model import DiffusionModel, load_diffusion
-from tadp.personalize.options import check_whole
-from tadp.text import check_captions
+from tadp.personalize.run_options import check_whole
+from tadp.personalize.trained_model import DiffusionModel, load_diffusion
+from tadp.text.encoder import check_captions
 
 STEPS = 25  # as the released script draws while it learns
 GUIDANCE = 4.0  # what tadp-tiny is drawn with; 7.5 is usual for Stable Diffusion

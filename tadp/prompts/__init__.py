@@ -11,13 +11,13 @@ from tadp.metrics import Agreement as Agreement
 from tadp.prompts.embeddings import BATCH as BATCH
 from tadp.prompts.embeddings import averaged_eos as averaged_eos
 from tadp.prompts.embeddings import class_embeddings as class_embeddings
+from tadp.prompts.name_templates import CLIP_TEMPLATES as CLIP_TEMPLATES
 from tadp.prompts.oracle import agreement as agreement
 from tadp.prompts.oracle import oracle as oracle
 from tadp.prompts.oracle import oracle_classes as oracle_classes
 from tadp.prompts.strings import class_names as class_names
 from tadp.prompts.strings import nouns as nouns
 from tadp.prompts.strings import null as null
-from tadp.prompts.templates import CLIP_TEMPLATES as CLIP_TEMPLATES
 
 __all__ = [
     "BATCH",

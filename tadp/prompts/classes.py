@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence, Set
 
-from tadp.words import readable
+from tadp.language.matching import readable
 
 
 def check_classes(classes: Sequence[str]) -> list[str]:

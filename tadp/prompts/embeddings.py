@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from tadp.conditioning import Conditioning
 from tadp.errors import ModelError
 from tadp.features import Word
+from tadp.language.matching import readable
 from tadp.prompts.classes import check_classes
-from tadp.prompts.templates import CLIP_TEMPLATES
+from tadp.prompts.name_templates import CLIP_TEMPLATES
 from tadp.prompts.text_cache import cache_key, cached
-from tadp.text import TextEncoder
-from tadp.text_stack import only_encoder
-from tadp.words import readable
+from tadp.text.conditioning import Conditioning
+from tadp.text.encoder import TextEncoder
+from tadp.text.stack import only_encoder
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
@@ -63,7 +63,7 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
     for start in range(0, len(names), NAMES):
         encoded = found(names[start : start + NAMES], mask_padding=True)
         if encoded.tokens is None or encoded.mask is None:
-            raise ModelError("this text encoder names no tokens; pass a tadp.text.TextEncoder.")
+            raise ModelError("this text encoder names no tokens; pass a tadp.text.encoder.TextEncoder.")
         own = encoded.mask.clone()
         own[:, 0] = False  # the start token
         counts = encoded.mask.sum(dim=1) - 2

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tadp.errors import MissingExtraError
 from tadp.features import Names
 from tadp.prompts.classes import check_classes
-from tadp.text import check_captions
+from tadp.text.encoder import check_captions
 
 
 def null(count: int) -> list[str]:

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tadp.errors import OutputError
-from tadp.files import replace_file
-from tadp.text import TextEncoder
+from tadp.files.atomic import replace_file
+from tadp.text.encoder import TextEncoder
 
 FORMAT = 1  # goes up when the same key would mean other numbers
 _UNUSED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # a config's, for the key

@@ -12,7 +12,7 @@ from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune
 from tadp.tasks.depth import DepthOutput, TADPForDepthEstimation
 from tadp.tasks.detection import DetectionOutput, TADPForObjectDetection
 from tadp.tasks.evaluation import default_metric, evaluate
-from tadp.tasks.results import DepthResult, DetectionResult, SegmentationResult
+from tadp.tasks.predictions import DepthResult, DetectionResult, SegmentationResult
 from tadp.tasks.segmentation import SegmentationOutput, TADPForSemanticSegmentation
 
 __all__ = [

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from tadp import prompts
 from tadp.backbone import TADPBackbone, Text
 from tadp.captioner import Captioner
-from tadp.conditioning import Conditioning
 from tadp.errors import CaptionError, ModelError
 from tadp.features import Features
-from tadp.files import replace_folder
+from tadp.files.atomic import replace_folder
 from tadp.heads._maps import autocasts
-from tadp.images import ImageLike
+from tadp.images.reading import ImageLike
 from tadp.tasks.card import card_record, model_card
-from tadp.tasks.lora import add_lora, has_lora, lora_rank_of
-from tadp.tasks.saving import find_task, load_backbone, load_weights, read_config, save_task
+from tadp.tasks.lora_training import add_lora, has_lora, lora_rank_of
+from tadp.tasks.task_files import find_task, load_backbone, load_weights, read_config, save_task
+from tadp.text.conditioning import Conditioning
 
 PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null", "stored"]
 PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)

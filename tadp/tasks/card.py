@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 
-import tadp
+from tadp._version import __version__
 
 if TYPE_CHECKING:
     from tadp.tasks.base import TaskModel
@@ -122,7 +122,7 @@ def model_card(model: "TaskModel") -> ModelCard:
         classes=", ".join(names) if names else "none",
         data=record.get("data") or "not recorded",
         license=licence,
-        version=tadp.__version__,
+        version=__version__,
         metrics=_metrics(metrics),
         caption=', caption="what is in it"' if model.prompt_mode == "captions" else "",
         notes=record.get("notes") or "",

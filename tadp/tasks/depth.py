@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp import losses
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
-from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DepthHead
-from tadp.images import ImageLike, to_pil, to_tensor
+from tadp.images.reading import ImageLike, to_pil, to_tensor
+from tadp.images.windows import mean_tiles
 from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
-from tadp.tasks.results import DepthResult
+from tadp.tasks.predictions import DepthResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
-from tadp.windows import mean_tiles
+from tadp.text.conditioning import Conditioning
+from tadp.training import losses
 
 _GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]
 
@@ -66,7 +66,7 @@ class TADPForDepthEstimation(TaskModel):
 
     Example:
         >>> import tadp
-        >>> from tadp.datasets.scenes import Scenes
+        >>> from tadp.datasets.scenes.scene import Scenes
         >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=())
         >>> model = TADPForDepthEstimation(backbone, max_depth_m=20.0, window_px=128)
         >>> scene = Scenes(1, seed=5)[0]

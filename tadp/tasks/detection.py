@@ -11,16 +11,16 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
-from tadp.boxes import Boxes, Detections
-from tadp.conditioning import Conditioning
 from tadp.features import Features
 from tadp.heads import DetectionHead
-from tadp.images import ImageLike, to_pil
+from tadp.images.boxes import Boxes, Detections
+from tadp.images.reading import ImageLike, to_pil
+from tadp.images.windows import check_px
 from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
-from tadp.tasks.results import DetectionResult
+from tadp.tasks.predictions import DetectionResult
 from tadp.tasks.sliding import read_one
-from tadp.windows import check_px
+from tadp.text.conditioning import Conditioning
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class TADPForObjectDetection(TaskModel):
 
     Example:
         >>> import tadp
-        >>> from tadp.datasets.scenes import CLASSES, Scenes
+        >>> from tadp.datasets.scenes.scene import CLASSES, Scenes
         >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
         >>> model = TADPForObjectDetection(backbone, class_names=CLASSES, image_px=128)
         >>> scene = Scenes(1, seed=5)[0]

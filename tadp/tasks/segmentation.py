@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from tadp import losses
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
-from tadp.conditioning import Conditioning
+from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features
 from tadp.heads import LinearHead, SegmentationHead
-from tadp.images import ImageLike, to_pil
-from tadp.pictures import BACKGROUND
+from tadp.images.reading import ImageLike, to_pil
+from tadp.images.windows import mean_tiles
 from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
-from tadp.tasks.results import SegmentationResult
+from tadp.tasks.predictions import SegmentationResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
-from tadp.windows import mean_tiles
+from tadp.text.conditioning import Conditioning
+from tadp.training import losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class TADPForSemanticSegmentation(TaskModel):
 
     Example:
         >>> import tadp
-        >>> from tadp.datasets.scenes import CLASSES, Scenes
+        >>> from tadp.datasets.scenes.scene import CLASSES, Scenes
         >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
         >>> model = TADPForSemanticSegmentation(backbone, class_names=["background", *CLASSES], window_px=128)
         >>> scene = Scenes(1, seed=5)[0]

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.errors import ImageError
-from tadp.images import ImageLike, to_tensor
-from tadp.windows import Predict, WindowedPrediction, check_px
+from tadp.images.reading import ImageLike, to_tensor
+from tadp.images.windows import Predict, WindowedPrediction, check_px
 
 _LEAST_PX = 8  # what the VAE takes
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 COLORS = {"frozen": "#8aa9c8", "tuned": "#5b93c7", "paper": "#b9b2a3"}
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 import tadp
-from tadp.conditioning import Conditioning
-from tadp.files import replace_file
-from tadp.schedules import Schedule
+from tadp.files.atomic import replace_file
+from tadp.text.conditioning import Conditioning
+from tadp.training.schedules import Schedule
 
 from .images import MAX_DEPTH_M, Images
 from .looking import Look, in_parts

@@ -119,7 +119,7 @@ class Images:
             starts = tqdm(range(0, len(self), 16), desc=f"encoding {self.split}", leave=False)
             images = [sample.image for sample in self.samples]
             made = torch.cat([backbone.encode_image(images[start : start + 16]).cpu() for start in starts])
-            with tadp.files.replace_file(path) as part:
+            with tadp.files.atomic.replace_file(path) as part:
                 torch.save(made, part)
         made = self._latents[backbone.scale_latents] = torch.load(path, weights_only=True)
         return made

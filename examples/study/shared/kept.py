@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 
 def machine(device: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tadp.schedules import Schedule
+from tadp.training.schedules import Schedule
 
 TRIAL_STEPS = 3
 

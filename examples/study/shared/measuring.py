@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from tadp.conditioning import Conditioning
 from tadp.metrics import DepthMetrics, MeanIoU
+from tadp.text.conditioning import Conditioning
 
 from .images import MAX_DEPTH_M, Images
 from .looking import Look, in_parts

@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from tadp.files import replace_file
-from tadp.pictures import sheet
+from tadp.drawing.overlays import sheet
+from tadp.files.atomic import replace_file
 
 SIDE_PX = 136
 

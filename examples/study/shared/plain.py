@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tadp import losses
 from tadp.features import FeatureInfo, Features
 from tadp.heads import SegmentationHead
 from tadp.tasks import SegmentationOutput
+from tadp.training import losses
 
 WIDTHS, BLOCKS = (32, 64, 96, 192, 224, 320), 1  # of strides 2 to 64; 4.8 M parameters, as tadp-tiny's U-Net
 

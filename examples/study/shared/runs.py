@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tadp.files import replace_file
+from tadp.files.atomic import replace_file
 
 from .fitting import Study
 from .kept import machine

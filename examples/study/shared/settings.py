@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tadp.files import replace_file
-from tadp.schedules import Schedule, get_schedule
+from tadp.files.atomic import replace_file
+from tadp.training.schedules import Schedule, get_schedule
 
 DATA = ("scenes", "voc", "ade20k", "nyu")
 # First the head alone, on features that are kept, at a rate that learned most in a minute (seed 0 of the captions).

@@ -7,7 +7,7 @@ import numpy as np
 
 import tadp
 from tadp import prompts
-from tadp.conditioning import Conditioning
+from tadp.text.conditioning import Conditioning
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,227 @@
+"""Clean captions with a language model on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from tadp.cleaning.answers import AnswerError, check_answer, instruction
+from tadp.cleaning.cleaner import Cleaner
+from tadp.cleaning.domains import Domain, domain_of
+from tadp.cleaning.report import CleaningReport, keeping, listed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# What a model without a chat template sees before the caption: what a person would do with other captions.
+_EXAMPLES = (
+    ("a {word} picture of two dogs on a sled", "two dogs on a sled"),
+    ("a man holds an umbrella", "a man holds an umbrella"),
+)
+
+
+class ModelCleaner(Cleaner):
+    """Asks a text-generation model of transformers to drop mentions of a domain, one caption a prompt, greedily.
+
+    An answer that cannot be an edited caption (empty, far longer, none of the caption's words) is not taken: the
+    caption stays as it was, and the report says why.
+
+    Args:
+        model: A causal language model; it is set to eval mode and stays where it is.
+        tokenizer: Its own; one with a chat template is used by it.
+        domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
+        name: Where the model came from.
+        batch_size: Captions that go through the model at once.
+        max_new_tokens: The most tokens of an answer.
+
+    Raises:
+        ValueError: If a number is below 1.
+        CaptionError: If the domain is unknown.
+
+    Source:
+        TADP Sec. 4.3, which asks GPT-3.5.
+    """
+
+    def __init__(
+        self,
+        model: "nn.Module",
+        tokenizer: Any,
+        *,
+        domain: str | Domain | Sequence[str] = "watercolor",
+        name: str = "model",
+        batch_size: int = 8,
+        max_new_tokens: int = 77,
+    ):
+        from tadp.files.pretrained import pad_left
+
+        for what, number in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+            if number < 1:
+                raise ValueError(f"{what} must be 1 or more; got {number}.")
+        self.domain = domain_of(domain)
+        self.name, self.batch_size, self.max_new_tokens = name, batch_size, max_new_tokens
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        pad_left(tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        domain: str | Domain | Sequence[str] = "watercolor",
+        batch_size: int = 8,
+        max_new_tokens: int = 77,
+        dtype: "torch.dtype | None" = None,
+        device: "torch.device | str | None" = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+    ) -> "ModelCleaner":
+        """Load a language model from a folder or the hub.
+
+        Weights are read from safetensors alone, and no code of a repository is run.
+
+        Args:
+            name: A folder, or a repository on the hub such as "Qwen/Qwen2.5-1.5B-Instruct".
+            domain: As the class takes it.
+            batch_size: As the class takes it.
+            max_new_tokens: As the class takes it.
+            dtype: Of the weights; None is float32, whatever the file holds.
+            device: Where the model goes; None is the CPU.
+            revision: Branch, tag or commit of a repository.
+            local_files_only: Look no further than the cache.
+            cache_dir: Where downloads are kept; None is the hub library's own place.
+            token: Access token for gated and private repositories.
+
+        Raises:
+            UnknownModelError: If there is no such folder or repository, or it cannot be reached.
+            MissingFileError: If a file is missing.
+            CorruptFileError: If a file is damaged, or the weights are pickles only.
+            ModelError: If it is no causal language model, or lacks weights.
+        """
+        from tadp.files.pretrained import find_pretrained
+
+        folder = find_pretrained(
+            name,
+            known="Pass a language model's folder, or its hub id: 'Qwen/Qwen2.5-1.5B-Instruct'.",
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        model, tokenizer = _load(folder, str(name), dtype)
+        return cls(
+            model if device is None else model.to(device),
+            tokenizer,
+            domain=domain,
+            name=str(name),
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def __repr__(self) -> str:
+        return f"ModelCleaner({self.name!r}, domain={self.domain.name!r})"
+
+    def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
+        """The captions before and after, and what could not be cleaned.
+
+        Args:
+            captions: One or several; the same caption is asked for once, an empty one never.
+            progress: Show a progress bar.
+
+        Raises:
+            TypeError: If a caption is not a string.
+            RuntimeError: Of torch, if the model fails before it has cleaned a caption; later, the captions of that
+                batch stay as they were, and the report says why.
+            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
+        """
+        texts = listed(captions)
+        unique = [text for text in dict.fromkeys(texts) if text.strip()]
+        cleaned: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        with (
+            keeping(self.domain, texts, cleaned, failed),
+            tqdm(total=len(unique), desc="cleaning", unit="caption", disable=not progress) as bar,
+        ):
+            for start in range(0, len(unique), self.batch_size):
+                batch = unique[start : start + self.batch_size]
+                try:
+                    answers = self._answers(batch)
+                except RuntimeError as error:  # of torch, such as a GPU out of memory
+                    if not cleaned:
+                        raise
+                    why = next(iter(str(error).splitlines()), type(error).__name__)
+                    failed.update(dict.fromkeys(batch, f"the model failed: {why}"))
+                    bar.update(len(batch))
+                    continue
+                for caption, answer in zip(batch, answers, strict=True):
+                    try:
+                        if answer is None:
+                            raise AnswerError("the prompt is longer than the model takes")
+                        cleaned[caption] = check_answer(caption, answer, self.domain)
+                    except AnswerError as error:
+                        failed[caption] = str(error)
+                bar.update(len(batch))
+        return CleaningReport.of_unique(self.domain, texts, cleaned, failed)
+
+    def _answers(self, captions: list[str]) -> list[str | None]:
+        """The first line of each answer; None, where the model cannot take a prompt as long."""
+        import torch
+
+        prompts = [self._prompt(caption) for caption in captions]
+        room = getattr(self._model.config, "max_position_embeddings", None)
+        answers: list[str | None] = [None] * len(captions)
+        # A chat template writes its own special tokens.
+        plain = not self._tokenizer.chat_template
+        fitting = [
+            number
+            for number, prompt in enumerate(prompts)
+            if room is None or len(self._tokenizer(prompt, add_special_tokens=plain).input_ids) < room
+        ]
+        if not fitting:
+            return answers
+        inputs = self._tokenizer(
+            [prompts[number] for number in fitting], padding=True, add_special_tokens=plain, return_tensors="pt"
+        ).to(next(self._model.parameters()).device)
+        length = inputs.input_ids.shape[1]
+        with torch.inference_mode():
+            ids = self._model.generate(  # pyright: ignore[reportCallIssue]
+                input_ids=inputs.input_ids,
+                attention_mask=inputs.attention_mask,
+                do_sample=False,
+                max_new_tokens=self.max_new_tokens if room is None else min(self.max_new_tokens, room - length),
+                pad_token_id=self._tokenizer.pad_token_id,
+            )
+        for number, text in zip(
+            fitting, self._tokenizer.batch_decode(ids[:, length:], skip_special_tokens=True), strict=True
+        ):
+            answers[number] = next((line for line in text.splitlines() if line.strip()), "")
+        return answers
+
+    def _prompt(self, caption: str) -> str:
+        caption = " ".join(caption.split())
+        task = instruction(self.domain)
+        if self._tokenizer.chat_template:
+            chat = [{"role": "user", "content": f"{task} Answer with the edited caption alone.\n\n{caption}"}]
+            return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        word = (*self.domain.adjectives, *self.domain.nouns)[0]
+        examples = "".join(f"Caption: {old.format(word=word)}\nEdited: {new}\n" for old, new in _EXAMPLES)
+        return f"{task}\n{examples}Caption: {caption}\nEdited:"
+
+
+def _load(folder: Path, name: str, dtype: "torch.dtype | None") -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, each checked to be whole."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from tadp.files.pretrained import check_pretrained, load_pretrained
+
+    kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    check_pretrained(folder, name, kinds=kinds, purpose="write text; pass a causal language model.")
+    return load_pretrained(
+        AutoModelForCausalLM, AutoTokenizer, folder, dtype=dtype or torch.float32, what=f"the language model {name!r}"
+    )

@@ -1,0 +1,251 @@
+"""`tadp extract` and `tadp info`: what comes out of the backbone, and what that will be."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tadp.cli.app import (
+    BatchSize,
+    Caption,
+    CaptionerName,
+    Device,
+    DtypeOption,
+    Images,
+    MaxNewTokens,
+    MaxSide,
+    MinNewTokens,
+    Model,
+    Revision,
+    Truncate,
+    Variant,
+    command,
+)
+from tadp.cli.terminal import (
+    TINY,
+    Dtype,
+    caption_source,
+    check_levels,
+    fail,
+    is_cut,
+    load_backbone,
+    load_captioner,
+    progress,
+    silence,
+    tell_of_cut,
+    tell_of_tiny,
+    wrong_usage,
+)
+from tadp.errors import TADPError
+
+if TYPE_CHECKING:
+    from tadp.extract import Outcome
+
+_ROWS_SHOWN = 20  # of a run over many images
+
+
+@command(
+    "tadp extract photos -o features",
+    "tadp extract photos -o features --captions captions.json",
+    'tadp extract photos "more/**/*.png" -o features --caption "a street"',
+    "tadp extract photos -o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
+    "--captioner Salesforce/blip2-opt-2.7b --min-new-tokens 20",
+    "tadp extract photos -o features --level 1 --level 2 --dtype bfloat16",
+    "tadp extract photos -o features --tile 512 --overlap 128",
+)
+def extract(
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.", show_default=False)],
+    model: Model = TINY,
+    caption: Caption = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", help="A caption file by image id, as `tadp caption -o` writes.", show_default=False),
+    ] = None,
+    captioner: CaptionerName = None,
+    min_new_tokens: MinNewTokens = 0,
+    max_new_tokens: MaxNewTokens = 77,
+    truncate: Truncate = False,
+    level: Annotated[
+        list[int] | None,
+        typer.Option("--level", min=0, help="A map to write, 0 the finest. Repeatable.", show_default="all"),
+    ] = None,
+    attention: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--attention",
+            min=0,
+            help="A level whose attention is written besides those joined to the maps. Repeatable.",
+            show_default="none besides",
+        ),
+    ] = None,
+    max_side: MaxSide = None,
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", min=1, help="Side of tiles, in pixels, for large images.", show_default="one pass"),
+    ] = None,
+    overlap: Annotated[int, typer.Option("--overlap", min=0, help="What neighbouring tiles share, in pixels.")] = 128,
+    batch_size: BatchSize = 8,
+    dtype: DtypeOption = Dtype.float32,
+    device: Device = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make anew what other settings, or an older image, left there.")
+    ] = False,
+) -> None:
+    """Write the features of images, one file an image.
+
+    For photos/pets/rex.jpg, `tadp extract photos -o features` writes features/pets/rex.safetensors, with map.0 (the
+    finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides, channels
+    and settings. rex.jpg beside rex.png become rex.jpg.json and rex.png.json.
+
+    A large image goes through in tiles with --tile, blended where they overlap, in the memory of the result and of
+    --batch-size tiles; its caption is that of the whole image.
+
+    Run it again to go on: images that are done are skipped. If they were done with other settings, or the picture has
+    changed, nothing is touched unless you pass --overwrite. A killed run leaves no half-written file that counts.
+    """
+    from tadp.captions import CaptionTable
+    from tadp.extract import extract_images, output_names, writable_folder
+    from tadp.images.tiles import grid
+
+    if captions is not None and (caption is not None or captioner is not None):
+        raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
+    source = "" if captions is not None else caption_source(model, caption, captioner)
+    total = len(output_names(images))
+    words = CaptionTable.open(captions) if captions is not None else caption
+    writable_folder(output)
+    backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
+    check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
+    check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
+    if tile is not None:
+        with wrong_usage("--tile"):
+            grid((tile, tile), tile_px=tile, overlap_px=overlap, multiple=backbone.feature_info.reduction[-1])
+    backbone.record_attention = tuple(sorted({*backbone.record_attention, *(attention or ())}))
+    if words is None:
+        words = load_captioner(
+            source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
+        )
+    outcomes = extract_images(
+        backbone,
+        images,
+        output,
+        captions=words,
+        model=model,
+        revision=backbone.source and backbone.source.revision,
+        levels=level,
+        max_side_px=max_side,
+        tile_px=tile,
+        overlap_px=overlap,
+        batch_size=batch_size,
+        truncate=truncate,
+        overwrite=overwrite,
+    )
+    if caption is not None and truncate and is_cut(backbone, caption):
+        tell_of_cut("--caption")
+    tally = _followed(outcomes, total, is_one_caption=caption is not None)
+    if tally.counts["done"] and tally.stopped is None:
+        tell_of_tiny(source, others="--model and --captioner")
+    _print_tally(tally, output)
+    if tally.stopped is not None:
+        raise tally.stopped
+    if tally.counts["failed"]:
+        raise typer.Exit(1)
+
+
+@command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="tadp-tiny, a folder in diffusers layout, or a hub id.")
+    ] = TINY,
+    revision: Revision = None,
+    variant: Variant = None,
+) -> None:
+    """Tell what a model's levels, channels, strides and parts are.
+
+    No weights are loaded. Of a hub model that is not here yet, only the configuration is downloaded.
+    """
+    from tadp.cli.info import model_tables
+
+    silence()
+    console = Console(highlight=False)
+    for table in model_tables(model, revision=revision, variant=variant):
+        console.print(table)
+        console.print()
+
+
+@dataclass
+class _Tally:
+    """What became of a run: how many images went which way, the first that were done, and what stopped it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: "list[Outcome]" = field(default_factory=list)
+    stopped: BaseException | None = None
+
+
+def _followed(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool) -> _Tally:
+    """The run to its end, or to what stops it, with a bar; naming at once what failed or whose own caption was cut."""
+    tally = _Tally()
+    try:
+        with progress() as bar:
+            task = bar.add_task("extract", total=total)
+            for outcome in outcomes:
+                tally.counts[outcome.status] += 1
+                bar.advance(task)
+                if outcome.error is not None:
+                    fail(outcome.error)
+                if outcome.truncated and not is_one_caption:
+                    tell_of_cut(str(outcome.image))
+                if outcome.status == "done" and len(tally.first) < _ROWS_SHOWN:
+                    tally.first.append(outcome)
+    except (KeyboardInterrupt, TADPError) as error:
+        tally.stopped = error
+    return tally
+
+
+def _print_tally(tally: _Tally, output: Path) -> None:
+    if tally.first:
+        _print_outcomes(tally.first, tally.counts["done"])
+    if tally.counts:
+        said = {"done": "done", "skipped": "done before", "failed": "failed"}
+        parts = [
+            f"{tally.counts[status]} {words}"
+            for status, words in said.items()
+            if tally.counts[status] or status == "done"
+        ]
+        typer.echo(f"{', '.join(parts)}; in {output}")
+
+
+def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Image", overflow="fold", ratio=3)
+    table.add_column("Size", no_wrap=True)
+    table.add_column("Caption", overflow="fold", ratio=5)
+    table.add_column("Maps", no_wrap=True)
+    previous = ""
+    for outcome in outcomes:
+        record = outcome.record or {}
+        height, width = record["image_size"]
+        maps = [
+            f"{channels}x{math.ceil(height / stride)}x{math.ceil(width / stride)}"
+            for channels, stride in zip(record["channels"], record["strides"], strict=True)
+        ]
+        shapes = "\n".join(maps)
+        table.add_row(
+            Text(str(outcome.image)),
+            f"{height}x{width}",
+            Text(record["caption"] or "(empty prompt)"),
+            "same" if shapes == previous else shapes,
+        )
+        previous = shapes
+    Console(highlight=False).print(table)
+    if done > len(outcomes):
+        typer.echo(f"… and {done - len(outcomes)} more")

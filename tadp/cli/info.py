@@ -1,0 +1,119 @@
+"""What a model is, in tables: levels, parts and numbers, from its configuration alone."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from rich.table import Table
+from rich.text import Text
+
+from tadp.backbone import TADPBackbone
+from tadp.cli.terminal import own_captioner
+from tadp.diffusion.denoiser import tap_names
+from tadp.diffusion.loading.networks import denoiser_part, hollow_denoiser, hollow_vae
+from tadp.diffusion.noise import SCHEDULER, read_scheduler
+from tadp.errors import MissingFileError, UnknownModelError
+from tadp.files.hub import read_json, weight_files
+from tadp.files.model_folder import CONFIG_NAME, WEIGHTS, model_folder
+from tadp.text.encoder_files import hollow_text
+from tadp.text.stack import TextStack
+
+_CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER)
+
+
+def model_tables(model: str, *, revision: str | None = None, variant: str | None = None) -> list[Table]:
+    """Levels, parts and numbers of a model, each as a table.
+
+    Args:
+        model: As `TADPBackbone.from_pretrained` takes it. Of a hub model that is not here, only the configuration is
+            downloaded.
+        revision: Its branch, tag or commit.
+        variant: Which weight files are measured.
+
+    Raises:
+        UnknownModelError: If there is no such model.
+        ModelError: If the model is of an unknown kind, or lacks a part.
+    """
+    folder = _model_files(model, revision, variant)
+    backbone = _hollow_backbone(folder)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    applied = "" if backbone.scale_latents else " (not applied)"
+    facts.add_row("Scaling factor", f"{backbone.vae.scaling_factor:g}{applied}")
+    facts.add_row("Text length", f"{backbone.text_length} tokens")
+    if backbone.pool_attention:
+        facts.add_row("Attention by name", Text(", ".join(backbone.pool_attention), overflow="fold"))
+    facts.add_row("Timestep", str(backbone.passes))
+    facts.add_row("Captioner", "its own" if own_captioner(model) else "none of its own")
+    facts.add_row("Folder", Text(str(folder), overflow="fold"))
+    return [_level_table(model, backbone), _part_table(folder, variant, backbone), facts]
+
+
+def _level_table(model: str, backbone: TADPBackbone) -> Table:
+    table = Table(
+        "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=Text(model), title_justify="left",
+        pad_edge=False,
+    )  # fmt: skip
+    taps = tap_names(backbone.unet, backbone.layout)
+    for level, stride in enumerate(backbone.feature_info.reduction):
+        joined = level in backbone.attach_attention
+        own = backbone.layout.channels[level] * backbone.passes.width
+        attached = f" + {backbone.feature_info.channels[level] - own}" if joined else ""
+        attention = "joined" if joined else "yes" if level in backbone.layout.attention_levels else "no"
+        channels = f"{own}{attached}"
+        table.add_row(str(level), str(stride), channels, attention, taps[level])
+    return table
+
+
+def _part_table(folder: Path, variant: str | None, backbone: TADPBackbone) -> Table:
+    table = Table("Part", "Parameters", "On disk", box=None, pad_edge=False)
+    text: Any = backbone.text_encoder
+    encoders = dict(text.parts) if isinstance(text, TextStack) else {"text_encoder": text}
+    denoiser = denoiser_part(type(backbone.unet).__name__)
+    for part, name, module in (
+        (denoiser, "U-Net" if denoiser == "unet" else denoiser, backbone.unet),
+        ("vae", "VAE encoder", backbone.vae),
+        *((part, part.replace("_", " "), encoder) for part, encoder in encoders.items()),
+    ):
+        if module is not None:
+            count = sum(parameter.numel() for parameter in module.parameters())
+            table.add_row(name, _readable(count), _on_disk(folder, part, variant))
+    return table
+
+
+def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
+    """A model's folder; of a hub model that is not here, one with its configuration alone."""
+    try:
+        return model_folder(model, revision=revision, variant=variant, local_files_only=True)
+    except UnknownModelError as error:
+        if "/" not in model or Path(model).exists() or len(Path(model).parts) != 2:
+            raise
+        try:
+            return Path(snapshot_download(model, revision=revision, allow_patterns=list(_CONFIGS)))
+        except (HfHubHTTPError, HFValidationError, OSError):
+            raise error from None
+
+
+def _hollow_backbone(folder: Path) -> TADPBackbone:
+    """The backbone that a folder describes, with shapes and no weights."""
+    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    denoiser = hollow_denoiser(folder)
+    text = hollow_text(folder, denoiser) if saved.get("has_text_encoder", True) else None
+    parts: dict[str, Any] = {"unet": denoiser, "text_encoder": text, "scheduler": read_scheduler(folder)}
+    return TADPBackbone(vae=hollow_vae(folder), **parts, **saved.get("options", {}))
+
+
+def _on_disk(folder: Path, part: str, variant: str | None) -> str:
+    try:
+        size = sum(file.stat().st_size for file in weight_files(folder / part, WEIGHTS[part], variant))
+    except MissingFileError:
+        return "not here"
+    return f"{_readable(size)}B"
+
+
+def _readable(number: float) -> str:
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g} {unit}".strip()
+        number /= 1000
+    return f"{number:.3g} G"

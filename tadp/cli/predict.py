@@ -1,0 +1,247 @@
+"""`tadp predict`: a trained task model at work; what `tadp evaluate` shares with it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
+from tadp.cli.predicted import left_to_do, prediction_settings
+from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, tell_of_tiny
+from tadp.errors import CaptionError, ImageError
+
+if TYPE_CHECKING:
+    from tadp.tasks import TaskModel
+
+
+class Task(StrEnum):
+    """What is predicted."""
+
+    segmentation = "segmentation"
+    depth = "depth"
+    detection = "detection"
+
+
+_MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's "ms"
+
+TaskArgument = Annotated[Task, typer.Argument(metavar="TASK", help="segmentation, depth or detection.")]
+TaskModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A folder that save_pretrained wrote, or a hub id of such a model.")
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option("--base-model", help="What it was trained on, if it is elsewhere now.", show_default=False),
+]
+CaptionerOption = Annotated[
+    str | None,
+    typer.Option("--captioner", help="Who describes the images; the model's own by default.", show_default=False),
+]
+WindowPx = Annotated[
+    int | None,
+    typer.Option("--window-px", min=8, help="Side of the windows.", show_default="the model's own"),
+]
+StridePx = Annotated[
+    int | None, typer.Option("--stride-px", min=1, help="From window to window.", show_default="the model's own")
+]
+ShortSidePx = Annotated[
+    int | None,
+    typer.Option("--short-side-px", min=8, help="Bring the shorter side to this before.", show_default="as it is"),
+]
+Flip = Annotated[bool, typer.Option("--flip", help="Predict the mirrored image too, and average.")]
+MultiScale = Annotated[
+    bool, typer.Option("--multi-scale", help="Predict at six sizes, 0.5 to 1.75, and average (segmentation).")
+]
+
+
+@command(
+    "tadp predict segmentation photo.jpg --model my-model",
+    "tadp predict depth photos -o depth --model my-model --caption 'a kitchen'",
+    "tadp predict detection photo.jpg --model my-model --captioner Salesforce/blip2-opt-2.7b",
+)
+def predict(
+    task: TaskArgument,
+    images: Images,
+    model: TaskModelOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
+    caption: Caption = None,
+    captioner: CaptionerOption = None,
+    base_model: BaseModel = None,
+    window_px: WindowPx = None,
+    stride_px: StridePx = None,
+    short_side_px: ShortSidePx = None,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.float32,
+    revision: Revision = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict classes, depth or objects, and write a picture and data.
+
+    For photo.jpg it writes photo.TASK.plot.png to look at, and the data: photo.segmentation.png (grey values are
+    classes), photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json.
+
+    Run it again to go on: images that are done are skipped. If they were done by another model or with other options,
+    or the picture has changed, nothing is touched unless you pass --overwrite. One unreadable image is named and the
+    others go through.
+    """
+    from tadp.extract.outputs import file_digest
+
+    options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
+    names, failed = _result_names(images)
+    todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
+    if not todo:
+        raise typer.Exit(1)
+    predictor = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
+    check_stride(predictor, options)
+    prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
+    settings = prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
+    if not overwrite:
+        left = left_to_do(todo, settings=settings)
+        if len(left) < len(todo):
+            typer.echo(f"{len(todo) - len(left)} already done")
+        todo = left
+    with progress() as bar:
+        for image, target in bar.track(list(todo.items()), description="predicting"):
+            try:
+                result: Any = predictor.predict(image, caption, **options)
+                # the data last, and of it the .json, by which an image counts as done
+                record = {"settings": settings, "image_sha256": file_digest(image)}
+                written = [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target, record=record)]
+            except (ImageError, CaptionError) as error:
+                fail(error)
+                failed += 1
+                continue
+            typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
+    if predictor.captioner is not None and caption is None:
+        tell_of_tiny(predictor.captioner.name, others="--captioner")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
+    """For each result's name its image, and how many arguments led to none.
+
+    A name depends on its own argument alone: "rex" for photos/rex.jpg, "pets/rex" for what is below a folder.
+    """
+    from tadp.extract import output_names
+
+    names: dict[str, Path] = {}
+    failed = 0
+    for argument in images:
+        try:
+            found = output_names([argument])
+        except ImageError as error:
+            fail(error)
+            failed += 1
+            continue
+        for image, name in found.items():
+            if names.get(name, image) != image:
+                raise typer.BadParameter(
+                    f"{names[name]} and {image} would both be written as {name}; predict them into two folders.",
+                    param_hint="IMAGES",
+                )
+            names[name] = image
+    return names, failed
+
+
+def predict_options(
+    task: Task,
+    window_px: int | None,
+    stride_px: int | None,
+    short_side_px: int | None,
+    flip: bool,
+    multi_scale: bool,
+) -> dict[str, Any]:
+    """The options of a task's `predict`; those it has not are wrong usage."""
+    if task is Task.detection:
+        given = {
+            "--stride-px": stride_px,
+            "--short-side-px": short_side_px,
+            "--flip": flip,
+            "--multi-scale": multi_scale,
+        }
+        for option, value in given.items():
+            if value:
+                raise typer.BadParameter("detection sees the whole image at once.", param_hint=option)
+        return {} if window_px is None else {"image_px": window_px}
+    if task is Task.depth and multi_scale:
+        raise typer.BadParameter("depth depends on the size of things; use --flip.", param_hint="--multi-scale")
+    options: dict[str, Any] = {
+        "window_px": window_px,
+        "stride_px": stride_px,
+        "short_side_px": short_side_px,
+        "flip": flip,
+    }
+    return options | ({"scales": _MULTI_SCALE} if multi_scale else {})
+
+
+def check_stride(model: Any, options: dict[str, Any]) -> None:
+    """Refuse windows with gaps between them before an image is read."""
+    stride, window = options.get("stride_px"), options.get("window_px")
+    if stride is not None and stride > (window or model.window_px):
+        raise typer.BadParameter(
+            f"at most the side of a window, {window or model.window_px}, or there would be gaps.",
+            param_hint="--stride-px",
+        )
+
+
+def load_task(
+    task: Task, model: str, *, base_model: str | None, device: str | None, dtype: Dtype, revision: str | None
+) -> "TaskModel":
+    """A task model on its device.
+
+    Raises:
+        ModelError: If it is a model of another task.
+    """
+    import torch
+
+    from tadp import tasks
+
+    kinds: dict[Task, type[TaskModel]] = {
+        Task.segmentation: tasks.TADPForSemanticSegmentation,
+        Task.depth: tasks.TADPForDepthEstimation,
+        Task.detection: tasks.TADPForObjectDetection,
+    }
+    silence()
+    place = find_device(device)
+    with status(f"loading {model}"):
+        return kinds[task].from_pretrained(
+            model, base_model=base_model, dtype=getattr(torch, dtype.value), device=place, revision=revision
+        )
+
+
+def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None, device: str | None) -> None:
+    """Attach a captioner where the model needs one, and refuse words where it takes none."""
+    if model.prompt_mode != "captions":
+        if caption or captioner:
+            raise typer.BadParameter(
+                f"this model's text is {model.prompt_mode!r}, the same for all images.",
+                param_hint="--caption" if caption else "--captioner",
+            )
+        return
+    if caption:
+        if captioner:
+            raise typer.BadParameter("give --caption or --captioner, not both.", param_hint="--caption")
+        return
+    name = captioner or model.captioner_name
+    if name is None:
+        raise typer.BadParameter(
+            "this model wants captions and does not know its captioner. Pass --caption TEXT, or --captioner NAME such "
+            "as tadp-tiny or Salesforce/blip2-opt-2.7b.",
+            param_hint="--captioner",
+        )
+    model.attach_captioner(load_captioner(name, device))
+
+
+def _summary(result: Any) -> str:
+    return repr(result).partition("(")[2].removesuffix(")")
+
+
+def _save_plot(result: Any, target: Path) -> Path:
+    from tadp.files.atomic import replace_file
+
+    with replace_file(target) as part:
+        result.plot().save(part, format="PNG")
+    return target

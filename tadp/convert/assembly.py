@@ -1,0 +1,195 @@
+"""Build the model that a file is of, and find its tensors in the file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tadp import tasks
+from tadp.backbone import TADPBackbone
+from tadp.convert.conversion_report import Part
+from tadp.convert.forms import Form
+from tadp.convert.head_weights import head_names
+from tadp.convert.key_names import ldm_text_names, ldm_unet_names, ldm_vae_names
+from tadp.convert.ledger import Ledger
+from tadp.convert.pickles import tensors_in
+from tadp.convert.text_weights import FileText, choose_embedding
+from tadp.errors import ModelError
+from tadp.text.conditioning import Conditioning
+from tadp.text.stack import only_encoder
+
+_CAPTIONER = "Salesforce/blip2-opt-2.7b"  # that of the release
+# What training leaves beside the weights.
+_TRAINING = {
+    *("optimizer", "meta", "epoch", "iter", "iteration", "step", "global_step", "lr_scheduler", "lr_schedulers"),
+    *("scheduler", "scaler", "best", "args", "param_schedulers", "message_hub", "optimizer_states", "loops"),
+    *("callbacks", "hparams_name", "hyper_parameters", "pytorch-lightning_version"),
+}
+_SCHEDULE = re.compile(
+    r"(log_one_minus_|sqrt_|sqrt_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(_prev)?|betas"
+    r"|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|scale_factor"
+)
+_UNUSED_UNET = ("conv_norm_out.", "conv_out.")  # never run; the depth models lack them
+_ADAPTER = {
+    "mlp.0.weight": "text_adapter.fc.0.weight",
+    "mlp.0.bias": "text_adapter.fc.0.bias",
+    "mlp.2.weight": "text_adapter.fc.2.weight",
+    "mlp.2.bias": "text_adapter.fc.2.bias",
+    "gate": "gamma",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was recognised.
+
+    Attributes:
+        path: Of the file.
+        form: Whose it is.
+        ledger: Its tensors.
+        others: What else stands in it.
+        text: The text it was trained with.
+        head: Options of our head.
+        class_names: Of the head's outputs; none for depth.
+    """
+
+    path: Path
+    form: Form
+    ledger: Ledger
+    others: dict[str, Any]
+    text: FileText
+    head: dict[str, Any]
+    class_names: tuple[str, ...]
+
+
+def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[tasks.TaskModel, list[str]]:
+    """The task model on a backbone, with random weights in its head, and notes on what was assumed.
+
+    Raises:
+        ModelError: If a room is asked for where there is none to choose.
+    """
+    embeddings = file.ledger.state.get(f"{file.form.root}class_embeddings")
+    stored = file.text.mode == "stored"
+    if room is not None and not (stored and file.form.task == "depth"):
+        raise ModelError(f"room is for depth models with class embeddings; {file.path} has none to choose from.")
+    options: dict[str, Any] = {"head_options": file.head, "prompt_mode": file.text.mode}
+    notes = []
+    if file.form.task == "depth":
+        options |= {
+            "prompt_classes": [room] if room else [],
+            "max_depth_m": 10.0,
+            "window_px": 480,
+            "stride_px": 160,
+            "pad_with_grey": True,
+        }
+        model: tasks.TaskModel = tasks.TADPForDepthEstimation(backbone, **options)
+        notes.append("max_depth_m = 10, as released for NYU Depth v2: the file does not tell")
+    elif file.form.task == "segmentation":
+        model = tasks.TADPForSemanticSegmentation(
+            backbone, class_names=file.class_names, window_px=512, stride_px=341, **options
+        )
+    else:
+        model = tasks.TADPForObjectDetection(backbone, class_names=file.class_names, **options)
+    if stored and embeddings is not None:
+        text = choose_embedding(embeddings, room) if file.form.task == "depth" else embeddings
+        model.store_text(Conditioning(text.detach().float().clone()[None]))
+        if file.form.task == "depth":
+            notes.append(f"text: the embedding of {room}" if room else "text: the mean of the rooms' embeddings")
+    if file.form.root == "backbone." and backbone.attach_attention:
+        notes.append("mmseg's own code does not get through an attention map; this file is read as VPD's is")
+    if not stored:
+        model.captioner_name = _CAPTIONER
+    if backbone.scale_latents:
+        notes.append("latents are the posterior's mode; the released code sampled where it scaled")
+    return model, notes
+
+
+def account(
+    file: File, model: tasks.TaskModel, *, ignore_frozen: bool, base: str
+) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+    """Go through all of the file: the modules with tensors to load into them. The ledger keeps what is wrong."""
+    form, ledger, backbone = file.form, file.ledger, model.backbone
+    weights = [
+        (backbone.unet, _take_unet(file, backbone)),
+        (model.head, ledger.take("head", head_names(form, model.head, ledger.state), model.head.state_dict())),
+    ]
+    adapter = backbone.text_adapter
+    if adapter is not None:
+        names = {here: form.root + there for here, there in _ADAPTER.items()}
+        weights.append((adapter, ledger.take("text adapter", names, adapter.state_dict())))
+    ledger.drop(
+        "text adapter",
+        lambda key: key.startswith(f"{form.root}text_adapter.") or key == f"{form.root}gamma",
+        "the text did not go through it",
+    )
+    _class_embeddings(file, backbone)
+    _frozen(file, backbone, ignore=ignore_frozen, base=base)
+    ledger.drop(
+        "schedule",
+        lambda key: key.startswith(form.whole) and _SCHEDULE.fullmatch(key.removeprefix(form.whole)) is not None,
+        "noise levels, which perception never needs",
+    )
+    ledger.drop("moving average", lambda key: key.startswith(f"{form.whole}model_ema."), "the model ran without it")
+    if form.task == "detection":
+        ledger.drop("ResNet-50", lambda key: key.startswith("decode_head.backbone."), "built, and never run")
+    for key, value in file.others.items():
+        if key in _TRAINING:
+            ledger.parts.append(Part(key, sum(1 for _ in tensors_in(value)), "dropped: of the training"))
+        else:
+            ledger.problem("unknown", f"{key} (beside the weights)")
+    return weights
+
+
+def _take_unet(file: File, backbone: TADPBackbone) -> dict[str, Tensor]:
+    form, ledger = file.form, file.ledger
+    unet: Any = backbone.unet
+    prefix = f"{form.unet}diffusion_model."
+    names = {here: prefix + there for here, there in ldm_unet_names(unet).items()}
+    taken = ledger.take("U-Net", names, backbone.unet.state_dict(), optional=_UNUSED_UNET)
+    ledger.drop_copy("U-Net again", f"{form.whole}model.diffusion_model.", prefix)
+    return taken
+
+
+def _class_embeddings(file: File, backbone: TADPBackbone) -> None:
+    key = f"{file.form.root}class_embeddings"
+    embeddings = file.ledger.state.get(key)
+    width = backbone.layout.text_width
+    if embeddings is None:
+        if file.text.mode == "stored":
+            file.ledger.problem("missing", key)
+        return
+    if file.text.mode != "stored":
+        file.ledger.drop("class embeddings", lambda name: name == key, "the text was captions")
+        return
+    expected = embeddings.new_empty((embeddings.shape[0], width))
+    file.ledger.take("class embeddings", {"embeddings": key}, {"embeddings": expected})
+
+
+def _frozen(file: File, backbone: TADPBackbone, *, ignore: bool, base: str) -> None:
+    """VAE and text encoder: what there is of them must be the base's."""
+    form, ledger = file.form, file.ledger
+    vae: Any = backbone.vae
+    inside = f"{form.whole}first_stage_model."
+    prefix = form.vae if ledger.has(form.vae) else inside
+    if prefix != inside:
+        ledger.drop_copy("VAE again", inside, prefix)
+    names = {here: prefix + there for here, there in ldm_vae_names(vae).items()}
+    ledger.compare("VAE encoder", names, backbone.vae.state_dict(), base=base, ignore=ignore)
+    ledger.drop(
+        "VAE decoder",
+        lambda key: key.startswith((f"{prefix}decoder.", f"{prefix}post_quant_conv.")),
+        "perception never decodes",
+    )
+    prefix = f"{form.whole}cond_stage_model.transformer."
+    if backbone.text_encoder is None:
+        if ignore:
+            ledger.drop("text encoder", lambda key: key.startswith(prefix), f"{base} has none to compare it with")
+        return
+    model = only_encoder(backbone.text_encoder).model
+    text: Mapping[str, Tensor] = model.state_dict()
+    names = {here: prefix + there for here, there in ldm_text_names(model).items()}
+    ledger.compare("text encoder", names, text, base=base, ignore=ignore)
+    ledger.drop("positions", lambda key: key == f"{prefix}text_model.embeddings.position_ids", "0, 1, 2 …")

@@ -1,0 +1,64 @@
+"""ADE20K's scene parsing benchmark: 150 classes, in the folder ADEChallengeData2016."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from tadp.datasets.readers.captioned import Captions
+from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, check_split, find_images, require
+from tadp.datasets.readers.masks import class_table, with_mask
+from tadp.datasets.sample import IGNORE_LABEL, Sample
+from tadp.language.class_names import ADE20K_CLASSES
+
+ADE20KSplit = Literal["training", "validation"]
+_GET = (
+    "Get ADEChallengeData2016.zip (ADE20K's scene parsing benchmark of 2016, from MIT) and unpack it so that "
+    "{root}/images and {root}/annotations are there."
+)
+# In the files 0 is "none of the 150"; the class of value k is k - 1.
+_TABLE = class_table({0: IGNORE_LABEL, IGNORE_LABEL: IGNORE_LABEL} | {k: k - 1 for k in range(1, 151)})
+
+
+class ADE20K(FolderDataset):
+    """ADE20K for segmentation: 20,210 images to train on and 2,000 to validate, 150 classes.
+
+    A mask's file has 0 where none of the classes is; here that is `IGNORE_LABEL`, and classes count from 0. Ids are
+    file names, "ADE_train_00000001.jpg", which the released code looks captions up by.
+
+    Args:
+        root: The folder ADEChallengeData2016.
+        split: The folder in images and annotations.
+        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
+        on_error: As in `FolderDataset`.
+
+    Raises:
+        MissingDataError: If something is not there; the message says what to get.
+        UnknownIdError: If an image has no caption.
+
+    Source:
+        TADP's mm_configs/_base_/datasets/ade20k_vpd.py (`reduce_zero_label=True`).
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: ADE20KSplit = "training",
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+    ):
+        root = Path(root)
+        check_split(split, get_args(ADE20KSplit))
+        advice = _GET.format(root=root)
+        images = require(root / "images" / split, root=root, name="ADE20K", advice=advice)
+        masks = require(root / "annotations" / split, root=root, name="ADE20K", advice=advice)
+        super().__init__(
+            [Record(path.name, path, masks / f"{path.stem}.png") for path in find_images(images, ".jpg")],
+            name="ADE20K",
+            advice=advice,
+            class_names=ADE20K_CLASSES,
+            captions=captions,
+            on_error=on_error,
+        )
+
+    def _label(self, sample: Sample, path: Path) -> Sample:
+        return with_mask(sample, path, _TABLE, name=self._name)

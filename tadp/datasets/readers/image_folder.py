@@ -1,0 +1,187 @@
+"""What the readers of data sets on disk share: the list of images, captions, and what happens to a damaged file."""
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args, overload
+
+from tadp.datasets.readers.captioned import Captions, caption_of, check_captions
+from tadp.datasets.readers.label_files import read_image
+from tadp.datasets.sample import Sample
+from tadp.errors import ImageError, MissingDataError
+
+OnError = Literal["raise", "skip"]
+
+_MOST_SKIPPED = 100  # in a row; then it is not a file that is broken, but the disk
+
+
+class Record(NamedTuple):
+    """Where one image and its labels are."""
+
+    image_id: str
+    image: Path
+    labels: Path
+
+
+class FolderDataset(ABC):
+    """Images and their labels in files, read when they are asked for; a map-style data set for a DataLoader.
+
+    Attributes:
+        class_names: What the labels count, in their order; empty if there are no classes.
+        skipped: With `on_error="skip"`: the images that could not be read in this process, and why.
+
+    Args:
+        records: Where the images are. All files must be there.
+        name: The data set's name, for messages.
+        advice: What to do where a file is missing, for messages.
+        class_names: As above.
+        captions: A caption an image, by its id: a `CaptionTable`, or any mapping. None: samples have no caption.
+        on_error: What happens to an image whose files are damaged, or gone since the start. "raise" stops with an error
+            that names the file. "skip" gives the next image that can be read in its place, with a warning that names
+            both; for training, as an evaluation would count the next image twice. Labels that are readable but wrong
+            are always an error.
+
+    Raises:
+        MissingDataError: If a file is not there.
+        UnknownIdError: If an image has no caption.
+        CaptionError: If captions are no strings.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        name: str,
+        advice: str = "",
+        class_names: Sequence[str] = (),
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+    ):
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error is 'raise' or 'skip'; got {on_error!r}.")
+        self.class_names = tuple(class_names)
+        self.skipped: dict[str, str] = {}
+        self._records, self._name, self._on_error = list(records), name, on_error
+        self._captions = captions
+        _check_files(self._records, name, advice)
+        if captions is not None:
+            check_captions(captions, self.image_ids, name)
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Names of the images, in order."""
+        return [record.image_id for record in self._records]
+
+    @property
+    def image_paths(self) -> dict[str, Path]:
+        """The file of each image, by its id: what `CaptionTable.fill` takes."""
+        return {record.image_id: record.image for record in self._records}
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: {len(self)} images>"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}.")
+        return self._read(index % len(self))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def _label(self, sample: Sample, path: Path) -> Sample:
+        """The sample with its labels, which are in that file."""
+
+    def _load(self, record: Record) -> Sample:
+        caption = None if self._captions is None else caption_of(self._captions, record.image_id)
+        return self._label(Sample(read_image(record.image), record.image_id, caption), record.labels)
+
+    def _read(self, index: int) -> Sample:
+        if self._on_error == "raise":
+            return self._load(self._records[index])
+        failures: list[tuple[Record, ImageError]] = []
+        for step in range(min(len(self), _MOST_SKIPPED)):
+            record = self._records[(index + step) % len(self)]
+            try:
+                sample = self._load(record)
+            except ImageError as error:
+                failures.append((record, error))
+            else:
+                self._report(failures, record.image_id)
+                return sample
+        raise ImageError(f"{len(failures)} images in a row cannot be read; the first: {failures[0][1]}")
+
+    def _report(self, failures: list[tuple[Record, ImageError]], instead: str) -> None:
+        for record, error in failures:
+            if record.image_id not in self.skipped:
+                self.skipped[record.image_id] = str(error)
+                warnings.warn(f"skipped {record.image_id!r}, took {instead!r} instead: {error}", stacklevel=4)
+
+
+def check_split(split: str, splits: tuple[str, ...]) -> None:
+    """Refuse a split that a data set does not have."""
+    if split not in splits:
+        raise ValueError(f"unknown split {split!r}; there are {', '.join(splits)}.")
+
+
+def require(path: Path, *, root: Path, name: str, advice: str) -> Path:
+    """A folder or list of a data set, if it is there.
+
+    Raises:
+        MissingDataError: If it is not. Where it is found above or below the root, the message says so.
+    """
+    if path.exists():
+        return path
+    inside = path.relative_to(root)
+    near = [root.parent / inside, *root.glob(f"*/{inside}"), *root.glob(f"*/*/{inside}")]
+    found = next((one for one in near if one.exists()), None)
+    if found is not None:
+        advice = f"Did you mean {found.parents[len(inside.parts) - 1]}?"
+    raise MissingDataError(f"{name} needs {path}, which is not there. {advice}")
+
+
+def find_images(folder: Path, suffix: str) -> list[Path]:
+    """Files in and below a folder whose names end so, sorted; hidden ones left out."""
+    found = (Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(path for path in found if path.name.endswith(suffix) and not path.name.startswith("."))
+
+
+def listing(folder: Path) -> set[str]:
+    """Names in a folder; none if there is no such folder."""
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208  names are all that is wanted, and there are many
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _check_files(records: Sequence[Record], name: str, advice: str) -> None:
+    listings: dict[Path, set[str]] = {}
+    missing = [path for path in _files(records) if path.name not in _listed(path.parent, listings)]
+    if missing:
+        more = f", nor are {len(missing) - 1} more files" if len(missing) > 1 else ""
+        raise MissingDataError(f"{name}: {missing[0]} is not there{more}. {advice}")
+    if not records:
+        raise MissingDataError(f"{name}: there are no images. {advice}")
+
+
+def _files(records: Sequence[Record]) -> Iterable[Path]:
+    return (path for record in records for path in (record.image, record.labels))
+
+
+def _listed(folder: Path, listings: dict[Path, set[str]]) -> set[str]:
+    if folder not in listings:
+        listings[folder] = listing(folder)
+    return listings[folder]

@@ -1,0 +1,138 @@
+"""Read one file of a data set: an image, class indices, depth, a list, the objects of an annotation."""
+
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from jaxtyping import Float32, Integer, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from tadp.errors import DatasetError, ImageError
+from tadp.images.reading import decode, to_pil
+
+# What Pillow raises on damaged files; `tadp.images` has the same list.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
+_INDEX_MODES = ("P", "L", "1", "I;16", "I")
+_DEPTH_MODES = ("I;16", "I;16B", "I")
+
+
+class XMLObject(NamedTuple):
+    """An object as a VOC annotation has it: 1-based pixels, all inclusive."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    is_difficult: bool
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "_h _w 3"]:
+    """Pixels as `predict` sees them: upright, grey of 16 bits by its own white, what is transparent on white.
+
+    Raises:
+        ImageError: If the file is not there, damaged, or its values cannot be what was meant.
+    """
+    pixels = decode(path, str(path), None)
+    if pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
+        return np.array(pixels)  # Pillow's own memory cannot be written to
+    return np.array(to_pil(path, max_pixels=None))
+
+
+def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:
+    """The numbers in a mask; of a palette picture the indices, not the colours.
+
+    Raises:
+        ImageError: If the file is not there, or damaged.
+        DatasetError: If it is a colour picture.
+    """
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        if image.mode not in _INDEX_MODES:
+            raise DatasetError(
+                f"{path} is a picture of colours (mode {image.mode}); a mask has one number a pixel. Take the files "
+                "that the data set came with, or turn its colours back into class numbers."
+            )
+        return np.array(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
+
+    return _decode(path, pixels)
+
+
+def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
+    """Metres from a 16-bit picture of millimetres.
+
+    Raises:
+        ImageError: If the file is not there, or damaged.
+        DatasetError: If it does not have 16 bits.
+    """
+
+    def metres(image: Image.Image) -> np.ndarray:
+        if image.mode not in _DEPTH_MODES:
+            raise DatasetError(
+                f"{path} is a picture of mode {image.mode}; depth is 16 bits of grey, in millimetres. A picture of "
+                "8 bits was made for looking at: take the file that the data set came with."
+            )
+        return np.array(image).astype(np.float32) / 1000
+
+    return _decode(path, metres)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without white space around them.
+
+    Raises:
+        DatasetError: If it is no text, or has no such line.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is a list, a text file with an image a line; it is no text ({error}).") from error
+    if not any(lines):
+        raise DatasetError(f"{path} is empty; it lists an image a line. Get it again.")
+    return [line for line in lines if line]
+
+
+def read_objects(path: Path) -> list[XMLObject]:
+    """The objects of an annotation in VOC's XML.
+
+    Raises:
+        ImageError: If the file is not there, or cut short.
+        DatasetError: If an object lacks a side of its box, or it is no number.
+    """
+    try:
+        tree = ElementTree.parse(path)
+    except (OSError, ElementTree.ParseError) as error:
+        raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
+    return [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
+
+
+def _object(element: ElementTree.Element, where: str) -> XMLObject:
+    name, difficult = element.findtext("name", ""), element.findtext("difficult", "0")
+    values = [element.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        left, top, right, bottom = (float(value) for value in values)
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise ValueError("a side is not finite")
+        return XMLObject(name.strip(), (left, top, right, bottom), bool(int(difficult)))
+    except ValueError as error:
+        raise DatasetError(
+            f"{where}: a box has the numbers xmin, ymin, xmax, ymax, and difficult is 0 or 1; got {values} and "
+            f"{difficult!r}."
+        ) from error
+
+
+def _decode(path: Path, pixels: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return pixels(image)
+    except (ImageError, DatasetError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is no image that Pillow can read. Copy or download it again.") from error
+    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

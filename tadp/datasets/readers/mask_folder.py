@@ -1,0 +1,103 @@
+"""Images and masks of one's own, in two folders."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tadp.datasets.readers.captioned import Captions
+from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record
+from tadp.datasets.readers.masks import class_table, with_mask
+from tadp.datasets.sample import IGNORE_LABEL, Sample
+from tadp.errors import MissingDataError
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class MaskFolder(FolderDataset):
+    """Images in one folder, masks of the same names in another: photos/a.jpg and masks/a.png.
+
+    A mask is a picture of one channel, or of a palette, whose values are classes from 0, and 255 where there is none.
+    Of two classes, a mask of 0 and 255 alone is told of in a warning, once: white is often meant to be the second.
+    Ids are names without suffix, "a", as `tadp caption` writes them.
+
+    Args:
+        images: The folder of images.
+        masks: The folder of masks, .png.
+        class_names: What the values count, background included if there is one.
+        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
+        on_error: As in `FolderDataset`.
+
+    Raises:
+        MissingDataError: If a folder is not there or empty, or an image has no mask; the message says which.
+        UnknownIdError: If an image has no caption.
+        TypeError: If the names are a single string.
+        ValueError: If two images differ in nothing but their suffix, or there are no names, or more than 255.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        masks: str | Path,
+        *,
+        class_names: Sequence[str],
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+    ):
+        image_root, mask_root = Path(images), Path(masks)
+        for folder in (image_root, mask_root):
+            if not folder.is_dir():
+                raise MissingDataError(f"no folder {folder}; pass the folder of images, then that of masks.")
+        paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+        if not paths:
+            raise MissingDataError(f"no images in {image_root}; it has no {', '.join(_IMAGE_SUFFIXES)}.")
+        class_names = _check_names(class_names)
+        stems: dict[str, Path] = {}
+        for path in paths:
+            if path.stem in stems:
+                raise ValueError(f"{stems[path.stem]} and {path} share a name, and so a mask; rename one.")
+            stems[path.stem] = path
+        self._has_warned = False
+        self._table = class_table({value: value for value in (*range(len(class_names)), IGNORE_LABEL)})
+        super().__init__(
+            [Record(stem, path, mask_root / f"{stem}.png") for stem, path in stems.items()],
+            name=image_root.name or str(image_root),
+            advice=f"Each image has a mask of its name in {mask_root}: a.png for a.jpg. (JPEG changes "
+            "numbers, so a mask is none.)",
+            class_names=class_names,
+            captions=captions,
+            on_error=on_error,
+        )
+
+    def _label(self, sample: Sample, path: Path) -> Sample:
+        made = with_mask(sample, path, self._table, name=self._name)
+        if len(self.class_names) == 2 and not self._has_warned and _is_black_and_white(made):
+            self._has_warned = True
+            warnings.warn(
+                f"{path} has 0 and {IGNORE_LABEL} alone, and {IGNORE_LABEL} is what nothing is known of: none of it is "
+                f"{self.class_names[1]!r}. If white is meant to be that, write 1 in its place.",
+                stacklevel=4,
+            )
+        return made
+
+
+def _is_black_and_white(sample: Sample) -> bool:
+    return sample.mask is not None and np.unique(sample.mask).tolist() == [0, IGNORE_LABEL]
+
+
+def _check_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Raises:
+        TypeError: If they are no list.
+        ValueError: If there are none, or more than a mask can count.
+    """
+    if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+        raise TypeError(f"class_names are a list of strings, in the order of a mask's values; got {class_names!r}.")
+    names = tuple(class_names)
+    if not 0 < len(names) <= IGNORE_LABEL:
+        raise ValueError(
+            f"a mask counts 1 to {IGNORE_LABEL} classes, as {IGNORE_LABEL} stands for none; got {len(names)} names."
+        )
+    return names

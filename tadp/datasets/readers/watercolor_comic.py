@@ -1,0 +1,91 @@
+"""Watercolor2k and Comic2k: six classes of Pascal VOC in drawings, in VOC's folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+from tadp.datasets.readers.captioned import Captions
+from tadp.datasets.readers.image_folder import OnError, check_split
+from tadp.datasets.readers.voc import VOCBoxes
+from tadp.language.class_names import COMIC_CLASSES, WATERCOLOR_CLASSES
+
+CrossDomainSplit = Literal["train", "test"]
+_GET = (
+    "Get {name} of Inoue et al. (Cross-Domain Weakly-Supervised Object Detection, CVPR 2018; their repository "
+    "cross-domain-detection has a script that fetches it) and unpack it so that JPEGImages, Annotations and "
+    "ImageSets/Main are in {root}."
+)
+
+
+class _Drawings(VOCBoxes):
+    """What the two have in common."""
+
+    own_classes: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: CrossDomainSplit = "test",
+        class_names: Sequence[str] | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+    ):
+        check_split(split, get_args(CrossDomainSplit))
+        name = type(self).__name__
+        super().__init__(
+            root,
+            split=split,
+            known=self.own_classes,
+            class_names=self.own_classes if class_names is None else class_names,
+            name=name,
+            advice=_GET.format(name=name, root=root),
+            captions=captions,
+            on_error=on_error,
+        )
+
+
+class Watercolor2k(_Drawings):
+    """1,000 watercolors to train on, 1,000 to test, with boxes; ids are names without suffix, "43248445".
+
+    Args:
+        root: The folder `watercolor`, with JPEGImages, Annotations and ImageSets/Main.
+        split: The paper tests on "test".
+        class_names: What labels count, its own six by default. `VOC_CLASSES` gives the labels of a detector that was
+            trained on Pascal VOC.
+        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
+        on_error: As in `FolderDataset`.
+
+    Raises:
+        MissingDataError: If something is not there; the message says what to get.
+        UnknownIdError: If an image has no caption.
+        ValueError: If a name in `class_names` is no class of Pascal VOC, or none is in Watercolor2k.
+
+    Source:
+        TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
+    """
+
+    own_classes = WATERCOLOR_CLASSES
+
+
+class Comic2k(_Drawings):
+    """1,000 comics to train on, 1,000 to test, with boxes; ids are names without suffix, "79182947".
+
+    Args:
+        root: The folder `comic`, with JPEGImages, Annotations and ImageSets/Main.
+        split: The paper tests on "test".
+        class_names: What labels count, its own six by default. `VOC_CLASSES` gives the labels of a detector that was
+            trained on Pascal VOC.
+        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
+        on_error: As in `FolderDataset`.
+
+    Raises:
+        MissingDataError: If something is not there; the message says what to get.
+        UnknownIdError: If an image has no caption.
+        ValueError: If a name in `class_names` is no class of Pascal VOC, or none is in Comic2k.
+
+    Source:
+        TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
+    """
+
+    own_classes = COMIC_CLASSES

@@ -1,0 +1,41 @@
+"""Rendered scenes: coloured objects on a ground plane, with everything a perception task asks for.
+
+A scene is a small record drawn from (seed, index); rendering it gives the image, a class mask, depth in metres, boxes
+and a caption. Nothing is downloaded, and the same numbers give the same pixels with the same numpy and Pillow.
+
+    scenes = Scenes(1000, seed=1)
+    scene = scenes[0]
+    scene.image, scene.mask, scene.depth_m, scene.boxes, scene.caption()
+"""
+
+from tadp.datasets.scenes.scene import BACKGROUNDS as BACKGROUNDS
+from tadp.datasets.scenes.scene import CLASSES as CLASSES
+from tadp.datasets.scenes.scene import COLORS as COLORS
+from tadp.datasets.scenes.scene import FARTHEST_M as FARTHEST_M
+from tadp.datasets.scenes.scene import MAX_DEPTH_M as MAX_DEPTH_M
+from tadp.datasets.scenes.scene import NEAREST_M as NEAREST_M
+from tadp.datasets.scenes.scene import STYLES as STYLES
+from tadp.datasets.scenes.scene import Scene as Scene
+from tadp.datasets.scenes.scene import SceneLayout as SceneLayout
+from tadp.datasets.scenes.scene import SceneObject as SceneObject
+from tadp.datasets.scenes.scene import Scenes as Scenes
+from tadp.datasets.scenes.scene import Style as Style
+from tadp.datasets.scenes.scene import restyle as restyle
+from tadp.datasets.scenes.scene import sample_layout as sample_layout
+
+__all__ = [
+    "BACKGROUNDS",
+    "CLASSES",
+    "COLORS",
+    "FARTHEST_M",
+    "MAX_DEPTH_M",
+    "NEAREST_M",
+    "STYLES",
+    "Scene",
+    "SceneLayout",
+    "SceneObject",
+    "Scenes",
+    "Style",
+    "restyle",
+    "sample_layout",
+]

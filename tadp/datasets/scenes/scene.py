@@ -1,0 +1,299 @@
+"""Rendered scenes: coloured objects on a ground plane, with everything a perception task asks for.
+
+A scene is a small record drawn from (seed, index); rendering it gives the image, a class mask, depth in metres, boxes
+and a caption. Nothing is downloaded, and the same numbers give the same pixels with the same numpy and Pillow.
+
+    scenes = Scenes(1000, seed=1)
+    scene = scenes[0]
+    scene.image, scene.mask, scene.depth_m, scene.boxes, scene.caption()
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args, overload
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw
+
+from tadp.datasets.scenes.backdrops import BACKGROUNDS as BACKGROUNDS
+from tadp.datasets.scenes.backdrops import backdrop
+from tadp.datasets.scenes.scene_captions import details, sentence
+from tadp.datasets.scenes.sprites import sprites
+from tadp.datasets.scenes.styles import apply_style
+
+Style = Literal["plain", "watercolor", "comic", "night"]
+STYLES: tuple[Style, ...] = get_args(Style)
+CLASSES: tuple[str, ...] = tuple(sprites())
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 40, 40),
+    "orange": (245, 134, 28),
+    "yellow": (246, 212, 44),
+    "green": (46, 150, 60),
+    "blue": (40, 92, 214),
+    "purple": (134, 56, 176),
+    "pink": (246, 136, 182),
+    "brown": (130, 82, 42),
+    "black": (34, 34, 38),
+    "white": (242, 242, 240),
+    "gray": (134, 138, 144),
+}
+FIXED_PAINTS = {
+    "dark": (30, 30, 36),
+    "light": (236, 244, 250),
+    "skin": (236, 190, 156),
+    "wood": (112, 72, 40),
+    "leaf": (52, 136, 52),
+    "yolk": (250, 190, 40),
+}
+MAX_DEPTH_M = 20.0  # the sky, and the ground near the horizon
+NEAREST_M, FARTHEST_M = 2.0, 5.5
+FOCAL = 0.72  # height in image heights of a 1 m object at the nearest distance
+VISIBLE_SHARE = 0.004  # an object counts as visible from this share of the image's pixels
+_SUPERSAMPLE = 2
+_LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object: what, which colours, and where it stands."""
+
+    name: str
+    color: str
+    second_color: str
+    x: float
+    """Centre, as a share of the image's width."""
+    distance_m: float
+    lift: float
+    """How far above the ground a flying object is, as a share of the free space."""
+    tilt: float
+    """Radians."""
+    faces_left: bool
+    pattern: Literal["plain", "striped", "dotted"]
+    pattern_shift: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SceneLayout:
+    """A scene before rendering. Objects stand far to near."""
+
+    objects: tuple[SceneObject, ...]
+    background: str
+    horizon: float
+    """Row of the horizon, as a share of the image's height."""
+    style: Style
+    noise_seed: int
+
+    def render(self, size: int = 128) -> "Scene":
+        """Draw the scene.
+
+        Args:
+            size: Height and width in pixels, at least 32.
+        """
+        if size < 32:
+            raise ValueError(f"a scene is rendered at 32 px or more; got {size}.")
+        rng = np.random.default_rng(self.noise_seed)
+        canvas = Image.fromarray(backdrop(self, size, rng)).resize(
+            (size * _SUPERSAMPLE, size * _SUPERSAMPLE), Image.Resampling.NEAREST
+        )
+        mask = np.zeros((size, size), np.uint8)
+        owner = np.full((size, size), -1, np.int8)
+        depth = _ground_depth(self.horizon, size)
+        for number, item in enumerate(self.objects):
+            silhouette = _draw(canvas, item, self.horizon)
+            covered = np.asarray(silhouette.reduce(_SUPERSAMPLE)) > 127
+            mask[covered] = _LABELS[item.name]
+            owner[covered] = number
+            depth[covered] = item.distance_m
+        image = np.asarray(canvas.reduce(_SUPERSAMPLE)).astype(np.float32)
+        image += rng.normal(0, 3, image.shape).astype(np.float32)
+        image = apply_style(np.clip(image, 0, 255).astype(np.uint8), self.style, rng)
+        boxes, numbers, shares = _visible(owner, len(self.objects))
+        return Scene(self, image, mask, depth, boxes, tuple(self.objects[k] for k in numbers), shares)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered scene and all its labels."""
+
+    layout: SceneLayout
+    image: np.ndarray
+    """(H, W, 3), uint8."""
+    mask: np.ndarray
+    """(H, W), uint8: 0 is background, k is `CLASSES[k - 1]`."""
+    depth_m: np.ndarray
+    """(H, W), float32 metres, up to `MAX_DEPTH_M`."""
+    boxes: np.ndarray
+    """(N, 4), float32: left, top, right, bottom in pixels, of the visible part of each visible object."""
+    visible: tuple[SceneObject, ...]
+    """The N visible objects, left to right."""
+    shares: tuple[float, ...]
+    """The share of the image's pixels each visible object covers."""
+
+    @property
+    def names(self) -> list[str]:
+        """Class names of the visible objects, left to right."""
+        return [item.name for item in self.visible]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,), int64: the mask's value of each visible object."""
+        return np.array([_LABELS[name] for name in self.names], np.int64)
+
+    def caption(self, rng: np.random.Generator | None = None, *, long: bool = False) -> str:
+        """Words for what is visible.
+
+        Args:
+            rng: Without one, the plain sentence: every visible object with its colour, left to right, then the place
+                and the style. With one, the same facts in another form: other order, size words, an attribute left out.
+            long: Add a sentence for each object: size, side and distance.
+        """
+        return sentence(self, rng) + (details(self) if long else "")
+
+
+class Scenes:
+    """A data set of rendered scenes, made when asked for; index it, or give it to a DataLoader.
+
+    Args:
+        count: Number of scenes.
+        seed: Another seed is another data set; two data sets share no scene.
+        size: Height and width in pixels.
+        style: One style for all; None draws 70 % plain, 10 % each of the others.
+        max_objects: 1 to 4.
+    """
+
+    def __init__(
+        self, count: int, *, seed: int = 0, size: int = 128, style: Style | None = "plain", max_objects: int = 4
+    ):
+        if count < 0 or not 1 <= max_objects <= 4:
+            raise ValueError(f"count must be 0 or more and max_objects 1 to 4; got {count} and {max_objects}.")
+        if style is not None and style not in STYLES:
+            raise ValueError(f"unknown style {style!r}; the styles are {', '.join(STYLES)}.")
+        self.count, self.seed, self.size, self.max_objects = count, seed, size, max_objects
+        self.style: Style | None = style
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> Scene: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Scene]: ...
+
+    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(self.count))]
+        if not -self.count <= index < self.count:
+            raise IndexError(f"scene {index} of {self.count}.")
+        rng = np.random.default_rng((self.seed, index % self.count))
+        return sample_layout(rng, style=self.style, max_objects=self.max_objects).render(self.size)
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[index] for index in range(self.count))
+
+
+def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", max_objects: int = 4) -> SceneLayout:
+    """Draw a scene: one to four objects of different classes, a place, a horizon."""
+    count = int(rng.integers(1, max_objects + 1))
+    names = rng.choice(CLASSES, size=count, replace=False)
+    slots = rng.permutation(count)
+    objects = [
+        _sample_object(rng, str(name), (slot + rng.uniform(0.25, 0.75)) / count)
+        for name, slot in zip(names, slots, strict=True)
+    ]
+    if style is None:
+        style = STYLES[int(rng.choice(len(STYLES), p=(0.7, 0.1, 0.1, 0.1)))]
+    return SceneLayout(
+        objects=tuple(sorted(objects, key=lambda item: -item.distance_m)),
+        background=str(rng.choice(list(BACKGROUNDS))),
+        horizon=float(rng.uniform(0.3, 0.55)),
+        style=style,
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def restyle(layout: SceneLayout, style: Style) -> SceneLayout:
+    """The same scene in another style."""
+    return replace(layout, style=style)
+
+
+def _sample_object(rng: np.random.Generator, name: str, x: float) -> SceneObject:
+    usual = sprites()[name].colors
+    # 60 %: a class mostly has its usual colours, so colour helps but never decides.
+    color = str(rng.choice(usual)) if rng.random() < 0.6 else str(rng.choice(list(COLORS)))
+    second = str(rng.choice([c for c in COLORS if c != color]))
+    return SceneObject(
+        name=name,
+        color=color,
+        second_color=second,
+        x=float(x),
+        distance_m=float(np.exp(rng.uniform(np.log(NEAREST_M), np.log(FARTHEST_M)))),
+        lift=float(rng.uniform(0, 1)),
+        tilt=float(rng.normal(0, 0.07)),
+        faces_left=bool(rng.random() < 0.5),
+        pattern=("plain", "striped", "dotted")[rng.choice(3, p=(0.6, 0.2, 0.2))],
+        pattern_shift=(float(rng.uniform(0, 1)), float(rng.uniform(0, 1))),
+    )
+
+
+def _placement(item: SceneObject, horizon: float) -> tuple[float, float, float]:
+    """Centre row, half height and half width, as shares of the image's height."""
+    sprite = sprites()[item.name]
+    nearness = NEAREST_M / item.distance_m
+    height = sprite.height_m * FOCAL * nearness
+    foot = horizon + (0.98 - horizon) * nearness
+    if sprite.flies:
+        foot -= item.lift * max(foot - height - 0.04, 0.0)
+    return foot - height / 2, height / 2, height / 2 * sprite.aspect
+
+
+def _draw(canvas: Image.Image, item: SceneObject, horizon: float) -> Image.Image:
+    """Paint an object onto the canvas; returns its silhouette, mode L."""
+    side = canvas.width
+    row, half_height, half_width = _placement(item, horizon)
+    c, s = np.cos(item.tilt), np.sin(item.tilt)
+    mirror = -1.0 if item.faces_left else 1.0
+    paints = FIXED_PAINTS | {"body": COLORS[item.color], "second": COLORS[item.second_color]}
+    silhouette, body = Image.new("L", canvas.size), Image.new("L", canvas.size)
+    brush, outline, tint = ImageDraw.Draw(canvas), ImageDraw.Draw(silhouette), ImageDraw.Draw(body)
+    for role, polygon in sprites()[item.name].polygons:
+        points = []
+        for x, y in polygon:
+            u, v = mirror * x * half_width, y * half_height
+            points.append(((item.x + c * u - s * v) * side, (row + s * u + c * v) * side))
+        brush.polygon(points, fill=paints[role])
+        outline.polygon(points, fill=255)
+        tint.polygon(points, fill=255 if role == "body" else 0)
+    if item.pattern != "plain":
+        light = tuple(int(0.55 * v + 0.45 * w) for v, w in zip(paints["second"], paints["body"], strict=True))
+        canvas.paste(light, mask=ImageChops.multiply(body, _pattern(item, side, half_height)))
+    return silhouette
+
+
+def _pattern(item: SceneObject, side: int, half_height: float) -> Image.Image:
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    period = max(half_height * 0.42, 0.03)
+    u = columns / period + item.pattern_shift[0]
+    v = rows / period + item.pattern_shift[1]
+    marks = (u + 0.4 * v) % 1 < 0.4 if item.pattern == "striped" else (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07
+    return Image.fromarray(marks.astype(np.uint8) * 255)
+
+
+def _ground_depth(horizon: float, size: int) -> np.ndarray:
+    rows = (np.arange(size, dtype=np.float32) + 0.5) / size
+    below = np.maximum(rows - horizon, 1e-6)
+    depth = np.where(rows > horizon, np.minimum(NEAREST_M * (0.98 - horizon) / below, MAX_DEPTH_M), MAX_DEPTH_M)
+    return np.repeat(depth[:, None], size, axis=1).astype(np.float32)
+
+
+def _visible(owner: np.ndarray, count: int) -> tuple[np.ndarray, tuple[int, ...], tuple[float, ...]]:
+    """Boxes, numbers and shares of the objects that can be seen, left to right."""
+    found = []
+    for number in range(count):
+        rows, columns = np.nonzero(owner == number)
+        if len(rows) >= VISIBLE_SHARE * owner.size:
+            box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            found.append((columns.mean(), box, number, len(rows) / owner.size))
+    found.sort()
+    boxes = np.array([box for _, box, _, _ in found], np.float32).reshape(-1, 4)
+    return boxes, tuple(number for _, _, number, _ in found), tuple(share for *_, share in found)

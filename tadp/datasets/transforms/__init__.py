@@ -1,0 +1,1 @@
+"""Transforms that keep image, mask, depth and boxes together."""

@@ -1,0 +1,138 @@
+"""Resize, crop, flip and pad a sample: image, mask, depth and boxes as one."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
+from tadp.images.boxes import Boxes
+
+Fill = Literal["edge", "zero", "grey"]
+_GREY = 128  # 127.5, what the released code pads with, is no level
+
+
+def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
+    """To (height, width): the image bilinear, with antialiasing where it shrinks; mask and depth nearest."""
+    if image_size == sample.image_size:
+        return sample
+    height, width = image_size
+    old_height, old_width = sample.image_size
+    image = np.array(Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR))
+    rows, columns = _nearest(old_height, height), _nearest(old_width, width)
+    boxes = sample.boxes
+    if boxes is not None:
+        scale = torch.tensor([width / old_width, height / old_height] * 2)
+        boxes = replace(boxes, boxes=boxes.boxes * scale)
+    return replace(
+        sample,
+        image=image,
+        mask=None if sample.mask is None else sample.mask[np.ix_(rows, columns)],
+        depth_m=None if sample.depth_m is None else sample.depth_m[np.ix_(rows, columns)],
+        boxes=boxes,
+    )
+
+
+def crop(sample: Sample, corner: tuple[int, int], image_size: tuple[int, int], *, min_visible: float = 0.0) -> Sample:
+    """The window from (top, left), or what of it is in the image.
+
+    Args:
+        sample: The image.
+        corner: (top, left).
+        image_size: (height, width) of the window.
+        min_visible: A box stays, clipped to the window, if at least this share of its area is in it, and a pixel of it
+            each way.
+    """
+    top, left = corner
+    height, width = (min(wanted, there) for wanted, there in zip(image_size, _rest(sample, corner), strict=True))
+    window = slice(top, top + height), slice(left, left + width)
+    return replace(
+        sample,
+        image=sample.image[window],
+        mask=None if sample.mask is None else sample.mask[window],
+        depth_m=None if sample.depth_m is None else sample.depth_m[window],
+        boxes=None if sample.boxes is None else _clip(sample.boxes, corner, (height, width), min_visible),
+    )
+
+
+def flip(sample: Sample) -> Sample:
+    """Left and right exchanged."""
+    boxes = sample.boxes
+    if boxes is not None:
+        left, top, right, bottom = boxes.boxes.unbind(dim=1)
+        width = sample.image_size[1]
+        boxes = replace(boxes, boxes=torch.stack([width - right, top, width - left, bottom], dim=1))
+    return replace(
+        sample,
+        image=_mirrored(sample.image),
+        mask=None if sample.mask is None else _mirrored(sample.mask),
+        depth_m=None if sample.depth_m is None else _mirrored(sample.depth_m),
+        boxes=boxes,
+    )
+
+
+def pad(sample: Sample, image_size: tuple[int, int], *, fill: Fill) -> Sample:
+    """To (height, width) on the right and at the bottom; nothing is known of what is added.
+
+    Raises:
+        ValueError: If the image is larger.
+    """
+    missing = [wanted - there for wanted, there in zip(image_size, sample.image_size, strict=True)]
+    if min(missing) < 0:
+        raise ValueError(
+            f"the image {sample.image_id!r} is {sides(sample.image_size)} (height x width), larger than the "
+            f"{sides(image_size)} to pad to. Crop or resize it first."
+        )
+    if not any(missing):
+        return sample
+    around = [(0, missing[0]), (0, missing[1])]
+    if fill == "edge":
+        image = np.pad(sample.image, [*around, (0, 0)], mode="edge")
+    else:
+        image = np.pad(sample.image, [*around, (0, 0)], constant_values=0 if fill == "zero" else _GREY)
+    return replace(
+        sample,
+        image=image,
+        mask=None if sample.mask is None else np.pad(sample.mask, around, constant_values=IGNORE_LABEL),
+        depth_m=None if sample.depth_m is None else np.pad(sample.depth_m, around, constant_values=0),
+    )
+
+
+def fit(image_size: tuple[int, int], shortest: float, longest: float | None) -> tuple[int, int]:
+    """The size of the same ratio whose shorter side is `shortest`, or less where the longer would exceed `longest`."""
+    ratio = shortest / min(image_size)
+    if longest is not None:
+        ratio = min(ratio, longest / max(image_size))
+    height, width = (max(1, int(side * ratio + 0.5)) for side in image_size)
+    return height, width
+
+
+def _mirrored(plane: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(plane[:, ::-1])  # PyTorch takes no array that runs backwards
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of `new` pixels, the one of `old` under its centre."""
+    return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+
+
+def _rest(sample: Sample, corner: tuple[int, int]) -> tuple[int, int]:
+    return sample.image_size[0] - corner[0], sample.image_size[1] - corner[1]
+
+
+def _clip(boxes: Boxes, corner: tuple[int, int], image_size: tuple[int, int], min_visible: float) -> Boxes:
+    (top, left), (height, width) = corner, image_size
+    moved = boxes.boxes - torch.tensor([left, top, left, top])
+    limits = torch.tensor([width, height, width, height])
+    clipped = torch.minimum(moved.clamp(min=0), limits)
+    sizes = clipped[:, 2:] - clipped[:, :2]
+    kept = (sizes >= 1).all(dim=1) & (_area(clipped) >= min_visible * _area(moved))
+    difficult = None if boxes.difficult is None else boxes.difficult[kept]
+    return Boxes(clipped[kept], boxes.labels[kept], difficult)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

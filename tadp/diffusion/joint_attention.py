@@ -1,0 +1,131 @@
+"""Record what image cells pay to text tokens in joint attention, where both are queries and keys of one softmax.
+
+The processors compute their output as diffusers does, by its fused kernel; the recorded map is a second, small
+computation of the rows of the image and the columns of the text, a few rows at a time.
+"""
+
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tadp.diffusion.attention import AttentionRecorder
+
+ROWS = 256  # cells of the image at a time
+
+
+class RecordingJointProcessor(JointAttnProcessor2_0):
+    """diffusers' joint attention of Stable Diffusion 3 that also hands its map to a recorder, when the call brings one.
+
+    Args:
+        layer: The layer's name in the transformer.
+        level: The level that the map belongs to; None for layers that are never recorded.
+    """
+
+    def __init__(self, layer: str, level: int | None):
+        super().__init__()
+        self.layer, self.level = layer, level
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        recorder: AttentionRecorder | None = None,
+    ) -> Any:
+        """Attend as diffusers does; see `JointAttnProcessor2_0`."""
+        if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
+            layers: Any = attn
+            query = _heads(layers.to_q(hidden_states), attn.heads, attn.norm_q)
+            image = _heads(layers.to_k(hidden_states), attn.heads, attn.norm_k)
+            text = _heads(layers.add_k_proj(encoder_hidden_states), attn.heads, attn.norm_added_k)
+            recorder.store(self.layer, self.level, text_columns(query, text, image))
+        attend: Any = super().__call__  # diffusers types tensors as FloatTensor
+        return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+
+
+class RecordingFluxProcessor(FluxAttnProcessor):
+    """diffusers' joint attention of FLUX that also hands its map to a recorder, when the call brings one.
+
+    Args:
+        layer: The layer's name in the transformer.
+        level: The level that the map belongs to; None for layers that are never recorded.
+    """
+
+    def __init__(self, layer: str, level: int | None):
+        super().__init__()
+        self.layer, self.level = layer, level
+
+    def __call__(
+        self,
+        attn: FluxAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Any = None,
+        recorder: AttentionRecorder | None = None,
+        text_length: int = 0,
+    ) -> Any:
+        """Attend as diffusers does; see `FluxAttnProcessor`.
+
+        Args:
+            attn: The layer.
+            hidden_states: Image tokens; in a single block, text tokens before them.
+            encoder_hidden_states: Text tokens of a double block.
+            attention_mask: As in diffusers.
+            image_rotary_emb: Positions of text and image, as cosines and sines.
+            recorder: What keeps the map.
+            text_length: How many tokens are text.
+        """
+        if recorder is not None and self.level in recorder.levels:
+            query: Any = _heads(attn.to_q(hidden_states), attn.heads, attn.norm_q)
+            key: Any = _heads(attn.to_k(hidden_states), attn.heads, attn.norm_k)
+            if encoder_hidden_states is not None:
+                added = attn.add_q_proj(encoder_hidden_states), attn.add_k_proj(encoder_hidden_states)
+                query = torch.cat([_heads(added[0], attn.heads, attn.norm_added_q), query], dim=2)
+                key = torch.cat([_heads(added[1], attn.heads, attn.norm_added_k), key], dim=2)
+            if image_rotary_emb is not None:
+                query, key = (apply_rotary_emb(one, image_rotary_emb, sequence_dim=2) for one in (query, key))
+            text, image = key.split([text_length, key.shape[2] - text_length], dim=2)
+            recorder.store(self.layer, self.level, text_columns(query[:, :, text_length:], text, image))
+        attend: Any = super().__call__
+        return attend(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+
+
+def text_columns(
+    query: Float[Tensor, "b h n d"], text: Float[Tensor, "b h l d"], image: Float[Tensor, "b h m d"]
+) -> Float[Tensor, "b n l"]:
+    """Softmax over all keys of joint attention, of which the text's columns are kept, averaged over heads.
+
+    A row sums to what its cell pays to the text at all, at most one; the rest goes to the image itself. `ROWS` rows are
+    computed at a time, and again in the backward pass, so that the whole matrix never exists.
+
+    Args:
+        query: Of the image's cells, normalised and turned by their positions as the layer does.
+        text: Keys of the text's tokens.
+        image: Keys of the image's cells.
+    """
+    key, length = torch.cat([text, image], dim=2), text.shape[2]
+    rows = query.split(ROWS, dim=2)
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+        parts: list[Any] = [checkpoint(_columns, one, key, length, use_reentrant=False) for one in rows]
+    else:
+        parts = [_columns(one, key, length) for one in rows]
+    return torch.cat(parts, dim=1)
+
+
+def _columns(query: Tensor, key: Tensor, length: int) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+    precision = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=precision)[..., :length].mean(dim=1).to(query.dtype)
+
+
+def _heads(tokens: Tensor, heads: int, norm: Any) -> Tensor:
+    parted = tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return parted if norm is None else norm(parted)

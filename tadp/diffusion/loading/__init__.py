@@ -1,0 +1,1 @@
+"""A model folder to parts of a backbone, and back."""

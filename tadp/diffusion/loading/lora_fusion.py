@@ -1,0 +1,168 @@
+"""A LoRA over a base model: added to the weights of its denoiser and of its text encoders when the model is loaded."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tadp.diffusion.loading.lora_text import add_to_encoder
+from tadp.diffusion.loading.networks import denoiser_part
+from tadp.errors import MissingExtraError, MissingFileError, ModelError
+from tadp.files.hub import check_readable, local_file, local_folder
+
+LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers writes
+_SUFFIX = ".safetensors"
+_ADAPTER = "tadp"
+
+
+def fuse_lora(
+    unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale: float, hub: Mapping[str, Any]
+) -> None:
+    """Add a LoRA to a denoiser's weights and to its text encoders', where it costs nothing and is saved with them.
+
+    Read by diffusers' own loader, so files of diffusers, peft and kohya's scripts will do.
+
+    Args:
+        unet: Of the family the LoRA was trained for; it is changed.
+        encoders: Models of the text encoders by their folder's name, "text_encoder"; they are changed.
+        name: A .safetensors file, a folder with one, or either on the hub.
+        scale: How much of it is added.
+        hub: Options of the hub.
+
+    Raises:
+        UnknownModelError, MissingFileError, CorruptFileError: If it is not to be had.
+        ModelError: If it was trained for another family; the message says what does not fit.
+        MissingExtraError: If peft is not installed.
+    """
+    path = _lora_file(name, hub)
+    prefix = denoiser_part(type(unet).__name__)
+    state, alphas = _read(unet, path)
+    metadata = _metadata(path)
+    parts = {part: _below(state, part) for part in (prefix, *encoders)}
+    if not any(parts.values()):
+        raise ModelError(f"{path} changes nothing of the {prefix}. {_cure(unet)}")
+    _check_lora(unet, parts[prefix], path)
+    for part, model in encoders.items():
+        add_to_encoder(
+            model, parts[part], path, alphas=_below(alphas or {}, part), metadata=_below(metadata, part), scale=scale
+        )
+    known = tuple(f"{part}." for part in parts)
+    _tell_of_rest([key for key in state if not key.startswith(known)], path)
+    if parts[prefix]:
+        _fuse_denoiser(unet, prefix, state, alphas=alphas, metadata=metadata, scale=scale)
+
+
+def _fuse_denoiser(
+    unet: Any, prefix: str, state: dict[str, Tensor], *, alphas: Any, metadata: dict[str, Any], scale: float
+) -> None:
+    mixin, _ = _mixin(unet)
+    load = mixin.load_lora_into_unet if prefix == "unet" else mixin.load_lora_into_transformer
+    # Stable Diffusion 3's loader takes no alphas apart from the weights.
+    scales: dict[str, Any] = {} if type(unet).__name__ == "SD3Transformer2DModel" else {"network_alphas": alphas}
+    if _below(metadata, prefix):
+        scales = dict.fromkeys(scales) | {"metadata": metadata}  # peft's settings say alphas too
+    try:
+        load(state, **{prefix: unet}, adapter_name=_ADAPTER, **scales)
+    except ImportError as error:
+        raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
+    unet.fuse_lora(lora_scale=scale)
+    unet.unload_lora()
+    unet.requires_grad_(True)  # peft froze it
+
+
+def _read(unet: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | None]:
+    """Tensors by diffusers' names, and alphas if they come apart."""
+    mixin, options = _mixin(unet)
+    tensors = load_file(path)
+    if any("dora_scale" in key or "lora_magnitude_vector" in key for key in tensors):
+        raise ModelError(f"{path} is a DoRA, which diffusers would read without its magnitudes; tadp adds LoRAs alone.")
+    try:
+        found = mixin.lora_state_dict(tensors, **options)
+    except (ValueError, LookupError, RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(f"{path} is no LoRA that diffusers reads for a {type(unet).__name__}: {error}") from error
+    return found if isinstance(found, tuple) else (found, None)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Settings of peft for each part, which newer files of diffusers hold: "unet.lora_alpha" and so on."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+
+
+def _below(named: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """What belongs to a part, without its name."""
+    return {key.removeprefix(f"{part}."): one for key, one in named.items() if key.startswith(f"{part}.")}
+
+
+def _mixin(unet: Any) -> tuple[Any, dict[str, Any]]:
+    """Diffusers' LoRA loader for a family, and the options of its reader."""
+    from diffusers.loaders.lora_pipeline import (
+        FluxLoraLoaderMixin,
+        SD3LoraLoaderMixin,
+        StableDiffusionLoraLoaderMixin,
+        StableDiffusionXLLoraLoaderMixin,
+    )
+
+    kind = type(unet).__name__
+    if kind == "SD3Transformer2DModel":
+        return SD3LoraLoaderMixin, {}
+    if kind == "FluxTransformer2DModel":
+        return FluxLoraLoaderMixin, {"return_alphas": True}
+    if unet.config["addition_embed_type"] == "text_time":
+        return StableDiffusionXLLoraLoaderMixin, {"unet_config": unet.config}
+    return StableDiffusionLoraLoaderMixin, {}
+
+
+def _lora_file(name: str | Path, hub: Mapping[str, Any]) -> Path:
+    if str(name).endswith(_SUFFIX):
+        path = local_file(name, **hub)
+    else:
+        known = f"Pass a {_SUFFIX} file, or a folder or hub id with {LORA_NAME}."
+        folder = local_folder(name, patterns=[LORA_NAME], known=known, **hub)
+        there = [LORA_NAME] if (folder / LORA_NAME).exists() else sorted(one.name for one in folder.glob(f"*{_SUFFIX}"))
+        if len(there) != 1:
+            raise MissingFileError(f"no {LORA_NAME} in {name}, which has {', '.join(there) or 'none'}; name the file.")
+        path = folder / there[0]
+    check_readable(path)
+    return path
+
+
+def _check_lora(unet: Any, named: dict[str, Tensor], path: Path) -> None:
+    """Every tensor has a layer whose weight it fits, or a ModelError."""
+    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+
+    if named and not any(".lora_A" in key for key in named):
+        named = convert_unet_state_dict_to_peft(named)
+    layers = dict(unet.named_modules())
+    for key, tensor in named.items():
+        layer, _, factor = key.partition(".lora_")
+        if factor not in ("A.weight", "B.weight"):
+            continue
+        weight = getattr(layers.get(layer), "weight", None)
+        if weight is None:
+            raise ModelError(f"{path} changes {layer}, which this model has not. {_cure(unet)}")
+        side = 1 if factor.startswith("A") else 0
+        if tensor.shape[side] != weight.shape[side]:
+            what = "takes" if side else "gives"
+            raise ModelError(
+                f"{path} changes {layer}, where it {what} {tensor.shape[side]} channels and the model's layer "
+                f"{weight.shape[side]}. {_cure(unet)}"
+            )
+
+
+def _cure(unet: Any) -> str:
+    return f"It was trained for another family than this {type(unet).__name__}."
+
+
+def _tell_of_rest(keys: list[str], path: Path) -> None:
+    if keys:
+        warnings.warn(
+            f"{path} also changes parts that this model has not ({len(keys)} tensors, {keys[0]} first); they are left "
+            "out.",
+            stacklevel=5,  # the caller of `from_pretrained`
+        )

@@ -1,0 +1,98 @@
+"""The parts of a backbone from a folder in diffusers layout; `saving.save_parts` writes one."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tadp.diffusion.loading.drop_ins import load_drop_in_unet, load_drop_in_vae
+from tadp.diffusion.loading.lora_fusion import fuse_lora
+from tadp.diffusion.loading.networks import load_unet, load_vae
+from tadp.diffusion.noise import read_scheduler
+from tadp.errors import MissingFileError
+from tadp.files.hub import read_json
+from tadp.files.model_folder import CONFIG_NAME, read_config
+from tadp.text.encoder import TextEncoder
+from tadp.text.encoder_files import load_text
+from tadp.text.stack import TextStack
+
+
+def load_parts(
+    folder: Path,
+    *,
+    variant: str | None,
+    dtype: torch.dtype,
+    given: Mapping[str, Any] | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
+    hub: Mapping[str, Any] | None = None,
+    load_t5: bool = True,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a folder in diffusers layout holds of a backbone.
+
+    Args:
+        folder: The model's.
+        variant: Which weight files.
+        dtype: Of what is loaded.
+        given: Parts in place of the folder's; None is none. U-Net and VAE may be names, which are loaded.
+        lora: A LoRA that is added to the weights of the U-Net and of text encoders.
+        lora_scale: How much of it.
+        hub: Where names are looked up: `cache_dir`, `token`, `local_files_only`.
+        load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
+
+    Returns:
+        U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them, and the options saved with them,
+        if any.
+
+    Raises:
+        ModelError: As `load_unet`, `load_vae` and `load_text`.
+    """
+    saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
+    how: dict[str, Any] = {"variant": variant, "dtype": dtype}
+    if "unet" not in parts:
+        parts["unet"] = load_unet(folder, **how)
+    elif isinstance(parts["unet"], str | Path):
+        parts["unet"] = load_drop_in_unet(parts["unet"], folder, **how, hub=hub or {})
+    if "vae" not in parts:
+        parts["vae"] = load_vae(folder, variant=variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
+    elif isinstance(parts["vae"], str | Path):
+        parts["vae"] = load_drop_in_vae(parts["vae"], **how, hub=hub or {})
+    if "text_encoder" not in parts and saved.get("has_text_encoder", True):
+        try:
+            text = load_text(folder, parts["unet"], variant=variant, dtype=dtype, load_t5=load_t5)
+        except MissingFileError as error:
+            if (given or {}).get("unet") is None:
+                raise
+            raise MissingFileError(
+                f"what was passed as unet= takes text that this model may not make: {error} Pass one of the model's "
+                "own family."
+            ) from error
+        if isinstance(text, TextEncoder):
+            parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
+        else:
+            parts["text_encoder"] = text
+    if lora is not None:
+        for name in ("unet", "text_encoder"):
+            if name in parts and parts[name] is (given or {}).get(name):
+                parts[name] = copy.deepcopy(parts[name])  # the caller keeps theirs as it is
+        fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub or {})
+    return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {})
+
+
+def _encoders(text: Any) -> dict[str, Any]:
+    """The models of text encoders by the name of their folder; T5, which no LoRA changes, is among them."""
+    if isinstance(text, TextStack):
+        parts: Any = text.parts
+        return {name: encoder.model for name, encoder in parts.items()}
+    return {} if text is None else {"text_encoder": text.model if isinstance(text, TextEncoder) else text}
+
+
+def _vae_dtype(folder: Path, denoiser: Any, dtype: torch.dtype) -> torch.dtype:
+    """float32 for the VAE of Stable Diffusion XL in place of float16, in which it overflows: its `force_upcast`."""
+    is_xl = denoiser.config.get("addition_embed_type") == "text_time"
+    if dtype == torch.float16 and is_xl and read_config(folder, "vae").get("force_upcast", True):
+        return torch.float32
+    return dtype

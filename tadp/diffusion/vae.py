@@ -1,0 +1,190 @@
+"""The encoder half of a Stable Diffusion VAE, or of its tiny stand-in."""
+
+import json
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.diffusion.attention import blockwise_attention, wants_blocks
+from tadp.errors import ModelError
+
+
+class VAEEncoder(nn.Module):
+    """E of the paper: an `AutoencoderKL` without its decoder, which perception never needs.
+
+    Args:
+        vae: Its encoder and quantisation convolution are shared, not copied.
+
+    Raises:
+        ModelError: If its latents are normalised channel by channel, which no model that tadp reads takes.
+    """
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.encoder = vae.encoder
+        self.quant_conv = vae.quant_conv
+        self.config: dict[str, Any] = json.loads(vae.to_json_string())  # with the class name that loading looks for
+        if self.config.get("latents_mean") is not None:
+            raise ModelError(
+                "the VAE's config has latents_mean; tadp reads VAEs with one scaling_factor and shift_factor."
+            )
+
+    @property
+    def reduction(self) -> int:
+        """Pixels per latent cell: 8 for Stable Diffusion."""
+        return 2 ** (len(self.config["block_out_channels"]) - 1)
+
+    @property
+    def scaling_factor(self) -> float:
+        """What latents are multiplied by so that their standard deviation is about one; Rombach et al., App. G."""
+        return self.config["scaling_factor"]
+
+    def scale(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Latents as the denoiser was trained on them: shifted, where the VAE has a shift, and scaled."""
+        shift = self.config.get("shift_factor")
+        return (latents if shift is None else latents - shift) * self.scaling_factor
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> DiagonalGaussianDistribution:
+        """The posterior over latents, (B, 4, H / 8, W / 8), unscaled.
+
+        Args:
+            images: In [-1, 1], height and width multiples of `reduction`.
+        """
+        if torch.is_grad_enabled() or not self._is_known:
+            return self._posterior(self.encoder(images))
+        return self._posterior(_encode_in_place(self.encoder, images)[0])
+
+    @torch.no_grad()
+    def with_map(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[DiagonalGaussianDistribution, Float[Tensor, "_b _c _h _w"]]:
+        """The posterior, and the encoder's own map at half the stride of latents: stride 4 for Stable Diffusion.
+
+        The map is the output of the last block but one, before it is halved. Without gradient.
+
+        Raises:
+            ModelError: If the encoder has blocks that Stable Diffusion's has not.
+        """
+        if not self._is_known or self.reduction < 2:
+            raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it gives no map.")
+        moments, half = _encode_in_place(self.encoder, images)
+        return self._posterior(moments), half
+
+    @property
+    def _is_known(self) -> bool:
+        return set(self.config["down_block_types"]) == {"DownEncoderBlock2D"}
+
+    def _posterior(self, moments: Tensor) -> DiagonalGaussianDistribution:
+        return DiagonalGaussianDistribution(moments if self.quant_conv is None else self.quant_conv(moments))
+
+
+class Exact:
+    """What stands for a posterior where an encoder gives latents themselves; its sample is its mode."""
+
+    def __init__(self, latents: Float[Tensor, "b c h w"]):
+        self.latents = latents
+
+    def mode(self) -> Float[Tensor, "b c h w"]:
+        """The latents."""
+        return self.latents
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c h w"]:
+        """The latents."""
+        return self.latents
+
+
+class TinyVAEEncoder(nn.Module):
+    """The encoder of an `AutoencoderTiny` (TAESD): a small network that gives a VAE's scaled latents about as they are.
+
+    Args:
+        vae: Its encoder is shared, not copied.
+    """
+
+    def __init__(self, vae: AutoencoderTiny):
+        super().__init__()
+        self.encoder = vae.encoder
+        self.config: dict[str, Any] = json.loads(vae.to_json_string())
+
+    @property
+    def reduction(self) -> int:
+        """Pixels per latent cell: 8."""
+        return 2 ** (len(self.config["encoder_block_out_channels"]) - 1)
+
+    @property
+    def scaling_factor(self) -> float:
+        """1: the latents come out scaled."""
+        return self.config["scaling_factor"]
+
+    def scale(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Latents as the denoiser was trained on them."""
+        return latents * self.scaling_factor
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Exact:
+        """The latents, (B, C, H / 8, W / 8).
+
+        Args:
+            images: In [-1, 1], height and width multiples of `reduction`.
+        """
+        return Exact(self.encoder(images))
+
+
+AnyVAE = VAEEncoder | TinyVAEEncoder
+
+
+def encoder_of(vae: AutoencoderKL | AutoencoderTiny | AnyVAE) -> AnyVAE:
+    """The encoder half of an autoencoder.
+
+    Raises:
+        ModelError: If it is of another kind.
+    """
+    if isinstance(vae, AnyVAE):
+        return vae
+    if isinstance(vae, AutoencoderTiny):
+        return TinyVAEEncoder(vae)
+    if isinstance(vae, AutoencoderKL):
+        return VAEEncoder(vae)
+    raise ModelError(f"tadp cannot encode with a {type(vae).__name__}; it reads AutoencoderKL and AutoencoderTiny.")
+
+
+def _encode_in_place(encoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The encoder's own layers in its own order, overwriting what is not needed again.
+
+    At 512x512 a map is 134 MB, and taking fresh memory for one costs more than the arithmetic on it. Without a gradient
+    nothing is needed twice. The numbers are the encoder's own; a test compares them bit for bit.
+    """
+    half = hidden = encoder.conv_in(hidden)
+    for number, block in enumerate(encoder.down_blocks):
+        for resnet in block.resnets:
+            hidden = _resnet(resnet, hidden)
+        if number == len(encoder.down_blocks) - 2:
+            half = hidden
+        for downsampler in block.downsamplers or ():
+            hidden = downsampler(hidden)
+    first, *others = encoder.mid_block.resnets
+    hidden = _resnet(first, hidden)
+    for attention, resnet in zip(encoder.mid_block.attentions, others, strict=True):
+        hidden = _resnet(resnet, hidden if attention is None else _attention(attention, hidden))
+    return encoder.conv_out(F.silu(encoder.conv_norm_out(hidden), inplace=True)), half
+
+
+def _resnet(block: Any, hidden: Tensor) -> Tensor:
+    inner = block.conv1(F.silu(block.norm1(hidden), inplace=True))
+    inner = block.conv2(F.silu(block.norm2(inner), inplace=True))
+    return inner.add_(hidden if block.conv_shortcut is None else block.conv_shortcut(hidden))
+
+
+def _attention(attention: Any, hidden: Tensor) -> Tensor:
+    if not wants_blocks(hidden, tokens=hidden.shape[2] * hidden.shape[3]):
+        return attention(hidden)
+    tokens = attention.group_norm(hidden).flatten(2).transpose(1, 2)
+    query, key, value = (
+        layer(tokens).unflatten(-1, (attention.heads, -1)) for layer in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    out = attention.to_out[0](blockwise_attention(query, key, value).flatten(2))
+    return out.transpose(1, 2).unflatten(2, hidden.shape[2:]).add_(hidden)

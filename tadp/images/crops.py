@@ -1,0 +1,70 @@
+"""One large image, kept as it is stored and turned into floats part by part."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from tadp.errors import ImageError
+from tadp.images.reading import (
+    MAX_PIXELS,
+    ImageLike,
+    array_pixels,
+    checked_array,
+    checked_tensor,
+    decode,
+    to_tensor,
+    to_unit_range,
+)
+
+
+class Crops:
+    """Cuts parts out of an image. Its levels stay 8 or 16 bits; only a part becomes float32.
+
+    Args:
+        image: As `tadp.images.to_tensor` takes one; with a batch axis it must hold one image.
+        max_pixels: The most pixels that are read; None lifts the limit.
+
+    Attributes:
+        size: (height, width).
+
+    Raises:
+        ImageError: If the image cannot be read or used.
+        TypeError: If it is none of the kinds in `ImageLike`.
+    """
+
+    def __init__(self, image: ImageLike, *, max_pixels: int | None = MAX_PIXELS):
+        self._pixels = _stored(image, max_pixels)
+        if self._pixels.ndim == 4:
+            if len(self._pixels) != 1:
+                raise ImageError(f"expected one image; got a batch of {len(self._pixels)}. Pass them one at a time.")
+            self._pixels = self._pixels[0]
+        shape = self._pixels.shape
+        self.size = (int(shape[-2]), int(shape[-1])) if isinstance(self._pixels, Tensor) else (shape[0], shape[1])
+
+    def cut(self, top: int, left: int, height: int, width: int) -> Float[Tensor, "1 3 h w"]:
+        """A part in [0, 1], as `to_tensor` gives it; beyond the right and bottom the edge is repeated."""
+        rows, columns = slice(top, top + height), slice(left, left + width)  # they end at the edge
+        if isinstance(self._pixels, Tensor):
+            part = to_unit_range(self._pixels[:, rows, columns], "image")
+        else:
+            part = array_pixels(self._pixels[rows, columns], "image")
+        part = part[None]
+        below, right = height - part.shape[2], width - part.shape[3]
+        return F.pad(part, (0, right, 0, below), mode="replicate") if below or right else part
+
+
+def _stored(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarray:
+    name = "image"
+    if isinstance(image, str | Path | Image.Image):
+        name = name if isinstance(image, Image.Image) else repr(str(image))
+        image = decode(image, name, max_pixels)
+    if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.integer):
+        return checked_array(image, name, max_pixels)
+    if isinstance(image, Tensor) and image.dtype in (torch.uint8, torch.uint16):
+        return checked_tensor(image, name, max_pixels)
+    return to_tensor(image, max_pixels=max_pixels)  # floats, whose range is looked at as a whole; refuses all else

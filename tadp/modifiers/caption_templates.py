@@ -1,0 +1,131 @@
+"""What modifiers do to the text: the paper's templates, and how a caption is fitted into one."""
+
+import re
+import string
+from typing import Literal
+
+from tadp.errors import ModifierError
+from tadp.language.grammar import article_for, has_determiner, lower_first, takes_article, without_bullet
+
+PaperDomain = Literal["watercolor", "comic", "night"]
+Kind = Literal["null", "simple", "nearby", "unrelated", "textual_inversion", "dreambooth"]
+
+# The paper's, without the article that the released code puts before every caption ("of a a dog"). Dark Zurich and
+# Nighttime Driving share theirs. Of the night's DreamBooth the paper says "the same template as in textual inversion";
+# this is what the code runs, and the one place where it puts no article.
+TEMPLATES: dict[str, dict[str, str]] = {
+    "watercolor": {
+        "null": "{caption}",
+        "simple": "a watercolor painting of {caption}",
+        "nearby": "a constructivism painting of {caption}",
+        "unrelated": "a dashcam photo of {caption}",
+        "textual_inversion": "a TOKEN style painting of {caption}",
+        "dreambooth": "a TOKEN style painting of {caption}",
+    },
+    "comic": {
+        "null": "{caption}",
+        "simple": "a comic style painting of {caption}",
+        "nearby": "a constructivism painting of {caption}",
+        "unrelated": "a dashcam photo of {caption}",
+        "textual_inversion": "a TOKEN style painting of {caption}",
+        "dreambooth": "a TOKEN style painting of {caption}",
+    },
+    "night": {
+        "null": "{caption}",
+        "simple": "a dark night photo of {caption}",
+        "nearby": "a foggy photo of {caption}",
+        "unrelated": "a watercolor painting of {caption}",
+        "textual_inversion": "a dark TOKEN photo of {caption}",
+        "dreambooth": "a dashcam photo of {caption} at TOKEN night",
+    },
+}
+DREAMBOOTH_WORD = "sks"  # a token that CLIP's vocabulary has and hardly any text
+_NO_ARTICLE = ("night", "dreambooth")
+
+
+def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
+    """The template of a modifier of the paper.
+
+    Args:
+        domain: A key of `TEMPLATES`.
+        kind: One of the paper's six.
+        token: Stands for the learned concept, where there is one.
+        literal: As the released code has it, with "a " before the caption.
+
+    Raises:
+        ModifierError: If there is no such domain or kind.
+    """
+    if domain not in TEMPLATES:
+        raise ModifierError(
+            f"unknown domain {domain!r}; the paper has {', '.join(TEMPLATES)}. For others say it in words, as in "
+            "CaptionModifier('a rainy photo of {caption}'), or CaptionModifier.style('watercolor') for a style."
+        )
+    if kind not in TEMPLATES[domain]:
+        raise ModifierError(f"unknown modifier {kind!r}; the paper has {', '.join(TEMPLATES[domain])}.")
+    template = TEMPLATES[domain][kind]
+    if literal and kind != "null" and (domain, kind) != _NO_ARTICLE:
+        template = template.replace("{caption}", "a {caption}")
+    return template.replace("TOKEN", token.replace("{", "{{").replace("}", "}}"))
+
+
+def check_template(template: str) -> None:
+    """Refuse a template without a place for the caption, or with one for something else.
+
+    Raises:
+        TypeError: If it is no string.
+        ModifierError: If it has no `{caption}`, an unknown placeholder, or a brace that is neither.
+    """
+    if not isinstance(template, str):
+        raise TypeError(f"a template is a string; got {type(template).__name__}.")
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ModifierError(
+            f"the template {template!r} has a brace that opens or closes nothing ({error}); double it to mean a brace."
+        ) from error
+    fields = [part[1:] for part in parts if part[1] is not None]
+    for name, form, conversion in fields:
+        if name != "caption" or form or conversion:
+            raise ModifierError(
+                f"the template {template!r} has a placeholder other than {{caption}}, {name!r}; double its braces if "
+                "they are meant to be braces."
+            )
+    if not fields:
+        raise ModifierError(f"a template has {{caption}} where the caption goes; got {template!r}.")
+
+
+def fill_literally(template: str, caption: str) -> str:
+    """The caption in the template, as it is."""
+    return template.format(caption=caption)
+
+
+def fill_grammatically(template: str, caption: str) -> str:
+    """The caption in the template, so that it reads: see `CaptionModifier`."""
+    if template == "{caption}":
+        return caption
+    caption = " ".join(without_bullet(caption).split())
+    parts = [(text, name is not None) for text, name, _, _ in string.Formatter().parse(template)]
+    written = ""
+    for number, (text, is_place) in enumerate(parts):
+        written += text
+        if not is_place:
+            continue
+        if not caption:
+            written = re.sub(r"(?:\s*\b(?:of|with|showing|depicting))?(?:\s+an?)?\s*$", "", written)
+            continue
+        followed = any(rest.strip() or again for rest, again in parts[number + 1 :])
+        inner = caption.rstrip(".") if followed else caption
+        written = _fit_article(written, inner) + (lower_first(inner) if written.strip() else inner)
+    return " ".join(written.split()) if not caption else written
+
+
+def _fit_article(before: str, caption: str) -> str:
+    """A template's article before the caption: gone where the caption takes none, "an" where it sounds so."""
+    article = re.search(r"(?<!\S)(an?|the)\s+$", before, re.IGNORECASE)
+    if not article:
+        return before
+    if article[1].lower() == "the":
+        return before[: article.start()] if has_determiner(caption) else before
+    return (
+        f"{before[: article.start()]}{article_for(caption)} " if takes_article(caption) else before[: article.start()]
+    )

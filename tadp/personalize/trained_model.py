@@ -1,0 +1,134 @@
+"""A diffusion model whole enough to be trained as one: a backbone, and the noise it was trained with."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tadp.backbone import TADPBackbone
+from tadp.diffusion.noise import ASSUMED_NOISE, SCHEDULER, ddpm_scheduler
+from tadp.errors import ModelError
+from tadp.files.model_folder import model_folder
+from tadp.text.encoder import TextEncoder
+from tadp.text.stack import only_encoder
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """A backbone with the noise of its training.
+
+    Attributes:
+        backbone: All of the U-Net, the text encoder and the VAE's encoder.
+        noise: A diffusers scheduler that adds noise as the model was trained with.
+        folder: Where its files are, the VAE's decoder among them.
+        precision: What a pass computes in; parameters that train are float32 whatever it is.
+        variant: Which weight files.
+    """
+
+    backbone: TADPBackbone
+    noise: "DDPMScheduler"
+    folder: Path
+    precision: torch.dtype
+    variant: str | None = None
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder, which `load_diffusion` made sure of."""
+        encoder = self.backbone.text_encoder
+        if encoder is None:
+            raise ModelError(f"the model in {self.folder} has no text encoder.")
+        return only_encoder(encoder)
+
+    @property
+    def side_px(self) -> int:
+        """Side of the square images it was trained on: 512 for Stable Diffusion 1.x."""
+        size = self.backbone.unet.config["sample_size"] or 64
+        return (size if isinstance(size, int) else min(size)) * self.backbone.vae.reduction
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute in `precision`, where parameters of others take part."""
+        lower = self.precision is not torch.float32
+        with torch.autocast(self.backbone.device.type, self.precision if lower else torch.bfloat16, enabled=lower):
+            yield
+
+    def predict(
+        self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"], embeddings: Float[Tensor, "b l d"]
+    ) -> Float[Tensor, "b c h w"]:
+        """What the U-Net says of noisy latents: the noise, or the velocity."""
+        unet: Any = self.backbone.unet
+        with self.computing():
+            return unet(noisy.to(unet.dtype), timesteps, embeddings.to(unet.dtype)).sample.float()
+
+
+def load_diffusion(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | Path | None = None,
+    hub_token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> DiffusionModel:
+    """Load what training by denoising needs; the VAE's decoder is left for whoever draws.
+
+    Args:
+        name: "tadp-tiny", a folder in diffusers layout, or a hub id.
+        dtype: Of all parts; None is float32.
+        device: Where it goes; None is the CPU.
+        revision: Branch, tag or commit on the hub.
+        variant: Which weight files, e.g. "fp16".
+        cache_dir: Where hub models are kept.
+        hub_token: For gated models.
+        local_files_only: Never ask the hub.
+
+    Raises:
+        ModelError: If the model is not to be had, lacks a part, has no text encoder, or predicts neither noise nor
+            velocity.
+        TypeError: If it is not a name.
+    """
+    if not isinstance(name, str | Path):
+        raise TypeError(f"the model is a folder or a hub id, since training needs all of it; got a {_kind(name)}.")
+    where: dict[str, Any] = {"cache_dir": cache_dir, "token": hub_token, "local_files_only": local_files_only}
+    backbone = TADPBackbone.from_pretrained(
+        name, dtype=dtype, device=device, revision=revision, variant=variant, attach_attention=(), **where
+    )
+    if backbone.text_encoder is None:
+        raise ModelError(
+            f"{name} was saved without its text encoder, and what is learned is a word's meaning to it; use a model "
+            "with text_encoder/ and tokenizer/."
+        )
+    only_encoder(backbone.text_encoder)
+    folder = model_folder(name, revision=revision, variant=variant, **where)
+    backbone.requires_grad_(False)
+    return DiffusionModel(backbone, _noise(backbone.passes.scheduler, folder), folder, dtype or torch.float32, variant)
+
+
+def _noise(scheduler: dict[str, Any] | None, folder: Path) -> "DDPMScheduler":
+    config = scheduler or ASSUMED_NOISE
+    if scheduler is None:
+        warnings.warn(
+            f"no {SCHEDULER} in {folder}; Stable Diffusion 1.x's noise is assumed, since most models of this shape "
+            "were made from it: 1,000 steps, scaled-linear betas from 0.00085 to 0.012, the noise predicted. If the "
+            "model predicts velocity (Stable Diffusion 2.x at 768 pixels), copy its scheduler/ there.",
+            stacklevel=4,
+        )
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"{folder / SCHEDULER} says {prediction!r}; models predict 'epsilon' or 'v_prediction'.")
+    return ddpm_scheduler(config)
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__name__}. Pass the name that it was loaded from"

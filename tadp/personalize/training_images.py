@@ -1,0 +1,198 @@
+"""The few images that a token or a U-Net is taught: all read and checked before anything is trained, cropped square."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from tadp.captions.image_ids import ids_in, output_names
+from tadp.errors import CaptionError, ImageError
+from tadp.images.reading import ImageLike, list_images, to_pil
+
+SAMPLES = "samples"  # folders in an output: what the model drew
+PRIOR = "prior-"
+
+Images = ImageLike | Sequence[ImageLike] | Iterator[ImageLike]
+Captions = Sequence[str] | Mapping[str, str]
+
+
+class Crop(NamedTuple):
+    """A square of an image: its left upper corner in pixels, and whether it is mirrored."""
+
+    index: int
+    top: int
+    left: int
+    mirrored: bool
+
+
+class TrainingImages:
+    """Images of one concept, in memory, their shorter sides brought to one length.
+
+    Args:
+        pixels: (H, W, 3) arrays, uint8, whose shorter sides are `side_px`.
+        side_px: Of the squares.
+        captions: One an image, or None.
+        flip: Mirror every other square, by chance.
+        random_crop: Take squares anywhere; the middle otherwise.
+    """
+
+    def __init__(
+        self,
+        pixels: Sequence[np.ndarray],
+        *,
+        side_px: int,
+        captions: Sequence[str] | None = None,
+        flip: bool = True,
+        random_crop: bool = True,
+    ):
+        self.pixels, self.side_px, self.captions = list(pixels), side_px, None if captions is None else list(captions)
+        self.flip, self.random_crop = flip, random_crop
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def digest(self) -> str:
+        """Tells these images, in this order, from others."""
+        digest = hashlib.sha256()
+        for pixels in self.pixels:
+            digest.update(repr(pixels.shape).encode() + pixels.tobytes())
+        return digest.hexdigest()[:16]
+
+    def middle(self, index: int) -> Crop:
+        """The square in the middle of an image."""
+        height, width = self.pixels[index].shape[:2]
+        return Crop(index, (height - self.side_px) // 2, (width - self.side_px) // 2, False)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Crop:
+        """A square of an image; takes three random numbers, whatever is drawn."""
+        height, width = self.pixels[index].shape[:2]
+        down, right, mirror = rng.random(3)
+        crop = self.middle(index)
+        if self.random_crop:
+            top, left = int(down * (height - self.side_px + 1)), int(right * (width - self.side_px + 1))
+            crop = crop._replace(top=top, left=left)
+        return crop._replace(mirrored=self.flip and bool(mirror < 0.5))
+
+    def cut(self, crop: Crop) -> Float[Tensor, "1 3 s s"]:
+        """The square's pixels, in [0, 1]."""
+        square = self.pixels[crop.index][crop.top :, crop.left :][: self.side_px, : self.side_px]
+        square = square[:, ::-1] if crop.mirrored else square
+        return torch.from_numpy(square.transpose(2, 0, 1).copy())[None].float().div_(255)
+
+
+def read_images(
+    images: Images,
+    *,
+    side_px: int,
+    captions: Captions | None = None,
+    skip_unreadable: bool = False,
+    output: Path | None = None,
+    flip: bool = True,
+    random_crop: bool = True,
+) -> TrainingImages:
+    """Read images and bring the shorter side of each to a length.
+
+    Args:
+        images: A folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch of them.
+        side_px: The length.
+        captions: One an image in the same order, or by id: the path below the folder without suffix, or the file's
+            name without suffix.
+        skip_unreadable: Leave out what cannot be read, with a warning that names it, rather than refuse all.
+        output: Of the run; what it drew there is no image of a folder or pattern.
+        flip: See `TrainingImages`.
+        random_crop: See `TrainingImages`.
+
+    Raises:
+        ImageError: If there are none, or one cannot be read; all that cannot are named.
+        CaptionError: If captions are not one an image.
+    """
+    images = list(images) if isinstance(images, Iterator) else images
+    sources = _sources(images, output)
+    texts = _captions(captions, sources, images)
+    pixels: list[np.ndarray] = []
+    kept: list[int] = []
+    wrong: list[str] = []
+    for number, source in enumerate(sources):
+        try:
+            picture = to_pil(source)
+        except ImageError as error:
+            wrong.append(str(error) if isinstance(source, str | Path) else f"image {number}: {error}")
+            continue
+        pixels.append(np.asarray(_resized(picture, side_px)))
+        kept.append(number)
+    if wrong:
+        what = f"{len(wrong)} of {len(sources)} images cannot be used: {' '.join(wrong)}"
+        if not skip_unreadable or not kept:
+            raise ImageError(f"{what} Mend or remove it; nothing was trained or written.")
+        warnings.warn(f"{what} The others are used.", stacklevel=3)
+    texts = None if texts is None else [texts[number] for number in kept]
+    return TrainingImages(pixels, side_px=side_px, captions=texts, flip=flip, random_crop=random_crop)
+
+
+def _sources(images: ImageLike | Sequence[ImageLike], output: Path | None) -> list[ImageLike]:
+    if isinstance(images, str | Path):
+        return list(_listed(images, output))
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        images = list(images)
+    if not isinstance(images, Sequence):
+        return [images]
+    listed: list[ImageLike] = []
+    for image in images:
+        listed.extend(_listed(image, output) if isinstance(image, str | Path) else [image])
+    if not listed:
+        raise ImageError("expected at least one image; got an empty list. Five to twenty of one style do.")
+    return listed
+
+
+def _listed(path: str | Path, output: Path | None) -> list[Path]:
+    """The images that a path leads to, without what a run drew there before, unless it is named itself."""
+    found = list_images(path)
+    if output is None or Path(path).is_file():
+        return found
+    drawn = [folder.resolve() for folder in (output / SAMPLES, *output.glob(f"{PRIOR}*"))]
+    left = [image for image in found if not any(image.resolve().is_relative_to(folder) for folder in drawn)]
+    if not left:
+        raise ImageError(f"{str(path)!r} holds what this run itself drew and no other image; pass its images.")
+    return left
+
+
+def _captions(
+    captions: Captions | None, sources: Sequence[ImageLike], images: ImageLike | Sequence[ImageLike]
+) -> list[str] | None:
+    if captions is None:
+        return None
+    if isinstance(captions, Mapping):
+        paths = [source for source in sources if isinstance(source, str | Path)]
+        if len(paths) < len(sources):
+            number = next(number for number, source in enumerate(sources) if not isinstance(source, str | Path))
+            raise CaptionError(f"captions by name go with files; image {number} is none. Pass a list of captions.")
+        given: Any = images  # paths all
+        ids = {os.path.abspath(path): one for path, one in ids_in(captions, output_names(given), given).items()}  # noqa: PTH100
+        names = [ids[os.path.abspath(path)] for path in paths]  # noqa: PTH100
+        absent = [name for name in names if name not in captions]
+        if absent:
+            like = f" Its ids look like {next(iter(captions))!r}." if len(captions) else ""
+            raise CaptionError(f"{len(absent)} of {len(names)} images have no caption, such as {absent[0]!r}.{like}")
+        return [captions[name] for name in names]
+    if isinstance(captions, str) or len(captions) != len(sources):
+        count = "one string" if isinstance(captions, str) else len(captions)
+        file = " A caption file is read by CaptionTable.open(path)." if isinstance(captions, str) else ""
+        raise CaptionError(f"{len(sources)} images need as many captions, one each; got {count}.{file}")
+    return list(captions)
+
+
+def _resized(picture: Image.Image, side_px: int) -> Image.Image:
+    shorter = min(picture.size)
+    if shorter == side_px:
+        return picture
+    width, height = (max(side_px, round(side * side_px / shorter)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,77 @@
+"""A LoRA of the U-Net's attention: small matrices that train while the U-Net stays as it is. Extra `train`."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from tadp.diffusion.denoiser import Denoiser, freeze_not_run
+from tadp.diffusion.layout import Layout
+from tadp.errors import CorruptFileError, MissingExtraError
+from tadp.files.hub import check_readable
+
+LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_PREFIX = "unet."
+
+
+def has_lora(unet: Denoiser) -> bool:
+    """Whether a LoRA is in it."""
+    return getattr(unet, "peft_config", None) is not None
+
+
+def lora_rank_of(unet: Denoiser) -> int | None:
+    """The rank of the LoRA in it; None if there is none."""
+    adapted: Any = unet
+    return next(iter(adapted.peft_config.values())).r if has_lora(unet) else None
+
+
+def add_lora(unet: Denoiser, layout: Layout, *, rank: int) -> None:
+    """Add a LoRA to all attention projections that a pass runs and freeze everything else; at first it changes nothing.
+
+    Raises:
+        MissingExtraError: If peft is not installed.
+        ValueError: If the rank is under 1.
+    """
+    if rank < 1:
+        raise ValueError(f"the rank of a LoRA is 1 or more; got {rank}.")
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+    freeze_not_run(unet, layout)
+
+
+def save_lora(unet: Denoiser, folder: Path) -> None:
+    """Write it as diffusers reads it (`pipeline.load_lora_weights(folder)`)."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(unet)
+    save_file({f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}, folder / LORA_NAME)
+
+
+def load_lora(unet: Denoiser, folder: Path) -> None:
+    """Fill a LoRA that was added.
+
+    Raises:
+        CorruptFileError: If the file is damaged, or its tensors are not those of this LoRA.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    path = folder / LORA_NAME
+    check_readable(path)
+    state = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(path).items()}
+    expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(unet).items()}
+    wrong = sorted(name for name in expected.keys() | state.keys() if _shape(state, name) != expected.get(name))
+    if wrong:
+        raise CorruptFileError(
+            f"{path} does not hold the LoRA its config describes: {len(wrong)} tensors differ, such as {wrong[0]}. "
+            "Get the model again."
+        )
+    set_peft_model_state_dict(unet, state)
+
+
+def _shape(state: dict, name: str):
+    return state[name].shape if name in state else None

@@ -1,0 +1,207 @@
+"""What the task models' `predict` returns: in the size of the image that was given, with a picture and files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor
+
+from tadp.drawing.overlays import box_picture, class_picture, depth_picture
+from tadp.files.atomic import replace_file
+from tadp.images.boxes import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult:
+    """The classes of one image's pixels.
+
+    Attributes:
+        class_map: (H, W), int64, indices of `class_names`.
+        scores: (H, W), the probability of that class, in [0, 1].
+        class_names: K names.
+        probabilities: (K, H, W) if they were asked for, else None.
+        caption: What the model was told of the image; None if its text is the same for all images.
+        image: The image.
+    """
+
+    class_map: Int64[Tensor, "_h _w"]
+    scores: Float[Tensor, "_h _w"]
+    class_names: tuple[str, ...]
+    probabilities: Float[Tensor, "_k _h _w"] | None = field(default=None, repr=False)
+    caption: str | None = None
+    image: Image.Image | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        height, width = self.class_map.shape
+        return f"SegmentationResult({height}x{width}: {', '.join(self.shares()) or 'nothing'})"
+
+    def shares(self) -> dict[str, float]:
+        """The share of the image that each class covers, the largest first; classes that cover none are left out."""
+        counts = np.bincount(self.class_map.cpu().numpy().ravel(), minlength=len(self.class_names))
+        order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
+        return {self.class_names[k]: float(counts[k] / self.class_map.numel()) for k in order}
+
+    def plot(self) -> Image.Image:
+        """The classes over the image, with a legend."""
+        return class_picture(_image(self.image), self.class_map, self.class_names)
+
+    def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
+        """Write `PATH.png`, whose grey values are the classes (16 bits if there are more than 256), and `PATH.json`.
+
+        Args:
+            path: Suffixes are added; a .png or .json that it has is taken for one of them.
+            record: What the .json is to hold besides, such as where the image is from.
+
+        Raises:
+            OutputError: If a file cannot be written.
+        """
+        values = self.class_map.cpu().numpy()
+        kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
+        found = {"class_names": list(self.class_names), "caption": self.caption, "shares": self.shares()}
+        return [_save_png(path, values.astype(kind)), _save_json(path, found, record)]
+
+
+@dataclass(frozen=True, eq=False)
+class DepthResult:
+    """How far each pixel of one image is.
+
+    Attributes:
+        depth_m: (H, W), metres.
+        caption: What the model was told of the image; None if its text is the same for all images.
+        image: The image.
+    """
+
+    depth_m: Float[Tensor, "_h _w"]
+    caption: str | None = None
+    image: Image.Image | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        height, width = self.depth_m.shape
+        return f"DepthResult({height}x{width}: {float(self.depth_m.min()):.2f} to {float(self.depth_m.max()):.2f} m)"
+
+    def plot(self) -> Image.Image:
+        """The depth in colours, near red and far blue, with a bar in metres."""
+        return depth_picture(self.depth_m)
+
+    def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
+        """Write `PATH.png`, 16-bit millimetres as NYU Depth's files are (65.535 m at most), and `PATH.json`.
+
+        Args:
+            path: Suffixes are added; a .png or .json that it has is taken for one of them.
+            record: What the .json is to hold besides, such as where the image is from.
+
+        Raises:
+            OutputError: If a file cannot be written.
+        """
+        values = (self.depth_m.cpu().double() * 1000).round().clamp(0, 65535).numpy().astype(np.uint16)
+        found = {
+            "unit": "millimetre",
+            "caption": self.caption,
+            "least_m": round(float(self.depth_m.min()), 3),
+            "greatest_m": round(float(self.depth_m.max()), 3),
+        }
+        return [_save_png(path, values), _save_json(path, found, record)]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionResult:
+    """The objects of one image, the surest first.
+
+    Attributes:
+        boxes: (N, 4), left, top, right, bottom in pixels of the image.
+        labels: (N,), int64, indices of `class_names`.
+        scores: (N,), in [0, 1].
+        class_names: K names.
+        caption: What the model was told of the image; None if its text is the same for all images.
+        image: The image.
+    """
+
+    boxes: Float[Tensor, "_n 4"]
+    labels: Int64[Tensor, " _n"]
+    scores: Float[Tensor, " _n"]
+    class_names: tuple[str, ...]
+    caption: str | None = None
+    image: Image.Image | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        found = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
+        return f"DetectionResult({', '.join(found[:8]) or 'nothing'}{', …' if len(found) > 8 else ''})"
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each box."""
+        return [self.class_names[label] for label in self.labels.tolist()]
+
+    @property
+    def detections(self) -> Detections:
+        """The same without names, for a metric."""
+        return Detections(self.boxes, self.labels, self.scores)
+
+    def above(self, score: float) -> "DetectionResult":
+        """Only what is surer than this, from 0 to 1.
+
+        Raises:
+            ValueError: If no score can be.
+        """
+        if not 0 <= score <= 1:
+            raise ValueError(f"scores are 0 to 1; got {score:g}.")
+        keep = self.scores > score
+        return DetectionResult(
+            self.boxes[keep], self.labels[keep], self.scores[keep], self.class_names, self.caption, self.image
+        )
+
+    def plot(self, *, score: float = 0.5) -> Image.Image:
+        """The boxes surer than `score` over the image."""
+        found = self.above(score)
+        note = "" if len(found) else f"nothing above {score:g}"
+        return box_picture(_image(self.image), found.detections, self.class_names, note=note)
+
+    def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
+        """Write `PATH.json`: a list of objects, each with its name, score and box in pixels.
+
+        Args:
+            path: Suffixes are added; a .png or .json that it has is taken for one of them.
+            record: What the .json is to hold besides, such as where the image is from.
+
+        Raises:
+            OutputError: If the file cannot be written.
+        """
+        objects = [
+            {"name": name, "score": round(score, 4), "box": [round(edge, 2) for edge in box]}
+            for name, score, box in zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
+        ]
+        return [_save_json(path, {"caption": self.caption, "objects": objects}, record)]
+
+
+def _image(image: Image.Image | None) -> Image.Image:
+    if image is None:
+        raise ValueError("this result was made without its image, so there is nothing to draw on.")
+    return image
+
+
+def _save_png(path: str | Path, values: np.ndarray) -> Path:
+    target = Path(f"{_bare(path)}.png")
+    with replace_file(target) as part:
+        Image.fromarray(values).save(part, format="PNG")
+    return target
+
+
+def _save_json(path: str | Path, found: dict[str, Any], record: Mapping[str, Any] | None) -> Path:
+    target = Path(f"{_bare(path)}.json")
+    with replace_file(target) as part:
+        part.write_text(json.dumps(found | dict(record or {}), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target
+
+
+def _bare(path: str | Path) -> Path:
+    """Without the suffix of a file that is written."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix.lower() in (".png", ".json") else path

@@ -1,0 +1,345 @@
+"""The folder of a task model: the head, what was tuned of the U-Net, and where the rest comes from.
+
+config.json         kind, options, class names, base with its revision, captioner, record
+model.safetensors   the head
+unet/               the whole U-Net, if all of it was tuned
+pytorch_lora_weights.safetensors   the LoRA, if that was tuned
+text_adapter.safetensors           the text adapter, if there is one
+text.safetensors    the embeddings of prompt mode "stored"
+text_encoder/, tokenizer/   if a token was learned, or the weights are not the base's
+base/               the backbone, if it was made from parts and has no name
+"""
+
+import json
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tadp._version import __version__
+from tadp.backbone import TADPBackbone
+from tadp.diffusion.loading.networks import denoiser_part, load_text_adapter, load_unet, load_vae
+from tadp.diffusion.loading.parts import load_parts
+from tadp.diffusion.loading.saving import save_text_encoder
+from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.files.hub import Source, check_readable, local_folder, read_json, weight_files
+from tadp.files.model_folder import ADAPTER_NAME, WEIGHTS, model_folder, read_tensors
+from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
+from tadp.text.conditioning import Conditioning
+from tadp.text.encoder_files import load_text_encoder
+from tadp.text.learned_tokens import learned_tokens
+
+if TYPE_CHECKING:
+    from tadp.tasks.base import TaskModel
+
+CONFIG_NAME = "config.json"
+HEAD_NAME = "model.safetensors"
+TEXT_NAME = "text.safetensors"
+BASE_NAME = "base"
+FORMAT = 1
+
+
+def save_task(model: "TaskModel", folder: Path) -> None:
+    """Write a model into an empty folder.
+
+    Raises:
+        ModelError: If it has a LoRA and its base has no name; if its VAE is not that of its base.
+        OSError: If the disk is full.
+    """
+    backbone, source, tuned = model.backbone, model.backbone.source, model.tuned
+    if tuned == "lora" and source is None:
+        raise ModelError(
+            "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a folder "
+            "or the hub, or tune all of it."
+        )
+    if tuned != "all" and source is not None and not _is_the_bases(backbone.unet, source):
+        if tuned == "lora":
+            raise ModelError(
+                f"the U-Net under this LoRA is not that of {source.name!r}, so the LoRA alone would not give it back. "
+                "Save the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
+            )
+        tuned = "all"  # it was trained and then frozen, or came with a modifier
+    own_text = bool(_learned(backbone)) or (source is not None and _has_own_text(backbone, source))
+    config = {
+        "format": FORMAT,
+        "tadp_version": __version__,
+        "model": type(model).__name__,
+        "options": model.options | {"tune": tuned},
+        "base": {
+            "name": _lasting_name(source),
+            "revision": source.revision if source else None,
+            "options": backbone.options,
+        },
+        "learned_tokens": _learned(backbone),
+        "own_text_encoder": own_text,
+        "captioner": model.captioner_name,
+        "record": model.record,
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=_plain)
+    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+    save_file(_tensors(model.head), folder / HEAD_NAME)
+    if model.stored_text is not None:
+        save_file({"embeddings": model.stored_text.embeddings.contiguous()}, folder / TEXT_NAME)
+    if source is None:
+        backbone.save_pretrained(folder / BASE_NAME)
+        return
+    if tuned == "all":
+        backbone.unet.save_pretrained(folder / "unet")
+    elif tuned == "lora":
+        save_lora(backbone.unet, folder)
+    if backbone.text_adapter is not None:
+        save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
+    if backbone.text_encoder is not None and own_text:
+        save_text_encoder(backbone.text_encoder, folder)
+
+
+def _lasting_name(source: Source | None) -> str:
+    """The base's name for the config; a folder's does not depend on where Python was started."""
+    if source is None:
+        return BASE_NAME
+    folder = Path(source.name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else source.name
+
+
+def _learned(backbone: TADPBackbone) -> list[str]:
+    """The tokens that were added to its vocabulary."""
+    return [] if backbone.text_encoder is None else list(learned_tokens(backbone.text_encoder.tokenizer))
+
+
+def _is_the_bases(unet: nn.Module, source: Source) -> bool:
+    """Whether a U-Net is still what its source holds; False if the source is not to be had."""
+    try:
+        folder = model_folder(source.name, revision=source.revision, local_files_only=True)
+        files = weight_files(folder / denoiser_part(type(unet).__name__), WEIGHTS["unet"], None)
+    except ModelError:
+        return False
+    # under a LoRA, peft keeps what was there as `base_layer`
+    mine = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items() if ".lora_" not in name
+    }
+    count = 0
+    for name, tensor in read_tensors(files):
+        if name not in mine or not torch.equal(tensor.to(mine[name].dtype), mine[name].cpu()):
+            return False
+        count += 1
+    return count == len(mine)
+
+
+def _has_own_text(backbone: TADPBackbone, source: Source) -> bool:
+    """Whether the text encoder is not the base's, and so is to be saved.
+
+    Raises:
+        ModelError: If the VAE is not the base's; of a model with a named base it is never saved.
+    """
+    try:
+        folder = model_folder(source.name, revision=source.revision, local_files_only=True)
+        vae = load_vae(folder, variant=None, dtype=torch.float32)
+        text = load_text_encoder(folder, variant=None, dtype=torch.float32) if backbone.text_encoder else None
+    except ModelError:
+        return backbone.text_encoder is not None  # it cannot be compared
+    if not _is_equal(backbone.vae, vae):
+        raise ModelError(
+            f"the VAE of this model is not that of {source.name!r}, from which it would be loaded again. Save the "
+            "changed backbone with backbone.save_pretrained, load that, and build the model on it."
+        )
+    return backbone.text_encoder is not None and text is not None and not _is_equal(backbone.text_encoder, text)
+
+
+def _is_equal(mine: nn.Module, other: nn.Module) -> bool:
+    """Whether a module has the weights of another in float32, or those rounded to half precision and back."""
+    theirs = other.state_dict()
+    state = mine.state_dict()
+    return state.keys() == theirs.keys() and all(
+        any(
+            torch.equal(tensor.cpu(), theirs[name].to(kind).to(tensor.dtype))
+            for kind in (tensor.dtype, torch.float32, torch.bfloat16, torch.float16)
+        )
+        for name, tensor in state.items()
+    )
+
+
+def find_task(
+    name: str | Path,
+    *,
+    revision: str | None,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+    token: str | bool | None,
+) -> Path:
+    """The local folder of a task model.
+
+    Raises:
+        UnknownModelError: If there is no such folder or repository.
+    """
+    if str(name) == "tadp-tiny":
+        raise UnknownModelError(
+            "tadp-tiny is a backbone, not a model that predicts. Train one on it (docs/tasks.md, examples/) and pass "
+            "the folder that save_pretrained wrote."
+        )
+    return local_folder(
+        name,
+        patterns=[
+            CONFIG_NAME,
+            HEAD_NAME,
+            LORA_NAME,
+            ADAPTER_NAME,
+            TEXT_NAME,
+            "unet/*",
+            "text_encoder/*",
+            "tokenizer/*",
+            f"{BASE_NAME}/*",
+        ],
+        known="Pass a folder that save_pretrained wrote, or a hub id (owner/name) of such a model.",
+        revision=revision,
+        local_files_only=local_files_only,
+        cache_dir=cache_dir,
+        token=token,
+    )
+
+
+def read_config(folder: Path, model: "type[TaskModel]") -> dict[str, Any]:
+    """A task model's config.
+
+    Raises:
+        MissingFileError, CorruptFileError: If there is none, it is no JSON, or an option is missing.
+        ModelError: If it is another kind of model, or of a newer version.
+    """
+    config, kind = read_json(folder / CONFIG_NAME), model.__name__
+    if config.get("model") != kind:
+        raise ModelError(f"{folder} holds a {config.get('model')!r}; load it with that class, not with {kind}.")
+    if config.get("format") != FORMAT:
+        raise ModelError(
+            f"{folder} is of format {config.get('format')}, this tadp ({__version__}) reads {FORMAT}; it was "
+            f"written by tadp {config.get('tadp_version')}. Install that version or a later one."
+        )
+    for part in ("options", "base"):
+        if part not in config:
+            raise CorruptFileError(f"{folder / CONFIG_NAME} has no {part!r}. Get the model again.")
+    _check_options(folder, config, model)
+    return config
+
+
+def _check_options(folder: Path, config: dict[str, Any], model: "type[TaskModel]") -> None:
+    """Compare a config's options with what the model is built from."""
+    taken = {name: one for name, one in signature(model).parameters.items() if name != "backbone"}
+    for name in config["options"]:
+        if name not in taken:
+            raise ModelError(
+                f"{folder / CONFIG_NAME} has the option {name!r}, which this tadp ({__version__}) does not know; "
+                f"it was written by tadp {config.get('tadp_version')}. Install that version or a later one."
+            )
+    for name in ("tune", *(name for name, one in taken.items() if one.default is Parameter.empty)):
+        if name not in config["options"]:
+            raise CorruptFileError(f"{folder / CONFIG_NAME} lacks the option {name!r}. Get the model again.")
+
+
+def load_backbone(
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    base_model: str | Path | None,
+    dtype: torch.dtype,
+    local_files_only: bool,
+    cache_dir: str | Path | None,
+    token: str | bool | None,
+) -> TADPBackbone:
+    """The backbone: the base's frozen parts, and the U-Net that was saved or the base's.
+
+    Raises:
+        UnknownModelError: If the base is not to be had.
+    """
+    name, revision = config["base"]["name"], config["base"]["revision"]
+    options = config["base"]["options"]
+    if name == BASE_NAME and base_model is None:
+        return _from_parts(folder / BASE_NAME, options, dtype)
+    name, revision = (name, revision) if base_model is None else (base_model, None)
+    unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
+    text = load_text_encoder(folder, variant=None, dtype=dtype) if _is_own(config) else None
+    try:
+        return TADPBackbone.from_pretrained(
+            name,
+            revision=revision,
+            dtype=dtype,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+            token=token,
+            unet=unet,
+            text_encoder=text and text.model,
+            tokenizer=text and text.tokenizer,
+            **options,
+        )
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{folder} was trained on {str(name)!r}: {error} Or pass base_model=….") from None
+
+
+def _is_own(config: dict[str, Any]) -> bool:
+    """Whether the text encoder is in the folder."""
+    return bool(config.get("own_text_encoder") or config.get("learned_tokens"))
+
+
+def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
+    """Without a source, so that the model is kept whole again."""
+    parts, _ = load_parts(folder, variant=None, dtype=dtype)
+    backbone = TADPBackbone(**parts, **options)
+    if backbone.text_adapter is not None:
+        load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
+    return backbone
+
+
+def load_weights(model: "TaskModel", folder: Path, config: dict[str, Any]) -> None:
+    """Fill the head, the LoRA and the text adapter.
+
+    Raises:
+        MissingFileError, CorruptFileError: If a file is missing or damaged.
+        ModelError: If weights and config disagree.
+    """
+    _fill(model.head, folder / HEAD_NAME)
+    if model.prompt_mode == "stored":
+        model.store_text(_read_text(folder / TEXT_NAME, model.prompt_classes))
+    if config["options"]["tune"] == "lora":
+        load_lora(model.backbone.unet, folder)
+    adapter = model.backbone.text_adapter
+    if adapter is not None and config["base"]["name"] != BASE_NAME:
+        load_text_adapter(adapter, folder, dtype=next(adapter.parameters()).dtype)
+
+
+def _fill(head: nn.Module, path: Path) -> None:
+    if not path.exists():
+        raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
+    check_readable(path)
+    state = load_file(path)
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        first = wrong[0]
+        raise ModelError(
+            f"{path} does not fit the head its config describes: {len(wrong)} tensors differ, such as {first}: file "
+            f"{found.get(first, 'none')}, head {expected.get(first, 'none')}. Is it of another number of classes?"
+        )
+    head.load_state_dict(state)
+
+
+def _read_text(path: Path, names: tuple[str, ...]) -> Conditioning:
+    if not path.exists():
+        raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
+    check_readable(path)
+    state = load_file(path)
+    if set(state) != {"embeddings"} or state["embeddings"].ndim != 3:
+        raise CorruptFileError(f"{path} does not hold the embeddings of a text, (1, L, D). Get the model again.")
+    return Conditioning(state["embeddings"], (names,) if len(names) == state["embeddings"].shape[1] else None)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as JSON has it."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    raise ModelError(f"an option of a model is kept as JSON, which has no {type(value).__name__}; got {value!r}.")
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,1 @@
+"""Text to embeddings: encoders, tokenizers, learned tokens, and what each token stands for."""

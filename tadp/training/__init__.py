@@ -1,0 +1,1 @@
+"""What training takes: losses, learning-rate schedules, parameter groups."""

@@ -1,0 +1,310 @@
+"""Text for `backbone(images)` alone: where it comes from, and that it arrives wherever a backbone is run."""
+
+import copy
+import pickle
+import subprocess
+import threading
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from builders import build_backbone, images
+from torch import nn
+from torch.nn.parallel import replicate
+from torch.utils.checkpoint import checkpoint
+from warm_python import warm_python
+
+from tadp import TADPBackbone
+from tadp.errors import CaptionError
+from tadp.features import Features
+
+TEXTS = ["a dog", "a red cat", "on grass", "a blue raincoat", "photo of a dog"]
+
+
+def same(one: Features, other: Features) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+
+
+class Framework(nn.Module):
+    """What a framework does: a model that calls its backbone with images alone."""
+
+    def __init__(self, backbone: TADPBackbone):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(backbone.feature_info.channels[1], 1, 1)
+
+    def forward(self, pixels):
+        return self.head(self.backbone(pixels).maps[1])
+
+
+def build_framework(**options) -> Framework:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Framework(build_backbone(**options))
+
+
+# Where it comes from
+
+
+@torch.no_grad()
+def test_an_argument_comes_before_the_block_the_captioner_and_the_default():
+    backbone, pixels = build_backbone(default_text="on grass"), images(1, 64, 64)
+    of = {text: backbone(pixels, text) for text in ("a dog", "a cat", "red", "on grass")}
+    assert same(backbone(pixels), of["on grass"])
+    assert backbone.attach_captioner(lambda batch: ["red"] * len(batch)) is backbone
+    assert same(backbone(pixels), of["red"])
+    with backbone.conditioning("a cat"):
+        assert same(backbone(pixels), of["a cat"])
+        assert same(backbone(pixels, "a dog"), of["a dog"])
+    assert same(backbone.attach_captioner(None)(pixels), of["on grass"])
+
+
+@torch.no_grad()
+def test_latents_take_the_same_text():
+    backbone, pixels = build_backbone(default_text="on grass"), images(2, 64, 64)
+    latents = backbone.encode_image(pixels)
+    assert same(backbone.extract(latents), backbone(pixels, "on grass"))
+    with backbone.conditioning(TEXTS[:2]):
+        assert same(backbone.extract(latents), backbone(pixels, TEXTS[:2]))
+    backbone.attach_captioner(lambda batch: ["red"] * len(batch))
+    with pytest.raises(CaptionError, match=r"the attached captioner needs images, and here are latents"):
+        backbone.extract(latents)
+
+
+def test_the_default_text_is_saved_and_none_refuses(tmp_path):
+    backbone = build_backbone(default_text="a dog")
+    backbone.save_pretrained(tmp_path / "saved")
+    assert TADPBackbone.from_pretrained(tmp_path / "saved").default_text == "a dog"
+    strict = TADPBackbone.from_pretrained(tmp_path / "saved", default_text=None)
+    with strict.conditioning("a dog"):
+        strict(images(1, 64, 64))
+    with pytest.raises(CaptionError, match=r"no text for these images, and default_text is None. Pass captions, call"):
+        strict(images(1, 64, 64))  # the block was left
+
+
+@torch.no_grad()
+def test_a_captioner_is_named_or_made_and_is_no_part_of_the_backbone():
+    backbone = TADPBackbone.from_pretrained("tadp-tiny")
+    keys, seen = list(backbone.state_dict()), []
+    pixels = images(2, 64, 64)
+    backbone.attach_captioner("tadp-tiny", max_new_tokens=4)
+    said = backbone._captioner.captioner(pixels)
+    assert all(said)
+    assert same(backbone(pixels), backbone(pixels, said))
+    assert list(backbone.state_dict()) == keys
+    assert copy.deepcopy(backbone)._captioner is backbone._captioner
+
+    class Picky:
+        def __call__(self, batch):
+            seen.append((tuple(batch.shape), torch.is_grad_enabled()))
+            return ["a dog", "a cat"]
+
+        def __deepcopy__(self, memo):
+            raise AssertionError("a captioner of several GB was copied")
+
+    twin = copy.deepcopy(backbone.attach_captioner(Picky()))
+    with torch.enable_grad():
+        assert same(twin(pixels), backbone(pixels, ["a dog", "a cat"]))
+    assert seen == [((2, 3, 64, 64), False)]
+
+
+@torch.no_grad()
+def test_a_long_caption_of_the_captioner_is_cut_with_a_warning(backbone):
+    pixels, long = images(1, 64, 64), "a dog " * 60
+    talkative = copy.deepcopy(backbone).attach_captioner(lambda batch: [long])
+    with pytest.warns(UserWarning, match=r"122 tokens, the text encoder takes 77; the rest was cut"):
+        cut = talkative(pixels)
+    assert same(cut, backbone(pixels, "a dog " * 37 + "a"))
+
+
+def test_a_copy_and_a_pickle_have_text_of_their_own(backbone):
+    pixels = images(1, 64, 64)
+    for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        with torch.no_grad(), backbone.conditioning("a dog"):
+            assert same(twin(pixels), backbone(pixels, ""))
+            with twin.conditioning("a cat"):
+                assert same(twin(pixels), backbone(pixels, "a cat"))
+
+
+@pytest.mark.parametrize("text", [[], (), None])
+def test_a_block_without_captions_is_refused(no_type_checker, backbone, text):
+    with pytest.raises(CaptionError, match=r"a context needs captions: .* got .* The empty prompt is ''"):  # noqa: SIM117
+        with backbone.conditioning(text):
+            pass
+
+
+def test_captions_of_another_batch_are_refused(backbone):
+    with backbone.conditioning(TEXTS[:3]), pytest.raises(CaptionError, match=r"2 images but 3 captions; give one"):
+        backbone(images(2, 64, 64))
+    with (
+        backbone.conditioning(backbone.encode_text(TEXTS[:3])),
+        pytest.raises(CaptionError, match=r"2 images but 3 texts"),
+    ):
+        backbone(images(2, 64, 64))
+
+
+def test_what_is_no_captioner_is_refused(no_type_checker):
+    own = build_backbone()
+    with pytest.raises(TypeError, match=r"a function from images to captions; got a int"):
+        own.attach_captioner(3)
+    own.attach_captioner(lambda batch: ["a dog"])
+    with pytest.raises(CaptionError, match=r"the attached captioner gave 1 captions for 2 images"):
+        own(images(2, 64, 64))
+
+
+# Wherever a framework runs it
+
+
+def data_parallel(model: nn.Module, pixels: torch.Tensor, *, replicas: int, monkeypatch) -> torch.Tensor:
+    """torch's own DataParallel, step by step, with the CPU as each of its devices: replicas, chunks, threads."""
+    source = import_module("torch.nn.parallel.replicate")
+    monkeypatch.setattr(source, "_get_device_index", lambda device, _: device)
+    monkeypatch.setattr(
+        source, "_broadcast_coalesced_reshape", lambda tensors, devices, detach: [tensors] * len(devices)
+    )
+    parts = pixels.chunk(replicas)
+    models = replicate(model, list(range(len(parts))))
+    outputs: dict[int, object] = {}
+    grad = torch.is_grad_enabled()
+
+    def work(number):
+        torch.set_grad_enabled(grad)
+        try:
+            outputs[number] = models[number](parts[number])
+        except CaptionError as error:
+            outputs[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(parts))]
+    for thread in reversed(threads):  # in whatever order
+        thread.start()
+    for thread in threads:
+        thread.join()
+    failed = [one for one in outputs.values() if isinstance(one, CaptionError)]
+    if failed:
+        raise failed[0]
+    return torch.cat([outputs[number] for number in range(len(parts))])
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_data_parallel_gives_each_replica_its_images_captions(replicas, monkeypatch):
+    model, pixels = build_framework(), images(5, 64, 64)
+    options = {"replicas": replicas, "monkeypatch": monkeypatch}
+    encoded = model.backbone.encode_text(TEXTS, mask_padding=True)
+    for text in (TEXTS, encoded, "a dog"):
+        with model.backbone.conditioning(text):
+            alone = model(pixels)
+            for _ in range(2 if text is TEXTS else 1):
+                torch.testing.assert_close(data_parallel(model, pixels, **options), alone)
+    with torch.no_grad():
+        torch.testing.assert_close(data_parallel(model, pixels, **options), model(pixels))
+    with model.backbone.conditioning(TEXTS[:4]), pytest.raises(CaptionError, match=r"4 captions"):
+        data_parallel(model, pixels, **options)
+    model.backbone.attach_captioner(lambda batch: [f"a dog {one.sum():.0f}" for one in batch])
+    torch.testing.assert_close(data_parallel(model, pixels, **options), model(pixels))
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def test_autocast_takes_the_blocks_text():
+    model, pixels = build_framework(), images(2, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model.head(model.backbone(pixels, TEXTS[:2]).maps[1])
+        with model.backbone.conditioning(TEXTS[:2]):
+            assert torch.equal(model(pixels), expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_around_the_backbone_takes_the_blocks_text_again(use_reentrant):
+    model, pixels = build_framework().train(), images(2, 64, 64).requires_grad_()
+    model.backbone.default_text = "on grass"
+
+    def run(forward):
+        model.zero_grad(set_to_none=True)
+        forward(pixels).square().mean().backward()
+        return gradients(model)
+
+    expected = run(lambda pixels: model.head(model.backbone(pixels, TEXTS[:2]).maps[1]))
+    with model.backbone.conditioning(TEXTS[:2]):
+        again = run(lambda pixels: checkpoint(model, pixels, use_reentrant=use_reentrant))
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+    with model.backbone.conditioning(TEXTS[:2]):
+        loss = checkpoint(model, pixels, use_reentrant=use_reentrant).square().mean()
+    with pytest.raises(CaptionError, match=r"its captions are gone: 0 blocks of conditioning\(\) are open"):
+        loss.backward()
+    with model.backbone.conditioning("red"), model.backbone.conditioning("blue"):  # this thread's own, the innermost
+        checkpoint(model, pixels, use_reentrant=use_reentrant).square().mean().backward()
+
+
+def test_backward_in_a_thread_of_its_own_finds_the_block():
+    """As on a GPU, whose backward is no part of the thread that called it."""
+    model, pixels, errors = build_framework().train(), images(1, 64, 64), []
+
+    def backward(loss):
+        try:
+            loss.backward()
+        except CaptionError as error:
+            errors.append(error)
+
+    def in_thread(loss):
+        thread = threading.Thread(target=backward, args=(loss,))
+        thread.start()
+        thread.join()
+
+    model.head(model.backbone(pixels, "a dog").maps[1]).square().mean().backward()
+    expected = gradients(model)
+    model.zero_grad(set_to_none=True)
+    with model.backbone.conditioning("a dog"):
+        in_thread(checkpoint(model, pixels, use_reentrant=False).square().mean())
+    assert not errors
+    assert all(torch.equal(one, expected[name]) for name, one in gradients(model).items())
+    with model.backbone.conditioning("a dog"), model.backbone.conditioning("a cat"):
+        in_thread(checkpoint(model, pixels, use_reentrant=False).square().mean())
+    assert len(errors) == 1
+    assert "2 blocks of conditioning() are open" in str(errors[0])
+
+
+def test_checkpointing_inside_the_backbone_needs_no_block_in_backward():
+    model, pixels = build_framework().train(), images(1, 64, 64)
+    model.head(model.backbone(pixels, "a dog").maps[1]).square().mean().backward()
+    expected = gradients(model)
+    model.zero_grad(set_to_none=True)
+    model.backbone.enable_gradient_checkpointing()
+    with model.backbone.conditioning("a dog"):
+        loss = model(pixels).square().mean()
+    loss.backward()
+    assert all(torch.equal(one, expected[name]) for name, one in gradients(model).items())
+
+
+def compile_worker(*arguments: str) -> list[list[str]]:
+    """Lines of words that the worker printed."""
+    worker = Path(__file__).parents[1] / "support" / "compile_worker.py"
+    command = [warm_python(), str(worker), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_takes_each_blocks_text_and_is_compiled_once():
+    calls = compile_worker("captions")
+    assert [agrees for agrees, _ in calls] == ["True"] * 3
+    assert len({graphs for _, graphs in calls}) == 1
+    assert int(calls[0][1]) > 0
+
+
+@pytest.mark.slow
+def test_timesteps_and_noise_are_one_graph_from_latents_on():
+    assert compile_worker("noise") == [["True"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
+def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
+    """Attached and recorded at once or, of one family that is quickly traced, apart."""
+    ways = [{"SD 3": 3}.get(family, 2) for family in families or ("SD 1.x",)]
+    assert compile_worker("whole", *families) == [line for n in ways for line in [["True"] * 2] * n + [["True"]]]

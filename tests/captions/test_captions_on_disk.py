@@ -1,0 +1,410 @@
+"""Caption tables on disk: kills, workers, threads, full disks, and files that are something else."""
+
+import multiprocessing as mp
+import os
+import pickle
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from caption_writer import SOURCE, caption_of, ids
+
+from tadp.captions import CaptionTable
+from tadp.errors import CaptionError, OutputError
+
+WRITER = Path(__file__).parents[1] / "support" / "caption_writer.py"
+FORKING = "ignore:.*fork:DeprecationWarning"  # Python 3.12 warns where there are threads
+
+
+def start(table: Path, count: int, batch: int) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(WRITER), str(table), str(count), str(batch)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def whole_lines(output: str) -> list[str]:
+    return output[: output.rfind("\n") + 1].splitlines()
+
+
+def check_whole(path: Path) -> None:
+    """By SQLite's own means: no damage, and the counts that the table keeps are right."""
+    database = sqlite3.connect(path)
+    assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    (stored,) = database.execute("SELECT coalesce(sum(images), 0) FROM provenance").fetchone()
+    assert database.execute("SELECT count(*) FROM captions").fetchone() == (stored,)
+    database.close()
+
+
+@pytest.fixture
+def filled(tmp_path) -> Path:
+    path = tmp_path / "filled.db"
+    with CaptionTable.create(path, provenance=SOURCE) as table:
+        table.update({image_id: caption_of(image_id) for image_id in ids(500)})
+    return path
+
+
+# Kills
+
+
+@pytest.mark.parametrize("batch", [1, 40])
+def test_nothing_is_lost_and_nothing_twice_when_the_writer_is_killed(tmp_path, batch):
+    path, count, generator = tmp_path / "table.db", 60 * batch, random.Random(batch)
+    written: list[str] = []
+    kills = there = 0
+    for _ in range(100):
+        writer = start(path, count, batch)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == f"left {count - there}\n"
+        for _ in range(generator.randrange(1, 12) * batch):
+            line = writer.stdout.readline()
+            written += [line.strip()] if line.endswith("\n") else []
+        time.sleep(generator.random() * 0.005)
+        writer.kill()
+        rest, _ = writer.communicate()
+        written += whole_lines(rest)
+        kills += writer.returncode == -9
+        with CaptionTable.open(path) as table:  # a killed writer's half transaction is undone here
+            assert table.captions(written) == [caption_of(image_id) for image_id in written]
+            there = len(table)
+        if there == count:
+            break
+    assert kills >= 3
+    assert len(written) == len(set(written))  # nobody was asked for a caption twice that was there
+    with CaptionTable.open(path) as table:
+        assert dict(table.items()) == {image_id: caption_of(image_id) for image_id in ids(count)}
+        assert table.provenances == {SOURCE: count}
+    check_whole(path)
+
+
+def test_a_transaction_cut_in_the_middle_is_undone(filled, tmp_path):
+    """The file and its journal, as they lie when the process dies between two writes to the file."""
+    victim = sqlite3.connect(filled, isolation_level=None)
+    victim.execute("PRAGMA cache_size = 1")  # so that half of it is in the file before the end
+    victim.execute("BEGIN IMMEDIATE")
+    victim.execute("UPDATE captions SET captions = '[\"broken\"]'")
+    victim.execute("UPDATE provenance SET images = 7")
+    for name in ("filled.db", "filled.db-journal"):
+        shutil.copy(tmp_path / name, tmp_path / name.replace("filled", "killed"))
+    victim.execute("ROLLBACK")
+    victim.close()
+    assert b"broken" in (tmp_path / "killed.db").read_bytes()
+    with CaptionTable.open(tmp_path / "killed.db") as table:
+        assert dict(table.items()) == {image_id: caption_of(image_id) for image_id in ids(500)}
+    check_whole(tmp_path / "killed.db")
+
+
+def test_a_file_that_was_made_and_not_begun_is_gone_on_with(tmp_path):
+    (tmp_path / "table.db").touch()
+    with pytest.raises(CaptionError, match=r"table\.db is empty; it holds no caption table"):
+        CaptionTable.open(tmp_path / "table.db")
+    with CaptionTable.create(tmp_path / "table.db") as table:
+        table.add("a", "one")
+
+
+def test_between_two_calls_all_is_in_the_one_file(filled, tmp_path):
+    with CaptionTable.create(filled, provenance=SOURCE) as table:
+        table.add("new", "a dog")
+        shutil.copy(filled, tmp_path / "copy.db")  # with the writer still there
+        assert [path.name for path in tmp_path.iterdir() if "journal" in path.name or "wal" in path.name] == []
+    assert CaptionTable.open(tmp_path / "copy.db")["new"] == "a dog"
+
+
+# Several at once
+
+
+class Captions:
+    """A data set as users write them: it holds a table, which goes to the workers."""
+
+    def __init__(self, path: Path):
+        self.table = CaptionTable.open(path)
+        self.ids = list(self.table)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[int, str, str]:
+        return os.getpid(), self.ids[index], self.table[self.ids[index]]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.filterwarnings(FORKING)
+def test_data_loader_workers_share_a_table(filled, context):
+    from torch.utils.data import DataLoader
+
+    data = Captions(filled)
+    loader = DataLoader(data, batch_size=10, num_workers=2, multiprocessing_context=context, collate_fn=list)
+    for _ in range(2):  # the second epoch has new workers
+        seen = [sample for batch in loader for sample in batch]
+        assert [(image_id, caption) for _, image_id, caption in seen] == [
+            (image_id, caption_of(image_id)) for image_id in sorted(ids(500))
+        ]
+        assert len({process for process, _, _ in seen} - {os.getpid()}) == 2
+    assert len(data.table) == 500  # and the parent's connection still works
+
+
+def add_some(table: CaptionTable, name: str, count: int) -> None:
+    for number in range(count):
+        table.add(f"{name}-{number}", f"a dog {number}")
+
+
+@pytest.mark.filterwarnings(FORKING)
+def test_a_forked_process_writes_through_a_connection_of_its_own(tmp_path):
+    with CaptionTable.create(tmp_path / "table.db") as table:
+        table.add("parent", "a cat")
+        inherited = table._store._connection
+        workers = [mp.get_context("fork").Process(target=add_some, args=(table, name, 20)) for name in "ab"]
+        for worker in workers:
+            worker.start()
+        add_some(table, "c", 20)
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [0, 0]
+        assert table._store._connection is inherited
+        assert len(table) == 61
+    check_whole(tmp_path / "table.db")
+
+
+def test_processes_add_to_one_file(tmp_path):
+    path = tmp_path / "table.db"
+    writers = [start(path, 200, 10) for _ in range(3)]
+    outputs = [writer.communicate()[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], outputs
+    with CaptionTable.open(path) as table:
+        assert dict(table.items()) == {image_id: caption_of(image_id) for image_id in ids(200)}
+    check_whole(path)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_threads_share_a_table(tmp_path, on_disk):
+    table = CaptionTable.create(tmp_path / "table.db") if on_disk else CaptionTable()
+
+    def work(name: str) -> None:
+        for number in range(0, 60, 3):
+            table.update([(f"{name}-{number + k}", f"{name} {number + k}") for k in range(3)])
+            assert table[f"{name}-{number}"] == f"{name} {number}"
+            assert len(list(table)) >= number + 3
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, "abcd"))
+    assert len(table) == 240
+    table.close()
+
+
+@pytest.mark.filterwarnings(FORKING)
+def test_a_fork_waits_for_a_transaction_of_another_thread(tmp_path):
+    """Else a child could believe in locks it does not hold, or wait for a lock that nobody opens."""
+    table = CaptionTable.create(tmp_path / "table.db")
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            table.update([(f"{number}-{k}", "a dog") for k in range(20)])
+            number += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for name in "abcdefgh":
+            worker = mp.get_context("fork").Process(target=add_some, args=(table, name, 2))
+            worker.start()
+            worker.join(120)
+            code = worker.exitcode
+            worker.kill()  # one that waits for ever would keep the test from ending
+            assert code == 0
+    finally:
+        stop.set()
+        thread.join()
+    assert table.missing(f"{name}-{number}" for name in "abcdefgh" for number in range(2)) == []
+    table.close()
+    check_whole(tmp_path / "table.db")
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_table_is_pickled(filled, on_disk, monkeypatch, tmp_path):
+    table = CaptionTable.open(filled) if on_disk else CaptionTable()
+    if not on_disk:
+        table.merge(filled)
+    monkeypatch.chdir(filled.parent)
+    relative = CaptionTable.open(filled.name)
+    data = pickle.dumps(table), pickle.dumps(relative)
+    assert len(data[1]) < 1000  # the file's name, not what it holds
+    monkeypatch.chdir(tmp_path.parent)
+    for one in map(pickle.loads, data):
+        assert dict(one.items()) == {image_id: caption_of(image_id) for image_id in ids(500)}
+
+
+def test_a_waiting_writer_says_who_it_waits_for(filled, monkeypatch):
+    monkeypatch.setattr("tadp.captions.sqlite._WAIT_S", 0.05)
+    other = sqlite3.connect(filled, isolation_level=None)
+    with CaptionTable.create(filled, provenance=SOURCE) as table, CaptionTable.open(filled) as reader:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputError, match=r"database is locked\. Another process is writing to it"):
+            table.add("a", "one")
+        with pytest.raises(CaptionError, match=r"filled\.db has been locked by a writer for"):
+            reader["a"]
+        other.execute("ROLLBACK")
+        assert table.add("a", "one")
+    other.close()
+
+
+# Trouble with the disk
+
+
+@pytest.mark.parametrize("limit_kb", [50, 80])
+def test_a_full_disk_loses_nothing(filled, limit_kb):
+    """The system refuses to let files grow, as a full disk would: the table, or its journal."""
+    before = dict(CaptionTable.open(filled).items())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with CaptionTable.create(filled, provenance=SOURCE) as table:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_kb * 1024, hard))
+            with pytest.raises(OutputError, match=r"cannot write .*filled\.db: .*Free some space.*is still there"):
+                table.update({f"new-{number}": "a caption of a dog " * 20 for number in range(1000)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert dict(table.items()) == before
+        assert table.add("new-1", "a dog")  # there is space again
+    assert len(CaptionTable.open(filled)) == 501
+    check_whole(filled)
+
+
+def test_a_full_disk_by_sqlites_own_word(filled):
+    with CaptionTable.create(filled, provenance=SOURCE) as table:
+        with table._store._database() as database:
+            database.execute("PRAGMA max_page_count = 30")
+        with pytest.raises(OutputError, match=r"database or disk is full\. Free some space or choose another folder"):
+            table.update({f"new-{number}": "a caption of a dog " * 20 for number in range(1000)})
+        assert len(table) == len(list(table)) == 500
+
+
+@pytest.fixture
+def nobody():
+    """A user without rights, with a folder of their own: root may write anywhere."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_nobody(call):
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        call()
+    finally:
+        os.seteuid(user)
+
+
+def test_without_permission_reading_works_and_writing_says_so(filled, nobody):
+    shutil.copy(filled, nobody / "table.db")
+    (nobody / "table.db").chmod(0o444)
+    nobody.chmod(0o555)
+
+    def check() -> None:
+        with CaptionTable.open(nobody / "table.db") as table:
+            assert len(list(table)) == 500
+        table = CaptionTable.create(nobody / "table.db", provenance=SOURCE)
+        with pytest.raises(OutputError, match=r"cannot write .*table\.db: attempt to write a readonly database"):
+            table.add("a", "one")
+        table.close()
+        with pytest.raises(OutputError, match=r"cannot write .*new\.db: unable to open database file.*permission"):
+            CaptionTable.create(nobody / "new.db")
+        with pytest.raises(OutputError, match=r"cannot make the folder .*sub: Permission denied"):
+            CaptionTable.create(nobody / "sub" / "new.db")
+
+    as_nobody(check)
+    nobody.chmod(0o755)
+    assert len(CaptionTable.open(nobody / "table.db")) == 500
+
+
+def test_something_in_the_way_is_named(tmp_path, filled):
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*folder\.db: there is a folder of that name"):
+        CaptionTable.create(tmp_path / "folder.db")
+    with pytest.raises(OutputError, match=r"cannot make the folder .*filled\.db"):
+        CaptionTable.create(filled / "new.db")
+
+
+def test_a_table_for_reading_is_not_written_to(filled):
+    table = CaptionTable.open(filled)
+    with pytest.raises(OutputError, match=r"filled\.db was opened for reading. Open it with CaptionTable\.create"):
+        table.add("a", "one")
+    table.close()
+    with pytest.raises(ValueError, match=r"filled\.db is closed. Open it again"):
+        table["a"]
+
+
+# Files that are something else
+
+
+def test_other_files_are_refused_and_left_alone(tmp_path):
+    (tmp_path / "text.db").write_text("this is a text of more than sixteen letters\n" * 50)
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE captions (x)")
+    other.commit()
+    other.close()
+    for name, message in (
+        ("text.db", "cannot be read as a caption table"),
+        ("other.db", "SQLite file of something else"),
+    ):
+        before = (tmp_path / name).read_bytes()
+        for call in (CaptionTable.open, CaptionTable.create, CaptionTable().merge):
+            with pytest.raises(CaptionError, match=message):
+                call(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_table_of_a_newer_format_is_refused(filled):
+    database = sqlite3.connect(filled)
+    database.execute("PRAGMA user_version = 2")
+    database.close()
+    with pytest.raises(CaptionError, match=r"is a caption table of format 2; this tadp knows 1\. Use a newer tadp"):
+        CaptionTable.open(filled)
+
+
+def test_a_damaged_file_is_named(filled):
+    data = bytearray(filled.read_bytes())
+    data[4096 * 3 :] = b"\xff" * (len(data) - 4096 * 3)
+    filled.write_bytes(data)
+    with CaptionTable.open(filled) as table, pytest.raises(CaptionError, match=r"filled\.db cannot be read.*damaged"):
+        list(table.records())
+
+
+# Size
+
+
+def test_opening_does_not_load(tmp_path):
+    """A process of its own, so that the figure is of opening alone; a row takes about 130 bytes."""
+    path, count = tmp_path / "table.db", 40_000
+    with CaptionTable.create(path) as table:
+        table.update((f"{number:07d}", f"a picture of thing {number} " + "and so on " * 8) for number in range(count))
+    program = """
+import sys, resource
+from tadp.captions import CaptionTable
+CaptionTable.create(sys.argv[2]).add("a", "one")  # all code is loaded
+CaptionTable.open(sys.argv[2])["a"]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+table = CaptionTable.open(sys.argv[1])
+found = len(table), table["0034321"][:24]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *found)
+"""
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "small.db")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    grown_kb, images, *caption = done.stdout.split()
+    assert path.stat().st_size > 5_000_000
+    assert int(grown_kb) < 2000
+    assert int(images) == count
+    assert " ".join(caption) == "a picture of thing 34321"

@@ -1,0 +1,296 @@
+"""`tadp predict` and `tadp evaluate`, as a user runs them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import tadp
+from tadp.cli import app
+from tadp.datasets.scenes import CLASSES, Scenes
+
+TASKS = ("segmentation", "depth", "detection")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A small untrained model of each task, in folders."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    made = {
+        "segmentation": tadp.TADPForSemanticSegmentation(
+            backbone, class_names=["background", *CLASSES], head="linear", tune="nothing", window_px=128
+        ),
+        "depth": tadp.TADPForDepthEstimation(
+            backbone, max_depth_m=20.0, tune="nothing", window_px=128, head_options={"channels": 16}
+        ),
+        "detection": tadp.TADPForObjectDetection(
+            backbone, class_names=CLASSES, tune="nothing", image_px=128, head_options={"channels": 8}
+        ),
+    }
+    for task, model in made.items():
+        model.captioner_name = "tadp-tiny"
+        model.save_pretrained(root / task)
+    made["segmentation"].captioner_name = None
+    made["segmentation"].save_pretrained(root / "without")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, scene in enumerate(Scenes(2, seed=5)):
+        Image.fromarray(scene.image).resize((150, 130)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predict_writes_a_picture_and_data(task, models, photos, tmp_path):
+    done = run("predict", task, photos, "-m", models / task, "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    data = {"segmentation": ["png", "json"], "depth": ["png", "json"], "detection": ["json"]}[task]
+    expected = {f"{k}.{task}.{suffix}" for k in (0, 1) for suffix in ("plot.png", *data)}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    record = json.loads((tmp_path / f"0.{task}.json").read_text())
+    assert record["caption"]
+    if task != "detection":
+        with Image.open(tmp_path / f"0.{task}.png") as picture:
+            assert picture.size == (150, 130)
+    again = run("predict", task, photos, "-m", models / task, "-o", tmp_path)
+    assert "2 already done" in again.output
+
+
+def test_an_image_that_was_not_finished_is_done_again(models, photos, tmp_path, monkeypatch):
+    options = ("-m", models / "without", "--caption", "a dog", "-o", tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for part in (
+        "tadp.tasks.predictions._save_png",
+        "tadp.tasks.predictions._save_json",
+        "tadp.cli.predict._save_plot",
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, killed)
+            assert run("predict", "segmentation", photos / "0.png", *options).exit_code == 130
+    done = run("predict", "segmentation", photos / "0.png", *options)
+    assert "already done" not in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"0.segmentation.{suffix}" for suffix in ("plot.png", "png", "json")
+    }
+    assert "1 already done" in run("predict", "segmentation", photos / "0.png", *options).output
+
+
+def test_what_another_model_or_option_predicted_is_not_taken_for_done(models, photos, tmp_path):
+    model = shutil.copytree(models / "without", tmp_path / "model")
+    image, options = photos / "0.png", ("-m", model, "-o", tmp_path / "out", "--caption", "a dog")
+    assert run("predict", "segmentation", image, *options).exit_code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def refused(*arguments, why):
+        done = run("predict", "segmentation", *arguments)
+        assert done.exit_code == 1, done.output
+        assert why in done.output
+        assert "--overwrite" in done.output
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    refused(image, "-m", models / "without", *options[2:], why="model was")
+    refused(image, *options, "--flip", why="options was")
+    refused(image, *options[:-1], "a cat", why='text was {"caption": "a dog"} and is {"caption": "a cat"}')
+    other = tmp_path / "0.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(other)
+    refused(other, *options, why="the picture was another one")
+    assert "1 already done" in run("predict", "segmentation", image, *options).output
+    retrained = tadp.TADPForSemanticSegmentation.from_pretrained(model)
+    with torch.no_grad():
+        next(retrained.head.parameters()).add_(1)
+    retrained.save_pretrained(model)
+    refused(image, *options, why="for 0.segmentation, weights was")
+    done = run("predict", "segmentation", image, *options, "--overwrite")
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "out" / "0.segmentation.json").read_text())["settings"]["model"] == str(model)
+
+
+def test_predict_takes_a_caption_and_names_what_it_cannot_read(models, photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "in" / "fine.png")
+    done = run(
+        "predict", "segmentation", tmp_path / "in", "-m", models / "without", "-o", tmp_path, "--caption", "a dog"
+    )
+    assert done.exit_code == 1
+    assert "broken.png" in done.output
+    assert json.loads((tmp_path / "fine.segmentation.json").read_text())["caption"] == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segmentation", "-m", "without"), "does not know its captioner"),
+        (("segmentation", "-m", "segmentation", "--caption", "a", "--captioner", "b"), "--caption or --captioner"),
+        (("depth", "-m", "depth", "--multi-scale"), "use --flip"),
+        (("depth", "-m", "depth", "--stride-px", "129"), "at most the side of a window, 128"),
+        (("segmentation", "-m", "without", "--window-px", "64", "--stride-px", "65"), "the side of a window, 64"),
+        (("segmentation", "-m", "without", "--window-px", "0"), "should be greater than or equal to 8"),
+        (("segmentation", "-m", "without", "--stride-px", "0"), "should be greater than or equal to 1"),
+        (("depth", "-m", "depth", "--short-side-px", "-3"), "should be greater than or equal to 8"),
+        (("detection", "-m", "detection", "--window-px", "0"), "should be greater than or equal to 8"),
+        (("detection", "-m", "detection", "--flip"), "sees the whole image at once"),
+    ],
+)
+def test_wrong_usage_of_predict_is_said(arguments, message, models, photos, tmp_path):
+    task, _, model, *rest = arguments
+    done = run("predict", task, photos, "-m", models / model, "-o", tmp_path, *rest)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_results_name_depends_on_its_own_argument_alone(models, photos, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(other / "dark.png")
+    options = ("-m", models / "without", "--caption", "a dog")
+    run("predict", "segmentation", photos / "0.png", *options, "-o", tmp_path / "out")
+    done = run("predict", "segmentation", photos / "0.png", other / "dark.png", *options, "-o", tmp_path / "out")
+    assert "1 already done" in done.output
+    assert {path.name.split(".")[0] for path in (tmp_path / "out").iterdir()} == {"0", "dark"}
+    assert "dark.segmentation.plot.png" in done.output
+
+
+def test_a_file_that_is_not_there_does_not_stop_the_others(models, photos, tmp_path):
+    options = ("-m", models / "without", "--caption", "a dog", "-o", tmp_path)
+    done = run("predict", "segmentation", photos / "nofile.png", photos / "0.png", *options)
+    assert done.exit_code == 1
+    assert "nofile.png" in done.output
+    assert (tmp_path / "0.segmentation.png").exists()
+
+
+def test_two_images_of_one_name_are_refused(models, photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "more" / "0.png")
+    options = ("-m", models / "without", "--caption", "a dog", "-o", tmp_path / "out")
+    done = run("predict", "segmentation", photos / "0.png", tmp_path / "more" / "0.png", *options)
+    assert done.exit_code == 2
+    assert "would both be written as 0" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_the_embedded_backbone_is_no_task_model(photos, tmp_path):
+    done = run("predict", "segmentation", photos, "-m", "tadp-tiny", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "tadp-tiny is a backbone, not a model that predicts" in done.output
+
+
+def test_a_model_of_another_task_is_named(models, photos, tmp_path):
+    done = run("predict", "depth", photos, "-m", models / "segmentation", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "holds a 'TADPForSemanticSegmentation'" in done.output
+
+
+@pytest.mark.parametrize(
+    ("task", "figure"), [("segmentation", "miou"), ("depth", "rmse"), ("detection", "by_iou")], ids=TASKS
+)
+def test_evaluate_prints_figures_and_writes_them(task, figure, models, tmp_path):
+    target = tmp_path / "figures.json"
+    done = run("evaluate", task, "-m", models / task, "--data", "scenes", "--count", 2, "-o", target)
+    assert done.exit_code == 0, done.output
+    assert figure in json.loads(target.read_text())
+
+
+def test_a_model_of_other_classes_is_refused_before_the_first_image(tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    model = tadp.TADPForSemanticSegmentation(backbone, class_names=["ground", "ball"], head="linear", tune="nothing")
+    model.save_pretrained(tmp_path / "balls")
+    done = run("evaluate", "segmentation", "-m", tmp_path / "balls", "--data", "scenes", "--count", 1)
+    assert done.exit_code == 2
+    assert "scenes has 13 classes" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_evaluate_takes_the_captioners_words_where_asked(models, monkeypatch):
+    said = []
+    predict = tadp.TADPForSemanticSegmentation.predict
+    monkeypatch.setattr(
+        tadp.TADPForSemanticSegmentation,
+        "predict",
+        lambda self, image, caption=None, **options: said.append(caption) or predict(self, image, caption, **options),
+    )
+    options = ("-m", models / "segmentation", "--data", "scenes", "--count", 1)
+    assert run("evaluate", "segmentation", *options).exit_code == 0
+    assert run("evaluate", "segmentation", *options, "--captioner", "tadp-tiny").exit_code == 0
+    assert said[0]
+    assert said[1] is None
+
+
+def test_evaluate_is_what_the_library_measures(models, tmp_path):
+    from tadp.datasets.readers.named import open_dataset
+    from tadp.tasks import evaluate
+
+    model = tadp.TADPForSemanticSegmentation.from_pretrained(models / "segmentation")
+    samples = open_dataset("scenes", count=2)
+    expected = evaluate(model, [samples[0], samples[1]], flip=True)
+    options = ("--data", "scenes", "--count", 2, "--flip", "-o", tmp_path / "figures.json")
+    assert run("evaluate", "segmentation", "-m", models / "segmentation", *options).exit_code == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
+
+
+def test_images_and_masks_of_ones_own_are_measured(models, tmp_path):
+    from tadp.datasets import MaskFolder
+    from tadp.tasks import evaluate
+
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    scenes = Scenes(2, seed=5)[:]
+    for number, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(tmp_path / "photos" / f"{number}.png")
+        Image.fromarray(scene.mask).save(tmp_path / "masks" / f"{number}.png")
+    captions = {str(number): scene.caption() for number, scene in enumerate(scenes)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    model = tadp.TADPForSemanticSegmentation.from_pretrained(models / "without")
+    own = MaskFolder(tmp_path / "photos", tmp_path / "masks", class_names=model.class_names, captions=captions)
+    expected = evaluate(model, own)
+    options = ("--images", tmp_path / "photos", "--masks", tmp_path / "masks", "-o", tmp_path / "figures.json")
+    done = run("evaluate", "segmentation", "-m", models / "without", *options, "--captions", tmp_path / "captions.json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {"0.png", "1.png"}
+    (tmp_path / "masks" / "1.png").unlink()
+    done = run("evaluate", "segmentation", "-m", models / "without", *options)
+    assert done.exit_code == 1
+    assert "1.png is not there" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("segmentation",), "give --data NAME, or --images FOLDER and --masks FOLDER"),
+        (("segmentation", "--images", "photos"), "give --data NAME, or --images FOLDER and --masks FOLDER"),
+        (("depth", "--images", "photos", "--masks", "masks"), "masks are labels for segmentation, not for depth"),
+        (("segmentation", "--data", "scenes", "--masks", "masks"), "not both"),
+        (("segmentation", "--data", "coco"), "unknown data set 'coco'; known: scenes, voc"),
+        (("depth", "--data", "voc", "--root", "."), "voc has labels for segmentation, not for depth"),
+        (("segmentation", "--data", "voc"), "voc is read from a folder"),
+        (("depth", "--data", "scenes", "--crop", "middle"), "the crops are eigen and garg"),
+        (("detection", "--data", "scenes", "--rule", "voc10"), "the rules are voc07, voc12 and coco"),
+    ],
+)
+def test_wrong_usage_of_evaluate_is_said(arguments, message, models):
+    task, *rest = arguments
+    done = run("evaluate", task, "-m", models / task, *rest)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_data_set_that_is_not_there_says_what_to_get(models, tmp_path):
+    done = run("evaluate", "segmentation", "-m", models / "segmentation", "--data", "voc", "--root", tmp_path)
+    assert done.exit_code == 1
+    assert "JPEGImages" in done.output

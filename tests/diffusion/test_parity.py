@@ -1,0 +1,78 @@
+"""tests/data/golden holds what the paper's released feature extractor returned; its facts.json explains it."""
+
+from functools import cache
+
+import pytest
+import torch
+from builders import relative_error
+from golden import CASES, GOLDEN, TOLERANCE, expected_map, golden
+
+from tadp import Conditioning, Features, TADPBackbone
+from tadp.diffusion.loading.networks import load_unet, load_vae
+
+ATTENTION_LEVELS = {"attn64": 0, "attn32": 1, "attn16": 2}  # named by the map's side for an image of 512
+
+
+@cache
+def build(case: str, dtype: torch.dtype) -> TADPBackbone:
+    options = CASES[case]
+    with_finest = options["max_attn_size"] is not None
+    backbone = TADPBackbone(
+        unet=load_unet(GOLDEN, variant=None, dtype=dtype),
+        vae=load_vae(GOLDEN, variant=None, dtype=dtype),
+        timestep=options["t"],
+        scale_latents=options["latent_scale"] != 1,
+        attach_attention=(0, 1, 2) if with_finest else (1, 2),
+        text_length=11,
+    )
+    return backbone.eval()
+
+
+@cache
+def features(case: str, dtype: torch.dtype) -> Features:
+    with torch.no_grad():
+        return build(case, dtype)(
+            golden("inputs")["image"].to(torch.float64) / 255, Conditioning(golden("inputs")["context"].float())
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_every_map_is_the_released_codes(case, dtype):
+    maps = features(case, dtype).maps
+    assert [list(one.shape) for one in maps] == CASES[case]["feats"]
+    for level, one in enumerate(maps):
+        assert one.dtype == dtype
+        assert relative_error(one, expected_map(case, level)) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_the_attention_is_the_released_codes(case, dtype):
+    attention = features(case, dtype).attention
+    recorded = {name: level for name, level in ATTENTION_LEVELS.items() if CASES[case]["attn"][name]}
+    assert attention.levels == tuple(sorted(recorded.values()))
+    for name, level in recorded.items():
+        assert relative_error(attention.at(level), golden("expected")[f"{case}.{name}"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_double_precision_agrees_with_single(case):
+    for double, single in zip(features(case, torch.float64).maps, features(case, torch.float32).maps, strict=True):
+        assert relative_error(single, double) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("t1.unscaled.default", "latent_mode"), ("t1.scaled.default", "latent_scaled")]
+)
+def test_the_latents_are_the_released_codes(case, name):
+    latents = build(case, torch.float32).encode_image(golden("inputs")["image"])
+    assert relative_error(latents, golden("expected")[name]) < TOLERANCE
+
+
+def test_the_timestep_and_the_scale_matter_more_than_the_tolerance():
+    """Otherwise the cases would prove nothing."""
+    cases = [case for case in CASES if case.endswith("default")]
+    for level in range(4):
+        first, *others = [expected_map(case, level) for case in cases]
+        assert min(relative_error(other, first) for other in others) > 20 * TOLERANCE

@@ -1,0 +1,337 @@
+"""Every script in examples/ runs, at a size that takes seconds."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import trees
+from PIL import Image
+from warm_python import warm_python
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *options: object) -> str:
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [warm_python(), str(EXAMPLES / script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def is_script(path):
+    """What is called with options; `captioner_data.py` calls itself in further processes alone."""
+    return 'if __name__ == "__main__":' in path.read_text() and path.name != "captioner_data.py"
+
+
+def test_every_script_has_a_test():
+    scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if is_script(p)}
+    tested = Path(__file__).read_text() + (Path(__file__).parents[1] / "docs" / "test_docs.py").read_text()
+    tested += (Path(__file__).parent / "test_personalize_study.py").read_text()
+    tested += (Path(__file__).parent / "test_study.py").read_text()
+    tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # which make.py and learn.py run
+    assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
+
+
+def test_the_page_lists_every_script():
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    scripts = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py") if is_script(p)}
+    assert set(re.findall(r"`python examples/(\S+\.py)", page)) == scripts
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda p: p.relative_to(EXAMPLES).as_posix())
+def test_a_file_is_one_idea(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 150
+    assert ast.get_docstring(ast.parse(text))
+    if is_script(path):  # --help: what it answers, and how it is called
+        name = path.relative_to(EXAMPLES.parent).as_posix()
+        assert f"python {name}" in (ast.get_docstring(ast.parse(text)) or "")
+        assert "description=__doc__" in text or re.search(r"(read_options|read|main)\((TABLE, )?__doc__", text)
+
+
+def test_base_models_are_counted_as_the_page_says():
+    printed = run("base_models.py", "--family", "sd1").splitlines()
+    page = (EXAMPLES.parent / "docs" / "base-models.md").read_text().splitlines()
+    assert printed[0] in page
+    assert printed[2] in page
+    assert " | 860 + 34 + 123 | " in printed[2]  # Stable Diffusion's own count is 860 and 123 million
+    assert printed[-4:] == [
+        "level 0: up_blocks.3.attentions.2", "level 1: up_blocks.2.attentions.1", "level 2: up_blocks.1.attentions.1",
+        "level 3: up_blocks.0.resnets.1",
+    ]  # fmt: skip
+
+
+def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
+    printed = run("benchmark.py", "--size", "tiny", "--rounds", 1, "--threads", 1, "--out", tmp_path / "speed")
+    results = json.loads((tmp_path / "speed.json").read_text())
+    assert (tmp_path / "speed.md").read_text() in printed
+    assert results["gflop"]["U-Net"] > 1
+    by_name = {row["name"]: row for row in results["rows"]}
+    assert by_name["tadp, float32"]["error"] == 0
+    assert by_name["tadp, float32, channels_last"]["error"] < 5e-5
+    assert 1e-4 < by_name["tadp, bfloat16"]["error"] < 0.1
+
+
+def test_the_cost_on_a_gpu_is_measured_on_a_cpu_to_see_that_it_runs(tmp_path):
+    small = ("--size", "tiny", "--batch", 4, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "gpu")
+    printed = run("gpu_cost.py", *small)
+    assert (tmp_path / "gpu.md").read_text() in printed
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    errors = {name: row["error"] for name, row in results["passes"].items()}
+    assert errors["tadp, float32"] == 0
+    assert errors["plain, float32"] is None
+    assert 1e-4 < errors["tadp, bfloat16"] < 0.1
+    assert all(row["seconds"] > 0 for table in results.values() for row in table.values())
+
+
+def test_the_cost_of_schedules_is_what_the_page_says(tmp_path):
+    run("schedule_cost.py", "--out", tmp_path / "cost.md")
+    page = EXAMPLES.parent / "docs" / "results" / "schedule-cost.md"
+    assert (tmp_path / "cost.md").read_text() == page.read_text()
+
+
+def test_ways_to_stride_4_are_compared():
+    printed = run("stride4.py", "--steps", 2, "--batch", 2, "--scenes", 4, "--held-out", 2, "--seeds", 1)
+    figures = [line.split(": ")[1] for line in printed.splitlines() if "±" in line]
+    assert len(figures) == 3
+    assert all(0 <= float(one.split()[0]) <= 1 for one in figures)
+
+
+def test_tiles_have_no_seams_with_an_overlap_and_bounded_memory(tmp_path):
+    sizes = ("--side", 384, "--tiles", 128, "--memory", "640x640", "1280x1280")
+    printed = run("large_image.py", *sizes, "--out", tmp_path / "tiles")
+    assert (tmp_path / "tiles.md").read_text() == printed
+    results = json.loads((tmp_path / "tiles.json").read_text())
+    apart, overlapping = results["seams"]
+    assert apart["level 0 step"] > 1.2
+    assert overlapping["level 0 step"] < apart["level 0 step"] - 0.2
+    assert all(0 < overlapping[f"level {level} all"] < apart[f"level {level} all"] for level in range(4))
+    _, small, single, tiled = results["memory"]
+    assert [row["way"] for row in (small, single, tiled)] == ["tiles", "single pass", "tiles"]
+    # four times the pixels: the result grows, what a tile takes does not
+    assert tiled["peak_mb"] - tiled["result_mb"] < 1.25 * (small["peak_mb"] - small["result_mb"])
+    assert tiled["peak_mb"] < 0.6 * single["peak_mb"]
+
+
+def test_samples_are_drawn(tmp_path):
+    run("tiny/sample.py", "--out", tmp_path / "sheet.png", "--steps", 2, "--per-prompt", 1)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 500
+
+
+def test_the_evaluation_fills_its_tables(tmp_path):
+    sizes = ("--train-scenes", 50, "--test-scenes", 12, "--epochs", 1, "--seeds", 1, "--threads", 1)
+    printed = run("tiny/evaluate.py", *sizes, "--out", tmp_path / "figures")
+    results = json.loads((tmp_path / "figures.json").read_text())
+    assert set(results["localisation"]) == {"caption", "name list", "chance"}
+    assert 0.02 < results["localisation"]["chance"]["pointing"] < 0.3
+    assert "oracle names" in printed
+
+
+def test_the_scale_of_a_caption_table_is_measured(tmp_path):
+    page = tmp_path / "results" / "scale.md"
+    printed = run("caption_table_scale.py", "--entries", 300, "--lookups", 50, "--out", page)
+    assert page.read_text() == printed
+    assert "`python examples/caption_table_scale.py --entries 300 --lookups 50 --seed 0`" in printed
+    rows = [line.split(" | ") for line in printed.splitlines() if "memory |" in line or "on disk |" in line]
+    assert [row[0] for row in rows] == ["| SQLite, on disk", "| JSON Lines, into memory", "| Parquet, into memory"]
+    assert all(0.1 < float(row[6]) < 1e6 for row in rows)
+
+
+def test_caption_coverage_counts_and_draws(tmp_path):
+    captions = {"2007_1": "two women on a couch", "2007_2": "a dog by a train station", "2007_3": ""}
+    present = {"2007_1": "background person sofa", "2007_2": "background dog", "2007_3": "chair", "2011_9": "cat"}
+    for name, texts in (("captions", captions), ("present", present)):
+        content = {image: {"captions": [text], "class_label": 1} for image, text in texts.items()}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = ("--captions", tmp_path / "captions.json", "--present", tmp_path / "present.json")
+    tokenizer = EXAMPLES.parent / "tadp" / "assets" / "tadp-tiny" / "tokenizer"
+    out = ("--out", tmp_path / "docs" / "coverage", "--plot", tmp_path / "docs" / "coverage.png")
+    printed = run("caption_coverage.py", *files, "--tokenizer", tokenizer, *out)
+    page = (tmp_path / "docs" / "coverage.md").read_text()
+    assert page in printed
+    assert "| names | 0.500 | 0.250 |" in page  # the dog, and a train that is none
+    assert "| names and synonyms | 0.750 | 0.750 |" in page
+    assert "| the same, less look-alikes | 1.000 | 0.750 |" in page
+    assert "](coverage.png)" in page
+    assert str(tmp_path) not in page
+    assert json.loads((tmp_path / "docs" / "coverage.json").read_text())["tokens"]["over_77"] == 0
+    with Image.open(tmp_path / "docs" / "coverage.png") as plot:
+        assert min(plot.size) > 200
+
+
+def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
+    for name, image in (("captions", "one"), ("present", "other")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({image: {"captions": ["a dog"]}}))
+    files = ("--captions", tmp_path / "captions.json", "--present", tmp_path / "present.json")
+    with pytest.raises(AssertionError, match=r"present.json lacks 1 of the 1 images, one first"):
+        run("caption_coverage.py", *files, "--out", tmp_path / "page")
+
+
+def test_the_oracles_figures_are_printed_beside_those_asked_for(tmp_path):
+    page = tmp_path / "results" / "oracle.md"
+    printed = run("oracle_figures.py", "--scenes", 400, "--draws", 2, "--out", page)
+    assert page.read_text() == printed
+    assert "`python examples/oracle_figures.py --scenes 400 --seed 0 --draws 2`; 400 rendered scenes" in printed
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith(("| 0", "| 1"))]
+    assert [cell[:2] for cell in cells] == [[a, b] for a in ("0.50", "0.75", "1.00") for b in ("0.50", "0.75", "1.00")]
+    for asked_precision, asked_recall, precision, recall, furthest, _ in cells:
+        assert float(precision) == pytest.approx(float(asked_precision), abs=0.01)
+        assert float(recall) == pytest.approx(float(asked_recall), abs=0.01)
+        assert float(furthest) <= 0.01
+
+
+def test_captions_are_cleaned_and_counted(tmp_path):
+    texts = ["- a watercolor painting of a dog", "a watercolor", "a pencil drawing of a watercolor owl", "a bird"]
+    captions = {str(number): {"captions": [text], "class_label": 3} for number, text in enumerate(texts)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    printed = run(
+        "clean_captions.py",
+        f"watercolor={tmp_path / 'captions.json'}",
+        "--out",
+        tmp_path / "out",
+        "--batches",
+        2,
+        "--read",
+    )
+    assert "| captions.json | 4 | 3 (75.0%) | 1 (25.0%) |" in printed
+    assert "words lost besides the domain's own: pencil 1\n" in printed
+    assert "the domain's word was taken from before: owl 1\n" in printed
+    assert "begin with a medium: none\n" in printed
+    assert "'a pencil drawing of a watercolor owl' -> 'an owl'" in printed
+    assert "not cleaned: 'a watercolor': the caption says nothing else" in printed
+    assert "by batches of 2: 2 1" in printed
+    cleaned = json.loads((tmp_path / "out" / "captions.json").read_text())
+    assert cleaned["0"] == {"captions": ["a dog"], "class_label": 3}
+    assert [entry["captions"] for entry in cleaned.values()][1] == ["a watercolor"]
+
+
+SMALL = ("--steps", 2, "--batch", 2, "--train-scenes", 4, "--held-out-scenes", 2, "--sheet", 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "trivial"),
+    [
+        ("depth.py", "TADPForDepthEstimation", {"mean depth", "mean of each pixel"}),
+        ("detection.py", "TADPForObjectDetection", {"boxes of a random image"}),
+    ],
+)
+def test_a_model_is_trained_evaluated_and_kept(script, kind, trivial, tmp_path):
+    from tadp import tasks
+
+    printed = run(script, *SMALL, "--tune", "nothing", "--out", tmp_path)
+    assert "this model" in printed
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["baselines"]) == trivial
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    with Image.open(tmp_path / "predictions.png") as sheet:
+        assert sheet.width > 3 * 320
+    model = getattr(tasks, kind).from_pretrained(tmp_path / "model")
+    assert model.captioner_name == "tadp-tiny"
+    assert model.record["metrics"] == result["figures"]
+    assert "scenes, 4 images" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_path):
+    page = tmp_path / "docs" / "segmentation"
+    options = ("segmentation", "--out", tmp_path / "study", "--page", page, "--seeds", 1, *SMALL)
+    printed = run("learn.py", *options)
+    text = page.with_suffix(".md").read_text()
+    assert text.startswith(printed[printed.index("# Segmentation on rendered scenes") :].strip())
+    assert "](segmentation.png)" in text
+    assert page.with_suffix(".png").exists()
+    assert "`python examples/learn.py segmentation --steps 2 --batch 2" in text
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["| tadp-tiny", "| tadp-tiny, its U-Net untrained", "| background everywhere"]
+    runs = json.loads(page.with_suffix(".json").read_text())["runs"]
+    trained, untrained = (one[0]["figures"]["mIoU"] for one in runs.values())
+    assert trained != untrained
+    assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
+    logs = [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))]
+    run("learn.py", *options)  # nothing is done again
+    assert [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))] == logs
+
+
+def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
+    page = tmp_path / "docs" / "night"
+    steps = ("--seeds", 1, "--token-steps", 1, *SMALL)
+    options = ("segmentation", "--out", tmp_path / "s", "--modifiers", "textual_inversion", *steps, "--page", page)
+    run("cross_domain.py", *options, "--only", "train/null-night-0")  # all that a killed study had done
+    folder = tmp_path / "s" / "segmentation"
+    before = (folder / "train" / "null-night-0" / "result.json").read_bytes()
+    printed = run("cross_domain.py", *options)
+    assert "segmentation: 3 steps, 1 are done" in printed
+    assert (folder / "train" / "null-night-0" / "result.json").read_bytes() == before
+    assert not (folder / "train" / "null-night-0" / "log.txt").exists()
+    text = page.with_suffix(".md").read_text()
+    assert "`python examples/cross_domain.py segmentation --seeds 1 --modifiers null textual_inversion" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| null", "| textual"))]
+    assert [row[0] for row in rows[:3]] == ["| null", "| textual_inversion", "| null, captions not cleaned"]
+    figures = json.loads((folder / "train" / "null-night-0" / "result.json").read_text())["figures"]
+    assert rows[0][1] == f"{figures['night mIoU']:.3f}"
+    assert set(figures) == {"source mIoU", "night mIoU", "night mIoU, not cleaned"}
+    summary = json.loads(page.with_suffix(".json").read_text())
+    assert {one["verdict"] for one in summary["verdicts"]} == {"cannot tell", "not measured"}  # one seed tells nothing
+    assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
+
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    command = [warm_python(), str(EXAMPLES / "cross_domain.py"), *map(str, options), "--lr", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode
+    assert "has a study with other options (training: " in done.stderr
+
+
+def paper_trees(root: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        trees.voc(root / "VOCdevkit" / year)
+        trees.write_list(root / "VOCdevkit" / year / "ImageSets/Main/test.txt", ["2007_000033"])
+    trees.cross_domain(root / "watercolor")
+    trees.cross_domain(root / "comic")
+    trees.cityscapes(root / "cityscapes")
+    trees.dark_zurich(root / "dark_zurich")
+    trees.nighttime_driving(root / "NighttimeDrivingTest")
+
+
+@pytest.mark.parametrize(
+    ("task", "step", "expected"),
+    [
+        (
+            "detection",
+            "null-watercolor-comic-0",
+            {"watercolor2k AP", "watercolor2k AP50", "comic2k AP"},
+        ),
+        ("segmentation", "null-night-0", {"dark-zurich mIoU", "nighttime-driving mIoU"}),
+    ],
+)
+def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_path):
+    paper_trees(tmp_path / "data")
+    sizes = ("--steps", 1, "--batch", 1, "--tune", "nothing", "--sheet", 0)
+    options = (task, "--data", "paper", "--root", tmp_path / "data", "--out", tmp_path / "s", *sizes)
+    run("cross_domain.py", *options, "--only", f"train/{step}")
+    figures = json.loads((tmp_path / "s" / task / "train" / step / "result.json").read_text())["figures"]
+    assert expected <= set(figures)
+    assert {f"{name}, not cleaned" for name in expected} <= set(figures)
+    if task == "segmentation":
+        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+        command = [warm_python(), str(EXAMPLES / "cross_domain.py"), *map(str, options)]
+        only = ["--only", "learn/textual_inversion-night-0"]
+        done = subprocess.run([*command, *only], capture_output=True, text=True, env=environment)
+        assert "Unpack Dark Zurich's rgb_anon/train/night" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
+    import tadp
+    from tadp.datasets.scenes import Scenes
+
+    steps = ("--vae-steps", 2, "--unet-steps", 2, "--captioner-steps", 4, "--scenes", 100)
+    run("tiny/make.py", "--work", tmp_path / "work", "--out", tmp_path / "tadp-tiny", *steps)
+    backbone = tadp.TADPBackbone.from_pretrained(tmp_path / "tadp-tiny")
+    features = backbone(Scenes(1)[0].image, "a dog")
+    assert [one.shape[1] for one in features.maps] == [32, 141, 173, 128]
+    assert isinstance(tadp.Captioner.from_pretrained(tmp_path / "tadp-tiny" / "captioner"), tadp.Captioner)

@@ -1,0 +1,512 @@
+"""examples/study: its statistics and verdicts, its runs at a size that takes seconds, what is resumed, what refused."""
+
+import itertools
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trees
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "examples" / "study"
+sys.path.insert(0, str(STUDY))
+
+import all as everything  # noqa: E402
+import appendix_a  # noqa: E402
+import controls  # noqa: E402
+import domains  # noqa: E402
+import figure3  # noqa: E402
+import figure4  # noqa: E402
+import table1  # noqa: E402
+import table3  # noqa: E402
+import table_s2  # noqa: E402
+import verdicts  # noqa: E402
+from shared import fitting, intervals, judging  # noqa: E402
+from shared.fitting import Study  # noqa: E402
+from shared.images import Images  # noqa: E402
+from shared.measuring import measure  # noqa: E402
+from shared.options import read  # noqa: E402
+from shared.parts import Part, Table  # noqa: E402
+from shared.plain import PlainSegmentation  # noqa: E402
+from shared.results import Results  # noqa: E402
+from shared.rows import Row, Run  # noqa: E402
+from shared.runs import plan, result_of  # noqa: E402
+from shared.settings import QUICK, Settings, StopStudyError, check_same  # noqa: E402
+from shared.sizes import RegionSizes  # noqa: E402
+from shared.table import main  # noqa: E402
+from shared.texts import Text, say  # noqa: E402
+
+import tadp  # noqa: E402
+from tadp.cross_domain import Estimate  # noqa: E402
+
+T_TWO = 4.302652729911275  # Student's t, two-sided 95 %, 2 degrees of freedom
+CAPTIONS, EMPTY = Row("captions", Text("captions", 0)), Row("empty", Text("empty"))
+SMALL = Table(
+    "small",
+    "Small",
+    "segmentation",
+    [Part("Small", [EMPTY, CAPTIONS], "empty", paper={"empty": 1, "captions": 2})],
+    ("mIoU",),
+)
+
+
+def call(monkeypatch, script, *options):
+    """A command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["script.py", *map(str, options)])
+    return script()
+
+
+def small(monkeypatch, *options, table=SMALL):
+    call(monkeypatch, lambda: main(table, "small"), "--quick", *options)
+
+
+# Statistics and verdicts
+
+
+def test_a_contrast_is_a_mean_over_seeds_with_students_interval():
+    one, other = {"0": 3.0, "1": 5.0, "2": 4.0}, {"2": 1.0, "0": 2.0, "1": 1.0, "3": 9.0}
+    differences = [3.0 - 2.0, 5.0 - 1.0, 4.0 - 1.0]
+    found = intervals.contrast([(1, one), (-1, other)])
+    assert found.mean == pytest.approx(statistics.mean(differences))
+    assert found.half_width == pytest.approx(T_TWO * statistics.stdev(differences) / math.sqrt(3), rel=1e-3)
+    assert intervals.contrast([(1, one), (-1, {"7": 1.0})]) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "expect", "verdict"),
+    [
+        (1.0, 0.5, "better", "agrees"),
+        (-1.0, 0.5, "better", "does not"),
+        (0.4, 0.5, "better", "cannot tell"),
+        (-1.0, 0.5, "worse", "agrees"),
+        (0.4, 0.5, "same", "agrees"),
+        (0.8, 0.5, "same", "cannot tell"),
+        (-1.6, 0.5, "same", "does not"),
+        (1.0, math.inf, "better", "cannot tell"),
+    ],
+)
+def test_a_verdict_follows_from_the_side_of_the_interval(mean, half, expect, verdict):
+    assert intervals.by_expectation(Estimate(mean, half, 3), expect, within=1.0) == verdict
+
+
+def test_the_rank_correlation_is_that_of_the_ranks():
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal((2, 9))
+    ranks = [values.argsort().argsort() for values in (one, other)]
+    assert judging.rank_correlation(list(one), list(other)) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert judging.rank_correlation([1, 2, 3], [3, 2, 1]) == -1
+
+
+def written(folder, *, metric="mIoU", values):
+    """A table's file: row to frozen seeds; nothing tuned."""
+    rows = {
+        label: {metric: {"mean": statistics.mean(seeds), "seeds": {str(k): v for k, v in enumerate(seeds)}}}
+        for label, seeds in values.items()
+    }
+    (folder / "study-t.json").write_text(json.dumps({"parts": [{"paper": {}, "unets": {"frozen": rows}}]}))
+    return Results(folder)
+
+
+def test_a_lower_error_is_better(tmp_path):
+    results = written(tmp_path, metric="RMSE", values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
+    asked = {"table": "t", "metric": "RMSE", "rows": {"b": 1, "a": -1}, "relative_to": "a"}
+    said, verdict = judging.judge({"rows": asked, "expect": "better"}, results)
+    assert said == "frozen: -1.000 ± 0.000 m RMSE (-47.6 %); tuned: not run yet"
+    assert verdict == "frozen: agrees; tuned: not run yet"
+
+
+def test_the_difference_of_two_parts_is_the_first_less_the_second(tmp_path):
+    rows = [{"a": 5.0, "b": 1.0}, {"a": 3.0, "b": 2.0}]
+    parts = [
+        {"unets": {"frozen": {k: {"mIoU": {"mean": v, "seeds": {"0": v, "1": v}}} for k, v in one.items()}}}
+        for one in rows
+    ]
+    (tmp_path / "study-t.json").write_text(json.dumps({"parts": parts}))
+    asked = {"table": "t", "part": [0, 1], "rows": {"a": 1, "b": -1}}
+    said, _ = judging.judge({"rows": asked, "expect": "better"}, Results(tmp_path))
+    assert said.startswith("frozen: +3.00 ± 0.00 mIoU")
+
+
+def test_every_claim_names_rows_that_a_table_has(tmp_path):
+    """A label with a slip would say "not run yet" for ever."""
+    tables = {one.TABLE.name: one.TABLE for one in (table1, table3, table_s2, controls)}
+    told = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
+    kinds = {"rows", "each", "cross", "compare", "show", "order", "verdict"}
+    for claim in told["claim"]:
+        assert {"section", "claim", "paper", "why"} <= set(claim)
+        assert kinds & set(claim)
+        several = [one | {"rows": one} for one in claim.get("each", [])]
+        for one in [claim] * ("rows" in claim) + several:
+            asked = one["rows"]
+            table, parts = tables[asked["table"]], asked.get("part", 0)
+            for part in parts if isinstance(parts, list) else [parts]:
+                labels = {row.label for row in table.parts[part].rows}
+                assert set(asked["rows"]) <= labels
+                assert asked.get("relative_to", next(iter(labels))) in labels
+            assert asked.get("metric", "mIoU") in table.metrics
+            assert one["expect"] in ("better", "worse", "same")
+
+
+def test_several_sums_are_counted_frozen_and_tuned_apart(tmp_path):
+    results = written(tmp_path, values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
+    asked = [
+        {"name": "up", "table": "t", "rows": {"a": 1, "b": -1}, "expect": "better"},
+        {"name": "down", "table": "t", "rows": {"b": 1, "a": -1}, "expect": "better"},
+    ]
+    said, verdict = judging.judge({"each": asked}, results)
+    assert said.startswith("up, frozen: +1.00 ± 0.00 mIoU, tuned: not run yet; down, frozen: -1.00")
+    assert verdict == "agrees 1 of 4, not run yet 2 of 4, does not 1 of 4"
+
+
+def crossed(tmp_path, asked):
+    """A result of ours that falls by 2 ± 1, beside two columns of the paper, of which one falls and one rises."""
+    night = {"difference_mean": -0.02, "difference_half_width": 0.01, "seeds": {"0": 1, "1": 1, "2": 1}}
+    verdicts = [
+        {"paper": f"{name} mIoU", "ours": "night mIoU", "row": "simple", "verdict": verdict}
+        for name, verdict in {"falls": "agrees", "falls too": "agrees", "rises": "disagrees"}.items()
+    ]
+    result = {"rows": {"simple": {"night mIoU": night}}, "verdicts": verdicts}
+    (tmp_path / "cross-domain-segmentation.json").write_text(json.dumps(result))
+    return judging.judge(
+        {"cross": [{"task": "segmentation", "row": "simple"} | one for one in asked]}, Results(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "verdict"),
+    [
+        ([{"paper": "falls mIoU"}, {"paper": "falls too mIoU"}], "agrees"),
+        ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees 1 of 2, does not 1 of 2"),
+        ([{"paper": "falls mIoU", "expect": "better"}], "does not"),
+        ([{"ours": "night mIoU", "expect": "worse"}], "agrees"),
+    ],
+)
+def test_a_figure_of_ours_beside_two_of_the_paper_counts_once(tmp_path, asked, verdict):
+    said = "per cent less null; frozen: simple, night mIoU: -2.0 ± 1.0; tuned: not run yet"
+    assert crossed(tmp_path, asked) == (said, f"frozen: {verdict}; tuned: not run yet")
+
+
+def test_other_domains_are_judged_with_a_tuned_unet_too_where_it_was_run(tmp_path):
+    crossed(tmp_path, [])
+    tuned = json.loads((tmp_path / "cross-domain-segmentation.json").read_text())
+    tuned["rows"]["simple"]["night mIoU"]["difference_mean"] = 0.02
+    (tmp_path / "cross-domain-segmentation-tuned.json").write_text(json.dumps(tuned))
+    said, verdict = crossed(tmp_path, [{"ours": "night mIoU", "expect": "worse"}])
+    assert said.endswith("frozen: simple, night mIoU: -2.0 ± 1.0; tuned: simple, night mIoU: +2.0 ± 1.0")
+    assert verdict == "frozen: agrees; tuned: does not"
+    asked = [{"task": "segmentation", "row": "simple", "ours": "night mIoU"}, {"task": "detection"}]
+    _, verdict = judging.judge({"cross": asked}, Results(tmp_path))  # no figure of half of what was asked
+    assert verdict == "not run yet"
+
+
+def test_rank_correlations_beyond_chance_are_counted_over_all_orders():
+    """Of all 9! orders, those as far from zero as the bound are no more than 5 %, and one step nearer they are more."""
+    orders = np.array(list(itertools.permutations(range(9))), np.int8)
+    rho = 1 - 6 * ((orders - np.arange(9)) ** 2).sum(1) / (9 * 80)
+    assert (np.abs(rho) >= judging.BEYOND_CHANCE - 1e-9).mean() <= 0.05 < (np.abs(rho) >= 0.683).mean()
+
+
+# Runs
+
+
+def test_a_table_has_its_figures_means_and_differences(tmp_path, monkeypatch, one_thread):
+    small(monkeypatch, "--out", tmp_path, "--seeds", 3, "--unet", "frozen")
+    found = json.loads((tmp_path / "small.json").read_text())["parts"][0]
+    row = found["unets"]["frozen"]["captions"]["mIoU"]
+    values = [
+        100 * json.loads(file.read_text())["figures"]["mIoU"] for file in sorted(tmp_path.glob("runs/*/captions-0-*"))
+    ]
+    base = [100 * json.loads(file.read_text())["figures"]["mIoU"] for file in sorted(tmp_path.glob("runs/*/empty-*"))]
+    assert list(row["seeds"].values()) == pytest.approx(values)
+    assert row["half_width"] == pytest.approx(T_TWO * statistics.stdev(values) / math.sqrt(3), rel=1e-3)
+    assert row["difference_mean"] == pytest.approx(statistics.mean(values) - statistics.mean(base))
+    page = (tmp_path / "small.md").read_text()
+    assert "3 seeds" in page
+    assert "| captions | 2 | +1 |" in page
+    with Image.open(tmp_path / "small.png") as plot:
+        assert min(plot.size) > 100
+
+
+def test_a_run_that_was_killed_goes_on_and_nothing_is_done_twice(tmp_path, monkeypatch, one_thread):
+    table = replace(SMALL, parts=[replace(SMALL.parts[0], rows=[EMPTY])])
+    small(monkeypatch, "--out", tmp_path / "whole", "--seeds", 1, table=table)
+    done, carry_out = [], Study.carry_out
+
+    def counted(study, run, *, trial=False):
+        if not trial and len(done) == allowed:
+            raise KeyboardInterrupt
+        done.extend([] if trial else [run.name])
+        return carry_out(study, run, trial=trial)
+
+    monkeypatch.setattr(Study, "carry_out", counted)
+    allowed = 1
+    with pytest.raises(KeyboardInterrupt):
+        small(monkeypatch, "--out", tmp_path / "cut", "--seeds", 1, table=table)
+    assert len(list((tmp_path / "cut").glob("runs/*/*"))) == 1
+    first, allowed = done.copy(), 2
+    small(monkeypatch, "--out", tmp_path / "cut", "--seeds", 1, table=table)
+    assert len(first) == 1
+    assert len(set(done)) == len(done) == 2
+    for file in (tmp_path / "whole").glob("runs/*/*.json"):
+        other = tmp_path / "cut" / file.relative_to(tmp_path / "whole")
+        assert json.loads(file.read_text())["figures"] == json.loads(other.read_text())["figures"]
+
+
+def test_a_folder_of_other_settings_is_refused_by_name(tmp_path):
+    check_same(QUICK, tmp_path)
+    check_same(QUICK, tmp_path)
+    with pytest.raises(
+        StopStudyError, match=r"other settings \(steps: 2 then, 3 now; schedule normal: .*Give another --out"
+    ):
+        check_same(replace(QUICK, steps=3), tmp_path)
+
+
+def test_a_data_set_needs_its_folder_and_the_labels_of_the_task(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        read("doc", ["--data", "voc"])
+    assert "--data voc needs the data set's folder: --root DIR" in capsys.readouterr().err
+    with pytest.raises(StopStudyError, match="small is about segmentation; --data nyu has no labels for it"):
+        small(monkeypatch, "--data", "nyu", "--root", tmp_path, "--out", tmp_path)
+
+
+def test_two_jobs_give_the_figures_of_one(tmp_path, monkeypatch, one_thread):
+    for jobs in (1, 2):
+        small(monkeypatch, "--out", tmp_path / str(jobs), "--jobs", jobs, "--seeds", 1, "--unet", "frozen")
+    one, two = (json.loads((tmp_path / f"{jobs}/small.json").read_text())["parts"][0]["unets"] for jobs in (1, 2))
+    assert one == two
+
+
+def watch(monkeypatch, look):
+    """Call `look` with each model that is measured."""
+
+    def watched(model, looked):
+        look(model)
+        return measure(model, looked)
+
+    monkeypatch.setattr(fitting, "measure", watched)
+
+
+def test_a_tuned_unet_trains_and_a_frozen_one_does_not(tmp_path, monkeypatch):
+    study = Study(replace(QUICK, lr=1e-2), out=tmp_path, task="segmentation")
+    trained = []
+    watch(monkeypatch, lambda model: trained.append([one.detach().clone() for one in model.backbone.unet.parameters()]))
+    for is_tuned in (False, True):
+        study.carry_out(Run("segmentation", EMPTY, "normal", is_tuned, 0))
+    own = list(tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
+    frozen, tuned = ([torch.equal(one, other) for one, other in zip(found, own, strict=True)] for found in trained)
+    assert all(frozen)
+    assert not all(tuned)
+
+
+def test_an_adapter_trains_under_a_frozen_unet(tmp_path, monkeypatch):
+    study = Study(QUICK, out=tmp_path, task="segmentation")
+    gates = []
+    watch(monkeypatch, lambda model: gates.append(model.backbone.text_adapter.gate.detach().clone()))
+    study.carry_out(Run("segmentation", replace(EMPTY, adapter=True), "normal", False, 0))
+    assert not torch.equal(gates[0], torch.full_like(gates[0], 1e-4))
+
+
+# Texts
+
+
+def test_texts_are_those_of_the_paper(tmp_path):
+    half = Images(replace(QUICK, test=6), "test", out=tmp_path, task="segmentation")
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    masks = [np.unique(sample.mask) for sample in half.samples]
+    assert half.present == [[half.class_names[k] for k in one if k] for one in masks]
+    oracle = say(Text("oracle"), backbone, half, seed=1)
+    assert [one.split() for one in oracle.of([0, 3])] == [half.present[0], half.present[3]]
+    captions, others = (say(Text(kind), backbone, half, seed=1).texts for kind in ("captions", "others"))
+    assert others[1:] == captions[:-1]
+    assert captions != others
+    places = say(Text("places"), backbone, half, seed=1)
+    first = half.places.index(half.places[0])
+    assert places.of([first]).embeddings.shape == (1, 1, backbone.text_encoder.width)
+    assert say(Text("averaged eos"), backbone, half, seed=1).of([0]).embeddings.shape[1] == 12
+    with pytest.raises(ValueError, match="no text 'song'"):
+        say(Text("song"), backbone, half, seed=1)
+
+
+def test_the_plain_encoder_is_of_the_unets_size():
+    unet = sum(one.numel() for one in tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
+    plain = PlainSegmentation(num_classes=13, head_options={"fpn_channels": 16, "channels": 16})
+    assert sum(one.numel() for one in plain.stages.parameters()) == pytest.approx(unet, rel=0.1)
+    features = plain.features(torch.rand(2, 3, 128, 128))
+    assert [one.shape[2] for one in features.maps] == [16, 8, 4, 2]
+    assert plain.from_features(features).logits.shape == (2, 13, 128, 128)
+
+
+# Photographs
+
+
+@pytest.mark.filterwarnings("ignore:the captioner 'tadp-tiny'")  # it has nothing to say of noise, or too much
+@pytest.mark.filterwarnings("ignore:caption 0 .* the rest was cut")
+@pytest.mark.parametrize("data", ["voc", "nyu"])
+def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
+    root = getattr(trees, data)(tmp_path / data)
+    is_depth = data == "nyu"
+    rows = table3.TABLE.parts[0].rows[1:3] if is_depth else [controls.TADP[0], table_s2.TABLE.parts[0].rows[-1]]
+    table = Table("dry", "Dry", "depth" if is_depth else "segmentation", [Part("Dry", rows, rows[0].label)],
+                  ("RMSE",) if is_depth else ("mIoU",))  # fmt: skip
+    sizes = ("--steps", 1, "--batch", 2, "--crop-px", 24 if is_depth else 72, "--seeds", 1, "--micro-batch", 1)
+    options = ("--data", data, "--root", root, "--out", tmp_path / "out", "--unet", "tuned", *sizes)
+    call(monkeypatch, lambda: main(table, "dry"), *options)
+    found = json.loads((tmp_path / "out/dry.json").read_text())
+    assert found["parts"][0]["finished"] == 2
+    told = f"--data {data} --root DIR --steps 1 --batch 2 --crop-px {sizes[5]} --seeds 1 --unet tuned --micro-batch 1"
+    assert found["command"] == f"python examples/study/dry.py {told}"
+    assert all(np.isfinite(row[table.metrics[0]]["mean"]) for row in found["parts"][0]["unets"]["tuned"].values())
+
+
+# Commands
+
+
+def test_every_script_is_short_and_says_what_it_asks():
+    scripts = sorted(STUDY.glob("*.py"))
+    names = (
+        "all.py appendix_a.py controls.py domains.py figure3.py figure4.py table1.py table3.py table_s2.py verdicts.py"
+    )
+    assert [one.name for one in scripts] == names.split()  # shared/table.py is the main of four
+    assert {one.stem for one in scripts} == {*everything.PARTS, "all", "verdicts"}
+    for script in scripts:
+        lines = script.read_text().splitlines()
+        assert len(lines) <= 150, script
+        assert re.match(r'r?"""', lines[0])
+
+
+def test_all_calls_every_part_and_then_the_verdicts(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 0))
+    call(monkeypatch, everything.main, "--out", tmp_path, "--skip", "domains", "--quick", "--seeds", "2")
+    names = [Path(words[1]).stem for words in called]
+    assert names == [*(part for part in everything.PARTS if part != "domains"), "verdicts"]
+    assert called[0][-3:] == ["--quick", "--seeds", "2"]
+    call(monkeypatch, everything.main, "--out", tmp_path)
+    (across,) = [words for words in called if Path(words[1]).stem == "domains"]
+    judged = called[-1]
+    assert across[across.index("--from") + 1] == judged[judged.index("--results") + 1]
+    monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess(words, 3))
+    with pytest.raises(SystemExit, match="figure4 ended with code 3"):
+        call(monkeypatch, everything.main, "--out", tmp_path)
+
+
+def test_domains_brings_both_tables_together(monkeypatch, tmp_path):
+    found = ROOT / "docs" / "results"
+    call(monkeypatch, domains.main, "--report", "--from", found, "--page", tmp_path / "domains")
+    page = (tmp_path / "domains.md").read_text()
+    null = json.loads((found / "cross-domain-segmentation.json").read_text())["rows"]["null"]["night mIoU"]["mean"]
+    assert f"| null | {null:.3f}" in page
+    assert (tmp_path / "domains.png").exists()
+    called = []
+    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 1))
+    with pytest.raises(StopStudyError, match=r"cross_domain.py segmentation ended with an error"):
+        call(monkeypatch, domains.main, "--out", tmp_path, "--steps", "3")
+    assert called[0][2] == "segmentation"
+    assert called[0][-2:] == ["--steps", "3"]
+    assert "--tune" not in called[0]
+
+
+def test_domains_has_a_tuned_unet_beside_the_frozen_one(monkeypatch, tmp_path):
+    for task in domains.TASKS:
+        found = json.loads((ROOT / "docs" / "results" / f"cross-domain-{task}.json").read_text())
+        (tmp_path / f"cross-domain-{task}.json").write_text(json.dumps(found))
+    found["rows"]["null"]["watercolor AP"]["mean"] = 0.123456
+    (tmp_path / "cross-domain-detection-tuned.json").write_text(json.dumps(found))
+    call(monkeypatch, domains.main, "--report", "--from", tmp_path, "--page", tmp_path / "domains")
+    frozen, tuned = (tmp_path / "domains.md").read_text().split("## Table 5: detection, U-Net tuned")
+    assert "0.123" in tuned
+    assert "0.123" not in frozen
+    assert "cross-domain-detection-tuned.md" in tuned
+    assert set(json.loads((tmp_path / "domains.json").read_text())) >= {"detection", "detection, tuned"}
+    called = []
+    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 0))
+    call(monkeypatch, domains.main, "--out", tmp_path, "--page", tmp_path / "domains")
+    asked = [(words[2], Path(words[words.index("--out") + 1]).name, words[-2:]) for words in called]
+    one = tmp_path.name
+    assert [task for task, _, _ in asked] == ["segmentation", "segmentation", "detection", "detection"]
+    assert [folder for _, folder, _ in asked] == [one, "tuned", one, "tuned"]
+    assert [last == ["--tune", "all"] for _, _, last in asked] == [False, True, False, True]
+
+
+def test_the_page_of_verdicts_is_made_of_what_is_there(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, verdicts.main, "--results", tmp_path, "--page", tmp_path / "paper.md")
+    page = (tmp_path / "paper.md").read_text()
+    told = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
+    assert page.count("**not run yet**") > 30
+    assert all(claim["claim"] in page for claim in told["claim"])
+
+
+def test_the_committed_page_is_the_one_that_its_results_give(monkeypatch, tmp_path):
+    results = ROOT / "docs" / "results"
+    call(monkeypatch, verdicts.main, "--results", results, "--page", tmp_path / "paper.md")
+    assert (tmp_path / "paper.md").read_text() == (results / "paper.md").read_text()
+
+
+def test_figure_4_counts_where_names_look(monkeypatch, tmp_path):
+    call(monkeypatch, figure4.main, "--quick", "--test", 6, "--out", tmp_path)
+    found = json.loads((tmp_path / "figure4.json").read_text())["texts"]
+    assert set(found) == set(figure4.TEXTS)
+    assert found["class names"]["pointing"] > found["averaged EOS"]["pointing"]
+    assert found["oracle"]["peak over mean, absent"] is None
+    page = (tmp_path / "figure4.md").read_text()
+    assert "`python examples/study/figure4.py --quick --test 6`; 6 rendered scenes" in page
+    monkeypatch.setattr(figure4, "_count", None)  # nothing is counted again
+    call(monkeypatch, figure4.main, "--quick", "--test", 6, "--out", tmp_path)
+    assert (tmp_path / "figure4.md").read_text() == page
+    with pytest.raises(StopStudyError, match="test: 6 then, 4 now"):
+        call(monkeypatch, figure4.main, "--quick", "--out", tmp_path)
+
+
+def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
+    table = figure3.TABLES[1]
+    monkeypatch.setattr(
+        figure3, "TABLES", [replace(table, parts=[replace(table.parts[0], rows=table.parts[0].rows[:1])])]
+    )
+    call(monkeypatch, figure3.main, "--quick", "--seeds", 1, "--unet", "frozen", "--out", tmp_path)
+    found = json.loads((tmp_path / "figure3.json").read_text())
+    assert 0.8 < found["standard deviation of latents"]["scaled"] < 1.2
+    lengths = found["tokens of a caption, mean"]
+    assert lengths["TADP-0"] < lengths["TADP-20"] <= lengths["TADP-40"]
+    call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
+    found = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]
+    assert set(found) == set(appendix_a.WORDS)
+    assert all(0 < one["0.2"]["difference"]["mean"] < 60 for one in found.values())
+    page = (tmp_path / "a/appendix_a.md").read_text()
+    monkeypatch.setattr(appendix_a, "measure", None)  # nothing is drawn again
+    call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
+    assert (tmp_path / "a/appendix_a.md").read_text() == page
+
+
+def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):
+    _, how = read("doc", ["--seeds", "2", "--out", str(tmp_path)])
+    runs = plan(controls.TABLE.parts[0].rows, how, task="segmentation", schedule="normal")
+    assert len(runs) == 2 * (2 * 5 + 1)  # the plain encoder has nothing to freeze
+    assert len({run.name for run in runs}) == len(runs)
+    assert result_of(runs[0], tmp_path) is None
+    assert Settings(data="nyu", root="x").schedule("fast").epochs == 1
+
+
+def test_regions_are_measured_by_their_size():
+    """Six regions, two of each size, in an order that is not theirs; what is found of each is counted by hand."""
+    sizes = RegionSizes(("background", "dog"))
+    for area, found in ((40, 40), (1, 1), (20, 15), (50, 50), (2, 1), (10, 5)):
+        truth, said = np.zeros((10, 10), int), np.zeros((10, 10), int)
+        truth.flat[:area], said.flat[:found] = 1, 1
+        sizes.update(said, truth)
+    assert sizes.compute() == pytest.approx({"IoU small": 0.75, "IoU medium": 0.625, "IoU large": 1.0})
+
+
+def test_pixels_of_no_class_count_in_no_region():
+    sizes = RegionSizes(("background", "dog"))
+    truth, said = np.array([[1, 1, 255, 0]]), np.array([[1, 0, 1, 0]])
+    sizes.update(said, truth)
+    assert sizes.compute()["IoU small"] == pytest.approx(1 / 2)

@@ -1,0 +1,508 @@
+"""The training loop of examples/training: order, accumulation, processes, checkpoints, and what may go wrong."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from builders_training import labelled_pixels, loss, make_data, make_model, make_options, train, weights
+from PIL import Image
+from safetensors.torch import load_file
+from training import options as training_options
+from training.data import Kept, captioner_of, largest_class, mean_depths, scenes, with_captions
+from training.latents import cached_latents
+from training.model import training_data
+from training.options import StopTraining
+from training.parts import parts_of_epoch
+from training.record import Record
+from warm_python import warm_python
+
+from tadp.captions import CaptionTable, Provenance
+from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
+from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.training.schedules import Schedule, get_schedule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WORKER = Path(__file__).parents[1] / "support" / "training_worker.py"
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in lines(out)]
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def work(*arguments: object, processes: int | None = None) -> subprocess.CompletedProcess:
+    launch = [] if processes is None else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    folders = [str(WORKER.parent.parent), str(WORKER.parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable if launch else warm_python(), *launch, str(WORKER), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(autouse=True)
+def own_state():
+    """Accelerate keeps a state for the process, `set_seed` sets all generators; neither is to reach other tests."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, tmp_path_factory):
+    """The weights of a run that was left alone, with dropout and flips."""
+    out = tmp_path_factory.mktemp("whole")
+    return weights(train(make_options(out))), losses(out)
+
+
+def test_training_changes_what_trains_and_nothing_else(whole):
+    before, (after, said) = weights(make_model()), whole
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} == {"head", "backbone"}
+    assert not [name for name in changed if name.startswith(("backbone.vae", "backbone.text_encoder"))]
+    assert len(said) == 6
+    assert said[-1] < said[0]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(whole, tmp_path):
+    assert same(weights(train(make_options(tmp_path / "same"))), whole[0])
+    assert not same(weights(train(make_options(tmp_path / "other", seed=4))), whole[0])
+
+
+@pytest.mark.parametrize("kill", [("--kill-in-step", 4), ("--kill-while-saving", 4)])
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(kill, whole, tmp_path):
+    assert work(tmp_path, *kill).returncode == -9
+    assert [one.name for one in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000002"]
+    model = train(make_options(tmp_path))
+    assert same(weights(model), whole[0])
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert losses(tmp_path) == whole[1]
+    assert sorted(one.name for one in (tmp_path / "checkpoints").iterdir()) == ["step-00000006"]
+
+
+def test_a_lora_goes_on_to_the_same_weights_too(tmp_path):
+    alone = weights(train(make_options(tmp_path / "alone"), model=make_model(tune="lora", lora_rank=2)))
+    with pytest.raises(StopTraining):
+        train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2), loss=stop_after(5))
+    kept = load_file(next((tmp_path / "run" / "checkpoints").glob("step-*")) / "trained.safetensors")
+    assert {name.split(".")[0] for name in kept} == {"head", "backbone"}
+    assert all("lora" in name for name in kept if name.startswith("backbone"))
+    assert same(weights(train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2))), alone)
+
+
+def test_a_run_that_is_finished_gives_its_weights_again(whole, tmp_path):
+    train(make_options(tmp_path))
+    assert same(weights(train(make_options(tmp_path), loss=None)), whole[0])
+
+
+def with_holes() -> Kept:
+    """Scenes of which some have few labelled pixels, so that a mean of means is another than the mean."""
+    data = make_data(8)
+    for index in range(6):
+        data[index].mask[: 62 - 4 * index] = IGNORE_LABEL
+    return data
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_accumulated_batches_are_one_large_batch(micro_batch, tmp_path):
+    results = []
+    for size in (4, micro_batch):
+        out = tmp_path / str(size)
+        model = train(
+            make_options(out, micro_batch=size, schedule={"steps": 3}), model=make_model(dropout=0), data=with_holes()
+        )
+        results.append((losses(out), weights(model)))
+    (large, large_weights), (small, small_weights) = results
+    assert small == pytest.approx(large, rel=1e-5)
+    for name, one in large_weights.items():
+        torch.testing.assert_close(small_weights[name], one, rtol=1e-3, atol=2e-4)
+
+
+def test_the_weights_matter_where_labels_are_missing(tmp_path):
+    said = []
+    for number, weight in enumerate((labelled_pixels, len)):
+        train(
+            make_options(tmp_path / str(number), micro_batch=1, schedule={"steps": 1}),
+            model=make_model(dropout=0),
+            data=with_holes(),
+            weight=weight,
+        )
+        said += losses(tmp_path / str(number))
+    assert abs(said[0] - said[1]) > 1e-4
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    done = work(tmp_path / "two", "--micro-batch", 2, "--dropout", 0, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first[0] == second[0] == 2
+    assert same(first[1], second[1])
+    model = train(make_options(tmp_path / "one"), model=make_model(dropout=0))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    for name, one in weights(model).items():
+        torch.testing.assert_close(first[1][name], one, rtol=1e-3, atol=5e-4)
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_a_steps_images_are_the_same_however_they_are_split(processes, parts):
+    asked = SimpleNamespace(
+        seed=5, micro_batch=8 // processes // parts, workers=0, schedule=Schedule(steps=9, batch=8, lr=1.0)
+    )
+    seen: list[set[str]] = [set(), set()]
+    data = Augmented(make_data(20), [])
+    for rank in range(processes):
+        accelerator = SimpleNamespace(
+            num_processes=processes, process_index=rank, gradient_accumulation_steps=parts, device=torch.device("cpu")
+        )
+        for step, made in enumerate(parts_of_epoch(data, asked, accelerator, epoch=1, start=0)):
+            assert len(made) == parts
+            seen[step] |= {image_id for part in made for image_id in part.batch.image_ids}
+    alone = SimpleNamespace(num_processes=1, process_index=0, gradient_accumulation_steps=1, device=torch.device("cpu"))
+    asked.micro_batch = 8
+    wanted = [set(made[0].batch.image_ids) for made in parts_of_epoch(data, asked, alone, epoch=1, start=0)]
+    assert seen == wanted
+    assert len(wanted[0] | wanted[1]) == 16
+
+
+def test_workers_change_nothing(whole, tmp_path):
+    assert same(weights(train(make_options(tmp_path, workers=2))), whole[0])
+
+
+def test_a_loss_that_is_no_number_stops_with_the_batch_named(tmp_path):
+    with pytest.raises(StopTraining, match=r"loss is nan at step 3; its images: plain-1-\d+, .*step-00000002 is from"):
+        train(make_options(tmp_path), loss=stop_after(3))
+    assert len(losses(tmp_path)) == 3
+
+
+def test_infinity_at_the_first_step_says_that_there_is_no_checkpoint(tmp_path):
+    with pytest.raises(StopTraining, match=r"loss is inf at step 0.*There is no checkpoint from before"):
+        train(make_options(tmp_path), loss=lambda model, part: loss(model, part) + float("inf"))
+
+
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path):
+    """The loss is finite: the square root of zero is, its slope is not."""
+    count = 0
+
+    def steep(model, part):
+        nonlocal count
+        count += 1
+        value = loss(model, part)
+        return value if count <= 3 else value + (value - value).sqrt()
+
+    with pytest.raises(
+        StopTraining, match=r"a gradient is nan at step 3.*its images: plain-1-\d+, .*step-00000002 is from"
+    ):
+        train(make_options(tmp_path), loss=steep)
+    kept = load_file(next((tmp_path / "checkpoints").glob("step-*")) / "trained.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def test_a_checkpoint_of_another_number_of_classes_is_refused(tmp_path):
+    train(make_options(tmp_path, schedule={"steps": 2}))
+    with pytest.raises(StopTraining, match=r"is of 13 classes, this run has 12\. Give another --out"):
+        train(make_options(tmp_path, schedule={"steps": 2}), model=make_model(classes=12), data=make_data())
+
+
+def test_other_options_are_named(tmp_path):
+    train(make_options(tmp_path, schedule={"steps": 2}))
+    with pytest.raises(StopTraining, match=r"of another run: steps was 2 and is 4; lr was 0.01 and is 0.02"):
+        train(make_options(tmp_path, schedule={"steps": 4, "lr": 0.02}))
+
+
+def test_a_run_does_not_go_on_with_other_captions(tmp_path):
+    asked = captioning(tmp_path)
+    [data] = with_captions([scenes(8, seed=1)], asked, ALONE)
+    first = {"schedule": {"steps": 2, "batch": 2}, "micro_batch": 2, "captions_sha256": asked.captions_sha256}
+    train(make_options(tmp_path, **first), data=data)
+    again = captioning(tmp_path, captions=tmp_path / "moved.db", captioner="someone/else")
+    shutil.copy(asked.captions, again.captions)
+    with_captions([scenes(8, seed=1)], again, ALONE)
+    train(make_options(tmp_path, **first | {"captions_sha256": again.captions_sha256}), data=data)
+    with CaptionTable.open(again.captions) as table:
+        others = dict(table.items()) | {data.image_ids[3]: "a cat"}
+    other = captioning(tmp_path, captions=tmp_path / "other.json")
+    other.captions.write_text(json.dumps(others))
+    with_captions([scenes(8, seed=1)], other, ALONE)
+    with pytest.raises(StopTraining, match=r"run: captions_sha256 was '[0-9a-f]+' and is '[0-9a-f]+'\. Give"):
+        train(make_options(tmp_path, **first | {"captions_sha256": other.captions_sha256}), data=data)
+
+
+def stop_after(steps: int):
+    """A loss that is no number after so many steps."""
+    count = 0
+
+    def stopping(model, part):
+        nonlocal count
+        count += 1
+        return loss(model, part) * (1 if count <= steps else float("nan"))
+
+    return stopping
+
+
+def limit_files(size: int) -> tuple[int, int]:
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    return old
+
+
+@pytest.mark.parametrize("size", [2_000, 300_000])
+def test_a_full_disk_leaves_the_checkpoint_before(size, whole, tmp_path, monkeypatch):
+    """The system refuses files over a size, as a full disk would: the weights first, or the optimiser's state."""
+    with pytest.raises(StopTraining):
+        train(make_options(tmp_path / "run", save_every=3), loss=stop_after(4))
+    kept = next((tmp_path / "run" / "checkpoints").glob("step-*"))
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    old = limit_files(size)
+    try:
+        with pytest.raises(OutputError, match=r"cannot write the checkpoint of step 6: .*step-00000003 is untouched"):
+            train(make_options(tmp_path / "run", save_every=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert [one.name for one in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    assert same(weights(train(make_options(tmp_path / "run", save_every=3))), whole[0])
+
+
+def test_latents_are_made_once_and_train_to_the_same_weights(whole, tmp_path):
+    seen = []
+
+    def encode(images):
+        seen.append(len(images))
+        return original(images)
+
+    model = make_model()
+    original = model.backbone.encode_image
+    model.backbone.encode_image = encode
+    trained = train(make_options(tmp_path, cache_latents=True), model=model)
+    assert sum(seen) == 20  # each of the 10, and its mirror image
+    for name, one in weights(trained).items():
+        torch.testing.assert_close(one, whole[0][name], rtol=1e-3, atol=1e-3)
+    again = make_model()
+    again.backbone.encode_image = encode
+    train(make_options(tmp_path / "again", cache=tmp_path, cache_latents=True), model=again)
+    assert sum(seen) == 20
+
+
+def test_latents_of_another_encoder_are_not_taken(tmp_path):
+    accelerator, data, path = SimpleNamespace(is_main_process=True, wait_for_everyone=int), make_data(2), tmp_path / "l"
+    model = make_model()
+    first = cached_latents(model.backbone, data, path, accelerator)
+    assert first.shape == (2, 2, 4, 8, 8)
+    with torch.no_grad():
+        next(model.backbone.vae.parameters()).mul_(1.5)
+    assert not torch.equal(cached_latents(model.backbone, data, path, accelerator), first)
+
+
+def test_latents_are_not_kept_where_images_are_cropped(tmp_path):
+    options = make_options(tmp_path, cache_latents=True)
+    with pytest.raises(StopTraining, match=r"at most flipped; scenes has RandomFlip, Resize\. Leave it out"):
+        training_data(make_model(), make_data(2), [RandomFlip(), Resize(32)], options, SimpleNamespace())
+
+
+def test_bfloat16_trains_and_is_near_float32(whole, tmp_path):
+    train(make_options(tmp_path, mixed_precision="bf16"))
+    assert losses(tmp_path) != whole[1]
+    assert losses(tmp_path) == pytest.approx(whole[1], rel=0.03)
+
+
+def test_gradient_checkpointing_changes_nothing(whole, tmp_path):
+    trained = weights(train(make_options(tmp_path, gradient_checkpointing=True)))
+    for name, one in trained.items():
+        torch.testing.assert_close(one, whole[0][name], rtol=1e-3, atol=1e-3)
+
+
+def test_figures_of_an_evaluation_stand_between(tmp_path):
+    train(make_options(tmp_path, evaluate_every=2), evaluate=lambda model: {"mIoU": 0.5})
+    assert [line["step"] for line in lines(tmp_path) if "mIoU" in line] == [2, 4]
+
+
+def test_the_record_drops_what_is_done_again_and_a_line_that_was_cut(tmp_path):
+    path, main = tmp_path / "metrics.jsonl", SimpleNamespace(is_main_process=True)
+    path.write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 3}\n{"step": 3, "lo')
+    Record(path, main, keep_steps=1).write(2, loss=4.0)
+    assert lines(tmp_path) == [{"step": 1, "loss": 2}, {"step": 2, "loss": 4.0}]
+
+
+@pytest.fixture
+def voc(tmp_path) -> Path:
+    """Four images in Pascal VOC's folders."""
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    names = [f"2007_{number:06}" for number in range(4)]
+    for name, sample in zip(names, RenderedScenes(4, seed=1, size=64), strict=True):
+        Image.fromarray(sample.image).save(root / "JPEGImages" / f"{name}.jpg")
+        Image.fromarray(sample.mask.astype("uint8")).save(root / "SegmentationClass" / f"{name}.png")
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+class BrokenInEpochThree(Augmented):
+    """Cuts a file short when the third epoch begins."""
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if epoch == 2:
+            path = self.data.image_paths["2007_000002"]
+            path.write_bytes(path.read_bytes()[:300])
+
+
+def train_on(voc: Path, out: Path, **options):
+    data = PascalVOC(
+        voc, split="train", captions=dict.fromkeys([f"2007_00000{k}" for k in range(4)], "a dog"), **options
+    )
+    return train(
+        make_options(out, schedule={"steps": 5}, micro_batch=4),
+        model=make_model(classes=21),
+        data=BrokenInEpochThree(data, [RandomFlip()]),
+    )
+
+
+def test_an_image_that_breaks_in_the_third_epoch_is_named(voc, tmp_path):
+    with pytest.raises(ImageError, match=r"2007_000002\.jpg"):
+        train_on(voc, tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_it_is_skipped_when_that_is_asked_for(voc, tmp_path):
+    with pytest.warns(UserWarning, match="skipped '2007_000002', took '2007_000003' instead"):
+        train_on(voc, tmp_path / "run", on_error="skip")
+    assert len(losses(tmp_path / "run")) == 5
+
+
+def captioning(out: Path, **changes) -> SimpleNamespace:
+    return SimpleNamespace(
+        **({"text": "captions", "captions": out / "captions.db", "captioner": "tadp-tiny"} | changes)
+    )
+
+
+ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=int, device="cpu")
+
+
+def test_captions_are_made_once_and_kept(tmp_path, monkeypatch):
+    first, second = with_captions([scenes(2, seed=1), scenes(1, seed=2)], captioning(tmp_path), ALONE)
+    said = [first[0].caption, first[1].caption, second[0].caption]
+    assert all(said)
+    assert dict(CaptionTable.open(tmp_path / "captions.db")) == dict(
+        zip([*first.image_ids, *second.image_ids], said, strict=True)
+    )
+    monkeypatch.setattr("tadp.Captioner.from_pretrained", None)  # nobody asks it again
+    [again] = with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
+    assert again[1].caption == said[1]
+
+
+def test_captions_of_another_captioner_are_not_mixed(tmp_path):
+    with CaptionTable.create(tmp_path / "captions.db") as table:
+        table.add("plain-1-000000", "a dog")
+    with pytest.raises(CaptionError, match="those are of unknown origin, these by 'tadp-tiny'"):
+        with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
+
+
+def test_a_fixed_text_has_no_captions(tmp_path):
+    [data] = with_captions([scenes(2, seed=1)], captioning(tmp_path, text="class_names"), ALONE)
+    assert data[0].caption is None
+    assert not (tmp_path / "captions.db").exists()
+
+
+def test_trivial_answers_are_those_of_the_training_data():
+    data = make_data(3)
+    depths = torch.stack([torch.from_numpy(data[k].depth_m) for k in range(3)])
+    below = depths < 20
+    mean, each = mean_depths(data, farthest_m=20.0)
+    assert mean == pytest.approx(depths[below].double().mean().item(), rel=1e-6)
+    assert each[40, 7] == pytest.approx(depths[:, 40, 7][below[:, 40, 7]].mean().item(), rel=1e-6)
+    assert each[0, 0] == pytest.approx(mean)  # sky in all of them
+    assert largest_class(data, 13) == 0
+
+
+def test_the_model_says_who_captioned_its_images(tmp_path):
+    assert captioner_of(captioning(tmp_path, text="null")) is None
+    (tmp_path / "authors.json").write_text('{"a": {"captions": ["a dog"]}}')
+    assert captioner_of(captioning(tmp_path, captions=tmp_path / "authors.json")) is None
+    with CaptionTable.create(tmp_path / "captions.db", provenance=Provenance("somebody/else")) as table:
+        table.add("a", "a dog")
+    assert captioner_of(captioning(tmp_path)) == "somebody/else"
+
+
+def read(monkeypatch, *arguments: str):
+    monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments])
+    scenes = Schedule(steps=600, batch=16, lr=1e-3)
+    return training_options.read_options("", data=("scenes", "ade20k"), scenes=scenes)
+
+
+def test_a_schedule_is_the_papers_less_what_is_given(monkeypatch):
+    asked = ("--data", "ade20k", "--root", "x", "--schedule", "ade20k-8k")
+    assert read(monkeypatch, *asked).schedule == get_schedule("ade20k-8k")
+    changed = read(monkeypatch, *asked, "--epochs", "2", "--lr", "1e-3").schedule
+    assert (changed.steps, changed.epochs, changed.lr, changed.warmup_steps) == (None, 2, 1e-3, 150)
+    assert read(monkeypatch).schedule.steps == 600
+
+
+@pytest.mark.parametrize("missing", ["--root", "--schedule"])
+def test_a_data_set_needs_its_folder_and_a_schedule(missing, monkeypatch, capsys):
+    asked = {"--root": "x", "--schedule": "ade20k-4k"}
+    given = [word for name, value in asked.items() if name != missing for word in (name, value)]
+    with pytest.raises(SystemExit):
+        read(monkeypatch, "--data", "ade20k", *given)
+    assert (
+        f"--data ade20k needs {'a' if missing == '--schedule' else 'its folder:'} {missing}" in capsys.readouterr().err
+    )
+
+
+def test_what_the_package_can_explain_ends_a_script_without_a_traceback(monkeypatch, tmp_path):
+    import segmentation
+
+    asked = ("--data", "voc", "--root", str(tmp_path), "--schedule", "pascal-15-epochs", "--out", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["segmentation.py", *asked])
+    with pytest.raises(SystemExit, match=r"MissingDataError: Pascal VOC needs .*JPEGImages, which is not there. Get"):
+        training_options.run(segmentation.main)
+
+
+def start(**changes):
+    options = SimpleNamespace(
+        mixed_precision="no", processes=None, micro_batch=None, seed=0, schedule=Schedule(steps=1, batch=6, lr=1.0)
+    )
+    vars(options).update(changes)
+    return training_options.start(options), options
+
+
+def test_a_launcher_that_started_too_few_processes_is_found_out():
+    with pytest.raises(StopTraining, match=r"1 process\(es\) started, not 2\. Start with python -m torch"):
+        start(processes=2)
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+    with pytest.raises(StopTraining, match=r"4 images make no batch of 5; give a smaller --batch"):
+        train(make_options(tmp_path, schedule={"batch": 5}), data=RenderedScenes(4, seed=1))
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(StopTraining, match=r"batch of 6 cannot be split into 1 process\(es\) x 4 images"):
+        start(micro_batch=4)
+
+
+def test_a_batch_is_split_into_what_fits(capsys):
+    accelerator, _ = start(micro_batch=2)
+    assert accelerator.gradient_accumulation_steps == 3
+    assert "1 process(es) x 2 images x 3 accumulated = 6 a step" in capsys.readouterr().out

@@ -1,0 +1,392 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders_captioner import build_blip
+from PIL import Image
+from safetensors.torch import load_file
+from warm_python import warm_python
+
+import tadp
+from tadp.backbone import TADPBackbone
+from tadp.captioner import Captioner
+from tadp.datasets.scenes import Scenes
+from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.extract import extract_images, fingerprint, output_names, shrink
+
+CAPTION = "a red car next to a tree on grass"
+
+
+@pytest.fixture(scope="module")
+def backbone() -> TADPBackbone:
+    return TADPBackbone.from_pretrained("tadp-tiny")
+
+
+@pytest.fixture(scope="session")
+def captioner(tmp_path_factory) -> Captioner:
+    return Captioner.from_pretrained(build_blip(tmp_path_factory.mktemp("blip")), max_new_tokens=8)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Five images of two sizes in two folders."""
+    folder = tmp_path / "photos"
+    for k, scene in enumerate(Scenes(5, seed=3, size=64)):
+        path = folder / ("pets" if k < 2 else "cars") / f"s{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image[: 40 if k == 3 else 64]).save(path)
+    return folder
+
+
+def run(backbone, paths, output, captions=CAPTION, **options) -> dict[str, str]:
+    """Statuses by name."""
+    return {
+        one.name: one.status
+        for one in extract_images(backbone, paths, output, captions=captions, model="tadp-tiny", **options)
+    }
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    a, b = load_file(one), load_file(other)
+    return a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-4, rtol=1e-3) for key in a)
+
+
+def test_files_hold_what_the_backbone_returns(backbone, photos, tmp_path):
+    assert set(run(backbone, photos, tmp_path / "out", batch_size=2).values()) == {"done"}
+    for name in ("pets/s0", "cars/s3"):
+        with torch.inference_mode():
+            features = backbone(photos / f"{name}.png", CAPTION)
+        tensors = load_file(tmp_path / "out" / f"{name}.safetensors")
+        expected = {f"map.{level}": one[0] for level, one in enumerate(features.maps)}
+        expected |= {f"attention.{level}": features.attention.at(level)[0] for level in (1, 2)}
+        assert tensors.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(tensors[key], value, atol=1e-4, rtol=1e-3)
+
+
+def test_the_record_tells_the_tensors_and_their_origin(backbone, photos, tmp_path):
+    run(backbone, photos / "cars" / "s3.png", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "s3.json").read_text())
+    tensors = load_file(tmp_path / "out" / "s3.safetensors")
+    assert record["caption"] == CAPTION
+    assert record["image_size"] == [40, 64]
+    assert record["strides"] == [8, 16, 32, 64]
+    assert record["channels"] == [tensors[f"map.{level}"].shape[0] for level in range(4)]
+    assert len(record["tokens"]) == tensors["attention.1"].shape[0] == 77
+    words = {word["text"]: record["tokens"][word["start"] : word["stop"]] for word in record["words"]}
+    assert "".join(words["tree"]) == "tree"
+    assert record["settings"]["model"] == "tadp-tiny"
+    assert record["settings"]["timestep"] == 0
+    assert record["settings"]["captions"] == {"text": CAPTION}
+    assert record["tadp"] == tadp.__version__
+
+
+def test_levels_dtype_and_size_are_obeyed(photos, tmp_path):
+    backbone = TADPBackbone.from_pretrained("tadp-tiny", dtype=torch.bfloat16, record_attention=(0,))
+    run(backbone, photos / "cars" / "s3.png", tmp_path / "out", levels=(2,), max_side_px=32)
+    tensors = load_file(tmp_path / "out" / "s3.safetensors")
+    assert tensors.keys() == {"map.2", "attention.0", "attention.1", "attention.2"}
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert tensors["attention.0"].shape == (77, 3, 4)
+    assert json.loads((tmp_path / "out" / "s3.json").read_text())["image_size"] == [20, 32]
+
+
+def test_each_image_gets_the_captioner_s_words(backbone, captioner, photos, tmp_path):
+    run(backbone, photos, tmp_path / "out", captioner, batch_size=3)
+    for name in ("pets/s0", "pets/s1", "cars/s2", "cars/s3", "cars/s4"):
+        record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert record["caption"] == captioner(photos / f"{name}.png")[0]
+        assert record["settings"]["captions"]["max_new_tokens"] == 8
+
+
+def test_a_second_run_touches_nothing(backbone, photos, tmp_path):
+    first = run(backbone, photos, tmp_path / "out")
+    before = stamps(tmp_path / "out")
+    assert run(backbone, photos, tmp_path / "out") == dict.fromkeys(first, "skipped")
+    assert stamps(tmp_path / "out") == before
+
+
+def test_a_new_image_alone_is_done(backbone, photos, tmp_path):
+    run(backbone, photos, tmp_path / "out")
+    shutil.copy(photos / "pets" / "s0.png", photos / "new.png")
+    statuses = run(backbone, photos, tmp_path / "out")
+    assert [name for name, status in statuses.items() if status == "done"] == ["new"]
+
+
+def test_results_from_other_settings_are_kept_unless_overwritten(backbone, photos, tmp_path):
+    run(backbone, photos, tmp_path / "out")
+    before = stamps(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"5 of these 5 results.*captions was .* and is .*Pass another folder"):
+        run(backbone, photos, tmp_path / "out", "a cat")
+    with pytest.raises(OutputError, match=r"levels was \[0, 1, 2, 3\] and is \[1\]"):
+        run(backbone, photos, tmp_path / "out", levels=[1])
+    assert stamps(tmp_path / "out") == before
+    assert set(run(backbone, photos, tmp_path / "out", "a cat", overwrite=True).values()) == {"done"}
+    assert set(run(backbone, photos, tmp_path / "out", "a cat", overwrite=True).values()) == {"skipped"}
+    assert json.loads((tmp_path / "out" / "pets" / "s1.json").read_text())["caption"] == "a cat"
+
+
+def test_a_retrained_model_is_another_setting(photos, tmp_path):
+    backbone = TADPBackbone.from_pretrained("tadp-tiny")
+    before = fingerprint(backbone)
+    assert before == fingerprint(TADPBackbone.from_pretrained("tadp-tiny"))
+    run(backbone, photos / "pets", tmp_path / "out")
+    with torch.no_grad():
+        backbone.unet.conv_in.bias += 1
+    assert fingerprint(backbone) != before
+    with pytest.raises(OutputError, match="weights was"):
+        run(backbone, photos / "pets", tmp_path / "out")
+
+
+def test_another_picture_under_the_same_name_is_noticed(backbone, photos, tmp_path):
+    run(backbone, photos / "pets" / "s0.png", tmp_path / "out")
+    shutil.copy(photos / "pets" / "s1.png", photos / "pets" / "s0.png")
+    with pytest.raises(OutputError, match=r"for s0, the picture was another one \(.*s0\.png\)"):
+        run(backbone, photos / "pets" / "s0.png", tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["tensors gone", "tensors cut", "record cut", "record gone", "record of others"])
+def test_incomplete_results_are_made_again(backbone, photos, tmp_path, damage):
+    run(backbone, photos, tmp_path / "out")
+    tensors, record = (tmp_path / "out" / "pets" / f"s0.{suffix}" for suffix in ("safetensors", "json"))
+    good = tensors.read_bytes()
+    match damage:
+        case "tensors gone":
+            tensors.unlink()
+        case "tensors cut":
+            tensors.write_bytes(good[:-100])
+        case "record cut":
+            record.write_text(record.read_text()[:300])
+        case "record gone":
+            record.unlink()
+        case _:
+            record.write_text("[1]")
+    statuses = run(backbone, photos, tmp_path / "out")
+    assert [name for name, status in statuses.items() if status == "done"] == ["pets/s0"]
+    assert len(tensors.read_bytes()) == len(good)
+
+
+def test_an_unreadable_image_is_named_and_the_others_go_through(backbone, photos, tmp_path):
+    (photos / "text.jpg").write_text("hello")
+    whole = (photos / "pets" / "s0.png").read_bytes()
+    (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
+    outcomes = list(extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="m", batch_size=2))
+    failed = {one.name: str(one.error) for one in outcomes if one.status == "failed"}
+    assert failed.keys() == {"text", "cut"}
+    assert "text.jpg" in failed["text"]
+    assert sum(one.status == "done" for one in outcomes) == 5
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_was_done(backbone, photos, tmp_path, monkeypatch):
+    real, calls = Path.write_bytes, []
+
+    def write_bytes(path, data):
+        calls.append(path)
+        if len(calls) == 3:
+            real(path, data[:100])
+            raise OSError(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(OutputError, match=r"s\d\.safetensors: .*No space left on device"):
+        run(backbone, photos, tmp_path / "out", batch_size=1)
+    monkeypatch.undo()
+    files = sorted(stamps(tmp_path / "out"))
+    assert len(files) == 4
+    assert list(run(backbone, photos, tmp_path / "out").values()).count("skipped") == 2
+
+
+def test_an_interrupted_overwrite_never_leaves_an_old_record_with_new_tensors(backbone, photos, tmp_path, monkeypatch):
+    image, out = photos / "pets" / "s0.png", tmp_path / "out"
+    run(backbone, image, out)
+
+    real = os.replace
+
+    def replace(source, target):
+        real(source, target)
+        if str(target).endswith(".safetensors"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tadp.files.atomic.os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        run(backbone, image, out, "a cat", overwrite=True)
+    monkeypatch.undo()
+    assert run(backbone, image, out) == {"s0": "done"}
+
+
+KILLED_AT_REPLACE = """
+import os, signal, sys
+real, count = os.replace, 0
+
+def replace(source, target):
+    global count
+    count += str(target).endswith((".safetensors", ".json"))
+    if count == {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+
+os.replace = replace
+from tadp.cli import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_run_goes_on_and_does_each_image_once(backbone, photos, tmp_path):
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": str(Path(tadp.__file__).parents[1])}
+    # images in order: cars/s2, cars/s3, cars/s4, pets/s0, pets/s1; the sixth replacement is the third one's record
+    for number, done in ((5, 2), (2, 2)):
+        script = KILLED_AT_REPLACE.format(number=number)
+        command = [warm_python(), "-c", script, "extract", str(photos), "-o", str(out), "--caption", CAPTION]
+        killed = subprocess.run([*command, "--batch-size", "1"], capture_output=True, timeout=300, env=environment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        records = sorted(path.stem for path in out.rglob("*.json"))
+        assert records == ["s2", "s3"]
+        assert len(records) == done
+        assert list(out.rglob(".*.part"))
+    # the second run wrote the third image's tensors and died before its record
+    assert len(list(out.rglob("*.safetensors"))) == 3
+    before = stamps(out)
+    statuses = run(backbone, photos, out)
+    assert list(statuses.values()).count("skipped") == 2
+    assert list(statuses.values()).count("done") == 3
+    assert not list(out.rglob(".*.part"))
+    after = stamps(out)
+    assert all(after[name] == stamp for name, stamp in before.items() if "s2." in name or "s3." in name)
+    run(backbone, photos, tmp_path / "undisturbed")
+    names = sorted(name for name in after if name.endswith(".safetensors"))
+    assert len(names) == 5
+    assert all(same_tensors(out / name, tmp_path / "undisturbed" / name) for name in names)
+
+
+def test_the_part_file_of_a_run_that_lives_is_left_alone(backbone, photos, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    alive = out / f".s0.safetensors.{os.getppid()}.part"
+    alive.touch()
+    other = out / ".s0.safetensors.notes.part"
+    other.touch()
+    run(backbone, photos / "pets" / "s0.png", out)
+    assert alive.exists()
+    assert other.exists()
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("files", "paths", "names"),
+    [
+        (["p/x.png", "p/a/y.jpg"], ["p"], ["a/y", "x"]),
+        (["p/a/x.png", "p/b/x.png"], ["p"], ["a/x", "b/x"]),
+        (["p/a/x.png", "p/b/x.png"], ["p/a", "p/b/x.png"], ["a/x", "b/x"]),
+        (["p/x.png", "p/x.jpg", "p/y.png"], ["p"], ["x.jpg", "x.png", "y"]),
+        (["p/x.png", "p/x.jpg", "p/x.png.gif"], ["p"], ["x.jpg", "x.png", "x.png.gif"]),
+        (["p/x.png", "p/X.jpg"], ["p"], ["X.jpg", "x.png"]),
+        (["p/a/x.png", "p/a/y.txt"], ["p/**/*.png"], ["a/x"]),
+        (["p/a/x.png"], ["p/a/x.png"], ["x"]),
+        (["p/a/x.png"], ["p", "p/a", "p/a/../a/x.png"], ["a/x"]),
+        (["p/x[1].png", "p/q.v2.png", "p/noext"], ["p/x[1].png", "p/q.v2.png", "p/noext"], ["x[1]", "q.v2", "noext"]),
+    ],
+)
+def test_names_mirror_the_folders_and_never_collide(tmp_path, monkeypatch, files, paths, names):
+    touch(tmp_path, *files)
+    monkeypatch.chdir(tmp_path)
+    assert list(output_names(paths).values()) == names
+    assert list(output_names([str(tmp_path / path) for path in paths]).values()) == names
+
+
+def test_a_name_does_not_change_when_a_folder_grows(tmp_path):
+    touch(tmp_path, "p/cats/x.png")
+    assert list(output_names(tmp_path / "p").values()) == ["cats/x"]
+    touch(tmp_path, "p/dogs/y.png")
+    assert list(output_names(tmp_path / "p").values()) == ["cats/x", "dogs/y"]
+
+
+def test_what_cannot_work_is_refused_before_anything_is_read(backbone, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown level 4; this model has levels 0 to 3 \(strides 8, 16, 32, 64\)"):
+        run(backbone, photos, tmp_path / "out", levels=[4])
+    with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
+        run(backbone, photos, tmp_path / "out", batch_size=0)
+    with pytest.raises(CaptionError, match="tokens, the text encoder takes 77"):
+        run(backbone, photos, tmp_path / "out", "cat " * 100)
+    with pytest.raises(ImageError, match="no file or folder"):
+        run(backbone, tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot make the folder .*file"):
+        run(backbone, photos, tmp_path / "file")
+
+
+def test_a_captioner_s_long_caption_is_cut_and_said(backbone, photos, tmp_path, captioner, monkeypatch):
+    monkeypatch.setattr(Captioner, "__call__", lambda self, images: ["cat " * 100] * len(images))
+    with pytest.warns(UserWarning, match="the rest was cut"):
+        outcomes = list(
+            extract_images(backbone, photos / "pets", tmp_path / "out", captions=captioner, model="m", batch_size=2)
+        )
+    assert [one.truncated for one in outcomes] == [True, True]
+
+
+def test_shrinking_keeps_the_shape_and_never_enlarges():
+    picture = Image.fromarray(np.zeros((30, 90, 3), np.uint8))
+    assert shrink(picture, 45).size == (45, 15)
+    assert shrink(picture, 200) is picture
+    assert shrink(picture, 10).size == (10, 8)
+
+
+# Tiles
+
+
+def test_large_images_go_through_in_tiles(backbone, captioner, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for k, scene in enumerate(Scenes(2, seed=3, size=200)):
+        Image.fromarray(scene.image[: 150 if k else 200]).save(tmp_path / "photos" / f"s{k}.png")
+    tiling = {"tile_px": 128, "overlap_px": 64}
+    run(backbone, tmp_path / "photos", tmp_path / "out", captioner, **tiling, batch_size=2)
+    for name in ("s0", "s1"):
+        record = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert record["settings"]["tiling"] == tiling
+        assert record["caption"] == captioner(tmp_path / "photos" / f"{name}.png")[0]  # that of the whole image
+        expected = backbone.tiled(tmp_path / "photos" / f"{name}.png", record["caption"], **tiling, batch_size=2)
+        tensors = load_file(tmp_path / "out" / f"{name}.safetensors")
+        for level, one in enumerate(expected.maps):
+            torch.testing.assert_close(tensors[f"map.{level}"], one[0], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(tensors["attention.1"], expected.attention.at(1)[0], atol=1e-4, rtol=1e-3)
+    again = run(backbone, tmp_path / "photos", tmp_path / "out", captioner, **tiling)
+    assert set(again.values()) == {"skipped"}
+    with pytest.raises(OutputError, match=r"tiling was .*128.* and is null"):
+        run(backbone, tmp_path / "photos", tmp_path / "out", captioner)
+
+
+def test_an_image_within_a_tile_has_the_features_of_one_pass(backbone, photos, tmp_path):
+    run(backbone, photos, tmp_path / "out", batch_size=1)
+    run(backbone, photos, tmp_path / "tiled", batch_size=1, tile_px=64, overlap_px=0)
+    for name in ("pets/s0", "cars/s3"):
+        assert same_tensors(tmp_path / "out" / f"{name}.safetensors", tmp_path / "tiled" / f"{name}.safetensors")
+    run(backbone, photos / "pets", tmp_path / "small", max_side_px=32, tile_px=64, overlap_px=0)
+    assert json.loads((tmp_path / "small" / "s0.json").read_text())["image_size"] == [32, 32]
+
+
+def test_what_cannot_be_tiled_is_told(backbone, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"tile_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"):
+        run(backbone, photos, tmp_path / "out", tile_px=100)
+    assert not (tmp_path / "out").exists()
+    (photos / "broken.png").write_text("no image")
+    Image.fromarray(np.full((64, 64), 1e9, np.int32)).save(photos / "deep.tif")
+    statuses = run(backbone, photos, tmp_path / "out", tile_px=64, overlap_px=0)
+    assert {name for name, status in statuses.items() if status == "failed"} == {"broken", "deep"}
+    assert sum(status == "done" for status in statuses.values()) == 5

@@ -1,0 +1,161 @@
+import math
+
+import numpy as np
+import pytest
+
+from tadp.errors import CaptionError
+from tadp.language import class_names
+from tadp.language.class_names import VOC_CLASSES, VOC_DECOYS, VOC_SYNONYMS
+from tadp.language.matching import mentions
+from tadp.metrics import caption_alignment
+
+NAMES = ("dog", "cat", "dining table", "bus", "person")
+
+
+def test_figures_are_those_of_boolean_arrays():
+    """An oracle of another kind: captions and classes drawn as arrays, counted by numpy."""
+    rng = np.random.default_rng(0)
+    said, there = rng.random((2, 200, len(NAMES))) < 0.4
+    said[:, 3] = False  # never mentioned
+    there[:, 4] = False  # never there
+    captions = [" and ".join(f"two {name}s" for name, flag in zip(NAMES, row, strict=True) if flag) for row in said]
+    present = [{name for name, flag in zip(NAMES, row, strict=True) if flag} for row in there]
+    found = caption_alignment(captions, present, classes=NAMES)
+    both = said & there
+    assert found.precision == pytest.approx(both.sum() / said.sum())
+    assert found.recall == pytest.approx(both.sum() / there.sum())
+    with np.errstate(invalid="ignore"):
+        precisions, recalls = both.sum(0) / said.sum(0), both.sum(0) / there.sum(0)
+    for k, name in enumerate(NAMES):
+        assert found.classes[name].precision == pytest.approx(precisions[k], nan_ok=True)
+        assert found.classes[name].recall == pytest.approx(recalls[k], nan_ok=True)
+    assert found.macro_precision == pytest.approx(np.nanmean(precisions))
+    assert found.macro_recall == pytest.approx(np.nanmean(recalls))
+    assert [set(names) for names in found.present] == present
+
+
+def test_a_class_counts_once_an_image_however_often_it_is_said():
+    found = caption_alignment(["a dog, a dog and three dogs"], [["dog", "dog"]])
+    assert (found.classes["dog"].mentioned, found.classes["dog"].present, found.classes["dog"].both) == (1, 1, 1)
+
+
+def test_synonyms_plurals_and_names_of_several_words():
+    captions = ["three women at a table", "a kitchen with a dining table"]
+    present = [{"person", "dining table"}, {"dining table"}]
+    assert caption_alignment(captions, present).recall == pytest.approx(1 / 3)
+    assert caption_alignment(captions, present, synonyms={"person": ["woman"]}).recall == pytest.approx(2 / 3)
+    assert caption_alignment(captions, present, synonyms={"person": ["woman"], "dining table": ["table"]}).recall == 1
+
+
+def test_a_decoy_is_no_mention():
+    captions = ["a hot dog", "a dog and a hot dog"]
+    assert caption_alignment(captions, [set(), {"dog"}], classes=["dog"]).precision == 0.5
+    found = caption_alignment(captions, [set(), {"dog"}], classes=["dog"], decoys=["hot dog"])
+    assert (found.precision, found.recall) == (1, 1)
+    assert list(found.classes) == ["dog"]
+
+
+def test_without_a_list_captions_are_not_blamed_for_classes_that_no_image_shows():
+    captions, present = ["a dog and a cat"], [{"dog"}]
+    assert caption_alignment(captions, present).precision == 1
+    assert caption_alignment(captions, present, classes=["dog", "cat"]).precision == 0.5
+
+
+def test_what_cannot_be_said_is_nan():
+    silent = caption_alignment(["", "grass"], [{"dog"}, set()])
+    assert math.isnan(silent.precision)
+    assert silent.recall == 0
+    nothing = caption_alignment(["a dog"], [set()])
+    assert math.isnan(nothing.precision)
+    assert math.isnan(nothing.recall)
+    assert math.isnan(nothing.macro_recall)
+
+
+def test_captions_of_no_and_of_four_hundred_words():
+    found = caption_alignment(["", "grass " * 400 + "dog"], [{"dog"}, {"dog"}])
+    assert found.mentioned == ((), ("dog",))
+
+
+@pytest.mark.parametrize(
+    ("captions", "present", "error", "message"),
+    [
+        (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type int; captions are strings"),
+        (["a dog", None], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type NoneType; captions are strings"),
+        ("a dog", [{"dog"}], TypeError, "captions are a list of strings.*Pass .caption."),
+        (["a dog"], ["dog"], TypeError, "the classes of image 0 are the string 'dog'; pass a list or set"),
+        (["a dog"], [{"dog"}, {"cat"}], CaptionError, "1 captions for the classes of 2 images; there must be one"),
+        (["a dog", "a cat"], [{"dog"}], CaptionError, "2 captions for the classes of 1 images"),
+        (None, [{"dog"}], TypeError, "captions is a list, one entry an image, .*; got a NoneType"),
+        (["a dog"], {"1": {"dog"}}, TypeError, "present is a list, one entry an image, .*; got a dict"),
+        (iter(["a dog"]), [{"dog"}], TypeError, "captions is a list, one entry an image, .*; got a list_iterator"),
+        (["a dog"], [None], TypeError, "the classes of image 0 are None; pass a list or set of names, .. for none"),
+        ([], [], CaptionError, "no captions, so there is nothing to measure"),
+        ([], [{"dog"}], CaptionError, "0 captions for the classes of 1 images"),
+    ],
+)
+def test_what_is_no_list_of_captions_is_refused(captions, present, error, message, no_type_checker):
+    with pytest.raises(error, match=message):
+        caption_alignment(captions, present)
+
+
+def test_a_class_that_is_not_listed_or_listed_twice_is_refused():
+    with pytest.raises(ValueError, match=r"image 1 shows 'cow', which is none of the 1 classes. Add it to `classes`"):
+        caption_alignment(["", ""], [{"dog"}, {"cow"}], classes=["dog"])
+    with pytest.raises(ValueError, match="a class has one name; 'dog' is there twice"):
+        caption_alignment([""], [{"dog"}], classes=["dog", "cat", "dog"])
+
+
+# The tables
+
+
+def test_every_word_of_the_table_names_its_class_and_no_other():
+    for name, words in VOC_SYNONYMS.items():
+        for word in (name, *words):
+            found = {one.name for one in mentions(f"a {word}", VOC_CLASSES, synonyms=VOC_SYNONYMS)}
+            assert found == {name}, word
+
+
+def test_the_table_has_no_other_classes_and_no_word_twice():
+    assert set(VOC_SYNONYMS) == set(VOC_CLASSES)
+    assert len(VOC_CLASSES) == len(set(VOC_CLASSES)) == 20
+    words = [word for name, words in VOC_SYNONYMS.items() for word in (name, *words)]
+    assert len(words) == len(set(words))
+
+
+def test_every_decoy_would_be_taken_for_a_class_and_is_not():
+    for decoy in VOC_DECOYS:
+        assert mentions(f"a {decoy}", VOC_CLASSES, synonyms=VOC_SYNONYMS), decoy
+        found = caption_alignment(
+            [f"a {decoy}"], [set()], classes=VOC_CLASSES, synonyms=VOC_SYNONYMS, decoys=VOC_DECOYS
+        )
+        assert found.overall.mentioned == 0, decoy
+
+
+def test_a_table_can_be_edited():
+    mine = VOC_SYNONYMS | {"bottle": ("flask",)}
+    assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=mine).recall == 1
+    assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=VOC_SYNONYMS).recall == 0
+
+
+@pytest.mark.parametrize("name", ["VOC", "WATERCOLOR", "COMIC", "CITYSCAPES", "ADE20K"])
+def test_a_synonym_of_any_data_set_is_one_class_alone_and_no_class_itself(name):
+    classes, synonyms = (getattr(class_names, f"{name}_{what}") for what in ("CLASSES", "SYNONYMS"))
+    assert set(synonyms) <= set(classes)
+    for one, words in synonyms.items():
+        for word in words:
+            assert {found.name for found in mentions(f"a {word}", classes, synonyms=synonyms)} == {one}, word
+
+
+def test_what_is_a_class_of_its_own_elsewhere_is_no_synonym_there():
+    said = ["a van on the street", "a cyclist and a man", "a dog by the window"]
+    ade = [{"van", "road"}, {"person"}, {"animal", "windowpane"}]
+    tables = {"classes": class_names.ADE20K_CLASSES, "synonyms": class_names.ADE20K_SYNONYMS}
+    found = caption_alignment(said, ade, **tables)
+    assert (found.precision, found.recall) == (1, 1)
+    said = ["a dresser and a billiard table in a shack", "a handrail by two wharves", "clothes on a hearth"]
+    ade = [{"chest of drawers", "pool table", "hovel"}, {"bannister", "pier"}, {"apparel", "fireplace"}]
+    found = caption_alignment(said, ade, **tables)
+    assert (found.precision, found.recall) == (1, 1)
+    said = ["a van on the street", "a cyclist and a man"]
+    tables = {"classes": class_names.CITYSCAPES_CLASSES, "synonyms": class_names.CITYSCAPES_SYNONYMS}
+    assert caption_alignment(said[1:2], [{"rider", "person"}], **tables).recall == 1

@@ -1,0 +1,518 @@
+"""Learning a token: what moves, what it is repeated by, what is written, and what is refused."""
+
+import json
+import re
+import resource
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from builders import WIDTH
+from builders_personalize import QUICK, build_model, pictures
+from PIL import Image
+from safetensors.torch import load_file
+
+import tadp
+from tadp.errors import (
+    CaptionError,
+    ImageError,
+    MissingExtraError,
+    MissingFileError,
+    ModelError,
+    ModifierError,
+    OutputError,
+)
+from tadp.personalize import inversion, learn_token, load_diffusion, loop
+from tadp.personalize.training_prompts import OBJECT_TEXTS, STYLE_TEXTS, texts_of
+from tadp.text.learned_tokens import read_token
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    return build_model(tmp_path_factory.mktemp("personalize") / "sd")
+
+
+@pytest.fixture(scope="module")
+def learned(source, tmp_path_factory):
+    """One run, and its folder."""
+    output = tmp_path_factory.mktemp("learned") / "token"
+    return learn_token(source, pictures(), **QUICK | {"sample_every": 2}, output=output), output
+
+
+def embedding_of(modifier):
+    (step,) = modifier._steps
+    return step.vectors
+
+
+def state_of(model):
+    backbone = model.backbone
+    parts = {"unet": backbone.unet, "vae": backbone.vae, "text": model.text_encoder.model}
+    return {
+        f"{part}.{name}": one.clone() for part, module in parts.items() for name, one in module.state_dict().items()
+    }
+
+
+# What moves
+
+
+def test_only_the_new_vectors_move(source, monkeypatch):
+    loaded = []
+
+    def keep(*arguments, **options):
+        loaded.append(load_diffusion(*arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(inversion, "load_diffusion", keep)
+    modifier = learn_token(source, pictures(), **QUICK, vectors=2)
+    before, after = state_of(load_diffusion(source)), state_of(loaded[0])
+    assert before.keys() == after.keys()
+    matrix = "text.embeddings.token_embedding.weight"
+    for name, value in before.items():
+        rows = after[name][: len(value)] if name == matrix else after[name]
+        assert torch.equal(rows, value), name
+    # the two rows that were added have the initializer's vector to the end: what is learned is beside the matrix
+    photo = loaded[0].text_encoder.tokenizer("photo").input_ids[1]
+    assert len(after[matrix]) == len(before[matrix]) + 2
+    assert torch.equal(after[matrix][-2:], before[matrix][[photo, photo]])
+    vectors = embedding_of(modifier)
+    assert vectors.shape == (2, WIDTH)
+    assert (vectors - before[matrix][photo]).abs().amax(dim=1).min() > 1e-3
+    assert not torch.equal(vectors[0], vectors[1])
+    assert all(one.grad is None for one in loaded[0].backbone.parameters())
+
+
+def test_learning_lowers_the_loss_that_is_measured(source):
+    """Of the images it learned from, against the word it began with."""
+    images = pictures(1)
+    modifier = learn_token(
+        source, images, **QUICK | {"steps": 60, "lr": 3e-2, "batch_size": 4}, texts=["{token}"], random_crop=False
+    )
+    plain = tadp.personalize.denoising_loss(source, images, captions="photo", draws=64)
+    bare = tadp.CaptionModifier(token="<wash>", embedding=embedding_of(modifier))
+    taught = tadp.personalize.denoising_loss(source, images, captions="<wash>", modifier=bare, draws=64)
+    assert taught.item() < plain.item()
+
+
+def test_the_gradient_is_that_of_the_loss(source):
+    """An oracle: the token's row of the embedding matrix itself, by a loss computed anew."""
+    model = load_diffusion(source)
+    start = inversion._initial(model.text_encoder, "photo", 1)
+    inversion.add_token(model.text_encoder, "<wash>", start)
+    vectors = torch.nn.Parameter(start.clone() + 0.1)
+    noisy, times = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
+
+    def loss(embeddings):
+        return model.predict(noisy, times, embeddings).square().mean()
+
+    with inversion._meaning(model.text_encoder, "<wash>", vectors):
+        loss(model.text_encoder("a <wash> photo").embeddings).backward()
+    weight = model.text_encoder.model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[-1] = vectors[0]
+    weight.requires_grad_(True)
+    loss(model.text_encoder("a <wash> photo").embeddings).backward()
+    torch.testing.assert_close(vectors.grad[0], weight.grad[-1])
+    assert vectors.grad.abs().max() > 0
+
+
+def test_one_seed_gives_one_token_and_another_another(source, learned):
+    (modifier, _), again = learned, learn_token(source, pictures(), **QUICK)
+    assert torch.equal(embedding_of(modifier), embedding_of(again))
+    other = learn_token(source, pictures(), **QUICK, seed=1)
+    assert not torch.equal(embedding_of(modifier), embedding_of(other))
+
+
+def test_the_global_random_state_is_left_alone(source):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    learn_token(source, pictures(), **QUICK | {"steps": 1})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_parts_of_a_batch_give_the_same_step(source, learned):
+    again = learn_token(source, pictures(), **QUICK, micro_batch=1)
+    torch.testing.assert_close(embedding_of(learned[0]), embedding_of(again), rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(source, learned, monkeypatch):
+    called = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: called.append(1) or checkpoint(*a, **k))
+    again = learn_token(source, pictures(), **QUICK, gradient_checkpointing=True)
+    torch.testing.assert_close(embedding_of(learned[0]), embedding_of(again), rtol=1e-4, atol=1e-6)
+    assert called
+
+
+def test_bfloat16_trains_vectors_of_float32(source):
+    vectors = embedding_of(learn_token(source, pictures(), **QUICK, dtype=torch.bfloat16))
+    assert vectors.dtype is torch.float32
+    assert not torch.equal(vectors, vectors.bfloat16().float())
+
+
+# What is written
+
+
+def test_the_folder_is_a_modifier_that_diffusers_reads(source, learned):
+    modifier, output = learned
+    again = tadp.CaptionModifier.from_pretrained(output)
+    assert again("Two dogs") == modifier("Two dogs") == ["a <wash> style painting of two dogs"]
+    assert torch.equal(embedding_of(again), embedding_of(modifier))
+    token, vectors = read_token(output / "learned_embeds.safetensors")
+    assert token == "<wash>"
+    assert torch.equal(vectors, embedding_of(modifier))
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    encoder = load_diffusion(source).text_encoder
+
+    class Pipeline(TextualInversionLoaderMixin):
+        hf_device_map = None
+        components: dict = {}  # noqa: RUF012
+        tokenizer, text_encoder = encoder.tokenizer, encoder.model
+
+    pipeline = Pipeline()
+    pipeline.load_textual_inversion(output, weight_name="learned_embeds.safetensors", local_files_only=True)
+    row = pipeline.tokenizer.convert_tokens_to_ids("<wash>")
+    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[row], vectors[0])
+
+
+def test_diffusers_reads_a_token_of_several_vectors(source, tmp_path):
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    learned = embedding_of(learn_token(source, pictures(), **QUICK, vectors=3, output=tmp_path))
+    encoder = load_diffusion(source).text_encoder
+
+    class Pipeline(TextualInversionLoaderMixin):
+        hf_device_map = None
+        components: dict = {}  # noqa: RUF012
+        tokenizer, text_encoder = encoder.tokenizer, encoder.model
+
+    pipeline = Pipeline()
+    pipeline.load_textual_inversion(tmp_path, weight_name="learned_embeds.safetensors", local_files_only=True)
+    written = pipeline.maybe_convert_prompt("a <wash> style painting", pipeline.tokenizer)
+    ids = pipeline.tokenizer(written).input_ids[2:5]
+    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[ids], learned)
+
+
+def test_a_hub_id_is_trained_with_its_own_scheduler(tmp_path):
+    commit = "a" * 40
+    repository = tmp_path / "cache" / "models--someone--model"
+    build_model(repository / "snapshots" / commit, prediction="v_prediction")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    where = {"cache_dir": tmp_path / "cache", "local_files_only": True}
+    modifier = learn_token("someone/model", pictures(), **QUICK, output=tmp_path / "out", **where)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert (record["model"], record["revision"]) == ("someone/model", commit)
+    assert record["noise"]["prediction_type"] == "v_prediction"
+    assert modifier.tokens == ("<wash>",)
+
+
+def test_a_bar_shows_the_steps(source, capsys):
+    learn_token(source, pictures(), **QUICK | {"progress": True})
+    assert re.search(r"learning <wash>: 100%.*4/4.*loss=\d", capsys.readouterr().err)
+
+
+def test_a_backbone_with_the_modifier_means_the_token(source, learned):
+    backbone = tadp.TADPBackbone.from_pretrained(source)
+    with learned[0].install(backbone):
+        matrix = backbone.text_encoder.model.get_input_embeddings().weight
+        row = backbone.text_encoder.tokenizer.convert_tokens_to_ids("<wash>")
+        assert torch.equal(matrix[row], embedding_of(learned[0])[0])
+
+
+def test_sheets_of_samples_are_drawn_on_the_way(learned):
+    _, output = learned
+    sheets = sorted(path.name for path in (output / "samples").iterdir())
+    assert sheets == ["step-00000000.png", "step-00000002.png", "step-00000004.png"]
+    first, last = (np.asarray(Image.open(output / "samples" / name)) for name in (sheets[0], sheets[-1]))
+    assert first.shape == last.shape == (24 + 24 + 64 + 8 + 8, 4 * 72 + 8, 3)
+    assert not np.array_equal(first[32:], last[32:])
+
+
+def test_without_an_output_nothing_is_written(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn_token(source, pictures(), **QUICK | {"sample_every": 1, "steps": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_captions_go_into_the_template(source, monkeypatch):
+    seen = []
+    train = inversion.train
+    monkeypatch.setattr(
+        inversion, "train", lambda model, concepts, **rest: seen.append(concepts) or train(model, concepts, **rest)
+    )
+    learn_token(source, pictures(2), **QUICK | {"steps": 1}, captions=["A dog", "a cat"], template="{caption}, <wash>")
+    assert seen[0][0].texts == [["A dog, <wash>"], ["a cat, <wash>"]]
+
+
+def test_captions_go_by_file_name(source, tmp_path, monkeypatch):
+    for name, pixels in zip(("one", "two"), pictures(2), strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    seen = []
+    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts))
+    learn_token(source, tmp_path, **QUICK, captions={"two": "a cat", "one": "a dog"})
+    assert seen[0][0].texts == [["a <wash> style painting of a dog"], ["a <wash> style painting of a cat"]]
+    with pytest.raises(CaptionError, match=r"1 of 2 images have no caption, such as 'two'\. Its ids look like '\w+'"):
+        learn_token(source, tmp_path, **QUICK, captions={"one": "a dog"})
+
+
+def test_captions_go_by_the_ids_that_tadp_caption_gives(source, tmp_path, monkeypatch):
+    """A name that two folders have comes with its folder; nobody gets another's caption."""
+    for name, pixels in zip(("a/1", "b/1", "b/two"), pictures(3), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    seen = []
+    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0].texts))
+    short = {"a/1": "a", "b/1": "b", "two": "c"}
+    settings = QUICK | {"template": "<wash> {caption}"}
+    learn_token(source, tmp_path, **settings, captions=short)
+    learn_token(source, tmp_path, **settings, captions={"a/1": "a", "b/1": "b", "b/two": "c"})
+    learn_token(source, sorted(tmp_path.rglob("*.png")), **settings, captions=short)
+    assert seen == [[["<wash> a"], ["<wash> b"], ["<wash> c"]]] * 3
+    with pytest.raises(CaptionError, match=r"2 of 3 images have no caption, such as 'a/1'"):
+        learn_token(source, tmp_path, **settings, captions={"1": "which?", "two": "c"})
+
+
+def test_images_come_in_any_row(source):
+    """A batch, or what a generator gives, is the same as a list."""
+    batch = np.stack([one[:64, :64] for one in pictures()])
+    tensors = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    one, *others = (learn_token(source, images, **QUICK) for images in (list(batch), batch, tensors, iter(batch)))
+    assert all(torch.equal(embedding_of(one), embedding_of(other)) for other in others)
+
+
+def test_what_a_run_drew_is_none_of_its_images(source, tmp_path):
+    """The output may be the images' own folder, or lie in it."""
+    for number, pixels in enumerate(pictures()):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    for output in (tmp_path, tmp_path / "out"):
+        settings = QUICK | {"sample_every": 2, "checkpoint_every": 2, "output": output}
+        first = learn_token(source, tmp_path, **settings | {"steps": 2})
+        assert len(list((output / "samples").iterdir())) == 2
+        learn_token(source, tmp_path, **settings)  # goes on: the images are the same
+        again = learn_token(source, tmp_path, **settings | {"steps": 2}, resume=False)
+        assert torch.equal(embedding_of(first), embedding_of(again))
+        assert json.loads((output / "training.json").read_text())["concepts"][0]["count"] == 3
+        for drawn in (tmp_path / "samples").iterdir():
+            drawn.unlink()  # which are images to another output
+    refused(ImageError, r"holds what this run itself drew", source, tmp_path / "out", output=tmp_path / "out")
+    one = next((tmp_path / "out" / "samples").iterdir())
+    learn_token(source, [one], **QUICK, output=tmp_path / "out", resume=False)
+
+
+def test_the_lists_are_textual_inversions():
+    assert (len(OBJECT_TEXTS), len(STYLE_TEXTS)) == (27, 19)
+    assert len(set(OBJECT_TEXTS)) == 27
+    assert len(set(STYLE_TEXTS)) == 17
+    assert all(text.count("{token}") == 1 for text in OBJECT_TEXTS + STYLE_TEXTS)
+    assert texts_of("<a{b}>", kind="style")[0] == "a painting in the style of <a{b}>"
+
+
+def test_an_object_brings_its_own_template(source):
+    modifier = learn_token(source, pictures(1), **QUICK | {"steps": 1}, kind="object")
+    assert modifier("a <wash> on grass") == ["a <wash> on grass"]
+
+
+def test_tadp_tiny_and_a_folder_without_a_scheduler(source, model, tmp_path):
+    assert load_diffusion("tadp-tiny").noise.config["prediction_type"] == "v_prediction"
+    with pytest.warns(UserWarning, match=r"no scheduler/scheduler_config.json .* the noise predicted"):
+        modifier = learn_token(model, pictures(), **QUICK)
+    assert torch.equal(embedding_of(modifier), embedding_of(learn_token(source, pictures(), **QUICK)))
+
+
+# What is refused
+
+
+def refused(error, match, source, images=None, **options):
+    with pytest.raises(error, match=match):
+        learn_token(source, pictures() if images is None else images, **QUICK | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"token": "dog"}, ModifierError, r"the token 'dog' is already in the vocabulary, as 'dog</w>'"),
+        ({"token": "Dog"}, ModifierError, r"already in the vocabulary"),
+        ({"token": "water color"}, ModifierError, r"a token is one word without white space.*'water color'"),
+        ({"token": ""}, ModifierError, r"a token is one word"),
+        ({"token": "<Wash>", "vectors": 2}, ModifierError, r"small letters.*'<Wash>'; take '<wash>'"),
+        ({"initializer": "raincoat"}, ModifierError, r"'raincoat' is 2: 'rain', 'coat</w>'. Take a plain word"),
+        ({"initializer": "red dog"}, ModifierError, r"'red dog' is 2"),
+        ({"initializer": " "}, ModifierError, r"a word of one token; ' ' is 0: none"),
+        ({"vectors": 0}, ValueError, r"vectors is 1 or more; got 0"),
+        ({"steps": 0}, ValueError, r"steps is 1 or more; got 0"),
+        ({"batch_size": 0}, ValueError, r"batch_size is 1 or more; got 0"),
+        ({"lr": 0.0}, ValueError, r"lr is over 0; got 0.0"),
+        ({"lr": float("nan")}, ValueError, r"lr is over 0; got nan"),
+        ({"seed": -1}, ValueError, r"seed is 0 or more; got -1"),
+        ({"side_px": 0}, ValueError, r"side_px is 8 or more; got 0"),
+        ({"texts": ["a photo"]}, ModifierError, r"each text has \{token\} where the token goes; got 'a photo'"),
+        ({"texts": []}, ModifierError, r"one text or more"),
+        ({"template": "a photo"}, ModifierError, r"a template has \{caption\}"),
+        ({"captions": ["a dog"]}, CaptionError, r"3 images need as many captions, one each; got 1"),
+        ({"captions": "a.json"}, CaptionError, r"got one string. A caption file is read by CaptionTable.open\(path\)"),
+        ({"captions": {"a": "b"}}, CaptionError, r"captions by name go with files; image 0 is none"),
+        ({"captions": ["a dog"] * 3, "template": "{caption}"}, CaptionError, r"the text of image 0, 'a dog', lacks"),
+        ({"texts": ["a <long> " * 40 + "{token}"]}, CaptionError, r"has \d+ tokens, the text encoder takes 77"),
+        ({"sample_prompts": []}, CaptionError, r"a list of one text or more; pass sample_every=0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_refused_before_training(options, error, match, source, monkeypatch):
+    monkeypatch.setattr(inversion, "train", lambda *a, **k: pytest.fail("trained"))
+    refused(error, match, source, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"steps": 1e3}, r"steps is a whole number, an int; got 1000.0 \(float\)"),
+        ({"vectors": True}, r"vectors is a whole number, an int; got True \(bool\)"),
+        ({"seed": None}, r"seed is a whole number.*got None"),
+        ({"side_px": 64.0}, r"side_px is a whole number.*got 64.0"),
+        ({"lr": "1e-3"}, r"lr is a number; got '1e-3' \(str\)"),
+        ({"initializer": None}, r"initializer is a word, such as 'painting'; got a NoneType"),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_refused_before_training(options, match, source, monkeypatch, no_type_checker):
+    monkeypatch.setattr(inversion, "train", lambda *a, **k: pytest.fail("trained"))
+    refused(TypeError, match, source, **options)
+
+
+def test_an_unknown_kind_is_refused(source, no_type_checker):
+    refused(ModifierError, r"kind is one of style, object; got 'mood'", source, kind="mood")
+
+
+def test_no_images_are_refused(source, tmp_path):
+    refused(ImageError, r"at least one image; got an empty list", source, [])
+    refused(ImageError, r"holds no image", source, tmp_path)
+    refused(ImageError, r"is no file or folder and matches none", source, tmp_path / "none")
+
+
+@pytest.fixture
+def ten(tmp_path):
+    folder = tmp_path / "ten"
+    folder.mkdir()
+    for number, pixels in enumerate(pictures(10)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    whole = (folder / "6.png").read_bytes()
+    (folder / "6.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def test_one_unreadable_among_ten_is_named_and_nothing_is_lost(source, ten, tmp_path):
+    output = tmp_path / "out"
+    learn_token(source, pictures(), **QUICK, output=output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    refused(
+        ImageError, r"1 of 10 images cannot be used: .*6\.png' is damaged", source, ten, output=output, resume=False
+    )
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_unreadable_may_be_left_out_with_its_caption(source, ten, monkeypatch):
+    seen = []
+    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0]))
+    with pytest.warns(UserWarning, match=r"1 of 10 images cannot be used: .*6\.png.* The others are used"):
+        learn_token(source, ten, **QUICK, skip_unreadable=True, captions={str(k): f"a {k}" for k in range(10)})
+    assert [one[0][-1] for one in seen[0].texts] == list("012345789")
+    assert len(seen[0].images) == 9
+    refused(ImageError, r"1 of 1 images", source, [ten / "6.png"], skip_unreadable=True)
+
+
+def test_an_unreadable_array_is_named_by_its_place(source):
+    refused(ImageError, r"image 1: .*float values", source, [pictures(1)[0], np.full((64, 64, 3), 99.0)])
+
+
+def test_a_model_without_a_text_encoder_is_refused(source, model, tmp_path, no_type_checker):
+    shutil.rmtree(model / "text_encoder")
+    refused(MissingFileError, r"no text_encoder/ in", model)
+    backbone = tadp.TADPBackbone.from_pretrained(source)
+    bare = tadp.TADPBackbone(vae=backbone.vae, unet=backbone.unet, attach_attention=())
+    bare.save_pretrained(tmp_path / "bare")
+    refused(ModelError, r"was saved without its text encoder", tmp_path / "bare")
+    refused(TypeError, r"the model is a folder or a hub id.*TADPBackbone", bare)
+
+
+def test_a_model_that_predicts_something_else_is_refused(tmp_path):
+    refused(ModelError, r"says 'sample'; models predict", build_model(tmp_path / "sd", prediction="sample"))
+
+
+def test_a_model_without_a_decoder_learns_without_samples(source, tmp_path):
+    tadp.TADPBackbone.from_pretrained(source).save_pretrained(tmp_path / "sd")
+    refused(
+        MissingFileError, r"has no decoder.*sample_every=0", tmp_path / "sd", output=tmp_path / "out", sample_every=1
+    )
+    learn_token(tmp_path / "sd", pictures(), **QUICK, output=tmp_path / "out")
+
+
+def test_8_bit_adam_without_bitsandbytes_says_what_to_install(source, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    refused(MissingExtraError, r"8-bit Adam needs bitsandbytes.*pip install -U bitsandbytes", source, adam_8bit=True)
+
+
+def broken_after(monkeypatch, step):
+    """The loss is no number from a step on."""
+    losses = loop._losses
+
+    def broken(model, draws, now, options):
+        for part in losses(model, draws, now, options):
+            yield part * float("nan") if now >= step else part
+
+    monkeypatch.setattr(loop, "_losses", broken)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(source, tmp_path, monkeypatch):
+    settings = QUICK | {"steps": 8, "checkpoint_every": 2, "output": tmp_path}
+    whole = learn_token(source, pictures(), **settings | {"output": None})
+    with monkeypatch.context() as patch:
+        broken_after(patch, 5)
+        refused(
+            ModifierError,
+            r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*smaller learning rate than 0.01, "
+            r"or float32 for the whole. Either is another run: give another output, or resume=False\.",
+            source,
+            **settings,
+        )
+    assert not (tmp_path / "modifier.json").exists()
+    assert torch.equal(embedding_of(learn_token(source, pictures(), **settings)), embedding_of(whole))
+    with monkeypatch.context() as patch:
+        broken_after(patch, 0)
+        refused(ModifierError, r"step 1, so .*No output was given", source)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(source, monkeypatch):
+    losses = loop._losses
+    monkeypatch.setattr(loop, "_losses", lambda *a: (part + (part - part.detach()).abs().sqrt() for part in losses(*a)))
+    refused(ModifierError, r"the gradient is (nan|inf) in step 1", source)
+
+
+def test_an_output_that_cannot_take_a_checkpoint_is_refused_before_training(source, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    usage, needed = shutil.disk_usage(tmp_path), 3 * 4 * WIDTH  # the vector and Adam's two means
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_losses", lambda *a: pytest.fail("trained"))
+        refused(OutputError, r"cannot make the folder .*file: File exists", source, output=tmp_path / "file")
+        patch.setattr(loop.shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
+        refused(OutputError, r"a checkpoint takes 0.0 MB, and .*out has .* left. Free", source, output=tmp_path / "out")
+    assert (tmp_path / "file").read_text() == "mine"
+    for free in (needed, 0):  # a run that is finished writes no checkpoint
+        monkeypatch.setattr(loop.shutil, "disk_usage", lambda folder, free=free: usage._replace(free=free))
+        learn_token(source, pictures(), **QUICK, output=tmp_path / "out")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path):
+    settings = QUICK | {"steps": 2, "checkpoint_every": 2, "output": tmp_path}
+    learn_token(source, pictures(), **settings)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        refused(
+            OutputError, r"cannot write .*checkpoint.safetensors: .* Free some space", source, **settings | {"steps": 4}
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    longer = learn_token(source, pictures(), **settings | {"steps": 4})
+    assert torch.equal(load_file(tmp_path / "learned_embeds.safetensors")["<wash>"], embedding_of(longer))

@@ -1,0 +1,177 @@
+"""A run goes on as if nothing had happened, or says why it does not."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from builders_personalize import QUICK, TUNE, build_model, pictures
+from safetensors.torch import load_file
+from warm_python import warm_python
+
+from tadp.errors import CorruptFileError, ModifierError
+from tadp.personalize import dreambooth, inversion, learn_token, loop
+from tadp.personalize.loop import _indices
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EIGHT = QUICK | {"steps": 8, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return build_model(tmp_path_factory.mktemp("resume") / "sd")
+
+
+def vectors(folder):
+    return load_file(folder / "learned_embeds.safetensors")["<wash>"]
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, source, tmp_path_factory):
+    """The vectors of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    learn_token(source, pictures(), **EIGHT, output=folder)
+    return vectors(folder)
+
+
+@pytest.mark.parametrize("while_saving", [False, True])
+def test_a_killed_run_ends_with_the_same_token(source, whole, tmp_path, while_saving, monkeypatch):
+    here = Path(__file__).parents[1] / "support"
+    command = [warm_python(), str(here / "personalize_worker.py"), str(source), str(tmp_path), "--kill-in-step", "6"]
+    done = subprocess.run(
+        [*command, *["--kill-while-saving"] * while_saving],
+        env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "modifier.json").exists()
+    steps = taken(monkeypatch)
+    learn_token(source, pictures(), **EIGHT, output=tmp_path)
+    assert steps == [4, 5, 6, 7]
+    assert torch.equal(vectors(tmp_path), whole)
+    assert not list(tmp_path.glob(".*"))
+
+
+def taken(monkeypatch):
+    """The steps that are taken from now on."""
+    steps, losses = [], loop._losses
+
+    def watch(model, draws, step, options):
+        steps.append(step)
+        return losses(model, draws, step, options)
+
+    monkeypatch.setattr(loop, "_losses", watch)
+    return steps
+
+
+def test_a_finished_run_takes_no_step_and_more_steps_are_taken_from_its_end(source, whole, tmp_path, monkeypatch):
+    learn_token(source, pictures(), **EIGHT | {"steps": 5}, output=tmp_path)
+    before = vectors(tmp_path)
+    steps = taken(monkeypatch)
+    learn_token(source, pictures(), **EIGHT | {"steps": 5}, output=tmp_path)
+    assert steps == []
+    assert torch.equal(vectors(tmp_path), before)
+    learn_token(source, pictures(), **EIGHT, output=tmp_path)
+    assert steps == [5, 6, 7]
+    assert torch.equal(vectors(tmp_path), whole)
+    with pytest.raises(ModifierError, match=r"has done 8 steps already, more than steps=4.*resume=False"):
+        learn_token(source, pictures(), **EIGHT | {"steps": 4}, output=tmp_path)
+
+
+def test_another_run_is_not_gone_on_with(source, tmp_path):
+    learn_token(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
+    before = vectors(tmp_path)
+    for images, other, match in (
+        (pictures(), {"lr": 1.0}, r"another run: lr was 0.01 and is 1.0"),
+        (pictures(), {"seed": 5}, r"seed was 0 and is 5"),
+        (pictures(), {"initializer": "dog"}, r"initializer was 'photo' and is 'dog'"),
+        (pictures(seed=1), {}, r"another run: images was '\w+' and is '\w+'\. Give"),
+        (pictures(), {"captions": ["a dog"] * len(pictures())}, r"another run: texts was .* and is "),
+    ):
+        with pytest.raises(ModifierError, match=match):
+            learn_token(source, images, **EIGHT | other, output=tmp_path)
+    assert torch.equal(vectors(tmp_path), before)
+    learn_token(source, pictures(), **EIGHT | {"steps": 2, "seed": 5}, resume=False, output=tmp_path)
+    assert not torch.equal(vectors(tmp_path), before)
+
+
+def test_a_damaged_checkpoint_is_named(source, tmp_path):
+    learn_token(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CorruptFileError, match=r"checkpoint.safetensors is no whole safetensors file"):
+        learn_token(source, pictures(), **EIGHT, output=tmp_path)
+    path.write_bytes((tmp_path / "learned_embeds.safetensors").read_bytes())
+    with pytest.raises(CorruptFileError, match=r"is no checkpoint of tadp.personalize"):
+        learn_token(source, pictures(), **EIGHT, output=tmp_path)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_dreambooth_goes_on_too(source, tmp_path, rank, monkeypatch):
+    settings = TUNE | {"steps": 4, "checkpoint_every": 2, "lora_rank": rank}
+    straight = dreambooth(source, pictures(), **settings)._steps[0].unet.state_dict()
+    losses = loop._losses
+
+    def interrupted(model, draws, step, options):
+        if step == 3:
+            raise KeyboardInterrupt
+        return losses(model, draws, step, options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_losses", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dreambooth(source, pictures(), **settings, output=tmp_path)
+    steps = taken(monkeypatch)
+    resumed = dreambooth(source, pictures(), **settings, output=tmp_path)._steps[0].unet.state_dict()
+    assert steps == [3]  # a step that was whole when Ctrl-C came is kept
+    assert all(torch.equal(resumed[name], value) for name, value in straight.items())
+
+
+def test_every_image_has_its_turn(source):
+    captured = []
+
+    def catch(model, concepts, *, options, **_):
+        captured.append(options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inversion, "train", catch)
+        learn_token(source, pictures(), **QUICK | {"batch_size": 4})
+    seen = [index for step in range(6) for index in _indices(3, step, captured[0])]
+    assert np.array_equal(np.sort(np.reshape(seen, (8, 3)), axis=1), [[0, 1, 2]] * 8)
+    assert len({tuple(seen[start : start + 3]) for start in range(0, 24, 3)}) > 1
+
+
+class EightBitAdam(torch.optim.AdamW):
+    """Hands its state out as bitsandbytes' AdamW8bit does as of 0.50: tensors one level down, read at either."""
+
+    def state_dict(self):
+        given = super().state_dict()
+        state = {
+            index: {"step": int(values["step"]), "quantized": {key: values[key] for key in ("exp_avg", "exp_avg_sq")}}
+            for index, values in given["state"].items()
+        }
+        return given | {"state": state}
+
+    def load_state_dict(self, given):
+        state = {
+            index: values | {"step": torch.tensor(float(values["step"]))} for index, values in given["state"].items()
+        }
+        super().load_state_dict(given | {"state": state})
+
+
+def test_8_bit_adam_goes_on_too(source, whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=EightBitAdam))
+    settings = EIGHT | {"adam_8bit": True, "output": tmp_path}
+    learn_token(source, pictures(), **settings | {"steps": 5})
+    steps = taken(monkeypatch)
+    learn_token(source, pictures(), **settings)
+    assert steps == [5, 6, 7]
+    assert torch.equal(vectors(tmp_path), whole)

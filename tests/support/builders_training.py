@@ -1,0 +1,79 @@
+"""Small training runs: random models and scenes of 64 pixels, quick to train. Puts examples/ on the path."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from accelerate import Accelerator
+from builders import build_backbone
+
+from tadp.datasets import IGNORE_LABEL, RandomFlip, RenderedScenes
+from tadp.tasks import TADPForSemanticSegmentation
+from tadp.training.schedules import Schedule
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from training.data import Kept
+from training.loop import fit
+from training.model import training_data
+
+FLIP = [RandomFlip()]
+
+
+def make_options(out: Path, **changes) -> SimpleNamespace:
+    """What `read_options` would give, for a small run."""
+    schedule = changes.pop("schedule", {})
+    return SimpleNamespace(
+        **(
+            {
+                "out": out, "cache": None, "data": "scenes", "seed": 3, "micro_batch": 4, "mixed_precision": "no",
+                "model": "small", "untrained": False, "cache_latents": False, "text": "captions", "workers": 0,
+                "captions_sha256": None,
+                "log_every": 1, "save_every": 2, "evaluate_every": 0, "gradient_checkpointing": False,
+                "schedule": Schedule(**({"steps": 6, "batch": 4, "lr": 1e-2, "warmup_steps": 2} | schedule)),
+            }
+            | changes
+        )
+    )  # fmt: skip
+
+
+def make_data(count: int = 10) -> Kept:
+    data = RenderedScenes(count, seed=1, size=64)
+    return Kept(data, captions=dict.fromkeys(data.image_ids, "a dog"))
+
+
+def make_model(*, dropout: float = 0.1, classes: int = 13, **options) -> TADPForSemanticSegmentation:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = {"fpn_channels": 8, "channels": 8, "dropout": dropout, "norm": "group"}
+        names = [str(k) for k in range(classes)]
+        return TADPForSemanticSegmentation(build_backbone(), class_names=names, head_options=head, **options)
+
+
+def loss(model, part):
+    return model(**part.inputs, masks=part.batch.masks).loss
+
+
+def labelled_pixels(batch):
+    return int((batch.masks != IGNORE_LABEL).sum())
+
+
+def train(options, *, model=None, data=None, loss=loss, weight=labelled_pixels, accelerator=None, **more):
+    """One run in this process."""
+    accumulation = options.schedule.batch // options.micro_batch
+    accelerator = accelerator or Accelerator(
+        cpu=True, mixed_precision=options.mixed_precision, gradient_accumulation_steps=accumulation
+    )
+    accelerator.gradient_accumulation_steps = accumulation // accelerator.num_processes
+    model = model or make_model()
+    data = (
+        training_data(model, data or make_data(), FLIP, options, accelerator)
+        if data is None or isinstance(data, Kept)
+        else data
+    )
+    return fit(model, data, loss=loss, weight=weight, options=options, accelerator=accelerator, **more)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in model.state_dict().items()}
