@@ -16,9 +16,9 @@ import torch
 from builders import build_backbone, images, latents, relative_error
 from builders_captioner import build_blip2
 from builders_personalize import QUICK, build_model, pictures
+from golden import CASES, TOLERANCE, build, expected_map, golden
 from PIL import Image
 from safetensors.torch import load_file
-from test_parity import CASES, TOLERANCE, build, expected_map, golden
 from torch.utils.data import DataLoader
 
 import tadp

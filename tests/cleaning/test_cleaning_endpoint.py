@@ -4,13 +4,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from endpoint_server import cleaned, completion, reply, serving
 
 from tadp.cleaning import CleaningInterrupted, EndpointCleaner
 from tadp.errors import CaptionError, EndpointError
@@ -18,77 +16,6 @@ from tadp.errors import CaptionError, EndpointError
 KEY = "sk-secret/0123456789"
 CAPTIONS = [f"a watercolor painting of {number} dogs" for number in range(8)]
 CLEANED = [f"{number} dogs" for number in range(8)]
-
-
-class Server:
-    """Answers each request as `behave` says: with a body and a status, or anything it does itself."""
-
-    def __init__(self, behave: Callable[["Server", Any, list[str]], tuple[int, Any] | None]):
-        self.behave = behave
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.batches: list[int] = []
-        self.times: list[float] = []
-        self.stop = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        captions = [line.partition(". ")[2] for line in request["messages"][-1]["content"].splitlines()]
-        self.times.append(time.monotonic())
-        self.requests.append(request)
-        self.keys.append(handler.headers.get("Authorization"))
-        self.batches.append(len(captions))
-        try:
-            answer = self.behave(self, handler, captions)
-            if answer is not None:
-                reply(handler, *answer)
-        except OSError:
-            pass  # the client gave up
-
-
-def reply(handler: BaseHTTPRequestHandler, status: int, body: Any, **headers: str) -> None:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(data)), **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(data)
-
-
-def completion(text: Any) -> dict[str, Any]:
-    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
-
-
-def cleaned(captions: list[str]) -> tuple[int, Any]:
-    """What a well-behaved server says."""
-    lines = [f"{k}. {text.replace('a watercolor painting of ', '')}" for k, text in enumerate(captions, 1)]
-    return 200, completion("\n".join(lines))
-
-
-@contextmanager
-def serving(behave: Callable[[Server, Any, list[str]], tuple[int, Any] | None]) -> Iterator[Server]:
-    server = Server(behave)
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop.set()
-        server.http.shutdown()
-        server.http.server_close()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

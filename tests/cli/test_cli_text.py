@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from endpoint_server import cleaned, completion, serving
 from PIL import Image
-from test_cleaning_endpoint import cleaned, completion, serving
 from test_cli import ENVIRONMENT, plain, tadp_run
 from warm_python import warm_python
 

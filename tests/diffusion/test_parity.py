@@ -5,27 +5,11 @@ from functools import cache
 import pytest
 import torch
 from builders import relative_error
-from golden import CASES, GOLDEN, TOLERANCE, expected_map, golden
+from golden import CASES, TOLERANCE, build, expected_map, golden
 
-from tadp import Conditioning, Features, TADPBackbone
-from tadp.diffusion.loading.networks import load_unet, load_vae
+from tadp import Conditioning, Features
 
 ATTENTION_LEVELS = {"attn64": 0, "attn32": 1, "attn16": 2}  # named by the map's side for an image of 512
-
-
-@cache
-def build(case: str, dtype: torch.dtype) -> TADPBackbone:
-    options = CASES[case]
-    with_finest = options["max_attn_size"] is not None
-    backbone = TADPBackbone(
-        unet=load_unet(GOLDEN, variant=None, dtype=dtype),
-        vae=load_vae(GOLDEN, variant=None, dtype=dtype),
-        timestep=options["t"],
-        scale_latents=options["latent_scale"] != 1,
-        attach_attention=(0, 1, 2) if with_finest else (1, 2),
-        text_length=11,
-    )
-    return backbone.eval()
 
 
 @cache
