@@ -26,7 +26,7 @@ from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import CaptionError, ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files.atomic import replace_folder
-from tadp.files.hub import Source
+from tadp.files.hub import HubOptions, Source
 from tadp.files.model_folder import model_folder
 from tadp.images.reading import ImageLike, crop_to_cells, to_tensor
 from tadp.language.matching import Synonyms, checked_names
@@ -215,13 +215,12 @@ class TADPBackbone(nn.Module):
         """
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype is a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
-        hub: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        folder = model_folder(name, revision=revision, variant=variant, **hub)
+        hub = HubOptions(revision, variant, cache_dir, token, local_files_only)
+        folder = model_folder(name, hub=hub)
         dtype = dtype or torch.float32
         given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
         parts, saved = load_parts(
             folder,
-            variant=variant,
             dtype=dtype,
             given=given,
             lora=lora,

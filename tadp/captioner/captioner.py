@@ -18,7 +18,7 @@ from tadp.captioner.decoding import Decoding
 from tadp.captioner.model_files import check_captioner, find_captioner, load_captioner
 from tadp.captioner.quality import Caption, better, checked, counted, troubles
 from tadp.errors import ImageError
-from tadp.files.hub import Source
+from tadp.files.hub import HubOptions, Source
 from tadp.images.reading import ImageLike, to_pil
 
 INSTRUCTION = "Describe this image in one sentence."  # what a chat model is asked when there is no prompt
@@ -124,7 +124,8 @@ class Captioner:
             retry=retry,
         )
         _check_batch_size(batch_size)  # before gigabytes are loaded
-        folder = find_captioner(name, revision, local_files_only=local_files_only, cache_dir=cache_dir, token=token)
+        hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        folder = find_captioner(name, hub)
         check_captioner(folder, str(name))
         model, processor = load_captioner(folder, str(name), dtype or torch.float32)
         captioner = cls(

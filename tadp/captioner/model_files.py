@@ -9,6 +9,7 @@ from torch import nn
 
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError
+from tadp.files.hub import HubOptions
 from tadp.files.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
 
 TINY = "tadp-tiny"
@@ -24,24 +25,14 @@ _TOKENIZER_FILES = (
 )
 
 
-def find_captioner(
-    name: str | Path,
-    revision: str | None,
-    *,
-    local_files_only: bool,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
-) -> Path:
+def find_captioner(name: str | Path, hub: HubOptions) -> Path:
     """The folder that holds the model, downloaded if it must be."""
     if str(name) == TINY:
         return tiny_folder() / "captioner"
     return find_pretrained(
         name,
         known=f"{TINY!r} ships with tadp; 'Salesforce/blip2-opt-2.7b' is on the hub. Or pass a captioner's folder.",
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
+        hub=hub,
     )
 
 

@@ -102,15 +102,13 @@ class ModelCleaner(Cleaner):
             CorruptFileError: If a file is damaged, or the weights are pickles only.
             ModelError: If it is no causal language model, or lacks weights.
         """
+        from tadp.files.hub import HubOptions
         from tadp.files.pretrained import find_pretrained
 
         folder = find_pretrained(
             name,
             known="Pass a language model's folder, or its hub id: 'Qwen/Qwen2.5-1.5B-Instruct'.",
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
+            hub=HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only),
         )
         model, tokenizer = _load(folder, str(name), dtype)
         return cls(

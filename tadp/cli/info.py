@@ -14,7 +14,7 @@ from tadp.diffusion.denoiser import tap_names
 from tadp.diffusion.loading.networks import denoiser_part, hollow_denoiser, hollow_vae
 from tadp.diffusion.noise import SCHEDULER, read_scheduler
 from tadp.errors import MissingFileError, UnknownModelError
-from tadp.files.hub import read_json, weight_files
+from tadp.files.hub import HubOptions, read_json, weight_files
 from tadp.files.model_folder import CONFIG_NAME, WEIGHTS, model_folder
 from tadp.text.encoder_files import hollow_text
 from tadp.text.stack import TextStack
@@ -84,7 +84,7 @@ def _part_table(folder: Path, variant: str | None, backbone: TADPBackbone) -> Ta
 def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
     """A model's folder; of a hub model that is not here, one with its configuration alone."""
     try:
-        return model_folder(model, revision=revision, variant=variant, local_files_only=True)
+        return model_folder(model, hub=HubOptions(revision, variant, local_files_only=True))
     except UnknownModelError as error:
         if "/" not in model or Path(model).exists() or len(Path(model).parts) != 2:
             raise

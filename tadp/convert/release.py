@@ -1,6 +1,7 @@
 """Convert a whole file: the paper's release, VPD's, or mmseg's VPD, to a folder that a task model loads."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from tadp.convert.ledger import Ledger
 from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import ModelError, OutputError
+from tadp.files.hub import HubOptions
 from tadp.files.model_folder import model_folder, read_config
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
 from tadp.text.stack import only_encoder
@@ -86,12 +88,12 @@ def convert_file(
     path, output = Path(path), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is not empty; choose another folder, nothing was changed.")
-    hub = {"revision": revision, "local_files_only": local_files_only, "cache_dir": cache_dir}
+    hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     state, others = state_of(read_pickle(path), path)
     form = recognise(state, path)
     if task not in ("auto", form.task):
         raise ModelError(f"{path} is a {form.task} file, not {task}: {form.kind}.")
-    channels = read_config(model_folder(base_model, **hub), "unet").get("block_out_channels", ())
+    channels = read_config(model_folder(base_model, hub=hub), "unet").get("block_out_channels", ())
     text = read_text(form, state, widths=head_widths(form, state, len(channels)), channels=channels, path=path)
     options = {
         "timestep": 1,
@@ -100,7 +102,7 @@ def convert_file(
         "attach_attention": text.attach_attention,
         "text_adapter": text.adapter,
     }
-    backbone = _load_base(base_model, text, options, path, **hub)
+    backbone = _load_base(base_model, text, options, path, hub)
     encoder = None if backbone.text_encoder is None else only_encoder(backbone.text_encoder)
     state, learned = split_vocabulary(state, form, encoder)
     head, classes = head_options(form, state, path)
@@ -119,10 +121,10 @@ def convert_file(
     return Report(form.kind, form.task, tuple(file.ledger.parts), written, tuple(notes))
 
 
-def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: Path, **hub: Any) -> TADPBackbone:
+def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: Path, hub: HubOptions) -> TADPBackbone:
     """The base as the file's model was built on it; compared with the text that its head takes."""
     length = text.length if text.mode == "stored" else None
-    backbone = TADPBackbone.from_pretrained(base, **hub, text_length=length, **options)
+    backbone = TADPBackbone.from_pretrained(base, **asdict(hub), text_length=length, **options)
     if text.mode == "captions" and text.length not in (None, backbone.text_length):
         raise ModelError(
             f"{path}: the head takes the attention of {text.length} tokens, a caption of {base} has "

@@ -17,7 +17,7 @@ from tadp.convert.ledger import Ledger
 from tadp.convert.pickles import read_pickle
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
-from tadp.files.hub import local_folder, read_json
+from tadp.files.hub import HubOptions, local_folder, read_json
 from tadp.text.clip_tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def from_single_file(
     state, _ = state_of(read_pickle(path), path)
     family = _family(state, path)
     configs = _configs(family, base_model)
-    hub: dict[str, Any] = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
+    hub = HubOptions(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     own = None if base_model is None else Path(base_model) / "tokenizer"
     words = _tokenizer(own if tokenizer is None and own and own.is_dir() else tokenizer, hub, family)
     unet, vae, text = _hollow(configs)
@@ -123,7 +123,7 @@ def _configs(family: str, base_model: str | Path | None) -> dict[str, dict[str, 
     return {part: read_json(Path(base_model) / part / "config.json") for part in ("unet", "vae", "text_encoder")}
 
 
-def _tokenizer(given: Any, hub: dict[str, Any], family: str) -> "CLIPTokenizer":
+def _tokenizer(given: Any, hub: HubOptions, family: str) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     if given is None:
@@ -134,7 +134,7 @@ def _tokenizer(given: Any, hub: dict[str, Any], family: str) -> "CLIPTokenizer":
     known = "Pass a folder with tokenizer.json, or with vocab.json and merges.txt, a hub id, or a CLIPTokenizer."
     patterns = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
     return CLIPTokenizer.from_pretrained(
-        local_folder(given, patterns=patterns, known=known, **hub), local_files_only=True
+        local_folder(given, patterns=patterns, known=known, hub=hub), local_files_only=True
     )
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,39 @@ from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownM
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """Where a model's files are found on the hub, and how they are downloaded.
+
+    Attributes:
+        revision: Branch, tag or commit; None is the repository's default branch.
+        variant: Which weight files, e.g. "fp16" for `model.fp16.safetensors`; None is the files without a variant.
+        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        token: Access token for gated and private repositories; None is the one that `hf auth login` stored.
+        local_files_only: Use only what is in the cache.
+    """
+
+    revision: str | None = None
+    variant: str | None = None
+    cache_dir: str | Path | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    local_files_only: bool = False
+
+    def at(self, revision: str | None) -> "HubOptions":
+        """The same options for another repository, which has its own revisions."""
+        return replace(self, revision=revision)
+
+    @property
+    def download(self) -> dict[str, Any]:
+        """The arguments of huggingface_hub's download functions."""
+        return {
+            "revision": self.revision,
+            "cache_dir": self.cache_dir,
+            "token": self.token,
+            "local_files_only": self.local_files_only,
+        }
 
 
 @dataclass(frozen=True)
@@ -52,11 +85,8 @@ def local_folder(
     *,
     patterns: list[str],
     known: str,
+    hub: HubOptions,
     ignore: list[str] | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
 ) -> Path:
     """A folder itself, or a snapshot of a hub repository.
 
@@ -64,14 +94,11 @@ def local_folder(
         name: A folder or a hub id.
         patterns: The files of a repository that are needed; no others are fetched.
         known: A sentence that says which names there are, for the error.
+        hub: How the repository is downloaded.
         ignore: Files that are not needed even if they match.
-        revision: Branch, tag or commit.
-        cache_dir: Where snapshots are kept.
-        token: For gated and private repositories.
-        local_files_only: Look no further than the cache.
 
     Raises:
-        UnknownModelError: If there is no such folder or repository, or it is not to be had.
+        UnknownModelError: If there is no such folder or repository, or it is not available.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -82,37 +109,21 @@ def local_folder(
         raise UnknownModelError(f"unknown model {str(name)!r}: no such folder, and no hub id. {known}")
     try:
         snapshot = huggingface_hub.snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=patterns,
-            ignore_patterns=ignore,
+            name, allow_patterns=patterns, ignore_patterns=ignore, **hub.download
         )
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        at = f" at revision {revision!r}" if revision else ""
+        at = f" at revision {hub.revision!r}" if hub.revision else ""
         # Without the chain: a hundred lines of network layers, and the reason is in the message.
         raise UnknownModelError(f"cannot get {name!r}{at}: {_why(error, name)} {known}") from None
     return Path(snapshot)
 
 
-def local_file(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def local_file(name: str | Path, *, hub: HubOptions) -> Path:
     """A file itself, or one of a hub repository.
 
     Args:
         name: A path, or the repository's id and the file's path in it, "owner/name/weights.safetensors".
-        revision: Branch, tag or commit.
-        cache_dir: Where files are kept.
-        token: For gated and private repositories.
-        local_files_only: Look no further than the cache.
+        hub: How the file is downloaded.
 
     Raises:
         UnknownModelError: If there is no such file, here or on the hub.
@@ -126,16 +137,9 @@ def local_file(
     if not isinstance(name, str) or not file or not _HUB_ID.fullmatch(f"{owner}/{repository}"):
         raise UnknownModelError(f"unknown file {str(name)!r}: it is not here, and no file of a repository. {known}")
     try:
-        found = huggingface_hub.hf_hub_download(
-            f"{owner}/{repository}",
-            file,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        found = huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, **hub.download)
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        at = f" at revision {revision!r}" if revision else ""
+        at = f" at revision {hub.revision!r}" if hub.revision else ""
         why = _why(error, f"{owner}/{repository}")
         raise UnknownModelError(f"cannot get {file!r} of '{owner}/{repository}'{at}: {why} {known}") from None
     return Path(found)

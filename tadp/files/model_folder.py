@@ -5,6 +5,7 @@ A hub model is first brought to a local folder, so that everything after takes o
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import index_name, local_folder, read_json, weight_name
+from tadp.files.hub import HubOptions, index_name, local_folder, read_json, weight_name
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
@@ -68,42 +69,35 @@ ALIASES = {
 }
 
 
-def model_folder(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
     """The local folder of a model: itself, the embedded one, or a snapshot from the hub.
 
     A repository of `ALIASES` is taken from the cache under its old name, if it is there, and otherwise from where it is
-    now, at the commit that is written there unless `revision` names another, with a warning.
+    now, at the commit that is written there unless `hub.revision` names another, with a warning.
+
+    Args:
+        name: "tadp-tiny", a folder, or a hub id.
+        hub: How a repository is downloaded; None is `HubOptions()`.
 
     Raises:
         UnknownModelError: If the name is none of these, or the hub does not have or give it.
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()
-    how: dict[str, Any] = {
-        "patterns": _patterns(variant),
-        "known": f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}.",
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "token": token,
-    }
+    hub = hub or HubOptions()
+    patterns = _patterns(hub.variant)
+    known = f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}."
     moved = ALIASES.get(str(name))
     if moved is None or Path(name).is_dir():
-        return local_folder(name, local_files_only=local_files_only, **how)
+        return local_folder(name, patterns=patterns, known=known, hub=hub)
     try:
-        return local_folder(name, local_files_only=True, **how)
+        return local_folder(name, patterns=patterns, known=known, hub=replace(hub, local_files_only=True))
     except UnknownModelError:
-        how["revision"] = revision or moved.revision
-        at = f"{moved.name} at {how['revision'][:7]}"
-        warnings.warn(f"{name} is no longer on the hub; {at} is loaded in its place.", stacklevel=3)
-        return local_folder(moved.name, local_files_only=local_files_only, **how)
+        revision = hub.revision or moved.revision
+        warnings.warn(
+            f"{name} is no longer on the hub; {moved.name} at {revision[:7]} is loaded in its place.", stacklevel=3
+        )
+        return local_folder(moved.name, patterns=patterns, known=known, hub=hub.at(revision))
 
 
 def _patterns(variant: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tadp.errors import MissingExtraError, ModelError
-from tadp.files.hub import local_folder, read_json, weight_files, without_bars
+from tadp.files.hub import HubOptions, local_folder, read_json, weight_files, without_bars
 
 if TYPE_CHECKING:
     import torch
@@ -15,26 +15,9 @@ if TYPE_CHECKING:
 _WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
 
-def find_pretrained(
-    name: str | Path,
-    *,
-    known: str,
-    revision: str | None,
-    local_files_only: bool,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
-) -> Path:
+def find_pretrained(name: str | Path, *, known: str, hub: HubOptions) -> Path:
     """The folder that holds the model, downloaded if it must be; see `tadp.files.hub.local_folder`."""
-    return local_folder(
-        name,
-        patterns=list(_WANTED),
-        ignore=["*/*"],
-        known=known,
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-    )
+    return local_folder(name, patterns=list(_WANTED), ignore=["*/*"], known=known, hub=hub)
 
 
 def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
 from tadp.files.atomic import replace_folder
-from tadp.files.hub import local_folder
+from tadp.files.hub import HubOptions, local_folder
 from tadp.language.grammar import article_for, takes_article
 from tadp.modifiers.caption_templates import (
     DREAMBOOTH_WORD,
@@ -196,10 +196,7 @@ class CaptionModifier:
             name,
             patterns=[CONFIG_NAME, "*.safetensors", "unet/config.json", "unet/*.safetensors", "unet/*.index.json"],
             known="Pass a folder that CaptionModifier.save_pretrained wrote, or a hub id.",
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
+            hub=HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only),
         )
         return cls._of(read_steps(folder, dtype=dtype or torch.float32))
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.noise import ASSUMED_NOISE, SCHEDULER, ddpm_scheduler
 from tadp.errors import ModelError
+from tadp.files.hub import HubOptions
 from tadp.files.model_folder import model_folder
 from tadp.text.encoder import TextEncoder
 from tadp.text.stack import only_encoder
@@ -100,17 +101,15 @@ def load_diffusion(
     """
     if not isinstance(name, str | Path):
         raise TypeError(f"the model is a folder or a hub id, since training needs all of it; got a {_kind(name)}.")
-    where: dict[str, Any] = {"cache_dir": cache_dir, "token": hub_token, "local_files_only": local_files_only}
-    backbone = TADPBackbone.from_pretrained(
-        name, dtype=dtype, device=device, revision=revision, variant=variant, attach_attention=(), **where
-    )
+    hub = HubOptions(revision, variant, cache_dir, hub_token, local_files_only)
+    backbone = TADPBackbone.from_pretrained(name, dtype=dtype, device=device, attach_attention=(), **asdict(hub))
     if backbone.text_encoder is None:
         raise ModelError(
             f"{name} was saved without its text encoder, and what is learned is a word's meaning to it; use a model "
             "with text_encoder/ and tokenizer/."
         )
     only_encoder(backbone.text_encoder)
-    folder = model_folder(name, revision=revision, variant=variant, **where)
+    folder = model_folder(name, hub=hub)
     backbone.requires_grad_(False)
     return DiffusionModel(backbone, _noise(backbone.passes.scheduler, folder), folder, dtype or torch.float32, variant)
 

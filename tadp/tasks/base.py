@@ -18,6 +18,7 @@ from tadp.captioner import Captioner
 from tadp.errors import CaptionError, ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
+from tadp.files.hub import HubOptions
 from tadp.heads._maps import autocasts
 from tadp.images.reading import ImageLike
 from tadp.tasks.card import card_record, model_card
@@ -255,11 +256,11 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             MissingFileError, CorruptFileError: If a file is missing or damaged; the message says which.
             ModelError: If it is another kind of model, or weights and config disagree.
         """
-        hub = {"local_files_only": local_files_only, "cache_dir": cache_dir, "token": token}
-        folder = find_task(pretrained_model_name_or_path, revision=revision, **hub)
+        hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        folder = find_task(pretrained_model_name_or_path, hub)
         config = read_config(folder, cls)
         dtype = dtype or torch.float32
-        backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, **hub)
+        backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, hub=hub)
         model = cls(backbone, **config["options"])
         load_weights(model, folder, config)
         model.captioner_name = config.get("captioner")

@@ -11,6 +11,7 @@ base/               the backbone, if it was made from parts and has no name
 """
 
 import json
+from dataclasses import asdict
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from tadp.diffusion.loading.networks import denoiser_part, load_text_adapter, lo
 from tadp.diffusion.loading.parts import load_parts
 from tadp.diffusion.loading.saving import save_text_encoder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import Source, check_readable, local_folder, read_json, weight_files
+from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json, weight_files
 from tadp.files.model_folder import ADAPTER_NAME, WEIGHTS, model_folder, read_tensors
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
 from tadp.text.conditioning import Conditioning
@@ -113,7 +114,7 @@ def _learned(backbone: TADPBackbone) -> list[str]:
 def _is_the_bases(unet: nn.Module, source: Source) -> bool:
     """Whether a U-Net is still what its source holds; False if the source is not to be had."""
     try:
-        folder = model_folder(source.name, revision=source.revision, local_files_only=True)
+        folder = model_folder(source.name, hub=HubOptions(revision=source.revision, local_files_only=True))
         files = weight_files(folder / denoiser_part(type(unet).__name__), WEIGHTS["unet"], None)
     except ModelError:
         return False
@@ -136,7 +137,7 @@ def _has_own_text(backbone: TADPBackbone, source: Source) -> bool:
         ModelError: If the VAE is not the base's; of a model with a named base it is never saved.
     """
     try:
-        folder = model_folder(source.name, revision=source.revision, local_files_only=True)
+        folder = model_folder(source.name, hub=HubOptions(revision=source.revision, local_files_only=True))
         vae = load_vae(folder, variant=None, dtype=torch.float32)
         text = load_text_encoder(folder, variant=None, dtype=torch.float32) if backbone.text_encoder else None
     except ModelError:
@@ -162,14 +163,7 @@ def _is_equal(mine: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def find_task(
-    name: str | Path,
-    *,
-    revision: str | None,
-    local_files_only: bool,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
-) -> Path:
+def find_task(name: str | Path, hub: HubOptions) -> Path:
     """The local folder of a task model.
 
     Raises:
@@ -194,10 +188,7 @@ def find_task(
             f"{BASE_NAME}/*",
         ],
         known="Pass a folder that save_pretrained wrote, or a hub id (owner/name) of such a model.",
-        revision=revision,
-        local_files_only=local_files_only,
-        cache_dir=cache_dir,
-        token=token,
+        hub=hub,
     )
 
 
@@ -243,9 +234,7 @@ def load_backbone(
     *,
     base_model: str | Path | None,
     dtype: torch.dtype,
-    local_files_only: bool,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
+    hub: HubOptions,
 ) -> TADPBackbone:
     """The backbone: the base's frozen parts, and the U-Net that was saved or the base's.
 
@@ -262,11 +251,8 @@ def load_backbone(
     try:
         return TADPBackbone.from_pretrained(
             name,
-            revision=revision,
+            **asdict(hub.at(revision)),
             dtype=dtype,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            token=token,
             unet=unet,
             text_encoder=text and text.model,
             tokenizer=text and text.tokenizer,
@@ -283,7 +269,7 @@ def _is_own(config: dict[str, Any]) -> bool:
 
 def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
     """Without a source, so that the model is kept whole again."""
-    parts, _ = load_parts(folder, variant=None, dtype=dtype)
+    parts, _ = load_parts(folder, dtype=dtype)
     backbone = TADPBackbone(**parts, **options)
     if backbone.text_adapter is not None:
         load_text_adapter(backbone.text_adapter, folder, dtype=dtype)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tadp import TADPBackbone
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import local_file
+from tadp.files.hub import HubOptions, local_file
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -85,12 +85,13 @@ def test_a_folder_of_weights_alone_is_told_of_files(model_source, tmp_path):
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "a/nowhere.safetensors", Path("no/such/file.safetensors")])
 def test_a_file_that_is_nowhere_is_unknown(name):
     with pytest.raises(UnknownModelError, match=r"unknown file .* it is not here, and no file of a repository"):
-        local_file(name)
+        local_file(name, hub=HubOptions())
 
 
 def test_a_file_of_a_repository_that_is_not_cached_names_both(tmp_path):
+    hub = HubOptions(revision="v2", cache_dir=tmp_path, local_files_only=True)
     with pytest.raises(UnknownModelError, match=r"cannot get 'b/c\.safetensors' of 'someone/a' at revision 'v2'"):
-        local_file("someone/a/b/c.safetensors", revision="v2", cache_dir=tmp_path, local_files_only=True)
+        local_file("someone/a/b/c.safetensors", hub=hub)
 
 
 # A VAE

@@ -19,7 +19,7 @@ import tadp.files.model_folder
 from tadp import Captioner, TADPBackbone
 from tadp.diffusion.loading.networks import load_unet, load_vae
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import Source, read_json, weight_files
+from tadp.files.hub import HubOptions, Source, read_json, weight_files
 from tadp.files.model_folder import ALIASES, model_folder, read_config, read_tensors
 
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
@@ -193,9 +193,10 @@ def test_a_hub_that_cannot_be_reached_is_no_traceback_of_http(tmp_path):
     """In a process of its own: the hub's address is read when its library is imported."""
     program = textwrap.dedent("""
         from tadp.errors import UnknownModelError
+        from tadp.files.hub import HubOptions
         from tadp.files.model_folder import model_folder
         try:
-            model_folder("someone/other", cache_dir=".")
+            model_folder("someone/other", hub=HubOptions(cache_dir="."))
         except UnknownModelError as error:
             print(error)
     """)
@@ -232,7 +233,7 @@ def test_a_single_file_is_no_model(model_source):
 def wanted_of_the_hub(monkeypatch, **options) -> list[str]:
     asked = {}
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or "/nowhere")
-    model_folder("someone/model", **options)
+    model_folder("someone/model", hub=HubOptions(**options))
     files = [*HUB_FILES, "tadp_config.json", "text_adapter.safetensors"]
     return list(filter_repo_objects(files, allow_patterns=asked["allow_patterns"]))
 
@@ -249,7 +250,8 @@ def test_only_what_a_backbone_reads_is_fetched(monkeypatch, variant, suffix):
 def test_the_options_of_the_download_are_passed_on(monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or "/nowhere")
-    model_folder("someone/model", revision="v2", cache_dir=tmp_path, token="secret", local_files_only=True)
+    hub = HubOptions(revision="v2", cache_dir=tmp_path, token="secret", local_files_only=True)
+    model_folder("someone/model", hub=hub)
     assert asked.pop("allow_patterns")
     assert asked.pop("ignore_patterns") is None
     assert asked == {

@@ -1,6 +1,5 @@
 """Parts that take the place of a base model's own: a U-Net or a VAE, by path or hub id."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +7,13 @@ import torch
 
 from tadp.diffusion.loading.networks import hollow_denoiser, load_denoiser, load_vae
 from tadp.errors import MissingFileError, ModelError
-from tadp.files.hub import index_name, local_file, local_folder, weight_name
+from tadp.files.hub import HubOptions, index_name, local_file, local_folder, weight_name
 from tadp.files.model_folder import WEIGHTS, fill
 
 _SUFFIX = ".safetensors"
 
 
-def load_drop_in_unet(
-    name: str | Path, base: Path, *, variant: str | None, dtype: torch.dtype, hub: Mapping[str, Any]
-) -> Any:
+def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
     """A denoiser in place of the base model's.
 
     Args:
@@ -24,50 +21,48 @@ def load_drop_in_unet(
             file with the tensors of the base's U-Net under diffusers' names, here or on the hub
             ("CompVis/cleandift/cleandift_sd15_unet.safetensors").
         base: The base model's folder.
-        variant: Which weight files.
-        dtype: Of the weights.
-        hub: Options of the hub.
+        dtype: Dtype of the weights.
+        hub: Which weight files, and how they are downloaded.
 
     Raises:
         UnknownModelError, MissingFileError: If it is not to be had.
         ModelError: If a file does not fit the base's U-Net.
     """
     if str(name).endswith(_SUFFIX):
-        path = local_file(name, **hub)
+        path = local_file(name, hub=hub)
         try:
             return fill(hollow_denoiser(base), [path], dtype, path)
         except ModelError as error:
             raise ModelError(f"{path} does not hold the U-Net that {base} describes; {error}") from error
-    return _part_or_root(name, ("unet", "transformer"), variant, hub, lambda folder, part: load_denoiser(
-        folder, part, variant=variant, dtype=dtype
+    return _part_or_root(name, ("unet", "transformer"), hub, lambda folder, part: load_denoiser(
+        folder, part, variant=hub.variant, dtype=dtype
     ))  # fmt: skip
 
 
-def load_drop_in_vae(name: str | Path, *, variant: str | None, dtype: torch.dtype, hub: Mapping[str, Any]) -> Any:
+def load_drop_in_vae(name: str | Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
     """The encoder of a VAE in place of the base model's: an `AutoencoderKL` or an `AutoencoderTiny`.
 
     Args:
         name: A folder or hub id with `config.json` and weights ("madebyollin/taesd"), or with `vae/`.
-        variant: Which weight files.
-        dtype: Of the weights.
-        hub: Options of the hub.
+        dtype: Dtype of the weights.
+        hub: Which weight files, and how they are downloaded.
 
     Raises:
         UnknownModelError, MissingFileError, ModelError: If it is not to be had, or of another kind.
     """
-    return _part_or_root(name, ("vae",), variant, hub, lambda folder, part: load_vae(
-        folder, variant=variant, dtype=dtype, part=part
+    return _part_or_root(name, ("vae",), hub, lambda folder, part: load_vae(
+        folder, variant=hub.variant, dtype=dtype, part=part
     ))  # fmt: skip
 
 
-def _part_or_root(name: str | Path, parts: tuple[str, ...], variant: str | None, hub: Mapping[str, Any], load: Any):
-    base = WEIGHTS[parts[0]]
+def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, load: Any):
+    base, variant = WEIGHTS[parts[0]], hub.variant
     names = ("config.json", weight_name(base, variant), weight_name(base, variant, "-*"), index_name(base, variant))
     folder = local_folder(
         name,
         patterns=[f"{prefix}{one}" for prefix in ("", *(f"{part}/" for part in parts)) for one in names],
         known=f"Pass a folder or hub id with config.json and weights, or with {parts[0]}/, or a {_SUFFIX} file.",
-        **hub,
+        hub=hub,
     )
     for part in parts:
         if (folder / part).is_dir():

@@ -13,16 +13,14 @@ from torch import Tensor
 from tadp.diffusion.loading.lora_text import add_to_encoder
 from tadp.diffusion.loading.networks import denoiser_part
 from tadp.errors import MissingExtraError, MissingFileError, ModelError
-from tadp.files.hub import check_readable, local_file, local_folder
+from tadp.files.hub import HubOptions, check_readable, local_file, local_folder
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers writes
 _SUFFIX = ".safetensors"
 _ADAPTER = "tadp"
 
 
-def fuse_lora(
-    unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale: float, hub: Mapping[str, Any]
-) -> None:
+def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale: float, hub: HubOptions) -> None:
     """Add a LoRA to a denoiser's weights and to its text encoders', where it costs nothing and is saved with them.
 
     Read by diffusers' own loader, so files of diffusers, peft and kohya's scripts will do.
@@ -32,7 +30,7 @@ def fuse_lora(
         encoders: Models of the text encoders by their folder's name, "text_encoder"; they are changed.
         name: A .safetensors file, a folder with one, or either on the hub.
         scale: How much of it is added.
-        hub: Options of the hub.
+        hub: How it is downloaded.
 
     Raises:
         UnknownModelError, MissingFileError, CorruptFileError: If it is not to be had.
@@ -118,12 +116,12 @@ def _mixin(unet: Any) -> tuple[Any, dict[str, Any]]:
     return StableDiffusionLoraLoaderMixin, {}
 
 
-def _lora_file(name: str | Path, hub: Mapping[str, Any]) -> Path:
+def _lora_file(name: str | Path, hub: HubOptions) -> Path:
     if str(name).endswith(_SUFFIX):
-        path = local_file(name, **hub)
+        path = local_file(name, hub=hub)
     else:
         known = f"Pass a {_SUFFIX} file, or a folder or hub id with {LORA_NAME}."
-        folder = local_folder(name, patterns=[LORA_NAME], known=known, **hub)
+        folder = local_folder(name, patterns=[LORA_NAME], known=known, hub=hub)
         there = [LORA_NAME] if (folder / LORA_NAME).exists() else sorted(one.name for one in folder.glob(f"*{_SUFFIX}"))
         if len(there) != 1:
             raise MissingFileError(f"no {LORA_NAME} in {name}, which has {', '.join(there) or 'none'}; name the file.")

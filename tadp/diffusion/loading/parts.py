@@ -12,7 +12,7 @@ from tadp.diffusion.loading.lora_fusion import fuse_lora
 from tadp.diffusion.loading.networks import load_unet, load_vae
 from tadp.diffusion.noise import read_scheduler
 from tadp.errors import MissingFileError
-from tadp.files.hub import read_json
+from tadp.files.hub import HubOptions, read_json
 from tadp.files.model_folder import CONFIG_NAME, read_config
 from tadp.text.encoder import TextEncoder
 from tadp.text.encoder_files import load_text
@@ -22,24 +22,23 @@ from tadp.text.stack import TextStack
 def load_parts(
     folder: Path,
     *,
-    variant: str | None,
     dtype: torch.dtype,
     given: Mapping[str, Any] | None = None,
     lora: str | Path | None = None,
     lora_scale: float = 1.0,
-    hub: Mapping[str, Any] | None = None,
+    hub: HubOptions | None = None,
     load_t5: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a folder in diffusers layout holds of a backbone.
 
     Args:
         folder: The model's.
-        variant: Which weight files.
         dtype: Of what is loaded.
         given: Parts in place of the folder's; None is none. U-Net and VAE may be names, which are loaded.
         lora: A LoRA that is added to the weights of the U-Net and of text encoders.
         lora_scale: How much of it.
-        hub: Where names are looked up: `cache_dir`, `token`, `local_files_only`.
+        hub: Which weight files, and how parts and a LoRA are downloaded; the revision is the folder's own, and
+            theirs are their default branches. None is `HubOptions()`.
         load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
 
     Returns:
@@ -51,18 +50,19 @@ def load_parts(
     """
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
-    how: dict[str, Any] = {"variant": variant, "dtype": dtype}
+    hub = (hub or HubOptions()).at(None)
+    how: dict[str, Any] = {"variant": hub.variant, "dtype": dtype}
     if "unet" not in parts:
         parts["unet"] = load_unet(folder, **how)
     elif isinstance(parts["unet"], str | Path):
-        parts["unet"] = load_drop_in_unet(parts["unet"], folder, **how, hub=hub or {})
+        parts["unet"] = load_drop_in_unet(parts["unet"], folder, dtype=dtype, hub=hub)
     if "vae" not in parts:
-        parts["vae"] = load_vae(folder, variant=variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
+        parts["vae"] = load_vae(folder, variant=hub.variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
     elif isinstance(parts["vae"], str | Path):
-        parts["vae"] = load_drop_in_vae(parts["vae"], **how, hub=hub or {})
+        parts["vae"] = load_drop_in_vae(parts["vae"], dtype=dtype, hub=hub)
     if "text_encoder" not in parts and saved.get("has_text_encoder", True):
         try:
-            text = load_text(folder, parts["unet"], variant=variant, dtype=dtype, load_t5=load_t5)
+            text = load_text(folder, parts["unet"], **how, load_t5=load_t5)
         except MissingFileError as error:
             if (given or {}).get("unet") is None:
                 raise
@@ -78,7 +78,7 @@ def load_parts(
         for name in ("unet", "text_encoder"):
             if name in parts and parts[name] is (given or {}).get(name):
                 parts[name] = copy.deepcopy(parts[name])  # the caller keeps theirs as it is
-        fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub or {})
+        fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub)
     return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {})
 
 
