@@ -464,6 +464,11 @@ class TADPBackbone(nn.Module):
         self._captioner = attachable(captioner, **options)
         return self
 
+    @property
+    def captioner(self) -> CaptionFunction | None:
+        """The captioner that is attached, if there is one."""
+        return None if self._captioner is None else self._captioner.captioner
+
     def train(self, mode: bool = True) -> "TADPBackbone":
         """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
         super().train(mode)

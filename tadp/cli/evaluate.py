@@ -101,7 +101,7 @@ def evaluate(
     check_stride(predictor, options)
     samples = _open_data(task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks)
     _check_classes(task, predictor, samples, data or "--masks")
-    metric = _metric(task, predictor, crop=crop, rule=rule)
+    metric = predictor.make_metric(**_metric_options(task, crop=crop, rule=rule))
     described = captioner is not None or (captions is None and data != "scenes")
     if described:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
@@ -183,21 +183,17 @@ def _check_classes(task: Task, model: Any, samples: Any, data: str) -> None:
     )
 
 
-def _metric(task: Task, model: Any, *, crop: str | None, rule: str) -> Any:
-    from tadp.metrics import COCODetection, DepthMetrics, VOCDetection
-    from tadp.tasks import default_metric
-
+def _metric_options(task: Task, *, crop: str | None, rule: str) -> dict[str, Any]:
+    """The options of a task's `make_metric`."""
     if task is Task.depth:
         if crop not in (None, "eigen", "garg"):
             raise typer.BadParameter(f"the crops are eigen and garg; got {crop!r}.", param_hint="--crop")
-        return DepthMetrics(max_depth_m=model.max_depth_m, crop=crop)  # pyright: ignore[reportArgumentType]
+        return {"crop": crop}
     if task is Task.detection:
-        if rule == "coco":
-            return COCODetection(model.class_names)
-        if rule not in ("voc07", "voc12"):
+        if rule not in ("voc07", "voc12", "coco"):
             raise typer.BadParameter(f"the rules are voc07, voc12 and coco; got {rule!r}.", param_hint="--rule")
-        return VOCDetection(model.class_names, rule=rule)
-    return default_metric(model)
+        return {"rule": rule}
+    return {}
 
 
 def _save_figures(result: Any, target: Path) -> None:

@@ -5,13 +5,13 @@
     result = model.predict("photo.jpg", caption="a dog and a cat")
     result.plot().save("classes.png")
 
-`evaluate` predicts a data set and compares.
+`evaluate` predicts a data set and compares; `model.make_metric()` makes the metric that it fills.
 """
 
 from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune
 from tadp.tasks.depth import DepthOutput, TADPForDepthEstimation
 from tadp.tasks.detection import DetectionOutput, TADPForObjectDetection
-from tadp.tasks.evaluation import default_metric, evaluate
+from tadp.tasks.evaluation import evaluate
 from tadp.tasks.predictions import DepthResult, DetectionResult, SegmentationResult
 from tadp.tasks.segmentation import SegmentationOutput, TADPForSemanticSegmentation
 
@@ -29,6 +29,5 @@ __all__ = [
     "TADPForSemanticSegmentation",
     "TaskModel",
     "Tune",
-    "default_metric",
     "evaluate",
 ]

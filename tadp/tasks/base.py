@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tadp import prompts
 from tadp.backbone import TADPBackbone, Text
-from tadp.captioner import Captioner
+from tadp.backbone.attached_captioner import CaptionFunction
+from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
@@ -69,7 +70,6 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         self.prompt_mode = prompt_mode
         self.prompt_classes = tuple(prompt_classes)
         self.lora_rank = lora_rank
-        self.captioner: Captioner | None = None
         self.captioner_name: str | None = None
         self.record: dict[str, Any] = {}
         self._fixed_text = _fixed_text(prompt_mode, self.prompt_classes, backbone)
@@ -90,6 +90,23 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     def predict(self, image: ImageLike, caption: str | Conditioning | None = None) -> Any:
         """What the model says of one image, in the image's own size."""
 
+    @abstractmethod
+    def make_metric(self) -> Any:
+        """A new metric of the model's task, with the paper's settings."""
+
+    @abstractmethod
+    def score(self, metric: Any, result: Any, sample: Sample) -> None:
+        """Count one result of `predict` in a metric of the model's task.
+
+        Args:
+            metric: From `make_metric`, or another one that takes the same predictions and labels.
+            result: What `predict` returned for the sample's image.
+            sample: The image with its labels.
+
+        Raises:
+            ValueError: If the sample has no labels of the model's task.
+        """
+
     @property
     def tuned(self) -> Tune:
         """What of the U-Net is the model's own: "all" of it, a "lora", or "nothing"."""
@@ -102,12 +119,17 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Where the U-Net is."""
         return self.backbone.device
 
-    def attach_captioner(self: Model, captioner: Captioner | str | None = None, **options: Any) -> Model:
-        """Let `predict` describe images by itself.
+    @property
+    def captioner(self) -> CaptionFunction | None:
+        """The captioner that is attached to the backbone, which `predict` asks where no caption is given."""
+        return self.backbone.captioner
+
+    def attach_captioner(self: Model, captioner: CaptionFunction | str | None = None, **options: Any) -> Model:
+        """Attach a captioner to the backbone, so that `predict` describes images by itself.
 
         Args:
-            captioner: One, or the name of one; None: the one this model was trained with.
-            **options: `Captioner.from_pretrained`'s own, for a name.
+            captioner: A captioner, or the name of one; None is the one that this model was trained with.
+            **options: Options of `Captioner.from_pretrained`, if a name is given.
 
         Raises:
             ModelError: If the model does not know its captioner's name, or takes no captions.
@@ -117,11 +139,11 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             raise ModelError(
                 f"this model's text is {self.prompt_mode!r}, the same for all images; it takes no captions."
             )
-        if captioner is None and self.captioner_name is None:
+        captioner = self.captioner_name if captioner is None else captioner
+        if captioner is None:
             raise ModelError("this model does not know its captioner; pass one, or its name such as 'tadp-tiny'.")
-        if not isinstance(captioner, Captioner):
-            captioner = Captioner.from_pretrained(captioner or str(self.captioner_name), **options)
-        self.captioner, self.captioner_name = captioner, captioner.name
+        self.backbone.attach_captioner(captioner, **options)
+        self.captioner_name = getattr(self.captioner, "name", self.captioner_name)  # a function has no name to keep
         return self
 
     @property
@@ -194,7 +216,9 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay),
         ]
 
-    def _caption(self, image: ImageLike, caption: str | Conditioning | None) -> tuple[Conditioning, str | None]:
+    def _text_of(
+        self, pixels: Float[Tensor, "1 3 h w"], caption: str | Conditioning | None
+    ) -> tuple[Conditioning, str | None]:
         """The text for one image, encoded, and its words if it has any."""
         if self.stored_text is not None and isinstance(caption, Conditioning):
             return caption, None  # of another room, say
@@ -209,7 +233,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
                 raise CaptionError(
                     "this model wants a caption; pass caption=…, or call model.attach_captioner('tadp-tiny') once."
                 )
-            caption = self.captioner(image)[0]
+            caption = list(self.captioner(pixels))[0]
         if isinstance(caption, Conditioning):
             return caption, None
         return self.backbone.encode_text(caption, truncate=True), caption
@@ -360,6 +384,18 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
             f"Load it with text_length={length}. (The text says {', '.join(classes)}.)"
         )
     return text
+
+
+def label_of(sample: Sample, name: str) -> Any:
+    """A sample's label of one kind.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    label = getattr(sample, name)
+    if label is None:
+        raise ValueError(f"sample {sample.image_id!r} has no {name}; evaluate on a data set that has it.")
+    return label
 
 
 def loss_text(loss: Tensor | None) -> str:

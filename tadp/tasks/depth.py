@@ -11,11 +11,14 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
+from tadp.datasets.sample import Sample
 from tadp.features import Features
 from tadp.heads import DepthHead
 from tadp.images.reading import ImageLike, to_pil, to_tensor
 from tadp.images.windows import mean_tiles
-from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
+from tadp.metrics import DepthMetrics
+from tadp.metrics.depth import Crop
+from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
 from tadp.tasks.predictions import DepthResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
@@ -193,7 +196,7 @@ class TADPForDepthEstimation(TaskModel):
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         with self._predicting():
-            text, said = self._caption(image, caption)
+            text, said = self._text_of(pixels, caption)
             views = make_views(
                 lambda part: self.forward(part, text).depth_m[:, None],
                 pixels,
@@ -205,7 +208,19 @@ class TADPForDepthEstimation(TaskModel):
             depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))
             for rows, columns, mean in mean_tiles(views):
                 depth_m[rows, columns] = mean[0]
-        return DepthResult(depth_m, said, to_pil(image))
+        return DepthResult(depth_m, said, to_pil(pixels))
+
+    def make_metric(self, *, crop: Crop | None = None) -> DepthMetrics:
+        """The paper's figures of depth, up to the model's greatest depth.
+
+        Args:
+            crop: "eigen" or "garg", the part of an image that is compared; None compares all of it.
+        """
+        return DepthMetrics(max_depth_m=self.max_depth_m, crop=crop)
+
+    def score(self, metric: DepthMetrics, result: DepthResult, sample: Sample) -> None:
+        """Compare a depth map with the sample's; see `TaskModel.score`."""
+        metric.update(result.depth_m[None], torch.from_numpy(label_of(sample, "depth_m"))[None])
 
 
 def _check_depth(depth_m: Tensor, most_m: float) -> None:

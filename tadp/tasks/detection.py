@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
+from tadp.datasets.sample import Sample
 from tadp.features import Features
 from tadp.heads import DetectionHead
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import check_px
+from tadp.metrics import COCODetection, VOCDetection
 from tadp.prompts.classes import check_classes
-from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
+from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
 from tadp.tasks.predictions import DetectionResult
 from tadp.tasks.sliding import read_one
 from tadp.text.conditioning import Conditioning
@@ -160,7 +162,7 @@ class TADPForObjectDetection(TaskModel):
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
         with self._predicting():
-            text, said = self._caption(image, caption)
+            text, said = self._text_of(pixels, caption)
             found = self.forward(square, text).detections[0]
         scale = torch.tensor([width / side, height / side] * 2)
         return DetectionResult(
@@ -169,5 +171,17 @@ class TADPForObjectDetection(TaskModel):
             found.scores.float().cpu(),
             self.class_names,
             said,
-            to_pil(image),
+            to_pil(pixels),
         )
+
+    def make_metric(self, *, rule: Literal["voc07", "voc12", "coco"] = "voc07") -> VOCDetection | COCODetection:
+        """Average precision over the model's classes.
+
+        Args:
+            rule: VOC's rule of 2007, which is the paper's, that of 2012, or COCO's.
+        """
+        return COCODetection(self.class_names) if rule == "coco" else VOCDetection(self.class_names, rule=rule)
+
+    def score(self, metric: VOCDetection | COCODetection, result: DetectionResult, sample: Sample) -> None:
+        """Compare what was found with the sample's boxes; see `TaskModel.score`."""
+        metric.update([result.detections], [label_of(sample, "boxes")])

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
+from tadp.datasets.sample import Sample
 from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features
 from tadp.heads import LinearHead, SegmentationHead
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import mean_tiles
+from tadp.metrics import MeanIoU
 from tadp.prompts.classes import check_classes
-from tadp.tasks.base import PromptMode, TaskModel, Tune, loss_text
+from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
 from tadp.tasks.predictions import SegmentationResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
@@ -208,7 +210,7 @@ class TADPForSemanticSegmentation(TaskModel):
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         with self._predicting():
-            text, said = self._caption(image, caption)
+            text, said = self._text_of(pixels, caption)
             views = make_views(
                 lambda part: self._coarse(part, text),
                 pixels,
@@ -225,7 +227,15 @@ class TADPForSemanticSegmentation(TaskModel):
                 scores[rows, columns], classes[rows, columns] = mean.max(dim=0)
                 if probabilities is not None:
                     probabilities[:, rows, columns] = mean
-        return SegmentationResult(classes, scores, self.class_names, probabilities, said, to_pil(image))
+        return SegmentationResult(classes, scores, self.class_names, probabilities, said, to_pil(pixels))
+
+    def make_metric(self) -> MeanIoU:
+        """Mean IoU over the model's classes."""
+        return MeanIoU(len(self.class_names), ignore_label=self.ignore_label, class_names=self.class_names)
+
+    def score(self, metric: MeanIoU, result: SegmentationResult, sample: Sample) -> None:
+        """Compare a class map with the sample's mask; see `TaskModel.score`."""
+        metric.update(result.class_map[None], torch.from_numpy(label_of(sample, "mask"))[None])
 
     def _coarse(self, images: Float[Tensor, "1 3 _h _w"], text: Conditioning) -> Float[Tensor, "1 k _h2 _w2"]:
         """Logits at the finest map's size, before the head enlarges them to pixels."""

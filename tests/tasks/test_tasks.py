@@ -1,6 +1,7 @@
 """The task models: losses, predictions of any size, text, and how they are kept."""
 
 import copy
+import dataclasses
 import json
 import pickle
 import shutil
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from builders import build_backbone, images
 from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import tadp
@@ -285,7 +287,7 @@ def test_a_caption_over_the_limit_is_cut_with_a_warning(make):
     for inputs in ({"images": batch}, {"images": None, "latents": latents}):
         with pytest.warns(UserWarning, match="caption 1 .* has 102 tokens"):
             model(inputs.pop("images"), ["a dog", long], target(model), **inputs).loss.backward()
-    model.captioner = lambda image: [long]  # what it says goes the same way
+    model.attach_captioner(lambda pixels: [long])  # what it says is cut in the same way
     with pytest.warns(UserWarning, match="the rest was cut"):
         assert same(found, model.predict(images(1, 64, 64)))
 
@@ -302,6 +304,49 @@ def test_an_attached_captioner_describes_the_image_itself():
     result = model.predict(scene.image)
     assert result.caption == model.captioner(scene.image)[0]
     assert not any("captioner" in name for name in model.state_dict())
+
+
+def test_the_captioner_is_the_backbones():
+    model = segmenter()
+    assert model.captioner is None
+    model.backbone.attach_captioner(lambda pixels: ["a dog"] * len(pixels))
+    batch = images(1, 64, 64)
+    assert model.predict(batch).caption == "a dog"
+    assert same(model.predict(batch), model.predict(batch, "a dog"))
+    model.attach_captioner("tadp-tiny")
+    assert model.captioner is model.backbone.captioner
+    assert model.captioner_name == "tadp-tiny"
+    assert model.predict(batch).caption == model.backbone.captioner(batch)[0]
+    model.backbone.attach_captioner(None)
+    with pytest.raises(CaptionError, match="this model wants a caption"):
+        model.predict(batch)
+
+
+@each_task
+def test_an_image_is_decoded_once(make, tmp_path, monkeypatch):
+    model, opened = make(), []
+    model.attach_captioner("tadp-tiny")
+    Image.fromarray(Scenes(1, seed=5)[0].image).save(tmp_path / "a.png")
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *options: opened.append(path) or real(path, *options))
+    result = model.predict(tmp_path / "a.png")
+    result.plot()
+    assert len(opened) == 1
+    assert torch.equal(tadp.images.to_tensor(result.image), tadp.images.to_tensor(tmp_path / "a.png"))
+
+
+@each_task
+def test_a_model_makes_its_metric_and_scores_a_result(make):
+    scenes = RenderedScenes(2, seed=9)
+    names = scenes.box_class_names if make is detector else ["background", *SCENE_CLASSES]
+    model = make(**({} if make is depther else {"class_names": names}))
+    metric = model.make_metric()
+    for sample in scenes:
+        model.score(metric, model.predict(sample.image, sample.caption), sample)
+    assert repr(metric.compute()) == repr(evaluate(model, scenes))
+    with pytest.raises(ValueError, match="has no .*; evaluate on a data set that has it"):
+        bare = dataclasses.replace(scenes[0], mask=None, depth_m=None, boxes=None)
+        model.score(metric, model.predict(bare.image, bare.caption), bare)
 
 
 def test_attaching_says_what_is_wrong():
@@ -472,8 +517,6 @@ def test_grey_padding_is_what_the_released_depth_code_does():
 
 
 def test_results_are_written_as_files_others_read(tmp_path):
-    from PIL import Image
-
     segmentation = segmenter().predict(images(1, 40, 50), CAPTION)
     depth = depther().predict(images(1, 40, 50), CAPTION)
     detection = detector().predict(images(1, 40, 50), CAPTION)
