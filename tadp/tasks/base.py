@@ -233,7 +233,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
                 raise CaptionError(
                     "this model wants a caption; pass caption=…, or call model.attach_captioner('tadp-tiny') once."
                 )
-            caption = list(self.captioner(pixels))[0]
+            caption = next(iter(self.captioner(pixels)))
         if isinstance(caption, Conditioning):
             return caption, None
         return self.backbone.encode_text(caption, truncate=True), caption

@@ -344,8 +344,8 @@ def test_a_model_makes_its_metric_and_scores_a_result(make):
     for sample in scenes:
         model.score(metric, model.predict(sample.image, sample.caption), sample)
     assert repr(metric.compute()) == repr(evaluate(model, scenes))
-    with pytest.raises(ValueError, match="has no .*; evaluate on a data set that has it"):
-        bare = dataclasses.replace(scenes[0], mask=None, depth_m=None, boxes=None)
+    bare = dataclasses.replace(scenes[0], mask=None, depth_m=None, boxes=None)
+    with pytest.raises(ValueError, match=r"has no .*; evaluate on a data set that has it"):
         model.score(metric, model.predict(bare.image, bare.caption), bare)
 
 
