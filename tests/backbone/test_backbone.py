@@ -1,7 +1,6 @@
 import contextlib
 import copy
 import json
-import multiprocessing
 import pickle
 import resource
 import threading
@@ -26,6 +25,7 @@ from builders import (
 from ddp_worker import train_one_step
 from diffusers import UNet2DConditionModel
 from PIL import Image
+from running import fork_server
 from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -350,7 +350,7 @@ def test_checkpointing_runs_the_layers_again():
 
 @pytest.mark.slow
 def test_two_processes_agree_on_the_mean_gradient(tmp_path):
-    multiprocessing.set_forkserver_preload(["diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"])
+    fork_server()
     start_processes(train_one_step, args=(2, str(tmp_path)), nprocs=2, start_method="forkserver")
     (world, mine), (_, theirs) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert world == 2

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import subprocess
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from builders import build_backbone, images
+from running import run_script
 from torch import nn
 from torch.nn.parallel import replicate
 from torch.utils.checkpoint import checkpoint
-from warm_python import warm_python
 
 from tadp import TADPBackbone
 from tadp.errors import CaptionError
@@ -283,8 +282,7 @@ def test_checkpointing_inside_the_backbone_needs_no_block_in_backward():
 def compile_worker(*arguments: str) -> list[list[str]]:
     """Lines of words that the worker printed."""
     worker = Path(__file__).parents[1] / "support" / "compile_worker.py"
-    command = [warm_python(), str(worker), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = run_script(worker, *arguments)
     assert done.returncode == 0, done.stderr
     return [line.split() for line in done.stdout.splitlines()]
 

@@ -11,17 +11,14 @@ from pathlib import Path
 import pytest
 from builders_captioner import build_blip
 from PIL import Image
-from typer.testing import CliRunner
+from running import ENVIRONMENT, plain, tadp_run
 
 import tadp
 from tadp.assets import tiny_folder
 from tadp.captioner import Captioner
-from tadp.cli import app
 from tadp.cli.terminal import in_options
 from tadp.datasets.scenes import Scenes
 
-# For processes that start in another folder, where the package may be found by its place alone.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(tadp.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 COMMANDS = ("extract", "caption", "show", "info")
 
 
@@ -40,18 +37,6 @@ def photos(tmp_path, monkeypatch) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene.image).save(folder / f"{name}.png")
     return folder
-
-
-def tadp_run(*arguments: object, code: int = 0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result
-
-
-def plain(text: str) -> str:
-    """Without the frame that rich draws, and its line breaks."""
-    return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[\d;]*m", " ", text).split())
 
 
 def test_examples_of_the_help_fit_80_columns_and_can_be_pasted(monkeypatch):

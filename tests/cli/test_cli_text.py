@@ -13,13 +13,14 @@ import pytest
 import torch
 from endpoint_server import cleaned, completion, serving
 from PIL import Image
-from test_cli import ENVIRONMENT, plain, tadp_run
-from warm_python import warm_python
+from running import ENVIRONMENT, plain, run_function, tadp_run
 
 import tadp
 from tadp.assets import tiny_folder
+from tadp.captioner import Captioner
 from tadp.captioner.counting import clip_counter
 from tadp.captions import CaptionTable
+from tadp.cli import app
 from tadp.datasets.scenes import Scenes
 
 
@@ -190,19 +191,25 @@ def test_captions_in_another_precision_are_of_another_origin(workplace):
     assert "1 done before" in caption_into("c.db", "scene.png").output
 
 
+def caption_and_die(how: signal.Signals) -> None:
+    """`tadp caption`, ended by a signal when it describes the third image. Runs in a process of its own."""
+    real, calls = Captioner.describe, []
+
+    def describe(self, images, **options):
+        calls.append(images)
+        if len(calls) == 3:
+            os.kill(os.getpid(), how)
+        return real(self, images, **options)
+
+    Captioner.describe = describe
+    app(["caption", "photos", "--batch-size", "1", "--max-new-tokens", "6", "-o", "c.json"])
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_a_killed_run_into_json_loses_nothing(workplace, how):
     scene_files(*(f"photos/{name}.png" for name in "abc"))
-    script = (
-        "import os, signal\nfrom tadp.captioner import Captioner\nfrom tadp.cli import app\n"
-        "real, calls = Captioner.describe, []\n"
-        "def describe(self, images, **options):\n    calls.append(images)\n"
-        f"    if len(calls) == 3: os.kill(os.getpid(), signal.{how})\n    return real(self, images, **options)\n"
-        "Captioner.describe = describe\n"
-        "app(['caption', 'photos', '--batch-size', '1', '--max-new-tokens', '6', '-o', 'c.json'])\n"
-    )
-    done = subprocess.run([warm_python(), "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    done = run_function(caption_and_die, getattr(signal, how))
     assert done.returncode == -getattr(signal, how), done.stderr
     refused = tadp_run("caption", "photos", "-o", "c.json", code=1)
     assert "c.json.part.db was left by a run that did not finish" in refused.stderr

@@ -1,7 +1,6 @@
 """README and docs do what they say: their code blocks run, their commands run, CI runs the README's own."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -16,7 +15,7 @@ from builders_families import build_family
 from builders_single_file import whole, write, write_configs
 from diffusers import AutoencoderTiny
 from PIL import Image
-from warm_python import warm_python
+from running import ENVIRONMENT, tadp_run
 
 import tadp
 from tadp.datasets.scenes import CLASSES, Scenes
@@ -73,11 +72,7 @@ def test_tadp_commands_run(page, workplace):
         save_small_model(workplace / "my-model")
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("tadp ")]
     for command in commands:
-        words = shlex.split(command, comments=True)
-        done = subprocess.run(
-            [warm_python(), "-m", "tadp", *words[1:]], capture_output=True, text=True, env=environment()
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        tadp_run(*shlex.split(command, comments=True)[1:])
 
 
 def build_base_models(folder: Path) -> None:
@@ -101,7 +96,7 @@ def save_small_model(folder: Path) -> None:
 
 def test_the_quickstart_writes_its_pictures(tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "level 3, stride 64" in done.stdout
     for name in ("scene", "photograph"):
@@ -123,7 +118,3 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

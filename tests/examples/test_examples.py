@@ -2,23 +2,19 @@
 
 import ast
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import trees
 from PIL import Image
-from warm_python import warm_python
+from running import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(script: str, *options: object) -> str:
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [warm_python(), str(EXAMPLES / script), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_script(EXAMPLES / script, *options)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -279,9 +275,7 @@ def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
     assert {one["verdict"] for one in summary["verdicts"]} == {"cannot tell", "not measured"}  # one seed tells nothing
     assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
 
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    command = [warm_python(), str(EXAMPLES / "cross_domain.py"), *map(str, options), "--lr", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_script(EXAMPLES / "cross_domain.py", *options, "--lr", 1)
     assert done.returncode
     assert "has a study with other options (training: " in done.stderr
 
@@ -317,10 +311,8 @@ def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_pa
     assert expected <= set(figures)
     assert {f"{name}, not cleaned" for name in expected} <= set(figures)
     if task == "segmentation":
-        environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-        command = [warm_python(), str(EXAMPLES / "cross_domain.py"), *map(str, options)]
-        only = ["--only", "learn/textual_inversion-night-0"]
-        done = subprocess.run([*command, *only], capture_output=True, text=True, env=environment)
+        only = ("--only", "learn/textual_inversion-night-0")
+        done = run_script(EXAMPLES / "cross_domain.py", *options, *only)
         assert "Unpack Dark Zurich's rgb_anon/train/night" in done.stderr
 
 

@@ -1,15 +1,13 @@
 """The statistics and the verdicts of examples/personalize_study.py, and its scripts at a size that takes seconds."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from warm_python import warm_python
+from running import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -22,9 +20,7 @@ from personalizing.statistics import colour_distance, lab_of, texture_distance  
 
 
 def run(script, *options):
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [warm_python(), str(EXAMPLES / script), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_script(EXAMPLES / script, *options)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

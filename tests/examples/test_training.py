@@ -1,7 +1,6 @@
 """The training loop of examples/training: order, accumulation, processes, checkpoints, and what may go wrong."""
 
 import json
-import os
 import random
 import resource
 import shutil
@@ -16,6 +15,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from builders_training import labelled_pixels, loss, make_data, make_model, make_options, train, weights
 from PIL import Image
+from running import ENVIRONMENT, run_script
 from safetensors.torch import load_file
 from training import options as training_options
 from training.data import Kept, captioner_of, largest_class, mean_depths, scenes, with_captions
@@ -24,7 +24,6 @@ from training.model import training_data
 from training.options import StopTraining
 from training.parts import parts_of_epoch
 from training.record import Record
-from warm_python import warm_python
 
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
@@ -48,11 +47,10 @@ def same(one: dict, other: dict) -> bool:
 
 
 def work(*arguments: object, processes: int | None = None) -> subprocess.CompletedProcess:
-    launch = [] if processes is None else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    folders = [str(WORKER.parent.parent), str(WORKER.parent)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable if launch else warm_python(), *launch, str(WORKER), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    if processes is None:
+        return run_script(WORKER, *arguments)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    return subprocess.run([*launch, str(WORKER), *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,13 @@ import pytest
 import torch
 from builders_captioner import build_blip
 from PIL import Image
+from running import run_function
 from safetensors.torch import load_file
-from warm_python import warm_python
 
 import tadp
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
+from tadp.cli import app
 from tadp.datasets.scenes import Scenes
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract import extract_images, fingerprint, output_names, shrink
@@ -224,32 +224,28 @@ def test_an_interrupted_overwrite_never_leaves_an_old_record_with_new_tensors(ba
     assert run(backbone, image, out) == {"s0": "done"}
 
 
-KILLED_AT_REPLACE = """
-import os, signal, sys
-real, count = os.replace, 0
+def extract_and_die(number: int, *arguments: str) -> None:
+    """`tadp extract`, killed where it would replace a file for the `number`-th time. Runs in a process of its own."""
+    real, count = os.replace, 0
 
-def replace(source, target):
-    global count
-    count += str(target).endswith((".safetensors", ".json"))
-    if count == {number}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
+    def replace(source, target):
+        nonlocal count
+        count += str(target).endswith((".safetensors", ".json"))
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
 
-os.replace = replace
-from tadp.cli import app
-app(sys.argv[1:])
-"""
+    os.replace = replace
+    app(["extract", *arguments])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_run_goes_on_and_does_each_image_once(backbone, photos, tmp_path):
     out = tmp_path / "out"
-    environment = os.environ | {"PYTHONPATH": str(Path(tadp.__file__).parents[1])}
+    arguments = (str(photos), "-o", str(out), "--caption", CAPTION, "--batch-size", "1")
     # images in order: cars/s2, cars/s3, cars/s4, pets/s0, pets/s1; the sixth replacement is the third one's record
     for number, done in ((5, 2), (2, 2)):
-        script = KILLED_AT_REPLACE.format(number=number)
-        command = [warm_python(), "-c", script, "extract", str(photos), "-o", str(out), "--caption", CAPTION]
-        killed = subprocess.run([*command, "--batch-size", "1"], capture_output=True, timeout=300, env=environment)
+        killed = run_function(extract_and_die, number, *arguments)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         records = sorted(path.stem for path in out.rglob("*.json"))
         assert records == ["s2", "s3"]

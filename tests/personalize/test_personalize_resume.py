@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from builders_personalize import QUICK, TUNE, build_model, pictures
+from running import run_function
 from safetensors.torch import load_file
-from warm_python import warm_python
 
 from tadp.errors import CorruptFileError, ModifierError
 from tadp.personalize import dreambooth, inversion, learn_token, loop
@@ -39,18 +38,25 @@ def whole(one_thread, source, tmp_path_factory):
     return vectors(folder)
 
 
+def learn_and_die(source: Path, out: Path, while_saving: bool) -> None:
+    """A run that is killed in step 6, or while a checkpoint is half written. Runs in a process of its own."""
+    torch.set_num_threads(1)
+    check = loop._check
+
+    def deadly(value, what, step, options, checkpoints):
+        check(value, what, step, options, checkpoints)
+        if step + 1 == 6 and what == "gradient":
+            if while_saving:
+                (out / ".checkpoint.safetensors.1.2.part").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop._check = deadly
+    learn_token(source, pictures(), **EIGHT, output=out)
+
+
 @pytest.mark.parametrize("while_saving", [False, True])
 def test_a_killed_run_ends_with_the_same_token(source, whole, tmp_path, while_saving, monkeypatch):
-    here = Path(__file__).parents[1] / "support"
-    command = [warm_python(), str(here / "personalize_worker.py"), str(source), str(tmp_path), "--kill-in-step", "6"]
-    done = subprocess.run(
-        [*command, *["--kill-while-saving"] * while_saving],
-        env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run_function(learn_and_die, source, tmp_path, while_saving)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "modifier.json").exists()
     steps = taken(monkeypatch)

@@ -1,7 +1,6 @@
 import builtins
 import copy
 import itertools
-import multiprocessing
 import pickle
 import threading
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import WIDTH, build_backbone, build_text_encoder, build_tokenizer, images
+from running import fork_server
 from safetensors import safe_open
 
 from tadp import Conditioning, TADPBackbone, prompts
@@ -394,8 +394,7 @@ def average_in_a_process(folder: str, start, results) -> None:
 
 @pytest.mark.slow
 def test_processes_may_average_at_once(encoder, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"])  # seconds each
+    context = fork_server()
     start, results = context.Barrier(2), context.Queue()
     workers = [context.Process(target=average_in_a_process, args=(str(tmp_path), start, results)) for _ in range(2)]
     for worker in workers:
