@@ -14,7 +14,7 @@ project = "tadp"
 author = "The tadp developers"
 copyright = "the tadp developers, Apache-2.0"
 release = version = tadp.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["figures"]
 
 html_theme = "furo"

@@ -99,7 +99,7 @@ def test_the_quickstart_writes_its_pictures(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "level 3, stride 64" in done.stdout
-    for name in ("scene", "photograph"):
+    for name in ("scene-1", "scene-2"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 100
 
