@@ -1,6 +1,5 @@
 """Which passes make a feature: at one timestep or several, without noise or over an ensemble, one after another."""
 
-import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.diffusion.noise import SCHEDULER, Kind, NoiseSchedule, scheduler_config, seeded_noise, train_steps
+from tadp.files.checks import check_choice, check_whole
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -128,11 +128,9 @@ def make_passes(
     """
     config = scheduler_config(scheduler)
     timesteps = _checked_timesteps(timestep, train_steps(config))
-    if combine not in get_args(CombineTimesteps):
-        raise ValueError(f"combine_timesteps is one of {', '.join(get_args(CombineTimesteps))}; got {combine!r}.")
-    samples, seed = _whole(noise_samples, "noise_samples"), _whole(noise_seed, "noise_seed")
-    if samples < 0:
-        raise ValueError(f"noise_samples is 0 (no noise) or more; got {samples}.")
+    check_choice(combine, get_args(CombineTimesteps), name="combine_timesteps")
+    samples = check_whole(noise_samples, name="noise_samples", minimum=0)
+    seed = check_whole(noise_seed, name="noise_seed", minimum=None)
     if not 0 <= seed < _SEEDS:
         raise ValueError(f"noise_seed is 0 to 2**63 - 1; got {seed}.")
     if not samples:
@@ -156,7 +154,7 @@ def make_passes(
 
 def _checked_timesteps(timestep: int | Sequence[int], steps: int) -> tuple[int, ...]:
     given = timestep if isinstance(timestep, Sequence) and not isinstance(timestep, str) else [timestep]
-    timesteps = tuple(_whole(one, "timestep") for one in given)
+    timesteps = tuple(check_whole(one, name="timestep", minimum=None) for one in given)
     if not timesteps:
         raise ValueError("timestep is a number or several; got none.")
     for one in timesteps:
@@ -165,15 +163,6 @@ def _checked_timesteps(timestep: int | Sequence[int], steps: int) -> tuple[int, 
     if len(set(timesteps)) < len(timesteps):
         raise ValueError(f"each timestep counts once; got {timesteps}.")
     return timesteps
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:  # of an array or a tensor of several, too
-        pass
-    raise TypeError(f"{name} is a whole number; got {value!r}.")
 
 
 def _concatenated(made: list[Made]) -> Made:

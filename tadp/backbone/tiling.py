@@ -11,6 +11,7 @@ from tqdm import tqdm
 from tadp.backbone.text_source import Text, current_text, text_rows
 from tadp.errors import CaptionError
 from tadp.features import AttentionMaps, Features
+from tadp.files.checks import check_whole
 from tadp.images.crops import Crops
 from tadp.images.reading import MAX_PIXELS, ImageLike
 from tadp.images.tiles import Share, TileGrid, grid
@@ -78,10 +79,7 @@ def tiled(
         >>> [tuple(one.shape) for one in features.maps]
         [(1, 32, 25, 40), (1, 141, 13, 20), (1, 173, 7, 10), (1, 128, 4, 5)]
     """
-    if not isinstance(batch_size, int):
-        raise TypeError(f"batch_size is a whole number; got {batch_size!r}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is 1 or more; got {batch_size}.")
+    check_whole(batch_size, name="batch_size")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype is a floating torch.dtype, such as torch.float16; got {dtype!r}.")
     crops = Crops(image, max_pixels=max_pixels)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from tadp.captions.records import shown
 from tadp.errors import CaptionError
+from tadp.files.checks import check_whole
 
 if TYPE_CHECKING:
     from tadp.captions.table import CaptionTable
@@ -25,8 +26,7 @@ def fill(
     progress: bool,
 ) -> int:
     """`CaptionTable.fill`, which says what it takes and raises; the number of images that are new."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
+    check_whole(batch_size, name="batch_size")
     count = len(images) if isinstance(images, Mapping) else None
     items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
     bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)

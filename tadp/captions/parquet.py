@@ -11,8 +11,9 @@ from typing import Any
 from tadp.captions.records import CaptionRecord, Located, to_json
 from tadp.captions.rows import check_is_file, check_suffix, from_row, provenance_text
 from tadp.captions.strict_json import loads
-from tadp.errors import CaptionError, MissingExtraError
+from tadp.errors import CaptionError
 from tadp.files.atomic import replace_file
+from tadp.files.checks import needs
 
 _COLUMNS = ("id", "captions", "caption", "fields", "provenance")
 _ROWS = 10_000  # of a row group, and read at once
@@ -108,9 +109,7 @@ def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with needs("Parquet files need pyarrow", install="pip install 'tadp[parquet]'"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Parquet files need pyarrow: pip install 'tadp[parquet]'.") from error
     return pyarrow, pyarrow.parquet

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.attention import attach_attention
+from tadp.files.checks import check_whole
 from tadp.images.reading import MIN_SIZE
 from tadp.text.conditioning import Conditioning
 
@@ -76,10 +77,8 @@ class Shape:
     multiple: int
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and not isinstance(self.batch_size, int):
-            raise TypeError(f"batch_size is a whole number, or None for any; got {self.batch_size!r}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size is 1 or more, or None for any; got {self.batch_size}.")
+        if self.batch_size is not None:
+            check_whole(self.batch_size, name="batch_size", note=", or None for any")
         if self.image_size is None:
             return
         if isinstance(self.image_size, int | str) or not all(isinstance(side, int) for side in self.image_size):

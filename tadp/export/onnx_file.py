@@ -1,20 +1,21 @@
 """A backbone as an ONNX file."""
 
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tadp.backbone import TADPBackbone
-from tadp.errors import MissingExtraError, OutputError
+from tadp.errors import OutputError
 from tadp.export.facts import KEY, Facts
 from tadp.export.graph import output_names, text_inputs
 from tadp.export.program import trace
 from tadp.files.atomic import replace_folder
+from tadp.files.checks import need
 from tadp.text.conditioning import Conditioning
 
+INSTALL = "pip install 'tadp[onnx]'"
 OPSET = 18  # what PyTorch's exporter writes; other opsets are converted from it
 
 
@@ -50,8 +51,8 @@ def to_onnx(
         MissingExtraError: If onnx or onnxscript is not installed.
         OutputError: If the file cannot be written.
     """
-    onnx = need("onnx")
-    need("onnxscript")
+    onnx = need("onnx", install=INSTALL)
+    need("onnxscript", install=INSTALL)
     from tadp.export.any_size import name_sizes, take_any_size
 
     if opset < OPSET:
@@ -77,20 +78,6 @@ def to_onnx(
         onnx.save(model, file)
         onnx.checker.check_model(file)
     return facts
-
-
-def need(module: str) -> Any:
-    """A module of the extra `onnx`.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"ONNX files need {module}, which does not load ({error}): pip install 'tadp[onnx]'"
-        ) from error
 
 
 def _converted(program: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:

@@ -10,8 +10,9 @@ from torch import Tensor
 from tadp.errors import ImageError, MissingFileError, ModelError
 from tadp.export.facts import Facts
 from tadp.export.graph import check_unmasked
-from tadp.export.onnx_file import need
+from tadp.export.onnx_file import INSTALL
 from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.files.checks import need
 from tadp.images.reading import ImageLike, to_tensor
 from tadp.text.conditioning import Conditioning
 
@@ -34,7 +35,7 @@ class OnnxBackbone:
     """
 
     def __init__(self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)):
-        runtime = need("onnxruntime")
+        runtime = need("onnxruntime", install=INSTALL)
         path = Path(path).expanduser()
         if not path.is_file():
             raise MissingFileError(f"no file {path}; tadp.export.to_onnx writes one.")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tadp.errors import MissingExtraError
+from tadp.files.checks import needs
 
 if TYPE_CHECKING:
     from torchvision.models.detection.roi_heads import RoIHeads
@@ -28,11 +29,10 @@ def build_stages(
 ) -> "tuple[RegionProposalNetwork, RoIHeads]":
     """The two stages, with the numbers that torchvision's own Faster R-CNN has."""
     try:
-        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-        from torchvision.models.detection.roi_heads import RoIHeads
-        from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-    except ImportError as error:
-        raise MissingExtraError("detection needs torchvision; pip install 'tadp[detection]'.") from error
+        with needs("detection needs torchvision", install="pip install 'tadp[detection]'"):
+            from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+            from torchvision.models.detection.roi_heads import RoIHeads
+            from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
     except RuntimeError as error:  # "operator torchvision::nms does not exist"
         raise MissingExtraError(
             f"the installed torchvision was built for another torch than {torch.__version__} ({error}). Install both "

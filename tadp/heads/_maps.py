@@ -1,8 +1,7 @@
 """What all heads do with maps: compare them with what the head was built for, and bring them to a size."""
 
-import operator
 from collections.abc import Sequence
-from typing import Literal, SupportsIndex
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,33 +28,6 @@ def check_info(info: FeatureInfo) -> None:
             "levels are finest first, each stride the one before times 2, 4, 8 or a higher power; got strides "
             f"{strides}."
         )
-
-
-def check_count(num_classes: int, *, fewest: int = 1) -> int:
-    """The number of classes as a plain integer.
-
-    Raises:
-        TypeError: If it is none.
-        ValueError: If there are too few.
-    """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, SupportsIndex):
-        raise TypeError(f"num_classes is an integer; got {num_classes!r}.")
-    count = operator.index(num_classes)
-    if count < fewest:
-        hint = " Background counts as one." if fewest > 1 else ""
-        raise ValueError(f"num_classes is {fewest} or more; got {count}.{hint}")
-    return count
-
-
-def check_widths(**widths: int) -> None:
-    """Refuse layers of no channels.
-
-    Raises:
-        ValueError: If a width is under 1.
-    """
-    for name, width in widths.items():
-        if width < 1:
-            raise ValueError(f"{name} is a number of channels, 1 or more; got {width}.")
 
 
 def read_maps(

@@ -4,6 +4,8 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
+from tadp.files.checks import check_choice
+
 Norm: TypeAlias = Literal["batch", "group"]
 
 
@@ -13,8 +15,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     Raises:
         ValueError: If `norm` is neither.
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm is one of {', '.join(get_args(Norm))}; got {norm!r}.")
+    check_choice(norm, get_args(Norm), name="norm")
     return nn.BatchNorm2d(channels) if norm == "batch" else group_norm(channels, most_groups=32)
 
 

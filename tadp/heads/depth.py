@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads._maps import check_info, check_widths, cut, enlarge, read_maps
+from tadp.files.checks import check_counts
+from tadp.heads._maps import check_info, cut, enlarge, read_maps
 from tadp.heads._norm import Norm, group_norm, make_norm
 
 _GROUPS = 16  # of the released GroupNorm layers
@@ -86,7 +87,7 @@ class DepthHead(nn.Module):
                 f"deconv_channels has one width or more, and no more than double a map of stride {stride} up to the "
                 f"image, {most} at most; got {len(deconv_channels)}."
             )
-        check_widths(channels=channels, deconv_channels=min(deconv_channels))
+        check_counts(channels=channels, deconv_channels=min(deconv_channels))
         self.doublings = (stride // 2 ** len(deconv_channels)).bit_length() - 1
         for level, width in enumerate(feature_info.channels[: self.grid]):
             self.add_module(f"layer{level + 1}", _strided(width, stride // feature_info.reduction[level]))

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
+from tadp.files.checks import check_counts, check_whole
 from tadp.heads._faster_rcnn import build_stages
-from tadp.heads._maps import check_count, check_info, check_widths, read_maps
+from tadp.heads._maps import check_info, read_maps
 from tadp.heads.fpn import FPN
 from tadp.images.boxes import Boxes, Detections
 
@@ -78,9 +79,9 @@ class DetectionHead(nn.Module):
         samples_per_image: int = 512,
     ):
         super().__init__()
-        num_classes = check_count(num_classes)
+        num_classes = check_whole(num_classes, name="num_classes")
         check_info(feature_info)
-        check_widths(channels=channels, hidden_channels=hidden_channels)
+        check_counts(channels=channels, hidden_channels=hidden_channels)
         _check_strides(feature_info.reduction)
         sizes = anchor_sizes or [_ANCHOR_CELLS * stride for stride in feature_info.reduction]
         if len(sizes) != len(feature_info) or min(*sizes, *aspect_ratios) <= 0:
@@ -88,7 +89,10 @@ class DetectionHead(nn.Module):
                 f"anchor_sizes is one side in pixels for each of the {len(feature_info)} levels; got {list(sizes)}, "
                 f"with aspect ratios {list(aspect_ratios)}."
             )
-        _check_options(score_threshold, nms_iou, counts=(max_detections, max_proposals, samples_per_image))
+        check_counts(max_detections=max_detections, max_proposals=max_proposals, samples_per_image=samples_per_image)
+        for name, share in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is in [0, 1]; got {share}.")
         self.feature_info, self.num_classes = feature_info, num_classes
         self.neck = FPN(feature_info, channels=channels)
         self.rpn, self.roi_heads = build_stages(
@@ -256,16 +260,6 @@ def _check_strides(strides: Sequence[int]) -> None:
         raise ValueError(
             f"a detection head sorts boxes into levels by size, for which each stride is twice the one before; got "
             f"{tuple(strides)}. Leave a level out, or add the one between."
-        )
-
-
-def _check_options(score_threshold: float, nms_iou: float, *, counts: tuple[int, int, int]) -> None:
-    for name, share in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is in [0, 1]; got {share}.")
-    if min(counts) < 1:
-        raise ValueError(
-            f"max_detections, max_proposals and samples_per_image are 1 or more; got {', '.join(map(str, counts))}."
         )
 
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo
-from tadp.heads._maps import check_info, check_widths, enlarge
+from tadp.files.checks import check_counts
+from tadp.heads._maps import check_info, enlarge
 
 
 class FPN(nn.Module):
@@ -36,7 +37,7 @@ class FPN(nn.Module):
     def __init__(self, feature_info: FeatureInfo, *, channels: int = 256):
         super().__init__()
         check_info(feature_info)
-        check_widths(channels=channels)
+        check_counts(channels=channels)
         self.feature_info = feature_info
         self.lateral_convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in feature_info.channels)
         self.fpn_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in feature_info.channels)

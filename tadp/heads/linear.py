@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads._maps import check_count, check_info, enlarge, read_maps
+from tadp.files.checks import check_whole
+from tadp.heads._maps import check_info, enlarge, read_maps
 from tadp.heads._norm import check_batch
 
 
@@ -40,7 +41,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, feature_info: FeatureInfo, *, num_classes: int, standardize: bool = True):
         super().__init__()
-        num_classes = check_count(num_classes)
+        num_classes = check_whole(num_classes, name="num_classes")
         check_info(feature_info)
         self.feature_info, self.num_classes = feature_info, num_classes
         # momentum=None: the mean over all batches, right from the first; the features of a probe do not move.

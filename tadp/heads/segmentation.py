@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads._maps import check_count, check_info, check_widths, enlarge, read_maps
+from tadp.files.checks import check_counts, check_whole
+from tadp.heads._maps import check_info, enlarge, read_maps
 from tadp.heads._norm import Norm, check_batch, make_norm
 from tadp.heads.fpn import FPN
 
@@ -65,9 +66,9 @@ class SegmentationHead(nn.Module):
         norm: Norm = "batch",
     ):
         super().__init__()
-        num_classes = check_count(num_classes, fewest=2)
+        num_classes = check_whole(num_classes, name="num_classes", minimum=2, note=", background included")
         check_info(feature_info)
-        check_widths(fpn_channels=fpn_channels, channels=channels)
+        check_counts(fpn_channels=fpn_channels, channels=channels)
         self.feature_info, self.num_classes = feature_info, num_classes
         self.neck = FPN(feature_info, channels=fpn_channels)
         self.scale_heads = nn.ModuleList(

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tadp.errors import ImageError
+from tadp.files.checks import check_whole
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -115,8 +116,7 @@ def pad_to_multiple(images: Float[Tensor, "b 3 h w"], multiple: int) -> Float[Te
     Raises:
         ValueError: If `multiple` is under 1.
     """
-    if multiple < 1:
-        raise ValueError(f"multiple must be 1 or more; got {multiple}.")
+    check_whole(multiple, name="multiple")
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     if not bottom and not right:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp.images.windows import check_px, window_starts
+from tadp.files.checks import check_whole
+from tadp.images.windows import window_starts
 
 
 class Tile(NamedTuple):
@@ -112,8 +113,8 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
         >>> tiles.tops
         (0, 384, 768, 1152, 1536, 1920, 2304, 2496)
     """
-    tile_px = check_px(tile_px, name="tile_px")
-    overlap_px = 0 if overlap_px == 0 else check_px(overlap_px, name="an overlap_px that is not 0")
+    tile_px = check_whole(tile_px, name="tile_px", unit="pixel")
+    overlap_px = 0 if overlap_px == 0 else check_whole(overlap_px, name="an overlap_px that is not 0", unit="pixel")
     for name, value in (("tile_px", tile_px), ("overlap_px", overlap_px)):
         if value % multiple:
             raise ValueError(
@@ -122,7 +123,7 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
             )
     if overlap_px >= tile_px:
         raise ValueError(f"overlap_px is under tile_px, {tile_px}; got {overlap_px}.")
-    height, width = (check_px(side, name="a side of image_size") for side in image_size)
+    height, width = (check_whole(side, name="a side of image_size", unit="pixel") for side in image_size)
     sides = [_side(side, tile_px, overlap_px, multiple) for side in (height, width)]
     return TileGrid((height, width), (sides[0][0], sides[1][0]), sides[0][1], sides[1][1])
 

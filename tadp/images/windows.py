@@ -13,9 +13,8 @@ tile, and what is kept of a window are its values as the head has them: of a seg
 """
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, SupportsIndex
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,25 +22,6 @@ from torch import Tensor
 
 Predict = Callable[[Float[Tensor, "1 c h w"]], Float[Tensor, "1 _k _h _w"]]
 TILE_PX = 256
-
-
-def check_px(value: int | None, *, name: str) -> int:
-    """A side or step in pixels: a whole number over 0.
-
-    Raises:
-        TypeError: If it is no integer.
-        ValueError: If it is under 1.
-
-    Example:
-        >>> check_px(512, name="window_px")
-        512
-    """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} is a whole number of pixels; got {value!r}.")
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name} is 1 pixel or more; got {value}.")
-    return number
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

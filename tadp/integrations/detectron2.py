@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone
-from tadp.files.optional import need
+from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "it is not on PyPI; see detectron2's own installation guide."

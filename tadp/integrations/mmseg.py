@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone
-from tadp.files.optional import need
+from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid
 
 INSTALL = "pip install mmengine mmsegmentation, and the mmcv that they ask for."

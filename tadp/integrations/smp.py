@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModelError
-from tadp.files.optional import need
+from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, Stride4
 
 INSTALL = "pip install 'tadp[smp]'."

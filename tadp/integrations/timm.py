@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
 from tadp.backbone.checks import refuse_name
-from tadp.files.optional import need
+from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "pip install 'tadp[timm]'."

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
-from tadp.files.optional import need
+from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "pip install 'tadp[detection]'."

@@ -1,25 +1,7 @@
 """What the metrics of several classes share: their names, and the mean and the table of their figures."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-
-
-def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises:
-        TypeError: If they are a single string.
-        ValueError: If there are none, or one is there twice.
-    """
-    if isinstance(class_names, str):
-        raise TypeError(f"class names are a list of strings; got the string {class_names!r}. Pass [{class_names!r}].")
-    if not class_names:
-        raise ValueError("there are no class names; give at least one.")
-    twice = [name for name, count in Counter(class_names).items() if count > 1]
-    if twice:
-        raise ValueError(f"a class has one name; {twice[0]!r} is there twice. Leave one out.")
-    return tuple(class_names)
 
 
 def check_merge(own: object, other: object, settings: Sequence[str]) -> None:

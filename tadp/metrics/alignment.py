@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from tadp.errors import CaptionError
+from tadp.files.checks import check_classes, check_present
 from tadp.language.matching import Synonyms, mentions
 
 
@@ -113,16 +114,19 @@ def caption_alignment(
         (0.0, 0.0)
     """
     _check(captions, present)
-    names = tuple(dict.fromkeys(name for names in present for name in sorted(names)) if classes is None else classes)
-    there = _in_order(names, present)
+    if classes is not None:
+        classes = check_classes(classes)
+    shown = check_present(present, classes)
+    names = tuple(dict.fromkeys(name for names in shown for name in sorted(names)) if classes is None else classes)
+    there = tuple(tuple(name for name in names if name in image) for image in shown)
     said = []
     for caption in captions:
         found = {one.name for one in mentions(caption, (*names, *decoys), synonyms=synonyms)} if names else set()
         said.append(tuple(name for name in names if name in found))
     mentioned = Counter(name for one in said for name in one)
-    shown = Counter(name for one in there for name in one)
+    images = Counter(name for one in there for name in one)
     both = Counter(name for left, right in zip(said, there, strict=True) for name in left if name in right)
-    counts = {name: Agreement(mentioned[name], shown[name], both[name]) for name in names}
+    counts = {name: Agreement(mentioned[name], images[name], both[name]) for name in names}
     return CaptionAlignment(counts, tuple(said), there)
 
 
@@ -136,31 +140,12 @@ def _check(captions: Sequence[str], present: Sequence[Collection[str]]) -> None:
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise TypeError(f"caption {number} is of type {type(caption).__name__}; captions are strings.")
-    for number, names in enumerate(present):
-        if isinstance(names, str):
-            raise TypeError(f"the classes of image {number} are the string {names!r}; pass a list or set of names.")
-        if not isinstance(names, Collection):
-            raise TypeError(f"the classes of image {number} are {names!r}; pass a list or set of names, [] for none.")
     if len(captions) != len(present):
         raise CaptionError(
             f"{len(captions)} captions for the classes of {len(present)} images; there must be one an image, in order."
         )
     if not captions:
         raise CaptionError("no captions, so there is nothing to measure; give one an image.")
-
-
-def _in_order(names: tuple[str, ...], present: Sequence[Collection[str]]) -> tuple[tuple[str, ...], ...]:
-    if len(set(names)) < len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise ValueError(f"a class has one name; {twice!r} is there twice. Leave one out.")
-    for number, one in enumerate(present):
-        for name in one:
-            if name not in names:
-                raise ValueError(
-                    f"image {number} shows {name!r}, which is none of the {len(names)} classes. Add it to `classes`, "
-                    "or leave it out of `present`."
-                )
-    return tuple(tuple(name for name in names if name in one) for one in present)
 
 
 def _mean(values: Sequence[float]) -> float:

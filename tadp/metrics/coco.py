@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tadp.errors import MissingExtraError
+from tadp.files.checks import check_classes, needs
 from tadp.images.boxes import Boxes, Detections
-from tadp.metrics._classes import check_merge, check_names, class_table, percent
+from tadp.metrics._classes import check_merge, class_table, percent
 from tadp.metrics._images import check_images, check_truth
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class COCODetection:
     """
 
     def __init__(self, class_names: Sequence[str]):
-        self.class_names = check_names(class_names)
+        self.class_names = tuple(check_classes(class_names))
         self.images = 0
         self._found: list[dict[str, Tensor]] = []
         self._truth: list[dict[str, Tensor]] = []
@@ -144,17 +144,13 @@ class COCODetection:
 
 
 def _torchmetrics() -> "MeanAveragePrecision":
-    try:
+    packages = "COCO's average precision needs torchmetrics, torchvision or faster-coco-eval"
+    with needs(packages, install="pip install 'tadp[detection]'"):
         from torchmetrics.detection import MeanAveragePrecision
 
         import_module("faster_coco_eval")  # torchmetrics looks for it when it computes
         # One process computes what was merged; torchmetrics would wait for the others.
         metric = MeanAveragePrecision(class_metrics=True, backend="faster_coco_eval", sync_on_compute=False)
-    except ImportError as error:
-        raise MissingExtraError(
-            "COCO's average precision needs torchmetrics, torchvision and faster-coco-eval: pip install "
-            f"'tadp[detection]'. ({error})"
-        ) from error
     metric.warn_on_many_detections = False  # more than 100 an image: COCO's rule takes the best 100
     return metric
 

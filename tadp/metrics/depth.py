@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tadp.files.checks import check_choice
 from tadp.metrics._classes import check_merge
 
 Crop = Literal["eigen", "garg"]
@@ -107,8 +108,7 @@ class DepthMetrics:
     def __init__(self, *, min_depth_m: float = 1e-3, max_depth_m: float = 10.0, crop: Crop | None = None):
         if not 0 < min_depth_m < max_depth_m:
             raise ValueError(f"0 < min_depth_m < max_depth_m; got {min_depth_m} and {max_depth_m}.")
-        if crop is not None and crop not in _CROPS:
-            raise ValueError(f"unknown crop {crop!r}; the crops are {', '.join(_CROPS)}, or None.")
+        check_choice(crop, (*_CROPS, None), name="crop")
         self.min_depth_m, self.max_depth_m = min_depth_m, max_depth_m
         self.crop: Crop | None = crop
         self.images = self.skipped = 0

@@ -8,8 +8,9 @@ from typing import get_args
 import numpy as np
 from torch import Tensor
 
+from tadp.files.checks import check_choice, check_classes
 from tadp.images.boxes import Boxes, Detections
-from tadp.metrics._classes import check_merge, check_names, class_table, mean_of_known, percent
+from tadp.metrics._classes import check_merge, class_table, mean_of_known, percent
 from tadp.metrics._images import check_images, check_truth
 from tadp.metrics._voc import LEFT_OUT, RIGHT, Rule, average_precision, judge, overlaps
 
@@ -126,12 +127,11 @@ class VOCDetection:
         iou: float | Sequence[float] = 0.5,
         inclusive_edges: bool = False,
     ):
-        if rule not in get_args(Rule):
-            raise ValueError(f"unknown rule {rule!r}; the rules are {', '.join(get_args(Rule))}.")
+        check_choice(rule, get_args(Rule), name="rule")
         self.iou: tuple[float, ...] = tuple(iou) if isinstance(iou, Sequence) else (iou,)
         if not self.iou or not all(0 < one <= 1 for one in self.iou):
             raise ValueError(f"iou is an overlap over 0 and at most 1, or several; got {iou}.")
-        self.class_names = check_names(class_names)
+        self.class_names = tuple(check_classes(class_names))
         self.rule: Rule = rule
         self.inclusive_edges = inclusive_edges
         self.images = 0

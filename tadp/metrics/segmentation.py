@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from tadp.metrics._classes import check_merge, check_names, class_table, percent
+from tadp.files.checks import check_classes, check_whole
+from tadp.metrics._classes import check_merge, class_table, percent
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,9 +79,8 @@ class MeanIoU:
     """
 
     def __init__(self, num_classes: int, *, ignore_label: int = 255, class_names: Sequence[str] | None = None):
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be 1 or more; got {num_classes}.")
-        names = check_names([str(k) for k in range(num_classes)] if class_names is None else class_names)
+        num_classes = check_whole(num_classes, name="num_classes")
+        names = tuple(map(str, range(num_classes)) if class_names is None else check_classes(class_names))
         if len(names) != num_classes:
             raise ValueError(f"one name a class; got {len(names)} names for {num_classes} classes.")
         self.num_classes, self.ignore_label, self.class_names = num_classes, ignore_label, names

@@ -10,10 +10,11 @@ from torch import nn
 
 from tadp.errors import ModifierError
 from tadp.files.atomic import replace_folder
+from tadp.files.checks import check_whole
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.loop import Concept, train
 from tadp.personalize.prior import prior_images as read_or_draw
-from tadp.personalize.run_options import RunOptions, check_number, check_whole
+from tadp.personalize.run_options import RunOptions, check_number
 from tadp.personalize.runs import identity_of, keep
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.personalize.training_images import Captions, Images
@@ -136,7 +137,7 @@ def dreambooth(
     check_token(token)
     check_number("prior_weight", prior_weight, or_zero=True)
     if lora_rank is not None:
-        check_whole("lora_rank", lora_rank, least=1)
+        check_whole(lora_rank, name="lora_rank")
     written = style_template(token) if prompt is None else prompt
     words = CaptionModifier(written)
     shown = options.shown([instance_prompt or words("")[0], *([] if prior_prompt is None else [prior_prompt])])

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.errors import CaptionError, ModifierError
+from tadp.files.checks import check_whole
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.loop import Concept, train
-from tadp.personalize.run_options import RunOptions, check_whole
+from tadp.personalize.run_options import RunOptions
 from tadp.personalize.runs import identity_of, keep
 from tadp.personalize.trained_model import load_diffusion
 from tadp.personalize.training_images import Captions, Images, TrainingImages
@@ -183,7 +184,7 @@ def _check_word(token: str, initializer: str, vectors: int) -> None:
     check_token(token)
     if not isinstance(initializer, str):
         raise TypeError(f"initializer is a word, such as 'painting'; got a {type(initializer).__name__}.")
-    check_whole("vectors", vectors, least=1)
+    check_whole(vectors, name="vectors")
     if vectors > 1 and token != token.lower():
         raise ModifierError(
             f"a token of several vectors is written in small letters, since diffusers finds no more than the first of "

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tadp.errors import CaptionError
+from tadp.files.checks import check_counts
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.run_options import check_whole
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.personalize.training_images import Crop, Images, TrainingImages, read_images
 
@@ -128,8 +128,7 @@ def denoising_loss(
         >>> bool(losses.item() > 0)
         True
     """
-    check_whole("draws", draws, least=1)
-    check_whole("batch_size", batch_size, least=1)
+    check_counts(draws=draws, batch_size=batch_size)
     model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
     held_out = read_images(images, side_px=side_px or model.side_px, random_crop=False, flip=False)
     texts = [captions] * len(held_out) if isinstance(captions, str) else list(captions)

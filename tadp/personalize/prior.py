@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from tadp.errors import ImageError
 from tadp.files.atomic import replace_file
+from tadp.files.checks import check_whole
 from tadp.images.reading import to_pil
-from tadp.personalize.run_options import RunOptions, check_whole
+from tadp.personalize.run_options import RunOptions
 from tadp.personalize.sampling import Sampler
 from tadp.personalize.trained_model import DiffusionModel
 from tadp.personalize.training_images import PRIOR, Images, TrainingImages, read_images
@@ -48,7 +49,7 @@ def prior_images(
     """
     if not isinstance(images, int):
         return read_images(images, side_px=like.side_px, flip=like.flip, random_crop=like.random_crop)
-    check_whole("prior_images", images, least=1)
+    check_whole(images, name="prior_images")
     pixels = [np.asarray(image) for image in _drawn(model, images, prompt, like.side_px, options)]
     return TrainingImages(pixels, side_px=like.side_px, flip=like.flip, random_crop=like.random_crop)
 

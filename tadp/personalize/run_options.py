@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp.errors import CaptionError
+from tadp.files.checks import check_whole
 from tadp.images.reading import MIN_SIZE
 from tadp.personalize.training_images import Captions, Images, TrainingImages, read_images
 
@@ -45,7 +46,7 @@ class RunOptions:
         least = {"steps": 1, "batch_size": 1, "micro_batch": 1, "checkpoint_every": 1, "seed": 0, "sample_every": 0}
         for name, value in (least | {"side_px": MIN_SIZE}).items():
             if name not in ("micro_batch", "side_px") or getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least=value)
+                check_whole(getattr(self, name), name=name, minimum=value)
         check_number("lr", self.lr)
         check_number("weight_decay", self.weight_decay, or_zero=True)
         if self.max_grad_norm is not None:
@@ -93,19 +94,6 @@ class RunOptions:
     def shown(self, usual: list[str]) -> list[str]:
         """What sheets of samples show: what was asked for, or the usual."""
         return usual if self.sample_prompts is None else list(self.sample_prompts)
-
-
-def check_whole(name: str, value: object, *, least: int) -> None:
-    """Refuse what is no whole number, or too small.
-
-    Raises:
-        TypeError: If it is no int.
-        ValueError: If it is under `least`.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is a whole number, an int; got {value!r} ({type(value).__name__}).")
-    if value < least:
-        raise ValueError(f"{name} is {least} or more; got {value}.")
 
 
 def check_number(name: str, value: object, *, or_zero: bool = False) -> None:

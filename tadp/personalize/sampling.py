@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tadp.diffusion.noise import NOISE_KEYS
 from tadp.errors import MissingFileError
+from tadp.files.checks import check_counts
 from tadp.files.hub import weight_files
 from tadp.files.model_folder import WEIGHTS, read_tensors
 from tadp.modifiers import CaptionModifier
-from tadp.personalize.run_options import check_whole
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.text.encoder import check_captions
 
@@ -110,8 +110,7 @@ def draw(
         >>> [image.size for image in draw("tadp-tiny", "a red car on a street", steps=1)]
         [(128, 128)]
     """
-    for name, value in (("count", count), ("steps", steps), ("batch_size", batch_size)):
-        check_whole(name, value, least=1)
+    check_counts(count=count, steps=steps, batch_size=batch_size)
     model = model if isinstance(model, DiffusionModel) else load_diffusion(model)
     sampler = Sampler(model)
     with modifier.install(model.backbone) if modifier else nullcontext():

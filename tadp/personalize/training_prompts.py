@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from tadp.errors import ModifierError
+from tadp.files.checks import check_choice
 
 Kind = Literal["style", "object"]
 TOKEN = "{token}"
@@ -95,8 +96,7 @@ def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> l
         >>> len(texts_of("<toy>", kind="object")), len(texts_of("<oil>", kind="style"))
         (27, 19)
     """
-    if kind not in get_args(Kind):
-        raise ModifierError(f"kind is one of {', '.join(get_args(Kind))}; got {kind!r}.")
+    check_choice(kind, get_args(Kind), name="kind", error=ModifierError)
     chosen = list({"style": STYLE_TEXTS, "object": OBJECT_TEXTS}[kind] if texts is None else texts)
     if isinstance(texts, str) or not chosen:
         raise ModifierError("texts is a list of one text or more, each with {token}.")

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from tadp.errors import ModelError
 from tadp.features import Word
+from tadp.files.checks import check_classes
 from tadp.language.matching import readable
-from tadp.prompts.classes import check_classes
 from tadp.prompts.name_templates import CLIP_TEMPLATES
 from tadp.prompts.text_cache import cache_key, cached
 from tadp.text.conditioning import Conditioning

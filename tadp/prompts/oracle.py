@@ -2,13 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from tadp.features import Names
+from tadp.files.checks import check_classes, check_present
 from tadp.metrics import Agreement
-from tadp.prompts.classes import check_classes
 
 TOLERANCE = 0.01  # of precision and recall, where whole numbers permit
 
@@ -71,7 +71,8 @@ def oracle_classes(
         TADP Eq. 5 and Sec. 4.2, Tab. S2.
     """
     classes = check_classes(classes)
-    there = _checked_present(present, classes)
+    index = {name: number for number, name in enumerate(classes)}
+    there = [sorted({index[name] for name in names}) for names in check_present(present, index)]
     if not 0 < precision <= 1:
         raise ValueError(f"precision is above 0, up to 1; got {precision}. To name nothing, pass recall=0.")
     if not 0 <= recall <= 1:
@@ -107,23 +108,6 @@ def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) 
     right = sum(len(set(names) & set(there)) for names, there in zip(named, present, strict=True))
     said, are = (sum(len(set(one)) for one in lists) for lists in (named, present))
     return Agreement(mentioned=said, present=are, both=right)
-
-
-def _checked_present(present: Sequence[Sequence[str]], classes: list[str]) -> list[list[int]]:
-    index = {name: number for number, name in enumerate(classes)}
-    there = []
-    if isinstance(present, str | Mapping) or not isinstance(present, Iterable):
-        raise TypeError(f"present has a list of classes for each image; got {type(present).__name__}.")
-    for number, names in enumerate(present):
-        if isinstance(names, str):
-            raise TypeError(f"present has a list of classes for each image; image {number} has the string {names!r}.")
-        if not isinstance(names, Iterable):
-            raise TypeError(f"present has a list of classes for each image, [] for none; image {number} has {names!r}.")
-        unknown = [name for name in names if name not in index]
-        if unknown:
-            raise ValueError(f"image {number} has {unknown[0]!r}, which is none of the {len(classes)} classes.")
-        there.append(sorted({index[name] for name in names}))
-    return there
 
 
 def _totals(present: int, room: int, precision: float, recall: float) -> tuple[int, int]:

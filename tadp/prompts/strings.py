@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from tadp.errors import MissingExtraError
 from tadp.features import Names
-from tadp.prompts.classes import check_classes
+from tadp.files.checks import check_classes, needs
 from tadp.text.encoder import check_captions
 
 
@@ -63,10 +62,8 @@ def nouns(captions: str | Sequence[str]) -> list[str]:
         >>> nouns(["a dog and a cat next to a red dog", "running fast"])
         ['dog cat', '']
     """
-    try:
+    with needs("nouns need textblob", install="pip install 'tadp[nouns]'"):
         from textblob.en.taggers import PatternTagger
-    except ImportError as error:
-        raise MissingExtraError("nouns need textblob; pip install 'tadp[nouns]'.") from error
     tagger = PatternTagger()
     return [" ".join(_nouns(tagger.tag(text))) for text in check_captions(captions)]
 

@@ -19,6 +19,7 @@ from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
+from tadp.files.checks import check_choice
 from tadp.files.hub import HubOptions
 from tadp.heads._maps import autocasts
 from tadp.images.reading import ImageLike
@@ -63,8 +64,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         lora_rank: int,
     ):
         super().__init__()
-        if tune not in get_args(Tune):
-            raise ValueError(f"tune is one of {', '.join(get_args(Tune))}; got {tune!r}.")
+        check_choice(tune, get_args(Tune), name="tune")
         self.backbone = backbone
         self.head = head.to(backbone.device)
         self.prompt_mode = prompt_mode
@@ -365,8 +365,7 @@ def _check_lora(backbone: TADPBackbone, tune: Tune, rank: int) -> None:
 
 def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) -> Conditioning | None:
     """The text that is the same for all images; None for captions."""
-    if mode not in PROMPT_MODES:
-        raise ValueError(f"prompt_mode is one of {', '.join(PROMPT_MODES)}; got {mode!r}.")
+    check_choice(mode, PROMPT_MODES, name="prompt_mode")
     if mode in ("captions", "stored"):
         return None
     if mode == "null":

@@ -13,12 +13,11 @@ from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.checks import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.features import Features
+from tadp.files.checks import check_classes, check_whole
 from tadp.heads import DetectionHead
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
-from tadp.images.windows import check_px
 from tadp.metrics import COCODetection, VOCDetection
-from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
 from tadp.tasks.predictions import DetectionResult
 from tadp.tasks.sliding import read_one
@@ -97,7 +96,7 @@ class TADPForObjectDetection(TaskModel):
         )
         self.class_names = tuple(class_names)
         self.head_options = head_options
-        self.image_px = check_px(image_px, name="image_px")
+        self.image_px = check_whole(image_px, name="image_px", unit="pixel")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -157,7 +156,7 @@ class TADPForObjectDetection(TaskModel):
         """
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        side = self.image_px if image_px is None else check_px(image_px, name="image_px")
+        side = self.image_px if image_px is None else check_whole(image_px, name="image_px", unit="pixel")
         square = pixels
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from tadp.datasets.sample import Sample
+from tadp.files.checks import check_choice
 from tadp.metrics import COCODetection, DepthMetrics, MeanIoU, VOCDetection
 from tadp.tasks.base import TaskModel
 
@@ -49,8 +50,7 @@ def evaluate(
         True
     """
     metric = model.make_metric() if metric is None else metric
-    if captions not in get_args(CaptionSource):
-        raise ValueError(f"captions is one of {', '.join(get_args(CaptionSource))}; got {captions!r}.")
+    check_choice(captions, get_args(CaptionSource), name="captions")
     takes_caption = model.prompt_mode == "captions" and captions == "data"
     for sample in samples:
         result = model.predict(sample.image, sample.caption if takes_caption else None, **options)

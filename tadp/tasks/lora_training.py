@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from tadp.diffusion.denoiser import Denoiser, freeze_not_run
 from tadp.diffusion.layout import Layout
-from tadp.errors import CorruptFileError, MissingExtraError
+from tadp.errors import CorruptFileError
+from tadp.files.checks import needs
 from tadp.files.hub import check_readable
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
@@ -35,10 +36,8 @@ def add_lora(unet: Denoiser, layout: Layout, *, rank: int) -> None:
     """
     if rank < 1:
         raise ValueError(f"the rank of a LoRA is 1 or more; got {rank}.")
-    try:
+    with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         from peft import LoraConfig
-    except ImportError as error:
-        raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
     freeze_not_run(unet, layout)

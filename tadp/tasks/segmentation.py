@@ -13,11 +13,11 @@ from tadp.backbone.checks import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features
+from tadp.files.checks import check_classes
 from tadp.heads import LinearHead, SegmentationHead
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import mean_tiles
 from tadp.metrics import MeanIoU
-from tadp.prompts.classes import check_classes
 from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
 from tadp.tasks.predictions import SegmentationResult
 from tadp.tasks.sliding import make_views, read_one, window_and_stride

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.errors import ImageError
+from tadp.files.checks import check_whole
 from tadp.images.reading import ImageLike, to_tensor
-from tadp.images.windows import Predict, WindowedPrediction, check_px
+from tadp.images.windows import Predict, WindowedPrediction
 
 _LEAST_PX = 8  # what the VAE takes
 
@@ -55,8 +56,10 @@ def window_and_stride(
     """
     if own is not None and window_px is None:
         window_px, stride_px = own[0], own[1] if stride_px is None else stride_px
-    window_px = check_px(window_px, name="window_px")
-    stride_px = max(window_px * thirds // 3, 1) if stride_px is None else check_px(stride_px, name="stride_px")
+    window_px = check_whole(window_px, name="window_px", unit="pixel")
+    stride_px = (
+        max(window_px * thirds // 3, 1) if stride_px is None else check_whole(stride_px, name="stride_px", unit="pixel")
+    )
     if stride_px > window_px:
         raise ValueError(f"stride_px is at most window_px, {window_px}, so that there are no gaps; got {stride_px}.")
     return window_px, stride_px
@@ -96,7 +99,7 @@ def make_views(
     height, width = int(image.shape[2]), int(image.shape[3])
     factor = 1.0
     if short_side_px is not None:
-        factor = check_px(short_side_px, name="short_side_px") / min(height, width)
+        factor = check_whole(short_side_px, name="short_side_px", unit="pixel") / min(height, width)
     sizes = [
         (max(round(height * factor * scale), _LEAST_PX), max(round(width * factor * scale), _LEAST_PX))
         for scale in scales

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from tadp.files.checks import check_choice
+
 Shape = Literal["poly", "rise_and_fall", "constant"]
 
 
@@ -66,8 +68,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"give either steps or epochs; got {self.steps} and {self.epochs}.")
-        if self.shape not in get_args(Shape):
-            raise ValueError(f"shape is one of {', '.join(get_args(Shape))}; got {self.shape!r}.")
+        check_choice(self.shape, get_args(Shape), name="shape")
         length = self.steps if self.epochs is None else self.epochs
         for name, value in (("steps or epochs", length), ("batch", self.batch)):
             if value is not None and value < 1:

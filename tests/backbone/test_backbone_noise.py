@@ -363,7 +363,7 @@ def test_info_tells_timesteps_noise_and_channels(model, tmp_path):
         ({"timestep": (5, 261, 5)}, r"each timestep counts once; got \(5, 261, 5\)"),
         ({"timestep": (5, 1000)}, r"timestep is 0 to 999; got 1000"),
         ({"timestep": 50, "scheduler": DDPMScheduler(num_train_timesteps=50)}, r"timestep is 0 to 49; got 50"),
-        ({"noise_samples": -1}, r"noise_samples is 0 \(no noise\) or more; got -1"),
+        ({"noise_samples": -1}, r"noise_samples is 0 or more; got -1"),
         ({"noise_seed": -1, "noise_samples": 1}, r"noise_seed is 0 to 2\*\*63 - 1; got -1"),
         ({"noise_seed": 2**63}, r"noise_seed is 0 to 2\*\*63 - 1; got 9223372036854775808"),
         ({"combine_timesteps": "sum"}, r"combine_timesteps is one of mean, concatenate; got 'sum'"),

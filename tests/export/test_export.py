@@ -328,5 +328,5 @@ def test_files_that_are_none_of_ours_are_refused(backbone, tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_extra_names_its_command(backbone, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"need {package}, .*: pip install 'tadp\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=rf"needs {package}, .*: pip install 'tadp\[onnx\]'"):
         OnnxBackbone(tmp_path / "x.onnx") if package == "onnxruntime" else to_onnx(backbone, tmp_path / "x.onnx")

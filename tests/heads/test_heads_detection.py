@@ -309,14 +309,14 @@ def test_options_that_are_none_are_refused():
             with pytest.raises(ValueError, match=rf"{name} is in \[0, 1\]; got {share}"):
                 build_detection(**{name: share})
     for name in ("max_detections", "max_proposals", "samples_per_image"):
-        with pytest.raises(ValueError, match=r"max_proposals and samples_per_image are 1 or more; got .*\b0\b"):
+        with pytest.raises(ValueError, match=rf"{name} is 1 or more; got 0"):
             build_detection(**{name: 0})
 
 
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
-        (ImportError("no"), r"detection needs torchvision; pip install 'tadp\[detection\]'"),
+        (ImportError("no"), r"detection needs torchvision, .*: pip install 'tadp\[detection\]'"),
         (
             RuntimeError("operator torchvision::nms does not exist"),
             r"built for another torch than .*nms does not exist",

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tadp.images.windows import WindowedPrediction, band_axis, check_px, mean_tiles, window_starts
+from tadp.files.checks import check_whole
+from tadp.images.windows import WindowedPrediction, band_axis, mean_tiles, window_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # many small products, which several threads only slow down
 
@@ -201,10 +202,10 @@ def test_a_stride_that_leaves_gaps_is_refused(stride):
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_size_under_one_is_refused(value):
     with pytest.raises(ValueError, match=f"window_px is 1 pixel or more; got {value}."):
-        check_px(value, name="window_px")
+        check_whole(value, name="window_px", unit="pixel")
 
 
 @pytest.mark.parametrize("value", [1.5, 512.0, "512", True, None])
 def test_a_size_that_is_no_integer_is_refused(value, no_type_checker):
     with pytest.raises(TypeError, match="window_px is a whole number of pixels; got"):
-        check_px(value, name="window_px")
+        check_whole(value, name="window_px", unit="pixel")

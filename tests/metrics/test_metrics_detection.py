@@ -338,10 +338,10 @@ def test_nothing_to_find_is_no_figure():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"class_names": []}, ValueError, "there are no class names; give at least one"),
-        ({"class_names": ["a", "b", "a"]}, ValueError, "'a' is there twice"),
+        ({"class_names": []}, ValueError, "no classes; give at least one name"),
+        ({"class_names": ["a", "b", "a"]}, ValueError, "'a' is class 0 and 2"),
         ({"class_names": "cat"}, TypeError, "got the string 'cat'"),
-        ({"class_names": ["a"], "rule": "voc10"}, ValueError, "unknown rule 'voc10'; the rules are voc07, voc12"),
+        ({"class_names": ["a"], "rule": "voc10"}, ValueError, "rule is one of voc07, voc12; got 'voc10'"),
         ({"class_names": ["a"], "iou": 50.0}, ValueError, r"over 0 and at most 1, or several; got 50\.0"),
         ({"class_names": ["a"], "iou": ()}, ValueError, r"or several; got \(\)"),
     ],

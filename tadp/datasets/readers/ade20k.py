@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, check_split, find_images, require
+from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, find_images, require
 from tadp.datasets.readers.masks import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
+from tadp.files.checks import check_choice
 from tadp.language.class_names import ADE20K_CLASSES
 
 ADE20KSplit = Literal["training", "validation"]
@@ -47,7 +48,7 @@ class ADE20K(FolderDataset):
         on_error: OnError = "raise",
     ):
         root = Path(root)
-        check_split(split, get_args(ADE20KSplit))
+        check_choice(split, get_args(ADE20KSplit), name="split")
         advice = _GET.format(root=root)
         images = require(root / "images" / split, root=root, name="ADE20K", advice=advice)
         masks = require(root / "annotations" / split, root=root, name="ADE20K", advice=advice)

@@ -8,13 +8,13 @@ from tadp.datasets.readers.image_folder import (
     FolderDataset,
     OnError,
     Record,
-    check_split,
     find_images,
     listing,
     require,
 )
 from tadp.datasets.readers.masks import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
+from tadp.files.checks import check_choice
 from tadp.language.class_names import CITYSCAPES_CLASSES
 
 CityscapesSplit = Literal["train", "val"]
@@ -106,7 +106,7 @@ class Cityscapes(CityscapesForm):
         captions: Captions | None = None,
         on_error: OnError = "raise",
     ):
-        check_split(split, get_args(CityscapesSplit))
+        check_choice(split, get_args(CityscapesSplit), name="split")
         super().__init__(
             root,
             images=f"leftImg8bit/{split}",

@@ -11,6 +11,7 @@ from tadp.datasets.readers.captioned import Captions, caption_of, check_captions
 from tadp.datasets.readers.label_files import read_image
 from tadp.datasets.sample import Sample
 from tadp.errors import ImageError, MissingDataError
+from tadp.files.checks import check_choice
 
 OnError = Literal["raise", "skip"]
 
@@ -59,8 +60,7 @@ class FolderDataset(ABC):
         captions: Captions | None = None,
         on_error: OnError = "raise",
     ):
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error is 'raise' or 'skip'; got {on_error!r}.")
+        check_choice(on_error, get_args(OnError), name="on_error")
         self.class_names = tuple(class_names)
         self.skipped: dict[str, str] = {}
         self._records, self._name, self._on_error = list(records), name, on_error
@@ -129,12 +129,6 @@ class FolderDataset(ABC):
             if record.image_id not in self.skipped:
                 self.skipped[record.image_id] = str(error)
                 warnings.warn(f"skipped {record.image_id!r}, took {instead!r} instead: {error}", stacklevel=4)
-
-
-def check_split(split: str, splits: tuple[str, ...]) -> None:
-    """Refuse a split that a data set does not have."""
-    if split not in splits:
-        raise ValueError(f"unknown split {split!r}; there are {', '.join(splits)}.")
 
 
 def require(path: Path, *, root: Path, name: str, advice: str) -> Path:

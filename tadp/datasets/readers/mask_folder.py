@@ -1,7 +1,7 @@
 """Images and masks of one's own, in two folders."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record
 from tadp.datasets.readers.masks import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import MissingDataError
+from tadp.files.checks import check_classes
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -52,7 +53,12 @@ class MaskFolder(FolderDataset):
         paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
         if not paths:
             raise MissingDataError(f"no images in {image_root}; it has no {', '.join(_IMAGE_SUFFIXES)}.")
-        class_names = _check_names(class_names)
+        class_names = tuple(check_classes(class_names, name="class_names"))
+        if len(class_names) > IGNORE_LABEL:
+            raise ValueError(
+                f"a mask counts 1 to {IGNORE_LABEL} classes, as {IGNORE_LABEL} stands for none; got {len(class_names)} "
+                "names."
+            )
         stems: dict[str, Path] = {}
         for path in paths:
             if path.stem in stems:
@@ -84,20 +90,3 @@ class MaskFolder(FolderDataset):
 
 def _is_black_and_white(sample: Sample) -> bool:
     return sample.mask is not None and np.unique(sample.mask).tolist() == [0, IGNORE_LABEL]
-
-
-def _check_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises:
-        TypeError: If they are no list.
-        ValueError: If there are none, or more than a mask can count.
-    """
-    if isinstance(class_names, str) or not isinstance(class_names, Iterable):
-        raise TypeError(f"class_names are a list of strings, in the order of a mask's values; got {class_names!r}.")
-    names = tuple(class_names)
-    if not 0 < len(names) <= IGNORE_LABEL:
-        raise ValueError(
-            f"a mask counts 1 to {IGNORE_LABEL} classes, as {IGNORE_LABEL} stands for none; got {len(names)} names."
-        )
-    return names

@@ -4,13 +4,19 @@ data = open_dataset("voc", "VOCdevkit/VOC2012", split="val", captions="captions.
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from tadp.captions import CaptionTable
+from tadp.datasets.readers.ade20k import ADE20K
 from tadp.datasets.readers.captioned import Captions
+from tadp.datasets.readers.cityscapes import Cityscapes
 from tadp.datasets.readers.image_folder import OnError
+from tadp.datasets.readers.night import DarkZurich, NighttimeDriving
+from tadp.datasets.readers.nyu import NYUDepthV2
+from tadp.datasets.readers.voc import PascalVOC, PascalVOCDetection
+from tadp.datasets.readers.watercolor_comic import Comic2k, Watercolor2k
+from tadp.datasets.scenes.rendered import RenderedScenes
 
 TaskName = Literal["segmentation", "depth", "detection"]
 
@@ -20,15 +26,13 @@ class NamedDataset:
     """What a name stands for.
 
     Attributes:
-        module: Below `tadp.datasets`.
-        kind: The class in it.
+        kind: The class.
         tasks: What its labels are for.
         train: The split to train on; None if it is for tests alone.
         test: The split to test on.
     """
 
-    module: str
-    kind: str
+    kind: type
     tasks: tuple[TaskName, ...]
     train: str | None
     test: str
@@ -38,16 +42,16 @@ class NamedDataset:
 SCENE_SEEDS = {"train": 101, "test": 102}
 SCENE_COUNTS = {"train": 2000, "test": 500}
 DATASETS: dict[str, NamedDataset] = {
-    "scenes": NamedDataset("rendered", "RenderedScenes", ("segmentation", "depth", "detection"), "train", "test"),
-    "voc": NamedDataset("voc", "PascalVOC", ("segmentation",), "trainaug", "val"),
-    "voc-detection": NamedDataset("voc", "PascalVOCDetection", ("detection",), "trainval", "test"),
-    "ade20k": NamedDataset("ade20k", "ADE20K", ("segmentation",), "training", "validation"),
-    "nyu": NamedDataset("nyu", "NYUDepthV2", ("depth",), "train", "test"),
-    "cityscapes": NamedDataset("cityscapes", "Cityscapes", ("segmentation",), "train", "val"),
-    "dark-zurich": NamedDataset("night", "DarkZurich", ("segmentation",), None, "val"),
-    "nighttime-driving": NamedDataset("night", "NighttimeDriving", ("segmentation",), None, "test"),
-    "watercolor2k": NamedDataset("cross_domain", "Watercolor2k", ("detection",), "train", "test"),
-    "comic2k": NamedDataset("cross_domain", "Comic2k", ("detection",), "train", "test"),
+    "scenes": NamedDataset(RenderedScenes, ("segmentation", "depth", "detection"), "train", "test"),
+    "voc": NamedDataset(PascalVOC, ("segmentation",), "trainaug", "val"),
+    "voc-detection": NamedDataset(PascalVOCDetection, ("detection",), "trainval", "test"),
+    "ade20k": NamedDataset(ADE20K, ("segmentation",), "training", "validation"),
+    "nyu": NamedDataset(NYUDepthV2, ("depth",), "train", "test"),
+    "cityscapes": NamedDataset(Cityscapes, ("segmentation",), "train", "val"),
+    "dark-zurich": NamedDataset(DarkZurich, ("segmentation",), None, "val"),
+    "nighttime-driving": NamedDataset(NighttimeDriving, ("segmentation",), None, "test"),
+    "watercolor2k": NamedDataset(Watercolor2k, ("detection",), "train", "test"),
+    "comic2k": NamedDataset(Comic2k, ("detection",), "train", "test"),
 }
 
 
@@ -85,12 +89,11 @@ def open_dataset(
     split = split or entry.test
     if isinstance(captions, str | Path):
         captions = CaptionTable.open(captions)
-    kind = getattr(import_module(f"tadp.datasets.{entry.module}"), entry.kind)
     if name == "scenes":
         if split not in SCENE_SEEDS:
             raise ValueError(f"rendered scenes have the splits {', '.join(SCENE_SEEDS)}; got {split!r}.")
         options = {"count": SCENE_COUNTS[split], "seed": SCENE_SEEDS[split]} | options
-        return kind(options.pop("count"), options.pop("seed"), captions=captions, **options)
+        return RenderedScenes(options.pop("count"), options.pop("seed"), captions=captions, **options)
     if root is None:
         raise ValueError(f"{name} is read from a folder; pass root=….")
-    return kind(root, split=split, captions=captions, on_error=on_error, **options)
+    return entry.kind(root, split=split, captions=captions, on_error=on_error, **options)

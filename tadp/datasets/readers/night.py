@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from tadp.datasets.readers.captioned import Captions
 from tadp.datasets.readers.cityscapes import CityscapesForm
-from tadp.datasets.readers.image_folder import OnError, check_split
+from tadp.datasets.readers.image_folder import OnError
+from tadp.files.checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Night(CityscapesForm):
         on_error: OnError = "raise",
     ):
         here = self.folders
-        check_split(here.split if split is None else split, (here.split,))
+        check_choice(here.split if split is None else split, (here.split,), name="split")
         super().__init__(
             root,
             images=f"{here.images}/{here.split}",

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, check_split, require
+from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, require
 from tadp.datasets.readers.label_files import read_depth_m, read_lines
 from tadp.datasets.sample import Sample, sides
 from tadp.errors import DatasetError, MissingDataError
+from tadp.files.checks import check_choice
 
 NYUSplit = Literal["train", "test"]
 _FOLDERS = {"train": "sync", "test": "official_splits/test"}
@@ -57,7 +58,7 @@ class NYUDepthV2(FolderDataset):
         on_error: OnError = "raise",
     ):
         root = Path(root)
-        check_split(split, get_args(NYUSplit))
+        check_choice(split, get_args(NYUSplit), name="split")
         advice = _GET[split].format(folder=root / _FOLDERS[split])
         folder = require(root / _FOLDERS[split], root=root, name="NYU Depth v2", advice=advice)
         listed = root / f"{split}_list.txt" if file_list is None else Path(file_list)

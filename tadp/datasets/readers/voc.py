@@ -8,11 +8,12 @@ from typing import Literal, get_args
 import torch
 
 from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, check_split, listing, require
+from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, listing, require
 from tadp.datasets.readers.label_files import XMLObject, read_lines, read_objects
 from tadp.datasets.readers.masks import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, MissingDataError
+from tadp.files.checks import check_choice, check_classes
 from tadp.images.boxes import Boxes
 from tadp.language.class_names import VOC_CLASSES
 
@@ -76,7 +77,7 @@ class PascalVOC(FolderDataset):
         on_error: OnError = "raise",
     ):
         root = Path(root)
-        check_split(split, get_args(VOCSplit))
+        check_choice(split, get_args(VOCSplit), name="split")
         images = require(root / "JPEGImages", root=root, name="Pascal VOC", advice=_GET.format(root=root))
         names = _segmentation_names(root, split)
         own = listing(root / "SegmentationClass")
@@ -219,7 +220,7 @@ class PascalVOCDetection(VOCBoxes):
         captions: Captions | None = None,
         on_error: OnError = "raise",
     ):
-        check_split(split, get_args(VOCBoxSplit))
+        check_choice(split, get_args(VOCBoxSplit), name="split")
         super().__init__(
             root,
             split=split,
@@ -248,11 +249,9 @@ def _segmentation_names(root: Path, split: VOCSplit) -> list[str]:
 
 
 def _check_names(class_names: Sequence[str], known: Sequence[str], name: str) -> None:
-    for one in class_names:
+    for one in check_classes(class_names, name="class_names"):
         if one not in VOC_CLASSES:
             hint = f"Here it is {_SPELLED[one]!r}." if one in _SPELLED else f"They are {', '.join(VOC_CLASSES)}."
             raise ValueError(f"class_names: {one!r} is no class of Pascal VOC. {hint}")
-    if len(set(class_names)) < len(class_names):
-        raise ValueError(f"class_names: a class has one label; got a name twice in {', '.join(class_names)}.")
     if not set(class_names) & set(known):
         raise ValueError(f"class_names: none of {', '.join(class_names)} is in {name}; it has {', '.join(known)}.")

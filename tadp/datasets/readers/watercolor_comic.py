@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import OnError, check_split
+from tadp.datasets.readers.image_folder import OnError
 from tadp.datasets.readers.voc import VOCBoxes
+from tadp.files.checks import check_choice
 from tadp.language.class_names import COMIC_CLASSES, WATERCOLOR_CLASSES
 
 CrossDomainSplit = Literal["train", "test"]
@@ -31,7 +32,7 @@ class _Drawings(VOCBoxes):
         captions: Captions | None = None,
         on_error: OnError = "raise",
     ):
-        check_split(split, get_args(CrossDomainSplit))
+        check_choice(split, get_args(CrossDomainSplit), name="split")
         name = type(self).__name__
         super().__init__(
             root,

@@ -20,6 +20,7 @@ from tadp.datasets.scenes.backdrops import backdrop
 from tadp.datasets.scenes.scene_captions import details, sentence
 from tadp.datasets.scenes.sprites import sprites
 from tadp.datasets.scenes.styles import apply_style
+from tadp.files.checks import check_choice
 
 Style = Literal["plain", "watercolor", "comic", "night"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -166,8 +167,7 @@ class Scenes:
     ):
         if count < 0 or not 1 <= max_objects <= 4:
             raise ValueError(f"count must be 0 or more and max_objects 1 to 4; got {count} and {max_objects}.")
-        if style is not None and style not in STYLES:
-            raise ValueError(f"unknown style {style!r}; the styles are {', '.join(STYLES)}.")
+        check_choice(style, (*STYLES, None), name="style")
         self.count, self.seed, self.size, self.max_objects = count, seed, size, max_objects
         self.style: Style | None = style
 

@@ -18,6 +18,7 @@ import numpy as np
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.datasets.transforms import geometry
 from tadp.datasets.transforms.geometry import Fill
+from tadp.files.checks import check_choice
 
 Transform: TypeAlias = Callable[[Sample, np.random.Generator], Sample]
 
@@ -216,8 +217,7 @@ class PadTo:
 
     def __post_init__(self) -> None:
         _pair(self.size)
-        if self.fill not in get_args(Fill):
-            raise ValueError(f"fill is one of {', '.join(get_args(Fill))}; got {self.fill!r}.")
+        check_choice(self.fill, get_args(Fill), name="fill")
 
     def __call__(self, sample: Sample, generator: np.random.Generator | None = None) -> Sample:
         return geometry.pad(sample, _pair(self.size), fill=self.fill)

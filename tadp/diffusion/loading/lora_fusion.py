@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tadp.diffusion.loading.lora_text import add_to_encoder
 from tadp.diffusion.loading.networks import denoiser_part
-from tadp.errors import MissingExtraError, MissingFileError, ModelError
+from tadp.errors import MissingFileError, ModelError
+from tadp.files.checks import needs
 from tadp.files.hub import HubOptions, check_readable, local_file, local_folder
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers writes
@@ -64,10 +65,8 @@ def _fuse_denoiser(
     scales: dict[str, Any] = {} if type(unet).__name__ == "SD3Transformer2DModel" else {"network_alphas": alphas}
     if _below(metadata, prefix):
         scales = dict.fromkeys(scales) | {"metadata": metadata}  # peft's settings say alphas too
-    try:
+    with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         load(state, **{prefix: unet}, adapter_name=_ADAPTER, **scales)
-    except ImportError as error:
-        raise MissingExtraError("a LoRA needs peft; pip install 'tadp[train]'.") from error
     unet.fuse_lora(lora_scale=scale)
     unet.unload_lora()
     unet.requires_grad_(True)  # peft froze it

@@ -1,0 +1,56 @@
+"""Checks of arguments: what they take, and what they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from tadp.errors import MissingExtraError, ModifierError
+from tadp.files.checks import check_choice, check_counts, check_present, check_whole, need
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), torch.tensor([3])])
+def test_what_python_takes_for_a_whole_number_is_one(value):
+    number = check_whole(value, name="steps")
+    assert (number, type(number)) == (3, int)
+
+
+@pytest.mark.parametrize("value", [True, 3.0, "3", None, torch.tensor([1, 2]), torch.tensor(3.0), np.float64(3)])
+def test_anything_else_is_not(value):
+    with pytest.raises(TypeError, match=r"^steps is a whole number; got .* \(\w+\)\.$"):
+        check_whole(value, name="steps")
+
+
+def test_the_message_says_what_is_counted_and_what_else_may_be_passed():
+    with pytest.raises(TypeError, match=r"^side_px is a whole number of pixels, or None for any; got 1\.5 \(float\)"):
+        check_whole(1.5, name="side_px", unit="pixel", note=", or None for any")
+    with pytest.raises(ValueError, match=r"^side_px is 1 pixel or more, or None for any; got 0\.$"):
+        check_whole(0, name="side_px", unit="pixel", note=", or None for any")
+
+
+def test_a_minimum_may_be_zero_or_none():
+    assert check_whole(0, name="seed", minimum=0) == 0
+    assert check_whole(-5, name="seed", minimum=None) == -5
+    with pytest.raises(ValueError, match="seed is 0 or more; got -1"):
+        check_whole(-1, name="seed", minimum=0)
+
+
+def test_of_several_counts_the_wrong_one_is_named():
+    check_counts(count=1, steps=2)
+    with pytest.raises(ValueError, match="steps is 1 or more; got 0"):
+        check_counts(count=1, steps=0)
+
+
+def test_a_choice_may_be_refused_by_an_error_of_its_own():
+    check_choice(None, ("eigen", None), name="crop")
+    with pytest.raises(ModifierError, match="kind is one of style, object; got 'mood'"):
+        check_choice("mood", ("style", "object"), name="kind", error=ModifierError)
+
+
+def test_classes_of_images_come_as_lists():
+    assert check_present([{"dog"}, ("cat", "dog"), []], ["cat", "dog"]) == [["dog"], ["cat", "dog"], []]
+    assert check_present([["cow"]], None) == [["cow"]]
+
+
+def test_a_package_that_is_not_there_is_named_with_its_command():
+    with pytest.raises(MissingExtraError, match=r"this needs no_such, which does not load \(No module .*\): pip"):
+        need("no_such.inner", install="pip install no_such")
