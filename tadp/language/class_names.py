@@ -5,7 +5,7 @@ The tables are plain dictionaries: copy one and change it, or write your own.
     mine = VOC_SYNONYMS | {"bottle": ("flask", "thermos")}
     caption_alignment(captions, present, classes=VOC_CLASSES, synonyms=mine, decoys=VOC_DECOYS)
 
-Plurals are found by `tadp.language.matching` and have no entries here; those that no rule gives are in its
+Plurals are found by `tadp.language.matching` and have no entries here; those that inflect does not give are in its
 `IRREGULAR_PLURALS`, which may be added to. What counts as a class follows the annotation guidelines of
 Pascal VOC: a donkey is a horse, a van a car, a stool no chair. Watercolor2k and Comic2k have six of the classes, and
 their part of the table. For Cityscapes and ADE20K there is what follows from VOC's, less what is a class of its own

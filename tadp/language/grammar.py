@@ -1,26 +1,27 @@
-"""The little English grammar that captions need: articles, first letters, content words. Strings alone, no model."""
+"""The little English grammar that captions need: articles, first letters, content words. Only strings, no model."""
 
 import re
 from collections.abc import Collection
 from functools import lru_cache
 
+from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_SYNONYMS
 from tadp.language.lexicon import (
     ABBREVIATIONS,
     ADJECTIVES,
     COMMON_NOUNS,
     DETERMINERS,
     FUNCTION_WORDS,
+    KEPT_ARTICLES,
     MADE_IN_ING,
     MASS_NOUNS,
     PLACES,
     PRONOUNS,
     QUANTIFIERS,
     SPELLED,
-    SPOKEN,
     THINGS_IN_ING,
     VERBS,
 )
-from tadp.language.matching import COMPOUND_PLURALS, IRREGULAR_PLURALS, forms
+from tadp.language.matching import IRREGULAR_PLURALS, forms, inflection, singular
 
 _SPELLED_LENGTH = 4  # letters of a word in capitals that is spelled
 _SINGULAR = frozenset({"lens"})
@@ -28,10 +29,6 @@ _PEOPLE = ("ian", "can", "ean", "man", "ish", "ese", "dutch", "french", "greek")
 # Birds, horses and cats whose names are given to people too: with a capital they are names.
 _ALSO_NAMES = frozenset({"colt", "dove", "finch", "kitty", "raven", "robin", "tabby", "wren"})
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001  the typographic apostrophe
-_SPOKEN_AS_CONSONANT = re.compile(
-    r"(?:uni(?!n|m|dent)|unan|ur(?:an|in|u)|us[aeiu]|ut[aeiou]|eu|ewe|one\b|once\b|u\b|ubi|uk)"
-)
-_SPOKEN_AS_VOWEL = re.compile(r"(?:hour|honest|honou?r|heir)")
 _EIGHT = re.compile(r"8|1[18](?:\d\d)?(?!\d)")  # eight, eleven, eighteen, eighteen hundred
 
 
@@ -59,29 +56,41 @@ def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
 def article_for(phrase: str) -> str:
     """The article, "a" or "an", by how the phrase's first word is spoken; an acronym, or a letter, is spelled.
 
+    inflect decides. It is given a word that is spelled in capitals and any other in small letters, for captions are not
+    careful about them.
+
     Example:
         >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella", "MRI scan", "x-ray", "8-bit")]
         ['a', 'an', 'an', 'a', 'an', 'an', 'an', 'an']
     """
     found = _WORD.search(phrase)
-    word = found[0] if found else ""
-    first = word.lower()
-    is_letter = found is not None and len(word) == 1 and phrase[found.end() : found.end() + 1] in ("", " ", "-")
-    if not first[:1].isdecimal() and (is_letter or _is_spelled(word, phrase)):
-        return "an" if first[:1] in tuple("aefhilmnorsx") else "a"
-    if _SPOKEN_AS_VOWEL.match(first) or _EIGHT.match(first):
-        return "an"
-    return "an" if first[:1] in tuple("aeiou") and not _SPOKEN_AS_CONSONANT.match(first) else "a"
+    if found is None:
+        return "a"
+    word = found[0].lower()
+    if word in KEPT_ARTICLES:
+        return KEPT_ARTICLES[word]
+    if word[0].isdecimal():  # inflect reads "8" as "a 8"
+        return "an" if _EIGHT.match(word) else "a"
+    if len(word) == 1 and phrase[found.end() : found.end() + 1] not in ("", " ", "-"):  # "{x} style" is not spelled
+        return "an" if word in "aeiou" else "a"
+    if _is_spelled(found[0], phrase):
+        return "a" if word[0] == "u" else _article(word.upper())  # inflect: "an UPS truck"
+    return _article(word)
+
+
+@lru_cache(maxsize=65536)
+def _article(word: str) -> str:
+    return inflection().a(word).split()[0]
 
 
 def _is_spelled(word: str, phrase: str) -> bool:
     """Whether a word is said letter by letter: in short capitals, unless all is in capitals, or without a vowel."""
     if word.isupper():
         is_shouted = phrase.isupper() and len(phrase.split()) > 1
-        return len(word) <= _SPELLED_LENGTH and word not in SPOKEN and not is_shouted
+        return len(word) <= _SPELLED_LENGTH and not is_shouted
     first = word.lower()
     has_vowel = bool(set("aeiouy") & set(first)) or not (first.isascii() and first.isalpha())
-    return first in SPELLED or (len(first) > 1 and not has_vowel and first not in ABBREVIATIONS)
+    return first in SPELLED or not (has_vowel or first in ABBREVIATIONS)
 
 
 def has_determiner(phrase: str) -> bool:
@@ -126,12 +135,10 @@ def is_plural(phrase: str) -> bool:
     if not nouns:
         return False
     first = nouns[0]
-    if any(first in many and one != first for one, many in IRREGULAR_PLURALS.items() if one != "bus"):
-        return True
-    if any(first.endswith(many) for many in COMPOUND_PLURALS.values()):
+    if not first.endswith(("s", "a")) and singular(first) not in (first, None):  # "people"; not "opera"
         return True
     ends = first.endswith("s") and not first.endswith(("ss", "us", "is", "as", "os", "'s", "’s"))  # noqa: RUF001
-    is_many = ends and len(first) > 3 and first not in IRREGULAR_PLURALS and first not in _SINGULAR
+    is_many = ends and len(first) > 3 and first not in (*IRREGULAR_PLURALS, *_SINGULAR) and singular(first) != first
     if is_many or len(nouns) == 1 or not is_common_noun(first):
         return is_many and first in _alone(words)
     second = nouns[1]  # "cartoon characters", but no "dog barks"
@@ -211,8 +218,6 @@ def is_common(word: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _common_nouns() -> frozenset[str]:
-    from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_SYNONYMS
-
     named = [
         *ADE20K_CLASSES,
         *CITYSCAPES_CLASSES,

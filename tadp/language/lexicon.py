@@ -44,6 +44,11 @@ PRONOUNS = frozenset({
     "anybody", "anyone", "anything", "everybody", "everyone", "everything", "nobody", "nothing", "somebody", "someone",
     "something", "how", "why",
 })  # fmt: skip
+# What inflect takes for nouns of which others are the plural: "them" of "her".
+PRONOUN_FORMS = frozenset({
+    "an", "he", "her", "hers", "herself", "him", "himself", "his", "i", "it", "its", "itself", "me", "mine", "my",
+    "myself", "our", "she", "that", "them", "they", "this", "us", "we", "you", "your", "yourself",
+})  # fmt: skip
 # Not counted: no "a" goes before one that is said by itself ("water in a glass", but "a water bottle"). Those that
 # are often counted too ("a glass", "a coffee", "a sky", "a fire") are left out.
 MASS_NOUNS = frozenset((
@@ -108,5 +113,5 @@ COMMON_NOUNS = frozenset((
 SPELLED = frozenset({"atm", "eu", "fbi", "mri", "nba", "suv", "ufo", "uk", "usa", "usb"})
 # Written short and spoken whole: "a st bernard".
 ABBREVIATIONS = frozenset({"dr", "mr", "mrs", "ms", "mt", "sgt", "st"})
-# Spoken as words though they are in capitals.
-SPOKEN = frozenset({"FIFA", "IKEA", "LEGO", "NASA", "NATO", "OPEC", "RAM", "SIM", "SWAT", "UNESCO"})
+# Words of real captions to which inflect gives the other article. Ours stays, as another article changes the features.
+KEPT_ARTICLES = {"suv": "an", "uscat": "an", "usd": "an", "usher": "an"}

@@ -1,4 +1,4 @@
-"""Find names in text: plurals, names of several words, synonyms. Strings alone, no model.
+"""Find names in text: plurals, names of several words, synonyms. Only strings, no model.
 
 "car" is not in "a carpet", "people" names a person, and where "hot dog" is among the names, a hot dog is no dog.
 """
@@ -8,45 +8,42 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from tadp.language.lexicon import PRONOUN_FORMS
+
+if TYPE_CHECKING:
+    import inflect
 
 Synonyms = Mapping[str, Sequence[str]]
 
 _BREAK = re.compile(r"[.,;:!?()\"\n]")  # a name does not run on over these: "it was hot. Dogs ran"
-# Plurals that no rule below gives, for all data sets; add to it as to any dictionary. A word that is its own plural
+# Plurals that inflect does not give, for all data sets; add to it as to any dictionary. A word that is its own plural
 # takes none.
 IRREGULAR_PLURALS: dict[str, tuple[str, ...]] = {
     "person": ("people", "persons"),
     "people": ("persons", "peoples"),
-    "child": ("children",),
-    "ox": ("oxen",),
-    "foot": ("feet",),
-    "tooth": ("teeth",),
-    "goose": ("geese",),
-    "mouse": ("mice",),
-    "die": ("dice",),
     "bus": ("buses", "busses"),
-    "quiz": ("quizzes",),
     "cactus": ("cacti", "cactuses"),
     "fungus": ("fungi", "funguses"),
-    "axis": ("axes",),
+    "axis": ("axes",),  # and not of "axe" alone
+    "thief": ("thieves",),
+    "german": ("germans",),
+    "roman": ("romans",),
+    "grandchild": ("grandchildren",),
+    "schoolchild": ("schoolchildren",),
+    "stepchild": ("stepchildren",),
+    "craft": ("craft", "crafts"),
+    "hoof": ("hooves", "hoofs"),
     "fish": ("fish", "fishes"),
-    **dict.fromkeys(
-        (
-            "aircraft", "bison", "clothes", "deer", "furniture", "grass", "luggage", "moose", "news", "salmon",
-            "scissors", "series", "sheep", "shrimp", "species", "spacecraft", "trout", "watercraft",
-        ),
-        (),
-    ),
-}  # fmt: skip
-# Plurals of words that end in these: "fireman", "salesperson", "bookshelf". Other words in -f and -fe take an s, or
-# "cafe" would be in "caves".
-COMPOUND_PLURALS = {
-    "man": "men", "person": "people", "child": "children", "foot": "feet", "mouse": "mice", "tooth": "teeth",
-    "leaf": "leaves", "loaf": "loaves", "thief": "thieves", "hoof": "hooves", "sheaf": "sheaves", "wharf": "wharves",
-    "dwarf": "dwarves", "scarf": "scarves", "calf": "calves", "half": "halves", "wolf": "wolves", "elf": "elves",
-    "knife": "knives", "wife": "wives", "life": "lives",
-}  # fmt: skip
+    "money": ("moneys", "monies"),
+    "dwarf": ("dwarves", "dwarfs"),
+    "scarf": ("scarves", "scarfs"),
+    "wharf": ("wharves", "wharfs"),
+    **dict.fromkeys(("bison", "clothes", "grass", "salmon", "shrimp", "trout"), ()),
+}
+# Plurals of words that end in these, besides inflect's: "gentlemen" for its "gentlemans", "mangos" for its "mangoes".
+_ENDINGS = {"man": "men", "o": "os"}
 
 
 class Mention(NamedTuple):
@@ -165,7 +162,7 @@ def ends_clause(text: str) -> bool:
 
 
 def plurals(word: str) -> set[str]:
-    """Forms that an English word may have in the plural; too many rather than too few, but no other word's.
+    """Forms that an English word may have in the plural, as inflect and `IRREGULAR_PLURALS` have them.
 
     Example:
         >>> sorted(plurals("person")), sorted(plurals("bus")), plurals("sheep")
@@ -177,15 +174,12 @@ def plurals(word: str) -> set[str]:
         return set(IRREGULAR_PLURALS[word])
     if len(word) == 1:
         return set()  # "as" is no plural
-    forms = {word + "s"}
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        forms = {word + "es"}
-    elif word.endswith("o"):
-        forms.add(word + "es")
-    elif word.endswith("y") and word[-2:-1] not in "aeiou":
-        forms = {word[:-1] + "ies"}
-    forms |= {word.removesuffix(one) + many for one, many in COMPOUND_PLURALS.items() if word.endswith(one)}
-    return forms
+    if word in PRONOUN_FORMS:
+        return {word + "s"}
+    many = _plural(word)
+    if many == word or (many == word + "s" and word.endswith("s")):  # inflect makes "dogss" of a plural
+        return set()
+    return {many} | {word.removesuffix(one) + end for one, end in _ENDINGS.items() if word.endswith(one)}
 
 
 def forms(word: str) -> set[str]:
@@ -195,16 +189,41 @@ def forms(word: str) -> set[str]:
         >>> sorted(forms("stairs") - plurals("stairs")), sorted(forms("children") - plurals("children"))
         (['stair', 'stairs'], ['child', 'children'])
     """
-    return {word} | plurals(word) | _singulars(word)
+    ones = {one for one, many in IRREGULAR_PLURALS.items() if word in many and one != "people"}
+    one = singular(word)
+    if one is not None and len(one) > 1 and word in plurals(one):
+        ones.add(one)
+    return {word} | plurals(word) | ones
 
 
-def _singulars(word: str) -> set[str]:
-    if word in IRREGULAR_PLURALS and not IRREGULAR_PLURALS[word]:
-        return set()
-    guesses = {word[:-1], word[:-2], word[:-3] + "y"}
-    guesses |= {one for one, many in IRREGULAR_PLURALS.items() if word in many and one != "people"}
-    guesses |= {word.removesuffix(many) + one for one, many in COMPOUND_PLURALS.items() if word.endswith(many)}
-    return {guess for guess in guesses if len(guess) > 1 and word in plurals(guess)}
+def singular(word: str) -> str | None:
+    """The singular of a word in the plural, or in a form that is both; None of another word.
+
+    Example:
+        >>> singular("women"), singular("sheep"), singular("dog")
+        ('woman', 'sheep', None)
+    """
+    if word in PRONOUN_FORMS or not IRREGULAR_PLURALS.get(word, True):
+        return None
+    return next((one for one, many in IRREGULAR_PLURALS.items() if word in many), _singular(word))
+
+
+@lru_cache(maxsize=65536)
+def _singular(word: str) -> str | None:
+    return inflection().singular_noun(word) or None
+
+
+@lru_cache(maxsize=65536)
+def _plural(word: str) -> str:
+    return inflection().plural_noun(word)
+
+
+@lru_cache(maxsize=1)
+def inflection() -> "inflect.engine":
+    """The rules of English of inflect, whose import takes a second: typeguard reads its source again."""
+    import inflect
+
+    return inflect.engine()
 
 
 @lru_cache(maxsize=1)
