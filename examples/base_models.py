@@ -20,7 +20,7 @@ from counting.memory import peak_bytes, real_pass
 from counting.models import build, count, inputs, run, text_encoder
 from torch.utils.flop_counter import FlopCounterMode
 
-from tadp.diffusion.denoiser import read_denoiser, tap_names
+from tadp.diffusion.families import family_of
 
 CONFIGS = Path(__file__).with_suffix(".json")
 
@@ -31,13 +31,13 @@ def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
         vae, denoiser = build(family)
         encoders = [text_encoder(one) for one in family["text"]]
         pixels, latents, text = inputs(family, vae, denoiser, side_px)
-    layout = read_denoiser(denoiser)
+    layout = family_of(denoiser).layout(denoiser)
     with FlopCounterMode(display=False) as encoding, torch.no_grad():
         vae(pixels)
     with FlopCounterMode(display=False) as passing, torch.no_grad():
         maps = run(denoiser, latents, text, side_px)
     return {
-        "levels": tap_names(denoiser, layout),
+        "levels": layout.taps,
         "channels": layout.channels,
         "strides": tuple(vae.reduction * one for one in layout.reduction),
         "attention": tuple(vae.reduction * layout.reduction[level] for level in layout.attention_levels),

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DMod
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tadp import Conditioning
-from tadp.diffusion.denoiser import prepare, read_denoiser, run_once
+from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import encoder_of
 
 DENOISERS = {one.__name__: one for one in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
@@ -18,7 +18,8 @@ LEVELS = (1, 2)  # with attention recorded
 def build(family: dict[str, Any]) -> tuple[Any, Any]:
     """VAE encoder and denoiser."""
     denoiser: Any = DENOISERS[family["denoiser"]](**family["config"]).requires_grad_(False)
-    prepare(denoiser, read_denoiser(denoiser))
+    base = family_of(denoiser)
+    base.prepare(denoiser, base.layout(denoiser))
     return encoder_of(AutoencoderKL(**family["vae"])).requires_grad_(False), denoiser
 
 
@@ -26,7 +27,7 @@ def inputs(
     family: dict[str, Any], vae: Any, denoiser: Any, side_px: int
 ) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     """Pixels, latents and a text, all zero."""
-    layout, cells = read_denoiser(denoiser), side_px // vae.reduction
+    layout, cells = family_of(denoiser).layout(denoiser), side_px // vae.reduction
     pooled = None if layout.pooled_width is None else torch.zeros(1, layout.pooled_width)
     text = Conditioning(torch.zeros(1, family["tokens"], layout.text_width), pooled=pooled)
     return torch.zeros(1, 3, side_px, side_px), torch.zeros(1, layout.latent_channels, cells, cells), text
@@ -34,7 +35,8 @@ def inputs(
 
 def run(denoiser: Any, latents: torch.Tensor, text: Conditioning, side_px: int) -> tuple[torch.Tensor, ...]:
     options: Any = {"timestep": 0, "image_size": (side_px, side_px), "record_levels": LEVELS}
-    return run_once(denoiser, read_denoiser(denoiser), latents, text=text, **options)[0]
+    family = family_of(denoiser)
+    return family.run_once(denoiser, family.layout(denoiser), latents, text=text, **options)[0]
 
 
 def text_encoder(options: dict[str, Any]) -> torch.nn.Module:

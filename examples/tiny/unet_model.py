@@ -11,7 +11,7 @@ from training import Average
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tadp.diffusion.attention import AttentionRecorder
-from tadp.diffusion.unet import read_layout
+from tadp.diffusion.families import family_of
 
 CELLS = 16  # latent cells a side
 UNET = {
@@ -81,8 +81,9 @@ def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditi
         **TEXT,
     )
     unet = UNet2DConditionModel(**UNET)
-    levels = read_layout(unet).layer_levels
-    unet.set_attn_processor({name: PlainProcessor(name, levels.get(name)) for name in unet.attn_processors})
+    levels = family_of(unet).layout(unet).attention_layers
+    layers = {name: name.removesuffix(".processor") for name in unet.attn_processors}
+    unet.set_attn_processor({name: PlainProcessor(layer, levels.get(layer)) for name, layer in layers.items()})
     # "eager": backward through the fused kernel takes a seventh of a step at this size
     return CLIPTextModel._from_config(config, attn_implementation="eager"), unet
 

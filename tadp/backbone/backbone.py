@@ -18,7 +18,7 @@ from tadp.backbone.passes import CombineTimesteps, make_passes
 from tadp.backbone.text_source import Share, Text, TextKey, current_text, share_text, use_text
 from tadp.backbone.tiling import tiled
 from tadp.diffusion.attention import attach_attention as join_attention
-from tadp.diffusion.denoiser import Denoiser, freeze_not_run, noise_kind, prepare, read_denoiser, run_once
+from tadp.diffusion.families import family_of
 from tadp.diffusion.loading.networks import load_text_adapter
 from tadp.diffusion.loading.parts import load_parts
 from tadp.diffusion.loading.saving import save_parts
@@ -100,7 +100,7 @@ class TADPBackbone(nn.Module):
         self,
         *,
         vae: "AutoencoderKL | AutoencoderTiny | AnyVAE",
-        unet: Denoiser,
+        unet: nn.Module,
         text_encoder: "CLIPTextModel | AnyText | None" = None,
         tokenizer: "CLIPTokenizer | None" = None,
         scheduler: "SchedulerMixin | Mapping[str, Any] | None" = None,
@@ -125,7 +125,8 @@ class TADPBackbone(nn.Module):
         self.vae = encoder_of(vae)
         self.unet = unet
         self.blocks = None if blocks is None else tuple(blocks)
-        self.layout = read_denoiser(unet, self.blocks)
+        self.family = family_of(unet)
+        self.layout = self.family.read_layout(unet, self.blocks)
         self._source: Source | None = None
         self.default_text = default_text
         self._captioner: Attached | None = None
@@ -141,7 +142,7 @@ class TADPBackbone(nn.Module):
             noise_samples=noise_samples,
             noise_seed=noise_seed,
             scheduler=scheduler,
-            kind=noise_kind(unet),
+            kind=self.family.noise_kind,
             scale_latents=scale_latents,
         )
         self.scale_latents = scale_latents
@@ -154,7 +155,7 @@ class TADPBackbone(nn.Module):
         self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
         check_parts(self.vae, self.layout, self.text_encoder)
         check_levels((*self.attach_attention, *self.record_attention), self.layout, self.vae.reduction)
-        prepare(unet, self.layout)
+        self.family.prepare(unet, self.layout)
         self.vae.requires_grad_(False)
         if self.text_encoder is not None:
             self.text_encoder.requires_grad_(False)
@@ -173,7 +174,7 @@ class TADPBackbone(nn.Module):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
-        unet: Denoiser | str | Path | None = None,
+        unet: nn.Module | str | Path | None = None,
         vae: "AutoencoderKL | AutoencoderTiny | AnyVAE | str | Path | None" = None,
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
@@ -485,15 +486,12 @@ class TADPBackbone(nn.Module):
     def unfreeze(self) -> "TADPBackbone":
         """Train the U-Net again, all but the layers after the last map, which never run."""
         self.unet.requires_grad_(True)
-        freeze_not_run(self.unet, self.layout)
+        self.family.freeze_unused(self.unet, self.layout)
         return self
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> "TADPBackbone":
         """Trade time for memory in training: the U-Net's blocks are run again during backward."""
-        if enabled:
-            self.unet.enable_gradient_checkpointing()
-        else:
-            self.unet.disable_gradient_checkpointing()
+        self.family.set_checkpointing(self.unet, enabled)
         return self
 
     def parameter_groups(
@@ -571,7 +569,7 @@ class TADPBackbone(nn.Module):
         """The maps and the attention of each level, cropped, apart, and nothing but tensors; also of symbolic sizes."""
         conditioning = self._denoiser_text(text, latents)
         one_pass = partial(
-            run_once,
+            self.family.run_once,
             self.unet,
             self.layout,
             text=conditioning,

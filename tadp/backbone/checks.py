@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tadp.diffusion.layout import Layout
+from tadp.diffusion.families import Layout
 from tadp.diffusion.vae import AnyVAE
 from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning

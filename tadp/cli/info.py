@@ -10,13 +10,11 @@ from rich.text import Text
 
 from tadp.backbone import TADPBackbone
 from tadp.cli.terminal import own_captioner
-from tadp.diffusion.denoiser import tap_names
-from tadp.diffusion.loading.networks import denoiser_part, hollow_denoiser, hollow_vae
+from tadp.diffusion.loading.networks import hollow_denoiser, hollow_text, hollow_vae
 from tadp.diffusion.noise import SCHEDULER, read_scheduler
 from tadp.errors import MissingFileError, UnknownModelError
 from tadp.files.hub import HubOptions, read_json, weight_files
 from tadp.files.model_folder import CONFIG_NAME, WEIGHTS, model_folder
-from tadp.text.encoder_files import hollow_text
 from tadp.text.stack import TextStack
 
 _CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER)
@@ -54,7 +52,7 @@ def _level_table(model: str, backbone: TADPBackbone) -> Table:
         "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=Text(model), title_justify="left",
         pad_edge=False,
     )  # fmt: skip
-    taps = tap_names(backbone.unet, backbone.layout)
+    taps = backbone.layout.taps
     for level, stride in enumerate(backbone.feature_info.reduction):
         joined = level in backbone.attach_attention
         own = backbone.layout.channels[level] * backbone.passes.width
@@ -69,7 +67,7 @@ def _part_table(folder: Path, variant: str | None, backbone: TADPBackbone) -> Ta
     table = Table("Part", "Parameters", "On disk", box=None, pad_edge=False)
     text: Any = backbone.text_encoder
     encoders = dict(text.parts) if isinstance(text, TextStack) else {"text_encoder": text}
-    denoiser = denoiser_part(type(backbone.unet).__name__)
+    denoiser = backbone.family.part
     for part, name, module in (
         (denoiser, "U-Net" if denoiser == "unet" else denoiser, backbone.unet),
         ("vae", "VAE encoder", backbone.vae),

@@ -116,8 +116,8 @@ def _levels_shown(level: list[int] | None, backbone: "TADPBackbone", model: str)
 
 def _native_px(backbone: "TADPBackbone") -> int:
     """The side of the images that a model was trained on."""
-    native = backbone.unet.config["sample_size"]
-    return native * backbone.vae.reduction if isinstance(native, int) else 512
+    native = backbone.family.native_cells(backbone.unet)
+    return 512 if native is None else native * backbone.vae.reduction
 
 
 def _check_target(target: Path, image: Path) -> None:

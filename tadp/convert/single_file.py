@@ -15,6 +15,7 @@ from tadp.convert.forms import state_of
 from tadp.convert.key_names import ldm_text_names, ldm_unet_names, ldm_vae_names
 from tadp.convert.ledger import Ledger
 from tadp.convert.pickles import read_pickle
+from tadp.diffusion.families import StableDiffusion
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
 from tadp.files.hub import HubOptions, local_folder, read_json
@@ -148,11 +149,10 @@ def _check_vocabulary(tokenizer: "CLIPTokenizer", text: Any) -> None:
 
 def _hollow(configs: dict[str, dict[str, Any]]) -> tuple[Any, VAEEncoder, Any]:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(configs["unet"])
+        unet = StableDiffusion().build(configs["unet"])
         autoencoder: Any = AutoencoderKL.from_config(configs["vae"])
         vae = VAEEncoder(autoencoder)
     # Not on the meta device: its table of positions is no part of the file.

@@ -5,7 +5,7 @@ so nothing is kept on a module and two threads can share one U-Net.
 """
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -143,15 +143,16 @@ def head_averaged_probabilities(
     return scores.softmax(dim=-1, dtype=precision).mean(dim=1).to(hidden_states.dtype)
 
 
-def install_recording(unet: UNet2DConditionModel, layer_levels: dict[str, int]) -> None:
+def install_recording(unet: UNet2DConditionModel, attention_layers: Mapping[str, int]) -> None:
     """Give every attention layer of a U-Net a processor that can record.
 
     Args:
         unet: Its attention layers keep their weights.
-        layer_levels: Level of each cross-attention layer that may be recorded, by the name of its processor.
+        attention_layers: Level of each cross-attention layer that may be recorded, by the layer's name.
     """
+    layers = {name: name.removesuffix(".processor") for name in unet.attn_processors}
     unet.set_attn_processor(
-        {name: RecordingAttnProcessor(name, layer_levels.get(name)) for name in unet.attn_processors}
+        {name: RecordingAttnProcessor(layer, attention_layers.get(layer)) for name, layer in layers.items()}
     )
 
 

@@ -166,10 +166,10 @@ def check_exportable(backbone: TADPBackbone) -> None:
 
 def check_any_size(backbone: TADPBackbone, shape: Shape) -> None:
     """A graph of one size, or a backbone whose graph is the same for all sizes; else a ValueError."""
-    if shape.image_size is None and backbone.layout.pooled_width is not None:
+    if shape.image_size is None and not backbone.family.takes_any_size:
         raise ValueError(
-            "Stable Diffusion XL, 3 and FLUX are told the image's size, or where each cell is, so a graph of theirs "
-            "has one size; pass image_size=(height, width). The batch may still vary."
+            f"{backbone.family.name} receives the image's size, or where each cell is, so a graph of it has one size; "
+            "pass image_size=(height, width). The batch may still vary."
         )
 
 

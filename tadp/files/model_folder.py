@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tadp.assets import tiny_folder
@@ -173,6 +174,11 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
     except RuntimeError as error:
         raise ModelError(f"the weights in {where} do not fit its config.json: {_shortened(str(error))}") from error
     return module
+
+
+def save_weights(module: torch.nn.Module, path: Path) -> None:
+    """Write a module's tensors as safetensors."""
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
 
 
 def _shortened(message: str) -> str:

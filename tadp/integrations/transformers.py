@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoBackbone, AutoConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -18,7 +17,8 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from tadp.backbone import TADPBackbone
-from tadp.diffusion.denoiser import freeze_not_run
+from tadp.diffusion.families import family_of, family_of_config
+from tadp.diffusion.loading.networks import hollow_denoiser
 from tadp.diffusion.noise import read_scheduler
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
@@ -145,7 +145,7 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         backbone.vae.requires_grad_(False)
         if backbone.text_encoder is not None:
             backbone.text_encoder.requires_grad_(False)
-        freeze_not_run(backbone.unet, backbone.layout)
+        backbone.family.freeze_unused(backbone.unet, backbone.layout)
         return self
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -162,17 +162,21 @@ def _describe(base_model: str) -> dict[str, Any]:
     """The configs of a base's parts, its tokenizer and scheduler, and the options saved with it."""
     folder = model_folder(base_model)
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
-    if (folder / "transformer").is_dir() or (folder / "text_encoder_2").is_dir():
+    denoiser = hollow_denoiser(folder)
+    family = family_of(denoiser)
+    if len(family.text_parts) > 1:
         raise ModelError(
-            f"{base_model} is a Stable Diffusion XL, 3.x or FLUX; a TADPConfig describes Stable Diffusion 1.x and 2.x. "
-            "Others go into a model of your own through tadp.integrations.Pyramid."
+            f"{base_model} is of the family {family.name}, with {len(family.text_parts)} text encoders; a TADPConfig "
+            "describes models with one, such as Stable Diffusion 1.x and 2.x. Others go into a model of your own "
+            "through tadp.integrations.Pyramid."
         )
-    parts = {part: read_config(folder, part) for part in ("unet", "vae")}
+    parts: dict[str, Any] = {"unet": read_config(folder, family.part), "vae": read_config(folder, "vae")}
     if parts["vae"].get("_class_name") == "AutoencoderTiny":
         raise ModelError(f"{base_model} has an AutoencoderTiny; a TADPConfig describes models with an AutoencoderKL.")
     if saved.get("has_text_encoder", True):
         parts["text_encoder"] = read_config(folder, "text_encoder")
         parts["tokenizer"] = _packed(folder / "tokenizer")
+    parts["reduction"] = list(family.layout(denoiser).reduction)
     return parts | {"scheduler": read_scheduler(folder), "options": saved.get("options", {})}
 
 
@@ -198,7 +202,7 @@ def _build(parts: dict[str, Any], options: dict[str, Any]) -> TADPBackbone:
         config = CLIPTextConfig.from_dict(parts["text_encoder"])
         text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpacked(parts["tokenizer"])}
     vae: Any = AutoencoderKL.from_config(parts["vae"])
-    unet: Any = UNet2DConditionModel.from_config(parts["unet"])
+    unet = family_of_config(parts["unet"], Path("the base of this TADPConfig")).build(parts["unet"])
     return TADPBackbone(vae=VAEEncoder(vae), unet=unet, scheduler=parts.get("scheduler"), **text, **options)
 
 
@@ -206,5 +210,5 @@ def _stage_names(parts: dict[str, Any] | None, stride4: Stride4 | None) -> list[
     if parts is None:
         return []
     finest = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
-    strides = [finest * 2**level for level in range(len(parts["unet"]["up_block_types"]))]
+    strides = [finest * cells for cells in parts["reduction"]]
     return [f"stride{stride}" for stride in ([finest // 2] if stride4 else []) + strides]

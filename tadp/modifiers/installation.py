@@ -2,20 +2,16 @@
 
 import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
-from tadp.diffusion.denoiser import prepare, read_denoiser
-from tadp.diffusion.layout import Layout
+from tadp.diffusion.families import family_of
 from tadp.errors import ModifierError
 from tadp.text.encoder import TextEncoder
 from tadp.text.learned_tokens import LearnedToken, add_token
-
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 class Installation:
@@ -54,7 +50,7 @@ class Installation:
         self.undo()
 
 
-def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: "UNet2DConditionModel | None") -> Installation:
+def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: nn.Module | None) -> Installation:
     """Add tokens to a backbone's text encoder and put a copy of a U-Net in the place of its own; all, or nothing.
 
     Raises:
@@ -112,12 +108,13 @@ class _State(NamedTuple):
         encoder.tokenizer = self.tokenizer
 
 
-def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
-    layout = read_denoiser(unet, backbone.blocks)
-    if layout != backbone.layout:
+def _swap_unet(backbone: TADPBackbone, unet: nn.Module) -> None:
+    family = family_of(unet)
+    layout = family.read_layout(unet, backbone.blocks)
+    if family.name != backbone.family.name or layout != backbone.layout:
         raise ModifierError(
-            f"the modifier's U-Net ({_shape(layout)}) is of another shape than the backbone's "
-            f"({_shape(backbone.layout)}); it was fine-tuned from another model."
+            f"the modifier's U-Net ({family.name}: {layout}) is of another shape than the backbone's "
+            f"({backbone.family.name}: {backbone.layout}); it was fine-tuned from another model."
         )
     old = backbone.unet
     new: Any = _moved(copy.deepcopy(unet), backbone)
@@ -126,9 +123,9 @@ def _swap_unet(backbone: TADPBackbone, unet: "UNet2DConditionModel") -> None:
     trains = {name.replace(".base_layer", ""): one.requires_grad for name, one in old.named_parameters()}  # as of LoRA
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(trains.get(name, False))
-    prepare(new, layout)
-    if old.is_gradient_checkpointing:
-        new.enable_gradient_checkpointing()
+    family.prepare(new, layout)
+    if family.is_checkpointed(old):
+        family.set_checkpointing(new, True)
     backbone.unet = new.train(old.training)
 
 
@@ -136,7 +133,3 @@ def _moved(unet: nn.Module, backbone: TADPBackbone) -> Any:
     """A U-Net at a backbone's device and dtype."""
     # Past diffusers' own `to`, which warns of layers that stay in float32, and lists none. `backbone.to` casts all too.
     return nn.Module.to(unet, backbone.device, backbone.dtype)
-
-
-def _shape(layout: Layout) -> str:
-    return f"channels {layout.channels}, in_channels {layout.latent_channels}, cross_attention_dim {layout.text_width}"

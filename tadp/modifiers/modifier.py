@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
@@ -25,9 +24,6 @@ from tadp.modifiers.installation import Installation, install
 from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
 from tadp.text.encoder import check_captions
 from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
-
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 class CaptionModifier:
@@ -65,7 +61,7 @@ class CaptionModifier:
         *,
         token: str | None = None,
         embedding: Float[Tensor, "*n d"] | None = None,
-        unet: "UNet2DConditionModel | None" = None,
+        unet: nn.Module | None = None,
         literal: bool = False,
     ):
         self._steps = (new_step(template, token=token, embedding=embedding, unet=unet, literal=literal),)
@@ -120,7 +116,7 @@ class CaptionModifier:
         literal: bool = False,
         token: str | None = None,
         embedding: Float[Tensor, "*n d"] | None = None,
-        unet: "UNet2DConditionModel | None" = None,
+        unet: nn.Module | None = None,
     ) -> "CaptionModifier":
         """One of the paper's modifiers for one of its target domains.
 

@@ -4,20 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from tadp.diffusion.families import family_of
 from tadp.diffusion.loading.networks import load_unet
 from tadp.errors import CorruptFileError, ModifierError, TADPError
 from tadp.files.hub import read_json
 from tadp.modifiers.caption_templates import check_template
 from tadp.text.learned_tokens import check_token, check_vectors, read_token, write_token
-
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 CONFIG_NAME = "modifier.json"
 
@@ -30,7 +28,7 @@ class Step:
     literal: bool
     token: str | None
     vectors: Tensor | None
-    unet: "UNet2DConditionModel | None"
+    unet: nn.Module | None
 
 
 def new_step(
@@ -38,7 +36,7 @@ def new_step(
     *,
     token: str | None,
     embedding: Float[Tensor, "*n d"] | None,
-    unet: "UNet2DConditionModel | None",
+    unet: nn.Module | None,
     literal: bool,
 ) -> Step:
     """A step, after everything about it was checked; the vectors are a copy, (N, D).
@@ -66,7 +64,7 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
         if step.token is not None and step.vectors is not None:
             write_token(folder / _token_file(number), step.token, step.vectors)
         if step.unet is not None:
-            step.unet.save_pretrained(folder / "unet")
+            family_of(step.unet).save(step.unet, folder / "unet")
         entries.append(
             {
                 "template": step.template,

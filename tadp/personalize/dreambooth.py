@@ -213,14 +213,14 @@ def _prepare(model: DiffusionModel, options: RunOptions, *, lora_rank: int | Non
     for parameter in trained.values():
         parameter.data = parameter.data.float()
     if options.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        model.backbone.enable_gradient_checkpointing()
     return trained
 
 
 def _finish(model: DiffusionModel, *, output: Path | None, is_lora: bool) -> Any:
     """The tuned U-Net, a LoRA merged into it after it was written."""
     unet: Any = model.backbone.unet
-    unet.disable_gradient_checkpointing()
+    model.backbone.enable_gradient_checkpointing(False)
     unet.float().cpu()
     if is_lora:
         if output is not None:

@@ -144,7 +144,7 @@ def learn_token(
         loaded, [concept], options, kind="token", token=token, initializer=initializer, vectors=vectors
     )
     if gradient_checkpointing:
-        loaded.backbone.unet.enable_gradient_checkpointing()
+        loaded.backbone.enable_gradient_checkpointing()
     learned = nn.Parameter(start.float().clone())
     with _meaning(loaded.text_encoder, token, learned):
         train(

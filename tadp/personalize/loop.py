@@ -189,7 +189,7 @@ def _losses(
         crops = [concept.images.draw(index, rng) for index in indices]
         texts = [concept.texts[index][int(rng.integers(len(concept.texts[index])))] for index in indices]
         cells = concept.images.side_px // cells_of
-        shape = (len(indices), model.backbone.unet.config["in_channels"], cells, cells)
+        shape = (len(indices), model.backbone.layout.latent_channels, cells, cells)
         within, noise = (torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for _ in range(2))
         timesteps = torch.from_numpy(rng.integers(times, size=len(indices)))
         for start in range(0, len(indices), size):

@@ -157,7 +157,7 @@ def _loss_of(
 ) -> Float[Tensor, ""]:
     posterior = Latents(model, images)
     cells = images.side_px // model.backbone.vae.reduction
-    shape = (1, model.backbone.unet.config["in_channels"], cells, cells)
+    shape = (1, model.backbone.layout.latent_channels, cells, cells)
     latents = posterior.sample([images.middle(index)], torch.zeros(shape))
     noise = np.random.default_rng((seed, index)).standard_normal((draws, *shape[1:]), dtype=np.float32)
     times = torch.tensor([int((number + 0.5) / draws * steps) for number in range(draws)])

@@ -57,9 +57,9 @@ class Sampler:
             side_px: Of the images; None is what the model was trained on.
         """
         model = self._model
-        unet, device = model.backbone.unet, model.backbone.device
+        device = model.backbone.device
         cells = (side_px or model.side_px) // model.backbone.vae.reduction
-        shape = (unet.config["in_channels"], cells, cells)
+        shape = (model.backbone.layout.latent_channels, cells, cells)
         noise = [np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys]
         latents: Tensor = torch.from_numpy(np.stack(noise)).to(device)
         embeddings = model.text_encoder([*texts, *[""] * len(texts)]).embeddings

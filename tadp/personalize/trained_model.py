@@ -52,8 +52,8 @@ class DiffusionModel:
     @property
     def side_px(self) -> int:
         """Side of the square images it was trained on: 512 for Stable Diffusion 1.x."""
-        size = self.backbone.unet.config["sample_size"] or 64
-        return (size if isinstance(size, int) else min(size)) * self.backbone.vae.reduction
+        cells = self.backbone.family.native_cells(self.backbone.unet) or 64
+        return cells * self.backbone.vae.reduction
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -66,9 +66,11 @@ class DiffusionModel:
         self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"], embeddings: Float[Tensor, "b l d"]
     ) -> Float[Tensor, "b c h w"]:
         """What the U-Net says of noisy latents: the noise, or the velocity."""
-        unet: Any = self.backbone.unet
+        backbone = self.backbone
         with self.computing():
-            return unet(noisy.to(unet.dtype), timesteps, embeddings.to(unet.dtype)).sample.float()
+            return backbone.family.denoise(
+                backbone.unet, noisy.to(backbone.dtype), timesteps, embeddings.to(backbone.dtype)
+            ).float()
 
 
 def load_diffusion(

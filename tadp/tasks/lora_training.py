@@ -4,46 +4,49 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from tadp.diffusion.denoiser import Denoiser, freeze_not_run
-from tadp.diffusion.layout import Layout
-from tadp.errors import CorruptFileError
+from tadp.diffusion.families import Layout, family_of
+from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import needs
 from tadp.files.hub import check_readable
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _PREFIX = "unet."
 
 
-def has_lora(unet: Denoiser) -> bool:
+def has_lora(unet: nn.Module) -> bool:
     """Whether a LoRA is in it."""
-    return getattr(unet, "peft_config", None) is not None
+    return any(name.endswith("lora_A") for name, _ in unet.named_modules())
 
 
-def lora_rank_of(unet: Denoiser) -> int | None:
+def lora_rank_of(unet: nn.Module) -> int | None:
     """The rank of the LoRA in it; None if there is none."""
     adapted: Any = unet
     return next(iter(adapted.peft_config.values())).r if has_lora(unet) else None
 
 
-def add_lora(unet: Denoiser, layout: Layout, *, rank: int) -> None:
+def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
     """Add a LoRA to all attention projections that a pass runs and freeze everything else; at first it changes nothing.
 
     Raises:
         MissingExtraError: If peft is not installed.
+        ModelError: If the model's family names no layers for a LoRA.
         ValueError: If the rank is under 1.
     """
+    family = family_of(unet)
+    if not family.lora_layers:
+        raise ModelError(f"{family.name} names no layers for a LoRA; tune all of the model, or nothing.")
     if rank < 1:
         raise ValueError(f"the rank of a LoRA is 1 or more; got {rank}.")
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         from peft import LoraConfig
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    freeze_not_run(unet, layout)
+    family.add_adapter(unet, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(family.lora_layers)))
+    family.freeze_unused(unet, layout)
 
 
-def save_lora(unet: Denoiser, folder: Path) -> None:
+def save_lora(unet: nn.Module, folder: Path) -> None:
     """Write it as diffusers reads it (`pipeline.load_lora_weights(folder)`)."""
     from peft import get_peft_model_state_dict
 
@@ -51,7 +54,7 @@ def save_lora(unet: Denoiser, folder: Path) -> None:
     save_file({f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}, folder / LORA_NAME)
 
 
-def load_lora(unet: Denoiser, folder: Path) -> None:
+def load_lora(unet: nn.Module, folder: Path) -> None:
     """Fill a LoRA that was added.
 
     Raises:

@@ -23,7 +23,8 @@ from torch import nn
 
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
-from tadp.diffusion.loading.networks import denoiser_part, load_text_adapter, load_unet, load_vae
+from tadp.diffusion.families import family_of
+from tadp.diffusion.loading.networks import load_text_adapter, load_unet, load_vae
 from tadp.diffusion.loading.parts import load_parts
 from tadp.diffusion.loading.saving import save_text_encoder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
@@ -89,7 +90,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         backbone.save_pretrained(folder / BASE_NAME)
         return
     if tuned == "all":
-        backbone.unet.save_pretrained(folder / "unet")
+        backbone.family.save(backbone.unet, folder / "unet")
     elif tuned == "lora":
         save_lora(backbone.unet, folder)
     if backbone.text_adapter is not None:
@@ -115,7 +116,7 @@ def _is_the_bases(unet: nn.Module, source: Source) -> bool:
     """Whether a U-Net is still what its source holds; False if the source is not to be had."""
     try:
         folder = model_folder(source.name, hub=HubOptions(revision=source.revision, local_files_only=True))
-        files = weight_files(folder / denoiser_part(type(unet).__name__), WEIGHTS["unet"], None)
+        files = weight_files(folder / family_of(unet).part, WEIGHTS["unet"], None)
     except ModelError:
         return False
     # under a LoRA, peft keeps what was there as `base_layer`

@@ -1,7 +1,7 @@
 """Load the text encoders of a folder in diffusers layout, one or several, with their tokenizers."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -9,57 +9,83 @@ from tadp.errors import CorruptFileError, MissingFileError, ModelError
 from tadp.files.hub import weight_files, without_bars
 from tadp.files.model_folder import WEIGHTS, missing_part, read_config, tokenizer_part
 from tadp.text.encoder import Hidden, TextEncoder
-from tadp.text.stack import T5_TOKENS, AnyText, FluxText, SD3Text, T5Encoder, XLText
-
-FLUX_DEV_TOKENS = 512  # schnell, which is not told a guidance, was trained with 256
+from tadp.text.stack import T5_TOKENS, T5Encoder
 
 
-def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.dtype, load_t5: bool = True) -> AnyText:
-    """The text encoder, or encoders, that belong to a denoiser.
+class TextFiles:
+    """The text encoders of one model's folder; a family of base models says which there are.
 
     Args:
         folder: The model's.
-        denoiser: Its class and config say which encoders there are.
         variant: Which weight files.
-        dtype: Of the weights.
-        load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
-
-    Raises:
-        MissingFileError: If an encoder, its tokenizer or a file is missing.
-        ModelError: If an encoder is of another kind.
+        dtype: Of the weights; None reads none, so that encoders have shapes only.
+        load_t5: Whether a T5 that a model can do without is loaded.
     """
-    return _text(folder, denoiser, _Reader(variant, dtype), load_t5=load_t5)
 
+    def __init__(
+        self, folder: Path, *, variant: str | None = None, dtype: torch.dtype | None = None, load_t5: bool = True
+    ):
+        self._folder, self._variant, self._dtype, self._load_t5 = folder, variant, dtype, load_t5
 
-def hollow_text(folder: Path, denoiser: Any) -> AnyText:
-    """The text encoders that a folder describes, with shapes and no weights."""
-    return _text(folder, denoiser, None, load_t5=True)
+    def clip(self, part: str, *, projected: bool = False, hidden: Hidden = "last") -> TextEncoder:
+        """A CLIP text encoder with its tokenizer.
 
+        Args:
+            part: The encoder's folder, such as "text_encoder_2"; "tokenizer_2" is then its tokenizer's.
+            projected: Whether it projects what it pools.
+            hidden: Which of its hidden states is the embedding; see `TextEncoder`.
 
-class _Reader(NamedTuple):
-    """How weights are read; None in its place reads none."""
+        Raises:
+            MissingFileError, CorruptFileError, ModelError: If it does not load whole.
+        """
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    variant: str | None
-    dtype: torch.dtype
+        kind = read_config(self._folder, part).get("model_type")
+        if kind not in ("clip_text_model", "clip"):
+            raise ModelError(
+                f"{self._folder / part} holds a {kind!r}; tadp reads CLIP text encoders (Stable Diffusion 1.x, 2.x, "
+                "XL)."
+            )
+        tokens = _tokenizer_folder(self._folder, part)
+        model = self._model(CLIPTextModelWithProjection if projected else CLIPTextModel, part)
+        return TextEncoder(model, CLIPTokenizer.from_pretrained(tokens, local_files_only=True), hidden=hidden)
 
+    def t5(self, part: str, *, max_tokens: int = T5_TOKENS) -> T5Encoder:
+        """A T5 encoder with its tokenizer.
 
-def _text(folder: Path, denoiser: Any, reader: _Reader | None, *, load_t5: bool) -> AnyText:
-    kind = type(denoiser).__name__
-    first, second, third = "text_encoder", "text_encoder_2", "text_encoder_3"
-    if kind == "UNet2DConditionModel" and denoiser.config["addition_embed_type"] is None:
-        return _clip(folder, first, reader)
-    if kind == "UNet2DConditionModel":
-        clip = _clip(folder, first, reader, hidden="last but one")
-        return XLText({first: clip, second: _clip(folder, second, reader, projected=True, hidden="last but one")})
-    if kind == "FluxTransformer2DModel":
-        tokens = FLUX_DEV_TOKENS if denoiser.config["guidance_embeds"] else T5_TOKENS
-        return FluxText({first: _clip(folder, first, reader), second: _t5(folder, second, reader, max_tokens=tokens)})
-    parts = {part: _clip(folder, part, reader, projected=True, hidden="last but one") for part in (first, second)}
-    if load_t5 and (folder / tokenizer_part(third)).is_dir() and not (folder / third).is_dir():
-        raise MissingFileError(f"no {third}/ in {folder}, which has its tokenizer; pass load_t5=False to go without.")
-    if load_t5 and (folder / third).is_dir():
-        parts[third] = _t5(folder, third, reader)
-    return SD3Text(parts, width=denoiser.config["joint_attention_dim"])
+        Args:
+            part: The encoder's folder.
+            max_tokens: What a text is cut or padded to.
+
+        Raises:
+            MissingFileError, CorruptFileError, ModelError: If it does not load whole.
+        """
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        kind = read_config(self._folder, part).get("model_type")
+        if kind != "t5":
+            raise ModelError(
+                f"{self._folder / part} holds a {kind!r}, where a T5 encoder belongs. Get the model again."
+            )
+        tokens = _tokenizer_folder(self._folder, part)
+        model = self._model(T5EncoderModel, part)
+        return T5Encoder(model, AutoTokenizer.from_pretrained(tokens, local_files_only=True), max_tokens=max_tokens)
+
+    def has_t5(self, part: str) -> bool:
+        """Whether a T5 that a model can do without is there and wanted.
+
+        Raises:
+            MissingFileError: If its tokenizer is there and it is not.
+        """
+        is_there = (self._folder / part).is_dir()
+        if self._load_t5 and not is_there and (self._folder / tokenizer_part(part)).is_dir():
+            raise MissingFileError(
+                f"no {part}/ in {self._folder}, which has its tokenizer; pass load_t5=False to load the model without."
+            )
+        return self._load_t5 and is_there
+
+    def _model(self, kind: Any, part: str) -> Any:
+        return _model(kind, self._folder / part, self._variant, self._dtype)
 
 
 def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> TextEncoder:
@@ -68,40 +94,13 @@ def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) 
     Raises:
         MissingFileError, CorruptFileError, ModelError: If it does not load whole.
     """
-    return _clip(folder, "text_encoder", _Reader(variant, dtype))
+    return TextFiles(folder, variant=variant, dtype=dtype).clip("text_encoder")
 
 
-def _clip(
-    folder: Path, part: str, reader: _Reader | None, *, projected: bool = False, hidden: Hidden = "last"
-) -> TextEncoder:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    kind = read_config(folder, part).get("model_type")
-    if kind not in ("clip_text_model", "clip"):
-        raise ModelError(
-            f"{folder / part} holds a {kind!r}; tadp reads CLIP text encoders (Stable Diffusion 1.x, 2.x, XL)."
-        )
-    tokens = _tokenizer_folder(folder, part)
-    model = _model(CLIPTextModelWithProjection if projected else CLIPTextModel, folder / part, reader)
-    return TextEncoder(model, CLIPTokenizer.from_pretrained(tokens, local_files_only=True), hidden=hidden)
-
-
-def _t5(folder: Path, part: str, reader: _Reader | None, *, max_tokens: int = T5_TOKENS) -> T5Encoder:
-    from transformers import AutoTokenizer, T5EncoderModel
-
-    kind = read_config(folder, part).get("model_type")
-    if kind != "t5":
-        raise ModelError(f"{folder / part} holds a {kind!r}, where a T5 encoder belongs. Get the model again.")
-    tokens = _tokenizer_folder(folder, part)
-    model = _model(T5EncoderModel, folder / part, reader)
-    return T5Encoder(model, AutoTokenizer.from_pretrained(tokens, local_files_only=True), max_tokens=max_tokens)
-
-
-def _model(kind: Any, folder: Path, reader: _Reader | None) -> Any:
-    if reader is None:
+def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | None) -> Any:
+    if dtype is None:
         with torch.device("meta"):
             return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
-    variant, dtype = reader
     weight_files(folder, WEIGHTS["text_encoder"], variant)
     try:
         with without_bars():

@@ -1,4 +1,4 @@
-"""Several text encoders that are one to a backbone: those of Stable Diffusion XL, Stable Diffusion 3 and FLUX."""
+"""Several text encoders that are one to a backbone, as base models after Stable Diffusion 2 have them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from tadp.errors import ModelError
@@ -118,127 +117,6 @@ class TextStack(nn.Module, ABC):
         return part
 
 
-class XLText(TextStack):
-    """Stable Diffusion XL: two CLIPs beside each other, and what the second one pools.
-
-    Args:
-        parts: "text_encoder", a CLIPTextModel, and "text_encoder_2", a CLIPTextModelWithProjection; each gives its last
-            hidden state but one.
-
-    Raises:
-        ModelError: If the tokenizers split text differently.
-    """
-
-    def __init__(self, parts: Mapping[str, TextEncoder]):
-        super().__init__(parts)
-        _check_clips(self.parts)
-
-    @property
-    def leader(self) -> TextEncoder:
-        """CLIP-L; both read the same tokens."""
-        return self._part("text_encoder")
-
-    @property
-    def width(self) -> int:
-        """768 + 1280."""
-        return self.leader.width + self._part("text_encoder_2").width
-
-    @property
-    def length(self) -> int:
-        """77."""
-        return self.leader.length
-
-    @property
-    def pooled_width(self) -> int:
-        """1280."""
-        return _projected(self._part("text_encoder_2"))
-
-    def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Embeddings (B, 77, 2048), pooled (B, 1280)."""
-        return _beside(self.leader, self._part("text_encoder_2"), texts, mask_padding=mask_padding)
-
-
-class SD3Text(TextStack):
-    """Stable Diffusion 3: XL's two CLIPs, and after their tokens those of T5.
-
-    Args:
-        parts: "text_encoder" and "text_encoder_2", each a CLIPTextModelWithProjection, and "text_encoder_3", a T5, or
-            not: then its embeddings are zero, as in diffusers.
-        width: D, to which CLIP's embeddings are padded with zeros.
-
-    Raises:
-        ModelError: If the CLIP tokenizers split text differently.
-    """
-
-    def __init__(self, parts: Mapping[str, TextEncoder], *, width: int):
-        super().__init__(parts)
-        self._width = width
-        _check_clips(self.parts)
-
-    @property
-    def leader(self) -> TextEncoder:
-        """CLIP-L: a caption fits when all encoders read the whole of it."""
-        return self._part("text_encoder")
-
-    @property
-    def width(self) -> int:
-        """4096, which is T5's."""
-        return self._width
-
-    @property
-    def length(self) -> int:
-        """77 + 256."""
-        return self.leader.length + (
-            self._part("text_encoder_3").length if "text_encoder_3" in self.parts else T5_TOKENS
-        )
-
-    @property
-    def pooled_width(self) -> int:
-        """768 + 1280."""
-        return _projected(self.leader) + _projected(self._part("text_encoder_2"))
-
-    def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Embeddings (B, 333, 4096), pooled (B, 2048); each word stands among CLIP's tokens and among T5's."""
-        clip = _beside(self.leader, self._part("text_encoder_2"), texts, mask_padding=mask_padding, both_pooled=True)
-        clip = replace(clip, embeddings=F.pad(clip.embeddings, (0, self._width - clip.embeddings.shape[2])))
-        if "text_encoder_3" in self.parts:
-            return clip.join(self._part("text_encoder_3").encode(texts, mask_padding=mask_padding))
-        return clip.join(Conditioning(clip.embeddings.new_zeros(len(texts), T5_TOKENS, self._width)))
-
-
-class FluxText(TextStack):
-    """FLUX: the tokens are T5's; CLIP gives the pooled embedding alone.
-
-    Args:
-        parts: "text_encoder", a CLIPTextModel, and "text_encoder_2", a T5.
-    """
-
-    @property
-    def leader(self) -> TextEncoder:
-        """T5; CLIP's pooled embedding is of a caption's first 77 tokens."""
-        return self._part("text_encoder_2")
-
-    @property
-    def width(self) -> int:
-        """4096."""
-        return self.leader.width
-
-    @property
-    def length(self) -> int:
-        """512, for FLUX.1-schnell 256."""
-        return self.leader.length
-
-    @property
-    def pooled_width(self) -> int:
-        """768."""
-        return self._part("text_encoder").width
-
-    def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Embeddings (B, 512, 4096), pooled (B, 768)."""
-        pooled = self._part("text_encoder").encode(texts, keep_pooled=True).pooled
-        return replace(self.leader.encode(texts, mask_padding=mask_padding), pooled=pooled)
-
-
 AnyText = TextEncoder | TextStack
 
 
@@ -268,7 +146,7 @@ def only_encoder(encoder: AnyText) -> TextEncoder:
     )
 
 
-def _beside(
+def beside(
     one: TextEncoder, other: TextEncoder, texts: list[str], *, mask_padding: bool, both_pooled: bool = False
 ) -> Conditioning:
     """Two encoders of the same tokens, joined along the width; the pooled embeddings of both, or of the other."""
@@ -279,12 +157,14 @@ def _beside(
     return replace(first, embeddings=embeddings, pooled=torch.cat(pooled, dim=1))
 
 
-def _projected(encoder: TextEncoder) -> int:
+def projected_width(encoder: TextEncoder) -> int:
+    """Width of what a CLIPTextModelWithProjection pools."""
     config: Any = encoder.model.config
     return config.projection_dim
 
 
-def _check_clips(parts: nn.ModuleDict) -> None:
+def check_clips(parts: nn.ModuleDict) -> None:
+    """Two CLIPs whose tokenizers split text the same way, or a ModelError."""
     one, other = (_vocabulary(parts[name]) for name in ("text_encoder", "text_encoder_2"))
     if one != other:
         raise ModelError("tokenizer/ and tokenizer_2/ have different vocabularies; use those that came with the model.")

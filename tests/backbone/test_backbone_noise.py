@@ -10,10 +10,9 @@ from builders_families import build_family
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-import tadp.backbone.backbone
 from tadp import TADPBackbone
 from tadp.cli.info import model_tables
-from tadp.diffusion.denoiser import run_once
+from tadp.diffusion.families import Family
 from tadp.diffusion.noise import SCHEDULER, seeded_noise
 from tadp.integrations import Pyramid
 from tadp.tasks import TADPForSemanticSegmentation
@@ -56,7 +55,7 @@ def assert_mean(features, made):
 def test_without_noise_a_feature_is_one_pass_bit_for_bit(timestep):
     backbone, clean = build_backbone(timestep=timestep, attach_attention=(), record_attention=(1,)), latents(2, 8, 8)
     text = backbone.encode_text(["a dog", "a cat"])
-    maps, attention = run_once(
+    maps, attention = backbone.family.run_once(
         backbone.unet, backbone.layout, clean, timestep=timestep, text=text, image_size=(64, 64), record_levels=(1,)
     )
     features = backbone.extract(clean, text)
@@ -171,12 +170,13 @@ def test_one_timestep_in_a_list_is_that_timestep():
 def test_one_pass_goes_at_a_time(monkeypatch):
     """No batch of all noises: peak memory of an ensemble without gradient is that of one pass and the sums."""
     seen = []
+    run_once = Family.run_once
 
-    def spy(model, layout, noisy, **options):
+    def spy(family, model, layout, noisy, **options):
         seen.append((len(noisy), options["timestep"]))
-        return run_once(model, layout, noisy, **options)
+        return run_once(family, model, layout, noisy, **options)
 
-    monkeypatch.setattr(tadp.backbone.backbone, "run_once", spy)
+    monkeypatch.setattr(Family, "run_once", spy)
     with torch.no_grad():
         backbone_with(timestep=(3, 261), noise_samples=2).extract(latents(2, 8, 8))
     assert seen == [(2, 3), (2, 3), (2, 261), (2, 261)]
@@ -236,8 +236,9 @@ def test_flow_matching_has_no_noise_at_timestep_0(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no noise at timestep 0, so noise_samples=2 has no meaning; pass a later"):
         TADPBackbone.from_pretrained(folder, noise_samples=2)
     seen = []
+    run_once = Family.run_once
     monkeypatch.setattr(
-        tadp.backbone.backbone,
+        Family,
         "run_once",
         lambda *parts, **options: seen.append(options["timestep"]) or run_once(*parts, **options),
     )

@@ -14,7 +14,8 @@ from tadp.diffusion.attention import (
     install_recording,
     wants_blocks,
 )
-from tadp.diffusion.unet import read_layout, unet_pass
+from tadp.diffusion.families import StableDiffusion
+from tadp.diffusion.unet import unet_pass
 
 UNETS = {
     "SD 1.x": lambda: build_unet(layers_per_block=2),
@@ -25,9 +26,9 @@ UNETS = {
 
 
 def record(unet, sample, text, levels, **options):
-    layout = read_layout(unet)
-    install_recording(unet, layout.layer_levels)
-    return unet_pass(unet, layout, sample, timestep=3, embeddings=text, record_levels=levels, **options)
+    layout = StableDiffusion().layout(unet)
+    install_recording(unet, layout.attention_layers)
+    return unet_pass(unet, sample, taps=layout.taps, timestep=3, embeddings=text, record_levels=levels, **options)
 
 
 def attention_by_hand(unet, sample, text) -> dict[int, torch.Tensor]:
@@ -60,7 +61,7 @@ def test_maps_are_the_mean_over_heads_and_layers_of_the_softmax(kind):
     unet = UNETS[kind]()
     sample, text = latents(2, 8, 24), embeddings(2, 5)
     by_hand = attention_by_hand(unet, sample, text)
-    levels = read_layout(unet).attention_levels
+    levels = StableDiffusion().layout(unet).attention_levels
     with torch.no_grad():
         _, attention = record(unet, sample, text, levels)
     assert tuple(attention) == levels
@@ -98,7 +99,7 @@ def test_installing_the_recorder_does_not_change_the_unet():
     unet, sample, text = build_unet(), latents(2, 8, 8), embeddings(2, 5)
     with torch.no_grad():
         before = unet(sample, 3, encoder_hidden_states=text).sample
-        install_recording(unet, read_layout(unet).layer_levels)
+        install_recording(unet, StableDiffusion().layout(unet).attention_layers)
         assert torch.equal(unet(sample, 3, encoder_hidden_states=text).sample, before)
 
 
@@ -124,7 +125,7 @@ def test_only_the_levels_asked_for_are_computed(monkeypatch):
     monkeypatch.setattr(torch, "einsum", lambda *args: calls.append(args[0]) or original(*args))
     with torch.no_grad():
         record(unet, latents(1, 8, 8), embeddings(1, 5), (1,))
-    at_level_1 = [level for level in read_layout(unet).layer_levels.values() if level == 1]
+    at_level_1 = [level for level in StableDiffusion().layout(unet).attention_layers.values() if level == 1]
     assert len(calls) == len(at_level_1)
 
 
@@ -180,10 +181,10 @@ def attention_gradients(backbone: TADPBackbone) -> dict[str, torch.Tensor | None
 
 def test_gradients_flow_through_attached_attention():
     gradients = attention_gradients(build_backbone())
-    for name, level in build_backbone().layout.layer_levels.items():
+    for name, level in build_backbone().layout.attention_layers.items():
         if level in (1, 2):
             for part in ("to_q", "to_k"):
-                gradient = gradients[name.replace("processor", f"{part}.weight")]
+                gradient = gradients[f"{name}.{part}.weight"]
                 assert gradient is not None
                 assert gradient.abs().max() > 0
 

@@ -23,7 +23,7 @@ from diffusers import DiTTransformer2DModel
 import tadp.diffusion.joint_attention
 from tadp import Conditioning, TADPBackbone
 from tadp.cli.info import model_tables
-from tadp.diffusion.denoiser import prepare, read_denoiser, run_once, tap_names
+from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import CaptionError, MissingFileError, ModelError
 from tadp.modifiers import CaptionModifier
@@ -154,13 +154,13 @@ def test_an_unknown_family_is_told_of_the_known_ones(folders, tmp_path):
     path = folder / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "PixArtTransformer2DModel"}))
     known = (
-        r"tadp reads UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel: the models of "
-        r"Stable Diffusion 1\.x, 2\.x, XL and 3\.x, and FLUX"
+        r"Stable Diffusion 1\.x and 2\.x \(UNet2DConditionModel\), Stable Diffusion XL \(UNet2DConditionModel\), "
+        r"Stable Diffusion 3\.x \(SD3Transformer2DModel\), FLUX \(FluxTransformer2DModel\)"
     )
-    with pytest.raises(ModelError, match=rf"holds a 'PixArtTransformer2DModel'; {known}"):
+    with pytest.raises(ModelError, match=rf"holds a 'PixArtTransformer2DModel'; tadp reads {known}"):
         TADPBackbone.from_pretrained(folder)
-    with pytest.raises(ModelError, match=r"cannot read a DiTTransformer2DModel; it reads Stable Diffusion 1\.x, 2\.x"):
-        read_denoiser(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, num_layers=1))
+    with pytest.raises(ModelError, match=rf"cannot read a DiTTransformer2DModel; it reads {known}"):
+        family_of(DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, num_layers=1))
 
 
 def test_float16_leaves_the_vae_of_xl_in_float32(folders, tmp_path):
@@ -259,7 +259,7 @@ def test_what_takes_one_text_encoder_says_so(backbones):
 
 def test_a_mask_is_for_cross_attention_alone(backbones):
     text = backbones["FLUX"].encode_text("a dog", mask_padding=True)
-    with pytest.raises(ValueError, match=r"joint attention takes no mask of the text"):
+    with pytest.raises(ValueError, match=r"the attention of FLUX takes no mask of the text"):
         backbones["FLUX"](images(1, 64, 64), text)
     masked = backbones["SDXL"](images(1, 64, 64), backbones["SDXL"].encode_text("a dog", mask_padding=True))
     assert masked.attention.at(1)[:, 4:].max() == 0
@@ -288,10 +288,15 @@ def test_latents_normalised_by_channel_are_refused():
 # The pass
 
 
+def layout_of(model):
+    return family_of(model).layout(model)
+
+
 def run(model, latents: torch.Tensor, text: Conditioning, **options):
-    layout = read_denoiser(model)
-    prepare(model, layout)
-    return run_once(model, layout, latents, text=text, **({"image_size": (60, 120), "timestep": 250} | options))
+    family = family_of(model)
+    layout = family.layout(model)
+    family.prepare(model, layout)
+    return family.run_once(model, layout, latents, text=text, **({"image_size": (60, 120), "timestep": 250} | options))
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 999])
@@ -344,7 +349,7 @@ def test_levels_of_a_transformer_are_the_outputs_of_its_blocks(family, timestep)
     latents, text = noise(2, 16, 8, 12), noise(2, 7, T5_WIDTH)
     pooled = noise(2, model.config["pooled_projection_dim"])
     seen: dict[str, torch.Tensor] = {}
-    for name in (names := tap_names(model, read_denoiser(model))):
+    for name in (names := layout_of(model).taps):
 
         def keep(_module, _inputs, output, name=name):
             seen[name] = output[1]
@@ -361,10 +366,10 @@ def test_levels_of_a_transformer_are_the_outputs_of_its_blocks(family, timestep)
 
 def test_the_blocks_of_a_level_follow_from_the_depth():
     """Of Stable Diffusion 3's 24: the 9th, the 12th and the 16th."""
-    layout = read_denoiser(build_sd3(num_layers=24, num_attention_heads=1, caption_projection_dim=8))
-    assert layout.taps == (15, 11, 8)
+    layout = layout_of(build_sd3(num_layers=24, num_attention_heads=1, caption_projection_dim=8))
+    assert layout.taps == tuple(f"transformer_blocks.{k}" for k in (15, 11, 8))
     flux = build_flux(num_layers=19, num_single_layers=38, num_attention_heads=1)
-    assert tap_names(flux, read_denoiser(flux)) == tuple(f"single_transformer_blocks.{k}" for k in (18, 8, 1))
+    assert layout_of(flux).taps == tuple(f"single_transformer_blocks.{k}" for k in (18, 8, 1))
 
 
 # The first is the last block of all, after which there is no text, and the order is any.
@@ -374,7 +379,7 @@ CHOSEN = {"SD 3": (5, 1, 3), "FLUX": (5, 0, 4)}
 @pytest.mark.parametrize("family", JOINT)
 def test_the_blocks_that_become_levels_may_be_chosen(folders, family, tmp_path):
     backbone = TADPBackbone.from_pretrained(folders[family], blocks=CHOSEN[family], attach_attention=(), timestep=250)
-    names = tap_names(backbone.unet, backbone.layout)
+    names = backbone.layout.taps
     single = {"FLUX": ("single_transformer_blocks.2", "transformer_blocks.0", "single_transformer_blocks.1")}
     assert names == single.get(family, tuple(f"transformer_blocks.{k}" for k in CHOSEN[family]))
     backbone.record_attention = (0, 1, 2)
@@ -395,7 +400,8 @@ def test_the_blocks_that_become_levels_may_be_chosen(folders, family, tmp_path):
     torch.testing.assert_close(features.attention.at(1), expected, atol=1e-5, rtol=0)
     backbone.save_pretrained(tmp_path / "saved")
     again = TADPBackbone.from_pretrained(tmp_path / "saved")
-    assert again.layout.taps == CHOSEN[family]
+    assert again.blocks == CHOSEN[family]
+    assert again.layout.taps == names
     tuned = again.train()
     sum(one.square().sum() for one in tuned(images(1, 64, 64), "a dog").maps).backward()
     assert [name for name, one in tuned.named_parameters() if one.requires_grad and one.grad is None] == []
@@ -475,7 +481,7 @@ def test_joint_attention_is_the_texts_part_of_the_whole_softmax(family, rows, mo
         maps, attention = run(model, latents, Conditioning(text, pooled=pooled), record_levels=(0, 1, 2))
         unrecorded, _ = run(model, latents, Conditioning(text, pooled=pooled))
     assert all(torch.equal(one, other) for one, other in zip(maps, unrecorded, strict=True))
-    for level, name in enumerate(tap_names(model, read_denoiser(model))):
+    for level, name in enumerate(layout_of(model).taps):
         expected = attention_by_hand(build(), name, latents, text, pooled).float()
         assert expected.std() > 0.005  # far from uniform
         if level == 0:
@@ -509,7 +515,7 @@ def test_the_gradient_flows_through_joint_attention(folders, family, monkeypatch
         backbone = TADPBackbone.from_pretrained(folders[family])
         attention = backbone(images(1, 64, 96), "a red dog").attention.at(1)
         (attention * noise(*attention.shape)).sum().backward()
-        block = backbone.unet.get_submodule(tap_names(backbone.unet, backbone.layout)[1])
+        block = backbone.unet.get_submodule(backbone.layout.taps[1])
         found.append(block.attn.to_q.weight.grad)
     assert found[0].abs().max() > 0
     torch.testing.assert_close(found[0], found[1])
@@ -517,9 +523,9 @@ def test_the_gradient_flows_through_joint_attention(folders, family, monkeypatch
 
 def test_a_transformer_that_does_not_fit_is_refused(backbones):
     with pytest.raises(ModelError, match=r"has patch_size=1; tadp reads 2"):
-        read_denoiser(build_sd3(patch_size=1))
+        layout_of(build_sd3(patch_size=1))
     with pytest.raises(ModelError, match=r"has 4 blocks; tadp takes its levels from three"):
-        read_denoiser(build_sd3(num_layers=4))
+        layout_of(build_sd3(num_layers=4))
     with pytest.raises(
         ValueError, match=r"has positions for 24x24 latent cells; got 28x8\. Use smaller images, or tiles"
     ):
@@ -537,5 +543,5 @@ def test_bfloat16_is_close(folders, backbones, family):
 
 
 def test_a_small_unet_of_one_family_is_not_the_others():
-    assert read_denoiser(build_unet()).pooled_width is None
-    assert read_denoiser(build_xl_unet()).pooled_width == POOLED
+    assert layout_of(build_unet()).pooled_width is None
+    assert layout_of(build_xl_unet()).pooled_width == POOLED

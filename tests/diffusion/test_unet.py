@@ -3,8 +3,8 @@ import torch
 from builders import build_sd2_unet, build_unet, embeddings, latents
 from diffusers import UNet2DConditionModel
 
-from tadp.diffusion.attention import install_recording
-from tadp.diffusion.unet import freeze_unused, read_layout, unet_pass
+from tadp.diffusion.families import StableDiffusion
+from tadp.diffusion.unet import unet_pass
 from tadp.errors import ModelError
 
 TWO_LEVELS = {"channels": (8, 16), "attention_head_dim": 2}
@@ -42,14 +42,15 @@ TAPS = {
     (2, 2): ("1.attentions.2", "0.resnets.1"),
     (1, 3): ("2.attentions.1", "1.attentions.0", "0.resnets.0"),
 }
+FAMILY = StableDiffusion()
 CHANNELS = {2: (8, 16), 3: (8, 16, 24), 4: (8, 16, 16, 16)}
 
 
 def run(unet: UNet2DConditionModel, sample: torch.Tensor, text: torch.Tensor, **options):
-    layout = read_layout(unet)
-    install_recording(unet, layout.layer_levels)
+    layout = FAMILY.layout(unet)
+    FAMILY.install_recording(unet, layout)
     with torch.no_grad():
-        return unet_pass(unet, layout, sample, embeddings=text, **({"timestep": 3} | options))
+        return unet_pass(unet, sample, taps=layout.taps, embeddings=text, **({"timestep": 3} | options))
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 999])
@@ -61,7 +62,7 @@ def test_a_pass_continued_to_the_end_is_the_unets_own_output(layout, timestep):
     sample, text = latents(2, 8, 16), embeddings(2, 5)
     with torch.no_grad():
         expected = unet(sample, timestep, encoder_hidden_states=text).sample
-        maps, _ = run(unet, sample, text, timestep=timestep, record_levels=read_layout(unet).attention_levels)
+        maps, _ = run(unet, sample, text, timestep=timestep, record_levels=FAMILY.layout(unet).attention_levels)
         assert torch.equal(unet.conv_out(unet.conv_act(unet.conv_norm_out(maps[0]))), expected)
 
 
@@ -89,6 +90,7 @@ def test_levels_are_taken_at_the_documented_layers(layers, depth):
     with torch.no_grad():
         unet(sample, 3, encoder_hidden_states=text)
     expected = [outputs[name].clone() for name in TAPS[layers, depth]]
+    assert FAMILY.layout(unet).taps == tuple(f"up_blocks.{name}" for name in TAPS[layers, depth])
     maps, _ = run(unet, sample, text)
     for level, one in enumerate(maps):
         assert torch.equal(one, expected[level])
@@ -96,14 +98,14 @@ def test_levels_are_taken_at_the_documented_layers(layers, depth):
 
 
 def test_the_layout_of_stable_diffusion_1():
-    layout = read_layout(build_unet(layers_per_block=2))
+    layout = FAMILY.layout(build_unet(layers_per_block=2))
     assert layout.channels == (8, 16, 16, 16)
     assert layout.reduction == (1, 2, 4, 8)
     assert layout.multiple == 8
     assert layout.attention_levels == (0, 1, 2)
-    levels = list(layout.layer_levels.values())
+    levels = list(layout.attention_layers.values())
     assert [levels.count(level) for level in range(4)] == [5, 5, 5, 0]
-    assert not any("mid_block" in name or "attn1" in name for name in layout.layer_levels)
+    assert not any("mid_block" in name or "attn1" in name for name in layout.attention_layers)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_the_layout_of_stable_diffusion_1():
     ],
 )
 def test_attention_levels_come_from_the_blocks(layout, levels):
-    assert read_layout(build_unet(**LAYOUTS[layout])).attention_levels == levels
+    assert FAMILY.layout(build_unet(**LAYOUTS[layout])).attention_levels == levels
 
 
 def test_whole_numbers_and_tensors_are_one_timestep():
@@ -160,11 +162,11 @@ def test_whole_numbers_and_tensors_are_one_timestep():
 def test_another_kind_of_unet_is_refused_by_name(options, message):
     unet = build_unet(**({"channels": (8, 16)} | options))
     with pytest.raises(ModelError, match=message):
-        read_layout(unet)
+        FAMILY.layout(unet)
 
 
 def test_only_layers_after_the_last_map_are_frozen():
     unet = build_unet()
-    freeze_unused(unet)
+    FAMILY.freeze_unused(unet, FAMILY.layout(unet))
     frozen = {name for name, parameter in unet.named_parameters() if not parameter.requires_grad}
     assert frozen == {"conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias"}

@@ -94,13 +94,18 @@ def test_a_program_of_any_size_takes_multiples_from_two_cells_up(tmp_path):
             program.module()(images(2, *size), embeddings(2, 77))
 
 
-@pytest.mark.parametrize("family", ["SDXL", "SD 3", "FLUX"])
+NAMES = {"SDXL": "Stable Diffusion XL", "SD 3": "Stable Diffusion 3.x", "FLUX": "FLUX"}
+
+
+@pytest.mark.parametrize("family", NAMES)
 def test_other_families_have_programs_of_one_size_and_any_batch(family, tmp_path):
     backbone = TADPBackbone.from_pretrained(build_family(family, tmp_path / "model"))
     program = to_program(backbone, image_size=(70, 92))
     for batch in (1, 3):
         same_program(program, backbone, batch, (70, 92))
-    with pytest.raises(ValueError, match=r"XL, 3 and FLUX are told .* pass image_size=\(height, width\)"):
+    with pytest.raises(
+        ValueError, match=rf"{NAMES[family]} receives the image's size, .* pass image_size=\(height, width\)"
+    ):
         to_program(backbone)
 
 

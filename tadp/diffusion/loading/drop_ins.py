@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tadp.diffusion.families.family import PARTS
 from tadp.diffusion.loading.networks import hollow_denoiser, load_denoiser, load_vae
 from tadp.errors import MissingFileError, ModelError
 from tadp.files.hub import HubOptions, index_name, local_file, local_folder, weight_name
@@ -34,7 +35,7 @@ def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: 
             return fill(hollow_denoiser(base), [path], dtype, path)
         except ModelError as error:
             raise ModelError(f"{path} does not hold the U-Net that {base} describes; {error}") from error
-    return _part_or_root(name, ("unet", "transformer"), hub, lambda folder, part: load_denoiser(
+    return _part_or_root(name, PARTS, hub, lambda folder, part: load_denoiser(
         folder, part, variant=hub.variant, dtype=dtype
     ))  # fmt: skip
 

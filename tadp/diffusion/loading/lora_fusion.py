@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tadp.diffusion.families import family_of
 from tadp.diffusion.loading.lora_text import add_to_encoder
-from tadp.diffusion.loading.networks import denoiser_part
 from tadp.errors import MissingFileError, ModelError
 from tadp.files.checks import needs
 from tadp.files.hub import HubOptions, check_readable, local_file, local_folder
@@ -39,7 +39,7 @@ def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale
         MissingExtraError: If peft is not installed.
     """
     path = _lora_file(name, hub)
-    prefix = denoiser_part(type(unet).__name__)
+    prefix = family_of(unet).part
     state, alphas = _read(unet, path)
     metadata = _metadata(path)
     parts = {part: _below(state, part) for part in (prefix, *encoders)}
@@ -59,10 +59,9 @@ def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale
 def _fuse_denoiser(
     unet: Any, prefix: str, state: dict[str, Tensor], *, alphas: Any, metadata: dict[str, Any], scale: float
 ) -> None:
-    mixin, _ = _mixin(unet)
-    load = mixin.load_lora_into_unet if prefix == "unet" else mixin.load_lora_into_transformer
-    # Stable Diffusion 3's loader takes no alphas apart from the weights.
-    scales: dict[str, Any] = {} if type(unet).__name__ == "SD3Transformer2DModel" else {"network_alphas": alphas}
+    lora = family_of(unet).lora(unet)
+    load = lora.mixin.load_lora_into_unet if prefix == "unet" else lora.mixin.load_lora_into_transformer
+    scales: dict[str, Any] = {"network_alphas": alphas} if lora.takes_alphas else {}
     if _below(metadata, prefix):
         scales = dict.fromkeys(scales) | {"metadata": metadata}  # peft's settings say alphas too
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
@@ -74,12 +73,12 @@ def _fuse_denoiser(
 
 def _read(unet: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | None]:
     """Tensors by diffusers' names, and alphas if they come apart."""
-    mixin, options = _mixin(unet)
+    lora = family_of(unet).lora(unet)
     tensors = load_file(path)
     if any("dora_scale" in key or "lora_magnitude_vector" in key for key in tensors):
         raise ModelError(f"{path} is a DoRA, which diffusers would read without its magnitudes; tadp adds LoRAs alone.")
     try:
-        found = mixin.lora_state_dict(tensors, **options)
+        found = lora.mixin.lora_state_dict(tensors, **lora.options)
     except (ValueError, LookupError, RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(f"{path} is no LoRA that diffusers reads for a {type(unet).__name__}: {error}") from error
     return found if isinstance(found, tuple) else (found, None)
@@ -94,25 +93,6 @@ def _metadata(path: Path) -> dict[str, Any]:
 def _below(named: Mapping[str, Any], part: str) -> dict[str, Any]:
     """What belongs to a part, without its name."""
     return {key.removeprefix(f"{part}."): one for key, one in named.items() if key.startswith(f"{part}.")}
-
-
-def _mixin(unet: Any) -> tuple[Any, dict[str, Any]]:
-    """Diffusers' LoRA loader for a family, and the options of its reader."""
-    from diffusers.loaders.lora_pipeline import (
-        FluxLoraLoaderMixin,
-        SD3LoraLoaderMixin,
-        StableDiffusionLoraLoaderMixin,
-        StableDiffusionXLLoraLoaderMixin,
-    )
-
-    kind = type(unet).__name__
-    if kind == "SD3Transformer2DModel":
-        return SD3LoraLoaderMixin, {}
-    if kind == "FluxTransformer2DModel":
-        return FluxLoraLoaderMixin, {"return_alphas": True}
-    if unet.config["addition_embed_type"] == "text_time":
-        return StableDiffusionXLLoraLoaderMixin, {"unet_config": unet.config}
-    return StableDiffusionLoraLoaderMixin, {}
 
 
 def _lora_file(name: str | Path, hub: HubOptions) -> Path:

@@ -1,21 +1,26 @@
-"""The denoiser and the VAE of a model's folder, with their weights or hollow."""
+"""The denoiser, the VAE and the text encoders of a model's folder, with their weights or hollow."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from torch import nn
 
-from tadp.diffusion.vae import encoder_of
+from tadp.diffusion.families import family_of, family_of_config
+from tadp.diffusion.families.family import PARTS
+from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import MissingFileError, ModelError
 from tadp.files.hub import check_readable, weight_files
 from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, fill, read_config
+from tadp.text.encoder_files import TextFiles
+from tadp.text.stack import AnyText
 
-# What `tadp.diffusion.denoiser` reads, in words for whoever has another.
-_FAMILIES = "Stable Diffusion 1.x, 2.x, XL and 3.x, and FLUX"
 
-
-def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype):
-    """The denoiser of a folder: a `UNet2DConditionModel` in `unet/`, or a transformer in `transformer/`.
+def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Any:
+    """The denoiser of a folder, in `unet/` or `transformer/`.
 
     Raises:
         ModelError: If it is of no known family, or weights and config disagree.
@@ -23,57 +28,68 @@ def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype):
     return load_denoiser(folder, _denoiser_in(folder), variant=variant, dtype=dtype)
 
 
-def load_denoiser(folder: Path, part: str, *, variant: str | None, dtype: torch.dtype):
+def load_denoiser(folder: Path, part: str, *, variant: str | None, dtype: torch.dtype) -> Any:
     """The denoiser in one folder of a model's; `part` is "" if it is the folder itself.
 
     Raises:
         ModelError: As `load_unet`.
     """
-    denoiser = _empty(_denoiser_classes(), folder, part)
-    return fill(denoiser, weight_files(folder / part, WEIGHTS["unet"], variant), dtype, folder / part)
+    denoiser = _hollow(folder, part)
+    fill(denoiser, weight_files(folder / part, WEIGHTS["unet"], variant), dtype, folder / part)
+    for name, buffer in denoiser.named_buffers():
+        if buffer.is_meta:
+            raise ModelError(
+                f"{folder / part} has no values for {name}, a buffer of {type(denoiser).__name__} that is not saved. "
+                "Register it with persistent=True, or compute it in the pass."
+            )
+    return denoiser
 
 
-def hollow_denoiser(folder: Path):
+def hollow_denoiser(folder: Path) -> Any:
     """The denoiser that a folder describes, with shapes and no weights.
 
     Raises:
         ModelError: As `load_unet`.
     """
-    return _empty(_denoiser_classes(), folder, _denoiser_in(folder))
+    return _hollow(folder, _denoiser_in(folder))
 
 
-def hollow_vae(folder: Path):
+def hollow_vae(folder: Path, part: str = "vae") -> AnyVAE:
     """The VAE's encoder that a folder describes, with shapes and no weights."""
-    return encoder_of(_empty(_vae_classes(), folder, "vae"))
+    config = read_config(folder, part)
+    kinds: dict[Any, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
+    kind = kinds.get(config.get("_class_name"))
+    if kind is None:
+        raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(kinds)}.")
+    return encoder_of(_built(kind.from_config, config, folder / part))
 
 
-def denoiser_part(class_name: str) -> str:
-    """The folder of a denoiser of that class: "unet" or "transformer"."""
-    return "unet" if class_name == "UNet2DConditionModel" else "transformer"
+def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.dtype, load_t5: bool = True) -> AnyText:
+    """The text encoder, or encoders, that belong to a denoiser.
+
+    Args:
+        folder: The model's.
+        denoiser: Its family says which encoders there are.
+        variant: Which weight files.
+        dtype: Of the weights.
+        load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
+
+    Raises:
+        MissingFileError: If an encoder, its tokenizer or a file is missing.
+        ModelError: If an encoder is of another kind.
+    """
+    files = TextFiles(folder, variant=variant, dtype=dtype, load_t5=load_t5)
+    return family_of(denoiser).text(files, denoiser)
 
 
-def _denoiser_in(folder: Path) -> str:
-    return "transformer" if (folder / "transformer").is_dir() and not (folder / "unet").is_dir() else "unet"
+def hollow_text(folder: Path, denoiser: Any) -> AnyText:
+    """The text encoders that a folder describes, with shapes and no weights."""
+    return family_of(denoiser).text(TextFiles(folder), denoiser)
 
 
-def _vae_classes() -> tuple[type, ...]:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-
-    return AutoencoderKL, AutoencoderTiny
-
-
-def _denoiser_classes() -> tuple[type, ...]:
-    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    return UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel
-
-
-def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str = "vae"):
+def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str = "vae") -> AnyVAE:
     """The encoder half of the `AutoencoderKL` or `AutoencoderTiny` in `folder/vae`; the decoder is never read."""
-    encoder = encoder_of(_empty(_vae_classes(), folder, part))
+    encoder = hollow_vae(folder, part)
     return fill(
         encoder,
         weight_files(folder / part, WEIGHTS["vae"], variant),
@@ -83,7 +99,7 @@ def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str
     )
 
 
-def load_text_adapter(adapter: torch.nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
+def load_text_adapter(adapter: nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
     """Fill a text adapter from a saved backbone.
 
     Raises:
@@ -96,18 +112,22 @@ def load_text_adapter(adapter: torch.nn.Module, folder: Path, *, dtype: torch.dt
     fill(adapter, [path], dtype, path)
 
 
-def _empty(kinds: tuple[type, ...], folder: Path, part: str):
-    """A diffusers model without storage, from its config."""
+def _denoiser_in(folder: Path) -> str:
+    """The part that is there, "unet" if none is."""
+    return next((part for part in PARTS if (folder / part).is_dir()), PARTS[0])
+
+
+def _hollow(folder: Path, part: str) -> nn.Module:
+    """A denoiser without storage, from its config."""
     config = read_config(folder, part)
-    known = {kind.__name__: kind for kind in kinds}
-    kind: Any = known.get(config.get("_class_name", ""))
-    if kind is None:
-        families = "" if "AutoencoderKL" in known else f": the models of {_FAMILIES}"
-        raise ModelError(
-            f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(known)}{families}."
-        )
+    family = family_of_config(config, folder / part)
+    return _built(family.build, config, folder / part)
+
+
+def _built(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any], where: Path) -> Any:
     try:
         with torch.device("meta"):
-            return kind.from_config(config)
+            return build(config)
     except (TypeError, ValueError, LookupError) as error:
-        raise ModelError(f"{folder / part / 'config.json'} does not describe a {kind.__name__}: {error}") from error
+        kind = config["_class_name"]
+        raise ModelError(f"{where / 'config.json'} does not describe a {kind}: {error}") from error

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
+from tadp.diffusion.families import family_of
 from tadp.diffusion.loading.drop_ins import load_drop_in_unet, load_drop_in_vae
 from tadp.diffusion.loading.lora_fusion import fuse_lora
-from tadp.diffusion.loading.networks import load_unet, load_vae
+from tadp.diffusion.loading.networks import load_text, load_unet, load_vae
 from tadp.diffusion.noise import read_scheduler
 from tadp.errors import MissingFileError
 from tadp.files.hub import HubOptions, read_json
 from tadp.files.model_folder import CONFIG_NAME, read_config
 from tadp.text.encoder import TextEncoder
-from tadp.text.encoder_files import load_text
 from tadp.text.stack import TextStack
 
 
@@ -57,7 +57,8 @@ def load_parts(
     elif isinstance(parts["unet"], str | Path):
         parts["unet"] = load_drop_in_unet(parts["unet"], folder, dtype=dtype, hub=hub)
     if "vae" not in parts:
-        parts["vae"] = load_vae(folder, variant=hub.variant, dtype=_vae_dtype(folder, parts["unet"], dtype))
+        vae_dtype = family_of(parts["unet"]).vae_dtype(read_config(folder, "vae"), dtype)
+        parts["vae"] = load_vae(folder, variant=hub.variant, dtype=vae_dtype)
     elif isinstance(parts["vae"], str | Path):
         parts["vae"] = load_drop_in_vae(parts["vae"], dtype=dtype, hub=hub)
     if "text_encoder" not in parts and saved.get("has_text_encoder", True):
@@ -88,11 +89,3 @@ def _encoders(text: Any) -> dict[str, Any]:
         parts: Any = text.parts
         return {name: encoder.model for name, encoder in parts.items()}
     return {} if text is None else {"text_encoder": text.model if isinstance(text, TextEncoder) else text}
-
-
-def _vae_dtype(folder: Path, denoiser: Any, dtype: torch.dtype) -> torch.dtype:
-    """float32 for the VAE of Stable Diffusion XL in place of float16, in which it overflows: its `force_upcast`."""
-    is_xl = denoiser.config.get("addition_embed_type") == "text_time"
-    if dtype == torch.float16 and is_xl and read_config(folder, "vae").get("force_upcast", True):
-        return torch.float32
-    return dtype

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from tadp.diffusion.denoiser import Denoiser
-from tadp.diffusion.loading.networks import denoiser_part
+from tadp.diffusion.families import family_of
 from tadp.diffusion.noise import SCHEDULER
 from tadp.diffusion.vae import AnyVAE
-from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, tokenizer_part
+from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, save_weights, tokenizer_part
 from tadp.text.conditioning import TextAdapter
 from tadp.text.stack import AnyText, TextStack
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 def save_parts(
     folder: Path,
     *,
-    unet: Denoiser,
+    unet: nn.Module,
     vae: AnyVAE,
     text_encoder: AnyText | None,
     text_adapter: TextAdapter | None,
@@ -34,14 +32,15 @@ def save_parts(
     Raises:
         OSError: If the disk is full.
     """
-    unet.save_pretrained(folder / denoiser_part(type(unet).__name__))
+    family = family_of(unet)
+    family.save(unet, folder / family.part)
     (folder / "vae").mkdir()
     (folder / "vae" / "config.json").write_text(json.dumps(vae.config, indent=2))
-    save_file(_contiguous(vae), folder / "vae" / "diffusion_pytorch_model.safetensors")
+    save_weights(vae, folder / "vae" / f"{WEIGHTS['vae']}.safetensors")
     if text_encoder is not None:
         save_text_encoder(text_encoder, folder)
     if text_adapter is not None:
-        save_file(_contiguous(text_adapter), folder / ADAPTER_NAME)
+        save_weights(text_adapter, folder / ADAPTER_NAME)
     if scheduler is not None:
         (folder / SCHEDULER).parent.mkdir()
         (folder / SCHEDULER).write_text(json.dumps(scheduler, indent=2))
@@ -65,7 +64,3 @@ def _save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
             raise
         # what the tokenizers library raises when the disk is full
         raise OSError(str(error)) from error
-
-
-def _contiguous(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}

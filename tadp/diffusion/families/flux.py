@@ -1,0 +1,118 @@
+"""FLUX: a transformer with joint attention in double and single blocks, a CLIP and a T5."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformer2DModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.diffusion.families.family import LoraLoader
+from tadp.diffusion.families.joint_transformer import JointTransformerFamily
+from tadp.diffusion.joint_attention import RecordingFluxProcessor
+from tadp.diffusion.transformer import PATCH
+from tadp.text.conditioning import Conditioning
+from tadp.text.encoder import TextEncoder
+from tadp.text.encoder_files import TextFiles
+from tadp.text.stack import T5_TOKENS, TextStack
+
+GUIDANCE = 1.0  # what a model distilled from guidance (FLUX.1-dev) receives: none
+DEV_TOKENS = 512  # FLUX.1-schnell, which receives no guidance, was trained with 256
+
+
+class Flux(JointTransformerFamily):
+    """FLUX.1-dev and FLUX.1-schnell."""
+
+    name = "FLUX"
+    denoiser_class = FluxTransformer2DModel
+    text_parts = ("text_encoder", "text_encoder_2")
+    processor = RecordingFluxProcessor
+    patch_size = 1  # latents are packed before
+
+    def blocks(self, model: FluxTransformer2DModel) -> dict[str, nn.Module]:
+        """Double blocks, then single ones."""
+        kinds: Any = (
+            ("transformer_blocks", model.transformer_blocks),
+            (
+                "single_transformer_blocks",
+                model.single_transformer_blocks,
+            ),
+        )
+        return {f"{kind}.{number}": block for kind, blocks in kinds for number, block in enumerate(blocks)}
+
+    def start(
+        self, model: Any, latents: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], text: Conditioning
+    ) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+        """Packed tokens; time, guidance and pooled text embedded; positions of text and image."""
+        length = text.embeddings.shape[1]
+        guidance = (torch.full_like(time, 1000 * GUIDANCE),) if model.config["guidance_embeds"] else ()
+        embedded = model.time_text_embed(time, *guidance, text.pooled)
+        positions = model.pos_embed(_positions(latents, length))
+        return model.x_embedder(_packed(latents)), (embedded, positions), {"text_length": length}
+
+    def text_layers(self, block: Any) -> tuple[nn.Module | None, ...]:
+        """The text's own query in a double block, and its way out; a single block has one way for both."""
+        if isinstance(block, FluxSingleTransformerBlock):
+            return ()
+        return block.attn.add_q_proj, block.attn.norm_added_q, block.attn.to_add_out, block.ff_context
+
+    def text(self, files: TextFiles, model: FluxTransformer2DModel) -> "FluxText":
+        """CLIP for the pooled text, T5 for the tokens."""
+        first, second = self.text_parts
+        tokens = DEV_TOKENS if model.config["guidance_embeds"] else T5_TOKENS
+        return FluxText({first: files.clip(first), second: files.t5(second, max_tokens=tokens)})
+
+    def lora(self, model: FluxTransformer2DModel) -> LoraLoader:
+        """That of diffusers' `FluxPipeline`."""
+        from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
+
+        return LoraLoader(FluxLoraLoaderMixin, {"return_alphas": True})
+
+
+class FluxText(TextStack):
+    """FLUX: the tokens are T5's; CLIP gives the pooled embedding alone.
+
+    Args:
+        parts: "text_encoder", a CLIPTextModel, and "text_encoder_2", a T5.
+    """
+
+    @property
+    def leader(self) -> TextEncoder:
+        """T5; CLIP's pooled embedding is of a caption's first 77 tokens."""
+        return self._part("text_encoder_2")
+
+    @property
+    def width(self) -> int:
+        """4096."""
+        return self.leader.width
+
+    @property
+    def length(self) -> int:
+        """512, for FLUX.1-schnell 256."""
+        return self.leader.length
+
+    @property
+    def pooled_width(self) -> int:
+        """768."""
+        return self._part("text_encoder").width
+
+    def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
+        """Embeddings (B, 512, 4096), pooled (B, 768)."""
+        pooled = self._part("text_encoder").encode(texts, keep_pooled=True).pooled
+        return replace(self.leader.encode(texts, mask_padding=mask_padding), pooled=pooled)
+
+
+def _packed(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c4"]:
+    """Two by two latent cells a token, channel first."""
+    cells = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # b c h 2 w 2
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def _positions(latents: Tensor, text_length: int) -> Float[Tensor, "n 3"]:
+    """Position ids: zero for text, (0, row, column) for the image."""
+    height, width = latents.shape[2] // PATCH, latents.shape[3] // PATCH
+    ids = latents.new_zeros(height, width, 3)
+    ids[..., 1] = torch.arange(height, device=latents.device)[:, None]
+    ids[..., 2] = torch.arange(width, device=latents.device)
+    return torch.cat([latents.new_zeros(text_length, 3), ids.flatten(0, 1)])

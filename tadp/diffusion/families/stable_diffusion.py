@@ -1,0 +1,91 @@
+"""Stable Diffusion 1.x and 2.x: one U-Net, one CLIP text encoder."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.diffusion.attention import install_recording
+from tadp.diffusion.families.family import DiffusersFamily, Layout, LoraLoader
+from tadp.diffusion.unet import check_unet, unet_attention_layers, unet_pass, unet_taps
+from tadp.text.conditioning import Conditioning
+
+
+class StableDiffusion(DiffusersFamily):
+    """Stable Diffusion 1.x and 2.x, and what was distilled or fine-tuned from them."""
+
+    name = "Stable Diffusion 1.x and 2.x"
+    denoiser_class = UNet2DConditionModel
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """All U-Nets but XL's; `layout` says what it does not read of others."""
+        return config.get("addition_embed_type") != "text_time"
+
+    def layout(self, model: UNet2DConditionModel) -> Layout:
+        """Each up block is a level; see `unet_taps`."""
+        config = model.config
+        check_unet(config)
+        return Layout(
+            channels=tuple(config["block_out_channels"]),
+            reduction=tuple(2**level for level in range(len(config["up_block_types"]))),
+            taps=unet_taps(model),
+            attention_layers=unet_attention_layers(model),
+            latent_channels=config["in_channels"],
+            text_width=config["cross_attention_dim"],
+        )
+
+    def layout_at(self, model: UNet2DConditionModel, blocks: Sequence[int]) -> Layout:
+        """Refuse blocks: the levels of a U-Net are its up blocks."""
+        raise ValueError(
+            "blocks chooses among those of a transformer (Stable Diffusion 3, FLUX); the levels of a U-Net are its "
+            f"{len(model.config['up_block_types'])} up blocks. Leave it out."
+        )
+
+    def install_recording(self, model: UNet2DConditionModel, layout: Layout) -> None:
+        """Into every attention layer; those with a level record."""
+        install_recording(model, layout.attention_layers)
+
+    def unused(self, model: UNet2DConditionModel, layout: Layout) -> list[nn.Module]:
+        """The last norm and convolution, which make the prediction."""
+        return [module for module in (model.conv_norm_out, model.conv_out) if module is not None]
+
+    def one_pass(
+        self,
+        model: UNet2DConditionModel,
+        layout: Layout,
+        latents: Float[Tensor, "b c h w"],
+        *,
+        timestep: int,
+        text: Conditioning,
+        image_size: tuple[int, int],
+        record_levels: Collection[int],
+    ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
+        """The U-Net's pass."""
+        return unet_pass(
+            model,
+            latents,
+            taps=layout.taps,
+            timestep=timestep,
+            embeddings=text.embeddings,
+            mask=text.mask,
+            record_levels=record_levels,
+        )
+
+    def denoise(
+        self,
+        model: UNet2DConditionModel,
+        noisy: Float[Tensor, "b c h w"],
+        timesteps: Tensor,
+        embeddings: Float[Tensor, "b l d"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise, or the velocity."""
+        unet: Any = model
+        return unet(noisy, timesteps, embeddings).sample
+
+    def lora(self, model: UNet2DConditionModel) -> LoraLoader:
+        """That of diffusers' `StableDiffusionPipeline`."""
+        from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+
+        return LoraLoader(StableDiffusionLoraLoaderMixin)

@@ -1,0 +1,113 @@
+"""Stable Diffusion 3.x: a transformer with joint attention, two CLIPs and a T5."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.diffusion.families.family import LoraLoader
+from tadp.diffusion.families.joint_transformer import JointTransformerFamily
+from tadp.diffusion.joint_attention import RecordingJointProcessor
+from tadp.diffusion.transformer import PATCH
+from tadp.text.conditioning import Conditioning
+from tadp.text.encoder import TextEncoder
+from tadp.text.encoder_files import TextFiles
+from tadp.text.stack import T5_TOKENS, TextStack, beside, check_clips, projected_width
+
+
+class StableDiffusion3(JointTransformerFamily):
+    """Stable Diffusion 3 and 3.5."""
+
+    name = "Stable Diffusion 3.x"
+    denoiser_class = SD3Transformer2DModel
+    text_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    processor = RecordingJointProcessor
+    patch_size = PATCH
+
+    def blocks(self, model: SD3Transformer2DModel) -> dict[str, nn.Module]:
+        """Those that read image and text."""
+        return {f"transformer_blocks.{number}": block for number, block in enumerate(model.transformer_blocks)}
+
+    def start(
+        self, model: Any, latents: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], text: Conditioning
+    ) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+        """Tokens with positions, and time and pooled text embedded."""
+        side = model.pos_embed.pos_embed_max_size * PATCH
+        if max(latents.shape[2:]) > side:
+            raise ValueError(
+                f"this transformer has positions for {side}x{side} latent cells; got "
+                f"{latents.shape[2]}x{latents.shape[3]}. Use smaller images, or tiles."
+            )
+        return model.pos_embed(latents).contiguous(), (model.time_text_embed(time, text.pooled),), {}
+
+    def text_layers(self, block: Any) -> tuple[nn.Module | None, ...]:
+        """The text's own query, and its way out."""
+        return block.attn.add_q_proj, block.attn.norm_added_q, block.attn.to_add_out, block.ff_context
+
+    def text(self, files: TextFiles, model: SD3Transformer2DModel) -> "SD3Text":
+        """XL's two CLIPs, both with what they pool, and T5 if it is there and wanted."""
+        first, second, third = self.text_parts
+        parts: dict[str, TextEncoder] = {
+            part: files.clip(part, projected=True, hidden="last but one") for part in (first, second)
+        }
+        if files.has_t5(third):
+            parts[third] = files.t5(third)
+        return SD3Text(parts, width=model.config["joint_attention_dim"])
+
+    def lora(self, model: SD3Transformer2DModel) -> LoraLoader:
+        """That of diffusers' `StableDiffusion3Pipeline`, which takes no alphas apart from the weights."""
+        from diffusers.loaders.lora_pipeline import SD3LoraLoaderMixin
+
+        return LoraLoader(SD3LoraLoaderMixin, takes_alphas=False)
+
+
+class SD3Text(TextStack):
+    """Stable Diffusion 3: XL's two CLIPs, and after their tokens those of T5.
+
+    Args:
+        parts: "text_encoder" and "text_encoder_2", each a CLIPTextModelWithProjection, and "text_encoder_3", a T5, or
+            not: then its embeddings are zero, as in diffusers.
+        width: D, to which CLIP's embeddings are padded with zeros.
+
+    Raises:
+        ModelError: If the CLIP tokenizers split text differently.
+    """
+
+    def __init__(self, parts: Mapping[str, TextEncoder], *, width: int):
+        super().__init__(parts)
+        self._width = width
+        check_clips(self.parts)
+
+    @property
+    def leader(self) -> TextEncoder:
+        """CLIP-L: a caption fits when all encoders read the whole of it."""
+        return self._part("text_encoder")
+
+    @property
+    def width(self) -> int:
+        """4096, which is T5's."""
+        return self._width
+
+    @property
+    def length(self) -> int:
+        """77 + 256."""
+        return self.leader.length + (
+            self._part("text_encoder_3").length if "text_encoder_3" in self.parts else T5_TOKENS
+        )
+
+    @property
+    def pooled_width(self) -> int:
+        """768 + 1280."""
+        return projected_width(self.leader) + projected_width(self._part("text_encoder_2"))
+
+    def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
+        """Embeddings (B, 333, 4096), pooled (B, 2048); each word stands among CLIP's tokens and among T5's."""
+        clip = beside(self.leader, self._part("text_encoder_2"), texts, mask_padding=mask_padding, both_pooled=True)
+        clip = replace(clip, embeddings=F.pad(clip.embeddings, (0, self._width - clip.embeddings.shape[2])))
+        if "text_encoder_3" in self.parts:
+            return clip.join(self._part("text_encoder_3").encode(texts, mask_padding=mask_padding))
+        return clip.join(Conditioning(clip.embeddings.new_zeros(len(texts), T5_TOKENS, self._width)))
