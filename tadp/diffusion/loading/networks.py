@@ -90,13 +90,9 @@ def hollow_text(folder: Path, denoiser: Any) -> AnyText:
 def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str = "vae") -> AnyVAE:
     """The encoder half of the `AutoencoderKL` or `AutoencoderTiny` in `folder/vae`; the decoder is never read."""
     encoder = hollow_vae(folder, part)
-    return fill(
-        encoder,
-        weight_files(folder / part, WEIGHTS["vae"], variant),
-        dtype,
-        folder / part,
-        keep=("encoder.", "quant_conv."),
-    )
+    files = weight_files(folder / part, WEIGHTS["vae"], variant)
+    fill(encoder, files, dtype, folder / part, keep=("encoder.", "quant_conv."))
+    return encoder
 
 
 def load_text_adapter(adapter: nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
