@@ -166,8 +166,8 @@ def _describe(base_model: str) -> dict[str, Any]:
     family = family_of(denoiser)
     if len(family.text_parts) > 1:
         raise ModelError(
-            f"{base_model} is a {family.name}; a TADPConfig describes Stable Diffusion 1.x and 2.x, and further families "
-            "with one text encoder. Others go into a model of your own through tadp.integrations.Pyramid."
+            f"{base_model} is a {family.name}; a TADPConfig describes Stable Diffusion 1.x and 2.x, and further "
+            "families with one text encoder. Others go into a model of your own through tadp.integrations.Pyramid."
         )
     parts: dict[str, Any] = {"unet": read_config(folder, family.part), "vae": read_config(folder, "vae")}
     if parts["vae"].get("_class_name") == "AutoencoderTiny":
