@@ -410,7 +410,7 @@ class TADPBackbone(nn.Module):
 
         Example:
             >>> import tadp
-            >>> from tadp.datasets.scenes.scene import Scenes
+            >>> from tadp.datasets.scenes import Scenes
             >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
             >>> scene = Scenes(1, seed=5)[0]
             >>> features = backbone(scene.image, scene.caption())

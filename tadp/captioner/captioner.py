@@ -214,7 +214,7 @@ class Captioner:
             TypeError: If something is no image.
 
         Example:
-            >>> from tadp.datasets.scenes.scene import Scenes
+            >>> from tadp.datasets.scenes import Scenes
             >>> captioner = Captioner.from_pretrained("tadp-tiny")
             >>> len(captioner([scene.image for scene in Scenes(2, seed=1)]))
             2
@@ -235,7 +235,7 @@ class Captioner:
         """Describe images as a call does, and say of each caption how it went: no warnings, but `Caption`s.
 
         Example:
-            >>> from tadp.datasets.scenes.scene import Scenes
+            >>> from tadp.datasets.scenes import Scenes
             >>> [caption] = Captioner.from_pretrained("tadp-tiny").describe(Scenes(1)[0].image)
             >>> caption.problem, caption.retried
             (None, False)

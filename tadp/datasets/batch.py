@@ -72,7 +72,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ValueError: If there are none, they have several sizes, or some lack what others have.
 
     Example:
-        >>> from tadp.datasets.scenes.rendered import RenderedScenes
+        >>> from tadp.datasets import RenderedScenes
         >>> batch = collate(RenderedScenes(3)[:])
         >>> batch
         Batch(3 images, 128x128, captions, masks, depth_m, boxes)

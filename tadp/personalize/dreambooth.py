@@ -127,7 +127,7 @@ def dreambooth(
         so it trained without; and it never mirrors.
 
     Example:
-        >>> from tadp.datasets.scenes.scene import Scenes
+        >>> from tadp.datasets.scenes import Scenes
         >>> images = [Scenes(1, seed=0, style="comic")[0].image]
         >>> modifier = dreambooth("tadp-tiny", images, steps=1, lora_rank=2, progress=False)
         >>> modifier("a dog")

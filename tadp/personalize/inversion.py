@@ -119,7 +119,7 @@ def learn_token(
         which has no warm-up. It squeezes images into a square; ours are cropped.
 
     Example:
-        >>> from tadp.datasets.scenes.scene import Scenes
+        >>> from tadp.datasets.scenes import Scenes
         >>> images = [Scenes(1, seed=0, style="watercolor")[0].image]
         >>> modifier = learn_token(
         ...     "tadp-tiny", images, token="<wash>", initializer="painting", steps=1, batch_size=1, progress=False

@@ -123,7 +123,7 @@ def denoising_loss(
         ModelError: If the model cannot be used.
 
     Example:
-        >>> from tadp.datasets.scenes.scene import Scenes
+        >>> from tadp.datasets.scenes import Scenes
         >>> losses = denoising_loss("tadp-tiny", [Scenes(1, seed=0)[0].image], captions="a scene", draws=2)
         >>> bool(losses.item() > 0)
         True

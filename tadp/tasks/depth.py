@@ -69,7 +69,7 @@ class TADPForDepthEstimation(TaskModel):
 
     Example:
         >>> import tadp
-        >>> from tadp.datasets.scenes.scene import Scenes
+        >>> from tadp.datasets.scenes import Scenes
         >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=())
         >>> model = TADPForDepthEstimation(backbone, max_depth_m=20.0, window_px=128)
         >>> scene = Scenes(1, seed=5)[0]

@@ -64,7 +64,7 @@ class TADPForObjectDetection(TaskModel):
 
     Example:
         >>> import tadp
-        >>> from tadp.datasets.scenes.scene import CLASSES, Scenes
+        >>> from tadp.datasets.scenes import CLASSES, Scenes
         >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
         >>> model = TADPForObjectDetection(backbone, class_names=CLASSES, image_px=128)
         >>> scene = Scenes(1, seed=5)[0]

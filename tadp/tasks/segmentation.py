@@ -66,7 +66,7 @@ class TADPForSemanticSegmentation(TaskModel):
 
     Example:
         >>> import tadp
-        >>> from tadp.datasets.scenes.scene import CLASSES, Scenes
+        >>> from tadp.datasets.scenes import CLASSES, Scenes
         >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
         >>> model = TADPForSemanticSegmentation(backbone, class_names=["background", *CLASSES], window_px=128)
         >>> scene = Scenes(1, seed=5)[0]

@@ -8,20 +8,20 @@ and a caption. Nothing is downloaded, and the same numbers give the same pixels 
     scene.image, scene.mask, scene.depth_m, scene.boxes, scene.caption()
 """
 
-from tadp.datasets.scenes.scene import BACKGROUNDS as BACKGROUNDS
-from tadp.datasets.scenes.scene import CLASSES as CLASSES
-from tadp.datasets.scenes.scene import COLORS as COLORS
-from tadp.datasets.scenes.scene import FARTHEST_M as FARTHEST_M
+from tadp.datasets.scenes.backdrops import BACKGROUNDS as BACKGROUNDS
 from tadp.datasets.scenes.scene import MAX_DEPTH_M as MAX_DEPTH_M
-from tadp.datasets.scenes.scene import NEAREST_M as NEAREST_M
 from tadp.datasets.scenes.scene import STYLES as STYLES
 from tadp.datasets.scenes.scene import Scene as Scene
 from tadp.datasets.scenes.scene import SceneLayout as SceneLayout
-from tadp.datasets.scenes.scene import SceneObject as SceneObject
 from tadp.datasets.scenes.scene import Scenes as Scenes
 from tadp.datasets.scenes.scene import Style as Style
 from tadp.datasets.scenes.scene import restyle as restyle
 from tadp.datasets.scenes.scene import sample_layout as sample_layout
+from tadp.datasets.scenes.scene_objects import CLASSES as CLASSES
+from tadp.datasets.scenes.scene_objects import COLORS as COLORS
+from tadp.datasets.scenes.scene_objects import FARTHEST_M as FARTHEST_M
+from tadp.datasets.scenes.scene_objects import NEAREST_M as NEAREST_M
+from tadp.datasets.scenes.scene_objects import SceneObject as SceneObject
 
 __all__ = [
     "BACKGROUNDS",

@@ -1,12 +1,7 @@
 """Where rendered scenes take place: sky, ground, and what they are called."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    from tadp.datasets.scenes.scene import SceneLayout
 
 # name: (phrase, sky, ground, texture)
 BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int], str]] = {
@@ -21,13 +16,23 @@ BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int], st
 }
 
 
-def backdrop(layout: "SceneLayout", size: int, rng: np.random.Generator) -> np.ndarray:
-    """Sky and ground of a scene, (size, size, 3), uint8."""
-    _, sky, ground, texture = BACKGROUNDS[layout.background]
+def backdrop(background: str, horizon: float, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Sky and ground of a scene.
+
+    Args:
+        background: A name of `BACKGROUNDS`.
+        horizon: Row of the horizon, as a share of the image's height.
+        size: Height and width in pixels.
+        rng: Source of tints, clouds and texture.
+
+    Returns:
+        (size, size, 3), uint8.
+    """
+    _, sky, ground, texture = BACKGROUNDS[background]
     tint = rng.normal(0, 6, (2, 3))
     rows = (np.arange(size, dtype=np.float32) + 0.5) / size
-    below = rows >= layout.horizon
-    fade = np.where(below, (rows - layout.horizon) / (1 - layout.horizon), 1 - rows / layout.horizon)[:, None, None]
+    below = rows >= horizon
+    fade = np.where(below, (rows - horizon) / (1 - horizon), 1 - rows / horizon)[:, None, None]
     color = np.where(below[:, None, None], np.array(ground) + tint[0], np.array(sky) + tint[1])
     image = np.broadcast_to(
         color + np.where(below[:, None, None], 14 * (fade - 0.5), -24 * (fade - 0.5)), (size, size, 3)

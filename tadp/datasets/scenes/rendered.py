@@ -8,7 +8,8 @@ import torch
 
 from tadp.datasets.readers.captioned import Captions, caption_of, check_captions
 from tadp.datasets.sample import Sample
-from tadp.datasets.scenes.scene import CLASSES, Scene, Scenes, Style
+from tadp.datasets.scenes.scene import Scene, Scenes, Style
+from tadp.datasets.scenes.scene_objects import CLASSES
 from tadp.images.boxes import Boxes
 
 

@@ -1,76 +1,24 @@
-"""Rendered scenes: coloured objects on a ground plane, with everything a perception task asks for.
-
-A scene is a small record drawn from (seed, index); rendering it gives the image, a class mask, depth in metres, boxes
-and a caption. Nothing is downloaded, and the same numbers give the same pixels with the same numpy and Pillow.
-
-    scenes = Scenes(1000, seed=1)
-    scene = scenes[0]
-    scene.image, scene.mask, scene.depth_m, scene.boxes, scene.caption()
-"""
+"""A scene as a record of numbers, drawn from (seed, index), and rendered with all its labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args, overload
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image
 
-from tadp.datasets.scenes.backdrops import BACKGROUNDS as BACKGROUNDS
-from tadp.datasets.scenes.backdrops import backdrop
+from tadp.datasets.scenes.backdrops import BACKGROUNDS, backdrop
 from tadp.datasets.scenes.scene_captions import details, sentence
-from tadp.datasets.scenes.sprites import sprites
+from tadp.datasets.scenes.scene_objects import CLASSES, NEAREST_M, SceneObject, draw_object, sample_object
 from tadp.datasets.scenes.styles import apply_style
 from tadp.files.checks import check_choice
 
 Style = Literal["plain", "watercolor", "comic", "night"]
 STYLES: tuple[Style, ...] = get_args(Style)
-CLASSES: tuple[str, ...] = tuple(sprites())
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40),
-    "orange": (245, 134, 28),
-    "yellow": (246, 212, 44),
-    "green": (46, 150, 60),
-    "blue": (40, 92, 214),
-    "purple": (134, 56, 176),
-    "pink": (246, 136, 182),
-    "brown": (130, 82, 42),
-    "black": (34, 34, 38),
-    "white": (242, 242, 240),
-    "gray": (134, 138, 144),
-}
-FIXED_PAINTS = {
-    "dark": (30, 30, 36),
-    "light": (236, 244, 250),
-    "skin": (236, 190, 156),
-    "wood": (112, 72, 40),
-    "leaf": (52, 136, 52),
-    "yolk": (250, 190, 40),
-}
 MAX_DEPTH_M = 20.0  # the sky, and the ground near the horizon
-NEAREST_M, FARTHEST_M = 2.0, 5.5
-FOCAL = 0.72  # height in image heights of a 1 m object at the nearest distance
 VISIBLE_SHARE = 0.004  # an object counts as visible from this share of the image's pixels
 _SUPERSAMPLE = 2
 _LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """One object: what, which colours, and where it stands."""
-
-    name: str
-    color: str
-    second_color: str
-    x: float
-    """Centre, as a share of the image's width."""
-    distance_m: float
-    lift: float
-    """How far above the ground a flying object is, as a share of the free space."""
-    tilt: float
-    """Radians."""
-    faces_left: bool
-    pattern: Literal["plain", "striped", "dotted"]
-    pattern_shift: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -93,14 +41,14 @@ class SceneLayout:
         if size < 32:
             raise ValueError(f"a scene is rendered at 32 px or more; got {size}.")
         rng = np.random.default_rng(self.noise_seed)
-        canvas = Image.fromarray(backdrop(self, size, rng)).resize(
+        canvas = Image.fromarray(backdrop(self.background, self.horizon, size, rng)).resize(
             (size * _SUPERSAMPLE, size * _SUPERSAMPLE), Image.Resampling.NEAREST
         )
         mask = np.zeros((size, size), np.uint8)
         owner = np.full((size, size), -1, np.int8)
         depth = _ground_depth(self.horizon, size)
         for number, item in enumerate(self.objects):
-            silhouette = _draw(canvas, item, self.horizon)
+            silhouette = draw_object(canvas, item, self.horizon)
             covered = np.asarray(silhouette.reduce(_SUPERSAMPLE)) > 127
             mask[covered] = _LABELS[item.name]
             owner[covered] = number
@@ -148,7 +96,9 @@ class Scene:
                 and the style. With one, the same facts in another form: other order, size words, an attribute left out.
             long: Add a sentence for each object: size, side and distance.
         """
-        return sentence(self, rng) + (details(self) if long else "")
+        background = self.layout.background
+        text = sentence(self.visible, self.shares, background, self.layout.style, rng)
+        return text + (details(self.visible, self.shares, background) if long else "")
 
 
 class Scenes:
@@ -198,7 +148,7 @@ def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", ma
     names = rng.choice(CLASSES, size=count, replace=False)
     slots = rng.permutation(count)
     objects = [
-        _sample_object(rng, str(name), (slot + rng.uniform(0.25, 0.75)) / count)
+        sample_object(rng, str(name), (slot + rng.uniform(0.25, 0.75)) / count)
         for name, slot in zip(names, slots, strict=True)
     ]
     if style is None:
@@ -215,68 +165,6 @@ def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", ma
 def restyle(layout: SceneLayout, style: Style) -> SceneLayout:
     """The same scene in another style."""
     return replace(layout, style=style)
-
-
-def _sample_object(rng: np.random.Generator, name: str, x: float) -> SceneObject:
-    usual = sprites()[name].colors
-    # 60 %: a class mostly has its usual colours, so colour helps but never decides.
-    color = str(rng.choice(usual)) if rng.random() < 0.6 else str(rng.choice(list(COLORS)))
-    second = str(rng.choice([c for c in COLORS if c != color]))
-    return SceneObject(
-        name=name,
-        color=color,
-        second_color=second,
-        x=float(x),
-        distance_m=float(np.exp(rng.uniform(np.log(NEAREST_M), np.log(FARTHEST_M)))),
-        lift=float(rng.uniform(0, 1)),
-        tilt=float(rng.normal(0, 0.07)),
-        faces_left=bool(rng.random() < 0.5),
-        pattern=("plain", "striped", "dotted")[rng.choice(3, p=(0.6, 0.2, 0.2))],
-        pattern_shift=(float(rng.uniform(0, 1)), float(rng.uniform(0, 1))),
-    )
-
-
-def _placement(item: SceneObject, horizon: float) -> tuple[float, float, float]:
-    """Centre row, half height and half width, as shares of the image's height."""
-    sprite = sprites()[item.name]
-    nearness = NEAREST_M / item.distance_m
-    height = sprite.height_m * FOCAL * nearness
-    foot = horizon + (0.98 - horizon) * nearness
-    if sprite.flies:
-        foot -= item.lift * max(foot - height - 0.04, 0.0)
-    return foot - height / 2, height / 2, height / 2 * sprite.aspect
-
-
-def _draw(canvas: Image.Image, item: SceneObject, horizon: float) -> Image.Image:
-    """Paint an object onto the canvas; returns its silhouette, mode L."""
-    side = canvas.width
-    row, half_height, half_width = _placement(item, horizon)
-    c, s = np.cos(item.tilt), np.sin(item.tilt)
-    mirror = -1.0 if item.faces_left else 1.0
-    paints = FIXED_PAINTS | {"body": COLORS[item.color], "second": COLORS[item.second_color]}
-    silhouette, body = Image.new("L", canvas.size), Image.new("L", canvas.size)
-    brush, outline, tint = ImageDraw.Draw(canvas), ImageDraw.Draw(silhouette), ImageDraw.Draw(body)
-    for role, polygon in sprites()[item.name].polygons:
-        points = []
-        for x, y in polygon:
-            u, v = mirror * x * half_width, y * half_height
-            points.append(((item.x + c * u - s * v) * side, (row + s * u + c * v) * side))
-        brush.polygon(points, fill=paints[role])
-        outline.polygon(points, fill=255)
-        tint.polygon(points, fill=255 if role == "body" else 0)
-    if item.pattern != "plain":
-        light = tuple(int(0.55 * v + 0.45 * w) for v, w in zip(paints["second"], paints["body"], strict=True))
-        canvas.paste(light, mask=ImageChops.multiply(body, _pattern(item, side, half_height)))
-    return silhouette
-
-
-def _pattern(item: SceneObject, side: int, half_height: float) -> Image.Image:
-    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    period = max(half_height * 0.42, 0.03)
-    u = columns / period + item.pattern_shift[0]
-    v = rows / period + item.pattern_shift[1]
-    marks = (u + 0.4 * v) % 1 < 0.4 if item.pattern == "striped" else (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07
-    return Image.fromarray(marks.astype(np.uint8) * 255)
 
 
 def _ground_depth(horizon: float, size: int) -> np.ndarray:

@@ -1,27 +1,39 @@
-"""What is said of a rendered scene."""
+"""Captions of a rendered scene."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from tadp.datasets.scenes.backdrops import BACKGROUNDS
-
-if TYPE_CHECKING:
-    from tadp.datasets.scenes.scene import Scene
+from tadp.datasets.scenes.scene_objects import SceneObject
 
 
-def sentence(scene: "Scene", rng: np.random.Generator | None) -> str:
-    """What is visible, and where; with a generator in one of many forms."""
-    items = list(scene.visible)
-    place = BACKGROUNDS[scene.layout.background][0]
+def sentence(
+    visible: Sequence[SceneObject],
+    shares: Sequence[float],
+    background: str,
+    style: str,
+    rng: np.random.Generator | None,
+) -> str:
+    """What is visible, and where; with a generator in one of many forms.
+
+    Args:
+        visible: The objects, left to right.
+        shares: The share of the image's pixels that each covers.
+        background: A name of `BACKGROUNDS`.
+        style: The scene's style.
+        rng: Source of the form; None for the plain sentence.
+    """
+    items = list(visible)
+    place = BACKGROUNDS[background][0]
     if rng is None:
         phrases = [f"{_article(item.color)} {item.name}" for item in items]
-        return _styled(_listed(phrases) + " " + place, scene.layout.style)
+        return _styled(_listed(phrases) + " " + place, style)
     items = [items[k] for k in rng.permutation(len(items))] if rng.random() < 0.5 else items
-    shares = dict(zip(scene.visible, scene.shares, strict=True))
+    share_of = dict(zip(visible, shares, strict=True))
     phrases = []
     for item in items:
-        words = [_size_word(shares[item])] if rng.random() < 0.3 else []
+        words = [_size_word(share_of[item])] if rng.random() < 0.3 else []
         words += [item.color] if rng.random() < 0.8 else []
         words += [item.pattern] if item.pattern != "plain" and rng.random() < 0.15 else []
         phrases.append(_article(" ".join([w for w in words if w] + [item.name])))
@@ -29,27 +41,21 @@ def sentence(scene: "Scene", rng: np.random.Generator | None) -> str:
     text = _listed(phrases, joiner)
     if rng.random() < 0.9 or not items:
         text = f"{text} {place}"
-    opening = (
-        ("", "a picture of ", "a photo of ")[rng.choice(3, p=(0.7, 0.15, 0.15))]
-        if scene.layout.style == "plain"
-        else ""
-    )
-    return _styled(opening + text, scene.layout.style)
+    opening = ("", "a picture of ", "a photo of ")[rng.choice(3, p=(0.7, 0.15, 0.15))] if style == "plain" else ""
+    return _styled(opening + text, style)
 
 
-def details(scene: "Scene") -> str:
+def details(visible: Sequence[SceneObject], shares: Sequence[float], background: str) -> str:
     """A sentence or two on each object: size, distance and side."""
     sentences = []
-    for item, share in zip(scene.visible, scene.shares, strict=True):
+    for item, share in zip(visible, shares, strict=True):
         side = "on the left" if item.x < 0.36 else "on the right" if item.x > 0.64 else "in the middle"
         distance = "near" if item.distance_m < 3.3 else "far"
         sentences.append(f"the {item.name} is {_size_word(share) or 'medium'}, {distance} and {side}")
-        if len(scene.visible) <= 2:  # so that four objects still fit 77 tokens
+        if len(visible) <= 2:  # so that four objects still fit 77 tokens
             sentences.append(f"it is {item.pattern} and faces {'left' if item.faces_left else 'right'}")
-    if len(scene.visible) <= 3:
-        sentences.append(
-            f"there is {'nothing else' if scene.visible else 'nothing'} {BACKGROUNDS[scene.layout.background][0]}"
-        )
+    if len(visible) <= 3:
+        sentences.append(f"there is {'nothing else' if visible else 'nothing'} {BACKGROUNDS[background][0]}")
     return "".join(f". {sentence}" for sentence in sentences)
 
 

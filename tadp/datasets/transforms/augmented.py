@@ -40,7 +40,7 @@ class Augmented:
         ValueError: If the seed is negative.
 
     Example:
-        >>> from tadp.datasets.scenes.rendered import RenderedScenes
+        >>> from tadp.datasets import RenderedScenes
         >>> from tadp.datasets.transforms.geometric import RandomCrop, RandomFlip
         >>> train = Augmented(RenderedScenes(10), [RandomCrop(96), RandomFlip()], seed=0)
         >>> train.set_epoch(3)
