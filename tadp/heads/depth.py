@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_counts
-from tadp.heads._maps import check_info, cut, enlarge, read_maps
-from tadp.heads._norm import Norm, group_norm, make_norm
+from tadp.heads.maps import Norm, check_info, cut, enlarge, group_norm, make_norm, read_maps
 
 _GROUPS = 16  # of the released GroupNorm layers
 _DECONV_CHANNELS = (32, 32, 32)

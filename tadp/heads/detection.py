@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_counts, check_whole
-from tadp.heads._faster_rcnn import build_stages
-from tadp.heads._maps import check_info, read_maps
+from tadp.heads.faster_rcnn import build_stages
 from tadp.heads.fpn import FPN
+from tadp.heads.maps import check_info, read_maps
 from tadp.images.boxes import Boxes, Detections
 
 _ANCHOR_CELLS = 4  # the released sizes, 32 to 256, are four cells of their level

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tadp.features import FeatureInfo
 from tadp.files.checks import check_counts
-from tadp.heads._maps import check_info, enlarge
+from tadp.heads.maps import check_info, enlarge
 
 
 class FPN(nn.Module):

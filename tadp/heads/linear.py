@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_whole
-from tadp.heads._maps import check_info, enlarge, read_maps
-from tadp.heads._norm import check_batch
+from tadp.heads.maps import check_batch, check_info, enlarge, read_maps
 
 
 class LinearHead(nn.Module):

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_counts, check_whole
-from tadp.heads._maps import check_info, enlarge, read_maps
-from tadp.heads._norm import Norm, check_batch, make_norm
 from tadp.heads.fpn import FPN
+from tadp.heads.maps import Norm, check_batch, check_info, enlarge, make_norm, read_maps
 
 
 class SegmentationHead(nn.Module):

@@ -34,7 +34,7 @@ _ARRAY_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 _TOLERANCE = 0.01  # resizing overshoots by a rounding error, which in bfloat16 is 0.008
 _MAIN_FRAME_FIRST = ("MPO", "PSD")  # further frames are a camera's previews, or the layers of frame 0
 # What Pillow raised on 36,000 files damaged at random, and what `PIL.Image.open` expects of its plugins.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
 
 
 def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
@@ -222,9 +222,7 @@ def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) 
         cure = "Download it first" if "://" in name else "Check its spelling and the working folder"
         raise ImageError(f"no such file: {name}. {cure}.") from error
     except IsADirectoryError as error:
-        raise ImageError(
-            f"{name} is a folder; pass an image in it. tadp.images.reading.list_images names them."
-        ) from error
+        raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images names them.") from error
     except PermissionError as error:
         raise ImageError(f"no permission to read {name}. Change its mode: chmod +r {name}.") from error
     except UnidentifiedImageError as error:
@@ -237,7 +235,7 @@ def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) 
             f"{name} has {pixels / 1e6:.4g} megapixels, more than Pillow opens. Shrink it, or lift Pillow's "
             "limit too: PIL.Image.MAX_IMAGE_PIXELS = None."
         ) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageError(f"{name} is damaged or cut short ({error}). Copy or download it again.") from error
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from tadp.files.checks import check_classes, needs
 from tadp.images.boxes import Boxes, Detections
-from tadp.metrics._classes import check_merge, class_table, percent
-from tadp.metrics._images import check_images, check_truth
+from tadp.metrics.per_class import check_images, check_merge, check_truth, class_table, percent
 
 if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision

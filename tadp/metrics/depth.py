@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.files.checks import check_choice
-from tadp.metrics._classes import check_merge
+from tadp.metrics.per_class import check_merge
 
 Crop = Literal["eigen", "garg"]
 # Top, bottom, left, right, as shares of height and width.

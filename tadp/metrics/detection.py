@@ -10,9 +10,8 @@ from torch import Tensor
 
 from tadp.files.checks import check_choice, check_classes
 from tadp.images.boxes import Boxes, Detections
-from tadp.metrics._classes import check_merge, class_table, mean_of_known, percent
-from tadp.metrics._images import check_images, check_truth
-from tadp.metrics._voc import LEFT_OUT, RIGHT, Rule, average_precision, judge, overlaps
+from tadp.metrics.per_class import check_images, check_merge, check_truth, class_table, mean_of_known, percent
+from tadp.metrics.voc_rule import LEFT_OUT, RIGHT, Rule, average_precision, judge, overlaps
 
 COCO_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 

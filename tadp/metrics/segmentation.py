@@ -8,7 +8,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from tadp.files.checks import check_classes, check_whole
-from tadp.metrics._classes import check_merge, class_table, percent
+from tadp.metrics.per_class import check_merge, class_table, percent
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,12 +21,13 @@ from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.checks import check_choice
 from tadp.files.hub import HubOptions
-from tadp.heads._maps import autocasts
+from tadp.heads.maps import autocasts
 from tadp.images.reading import ImageLike
 from tadp.tasks.card import card_record, model_card
 from tadp.tasks.lora_training import add_lora, has_lora, lora_rank_of
 from tadp.tasks.task_files import find_task, load_backbone, load_weights, read_config, save_task
 from tadp.text.conditioning import Conditioning
+from tadp.training.parameter_groups import decay_groups
 
 PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null", "stored"]
 PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
@@ -208,11 +209,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Source:
             The released segmentation code: 8e-5, 0.1 and 5e-3. Its depth code takes 0.01 for the U-Net.
         """
-        decayed = [p for p in self.head.parameters() if p.requires_grad and p.ndim > 1]
-        plain = [p for p in self.head.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return [
-            *({"lr": lr, **group} for group in groups if group["params"]),
+            *decay_groups(self.head, lr=lr, weight_decay=weight_decay),
             *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay),
         ]
 

@@ -8,6 +8,7 @@ from tadp.features import FeatureInfo, Features
 from tadp.heads import SegmentationHead
 from tadp.tasks import SegmentationOutput
 from tadp.training import losses
+from tadp.training.parameter_groups import decay_groups
 
 WIDTHS, BLOCKS = (32, 64, 96, 192, 224, 320), 1  # of strides 2 to 64; 4.8 M parameters, as tadp-tiny's U-Net
 
@@ -68,9 +69,4 @@ class PlainSegmentation(nn.Module):
 
     def parameter_groups(self, lr: float, *, unet_scale: float, weight_decay: float) -> list[dict[str, Any]]:
         """All of it at the head's rate, as nothing of it was trained before."""
-        decayed = [one for one in self.parameters() if one.ndim > 1]
-        plain = [one for one in self.parameters() if one.ndim <= 1]
-        return [
-            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-            {"params": plain, "lr": lr, "weight_decay": 0.0},
-        ]
+        return decay_groups(self, lr=lr, weight_decay=weight_decay)

@@ -3,16 +3,8 @@
 from pathlib import Path
 from typing import Literal, get_args
 
-from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import (
-    FolderDataset,
-    OnError,
-    Record,
-    find_images,
-    listing,
-    require,
-)
-from tadp.datasets.readers.masks import class_table, with_mask
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, find_images, listing, require
+from tadp.datasets.readers.label_files import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.files.checks import check_choice
 from tadp.language.class_names import CITYSCAPES_CLASSES

@@ -3,16 +3,17 @@
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, overload
 
-from tadp.datasets.readers.captioned import Captions, caption_of, check_captions
+from tadp.captions import CaptionTable
 from tadp.datasets.readers.label_files import read_image
 from tadp.datasets.sample import Sample
-from tadp.errors import ImageError, MissingDataError
+from tadp.errors import CaptionError, ImageError, MissingDataError, UnknownIdError
 from tadp.files.checks import check_choice
 
+Captions = Mapping[str, str]  # the caption of each image, by its id
 OnError = Literal["raise", "skip"]
 
 _MOST_SKIPPED = 100  # in a row; then it is not a file that is broken, but the disk
@@ -67,7 +68,7 @@ class FolderDataset(ABC):
         self._captions = captions
         _check_files(self._records, name, advice)
         if captions is not None:
-            check_captions(captions, self.image_ids, name)
+            check_image_captions(captions, self.image_ids, name)
 
     @property
     def image_ids(self) -> list[str]:
@@ -129,6 +130,51 @@ class FolderDataset(ABC):
             if record.image_id not in self.skipped:
                 self.skipped[record.image_id] = str(error)
                 warnings.warn(f"skipped {record.image_id!r}, took {instead!r} instead: {error}", stacklevel=4)
+
+
+def check_image_captions(captions: Captions, image_ids: list[str], name: str) -> None:
+    """Refuse captions that lack one of the images, or are none.
+
+    Raises:
+        TypeError: If they are no mapping.
+        UnknownIdError: If an image has none; the message says what the ids of the table look like.
+        CaptionError: If the first is no string.
+    """
+    if not isinstance(captions, Mapping):
+        raise TypeError(
+            "captions are a CaptionTable, or a mapping from image id to caption; got a "
+            f"{type(captions).__name__}. A file is read by CaptionTable.open(path)."
+        )
+    if isinstance(captions, CaptionTable):
+        missing = captions.missing(image_ids)
+    else:
+        missing = [image_id for image_id in image_ids if image_id not in captions]
+    if missing:
+        table = repr(captions) if isinstance(captions, CaptionTable) else f"a mapping of {len(captions)} captions"
+        more = f", nor of {len(missing) - 1} more of its {len(image_ids)} images" if len(missing) > 1 else ""
+        example = next(iter(captions), None)
+        hint = "It is empty." if example is None else f"Its ids look like {example!r}."
+        raise UnknownIdError(
+            f"{name}: {table} has no caption of {missing[0]!r}{more}. {hint} To caption what is missing, build the "
+            "data set without captions: table.fill(data.image_paths, captioner)."
+        )
+    if image_ids:
+        caption_of(captions, image_ids[0])
+
+
+def caption_of(captions: Captions, image_id: str) -> str:
+    """The caption of one image.
+
+    Raises:
+        CaptionError: If it is no string.
+    """
+    caption = captions[image_id]
+    if not isinstance(caption, str):
+        raise CaptionError(
+            f"a caption is a string; that of {image_id!r} is a {type(caption).__name__}. The authors' caption files "
+            "are read by CaptionTable.from_json(path)."
+        )
+    return caption
 
 
 def require(path: Path, *, root: Path, name: str, advice: str) -> Path:

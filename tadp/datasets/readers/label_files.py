@@ -1,21 +1,20 @@
-"""Read one file of a data set: an image, class indices, depth, a list, the objects of an annotation."""
+"""Read one file of a data set: an image, a mask, depth, a list, the objects of an annotation."""
 
 import math
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-from jaxtyping import Float32, Integer, UInt8
+from jaxtyping import Float32, Int64, Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, ImageError
-from tadp.images.reading import decode, to_pil
+from tadp.images.reading import DECODE_ERRORS, decode, to_pil
 
-# What Pillow raises on damaged files; `tadp.images` has the same list.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
 _INDEX_MODES = ("P", "L", "1", "I;16", "I")
 _DEPTH_MODES = ("I;16", "I;16B", "I")
 
@@ -57,6 +56,43 @@ def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:
         return np.array(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
 
     return _decode(path, pixels)
+
+
+def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, "256"]:
+    """For each value that a pixel may have, its class; -1 for values that no file may have."""
+    table = np.full(256, -1, np.int64)
+    table[list(class_of)] = list(class_of.values())
+    return table
+
+
+def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, "256"], *, name: str) -> Sample:
+    """The sample with the mask in a file.
+
+    Args:
+        sample: The image.
+        path: A picture of one channel, or of a palette.
+        table: As `class_table` makes it.
+        name: The data set's, for messages.
+
+    Raises:
+        ImageError: If the file is not there, or damaged.
+        DatasetError: If it has another size than the image, or a value that is no class.
+    """
+    values = read_indices(path)
+    if values.shape != sample.image_size:
+        raise DatasetError(
+            f"a mask has the size of its image; {path} is {sides(values.shape)}, and the image {sample.image_id!r} "
+            f"{sides(sample.image_size)} (height x width). Get both again."
+        )
+    mask = table[values.clip(0, 255)]
+    wrong = (mask < 0) | (values < 0) | (values > 255)
+    if wrong.any():
+        found = ", ".join(map(str, np.unique(values[wrong])[:5].tolist()))
+        raise DatasetError(
+            f"{path} has pixels of value {found}, which is no class; masks of {name} have {_ranges(table)}. Take the "
+            f"files that the data set came with, or give pixels of no class the value {IGNORE_LABEL}."
+        )
+    return replace(sample, mask=mask)
 
 
 def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
@@ -107,6 +143,18 @@ def read_objects(path: Path) -> list[XMLObject]:
     return [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
 
 
+def _ranges(table: Int64[np.ndarray, "256"]) -> str:
+    """The values in a table, as "0 to 20 and 255"."""
+    runs: list[list[int]] = []
+    for value in np.flatnonzero(table >= 0).tolist():
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
 def _object(element: ElementTree.Element, where: str) -> XMLObject:
     name, difficult = element.findtext("name", ""), element.findtext("difficult", "0")
     values = [element.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
@@ -130,7 +178,7 @@ def _decode(path: Path, pixels: Callable[[Image.Image], np.ndarray]) -> np.ndarr
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that Pillow can read. Copy or download it again.") from error
-    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record
-from tadp.datasets.readers.masks import class_table, with_mask
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
+from tadp.datasets.readers.label_files import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import MissingDataError
 from tadp.files.checks import check_classes
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+from tadp.images.reading import SUFFIXES
 
 
 class MaskFolder(FolderDataset):
@@ -50,9 +48,9 @@ class MaskFolder(FolderDataset):
         for folder in (image_root, mask_root):
             if not folder.is_dir():
                 raise MissingDataError(f"no folder {folder}; pass the folder of images, then that of masks.")
-        paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+        paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in SUFFIXES)
         if not paths:
-            raise MissingDataError(f"no images in {image_root}; it has no {', '.join(_IMAGE_SUFFIXES)}.")
+            raise MissingDataError(f"no images in {image_root}; it has no {', '.join(SUFFIXES)}.")
         class_names = tuple(check_classes(class_names, name="class_names"))
         if len(class_names) > IGNORE_LABEL:
             raise ValueError(

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from tadp.captions import CaptionTable
 from tadp.datasets.readers.ade20k import ADE20K
-from tadp.datasets.readers.captioned import Captions
 from tadp.datasets.readers.cityscapes import Cityscapes
-from tadp.datasets.readers.image_folder import OnError
+from tadp.datasets.readers.image_folder import Captions, OnError
 from tadp.datasets.readers.night import DarkZurich, NighttimeDriving
 from tadp.datasets.readers.nyu import NYUDepthV2
 from tadp.datasets.readers.voc import PascalVOC, PascalVOCDetection

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tadp.datasets.readers.captioned import Captions
 from tadp.datasets.readers.cityscapes import CityscapesForm
-from tadp.datasets.readers.image_folder import OnError
+from tadp.datasets.readers.image_folder import Captions, OnError
 from tadp.files.checks import check_choice
 
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, require
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, require
 from tadp.datasets.readers.label_files import read_depth_m, read_lines
 from tadp.datasets.sample import Sample, sides
 from tadp.errors import DatasetError, MissingDataError

@@ -7,10 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
-from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import FolderDataset, OnError, Record, listing, require
-from tadp.datasets.readers.label_files import XMLObject, read_lines, read_objects
-from tadp.datasets.readers.masks import class_table, with_mask
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, listing, require
+from tadp.datasets.readers.label_files import XMLObject, class_table, read_lines, read_objects, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice, check_classes

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from tadp.datasets.readers.captioned import Captions
-from tadp.datasets.readers.image_folder import OnError
+from tadp.datasets.readers.image_folder import Captions, OnError
 from tadp.datasets.readers.voc import VOCBoxes
 from tadp.files.checks import check_choice
 from tadp.language.class_names import COMIC_CLASSES, WATERCOLOR_CLASSES

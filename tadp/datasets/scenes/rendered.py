@@ -6,7 +6,7 @@ from typing import overload
 import numpy as np
 import torch
 
-from tadp.datasets.readers.captioned import Captions, caption_of, check_captions
+from tadp.datasets.readers.image_folder import Captions, caption_of, check_image_captions
 from tadp.datasets.sample import Sample
 from tadp.datasets.scenes.scene import Scene, Scenes, Style
 from tadp.datasets.scenes.scene_objects import CLASSES
@@ -60,7 +60,7 @@ class RenderedScenes:
         self.box_class_names = CLASSES
         self._captions = captions
         if captions is not None:
-            check_captions(captions, self.image_ids, "rendered scenes")
+            check_image_captions(captions, self.image_ids, "rendered scenes")
 
     @property
     def image_ids(self) -> list[str]:

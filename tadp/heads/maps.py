@@ -1,13 +1,16 @@
-"""What all heads do with maps: compare them with what the head was built for, and bring them to a size."""
+"""What all heads do with maps: compare them with what the head was built for, normalise them, bring them to a size."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
+from tadp.files.checks import check_choice
+
+Norm: TypeAlias = Literal["batch", "group"]
 
 
 def check_info(info: FeatureInfo) -> None:
@@ -70,29 +73,35 @@ def autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
-def _check_maps(maps: Sequence[Tensor], info: FeatureInfo) -> None:
-    cure = "Build the head from the feature_info of the backbone whose features it gets."
-    if len(maps) != len(info):
-        raise ValueError(
-            f"this head was built for {len(info)} levels (strides {', '.join(map(str, info.reduction))}); got "
-            f"{len(maps)} maps. {cure}"
-        )
-    for level, (one, channels) in enumerate(zip(maps, info.channels, strict=True)):
-        if one.ndim != 4 or one.shape[1] != channels:
-            raise ValueError(
-                f"at level {level} (stride {info.reduction[level]}) this head was built for maps (B, {channels}, h, "
-                f"w); got {tuple(one.shape)}. {cure}"
-            )
-        if not one.is_floating_point():
-            raise TypeError(f"maps are float tensors; got {one.dtype} at level {level}.")
-        if one.shape[0] != maps[0].shape[0]:
-            raise ValueError(
-                f"all levels have one map an image; got {maps[0].shape[0]} at level 0 and {one.shape[0]} at {level}."
-            )
-        before = maps[max(level - 1, 0)]
-        if one.shape[2] > before.shape[2] or one.shape[3] > before.shape[3] or 0 in one.shape[2:]:
-            sizes = ", ".join(f"{other.shape[2]}x{other.shape[3]}" for other in maps)
-            raise ValueError(f"maps come finest first, none is empty or larger than the one before; got {sizes}.")
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """Batch normalisation, or group normalisation in up to 32 groups.
+
+    Raises:
+        ValueError: If `norm` is neither.
+    """
+    check_choice(norm, get_args(Norm), name="norm")
+    return nn.BatchNorm2d(channels) if norm == "batch" else group_norm(channels, most_groups=32)
+
+
+def group_norm(channels: int, *, most_groups: int) -> nn.GroupNorm:
+    """Group normalisation in as many groups of two channels or more as divide the channels."""
+    fitting = [groups for groups in range(1, most_groups + 1) if channels % groups == 0 and channels // groups >= 2]
+    return nn.GroupNorm(max(fitting, default=1), channels)
+
+
+def check_batch(module: nn.Module, maps: Tensor, *, level: int, instead: str = "norm='group'") -> None:
+    """Refuse to take batch statistics of a single value a channel.
+
+    Raises:
+        ValueError: If the maps have one cell in all.
+    """
+    trains = any(isinstance(one, nn.BatchNorm2d) and one.training for one in module.modules())
+    if not trains or maps[:, 0].numel() > 1:
+        return
+    raise ValueError(
+        f"batch statistics take more than one value a channel; level {level} has one image of one cell. Train with "
+        f"larger images or larger batches, build the head with {instead}, or call head.eval()."
+    )
 
 
 def enlarge(
@@ -117,6 +126,31 @@ def cut(maps: Tensor, cell: int, *, size: tuple[int, int]) -> Tensor:
     if all(0 <= have - want < cell for have, want in zip(maps.shape[2:], size, strict=True)):
         return maps[:, :, : size[0], : size[1]]
     return _stretch(maps, size, "bilinear")
+
+
+def _check_maps(maps: Sequence[Tensor], info: FeatureInfo) -> None:
+    cure = "Build the head from the feature_info of the backbone whose features it gets."
+    if len(maps) != len(info):
+        raise ValueError(
+            f"this head was built for {len(info)} levels (strides {', '.join(map(str, info.reduction))}); got "
+            f"{len(maps)} maps. {cure}"
+        )
+    for level, (one, channels) in enumerate(zip(maps, info.channels, strict=True)):
+        if one.ndim != 4 or one.shape[1] != channels:
+            raise ValueError(
+                f"at level {level} (stride {info.reduction[level]}) this head was built for maps (B, {channels}, h, "
+                f"w); got {tuple(one.shape)}. {cure}"
+            )
+        if not one.is_floating_point():
+            raise TypeError(f"maps are float tensors; got {one.dtype} at level {level}.")
+        if one.shape[0] != maps[0].shape[0]:
+            raise ValueError(
+                f"all levels have one map an image; got {maps[0].shape[0]} at level 0 and {one.shape[0]} at {level}."
+            )
+        before = maps[max(level - 1, 0)]
+        if one.shape[2] > before.shape[2] or one.shape[3] > before.shape[3] or 0 in one.shape[2:]:
+            sizes = ", ".join(f"{other.shape[2]}x{other.shape[3]}" for other in maps)
+            raise ValueError(f"maps come finest first, none is empty or larger than the one before; got {sizes}.")
 
 
 def _within_last_cell(maps: Tensor, factor: int, size: tuple[int, int]) -> bool:
