@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from captioner_data import CELL, Batch
 from captioner_text import MAX_WORDS
+from einops import rearrange
 from scenes_cache import SIZE
 from torch import Tensor, nn
 from transformers import (
@@ -77,10 +78,9 @@ def save_captioner(model: BlipForConditionalGeneration, tokenizer: BertTokenizer
 
 
 def _cells(logits: Tensor) -> Tensor:
-    """(B, patches, cells of a patch * K) to (B, K, H / CELL, W / CELL)."""
+    """(B, patches, K * cells of a patch) to (B, K, H / CELL, W / CELL)."""
     side, inner = SIZE // PATCH, PATCH // CELL
-    logits = logits.unflatten(1, (side, side)).unflatten(-1, (-1, inner, inner))  # B, y, x, K, v, u
-    return logits.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return rearrange(logits, "b (y x) (k v u) -> b k (y v) (x u)", y=side, v=inner, u=inner)
 
 
 def _sincos(side: int, width: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -92,7 +93,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     pixels = torch.from_numpy(np.stack([sample.image for sample in samples]))
     masks, depths = _of_all("mask", samples), _of_all("depth_m", samples)
     return Batch(
-        images=pixels.permute(0, 3, 1, 2).contiguous().float().div_(255),
+        images=rearrange(pixels, "b h w c -> b c h w").contiguous().float().div_(255),
         image_ids=[sample.image_id for sample in samples],
         captions=_of_all("caption", samples),
         masks=None if masks is None else torch.from_numpy(np.stack(masks)),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import overload
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
@@ -179,7 +180,8 @@ class DetectionHead(nn.Module):
         )
         batch = pyramid[0].shape[0]
         anchors = [self._place_anchors(pyramid)] * batch
-        proposals = self.rpn.box_coder.decode(deltas.detach(), anchors).view(batch, -1, 4)
+        decoded = self.rpn.box_coder.decode(deltas.detach(), anchors)  # (B * N, 1, 4)
+        proposals = rearrange(decoded, "(b n) 1 side -> b n side", b=batch)
         boxes, _ = self.rpn.filter_proposals(proposals, objectness, [size] * batch, counts)
         if truth is None:
             return boxes, {}
@@ -197,8 +199,9 @@ class DetectionHead(nn.Module):
             rows = torch.arange(one.shape[2], device=one.device, dtype=torch.float32) * stride
             columns = torch.arange(one.shape[3], device=one.device, dtype=torch.float32) * stride
             y, x = torch.meshgrid(rows, columns, indexing="ij")
-            corners = torch.stack((x, y), dim=-1).view(-1, 1, 2)
-            placed.append(torch.cat((corners - sides / 2, corners + sides / 2), dim=-1).view(-1, 4))
+            corners = rearrange([x, y], "xy h w -> h w 1 xy")
+            boxes = torch.cat((corners - sides / 2, corners + sides / 2), dim=-1)
+            placed.append(rearrange(boxes, "h w anchor side -> (h w anchor) side"))
         return torch.cat(placed)
 
     def _box_outputs(

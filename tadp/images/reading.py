@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -55,7 +56,7 @@ def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Im
     if len(pixels) != 1:
         raise ImageError(f"expected one image; got a batch of {len(pixels)}. Pass them one at a time.")
     levels = pixels[0].detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(rearrange(levels, "c h w -> h w c").contiguous().cpu().numpy())
 
 
 def to_tensor(
@@ -263,7 +264,7 @@ def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.nd
 
 def array_pixels(array: np.ndarray, name: str) -> Float[Tensor, "*b 3 h w"]:
     """Colours in [0, 1] of a checked array or of a part of one; float32."""
-    channels_first = np.moveaxis(array, -1, -3)  # ([B,] C, H, W)
+    channels_first = rearrange(array, "... h w c -> ... c h w")
     pixels = torch.from_numpy(np.array(channels_first, dtype=array.dtype.newbyteorder("="), order="C"))
     pixels = to_unit_range(pixels, name).float()
     if pixels.shape[-3] == 4:
