@@ -30,7 +30,7 @@ from tadp.datasets import (
     RandomFlip,
 )
 from tadp.datasets.scenes import MAX_DEPTH_M
-from tadp.drawing.overlays import depth_picture
+from tadp.drawing import depth_picture
 from tadp.metrics import DepthMetrics
 from tadp.tasks import TADPForDepthEstimation
 from tadp.training.schedules import Schedule

@@ -21,7 +21,7 @@ from training.options import read_options, run, start
 from training.report import compared, finish, merged, shared
 
 from tadp.datasets import PascalVOCDetection, RandomFlip, Resize
-from tadp.drawing.overlays import box_picture
+from tadp.drawing import box_picture
 from tadp.images.boxes import Boxes, Detections
 from tadp.metrics import VOCDetection
 from tadp.tasks import TADPForObjectDetection

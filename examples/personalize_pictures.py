@@ -17,7 +17,7 @@ from PIL import Image
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.drawing.heatmaps import pixel_words, word_sheet
+from tadp.drawing import pixel_words, word_sheet
 from tadp.files.atomic import replace_file
 from tadp.personalize import draw, learn_token
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.drawing.heatmaps import pixel_words, word_sheet
+from tadp.drawing import pixel_words, word_sheet
 from tadp.images import ImageLike
 
 LEVELS = (0, 1)  # the levels whose attention is drawn

@@ -22,7 +22,7 @@ from training.report import compared, enlarged, finish, merged, shared
 
 from tadp import datasets
 from tadp.datasets import PadTo, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize, Resize
-from tadp.drawing.overlays import class_picture
+from tadp.drawing import class_picture
 from tadp.metrics import MeanIoU
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.training.schedules import Schedule

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tadp.drawing.sheets import sheet
+from tadp.drawing import sheet
 
 
 def comparison(
@@ -19,19 +19,17 @@ def comparison(
         title: Above all.
         side_px: Of an image.
     """
-    shown = [
-        (name, [Image.fromarray(one).resize((side_px, side_px), Image.Resampling.LANCZOS) for one in images[:columns]])
-        for name, images in rows
-    ]
-    return sheet(shown, title=title)
+    pictures = [_small(images[:columns], columns, side_px) for _, images in rows]
+    return sheet(pictures, labels=[name for name, _ in rows], title=title)
 
 
-def grid(images: np.ndarray, *, columns: int, side_px: int = 128, gap_px: int = 8) -> Image.Image:
-    """Images close together."""
-    rows = -(-len(images) // columns)
-    step = side_px + gap_px
-    picture = Image.new("RGB", (columns * step + gap_px, rows * step + gap_px), "white")
-    for number, pixels in enumerate(images):
-        image = Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
-        picture.paste(image, (gap_px + number % columns * step, gap_px + number // columns * step))
-    return picture
+def grid(images: np.ndarray, *, columns: int, side_px: int = 128) -> Image.Image:
+    """Images in rows."""
+    starts = range(0, len(images), columns)
+    return sheet([_small(images[start : start + columns], columns, side_px) for start in starts])
+
+
+def _small(images: np.ndarray, columns: int, side_px: int) -> list[Image.Image]:
+    """A row of small pictures; where there are too few, the rest is white."""
+    row = [Image.fromarray(one).resize((side_px, side_px), Image.Resampling.LANCZOS) for one in images]
+    return row + [Image.new("RGB", (side_px, side_px), "white")] * (columns - len(row))

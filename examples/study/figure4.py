@@ -26,7 +26,7 @@ from shared.texts import Text, say
 from tqdm import tqdm
 
 import tadp
-from tadp.drawing.heatmaps import overlay, pixel_words
+from tadp.drawing import overlay, pixel_words
 from tadp.text.conditioning import Conditioning
 
 TEXTS = {

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp.assets import tiny_folder
+from tadp.drawing import sheet
 
 PROMPTS = (
     "a red car on a street", "a yellow bus in snow", "a blue fish on water", "a white house on grass",
@@ -64,22 +65,13 @@ def draw(prompts: list[str], model: Path, vae_folder: Path, options: argparse.Na
 
 
 def _sheet(images: np.ndarray, prompts: tuple[str, ...], per_prompt: int, columns: int = 4) -> Image.Image:
-    side, line, gap = images.shape[1], 34, 8
-    cell = per_prompt * (side + gap)
-    rows = -(-len(prompts) // columns)
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (side + line + gap) + gap), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for number, prompt in enumerate(prompts):
-        left, top = gap + number % columns * (cell + gap), gap + number // columns * (side + line + gap)
-        for k in range(per_prompt):
-            sheet.paste(Image.fromarray(images[number * per_prompt + k]), (left + k * (side + gap), top))
-        pen.text(
-            (left, top + side + 3),
-            prompt.replace(" painting of", " painting of\n").replace(" photo of", " photo of\n"),
-            fill="black",
-            font=font,
-        )
-    return sheet
+    drawn = [Image.fromarray(one) for one in images]
+    cells = [
+        sheet([drawn[number * per_prompt : (number + 1) * per_prompt]], labels=[prompt])
+        for number, prompt in enumerate(prompts)
+    ]
+    cells += [Image.new("RGB", cells[0].size, "white")] * (-len(cells) % columns)
+    return sheet([cells[start : start + columns] for start in range(0, len(cells), columns)])
 
 
 if __name__ == "__main__":

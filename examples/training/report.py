@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tadp.datasets import Sample
-from tadp.drawing.overlays import SHORT_PX, sheet
+from tadp.drawing import SHORT_PX, sheet
 from tadp.files.atomic import replace_file
 from tadp.images import to_pil
 from tadp.tasks import TaskModel, evaluate

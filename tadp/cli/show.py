@@ -74,7 +74,7 @@ def show(
     """
     import torch
 
-    from tadp.drawing.heatmaps import pixel_words, word_sheet
+    from tadp.drawing import pixel_words, word_sheet
     from tadp.extract import shrink
     from tadp.images.reading import to_pil
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from tadp.drawing.canvas import FAINT, HEAT, INK, PAPER, Font, arrange, fit, font, map_colors
 from tadp.errors import CaptionError
 from tadp.features import FeatureInfo, Features, WordMaps
 from tadp.images.reading import ImageLike, to_pil
@@ -30,12 +31,6 @@ _PREPOSITIONS = ("of", "in", "on", "at", "to", "with", "by", "from", "for", "int
 SKIPPED_WORDS = frozenset((*_ARTICLES, *_PREPOSITIONS))
 CELL_PX = 320  # a picture of the sheet covers about as much as a square of this side
 
-# From cold to hot: the colours that stand at equal steps of matplotlib's "inferno", its darkest left out.
-_HEAT = np.array(
-    [(40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)],
-    np.float32,
-)
-_PAPER, _INK, _FAINT = (255, 255, 255), (31, 35, 40), (110, 118, 129)
 _MARGIN, _GAP, _CORNER = 40, 28, 14
 _TITLE_PX, _LABEL_PX, _NUMBER_PX = 34, 26, 19
 
@@ -91,10 +86,9 @@ def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1
         ValueError: If the map is not (h, w), or holds NaN or infinite values.
     """
     picture = to_pil(image)
-    share = strength * _stretched(heat, picture.size)[..., None]  # (H, W, 1) in [0, 1]
-    steps = share * (len(_HEAT) - 1)
-    lower = np.minimum(steps.astype(int), len(_HEAT) - 2)[..., 0]
-    color = _HEAT[lower] + (steps - lower[..., None]) * (_HEAT[lower + 1] - _HEAT[lower])
+    share = strength * _stretched(heat, picture.size)  # (H, W) in [0, 1]
+    color = map_colors(share, HEAT)
+    share = share[..., None]
     pixels = np.asarray(picture).astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     below = (0.35 * pixels + 0.65 * grey) * (0.95 - strength * 0.35 + strength * 0.3 * share)
@@ -130,45 +124,38 @@ def word_sheet(
     if not shown:
         raise CaptionError(f"the caption {caption!r} has no words to show; pass one that has.")
     picture = _resized(to_pil(image))
-    cells = [("image", "", picture)]
+    corners = _rounded(picture.size)
+    cells = [_cell(picture, corners, "image", "")]
     peaks = [float(one.max()) for _, one in shown]
     for (word, one), peak in zip(shown, peaks, strict=True):
         strength = math.sqrt(peak / max(peaks)) if 0 < peak < math.inf else 1.0
-        cells.append((word, "<0.01" if peak < 0.01 else f"{peak:.2f}", overlay(picture, one, strength=strength)))
+        value = "<0.01" if peak < 0.01 else f"{peak:.2f}"
+        cells.append(_cell(overlay(picture, one, strength=strength), corners, word, value))
 
     columns = min(columns or _columns(len(cells), picture.size), len(cells))
-    rows = math.ceil(len(cells) / columns)
-    cell_width, cell_height = max(picture.width, 150), picture.height + 14 + round(1.3 * _LABEL_PX)
-    title = _font(_TITLE_PX)
-    width = 2 * _MARGIN + columns * cell_width + (columns - 1) * _GAP
-    lines = _wrapped(caption.strip() or "(no caption)", title, width - 2 * _MARGIN)
-    line_height = round(1.32 * _TITLE_PX)
-    top = _MARGIN + len(lines) * line_height + 20
-    sheet = Image.new("RGB", (width, top + rows * cell_height + (rows - 1) * _GAP + _MARGIN - 8), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    title, line_px = font(_TITLE_PX), round(1.32 * _TITLE_PX)
+    width = columns * cells[0].width + (columns - 1) * _GAP
+    lines = _wrapped(caption.strip() or "(no caption)", title, width)
+    top = _MARGIN + len(lines) * line_px + 20
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    page, _, _ = arrange(rows, margins_px=(_MARGIN, top, _MARGIN, _MARGIN - 8), gap_px=(_GAP, _GAP))
+    draw = ImageDraw.Draw(page)
     for number, line in enumerate(lines):
-        draw.text((_MARGIN, _MARGIN + number * line_height - 6), line, font=title, fill=_INK)
-    corners = _rounded(picture.size)
-    for number, (label, value, cell) in enumerate(cells):
-        left = _MARGIN + number % columns * (cell_width + _GAP)
-        upper = top + number // columns * (cell_height + _GAP)
-        sheet.paste(cell, (left + (cell_width - cell.width) // 2, upper), corners)
-        _write_label(draw, label, value, (left, upper + cell.height + 14 + _LABEL_PX), cell_width)
-    return sheet
+        draw.text((_MARGIN, _MARGIN + number * line_px - 6), line, font=title, fill=INK)
+    return page
 
 
-def _write_label(draw: ImageDraw.ImageDraw, label: str, value: str, origin: tuple[int, int], width: int) -> None:
-    """A word at the left, its number at the right, on one baseline."""
-    left, baseline = origin
-    number = _font(_NUMBER_PX)
-    room = width - draw.textlength(value, font=number) - 10 * bool(value)
-    size = _LABEL_PX
-    while size > 14 and draw.textlength(label, font=_font(size)) > room:
-        size -= 1
-    while len(label) > 1 and draw.textlength(label, font=_font(size)) > room:
-        label = label.removesuffix("…")[:-1] + "…"
-    draw.text((left, baseline), label, font=_font(size), fill=_INK if value else _FAINT, anchor="ls")
-    draw.text((left + width, baseline), value, font=number, fill=_FAINT, anchor="rs")
+def _cell(picture: Image.Image, corners: Image.Image, word: str, value: str) -> Image.Image:
+    """A picture with round corners; below it a word at the left and its number at the right, on one baseline."""
+    width = max(picture.width, 150)
+    cell = Image.new("RGB", (width, picture.height + 14 + round(1.3 * _LABEL_PX)), PAPER)
+    cell.paste(picture, ((width - picture.width) // 2, 0), corners)
+    draw, number, baseline = ImageDraw.Draw(cell), font(_NUMBER_PX), picture.height + 14 + _LABEL_PX
+    room = width - number.getlength(value) - 10 * bool(value)
+    text, shown = fit(word, room, size_px=_LABEL_PX, least_px=14)
+    draw.text((0, baseline), text, font=shown, fill=INK if value else FAINT, anchor="ls")
+    draw.text((width, baseline), value, font=number, fill=FAINT, anchor="rs")
+    return cell
 
 
 def _stretched(heat: Float[Tensor, "h w"], size: tuple[int, int]) -> np.ndarray:
@@ -207,22 +194,18 @@ def _rounded(size: tuple[int, int]) -> Image.Image:
     return mask.reduce(4)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _wrapped(text: str, shown: Font, width: int) -> list[str]:
     """Lines no wider than `width`; a word that is wider still is cut."""
     lines = [""]
     for word in re.split(r"\s+", text):
-        while font.getlength(word) > width:
-            cut = next(k for k in range(len(word), 0, -1) if k == 1 or font.getlength(word[:k]) <= width)
+        while shown.getlength(word) > width:
+            cut = next(k for k in range(len(word), 0, -1) if k == 1 or shown.getlength(word[:k]) <= width)
             lines += [word[:cut], ""] if lines[-1] else []
             lines[-1:] = [word[:cut], ""] if not lines[-1] else lines[-1:]
             word = word[cut:]
         joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= width:
+        if shown.getlength(joined) <= width:
             lines[-1] = joined
         else:
             lines.append(word)
     return [line for line in lines if line]
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -10,34 +10,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from tadp.drawing.canvas import FAINT, INK, NEAR_TO_FAR, PAPER, TEXT_PX, class_color, font, map_colors
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 
 SHORT_PX = 320  # smaller pictures are enlarged to about this side, so that labels can be read
 BACKGROUND = "background"
-_INK, _PAPER, _FAINT = (31, 35, 40), (255, 255, 255), (110, 118, 129)
-_LABEL_PX = 16
 _Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
-# From near to far: the colours at equal steps of matplotlib's "Spectral".
-_DEPTH = np.array(
-    [(158, 1, 66), (213, 62, 79), (244, 109, 67), (253, 174, 97), (254, 224, 139), (230, 245, 152), (171, 221, 164),
-     (102, 194, 165), (50, 136, 189), (94, 79, 162)], np.float32,
-)  # fmt: skip
-
-
-def class_color(label: int) -> tuple[int, int, int]:
-    """A class's colour: that of the Pascal VOC devkit, whose class 0 is black."""
-    color = [0, 0, 0]
-    label, shift = label, 7
-    while label:
-        for channel in range(3):
-            color[channel] |= (label >> channel & 1) << shift
-        label >>= 3
-        shift -= 1
-    return color[0], color[1], color[2]
 
 
 def class_picture(
@@ -87,19 +69,20 @@ def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
     share = np.zeros_like(values)
     if far > near > 0:
         share[known] = np.log(values[known] / near) / math.log(far / near)
-    pixels = _depth_colors(share)
+    pixels = map_colors(share, NEAR_TO_FAR)
     pixels[~known] = (150, 150, 150)
     picture = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
-    bar = Image.fromarray(_depth_colors(np.tile(np.linspace(0, 1, picture.width - 20), (12, 1))).astype(np.uint8))
-    sheet = Image.new("RGB", (picture.width, picture.height + 52), _PAPER)
+    steps = np.tile(np.linspace(0, 1, picture.width - 20), (12, 1))
+    bar = Image.fromarray(map_colors(steps, NEAR_TO_FAR).astype(np.uint8))
+    sheet = Image.new("RGB", (picture.width, picture.height + 52), PAPER)
     sheet.paste(picture, (0, 0))
     sheet.paste(bar, (10, picture.height + 10))
     draw = ImageDraw.Draw(sheet)
     place = picture.height + 44
-    draw.text((10, place), f"{near:.2g} m", font=_font(), fill=_INK, anchor="ls")
+    draw.text((10, place), f"{near:.2g} m", font=font(), fill=INK, anchor="ls")
     middle = f"{math.sqrt(near * far):.2g} m"
-    draw.text((sheet.width / 2, place), middle, font=_font(), fill=_INK, anchor="ms")
-    draw.text((sheet.width - 10, place), f"{far:.2g} m", font=_font(), fill=_INK, anchor="rs")
+    draw.text((sheet.width / 2, place), middle, font=font(), fill=INK, anchor="ms")
+    draw.text((sheet.width - 10, place), f"{far:.2g} m", font=font(), fill=INK, anchor="rs")
     return sheet
 
 
@@ -138,8 +121,8 @@ def box_picture(
         labels.append((number, text, _label_place(draw, text, edges[number], picture.size, taken)))
     for number, text, place in reversed(labels):
         draw.rectangle(place, fill=colors[number])
-        ink = _INK if sum(colors[number]) > 330 else _PAPER
-        draw.text((place[0] + 4, place[1] + 2), text, font=_font(), fill=ink)
+        ink = INK if sum(colors[number]) > 330 else PAPER
+        draw.text((place[0] + 4, place[1] + 2), text, font=font(), fill=ink)
     return _with_note(picture, note) if note else picture
 
 
@@ -148,7 +131,7 @@ def _label_place(
 ) -> _Rectangle:
     """Where the label of a box goes: above, in or below it, at the first place that hides the least of other labels."""
     left, top, _, bottom = box
-    width, height = draw.textlength(text, font=_font()) + 8, _LABEL_PX + 5
+    width, height = draw.textlength(text, font=font()) + 8, TEXT_PX + 5
     left = max(min(left, size[0] - width), 0)
     steps = [top - height, top, *(top + k * height for k in range(1, int((bottom - top) // height))), bottom]
     uppers = [one for one in steps if 0 <= one <= size[1] - height] or [max(min(top, size[1] - height), 0)]
@@ -163,41 +146,6 @@ def _overlap(one: _Rectangle, other: _Rectangle) -> float:
     return max(width, 0) * max(height, 0)
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], *, titles: Sequence[str] = ()) -> Image.Image:
-    """Pictures in rows and columns, each column as wide as its widest picture.
-
-    Args:
-        rows: Of equal length.
-        titles: One a column, written above.
-
-    Raises:
-        ValueError: If there are no pictures, or rows differ in length.
-    """
-    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
-        raise ValueError(
-            f"a sheet has one row or more, of equally many pictures; got {[len(row) for row in rows]} pictures."
-        )
-    gap, head = 12, 34 if titles else 12
-    widths = [max(row[k].width for row in rows) for k in range(len(rows[0]))]
-    heights = [max(one.height for one in row) for row in rows]
-    page = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), sum(heights) + gap * len(heights) + head), _PAPER)
-    draw = ImageDraw.Draw(page)
-    for column, title in enumerate(titles):
-        left = gap + sum(widths[:column]) + gap * column
-        draw.text((left, head - 10), title, font=_font(), fill=_INK, anchor="ls")
-    for number, row in enumerate(rows):
-        for column, one in enumerate(row):
-            left = gap + sum(widths[:column]) + gap * column
-            page.paste(one, (left, head + sum(heights[:number]) + gap * number))
-    return page
-
-
-def _depth_colors(share: np.ndarray) -> np.ndarray:
-    steps = share * (len(_DEPTH) - 1)
-    lower = np.minimum(steps.astype(int), len(_DEPTH) - 2)
-    return _DEPTH[lower] + (steps - lower)[..., None] * (_DEPTH[lower + 1] - _DEPTH[lower])
-
-
 def _enlarged(picture: Image.Image) -> Image.Image:
     scale = SHORT_PX / min(picture.size)
     if scale <= 1:
@@ -206,33 +154,29 @@ def _enlarged(picture: Image.Image) -> Image.Image:
 
 
 def _with_note(picture: Image.Image, note: str) -> Image.Image:
-    page = Image.new("RGB", (picture.width, picture.height + 34), _PAPER)
+    page = Image.new("RGB", (picture.width, picture.height + 34), PAPER)
     page.paste(picture, (0, 0))
-    ImageDraw.Draw(page).text((10, picture.height + 24), note, font=_font(), fill=_FAINT, anchor="ls")
+    ImageDraw.Draw(page).text((10, picture.height + 24), note, font=font(), fill=FAINT, anchor="ls")
     return page
 
 
 def _with_legend(picture: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
     if not entries:
         return picture
-    size, chip, gap = _font(), 14, 16
+    chip, gap = 14, 16
     places: list[tuple[float, int]] = []
     left, line = 10.0, 0
     for name, _ in entries:
-        width = chip + 6 + size.getlength(name)
+        width = chip + 6 + font().getlength(name)
         if left > 10 and left + width > picture.width - 10:
             left, line = 10.0, line + 1
         places.append((left, line))
         left += width + gap
-    page = Image.new("RGB", (picture.width, picture.height + 14 + 24 * (line + 1)), _PAPER)
+    page = Image.new("RGB", (picture.width, picture.height + 14 + 24 * (line + 1)), PAPER)
     page.paste(picture, (0, 0))
     draw = ImageDraw.Draw(page)
     for (name, color), (left, line) in zip(entries, places, strict=True):
         top = picture.height + 10 + 24 * line
         draw.rectangle((left, top, left + chip, top + chip), fill=color)
-        draw.text((left + chip + 6, top + chip - 1), name, font=size, fill=_INK, anchor="ls")
+        draw.text((left + chip + 6, top + chip - 1), name, font=font(), fill=INK, anchor="ls")
     return page
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_LABEL_PX)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tadp.drawing.sheets import sheet
+from tadp.drawing import sheet
 from tadp.files.atomic import replace_file
 from tadp.personalize.sampling import Sampler
 
@@ -32,6 +32,6 @@ class SampleSheets:
             OutputError: If it cannot be written.
         """
         keys = [(self._seed, column) for column in range(COLUMNS)]
-        rows = [(text, self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px)) for text in self._texts]
+        rows = [self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px) for text in self._texts]
         with replace_file(self._folder / f"step-{step:08}.png") as part:
-            sheet(rows, title=f"step {step}").save(part, format="PNG")
+            sheet(rows, labels=self._texts, title=f"step {step}").save(part, format="PNG")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from tadp.drawing.overlays import box_picture, class_picture, depth_picture
+from tadp.drawing import box_picture, class_picture, depth_picture
 from tadp.files.atomic import replace_file
 from tadp.images.boxes import Detections
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp.drawing.heatmaps import CELL_PX, SKIPPED_WORDS, overlay, pixel_words, word_sheet
+from tadp.drawing import SKIPPED_WORDS, overlay, pixel_words, word_sheet
+from tadp.drawing.heatmaps import CELL_PX
 from tadp.errors import CaptionError, ImageError
 from tadp.features import AttentionMaps, FeatureInfo, Features, Word, WordMaps
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp.drawing.overlays import SHORT_PX, box_picture, class_color, class_picture, depth_picture, sheet
+from tadp.drawing import SHORT_PX, box_picture, class_color, class_picture, depth_picture, sheet
 from tadp.errors import ImageError
 from tadp.images.boxes import Boxes, Detections
 

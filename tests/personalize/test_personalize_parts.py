@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from PIL import Image
 
 import tadp
-from tadp.drawing.sheets import sheet
+from tadp.drawing import sheet
 from tadp.errors import CaptionError, MissingFileError
 from tadp.personalize import denoising_loss, draw, load_diffusion
 from tadp.personalize.objective import Latents, denoising_losses
@@ -184,7 +184,9 @@ def test_a_model_without_a_decoder_cannot_draw(source, tmp_path):
 
 def test_a_sheet_has_a_row_for_each_text():
     reds, blues = ([Image.new("RGB", (32, 32), colour)] * 2 for colour in ("red", "blue"))
-    pixels = np.asarray(sheet([("red", reds), ("blue", blues)], title="step 1"))
-    assert pixels.shape == (24 + 2 * (24 + 32 + 8) + 8, 2 * 40 + 8, 3)
-    assert (pixels[48:80, 8:40] == (255, 0, 0)).all()
-    assert (pixels[112:144, 48:80] == (0, 0, 255)).all()
+    pixels = np.asarray(sheet([reds, blues], labels=["red", "blue"], title="step 1"))
+    assert pixels.shape == (12 + 22 + 2 * (22 + 32 + 12), 2 * 44 + 12, 3)
+    assert (pixels[56:88, 12:44] == (255, 0, 0)).all()
+    assert (pixels[122:154, 56:88] == (0, 0, 255)).all()
+    for text, start in ((pixels[:34], 12), (pixels[34:56], 12), (pixels[88:122], 12)):
+        assert (text[:, start:] < 200).any()

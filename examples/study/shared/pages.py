@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from tadp.drawing.overlays import sheet
+from tadp.drawing import sheet
 from tadp.files.atomic import replace_file
 
 SIDE_PX = 136

@@ -1,0 +1,142 @@
+"""What all pictures are drawn with: inks, the font, colours of classes, the colour map, and the contact sheet."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+
+INK, FAINT, PAPER = (31, 35, 40), (110, 118, 129), (255, 255, 255)
+TEXT_PX = 16
+# The colours that stand at equal steps of two colour maps of matplotlib.
+HEAT = np.array(  # from cold to hot: "inferno", its darkest left out
+    [(40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)],
+    np.float32,
+)
+NEAR_TO_FAR = np.array(  # "Spectral"
+    [(158, 1, 66), (213, 62, 79), (244, 109, 67), (253, 174, 97), (254, 224, 139), (230, 245, 152), (171, 221, 164),
+     (102, 194, 165), (50, 136, 189), (94, 79, 162)], np.float32,
+)  # fmt: skip
+_GAP_PX, _LINE_PX = 12, 22
+_LEAST_TEXT_PX = 11
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def font(size_px: int = TEXT_PX) -> Font:
+    """The font of all pictures, Pillow's own."""
+    return ImageFont.load_default(size_px)
+
+
+def class_color(label: int) -> tuple[int, int, int]:
+    """A class's colour: that of the Pascal VOC devkit, whose class 0 is black."""
+    color = [0, 0, 0]
+    shift = 7
+    while label:
+        for channel in range(3):
+            color[channel] |= (label >> channel & 1) << shift
+        label >>= 3
+        shift -= 1
+    return color[0], color[1], color[2]
+
+
+def map_colors(share: Float[np.ndarray, "*size"], colors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "*size 3"]:
+    """Values as colours.
+
+    Args:
+        share: Values in [0, 1].
+        colors: The colours at equal steps from 0 to 1, such as `HEAT`; between them colours are mixed.
+
+    Returns:
+        Levels from 0 to 255.
+    """
+    steps = share * (len(colors) - 1)
+    lower = np.minimum(steps.astype(int), len(colors) - 2)
+    return colors[lower] + (steps - lower)[..., None] * (colors[lower + 1] - colors[lower])
+
+
+def fit(text: str, width: float, *, size_px: int, least_px: int = _LEAST_TEXT_PX) -> tuple[str, Font]:
+    """A line of text that is no wider than a place: in a smaller font if need be, then cut, with "…".
+
+    Args:
+        text: The line.
+        width: Pixels.
+        size_px: Size of the font if there is room.
+        least_px: The smallest size of the font.
+
+    Returns:
+        The text and its font.
+    """
+    while size_px > least_px and font(size_px).getlength(text) > width:
+        size_px -= 1
+    while len(text) > 1 and font(size_px).getlength(text) > width:
+        text = text.removesuffix("…")[:-1] + "…"
+    return text, font(size_px)
+
+
+def arrange(
+    rows: Sequence[Sequence[Image.Image]], *, margins_px: tuple[int, int, int, int], gap_px: tuple[int, int]
+) -> tuple[Image.Image, list[int], list[int]]:
+    """Pictures on a page, each column as wide as its widest picture, each row as high as its highest.
+
+    Args:
+        rows: Pictures; the first row has the most.
+        margins_px: Left, top, right, bottom.
+        gap_px: Between columns, and between rows.
+
+    Returns:
+        The page, the left edges of the columns, and the upper edges of the rows.
+    """
+    left, top, right, bottom = margins_px
+    lefts, uppers = [left], [top]
+    for column in range(len(rows[0])):
+        widest = max(row[column].width for row in rows if column < len(row))
+        lefts.append(lefts[-1] + widest + gap_px[0])
+    for row in rows:
+        uppers.append(uppers[-1] + max(picture.height for picture in row) + gap_px[1])
+    page = Image.new("RGB", (lefts.pop() - gap_px[0] + right, uppers.pop() - gap_px[1] + bottom), PAPER)
+    for row, upper in zip(rows, uppers, strict=True):
+        for picture, start in zip(row, lefts, strict=False):  # the last row may be shorter
+            page.paste(picture, (start, upper))
+    return page, lefts, uppers
+
+
+def sheet(
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    title: str = "",
+    titles: Sequence[str] = (),
+    labels: Sequence[str] = (),
+) -> Image.Image:
+    """A contact sheet: pictures in rows and columns, each column as wide as its widest picture.
+
+    Args:
+        rows: Pictures, equally many in each row.
+        title: Written above all.
+        titles: One text per column, written above it.
+        labels: One text per row, written above it.
+
+    Raises:
+        ValueError: If there are no pictures, or rows differ in length.
+    """
+    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"a sheet has one row or more, of equally many pictures; got {[len(row) for row in rows]} pictures."
+        )
+    line = _LINE_PX if labels else 0
+    head = _GAP_PX + _LINE_PX * (bool(title) + bool(titles))
+    page, lefts, uppers = arrange(
+        rows, margins_px=(_GAP_PX, head + line, _GAP_PX, _GAP_PX), gap_px=(_GAP_PX, _GAP_PX + line)
+    )
+    draw = ImageDraw.Draw(page)
+    if title:
+        text, shown = fit(title, page.width - 2 * _GAP_PX, size_px=TEXT_PX)
+        draw.text((_GAP_PX, _GAP_PX + _LINE_PX - 10), text, font=shown, fill=FAINT, anchor="ls")
+    for text, left in zip(titles, lefts, strict=False):
+        draw.text((left, head - 10), text, font=font(), fill=INK, anchor="ls")
+    for label, upper in zip(labels, uppers, strict=False):
+        text, shown = fit(label, page.width - 2 * _GAP_PX, size_px=TEXT_PX)
+        draw.text((_GAP_PX, upper - 8), text, font=shown, fill=INK, anchor="ls")
+    return page
