@@ -11,11 +11,10 @@ says why.
 Source: TADP Sec. 4.3, which asks GPT-3.5.
 """
 
-from tadp.cleaning.cleaner import Cleaner
+from tadp.cleaning.cleaner import Cleaner, CleaningInterrupted, CleaningReport
 from tadp.cleaning.domains import DOMAINS, Domain
 from tadp.cleaning.endpoint import EndpointCleaner
 from tadp.cleaning.model_cleaner import ModelCleaner
-from tadp.cleaning.report import CleaningInterrupted, CleaningReport
 from tadp.cleaning.rules import RuleCleaner
 
 __all__ = [

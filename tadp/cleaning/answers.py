@@ -14,6 +14,8 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "`": "`"}
 class AnswerError(TADPError):
     """An answer that cannot be used. It stays inside this package: the caption is kept, and the report says why."""
 
+    most_repeats, wait_s = 1, 0.0  # the same question mostly gets the same answer
+
 
 def instruction(domain: Domain) -> str:
     """What the model is to do with captions, whatever form they come in."""

@@ -1,30 +1,42 @@
 """One request to a chat endpoint, and every way it can go wrong, as one kind of error that never has the key in it."""
 
-import http.client
+import asyncio
+import html
+import ipaddress
 import json
+import math
 import os
 import re
 import socket
 import ssl
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from http.client import responses
+from logging import LogRecord, getLogger
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from tadp.cleaning.answers import AnswerError
-from tadp.cleaning.exchange import exchange
-from tadp.cleaning.secrecy import holds, without
 from tadp.errors import TADPError
 
+if TYPE_CHECKING:
+    import httpx2
+
 _ENDING = "/chat/completions"
+_MOST_BYTES = 4 * 2**20  # of an answer: far more than any list of captions
 _MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-_FOR_ALL = {401, 403, 404, 405}  # what one request is told, all are
+_FOR_ALL = {401, 403, 404, 405}  # every other request would get the same answer
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "tadp"}
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_SHORT = 8  # characters: "ollama", "EMPTY" and the like are no secrets, and may be part of a longer word
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)", re.DOTALL)
 
 
 class ServerError(TADPError):
-    """A request that failed. It stays inside this package, but for its text.
+    """A request that failed. Only its text leaves this package.
 
     Args:
         message: What happened; without the key.
@@ -35,14 +47,14 @@ class ServerError(TADPError):
 
     def __init__(self, message: str, *, may_pass: bool = True, for_all: bool = False, wait_s: float | None = None):
         super().__init__(message)
-        self.may_pass, self.for_all, self.wait_s = may_pass, for_all, wait_s
+        self.most_repeats, self.for_all, self.wait_s = math.inf if may_pass else 0, for_all, wait_s
 
 
 def chat_url(url: str) -> str:
     """The full address of a chat endpoint, from the API's base or itself.
 
     Raises:
-        ValueError: If it is no http address, or carries a name, password or query.
+        ValueError: If it is not an http address, or carries a name, password or query.
 
     Example:
         >>> chat_url("http://localhost:8000/v1/")
@@ -73,7 +85,7 @@ def check_key(key: str | None, variable: str) -> None:
 
 
 def check_variable(name: str) -> None:
-    """Refuse what is no name of an environment variable, without showing it: it may be the key.
+    """Refuse what does not name an environment variable, without showing it: it may be the key.
 
     Raises:
         ValueError: If it is not written as such names are, and no variable of that name is set.
@@ -88,58 +100,122 @@ def check_variable(name: str) -> None:
 def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: float) -> str:
     """Ask once, and return the text of the answer.
 
+    Works inside a running event loop too, such as a notebook's: the exchange has a loop of its own, in a thread.
+
     Raises:
-        AnswerError: If the server answered, but with no chat completion, or with the key in it.
+        AnswerError: If the server answered, but with no chat completion, with too long a one, or with the key in it.
         ServerError: If it did not.
     """
-    call = urllib.request.Request(
-        url,
-        data=json.dumps(request).encode(),
-        headers={"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "tadp"},
-    )
-    if os.environ.get(key_variable):
-        # Not in a variable, where a traceback that shows variables would show it.
-        call.add_unredirected_header("Authorization", f"Bearer {os.environ[key_variable]}")
+    import httpx2
+    from anyio.from_thread import start_blocking_portal
+
     try:
-        body = exchange(call, timeout_s=timeout_s)
-    except urllib.error.HTTPError as error:
-        with error:
-            failure = _refused(error, key_variable)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        with _key_out_of_logs(key_variable), start_blocking_portal() as portal:
+            status, wait, body = portal.call(_exchange, url, json.dumps(request), key_variable, timeout_s)
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         failure = _unreached(error, timeout_s)
     else:
-        return _text_of(body, os.environ.get(key_variable))
+        if status < 300:
+            return _text_of(body, os.environ.get(key_variable))
+        failure = _refused(status, wait, key_variable)
     raise failure from None  # the other's frames hold the headers
 
 
+async def _exchange(url: str, content: str, key_variable: str, timeout_s: float) -> tuple[int, str | None, bytes]:
+    """The status, the Retry-After header and the body of an answer.
+
+    The deadline holds for all of it. A client's own time-outs start anew with every byte, so a server that drips could
+    hold on to one for ever: in the status line, in headers, in one "100 Continue" after the other. No redirect is
+    followed, as it could take captions elsewhere, and no proxy is used to this machine.
+
+    Raises:
+        TimeoutError: If the exchange is not over after `timeout_s` seconds.
+        AnswerError: If the body is too long.
+        httpx2.HTTPError: If the server cannot be reached, or does not speak HTTP.
+    """
+    import httpx2
+
+    def signed(call: "httpx2.Request") -> "httpx2.Request":
+        # Not in a variable, where a traceback that shows variables would show it.
+        if os.environ.get(key_variable):
+            call.headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
+        return call
+
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            httpx2.AsyncClient(timeout=None, trust_env=not _is_this_machine(url)) as client,
+            client.stream("POST", url, content=content, headers=_HEADERS, auth=signed) as response,
+        ):
+            body = bytearray()
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) > _MOST_BYTES:
+                    raise AnswerError(f"the answer is longer than {_MOST_BYTES} bytes")
+            return response.status_code, response.headers.get("Retry-After"), bytes(body)
+    finally:
+        # A look-up of a host that hangs in the old executor is not waited for when the loop closes.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+
+
+@contextmanager
+def _key_out_of_logs(key_variable: str) -> Iterator[None]:
+    """Drop the client's debugging messages that have the key: a server may send it back in a header."""
+
+    def is_clean(record: LogRecord) -> bool:
+        return not holds(record.getMessage(), os.environ.get(key_variable))
+
+    loggers = [getLogger(name) for name in ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy")]
+    for logger in loggers:
+        logger.addFilter(is_clean)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_clean)
+
+
+def _is_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
 def _unreached(error: Exception, timeout_s: float) -> ServerError:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, TimeoutError):
+    causes = list(_causes(error))
+    if any(isinstance(cause, TimeoutError) for cause in causes):
         return ServerError(f"no whole answer within the time-out of {timeout_s:g} s")
-    if isinstance(cause, ConnectionRefusedError):
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ServerError("the connection was refused (is the server running?)", for_all=True)
-    if isinstance(cause, socket.gaierror):
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
         return ServerError("there is no such host, or no network", for_all=True)
-    if isinstance(cause, ssl.SSLError):
-        return ServerError(f"no secure connection: {cause.reason}", may_pass=False, for_all=True)
-    # By its kind alone: a message about headers could hold one.
-    return ServerError(f"the connection broke ({type(cause).__name__})")
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):
+            return ServerError(f"no secure connection: {cause.reason}", may_pass=False, for_all=True)
+    # Only its kind: a message about headers could hold one.
+    return ServerError(f"the connection broke ({type(error).__name__})")
 
 
-def _refused(error: urllib.error.HTTPError, key_variable: str) -> ServerError:
-    status = error.code
-    says = f"the server answers {status} {http.client.responses.get(status, '')}".rstrip()
-    if status in (401, 403):
-        says += (
-            f": it wants another key than the one in {key_variable}"
-            if os.environ.get(key_variable)
-            else (f": it wants a key, and {key_variable} is not set")
-        )
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that led to it."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for member in error.exceptions:
+                yield from _causes(member)
+        error = error.__cause__ or error.__context__
+
+
+def _refused(status: int, wait: str | None, key_variable: str) -> ServerError:
+    message = f"the server answers {status} {responses.get(status, '')}".rstrip()
+    if status in (401, 403) and os.environ.get(key_variable):
+        message += f": it wants another key than the one in {key_variable}"
+    elif status in (401, 403):
+        message += f": it wants a key, and {key_variable} is not set"
     return ServerError(
-        says,
-        may_pass=status in _MAY_PASS,
-        for_all=status in _FOR_ALL or 300 <= status < 400,
-        wait_s=_retry_after(error.headers.get("Retry-After")),
+        message, may_pass=status in _MAY_PASS, for_all=status in _FOR_ALL or status < 400, wait_s=_retry_after(wait)
     )
 
 
@@ -169,3 +245,37 @@ def _text_of(body: bytes, key: str | None) -> str:
     if holds(content, key):
         raise AnswerError(f"the answer has the key in it: {without(content, key)[:60]!r}")
     return content
+
+
+def holds(text: str, key: str | None) -> bool:
+    r"""Whether a text has a key in it: as it is, or as JSON, HTML or an address may spell it.
+
+    Example:
+        >>> [holds(text, "sk-a/b+secret") for text in (r"it is sk-a\/b+secret", "sk-a%2Fb%2Bsecret", "sk-a")]
+        [True, True, False]
+    """
+    return bool(key) and any(re.search(_pattern(key), spelling) for spelling in _spellings(text))
+
+
+def without(text: str, key: str | None) -> str:
+    """A text with asterisks in the key's place; only asterisks, where the key stands in another spelling.
+
+    Example:
+        >>> without("your key is sk-0123456789", "sk-0123456789")
+        'your key is ***'
+    """
+    if not key:
+        return text
+    text = re.sub(_pattern(key), "***", text)
+    return "***" if holds(text, key) else text
+
+
+def _pattern(key: str) -> str:
+    return re.escape(key) if len(key) >= _SHORT else rf"(?<!\w){re.escape(key)}(?!\w)"
+
+
+def _spellings(text: str) -> Iterator[str]:
+    yield text
+    yield _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)
+    yield html.unescape(text)
+    yield unquote(text)

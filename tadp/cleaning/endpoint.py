@@ -1,20 +1,22 @@
-"""Clean captions by asking a server that speaks OpenAI's chat protocol. Standard library alone."""
+"""Clean captions by asking a server that speaks OpenAI's chat protocol."""
 
 import os
 import random
-import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction, numbered, read_numbered
 from tadp.cleaning.chat import ServerError, chat_url, check_key, check_variable, post
-from tadp.cleaning.cleaner import Cleaner
+from tadp.cleaning.cleaner import Cleaner, CleaningReport, keeping, listed
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, keeping, listed
 from tadp.errors import EndpointError
+from tadp.files.checks import check_whole
 
 _FORM = " You get a numbered list of captions; answer with the edited captions under the same numbers, nothing else."
 _HARMLESS = "a dog on grass"  # a server that cannot take this caption takes none
@@ -73,9 +75,8 @@ class EndpointCleaner(Cleaner):
         self.domain = domain_of(domain)
         check_variable(key_variable)
         self.key_variable = key_variable
-        for what, number, least in (("batch_size", batch_size, 1), ("retries", retries, 0)):
-            if number < least:
-                raise ValueError(f"{what} must be {least} or more; got {number}.")
+        check_whole(batch_size, name="batch_size")
+        check_whole(retries, name="retries", minimum=0)
         if timeout_s <= 0 or backoff_s < 0 or max_wait_s < 0:
             raise ValueError(
                 "timeout_s must be above 0, backoff_s and max_wait_s 0 or more; got "
@@ -148,13 +149,11 @@ class EndpointCleaner(Cleaner):
     def _probe(self, work: "_Work", rng: random.Random) -> None:
         """Tell a server that is down from neighbouring captions that it cannot take."""
         try:
-            self._ask(_Batch([_HARMLESS], self.retries), rng)
+            with suppress(AnswerError):  # not well, but it answers
+                self._ask(_Batch([_HARMLESS], self.retries), rng)
+            work.failed_in_row = 0
         except ServerError as error:
             work.give_up(error)
-        except AnswerError:  # not well, but it answers
-            work.failed_in_row = 0
-        else:
-            work.failed_in_row = 0
 
     def _ask(self, batch: "_Batch", rng: random.Random) -> list[str]:
         """As many answers as captions; repeated after failures that may pass.
@@ -170,21 +169,26 @@ class EndpointCleaner(Cleaner):
         }
         if self.temperature is not None:
             request["temperature"] = self.temperature
-        attempt = 0
-        while True:
-            wait = 0.0
-            try:
-                answer = post(self.url, request, key_variable=self.key_variable, timeout_s=self.timeout_s)
-                return read_numbered(answer, len(batch.captions))
-            except AnswerError:
-                if attempt >= min(batch.retries, 1):  # the same question, mostly the same answer: halving helps more
-                    raise
-            except ServerError as error:
-                if attempt >= batch.retries or not error.may_pass:
-                    raise
-                wait = error.wait_s if error.wait_s is not None else self.backoff_s * 2**attempt * rng.uniform(0.5, 1)
-            time.sleep(min(wait, self.max_wait_s))
-            attempt += 1
+
+        def ask() -> list[str]:
+            answer = post(self.url, request, key_variable=self.key_variable, timeout_s=self.timeout_s)
+            return read_numbered(answer, len(batch.captions))
+
+        def wait_s(state: RetryCallState) -> float:
+            asked, own = _error_of(state).wait_s, self.backoff_s * 2 ** (state.attempt_number - 1) * rng.uniform(0.5, 1)
+            return min(own if asked is None else asked, self.max_wait_s)
+
+        return Retrying(
+            retry=retry_if_exception_type((AnswerError, ServerError)),
+            stop=lambda state: state.attempt_number > min(batch.retries, _error_of(state).most_repeats),
+            wait=wait_s,
+            reraise=True,
+        )(ask)
+
+
+def _error_of(state: RetryCallState) -> Any:
+    """What went wrong at the last attempt."""
+    return state.outcome and state.outcome.exception()
 
 
 @dataclass(frozen=True)

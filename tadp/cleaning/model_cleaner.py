@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
-from tadp.cleaning.cleaner import Cleaner
+from tadp.cleaning.cleaner import Cleaner, CleaningReport, keeping, listed
 from tadp.cleaning.domains import Domain, domain_of
-from tadp.cleaning.report import CleaningReport, keeping, listed
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from tadp.cleaning.cleaner import Cleaner
+from tadp.cleaning.cleaner import Cleaner, CleaningReport, keeping, listed
 from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of, mask, unmask
-from tadp.cleaning.report import CleaningReport, keeping, listed
 from tadp.language.grammar import article_for, upper_first, without_bullet, words_of
 from tadp.language.lexicon import DANGLING, DETERMINERS, FUNCTION_WORDS, THINGS_IN_ING
 

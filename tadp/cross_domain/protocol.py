@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from tadp.backbone import TADPBackbone
 from tadp.cleaning import Cleaner
-from tadp.cleaning.report import warn_of_failures
+from tadp.cleaning.cleaner import warn_of_failures
 from tadp.cross_domain.views import Recaptioned, Unlabelled
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import CaptionError, ModifierError

@@ -6,7 +6,7 @@ import pytest
 
 from tadp.cleaning import DOMAINS, CleaningInterrupted, CleaningReport, Domain, RuleCleaner
 from tadp.cleaning.answers import AnswerError, check_answer, instruction, numbered, read_numbered
-from tadp.cleaning.secrecy import holds, without
+from tadp.cleaning.chat import holds, without
 from tadp.errors import CaptionError
 
 WATERCOLOR = {

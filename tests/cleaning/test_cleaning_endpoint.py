@@ -1,7 +1,11 @@
 """The endpoint cleaner, against a server on loopback that misbehaves."""
 
+import asyncio
 import json
 import logging
+import os
+import signal
+import socket
 import threading
 import time
 from email.utils import formatdate
@@ -62,7 +66,7 @@ def test_errors_that_pass_are_waited_out():
 
 def test_waits_grow_and_reproduce(monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr("tadp.cleaning.endpoint.time.sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     with serving(lambda server, handler, captions: (503, {})) as server:
         for seed in (0, 0, 1):
             with pytest.raises(EndpointError, match=r"503 Service Unavailable"):
@@ -86,7 +90,7 @@ def test_waits_grow_and_reproduce(monkeypatch):
 )
 def test_the_server_says_how_long_to_wait(monkeypatch, value, least, most):
     waits: list[float] = []
-    monkeypatch.setattr("tadp.cleaning.endpoint.time.sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
 
     def behave(server, handler, captions):
         if len(server.batches) > 1:
@@ -289,6 +293,44 @@ def test_a_server_that_drips_before_its_answer_is_left_too(first, then):
         assert shut.wait(4)  # the connection is shut, not left behind
 
 
+def test_a_look_up_of_the_host_that_hangs_is_left_too(monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20))
+    start = time.monotonic()
+    try:
+        with pytest.raises(EndpointError, match=r"no whole answer within the time-out of 0\.2 s"):
+            cleaner("http://slow.invalid/v1", timeout_s=0.2, retries=0).clean("a dog")
+        assert time.monotonic() - start < 10
+    finally:
+        over.set()
+
+
+def test_an_interrupt_ends_an_exchange_at_once():
+    def behave(server, handler, captions):
+        if server.batches[:-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+            server.stop.wait(30)
+            return None
+        return cleaned(captions)
+
+    with serving(behave) as server:
+        start = time.monotonic()
+        with pytest.raises(CleaningInterrupted) as stopped:
+            cleaner(server.url).clean(CAPTIONS)
+        assert time.monotonic() - start < 20
+    assert stopped.value.report.after == (*CLEANED[:4], *CAPTIONS[4:])
+
+
+def test_captions_are_cleaned_inside_a_running_event_loop():
+    """As in a notebook."""
+
+    async def cell(url: str) -> list[str]:
+        return cleaner(url)(CAPTIONS)
+
+    with serving(lambda server, handler, captions: cleaned(captions)) as server:
+        assert asyncio.run(cell(server.url)) == CLEANED
+
+
 def test_a_hang_costs_no_other_caption():
     def behave(server, handler, captions):
         if CAPTIONS[1] in captions:
@@ -462,8 +504,8 @@ def test_other_urls_are_refused(url):
 
 def test_numbers_out_of_range_are_refused():
     for options, message in (
-        ({"batch_size": 0}, r"batch_size must be 1 or more; got 0"),
-        ({"retries": -1}, r"retries must be 0 or more; got -1"),
+        ({"batch_size": 0}, r"batch_size is 1 or more; got 0"),
+        ({"retries": -1}, r"retries is 0 or more; got -1"),
         ({"timeout_s": 0.0}, r"timeout_s must be above 0"),
     ):
         with pytest.raises(ValueError, match=message):

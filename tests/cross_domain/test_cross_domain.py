@@ -11,8 +11,8 @@ import torch
 
 import tadp
 from tadp.cleaning import Cleaner, RuleCleaner
+from tadp.cleaning.cleaner import CleaningReport
 from tadp.cleaning.domains import domain_of
-from tadp.cleaning.report import CleaningReport
 from tadp.cross_domain import (
     ModifierTable,
     Protocol,
