@@ -90,7 +90,7 @@ def test_recording_changes_no_map():
     backbone, pixels = build_backbone(attach_attention=()).to(GPU), images(2, 64, 96)
     with torch.no_grad():
         plain = backbone(pixels, CAPTIONS)
-        backbone.record_attention = (0, 1, 2)
+        backbone = backbone.with_options(record_attention=(0, 1, 2))
         recorded = backbone(pixels, CAPTIONS)
     assert plain.attention is None
     assert recorded.attention.levels == (0, 1, 2)

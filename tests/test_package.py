@@ -206,7 +206,7 @@ def test_a_command_is_in_a_file_named_after_it():
 
 def test_the_import_reader_sees_imports():
     """Otherwise the tests above would prove nothing."""
-    assert {"tadp.text.stack", "tadp.files.model_folder"} <= imports("tadp.backbone.backbone")
+    assert {"tadp.text.conditioning", "tadp.files.model_folder"} <= imports("tadp.backbone.backbone")
     assert imported_by(ast.parse("if TYPE_CHECKING:\n    from tadp.backbone import TADPBackbone")) == {"tadp.backbone"}
     assert imported_by(ast.parse("def load():\n    from tadp import tasks")) == {"tadp.tasks"}
     assert imported_by(ast.parse("from tadp import __version__")) == {"tadp"}
@@ -238,7 +238,8 @@ def test_examples_in_docstrings_run(module):
 
 
 def test_the_backbones_example_is_among_them():
-    assert [test.name for test in examples("tadp.backbone.backbone")] == ["tadp.backbone.backbone.forward"]
+    names = [test.name for test in examples("tadp.backbone.backbone")]
+    assert names == [f"tadp.backbone.backbone.{method}" for method in ("with_options", "forward")]
 
 
 # What is built

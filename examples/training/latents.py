@@ -89,7 +89,7 @@ def _parts(count: int, size: int) -> tqdm:
 
 def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str]) -> str:
     """Of the encoder's weights, what is done with its output, and the images' names."""
-    digest = hashlib.sha256(repr((backbone.options["scale_latents"], list(image_ids))).encode())
+    digest = hashlib.sha256(repr((backbone.scale_latents, list(image_ids))).encode())
     for name, tensor in backbone.vae.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
     return digest.hexdigest()

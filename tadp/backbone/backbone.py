@@ -1,39 +1,38 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.backbone.attached_captioner import Attached, CaptionFunction, attachable
-from tadp.backbone.checks import check_latents, check_levels, check_parts, check_text, level_set
-from tadp.backbone.encoding import encode
-from tadp.backbone.passes import CombineTimesteps, make_passes
-from tadp.backbone.text_source import Share, Text, TextKey, current_text, share_text, use_text
-from tadp.backbone.tiling import tiled
+from tadp.backbone.encoding import check_latents, encode
+from tadp.backbone.model_parts import ModelParts
+from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option
+from tadp.backbone.passes import Passes
+from tadp.backbone.text_source import CaptionFunction, Text, TextSource, never_compiled
+from tadp.backbone.tiling import blend, check_tiling
 from tadp.diffusion.attention import attach_attention as join_attention
-from tadp.diffusion.families import family_of
 from tadp.diffusion.loading.networks import load_text_adapter
 from tadp.diffusion.loading.parts import load_parts
 from tadp.diffusion.loading.saving import save_parts
-from tadp.diffusion.vae import AnyVAE, encoder_of
-from tadp.errors import CaptionError, ModelError
+from tadp.diffusion.vae import AnyVAE
+from tadp.errors import ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.files.atomic import replace_folder
 from tadp.files.hub import HubOptions, Source
 from tadp.files.model_folder import model_folder
-from tadp.images.reading import ImageLike, crop_to_cells, to_tensor
-from tadp.language.matching import Synonyms, checked_names
-from tadp.text.conditioning import Conditioning, TextAdapter
-from tadp.text.encoder import check_captions
-from tadp.text.stack import AnyText, text_encoder_of
-from tadp.training.parameter_groups import decay_groups, first_parameter
+from tadp.images.crops import Crops
+from tadp.images.reading import MAX_PIXELS, ImageLike, crop_to_cells, to_tensor
+from tadp.images.tiles import grid
+from tadp.language.matching import Synonyms
+from tadp.text.conditioning import Conditioning
+from tadp.text.stack import AnyText
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -41,14 +40,8 @@ if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from transformers import CLIPTextModel, CLIPTokenizer
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def _never_compiled(function: Function) -> Function:
-    return cast(Function, torch.compiler.disable(function))
-
-
-class TADPBackbone(nn.Module):
+class TADPBackbone(ModelParts):
     """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
 
     The VAE and the text encoder are frozen; the U-Net trains, unless `freeze()` is called. Levels count from the
@@ -96,6 +89,23 @@ class TADPBackbone(nn.Module):
         TADP Sec. 3; taps and attention as in its released code.
     """
 
+    # The options, to read; `with_options` gives a backbone with others.
+    timestep = Option[int | tuple[int, ...]]()
+    combine_timesteps = Option[CombineTimesteps]()
+    noise_samples = Option[int]()
+    noise_seed = Option[int]()
+    scale_latents = Option[bool]()
+    sample_posterior = Option[bool]()
+    imagenet_pixels = Option[bool]()
+    attach_attention = Option[tuple[int, ...]]()
+    detach_attention = Option[bool]()
+    record_attention = Option[tuple[int, ...]]()
+    text_length = Option[int | None]()
+    pool_attention = Option[tuple[str, ...]]()
+    pool_synonyms = Option[dict[str, list[str]] | None]()
+    default_text = Option[str | None]()
+    blocks = Option[tuple[int, ...] | None]()
+
     def __init__(
         self,
         *,
@@ -121,45 +131,24 @@ class TADPBackbone(nn.Module):
         default_text: str | None = "",
         blocks: Sequence[int] | None = None,
     ):
-        super().__init__()
-        self.vae = encoder_of(vae)
-        self.unet = unet
-        self.blocks = None if blocks is None else tuple(blocks)
-        self.family = family_of(unet)
-        self.layout = self.family.read_layout(unet, self.blocks)
-        self._source: Source | None = None
-        self.default_text = default_text
-        self._captioner: Attached | None = None
-        self._text_key = TextKey()
-        self._text_share: Share | None = None
-        self.text_encoder = text_encoder_of(text_encoder, tokenizer)
-        self.text_adapter = None
-        if text_adapter:
-            self.text_adapter = TextAdapter(self.layout.text_width).to(self.device, self.dtype)
-        self.passes = make_passes(
-            timestep,
-            combine=combine_timesteps,
-            noise_samples=noise_samples,
-            noise_seed=noise_seed,
-            scheduler=scheduler,
-            kind=self.family.noise_kind,
-            scale_latents=scale_latents,
+        options = BackboneOptions(
+            timestep=timestep, combine_timesteps=combine_timesteps, noise_samples=noise_samples, noise_seed=noise_seed,
+            scale_latents=scale_latents, sample_posterior=sample_posterior, imagenet_pixels=imagenet_pixels,
+            attach_attention=attach_attention, detach_attention=detach_attention, record_attention=record_attention,
+            text_adapter=text_adapter, text_length=text_length, pool_attention=pool_attention,
+            pool_synonyms=pool_synonyms, default_text=default_text, blocks=blocks,
+        )  # fmt: skip
+        super().__init__(
+            vae=vae,
+            unet=unet,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            text_adapter=options.text_adapter,
+            blocks=options.blocks,
         )
-        self.scale_latents = scale_latents
-        self.sample_posterior = sample_posterior
-        self.imagenet_pixels = imagenet_pixels
-        self.attach_attention = level_set(attach_attention, name="attach_attention")
-        self.detach_attention = detach_attention
-        self.record_attention = level_set(record_attention, name="record_attention")
-        self.text_length = text_length or (self.text_encoder.length if self.text_encoder else None)
-        self.pool_attention, self.pool_synonyms = checked_names(pool_attention, pool_synonyms)
-        check_parts(self.vae, self.layout, self.text_encoder)
-        check_levels((*self.attach_attention, *self.record_attention), self.layout, self.vae.reduction)
-        self.family.prepare(unet, self.layout)
-        self.vae.requires_grad_(False)
-        if self.text_encoder is not None:
-            self.text_encoder.requires_grad_(False)
-        self.train(self.training)
+        self._source: Source | None = None
+        self._texts = TextSource(options.default_text)
+        self._set_options(options, scheduler)
 
     @classmethod
     def from_pretrained(
@@ -253,7 +242,7 @@ class TADPBackbone(nn.Module):
                 text_encoder=self.text_encoder,
                 text_adapter=self.text_adapter,
                 scheduler=self.passes.scheduler,
-                options=self.options,
+                options=self.options.to_dict(),
             )
 
     @property
@@ -262,28 +251,59 @@ class TADPBackbone(nn.Module):
         return self._source
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The constructor's options, as saved with the model."""
-        return {
-            **self.passes.options,
-            "scale_latents": self.scale_latents,
-            "sample_posterior": self.sample_posterior,
-            "imagenet_pixels": self.imagenet_pixels,
-            "attach_attention": list(self.attach_attention),
-            "detach_attention": self.detach_attention,
-            "record_attention": list(self.record_attention),
-            "text_adapter": self.text_adapter is not None,
-            "text_length": self.text_length,
-            "pool_attention": list(self.pool_attention),
-            "pool_synonyms": self.pool_synonyms,
-            "default_text": self.default_text,
-            "blocks": None if self.blocks is None else list(self.blocks),
-        }
+    def captioner(self) -> CaptionFunction | None:
+        """The attached captioner, if there is one."""
+        return self._texts.captioner
 
     @property
-    def timestep(self) -> int | tuple[int, ...]:
-        """Diffusion time at which features are read: one, or several."""
-        return self.passes.timestep
+    def options(self) -> BackboneOptions:
+        """The constructor's options, as saved with the model."""
+        return self._options
+
+    def with_options(self, **options: Any) -> "TADPBackbone":
+        """A backbone with other options that is the same model: VAE, U-Net, text encoder and adapter are shared.
+
+        What is trained, moved, frozen or installed in one is so in both, and `train()` sets the parts of both. An open
+        `conditioning()` block gives its text to both. The source and the attached captioner are taken over;
+        `attach_captioner` later changes only the one it is called on. A `copy.deepcopy` shares nothing.
+
+        Args:
+            **options: Any of the constructor's, but for `text_adapter`, which has weights of its own, and `blocks` for
+                which the U-Net was not prepared.
+
+        Raises:
+            TypeError: If there is no such option, or it is of the wrong type.
+            ValueError: If an option is out of range, or needs other weights or another layout.
+
+        Example:
+            >>> import tadp
+            >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=())
+            >>> recording = backbone.with_options(record_attention=(1,))
+            >>> recording.unet is backbone.unet, recording.record_attention, backbone.record_attention
+            (True, (1,), ())
+        """
+        changed = self.options.changed(**options)
+        if changed.text_adapter != self.options.text_adapter:
+            raise ValueError(
+                "text_adapter has weights of its own, which backbones that share weights cannot differ in; build or "
+                f"load a backbone with text_adapter={changed.text_adapter}."
+            )
+        if changed.blocks != self.options.blocks and self.family.read_layout(self.unet, changed.blocks) != self.layout:
+            raise ValueError(
+                f"the model is prepared for other blocks than {changed.blocks}, and shared; load another backbone with "
+                f"blocks={changed.blocks}."
+            )
+        other = copy.copy(self)
+        other._set_options(changed, self.passes.scheduler)
+        return other
+
+    def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
+        """Take options that this model can run."""
+        options.check_levels(self.layout, self.vae.reduction)
+        length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
+        self._options = options.changed(text_length=length)
+        self.passes = Passes.of(self._options, scheduler, self.family.noise_kind)
+        self._texts = replace(self._texts, default=options.default_text)
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -292,29 +312,20 @@ class TADPBackbone(nn.Module):
         Raises:
             ModelError: If attention is attached and neither a text encoder nor `text_length` says how many tokens.
         """
-        attached = len(self.pool_attention) or self.text_length
-        if self.attach_attention and attached is None:
+        options = self.options
+        attached = len(options.pool_attention) or options.text_length
+        if options.attach_attention and attached is None:
             raise ModelError(
                 "without a text encoder the number of attention channels is unknown; pass text_length= or "
                 "pool_attention=."
             )
         return FeatureInfo(
             channels=tuple(
-                channels * self.passes.width + (attached or 0) * (level in self.attach_attention)
+                channels * self.passes.width + (attached or 0) * (level in options.attach_attention)
                 for level, channels in enumerate(self.layout.channels)
             ),
             reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
         )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return first_parameter(self.unet).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the U-Net computes in."""
-        return first_parameter(self.unet).dtype
 
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
@@ -333,25 +344,6 @@ class TADPBackbone(nn.Module):
             ImageError: If an image cannot be read or used.
         """
         return self._encode_pixels(to_tensor(images), generator)[0]
-
-    def encode_text(
-        self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
-    ) -> Conditioning:
-        """τ of the paper: CLIP's last hidden state, (B, 77, 768) for Stable Diffusion 1.5, and what its tokens are.
-
-        Args:
-            captions: One text or several; "" is the empty prompt.
-            truncate: Cut captions over the limit, with a warning, rather than refuse them.
-            mask_padding: Attend to real tokens alone; Stable Diffusion was trained without.
-
-        Raises:
-            CaptionError: If a caption is too long; the message counts its tokens.
-            ModelError: If the backbone has no text encoder.
-        """
-        if self.text_encoder is None:
-            raise ModelError("this backbone has no text encoder; pass text as Conditioning, or load one.")
-        with torch.no_grad():
-            return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def extract(
         self,
@@ -381,9 +373,8 @@ class TADPBackbone(nn.Module):
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
             return self._extract(latents, text, size)
-        return self._extract(
-            latents, self._text_or_default(text, len(latents), truncate=truncate), size, names_vary=True
-        )
+        encoded = self._texts.resolve(text, len(latents), self.encode_text, truncate=truncate)
+        return self._extract(latents, encoded, size, names_vary=True)
 
     def forward(
         self,
@@ -422,7 +413,7 @@ class TADPBackbone(nn.Module):
         if isinstance(text, Conditioning):
             encoded = text
         else:
-            encoded = self._text_or_default(text, len(pixels), pixels=pixels, truncate=truncate)
+            encoded = self._texts.resolve(text, len(pixels), self.encode_text, pixels=pixels, truncate=truncate)
         latents, half = self._encode_pixels(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
         features = self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
@@ -430,13 +421,67 @@ class TADPBackbone(nn.Module):
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
 
-    tiled = tiled  # features of an image too large for one pass
+    @torch.no_grad()
+    def tiled(
+        self,
+        image: ImageLike,
+        text: Text | None = None,
+        *,
+        tile_px: int = 512,
+        overlap_px: int = 128,
+        batch_size: int = 1,
+        truncate: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+        progress: bool = False,
+    ) -> Features:
+        """Features of one large image, from overlapping tiles that are blended where they meet. Without gradient.
 
-    @contextmanager
-    def conditioning(self, text: Text) -> Iterator[None]:
+        Peak memory is that of the result, of a pass over `batch_size` tiles, and of the image as it is stored. Every
+        tile is an image to the model: what it normalises or attends to over a whole image, it does over a tile, so the
+        result is not that of one pass (docs/large-images.md has measurements). An image no larger than a tile is one
+        pass, bit for bit.
+
+        Args:
+            image: One image, as `tadp.images.to_tensor` takes it.
+            text: One caption or `Conditioning` for all tiles; or one for each, row by row, as `tadp.images.tiles.grid`
+                lists them. None as in a call of the backbone: a captioner that is attached describes each tile.
+            tile_px: Side of a tile, a multiple of the coarsest stride; about the size the model was trained on.
+            overlap_px: Pixels that neighbouring tiles share, a multiple of the coarsest stride, under `tile_px`.
+            batch_size: Tiles that go through together. With 1 every pass has one shape.
+            truncate: Cut captions over the limit, with a warning, rather than refuse them.
+            dtype: Dtype of the result; None is that of the backbone's features.
+            device: Device of the result; None is the backbone's. "cpu" keeps a large result out of a GPU's memory.
+            max_pixels: The most pixels that are read; None lifts the limit.
+            progress: Show a progress bar.
+
+        Returns:
+            The features of one pass: level k is (1, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])). Where
+            tiles have texts of their own, `attention` is None, and attention that is attached by name is in the maps.
+
+        Raises:
+            CaptionError: If there is neither one text nor one per tile; the message says how many tiles there are.
+            ImageError: If the image cannot be read or used.
+            TypeError, ValueError: If a size is not a multiple, `overlap_px` not under `tile_px`, another argument not
+                of its type, or attention by token is asked for although tiles have texts of their own.
+        """
+        check_tiling(batch_size, dtype)
+        crops, reduction = Crops(image, max_pixels=max_pixels), self.feature_info.reduction
+        tiles = grid(crops.size, tile_px=tile_px, overlap_px=overlap_px, multiple=reduction[-1])
+        encoded = self._texts.resolve_tiles(text, tiles, self.encode_text, truncate=truncate)
+        differ = len(tiles) > 1 and (encoded is None or len(encoded) > 1)
+        if differ:
+            self.options.check_text_per_tile()
+        return blend(
+            self, crops, tiles, encoded, reduction=reduction, with_attention=not differ, batch_size=batch_size,
+            dtype=dtype, device=device, progress=progress,
+        )  # fmt: skip
+
+    def conditioning(self, text: Text) -> AbstractContextManager[None]:
         """Within the block, `backbone(images)` takes this text: for frameworks that pass images alone.
 
-        Each thread has its own. Under `nn.DataParallel`, captions are split as the images are.
+        Each thread has its own.
 
         Args:
             text: One caption for each image of the batch, one string for all, or `Conditioning`.
@@ -444,8 +489,7 @@ class TADPBackbone(nn.Module):
         Raises:
             CaptionError: If there is no text.
         """
-        with use_text(self._text_key, text):
-            yield
+        return self._texts.blocks.open(text)
 
     def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
         """Let `backbone(images)` describe its images by itself, outside of `conditioning()`.
@@ -462,52 +506,8 @@ class TADPBackbone(nn.Module):
             UnknownModelError: If there is no such captioner.
             TypeError: If it is none of these.
         """
-        self._captioner = attachable(captioner, **options)
+        self._texts = self._texts.with_captioner(captioner, **options)
         return self
-
-    @property
-    def captioner(self) -> CaptionFunction | None:
-        """The captioner that is attached, if there is one."""
-        return None if self._captioner is None else self._captioner.captioner
-
-    def train(self, mode: bool = True) -> "TADPBackbone":
-        """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
-        super().train(mode)
-        self.vae.eval()
-        if self.text_encoder is not None:
-            self.text_encoder.eval()
-        return self
-
-    def freeze(self) -> "TADPBackbone":
-        """Stop the U-Net's gradients, for a head on fixed features; the text adapter, if any, still trains."""
-        self.unet.requires_grad_(False)
-        return self
-
-    def unfreeze(self) -> "TADPBackbone":
-        """Train the U-Net again, all but the layers after the last map, which never run."""
-        self.unet.requires_grad_(True)
-        self.family.freeze_unused(self.unet, self.layout)
-        return self
-
-    def enable_gradient_checkpointing(self, enabled: bool = True) -> "TADPBackbone":
-        """Trade time for memory in training: the U-Net's blocks are run again during backward."""
-        self.family.set_checkpointing(self.unet, enabled)
-        return self
-
-    def parameter_groups(
-        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
-    ) -> list[dict[str, Any]]:
-        """Groups for an optimiser: what trains, by learning rate, without decay on norms and biases.
-
-        Args:
-            lr: Of the text adapter; the U-Net gets `unet_scale` of it.
-            unet_scale: 0.1 in the released segmentation code.
-            weight_decay: Of matrices and kernels; 5e-3 in the released segmentation code.
-        """
-        groups = decay_groups(self.unet, lr=lr * unet_scale, weight_decay=weight_decay)
-        if self.text_adapter is not None:
-            groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
-        return groups
 
     def _encode_pixels(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
@@ -515,107 +515,44 @@ class TADPBackbone(nn.Module):
         return encode(
             self.vae,
             pixels,
+            self.options,
             multiple=self.layout.multiple,
-            imagenet_pixels=self.imagenet_pixels,
-            sample=self.sample_posterior,
-            scale=self.scale_latents,
             generator=generator,
             vae_map=vae_map,
         )
-
-    @_never_compiled  # of strings, and a compiled call would keep the first text that it saw
-    def _text_or_default(
-        self, text: Text | None, count: int, *, pixels: Tensor | None = None, truncate: bool = False
-    ) -> Conditioning:
-        if text is None:
-            text = current_text(self._text_key) if self._text_share is None else self._text_share.of(count)
-        if text is None and self._captioner is not None:
-            text, truncate = self._captioner.describe(pixels), True
-        if text is None:
-            text = self._default()
-        if isinstance(text, Conditioning):
-            return text
-        captions = check_captions(text)
-        if not isinstance(text, str) and len(captions) != count:
-            raise CaptionError(
-                f"{count} images but {len(captions)} captions; give one an image, or a single string for all."
-            )
-        return self.encode_text(captions, truncate=truncate)
-
-    def _default(self) -> str:
-        if self.default_text is None:
-            raise CaptionError(
-                "no text for these images, and default_text is None. Pass captions, call within `with "
-                "backbone.conditioning(captions):`, or attach a captioner: backbone.attach_captioner('tadp-tiny')."
-            )
-        return self.default_text
-
-    def _replicate_for_data_parallel(self) -> "TADPBackbone":
-        replica: Any = super()._replicate_for_data_parallel()
-        replica._text_share = share_text(self._text_key)
-        return replica
 
     def _extract(
         self, latents: Tensor, text: Conditioning, size: tuple[int, int], *, names_vary: bool = False
     ) -> Features:
         """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
-        maps, attention = self._cropped_levels(latents, text, size)
-        joined = self._joined_uncompiled if names_vary else self._joined
-        return joined(maps, attention, text, size)
-
-    def _cropped_levels(
-        self, latents: Tensor, text: Conditioning, size: tuple[int, int]
-    ) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """The maps and the attention of each level, cropped, apart, and nothing but tensors; also of symbolic sizes."""
-        conditioning = self._denoiser_text(text, latents)
-        one_pass = partial(
-            self.family.run_once,
-            self.unet,
-            self.layout,
-            text=conditioning,
-            image_size=size,
-            record_levels=sorted({*self.attach_attention, *self.record_attention}),
-        )
-        maps, attention = self.passes.run(one_pass, latents, self.dtype)
-        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
-        maps = [crop_to_cells(one, size, stride) for one, stride in zip(maps, strides, strict=True)]
-        return maps, {level: crop_to_cells(one, size, strides[level]) for level, one in attention.items()}
-
-    def _joined(
-        self, maps: list[Tensor], attention: dict[int, Tensor], text: Conditioning, size: tuple[int, int]
-    ) -> Features:
-        """The maps with the attention that is attached to them."""
-        named = _named(attention, text.expand(len(maps[0])))
-        for level in self.attach_attention:
-            maps[level] = join_attention(
-                maps[level], self._attached_channels(named, level), detach=self.detach_attention
-            )
-        return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
-
-    _joined_uncompiled = _never_compiled(_joined)  # else a call is compiled anew for each caption
-
-    def _denoiser_text(self, conditioning: Conditioning, latents: Tensor) -> Conditioning:
-        """What of a text the denoiser takes: tensors, without names."""
-        check_text(
-            conditioning,
-            layout=self.layout,
-            is_attached=bool(self.attach_attention),
-            is_pooled=bool(self.pool_attention),
-            text_length=self.text_length,
-        )
-        tensors = Conditioning(conditioning.embeddings, mask=conditioning.mask, pooled=conditioning.pooled)
-        conditioning = tensors.to(latents.device, self.dtype)
-        if self.text_adapter is not None:
-            conditioning = self.text_adapter(conditioning)
-        return conditioning.expand(latents.shape[0])
-
-    def _attached_channels(self, attention: AttentionMaps, level: int) -> Float[Tensor, "b l h w"]:
-        """What is attached at a level: a channel a name, or a channel a token."""
-        if self.pool_attention:
-            return attention.pool(self.pool_attention, level, synonyms=self.pool_synonyms).maps
-        return attention.at(level)
+        maps, attention = self.levels(latents, text, self.passes, image_size=size)
+        join = _joined_uncompiled if names_vary else _joined
+        return join(maps, attention, text, size, self.options)
 
 
-def _named(attention: dict[int, Tensor], conditioning: Conditioning) -> AttentionMaps:
-    batch, length, _ = conditioning.embeddings.shape
-    return AttentionMaps(attention, conditioning.tokens or (("",) * length,) * batch, conditioning.words)
+def _joined(
+    maps: list[Tensor],
+    attention: dict[int, Tensor],
+    text: Conditioning,
+    size: tuple[int, int],
+    options: BackboneOptions,
+) -> Features:
+    """The maps with the attention that is attached to them."""
+    text = text.expand(len(maps[0]))
+    batch, length, _ = text.embeddings.shape
+    named = AttentionMaps(attention, text.tokens or (("",) * length,) * batch, text.words)
+    for level in options.attach_attention:
+        channels = named.at(level)
+        if options.pool_attention:
+            channels = named.pool(options.pool_attention, level, synonyms=options.pool_synonyms).maps
+        maps[level] = join_attention(maps[level], channels, detach=options.detach_attention)
+    return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+
+
+_joined_uncompiled = never_compiled(_joined)  # else a call is compiled anew for each caption
+
+
+def refuse_name(backbone: object) -> None:
+    """Refuse the name of a model where a backbone is wanted: with which options it is to be loaded, nobody said."""
+    if isinstance(backbone, str | Path):
+        raise TypeError(f"a TADPBackbone is wanted; got {str(backbone)!r}. Pass TADPBackbone.from_pretrained(…) of it.")

@@ -1,73 +1,91 @@
 """Which passes make a feature: at one timestep or several, without noise or over an ensemble, one after another."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tadp.backbone.options import BackboneOptions
 from tadp.diffusion.noise import SCHEDULER, Kind, NoiseSchedule, scheduler_config, seeded_noise, train_steps
-from tadp.files.checks import check_choice, check_whole
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-CombineTimesteps = Literal["mean", "concatenate"]
 # What one pass makes: maps, finest first, and attention by level.
 Made: TypeAlias = tuple[tuple[Tensor, ...], dict[int, Tensor]]
-_SEEDS = 2**63
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Timesteps and noises of a backbone; `make_passes` checks them.
+    """The passes of a backbone; `Passes.of` checks the options against the model's schedule.
 
     Attributes:
-        timesteps: One or several, in the order in which their maps are concatenated.
-        combine: How several timesteps become one feature.
-        noise_samples: Noises that are averaged at each timestep; 0 adds none.
-        noise_seed: Of the noises.
+        options: Timesteps and noises.
         scheduler: The configuration of the model's scheduler; None if it is not known.
         schedule: How much noise; None if none is added.
     """
 
-    timesteps: tuple[int, ...]
-    combine: CombineTimesteps
-    noise_samples: int
-    noise_seed: int
+    options: BackboneOptions
     scheduler: dict[str, Any] | None = None
     schedule: NoiseSchedule | None = None
 
+    @classmethod
+    def of(
+        cls, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None", kind: Kind
+    ) -> "Passes":
+        """The passes of a model with these options.
+
+        Args:
+            options: Timesteps and noises.
+            scheduler: The model's, or its configuration, as `TADPBackbone` takes it.
+            kind: How the model's family adds noise where the scheduler is not known.
+
+        Raises:
+            TypeError: If the scheduler is of an unknown type.
+            ValueError: If the schedule lacks a timestep, or has no noise there.
+            ModelError: If the scheduler adds noise in a way that tadp does not know.
+        """
+        config = scheduler_config(scheduler)
+        steps = train_steps(config)
+        for timestep in options.timesteps:
+            if not 0 <= timestep < steps:
+                raise ValueError(f"timestep is 0 to {steps - 1}; got {timestep}.")
+        if not options.noise_samples:
+            return cls(options, config)
+        schedule = NoiseSchedule.of(config, kind=kind)
+        if not any(schedule.noise[timestep] for timestep in options.timesteps):
+            raise ValueError(
+                f"this model adds no noise at timestep {options.timesteps[0]}, so noise_samples="
+                f"{options.noise_samples} has no meaning; pass a later timestep, such as timestep=261, or "
+                "noise_samples=0."
+            )
+        if config is None and kind == "diffusion":
+            warnings.warn(
+                f"the model came without {SCHEDULER}; noise is added as in Stable Diffusion 1.x, 2.x and XL: 1,000 "
+                "steps, scaled-linear betas from 0.00085 to 0.012. If it was trained otherwise, pass scheduler=.",
+                stacklevel=5,  # the caller of `from_pretrained`
+            )
+        return cls(options, config, schedule)
+
     def __str__(self) -> str:
-        times = ", ".join(map(str, self.timesteps))
-        several = (", averaged" if self.combine == "mean" else ", concatenated") * (len(self.timesteps) > 1)
-        noises = {0: "", 1: f"; noise of seed {self.noise_seed}"}.get(
-            self.noise_samples, f"; mean over {self.noise_samples} noises of seed {self.noise_seed}"
+        options = self.options
+        times = ", ".join(map(str, options.timesteps))
+        several = (", averaged" if options.combine_timesteps == "mean" else ", concatenated") * (
+            len(options.timesteps) > 1
+        )
+        noises = {0: "", 1: f"; noise of seed {options.noise_seed}"}.get(
+            options.noise_samples, f"; mean over {options.noise_samples} noises of seed {options.noise_seed}"
         )
         return times + several + noises
 
     @property
-    def timestep(self) -> int | tuple[int, ...]:
-        """As the backbone takes it: one number, or several."""
-        return self.timesteps[0] if len(self.timesteps) == 1 else self.timesteps
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As the backbone takes them, for JSON."""
-        return {
-            "timestep": self.timesteps[0] if len(self.timesteps) == 1 else list(self.timesteps),
-            "combine_timesteps": self.combine,
-            "noise_samples": self.noise_samples,
-            "noise_seed": self.noise_seed,
-        }
-
-    @property
     def width(self) -> int:
         """How many times as many channels a map has as that of one pass."""
-        return len(self.timesteps) if self.combine == "concatenate" else 1
+        return len(self.options.timesteps) if self.options.combine_timesteps == "concatenate" else 1
 
     def run(self, one_pass: Callable[..., Made], latents: Float[Tensor, "b c h w"], dtype: torch.dtype) -> Made:
         """All passes, one at a time.
@@ -81,88 +99,25 @@ class Passes:
             Maps averaged over noises, and averaged or concatenated over timesteps; attention averaged over both, so
             that a token has one channel and a cell's values sum to what they do in one pass.
         """
-        made = (self._at(timestep, one_pass, latents, dtype) for timestep in self.timesteps)
-        if self.combine == "concatenate" and len(self.timesteps) > 1:
+        timesteps = self.options.timesteps
+        made = (self._at(timestep, one_pass, latents, dtype) for timestep in timesteps)
+        if self.width > 1:
             return _concatenated(list(made))
-        return _mean(made, len(self.timesteps))
+        return _mean(made, len(timesteps))
 
     def _at(self, timestep: int, one_pass: Callable[..., Made], latents: Tensor, dtype: torch.dtype) -> Made:
         schedule = self.schedule
         if schedule is None or not schedule.noise[timestep]:
             return one_pass(latents.to(dtype), timestep=timestep)
+        seed, samples = self.options.noise_seed, self.options.noise_samples
         made = (
             one_pass(
-                schedule.add(latents, seeded_noise(latents, seed=self.noise_seed, number=number), timestep).to(dtype),
+                schedule.add(latents, seeded_noise(latents, seed=seed, number=number), timestep).to(dtype),
                 timestep=timestep,
             )
-            for number in range(self.noise_samples)
+            for number in range(samples)
         )
-        return _mean(made, self.noise_samples)
-
-
-def make_passes(
-    timestep: int | Sequence[int],
-    *,
-    combine: CombineTimesteps,
-    noise_samples: int,
-    noise_seed: int,
-    scheduler: "SchedulerMixin | Mapping[str, Any] | None",
-    kind: Kind,
-    scale_latents: bool,
-) -> Passes:
-    """Passes, checked against the model's scheduler.
-
-    Args:
-        timestep: As `TADPBackbone` takes it.
-        combine: Likewise.
-        noise_samples: Likewise.
-        noise_seed: Likewise.
-        scheduler: Likewise.
-        kind: The noise of the model's family.
-        scale_latents: Whether latents have the scale that the noise is for.
-
-    Raises:
-        TypeError: If a number or the scheduler is none.
-        ValueError: If one is out of range, a timestep occurs twice, there is none, or noise has no meaning.
-        ModelError: If the scheduler adds noise in a way that tadp does not know.
-    """
-    config = scheduler_config(scheduler)
-    timesteps = _checked_timesteps(timestep, train_steps(config))
-    check_choice(combine, get_args(CombineTimesteps), name="combine_timesteps")
-    samples = check_whole(noise_samples, name="noise_samples", minimum=0)
-    seed = check_whole(noise_seed, name="noise_seed", minimum=None)
-    if not 0 <= seed < _SEEDS:
-        raise ValueError(f"noise_seed is 0 to 2**63 - 1; got {seed}.")
-    if not samples:
-        return Passes(timesteps, combine, samples, seed, config)
-    if not scale_latents:
-        raise ValueError("noise is for latents of unit scale; leave scale_latents as it is, or pass noise_samples=0.")
-    schedule = NoiseSchedule.of(config, kind=kind)
-    if not any(schedule.noise[one] for one in timesteps):
-        raise ValueError(
-            f"this model adds no noise at timestep {timesteps[0]}, so noise_samples={samples} has no meaning; pass a "
-            "later timestep, such as timestep=261, or noise_samples=0."
-        )
-    if config is None and kind == "diffusion":
-        warnings.warn(
-            f"the model came without {SCHEDULER}; noise is added as in Stable Diffusion 1.x, 2.x and XL: 1,000 steps, "
-            "scaled-linear betas from 0.00085 to 0.012. If it was trained otherwise, pass scheduler=.",
-            stacklevel=4,
-        )
-    return Passes(timesteps, combine, samples, seed, config, schedule)
-
-
-def _checked_timesteps(timestep: int | Sequence[int], steps: int) -> tuple[int, ...]:
-    given = timestep if isinstance(timestep, Sequence) and not isinstance(timestep, str) else [timestep]
-    timesteps = tuple(check_whole(one, name="timestep", minimum=None) for one in given)
-    if not timesteps:
-        raise ValueError("timestep is a number or several; got none.")
-    for one in timesteps:
-        if not 0 <= one < steps:
-            raise ValueError(f"timestep is 0 to {steps - 1}; got {one}.")
-    if len(set(timesteps)) < len(timesteps):
-        raise ValueError(f"each timestep counts once; got {timesteps}.")
-    return timesteps
+        return _mean(made, samples)
 
 
 def _concatenated(made: list[Made]) -> Made:

@@ -129,7 +129,7 @@ def extract(
     if tile is not None:
         with wrong_usage("--tile"):
             grid((tile, tile), tile_px=tile, overlap_px=overlap, multiple=backbone.feature_info.reduction[-1])
-    backbone.record_attention = tuple(sorted({*backbone.record_attention, *(attention or ())}))
+    backbone = backbone.with_options(record_attention=[*backbone.record_attention, *(attention or ())])
     if words is None:
         words = load_captioner(
             source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens

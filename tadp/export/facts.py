@@ -86,7 +86,7 @@ class Facts:
             text=None
             if text is None
             else {"tokens": text.tokens and text.tokens[0], "words": text.words and text.words[0]},
-            options=backbone.options,
+            options=backbone.options.to_dict(),
         )
 
     @classmethod

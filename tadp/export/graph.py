@@ -55,11 +55,11 @@ class ExportedBackbone(nn.Module):
         text = Conditioning(given, pooled=self.pooled if self.has_text else pooled)  # pyright: ignore[reportArgumentType]
         backbone = self.backbone
         latents, _ = backbone._encode_pixels(pixels, None)
-        maps, attention = backbone._cropped_levels(latents, text, (pixels.shape[2], pixels.shape[3]))
-        for level in backbone.attach_attention:
+        maps, attention = backbone.levels(latents, text, backbone.passes, image_size=(pixels.shape[2], pixels.shape[3]))
+        for level in backbone.options.attach_attention:
             maps[level] = attach_attention(maps[level], attention[level])
         outputs = {f"map_{level}": one.float() for level, one in enumerate(maps)}
-        return outputs | {f"attention_{level}": attention[level].float() for level in backbone.record_attention}
+        return outputs | {f"attention_{level}": attention[level].float() for level in backbone.options.record_attention}
 
 
 @dataclass(frozen=True)
@@ -135,29 +135,29 @@ def text_inputs(backbone: TADPBackbone) -> dict[str, tuple[int, ...]]:
 
 def output_names(backbone: TADPBackbone) -> list[str]:
     """Names of what a graph gives, in its order."""
-    levels = range(len(backbone.layout.channels))
-    return [*(f"map_{level}" for level in levels), *(f"attention_{level}" for level in backbone.record_attention)]
+    maps = [f"map_{level}" for level in range(len(backbone.layout.channels))]
+    return maps + [f"attention_{level}" for level in backbone.options.record_attention]
 
 
 def check_exportable(backbone: TADPBackbone) -> None:
     """A backbone whose maps are a function of pixels and embeddings, or a ValueError that says what is in the way."""
-    if backbone.sample_posterior:
+    if backbone.options.sample_posterior:
         raise ValueError(
             "sample_posterior draws random numbers, and an exported graph has none; load the backbone with "
             "sample_posterior=False, so that one image gives one feature."
         )
-    if backbone.passes.noise_samples:
+    if backbone.options.noise_samples:
         raise ValueError(
             "noise_samples draws noise in Python, which is no part of an exported graph; load the backbone with "
             "noise_samples=0. Several timesteps may be exported."
         )
-    if backbone.pool_attention:
+    if backbone.options.pool_attention:
         raise ValueError(
             "pool_attention looks names up in each text, and an exported graph gets embeddings alone. Load the "
             "backbone with attach_attention=(), pool_attention=() and record_attention=(…), and pool what comes out: "
             "features.attention.pool(names, level)."
         )
-    if backbone._captioner is not None:
+    if backbone.captioner is not None:
         raise ValueError(
             "the attached captioner is no part of a graph, which takes embeddings; take it off with "
             "backbone.attach_captioner(None), and caption images before the call."

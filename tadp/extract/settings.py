@@ -35,7 +35,7 @@ def run_settings(
         "revision": revision,
         "weights": fingerprint(backbone),
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        **backbone.options,
+        **backbone.options.to_dict(),
         "captions": source,
         "levels": levels,
         "max_side_px": max_side_px,

@@ -74,7 +74,7 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         "base": {
             "name": _lasting_name(source),
             "revision": source.revision if source else None,
-            "options": backbone.options,
+            "options": backbone.options.to_dict(),
         },
         "learned_tokens": _learned(backbone),
         "own_text_encoder": own_text,

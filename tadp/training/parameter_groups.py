@@ -1,9 +1,8 @@
 """What of a module trains, as an optimiser takes it."""
 
-from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -21,9 +20,3 @@ def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[d
         if params:
             groups.append({"params": params, "lr": lr, "weight_decay": decay})
     return groups
-
-
-def first_parameter(module: nn.Module) -> Tensor:
-    """One that tells device and dtype; also of a replica of `nn.DataParallel`, which has no `parameters()`."""
-    former = (vars(part).get("_former_parameters", {}).values() for part in module.modules())
-    return next(chain(module.parameters(), chain.from_iterable(former)))

@@ -163,7 +163,7 @@ def test_timesteps_are_concatenated_in_their_order_and_attention_stays_one(pool)
 def test_one_timestep_in_a_list_is_that_timestep():
     listed = build_backbone(timestep=[7], combine_timesteps="concatenate")
     assert listed.timestep == 7
-    assert listed.options["timestep"] == 7
+    assert listed.options.timestep == 7
     assert same(listed.extract(latents(1, 8, 8)), build_backbone(timestep=7).extract(latents(1, 8, 8)))
 
 
@@ -191,7 +191,7 @@ def test_gradients_are_those_of_the_mean():
     by_hand = build_backbone()
     each = []
     for time in (50, 261):
-        by_hand.passes = build_backbone(timestep=time).passes
+        by_hand = by_hand.with_options(timestep=time)
         noisy = [SD.add_noise(clean, seeded_noise(clean, seed=0, number=k), torch.tensor([time])) for k in range(2)]
         made = [by_hand.extract(one, "a dog") for one in noisy]
         each.append([(a + b) / 2 for a, b in zip(made[0].maps, made[1].maps, strict=True)])
@@ -247,7 +247,8 @@ def test_flow_matching_has_no_noise_at_timestep_0(tmp_path, monkeypatch):
     assert seen == [0, 500, 500]  # nothing to average at 0
     shutil.rmtree(folder / "scheduler")  # the family tells it
     assert same(
-        TADPBackbone.from_pretrained(folder, **backbone.options)(images(1, 64, 64)), backbone(images(1, 64, 64))
+        TADPBackbone.from_pretrained(folder, **backbone.options.to_dict())(images(1, 64, 64)),
+        backbone(images(1, 64, 64)),
     )
 
 
@@ -260,7 +261,7 @@ def test_options_and_scheduler_are_saved_and_loaded(model, tmp_path):
     scheduler.save_pretrained(model / "scheduler")
     options = {"timestep": [261, 10], "combine_timesteps": "concatenate", "noise_samples": 2, "noise_seed": 9}
     backbone = TADPBackbone.from_pretrained(model, **options)
-    assert backbone.options.items() >= options.items()
+    assert backbone.options.to_dict().items() >= options.items()
     backbone.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / SCHEDULER).read_text()) == json.loads((model / SCHEDULER).read_text())
     again = TADPBackbone.from_pretrained(tmp_path / "saved")
@@ -271,7 +272,7 @@ def test_options_and_scheduler_are_saved_and_loaded(model, tmp_path):
     made = passes_by_hand(given, "a dog", timestep=261, noises=2, seed=9, scheduler=scheduler)
     first = torch.stack([one.maps[0] for one in made]).mean(dim=0)
     torch.testing.assert_close(features.maps[0][:, :8], first, rtol=1e-4, atol=1e-5)
-    assert TADPBackbone.from_pretrained(tmp_path / "saved", noise_samples=0, timestep=0).options["noise_samples"] == 0
+    assert TADPBackbone.from_pretrained(tmp_path / "saved", noise_samples=0, timestep=0).options.noise_samples == 0
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 import copy
 import pickle
 import threading
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from builders import build_backbone, images
 from running import run_script
 from torch import nn
-from torch.nn.parallel import replicate
 from torch.utils.checkpoint import checkpoint
 
 from tadp import TADPBackbone
@@ -88,11 +86,11 @@ def test_a_captioner_is_named_or_made_and_is_no_part_of_the_backbone():
     keys, seen = list(backbone.state_dict()), []
     pixels = images(2, 64, 64)
     backbone.attach_captioner("tadp-tiny", max_new_tokens=4)
-    said = backbone._captioner.captioner(pixels)
+    said = backbone.captioner(pixels)
     assert all(said)
     assert same(backbone(pixels), backbone(pixels, said))
     assert list(backbone.state_dict()) == keys
-    assert copy.deepcopy(backbone)._captioner is backbone._captioner
+    assert copy.deepcopy(backbone).captioner is backbone.captioner
 
     class Picky:
         def __call__(self, batch):
@@ -155,54 +153,6 @@ def test_what_is_no_captioner_is_refused(no_type_checker):
 # Wherever a framework runs it
 
 
-def data_parallel(model: nn.Module, pixels: torch.Tensor, *, replicas: int, monkeypatch) -> torch.Tensor:
-    """torch's own DataParallel, step by step, with the CPU as each of its devices: replicas, chunks, threads."""
-    source = import_module("torch.nn.parallel.replicate")
-    monkeypatch.setattr(source, "_get_device_index", lambda device, _: device)
-    monkeypatch.setattr(
-        source, "_broadcast_coalesced_reshape", lambda tensors, devices, detach: [tensors] * len(devices)
-    )
-    parts = pixels.chunk(replicas)
-    models = replicate(model, list(range(len(parts))))
-    outputs: dict[int, object] = {}
-    grad = torch.is_grad_enabled()
-
-    def work(number):
-        torch.set_grad_enabled(grad)
-        try:
-            outputs[number] = models[number](parts[number])
-        except CaptionError as error:
-            outputs[number] = error
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(parts))]
-    for thread in reversed(threads):  # in whatever order
-        thread.start()
-    for thread in threads:
-        thread.join()
-    failed = [one for one in outputs.values() if isinstance(one, CaptionError)]
-    if failed:
-        raise failed[0]
-    return torch.cat([outputs[number] for number in range(len(parts))])
-
-
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_data_parallel_gives_each_replica_its_images_captions(replicas, monkeypatch):
-    model, pixels = build_framework(), images(5, 64, 64)
-    options = {"replicas": replicas, "monkeypatch": monkeypatch}
-    encoded = model.backbone.encode_text(TEXTS, mask_padding=True)
-    for text in (TEXTS, encoded, "a dog"):
-        with model.backbone.conditioning(text):
-            alone = model(pixels)
-            for _ in range(2 if text is TEXTS else 1):
-                torch.testing.assert_close(data_parallel(model, pixels, **options), alone)
-    with torch.no_grad():
-        torch.testing.assert_close(data_parallel(model, pixels, **options), model(pixels))
-    with model.backbone.conditioning(TEXTS[:4]), pytest.raises(CaptionError, match=r"4 captions"):
-        data_parallel(model, pixels, **options)
-    model.backbone.attach_captioner(lambda batch: [f"a dog {one.sum():.0f}" for one in batch])
-    torch.testing.assert_close(data_parallel(model, pixels, **options), model(pixels))
-
-
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
 
@@ -217,8 +167,7 @@ def test_autocast_takes_the_blocks_text():
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_around_the_backbone_takes_the_blocks_text_again(use_reentrant):
-    model, pixels = build_framework().train(), images(2, 64, 64).requires_grad_()
-    model.backbone.default_text = "on grass"
+    model, pixels = build_framework(default_text="on grass").train(), images(2, 64, 64).requires_grad_()
 
     def run(forward):
         model.zero_grad(set_to_none=True)

@@ -12,7 +12,6 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from tadp import Conditioning, Features, TADPBackbone
-from tadp.backbone.text_source import text_rows
 from tadp.errors import CaptionError, ImageError
 from tadp.features import AttentionMaps
 from tadp.images.tiles import grid
@@ -144,7 +143,7 @@ def test_each_family_has_its_own_multiple(tmp_path, family):
     features = backbone.tiled(pixels, "a dog", tile_px=64, overlap_px=32)
     assert_by_hand(features, by_hand(backbone, pixels, "a dog", tile_px=64, overlap_px=32))
     texts = backbone.encode_text(["a dog", "a cat", "a red dog", "a cat"])
-    backbone.attach_attention = ()  # else a tile's own text is refused
+    backbone = backbone.with_options(attach_attention=())  # else a tile's own text is refused
     each = backbone.tiled(pixels, texts, tile_px=64, overlap_px=32)
     captions = ["a dog", "a cat", "a red dog", "a cat"]
     assert_by_hand(each, by_hand(backbone, pixels, captions, tile_px=64, overlap_px=32))
@@ -295,7 +294,8 @@ def test_without_text_the_default_is_taken(backbone):
 @pytest.mark.parametrize("count", [2, 5, 16])
 def test_another_number_of_captions_is_refused_with_the_number_of_tiles(backbone, count):
     told = (
-        rf"one for each of its 15 tiles, 3 rows of 5, each of 128x128 pixels; got {count} captions\. tadp\.tiles\.grid"
+        rf"one for each of its 15 tiles, 3 rows of 5, each of 128x128 pixels; got {count} captions\. "
+        r"tadp\.images\.tiles\.grid"
     )
     with pytest.raises(CaptionError, match=told):
         backbone.tiled(images(1, 200, 330), ["a dog"] * count, **SMALL)
@@ -315,12 +315,11 @@ def test_rows_of_a_text_keep_all_that_it_has():
     text = Conditioning(
         words.embeddings, words.tokens, words.words, torch.ones(3, 77, dtype=torch.bool), torch.rand(3, 5)
     )
-    some = text_rows(text, 1, 3)
+    some = text.take(range(1, 3))
     assert torch.equal(some.embeddings, text.embeddings[1:])
     assert torch.equal(some.pooled, text.pooled[1:])
     assert torch.equal(some.mask, text.mask[1:])
     assert (some.tokens, some.words) == (text.tokens[1:], text.words[1:])
-    assert text_rows(["a", "b", "c"], 1, 3) == ["b", "c"]
 
 
 # The result

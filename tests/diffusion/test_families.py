@@ -382,7 +382,7 @@ def test_the_blocks_that_become_levels_may_be_chosen(folders, family, tmp_path):
     names = backbone.layout.taps
     single = {"FLUX": ("single_transformer_blocks.2", "transformer_blocks.0", "single_transformer_blocks.1")}
     assert names == single.get(family, tuple(f"transformer_blocks.{k}" for k in CHOSEN[family]))
-    backbone.record_attention = (0, 1, 2)
+    backbone = backbone.with_options(record_attention=(0, 1, 2))
     text, latents = backbone.encode_text("a red dog"), noise(1, 16, 8, 12)
     seen: dict[str, torch.Tensor] = {}
     model = JOINT[family]()

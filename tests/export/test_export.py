@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from builders import build_backbone, embeddings, images, relative_error
+from builders import build_backbone, build_unet, build_vae, embeddings, images, relative_error
 from builders_families import build_family
 from typer.testing import CliRunner
 
@@ -297,8 +297,7 @@ def test_what_no_graph_can_do_is_explained():
         to_program(build_backbone(pool_attention=["dog"]))
     with pytest.raises(ValueError, match=r"captioner is no part of a graph.*attach_captioner\(None\)"):
         to_program(build_backbone().attach_captioner(lambda batch: ["a dog"] * len(batch)))
-    bare = build_backbone(attach_attention=())
-    bare.text_length = None
+    bare = TADPBackbone(vae=build_vae(), unet=build_unet(), attach_attention=())
     with pytest.raises(ValueError, match=r"a graph has one; build the backbone with text_length=77"):
         to_program(bare)
     with pytest.raises(ValueError, match=r"takes no mask"):

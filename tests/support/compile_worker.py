@@ -48,7 +48,7 @@ def whole(backbone: TADPBackbone, *ways: tuple[tuple[int, ...], tuple[int, ...]]
     calls = [(images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))]
     for attach, record in ways:
         torch._dynamo.reset()
-        backbone.attach_attention, backbone.record_attention = attach, record
+        backbone = backbone.with_options(attach_attention=attach, record_attention=record)
         compiled = torch.compile(backbone, backend="eager", fullgraph=True)
         with torch.no_grad():
             print(*(same(compiled(*call), backbone(*call)) for call in calls))

@@ -119,7 +119,8 @@ class Study:
             random = type(backbone.unet).from_config(backbone.unet.config)
             backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more, unet=random)
         if isinstance(said["train"].texts, Conditioning) and self.task == "segmentation":
-            backbone.text_length = said["train"].texts.embeddings.shape[1]  # the head is built for as many channels
+            length = said["train"].texts.embeddings.shape[1]  # the head is built for as many channels
+            backbone = backbone.with_options(text_length=length)
         options |= {"tune": "all" if run.is_tuned else "nothing", "window_px": self.settings.crop_px}
         torch.manual_seed(run.seed)  # the head's first weights: the same in all rows whose text is as long
         if self.task == "depth":
