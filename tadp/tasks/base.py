@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tadp import prompts
 from tadp.backbone import TADPBackbone, Text
-from tadp.backbone.attached_captioner import CaptionFunction
+from tadp.backbone.text_source import CaptionFunction
 from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, ModelError
 from tadp.features import Features

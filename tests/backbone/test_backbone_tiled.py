@@ -299,7 +299,7 @@ def test_another_number_of_captions_is_refused_with_the_number_of_tiles(backbone
     )
     with pytest.raises(CaptionError, match=told):
         backbone.tiled(images(1, 200, 330), ["a dog"] * count, **SMALL)
-    with pytest.raises(CaptionError, match=rf"got {count} texts\. tadp\.tiles\.grid\(\(200, 330\)"):
+    with pytest.raises(CaptionError, match=rf"got {count} texts\. tadp\.images\.tiles\.grid\(\(200, 330\)"):
         backbone.tiled(images(1, 200, 330), Conditioning(embeddings(count, 77)), **SMALL)
 
 
