@@ -209,7 +209,7 @@ class TADPBackbone(ModelParts):
         folder = model_folder(name, hub=hub)
         dtype = dtype or torch.float32
         given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        parts, saved = load_parts(
+        parts, saved, weights = load_parts(
             folder,
             dtype=dtype,
             given=given,
@@ -219,7 +219,7 @@ class TADPBackbone(ModelParts):
             load_t5=load_t5,
         )
         backbone = cls(**(parts | saved | options))
-        backbone._source = Source.of(name, folder, revision=revision)
+        backbone._source = Source.of(name, folder, revision=revision, weights=weights)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
         for module in (backbone.vae, backbone.unet):

@@ -5,7 +5,7 @@ A hub model is first brought to a local folder, with exactly the files that are 
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.files.fingerprint import WeightSample, has_weights
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
@@ -61,13 +63,23 @@ class Source:
     Attributes:
         name: The folder, hub id or name that was asked for.
         revision: The commit, if the model came from the hub; else the revision that was asked for, usually None.
+        weights: Samples of the parts that were loaded from there, "unet", "vae" and "text_encoder", and not replaced
+            or changed since by tadp.
     """
 
     name: str
     revision: str | None = None
+    weights: Mapping[str, WeightSample] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, name: str | Path, folder: Path, *, revision: str | None = None) -> "Source":
+    def of(
+        cls,
+        name: str | Path,
+        folder: Path,
+        *,
+        revision: str | None = None,
+        weights: Mapping[str, WeightSample] | None = None,
+    ) -> "Source":
         """The source of a model that was found in a folder.
 
         Example:
@@ -77,7 +89,20 @@ class Source:
             Source(name='my/folder', revision=None)
         """
         # the hub's cache keeps a commit in snapshots/<commit>
-        return cls(str(name), folder.name if folder.parent.name == "snapshots" else revision)
+        return cls(str(name), folder.name if folder.parent.name == "snapshots" else revision, weights or {})
+
+    def without(self, part: str) -> "Source":
+        """The source of a model of which one part was replaced."""
+        return replace(self, weights={name: sample for name, sample in self.weights.items() if name != part})
+
+    def is_gone(self) -> bool:
+        """Whether the model was loaded from a folder that is not there any more."""
+        is_on_hub = self.revision is not None and _HUB_ID.fullmatch(self.name)
+        return not (is_on_hub or self.name == "tadp-tiny" or Path(self.name).expanduser().is_dir())
+
+    def has(self, part: str, module: nn.Module) -> bool:
+        """Whether a part of a model, "unet", "vae" or "text_encoder", is still what was loaded."""
+        return part in self.weights and has_weights(module, self.weights[part])
 
 
 def local_folder(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.families import family_of
 from tadp.errors import ModifierError
+from tadp.files.hub import Source
 from tadp.text.encoder import TextEncoder
 from tadp.text.learned_tokens import LearnedToken, add_token
 
@@ -79,20 +80,22 @@ class _State(NamedTuple):
     tokenizer: Any
     weight: Tensor | None
     unet: nn.Module
+    source: Source | None
 
     @classmethod
     def of(cls, backbone: TADPBackbone) -> "_State":
         encoder = backbone.text_encoder
         if not isinstance(encoder, TextEncoder):
-            return cls(None, None, backbone.unet)
+            return cls(None, None, backbone.unet, backbone.source)
         embedding: Any = encoder.model.get_input_embeddings()
-        return cls(encoder.tokenizer, embedding.weight, backbone.unet)
+        return cls(encoder.tokenizer, embedding.weight, backbone.unet, backbone.source)
 
     def restore(self, backbone: TADPBackbone, changed: "_State") -> None:
         """Put back what differs from `changed`, where the backbone is by now."""
         if self.unet is not changed.unet:
             unet: Any = self.unet
             backbone.unet = _moved(unet, backbone).train(backbone.unet.training)
+            backbone._source = self.source
         encoder = backbone.text_encoder
         if (
             not isinstance(encoder, TextEncoder)
@@ -127,6 +130,7 @@ def _swap_unet(backbone: TADPBackbone, unet: nn.Module) -> None:
     if family.is_checkpointed(old):
         family.set_checkpointing(new, True)
     backbone.unet = new.train(old.training)
+    backbone._source = backbone.source and backbone.source.without("unet")  # so that a task model saves it
 
 
 def _moved(unet: nn.Module, backbone: TADPBackbone) -> Any:

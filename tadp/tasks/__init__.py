@@ -8,10 +8,12 @@
 `evaluate` predicts a data set and compares; `model.make_metric()` makes the metric that it fills.
 """
 
-from tadp.tasks.base import PROMPT_MODES, PromptMode, TaskModel, Tune
+from tadp.tasks.base import TaskModel
 from tadp.tasks.depth import DepthOutput, TADPForDepthEstimation
 from tadp.tasks.detection import DetectionOutput, TADPForObjectDetection
 from tadp.tasks.evaluation import evaluate
+from tadp.tasks.lora_training import Tune
+from tadp.tasks.model_text import PROMPT_MODES, PromptMode
 from tadp.tasks.predictions import DepthResult, DetectionResult, SegmentationResult
 from tadp.tasks.segmentation import SegmentationOutput, TADPForSemanticSegmentation
 

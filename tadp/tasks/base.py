@@ -5,33 +5,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp import prompts
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.text_source import CaptionFunction
 from tadp.datasets.sample import Sample
-from tadp.errors import CaptionError, ModelError
+from tadp.errors import ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
-from tadp.files.checks import check_choice
 from tadp.files.hub import HubOptions
 from tadp.heads.maps import autocasts
 from tadp.images.reading import ImageLike
 from tadp.tasks.card import card_record, model_card
-from tadp.tasks.lora_training import add_lora, has_lora, lora_rank_of
-from tadp.tasks.task_files import find_task, load_backbone, load_weights, read_config, save_task
+from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
+from tadp.tasks.model_text import ModelText, PromptMode
+from tadp.tasks.task_files import find_task, load_backbone, load_text, load_weights, read_config, save_task
 from tadp.text.conditioning import Conditioning
 from tadp.training.parameter_groups import decay_groups
 
-PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null", "stored"]
-PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
-Tune = Literal["all", "lora", "nothing"]
 Model = TypeVar("Model", bound="TaskModel")
 
 
@@ -54,6 +50,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         ModelError: If the backbone counts another number of tokens than the mode's text has.
     """
 
+    pipeline_tag: ClassVar[str]  # the hub's name of the task
+
     def __init__(
         self,
         backbone: TADPBackbone,
@@ -65,22 +63,29 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         lora_rank: int,
     ):
         super().__init__()
-        check_choice(tune, get_args(Tune), name="tune")
         self.backbone = backbone
         self.head = head.to(backbone.device)
-        self.prompt_mode = prompt_mode
-        self.prompt_classes = tuple(prompt_classes)
         self.lora_rank = lora_rank
         self.captioner_name: str | None = None
         self.record: dict[str, Any] = {}
-        self._fixed_text = _fixed_text(prompt_mode, self.prompt_classes, backbone)
-        _check_lora(backbone, tune, lora_rank)
+        self._text = ModelText(prompt_mode, prompt_classes, backbone)
+        check_tune(tune, backbone.unet, lora_rank)
         if tune == "lora" and not has_lora(backbone.unet):
             add_lora(backbone.unet, backbone.layout, rank=lora_rank)
         elif tune == "nothing":
             backbone.freeze()
         elif tune == "all":
             backbone.unfreeze()
+
+    @property
+    def prompt_mode(self) -> PromptMode:
+        """Where the model's text comes from."""
+        return self._text.mode
+
+    @property
+    def prompt_classes(self) -> tuple[str, ...]:
+        """The names in the text of the three modes that need them."""
+        return self._text.classes
 
     @property
     @abstractmethod
@@ -154,9 +159,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Raises:
             ModelError: If it has no text yet.
         """
-        if self.prompt_mode == "stored" and self._fixed_text is None:
-            raise ModelError("this model has no text yet; call model.store_text(conditioning) once.")
-        return self._fixed_text if self.prompt_mode == "stored" else None
+        return self._text.for_all() if self.prompt_mode == "stored" else None
 
     def store_text(self, text: Conditioning) -> None:
         """Give a model whose prompt mode is "stored" its text: (1, L, D), for all images, saved with the model.
@@ -165,11 +168,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             ModelError: If the mode is another.
             ValueError: If there is more than one text.
         """
-        if self.prompt_mode != "stored":
-            raise ModelError(f"this model's text is {self.prompt_mode!r}; build it with prompt_mode='stored'.")
-        if len(text) != 1:
-            raise ValueError(f"a stored text is one for all images, (1, L, D); got {tuple(text.embeddings.shape)}.")
-        self._fixed_text = text.to(self.device)
+        self._text.store(text.to(self.device))
 
     def features(
         self,
@@ -189,7 +188,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             latents: A cache of `backbone.encode_image`, in place of images.
             image_size: (height, width) of the images the latents came from; by default the latents' own.
         """
-        text = (self.stored_text or self._fixed_text) if text is None else text
+        text = self._text.for_all() if text is None else text
         if latents is not None:
             made = self.backbone.extract(latents, text, image_size=image_size, truncate=True)
         elif images is not None:
@@ -213,28 +212,6 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             *decay_groups(self.head, lr=lr, weight_decay=weight_decay),
             *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay),
         ]
-
-    def _text_of(
-        self, pixels: Float[Tensor, "1 3 h w"], caption: str | Conditioning | None
-    ) -> tuple[Conditioning, str | None]:
-        """The text for one image, encoded, and its words if it has any."""
-        if self.stored_text is not None and isinstance(caption, Conditioning):
-            return caption, None  # of another room, say
-        if self._fixed_text is not None:
-            if caption is not None:
-                raise CaptionError(
-                    f"this model's text is {self.prompt_mode!r}, the same for all images; leave caption out."
-                )
-            return self._fixed_text, None
-        if caption is None:
-            if self.captioner is None:
-                raise CaptionError(
-                    "this model wants a caption; pass caption=…, or call model.attach_captioner('tadp-tiny') once."
-                )
-            caption = next(iter(self.captioner(pixels)))
-        if isinstance(caption, Conditioning):
-            return caption, None
-        return self.backbone.encode_text(caption, truncate=True), caption
 
     @contextmanager
     def _predicting(self) -> Iterator[None]:
@@ -284,7 +261,9 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         dtype = dtype or torch.float32
         backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, hub=hub)
         model = cls(backbone, **config["options"])
-        load_weights(model, folder, config)
+        load_weights(model.head, model.backbone, folder, config)
+        if model.prompt_mode == "stored":
+            model.store_text(load_text(folder, model.prompt_classes))
         model.captioner_name = config.get("captioner")
         model.record = config.get("record", {})
         return model.to(device=device, dtype=dtype).eval()
@@ -342,59 +321,28 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         return super().push_to_hub(repo_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_task(self, save_directory)
+        save_task(
+            save_directory,
+            kind=type(self).__name__,
+            backbone=self.backbone,
+            head=self.head,
+            options=self.options,
+            text=self.stored_text,
+            captioner=self.captioner_name,
+            record=self.record,
+        )
 
     def generate_model_card(self, **card: Any) -> ModelCard:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The README of the model's repository: base, licence, text, data, figures, and how to use it."""
         self.record |= card_record(card)
-        return model_card(self)
-
-
-def _check_lora(backbone: TADPBackbone, tune: Tune, rank: int) -> None:
-    """Refuse a LoRA that is there already and is not the one asked for."""
-    there = lora_rank_of(backbone.unet)
-    if there is None or (tune == "lora" and there == rank):
-        return
-    raise ModelError(
-        f"this backbone's U-Net has a LoRA of rank {there} already; got tune={tune!r}, lora_rank={rank}. Load the "
-        "backbone again, or ask for that LoRA."
-    )
-
-
-def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) -> Conditioning | None:
-    """The text that is the same for all images; None for captions."""
-    check_choice(mode, PROMPT_MODES, name="prompt_mode")
-    if mode in ("captions", "stored"):
-        return None
-    if mode == "null":
-        return backbone.encode_text("")
-    if not classes:
-        raise ValueError(f"prompt_mode {mode!r} says the names of classes; pass them as prompt_classes=.")
-    if mode == "class_names":
-        return backbone.encode_text(prompts.class_names(classes))
-    make = prompts.class_embeddings if mode == "class_embeddings" else prompts.averaged_eos
-    text = make(classes, backbone)
-    length = text.embeddings.shape[1]
-    if backbone.attach_attention and not backbone.pool_attention and backbone.text_length != length:
-        raise ModelError(
-            f"{mode!r} has {length} embeddings for these classes, the backbone counts {backbone.text_length} tokens. "
-            f"Load it with text_length={length}. (The text says {', '.join(classes)}.)"
+        return model_card(
+            self.record,
+            kind=type(self).__name__,
+            pipeline=self.pipeline_tag,
+            source=self.backbone.source,
+            tuned=self.tuned,
+            prompt_mode=self.prompt_mode,
+            captioner=self.captioner_name,
+            timestep=str(self.backbone.passes),
+            class_names=self.options.get("class_names", ()),
         )
-    return text
-
-
-def label_of(sample: Sample, name: str) -> Any:
-    """A sample's label of one kind.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    label = getattr(sample, name)
-    if label is None:
-        raise ValueError(f"sample {sample.image_id!r} has no {name}; evaluate on a data set that has it.")
-    return label
-
-
-def loss_text(loss: Tensor | None) -> str:
-    """A loss for a repr."""
-    return "None" if loss is None else f"{float(loss.detach()):.4f}"

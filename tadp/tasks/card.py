@@ -1,22 +1,15 @@
 """The model card of a task model: what it is, what it was made from and with, and how to use it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor
 
 from tadp._version import __version__
+from tadp.files.hub import Source
 
-if TYPE_CHECKING:
-    from tadp.tasks.base import TaskModel
-
-_PIPELINES = {
-    "TADPForSemanticSegmentation": "image-segmentation",
-    "TADPForDepthEstimation": "depth-estimation",
-    "TADPForObjectDetection": "object-detection",
-}
 _LICENSES = {"tadp-tiny": "apache-2.0", "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"}
 _TUNED = {
     "all": "The whole U-Net was tuned, and is here.",
@@ -94,37 +87,56 @@ def _number(name: str, value: Any) -> float:
     raise TypeError(f"metrics are numbers by name; {name!r} is a {type(value).__name__}.")
 
 
-def model_card(model: "TaskModel") -> ModelCard:
-    """A card with all that the model knows of itself; what it does not know is said to be unknown."""
-    record, source = model.record, model.backbone.source
-    kind = type(model).__name__
+def model_card(
+    record: Mapping[str, Any],
+    *,
+    kind: str,
+    pipeline: str,
+    source: Source | None,
+    tuned: str,
+    prompt_mode: str,
+    captioner: str | None,
+    timestep: str,
+    class_names: Sequence[str],
+) -> ModelCard:
+    """A card with all that a model knows of itself; what it does not know is said to be unknown.
+
+    Args:
+        record: From `card_record`.
+        kind: Name of the model's class.
+        pipeline: The hub's name of the task.
+        source: Where the backbone was loaded from.
+        tuned: What of the U-Net is the model's own: "all", a "lora" or "nothing".
+        prompt_mode: The model's prompt mode.
+        captioner: Name of the captioner that the model was trained with.
+        timestep: The passes that make a feature, in words.
+        class_names: Names of the classes, if the task has classes.
+    """
     base = source.name if source else None
     licence = record.get("license") or _LICENSES.get(base or "", "other")
-    metrics = record.get("metrics") or {}
     data = ModelCardData(
         library_name="tadp",
-        pipeline_tag=_PIPELINES.get(kind),
+        pipeline_tag=pipeline,
         base_model=base if base and "/" in base else None,
         license=licence,
         tags=["tadp"],
     )
-    names = model.options.get("class_names")
     return ModelCard.from_template(
         data,
         template_str=_TEMPLATE,
         kind=kind,
         base=base or "made from parts; it is in `base/`",
         revision=(source and source.revision) or "not from the hub",
-        tuned=_TUNED[model.tuned],
-        text=model.prompt_mode,
-        captioner=model.captioner_name or "none recorded",
-        timestep=str(model.backbone.passes),
-        classes=", ".join(names) if names else "none",
+        tuned=_TUNED[tuned],
+        text=prompt_mode,
+        captioner=captioner or "none recorded",
+        timestep=timestep,
+        classes=", ".join(class_names) or "none",
         data=record.get("data") or "not recorded",
         license=licence,
         version=__version__,
-        metrics=_metrics(metrics),
-        caption=', caption="what is in it"' if model.prompt_mode == "captions" else "",
+        metrics=_metrics(record.get("metrics") or {}),
+        caption=', caption="what is in it"' if prompt_mode == "captions" else "",
         notes=record.get("notes") or "",
     )
 

@@ -18,8 +18,10 @@ from tadp.images.reading import ImageLike, to_pil, to_tensor
 from tadp.images.windows import mean_tiles
 from tadp.metrics import DepthMetrics
 from tadp.metrics.depth import Crop
-from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
-from tadp.tasks.predictions import DepthResult
+from tadp.tasks.base import TaskModel
+from tadp.tasks.lora_training import Tune
+from tadp.tasks.model_text import PromptMode
+from tadp.tasks.predictions import DepthResult, label_of, loss_text
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
@@ -76,6 +78,8 @@ class TADPForDepthEstimation(TaskModel):
         >>> model.predict(scene.image, scene.caption()).depth_m.shape
         torch.Size([128, 128])
     """
+
+    pipeline_tag = "depth-estimation"
 
     def __init__(
         self,
@@ -196,7 +200,7 @@ class TADPForDepthEstimation(TaskModel):
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         with self._predicting():
-            text, said = self._text_of(pixels, caption)
+            text, said = self._text.for_image(pixels, caption, self.backbone)
             views = make_views(
                 lambda part: self.forward(part, text).depth_m[:, None],
                 pixels,

@@ -18,8 +18,10 @@ from tadp.heads import DetectionHead
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 from tadp.metrics import COCODetection, VOCDetection
-from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
-from tadp.tasks.predictions import DetectionResult
+from tadp.tasks.base import TaskModel
+from tadp.tasks.lora_training import Tune
+from tadp.tasks.model_text import PromptMode
+from tadp.tasks.predictions import DetectionResult, label_of, loss_text
 from tadp.tasks.sliding import read_one
 from tadp.text.conditioning import Conditioning
 
@@ -71,6 +73,8 @@ class TADPForObjectDetection(TaskModel):
         >>> model.predict(scene.image, scene.caption()).boxes.shape[1]
         4
     """
+
+    pipeline_tag = "object-detection"
 
     def __init__(
         self,
@@ -161,7 +165,7 @@ class TADPForObjectDetection(TaskModel):
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
         with self._predicting():
-            text, said = self._text_of(pixels, caption)
+            text, said = self._text.for_image(pixels, caption, self.backbone)
             found = self.forward(square, text).detections[0]
         scale = torch.tensor([width / side, height / side] * 2)
         return DetectionResult(

@@ -1,17 +1,18 @@
 """A LoRA of the U-Net's attention: small matrices that train while the U-Net stays as it is. Extra `train`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tadp.diffusion.families import Layout, family_of
 from tadp.errors import CorruptFileError, ModelError
-from tadp.files.checks import needs
+from tadp.files.checks import check_choice, needs
 from tadp.files.hub import check_readable
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
+Tune = Literal["all", "lora", "nothing"]  # what of the U-Net trains
 _PREFIX = "unet."
 
 
@@ -20,10 +21,23 @@ def has_lora(unet: nn.Module) -> bool:
     return any(name.endswith("lora_A") for name, _ in unet.named_modules())
 
 
-def lora_rank_of(unet: nn.Module) -> int | None:
-    """The rank of the LoRA in it; None if there is none."""
+def check_tune(tune: Tune, unet: nn.Module, rank: int) -> None:
+    """Refuse to tune what does not exist, and a LoRA that is in a U-Net already and is not the one asked for.
+
+    Raises:
+        ValueError: If there is no such choice.
+        ModelError: If there is such a LoRA.
+    """
+    check_choice(tune, get_args(Tune), name="tune")
+    if not has_lora(unet):
+        return
     adapted: Any = unet
-    return next(iter(adapted.peft_config.values())).r if has_lora(unet) else None
+    own_rank = next(iter(adapted.peft_config.values())).r
+    if tune != "lora" or rank != own_rank:
+        raise ModelError(
+            f"this backbone's U-Net has a LoRA of rank {own_rank} already; got tune={tune!r}, lora_rank={rank}. Load "
+            "the backbone again, or ask for that LoRA."
+        )
 
 
 def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:

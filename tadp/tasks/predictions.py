@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from tadp.datasets.sample import Sample
 from tadp.drawing import box_picture, class_picture, depth_picture
 from tadp.files.atomic import replace_file
 from tadp.images.boxes import Detections
@@ -179,6 +180,23 @@ class DetectionResult:
             for name, score, box in zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
         ]
         return [_save_json(path, {"caption": self.caption, "objects": objects}, record)]
+
+
+def label_of(sample: Sample, name: str) -> Any:
+    """A sample's label of one kind.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    label = getattr(sample, name)
+    if label is None:
+        raise ValueError(f"sample {sample.image_id!r} has no {name}; evaluate on a data set that has it.")
+    return label
+
+
+def loss_text(loss: Tensor | None) -> str:
+    """A loss for a repr."""
+    return "None" if loss is None else f"{float(loss.detach()):.4f}"
 
 
 def _image(image: Image.Image | None) -> Image.Image:

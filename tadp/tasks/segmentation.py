@@ -18,8 +18,10 @@ from tadp.heads import LinearHead, SegmentationHead
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import mean_tiles
 from tadp.metrics import MeanIoU
-from tadp.tasks.base import PromptMode, TaskModel, Tune, label_of, loss_text
-from tadp.tasks.predictions import SegmentationResult
+from tadp.tasks.base import TaskModel
+from tadp.tasks.lora_training import Tune
+from tadp.tasks.model_text import PromptMode
+from tadp.tasks.predictions import SegmentationResult, label_of, loss_text
 from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
@@ -74,6 +76,8 @@ class TADPForSemanticSegmentation(TaskModel):
         >>> result.class_map.shape, result.plot().width
         (torch.Size([128, 128]), 320)
     """
+
+    pipeline_tag = "image-segmentation"
 
     def __init__(
         self,
@@ -210,7 +214,7 @@ class TADPForSemanticSegmentation(TaskModel):
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         with self._predicting():
-            text, said = self._text_of(pixels, caption)
+            text, said = self._text.for_image(pixels, caption, self.backbone)
             views = make_views(
                 lambda part: self._coarse(part, text),
                 pixels,

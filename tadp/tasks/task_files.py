@@ -11,10 +11,11 @@ base/               the backbone, if it was made from parts and has no name
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,20 +24,16 @@ from torch import nn
 
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
-from tadp.diffusion.families import family_of
-from tadp.diffusion.loading.networks import load_text_adapter, load_unet, load_vae
+from tadp.diffusion.loading.networks import load_text_adapter, load_unet
 from tadp.diffusion.loading.parts import load_parts
 from tadp.diffusion.loading.saving import save_text_encoder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json, weight_files
-from tadp.files.model_folder import ADAPTER_NAME, WEIGHTS, model_folder, read_tensors
+from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json
+from tadp.files.model_folder import ADAPTER_NAME
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder_files import load_text_encoder
 from tadp.text.learned_tokens import learned_tokens
-
-if TYPE_CHECKING:
-    from tadp.tasks.base import TaskModel
 
 CONFIG_NAME = "config.json"
 HEAD_NAME = "model.safetensors"
@@ -45,47 +42,56 @@ BASE_NAME = "base"
 FORMAT = 1
 
 
-def save_task(model: "TaskModel", folder: Path) -> None:
+def save_task(
+    folder: Path,
+    *,
+    kind: str,
+    backbone: TADPBackbone,
+    head: nn.Module,
+    options: Mapping[str, Any],
+    text: Conditioning | None,
+    captioner: str | None,
+    record: Mapping[str, Any],
+) -> None:
     """Write a model into an empty folder.
+
+    Args:
+        folder: The folder.
+        kind: Name of the model's class.
+        backbone: The model's backbone.
+        head: The model's head.
+        options: What the model's constructor takes besides the backbone.
+        text: The stored text of prompt mode "stored".
+        captioner: Name of the captioner that the model was trained with.
+        record: What the model card says of the training.
 
     Raises:
         ModelError: If it has a LoRA and its base has no name; if its VAE is not that of its base.
         OSError: If the disk is full.
     """
-    backbone, source, tuned = model.backbone, model.backbone.source, model.tuned
-    if tuned == "lora" and source is None:
-        raise ModelError(
-            "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a folder "
-            "or the hub, or tune all of it."
-        )
-    if tuned != "all" and source is not None and not _is_the_bases(backbone.unet, source):
-        if tuned == "lora":
-            raise ModelError(
-                f"the U-Net under this LoRA is not that of {source.name!r}, so the LoRA alone would not give it back. "
-                "Save the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
-            )
-        tuned = "all"  # it was trained and then frozen, or came with a modifier
-    own_text = bool(_learned(backbone)) or (source is not None and _has_own_text(backbone, source))
+    source = backbone.source
+    tuned, own_text = _what_is_own(backbone, options["tune"])
+    tokens = [] if backbone.text_encoder is None else list(learned_tokens(backbone.text_encoder.tokenizer))
     config = {
         "format": FORMAT,
         "tadp_version": __version__,
-        "model": type(model).__name__,
-        "options": model.options | {"tune": tuned},
+        "model": kind,
+        "options": {**options, "tune": tuned},
         "base": {
             "name": _lasting_name(source),
             "revision": source.revision if source else None,
             "options": backbone.options.to_dict(),
         },
-        "learned_tokens": _learned(backbone),
-        "own_text_encoder": own_text,
-        "captioner": model.captioner_name,
-        "record": model.record,
+        "learned_tokens": tokens,
+        "own_text_encoder": own_text or bool(tokens),
+        "captioner": captioner,
+        "record": record,
     }
-    text = json.dumps(config, indent=2, ensure_ascii=False, default=_plain)
-    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-    save_file(_tensors(model.head), folder / HEAD_NAME)
-    if model.stored_text is not None:
-        save_file({"embeddings": model.stored_text.embeddings.contiguous()}, folder / TEXT_NAME)
+    content = json.dumps(config, indent=2, ensure_ascii=False, default=_plain)
+    (folder / CONFIG_NAME).write_text(content + "\n", encoding="utf-8")
+    save_file(_tensors(head), folder / HEAD_NAME)
+    if text is not None:
+        save_file({"embeddings": text.embeddings.contiguous()}, folder / TEXT_NAME)
     if source is None:
         backbone.save_pretrained(folder / BASE_NAME)
         return
@@ -95,8 +101,40 @@ def save_task(model: "TaskModel", folder: Path) -> None:
         save_lora(backbone.unet, folder)
     if backbone.text_adapter is not None:
         save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
-    if backbone.text_encoder is not None and own_text:
+    if backbone.text_encoder is not None and config["own_text_encoder"]:
         save_text_encoder(backbone.text_encoder, folder)
+
+
+def _what_is_own(backbone: TADPBackbone, tuned: str) -> tuple[str, bool]:
+    """What of the U-Net is saved, "all", a "lora" or "nothing", and whether the text encoder is.
+
+    Raises:
+        ModelError: If loading the base again would not give back what is not saved.
+    """
+    source = backbone.source
+    if source is None:
+        if tuned == "lora":
+            raise ModelError(
+                "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a "
+                "folder or the hub, or tune all of it."
+            )
+        return tuned, False
+    if source.is_gone():
+        return "all", backbone.text_encoder is not None
+    is_changed = not source.has("unet", backbone.unet)
+    if tuned == "lora" and is_changed:
+        raise ModelError(
+            f"the U-Net under this LoRA is not that of {source.name!r}, so the LoRA alone would not give it back. Save "
+            "the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
+        )
+    if not source.has("vae", backbone.vae):
+        raise ModelError(
+            f"the VAE of this model is not that of {source.name!r}, from which it would be loaded again. Save the "
+            "changed backbone with backbone.save_pretrained, load that, and build the model on it."
+        )
+    encoder = backbone.text_encoder
+    own_text = encoder is not None and not source.has("text_encoder", encoder)
+    return "all" if is_changed else tuned, own_text  # "all": trained and then frozen, or it came with a modifier
 
 
 def _lasting_name(source: Source | None) -> str:
@@ -105,63 +143,6 @@ def _lasting_name(source: Source | None) -> str:
         return BASE_NAME
     folder = Path(source.name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else source.name
-
-
-def _learned(backbone: TADPBackbone) -> list[str]:
-    """The tokens that were added to its vocabulary."""
-    return [] if backbone.text_encoder is None else list(learned_tokens(backbone.text_encoder.tokenizer))
-
-
-def _is_the_bases(unet: nn.Module, source: Source) -> bool:
-    """Whether a U-Net is still what its source holds; False if the source is not to be had."""
-    try:
-        folder = model_folder(source.name, hub=HubOptions(revision=source.revision, local_files_only=True))
-        files = weight_files(folder / family_of(unet).part, WEIGHTS["unet"], None)
-    except ModelError:
-        return False
-    # under a LoRA, peft keeps what was there as `base_layer`
-    mine = {
-        name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items() if ".lora_" not in name
-    }
-    count = 0
-    for name, tensor in read_tensors(files):
-        if name not in mine or not torch.equal(tensor.to(mine[name].dtype), mine[name].cpu()):
-            return False
-        count += 1
-    return count == len(mine)
-
-
-def _has_own_text(backbone: TADPBackbone, source: Source) -> bool:
-    """Whether the text encoder is not the base's, and so is to be saved.
-
-    Raises:
-        ModelError: If the VAE is not the base's; of a model with a named base it is never saved.
-    """
-    try:
-        folder = model_folder(source.name, hub=HubOptions(revision=source.revision, local_files_only=True))
-        vae = load_vae(folder, variant=None, dtype=torch.float32)
-        text = load_text_encoder(folder, variant=None, dtype=torch.float32) if backbone.text_encoder else None
-    except ModelError:
-        return backbone.text_encoder is not None  # it cannot be compared
-    if not _is_equal(backbone.vae, vae):
-        raise ModelError(
-            f"the VAE of this model is not that of {source.name!r}, from which it would be loaded again. Save the "
-            "changed backbone with backbone.save_pretrained, load that, and build the model on it."
-        )
-    return backbone.text_encoder is not None and text is not None and not _is_equal(backbone.text_encoder, text)
-
-
-def _is_equal(mine: nn.Module, other: nn.Module) -> bool:
-    """Whether a module has the weights of another in float32, or those rounded to half precision and back."""
-    theirs = other.state_dict()
-    state = mine.state_dict()
-    return state.keys() == theirs.keys() and all(
-        any(
-            torch.equal(tensor.cpu(), theirs[name].to(kind).to(tensor.dtype))
-            for kind in (tensor.dtype, torch.float32, torch.bfloat16, torch.float16)
-        )
-        for name, tensor in state.items()
-    )
 
 
 def find_task(name: str | Path, hub: HubOptions) -> Path:
@@ -193,7 +174,7 @@ def find_task(name: str | Path, hub: HubOptions) -> Path:
     )
 
 
-def read_config(folder: Path, model: "type[TaskModel]") -> dict[str, Any]:
+def read_config(folder: Path, model: type[nn.Module]) -> dict[str, Any]:
     """A task model's config.
 
     Raises:
@@ -215,7 +196,7 @@ def read_config(folder: Path, model: "type[TaskModel]") -> dict[str, Any]:
     return config
 
 
-def _check_options(folder: Path, config: dict[str, Any], model: "type[TaskModel]") -> None:
+def _check_options(folder: Path, config: dict[str, Any], model: type[nn.Module]) -> None:
     """Compare a config's options with what the model is built from."""
     taken = {name: one for name, one in signature(model).parameters.items() if name != "backbone"}
     for name in config["options"]:
@@ -270,26 +251,24 @@ def _is_own(config: dict[str, Any]) -> bool:
 
 def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
     """Without a source, so that the model is kept whole again."""
-    parts, _ = load_parts(folder, dtype=dtype)
+    parts, _, _ = load_parts(folder, dtype=dtype)
     backbone = TADPBackbone(**parts, **options)
     if backbone.text_adapter is not None:
         load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
     return backbone
 
 
-def load_weights(model: "TaskModel", folder: Path, config: dict[str, Any]) -> None:
+def load_weights(head: nn.Module, backbone: TADPBackbone, folder: Path, config: dict[str, Any]) -> None:
     """Fill the head, the LoRA and the text adapter.
 
     Raises:
         MissingFileError, CorruptFileError: If a file is missing or damaged.
         ModelError: If weights and config disagree.
     """
-    _fill(model.head, folder / HEAD_NAME)
-    if model.prompt_mode == "stored":
-        model.store_text(_read_text(folder / TEXT_NAME, model.prompt_classes))
+    _fill(head, folder / HEAD_NAME)
     if config["options"]["tune"] == "lora":
-        load_lora(model.backbone.unet, folder)
-    adapter = model.backbone.text_adapter
+        load_lora(backbone.unet, folder)
+    adapter = backbone.text_adapter
     if adapter is not None and config["base"]["name"] != BASE_NAME:
         load_text_adapter(adapter, folder, dtype=next(adapter.parameters()).dtype)
 
@@ -311,7 +290,13 @@ def _fill(head: nn.Module, path: Path) -> None:
     head.load_state_dict(state)
 
 
-def _read_text(path: Path, names: tuple[str, ...]) -> Conditioning:
+def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
+    """The stored text of prompt mode "stored", whose embeddings are named if there are as many names.
+
+    Raises:
+        MissingFileError, CorruptFileError: If the file is missing or damaged.
+    """
+    path = folder / TEXT_NAME
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
     check_readable(path)

@@ -590,6 +590,52 @@ def test_a_unet_that_was_tuned_and_then_frozen_is_not_lost(tmp_path):
     assert torch.equal(again.backbone.unet.conv_in.weight, model.backbone.unet.conv_in.weight)
 
 
+def save_without_reading(model, folder, monkeypatch):
+    """Save a model; the weights of its base are not read for it."""
+
+    def never(*_, **__):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        for name in ("tadp.files.model_folder.safe_open", "tadp.files.hub.safe_open"):
+            patch.setattr(name, never)
+        model.save_pretrained(folder)
+    return type(model).from_pretrained(folder)
+
+
+@pytest.mark.parametrize("how", ["nothing", "drop-in", "lora", "modifier", "undone"])
+def test_what_took_the_place_of_a_part_is_kept_and_nothing_is_read_to_know(how, tmp_path, monkeypatch):
+    """A single value differs, which a sample may miss: what replaces a part says so."""
+    plain = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    other = copy.deepcopy(plain.unet)
+    if how == "lora":
+        trained = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="lora", lora_rank=2)
+        trained.save_pretrained(tmp_path / "lora")
+        backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", lora=tmp_path / "lora")
+    else:
+        with torch.no_grad():
+            other.conv_in.weight.view(-1)[1] += 1
+        backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", unet=other if how == "drop-in" else None)
+    if how in ("modifier", "undone"):
+        installation = tadp.CaptionModifier("a {caption}", unet=other).install(backbone)
+        if how == "undone":
+            installation.undo()
+    model = segmenter(backbone, tune="nothing")
+    again = save_without_reading(model, tmp_path / "kept", monkeypatch)
+    assert (tmp_path / "kept" / "unet").exists() == (how not in ("nothing", "undone"))
+    assert not (tmp_path / "kept" / "text_encoder").exists()
+    for name, weight in model.backbone.unet.state_dict().items():
+        assert torch.equal(weight, again.backbone.unet.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_precision_is_no_other_unet(dtype, tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    for number, rounded in enumerate((backbone.to(dtype), copy.deepcopy(backbone).float())):
+        segmenter(rounded, tune="nothing").save_pretrained(tmp_path / str(number))
+        assert not (tmp_path / str(number) / "unet").exists()
+
+
 def test_a_lora_is_all_that_is_saved_of_the_unet(tmp_path):
     model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="lora", lora_rank=2)
     plain = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")

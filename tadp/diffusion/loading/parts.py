@@ -13,6 +13,7 @@ from tadp.diffusion.loading.lora_fusion import fuse_lora
 from tadp.diffusion.loading.networks import load_text, load_unet, load_vae
 from tadp.diffusion.noise import read_scheduler
 from tadp.errors import MissingFileError
+from tadp.files.fingerprint import WeightSample, sample_weights
 from tadp.files.hub import HubOptions, read_json
 from tadp.files.model_folder import CONFIG_NAME, read_config
 from tadp.text.encoder import TextEncoder
@@ -28,7 +29,7 @@ def load_parts(
     lora_scale: float = 1.0,
     hub: HubOptions | None = None,
     load_t5: bool = True,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, WeightSample]]:
     """What a folder in diffusers layout holds of a backbone.
 
     Args:
@@ -42,14 +43,15 @@ def load_parts(
         load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
 
     Returns:
-        U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them, and the options saved with them,
-        if any.
+        U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them; the options saved with them, if
+        any; and samples of the weights of "unet", "vae" and "text_encoder" that are the folder's own.
 
     Raises:
         ModelError: As `load_unet`, `load_vae` and `load_text`.
     """
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
+    weights: dict[str, WeightSample] = {}
     hub = (hub or HubOptions()).at(None)
     how: dict[str, Any] = {"variant": hub.variant, "dtype": dtype}
     if "unet" not in parts:
@@ -71,16 +73,19 @@ def load_parts(
                 f"what was passed as unet= takes text that this model may not make: {error} Pass one of the model's "
                 "own family."
             ) from error
+        weights["text_encoder"] = sample_weights(text)
         if isinstance(text, TextEncoder):
             parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         else:
             parts["text_encoder"] = text
+    weights |= {name: sample_weights(parts[name]) for name in ("unet", "vae") if (given or {}).get(name) is None}
     if lora is not None:
+        weights.pop("unet", None)
         for name in ("unet", "text_encoder"):
             if name in parts and parts[name] is (given or {}).get(name):
                 parts[name] = copy.deepcopy(parts[name])  # the caller keeps theirs as it is
         fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub)
-    return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {})
+    return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {}), weights
 
 
 def _encoders(text: Any) -> dict[str, Any]:

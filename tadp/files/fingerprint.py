@@ -1,0 +1,54 @@
+"""Which weights a module has: a short name for them, and whether they are still those that were loaded."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+# For each weight its shape, and values spread evenly over it.
+WeightSample: TypeAlias = Mapping[str, tuple[torch.Size, Tensor]]
+
+_MOST_VALUES = 4096  # of each weight: training moves all of them
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A short name for a module's weights, from some thousand values of each: a retrained model has another."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} ".encode() + _spread(weight).float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def sample_weights(module: nn.Module) -> WeightSample:
+    """Some values of each weight, for `has_weights` to compare later; a LoRA that is in the module is left out."""
+    return {name: (weight.shape, _spread(weight).clone()) for name, weight in _own_weights(module).items()}
+
+
+def has_weights(module: nn.Module, sample: WeightSample) -> bool:
+    """Whether a module has the weights that were sampled, or those rounded to half precision and perhaps back."""
+    weights = _own_weights(module)
+    return weights.keys() == sample.keys() and all(
+        weight.shape == sample[name][0] and _is_rounded(_spread(weight), sample[name][1])
+        for name, weight in weights.items()
+    )
+
+
+def _own_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Under a LoRA, peft keeps a layer's own weight as `base_layer`."""
+    return {
+        name.replace(".base_layer.", "."): weight
+        for name, weight in module.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def _spread(weight: Tensor) -> Tensor:
+    flat = weight.detach().flatten()
+    return flat[:: max(1, -(-len(flat) // _MOST_VALUES))].cpu()
+
+
+def _is_rounded(values: Tensor, before: Tensor) -> bool:
+    precisions = (values.dtype, torch.float32, torch.bfloat16, torch.float16)
+    return any(torch.equal(values, before.to(precision).to(values.dtype)) for precision in precisions)

@@ -1,0 +1,105 @@
+"""The text of a task model: captions, which differ from image to image, or one text for all images."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from tadp import prompts
+from tadp.backbone import TADPBackbone
+from tadp.errors import CaptionError, ModelError
+from tadp.files.checks import check_choice
+from tadp.text.conditioning import Conditioning
+
+PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null", "stored"]
+PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
+
+
+class ModelText:
+    """A prompt mode with its text.
+
+    Args:
+        mode: The prompt mode; see `TaskModel`.
+        classes: Names of the classes, for the three modes that need them.
+        backbone: The backbone that encodes the text.
+
+    Raises:
+        ValueError: If the mode is unknown, or lacks its classes.
+        ModelError: If the backbone counts another number of tokens than the mode's text has.
+    """
+
+    def __init__(self, mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone):
+        self.mode, self.classes = mode, tuple(classes)
+        self._fixed = _fixed_text(mode, self.classes, backbone)
+
+    def for_all(self) -> Conditioning | None:
+        """The text that is the same for all images; None for captions.
+
+        Raises:
+            ModelError: If the mode is "stored" and there is no text yet.
+        """
+        if self.mode == "stored" and self._fixed is None:
+            raise ModelError("this model has no text yet; call model.store_text(conditioning) once.")
+        return self._fixed
+
+    def for_image(
+        self, pixels: Tensor, caption: str | Conditioning | None, backbone: TADPBackbone
+    ) -> tuple[Conditioning, str | None]:
+        """The text for one image, encoded, and its words if it has any.
+
+        Args:
+            pixels: The image, (1, 3, H, W), for the backbone's captioner.
+            caption: What is in the image; None asks the captioner.
+            backbone: The backbone that encodes the caption.
+
+        Raises:
+            CaptionError: If a caption is missing, or given where the text is the same for all images.
+        """
+        text = self.for_all()
+        if text is not None and caption is None:
+            return text, None
+        if text is not None and not (self.mode == "stored" and isinstance(caption, Conditioning)):  # of another room
+            raise CaptionError(f"this model's text is {self.mode!r}, the same for all images; leave caption out.")
+        if caption is None:
+            if backbone.captioner is None:
+                raise CaptionError(
+                    "this model wants a caption; pass caption=…, or call model.attach_captioner('tadp-tiny') once."
+                )
+            caption = next(iter(backbone.captioner(pixels)))
+        if isinstance(caption, Conditioning):
+            return caption, None
+        return backbone.encode_text(caption, truncate=True), caption
+
+    def store(self, text: Conditioning) -> None:
+        """Set the text of the mode "stored".
+
+        Raises:
+            ModelError: If the mode is another.
+            ValueError: If there is more than one text.
+        """
+        if self.mode != "stored":
+            raise ModelError(f"this model's text is {self.mode!r}; build it with prompt_mode='stored'.")
+        if len(text) != 1:
+            raise ValueError(f"a stored text is one for all images, (1, L, D); got {tuple(text.embeddings.shape)}.")
+        self._fixed = text
+
+
+def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) -> Conditioning | None:
+    check_choice(mode, PROMPT_MODES, name="prompt_mode")
+    if mode in ("captions", "stored"):
+        return None
+    if mode == "null":
+        return backbone.encode_text("")
+    if not classes:
+        raise ValueError(f"prompt_mode {mode!r} says the names of classes; pass them as prompt_classes=.")
+    if mode == "class_names":
+        return backbone.encode_text(prompts.class_names(classes))
+    make = prompts.class_embeddings if mode == "class_embeddings" else prompts.averaged_eos
+    text = make(classes, backbone)
+    length = text.embeddings.shape[1]
+    if backbone.attach_attention and not backbone.pool_attention and backbone.text_length != length:
+        raise ModelError(
+            f"{mode!r} has {length} embeddings for these classes, the backbone counts {backbone.text_length} tokens. "
+            f"Load it with text_length={length}. (The text says {', '.join(classes)}.)"
+        )
+    return text
