@@ -3,6 +3,7 @@
 Every class also inherits the built-in that fits, so `except ValueError` keeps working:
 
     TADPError
+    ├── OptionError         ValueError         an argument's value that cannot be
     ├── ImageError          ValueError         an image that cannot be read or used
     ├── CaptionError        ValueError         text that does not fit the text encoder, or the images
     │   └── UnknownIdError  KeyError           an image that a caption table does not hold
@@ -16,11 +17,71 @@ Every class also inherits the built-in that fits, so `except ValueError` keeps w
     │   └── MissingDataError  FileNotFoundError  a data set that is not where it should be; what to get, and where to
     ├── OutputError         OSError            a result that cannot be written (disk, permission)
     └── MissingExtraError   ImportError        an optional dependency; the message has the pip command
+
+A message may name an argument, as an `Argument`. In Python it reads as Python has it; the command line, where the same
+thing is an option, spells it as that.
+
+    >>> error = CaptionError("the caption is too long. Shorten it or pass ", Argument("truncate", True), ".")
+    >>> str(error), error.option
+    ('the caption is too long. Shorten it or pass truncate=True.', 'truncate')
+    >>> error.spelled(lambda argument: f"--{argument.name}")
+    'the caption is too long. Shorten it or pass --truncate.'
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of the library, in a message.
+
+    Attributes:
+        name: The argument's name.
+        value: The value to pass; `...` is one that the reader knows. Without one only the name is told.
+    """
+
+    name: str
+    value: Any = Parameter.empty
+
+    @property
+    def has_value(self) -> bool:
+        """Whether a value is told."""
+        return self.value is not Parameter.empty
+
+    def __str__(self) -> str:
+        value = "…" if self.value is ... else repr(self.value)
+        return f"{self.name}={value}" if self.has_value else self.name
 
 
 class TADPError(Exception):
-    """Base of everything tadp raises on purpose."""
+    """Base of everything tadp raises on purpose.
+
+    Args:
+        *message: The message, in parts where it names arguments.
+    """
+
+    def __init__(self, *message: str | Argument):
+        super().__init__("".join(map(str, message)))
+        self.args = message
+
+    def __str__(self) -> str:
+        return self.spelled(str)
+
+    @property
+    def option(self) -> str | None:
+        """Name of the first argument that the message names."""
+        return next((part.name for part in self.args if isinstance(part, Argument)), None)
+
+    def spelled(self, spell: Callable[[Argument], str]) -> str:
+        """The message, with each argument as a function spells it."""
+        return "".join(spell(part) if isinstance(part, Argument) else str(part) for part in self.args)
+
+
+class OptionError(TADPError, ValueError):
+    """An argument's value that cannot be what was meant."""
 
 
 class ImageError(TADPError, ValueError):
@@ -33,9 +94,6 @@ class CaptionError(TADPError, ValueError):
 
 class UnknownIdError(CaptionError, KeyError):
     """An image id that a caption table does not hold."""
-
-    def __str__(self) -> str:
-        return Exception.__str__(self)  # KeyError's would put the message in quotes
 
 
 class ModifierError(TADPError, ValueError):

@@ -17,7 +17,7 @@ from tadp.captioner.counting import TokenCounter, clip_counter, folder_counter
 from tadp.captioner.decoding import Decoding
 from tadp.captioner.model_files import check_captioner, find_captioner, load_captioner
 from tadp.captioner.quality import Caption, better, checked, counted, troubles
-from tadp.errors import ImageError
+from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.hub import HubOptions, Source
 from tadp.images.reading import ImageLike, to_pil
 
@@ -290,14 +290,15 @@ class Captioner:
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more; got {batch_size}.")
+        raise OptionError(Argument("batch_size"), f" must be 1 or more; got {batch_size}.")
 
 
 def _check_positions(model: nn.Module, max_new_tokens: int, name: str) -> None:
     config: Any = model.config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and max_new_tokens > positions:
-        raise ValueError(f"max_new_tokens must be at most {positions} for {name!r}; got {max_new_tokens}.")
+        most = f" must be at most {positions} for {name!r}; got {max_new_tokens}."
+        raise OptionError(Argument("max_new_tokens"), most)
 
 
 def _listed(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:

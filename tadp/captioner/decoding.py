@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from tadp.errors import Argument, OptionError
+
 NUCLEUS = 0.9  # share of probability that is drawn from, as BLIP samples captions (Li et al. 2022, Sec. 4.3)
 # On the second try no three tokens in a row come twice, so that hardly a loop is left to fall into. A repetition
 # penalty would weigh on the end token too, which in chat models stands in the prompt.
@@ -45,20 +47,24 @@ class Decoding:
     def __post_init__(self) -> None:
         for what, number in (("max_new_tokens", self.max_new_tokens), ("num_beams", self.num_beams)):
             if number < 1:
-                raise ValueError(f"{what} must be 1 or more; got {number}.")
+                raise OptionError(Argument(what), f" must be 1 or more; got {number}.")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens must be 0 or more and at most max_new_tokens ({self.max_new_tokens}); "
-                f"got {self.min_new_tokens}."
+            raise OptionError(
+                Argument("min_new_tokens"),
+                " must be 0 or more and at most ",
+                Argument("max_new_tokens"),
+                f" ({self.max_new_tokens}); got {self.min_new_tokens}.",
             )
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or a number above; got {self.temperature}.")
         if not isinstance(self.prompt, str | None):
             raise TypeError(f"prompt is one text for all images; got a {type(self.prompt).__name__}.")
         if self.temperature > 0 and self.num_beams > 1:
-            raise ValueError(
+            raise OptionError(
                 f"sampling draws one caption, beams search among {self.num_beams}; got temperature {self.temperature} "
-                "too. Pass num_beams=1 or temperature=0."
+                "too. Pass ",
+                Argument("num_beams", 1),
+                " or temperature=0.",
             )
 
     def arguments(self, images: list[Image.Image], *, again: bool = False) -> dict[str, Any]:

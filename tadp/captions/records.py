@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
 
 from tadp._version import __version__
-from tadp.errors import CaptionError
+from tadp.errors import Argument, CaptionError
 
 _SHOWN = 60  # characters of a caption or an id in a message
 
@@ -187,13 +187,13 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def differences(old: Provenance | None, new: Provenance | None) -> str:
-    """In words, how one provenance differs from another."""
+def differences(old: Provenance | None, new: Provenance | None) -> list[str | Argument]:
+    """In words, how one provenance differs from another, as parts of an error's message."""
     if old is None or new is None:
         was, now = ("of unknown origin" if one is None else f"by {one.captioner!r}" for one in (old, new))
-        return f"those are {was}, these {now}"
-    changed = [
-        f"{name} was {shown(getattr(old, name))} and is {shown(getattr(new, name))}"
+        return [f"those are {was}, these {now}"]
+    changed: list[tuple[str, str]] = [
+        (name, f" was {shown(getattr(old, name))} and is {shown(getattr(new, name))}")
         for name in ("captioner", "revision")
         if getattr(old, name) != getattr(new, name)
     ]
@@ -201,8 +201,8 @@ def differences(old: Provenance | None, new: Provenance | None) -> str:
         for key in {**before, **after}:
             was, now = (shown(one[key]) if key in one else "not said" for one in (before, after))
             if was != now or before.get(key) != after.get(key):
-                changed.append(f"{key} was {was} and is {now}")
-    return ", ".join(changed)
+                changed.append((key, f" was {was} and is {now}"))
+    return [part for name, change in changed for part in (", ", Argument(name), change)][1:]
 
 
 def _json_object(value: Any, what: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 from tadp.captions.records import CaptionRecord, Located, Provenance, differences, shown
-from tadp.errors import CaptionError
+from tadp.errors import Argument, CaptionError
 
 CHUNK = 50_000  # rows of one transaction; with ids in no order, fewer write the file's pages more often
 _CHUNK_S = 1.0  # a slower source is written this often
@@ -92,7 +92,7 @@ class Plan:
                 break
             others = present - {record.provenance}
             if others and not mix:
-                plan.error = CaptionError(where + mixing(next(iter(others)), record.provenance))
+                plan.error = CaptionError(where, *mixing(next(iter(others)), record.provenance))
                 break
             present.add(record.provenance)
             if known is not None and not record.fields:
@@ -123,12 +123,15 @@ def _conflict(known: CaptionRecord, record: CaptionRecord) -> str:
     )
 
 
-def mixing(known: Provenance | None, new: Provenance | None) -> str:
-    """Why captions are refused that came about in another way than those of the table."""
-    return (
-        f"captions of two origins do not go into one table unasked: {differences(known, new)}. "
-        "Keep them in a table of their own, or pass mix=True where this one is made."
-    )
+def mixing(known: Provenance | None, new: Provenance | None) -> list[str | Argument]:
+    """Why captions are refused that came about in another way than those of the table, as parts of a message."""
+    return [
+        "captions of two origins do not go into one table unasked: ",
+        *differences(known, new),
+        ". Keep them in a table of their own, or pass ",
+        Argument("mix", True),
+        " where this one is made.",
+    ]
 
 
 class MemoryStore:

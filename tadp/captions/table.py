@@ -112,7 +112,7 @@ class CaptionTable(Mapping[str, str]):
         others = [one for one in table.provenances if one != provenance]
         if others and provenance is not None and not mix:
             table.close()
-            raise CaptionError(f"{path}: {mixing(others[0], provenance)}")
+            raise CaptionError(f"{path}: ", *mixing(others[0], provenance))
         return table
 
     @classmethod

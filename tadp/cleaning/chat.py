@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tadp.cleaning.answers import AnswerError
-from tadp.errors import TADPError
+from tadp.errors import Argument, OptionError, TADPError
 
 if TYPE_CHECKING:
     import httpx2
@@ -64,9 +64,11 @@ def chat_url(url: str) -> str:
         raise TypeError(f"the endpoint's url is a string; got a {type(url).__name__}.")
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
+        raise OptionError(
             "the endpoint's url has a name, password or query in it, which would show in messages; put the key into an "
-            "environment variable and name that with key_variable=."
+            "environment variable and name that with ",
+            Argument("key_variable"),
+            ".",
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"the endpoint's url must begin with http:// or https:// and a host; got {url!r}.")
@@ -91,9 +93,10 @@ def check_variable(name: str) -> None:
         ValueError: If it is not written as such names are, and no variable of that name is set.
     """
     if not (isinstance(name, str) and (_VARIABLE.fullmatch(name) or name in os.environ)):
-        raise ValueError(
-            "key_variable= takes the name of an environment variable, such as OPENAI_API_KEY; what it got is no such "
-            "name, and is not shown, for it may be the key itself. Put the key into the variable."
+        raise OptionError(
+            Argument("key_variable"),
+            " takes the name of an environment variable, such as OPENAI_API_KEY; what it got is no such "
+            "name, and is not shown, for it may be the key itself. Put the key into the variable.",
         )
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tadp.errors import TADPError
+from tadp.errors import Argument, OptionError, TADPError
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,11 @@ class Commands(TyperGroup):
             raise
         except TADPError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            fail(error, options=[str(one.name) for one in command.params] if command else ())
+            message = error.spelled(partial(as_option, command=command))
+            if isinstance(error, OptionError):
+                own = type(ctx)(command, info_name=ctx.invoked_subcommand, parent=ctx) if command else ctx
+                raise typer.BadParameter(message, ctx=own) from error
+            fail(message, options=[str(one.name) for one in command.params] if command else ())
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.secho("interrupted; what was done is kept.", fg="yellow", err=True)
@@ -71,7 +76,20 @@ def _once() -> Callable[..., None]:
     return show
 
 
-def fail(error: TADPError, *, options: Collection[str] = ()) -> None:
+def as_option(argument: Argument, command: Any) -> str:
+    """An argument of the library as a command's option; as it is in Python if the command does not have it."""
+    option = next((one for one in command.params if one.name == argument.name), None) if command else None
+    if option is None or option.param_type_name != "option":
+        return str(argument)
+    names = option.secondary_opts if argument.value is False and option.secondary_opts else option.opts
+    flag = next(name for name in names if name.startswith("--"))
+    if not argument.has_value or isinstance(argument.value, bool):
+        return flag
+    values = argument.value if isinstance(argument.value, list) else [argument.value]
+    return " ".join([flag, *("…" if value is ... else str(value) for value in values)])
+
+
+def fail(error: TADPError | str, *, options: Collection[str] = ()) -> None:
     """Say what went wrong in one line; `options` are those of the command, as its parameters are named."""
     typer.secho(f"error: {in_options(' '.join(str(error).split()), options)}", fg="red", err=True)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tadp.convert.conversion_report import Part
-from tadp.errors import ModelError
+from tadp.errors import Argument, ModelError
 
 _SHOWN = 4  # names an error lists of each kind
 _SAME = 1e-3  # relative L2: half precision rounds by less, another model differs by more
@@ -107,20 +107,18 @@ class Ledger:
             f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{' …' if len(keys) > _SHOWN else ''}"
             for what, keys in self._problems.items()
         ]
-        raise ModelError(f"{self._path} cannot be converted. {'. '.join(lines)}.{self._cure()}")
+        raise ModelError(f"{self._path} cannot be converted. {'. '.join(lines)}.", *self._hints())
 
-    def _cure(self) -> str:
-        cures = []
+    def _hints(self) -> list[str | Argument]:
+        hints: list[str | Argument] = []
         if "unknown" in self._problems:
-            cures.append(" What is not needed can be left out with allow_unused=['pattern*'] (--allow-unused).")
+            hints += [" What is not needed can be left out with ", Argument("allow_unused", ["pattern*"]), "."]
         if any(what.startswith("other weights") for what in self._problems):
-            cures.append(
-                " Pass as base_model= (--base-model) the model it was trained on, or ignore_frozen=True "
-                "(--ignore-frozen) to use the base's."
-            )
+            hints += [" Pass as ", Argument("base_model"), " the model it was trained on, or "]
+            hints += [Argument("ignore_frozen", True), " to use the base's."]
         if any(what.startswith("of another shape") for what in self._problems):
-            cures.append(" Is it of another size than the base? Pass base_model= (--base-model).")
-        return "".join(cures)
+            hints += [" Is it of another size than the base? Pass another ", Argument("base_model"), "."]
+        return hints
 
     def _fitting(
         self, names: Mapping[str, str], module: Mapping[str, Tensor], optional: tuple[str, ...]

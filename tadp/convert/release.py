@@ -15,7 +15,7 @@ from tadp.convert.head_weights import head_options, head_widths
 from tadp.convert.ledger import Ledger
 from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
-from tadp.errors import ModelError, OutputError
+from tadp.errors import Argument, ModelError, OutputError
 from tadp.files.hub import HubOptions
 from tadp.files.model_folder import model_folder, read_config
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
@@ -144,7 +144,9 @@ def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, want
         return text.mode == "captions" if wanted is None else wanted
     told = not apart
     if wanted not in (None, told):
-        raise ModelError(f"this file was trained with scale_latents={told}, as its names tell; leave the option out.")
+        raise ModelError(
+            "this file was trained with ", Argument("scale_latents", told), ", as its names tell; leave the option out."
+        )
     return told
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.convert.forms import Form
-from tadp.errors import ModelError
+from tadp.errors import Argument, ModelError
 from tadp.text.encoder import TextEncoder
 from tadp.text.learned_tokens import add_token
 
@@ -64,8 +64,9 @@ def read_text(
     if len(lengths) > 1 or min(extra) < 0:
         raise ModelError(
             f"{path}: the head takes {', '.join(map(str, widths or ()))} channels, the base's U-Net gives "
-            f"{', '.join(map(str, channels))}; the rest is not one number of tokens. Pass base_model= "
-            "(--base-model) if it is of another size; heads on self-attention are not read."
+            f"{', '.join(map(str, channels))}; the rest is not one number of tokens. Pass another ",
+            Argument("base_model"),
+            " if it is of another size; heads on self-attention are not read.",
         )
     length = lengths.pop() if lengths else None
     embeddings = state.get(f"{form.root}class_embeddings")
@@ -125,8 +126,9 @@ def learn(encoder: TextEncoder, token: str | None, vectors: Float[Tensor, "n d"]
     """
     if token is None:
         raise ModelError(
-            f"{path} has a learned token of {len(vectors)} vectors, and not its name. Pass "
-            "learned_token='<watercolor>' (--learned-token), or whatever it is called, or '' to leave it out."
+            f"{path} has a learned token of {len(vectors)} vectors, and not its name. Pass ",
+            Argument("learned_token", "<watercolor>"),
+            ", or whatever it is called, or '' to leave it out.",
         )
     if not token:
         return f"a learned token of {len(vectors)} vectors was left out, as asked"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.attention import attach_attention
+from tadp.errors import Argument, OptionError
 from tadp.files.checks import check_whole
 from tadp.images.reading import MIN_SIZE
 from tadp.text.conditioning import Conditioning
@@ -87,10 +88,8 @@ class Shape:
                 f"{self.image_size!r}."
             )
         if len(self.image_size) != 2 or min(self.image_size) < MIN_SIZE:
-            raise ValueError(
-                f"image_size is (height, width) of {MIN_SIZE} pixels or more each, or None for any; got "
-                f"{self.image_size}."
-            )
+            least = f" is (height, width) of {MIN_SIZE} pixels or more each, or None for any; got {self.image_size}."
+            raise OptionError(Argument("image_size"), least)
 
     @property
     def smallest(self) -> int:

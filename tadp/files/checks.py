@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from tadp.errors import MissingExtraError
+from tadp.errors import Argument, MissingExtraError, OptionError, TADPError
 from tadp.language.matching import readable
 
 
@@ -39,7 +39,7 @@ def check_whole(value: Any, *, name: str, minimum: int | None = 1, unit: str = "
         unit = unit and f" of {unit}s"
         raise TypeError(f"{name} is a whole number{unit}{note}; got {value!r} ({type(value).__name__}).")
     if minimum is not None and number < minimum:
-        raise ValueError(f"{name} is {minimum}{unit and f' {unit}'} or more{note}; got {number}.")
+        raise OptionError(Argument(name), f" is {minimum}{unit and f' {unit}'} or more{note}; got {number}.")
     return number
 
 
@@ -50,7 +50,7 @@ def check_counts(**counts: Any) -> None:
 
 
 def check_choice(
-    value: Any, choices: Collection[str | None], *, name: str, error: type[ValueError] = ValueError
+    value: Any, choices: Collection[str | None], *, name: str, error: type[TADPError] = OptionError
 ) -> None:
     """Refuse a name that is not among the choices.
 
@@ -63,7 +63,7 @@ def check_choice(
         ValueError: norm is one of batch, group; got 'layer'.
     """
     if value not in choices:
-        raise error(f"{name} is one of {', '.join(map(str, choices))}; got {value!r}.")
+        raise error(Argument(name), f" is one of {', '.join(map(str, choices))}; got {value!r}.")
 
 
 def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]:

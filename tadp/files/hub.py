@@ -16,7 +16,7 @@ from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.fingerprint import WeightSample, has_weights
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -283,5 +283,7 @@ def _missing_weights(path: Path, variant: str | None) -> ModelError:
             f"no {path.name} in {path.parent}, only {', '.join(pickles)}: tadp reads safetensors, never pickles. "
             "Save the model again with `save_pretrained(..., safe_serialization=True)`."
         )
-    hint = f"Is there a variant {variant!r}?" if variant else "If the weights are a variant, pass variant='fp16'."
-    return MissingFileError(f"no {path.name} in {path.parent}, which has {', '.join(there) or 'nothing'}. {hint}")
+    missing = f"no {path.name} in {path.parent}, which has {', '.join(there) or 'nothing'}. "
+    if variant:
+        return MissingFileError(f"{missing}Is there a variant {variant!r}?")
+    return MissingFileError(f"{missing}If the weights are a variant, pass ", Argument("variant", "fp16"), ".")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tadp.errors import Argument, OptionError
 from tadp.features import Names
 from tadp.files.checks import check_classes, check_present
 from tadp.metrics import Agreement
@@ -74,11 +75,12 @@ def oracle_classes(
     index = {name: number for number, name in enumerate(classes)}
     there = [sorted({index[name] for name in names}) for names in check_present(present, index)]
     if not 0 < precision <= 1:
-        raise ValueError(f"precision is above 0, up to 1; got {precision}. To name nothing, pass recall=0.")
+        rule = f" is above 0, up to 1; got {precision}. To name nothing, pass "
+        raise OptionError(Argument("precision"), rule, Argument("recall", 0), ".")
     if not 0 <= recall <= 1:
-        raise ValueError(f"recall is 0 to 1; got {recall}.")
+        raise OptionError(Argument("recall"), f" is 0 to 1; got {recall}.")
     if seed < 0:
-        raise ValueError(f"seed is 0 or more; got {seed}.")
+        raise OptionError(Argument("seed"), f" is 0 or more; got {seed}.")
     counts = np.array([len(one) for one in there], dtype=np.int64)
     room = np.where(counts > 0, len(classes) - counts, 0)
     right, false = _totals(int(counts.sum()), int(room.sum()), precision, recall)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tadp import prompts
 from tadp.backbone import TADPBackbone
-from tadp.errors import CaptionError, ModelError
+from tadp.errors import Argument, CaptionError, ModelError
 from tadp.files.checks import check_choice
 from tadp.text.conditioning import Conditioning
 
@@ -63,7 +63,9 @@ class ModelText:
         if caption is None:
             if backbone.captioner is None:
                 raise CaptionError(
-                    "this model wants a caption; pass caption=…, or call model.attach_captioner('tadp-tiny') once."
+                    "this model wants a caption; pass ",
+                    Argument("caption", ...),
+                    ", or call model.attach_captioner('tadp-tiny') once.",
                 )
             caption = next(iter(backbone.captioner(pixels)))
         if isinstance(caption, Conditioning):

@@ -27,7 +27,7 @@ from tadp.backbone import TADPBackbone
 from tadp.diffusion.loading.networks import load_text_adapter, load_unet
 from tadp.diffusion.loading.parts import load_parts
 from tadp.diffusion.loading.saving import save_text_encoder
-from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json
 from tadp.files.model_folder import ADAPTER_NAME
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
@@ -241,7 +241,10 @@ def load_backbone(
             **options,
         )
     except UnknownModelError as error:
-        raise UnknownModelError(f"{folder} was trained on {str(name)!r}: {error} Or pass base_model=….") from None
+        base = Argument("base_model", ...)
+        raise UnknownModelError(
+            f"{folder} was trained on {str(name)!r}: ", *error.args, " Or pass ", base, "."
+        ) from None
 
 
 def _is_own(config: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.errors import CaptionError
+from tadp.errors import Argument, CaptionError
 from tadp.features import Names
 from tadp.text.conditioning import Conditioning
 from tadp.text.learned_tokens import learned_tokens, write_out
@@ -182,7 +182,8 @@ class TextEncoder(nn.Module):
                 continue
             what = f"caption {number} ({text[:24]!r} …) has {count} tokens, the text encoder takes {self.max_length}"
             if not truncate:
-                raise CaptionError(f"{what}. Shorten it{'.' if truncate is None else ' or pass truncate=True.'}")
+                choice = () if truncate is None else (" or pass ", Argument("truncate", True))
+                raise CaptionError(f"{what}. Shorten it", *choice, ".")
             warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
 
     def tell_of_unknown(self, texts: Iterable[str]) -> None:

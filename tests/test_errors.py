@@ -1,0 +1,32 @@
+"""Errors: what their messages say, and to whom."""
+
+import pickle
+
+import pytest
+
+from tadp.errors import Argument, CaptionError, MissingExtraError, OptionError, OutputError, TADPError, UnknownIdError
+
+PARTS = ("the text is too long. Pass ", Argument("truncate", True), ", or another ", Argument("model"), ".")
+
+
+@pytest.mark.parametrize("kind", [CaptionError, MissingExtraError, OptionError, OutputError, UnknownIdError])
+def test_a_message_names_arguments_as_python_does_or_as_its_reader_wants(kind):
+    for error in (kind(*PARTS), pickle.loads(pickle.dumps(kind(*PARTS)))):
+        assert isinstance(error, TADPError)
+        assert str(error) == "the text is too long. Pass truncate=True, or another model."
+        assert error.option == "truncate"
+        assert error.spelled(lambda argument: argument.name.upper()).endswith("Pass TRUNCATE, or another MODEL.")
+        assert str(CaptionError("photo: ", *error.args)) == f"photo: {error}"
+
+
+def test_a_plain_message_names_no_argument():
+    error = OutputError("no room on the disk")
+    assert (str(error), error.option) == ("no room on the disk", None)
+
+
+@pytest.mark.parametrize(
+    ("argument", "spelled"),
+    [(Argument("variant", "fp16"), "variant='fp16'"), (Argument("token", ...), "token=…"), (Argument("mix"), "mix")],
+)
+def test_a_value_is_told_as_it_is_written(argument, spelled):
+    assert str(argument) == spelled
