@@ -30,8 +30,11 @@ thing is an option, spells it as that.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import Any
+
+
+class _NoValue:
+    """Where no value is told; a class, so that a pickle has the same."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,12 @@ class Argument:
     """
 
     name: str
-    value: Any = Parameter.empty
+    value: Any = _NoValue
 
     @property
     def has_value(self) -> bool:
         """Whether a value is told."""
-        return self.value is not Parameter.empty
+        return self.value is not _NoValue
 
     def __str__(self) -> str:
         value = "…" if self.value is ... else repr(self.value)

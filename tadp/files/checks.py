@@ -22,14 +22,14 @@ def check_whole(value: Any, *, name: str, minimum: int | None = 1, unit: str = "
 
     Raises:
         TypeError: If it is not a whole number.
-        ValueError: If it is under the minimum.
+        OptionError: If it is under the minimum.
 
     Example:
         >>> check_whole(512, name="window_px", unit="pixel")
         512
         >>> check_whole(0, name="window_px", unit="pixel")
         Traceback (most recent call last):
-        ValueError: window_px is 1 pixel or more; got 0.
+        tadp.errors.OptionError: window_px is 1 pixel or more; got 0.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -55,12 +55,12 @@ def check_choice(
     """Refuse a name that is not among the choices.
 
     Raises:
-        ValueError: If it is not, or the given kind of error.
+        OptionError: If it is not, or the given kind of error.
 
     Example:
         >>> check_choice("layer", ("batch", "group"), name="norm")
         Traceback (most recent call last):
-        ValueError: norm is one of batch, group; got 'layer'.
+        tadp.errors.OptionError: norm is one of batch, group; got 'layer'.
     """
     if value not in choices:
         raise error(Argument(name), f" is one of {', '.join(map(str, choices))}; got {value!r}.")
