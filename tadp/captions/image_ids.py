@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 
@@ -13,20 +14,68 @@ from tadp.images.reading import list_images
 SOURCE = "source"  # the field of a record that says which file was captioned, seen from the table's folder
 
 
-def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
-    """The images that paths lead to, each with a name for its results that no other has.
+@dataclass(frozen=True)
+class ImageList:
+    """The images that paths lead to, listed once.
 
-    A name is the path below the folder given, without its suffix: "pets/rex" for "photos/pets/rex.jpg" of the folder
-    "photos". Of several paths, it is the path below the folder they share. Where two names of a folder would be one
-    (rex.jpg and rex.png), both keep their suffix.
-
-    Raises:
-        ImageError: If a path leads to no image.
+    Attributes:
+        names: For each image a name for its results that no other image has.
+        below: For each image its path below the folder that leads to it, without suffix.
     """
-    listed = [paths] if isinstance(paths, str | Path) else list(paths)
-    root = os.path.commonpath([_root(path) for path in listed]) if listed else "."
-    images = {os.path.abspath(image): image for image in list_images(listed)}  # noqa: PTH100  ".." must go, links stay
-    relative = {image: Path(os.path.relpath(absolute, root)) for absolute, image in images.items()}
+
+    names: Mapping[Path, str]
+    below: Mapping[Path, str]
+
+    @classmethod
+    def of(cls, paths: "str | Path | Sequence[str | Path] | ImageList") -> "ImageList":
+        """The images that paths lead to, as `tadp.images.list_images` finds them; a list that was made is returned.
+
+        A name is the path below the folder given, without its suffix: "pets/rex" for "photos/pets/rex.jpg" of the
+        folder "photos". Of several paths, it is the path below the folder they share. Where two names of a folder would
+        be one (rex.jpg and rex.png), both keep their suffix. Of paths that lead to one file, the first counts.
+
+        Raises:
+            ImageError: If a path leads to no image.
+        """
+        if isinstance(paths, ImageList):
+            return paths
+        roots = {path: _root(path) for path in ([paths] if isinstance(paths, str | Path) else paths)}
+        below: dict[Path, str] = {}
+        found: dict[str, Path] = {}
+        for path, root in roots.items():
+            for image in list_images(path):
+                absolute = os.path.abspath(image)  # noqa: PTH100  ".." must go, links stay
+                if found.setdefault(absolute, image) is image:
+                    below[image] = Path(os.path.relpath(absolute, root)).with_suffix("").as_posix()
+        shared = os.path.commonpath(roots.values()) if roots else "."
+        return cls(_unique_names({image: Path(os.path.relpath(path, shared)) for path, image in found.items()}), below)
+
+    def path_ids(self) -> dict[Path, str]:
+        """Ids that do not depend on which other images there are; see `path_ids`."""
+        first: dict[str, Path] = {}
+        for image, image_id in self.below.items():
+            if first.setdefault(image_id, image) != image:
+                raise CaptionError(
+                    f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder "
+                    "above both; a .json tells them apart."
+                )
+        return dict(self.below)
+
+    def ids_in(self, captions: Mapping[str, str]) -> dict[Path, str]:
+        """The id under which captions have each image: that of `path_ids` or, if they lack it, that of `caption_ids`.
+
+        A table that says which files its captions are of has only the former.
+        """
+        short, count = caption_ids(self.names), Counter(self.below.values())
+        first = next(captions.records(), None) if isinstance(captions, CaptionTable) else None
+        has_sources = first is not None and SOURCE in first.fields
+        return {
+            image: by_path if has_sources or (count[by_path] == 1 and by_path in captions) else short[image]
+            for image, by_path in self.below.items()
+        }
+
+
+def _unique_names(relative: Mapping[Path, Path]) -> dict[Path, str]:
     # Some file systems do not tell "Rex" from "rex".
     taken = Counter(str(path.with_suffix("")).casefold() for path in relative.values())
     full = {str(path).casefold() for path in relative.values() if path.suffix}
@@ -36,6 +85,15 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
         unique = taken[str(stem).casefold()] == 1 and str(stem).casefold() not in full
         names[image] = (stem if unique else path).as_posix()
     return names
+
+
+def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
+    """The images that paths lead to, each with a name for its results that no other has; see `ImageList.of`.
+
+    Raises:
+        ImageError: If a path leads to no image.
+    """
+    return dict(ImageList.of(paths).names)
 
 
 def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
@@ -62,51 +120,7 @@ def path_ids(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
         ImageError: If a path leads to no image.
         CaptionError: If two images would have one id.
     """
-    first: dict[str, Path] = {}
-    found = _below(paths)
-    for image, image_id in found.values():
-        if first.setdefault(image_id, image) != image:
-            raise CaptionError(
-                f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder "
-                "above both; a .json tells them apart."
-            )
-    return dict(found.values())
-
-
-def ids_in(
-    captions: Mapping[str, str], names: Mapping[Path, str], paths: str | Path | Sequence[str | Path]
-) -> dict[Path, str]:
-    """The id under which captions have each image: that of `path_ids` or, if they lack it, that of `caption_ids`.
-
-    A table that says of which files its captions are has the former alone.
-
-    Args:
-        captions: By image id.
-        names: From `output_names`.
-        paths: What `names` came from.
-    """
-    below, short = _below(paths), caption_ids(names)
-    count = Counter(image_id for _, image_id in below.values())
-    first = next(captions.records(), None) if isinstance(captions, CaptionTable) else None
-    has_sources = first is not None and SOURCE in first.fields
-    ids = {}
-    for image in names:
-        _, by_path = below[os.path.abspath(image)]  # noqa: PTH100
-        is_there = count[by_path] == 1 and by_path in captions
-        ids[image] = by_path if has_sources or is_there else short[image]
-    return ids
-
-
-def _below(paths: str | Path | Sequence[str | Path]) -> dict[str, tuple[Path, str]]:
-    """For each absolute path, the image and its path below the folder that leads to it, without suffix."""
-    found: dict[str, tuple[Path, str]] = {}
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        root = _root(path)
-        for image in list_images(path):
-            absolute = os.path.abspath(image)  # noqa: PTH100  ".." must go, links stay
-            image_id = Path(os.path.relpath(absolute, root)).with_suffix("").as_posix()
-            found.setdefault(absolute, (image, image_id))
-    return found
+    return ImageList.of(paths).path_ids()
 
 
 def _root(path: str | Path) -> str:

@@ -9,16 +9,18 @@ strides, channels, and the settings that made them. Both appear whole or not at 
 JSON is there, and that is written last.
 """
 
+from tadp.captions.image_ids import ImageList as ImageList
 from tadp.captions.image_ids import caption_ids as caption_ids
 from tadp.captions.image_ids import output_names as output_names
 from tadp.captions.image_ids import path_ids as path_ids
 from tadp.extract.extraction import Outcome as Outcome
 from tadp.extract.extraction import extract_images as extract_images
 from tadp.extract.extraction import shrink as shrink
-from tadp.extract.settings import fingerprint as fingerprint
 from tadp.files.atomic import writable_folder as writable_folder
+from tadp.files.fingerprint import fingerprint as fingerprint
 
 __all__ = [
+    "ImageList",
     "Outcome",
     "caption_ids",
     "extract_images",

@@ -1,7 +1,9 @@
 """The run: read, caption, pass, write, image by image of a list."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +15,12 @@ from torch import Tensor
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
-from tadp.captions.image_ids import caption_ids, ids_in, output_names
-from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.captions.image_ids import ImageList
+from tadp.errors import Argument, CaptionError, ImageError, OutputError
 from tadp.extract.outputs import done_before, file_digest, write_result
-from tadp.extract.settings import run_settings
 from tadp.features import Features, Word
 from tadp.files.atomic import writable_folder
+from tadp.files.fingerprint import fingerprint
 from tadp.images.crops import Crops
 from tadp.images.reading import MAX_PIXELS, decode, to_pil, to_tensor
 from tadp.images.tiles import grid
@@ -50,7 +52,7 @@ class Outcome:
 
 def extract_images(
     backbone: TADPBackbone,
-    paths: str | Path | Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path] | ImageList,
     output: str | Path,
     *,
     captions: str | Captioner | Mapping[str, str],
@@ -71,7 +73,7 @@ def extract_images(
 
     Args:
         backbone: It says which attention is recorded, and in which dtype all is computed and written.
-        paths: Image files, folders and patterns, as `tadp.images.list_images` takes them.
+        paths: Image files, folders and patterns, as `tadp.images.list_images` takes them; or what they lead to.
         output: The folder to write to. It mirrors the folders of the images.
         captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
             `CaptionTable`, where ids are those of `path_ids` or `caption_ids`. What a captioner or a table says beyond
@@ -107,32 +109,64 @@ def extract_images(
         tiling = {"tile_px": tile_px, "overlap_px": overlap_px}
         grid((tile_px, tile_px), **tiling, multiple=backbone.feature_info.reduction[-1])  # which checks them
     text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
-    names = output_names(paths)
-    folder = writable_folder(Path(output))
-    settings = run_settings(
+    images = ImageList.of(paths)
+    run = _Run(
         backbone,
+        names=images.names,
+        folder=writable_folder(Path(output)),
+        ids=images.ids_in(captions) if isinstance(captions, Mapping) else {},
         captions=captions,
-        model=model,
-        revision=revision,
+        text=text,
+        settings=_settings(backbone, captions, model, revision, levels, max_side_px, tiling),
         levels=levels,
         max_side_px=max_side_px,
         tiling=tiling,
+        batch_size=batch_size,
     )
-    ids = ids_in(captions, names, paths) if isinstance(captions, Mapping) else caption_ids(names)
-    table = {image: captions.get(ids[image]) for image in names} if isinstance(captions, Mapping) else {}
-    done, in_the_way = done_before(names, folder, settings=settings, table=table)
+    done, in_the_way = done_before(run.names, run.folder, settings=run.settings, captions=run.known)
     if in_the_way and not overwrite:
         name, why = next(iter(in_the_way.items()))
         raise OutputError(
-            f"{folder} holds {len(in_the_way)} of these {len(names)} results, made otherwise: for {name}, {why}. "
-            "Pass another folder, or overwrite=True."
+            f"{run.folder} holds {len(in_the_way)} of these {len(run.names)} results, made otherwise: for {name}, "
+            f"{why}. Pass another folder, or ",
+            Argument("overwrite", True),
+            ".",
         )
     for image, record in done.items():
-        yield Outcome(image, names[image], "skipped", record)
-    run = _Run(backbone, captions, text, table, ids, names, folder, settings, levels, max_side_px, tiling, batch_size)
-    todo = [image for image in names if image not in done]
+        yield Outcome(image, run.names[image], "skipped", record)
+    todo = [image for image in run.names if image not in done]
     for start in range(0, len(todo), batch_size):
         yield from run.batch(todo[start : start + batch_size])
+
+
+def _settings(
+    backbone: TADPBackbone,
+    captions: str | Captioner | Mapping[str, str],
+    model: str,
+    revision: str | None,
+    levels: tuple[int, ...],
+    max_side_px: int | None,
+    tiling: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """All that decides the numbers, as JSON has it, so that another run can tell if its results would be the same."""
+    if isinstance(captions, str):
+        source = {"text": captions}
+    elif isinstance(captions, Captioner):
+        source = {"captioner": captions.name, **captions.generation}
+    else:
+        source = {"table": True}  # the caption itself is compared, image by image
+    settings = {
+        "model": model,
+        "revision": revision,
+        "weights": fingerprint(backbone),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        **backbone.options.to_dict(),
+        "captions": source,
+        "levels": levels,
+        "max_side_px": max_side_px,
+        "tiling": tiling,
+    }
+    return json.loads(json.dumps(settings))
 
 
 @dataclass(frozen=True)
@@ -140,36 +174,40 @@ class _Run:
     """What is the same for all images of a run, and what is done with some of them."""
 
     backbone: TADPBackbone
+    names: Mapping[Path, str]  # of results, by image
+    folder: Path
+    ids: Mapping[Path, str]  # in a table of captions
     captions: str | Captioner | Mapping[str, str]
     text: Conditioning | None  # that of `captions`, where it is one text
-    table: Mapping[Path, str | None]  # captions by image, where they come from a table
-    ids: Mapping[Path, str]
-    names: Mapping[Path, str]
-    folder: Path
     settings: dict[str, Any]
     levels: tuple[int, ...]
     max_side_px: int | None
     tiling: dict[str, Any] | None
     batch_size: int
 
+    @cached_property
+    def known(self) -> dict[Path, str | None]:
+        """The captions that need no captioner, by image; None for an image that a table lacks."""
+        if isinstance(self.captions, Captioner):
+            return {}
+        captions = self.captions
+        return {image: captions if isinstance(captions, str) else captions.get(self.ids[image]) for image in self.names}
+
     def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:
         """Images that are read and captioned at once."""
         pixels: dict[Path, Pixels] = {}
         for image in images:
             try:
-                if isinstance(self.captions, Mapping) and self.table[image] is None:
+                if self.known.get(image, "") is None:
                     raise CaptionError(f"{image} has no caption: the table lacks {self.ids[image]!r}.")
                 pixels[image] = _read(image, self.max_side_px, is_stored=self.tiling is not None)
             except (ImageError, CaptionError) as error:
                 yield Outcome(image, self.names[image], "failed", error=error)
-        captions = self._captions(pixels)
+        captions = {image: str(self.known.get(image)) for image in pixels}
+        if isinstance(self.captions, Captioner) and pixels:
+            captions = dict(zip(pixels, self.captions(list(pixels.values())), strict=True))
         for group in [[image] for image in pixels] if self.tiling else _by_size(pixels):
             yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
-
-    def _captions(self, pixels: Mapping[Path, Pixels]) -> dict[Path, str]:
-        if isinstance(self.captions, Captioner):
-            return dict(zip(pixels, self.captions(list(pixels.values())) if pixels else [], strict=True))
-        return {image: str(self.table.get(image, self.captions)) for image in pixels}
 
     def _pass(self, pixels: Mapping[Path, Pixels], captions: list[str]) -> Iterator[Outcome]:
         """One pass over images of one size, or one image by tiles; and their files."""

@@ -16,7 +16,7 @@ from tadp.files.atomic import replace_file
 
 
 def done_before(
-    names: dict[Path, str], folder: Path, *, settings: dict[str, Any], table: Mapping[Path, str | None]
+    names: Mapping[Path, str], folder: Path, *, settings: dict[str, Any], captions: Mapping[Path, str | None]
 ) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
     """Records of the images that need no work; and the names of results that another run left there, each with why."""
     done, in_the_way = {}, {}
@@ -28,8 +28,8 @@ def done_before(
         if changed:
             key = changed[0]
             in_the_way[name] = f"{key} was {brief(record['settings'].get(key))} and is {brief(settings[key])}"
-        elif image in table and record["caption"] != table[image]:
-            in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(table[image])}"
+        elif image in captions and record["caption"] != captions[image]:
+            in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(captions[image])}"
         elif record["image_sha256"] != file_digest(image):
             in_the_way[name] = f"the picture was another one ({record['image']})"
         else:

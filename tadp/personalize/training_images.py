@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from tadp.captions.image_ids import ids_in, output_names
+from tadp.captions.image_ids import ImageList
 from tadp.errors import CaptionError, ImageError
 from tadp.images.reading import ImageLike, list_images, to_pil
 
@@ -176,7 +176,7 @@ def _captions(
             number = next(number for number, source in enumerate(sources) if not isinstance(source, str | Path))
             raise CaptionError(f"captions by name go with files; image {number} is none. Pass a list of captions.")
         given: Any = images  # paths all
-        ids = {os.path.abspath(path): one for path, one in ids_in(captions, output_names(given), given).items()}  # noqa: PTH100
+        ids = {os.path.abspath(path): one for path, one in ImageList.of(given).ids_in(captions).items()}  # noqa: PTH100
         names = [ids[os.path.abspath(path)] for path in paths]  # noqa: PTH100
         absent = [name for name in names if name not in captions]
         if absent:
