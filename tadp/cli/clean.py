@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from tadp.cli.app import Device, Overwrite, command
-from tadp.cli.caption_options import check_caption_file
+from tadp.cli.caption import check_caption_file
 from tadp.cli.terminal import tell_of_warning, wrong_usage
 from tadp.errors import CaptionError
 

@@ -1,4 +1,4 @@
-"""`tadp extract` and `tadp info`: what comes out of the backbone, and what that will be."""
+"""`tadp extract`: folders of images to folders of features."""
 
 import math
 from collections import Counter
@@ -38,7 +38,6 @@ from tadp.cli.terminal import (
     load_backbone,
     load_captioner,
     progress,
-    silence,
     tell_of_cut,
     tell_of_tiny,
     wrong_usage,
@@ -114,13 +113,13 @@ def extract(
     changed, nothing is touched unless you pass --overwrite. A killed run leaves no half-written file that counts.
     """
     from tadp.captions import CaptionTable
-    from tadp.extract import extract_images, output_names, writable_folder
+    from tadp.extract import ImageList, extract_images, writable_folder
     from tadp.images.tiles import grid
 
     if captions is not None and (caption is not None or captioner is not None):
         raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
     source = "" if captions is not None else caption_source(model, caption, captioner)
-    total = len(output_names(images))
+    found = ImageList.of(images)
     words = CaptionTable.open(captions) if captions is not None else caption
     writable_folder(output)
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
@@ -136,7 +135,7 @@ def extract(
         )
     outcomes = extract_images(
         backbone,
-        images,
+        found,
         output,
         captions=words,
         model=model,
@@ -151,7 +150,7 @@ def extract(
     )
     if caption is not None and truncate and is_cut(backbone, caption):
         tell_of_cut("--caption")
-    tally = _followed(outcomes, total, is_one_caption=caption is not None)
+    tally = _followed(outcomes, len(found.names), is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
         tell_of_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)
@@ -159,27 +158,6 @@ def extract(
         raise tally.stopped
     if tally.counts["failed"]:
         raise typer.Exit(1)
-
-
-@command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
-def info(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="tadp-tiny, a folder in diffusers layout, or a hub id.")
-    ] = TINY,
-    revision: Revision = None,
-    variant: Variant = None,
-) -> None:
-    """Tell what a model's levels, channels, strides and parts are.
-
-    No weights are loaded. Of a hub model that is not here yet, only the configuration is downloaded.
-    """
-    from tadp.cli.info import model_tables
-
-    silence()
-    console = Console(highlight=False)
-    for table in model_tables(model, revision=revision, variant=variant):
-        console.print(table)
-        console.print()
 
 
 @dataclass

@@ -1,23 +1,38 @@
-"""What a model is, in tables: levels, parts and numbers, from its configuration alone."""
+"""`tadp info`: what a model is, in tables: levels, parts and numbers, from its configuration alone."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tadp.backbone import TADPBackbone
-from tadp.cli.terminal import own_captioner
-from tadp.diffusion.loading.networks import hollow_denoiser, hollow_text, hollow_vae
-from tadp.diffusion.noise import SCHEDULER, read_scheduler
+from tadp.cli.app import Revision, Variant, command
+from tadp.cli.terminal import TINY, own_captioner, silence
 from tadp.errors import MissingFileError, UnknownModelError
-from tadp.files.hub import HubOptions, read_json, weight_files
-from tadp.files.model_folder import CONFIG_NAME, WEIGHTS, model_folder
-from tadp.text.stack import TextStack
 
-_CONFIGS = (CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER)
+if TYPE_CHECKING:
+    from tadp.backbone import TADPBackbone
+
+
+@command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="tadp-tiny, a folder in diffusers layout, or a hub id.")
+    ] = TINY,
+    revision: Revision = None,
+    variant: Variant = None,
+) -> None:
+    """Tell what a model's levels, channels, strides and parts are.
+
+    No weights are loaded. Of a hub model that is not here yet, only the configuration is downloaded.
+    """
+    silence()
+    console = Console(highlight=False)
+    for table in model_tables(model, revision=revision, variant=variant):
+        console.print(table)
+        console.print()
 
 
 def model_tables(model: str, *, revision: str | None = None, variant: str | None = None) -> list[Table]:
@@ -47,7 +62,7 @@ def model_tables(model: str, *, revision: str | None = None, variant: str | None
     return [_level_table(model, backbone), _part_table(folder, variant, backbone), facts]
 
 
-def _level_table(model: str, backbone: TADPBackbone) -> Table:
+def _level_table(model: str, backbone: "TADPBackbone") -> Table:
     table = Table(
         "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=Text(model), title_justify="left",
         pad_edge=False,
@@ -63,7 +78,9 @@ def _level_table(model: str, backbone: TADPBackbone) -> Table:
     return table
 
 
-def _part_table(folder: Path, variant: str | None, backbone: TADPBackbone) -> Table:
+def _part_table(folder: Path, variant: str | None, backbone: "TADPBackbone") -> Table:
+    from tadp.text.stack import TextStack
+
     table = Table("Part", "Parameters", "On disk", box=None, pad_edge=False)
     text: Any = backbone.text_encoder
     encoders = dict(text.parts) if isinstance(text, TextStack) else {"text_encoder": text}
@@ -81,19 +98,33 @@ def _part_table(folder: Path, variant: str | None, backbone: TADPBackbone) -> Ta
 
 def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
     """A model's folder; of a hub model that is not here, one with its configuration alone."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from tadp.diffusion.noise import SCHEDULER
+    from tadp.files.hub import HubOptions
+    from tadp.files.model_folder import CONFIG_NAME, model_folder
+
     try:
         return model_folder(model, hub=HubOptions(revision, variant, local_files_only=True))
     except UnknownModelError as error:
         if "/" not in model or Path(model).exists() or len(Path(model).parts) != 2:
             raise
         try:
-            return Path(snapshot_download(model, revision=revision, allow_patterns=list(_CONFIGS)))
+            wanted = [CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER]
+            return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, OSError):
             raise error from None
 
 
-def _hollow_backbone(folder: Path) -> TADPBackbone:
+def _hollow_backbone(folder: Path) -> "TADPBackbone":
     """The backbone that a folder describes, with shapes and no weights."""
+    from tadp.backbone import TADPBackbone
+    from tadp.diffusion.loading.networks import hollow_denoiser, hollow_text, hollow_vae
+    from tadp.diffusion.noise import read_scheduler
+    from tadp.files.hub import read_json
+    from tadp.files.model_folder import CONFIG_NAME
+
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     denoiser = hollow_denoiser(folder)
     text = hollow_text(folder, denoiser) if saved.get("has_text_encoder", True) else None
@@ -102,6 +133,9 @@ def _hollow_backbone(folder: Path) -> TADPBackbone:
 
 
 def _on_disk(folder: Path, part: str, variant: str | None) -> str:
+    from tadp.files.hub import weight_files
+    from tadp.files.model_folder import WEIGHTS
+
     try:
         size = sum(file.stat().st_size for file in weight_files(folder / part, WEIGHTS[part], variant))
     except MissingFileError:

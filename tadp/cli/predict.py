@@ -1,5 +1,6 @@
 """`tadp predict`: a trained task model at work; what `tadp evaluate` shares with it."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
-from tadp.cli.predicted import left_to_do, prediction_settings
 from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, tell_of_tiny
-from tadp.errors import CaptionError, ImageError
+from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
@@ -96,9 +96,9 @@ def predict(
     predictor = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     check_stride(predictor, options)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
-    settings = prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
+    settings = _prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
     if not overwrite:
-        left = left_to_do(todo, settings=settings)
+        left = _left_to_do(todo, settings=settings)
         if len(left) < len(todo):
             typer.echo(f"{len(todo) - len(left)} already done")
         todo = left
@@ -115,7 +115,7 @@ def predict(
                 continue
             typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if predictor.captioner is not None and caption is None:
-        tell_of_tiny(predictor.captioner.name, others="--captioner")
+        tell_of_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
         raise typer.Exit(1)
 
@@ -233,6 +233,83 @@ def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None
             param_hint="--captioner",
         )
     model.attach_captioner(load_captioner(name, device))
+
+
+def _prediction_settings(
+    model: "TaskModel", *, name: str, revision: str | None, caption: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """All that decides a prediction besides the image, as JSON has it.
+
+    Args:
+        model: Its weights are told by a fingerprint, so that a model that was trained again is another.
+        name: As it was asked for.
+        revision: As it was asked for.
+        caption: For all images; None where a captioner describes them, or the model's text is its own.
+        options: Of the model's `predict`.
+    """
+    from tadp.extract import fingerprint
+
+    own: Any = model.captioner  # from `prepare_captions`
+    captioner = None if own is None else {"name": own.name, **own.generation}
+    settings = {
+        "model": name,
+        "revision": revision,
+        "weights": fingerprint(model),
+        "dtype": str(model.backbone.dtype).removeprefix("torch."),
+        "text": {"caption": caption} if caption is not None else {"captioner": captioner},
+        "options": options,
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Path, Path]:
+    """The images without a result of these settings.
+
+    Args:
+        todo: For each image the path of its result, without suffix.
+        settings: From `_prediction_settings`.
+
+    Raises:
+        OutputError: If results are there that were made otherwise; the message says how.
+    """
+    left, in_the_way = {}, {}
+    for image, target in todo.items():
+        record = _record(Path(f"{target}.json"))
+        if record is None:
+            left[image] = target
+        elif why := _difference(record, image, settings):
+            in_the_way[target.name] = why
+    if in_the_way:
+        name, why = next(iter(in_the_way.items()))
+        raise OutputError(
+            f"{len(in_the_way)} of these {len(todo)} results are there, made otherwise: for {name}, {why}. Pass "
+            "another folder, or ",
+            Argument("overwrite", True),
+            ".",
+        )
+    return left
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    """What is said of a result; None if there is none, or it was cut short."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:
+    """In what this result is not what would be made now; None if in nothing."""
+    from tadp.extract.outputs import brief, file_digest
+
+    before = record.get("settings")
+    if not isinstance(before, dict):
+        return "it does not say how"
+    for key, value in settings.items():
+        if before.get(key) != value:
+            return f"{key} was {brief(before.get(key))} and is {brief(value)}"
+    return None if record.get("image_sha256") == file_digest(image) else "the picture was another one"
 
 
 def _summary(result: Any) -> str:

@@ -383,6 +383,34 @@ def test_a_message_names_options_in_place_of_arguments_and_leaves_other_words():
         assert in_options(said, options) == told
 
 
+def test_a_run_lists_a_folder_once_and_decodes_an_image_once(photos, monkeypatch):
+    listed, opened = [], []
+    list_images, open_image = tadp.images.list_images, Image.open
+    monkeypatch.setattr("tadp.captions.image_ids.list_images", lambda path: listed.append(path) or list_images(path))
+    monkeypatch.setattr(
+        Image, "open", lambda path, *rest, **more: opened.append(path) or open_image(path, *rest, **more)
+    )
+    model = tadp.TADPForDepthEstimation(
+        tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing", window_px=64, head_options={"channels": 8}
+    )
+    model.attach_captioner("tadp-tiny").save_pretrained("model")
+    tadp_run("caption", photos, "--max-new-tokens", 4, "-o", "c.db")
+    runs = [
+        ("extract", photos, "-o", "out", "--captions", "c.db"),
+        ("extract", photos, "-o", "described"),
+        ("extract", photos, "-o", "tiled", "--caption", "x", "--tile", 64, "--overlap", 0),
+        ("caption", photos, "--max-new-tokens", 4, "-o", "other.db"),
+        ("caption", photos, "--max-new-tokens", 4, "-o", "c.json"),
+        ("predict", "depth", photos, "-m", "model", "-o", "depth"),
+    ]
+    for arguments in runs:
+        listed.clear()
+        opened.clear()
+        tadp_run(*arguments)
+        assert listed == [str(photos)], arguments
+        assert sorted(map(str, opened)) == sorted(map(str, photos.rglob("*.png"))), arguments
+
+
 def test_a_caption_table_goes_on_where_it_was(photos, blip):
     arguments = ("caption", photos, "-m", blip, "--max-new-tokens", 4, "-o", "c.db")
     tadp_run("caption", "photos/*/y.png", "photos/*.png", "-m", blip, "--max-new-tokens", 4, "-o", "c.db")

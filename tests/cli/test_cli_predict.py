@@ -243,7 +243,7 @@ def test_evaluate_is_what_the_library_measures(models, tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
 
 
-def test_images_and_masks_of_ones_own_are_measured(models, tmp_path):
+def test_images_and_masks_of_ones_own_are_measured(models, tmp_path, monkeypatch):
     from tadp.datasets import MaskFolder
     from tadp.tasks import evaluate
 
@@ -259,8 +259,13 @@ def test_images_and_masks_of_ones_own_are_measured(models, tmp_path):
     own = MaskFolder(tmp_path / "photos", tmp_path / "masks", class_names=model.class_names, captions=captions)
     expected = evaluate(model, own)
     options = ("--images", tmp_path / "photos", "--masks", tmp_path / "masks", "-o", tmp_path / "figures.json")
-    done = run("evaluate", "segmentation", "-m", models / "without", *options, "--captions", tmp_path / "captions.json")
+    opened, real = [], Image.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more))
+        captions = ("--captions", tmp_path / "captions.json")
+        done = run("evaluate", "segmentation", "-m", models / "without", *options, *captions)
     assert done.exit_code == 0, done.output
+    assert len(opened) == 4  # each image and each mask once
     assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
     assert {path.name for path in (tmp_path / "masks").iterdir()} == {"0.png", "1.png"}
     (tmp_path / "masks" / "1.png").unlink()
