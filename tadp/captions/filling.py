@@ -1,27 +1,49 @@
-"""Caption what a table lacks, batch by batch, so that a run that was stopped goes on where it was."""
+"""Fill a table: with records, in transactions of about a second, or by a captioner, batch by batch.
 
+So a run that was stopped goes on where it was.
+"""
+
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from tadp.captions.records import shown
+from tadp.captions.records import Located, shown
+from tadp.captions.store import Store
 from tadp.errors import CaptionError
 from tadp.files.checks import check_whole
 
-if TYPE_CHECKING:
-    from tadp.captions.table import CaptionTable
+CHUNK = 50_000  # rows of one transaction; with ids in no order, fewer write the file's pages more often
+_CHUNK_S = 1.0  # a slower source is written this often
 
 Image = TypeVar("Image")
 
 
+def write_in_chunks(store: Store, records: Iterable[Located], *, replace: bool, mix: bool) -> int:
+    """Keep records as they come, in transactions of about a second; the number of those that are new."""
+    added, chunk, since = 0, [], time.monotonic()
+    try:
+        for record in records:
+            chunk.append(record)
+            if len(chunk) >= CHUNK or time.monotonic() - since > _CHUNK_S:
+                full, chunk = chunk, []
+                added += store.write(full, replace=replace, mix=mix)
+                since = time.monotonic()
+    finally:  # what came before an error, or Ctrl-C, is kept
+        if chunk:
+            added += store.write(chunk, replace=replace, mix=mix)
+    return added
+
+
 def fill(
-    table: "CaptionTable",
     images: Mapping[str, Image] | Iterable[tuple[str, Image]],
     captioner: Callable[[list[Image]], Sequence[str]],
     *,
+    is_known: Callable[[str], bool],
+    update: Callable[[Mapping[str, str]], int],
     batch_size: int,
     progress: bool,
 ) -> int:
@@ -31,12 +53,12 @@ def fill(
     items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
     bar = tqdm(items, total=count, desc="captions", unit="image", disable=not progress)
     pairs = bar if isinstance(images, Mapping) else _each_once(bar)
-    todo = (pair for pair in pairs if pair[0] not in table)
+    todo = (pair for pair in pairs if not is_known(pair[0]))
     added, silent = 0, []
     while batch := dict(islice(todo, batch_size)):
         captions = _described(batch, captioner)
         empty = [key for key, caption in captions.items() if isinstance(caption, str) and not caption.strip()]
-        added += table.update({key: caption for key, caption in captions.items() if key not in empty})
+        added += update({key: caption for key, caption in captions.items() if key not in empty})
         silent += empty
     if silent:
         warnings.warn(
@@ -45,6 +67,13 @@ def fill(
             stacklevel=3,
         )
     return added
+
+
+def id_and_captions(pair: Any) -> tuple[Any, Any]:
+    """A pair, once it is known to be one."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"update takes pairs of an id and its captions; got {shown(pair)}.")
+    return pair[0], pair[1]
 
 
 def _each_once(pairs: Iterable[Any]) -> Iterator[Any]:

@@ -6,18 +6,23 @@ file may be cut, shuffled and joined with others, and any reader takes it as it 
 """
 
 import codecs
+import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tadp.captions.parquet import read_parquet
-from tadp.captions.parquet import write_parquet as write_parquet
-from tadp.captions.records import CaptionRecord, Located, shown, to_json
-from tadp.captions.rows import check_is_file, check_suffix, from_row, located, provenance_text, split_entry
+from tadp.captions.records import CaptionRecord, Located, Provenance, new_record, shown, to_json
 from tadp.captions.strict_json import entry_place, flawed_entry, is_cut_off, loads
 from tadp.errors import CaptionError
 from tadp.files.atomic import replace_file
+from tadp.files.checks import needs
+
+_COLUMNS = ("id", "captions", "caption", "fields", "provenance")
+_ROWS = 10_000  # of a row group, and read at once
 
 
 def read(path: Path) -> Iterator[Located]:
@@ -112,3 +117,153 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise CaptionError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+
+
+def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
+    """Write Parquet with columns id, captions (list), fields and provenance (JSON objects, or null)."""
+    check_suffix(path, ".parquet")
+    arrow, parquet = _pyarrow()
+    text = arrow.string()
+    schema = arrow.schema([("id", text), ("captions", arrow.list_(text)), ("fields", text), ("provenance", text)])
+    rows = iter(records)
+    with replace_file(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+        while some := [_parquet_row(record) for record in islice(rows, _ROWS)]:
+            writer.write_table(arrow.Table.from_pylist(some, schema))
+
+
+def _parquet_row(record: CaptionRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "captions": record.captions,
+        "fields": to_json(record.fields) if record.fields else None,
+        "provenance": provenance_text(record.provenance),
+    }
+
+
+def read_parquet(path: Path) -> Iterator[Located]:
+    """Rows; a column of another name is a field, where it is not null and JSON can hold it."""
+    arrow, parquet = _pyarrow()
+    check_is_file(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = _columns(file.schema_arrow, path)
+            number, left_out = 0, set()
+            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    odd = {key for key, value in row.items() if not _is_finite(value)}
+                    if odd - left_out:
+                        _warn_of_columns(path, odd - left_out, f"from row {number} on, where it is not finite")
+                        left_out |= odd
+                    plain = {key: value for key, value in row.items() if value is not None and key not in odd}
+                    yield _from_parquet_row(plain, f"{path}, row {number}")
+    except CaptionError:
+        raise
+    except (arrow.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python has no type for
+        raise CaptionError(f"{path} cannot be read as Parquet: {error}. It is damaged, or of another kind.") from error
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value of a row has finite numbers alone, however deep."""
+    if isinstance(value, list | dict):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _columns(schema: Any, path: Path) -> list[str]:
+    """The columns that are read: those of a caption table, and of others those that JSON can hold."""
+    doubles = [name for name, count in Counter(schema.names).items() if count > 1]
+    if doubles:
+        raise CaptionError(f"{path} has two columns {doubles[0]!r}. Leave one out, or rename it.")
+    odd = {one.name: one.type for one in schema if one.name not in _COLUMNS and not _is_plain(one.type)}
+    if odd:
+        _warn_of_columns(path, odd, f"being {', '.join(map(str, odd.values()))}")
+    return [name for name in schema.names if name not in odd]
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether JSON can hold the values of an Arrow type, but for numbers that are not finite."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type)
+    if types.is_struct(kind):
+        return all(_is_plain(one.type) for one in kind)
+    checks = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return any(check(kind) for check in (*checks, types.is_null))
+
+
+def _warn_of_columns(path: Path, names: Collection[str], why: str) -> None:
+    warnings.warn(
+        f"{path}: what stands in {', '.join(map(repr, sorted(names)))} is left out, {why}; JSON has no such values. "
+        "Captions are read.",
+        stacklevel=2,
+    )
+
+
+def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
+    fields = row.pop("fields", None)
+    if isinstance(fields, str) and fields.startswith("{"):  # else another's column of that name
+        fields = loads(fields.encode(), f"{where}, column fields", is_line=True)
+    return from_row(row, where, fields)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    with needs("Parquet files need pyarrow", install="pip install 'tadp[parquet]'"):
+        import pyarrow
+        import pyarrow.parquet
+    return pyarrow, pyarrow.parquet
+
+
+def from_row(row: dict[str, Any], where: str, fields: Any = None) -> Located:
+    """A row with `id`, `captions` or `caption`, and others; `fields` are further ones that it had in a column."""
+    if "id" not in row:
+        names = ", ".join(map(repr, row)) or "nothing"
+        raise CaptionError(f"{where}: there is no 'id'; it has {names}. Name the image's id 'id'.")
+    rest = {key: value for key, value in row.items() if key not in ("id", "provenance")}
+    captions, others = split_entry(rest, where)
+    if fields is not None:
+        others = others | fields if isinstance(fields, dict) else others | {"fields": fields}
+    return located(f"{where}: ", row["id"], captions, others, row.get("provenance"))
+
+
+def split_entry(entry: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
+    """The captions of an entry, and its other fields."""
+    for key in ("captions", "caption"):
+        if key in entry:
+            return entry[key], {name: value for name, value in entry.items() if name != key}
+    names = ", ".join(map(repr, entry)) or "nothing"
+    raise CaptionError(f"{where}: there are no 'captions' and no 'caption'; it has {names}. Give the text that name.")
+
+
+def located(where: str, image_id: Any, captions: Any, fields: dict[str, Any], provenance: Any = None) -> Located:
+    """A record of what stood in a file. A wrong type is the file's mistake there, not the caller's."""
+    try:
+        text = provenance if isinstance(provenance, str | None) else to_json(provenance)
+        source = None if text is None else _provenance(text)
+        return where, new_record(image_id, captions, fields, provenance=source)
+    except (TypeError, ValueError) as error:
+        raise CaptionError(f"{where}{error}") from error
+
+
+@lru_cache(maxsize=64)
+def _provenance(text: str) -> Provenance:
+    return Provenance.from_dict(loads(text.encode(), "provenance", is_line=True))
+
+
+@lru_cache(maxsize=64)
+def provenance_text(provenance: Provenance | None) -> str | None:
+    """Provenance as JSON, as a row has it; None if it is not known."""
+    return None if provenance is None else to_json(provenance.as_dict())
+
+
+def check_is_file(path: Path) -> None:
+    """Raise CaptionError if there is no such file."""
+    if not path.is_file():
+        raise CaptionError(f"no such caption file: {path}." if not path.exists() else f"{path} is no file.")
+
+
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Raise ValueError if a file that is to be written would not be read as what it is."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"the file must have the suffix {' or '.join(suffixes)}, by which it is read; got {path}.")

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,6 +54,8 @@ class SqliteStore:
         self._connection: tuple[int, sqlite3.Connection] | None = None  # with the process it belongs to
         self._is_closed = False
         self._known: dict[int, Provenance | None] = {}  # rows of the table `provenance`
+        if is_writable:
+            _make_room(path)
         with self._database() as database:
             if is_writable:
                 _make(database, self._path)
@@ -213,6 +215,15 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     return connection
 
 
+def _make_room(path: Path) -> None:
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: there is a folder of that name. Choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}. Choose another.") from error
+
+
 def _make(database: sqlite3.Connection, path: Path) -> None:
     """Lay out a new file; leave one of ours as it is."""
     if _is_empty(database):
@@ -242,14 +253,10 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 @contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
     """All of it or nothing."""
-    _run(database, "BEGIN IMMEDIATE")
-    try:
+    with database:  # which goes back where something was raised
+        _run(database, "BEGIN IMMEDIATE")
         yield
-        _run(database, "COMMIT")
-    finally:
-        if database.in_transaction:  # something was raised, and SQLite has not gone back by itself
-            with suppress(sqlite3.Error):
-                _run(database, "ROLLBACK")
+        _run(database, "COMMIT")  # with waiting, which the connection's own does not do
 
 
 def _raise_clearly(error: sqlite3.Error, path: Path, *, is_writing: bool) -> NoReturn:

@@ -2,9 +2,8 @@
 
 import os
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,9 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from tadp.captions.records import CaptionRecord, Located, Provenance, differences, shown
 from tadp.errors import Argument, CaptionError
-
-CHUNK = 50_000  # rows of one transaction; with ids in no order, fewer write the file's pages more often
-_CHUNK_S = 1.0  # a slower source is written this often
 
 _turn = threading.RLock()
 
@@ -46,22 +42,6 @@ class Store(Protocol):
     def close(self) -> None:
         """Let go of the file."""
         ...
-
-
-def write_in_chunks(store: Store, records: Iterable[Located], *, replace: bool, mix: bool) -> int:
-    """Keep records as they come, in transactions of about a second; the number of those that are new."""
-    added, chunk, since = 0, [], time.monotonic()
-    try:
-        for record in records:
-            chunk.append(record)
-            if len(chunk) >= CHUNK or time.monotonic() - since > _CHUNK_S:
-                full, chunk = chunk, []
-                added += store.write(full, replace=replace, mix=mix)
-                since = time.monotonic()
-    finally:  # what came before an error, or Ctrl-C, is kept
-        if chunk:
-            added += store.write(chunk, replace=replace, mix=mix)
-    return added
 
 
 @dataclass

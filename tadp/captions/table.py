@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tadp.captions import formats
-from tadp.captions.filling import Image, fill
+from tadp.captions.filling import CHUNK, Image, fill, id_and_captions, write_in_chunks
 from tadp.captions.records import CaptionRecord, Located, Provenance, check_id, new_record, sequence_of_ids, shown
 from tadp.captions.sqlite import SqliteStore, is_sqlite
-from tadp.captions.store import CHUNK, MemoryStore, Store, mixing, write_in_chunks
-from tadp.errors import CaptionError, OutputError, UnknownIdError
+from tadp.captions.store import MemoryStore, Store, mixing
+from tadp.errors import CaptionError, UnknownIdError
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of a table on disk
 
@@ -102,12 +102,6 @@ class CaptionTable(Mapping[str, str]):
                 f"a table that is added to on disk has the suffix {' or '.join(SUFFIXES)}; got {path}. Create "
                 f"{path.with_suffix('.db')}, and write other kinds from it at the end: to_json, to_jsonl, to_parquet."
             )
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: there is a folder of that name. Choose another name.")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}. Choose another.") from error
         table = cls._on_disk(SqliteStore(path, is_writable=True), path, provenance=provenance, mix=mix)
         others = [one for one in table.provenances if one != provenance]
         if others and provenance is not None and not mix:
@@ -271,7 +265,7 @@ class CaptionTable(Mapping[str, str]):
         if isinstance(pairs, CaptionTable):
             return self.merge(pairs, replace=replace)
         items = pairs.items() if isinstance(pairs, Mapping) else pairs
-        records = (("", new_record(*_pair(pair), provenance=self._provenance)) for pair in items)
+        records = (("", new_record(*id_and_captions(pair), provenance=self._provenance)) for pair in items)
         return self._write(records, replace=replace)
 
     def merge(self, source: "CaptionTable | str | Path", *, replace: bool = False) -> int:
@@ -329,7 +323,9 @@ class CaptionTable(Mapping[str, str]):
             >>> table["b.jpg"]
             'the image b!'
         """
-        return fill(self, images, captioner, batch_size=batch_size, progress=progress)
+        return fill(
+            images, captioner, is_known=self.__contains__, update=self.update, batch_size=batch_size, progress=progress
+        )
 
     def _write(self, records: Iterable[Located], *, replace: bool) -> int:
         return write_in_chunks(self._store, records, replace=replace, mix=self._mix)
@@ -399,9 +395,3 @@ class _Values(ValuesView[str]):
 
     def __iter__(self) -> Iterator[str]:
         return (record.captions[0] for record in self._mapping.records())
-
-
-def _pair(pair: Any) -> tuple[Any, Any]:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"update takes pairs of an id and its captions; got {shown(pair)}.")
-    return pair[0], pair[1]

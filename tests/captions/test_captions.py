@@ -257,7 +257,7 @@ def test_what_came_before_a_mistake_is_kept(table):
 
 
 def test_a_slow_source_is_written_along_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("tadp.captions.store._CHUNK_S", -1.0)  # so that any wait is a long one
+    monkeypatch.setattr("tadp.captions.filling._CHUNK_S", -1.0)  # so that any wait is a long one
     seen = []
     with CaptionTable.create(tmp_path / "table.db") as table:
 
