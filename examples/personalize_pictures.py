@@ -19,7 +19,7 @@ import tadp
 from tadp.datasets.scenes import Scenes
 from tadp.drawing import pixel_words, word_sheet
 from tadp.files.atomic import replace_file
-from tadp.personalize import draw, learn_token
+from tadp.personalize import RunOptions, draw, learn_token
 
 TOKEN, STYLE = "<night>", "night"
 SEED, HELD_OUT_SEED, SHOWN = 1_000, 2_000, 2
@@ -62,9 +62,7 @@ def learned_after(steps: int, images: np.ndarray, model: str) -> tadp.CaptionMod
         token=TOKEN,
         initializer=INITIALIZER,
         captions=captions_of(list(images), STYLE),
-        steps=steps,
-        batch_size=BATCH["token"],
-        lr=CHOSEN["token"].lr,
+        options=RunOptions(steps=steps, batch_size=BATCH["token"], lr=CHOSEN["token"].lr),
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from builders import build_backbone, images, latents, relative_error
 from builders_captioner import build_blip2
-from builders_personalize import QUICK, build_model, pictures
+from builders_personalize import QUICK, build_model, learn, pictures
 from golden import CASES, TOLERANCE, build, expected_map, golden
 from PIL import Image
 from safetensors.torch import load_file
@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 import tadp
 from tadp import Captioner, Conditioning
 from tadp.datasets import RenderedScenes, collate
-from tadp.personalize import learn_token
 from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -236,8 +235,8 @@ def test_captions_are_those_of_the_cpu(name, tmp_path):
 
 def test_a_token_is_learned(tmp_path):
     source = build_model(tmp_path / "sd")
-    learn_token(source, pictures(), **QUICK, device=GPU, output=tmp_path / "token")
-    learn_token(source, pictures(), **QUICK, output=tmp_path / "here")
+    learn(source, pictures(), **QUICK, device=GPU, output=tmp_path / "token")
+    learn(source, pictures(), **QUICK, output=tmp_path / "here")
     (there,), (here,) = (
         load_file(tmp_path / name / "learned_embeds.safetensors").values() for name in ("token", "here")
     )

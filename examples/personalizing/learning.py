@@ -8,7 +8,7 @@ from personalizing.conditions import INITIALIZER, RARE_WORD, TEMPLATE, TOKEN
 from tadp import Captioner, CaptionModifier
 from tadp.cleaning import RuleCleaner
 from tadp.datasets.scenes import Scenes
-from tadp.personalize import dreambooth, learn_token
+from tadp.personalize import RunOptions, dreambooth, learn_token
 
 BATCH = {"token": 8, "dreambooth": 4, "lora": 4}
 STEPS = {"token": 100, "dreambooth": 60, "lora": 60}
@@ -72,11 +72,16 @@ def learn(
     if (output / "modifier.json").exists():
         return CaptionModifier.from_pretrained(output)
     images = [scene.image for scene in Scenes(10, seed=IMAGES_SEED + seed, style=style, size=size)]
-    shared = {
-        "captions": captions_of(images, style) if setting.called == CAPTIONS else None,
-        "steps": steps or STEPS[setting.method], "batch_size": BATCH[setting.method], "lr": setting.lr, "seed": seed,
-        "sample_every": 0, "output": output, "progress": False,
-    }  # fmt: skip
+    options = RunOptions(
+        steps=steps or STEPS[setting.method],
+        batch_size=BATCH[setting.method],
+        lr=setting.lr,
+        seed=seed,
+        sample_every=0,
+        progress=False,
+    )
+    captions = captions_of(images, style) if setting.called == CAPTIONS else None
+    shared = {"captions": captions, "output": output, "options": options}
     if setting.method == "token":
         bare = [TEMPLATE.format("{token}").removesuffix(" of {caption}")] if setting.called == BARE else None
         template = TEMPLATE.format(TOKEN)

@@ -13,7 +13,7 @@ import tadp
 from tadp.cleaning import RuleCleaner
 from tadp.files.atomic import replace_file
 from tadp.modifiers import CaptionModifier
-from tadp.personalize import dreambooth, learn_token
+from tadp.personalize import RunOptions, dreambooth, learn_token
 from transfer.domains import unlabelled
 from transfer.plan import Step
 
@@ -29,20 +29,23 @@ def learn(step: Step, task: str, study: argparse.Namespace, options: argparse.Na
     images = unlabelled(domain, seed=step.seed, root=study.root)
     is_token = step.kind == "textual_inversion"
     template = CaptionModifier.for_domain(domain, step.kind).templates[0]
-    settings: dict[str, Any] = {"seed": step.seed, "sample_every": 0, "output": options.out}
+    settings: dict[str, Any] = {"seed": step.seed, "sample_every": 0}
+    captions = None
     if study.data == "scenes":
         captioner = tadp.Captioner.from_pretrained(options.captioner)
-        settings |= {"captions": RuleCleaner(domain)(captioner(images))}
+        captions = RuleCleaner(domain)(captioner(images))
         settings |= SCENES_TOKEN if is_token else SCENES_DREAMBOOTH
     steps = study.token_steps if is_token else study.dreambooth_steps
     settings |= {"steps": steps} if steps else {}
     settings |= {"device": "cuda"} if torch.cuda.is_available() else {}
+    shared: dict[str, Any] = {"captions": captions, "output": options.out, "options": RunOptions(**settings)}
     if is_token:
         initializer = INITIALIZER[domain]
-        learn_token(options.model, images, token=f"<{domain}>", initializer=initializer, template=template, **settings)
+        learn_token(options.model, images, token=f"<{domain}>", initializer=initializer, template=template, **shared)
     else:
-        dreambooth(options.model, images, prompt=template, **settings)
-    write_result(options.out, {"images": len(images), "settings": {k: v for k, v in settings.items() if k != "output"}})
+        dreambooth(options.model, images, prompt=template, **shared)
+    settings |= {"captions": captions} if captions else {}
+    write_result(options.out, {"images": len(images), "settings": settings})
 
 
 def modifier_of(step: Step, folder: Path) -> CaptionModifier:

@@ -1,17 +1,25 @@
 """`tadp personalize token`, `tadp personalize dreambooth`: bring a model nearer to a domain with a few images of it."""
 
+import inspect
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import Field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tadp.cli.app import Device, DtypeOption, Images, Model, Revision, Variant, app, help_text
+from tadp.cli.app import Device, Images, Model, Revision, Variant, app, help_text
 from tadp.cli.terminal import TINY, Commands, Dtype, find_device, in_options, silence, wrong_usage
+from tadp.personalize.run_options import DREAMBOOTH_DEFAULTS, TOKEN_DEFAULTS, RunOptions
+
+if TYPE_CHECKING:
+    from tadp.captions import CaptionTable
+    from tadp.modifiers import CaptionModifier
 
 _EXIT_CODES = "Exit codes: 0 all went well, 1 something failed (it is named), 2 wrong usage, 130 interrupted."
 
@@ -37,97 +45,117 @@ class Kind(StrEnum):
 
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder for the result, samples, and the checkpoint to go on from.")
+    Path, typer.Option("--output", "-o", help="Folder for the result, samples, and the checkpoint to continue from.")
 ]
 Captions = Annotated[
     Path | None,
     typer.Option("--captions", help="Caption file by image name, from tadp caption.", show_default=False),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images a step.")]
-MicroBatch = Annotated[
-    int | None,
-    typer.Option("--micro-batch", min=1, help="Images at once, to save memory.", show_default="all of a step"),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all random numbers.")]
-SidePx = Annotated[
-    int | None,
-    typer.Option("--side-px", min=8, help="Side of the squares.", show_default="what the model was trained on"),
-]
-Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror every other image, by chance.")]
-SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")]
-Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoint in the folder.")]
-CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
-SampleEvery = Annotated[int, typer.Option("--sample-every", min=0, help="Steps between sheets of samples; 0 for none.")]
-SamplePrompt = Annotated[
-    list[str] | None,
-    typer.Option("--sample-prompt", help="What a sheet shows; may be given again.", show_default=False),
-]
-GradientCheckpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")]
-Adam8bit = Annotated[bool, typer.Option("--adam-8bit", help="bitsandbytes' 8-bit AdamW.")]
+Template = typer.Option(
+    help="Template of the modifier, with {caption}.", show_default="a TOKEN style painting of {caption}"
+)
 
 
-def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def run_parameters(defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """The options of a command that come from the fields of `RunOptions`, as parameters that typer reads.
+
+    Args:
+        defaults: What the command's method takes where a field is None.
+    """
+    texts = field_texts(RunOptions)
+    # as for every command: the device is found, types have names, and a bar is shown on a terminal
+    found = {"device": (Device, None)}
+    for option in fields(RunOptions):
+        if option.name == "dtype":
+            found["dtype"] = _option(option, texts["dtype"], Dtype.float32, kind=Dtype)
+        elif option.name not in ("device", "progress"):
+            default = defaults.get(option.name, option.default)
+            found[option.name] = _option(option, texts[option.name], default, kind=option.type)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(name, keyword, default=found[name][1], annotation=found[name][0])
+        for name in texts
+        if name in found
+    ]
+
+
+def field_texts(options: type) -> dict[str, str]:
+    """What the `Attributes` of a dataclass's docstring say, by field.
+
+    Example:
+        >>> field_texts(RunOptions)["lr"]
+        'Learning rate, constant over all steps; None is 1e-4 for a token or a LoRA and 5e-6 for a whole U-Net.'
+    """
+    attributes = (inspect.getdoc(options) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _option(option: Field[Any], text: str, default: Any, *, kind: Any) -> tuple[Any, Any]:
+    """The annotation and default of a field's option. "…; None is X." at the end of its text names the default None."""
+    meaning, _, instead = text.removesuffix(".").partition("; None is ")
+    name = option.name.replace("_", "-")
+    if kind == Sequence[str] | None:
+        name, kind = name.removesuffix("s"), list[str] | None
+        meaning += "; may be given again"
+    info = typer.Option(
+        f"--{name}/--no-{name}" if default is True else f"--{name}",
+        min=option.metadata.get("least"),
+        help=f"{meaning}.",
+        show_default=instead if default is None else True,
+    )
+    return Annotated[kind, info], default
+
+
+def _command(defaults: Mapping[str, Any], *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command, with the fields of `RunOptions` as options in place of its `**run`."""
+
     def register(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function)
+        *own, _ = signature.parameters.values()
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        parameters = [*own, *run_parameters(defaults)]
+        function.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
         return personalize.command(help=help_text(function.__doc__, examples), epilog=_EXIT_CODES)(function)
 
     return register
 
 
 @_command(
+    TOKEN_DEFAULTS,
     "tadp personalize token watercolors --token '<watercolor>' --initializer painting -o watercolor -m MODEL",
     "tadp personalize token nights --token '<night>' --initializer night --text 'a dark {token} photo' -o night",
 )
 def token(
     images: Images,
-    token: Annotated[str, typer.Option("--token", help="The new word.")],
-    initializer: Annotated[str, typer.Option("--initializer", help="A word of one token that it starts from.")],
+    token: Annotated[str, typer.Option(help="The new word.")],
+    initializer: Annotated[str, typer.Option(help="A word of one token whose vector the new word starts from.")],
     output: Output,
     model: Model = TINY,
-    vectors: Annotated[int, typer.Option("--vectors", min=1, help="Vectors the word has.")] = 1,
-    kind: Annotated[Kind, typer.Option("--kind", help="What the images share.")] = Kind.style,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template", help="Of the modifier, with {caption}.", show_default="a TOKEN style painting of {caption}"
-        ),
-    ] = None,
+    vectors: Annotated[int, typer.Option(min=1, help="How many vectors the word has.")] = 1,
+    kind: Annotated[Kind, typer.Option(help="What the images share.")] = Kind.style,
+    template: Annotated[str | None, Template] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
-            "--text",
             help="What images are called in training, with {token}; may be given again.",
             show_default="textual inversion's lists",
         ),
     ] = None,
     captions: Captions = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the optimiser.")] = 5_000,
-    batch_size: BatchSize = 16,
-    micro_batch: MicroBatch = None,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-4,
-    seed: Seed = 0,
-    side_px: SidePx = None,
-    flip: Flip = True,
-    skip_unreadable: SkipUnreadable = False,
-    resume: Resume = True,
-    checkpoint_every: CheckpointEvery = 100,
-    sample_every: SampleEvery = 500,
-    sample_prompt: SamplePrompt = None,
-    gradient_checkpointing: GradientCheckpointing = False,
-    adam_8bit: Adam8bit = False,
-    device: Device = None,
-    dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
     variant: Variant = None,
+    **run: Any,
 ) -> None:
     """Learn a word that means what the images share, by textual inversion.
 
     Nothing else of the model changes. The folder gets learned_embeds.safetensors, which diffusers reads, modifier.json
-    for tadp.CaptionModifier.from_pretrained, and samples/. Killed, the same command goes on.
+    for tadp.CaptionModifier.from_pretrained, and samples/. If the run is killed, the same command continues it.
     """
+    from tadp.files.hub import HubOptions
     from tadp.personalize import learn_token
 
-    options = _shared(locals())
-    with _telling(options), wrong_usage(options=options):
+    with _reported(run):
         modifier = learn_token(
             model,
             images,
@@ -137,12 +165,16 @@ def token(
             kind=kind.value,
             template=template,
             texts=text,
-            **options,
+            captions=_table(captions),
+            output=output,
+            options=_run_options(run),
+            hub=HubOptions(revision=revision, variant=variant),
         )
-    _tell(output, modifier)
+    _report(output, modifier)
 
 
 @_command(
+    DREAMBOOTH_DEFAULTS,
     "tadp personalize dreambooth watercolors -o sks -m MODEL",
     "tadp personalize dreambooth watercolors --lora-rank 8 --draw-prior 200 --prior-prompt 'a painting' -o sks",
 )
@@ -150,108 +182,82 @@ def dreambooth(
     images: Images,
     output: Output,
     model: Model = TINY,
-    token: Annotated[str, typer.Option("--token", help="A word with hardly a meaning of its own.")] = "sks",
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt", help="Of the modifier, with {caption}.", show_default="a TOKEN style painting of {caption}"
-        ),
-    ] = None,
+    token: Annotated[str, typer.Option(help="A word with hardly a meaning of its own.")] = "sks",
+    prompt: Annotated[str | None, Template] = None,
     instance_prompt: Annotated[
-        str | None,
-        typer.Option("--instance-prompt", help="What images are called in training.", show_default="the prompt"),
+        str | None, typer.Option(help="What every image is called in training.", show_default="the prompt")
     ] = None,
     captions: Captions = None,
     prior: Annotated[
-        list[str] | None, typer.Option("--prior", help="Images to remember; may be given again.", show_default=False)
+        list[str] | None, typer.Option(help="Images to remember; may be given again.", show_default=False)
     ] = None,
     draw_prior: Annotated[
-        int | None, typer.Option("--draw-prior", min=1, help="Draw so many images to remember.", show_default=False)
+        int | None, typer.Option(min=1, help="Draw this many images to remember.", show_default=False)
     ] = None,
     prior_prompt: Annotated[
-        str | None, typer.Option("--prior-prompt", help="What those show.", show_default=False)
+        str | None, typer.Option(help="What the images to remember show.", show_default=False)
     ] = None,
-    prior_weight: Annotated[float, typer.Option("--prior-weight", help="Of their loss.")] = 1.0,
+    prior_weight: Annotated[float, typer.Option(help="Weight of the loss of the images to remember.")] = 1.0,
     lora_rank: Annotated[
-        int | None, typer.Option("--lora-rank", min=1, help="Train a LoRA.", show_default="the whole U-Net")
+        int | None, typer.Option(min=1, help="Train a LoRA of this rank.", show_default="the whole U-Net")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the optimiser.")] = 1_000,
-    batch_size: BatchSize = 1,
-    micro_batch: MicroBatch = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Learning rate.", show_default="5e-6, for a LoRA 1e-4")
-    ] = None,
-    seed: Seed = 0,
-    side_px: SidePx = None,
-    flip: Flip = True,
-    skip_unreadable: SkipUnreadable = False,
-    resume: Resume = True,
-    checkpoint_every: CheckpointEvery = 500,
-    sample_every: SampleEvery = 500,
-    sample_prompt: SamplePrompt = None,
-    gradient_checkpointing: GradientCheckpointing = False,
-    adam_8bit: Adam8bit = False,
-    device: Device = None,
-    dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
     variant: Variant = None,
+    **run: Any,
 ) -> None:
     """Tune the U-Net, or a LoRA of it, until a rare word means what the images share.
 
     The folder gets unet/, which diffusers reads, modifier.json for tadp.CaptionModifier.from_pretrained, and samples/;
-    with a LoRA also pytorch_lora_weights.safetensors. Killed, the same command goes on.
+    with a LoRA also pytorch_lora_weights.safetensors. If the run is killed, the same command continues it.
     """
+    from tadp.files.hub import HubOptions
     from tadp.personalize import dreambooth as tune
 
     if prior and draw_prior:
         raise typer.BadParameter("give --prior or --draw-prior, not both.", param_hint="--prior")
-    options = _shared(locals())
-    with _telling(options), wrong_usage(options=options):
+    with _reported(run):
         modifier = tune(
             model,
             images,
             token=token,
             prompt=prompt,
             instance_prompt=instance_prompt,
+            captions=_table(captions),
             prior_images=prior or draw_prior,
             prior_prompt=prior_prompt,
             prior_weight=prior_weight,
             lora_rank=lora_rank,
-            **options,
+            output=output,
+            options=_run_options(run),
+            hub=HubOptions(revision=revision, variant=variant),
         )
-    _tell(output, modifier)
+    _report(output, modifier)
 
 
-def _shared(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What both commands pass on, as the library calls it."""
+def _run_options(run: Mapping[str, Any]) -> RunOptions:
     import torch
 
+    found = {"device": find_device(run["device"]), "dtype": getattr(torch, run["dtype"].value)}
+    return RunOptions(**{**run, **found}, progress=sys.stderr.isatty())
+
+
+def _table(path: Path | None) -> "CaptionTable | None":
     from tadp.captions import CaptionTable
 
-    silence()
-    same = (
-        "output", "steps", "batch_size", "micro_batch", "lr", "seed", "side_px", "skip_unreadable", "flip", "resume",
-        "checkpoint_every", "sample_every", "gradient_checkpointing", "adam_8bit", "revision", "variant",
-    )  # fmt: skip
-    return {name: given[name] for name in same} | {
-        "captions": None if given["captions"] is None else CaptionTable.open(given["captions"]),
-        "sample_prompts": given["sample_prompt"],
-        "device": find_device(given["device"]),
-        "dtype": getattr(torch, given["dtype"].value),
-        "progress": sys.stderr.isatty(),
-    }
+    return None if path is None else CaptionTable.open(path)
 
 
 @contextmanager
-def _telling(options: Mapping[str, Any]) -> Iterator[None]:
-    """Say what the library warns of: an image left out, a schedule assumed."""
-    with warnings.catch_warnings():
+def _reported(run: Mapping[str, Any]) -> Iterator[None]:
+    """Print the library's warnings, such as an image left out or a schedule assumed; a wrong value is wrong usage."""
+    silence()
+    with warnings.catch_warnings(), wrong_usage(options=run):
         warnings.filterwarnings("always", message=r"no scheduler/|\d+ of \d+ images")
-        warnings.showwarning = lambda message, *_: typer.secho(in_options(str(message), options), fg="yellow", err=True)
+        warnings.showwarning = lambda message, *_: typer.secho(in_options(str(message), run), fg="yellow", err=True)
         yield
 
 
-def _tell(output: Path, modifier: Any) -> None:
+def _report(output: Path, modifier: "CaptionModifier") -> None:
     typer.echo(f"{modifier('a dog')[0]!r} is what captions become now. Wrote {output}.")
     samples = output / "samples"
     if samples.is_dir():

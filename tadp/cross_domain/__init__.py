@@ -1,11 +1,11 @@
-"""Carry a model to a domain that it has no labels of: the paper's cross-domain protocol, on any data.
+"""Carry a model to a domain for which there are no labels: the paper's cross-domain protocol, on any data.
 
     protocol = Protocol(CaptionModifier.style("watercolor"), cleaner=RuleCleaner("watercolor"))
     train = protocol.source(voc)                # its captions under the modifier
     test = protocol.target(watercolor2k)        # captions cleaned of the domain, then under the same modifier
-    with protocol.installed(backbone):          # a learned token or a tuned U-Net, where the modifier has one
+    with protocol.installed(backbone):          # a learned token or a tuned U-Net, if the modifier has one
         ...                                     # build, train and measure the model
-    ten = images_of(watercolor2k_train, count=10)  # pictures and nothing else, for learn_token and dreambooth
+    ten = images_of(watercolor2k_train, count=10)  # only images, for learn_token and dreambooth
 
 Source: TADP Sec. 4.3.
 """

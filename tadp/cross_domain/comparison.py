@@ -1,4 +1,4 @@
-"""Rows of a study: a modifier each, several seeds, mean and interval, and whether a row differs from the null row."""
+"""The table of a study: one row per modifier, several seeds, mean and interval, and the difference to the null row."""
 
 import json
 import math
@@ -21,9 +21,9 @@ class Estimate:
     """A mean over seeds, and the half width of its 95 % interval.
 
     Attributes:
-        mean: Of the values.
-        half_width: By Student's t; infinite for one value, which tells nothing of its spread.
-        count: How many values.
+        mean: Mean of the values.
+        half_width: Half width by Student's t; infinite for a single value, which has no spread.
+        count: Number of values.
     """
 
     mean: float
@@ -51,7 +51,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     """
     values = list(values)
     if not values:
-        raise ValueError("an estimate needs a value or more; got none.")
+        raise ValueError("an estimate needs at least one value; got none.")
     degrees = len(values) - 1
     if not degrees:
         return Estimate(values[0], math.inf, 1)
@@ -60,7 +60,7 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def _beyond_the_table(degrees: int) -> float:
-    """Fisher's expansion around the normal quantile, its first two terms."""
+    """The first two terms of Fisher's expansion around the normal quantile."""
     first = (_Z95**3 + _Z95) / (4 * degrees)
     return _Z95 + first + (5 * _Z95**5 + 16 * _Z95**3 + 3 * _Z95) / (96 * degrees**2)
 
@@ -69,13 +69,13 @@ class ModifierTable:
     """Figures by modifier, column and seed.
 
     Args:
-        figures: Row to column to seed to value. Rows may lack columns, and columns seeds. A seed may be text,
-            as JSON has it.
-        null: The row that others are compared with.
+        figures: Values by row, column and seed. A row may lack columns, and a column seeds. A seed may be text, as in
+            JSON.
+        null: The row that the others are compared with.
 
     Raises:
-        TypeError: If figures do not go by seed.
-        ValueError: If the null row is missing, a seed is no whole number, or a figure not finite.
+        TypeError: If the figures of a column are not a mapping by seed.
+        ValueError: If the null row is missing, a seed is not a whole number, or a figure is not finite.
 
     Example:
         >>> table = ModifierTable({
@@ -113,16 +113,16 @@ class ModifierTable:
         return estimate(seeds.values()) if seeds else None
 
     def difference(self, row: str, column: str) -> Estimate | None:
-        """Row less null row, seed by seed, over the seeds that both have; None where there are none.
+        """The row minus the null row, seed by seed, over the seeds that both have; None if there are none.
 
         A seed fixes the head's first weights and the order of images for all rows, so differences spread less.
         """
-        mine, other = self.figures[row].get(column, {}), self.figures[self.null].get(column, {})
-        both = [mine[seed] - other[seed] for seed in mine if seed in other]
-        return estimate(both) if both else None
+        own, null = self.figures[row].get(column, {}), self.figures[self.null].get(column, {})
+        differences = [own[seed] - null[seed] for seed in own if seed in null]
+        return estimate(differences) if differences else None
 
     def markdown(self, *, compared: Sequence[str] | None = None) -> str:
-        """The table; a column beside each of `compared` (all by default) has the difference to the null row."""
+        """The table; next to each column of `compared` (all by default) is a column of differences to the null row."""
         compared = self.columns if compared is None else compared
         heads = [
             head for name in self.columns for head in ((name, f"{name} - {self.null}") if name in compared else (name,))
@@ -133,13 +133,14 @@ class ModifierTable:
             for column in self.columns:
                 cells.append(_cell(self.value(row, column)))
                 if column in compared:
-                    away = None if row == self.null else self.difference(row, column)
-                    cells.append("-" if away is None else f"{'+' if away.mean >= 0 else ''}{away}")
+                    difference = None if row == self.null else self.difference(row, column)
+                    sign = "+" if difference is not None and difference.mean >= 0 else ""
+                    cells.append(f"{sign}{_cell(difference)}")
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """Every figure, and of each column mean, half width and the difference to the null row; sorted by row."""
+        """All figures, and for each column mean, half width and the difference to the null row; sorted by row."""
         rows = {
             row: {
                 column: {

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tadp.backbone import TADPBackbone
 from tadp.cleaning import Cleaner
 from tadp.cleaning.cleaner import warn_of_failures
-from tadp.cross_domain.views import Recaptioned, Unlabelled
+from tadp.cross_domain.views import Recaptioned, Unlabelled, UnlabelledImage
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import CaptionError, ModifierError
 from tadp.modifiers import CaptionModifier, Installation, Kind, PaperDomain
@@ -17,14 +17,14 @@ from tadp.modifiers import CaptionModifier, Installation, Kind, PaperDomain
 
 @dataclass(frozen=True)
 class Protocol:
-    """Train under a modifier on the source, test under the same on the target, whose captions are cleaned before.
+    """Train on the source with a modifier, test with the same modifier on the target, whose captions are cleaned first.
 
-    No label of the target is used: cleaning is given captions and nothing else.
+    No label of the target is used: cleaning receives only captions.
 
     Attributes:
-        modifier: What says the target domain; the default changes nothing, which is the paper's null.
-        cleaner: Drops what captions of the target say of the domain by themselves; None leaves them, which lets the
-            captioner tell the model of the domain at test time.
+        modifier: The modifier that names the target domain; the default changes nothing, which is the paper's null.
+        cleaner: Removes what captions of the target already say about the domain; with None the captions are left as
+            they are, and may name the domain at test time.
 
     Source:
         TADP Sec. 4.3, which cleans with GPT-3.5.
@@ -51,26 +51,26 @@ class Protocol:
             raise TypeError(f"cleaner is a Cleaner; got {self.cleaner!r}. Pass RuleCleaner({self.cleaner!r}).")
 
     def source(self, data: SampleSource) -> Recaptioned:
-        """The source domain, to train on: each caption under the modifier."""
+        """The source domain, to train on: each caption is modified."""
         return Recaptioned(data, self.modifier)
 
     def target(
         self, data: SampleSource, *, captions: Mapping[str, str] | None = None, progress: bool = False
     ) -> Recaptioned:
-        """The target domain, to test on: each caption cleaned, then under the modifier.
+        """The target domain, to test on: each caption is cleaned, then modified.
 
         Args:
-            data: Its labels are passed on to whoever measures; nothing here looks at them.
-            captions: By image id, such as a `CaptionTable`. By default those of the samples, for which every image is
-                read once.
-            progress: Show a bar.
+            data: The data set; its labels are passed on to the evaluation, and nothing here reads them.
+            captions: Captions by image id, such as a `CaptionTable`. By default those of the samples, for which every
+                image is read once.
+            progress: Show a progress bar.
 
         Returns:
-            The data set, its `report` saying what cleaning did.
+            The data set; its `report` says what was cleaned.
 
         Raises:
             CaptionError: If an image has no caption.
-            TypeError: If captions do not go by id.
+            TypeError: If captions are not a mapping by id.
         """
         if captions is not None and not isinstance(captions, Mapping):
             raise TypeError(
@@ -79,23 +79,22 @@ class Protocol:
             )
         if self.cleaner is None:
             return Recaptioned(data, self.modifier, captions=captions)
-        said = captions
-        if said is None:
-            seen = tqdm(Unlabelled(data), desc="reading captions", total=len(data), disable=not progress)
-            said = {one.image_id: _said(one.caption, one.image_id) for one in seen}
-        ids = list(said)
-        report = self.cleaner.clean([said[image_id] for image_id in ids], progress=progress)
+        if captions is None:
+            images = tqdm(Unlabelled(data), desc="reading captions", total=len(data), disable=not progress)
+            captions = {image.image_id: _caption_of(image) for image in images}
+        ids = list(captions)
+        report = self.cleaner.clean([captions[image_id] for image_id in ids], progress=progress)
         warn_of_failures(report)
         cleaned = dict(zip(ids, report.after, strict=True))
         return Recaptioned(data, self.modifier, captions=cleaned, report=report)
 
     def installed(self, backbone: TADPBackbone) -> Installation:
-        """The modifier's learned token and U-Net in a backbone, until the end of a `with` block; as `install`.
+        """Install the modifier's learned token and U-Net in a backbone, until the end of a `with` block.
 
-        Build the task model inside: with a U-Net the backbone's parameters are new ones.
+        Build the task model inside the block: a modifier with a U-Net gives the backbone new parameters.
 
         Raises:
-            ModifierError: As `CaptionModifier.install`.
+            ModifierError: See `CaptionModifier.install`.
         """
         return self.modifier.install(backbone)
 
@@ -138,10 +137,10 @@ def six_modifiers(
     return six
 
 
-def _said(caption: str | None, image_id: str) -> str:
-    if caption is None:
+def _caption_of(image: UnlabelledImage) -> str:
+    if image.caption is None:
         raise CaptionError(
-            f"image {image_id!r} has no caption to clean; open its data set with captions=, a table that a captioner "
-            "has filled."
+            f"image {image.image_id!r} has no caption to clean; open its data set with captions=, a table that a "
+            "captioner has filled."
         )
-    return caption
+    return image.caption

@@ -1,4 +1,4 @@
-"""A data set seen in another way: with other captions, or without its labels."""
+"""Views of a data set: with other captions, or without its labels."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ class Recaptioned:
     """A data set whose captions are rewritten; images and labels are its own.
 
     Attributes:
-        data: What is seen; names of classes are there.
-        report: What cleaning did to the captions; None if they were not cleaned.
+        data: The data set itself, with its class names.
+        report: The report of the cleaning; None if captions were not cleaned.
 
     Args:
         data: Samples by index.
-        modifier: Applied to each caption.
-        captions: By image id, in place of the samples' own.
-        report: As above.
+        modifier: Rewrites each caption.
+        captions: Captions by image id, in place of the samples' own.
+        report: The report of the cleaning, if captions were cleaned.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Recaptioned:
 
     @property
     def image_ids(self) -> list[str]:
-        """The data set's own."""
+        """The image ids of the data set."""
         ids: Any = self.data
         return ids.image_ids
 
@@ -67,12 +67,12 @@ class Recaptioned:
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledImage:
-    """What may be known of an image of the target domain before a model is measured on it.
+    """What may be known about an image of the target domain before a model is evaluated on it.
 
     Attributes:
-        image: (H, W, 3), uint8.
-        image_id: Its name.
-        caption: What is said of it, if anything.
+        image: Pixels, (H, W, 3), uint8.
+        image_id: The image's id.
+        caption: The image's caption, if it has one.
     """
 
     image: UInt8[np.ndarray, "_h _w 3"]
@@ -93,7 +93,7 @@ class UnlabelledImage:
 
 
 class Unlabelled:
-    """A data set as images and captions; its labels cannot be reached through an item.
+    """A data set as images and captions; its labels cannot be reached through its samples.
 
     Args:
         data: Samples by index.
@@ -124,12 +124,12 @@ def images_of(data: SampleSource, *, count: int = 10, seed: int = 0) -> list[UIn
     """Some images of a data set, drawn without repetition: what `learn_token` and `dreambooth` take.
 
     Args:
-        data: Of the target domain. Not the images that a model is tested on.
-        count: How many.
-        seed: Another draws others.
+        data: Images of the target domain; not those that a model is tested on.
+        count: The number of images.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: If there are not so many.
+        ValueError: If the data set has fewer images.
 
     Example:
         >>> from tadp.datasets import RenderedScenes

@@ -50,7 +50,7 @@ def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
         domain: A key of `TEMPLATES`.
         kind: One of the paper's six.
         token: Stands for the learned concept, where there is one.
-        literal: As the released code has it, with "a " before the caption.
+        literal: Use the released code's template, with "a " before the caption.
 
     Raises:
         ModifierError: If there is no such domain or kind.
@@ -65,6 +65,23 @@ def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
     template = TEMPLATES[domain][kind]
     if literal and kind != "null" and (domain, kind) != _NO_ARTICLE:
         template = template.replace("{caption}", "a {caption}")
+    return _with_token(template, token)
+
+
+def style_template(token: str) -> str:
+    """The paper's template for a style that was learned, with its word.
+
+    Source:
+        TADP Sec. 4.3.
+
+    Example:
+        >>> style_template("<wash>")
+        'a <wash> style painting of {caption}'
+    """
+    return _with_token(TEMPLATES["watercolor"]["textual_inversion"], token)
+
+
+def _with_token(template: str, token: str) -> str:
     return template.replace("TOKEN", token.replace("{", "{{").replace("}", "}}"))
 
 
@@ -72,7 +89,7 @@ def check_template(template: str) -> None:
     """Refuse a template without a place for the caption, or with one for something else.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ModifierError: If it has no `{caption}`, an unknown placeholder, or a brace that is neither.
     """
     if not isinstance(template, str):

@@ -29,20 +29,21 @@ from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
 class CaptionModifier:
     """Rewrites captions, and may bring a learned token or a U-Net that the new words refer to.
 
-    A caption is fitted in so that the result reads, at the seam alone: its first letter is lower-cased where its first
-    word is known to be no name (`tadp.language.grammar.lower_first`), a list's mark before it ("- ", "20. ") goes, a
-    full stop goes where words follow, and an article of the template goes, or becomes "an", as the caption wants it
-    (`tadp.language.grammar.takes_article`: "of a {caption}" with "two dogs", "people", "water in a glass"). A caption
-    without an article gets none, and the rest of a caption stays as it is.
+    A caption is fitted into the template so that the result reads well. Only the seam changes: the caption's first
+    letter is lower-cased if its first word is known not to be a name (`tadp.language.grammar.lower_first`); a list
+    marker before it ("- ", "20. ") is removed; a full stop is removed if words follow; and an article of the template
+    is removed, or becomes "an", as the caption needs it (`tadp.language.grammar.takes_article`: "of a {caption}" with
+    "two dogs", "people", "water in a glass"). A caption without an article gets none, and the rest of it stays as it
+    is.
 
     Args:
-        template: Where the caption goes is `{caption}`, once or more; a brace that is meant is doubled, as in
-            `str.format`. Braces in captions are left alone.
+        template: The words around the caption, with `{caption}` in its place, once or more; a literal brace is doubled,
+            as in `str.format`. Braces in captions are left as they are.
         token: A word that `install` teaches the text encoder. The template or the captions use it.
         embedding: The token's vectors, (D,) or (N, D); D is the width of the text encoder. A token of several vectors
             still stands in a caption once. Without it, `install` asks for a backbone that knows the token.
         unet: A fine-tuned U-Net that `install` puts in the place of the backbone's.
-        literal: Put captions in as they are.
+        literal: Insert captions unchanged.
 
     Raises:
         ModifierError: If the template has no `{caption}`, or the token or its embedding cannot be one.
@@ -103,7 +104,7 @@ class CaptionModifier:
             medium = ""
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")
         if not words:
-            raise ModifierError("a style is a word or more; got none.")
+            raise ModifierError("a style is at least one word; got none.")
         article = f"{article_for(words)} " if takes_article(words) else ""
         return cls(f"{article}{words} of {{caption}}")
 
@@ -122,7 +123,7 @@ class CaptionModifier:
 
         Args:
             domain: "watercolor" (Watercolor2k), "comic" (Comic2k), or "night" (Dark Zurich, Nighttime Driving).
-            kind: "null", "simple", "nearby" or "unrelated" change words alone; "textual_inversion" has a learned token
+            kind: "null", "simple", "nearby" and "unrelated" only change words; "textual_inversion" has a learned token
                 (embedding=), "dreambooth" a fine-tuned U-Net (unet=).
             literal: The released code's strings, which put "a " before every caption: "of a a dog".
             token: The learned token, "<watercolor>" by default; for DreamBooth its word, "sks" by default.
@@ -134,7 +135,7 @@ class CaptionModifier:
 
         Source:
             TADP Sec. 4.3, Tables 4 and 5. The watercolor's "simple" is "a watercolor painting of", as in the code and
-            Sec. 4.3's example; where the text has "a X style painting of", the code does so for comics alone.
+            Sec. 4.3's example; where the text has "a X style painting of", the code does so only for comics.
 
         Example:
             >>> CaptionModifier.for_domain("comic")("a dog")
@@ -171,7 +172,7 @@ class CaptionModifier:
 
         Args:
             name: The folder, or a hub id.
-            dtype: Of the U-Net; None is float32.
+            dtype: Type of the U-Net; None is float32.
             revision: Branch, tag or commit on the hub.
             local_files_only: Never ask the hub.
             cache_dir: Where hub files are kept.

@@ -1,12 +1,11 @@
-"""The loop that learning a token and DreamBooth share: seeded step by step, resumable, and stopped by a bad loss.
+"""The training loop that learning a token and DreamBooth share: seeded step by step, resumable, stopped by a bad loss.
 
-All that is random in a step comes from (seed, step), so that a run that was killed goes on as it would have.
+All random numbers of a step come from (seed, step), so a run that was killed continues as it would have gone.
 """
 
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +16,85 @@ from tqdm import tqdm
 
 from tadp.errors import MissingExtraError, ModifierError, OutputError
 from tadp.files.atomic import writable_folder
-from tadp.personalize.checkpoints import Checkpoints
 from tadp.personalize.objective import Latents, denoising_losses
-from tadp.personalize.run_options import RunOptions
-from tadp.personalize.sample_sheets import SampleSheets
-from tadp.personalize.sampling import Sampler
+from tadp.personalize.run_folder import RunFolder
+from tadp.personalize.run_options import SettledOptions
+from tadp.personalize.sampling import Sampler, SampleSheets
 from tadp.personalize.trained_model import DiffusionModel
-from tadp.personalize.training_images import SAMPLES, TrainingImages
+from tadp.personalize.training_images import SAMPLES, Concept
 
 _STEP, _EPOCH = 0, 1  # streams of random numbers
 
 
-@dataclass(frozen=True, eq=False)
-class Concept:
-    """Images, and what each may be called.
+def train(
+    model: DiffusionModel,
+    concepts: Sequence[Concept],
+    *,
+    trained: Mapping[str, nn.Parameter],
+    options: SettledOptions,
+    folder: RunFolder,
+    sample_prompts: Sequence[str],
+    description: str,
+    max_grad_norm: float | None = None,
+) -> None:
+    """Train parameters of a model in place until all steps are done; the folder gets checkpoints and sheets of samples.
 
-    Attributes:
-        images: The images.
-        texts: For each image, one text or several, of which one is drawn each time.
-        weight: Of their loss.
-    """
-
-    images: TrainingImages
-    texts: Sequence[Sequence[str]]
-    weight: float = 1.0
-
-
-def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> torch.optim.Optimizer:
-    """AdamW, in 8 bits if that is asked for.
+    Args:
+        model: The model.
+        concepts: The images and their texts.
+        trained: The parameters to train, by name.
+        options: The options of the run.
+        folder: The run's folder.
+        sample_prompts: Prompts of the sheets of samples.
+        description: Text of the progress bar.
+        max_grad_norm: The norm to which the gradient is clipped; None leaves it.
 
     Raises:
-        MissingExtraError: If it is and bitsandbytes is not installed, or does not work here.
+        MissingFileError: If samples are wanted and the model has no decoder to draw with.
+        ModifierError: If the loss or its gradient is not finite, the checkpoint is of another run, or has more steps.
+        OutputError: If the folder cannot be written or has no room for a checkpoint, before the first step; or if a
+            checkpoint or a sheet cannot be written later.
+    """
+    sheets = _sheets(model, options, folder, sample_prompts, side_px=concepts[0].images.side_px)
+    optimizer = build_optimizer(trained.values(), options)
+    done = folder.load(trained, optimizer)
+    if done > options.steps:
+        raise ModifierError(
+            f"this run has done {done} steps already, more than steps={options.steps}. Ask for as many or more, or "
+            "pass resume=False to start again."
+        )
+    if folder.path is not None and done < options.steps:
+        _check_room(writable_folder(folder.path), trained.values(), options)
+    if sheets is not None and done == 0:
+        sheets.write(0)
+    draws = [(concept, Latents(model, concept.images)) for concept in concepts]
+    taken: int | None = done  # the steps that are complete; None during a step of the optimizer
+    with tqdm(
+        range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
+    ) as bar:
+        try:
+            for step in bar:
+                loss = _backward(model, draws, step, trained.values(), options, folder, max_grad_norm)
+                taken = None
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                taken = step + 1
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if taken == options.steps or taken % options.checkpoint_every == 0:
+                    folder.save(taken, trained, optimizer)
+                if sheets is not None and (taken == options.steps or taken % options.sample_every == 0):
+                    sheets.write(taken)
+        except KeyboardInterrupt:
+            if taken is not None and taken > (folder.saved_step or 0):
+                folder.save(taken, trained, optimizer)
+            raise
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], options: SettledOptions) -> torch.optim.Optimizer:
+    """AdamW, in 8 bits if the options ask for it.
+
+    Raises:
+        MissingExtraError: If they do, and bitsandbytes is not installed or does not work here.
     """
     settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if not options.adam_8bit:
@@ -62,96 +109,21 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: RunOptions) -> 
     return AdamW8bit(parameters, **settings)
 
 
-def train(
-    model: DiffusionModel,
-    concepts: Sequence[Concept],
-    *,
-    trained: Mapping[str, nn.Parameter],
-    options: RunOptions,
-    identity: Mapping[str, Any],
-    shown: Sequence[str],
-    description: str,
-) -> None:
-    """Train parameters of a model, in place, until all steps are done; the options' output gets checkpoints and sheets.
-
-    Args:
-        model: The model.
-        concepts: On what.
-        trained: The parameters by name.
-        options: How.
-        identity: Of the run, for its checkpoints.
-        shown: Texts of the sheets of samples.
-        description: Of the bar.
-
-    Raises:
-        MissingFileError: If samples are wanted and the model has no decoder to draw with.
-        ModifierError: If the loss or its gradient is not finite, the checkpoint is of another run, or has more steps.
-        OutputError: If the output cannot be written or has no room for a checkpoint, before any step; or if one, or a
-            sheet, cannot be written later.
-    """
-    checkpoints = Checkpoints(options.output, identity=identity, resume=options.resume)
-    sheets = _sheets(model, options, shown, side_px=concepts[0].images.side_px)
-    optimizer = build_optimizer(trained.values(), options)
-    done = checkpoints.load(trained, optimizer)
-    if done > options.steps:
-        raise ModifierError(
-            f"this run has done {done} steps already, more than steps={options.steps}. Ask for as many or more, or "
-            "pass resume=False to begin anew."
-        )
-    if options.output is not None and done < options.steps:
-        _check_room(writable_folder(options.output), trained.values(), options)
-    if sheets is not None and done == 0:
-        sheets.write(0)
-    draws = [(concept, Latents(model, concept.images)) for concept in concepts]
-    taken: int | None = done  # steps that are whole; None while one is taken
-    with tqdm(
-        range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
-    ) as bar:
-        try:
-            for step in bar:
-                loss = _backward(model, draws, step, trained.values(), options, checkpoints)
-                taken = None
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                taken = step + 1
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                if taken == options.steps or taken % options.checkpoint_every == 0:
-                    checkpoints.save(taken, trained, optimizer)
-                if sheets is not None and (taken == options.steps or taken % options.sample_every == 0):
-                    sheets.write(taken)
-        except KeyboardInterrupt:
-            if taken is not None and taken > (checkpoints.saved_step or 0):
-                checkpoints.save(taken, trained, optimizer)
-            raise
+def _sheets(
+    model: DiffusionModel, options: SettledOptions, folder: RunFolder, prompts: Sequence[str], *, side_px: int
+) -> SampleSheets | None:
+    if folder.path is None or not options.sample_every:
+        return None
+    return SampleSheets(folder.path / SAMPLES, Sampler(model), prompts=prompts, seed=options.seed, side_px=side_px)
 
 
-def _backward(
-    model: DiffusionModel,
-    draws: Sequence[tuple[Concept, Latents]],
-    step: int,
-    trained: Iterable[nn.Parameter],
-    options: RunOptions,
-    checkpoints: Checkpoints,
-) -> float:
-    """The loss of a step, its gradient in the parameters, clipped."""
-    loss = 0.0
-    for part in _losses(model, draws, step, options):
-        loss += part.item()
-        _check(loss, "loss", step, options, checkpoints)
-        part.backward()
-    limit = math.inf if options.max_grad_norm is None else options.max_grad_norm  # inf: the norm is taken, no more
-    norm = nn.utils.clip_grad_norm_(trained, limit)
-    _check(norm.item(), "gradient", step, options, checkpoints)
-    return loss
-
-
-def _check_room(folder: Path, trained: Iterable[nn.Parameter], options: RunOptions) -> None:
-    """A checkpoint that cannot be written is better known before the first step than after the hundredth."""
-    of_a_value = 6 if options.adam_8bit else 12  # bytes: the parameter, and Adam's two means
-    needed, free = of_a_value * sum(one.numel() for one in trained), shutil.disk_usage(folder).free
+def _check_room(path: Path, trained: Iterable[nn.Parameter], options: SettledOptions) -> None:
+    """Refuse a disk without room for a checkpoint before the first step, rather than after the hundredth."""
+    bytes_per_value = 6 if options.adam_8bit else 12  # the parameter, and Adam's two means
+    needed, free = bytes_per_value * sum(values.numel() for values in trained), shutil.disk_usage(path).free
     if free < needed:
         raise OutputError(
-            f"a checkpoint takes {_size(needed)}, and {folder} has {_size(free)} left. Free some space or choose "
+            f"a checkpoint takes {_size(needed)}, and {path} has {_size(free)} left. Free some space or choose "
             "another folder; nothing was trained."
         )
 
@@ -160,24 +132,38 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _sheets(model: DiffusionModel, options: RunOptions, texts: Sequence[str], *, side_px: int) -> SampleSheets | None:
-    """What writes sheets on the way, if any are wanted."""
-    if options.output is None or not options.sample_every:
-        return None
-    return SampleSheets(options.output / SAMPLES, Sampler(model), texts=texts, seed=options.seed, side_px=side_px)
+def _backward(
+    model: DiffusionModel,
+    draws: Sequence[tuple[Concept, Latents]],
+    step: int,
+    trained: Iterable[nn.Parameter],
+    options: SettledOptions,
+    folder: RunFolder,
+    max_grad_norm: float | None,
+) -> float:
+    """The loss of a step; its gradient is in the parameters, clipped."""
+    loss = 0.0
+    for part in _losses(model, draws, step, options):
+        loss += part.item()
+        _check(loss, "loss", step, options, folder)
+        part.backward()
+    # with inf the norm is computed and nothing is clipped
+    norm = nn.utils.clip_grad_norm_(trained, math.inf if max_grad_norm is None else max_grad_norm)
+    _check(norm.item(), "gradient", step, options, folder)
+    return loss
 
 
-def _check(value: float, what: str, step: int, options: RunOptions, checkpoints: Checkpoints) -> None:
+def _check(value: float, what: str, step: int, options: SettledOptions, folder: RunFolder) -> None:
     if not math.isfinite(value):
-        anew = "" if options.output is None else " Either is another run: give another output, or resume=False."
+        again = "" if folder.path is None else " Either is another run: give another output, or resume=False."
         raise ModifierError(
-            f"the {what} is {value} in step {step + 1}, so training stopped. {checkpoints.kept} Take a smaller "
-            f"learning rate than {options.lr:g}, or float32 for the whole.{anew}"
+            f"the {what} is {value} in step {step + 1}, so training stopped. {folder} Take a smaller "
+            f"learning rate than {options.lr:g}, or float32 for the whole model.{again}"
         )
 
 
 def _losses(
-    model: DiffusionModel, draws: Sequence[tuple[Concept, Latents]], step: int, options: RunOptions
+    model: DiffusionModel, draws: Sequence[tuple[Concept, Latents]], step: int, options: SettledOptions
 ) -> Iterator[Tensor]:
     """The parts of a step's loss, one at a time; each is to be run backward before the next is asked for."""
     rng = np.random.default_rng((options.seed, _STEP, step))
@@ -209,8 +195,8 @@ def _embeddings(model: DiffusionModel, texts: list[str]) -> Tensor:
         return model.text_encoder(texts).embeddings
 
 
-def _indices(count: int, step: int, options: RunOptions) -> list[int]:
-    """Which images are a step's: whole rounds through all, each in an order of its own."""
+def _indices(count: int, step: int, options: SettledOptions) -> list[int]:
+    """The images of a step: whole rounds through all images, each round in an order of its own."""
     places = range(step * options.batch_size, (step + 1) * options.batch_size)
     orders: dict[int, Callable[[int], int]] = {
         epoch: np.random.default_rng((options.seed, _EPOCH, epoch)).permutation(count).item

@@ -1,9 +1,9 @@
-"""What training makes smaller: the error of the U-Net's denoising, as the model itself was trained. How to measure it:
+"""The training objective: the error of the U-Net's denoising, as the model itself was trained. How to measure it:
 
     plain = denoising_loss("tadp-tiny", images, captions="a scene")
     learned = denoising_loss("tadp-tiny", images, captions="a scene", modifier=modifier)
 
-The two lists have an entry an image, and may be compared image by image.
+Both tensors have one entry per image, so they can be compared image by image.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ _KEPT_POSTERIORS = 1024  # 64 x 64 cells each are 134 MB
 
 
 class Latents:
-    """Latents of squares of images: each is encoded once, and its posterior sampled anew every time.
+    """Latents of square crops of images: a crop is encoded once, and its posterior is sampled every time.
 
     Args:
-        model: Whose VAE.
+        model: The model whose VAE encodes.
         images: The images.
     """
 
@@ -40,7 +40,7 @@ class Latents:
         """Scaled latents, float32, on the model's device.
 
         Args:
-            crops: The squares.
+            crops: The square crops.
             noise: Unit noise that picks a point of each posterior; zeros for its mode.
         """
         posteriors = [self._posterior(crop) for crop in crops]
@@ -72,11 +72,11 @@ def denoising_losses(
     """The mean squared error of each image's denoising.
 
     Args:
-        model: Predicts the noise, or the velocity; its scheduler says which.
-        latents: Scaled.
-        noise: Unit noise, of their shape.
-        timesteps: From 0; on the CPU or the model's device.
-        embeddings: Of each image's text.
+        model: The model, which predicts the noise or the velocity, as its scheduler says.
+        latents: Scaled latents.
+        noise: Unit noise of the same shape.
+        timesteps: Timesteps from 0; on the CPU or the model's device.
+        embeddings: Embeddings of each image's text.
 
     Source:
         Ho et al. 2020, L_simple; Salimans and Ho 2022, App. D, for the velocity.
@@ -99,26 +99,26 @@ def denoising_loss(
     side_px: int | None = None,
     batch_size: int = 8,
 ) -> Float[Tensor, " n"]:
-    """How badly a model denoises images, given what they are said to be.
+    """How badly a model denoises images, given their captions.
 
-    Times are spread evenly over those of training, and the noise is the same for the same seed, so two captions, or two
+    Timesteps are spread evenly over those of training, and one seed gives one noise, so two captions, or two
     modifiers, are compared on equal terms.
 
     Args:
-        model: A name, or one that `load_diffusion` gave.
-        images: Held-out ones, as `learn_token` takes them; the square in the middle of each is used.
-        captions: One an image, or one for all.
-        modifier: Rewrites the captions, and is installed meanwhile.
-        draws: Times and noises an image.
-        seed: Of the noise.
-        side_px: Of the squares; None is what the model was trained on.
-        batch_size: Passes at once.
+        model: A name, or what `load_diffusion` returned.
+        images: Held-out images, in any form that `learn_token` takes; the square in the middle of each is used.
+        captions: One caption per image, or one for all.
+        modifier: Rewrites the captions, and is installed while the loss is measured.
+        draws: Pairs of timestep and noise per image.
+        seed: Seed of the noise.
+        side_px: Side of the squares in pixels; None is what the model was trained on.
+        batch_size: Noisy images per forward pass.
 
     Returns:
         The mean over the draws of each image, (N,), on the CPU.
 
     Raises:
-        CaptionError: If there are neither one caption nor as many as images.
+        CaptionError: If there is neither one caption nor one per image.
         ImageError: If an image cannot be read.
         ModelError: If the model cannot be used.
 
@@ -133,7 +133,7 @@ def denoising_loss(
     held_out = read_images(images, side_px=side_px or model.side_px, random_crop=False, flip=False)
     texts = [captions] * len(held_out) if isinstance(captions, str) else list(captions)
     if len(texts) != len(held_out):
-        raise CaptionError(f"{len(held_out)} images but {len(texts)} captions; give one an image, or one for all.")
+        raise CaptionError(f"{len(held_out)} images but {len(texts)} captions; give one per image, or one for all.")
     steps = model.noise.config["num_train_timesteps"]
     with torch.no_grad(), modifier.install(model.backbone) if modifier else nullcontext():
         words = modifier(texts) if modifier else texts

@@ -1,106 +1,137 @@
-"""What learning a token and DreamBooth take alike, and its checks: `learn_token` says what each option means."""
+"""`RunOptions`: how a run of training goes, the same for learning a token and for DreamBooth."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from tadp.errors import CaptionError
 from tadp.files.checks import check_whole
-from tadp.images.reading import MIN_SIZE
-from tadp.personalize.training_images import Captions, Images, TrainingImages, read_images
+
+if TYPE_CHECKING:  # the command line reads this file's options, and torch takes seconds to load
+    import torch
+
+# What the options leave open; the numbers of TADP's released scripts, see `learn_token` and `dreambooth`.
+TOKEN_DEFAULTS: dict[str, Any] = {"steps": 5_000, "batch_size": 16, "lr": 1e-4, "checkpoint_every": 100}
+DREAMBOOTH_DEFAULTS: dict[str, Any] = {"steps": 1_000, "batch_size": 1, "checkpoint_every": 500}
+UNET_LR, LORA_LR = 5e-6, 1e-4
+MIN_SIDE_PX = 8  # tadp.images' MIN_SIZE, which would load torch
+
+
+def _at_least(least: int, *, default: int | None = None) -> Any:
+    """A field that holds a whole number, or None if that is its default."""
+    return field(default=default, metadata={"least": least})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of a run, but for what is a method's own.
+    """How a run of `learn_token` or `dreambooth` goes: its steps, its images, what it writes, where it computes.
+
+    The options of `tadp personalize` are made of these fields: names, types, defaults, and the texts below.
+
+    Attributes:
+        steps: Steps of the optimizer; None is 5,000 for a token and 1,000 for DreamBooth.
+        batch_size: Images per step; None is 16 for a token and 1 for DreamBooth.
+        micro_batch: Images per forward pass, to save memory; None is all of a step.
+        lr: Learning rate, constant over all steps; None is 1e-4 for a token or a LoRA and 5e-6 for a whole U-Net.
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of all random numbers. One seed gives one result.
+        side_px: Side of the square crops, in pixels; None is what the model was trained on.
+        flip: Mirror each crop with a probability of one half.
+        random_crop: Take the square crop anywhere along the longer side, rather than from the middle.
+        skip_unreadable: Leave out images that cannot be read, with a warning, rather than stop.
+        resume: Continue from the checkpoint in the output folder, if there is one.
+        checkpoint_every: Steps between checkpoints; None is 100 for a token and 500 for DreamBooth.
+        sample_every: Steps between sheets of samples, which need the VAE's decoder; 0 draws none.
+        sample_prompts: Prompts of the sheets of samples, each a whole text with the token; None is one or two that fit
+            the run.
+        gradient_checkpointing: Compute activations again in the backward pass: less memory, more time.
+        adam_8bit: Use the 8-bit AdamW of bitsandbytes.
+        dtype: Type that the model computes in. What trains is float32 in any case; None is float32.
+        device: Where to train; None is the CPU.
+        progress: Show a progress bar.
 
     Raises:
-        CaptionError: If `sample_prompts` is an empty list, or no list.
-        TypeError: If something else stands where a number should.
+        CaptionError: If `sample_prompts` is an empty list, or a single string.
+        TypeError: If a number has another type.
         ValueError: If a number is out of its range.
+
+    Example:
+        >>> RunOptions(steps=100, lr=1e-3).batch_size is None
+        True
+        >>> RunOptions(steps=0)
+        Traceback (most recent call last):
+        ValueError: steps is 1 or more; got 0.
     """
 
-    steps: int
-    batch_size: int
-    micro_batch: int | None
-    lr: float
-    weight_decay: float
-    max_grad_norm: float | None
-    seed: int
-    side_px: int | None
-    flip: bool
-    random_crop: bool
-    skip_unreadable: bool
-    output: Path | None
-    resume: bool
-    checkpoint_every: int
-    sample_every: int
-    sample_prompts: Sequence[str] | None
-    gradient_checkpointing: bool
-    adam_8bit: bool
-    progress: bool
+    steps: int | None = _at_least(1)
+    batch_size: int | None = _at_least(1)
+    micro_batch: int | None = _at_least(1)
+    lr: float | None = None
+    weight_decay: float = 1e-2
+    seed: int = _at_least(0, default=0)
+    side_px: int | None = _at_least(MIN_SIDE_PX)
+    flip: bool = True
+    random_crop: bool = True
+    skip_unreadable: bool = False
+    resume: bool = True
+    checkpoint_every: int | None = _at_least(1)
+    sample_every: int = _at_least(0, default=500)
+    sample_prompts: Sequence[str] | None = None
+    gradient_checkpointing: bool = False
+    adam_8bit: bool = False
+    dtype: "torch.dtype | None" = None
+    device: "torch.device | str | None" = None
+    progress: bool = True
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 1, "micro_batch": 1, "checkpoint_every": 1, "seed": 0, "sample_every": 0}
-        for name, value in (least | {"side_px": MIN_SIZE}).items():
-            if name not in ("micro_batch", "side_px") or getattr(self, name) is not None:
-                check_whole(getattr(self, name), name=name, minimum=value)
-        check_number("lr", self.lr)
+        for option in fields(self):
+            value, least = getattr(self, option.name), option.metadata.get("least")
+            if least is not None and not (value is None and option.default is None):
+                # a plain int, as NumPy's cannot be written to JSON
+                object.__setattr__(self, option.name, check_whole(value, name=option.name, minimum=least))
+        if self.lr is not None:
+            check_number("lr", self.lr)
         check_number("weight_decay", self.weight_decay, or_zero=True)
-        if self.max_grad_norm is not None:
-            check_number("max_grad_norm", self.max_grad_norm)
         prompts = self.sample_prompts
         if isinstance(prompts, str) or (prompts is not None and not prompts):
             raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
 
+
+@dataclass(frozen=True, kw_only=True)
+class SettledOptions(RunOptions):
+    """The options of a run that knows its method, so that its numbers are settled."""
+
+    steps: int = field()
+    batch_size: int = field()
+    lr: float = field()
+    checkpoint_every: int = field()
+
     @classmethod
-    def given(cls, arguments: Mapping[str, Any], **others: Any) -> "RunOptions":
-        """The options among a function's arguments, as its `locals()` has them before it does anything.
+    def of(cls, options: RunOptions | None, defaults: Mapping[str, Any]) -> "SettledOptions":
+        """Options with a method's defaults in place of None.
 
         Args:
-            arguments: By name; what is no option is passed over.
-            **others: Options that the function does not take, or decides on itself.
-        """
-        taken: dict[str, Any] = {one.name: arguments[one.name] for one in fields(cls) if one.name in arguments}
-        taken |= others
-        if taken["output"] is not None:
-            taken["output"] = Path(taken["output"])
-        return cls(**taken)
-
-    def read(self, images: Images, *, captions: Captions | None, usual_px: int) -> TrainingImages:
-        """The images of a run.
-
-        Args:
-            images: As `learn_token` takes them.
-            captions: The same.
-            usual_px: Side of the squares, if none is asked for.
+            options: What the caller passed; None is all defaults.
+            defaults: The method's defaults by name.
 
         Raises:
-            ImageError: If there are none, or one cannot be read.
-            CaptionError: If captions are not one an image.
+            TypeError: If they are not `RunOptions`.
         """
-        return read_images(
-            images,
-            side_px=self.side_px or usual_px,
-            captions=captions,
-            skip_unreadable=self.skip_unreadable,
-            output=self.output,
-            flip=self.flip,
-            random_crop=self.random_crop,
-        )
-
-    def shown(self, usual: list[str]) -> list[str]:
-        """What sheets of samples show: what was asked for, or the usual."""
-        return usual if self.sample_prompts is None else list(self.sample_prompts)
+        options = RunOptions() if options is None else options
+        if not isinstance(options, RunOptions):
+            kind = type(options).__name__
+            raise TypeError(f"options are a RunOptions, such as options=RunOptions(steps=100); got a {kind}.")
+        given: dict[str, Any] = {option.name: getattr(options, option.name) for option in fields(RunOptions)}
+        given |= {name: value for name, value in defaults.items() if given[name] is None}
+        return cls(**given)
 
 
 def check_number(name: str, value: object, *, or_zero: bool = False) -> None:
-    """Refuse what is no finite number over 0, or 0 where it may be.
+    """Refuse what is not a finite number over 0, or 0 where it may be.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is out of range.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):

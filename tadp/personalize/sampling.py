@@ -1,4 +1,4 @@
-"""Draw images from a diffusion model, the one place of tadp that needs the VAE's decoder."""
+"""Draw images from a diffusion model, and sheets of them: the only place in tadp that needs the VAE's decoder."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from tadp.diffusion.noise import NOISE_KEYS
+from tadp.drawing.sheets import sheet
 from tadp.errors import MissingFileError
+from tadp.files.atomic import replace_file
 from tadp.files.checks import check_counts
 from tadp.files.hub import weight_files
 from tadp.files.model_folder import WEIGHTS, read_tensors
@@ -21,16 +23,17 @@ from tadp.text.encoder import check_captions
 
 STEPS = 25  # as the released script draws while it learns
 GUIDANCE = 4.0  # what tadp-tiny is drawn with; 7.5 is usual for Stable Diffusion
+COLUMNS = 4  # of a sheet
 
 
 class Sampler:
     """Draws with a model as it is at the time of the call.
 
     Args:
-        model: Its folder must have a whole VAE.
+        model: The model; its folder must have the VAE's decoder.
 
     Raises:
-        MissingFileError: If its VAE has no decoder.
+        MissingFileError: If the VAE has no decoder.
     """
 
     def __init__(self, model: DiffusionModel):
@@ -47,14 +50,14 @@ class Sampler:
         guidance: float = GUIDANCE,
         side_px: int | None = None,
     ) -> list[Image.Image]:
-        """One image a text, by DDIM with classifier-free guidance.
+        """One image per text, by DDIM with classifier-free guidance.
 
         Args:
             texts: What to draw.
-            keys: What seeds each image's noise: numbers, such as (seed, index).
+            keys: Seeds of each image's noise: a tuple of numbers, such as (seed, index).
             steps: Denoising steps.
             guidance: How far to go from the empty text's prediction to the text's and beyond; 1 is the text's own.
-            side_px: Of the images; None is what the model was trained on.
+            side_px: Side of the images in pixels; None is what the model was trained on.
         """
         model = self._model
         device = model.backbone.device
@@ -70,7 +73,36 @@ class Sampler:
             latents = schedule.step(without + guidance * (with_text - without), time, latents).prev_sample
         pixels = self._vae.decode(latents / model.backbone.vae.scaling_factor).sample
         levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(one) for one in levels]
+        return [Image.fromarray(pixels) for pixels in levels]
+
+
+class SampleSheets:
+    """Writes FOLDER/step-00000100.png and so on; the noise is the same on each, so that sheets can be compared.
+
+    Args:
+        folder: Where the sheets are written.
+        sampler: Draws the samples.
+        prompts: The prompts; each has a row of samples.
+        seed: Seed of the noise.
+        side_px: Side of a sample in pixels.
+    """
+
+    def __init__(self, folder: Path, sampler: Sampler, *, prompts: Sequence[str], seed: int, side_px: int):
+        self._folder, self._sampler = folder, sampler
+        self._prompts, self._seed, self._side_px = list(prompts), seed, side_px
+
+    def write(self, step: int) -> None:
+        """Draw and write the sheet of a step.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        keys = [(self._seed, column) for column in range(COLUMNS)]
+        rows = [
+            (text, self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px)) for text in self._prompts
+        ]
+        with replace_file(self._folder / f"step-{step:08}.png") as part:
+            sheet(rows, title=f"step {step}").save(part, format="PNG")
 
 
 def draw(
@@ -85,18 +117,18 @@ def draw(
     side_px: int | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """Draw images of prompts, under a modifier or without.
+    """Draw images of prompts, with or without a modifier.
 
     Args:
-        model: A name, or one that `load_diffusion` gave.
+        model: A name, or what `load_diffusion` returned.
         prompts: What to draw; with a modifier, captions for it to rewrite.
-        modifier: Installed meanwhile.
-        count: Images a prompt. The k-th image of any prompt starts from the same noise.
-        seed: Of the noise.
+        modifier: A modifier to install while the images are drawn.
+        count: Images per prompt. The k-th image of any prompt starts from the same noise.
+        seed: Seed of the noise.
         steps: Denoising steps.
-        guidance: Classifier-free guidance; 1 is none.
-        side_px: Of the images; None is what the model was trained on.
-        batch_size: Images at once.
+        guidance: Scale of the classifier-free guidance; 1 is none.
+        side_px: Side of the images in pixels; None is what the model was trained on.
+        batch_size: Images per forward pass.
 
     Returns:
         All images of the first prompt, then of the next.

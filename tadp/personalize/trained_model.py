@@ -1,4 +1,4 @@
-"""A diffusion model whole enough to be trained as one: a backbone, and the noise it was trained with."""
+"""A diffusion model complete enough to be trained: a backbone, and the noise schedule it was trained with."""
 
 import warnings
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
-    """A backbone with the noise of its training.
+    """A backbone with the noise schedule of its training.
 
     Attributes:
-        backbone: All of the U-Net, the text encoder and the VAE's encoder.
-        noise: A diffusers scheduler that adds noise as the model was trained with.
-        folder: Where its files are, the VAE's decoder among them.
-        precision: What a pass computes in; parameters that train are float32 whatever it is.
-        variant: Which weight files.
+        backbone: The whole U-Net, the text encoder and the VAE's encoder.
+        noise: A diffusers scheduler that adds noise as in the model's training.
+        folder: Where the model's files are, the VAE's decoder among them.
+        precision: What a pass computes in; parameters that train are float32 in any case.
+        variant: Which weight files, e.g. "fp16"; None is the files without a variant.
     """
 
     backbone: TADPBackbone
@@ -57,7 +57,7 @@ class DiffusionModel:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in `precision`, where parameters of others take part."""
+        """Compute in `precision`, also where parameters of another precision take part."""
         lower = self.precision is not torch.float32
         with torch.autocast(self.backbone.device.type, self.precision if lower else torch.bfloat16, enabled=lower):
             yield
@@ -65,7 +65,7 @@ class DiffusionModel:
     def predict(
         self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"], embeddings: Float[Tensor, "b l d"]
     ) -> Float[Tensor, "b c h w"]:
-        """What the U-Net says of noisy latents: the noise, or the velocity."""
+        """What the U-Net predicts for noisy latents: the noise, or the velocity."""
         backbone = self.backbone
         with self.computing():
             return backbone.family.denoise(
@@ -78,32 +78,24 @@ def load_diffusion(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    cache_dir: str | Path | None = None,
-    hub_token: str | bool | None = None,
-    local_files_only: bool = False,
+    hub: HubOptions | None = None,
 ) -> DiffusionModel:
-    """Load what training by denoising needs; the VAE's decoder is left for whoever draws.
+    """Load what training by denoising needs; the VAE's decoder is loaded only to draw.
 
     Args:
         name: "tadp-tiny", a folder in diffusers layout, or a hub id.
-        dtype: Of all parts; None is float32.
-        device: Where it goes; None is the CPU.
-        revision: Branch, tag or commit on the hub.
-        variant: Which weight files, e.g. "fp16".
-        cache_dir: Where hub models are kept.
-        hub_token: For gated models.
-        local_files_only: Never ask the hub.
+        dtype: Type of all parts; None is float32.
+        device: Where the model goes; None is the CPU.
+        hub: Revision and download options of a hub model.
 
     Raises:
-        ModelError: If the model is not to be had, lacks a part, has no text encoder, or predicts neither noise nor
+        ModelError: If the model is not available, lacks a part, has no text encoder, or predicts neither noise nor
             velocity.
         TypeError: If it is not a name.
     """
     if not isinstance(name, str | Path):
         raise TypeError(f"the model is a folder or a hub id, since training needs all of it; got a {_kind(name)}.")
-    hub = HubOptions(revision, variant, cache_dir, hub_token, local_files_only)
+    hub = hub or HubOptions()
     backbone = TADPBackbone.from_pretrained(name, dtype=dtype, device=device, attach_attention=(), **asdict(hub))
     if backbone.text_encoder is None:
         raise ModelError(
@@ -113,7 +105,8 @@ def load_diffusion(
     only_encoder(backbone.text_encoder)
     folder = model_folder(name, hub=hub)
     backbone.requires_grad_(False)
-    return DiffusionModel(backbone, _noise(backbone.passes.scheduler, folder), folder, dtype or torch.float32, variant)
+    noise = _noise(backbone.passes.scheduler, folder)
+    return DiffusionModel(backbone, noise, folder, dtype or torch.float32, hub.variant)
 
 
 def _noise(scheduler: dict[str, Any] | None, folder: Path) -> "DDPMScheduler":

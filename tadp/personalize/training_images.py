@@ -1,9 +1,10 @@
-"""The few images that a token or a U-Net is taught: all read and checked before anything is trained, cropped square."""
+"""The few images that a token or a U-Net is taught, with their texts: all are read and checked before training."""
 
 import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,7 @@ from tadp.captions.image_ids import ImageList
 from tadp.errors import CaptionError, ImageError
 from tadp.images.reading import ImageLike, list_images, to_pil
 
-SAMPLES = "samples"  # folders in an output: what the model drew
-PRIOR = "prior-"
+SAMPLES, PRIOR = "samples", "prior-"  # folders in an output: what the model drew
 
 Images = ImageLike | Sequence[ImageLike] | Iterator[ImageLike]
 Captions = Sequence[str] | Mapping[str, str]
@@ -38,10 +38,10 @@ class TrainingImages:
 
     Args:
         pixels: (H, W, 3) arrays, uint8, whose shorter sides are `side_px`.
-        side_px: Of the squares.
-        captions: One an image, or None.
-        flip: Mirror every other square, by chance.
-        random_crop: Take squares anywhere; the middle otherwise.
+        side_px: Side of the square crops in pixels.
+        captions: One caption per image, or None.
+        flip: Mirror each crop with a probability of one half.
+        random_crop: Take crops anywhere; otherwise from the middle.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TrainingImages:
 
     @property
     def digest(self) -> str:
-        """Tells these images, in this order, from others."""
+        """A digest that tells these images, in this order, from others."""
         digest = hashlib.sha256()
         for pixels in self.pixels:
             digest.update(repr(pixels.shape).encode() + pixels.tobytes())
@@ -89,6 +89,21 @@ class TrainingImages:
         return torch.from_numpy(square.transpose(2, 0, 1).copy())[None].float().div_(255)
 
 
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """Images, and what each may be called.
+
+    Attributes:
+        images: The images.
+        texts: For each image, one text or several; each time one of them is drawn.
+        weight: Weight of their loss.
+    """
+
+    images: TrainingImages
+    texts: Sequence[Sequence[str]]
+    weight: float = 1.0
+
+
 def read_images(
     images: Images,
     *,
@@ -103,17 +118,17 @@ def read_images(
 
     Args:
         images: A folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch of them.
-        side_px: The length.
-        captions: One an image in the same order, or by id: the path below the folder without suffix, or the file's
-            name without suffix.
-        skip_unreadable: Leave out what cannot be read, with a warning that names it, rather than refuse all.
-        output: Of the run; what it drew there is no image of a folder or pattern.
+        side_px: The length in pixels.
+        captions: One caption per image in the same order, or captions by id: the path below the folder without suffix,
+            or the file's name without suffix.
+        skip_unreadable: Leave out images that cannot be read, with a warning that names them, rather than refuse all.
+        output: The run's folder; what the run drew there does not count as an image of a folder or pattern.
         flip: See `TrainingImages`.
         random_crop: See `TrainingImages`.
 
     Raises:
-        ImageError: If there are none, or one cannot be read; all that cannot are named.
-        CaptionError: If captions are not one an image.
+        ImageError: If there are no images, or one cannot be read; all that cannot are named.
+        CaptionError: If there is not one caption per image.
     """
     images = list(images) if isinstance(images, Iterator) else images
     sources = _sources(images, output)
@@ -132,7 +147,7 @@ def read_images(
     if wrong:
         what = f"{len(wrong)} of {len(sources)} images cannot be used: {' '.join(wrong)}"
         if not skip_unreadable or not kept:
-            raise ImageError(f"{what} Mend or remove it; nothing was trained or written.")
+            raise ImageError(f"{what} Repair or remove it; nothing was trained or written.")
         warnings.warn(f"{what} The others are used.", stacklevel=3)
     texts = None if texts is None else [texts[number] for number in kept]
     return TrainingImages(pixels, side_px=side_px, captions=texts, flip=flip, random_crop=random_crop)
@@ -154,7 +169,7 @@ def _sources(images: ImageLike | Sequence[ImageLike], output: Path | None) -> li
 
 
 def _listed(path: str | Path, output: Path | None) -> list[Path]:
-    """The images that a path leads to, without what a run drew there before, unless it is named itself."""
+    """The images that a path leads to; what the run itself drew there is left out, unless a path names the file."""
     found = list_images(path)
     if output is None or Path(path).is_file():
         return found

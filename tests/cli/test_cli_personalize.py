@@ -1,14 +1,19 @@
 """`tadp personalize token` and `dreambooth`, as a user runs them."""
 
 import json
+from dataclasses import fields
+from typing import Any
 
 import pytest
+import typer
 from builders_personalize import build_model, pictures
 from PIL import Image
 from typer.testing import CliRunner
 
 import tadp
 from tadp.cli import app
+from tadp.personalize import RunOptions
+from tadp.personalize.run_options import DREAMBOOTH_DEFAULTS, TOKEN_DEFAULTS
 
 QUICK = ("--steps", "2", "--batch-size", "1", "--checkpoint-every", "1", "--sample-every", "0")
 
@@ -51,7 +56,7 @@ def test_token_writes_a_modifier_and_goes_on(folder, source, tmp_path):
     other = learn(folder, source, output, "--seed", "1")
     assert other.exit_code == 1
     assert "seed was 0 and is 1" in other.output
-    assert "or --no-resume to begin anew" in other.output
+    assert "or --no-resume to start again" in other.output
     assert learn(folder, source, output, "--seed", "1", "--no-resume").exit_code == 0
 
 
@@ -123,3 +128,51 @@ def test_an_empty_folder_and_two_priors_are_refused(folder, source, tmp_path):
     done = run("dreambooth", folder, "-m", source, "-o", tmp_path / "out", "--prior", folder, "--draw-prior", "2")
     assert done.exit_code == 2
     assert "not both" in done.output
+
+
+@pytest.mark.parametrize(("name", "defaults"), [("token", TOKEN_DEFAULTS), ("dreambooth", DREAMBOOTH_DEFAULTS)])
+def test_a_command_has_the_options_of_a_run(name, defaults):
+    group: Any = typer.main.get_command(app)
+    options = {option.name: option for option in group.commands["personalize"].commands[name].params}
+    for field in fields(RunOptions):
+        if field.name == "progress":  # a bar is shown on a terminal
+            assert field.name not in options
+            continue
+        option = options[field.name]
+        flag = "--" + field.name.replace("_", "-").replace("prompts", "prompt")
+        assert flag in option.opts
+        assert option.help
+        assert "None" not in option.help
+        if field.name == "dtype":
+            assert option.default == "float32"
+        else:
+            assert option.default == defaults.get(field.name, field.default)
+    assert options["micro_batch"].show_default == "all of a step"
+    assert options["side_px"].type.min == 8
+    assert options["flip"].secondary_opts == ["--no-flip"]
+    assert not options["adam_8bit"].secondary_opts
+    assert "may be given again" in options["sample_prompts"].help
+
+
+def test_every_option_of_a_run_arrives(folder, source, tmp_path, monkeypatch):
+    """Given as options, all values but those of flags that are off reach the library."""
+    seen = {}
+    monkeypatch.setattr(
+        "tadp.personalize.learn_token",
+        lambda *_, options, **__: seen.update(vars(options)) or tadp.CaptionModifier(),
+    )
+    values = {
+        "steps": 3, "batch_size": 2, "micro_batch": 1, "lr": 0.5, "weight_decay": 0.25, "seed": 9, "side_px": 32,
+        "checkpoint_every": 7, "sample_every": 6, "dtype": "bfloat16", "device": "cpu",
+    }  # fmt: skip
+    given = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", value)]
+    flags = ("--no-flip", "--no-random-crop", "--skip-unreadable", "--no-resume", "--gradient-checkpointing")
+    prompts = ("--adam-8bit", "--sample-prompt", "a <x>", "--sample-prompt", "the <x>")
+    done = run("token", folder, "--token", "<x>", "--initializer", "photo", "-o", tmp_path, *given, *flags, *prompts)
+    assert done.exit_code == 0, done.output
+    on = {"skip_unreadable", "gradient_checkpointing", "adam_8bit"}
+    off = {"flip", "random_crop", "resume", "progress"}
+    expected = values | dict.fromkeys(on, True) | dict.fromkeys(off, False) | {"sample_prompts": ["a <x>", "the <x>"]}
+    assert {name: str(value).removeprefix("torch.") for name, value in seen.items()} == {
+        name: str(value) for name, value in expected.items()
+    }

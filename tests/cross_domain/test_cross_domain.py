@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ from tadp.cross_domain import (
 from tadp.datasets import RenderedScenes, Sample, collate
 from tadp.errors import CaptionError, ModifierError
 from tadp.modifiers import CaptionModifier
-from tadp.personalize import dreambooth, learn_token
+from tadp.personalize import RunOptions, dreambooth, learn_token
 
 COMICS = RenderedScenes(6, seed=21, style="comic", size=64)
-QUICK = {"steps": 2, "batch_size": 1, "progress": False, "sample_every": 0}
+QUICK = RunOptions(steps=2, batch_size=1, progress=False, sample_every=0)
 
 
 class Spy(Cleaner):
@@ -45,12 +46,14 @@ class Spy(Cleaner):
 def inverted():
     images = images_of(COMICS, count=2)
     template = "a <toon> style painting of {caption}"
-    return learn_token("tadp-tiny", images, token="<toon>", initializer="painting", template=template, lr=1.0, **QUICK)
+    return learn_token(
+        "tadp-tiny", images, token="<toon>", initializer="painting", template=template, options=replace(QUICK, lr=1.0)
+    )
 
 
 @pytest.fixture(scope="module")
 def tuned():
-    return dreambooth("tadp-tiny", images_of(COMICS, count=2), lr=1e-3, **QUICK)
+    return dreambooth("tadp-tiny", images_of(COMICS, count=2), options=replace(QUICK, lr=1e-3))
 
 
 # Captions
@@ -145,7 +148,7 @@ def test_cleaning_and_personalisation_never_touch_a_label():
     Protocol(cleaner=RuleCleaner("comic")).target(Watched())
     images = images_of(Watched(), count=3)
     assert all(type(image) is np.ndarray for image in images)
-    learn_token("tadp-tiny", images, token="<w>", initializer="painting", **QUICK)
+    learn_token("tadp-tiny", images, token="<w>", initializer="painting", options=QUICK)
 
 
 def test_images_are_drawn_once_each_and_by_the_seed():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import WIDTH
-from builders_personalize import QUICK, build_model, pictures
+from builders_personalize import QUICK, build_model, learn, pictures
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,8 +23,9 @@ from tadp.errors import (
     ModifierError,
     OutputError,
 )
-from tadp.personalize import inversion, learn_token, load_diffusion, loop
-from tadp.personalize.training_prompts import OBJECT_TEXTS, STYLE_TEXTS, texts_of
+from tadp.files.hub import HubOptions
+from tadp.personalize import OBJECT_TEXTS, STYLE_TEXTS, load_diffusion, loop, textual_inversion
+from tadp.personalize.textual_inversion import texts_of
 from tadp.text.learned_tokens import read_token
 
 
@@ -37,7 +38,7 @@ def source(tmp_path_factory):
 def learned(source, tmp_path_factory):
     """One run, and its folder."""
     output = tmp_path_factory.mktemp("learned") / "token"
-    return learn_token(source, pictures(), **QUICK | {"sample_every": 2}, output=output), output
+    return learn(source, pictures(), **QUICK | {"sample_every": 2}, output=output), output
 
 
 def embedding_of(modifier):
@@ -63,8 +64,8 @@ def test_only_the_new_vectors_move(source, monkeypatch):
         loaded.append(load_diffusion(*arguments, **options))
         return loaded[-1]
 
-    monkeypatch.setattr(inversion, "load_diffusion", keep)
-    modifier = learn_token(source, pictures(), **QUICK, vectors=2)
+    monkeypatch.setattr(textual_inversion, "load_diffusion", keep)
+    modifier = learn(source, pictures(), **QUICK, vectors=2)
     before, after = state_of(load_diffusion(source)), state_of(loaded[0])
     assert before.keys() == after.keys()
     matrix = "text.embeddings.token_embedding.weight"
@@ -85,7 +86,7 @@ def test_only_the_new_vectors_move(source, monkeypatch):
 def test_learning_lowers_the_loss_that_is_measured(source):
     """Of the images it learned from, against the word it began with."""
     images = pictures(1)
-    modifier = learn_token(
+    modifier = learn(
         source, images, **QUICK | {"steps": 60, "lr": 3e-2, "batch_size": 4}, texts=["{token}"], random_crop=False
     )
     plain = tadp.personalize.denoising_loss(source, images, captions="photo", draws=64)
@@ -97,15 +98,15 @@ def test_learning_lowers_the_loss_that_is_measured(source):
 def test_the_gradient_is_that_of_the_loss(source):
     """An oracle: the token's row of the embedding matrix itself, by a loss computed anew."""
     model = load_diffusion(source)
-    start = inversion._initial(model.text_encoder, "photo", 1)
-    inversion.add_token(model.text_encoder, "<wash>", start)
+    start = textual_inversion._initial(model.text_encoder, "photo", 1)
+    textual_inversion.add_token(model.text_encoder, "<wash>", start)
     vectors = torch.nn.Parameter(start.clone() + 0.1)
     noisy, times = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
 
     def loss(embeddings):
         return model.predict(noisy, times, embeddings).square().mean()
 
-    with inversion._meaning(model.text_encoder, "<wash>", vectors):
+    with textual_inversion._meaning(model.text_encoder, "<wash>", vectors):
         loss(model.text_encoder("a <wash> photo").embeddings).backward()
     weight = model.text_encoder.model.get_input_embeddings().weight
     with torch.no_grad():
@@ -117,21 +118,21 @@ def test_the_gradient_is_that_of_the_loss(source):
 
 
 def test_one_seed_gives_one_token_and_another_another(source, learned):
-    (modifier, _), again = learned, learn_token(source, pictures(), **QUICK)
+    (modifier, _), again = learned, learn(source, pictures(), **QUICK)
     assert torch.equal(embedding_of(modifier), embedding_of(again))
-    other = learn_token(source, pictures(), **QUICK, seed=1)
+    other = learn(source, pictures(), **QUICK, seed=1)
     assert not torch.equal(embedding_of(modifier), embedding_of(other))
 
 
 def test_the_global_random_state_is_left_alone(source):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    learn_token(source, pictures(), **QUICK | {"steps": 1})
+    learn(source, pictures(), **QUICK | {"steps": 1})
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_parts_of_a_batch_give_the_same_step(source, learned):
-    again = learn_token(source, pictures(), **QUICK, micro_batch=1)
+    again = learn(source, pictures(), **QUICK, micro_batch=1)
     torch.testing.assert_close(embedding_of(learned[0]), embedding_of(again), rtol=1e-3, atol=1e-5)
 
 
@@ -139,13 +140,13 @@ def test_gradient_checkpointing_changes_nothing_but_memory(source, learned, monk
     called = []
     checkpoint = torch.utils.checkpoint.checkpoint
     monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: called.append(1) or checkpoint(*a, **k))
-    again = learn_token(source, pictures(), **QUICK, gradient_checkpointing=True)
+    again = learn(source, pictures(), **QUICK, gradient_checkpointing=True)
     torch.testing.assert_close(embedding_of(learned[0]), embedding_of(again), rtol=1e-4, atol=1e-6)
     assert called
 
 
 def test_bfloat16_trains_vectors_of_float32(source):
-    vectors = embedding_of(learn_token(source, pictures(), **QUICK, dtype=torch.bfloat16))
+    vectors = embedding_of(learn(source, pictures(), **QUICK, dtype=torch.bfloat16))
     assert vectors.dtype is torch.float32
     assert not torch.equal(vectors, vectors.bfloat16().float())
 
@@ -179,7 +180,7 @@ def test_the_folder_is_a_modifier_that_diffusers_reads(source, learned):
 def test_diffusers_reads_a_token_of_several_vectors(source, tmp_path):
     from diffusers.loaders import TextualInversionLoaderMixin
 
-    learned = embedding_of(learn_token(source, pictures(), **QUICK, vectors=3, output=tmp_path))
+    learned = embedding_of(learn(source, pictures(), **QUICK, vectors=3, output=tmp_path))
     encoder = load_diffusion(source).text_encoder
 
     class Pipeline(TextualInversionLoaderMixin):
@@ -200,8 +201,8 @@ def test_a_hub_id_is_trained_with_its_own_scheduler(tmp_path):
     build_model(repository / "snapshots" / commit, prediction="v_prediction")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    where = {"cache_dir": tmp_path / "cache", "local_files_only": True}
-    modifier = learn_token("someone/model", pictures(), **QUICK, output=tmp_path / "out", **where)
+    hub = HubOptions(cache_dir=tmp_path / "cache", local_files_only=True)
+    modifier = learn("someone/model", pictures(), **QUICK, output=tmp_path / "out", hub=hub)
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (record["model"], record["revision"]) == ("someone/model", commit)
     assert record["noise"]["prediction_type"] == "v_prediction"
@@ -209,7 +210,7 @@ def test_a_hub_id_is_trained_with_its_own_scheduler(tmp_path):
 
 
 def test_a_bar_shows_the_steps(source, capsys):
-    learn_token(source, pictures(), **QUICK | {"progress": True})
+    learn(source, pictures(), **QUICK | {"progress": True})
     assert re.search(r"learning <wash>: 100%.*4/4.*loss=\d", capsys.readouterr().err)
 
 
@@ -232,17 +233,19 @@ def test_sheets_of_samples_are_drawn_on_the_way(learned):
 
 def test_without_an_output_nothing_is_written(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    learn_token(source, pictures(), **QUICK | {"sample_every": 1, "steps": 1})
+    learn(source, pictures(), **QUICK | {"sample_every": 1, "steps": 1})
     assert not list(tmp_path.iterdir())
 
 
 def test_captions_go_into_the_template(source, monkeypatch):
     seen = []
-    train = inversion.train
+    train = textual_inversion.train
     monkeypatch.setattr(
-        inversion, "train", lambda model, concepts, **rest: seen.append(concepts) or train(model, concepts, **rest)
+        textual_inversion,
+        "train",
+        lambda model, concepts, **rest: seen.append(concepts) or train(model, concepts, **rest),
     )
-    learn_token(source, pictures(2), **QUICK | {"steps": 1}, captions=["A dog", "a cat"], template="{caption}, <wash>")
+    learn(source, pictures(2), **QUICK | {"steps": 1}, captions=["A dog", "a cat"], template="{caption}, <wash>")
     assert seen[0][0].texts == [["A dog, <wash>"], ["a cat, <wash>"]]
 
 
@@ -250,11 +253,11 @@ def test_captions_go_by_file_name(source, tmp_path, monkeypatch):
     for name, pixels in zip(("one", "two"), pictures(2), strict=True):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     seen = []
-    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts))
-    learn_token(source, tmp_path, **QUICK, captions={"two": "a cat", "one": "a dog"})
+    monkeypatch.setattr(textual_inversion, "train", lambda model, concepts, **rest: seen.append(concepts))
+    learn(source, tmp_path, **QUICK, captions={"two": "a cat", "one": "a dog"})
     assert seen[0][0].texts == [["a <wash> style painting of a dog"], ["a <wash> style painting of a cat"]]
     with pytest.raises(CaptionError, match=r"1 of 2 images have no caption, such as 'two'\. Its ids look like '\w+'"):
-        learn_token(source, tmp_path, **QUICK, captions={"one": "a dog"})
+        learn(source, tmp_path, **QUICK, captions={"one": "a dog"})
 
 
 def test_captions_go_by_the_ids_that_tadp_caption_gives(source, tmp_path, monkeypatch):
@@ -263,22 +266,22 @@ def test_captions_go_by_the_ids_that_tadp_caption_gives(source, tmp_path, monkey
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     seen = []
-    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0].texts))
+    monkeypatch.setattr(textual_inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0].texts))
     short = {"a/1": "a", "b/1": "b", "two": "c"}
     settings = QUICK | {"template": "<wash> {caption}"}
-    learn_token(source, tmp_path, **settings, captions=short)
-    learn_token(source, tmp_path, **settings, captions={"a/1": "a", "b/1": "b", "b/two": "c"})
-    learn_token(source, sorted(tmp_path.rglob("*.png")), **settings, captions=short)
+    learn(source, tmp_path, **settings, captions=short)
+    learn(source, tmp_path, **settings, captions={"a/1": "a", "b/1": "b", "b/two": "c"})
+    learn(source, sorted(tmp_path.rglob("*.png")), **settings, captions=short)
     assert seen == [[["<wash> a"], ["<wash> b"], ["<wash> c"]]] * 3
     with pytest.raises(CaptionError, match=r"2 of 3 images have no caption, such as 'a/1'"):
-        learn_token(source, tmp_path, **settings, captions={"1": "which?", "two": "c"})
+        learn(source, tmp_path, **settings, captions={"1": "which?", "two": "c"})
 
 
 def test_images_come_in_any_row(source):
     """A batch, or what a generator gives, is the same as a list."""
     batch = np.stack([one[:64, :64] for one in pictures()])
     tensors = torch.from_numpy(batch).permute(0, 3, 1, 2)
-    one, *others = (learn_token(source, images, **QUICK) for images in (list(batch), batch, tensors, iter(batch)))
+    one, *others = (learn(source, images, **QUICK) for images in (list(batch), batch, tensors, iter(batch)))
     assert all(torch.equal(embedding_of(one), embedding_of(other)) for other in others)
 
 
@@ -288,17 +291,17 @@ def test_what_a_run_drew_is_none_of_its_images(source, tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     for output in (tmp_path, tmp_path / "out"):
         settings = QUICK | {"sample_every": 2, "checkpoint_every": 2, "output": output}
-        first = learn_token(source, tmp_path, **settings | {"steps": 2})
+        first = learn(source, tmp_path, **settings | {"steps": 2})
         assert len(list((output / "samples").iterdir())) == 2
-        learn_token(source, tmp_path, **settings)  # goes on: the images are the same
-        again = learn_token(source, tmp_path, **settings | {"steps": 2}, resume=False)
+        learn(source, tmp_path, **settings)  # goes on: the images are the same
+        again = learn(source, tmp_path, **settings | {"steps": 2}, resume=False)
         assert torch.equal(embedding_of(first), embedding_of(again))
         assert json.loads((output / "training.json").read_text())["concepts"][0]["count"] == 3
         for drawn in (tmp_path / "samples").iterdir():
             drawn.unlink()  # which are images to another output
     refused(ImageError, r"holds what this run itself drew", source, tmp_path / "out", output=tmp_path / "out")
     one = next((tmp_path / "out" / "samples").iterdir())
-    learn_token(source, [one], **QUICK, output=tmp_path / "out", resume=False)
+    learn(source, [one], **QUICK, output=tmp_path / "out", resume=False)
 
 
 def test_the_lists_are_textual_inversions():
@@ -310,15 +313,15 @@ def test_the_lists_are_textual_inversions():
 
 
 def test_an_object_brings_its_own_template(source):
-    modifier = learn_token(source, pictures(1), **QUICK | {"steps": 1}, kind="object")
+    modifier = learn(source, pictures(1), **QUICK | {"steps": 1}, kind="object")
     assert modifier("a <wash> on grass") == ["a <wash> on grass"]
 
 
 def test_tadp_tiny_and_a_folder_without_a_scheduler(source, model, tmp_path):
     assert load_diffusion("tadp-tiny").noise.config["prediction_type"] == "v_prediction"
     with pytest.warns(UserWarning, match=r"no scheduler/scheduler_config.json .* the noise predicted"):
-        modifier = learn_token(model, pictures(), **QUICK)
-    assert torch.equal(embedding_of(modifier), embedding_of(learn_token(source, pictures(), **QUICK)))
+        modifier = learn(model, pictures(), **QUICK)
+    assert torch.equal(embedding_of(modifier), embedding_of(learn(source, pictures(), **QUICK)))
 
 
 # What is refused
@@ -326,7 +329,7 @@ def test_tadp_tiny_and_a_folder_without_a_scheduler(source, model, tmp_path):
 
 def refused(error, match, source, images=None, **options):
     with pytest.raises(error, match=match):
-        learn_token(source, pictures() if images is None else images, **QUICK | options)
+        learn(source, pictures() if images is None else images, **QUICK | options)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +362,7 @@ def refused(error, match, source, images=None, **options):
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_refused_before_training(options, error, match, source, monkeypatch):
-    monkeypatch.setattr(inversion, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(textual_inversion, "train", lambda *a, **k: pytest.fail("trained"))
     refused(error, match, source, **options)
 
 
@@ -375,7 +378,7 @@ def test_a_wrong_argument_is_refused_before_training(options, error, match, sour
     ],
 )
 def test_what_is_of_a_wrong_kind_is_refused_before_training(options, match, source, monkeypatch, no_type_checker):
-    monkeypatch.setattr(inversion, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(textual_inversion, "train", lambda *a, **k: pytest.fail("trained"))
     refused(TypeError, match, source, **options)
 
 
@@ -402,7 +405,7 @@ def ten(tmp_path):
 
 def test_one_unreadable_among_ten_is_named_and_nothing_is_lost(source, ten, tmp_path):
     output = tmp_path / "out"
-    learn_token(source, pictures(), **QUICK, output=output)
+    learn(source, pictures(), **QUICK, output=output)
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     refused(
         ImageError, r"1 of 10 images cannot be used: .*6\.png' is damaged", source, ten, output=output, resume=False
@@ -412,9 +415,9 @@ def test_one_unreadable_among_ten_is_named_and_nothing_is_lost(source, ten, tmp_
 
 def test_what_is_unreadable_may_be_left_out_with_its_caption(source, ten, monkeypatch):
     seen = []
-    monkeypatch.setattr(inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0]))
+    monkeypatch.setattr(textual_inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0]))
     with pytest.warns(UserWarning, match=r"1 of 10 images cannot be used: .*6\.png.* The others are used"):
-        learn_token(source, ten, **QUICK, skip_unreadable=True, captions={str(k): f"a {k}" for k in range(10)})
+        learn(source, ten, **QUICK, skip_unreadable=True, captions={str(k): f"a {k}" for k in range(10)})
     assert [one[0][-1] for one in seen[0].texts] == list("012345789")
     assert len(seen[0].images) == 9
     refused(ImageError, r"1 of 1 images", source, [ten / "6.png"], skip_unreadable=True)
@@ -443,7 +446,7 @@ def test_a_model_without_a_decoder_learns_without_samples(source, tmp_path):
     refused(
         MissingFileError, r"has no decoder.*sample_every=0", tmp_path / "sd", output=tmp_path / "out", sample_every=1
     )
-    learn_token(tmp_path / "sd", pictures(), **QUICK, output=tmp_path / "out")
+    learn(tmp_path / "sd", pictures(), **QUICK, output=tmp_path / "out")
 
 
 def test_8_bit_adam_without_bitsandbytes_says_what_to_install(source, monkeypatch):
@@ -464,18 +467,18 @@ def broken_after(monkeypatch, step):
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(source, tmp_path, monkeypatch):
     settings = QUICK | {"steps": 8, "checkpoint_every": 2, "output": tmp_path}
-    whole = learn_token(source, pictures(), **settings | {"output": None})
+    whole = learn(source, pictures(), **settings | {"output": None})
     with monkeypatch.context() as patch:
         broken_after(patch, 5)
         refused(
             ModifierError,
             r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*smaller learning rate than 0.01, "
-            r"or float32 for the whole. Either is another run: give another output, or resume=False\.",
+            r"or float32 for the whole model. Either is another run: give another output, or resume=False\.",
             source,
             **settings,
         )
     assert not (tmp_path / "modifier.json").exists()
-    assert torch.equal(embedding_of(learn_token(source, pictures(), **settings)), embedding_of(whole))
+    assert torch.equal(embedding_of(learn(source, pictures(), **settings)), embedding_of(whole))
     with monkeypatch.context() as patch:
         broken_after(patch, 0)
         refused(ModifierError, r"step 1, so .*No output was given", source)
@@ -498,12 +501,12 @@ def test_an_output_that_cannot_take_a_checkpoint_is_refused_before_training(sour
     assert (tmp_path / "file").read_text() == "mine"
     for free in (needed, 0):  # a run that is finished writes no checkpoint
         monkeypatch.setattr(loop.shutil, "disk_usage", lambda folder, free=free: usage._replace(free=free))
-        learn_token(source, pictures(), **QUICK, output=tmp_path / "out")
+        learn(source, pictures(), **QUICK, output=tmp_path / "out")
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path):
     settings = QUICK | {"steps": 2, "checkpoint_every": 2, "output": tmp_path}
-    learn_token(source, pictures(), **settings)
+    learn(source, pictures(), **settings)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
@@ -514,5 +517,5 @@ def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    longer = learn_token(source, pictures(), **settings | {"steps": 4})
+    longer = learn(source, pictures(), **settings | {"steps": 4})
     assert torch.equal(load_file(tmp_path / "learned_embeds.safetensors")["<wash>"], embedding_of(longer))

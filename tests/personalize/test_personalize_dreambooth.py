@@ -6,26 +6,18 @@ import numpy as np
 import pytest
 import torch
 from builders import WIDTH, relative_error
-from builders_personalize import TUNE, build_model, pictures
+from builders_personalize import TUNE, build_model, pictures, tune
 from diffusers import UNet2DConditionModel
 
 import tadp
 from tadp.errors import ImageError, MissingExtraError, ModifierError
 from tadp.images import to_pil
-from tadp.personalize import dreambooth, load_diffusion, loop
-from tadp.personalize import dreambooth as function
+from tadp.personalize import dreambooth_tuning, load_diffusion, loop
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return build_model(tmp_path_factory.mktemp("dreambooth") / "sd")
-
-
-def module():
-    """The module, which the function of the same name hides."""
-    import sys
-
-    return sys.modules[function.__module__]
 
 
 def unet_of(modifier):
@@ -46,8 +38,8 @@ def test_the_whole_unet_moves_and_nothing_else(source, monkeypatch):
         loaded.append(load_diffusion(*arguments, **options))
         return loaded[-1]
 
-    monkeypatch.setattr(module(), "load_diffusion", keep)
-    modifier = dreambooth(source, pictures(), **TUNE)
+    monkeypatch.setattr(dreambooth_tuning, "load_diffusion", keep)
+    modifier = tune(source, pictures(), **TUNE)
     before = load_diffusion(source)
     tuned, old = unet_of(modifier).state_dict(), before.backbone.unet.state_dict()
     still = [name for name in old if torch.equal(tuned[name], old[name])]
@@ -59,7 +51,7 @@ def test_the_whole_unet_moves_and_nothing_else(source, monkeypatch):
 
 
 def test_diffusers_reads_the_unet(source, tmp_path):
-    modifier = dreambooth(source, pictures(), **TUNE, output=tmp_path)
+    modifier = tune(source, pictures(), **TUNE, output=tmp_path)
     read = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     tuned = unet_of(modifier).state_dict()
     assert read.keys() == tuned.keys()
@@ -73,7 +65,7 @@ def test_diffusers_reads_the_unet(source, tmp_path):
 
 
 def test_a_lora_is_merged_and_diffusers_reads_it_apart(source, tmp_path):
-    modifier = dreambooth(source, pictures(), **TUNE | {"lr": 0.05}, lora_rank=2, output=tmp_path)
+    modifier = tune(source, pictures(), **TUNE | {"lr": 0.05}, lora_rank=2, output=tmp_path)
     merged = unet_of(modifier)
     plain = UNet2DConditionModel.from_pretrained(source / "unet")
     assert merged.state_dict().keys() == plain.state_dict().keys()
@@ -89,7 +81,7 @@ def test_a_lora_is_merged_and_diffusers_reads_it_apart(source, tmp_path):
 
 
 def test_one_seed_gives_one_unet(source):
-    one, same, other = (unet_of(dreambooth(source, pictures(), **TUNE, lora_rank=2, seed=seed)) for seed in (0, 0, 1))
+    one, same, other = (unet_of(tune(source, pictures(), **TUNE, lora_rank=2, seed=seed)) for seed in (0, 0, 1))
     weights = [unet.state_dict() for unet in (one, same, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
@@ -97,23 +89,23 @@ def test_one_seed_gives_one_unet(source):
 
 def test_bfloat16_trains_a_unet_of_float32(source, monkeypatch):
     seen = []
-    predict = module().DiffusionModel.predict
+    predict = dreambooth_tuning.DiffusionModel.predict
 
     def watch(self, noisy, timesteps, embeddings):
         seen.append((self.backbone.unet.dtype, embeddings.dtype, self.precision))
         return predict(self, noisy, timesteps, embeddings)
 
-    monkeypatch.setattr(module().DiffusionModel, "predict", watch)
-    tuned = unet_of(dreambooth(source, pictures(), **TUNE, dtype=torch.bfloat16))
+    monkeypatch.setattr(dreambooth_tuning.DiffusionModel, "predict", watch)
+    tuned = unet_of(tune(source, pictures(), **TUNE, dtype=torch.bfloat16))
     assert set(seen) == {(torch.float32, torch.bfloat16, torch.bfloat16)}
     weight = tuned.state_dict()["conv_in.weight"]
     assert not torch.equal(weight, weight.bfloat16().float())
-    low = unet_of(dreambooth(source, pictures(), **TUNE, dtype=torch.bfloat16, lora_rank=2))
+    low = unet_of(tune(source, pictures(), **TUNE, dtype=torch.bfloat16, lora_rank=2))
     assert low.dtype is torch.float32
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(source):
-    plain, saving = (unet_of(dreambooth(source, pictures(), **TUNE, gradient_checkpointing=on)) for on in (False, True))
+    plain, saving = (unet_of(tune(source, pictures(), **TUNE, gradient_checkpointing=on)) for on in (False, True))
     assert not saving.is_gradient_checkpointing
     torch.testing.assert_close(predicted(saving), predicted(plain), rtol=1e-3, atol=1e-4)
 
@@ -136,22 +128,22 @@ def test_prior_images_add_their_weighted_loss(source, monkeypatch):
     monkeypatch.setattr(loop, "_losses", watch)
     prior = {"prior_images": pictures(2, seed=9), "prior_prompt": "a photo"}
     one = TUNE | {"steps": 1}
-    dreambooth(source, pictures(), **one, **prior)
-    dreambooth(source, pictures(), **one, **prior, prior_weight=0.5)
+    tune(source, pictures(), **one, **prior)
+    tune(source, pictures(), **one, **prior, prior_weight=0.5)
     assert len(parts[0]) == len(parts[1]) == 2
     assert parts[0][0] == parts[1][0]
     assert parts[1][1] == pytest.approx(parts[0][1] / 2)
     monkeypatch.undo()
-    without = unet_of(dreambooth(source, pictures(), **one)).state_dict()
-    none = unet_of(dreambooth(source, pictures(), **one, **prior, prior_weight=0.0)).state_dict()
-    kept = unet_of(dreambooth(source, pictures(), **one, **prior)).state_dict()
+    without = unet_of(tune(source, pictures(), **one)).state_dict()
+    none = unet_of(tune(source, pictures(), **one, **prior, prior_weight=0.0)).state_dict()
+    kept = unet_of(tune(source, pictures(), **one, **prior)).state_dict()
     assert all(torch.equal(none[name], value) for name, value in without.items())
     assert any(not torch.equal(kept[name], value) for name, value in without.items())
 
 
 def test_prior_images_are_drawn_once(source, tmp_path, monkeypatch):
     settings = TUNE | {"steps": 1, "prior_images": 3, "prior_prompt": "a photo"}
-    first = unet_of(dreambooth(source, pictures(), **settings, output=tmp_path)).state_dict()
+    first = unet_of(tune(source, pictures(), **settings, output=tmp_path)).state_dict()
     (folder,) = tmp_path.glob("prior-*")
     drawn = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {"0000.png", "0001.png", "0002.png"} <= drawn.keys()
@@ -160,16 +152,16 @@ def test_prior_images_are_drawn_once(source, tmp_path, monkeypatch):
     assert len(set(drawn.values())) == len(drawn)
     for spoil in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:99])):
         spoil(folder / "0001.png")
-        again = unet_of(dreambooth(source, pictures(), **settings, output=tmp_path, resume=False)).state_dict()
+        again = unet_of(tune(source, pictures(), **settings, output=tmp_path, resume=False)).state_dict()
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == drawn
         assert all(torch.equal(again[name], value) for name, value in first.items())
-    monkeypatch.setattr("tadp.personalize.prior.Sampler", lambda model: pytest.fail("drawn again"))
-    dreambooth(source, pictures(), **settings, output=tmp_path, resume=False)
+    monkeypatch.setattr("tadp.personalize.dreambooth_tuning.Sampler", lambda model: pytest.fail("drawn again"))
+    tune(source, pictures(), **settings, output=tmp_path, resume=False)
 
 
 def test_the_sheets_show_the_prior_too(source, tmp_path):
     prior = {"prior_images": pictures(1), "prior_prompt": "a photo"}
-    dreambooth(source, pictures(), **TUNE | {"sample_every": 3}, **prior, output=tmp_path)
+    tune(source, pictures(), **TUNE | {"sample_every": 3}, **prior, output=tmp_path)
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["step-00000000.png", "step-00000003.png"]
     picture = np.asarray(to_pil(tmp_path / "samples" / "step-00000000.png"))
@@ -190,14 +182,14 @@ def test_the_sheets_show_the_prior_too(source, tmp_path):
 )
 def test_what_images_are_called(source, options, text, monkeypatch):
     seen = []
-    train = module().train
+    train = dreambooth_tuning.train
 
     def watch(model, concepts, **options):
         seen.append(concepts)
         train(model, concepts, **options)
 
-    monkeypatch.setattr(module(), "train", watch)
-    dreambooth(source, pictures(), **TUNE | {"steps": 1}, **options)
+    monkeypatch.setattr(dreambooth_tuning, "train", watch)
+    tune(source, pictures(), **TUNE | {"steps": 1}, **options)
     assert seen[0][0].texts == [[text]] * 3
 
 
@@ -219,17 +211,17 @@ def test_what_images_are_called(source, options, text, monkeypatch):
     ],
 )
 def test_a_wrong_argument_is_refused_before_training(source, options, error, match, monkeypatch):
-    monkeypatch.setattr(module(), "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(dreambooth_tuning, "train", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(error, match=match):
-        dreambooth(source, pictures(), **TUNE | options)
+        tune(source, pictures(), **TUNE | options)
 
 
 def test_no_images_are_refused(source):
     with pytest.raises(ImageError, match=r"at least one image"):
-        dreambooth(source, [], **TUNE)
+        tune(source, [], **TUNE)
 
 
 def test_a_lora_without_peft_says_what_to_install(source, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"a LoRA needs peft, .*: pip install 'tadp\[train\]'"):
-        dreambooth(source, pictures(), **TUNE, lora_rank=2)
+        tune(source, pictures(), **TUNE, lora_rank=2)

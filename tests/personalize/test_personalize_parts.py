@@ -1,4 +1,7 @@
-"""The parts of personalize: images, the objective, sampling, sheets."""
+"""The parts of personalize: options, images, the objective, sampling, sheets."""
+
+import inspect
+from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
@@ -11,8 +14,17 @@ from PIL import Image
 import tadp
 from tadp.drawing import sheet
 from tadp.errors import CaptionError, MissingFileError
-from tadp.personalize import denoising_loss, draw, load_diffusion
+from tadp.images import MIN_SIZE
+from tadp.personalize import RunOptions, denoising_loss, draw, dreambooth, learn_token, load_diffusion
 from tadp.personalize.objective import Latents, denoising_losses
+from tadp.personalize.run_options import (
+    DREAMBOOTH_DEFAULTS,
+    LORA_LR,
+    MIN_SIDE_PX,
+    TOKEN_DEFAULTS,
+    UNET_LR,
+    SettledOptions,
+)
 from tadp.personalize.training_images import Crop, TrainingImages, read_images
 
 
@@ -24,6 +36,49 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(source):
     return load_diffusion(source)
+
+
+# Options
+
+
+def test_options_are_frozen_and_checked_when_they_are_made_and_changed():
+    options = RunOptions(steps=3)
+    with pytest.raises(FrozenInstanceError):
+        options.steps = 4  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match=r"steps is 1 or more; got 0"):
+        replace(options, steps=0)
+    assert options == RunOptions(steps=3)
+    assert MIN_SIDE_PX == MIN_SIZE
+
+
+def test_a_method_settles_what_options_leave_open():
+    settled = SettledOptions.of(RunOptions(lr=0.5, seed=7), TOKEN_DEFAULTS)
+    assert (settled.steps, settled.batch_size, settled.lr, settled.checkpoint_every) == (5_000, 16, 0.5, 100)
+    assert (settled.seed, settled.micro_batch, settled.side_px) == (7, None, None)
+    assert SettledOptions.of(None, DREAMBOOTH_DEFAULTS | {"lr": 1.0}).steps == 1_000
+
+
+def test_the_defaults_of_both_methods_are_in_the_docstring():
+    text = " ".join((inspect.getdoc(RunOptions) or "").split())
+    for name in ("steps", "batch_size", "checkpoint_every"):
+        both = f"None is {TOKEN_DEFAULTS[name]:,} for a token and {DREAMBOOTH_DEFAULTS[name]:,} for DreamBooth."
+        assert f"{name}: " in text
+        assert both in text
+    assert TOKEN_DEFAULTS["lr"] == LORA_LR
+    rates = [f"{rate:.0e}".replace("e-0", "e-") for rate in (LORA_LR, UNET_LR)]
+    assert f"None is {rates[0]} for a token or a LoRA and {rates[1]} for a whole U-Net." in text
+
+
+@pytest.mark.parametrize("method", [learn_token, dreambooth])
+def test_a_method_repeats_no_option(method):
+    assert not set(inspect.signature(method).parameters) & {option.name for option in fields(RunOptions)}
+
+
+def test_something_else_than_options_is_refused(source, no_type_checker):
+    with pytest.raises(
+        TypeError, match=r"options are a RunOptions, such as options=RunOptions\(steps=100\); got a dict"
+    ):
+        dreambooth(source, pictures(1), options={"steps": 2})
 
 
 # Images

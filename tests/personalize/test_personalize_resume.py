@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from builders_personalize import QUICK, TUNE, build_model, pictures
+from builders_personalize import QUICK, TUNE, build_model, learn, pictures, tune
 from running import run_function
 from safetensors.torch import load_file
 
 from tadp.errors import CorruptFileError, ModifierError
-from tadp.personalize import dreambooth, inversion, learn_token, loop
+from tadp.personalize import loop, textual_inversion
 from tadp.personalize.loop import _indices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +34,7 @@ def vectors(folder):
 def whole(one_thread, source, tmp_path_factory):
     """The vectors of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    learn_token(source, pictures(), **EIGHT, output=folder)
+    learn(source, pictures(), **EIGHT, output=folder)
     return vectors(folder)
 
 
@@ -43,15 +43,15 @@ def learn_and_die(source: Path, out: Path, while_saving: bool) -> None:
     torch.set_num_threads(1)
     check = loop._check
 
-    def deadly(value, what, step, options, checkpoints):
-        check(value, what, step, options, checkpoints)
+    def deadly(value, what, step, options, folder):
+        check(value, what, step, options, folder)
         if step + 1 == 6 and what == "gradient":
             if while_saving:
                 (out / ".checkpoint.safetensors.1.2.part").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop._check = deadly
-    learn_token(source, pictures(), **EIGHT, output=out)
+    learn(source, pictures(), **EIGHT, output=out)
 
 
 @pytest.mark.parametrize("while_saving", [False, True])
@@ -60,7 +60,7 @@ def test_a_killed_run_ends_with_the_same_token(source, whole, tmp_path, while_sa
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "modifier.json").exists()
     steps = taken(monkeypatch)
-    learn_token(source, pictures(), **EIGHT, output=tmp_path)
+    learn(source, pictures(), **EIGHT, output=tmp_path)
     assert steps == [4, 5, 6, 7]
     assert torch.equal(vectors(tmp_path), whole)
     assert not list(tmp_path.glob(".*"))
@@ -79,21 +79,21 @@ def taken(monkeypatch):
 
 
 def test_a_finished_run_takes_no_step_and_more_steps_are_taken_from_its_end(source, whole, tmp_path, monkeypatch):
-    learn_token(source, pictures(), **EIGHT | {"steps": 5}, output=tmp_path)
+    learn(source, pictures(), **EIGHT | {"steps": 5}, output=tmp_path)
     before = vectors(tmp_path)
     steps = taken(monkeypatch)
-    learn_token(source, pictures(), **EIGHT | {"steps": 5}, output=tmp_path)
+    learn(source, pictures(), **EIGHT | {"steps": 5}, output=tmp_path)
     assert steps == []
     assert torch.equal(vectors(tmp_path), before)
-    learn_token(source, pictures(), **EIGHT, output=tmp_path)
+    learn(source, pictures(), **EIGHT, output=tmp_path)
     assert steps == [5, 6, 7]
     assert torch.equal(vectors(tmp_path), whole)
     with pytest.raises(ModifierError, match=r"has done 8 steps already, more than steps=4.*resume=False"):
-        learn_token(source, pictures(), **EIGHT | {"steps": 4}, output=tmp_path)
+        learn(source, pictures(), **EIGHT | {"steps": 4}, output=tmp_path)
 
 
 def test_another_run_is_not_gone_on_with(source, tmp_path):
-    learn_token(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
+    learn(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
     before = vectors(tmp_path)
     for images, other, match in (
         (pictures(), {"lr": 1.0}, r"another run: lr was 0.01 and is 1.0"),
@@ -103,27 +103,27 @@ def test_another_run_is_not_gone_on_with(source, tmp_path):
         (pictures(), {"captions": ["a dog"] * len(pictures())}, r"another run: texts was .* and is "),
     ):
         with pytest.raises(ModifierError, match=match):
-            learn_token(source, images, **EIGHT | other, output=tmp_path)
+            learn(source, images, **EIGHT | other, output=tmp_path)
     assert torch.equal(vectors(tmp_path), before)
-    learn_token(source, pictures(), **EIGHT | {"steps": 2, "seed": 5}, resume=False, output=tmp_path)
+    learn(source, pictures(), **EIGHT | {"steps": 2, "seed": 5}, resume=False, output=tmp_path)
     assert not torch.equal(vectors(tmp_path), before)
 
 
 def test_a_damaged_checkpoint_is_named(source, tmp_path):
-    learn_token(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
+    learn(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CorruptFileError, match=r"checkpoint.safetensors is no whole safetensors file"):
-        learn_token(source, pictures(), **EIGHT, output=tmp_path)
+        learn(source, pictures(), **EIGHT, output=tmp_path)
     path.write_bytes((tmp_path / "learned_embeds.safetensors").read_bytes())
-    with pytest.raises(CorruptFileError, match=r"is no checkpoint of tadp.personalize"):
-        learn_token(source, pictures(), **EIGHT, output=tmp_path)
+    with pytest.raises(CorruptFileError, match=r"is not a checkpoint of tadp.personalize"):
+        learn(source, pictures(), **EIGHT, output=tmp_path)
 
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_dreambooth_goes_on_too(source, tmp_path, rank, monkeypatch):
     settings = TUNE | {"steps": 4, "checkpoint_every": 2, "lora_rank": rank}
-    straight = dreambooth(source, pictures(), **settings)._steps[0].unet.state_dict()
+    straight = tune(source, pictures(), **settings)._steps[0].unet.state_dict()
     losses = loop._losses
 
     def interrupted(model, draws, step, options):
@@ -134,9 +134,9 @@ def test_dreambooth_goes_on_too(source, tmp_path, rank, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_losses", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            dreambooth(source, pictures(), **settings, output=tmp_path)
+            tune(source, pictures(), **settings, output=tmp_path)
     steps = taken(monkeypatch)
-    resumed = dreambooth(source, pictures(), **settings, output=tmp_path)._steps[0].unet.state_dict()
+    resumed = tune(source, pictures(), **settings, output=tmp_path)._steps[0].unet.state_dict()
     assert steps == [3]  # a step that was whole when Ctrl-C came is kept
     assert all(torch.equal(resumed[name], value) for name, value in straight.items())
 
@@ -148,8 +148,8 @@ def test_every_image_has_its_turn(source):
         captured.append(options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inversion, "train", catch)
-        learn_token(source, pictures(), **QUICK | {"batch_size": 4})
+        patch.setattr(textual_inversion, "train", catch)
+        learn(source, pictures(), **QUICK | {"batch_size": 4})
     seen = [index for step in range(6) for index in _indices(3, step, captured[0])]
     assert np.array_equal(np.sort(np.reshape(seen, (8, 3)), axis=1), [[0, 1, 2]] * 8)
     assert len({tuple(seen[start : start + 3]) for start in range(0, 24, 3)}) > 1
@@ -176,8 +176,8 @@ class EightBitAdam(torch.optim.AdamW):
 def test_8_bit_adam_goes_on_too(source, whole, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=EightBitAdam))
     settings = EIGHT | {"adam_8bit": True, "output": tmp_path}
-    learn_token(source, pictures(), **settings | {"steps": 5})
+    learn(source, pictures(), **settings | {"steps": 5})
     steps = taken(monkeypatch)
-    learn_token(source, pictures(), **settings)
+    learn(source, pictures(), **settings)
     assert steps == [5, 6, 7]
     assert torch.equal(vectors(tmp_path), whole)

@@ -1,11 +1,15 @@
 """What the tests of personalize share: a small model with a scheduler, and images."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from builders import build_folder
+
+from tadp.modifiers import CaptionModifier
+from tadp.personalize import RunOptions, dreambooth, learn_token
 
 EPSILON = {
     "_class_name": "PNDMScheduler",
@@ -20,6 +24,22 @@ QUICK: dict[str, Any] = {
     "sample_every": 0,
 }  # fmt: skip
 TUNE: dict[str, Any] = {"steps": 3, "batch_size": 2, "lr": 1e-3, "progress": False, "sample_every": 0}
+
+
+def learn(model: str | Path, images: Any, **settings: Any) -> CaptionModifier:
+    """`learn_token`, with the fields of `RunOptions` among the other arguments."""
+    return learn_token(model, images, **_with_options(settings))
+
+
+def tune(model: str | Path, images: Any, **settings: Any) -> CaptionModifier:
+    """`dreambooth`, with the fields of `RunOptions` among the other arguments."""
+    return dreambooth(model, images, **_with_options(settings))
+
+
+def _with_options(settings: dict[str, Any]) -> dict[str, Any]:
+    names = {option.name for option in fields(RunOptions)}
+    own = {name: value for name, value in settings.items() if name not in names}
+    return own | {"options": RunOptions(**{name: value for name, value in settings.items() if name in names})}
 
 
 def build_model(folder: Path, *, prediction: str = "epsilon", **options: Any) -> Path:

@@ -1,0 +1,273 @@
+"""DreamBooth: tune the U-Net, or a LoRA of it, until a rare word means what a few images share."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from tadp.errors import ImageError, ModifierError
+from tadp.files.atomic import replace_file, replace_folder
+from tadp.files.checks import check_whole
+from tadp.files.hub import HubOptions
+from tadp.images.reading import to_pil
+from tadp.modifiers import CaptionModifier
+from tadp.modifiers.caption_templates import DREAMBOOTH_WORD, style_template
+from tadp.personalize.loop import train
+from tadp.personalize.run_folder import RunFolder, identity_of
+from tadp.personalize.run_options import (
+    DREAMBOOTH_DEFAULTS,
+    LORA_LR,
+    UNET_LR,
+    RunOptions,
+    SettledOptions,
+    check_number,
+)
+from tadp.personalize.sampling import Sampler
+from tadp.personalize.trained_model import DiffusionModel, load_diffusion
+from tadp.personalize.training_images import PRIOR, Captions, Concept, Images, TrainingImages, read_images
+from tadp.tasks.lora_training import add_lora, save_lora
+from tadp.text.learned_tokens import check_token
+
+_PRIOR_STREAM = 2  # of random numbers
+_DRAWN_AT_ONCE = 4
+
+
+def dreambooth(
+    model: str | Path,
+    images: Images,
+    *,
+    token: str = DREAMBOOTH_WORD,
+    prompt: str | None = None,
+    instance_prompt: str | None = None,
+    captions: Captions | None = None,
+    prior_images: Images | int | None = None,
+    prior_prompt: str | None = None,
+    prior_weight: float = 1.0,
+    lora_rank: int | None = None,
+    max_grad_norm: float | None = 1.0,
+    output: str | Path | None = None,
+    options: RunOptions | None = None,
+    hub: HubOptions | None = None,
+) -> CaptionModifier:
+    """Tune a U-Net on a few images, so that a word that says little becomes their style or thing.
+
+    The text encoder and the VAE stay as they are. The loss is the model's own, as in `learn_token`.
+
+    With `output`, the folder gets the modifier (unet/, which diffusers reads, and modifier.json), training.json,
+    samples/, with a LoRA also pytorch_lora_weights.safetensors for diffusers' `load_lora_weights`, and
+    checkpoint.safetensors, three times the size of what trains, from which a run that was killed continues; delete it
+    when no more steps are wanted.
+
+    Args:
+        model: "tadp-tiny", a folder in diffusers layout, or a hub id.
+        images: Five to twenty images, in any form that `learn_token` takes.
+        token: A word with hardly a meaning of its own; it may be in the vocabulary.
+        prompt: Template of the modifier that is returned, with the token; by default the paper's "a sks style painting
+            of {caption}".
+        instance_prompt: What every image is called in training. By default it is the template with the image's
+            caption, or without one, "a sks style painting". The released script has "an image in sks style".
+        captions: Captions of the images, in any form that `learn_token` takes.
+        prior_images: Prior preservation: images that the U-Net is to remember, or the number of images that the model
+            draws before it is trained; None is no prior preservation, as in the released script.
+        prior_prompt: What the prior images show, "a painting".
+        prior_weight: Weight of the loss of the prior images.
+        lora_rank: Train a LoRA of this rank on all attention projections; None trains the whole U-Net. The modifier
+            has the LoRA merged into a U-Net. Needs peft.
+        max_grad_norm: The norm to which the gradient is clipped; None leaves it.
+        output: Folder for the result, samples and the checkpoint; None keeps nothing on disk.
+        options: Steps, learning rate, seed, device and the rest of the run's options; None is all defaults. A step has
+            as many prior images as others.
+        hub: Revision and download options of a hub model.
+
+    Returns:
+        A modifier with the tuned U-Net, float32 on the CPU.
+
+    Raises:
+        ModifierError: If a prompt lacks the token, prior images and prompt do not come together, the loss is not
+            finite, or the checkpoint is of another run.
+        ImageError: If there are no images, or one cannot be read; all that cannot are named, before any training.
+        CaptionError: If a text is too long, or there is not one caption per image.
+        MissingExtraError: If peft or bitsandbytes is needed and not installed.
+        ModelError: If the model is not available or lacks a part.
+        OutputError: If something cannot be written; the last checkpoint is untouched.
+        TypeError: If an argument has another type.
+        ValueError: If a number is out of its range.
+
+    Source:
+        Ruiz et al. 2023; TADP Sec. 4.3. Steps, batch and rate are those of the released dreambooth_pascal.sh, decay and
+        clipping train_dreambooth.py's defaults. It passes a number of prior images but not --with_prior_preservation,
+        so it trained without; and it never mirrors.
+
+    Example:
+        >>> from tadp.datasets.scenes import Scenes
+        >>> images = [Scenes(1, seed=0, style="comic")[0].image]
+        >>> modifier = dreambooth("tadp-tiny", images, lora_rank=2, options=RunOptions(steps=1, progress=False))
+        >>> modifier("a dog")
+        ['a sks style painting of a dog']
+    """
+    rate = UNET_LR if lora_rank is None else LORA_LR
+    settled = SettledOptions.of(options, {**DREAMBOOTH_DEFAULTS, "lr": rate})
+    output = None if output is None else Path(output)
+    lora_rank = None if lora_rank is None else check_whole(lora_rank, name="lora_rank")
+    check_number("prior_weight", prior_weight, or_zero=True)
+    if max_grad_norm is not None:
+        check_number("max_grad_norm", max_grad_norm)
+    check_token(token)
+    words = CaptionModifier(style_template(token) if prompt is None else prompt)
+    _check_prompts(token, words, instance_prompt, prior_images=prior_images, prior_prompt=prior_prompt)
+    usual = [instance_prompt or words("")[0], *([] if prior_prompt is None else [prior_prompt])]
+    prompts = settled.sample_prompts or usual
+    loaded = _load(model, settled, whole=lora_rank is None, hub=hub)
+    read = read_images(
+        images,
+        side_px=settled.side_px or loaded.side_px,
+        captions=captions,
+        skip_unreadable=settled.skip_unreadable,
+        output=output,
+        flip=settled.flip,
+        random_crop=settled.random_crop,
+    )
+    called = [instance_prompt] * len(read) if instance_prompt else words(read.captions or [""] * len(read))
+    loaded.text_encoder.check_fit([*called, *prompts])
+    concepts = [Concept(read, [[text] for text in called])]
+    if prior_images is not None and prior_prompt is not None:
+        prior = _prior(loaded, prior_images, prompt=prior_prompt, like=read, options=settled, output=output)
+        concepts.append(Concept(prior, [[prior_prompt]] * len(prior), prior_weight))
+    template = words.templates[0]
+    own = {"kind": "dreambooth", "prompt": template, "lora_rank": lora_rank, "max_grad_norm": max_grad_norm}
+    folder = RunFolder(output, identity=identity_of(loaded, concepts, settled, **own), resume=settled.resume)
+    train(
+        loaded,
+        concepts,
+        trained=_prepare(loaded, settled, lora_rank=lora_rank),
+        options=settled,
+        folder=folder,
+        sample_prompts=prompts,
+        description=f"tuning the U-Net to {token}",
+        max_grad_norm=max_grad_norm,
+    )
+    modifier = CaptionModifier(template, unet=_finish(loaded, output=output, is_lora=lora_rank is not None))
+    folder.finish(modifier, steps=settled.steps)
+    return modifier
+
+
+def _check_prompts(
+    token: str,
+    words: CaptionModifier,
+    instance_prompt: str | None,
+    *,
+    prior_images: Images | int | None,
+    prior_prompt: str | None,
+) -> None:
+    for name, text in (("prompt", words("")[0]), ("instance_prompt", instance_prompt)):
+        if text is not None and token.lower() not in text.lower():
+            raise ModifierError(f"the {name} {text!r} lacks the token {token!r}; write it there, or pass token=.")
+    if (prior_images is None) != (prior_prompt is None):
+        raise ModifierError(
+            "prior preservation needs images and what they show; pass both, e.g. prior_images=200 to have them drawn, "
+            "and prior_prompt='a painting'."
+        )
+
+
+def _load(name: str | Path, options: SettledOptions, *, whole: bool, hub: HubOptions | None) -> DiffusionModel:
+    """The model; a U-Net that trains as a whole is float32, whatever the rest is."""
+    dtype = options.dtype
+    loaded = load_diffusion(name, dtype=None if whole else dtype, device=options.device, hub=hub)
+    if whole and dtype is not None:
+        loaded.backbone.vae.to(dtype)
+        loaded.text_encoder.to(dtype)
+        loaded = replace(loaded, precision=dtype)
+    return loaded
+
+
+def _prepare(model: DiffusionModel, options: SettledOptions, *, lora_rank: int | None) -> dict[str, nn.Parameter]:
+    """The parameters of the U-Net that train, by name."""
+    unet = model.backbone.unet
+    if lora_rank is None:
+        unet.requires_grad_(True)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            add_lora(unet, model.backbone.layout, rank=lora_rank)
+    trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.float()
+    if options.gradient_checkpointing:
+        model.backbone.enable_gradient_checkpointing()
+    return trained
+
+
+def _finish(model: DiffusionModel, *, output: Path | None, is_lora: bool) -> Any:
+    """The tuned U-Net, a LoRA merged into it after it was written."""
+    unet: Any = model.backbone.unet
+    model.backbone.enable_gradient_checkpointing(False)
+    unet.float().cpu()
+    if is_lora:
+        if output is not None:
+            with replace_folder(output) as part:
+                save_lora(unet, part)
+        unet.fuse_lora()
+        unet.unload_lora()
+    return unet.eval().requires_grad_(False)
+
+
+def _prior(
+    model: DiffusionModel,
+    images: Images | int,
+    *,
+    prompt: str,
+    like: TrainingImages,
+    options: SettledOptions,
+    output: Path | None,
+) -> TrainingImages:
+    """Read the prior images, or draw them; they are cropped as the other images are.
+
+    Drawn ones are written to OUTPUT/prior-…/0000.png, and not drawn again when a run continues, unless one is damaged.
+    """
+    crops: dict[str, Any] = {"side_px": like.side_px, "flip": like.flip, "random_crop": like.random_crop}
+    if not isinstance(images, int):
+        return read_images(images, **crops)
+    check_whole(images, name="prior_images")
+    drawn = _draw_prior(model, images, prompt, like.side_px, options, output)
+    return TrainingImages([np.asarray(image) for image in drawn], **crops)
+
+
+def _draw_prior(
+    model: DiffusionModel, count: int, prompt: str, side_px: int, options: SettledOptions, output: Path | None
+) -> list[Image.Image]:
+    source = model.backbone.source
+    made_from = json.dumps([source and source.name, source and source.revision, prompt, options.seed, side_px])
+    folder = None if output is None else output / f"{PRIOR}{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
+    sampler = None
+    drawn: list[Image.Image] = []
+    # Always the same images together, so that a run that continues draws what it would have drawn.
+    for start in tqdm(range(0, count, _DRAWN_AT_ONCE), desc="drawing prior images", disable=not options.progress):
+        numbers = range(start, start + _DRAWN_AT_ONCE)
+        paths = [] if folder is None else [folder / f"{number:04}.png" for number in numbers]
+        batch = _read_drawn(paths)
+        if batch is None:
+            sampler = sampler or Sampler(model)
+            keys = [(options.seed, _PRIOR_STREAM, number) for number in numbers]
+            batch = sampler.draw([prompt] * _DRAWN_AT_ONCE, keys=keys, side_px=side_px)
+            for path, image in zip(paths, batch, strict=False):
+                with replace_file(path) as part:
+                    image.save(part, format="PNG")
+        drawn += batch
+    return drawn[:count]
+
+
+def _read_drawn(paths: list[Path]) -> list[Image.Image] | None:
+    """What was drawn before; None if an image is missing or damaged, as all are drawn together."""
+    if not paths or not all(path.exists() for path in paths):
+        return None
+    try:
+        return [to_pil(path) for path in paths]
+    except ImageError:
+        return None

@@ -1,0 +1,214 @@
+"""The folder of a run: a checkpoint to continue from, a record of what was trained, and the result."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tadp.errors import CorruptFileError, ModifierError
+from tadp.files.atomic import replace_file
+from tadp.files.hub import check_readable
+from tadp.modifiers import CaptionModifier
+from tadp.personalize.run_options import SettledOptions
+from tadp.personalize.trained_model import DiffusionModel
+from tadp.personalize.training_images import Concept
+
+CHECKPOINT_NAME, RECORD_NAME = "checkpoint.safetensors", "training.json"
+_TRAINED, _OPTIMIZER = "trained.", "optimizer."
+# A run may continue with more steps. The options that are not here change no number, or only its last bits.
+_COMPARED = ("batch_size", "lr", "weight_decay", "seed", "adam_8bit")
+
+
+def identity_of(
+    model: DiffusionModel, concepts: Sequence[Concept], options: SettledOptions, **settings: Any
+) -> dict[str, Any]:
+    """What makes a run this run, in JSON: the model by name and commit, images by a digest, texts in full, the numbers.
+
+    Args:
+        model: The model that is trained.
+        concepts: What it is trained on.
+        options: The options of the run.
+        **settings: The settings that only this kind of training has.
+    """
+    source = model.backbone.source
+    name = source.name if source else str(model.folder)
+    return {
+        **settings,
+        "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
+        "revision": source.revision if source else None,
+        "noise": {
+            key: value for key, value in model.noise.config.items() if key in ("prediction_type", "beta_schedule")
+        },
+        "dtype": str(model.precision).removeprefix("torch."),
+        "concepts": [_described(concept) for concept in concepts],
+        **{name: getattr(options, name) for name in _COMPARED},
+    }
+
+
+def _described(concept: Concept) -> dict[str, Any]:
+    texts = [list(texts) for texts in concept.texts]
+    images = concept.images
+    return {
+        "images": images.digest,
+        "count": len(images),
+        "side_px": images.side_px,
+        "flip": images.flip,
+        "random_crop": images.random_crop,
+        "texts": texts[0] if all(listed == texts[0] for listed in texts) else texts,
+        "weight": concept.weight,
+    }
+
+
+class RunFolder:
+    """The folder of one run. Each file is replaced in one move, so a kill or a full disk leaves the one before.
+
+    Args:
+        path: The folder; None keeps nothing on disk.
+        identity: What makes the run this run. A checkpoint of another run is refused.
+        resume: Continue from the checkpoint that is there; otherwise start again.
+    """
+
+    def __init__(self, path: Path | None, *, identity: Mapping[str, Any], resume: bool = True):
+        self.path = path
+        self.saved_step: int | None = None
+        self._identity = json.loads(json.dumps(dict(identity)))  # as it is when it is read again
+        self._resume = resume
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint's file, whether or not it exists."""
+        return None if self.path is None else self.path / CHECKPOINT_NAME
+
+    def load(self, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+        """Load the checkpoint into parameters and optimizer, if there is one.
+
+        Returns:
+            The number of steps that were done.
+
+        Raises:
+            CorruptFileError: If the checkpoint is damaged.
+            ModifierError: If it belongs to another run.
+        """
+        path = self.checkpoint
+        if path is None:
+            return 0
+        for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed
+            part.unlink(missing_ok=True)
+        if not self._resume or not path.exists():
+            return 0
+        tensors, state = _read(path)
+        self._compare(state["identity"], path)
+        kept = {key.removeprefix(_TRAINED): value for key, value in tensors.items() if key.startswith(_TRAINED)}
+        if {key: value.shape for key, value in kept.items()} != {key: value.shape for key, value in trained.items()}:
+            raise CorruptFileError(f"{path} holds other tensors than this run trains. Delete it to start again.")
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(kept[name])
+        _restore(optimizer, tensors, state["optimizer"])
+        self.saved_step = state["step"]
+        return state["step"]
+
+    def save(self, step: int, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Write the checkpoint after a number of steps.
+
+        Raises:
+            OutputError: If it cannot be written; the checkpoint before is untouched.
+        """
+        if self.checkpoint is None:
+            return
+        tensors = {f"{_TRAINED}{name}": value.detach().cpu().contiguous() for name, value in trained.items()}
+        numbers: dict[str, Any] = {}
+        for index, values in optimizer.state_dict()["state"].items():
+            for key, value in _flat(values):
+                name = f"{_OPTIMIZER}{index}.{key}"
+                if isinstance(value, Tensor):
+                    tensors[name] = value.detach().cpu().contiguous().clone()
+                else:
+                    numbers[name] = value
+        state = {"step": step, "identity": self._identity, "optimizer": numbers}
+        with replace_file(self.checkpoint) as part:
+            save_file(tensors, part, metadata={"state": json.dumps(state)})
+        self.saved_step = step
+
+    def finish(self, modifier: CaptionModifier, *, steps: int) -> None:
+        """Write the modifier that a run led to, and the record of the run.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        if self.path is None:
+            return
+        modifier.save_pretrained(self.path)
+        text = json.dumps({**self._identity, "steps": steps}, indent=2, ensure_ascii=False)
+        with replace_file(self.path / RECORD_NAME) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        """What is kept of the run, as a sentence for error messages."""
+        if self.path is None:
+            return "No output was given, so no checkpoint is kept."
+        if self.saved_step is None:
+            return "There is no checkpoint yet."
+        return f"The checkpoint of step {self.saved_step} is kept in {self.checkpoint}."
+
+    def _compare(self, old: Mapping[str, Any], path: Path) -> None:
+        changed = list(_differences(old, self._identity))
+        if changed:
+            raise ModifierError(
+                f"{path} is of another run: {'; '.join(changed)}. Give the same settings, another output, or "
+                "resume=False to start again and replace it."
+            )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    check_readable(path)
+    with safe_open(path, "pt") as file:
+        try:
+            state = json.loads((file.metadata() or {})["state"])
+            if not {"step", "identity", "optimizer"} <= state.keys():
+                raise KeyError("state")
+        except (ValueError, LookupError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is not a checkpoint of tadp.personalize. Move it away.") from error
+        return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118  safe_open is not a dict
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """An optimizer's state of one parameter; bitsandbytes nests part of it one level down, and reads it flat."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield key, value
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**numbers, **tensors}.items():
+        if name.startswith(_OPTIMIZER):
+            index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """The values that differ, each by its own name, also within dictionaries and lists."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for before, now in zip(old, new, strict=True):
+            if before != now:  # the first says enough
+                yield from _differences(before, now, name)
+                return
+    elif old != new:
+        yield f"{name} was {_short(old)} and is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

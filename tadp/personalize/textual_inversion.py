@@ -1,0 +1,276 @@
+"""Textual inversion: learn the vectors of a new word from a few images, and nothing else."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.errors import CaptionError, ModifierError
+from tadp.files.checks import check_choice, check_whole
+from tadp.files.hub import HubOptions
+from tadp.modifiers import CaptionModifier
+from tadp.modifiers.caption_templates import style_template
+from tadp.personalize.loop import train
+from tadp.personalize.run_folder import RunFolder, identity_of
+from tadp.personalize.run_options import TOKEN_DEFAULTS, RunOptions, SettledOptions
+from tadp.personalize.trained_model import load_diffusion
+from tadp.personalize.training_images import Captions, Concept, Images, TrainingImages, read_images
+from tadp.text.encoder import TextEncoder
+from tadp.text.learned_tokens import add_token, check_token, token_names
+
+Kind = Literal["style", "object"]
+TOKEN = "{token}"
+
+# What images are called while a token is learned, drawn at random: the lists of textual inversion (Gal et al.,
+# arXiv:2208.01618), as TADP's released model_personalization/textual_inversion_misc/textual_inversion_script.py has
+# them. Two texts are in the second list twice, and so are drawn twice as often.
+OBJECT_TEXTS: tuple[str, ...] = (
+    "a photo of a {token}",
+    "a rendering of a {token}",
+    "a cropped photo of the {token}",
+    "the photo of a {token}",
+    "a photo of a clean {token}",
+    "a photo of a dirty {token}",
+    "a dark photo of the {token}",
+    "a photo of my {token}",
+    "a photo of the cool {token}",
+    "a close-up photo of a {token}",
+    "a bright photo of the {token}",
+    "a cropped photo of a {token}",
+    "a photo of the {token}",
+    "a good photo of the {token}",
+    "a photo of one {token}",
+    "a close-up photo of the {token}",
+    "a rendition of the {token}",
+    "a photo of the clean {token}",
+    "a rendition of a {token}",
+    "a photo of a nice {token}",
+    "a good photo of a {token}",
+    "a photo of the nice {token}",
+    "a photo of the small {token}",
+    "a photo of the weird {token}",
+    "a photo of the large {token}",
+    "a photo of a cool {token}",
+    "a photo of a small {token}",
+)
+STYLE_TEXTS: tuple[str, ...] = (
+    "a painting in the style of {token}",
+    "a rendering in the style of {token}",
+    "a cropped painting in the style of {token}",
+    "the painting in the style of {token}",
+    "a clean painting in the style of {token}",
+    "a dirty painting in the style of {token}",
+    "a dark painting in the style of {token}",
+    "a picture in the style of {token}",
+    "a cool painting in the style of {token}",
+    "a close-up painting in the style of {token}",
+    "a bright painting in the style of {token}",
+    "a cropped painting in the style of {token}",
+    "a good painting in the style of {token}",
+    "a close-up painting in the style of {token}",
+    "a rendition in the style of {token}",
+    "a nice painting in the style of {token}",
+    "a small painting in the style of {token}",
+    "a weird painting in the style of {token}",
+    "a large painting in the style of {token}",
+)
+
+
+def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> list[str]:
+    """The texts around a token, by which images are called while it is learned.
+
+    Args:
+        token: What stands in place of `{token}`.
+        kind: Which list, if no texts are given.
+        texts: Other texts, each with `{token}`.
+
+    Raises:
+        ModifierError: If the kind is unknown, there is no text, or one has no place for the token.
+
+    Example:
+        >>> texts_of("<night>", kind="style", texts=["a dark {token} photo", "a {token} photo of a street"])
+        ['a dark <night> photo', 'a <night> photo of a street']
+        >>> len(texts_of("<toy>", kind="object")), len(texts_of("<oil>", kind="style"))
+        (27, 19)
+    """
+    check_choice(kind, get_args(Kind), name="kind", error=ModifierError)
+    chosen = list({"style": STYLE_TEXTS, "object": OBJECT_TEXTS}[kind] if texts is None else texts)
+    if isinstance(texts, str) or not chosen:
+        raise ModifierError("texts is a list of one text or more, each with {token}.")
+    for text in chosen:
+        if TOKEN not in text:
+            raise ModifierError(f"each text has {{token}} where the token goes; got {text!r}.")
+    return [text.replace(TOKEN, token) for text in chosen]
+
+
+def learn_token(
+    model: str | Path,
+    images: Images,
+    *,
+    token: str,
+    initializer: str,
+    vectors: int = 1,
+    kind: Kind = "style",
+    template: str | None = None,
+    texts: Sequence[str] | None = None,
+    captions: Captions | None = None,
+    output: str | Path | None = None,
+    options: RunOptions | None = None,
+    hub: HubOptions | None = None,
+) -> CaptionModifier:
+    """Learn a word that means what a few images share, such as their style.
+
+    The U-Net, the VAE and the text encoder with all words it knows stay as they are, bit for bit. The loss is the
+    model's own: the error of predicting the noise, or the velocity, as its scheduler says.
+
+    With `output`, the folder gets the modifier (learned_embeds.safetensors, which diffusers reads, and modifier.json),
+    training.json, samples/, and checkpoint.safetensors. A run that was killed continues from there when it is asked for
+    again, and ends with the same token as one that was not; a finished run returns at once, and one that is asked for
+    more steps takes them. On a GPU, equal runs may differ in their last bits.
+
+    Args:
+        model: "tadp-tiny", a folder in diffusers layout, or a hub id.
+        images: Five to twenty images: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
+        token: The new word, "<watercolor>"; not one that the tokenizer has. In small letters, if it has several
+            vectors.
+        initializer: A word of one token whose vector the new ones start from, "painting".
+        vectors: How many vectors the word has.
+        kind: What the images share, "style" or "object". The defaults of `texts` and `template` depend on it.
+        template: Template of the modifier that is returned. By default "a <token> style painting of {caption}", as in
+            the paper, for a style; for an object "{caption}", and captions use the token.
+        texts: What the images are called in training, each text with `{token}`; textual inversion's lists by default.
+        captions: Captions of the images, one each, or by the id that `tadp caption` gives them: the name without
+            suffix, with its folder where two have one name. Then each image's text is the template with its caption,
+            and `texts` are not used.
+        output: Folder for the result, samples and the checkpoint; None keeps nothing on disk.
+        options: Steps, learning rate, seed, device and the rest of the run's options; None is all defaults. What
+            `dtype` says of the model, the vectors are float32.
+        hub: Revision and download options of a hub model.
+
+    Returns:
+        A modifier with the token and its vectors.
+
+    Raises:
+        ModifierError: If the token cannot be used or is in the vocabulary, the initializer is not one token, the loss
+            is not finite, or the checkpoint is of another run.
+        ImageError: If there are no images, or one cannot be read; all that cannot are named, before any training.
+        CaptionError: If a text is too long, or there is not one caption per image.
+        ModelError: If the model is not available or lacks a part.
+        OutputError: If something cannot be written; the last checkpoint is untouched.
+        TypeError: If an argument has another type.
+        ValueError: If a number is out of its range.
+
+    Source:
+        Gal et al. 2023; TADP Sec. 4.3. Steps, batch, rate and decay are the defaults of the released
+        textual_inversion_script.py, to which textual_inversion_pascal.sh adds none. Its schedule is called "constant",
+        which has no warm-up. It squeezes images into a square; ours are cropped.
+
+    Example:
+        >>> from tadp.datasets.scenes import Scenes
+        >>> images = [Scenes(1, seed=0, style="watercolor")[0].image]
+        >>> quick = RunOptions(steps=1, batch_size=1, progress=False)
+        >>> modifier = learn_token("tadp-tiny", images, token="<wash>", initializer="painting", options=quick)
+        >>> modifier("a dog")
+        ['a <wash> style painting of a dog']
+    """
+    settled = SettledOptions.of(options, TOKEN_DEFAULTS)
+    output = None if output is None else Path(output)
+    vectors = check_whole(vectors, name="vectors")
+    _check_word(token, initializer, vectors)
+    called = texts_of(token, kind=kind, texts=texts)
+    usual = "{caption}" if kind == "object" else style_template(token)
+    words = CaptionModifier(usual if template is None else template, token=token)
+    prompts = settled.sample_prompts or ([f"a photo of a {token}"] if kind == "object" else words(""))
+    loaded = load_diffusion(model, dtype=settled.dtype, device=settled.device, hub=hub)
+    start = _initial(loaded.text_encoder, initializer, vectors)
+    add_token(loaded.text_encoder, token, start)
+    read = read_images(
+        images,
+        side_px=settled.side_px or loaded.side_px,
+        captions=captions,
+        skip_unreadable=settled.skip_unreadable,
+        output=output,
+        flip=settled.flip,
+        random_crop=settled.random_crop,
+    )
+    concept = Concept(read, _texts(read, words, called, token))
+    loaded.text_encoder.check_fit([text for texts in (*concept.texts, prompts) for text in texts])
+    own = {"kind": "token", "token": token, "initializer": initializer, "vectors": vectors, "max_grad_norm": None}
+    folder = RunFolder(output, identity=identity_of(loaded, [concept], settled, **own), resume=settled.resume)
+    if settled.gradient_checkpointing:
+        loaded.backbone.enable_gradient_checkpointing()
+    learned = nn.Parameter(start.float().clone())
+    with _meaning(loaded.text_encoder, token, learned):
+        train(
+            loaded,
+            [concept],
+            trained={"vectors": learned},
+            options=settled,
+            folder=folder,
+            sample_prompts=prompts,
+            description=f"learning {token}",
+        )
+    modifier = CaptionModifier(words.templates[0], token=token, embedding=learned.detach().cpu())
+    folder.finish(modifier, steps=settled.steps)
+    return modifier
+
+
+@contextmanager
+def _meaning(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iterator[None]:
+    """Let the text encoder look up a token's vectors in a parameter; its own matrix is only read."""
+    embedding: Any = encoder.model.get_input_embeddings()
+    ids: Any = encoder.tokenizer.convert_tokens_to_ids(token_names(token, len(vectors)))
+
+    def look_up(module: nn.Module, arguments: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        for number, row in enumerate(ids):
+            found = torch.where((arguments[0] == row)[..., None], vectors[number].to(found.dtype), found)
+        return found
+
+    vectors.data = vectors.data.to(embedding.weight.device)
+    hook = embedding.register_forward_hook(look_up)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _check_word(token: str, initializer: str, vectors: int) -> None:
+    check_token(token)
+    if not isinstance(initializer, str):
+        raise TypeError(f"initializer is a word, such as 'painting'; got a {type(initializer).__name__}.")
+    if vectors > 1 and token != token.lower():
+        raise ModifierError(
+            f"a token of several vectors is written in small letters, since diffusers finds no more than the first of "
+            f"{token!r}; take {token.lower()!r}."
+        )
+
+
+def _initial(encoder: TextEncoder, initializer: str, vectors: int) -> Float[Tensor, "n d"]:
+    """The vector of a word, repeated."""
+    ids: Any = encoder.tokenizer(initializer).input_ids[1:-1]
+    if len(ids) != 1:
+        pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
+        raise ModifierError(
+            f"the initializer is a word of one token; {initializer!r} is {len(ids)}: {pieces}. Take a plain word such "
+            "as 'painting' or 'photo'."
+        )
+    weight: Tensor = encoder.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
+    return weight.detach()[ids].repeat(vectors, 1)
+
+
+def _texts(images: TrainingImages, words: CaptionModifier, called: list[str], token: str) -> list[list[str]]:
+    """What each image may be called."""
+    if images.captions is None:
+        return [called] * len(images)
+    written = words(images.captions)
+    for number, text in enumerate(written):
+        if token.lower() not in text.lower():
+            raise CaptionError(
+                f"the text of image {number}, {text!r}, lacks the token {token!r}; put it into the template, or into "
+                "every caption."
+            )
+    return [[text] for text in written]
