@@ -1,14 +1,14 @@
-"""Prompts that are embeddings: class names each encoded alone, and averaged end tokens."""
+"""Prompts that are embeddings: class names, each encoded by itself, and averaged end tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from tadp.backbone import TADPBackbone
 from tadp.errors import ModelError
 from tadp.features import Word
 from tadp.files.checks import check_classes
@@ -19,26 +19,24 @@ from tadp.text.conditioning import Conditioning
 from tadp.text.encoder import TextEncoder
 from tadp.text.stack import only_encoder
 
-if TYPE_CHECKING:
-    from tadp.backbone import TADPBackbone
-
 BATCH = 256  # prompts encoded at a time
 NAMES = 64  # names encoded at a time, each padded to 77 tokens
 
 
 @torch.no_grad()
-def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbone") -> Conditioning:
+def class_embeddings(classes: Sequence[str], encoder: TextEncoder | TADPBackbone) -> Conditioning:
     """Each class name encoded by itself; the tokens of its words, one class after the other.
 
-    Unlike a prompt it has no start, end or padding, and no limit of 77. The released code (its "class_names") keeps one
-    start token, before the first class; the paper keeps "the tokens corresponding to the actual word", and so do we.
+    Unlike a prompt it has no start token, end token or padding, and no limit of 77 tokens. The released code (its
+    "class_names") keeps one start token, before the first class; the paper keeps "the tokens corresponding to the
+    actual word", and so do we.
 
     Args:
-        classes: Names as a data set has them; "_" becomes a space.
+        classes: Class names of a data set; "_" becomes a space.
         encoder: A text encoder, or a backbone that has one.
 
     Returns:
-        (1, L, D), L the tokens of all names together; `tokens` are the pieces, `words` the classes.
+        (1, L, D), where L is the number of tokens of all names; `tokens` are the pieces, `words` the classes.
 
     Raises:
         ValueError: If there are no classes, or one is empty or stands twice.
@@ -78,25 +76,25 @@ def class_embeddings(classes: Sequence[str], encoder: "TextEncoder | TADPBackbon
 @torch.no_grad()
 def averaged_eos(
     classes: Sequence[str],
-    encoder: "TextEncoder | TADPBackbone",
+    encoder: TextEncoder | TADPBackbone,
     *,
     templates: Sequence[str] = CLIP_TEMPLATES,
     cache_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Conditioning:
-    """One embedding a class: that of the first end token, averaged over sentence templates.
+    """One embedding per class: that of the first end token, averaged over sentence templates.
 
     The `class_embeddings.pth` of VPD and of the paper's released code holds the same: CLIP's last hidden state after
     its final norm, neither projected nor normalised. Their scripts cut a prompt at 20 tokens; here it is whole.
 
-    It is encoded once for an encoder, classes and templates, and kept in a safetensors file; a change in any of
-    them, the encoder's weights included, makes another.
+    The embeddings are computed once per encoder, classes and templates, and kept in a safetensors file. A change in
+    any of them, also in the encoder's weights, leads to another file.
 
     Args:
-        classes: Names as a data set has them; "_" becomes a space.
+        classes: Class names of a data set; "_" becomes a space.
         encoder: A text encoder, or a backbone that has one.
         templates: Sentences with one `{}` each.
-        cache_dir: Where files are kept; None is huggingface_hub's place for the assets of libraries, which follows
+        cache_dir: Folder of the files; None is huggingface_hub's folder for the assets of libraries, which follows
             `HF_HOME` and `HF_ASSETS_CACHE`.
         progress: Show a progress bar.
 
@@ -141,9 +139,9 @@ def _average(
     return ends.unflatten(0, (len(names), -1)).mean(dim=1, dtype=torch.float32).to(ends.dtype)
 
 
-def _text_encoder(encoder: "TextEncoder | TADPBackbone") -> TextEncoder:
+def _text_encoder(encoder: TextEncoder | TADPBackbone) -> TextEncoder:
     if encoder is None or isinstance(encoder, str | int):
-        raise TypeError(f"a backbone or its text_encoder is wanted; got {encoder!r}. Load it by from_pretrained.")
+        raise TypeError(f"a backbone or its text_encoder is needed; got {encoder!r}. Load it with from_pretrained.")
     found = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
     if found is None:
         raise ModelError("this backbone has no text encoder; pass one, or load a backbone with one.")
@@ -154,7 +152,7 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
     if isinstance(templates, str):
         raise TypeError(f"templates are a list of strings; got the string {templates!r}. Pass [{templates!r}].")
     if not templates:
-        raise ValueError("no templates; leave them out for CLIP's 80.")
+        raise ValueError("no templates; leave the argument out for CLIP's 80.")
     for number, template in enumerate(templates):
         if not isinstance(template, str):
             raise TypeError(f"a template is a string; template {number} is of type {type(template).__name__}.")

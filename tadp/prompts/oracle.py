@@ -1,4 +1,4 @@
-"""Oracle prompts: the classes that are in a picture, with so many left out and so many false ones put in."""
+"""Oracle prompts: the classes that are in an image, with some left out and some false ones added."""
 
 import math
 import warnings
@@ -24,18 +24,18 @@ def oracle(
 ) -> list[str]:
     """The names of the classes in each image, separated by spaces, at a precision and recall over the data set.
 
-    `oracle_classes` gives the same as lists, and says how they are drawn.
+    `oracle_classes` returns the same names as lists, and says how they are drawn.
 
     Source:
-        TADP Eq. 5. Its released code drops and adds each class by a chance of its own, so that the precision depends
-        on how many classes there are.
+        TADP Eq. 5. Its released code drops and adds each class independently at random, so that the precision depends
+        on the number of classes.
 
     Example:
         >>> oracle([["dog", "grass"], ["cat"]], ["cat", "dog", "grass"])
         ['dog grass', 'cat']
     """
-    named = oracle_classes(present, classes, precision=precision, recall=recall, seed=seed)
-    return [Names(one) for one in named]
+    listed = oracle_classes(present, classes, precision=precision, recall=recall, seed=seed)
+    return [Names(names) for names in listed]
 
 
 def oracle_classes(
@@ -49,24 +49,24 @@ def oracle_classes(
     """Which classes the oracle names in each image.
 
     Precision and recall are those of all images together: TP / (TP + FP) and TP / (TP + FN). The numbers of names
-    to drop and to add are fixed first, so that both figures are within 0.01 of those asked for if whole numbers permit;
-    then they are spread over the images in random order, in proportion to the classes in each, and drawn at random
-    there. So an image of n classes keeps n · recall of them, rounded up or down, and gets false ones by the same rule,
-    whether its own were dropped or not. An image with no class stays the empty prompt, at any precision, and one
-    whose only class was dropped may be empty too. Names stand in the order of `classes`, which tells nothing of which
-    are false. One seed drops the same classes whatever the precision.
+    to drop and to add are fixed first, so that both figures are within 0.01 of the requested ones if whole numbers
+    permit; then they are spread over the images in random order, in proportion to the classes in each, and drawn at
+    random there. So an image of n classes keeps n · recall of them, rounded up or down, and gets false ones by the same
+    rule, whether or not its own were dropped. An image without classes has the empty prompt at any precision, and one
+    whose only class was dropped may have it too. Names are in the order of `classes`, which does not reveal the false
+    ones. One seed drops the same classes at every precision.
 
     Args:
-        present: The classes in each image; one that stands twice counts once.
+        present: The classes in each image; a name that occurs twice counts once.
         classes: All classes, from which false names are drawn.
-        precision: Above 0, up to 1.
-        recall: 0 to 1; 0 names nothing.
-        seed: Of the draw, 0 or more.
+        precision: Precision over all images, above 0 and up to 1.
+        recall: Recall over all images, 0 to 1; 0 names nothing.
+        seed: Seed of the draw, 0 or more.
 
     Raises:
-        ValueError: If precision, recall or seed is out of range, an image has a class that is none, there are no
-            classes, or one is empty or stands twice.
-        TypeError: If a class is not a string, or `present` is no list of lists.
+        ValueError: If precision, recall or seed is out of range, an image has an unknown class, there are no classes,
+            or one is empty or occurs twice.
+        TypeError: If a class is not a string, or `present` is not a list of lists.
 
     Source:
         TADP Eq. 5 and Sec. 4.2, Tab. S2.
@@ -91,14 +91,14 @@ def oracle_classes(
 
 
 def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) -> Agreement:
-    """Precision and recall of named classes, all images together.
+    """Precision and recall of named classes over all images.
 
     Args:
         named: The classes named in each image, as from `oracle_classes`.
         present: The classes in each image.
 
     Raises:
-        ValueError: If there are more images in one than in the other.
+        ValueError: If the two have different numbers of images.
 
     Example:
         >>> found = agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])
@@ -106,14 +106,14 @@ def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) 
         (0.6666666666666666, 0.6666666666666666)
     """
     if len(named) != len(present):
-        raise ValueError(f"one list of names an image; got {len(named)} named, {len(present)} present.")
-    right = sum(len(set(names) & set(there)) for names, there in zip(named, present, strict=True))
-    said, are = (sum(len(set(one)) for one in lists) for lists in (named, present))
-    return Agreement(mentioned=said, present=are, both=right)
+        raise ValueError(f"one list of names per image; got {len(named)} named, {len(present)} present.")
+    both = sum(len(set(names) & set(classes)) for names, classes in zip(named, present, strict=True))
+    mentioned, there = (sum(len(set(names)) for names in lists) for lists in (named, present))
+    return Agreement(mentioned=mentioned, present=there, both=both)
 
 
 def _totals(present: int, room: int, precision: float, recall: float) -> tuple[int, int]:
-    """How many names are right and how many are false: the nearest recall at which precision is near enough too."""
+    """The numbers of right and of false names: the nearest recall at which precision is near enough too."""
     if not recall:
         return 0, 0
     aim = round(recall * present)
@@ -143,7 +143,7 @@ def _precision(right: int, false: int) -> float:
 
 
 def _spread(total: int, counts: np.ndarray, limits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Part a total over images in proportion to `counts`, each share rounded up or down, and within its limit."""
+    """Divide a total over images in proportion to `counts`, each share rounded up or down, and within its limit."""
     shares = np.zeros_like(counts)
     if not total:
         return shares

@@ -22,13 +22,13 @@ def null(count: int) -> list[str]:
 def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
     """All class names in one prompt, separated by spaces, for each of `count` images.
 
-    In one prompt two names side by side may read as a third, "hot" and "dog" as "hot dog": the text encoder reads them
-    so. `AttentionMaps.pool` does not, for the prompts are `tadp.features.Names`, strings that know where each name
-    ends. One that was changed, or read from a file, is a plain string, whose words are joined again.
+    The text encoder may read two neighbouring names as a third, "hot" and "dog" as "hot dog". `AttentionMaps.pool` does
+    not: the prompts are `tadp.features.Names`, strings that know where each name ends. A prompt that was changed, or
+    read from a file, is a plain string, and its words are joined again.
 
     Args:
-        classes: Names as a data set has them; "_" becomes a space.
-        count: Images, since a backbone wants one prompt an image.
+        classes: Class names of a data set; "_" becomes a space.
+        count: Number of images, since a backbone takes one prompt per image.
 
     Raises:
         ValueError: If there are no classes, one is empty or stands twice, or the count is below one.
@@ -47,8 +47,8 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
 def nouns(captions: str | Sequence[str]) -> list[str]:
     """The nouns of captions, each once, in their order: the paper's TADP(NO).
 
-    The paper tags with NLTK, whose tagger has to be downloaded; this one is textblob's `PatternTagger`, which needs no
-    download. A caption without nouns becomes "", the empty prompt.
+    The paper tags with NLTK, whose tagger must be downloaded; this function uses textblob's `PatternTagger`, which
+    needs no download. A caption without nouns becomes "", the empty prompt.
 
     Raises:
         MissingExtraError: If textblob is not installed.
@@ -77,5 +77,5 @@ def _checked_count(count: int) -> int:
     if not isinstance(count, int):
         raise TypeError(f"count is the number of images; got {type(count).__name__}. Pass count=len(images).")
     if count < 1:
-        raise ValueError(f"one prompt an image, for at least one image; got count={count}.")
+        raise ValueError(f"one prompt per image, for at least one image; got count={count}.")
     return count

@@ -1,4 +1,4 @@
-"""Keep embeddings that took long to make, under a key of all that decides them."""
+"""Keep embeddings that take long to compute, under a key of everything that decides them."""
 
 import hashlib
 import json
@@ -28,16 +28,16 @@ def cached(
     shape: tuple[int, int],
     cache_dir: str | Path | None = None,
 ) -> Float[Tensor, "k d"]:
-    """What is kept under a key, or else what `make` gives, which is then kept.
+    """The embeddings that are kept under a key; if there are none, they are computed and kept.
 
-    A file that is damaged is made again. Two processes may do so at once: each writes a file of its own, and the last
-    one stays. A cache that cannot be written costs a warning, not the result.
+    A damaged file is written again. Two processes may do so at once: each writes its own file, and the last one stays.
+    If the cache cannot be written, there is a warning and the result.
 
     Args:
         make: Computes the embeddings.
-        key: From `cache_key`.
-        shape: Of the embeddings.
-        cache_dir: None is the place huggingface_hub has for such files, `HF_ASSETS_CACHE`, by default
+        key: The key, see `cache_key`.
+        shape: Shape of the embeddings.
+        cache_dir: Folder of the files; None is huggingface_hub's folder for such files, `HF_ASSETS_CACHE`, by default
             `$HF_HOME/assets`.
     """
     try:
@@ -49,14 +49,14 @@ def cached(
     kept = _read(path, shape)
     if kept is not None:
         return kept
-    made = make()
-    content = made.cpu().contiguous()
+    embeddings = make()
+    content = embeddings.cpu().contiguous()
     try:
         with replace_file(path) as part:
             save_file({"embeddings": content}, part, metadata={"sha256": _digest(content)})
     except OutputError as error:
         warnings.warn(f"embeddings are not kept: {error} Or pass cache_dir=.", stacklevel=4)
-    return made
+    return embeddings
 
 
 def cache_key(encoder: TextEncoder, *parts: Sequence[str]) -> str:
@@ -70,7 +70,7 @@ def cache_key(encoder: TextEncoder, *parts: Sequence[str]) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """The embeddings in a file; None if there is none, or it is not what was written."""
+    """The embeddings in a file; None if there is no file, or it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             tensor = file.get_tensor("embeddings").clone()

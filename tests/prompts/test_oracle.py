@@ -148,7 +148,7 @@ def test_agreement_is_undefined_without_names_or_without_what_is_there():
     assert nothing.precision != nothing.precision
     assert nothing.recall == 0
     assert agreement([["a"]], [[]]).recall != agreement([["a"]], [[]]).recall
-    with pytest.raises(ValueError, match=r"one list of names an image; got 1 named, 2 present"):
+    with pytest.raises(ValueError, match=r"one list of names per image; got 1 named, 2 present"):
         agreement([["a"]], [["a"], []])
 
 

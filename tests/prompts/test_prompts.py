@@ -41,7 +41,7 @@ def batches(encoder, monkeypatch) -> list[int]:
 
 def test_null_is_the_empty_prompt_for_each_image():
     assert null(3) == ["", "", ""]
-    with pytest.raises(ValueError, match=r"one prompt an image, for at least one image; got count=0"):
+    with pytest.raises(ValueError, match=r"one prompt per image, for at least one image; got count=0"):
         null(0)
 
 
@@ -406,7 +406,7 @@ def test_processes_may_average_at_once(encoder, tmp_path):
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
-        ([], r"no templates; leave them out for CLIP's 80"),
+        ([], r"no templates; leave the argument out for CLIP's 80"),
         (["a {}", "a photo"], r"a template has one \{\}, where the class name goes; template 1 is 'a photo'"),
         (["{} and {}"], r"template 0 is '\{\} and \{\}'"),
     ],
@@ -520,7 +520,7 @@ def test_joined_text_says_which_length_to_announce(tmp_path):
 @pytest.mark.parametrize("make", [class_embeddings, averaged_eos])
 @pytest.mark.parametrize("given", ["tadp-tiny", None])
 def test_the_name_of_a_model_is_no_text_encoder(make, given, no_type_checker):
-    with pytest.raises(TypeError, match=rf"a backbone or its text_encoder is wanted; got {given!r}"):
+    with pytest.raises(TypeError, match=rf"a backbone or its text_encoder is needed; got {given!r}"):
         make(["dog"], given)
 
 
