@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tadp.diffusion.noise import NOISE_KEYS
-from tadp.drawing.sheets import sheet
+from tadp.drawing import sheet
 from tadp.errors import MissingFileError
 from tadp.files.atomic import replace_file
 from tadp.files.checks import check_counts
@@ -98,11 +98,9 @@ class SampleSheets:
             OutputError: If it cannot be written.
         """
         keys = [(self._seed, column) for column in range(COLUMNS)]
-        rows = [
-            (text, self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px)) for text in self._prompts
-        ]
+        rows = [self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px) for text in self._prompts]
         with replace_file(self._folder / f"step-{step:08}.png") as part:
-            sheet(rows, title=f"step {step}").save(part, format="PNG")
+            sheet(rows, labels=self._prompts, title=f"step {step}").save(part, format="PNG")
 
 
 def draw(

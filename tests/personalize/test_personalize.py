@@ -227,8 +227,8 @@ def test_sheets_of_samples_are_drawn_on_the_way(learned):
     sheets = sorted(path.name for path in (output / "samples").iterdir())
     assert sheets == ["step-00000000.png", "step-00000002.png", "step-00000004.png"]
     first, last = (np.asarray(Image.open(output / "samples" / name)) for name in (sheets[0], sheets[-1]))
-    assert first.shape == last.shape == (24 + 24 + 64 + 8 + 8, 4 * 72 + 8, 3)
-    assert not np.array_equal(first[32:], last[32:])
+    assert first.shape == last.shape == (12 + 22 + 22 + 64 + 12, 4 * 76 + 12, 3)
+    assert not np.array_equal(first[34:], last[34:])  # below the title
 
 
 def test_without_an_output_nothing_is_written(source, tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def test_the_sheets_show_the_prior_too(source, tmp_path):
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["step-00000000.png", "step-00000003.png"]
     picture = np.asarray(to_pil(tmp_path / "samples" / "step-00000000.png"))
-    assert picture.shape[0] == 24 + 2 * (24 + 64 + 8) + 8
+    assert picture.shape[0] == 12 + 22 + 2 * (22 + 64 + 12)
 
 
 # What images are called
