@@ -352,8 +352,9 @@ def _load_text_encoder(model: str | None) -> "TextEncoder | None":
     import torch
 
     from tadp.files.model_folder import model_folder
+    from tadp.text.encoder_files import load_text_encoder
 
-    return None if model is None else _load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
+    return None if model is None else load_text_encoder(model_folder(model), variant=None, dtype=torch.float32)
 
 
 def _warn(message: str) -> None:

@@ -49,12 +49,12 @@ def evaluate(
         >>> 0 <= evaluate(model, scenes).miou <= 1
         True
     """
-    metric = model.make_metric() if metric is None else metric
+    counted: Any = model.make_metric() if metric is None else metric
     check_choice(captions, get_args(CaptionSource), name="captions")
     takes_caption = model.prompt_mode == "captions" and captions == "data"
     for sample in samples:
         result = model.predict(sample.image, sample.caption if takes_caption else None, **options)
-        model.score(metric, result, sample)
+        model.score(counted, result, sample)
         if on_sample is not None:
             on_sample(sample, result)
-    return metric.compute()
+    return counted.compute()

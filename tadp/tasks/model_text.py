@@ -29,7 +29,8 @@ class ModelText:
     """
 
     def __init__(self, mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone):
-        self.mode, self.classes = mode, tuple(classes)
+        self.mode: PromptMode = mode
+        self.classes = tuple(classes)
         self._fixed = _fixed_text(mode, self.classes, backbone)
 
     def for_all(self) -> Conditioning | None:

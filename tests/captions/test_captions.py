@@ -398,7 +398,7 @@ def test_any_difference_counts_and_is_named(change, message):
     changed = Provenance(**(BLIP2.as_dict() | change))
     assert changed != BLIP2
     with pytest.raises(CaptionError, match=message):
-        raise CaptionError(differences(BLIP2, changed))
+        raise CaptionError(*differences(BLIP2, changed))
 
 
 def test_the_provenance_of_a_captioner():

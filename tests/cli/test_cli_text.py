@@ -313,6 +313,8 @@ def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workp
     result = tadp_run("caption", "scene.png", "--min-new-tokens", 76)
     assert f"scene.png: the caption has {count} tokens, the text encoder takes 77." in result.stderr
     assert "the text encoder takes" not in tadp_run("caption", "scene.png").stderr
+    other = tadp_run("caption", "scene.png", "--min-new-tokens", 76, "--text-encoder", "tadp-tiny")
+    assert f"scene.png: the caption has {count} tokens" in other.stderr
     assert "unknown model 'none'" in tadp_run("caption", "scene.png", "--text-encoder", "none", code=1).stderr
 
 
