@@ -1,11 +1,11 @@
-"""Controls that the paper lacks: is it the text, is it the training on pictures and words, or would any network do?
+"""Controls that the paper lacks: does the text help, the training on pictures and words, or would any network do?
 
     python examples/study/controls.py --out study --page docs/results/study-controls
 
-Beside captions of an image: captions of another image, averaged end tokens, the empty prompt, a U-Net with random
-weights, and a plain convolutional encoder of the U-Net's size that is trained from scratch (it has nothing to
-freeze). A U-Net that was trained without supervised attention is in docs/results/tadp-tiny-control.md; its
-weights do not come with tadp.
+The image's own captions are compared with captions of another image, averaged end tokens, the empty prompt, a U-Net
+with random weights, and a plain convolutional encoder of the U-Net's size that is trained from scratch (so it has
+nothing to freeze). docs/results/tadp-tiny-control.md has the results of a U-Net that was trained without supervised
+attention; its weights do not come with tadp.
 """
 
 from shared.options import run
@@ -34,9 +34,9 @@ TABLE = Table(
             reference="TADP-0",
         )
     ],
-    notes="Other images: the caption of the image before, in training and in test. The plain encoder sees pixels "
-    "rather than latents, so a VAE that was trained on scenes is no part of it. It takes as many steps as the others "
-    "in all, which is few for a network from scratch.",
+    notes='"Captions of other images" gives each image the caption of the image before it, in training and in test. '
+    "The plain encoder sees pixels rather than latents, so it gains nothing from a VAE that was trained on scenes. It "
+    "takes as many steps in total as the other rows, which is few for a network that is trained from scratch.",
 )
 
 if __name__ == "__main__":

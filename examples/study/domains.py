@@ -1,12 +1,12 @@
-"""Tables 4 and 5 of the paper: do words for another domain help a model that never saw its labels?
+"""Tables 4 and 5 of the paper: do words for another domain help a model that never saw labels there?
 
     python examples/study/domains.py --out study --page docs/results/study-domains
     python examples/study/domains.py --report --from docs/results --page docs/results/study-domains
 
-Calls examples/cross_domain.py for segmentation (plain scenes to night) and detection (to watercolors and
-comics), which has the options, with a frozen U-Net and with a tuned one (--unet), and brings the results into one
-report. With --report it runs nothing and reads cross-domain-*.json from --from; those of a tuned U-Net, which end in
--tuned.json, may be missing. Options that this script does not know go to the other.
+Runs examples/cross_domain.py for segmentation (from plain scenes to night) and detection (to watercolors and comics),
+with a frozen U-Net and with a tuned one (--unet), and joins the results in one report. All other options are passed
+on to that script. With --report it runs nothing and reads cross-domain-*.json from the folder --from. The files of a
+tuned U-Net, which end in -tuned.json, may be missing.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.bars import draw_bars
 from shared.cells import shown
-from shared.crossing import name_of
+from shared.crossing import page_name
 from shared.options import run
 from shared.pages import write_page
 from shared.parts import UNETS
@@ -33,81 +33,83 @@ NULL = "null"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the steps")
-    parser.add_argument("--page", type=Path, help="write PAGE.md, PAGE.json and PAGE.png; in OUT by default")
-    parser.add_argument("--report", action="store_true", help="run nothing; read what was found")
-    parser.add_argument("--from", dest="found", type=Path, help="folder of cross-domain-*.json; OUT by default")
-    parser.add_argument("--unet", choices=("frozen", "tuned", "both"), default="both", help="what to run")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=3)
-    how, others = parser.parse_known_args()
-    found, page = how.found or how.out, how.page or how.out / "domains"
+    parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the finished steps")
+    parser.add_argument("--page", type=Path, help="write PAGE.md, PAGE.json and PAGE.png (default: in OUT)")
+    parser.add_argument("--report", action="store_true", help="run nothing; write the page from existing results")
+    parser.add_argument("--from", dest="source", type=Path, help="folder of cross-domain-*.json (default: OUT)")
+    parser.add_argument("--unet", choices=("frozen", "tuned", "both"), default="both", help="which U-Net to run")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    how, options = parser.parse_known_args()
+    source, page = how.source or how.out, how.page or how.out / "domains"
     unets = UNETS if how.unet == "both" else (how.unet,)
     for task, unet in () if how.report else product(TASKS, unets):
-        out = how.out / "tuned" if unet == "tuned" else how.out  # a folder has steps of one kind
+        out = how.out / "tuned" if unet == "tuned" else how.out  # a folder holds the steps of one kind of U-Net
         words = [sys.executable, str(CROSS_DOMAIN), task, "--out", str(out), "--jobs", str(how.jobs)]
-        words += ["--seeds", str(how.seeds), "--page", str(found / name_of(task, unet)), *others]
+        words += ["--seeds", str(how.seeds), "--page", str(source / page_name(task, unet)), *options]
         words += ["--tune", "all"] if unet == "tuned" else []
         if subprocess.run(words).returncode:
-            raise StopStudyError(f"{CROSS_DOMAIN.name} {task} ended with an error; call again to go on.")
-    results = {task: read(found, task) for task in TASKS}
+            raise StopStudyError(f"{CROSS_DOMAIN.name} {task} ended with an error. Call again to continue.")
+    results = {task: read(source, task) for task in TASKS}
     write(results, [part_of(task, column, results[task]) for column, task in DRAWN.items()], page)
 
 
 def read(folder: Path, task: str) -> dict[str, dict[str, Any]]:
-    """What was found of a task, by U-Net: of those that were run."""
-    files = {unet: folder / f"{name_of(task, unet)}.json" for unet in UNETS}
-    found = {unet: json.loads(file.read_text(encoding="utf-8")) for unet, file in files.items() if file.exists()}
-    if not found:
-        raise StopStudyError(f"no {files['frozen']}; leave out --report to make it, or say where it is with --from.")
-    return found
+    """The results of a task for each kind of U-Net that was run."""
+    files = {unet: folder / f"{page_name(task, unet)}.json" for unet in UNETS}
+    results = {unet: json.loads(file.read_text(encoding="utf-8")) for unet, file in files.items() if file.exists()}
+    if not results:
+        raise StopStudyError(
+            f"{files['frozen']} does not exist. Run without --report to make it, or give its folder: --from."
+        )
+    return results
 
 
 def part_of(task: str, ours: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A column as `shared.bars` draws it; figures in per cent."""
+    """One column of the results in the form that `shared.bars` draws, in per cent."""
     unets: dict[str, dict[str, Any]] = {unet: {} for unet in results}
     for unet, result in results.items():
         for row, columns in result["rows"].items():
             if ours in columns:
-                one = columns[ours]
-                numbers = {key: 100 * one[key] for key in one if key != "seeds" and one[key] is not None}
+                cell = columns[ours]
+                numbers = {key: 100 * cell[key] for key in cell if key != "seeds" and cell[key] is not None}
                 unets[unet][row] = {"per cent": numbers}
     return {"title": f"{TASKS[task]}, {ours}", "reference": NULL, "paper": {}, "unets": unets}
 
 
 def write(results: dict[str, dict[str, dict[str, Any]]], parts: list[dict[str, Any]], page: Path) -> None:
     text = ["# Tables 4 and 5: other domains"]
-    for task, of_unets in results.items():
-        for unet, result in of_unets.items():
+    for task, by_unet in results.items():
+        for unet, result in by_unet.items():
             text += section(task, unet, result)
     page.parent.mkdir(parents=True, exist_ok=True)
     draw_bars(parts, "per cent", page.with_suffix(".png"), sign=1)
-    text.append(f"![Night mIoU, watercolor AP and comic AP of six modifiers, per cent]({page.name}.png)")
-    kept = {}
-    for task, unet in ((task, unet) for task, of_unets in results.items() for unet in of_unets):
-        kept[task if unet == "frozen" else f"{task}, tuned"] = results[task][unet]
+    text.append(f"![Bars: night mIoU, watercolor AP and comic AP of six modifiers, in per cent]({page.name}.png)")
+    summary = {}
+    for task, unet in ((task, unet) for task, by_unet in results.items() for unet in by_unet):
+        summary[task if unet == "frozen" else f"{task}, tuned"] = results[task][unet]
     command = "python examples/study/domains.py"
-    command += " --unet frozen" * all(list(of_unets) == ["frozen"] for of_unets in results.values())
-    write_page(page, text, {"command": command, **kept})
+    command += " --unet frozen" * all(list(by_unet) == ["frozen"] for by_unet in results.values())
+    write_page(page, text, {"command": command, **summary})
 
 
 def section(task: str, unet: str, result: dict[str, Any]) -> list[str]:
-    """One table with its command, and how it stands against the paper's."""
+    """One table with its command, and a comparison with the paper's."""
     columns = list(dict.fromkeys(verdict["ours"] for verdict in result["verdicts"]))
-    heads = [head for column in columns for head in (column, f"{column} - null")]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    headings = [heading for column in columns for heading in (column, f"{column} - null")]
+    lines = ["| modifier | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for row, figures in result["rows"].items():
         cells = [text for column in columns for text in (
             shown(figures.get(column)), shown(figures.get(column), "difference_"))]  # fmt: skip
         lines.append(f"| {row} | {' | '.join(cells)} |")
-    counted = [one["verdict"] for one in result["verdicts"]]
-    told = ", ".join(f"{word} {counted.count(word)}" for word in dict.fromkeys(counted))
+    verdicts = [cell["verdict"] for cell in result["verdicts"]]
+    counts = ", ".join(f"{word}: {verdicts.count(word)}" for word in dict.fromkeys(verdicts))
     return [
         f"## {TASKS[task]}" + (", U-Net tuned" if unet == "tuned" else ""),
-        f"Command: `{result['command']}`; {result['machine']}; {result['cpu_minutes']:.0f} minutes of CPU.",
+        f"Command: `{result['command']}`; {result['machine']}; {result['cpu_minutes']:.0f} minutes of CPU time.",
         "\n".join(lines),
-        f"Against the paper's {len(counted)} differences to null: {told}. [The page of this "
-        f"table]({name_of(task, unet)}.md) has the paper's figures beside.",
+        f"Comparison with the paper's {len(verdicts)} differences to null: {counts}. [The page of this "
+        f"table]({page_name(task, unet)}.md) also shows the paper's figures.",
     ]
 
 

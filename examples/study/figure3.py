@@ -2,7 +2,7 @@
 
     python examples/study/figure3.py --out study --page docs/results/study-figure3
 
-Draws what tables 1 and 3 have measured; what they have not is run. Says too what scaling does to the latents.
+Draws results of tables 1 and 3, and does the runs that are missing. It also reports what scaling does to the latents.
 """
 
 import statistics
@@ -23,9 +23,9 @@ from tadp.language.matching import mentions
 LENGTHS = [TADP[0], TADP[20], TADP[40]]
 PANELS = [
     ("segmentation", "mIoU", "latent scaling", [VPD_R, VPD_LS], "VPD(R)"),
-    ("segmentation", "mIoU", "least caption length", LENGTHS, "TADP-0"),
+    ("segmentation", "mIoU", "minimum caption length", LENGTHS, "TADP-0"),
     ("depth", "RMSE", "latent scaling", [ROOM_R, ROOM_LS], "VPD(R)"),
-    ("depth", "RMSE", "least caption length", LENGTHS, "TADP-0"),
+    ("depth", "RMSE", "minimum caption length", LENGTHS, "TADP-0"),
 ]
 TABLES = [
     Table("figure3", "Figure 3", task, [Part(title, rows, reference)], (metric,))  # pyright: ignore[reportArgumentType]
@@ -37,45 +37,53 @@ def main() -> None:
     settings, how = read(__doc__)
     if settings.data != "scenes":
         raise StopStudyError(
-            "this figure has both tasks, which one data set does not; table1.py and table3.py draw each."
+            "figure 3 shows segmentation and depth, but a data set has labels for only one. Use table1.py or table3.py."
         )
-    if not how.report:
-        carry_out([one for table in TABLES for one in runs_of(table, table.parts[0], how)], settings, how)
-    more = {"standard deviation of latents": deviations(settings, how.out)} | lengths(settings, how.out)
-    write_figure(TABLES, settings, how, name="figure3", title="Figure 3: latent scaling and caption length", more=more)
+    if not (how.report or how.rewrite):
+        carry_out([run for table in TABLES for run in runs_of(table, table.parts[0], how)], settings, how)
+    write_figure(
+        TABLES,
+        settings,
+        how,
+        name="figure3",
+        title="Figure 3: latent scaling and caption length",
+        measure_more=lambda: (
+            {"standard deviation of latents": deviations(settings, how.out)} | lengths(settings, how.out)
+        ),
+    )
 
 
 def deviations(settings: Settings, out: Path) -> dict[str, float]:
-    """Standard deviation of the test images' latents, unscaled and scaled, which is to be 1."""
+    """Standard deviation of the test images' latents, unscaled and scaled; the scaled one should be 1."""
     half = Images(settings, "test", out=out, task="depth")
-    found = {}
+    by_scaling = {}
     for name, scaled in (("unscaled", False), ("scaled", True)):
         backbone = tadp.TADPBackbone.from_pretrained(settings.model, scale_latents=scaled)
-        found[name] = float(half.latents(backbone).std())
-    return found
+        by_scaling[name] = float(half.latents(backbone).std())
+    return by_scaling
 
 
 def lengths(settings: Settings, out: Path) -> dict[str, dict[str, float]]:
-    """By least length: tokens of a caption, classes it names, and how many captions say a sentence twice."""
+    """For each minimum length: tokens per caption, classes named per caption, and the share that repeats a sentence."""
     half = Images(settings, "test", out=out, task="segmentation")
     backbone = tadp.TADPBackbone.from_pretrained(settings.model)
-    found: dict[str, dict[str, float]] = {
-        "tokens of a caption, mean": {},
-        "classes that a caption names, mean": {},
-        "share of captions that say a sentence twice": {},
+    measures: dict[str, dict[str, float]] = {
+        "mean tokens per caption": {},
+        "mean number of classes named per caption": {},
+        "share of captions that repeat a sentence": {},
     }
-    for least in TADP:
-        captions = half.captions(least)
-        named = [len({one.name for one in mentions(caption, half.names)}) for caption in captions]
-        parts = [[part.strip() for part in caption.split(".") if part.strip()] for caption in captions]
+    for min_tokens in TADP:
+        captions = half.captions(min_tokens)
+        named = [len({mention.name for mention in mentions(caption, half.names)}) for caption in captions]
+        sentences = [[part.strip() for part in caption.split(".") if part.strip()] for caption in captions]
         figures = (
             statistics.fmean(backbone.text_encoder.count_tokens(captions)),
             statistics.fmean(named),
-            statistics.fmean(len(set(one)) < len(one) for one in parts),
+            statistics.fmean(len(set(parts)) < len(parts) for parts in sentences),
         )
-        for name, figure in zip(found, figures, strict=True):
-            found[name][f"TADP-{least}"] = float(figure)
-    return found
+        for name, figure in zip(measures, figures, strict=True):
+            measures[name][f"TADP-{min_tokens}"] = float(figure)
+    return measures
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Figure 4 of the paper: where does each word of four kinds of text look, before anything is trained?
+"""Figure 4 of the paper: where does each word of four kinds of text attend, before anything is trained?
 
     python examples/study/figure4.py --out study --page docs/results/study-figure4
 
-Draws the attention of one scene under an oracle, a caption, averaged end tokens and class names; all heads and
-all scales are brought to one size and averaged. Beside the picture it counts, over many scenes, how often a
-name's strongest place lies on its object, and how peaked the maps of names are that are not in the image. A text
-that is counted is not counted again.
+Draws the attention in one scene for an oracle, a caption, averaged end tokens and class names, resized to one size and
+averaged over all heads and scales. It also measures, over many scenes, how often the map of a name peaks on its object,
+and how peaked the maps of absent names are. Finished measurements are kept and not repeated.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from shared.options import read, run
 from shared.pages import SIDE_PX, cell, write_page, write_sheet
 from shared.settings import Settings, check_same
 from shared.table import command, source
-from shared.texts import Text, say
+from shared.texts import Text, make_texts
 from tqdm import tqdm
 
 import tadp
@@ -36,49 +36,56 @@ TEXTS = {
     "class names": Text("class names"),
 }
 SHOWN = 6
-PICTURE = 0  # the scene that is drawn
+PICTURE = 0  # number of the scene to draw
 
 
 def main() -> None:
     settings, how = read(__doc__)
+    if how.rewrite:
+        stored = json.loads((how.page or how.out / "figure4").with_suffix(".json").read_text(encoding="utf-8"))
+        write(stored, None, settings, how)
+        return
     half = Images(settings, "test", out=how.out, task="segmentation")
     check_same(settings, how.out)
     backbone = tadp.TADPBackbone.from_pretrained(
         settings.model, attach_attention=(), record_attention=(0, 1, 2), device=how.device
     )
-    texts = {name: say(text, backbone, half, seed=0) for name, text in TEXTS.items()}
+    texts = {name: make_texts(text, backbone, half, seed=0) for name, text in TEXTS.items()}
     number, times, rows = PICTURE % len(half), [], []
-    for name, said in texts.items():
+    for name, text in texts.items():
         started = time.perf_counter()
-        words = _look(backbone, half, number, said.of([number]))
+        words = _word_maps(backbone, half, number, text.of([number]))
         times.append(time.perf_counter() - started)
         rows.append(_row(half, number, words, title=name))
     files = {name: how.out / "figure4" / f"{name.replace(' ', '-')}.json" for name in TEXTS}
     left = sum(not file.exists() for file in files.values())
-    print(f"{left} texts are left, about {left * len(half) * min(times) / 60:.1f} minutes; {how.out}", flush=True)
+    print(f"{left} texts remain, about {left * len(half) * min(times) / 60:.1f} minutes; {how.out}", flush=True)
 
     def count(name: str) -> dict[str, Any]:
         numbers = tqdm(range(len(half)), desc=name)
-        return _count((_look(backbone, half, number, texts[name].of([number])) for number in numbers), half)
+        return _count((_word_maps(backbone, half, number, texts[name].of([number])) for number in numbers), half)
 
-    figures = {name: kept(file, lambda name=name: count(name), device=how.device) for name, file in files.items()}
-    write(figures, rows, len(half), settings, how)
+    results = {name: kept(file, lambda name=name: count(name), device=how.device) for name, file in files.items()}
+    figures = {name: {key: value for key, value in result.items() if key not in ("machine", "cpu_seconds")}
+               for name, result in results.items()}  # fmt: skip
+    summary = {"command": command("figure4", how), **cost(list(results.values())), "texts": figures}
+    write(summary, rows, settings, how, count=len(half))
 
 
 @torch.no_grad()
-def _look(
+def _word_maps(
     backbone: tadp.TADPBackbone, half: Images, number: int, text: Sequence[str] | Conditioning
 ) -> dict[str, np.ndarray]:
-    """The map of each word of an image's text, at the image's size; of a word that stands twice, the mean."""
+    """The map of each word of an image's text, at the image's size; the mean for a word that occurs twice."""
     features = backbone(half.samples[number].image, text)
     words = pixel_words(features, backbone.feature_info, levels=(0, 1, 2))
     return {word: words[word].numpy() for word in dict.fromkeys(words.words)}
 
 
-def _count(found: Iterable[dict[str, np.ndarray]], half: Images) -> dict[str, Any]:
-    """Over all scenes: names on their object, and how peaked maps are of what is there and of what is not."""
+def _count(scenes: Iterable[dict[str, np.ndarray]], half: Images) -> dict[str, Any]:
+    """Over all scenes: how often names peak on their object, and how peaked maps of present and absent names are."""
     hits, areas, peaks = [], [], {True: [], False: []}
-    for number, words in enumerate(found):
+    for number, words in enumerate(scenes):
         mask = half.truth(half.samples[number])
         for name, heat in words.items():
             if name not in half.names:
@@ -103,43 +110,41 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _row(half: Images, number: int, words: dict[str, np.ndarray], *, title: str) -> list[Image.Image]:
-    """The image and the maps of its words: those of what is there first."""
-    there = [word for word in words if word in half.present[number]]
-    others = [word for word in words if word not in there]
-    shown = [*there, *others][:SHOWN]
+    """The image and the maps of its words, those of present objects first."""
+    present = [word for word in words if word in half.present[number]]
+    shown = [*present, *(word for word in words if word not in present)][:SHOWN]
     image = half.samples[number].image
     cells = [cell(Image.fromarray(image), title)]
-    cells += [cell(overlay(image, torch.from_numpy(words[word])), word + " *" * (word in there)) for word in shown]
+    cells += [cell(overlay(image, torch.from_numpy(words[word])), word + " *" * (word in present)) for word in shown]
     return cells + [cell(Image.new("RGB", (SIDE_PX, SIDE_PX), "white"), "")] * (SHOWN + 1 - len(cells))
 
 
 def write(
-    figures: dict[str, dict[str, Any]],
-    rows: list[list[Image.Image]],
-    count: int,
+    summary: dict[str, Any],
+    rows: list[list[Image.Image]] | None,
     settings: Settings,
     how: argparse.Namespace,
+    *,
+    count: int | None = None,
 ) -> None:
-    """The page, its figures and the picture."""
-    spent, page = cost(list(figures.values())), how.page or how.out / "figure4"
-    figures = {name: {key: one[key] for key in one if key not in ("machine", "cpu_seconds")}
-               for name, one in figures.items()}  # fmt: skip
-    heads = list(next(iter(figures.values())))
-    lines = ["| text | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, one in figures.items():
-        cells = ["-" if value is None else f"{value:.3g}" for value in one.values()]
+    """Write the page and its figures, and the picture if there are rows for it."""
+    figures, page = summary["texts"], how.page or how.out / "figure4"
+    headings = list(next(iter(figures.values())))
+    lines = ["| text | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
+    for name, values in figures.items():
+        cells = ["-" if value is None else f"{value:.3g}" for value in values.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    called = command("figure4", how)
-    told = (
-        f"Command: `{called}`; {count} {source(settings)}, nothing is trained; {', '.join(spent['machine'])}; "
-        f"{spent['minutes']:.1f} minutes of CPU. Attention at strides 8, 16 and 32, "
-        "enlarged to the image and averaged. Pointing: how often the strongest place of a name lies on an object of "
-        "that name. Peak over mean: the strongest place over the mean of the map, by which a map with one clear place "
-        "is told from an even one. A star marks what is there."
+    opening = (
+        f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}, nothing is trained; "
+        f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. Attention at strides 8, 16 "
+        "and 32, resized to the image and averaged. Pointing: how often the map of a name peaks on an object of that "
+        "name. Peak over mean: the largest value of a map over its mean, which separates maps with one clear peak from "
+        "even ones. A star marks names of objects in the scene."
     )
-    write_sheet(rows, page)
-    parts = ["# Figure 4: attention maps", told, "\n".join(lines), f"![Attention by text]({page.name}.png)"]
-    write_page(page, parts, {"command": called, **spent, "texts": figures})
+    if rows is not None:
+        write_sheet(rows, page)
+    parts = ["# Figure 4: attention maps", opening, "\n".join(lines), f"![Attention maps by text]({page.name}.png)"]
+    write_page(page, parts, summary)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ r"""Table 1 of the paper: does the text decide how well a diffusion model segmen
     python examples/study/table1.py --data voc --root VOCdevkit/VOC2012 --out voc --unet tuned --device cuda \
         --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b --micro-batch 2
 
-Eleven ways to speak to the U-Net, frozen and tuned, from three seeds each, beside the paper's figures for
-Pascal VOC; and three of them on the fast schedule, as its Table S1 has them for ADE20K. What is finished is not
-done again.
+Compares eleven kinds of text for the U-Net, frozen and tuned, with three seeds each, and shows the paper's figures for
+Pascal VOC. Three of them also run on the fast schedule, as in the paper's Table S1 for ADE20K. Finished runs are not
+repeated.
 """
 
 from shared.options import run
@@ -41,9 +41,9 @@ TABLE = Table(
         ),
         Part(title="Fast schedule", schedule="fast", rows=[VPD_LS, TADP[0], TADP[40]], reference="VPD(LS)"),
     ],
-    notes="The rows without a figure of the paper: averaged end tokens without VPD's text adapter, and captions with "
-    'it ("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2). Under a frozen '
-    "U-Net an adapter still trains, through the U-Net.",
+    notes="Two rows have no figure in the paper: averaged end tokens without VPD's text adapter, and captions with it "
+    '("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2). The adapter also '
+    "trains if the U-Net is frozen, because gradients pass through the U-Net.",
 )
 
 if __name__ == "__main__":

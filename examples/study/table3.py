@@ -4,9 +4,8 @@ r"""Table 3 of the paper: does the text decide how well a diffusion model estima
     python examples/study/table3.py --data nyu --root nyu_depth_v2 --out nyu --unet tuned --device cuda \
         --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b --micro-batch 3
 
-The rows that differ by text and by latent scaling, on a normal and on a fast schedule, beside the paper's
-figures for NYU Depth v2. The paper's depth head takes no attention, so the text acts through the features
-alone.
+Compares rows that differ in text and latent scaling, on a normal and on a fast schedule, and shows the paper's figures
+for NYU Depth v2. The paper's depth head takes no attention, so the text acts only through the features.
 """
 
 from shared.options import run
@@ -34,9 +33,9 @@ TABLE = Table(
             paper={"VPD(R)": 0.340, "VPD(LS)": 0.332, "TADP-0": 0.328},
         ),
     ],
-    notes="RMSE in metres. VPD's text is the averaged end token of the room's name, with its adapter: here the place "
-    'of a scene ("beach", "street"), as it was drawn. Scenes reach to 20 m, rooms of NYU to 10; the sky does '
-    "not count.",
+    notes="RMSE is in metres. VPD's text is the averaged end token of the room's name, with an adapter. Here, the true "
+    'place of a scene ("beach", "street") takes the part of the room. Scenes reach to 20 m and rooms in NYU to 10 m; '
+    "the sky does not count.",
 )
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Table S2 of the paper: which harms more, names of what is not there, or names that are missing?
+"""Table S2 of the paper: which does more harm, false names or missing names?
 
     python examples/study/table_s2.py --out study --page docs/results/study-table_s2
 
-Oracle prompts at precision and recall 0.5, 0.75 and 1.0, nine cells, on the fast schedule, as the paper's
-(there ADE20K, 4k steps). Training and test images are told in the same way.
+Compares oracle prompts at precision and recall 0.5, 0.75 and 1.0 (nine cells) on the fast schedule, like the paper
+(ADE20K, 4k steps). Training and test images have the same kind of text.
 """
 
 from shared.options import run
@@ -35,10 +35,10 @@ TABLE = Table(
             },
         )
     ],
-    notes="The paper's own nine figures are in its supplement; its text (Sec. 4.2) gives the differences, which "
-    "[the page of verdicts](paper.md) compares. Precision and recall are those over all images together "
-    "(`tadp.prompts.oracle`). Appendix B of the paper looks at sizes of objects: IoU small, medium and large are means "
-    "over the regions (all that a class fills of one image) of each third by size.",
+    notes="The paper's nine figures are in its supplement. Its text (Sec. 4.2) gives the differences, which [the paper "
+    "on one page](paper.md) compares with ours. Precision and recall are over all images together "
+    "(`tadp.prompts.oracle`). Appendix B of the paper looks at object sizes: IoU small, medium and large are means "
+    "over regions (all pixels of a class in one image), split into thirds by size.",
 )
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ import table1  # noqa: E402
 import table3  # noqa: E402
 import table_s2  # noqa: E402
 import verdicts  # noqa: E402
-from shared import fitting, intervals, judging  # noqa: E402
+from shared import fitting, intervals, judgement, judging  # noqa: E402
 from shared.fitting import Study  # noqa: E402
 from shared.images import Images  # noqa: E402
 from shared.measuring import measure  # noqa: E402
@@ -43,7 +44,7 @@ from shared.runs import plan, result_of  # noqa: E402
 from shared.settings import QUICK, Settings, StopStudyError, check_same  # noqa: E402
 from shared.sizes import RegionSizes  # noqa: E402
 from shared.table import main  # noqa: E402
-from shared.texts import Text, say  # noqa: E402
+from shared.texts import Text, make_texts  # noqa: E402
 
 import tadp  # noqa: E402
 from tadp.cross_domain import Estimate  # noqa: E402
@@ -85,12 +86,12 @@ def test_a_contrast_is_a_mean_over_seeds_with_students_interval():
     ("mean", "half", "expect", "verdict"),
     [
         (1.0, 0.5, "better", "agrees"),
-        (-1.0, 0.5, "better", "does not"),
+        (-1.0, 0.5, "better", "disagrees"),
         (0.4, 0.5, "better", "cannot tell"),
         (-1.0, 0.5, "worse", "agrees"),
         (0.4, 0.5, "same", "agrees"),
         (0.8, 0.5, "same", "cannot tell"),
-        (-1.6, 0.5, "same", "does not"),
+        (-1.6, 0.5, "same", "disagrees"),
         (1.0, math.inf, "better", "cannot tell"),
     ],
 )
@@ -119,9 +120,9 @@ def written(folder, *, metric="mIoU", values):
 def test_a_lower_error_is_better(tmp_path):
     results = written(tmp_path, metric="RMSE", values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
     asked = {"table": "t", "metric": "RMSE", "rows": {"b": 1, "a": -1}, "relative_to": "a"}
-    said, verdict = judging.judge({"rows": asked, "expect": "better"}, results)
-    assert said == "frozen: -1.000 ± 0.000 m RMSE (-47.6 %); tuned: not run yet"
-    assert verdict == "frozen: agrees; tuned: not run yet"
+    judgement = judging.judge({"rows": asked, "expect": "better"}, results)
+    assert judgement.details() == "frozen: -1.000 ± 0.000 m RMSE (-47.6 %); tuned: not run yet"
+    assert judgement.verdict == "frozen: agrees; tuned: not run yet"
 
 
 def test_the_difference_of_two_parts_is_the_first_less_the_second(tmp_path):
@@ -132,8 +133,8 @@ def test_the_difference_of_two_parts_is_the_first_less_the_second(tmp_path):
     ]
     (tmp_path / "study-t.json").write_text(json.dumps({"parts": parts}))
     asked = {"table": "t", "part": [0, 1], "rows": {"a": 1, "b": -1}}
-    said, _ = judging.judge({"rows": asked, "expect": "better"}, Results(tmp_path))
-    assert said.startswith("frozen: +3.00 ± 0.00 mIoU")
+    judgement = judging.judge({"rows": asked, "expect": "better"}, Results(tmp_path))
+    assert judgement.details().startswith("frozen: +3.00 ± 0.00 mIoU")
 
 
 def test_every_claim_names_rows_that_a_table_has(tmp_path):
@@ -162,9 +163,34 @@ def test_several_sums_are_counted_frozen_and_tuned_apart(tmp_path):
         {"name": "up", "table": "t", "rows": {"a": 1, "b": -1}, "expect": "better"},
         {"name": "down", "table": "t", "rows": {"b": 1, "a": -1}, "expect": "better"},
     ]
-    said, verdict = judging.judge({"each": asked}, results)
-    assert said.startswith("up, frozen: +1.00 ± 0.00 mIoU, tuned: not run yet; down, frozen: -1.00")
-    assert verdict == "agrees 1 of 4, not run yet 2 of 4, does not 1 of 4"
+    judgement = judging.judge({"each": asked}, results)
+    assert judgement.details().splitlines()[2] == "| up | +1.00 ± 0.00 mIoU | not run yet |"
+    assert judgement.details().splitlines()[3].startswith("| down | -1.00")
+    assert judgement.verdict == "agrees 1 of 4, not run yet 2 of 4, disagrees 1 of 4"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["agrees", "agrees"], "agrees"),
+        (["agrees", "cannot tell"], "partly agrees"),
+        (["cannot tell", "disagrees"], "partly disagrees"),
+        (["agrees", "disagrees", "cannot tell"], "mixed"),
+    ],
+)
+def test_several_figures_have_one_verdict_in_the_table_of_claims(verdicts, expected):
+    assert judgement.summary(verdicts) == expected
+
+
+def test_several_figures_are_given_by_their_range_in_the_table_of_claims(tmp_path):
+    results = written(tmp_path, values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
+    sums = [
+        {"name": name, "table": "t", "rows": {"a": sign, "b": -sign}, "expect": "better"}
+        for name, sign in {"up": 1, "down": -1}.items()
+    ]
+    assert judging.judge({"each": sums}, results).in_short() == "2 figures, -1.0 to +1.0 mIoU"
+    single = judging.judge({"rows": sums[0], "expect": "better"}, results)
+    assert single.in_short() == "+1.00 ± 0.00 mIoU; not run yet"
 
 
 def crossed(tmp_path, asked):
@@ -185,14 +211,15 @@ def crossed(tmp_path, asked):
     ("asked", "verdict"),
     [
         ([{"paper": "falls mIoU"}, {"paper": "falls too mIoU"}], "agrees"),
-        ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees 1 of 2, does not 1 of 2"),
-        ([{"paper": "falls mIoU", "expect": "better"}], "does not"),
+        ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees 1 of 2, disagrees 1 of 2"),
+        ([{"paper": "falls mIoU", "expect": "better"}], "disagrees"),
         ([{"ours": "night mIoU", "expect": "worse"}], "agrees"),
     ],
 )
 def test_a_figure_of_ours_beside_two_of_the_paper_counts_once(tmp_path, asked, verdict):
-    said = "per cent less null; frozen: simple, night mIoU: -2.0 ± 1.0; tuned: not run yet"
-    assert crossed(tmp_path, asked) == (said, f"frozen: {verdict}; tuned: not run yet")
+    answer = crossed(tmp_path, asked)
+    assert answer.details().splitlines()[2:] == ["| simple, night mIoU | -2.0 ± 1.0 | not run yet |"]
+    assert answer.verdict == f"frozen: {verdict}; tuned: not run yet"
 
 
 def test_other_domains_are_judged_with_a_tuned_unet_too_where_it_was_run(tmp_path):
@@ -200,12 +227,13 @@ def test_other_domains_are_judged_with_a_tuned_unet_too_where_it_was_run(tmp_pat
     tuned = json.loads((tmp_path / "cross-domain-segmentation.json").read_text())
     tuned["rows"]["simple"]["night mIoU"]["difference_mean"] = 0.02
     (tmp_path / "cross-domain-segmentation-tuned.json").write_text(json.dumps(tuned))
-    said, verdict = crossed(tmp_path, [{"ours": "night mIoU", "expect": "worse"}])
-    assert said.endswith("frozen: simple, night mIoU: -2.0 ± 1.0; tuned: simple, night mIoU: +2.0 ± 1.0")
-    assert verdict == "frozen: agrees; tuned: does not"
+    answer = crossed(tmp_path, [{"ours": "night mIoU", "expect": "worse"}])
+    assert answer.details().endswith("| simple, night mIoU | -2.0 ± 1.0 | +2.0 ± 1.0 |")
+    assert answer.verdict == "frozen: agrees; tuned: disagrees"
     asked = [{"task": "segmentation", "row": "simple", "ours": "night mIoU"}, {"task": "detection"}]
-    _, verdict = judging.judge({"cross": asked}, Results(tmp_path))  # no figure of half of what was asked
-    assert verdict == "not run yet"
+    answer = judging.judge({"cross": asked}, Results(tmp_path))  # half of the figures are missing
+    assert answer.verdict == "not run yet"
+    assert answer.details() == "-"
 
 
 def test_rank_correlations_beyond_chance_are_counted_over_all_orders():
@@ -274,7 +302,7 @@ def test_a_data_set_needs_its_folder_and_the_labels_of_the_task(tmp_path, monkey
     with pytest.raises(SystemExit):
         read("doc", ["--data", "voc"])
     assert "--data voc needs the data set's folder: --root DIR" in capsys.readouterr().err
-    with pytest.raises(StopStudyError, match="small is about segmentation; --data nyu has no labels for it"):
+    with pytest.raises(StopStudyError, match="small measures segmentation, but --data nyu has no labels for it"):
         small(monkeypatch, "--data", "nyu", "--root", tmp_path, "--out", tmp_path)
 
 
@@ -323,17 +351,17 @@ def test_texts_are_those_of_the_paper(tmp_path):
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     masks = [np.unique(sample.mask) for sample in half.samples]
     assert half.present == [[half.class_names[k] for k in one if k] for one in masks]
-    oracle = say(Text("oracle"), backbone, half, seed=1)
+    oracle = make_texts(Text("oracle"), backbone, half, seed=1)
     assert [one.split() for one in oracle.of([0, 3])] == [half.present[0], half.present[3]]
-    captions, others = (say(Text(kind), backbone, half, seed=1).texts for kind in ("captions", "others"))
+    captions, others = (make_texts(Text(kind), backbone, half, seed=1).texts for kind in ("captions", "others"))
     assert others[1:] == captions[:-1]
     assert captions != others
-    places = say(Text("places"), backbone, half, seed=1)
+    places = make_texts(Text("places"), backbone, half, seed=1)
     first = half.places.index(half.places[0])
     assert places.of([first]).embeddings.shape == (1, 1, backbone.text_encoder.width)
-    assert say(Text("averaged eos"), backbone, half, seed=1).of([0]).embeddings.shape[1] == 12
-    with pytest.raises(ValueError, match="no text 'song'"):
-        say(Text("song"), backbone, half, seed=1)
+    assert make_texts(Text("averaged eos"), backbone, half, seed=1).of([0]).embeddings.shape[1] == 12
+    with pytest.raises(ValueError, match="unknown kind of text: 'song'"):
+        make_texts(Text("song"), backbone, half, seed=1)
 
 
 def test_the_plain_encoder_is_of_the_unets_size():
@@ -440,15 +468,46 @@ def test_domains_has_a_tuned_unet_beside_the_frozen_one(monkeypatch, tmp_path):
 def test_the_page_of_verdicts_is_made_of_what_is_there(monkeypatch, tmp_path, capsys):
     call(monkeypatch, verdicts.main, "--results", tmp_path, "--page", tmp_path / "paper.md")
     page = (tmp_path / "paper.md").read_text()
-    told = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
+    claims = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
     assert page.count("**not run yet**") > 30
-    assert all(claim["claim"] in page for claim in told["claim"])
+    assert all(claim["claim"] in page for claim in claims["claim"])
+    details = {path.stem: path.read_text() for path in tmp_path.glob("paper-*.md")}
+    for claim in claims["claim"]:
+        (section,) = [section for section in claims["section"] if section["name"] == claim["section"]]
+        assert claim["claim"].rstrip(".") in details[f"paper-{section['page']}"]
+        assert claim["why"] in details[f"paper-{section['page']}"]
+        assert f"(paper-{section['page']}.md)" in page
 
 
-def test_the_committed_page_is_the_one_that_its_results_give(monkeypatch, tmp_path):
+def test_the_committed_pages_are_those_that_their_results_give(monkeypatch, tmp_path):
     results = ROOT / "docs" / "results"
     call(monkeypatch, verdicts.main, "--results", results, "--page", tmp_path / "paper.md")
-    assert (tmp_path / "paper.md").read_text() == (results / "paper.md").read_text()
+    pages = {path.name for path in tmp_path.glob("*.md")}
+    assert pages == {path.name for path in results.glob("paper*.md")}
+    assert len(pages) > 10
+    for name in pages:
+        assert (tmp_path / name).read_text() == (results / name).read_text()
+
+
+def test_the_page_of_verdicts_takes_ten_minutes(monkeypatch):
+    """At 275 words a minute; rules of tables and bars between cells are not read."""
+    text = (ROOT / "docs" / "results" / "paper.md").read_text()
+    assert len(re.findall(r"[^\s|]*\w[^\s|]*", text)) < 2750
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [(table1, "table1"), (figure3, "figure3"), (figure4, "figure4"), (appendix_a, "appendix_a")]
+)
+def test_a_page_is_written_again_from_its_figures(monkeypatch, tmp_path, script, name):
+    results = ROOT / "docs" / "results"
+    for suffix in (".json", ".png"):
+        shutil.copy(results / f"study-{name}{suffix}", tmp_path)
+    main_of = script.main if name != "table1" else lambda: main(table1.TABLE, "doc")
+    call(monkeypatch, main_of, "--rewrite", "--page", tmp_path / f"study-{name}", "--out", tmp_path / "nothing")
+    for suffix in (".md", ".json"):
+        file = f"study-{name}{suffix}"
+        assert (tmp_path / file).read_text() == (results / file).read_text()
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_figure_4_counts_where_names_look(monkeypatch, tmp_path):
@@ -474,7 +533,7 @@ def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
     call(monkeypatch, figure3.main, "--quick", "--seeds", 1, "--unet", "frozen", "--out", tmp_path)
     found = json.loads((tmp_path / "figure3.json").read_text())
     assert 0.8 < found["standard deviation of latents"]["scaled"] < 1.2
-    lengths = found["tokens of a caption, mean"]
+    lengths = found["mean tokens per caption"]
     assert lengths["TADP-0"] < lengths["TADP-20"] <= lengths["TADP-40"]
     call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
     found = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]

@@ -1,1 +1,1 @@
-"""What the commands of the study share: options, data, texts, training, runs, and the page of a table."""
+"""Code that the commands of the study share: options, data, texts, training, runs, and the page of a table."""

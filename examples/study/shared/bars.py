@@ -1,4 +1,4 @@
-"""Bars with intervals: a panel each for the frozen U-Net, the tuned one, and the paper."""
+"""Bars with intervals: one panel for the frozen U-Net, one for the tuned U-Net, and one for the paper."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ COLORS = {"frozen": "#8aa9c8", "tuned": "#5b93c7", "paper": "#b9b2a3"}
 
 
 def draw_bars(parts: Sequence[Mapping[str, Any]], metric: str, path: Path, *, sign: int) -> None:
-    """Draw what a table holds.
+    """Draw the figures of a table as lying bars.
 
     Args:
-        parts: As `table.write` collects them.
-        metric: Which figure.
-        path: A .png.
-        sign: 1 if a higher figure is better.
+        parts: Results of each part, from `table.collect`.
+        metric: Metric to draw.
+        path: Path of the .png.
+        sign: 1 if higher is better, -1 if lower is better.
     """
     import matplotlib
 
@@ -54,11 +54,11 @@ def draw_bars(parts: Sequence[Mapping[str, Any]], metric: str, path: Path, *, si
 
 
 def draw_columns(panels: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A panel each: standing bars of its rows, frozen and tuned side by side.
+    """Draw one panel per table, with standing bars for its rows, frozen and tuned side by side.
 
     Args:
-        panels: As `figure.write_figure` makes them; each has its own metric.
-        path: A .png.
+        panels: Results of each panel with its own metric, from `figure.write_figure`.
+        path: Path of the .png.
     """
     import matplotlib
 
@@ -74,8 +74,8 @@ def draw_columns(panels: Sequence[Mapping[str, Any]], path: Path) -> None:
         for number, (unet, rows) in enumerate(panel["unets"].items()):
             cells = {label: rows[label][panel["metric"]] for label in labels if label in rows}
             places = [labels.index(label) + 0.38 * (number - (len(panel["unets"]) - 1) / 2) for label in cells]
-            means = [one["mean"] for one in cells.values()]
-            halves = [one.get("half_width") or 0.0 for one in cells.values()]
+            means = [cell["mean"] for cell in cells.values()]
+            halves = [cell.get("half_width") or 0.0 for cell in cells.values()]
             edges += [mean + side * half for mean, half in zip(means, halves, strict=True) for side in (-1, 1)]
             axis.bar(places, means, 0.36, yerr=halves, color=COLORS[unet], label=unet, error_kw={"linewidth": 1})
         span = (max(edges) - min(edges) or 1) if edges else 1
@@ -85,11 +85,11 @@ def draw_columns(panels: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.tick_params(axis="y", labelsize=7)
         axis.set_title(f"{panel['task']}, {panel['title']}\n{panel['metric']}, {panel['better']} is better", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    found = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if found:
+    bars = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if bars:
         title = "lines are 95 % intervals; axes do not begin at zero"
         figure.legend(
-            found.values(), found, loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=title,
+            bars.values(), bars, loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=title,
             title_fontsize=8,
         )  # fmt: skip
     with replace_file(path) as temporary:
@@ -114,7 +114,7 @@ def _panel(axis: Any, part: Mapping[str, Any], name: str, labels: list[str], met
         error_kw={"linewidth": 1, "ecolor": "#333333"},
         height=0.7,
     )
-    digits = 4 if name == "paper" else 3  # the paper's figures as it prints them
+    digits = 4 if name == "paper" else 3  # as many as the paper prints
     for place, label in zip(places, shown, strict=True):
         axis.text(
             0.02, place, f"{values[label]:.{digits}g}", transform=axis.get_yaxis_transform(), va="center", fontsize=7

@@ -1,14 +1,15 @@
-"""A figure of several small tables: one panel each, by a bar a row."""
+"""A figure of several small tables: one panel per table, one bar per row."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .bars import draw_columns
 from .cells import shown
 from .pages import write_page
 from .parts import SCALE, Table
 from .settings import Settings
-from .table import collect, command, told
+from .table import collect, command, describe_runs, stored
 
 
 def write_figure(
@@ -18,27 +19,39 @@ def write_figure(
     *,
     name: str,
     title: str,
-    more: Mapping[str, Mapping[str, float]],
+    measure_more: Callable[[], Mapping[str, Mapping[str, float]]],
 ) -> None:
-    """PAGE.md, PAGE.json and PAGE.png of panels that each have one part."""
+    """Write PAGE.md, PAGE.json and PAGE.png, with one panel for the first part of each table."""
     page = how.page or how.out / name
-    panels = []
-    for table in tables:
-        found = collect(table, table.parts[0], settings, how)
-        panels.append(
-            found | {"task": table.task, "metric": table.metrics[0], "better": "higher" if table.sign > 0 else "lower"}
-        )
-    summary = {"command": command(name, how), "parts": panels, **more}
-    lines = ["| | U-Net | row | figure | less the reference |", "|---|---|---|---|---|"]
-    for one in panels:
-        for unet, rows in one["unets"].items():
+    if how.rewrite:
+        summary = stored(page, [(table, table.parts[0]) for table in tables], settings)
+        panels = summary["parts"]
+        more = {key: figures for key, figures in summary.items() if key not in ("command", "parts")}
+    else:
+        panels = [_panel(table, collect(table, table.parts[0], settings, how)) for table in tables]
+        more = measure_more()
+        summary = {"command": command(name, how), "parts": panels, **more}
+    lines = ["| panel | U-Net | row | figure | minus the reference |", "|---|---|---|---|---|"]
+    for panel in panels:
+        for unet, rows in panel["unets"].items():
             for label, metrics in rows.items():
-                cell, digits = metrics[one["metric"]], 1 if one["metric"] in SCALE else 3
-                said = f"{one['metric']} {shown(cell, digits=digits)}"
-                away = shown(cell, "difference_", digits=digits)
-                lines.append(f"| {one['task']}, {one['title']} | {unet} | {label} | {said} | {away} |")
-    besides = [f"{name[0].upper()}{name[1:]}: " + ", ".join(f"{key} {one:.3f}" for key, one in found.items()) + "."
-               for name, found in more.items()]  # fmt: skip
-    parts = [f"# {title}", told(summary, settings), "\n".join(lines), *besides, f"![{title}]({page.name}.png)"]
+                cell, digits = metrics[panel["metric"]], 1 if panel["metric"] in SCALE else 3
+                figure = f"{panel['metric']} {shown(cell, digits=digits)}"
+                difference = shown(cell, "difference_", digits=digits)
+                lines.append(f"| {panel['task']}, {panel['title']} | {unet} | {label} | {figure} | {difference} |")
+    measures = [f"{key[0].upper()}{key[1:]}: " + ", ".join(f"{row} {value:.3f}" for row, value in figures.items()) + "."
+                for key, figures in more.items()]  # fmt: skip
+    parts = [
+        f"# {title}",
+        describe_runs(summary, settings),
+        "\n".join(lines),
+        *measures,
+        f"![{title}]({page.name}.png)",
+    ]
     draw_columns(panels, page.with_suffix(".png"))
     write_page(page, parts, summary)
+
+
+def _panel(table: Table, part: Mapping[str, Any]) -> dict[str, Any]:
+    better = "higher" if table.sign > 0 else "lower"
+    return {**part, "task": table.task, "metric": table.metrics[0], "better": better}

@@ -1,4 +1,4 @@
-"""One run: a model built, trained and measured."""
+"""A run: build a model, train it and measure it."""
 
 import time
 from dataclasses import replace
@@ -13,27 +13,27 @@ from tadp.text.conditioning import Conditioning
 from tadp.training.schedules import Schedule
 
 from .images import MAX_DEPTH_M, Images
-from .looking import Look, in_parts
+from .looking import HeadInputs, in_parts
 from .loop import fit
 from .measuring import measure
 from .plain import PlainSegmentation
 from .rows import Run
 from .settings import Settings
-from .texts import Said, Text, say
+from .texts import ImageTexts, Text, make_texts
 
 # The paper's widths (256 and 192) are for a backbone ten times as wide as tadp-tiny.
 HEADS = {"segmentation": {"fpn_channels": 64, "channels": 64}, "depth": {"channels": 16}}
 
 
 class Study:
-    """The data of a task, with what was worked out for one run and serves the next of the same row.
+    """The data of a task, with features that runs of the same row share.
 
     Args:
-        settings: Of the study.
-        out: Its folder.
+        settings: Settings of the study.
+        out: Folder of the study.
         task: "segmentation" or "depth".
-        device: Where models go; "cuda" trains in bfloat16.
-        micro_batch: Images at once in training.
+        device: Device of the models; "cuda" trains in bfloat16.
+        micro_batch: Images at a time in training; None for a whole batch.
     """
 
     def __init__(
@@ -41,27 +41,27 @@ class Study:
     ):
         self.settings, self.out, self.task, self.device, self.micro_batch = settings, out, task, device, micro_batch
         self.halves = {split: Images(settings, split, out=out, task=task) for split in ("train", "test")}
-        self._seen: tuple[Any, dict[str, Any]] = (None, {})
+        self._kept: tuple[Any, dict[str, Any]] = (None, {})
 
     def carry_out(self, run: Run, *, trial: bool = False) -> dict[str, Any]:
         """Train and measure.
 
         Args:
-            run: What to train, and from which seed.
-            trial: Take a few steps, measure nothing, and say in "seconds" how long the whole would take.
+            run: The row to train, with its seed.
+            trial: Only take a few steps, measure nothing, and estimate in "seconds" how long the run would take.
         """
         started, cpu = time.perf_counter(), time.process_time()
-        model, said = self._build(run)
-        features = self._features(run, model, said)
+        model, texts = self._build(run)
+        features = self._features(run, model, texts)
         seconds, first, main = 0.0, *self._schedules(run)
         if first is not None:
             seconds += self._head_first(run, model, first, features, trial=trial)
         is_kept = features is not None and not run.is_tuned and not run.row.adapter
-        looked = Look(self, run, model, said, features if is_kept else None)
-        seconds += fit(model, looked, main, seed=run.seed, count=len(self.halves["train"]), trial=trial)
+        inputs = HeadInputs(self, run, model, texts, features if is_kept else None)
+        seconds += fit(model, inputs, main, seed=run.seed, count=len(self.halves["train"]), trial=trial)
         if trial:
             return {"seconds": seconds}
-        figures = measure(model, looked)
+        figures = measure(model, inputs)
         return {
             "figures": figures,
             "head_steps": None if first is None else first.steps,
@@ -71,37 +71,38 @@ class Study:
         }
 
     def _schedules(self, run: Run) -> tuple[Schedule | None, Schedule]:
-        """Of the head alone, if it goes first, and of the run."""
+        """The schedule for training only the head at first, or None, and the schedule of the run."""
         first, main = self.settings.head_first(run.task, run.schedule), self.settings.schedule(run.schedule)
-        if run.row.unet == "plain" and first is not None:  # nothing is there before its training
+        if run.row.unet == "plain" and first is not None:  # it has no features before its training
             return None, replace(first, steps=(first.steps or 0) + (main.steps or 0))
         return first, main
 
     def _head_first(self, run: Run, model: Any, schedule: Schedule, features: Any, *, trial: bool) -> float:
-        """Train the head alone, or read one that was trained on the same features from the same seed."""
+        """Train only the head, or load one that was trained on the same features with the same seed."""
         name = f"{run.task}-{run.schedule}/{replace(run.row, adapter=False).name}-{run.seed}.pt"
         file = self.out / "heads" / name
         if file.exists():
             model.head.load_state_dict(torch.load(file, weights_only=True))
             return 0.0
-        alone = Look(self, run, model, {}, features)
-        took = fit(model, alone, schedule, seed=run.seed, count=len(self.halves["train"]), trial=trial, head_alone=True)
+        inputs = HeadInputs(self, run, model, {}, features)
+        count = len(self.halves["train"])
+        seconds = fit(model, inputs, schedule, seed=run.seed, count=count, trial=trial, only_head=True)
         if not trial:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replace_file(file) as part:
                 torch.save(model.head.state_dict(), part)
-        return took
+        return seconds
 
     def prepare(self, text: Text, *, scale_latents: bool) -> None:
-        """Make what several runs share, captions and latents, before several processes want to at once."""
+        """Make the captions and latents that several runs share, before several processes need them at once."""
         for half in self.halves.values():
             if text.kind in ("captions", "nouns", "others"):
                 half.captions(text.min_tokens)
             if half.is_rendered:
                 half.latents(tadp.TADPBackbone.from_pretrained(self.settings.model, scale_latents=scale_latents))
 
-    def _build(self, run: Run) -> tuple[Any, dict[str, Said]]:
-        """The model, and the text of both halves of the data."""
+    def _build(self, run: Run) -> tuple[Any, dict[str, ImageTexts]]:
+        """The model, and the texts of both halves of the data."""
         row, train = run.row, self.halves["train"]
         options = {"head_options": HEADS[self.task] if train.is_rendered else {}}
         if row.unet == "plain":
@@ -110,39 +111,39 @@ class Study:
         more: dict[str, Any] = {"attach_attention": ()} if self.task == "depth" else {}
         more |= {"scale_latents": row.scale_latents, "text_adapter": row.adapter, "device": self.device}
         backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more)
-        said = {
-            split: say(row.text, backbone, half, seed=number)
+        texts = {
+            split: make_texts(row.text, backbone, half, seed=number)
             for number, (split, half) in enumerate(self.halves.items())
         }
         if row.unet == "untrained":
             torch.manual_seed(run.seed)
             random = type(backbone.unet).from_config(backbone.unet.config)
             backbone = tadp.TADPBackbone.from_pretrained(self.settings.model, **more, unet=random)
-        if isinstance(said["train"].texts, Conditioning) and self.task == "segmentation":
-            length = said["train"].texts.embeddings.shape[1]  # the head is built for as many channels
+        if isinstance(texts["train"].texts, Conditioning) and self.task == "segmentation":
+            length = texts["train"].texts.embeddings.shape[1]  # the head gets as many attention channels
             backbone = backbone.with_options(text_length=length)
         options |= {"tune": "all" if run.is_tuned else "nothing", "window_px": self.settings.crop_px}
-        torch.manual_seed(run.seed)  # the head's first weights: the same in all rows whose text is as long
+        torch.manual_seed(run.seed)  # the head's initial weights, which are equal in all rows with texts of one length
         if self.task == "depth":
-            return tadp.TADPForDepthEstimation(backbone, max_depth_m=MAX_DEPTH_M[self.settings.data], **options), said
+            return tadp.TADPForDepthEstimation(backbone, max_depth_m=MAX_DEPTH_M[self.settings.data], **options), texts
         options |= {"loss": "focal" if self.settings.data == "voc" else "cross_entropy"}  # as released
-        return tadp.TADPForSemanticSegmentation(backbone, class_names=train.class_names, **options), said
+        return tadp.TADPForSemanticSegmentation(backbone, class_names=train.class_names, **options), texts
 
-    def _features(self, run: Run, model: Any, said: dict[str, Said]) -> dict[str, Any] | None:
-        """Of rendered scenes, all that a head sees before anything else has trained, in half precision."""
+    def _features(self, run: Run, model: Any, texts: dict[str, ImageTexts]) -> dict[str, Any] | None:
+        """The features of all rendered scenes before any training of the U-Net, in half precision; None for others."""
         row = run.row
         if row.unet == "plain" or not self.halves["train"].is_rendered:
             return None
         key = (row.text, row.scale_latents, run.seed if row.unet == "untrained" else None)
-        if self._seen[0] == key:
-            return self._seen[1]
-        found = {}
+        if self._kept[0] == key:
+            return self._kept[1]
+        features = {}
         for split, half in self.halves.items():
             latents, parts = half.latents(model.backbone), []
             with torch.no_grad():
                 for rows in in_parts(len(half)):
-                    seen = model.features(None, said[split].of(rows), latents=latents[rows])
-                    parts.append([one.half() for one in seen.maps])
-            found[split] = ([torch.cat(level) for level in zip(*parts, strict=True)], tuple(half.truths.shape[1:]))
-        self._seen = (key, found)
-        return found
+                    maps = model.features(None, texts[split].of(rows), latents=latents[rows]).maps
+                    parts.append([level.half() for level in maps])
+            features[split] = ([torch.cat(level) for level in zip(*parts, strict=True)], tuple(half.truths.shape[1:]))
+        self._kept = (key, features)
+        return features

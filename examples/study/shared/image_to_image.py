@@ -1,4 +1,4 @@
-"""Noise is added to an image and taken away again under a text, by diffusers' own pipeline."""
+"""Add noise to an image and remove it again with a text, by diffusers' own pipeline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ STEPS, GUIDANCE = 25, 4.0  # as tadp.personalize draws tadp-tiny; 7.5 is usual f
 
 
 def pipeline(name: str, device: str) -> Any:
-    """Diffusers' image-to-image pipeline on the folder of a model, with DDIM."""
+    """Diffusers' image-to-image pipeline with DDIM, loaded from the folder of a model."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import StableDiffusionImg2ImgPipeline
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.utils import logging
@@ -26,15 +26,15 @@ def pipeline(name: str, device: str) -> Any:
     return pipe.to(device)
 
 
-def changed(pipe: Any, images: Sequence[np.ndarray], texts: Sequence[str], *, strength: float) -> list[Image.Image]:
-    """Each image under its text; the noise of an image is the same for all texts."""
-    found = []
-    at_once = 8 if len({one.shape for one in images}) == 1 else 1
-    for start in range(0, len(images), at_once):
-        part = slice(start, start + at_once)
+def redraw(pipe: Any, images: Sequence[np.ndarray], texts: Sequence[str], *, strength: float) -> list[Image.Image]:
+    """Redraw each image with its text. The noise of an image is the same for all texts."""
+    results = []
+    batch = 8 if len({image.shape for image in images}) == 1 else 1
+    for start in range(0, len(images), batch):
+        part = slice(start, start + batch)
         noise = [torch.Generator().manual_seed(start + number) for number in range(len(images[part]))]
-        found += pipe(
-            prompt=list(texts[part]), image=[Image.fromarray(one) for one in images[part]], strength=strength,
+        results += pipe(
+            prompt=list(texts[part]), image=[Image.fromarray(image) for image in images[part]], strength=strength,
             num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise,
         ).images  # fmt: skip
-    return found
+    return results

@@ -1,4 +1,4 @@
-"""The images of a study: what there is to see on them, what is said of them, and how they come in batches."""
+"""The images of a study: their labels, captions and latents, and their batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ MAX_DEPTH_M = {"scenes": 20.0, "nyu": 10.0}
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images of a step, or of a test: pixels, or their latents, and the truth."""
+    """Images of a training step or of a test: either pixels or latents, and the ground truth."""
 
     images: Tensor | None
     latents: Tensor | None
@@ -31,10 +31,10 @@ class Batch:
 
 
 class Images:
-    """One half of the data, training or test.
+    """One half of the data, for training or for testing.
 
     Args:
-        settings: Of the study.
+        settings: Settings of the study.
         split: "train" or "test".
         out: Folder of the captions and latents.
         task: "segmentation" or "depth".
@@ -54,30 +54,30 @@ class Images:
 
     @cached_property
     def samples(self) -> Sequence[Sample]:
-        """Rendered scenes stay in memory; photographs are read when they are asked for."""
+        """The labelled images. Rendered scenes stay in memory; photographs are read on access."""
         return [self.data[number] for number in range(len(self))] if self.is_rendered else self.data
 
     @cached_property
     def present(self) -> list[list[str]]:
-        """The classes in each image, by its mask."""
-        found = []
+        """The classes in each image, according to its mask."""
+        present = []
         for number in range(len(self)):
             labels = np.unique(self.samples[number].mask)
-            named = [self.class_names[label] for label in labels if label < len(self.class_names)]
-            found.append([name for name in named if name != "background"])
-        return found
+            names = [self.class_names[label] for label in labels if label < len(self.class_names)]
+            present.append([name for name in names if name != "background"])
+        return present
 
     @property
     def places(self) -> list[str]:
-        """The room or place of each image: of scenes the drawn one, of NYU Depth what its folder is called."""
+        """The place of each image: the drawn background of a scene, or the name of the folder in NYU Depth."""
         if self.is_rendered:
             return [self.data.scenes[number].layout.background for number in range(len(self))]
         ids = self.data.image_ids[: len(self)]
-        return [one.split("/")[-2].rsplit("_", 1)[0].replace("_", " ") for one in ids]
+        return [image_id.split("/")[-2].rsplit("_", 1)[0].replace("_", " ") for image_id in ids]
 
     @property
     def all_places(self) -> Sequence[str]:
-        """What places there are, in the training data too."""
+        """All places of this half and of the training data."""
         return (
             tuple(BACKGROUNDS)
             if self.is_rendered
@@ -85,21 +85,21 @@ class Images:
         )
 
     def captions(self, min_tokens: int) -> list[str]:
-        """A caption an image; the captioner writes those that the table lacks."""
+        """One caption per image. The captioner writes those that are missing in the table."""
         path = self.out / f"captions-{self.split}-{min_tokens}.db"
         ids = self.data.image_ids[: len(self)]
         if path.exists():
             with CaptionTable.open(path) as table:
                 if not table.missing(ids):
-                    return [table[one] for one in ids]
+                    return [table[image_id] for image_id in ids]
         writer = tadp.Captioner.from_pretrained(self.settings.captioner, min_new_tokens=min_tokens)
-        images = ((one, self.samples[number].image) for number, one in enumerate(ids))
+        images = ((image_id, self.samples[number].image) for number, image_id in enumerate(ids))
         with CaptionTable.create(path, provenance=Provenance.of(writer)) as table:
             table.fill(images, writer, progress=True)
-            return [table.get(one, "") for one in ids]  # of some it has nothing to say
+            return [table.get(image_id, "") for image_id in ids]  # a captioner may give no caption for an image
 
     def truth(self, sample: Sample) -> np.ndarray:
-        """The mask or the depth of an image."""
+        """The ground truth of an image: its mask or its depth."""
         label = sample.mask if self.task == "segmentation" else sample.depth_m
         if label is None:
             raise ValueError(f"{sample.image_id} has no label for {self.task}.")
@@ -107,25 +107,25 @@ class Images:
 
     @cached_property
     def truths(self) -> Tensor:
-        """Of all rendered scenes, (N, H, W)."""
+        """The ground truth of all rendered scenes, (N, H, W)."""
         return torch.from_numpy(np.stack([self.truth(sample) for sample in self.samples]))
 
     def latents(self, backbone: tadp.TADPBackbone) -> Tensor:
-        """Of all rendered scenes, encoded once."""
+        """The latents of all rendered scenes, encoded once."""
         if backbone.scale_latents in self._latents:
             return self._latents[backbone.scale_latents]
         path = self.out / f"latents-{self.split}-{'scaled' if backbone.scale_latents else 'unscaled'}.pt"
         if not path.exists():
             starts = tqdm(range(0, len(self), 16), desc=f"encoding {self.split}", leave=False)
             images = [sample.image for sample in self.samples]
-            made = torch.cat([backbone.encode_image(images[start : start + 16]).cpu() for start in starts])
+            encoded = torch.cat([backbone.encode_image(images[start : start + 16]).cpu() for start in starts])
             with tadp.files.atomic.replace_file(path) as part:
-                torch.save(made, part)
-        made = self._latents[backbone.scale_latents] = torch.load(path, weights_only=True)
-        return made
+                torch.save(encoded, part)
+        latents = self._latents[backbone.scale_latents] = torch.load(path, weights_only=True)
+        return latents
 
     def batch(self, numbers: Sequence[int], *, latents: Tensor | None, epoch: int, seed: int) -> Batch:
-        """Images by number: rendered ones as they are, photographs through the paper's transforms."""
+        """Images by number: rendered ones unchanged, photographs after the paper's transforms."""
         rows = list(numbers)
         if latents is not None:
             return Batch(None, latents[rows], self.truths[rows])
@@ -134,8 +134,8 @@ class Images:
             return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, None, self.truths[rows])
         augmented = Augmented(self.data, augmentation(self.settings), seed=seed)
         augmented.set_epoch(epoch)
-        made = collate([replace(augmented[row], caption=None) for row in rows])
-        truth = made.masks if self.task == "segmentation" else made.depth_m
+        batch = collate([replace(augmented[row], caption=None) for row in rows])
+        truth = batch.masks if self.task == "segmentation" else batch.depth_m
         if truth is None:
             raise ValueError(f"{self.settings.data} has no labels for {self.task}.")
-        return Batch(made.images, None, truth)
+        return Batch(batch.images, None, truth)

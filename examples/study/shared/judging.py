@@ -1,129 +1,137 @@
-"""What the results say of a claim: our figure in words, and a verdict."""
+"""Compare the results with a claim: our figures in words, and a verdict."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tadp.cross_domain import Estimate
 
-from .crossing import counted, cross, joined
-from .intervals import AGREES, CANNOT_TELL, NOT, NOT_RUN, by_expectation, contrast
+from .crossing import judge_cross
+from .intervals import AGREES, CANNOT_TELL, DISAGREES, NOT_RUN, by_expectation, contrast
+from .judgement import Figure, Judgement, counted, joined, summary
+from .parts import UNETS
 from .results import Results
 
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
-BEYOND_CHANCE = 0.70  # Spearman's rho of nine rows: of all their orders 4.3 % are so far from zero, over 5 % at 0.683
+BEYOND_CHANCE = 0.70  # Spearman's rho of nine rows: 4.3 % of all orders are this far from zero, over 5 % at 0.683
 UNITS = {"mIoU": "mIoU", "RMSE": "m RMSE", "REL": "REL"}
 
 
-def judge(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
-    """What we found, and the verdict."""
+def judge(claim: Mapping[str, Any], results: Results) -> Judgement:
+    """Our figures and the verdict."""
     if "rows" in claim:
-        return _rows(claim, results)
+        return _judge_rows(claim, results)
     if "each" in claim:
-        return _each(claim["each"], results)
+        return _judge_each(claim["each"], results)
     if "tell" in claim:
-        told = [_rows({"rows": one, "expect": "better"}, results)[0] for one in claim["tell"]]
-        return ("-", NOT_RUN) if any(NOT_RUN in one for one in told) else ("; ".join(told), claim["verdict"])
+        return _judge_by_hand(claim, results)
     if "cross" in claim:
-        return cross(claim["cross"], results)
+        return judge_cross(claim["cross"], results)
     if "compare" in claim:
-        return _compare(claim["compare"], results)
+        return _judge_comparison(claim["compare"], results)
     if "order" in claim:
-        return _order(claim["order"], results)
+        return _judge_order(claim["order"], results)
     if "show" in claim:
         values = {name: results.at(claim["show"]["file"], path) for name, path in claim["show"]["values"].items()}
         if None in values.values():
-            return "-", NOT_RUN
-        return ", ".join(f"{name} {value:.3g}" for name, value in values.items()), claim["verdict"]
-    return "-", claim["verdict"]
+            return Judgement(NOT_RUN)
+        return Judgement(claim["verdict"], ", ".join(f"{name}: {value:.3g}" for name, value in values.items()))
+    return Judgement(claim["verdict"])
 
 
-def _rows(claim: Mapping[str, Any], results: Results) -> tuple[str, str]:
-    """Frozen and tuned U-Net each; one verdict if they agree, both if they differ."""
-    told, verdicts = _by_unet(claim, results)
-    return "; ".join(told), joined(verdicts)
+def _judge_rows(claim: Mapping[str, Any], results: Results) -> Judgement:
+    """A sum of rows with a frozen and with a tuned U-Net: one verdict if they agree, both if they differ."""
+    figures, verdicts = _by_unet(claim["rows"], claim["expect"], claim.get("within", 0.0), results)
+    return Judgement(joined(verdicts), figures={"": figures}, short_verdict=summary(list(verdicts.values())))
 
 
-def _by_unet(claim: Mapping[str, Any], results: Results) -> tuple[list[str], dict[str, str]]:
-    """Of a frozen and of a tuned U-Net what was found, and the verdict."""
-    asked = claim["rows"]
-    table, metric = results.of(f"study-{asked['table']}.json"), asked.get("metric", "mIoU")
-    lower = -1 if metric in LOWER_IS_BETTER else 1
-    parts = asked.get("part", 0)
-    told, verdicts = [], {}
-    for unet in ("frozen", "tuned"):
-        terms = _terms(table, asked, parts, unet, metric)
-        found = contrast(terms) if terms else None
-        if found is None:
-            told.append(f"{unet}: {NOT_RUN}")
-            verdicts[unet] = NOT_RUN
+def _judge_each(sums: Sequence[Mapping[str, Any]], results: Results) -> Judgement:
+    """Several sums of rows, each with a name; the verdict counts frozen and tuned U-Nets separately."""
+    figures, verdicts = {}, []
+    for terms in sums:
+        label = terms["name"] + (f", {terms['metric']}" if "metric" in terms else "")
+        figures[label], by_unet = _by_unet(terms, terms["expect"], 0.0, results)
+        verdicts += by_unet.values()
+    return Judgement(counted(verdicts), figures=figures, short_verdict=summary(verdicts))
+
+
+def _judge_by_hand(claim: Mapping[str, Any], results: Results) -> Judgement:
+    """Several sums of rows, with the verdict of the claim."""
+    figures = {terms["metric"]: _by_unet(terms, "better", 0.0, results)[0] for terms in claim["tell"]}
+    is_missing = any(figure.mean is None for by_unet in figures.values() for figure in by_unet.values())
+    return Judgement(NOT_RUN) if is_missing else Judgement(claim["verdict"], figures=figures)
+
+
+def _by_unet(
+    terms: Mapping[str, Any], expect: str, within: float, results: Results
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """The figure and the verdict for each kind of U-Net."""
+    table, metric = results.of(f"study-{terms['table']}.json"), terms.get("metric", "mIoU")
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    figures, verdicts = {}, {}
+    for unet in UNETS:
+        weighted = _weighted_seeds(table, terms, unet, metric)
+        difference = contrast(weighted) if weighted else None
+        if difference is None:
+            figures[unet], verdicts[unet] = Figure(NOT_RUN), NOT_RUN
             continue
-        verdicts[unet] = by_expectation(
-            Estimate(lower * found.mean, found.half_width, found.count),
-            claim["expect"],
-            within=claim.get("within", 0.0),
-        )
-        told.append(f"{unet}: {_said(found, metric, table, asked, unet)}")
-    return told, verdicts
+        signed = Estimate(sign * difference.mean, difference.half_width, difference.count)
+        verdicts[unet] = by_expectation(signed, expect, within=within)
+        text = _in_words(difference, metric, table, terms, unet)
+        figures[unet] = Figure(text, difference.mean, UNITS.get(metric, metric))
+    return figures, verdicts
 
 
-def _each(asked: Sequence[Mapping[str, Any]], results: Results) -> tuple[str, str]:
-    """Several sums of rows, each with its name; the verdict counts theirs, frozen and tuned apart."""
-    told, verdicts = [], []
-    for one in asked:
-        found, said = _by_unet({"rows": one, "expect": one["expect"]}, results)
-        told.append(f"{one['name']}, {', '.join(found)}")
-        verdicts += said.values()
-    return "; ".join(told), counted(verdicts)
-
-
-def _terms(table: Any, asked: Mapping[str, Any], parts: Any, unet: str, metric: str) -> list | None:
-    """Weights and seeds of the rows; of two parts, the first less the second. None where a row is not run."""
-    found = []
+def _weighted_seeds(table: Any, terms: Mapping[str, Any], unet: str, metric: str) -> list | None:
+    """Weights and seeds of the rows; for two parts, the first minus the second. None if a row has not been run."""
+    parts, weighted = terms.get("part", 0), []
     for sign, part in zip((1, -1), parts if isinstance(parts, list) else [parts], strict=False):
         rows = table["parts"][part]["unets"].get(unet, {}) if table else {}
-        for label, weight in asked["rows"].items():
-            one = rows.get(label, {}).get(metric)
-            if one is None:
+        for label, weight in terms["rows"].items():
+            cell = rows.get(label, {}).get(metric)
+            if cell is None:
                 return None
-            found.append((sign * weight, one["seeds"]))
-    return found
+            weighted.append((sign * weight, cell["seeds"]))
+    return weighted
 
 
-def _said(found: Estimate, metric: str, table: Any, asked: Mapping[str, Any], unet: str) -> str:
+def _in_words(difference: Estimate, metric: str, table: Any, terms: Mapping[str, Any], unet: str) -> str:
+    """The mean with its interval and unit, and in per cent if the claim asks for that."""
     digits = 2 if "IoU" in metric else 3
-    said = f"{found.mean:+.{digits}f} ± {found.half_width:.{digits}f} {UNITS.get(metric, metric)}"
-    if "relative_to" in asked:
-        base = table["parts"][asked.get("part", 0)]["unets"][unet][asked["relative_to"]][metric]["mean"]
-        said += f" ({100 * found.mean / base:+.1f} %)"
-    return said
+    text = f"{difference.mean:+.{digits}f} ± {difference.half_width:.{digits}f} {UNITS.get(metric, metric)}"
+    if "relative_to" in terms:
+        base = table["parts"][terms.get("part", 0)]["unets"][unet][terms["relative_to"]][metric]["mean"]
+        text += f" ({100 * difference.mean / base:+.1f} %)"
+    return text
 
 
-def _compare(asked: Mapping[str, Any], results: Results) -> tuple[str, str]:
-    left, right = (results.at(asked["file"], asked[side]) for side in ("left", "right"))
+def _judge_comparison(pair: Mapping[str, Any], results: Results) -> Judgement:
+    left, right = (results.at(pair["file"], pair[side]) for side in ("left", "right"))
     if left is None or right is None:
-        return "-", NOT_RUN
-    return f"{left:.3g} against {right:.3g}", AGREES if (left > right) == (asked["expect"] == "left") else NOT
+        return Judgement(NOT_RUN)
+    is_expected = (left > right) == (pair["expect"] == "left")
+    return Judgement(AGREES if is_expected else DISAGREES, f"{pair['measure']}: {left:.3g} against {right:.3g}")
 
 
-def _order(asked: Mapping[str, Any], results: Results) -> tuple[str, str]:
-    table = results.of(f"study-{asked['table']}.json")
-    told, verdicts = [], {}
-    for unet in ("frozen", "tuned"):
-        part = table["parts"][asked["part"]] if table else {}
+def _judge_order(order: Mapping[str, Any], results: Results) -> Judgement:
+    table = results.of(f"study-{order['table']}.json")
+    figures, verdicts = {}, {}
+    for unet in UNETS:
+        part = table["parts"][order["part"]] if table else {}
         rows = part.get("unets", {}).get(unet, {})
         labels = [label for label in part.get("paper", {}) if label in rows]
         if not labels or len(labels) < len(part["paper"]):
-            verdicts[unet] = NOT_RUN
-            told.append(f"{unet}: {NOT_RUN}")
+            figures[unet], verdicts[unet] = Figure(NOT_RUN), NOT_RUN
             continue
-        rho = rank_correlation([part["paper"][one] for one in labels], [rows[one]["mIoU"]["mean"] for one in labels])
-        verdicts[unet] = CANNOT_TELL if abs(rho) < BEYOND_CHANCE else AGREES if rho > 0 else NOT
-        told.append(f"{unet}: {rho:+.2f}")
-    return "; ".join(told), joined(verdicts)
+        rho = rank_correlation(
+            [part["paper"][label] for label in labels], [rows[label]["mIoU"]["mean"] for label in labels]
+        )
+        verdicts[unet] = CANNOT_TELL if abs(rho) < BEYOND_CHANCE else AGREES if rho > 0 else DISAGREES
+        figures[unet] = Figure(f"{rho:+.2f} rank correlation", rho, "rank correlation")
+    return Judgement(joined(verdicts), figures={"": figures}, short_verdict=summary(list(verdicts.values())))
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rho of figures without ties."""
-    count = len(one)
-    ranks = [[sorted(values).index(value) for value in values] for values in (one, other)]
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's rho of two lists of figures without ties."""
+    count = len(left)
+    ranks = [[sorted(values).index(value) for value in values] for values in (left, right)]
     return 1 - 6 * sum((a - b) ** 2 for a, b in zip(*ranks, strict=True)) / (count * (count**2 - 1))

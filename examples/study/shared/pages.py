@@ -1,4 +1,4 @@
-"""A page of the study: Markdown, JSON and a picture, side by side."""
+"""A page of the study: a Markdown file with a JSON file and a picture of the same name."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SIDE_PX = 136
 
 
 def write_page(page: Path, parts: Sequence[str], summary: Any) -> None:
-    """PAGE.md and PAGE.json, each whole or not at all; the text is printed too."""
+    """Write PAGE.md and PAGE.json, each complete or not at all, and print the text."""
     text = "\n\n".join(parts)
     page.parent.mkdir(parents=True, exist_ok=True)
     for suffix, content in ((".md", text), (".json", json.dumps(summary, indent=1))):
@@ -24,12 +24,12 @@ def write_page(page: Path, parts: Sequence[str], summary: Any) -> None:
 
 
 def cell(picture: Image.Image, title: str) -> Image.Image:
-    """A small picture under its title."""
+    """A small picture with its title above."""
     return sheet([[picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)]], titles=[title or " "])
 
 
 def write_sheet(rows: Sequence[Sequence[Image.Image]], page: Path) -> None:
-    """PAGE.png, in 255 colours, which a page of small pictures can do with."""
+    """Write PAGE.png with 255 colours, which are enough for small pictures."""
     page.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(page.with_suffix(".png")) as part:
         sheet(rows).quantize(255).save(part, format="png")

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables, each said once; tables share their runs."""
+"""The rows of the paper's tables, each defined once, so that tables share their runs."""
 
 from .rows import Row
 from .texts import Text
@@ -16,6 +16,6 @@ TADP_ADAPTER = Row("TADP-40, adapter", Text("captions", 40), adapter=True)
 NOUNS = Row("TADP(NO)-20", Text("nouns", 20))
 ORACLE = Row("TADP-Oracle", Text("oracle"))
 
-# Of depth: the text of a room is the averaged end token of its name alone; the released depth code has an adapter too.
+# For depth, the text of a room is the averaged end token of only its name. The released depth code also has an adapter.
 ROOM_R = Row("VPD(R)", PLACES, scale_latents=False, adapter=True)
 ROOM_LS = Row("VPD(LS)", PLACES, adapter=True)

@@ -1,4 +1,4 @@
-"""What a table of the paper is made of."""
+"""The parts that make up a table of the paper."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from .rows import Row, Task
 from .sizes import SIZES
 
 UNETS = ("frozen", "tuned")
-# per cent, as the paper writes them
+# figures in per cent, as in the paper
 SCALE = dict.fromkeys(("mIoU", "pixel accuracy", *(f"IoU {size}" for size in SIZES)), 100.0)
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that are compared with one of them.
+    """Rows that are compared with one of them, the reference.
 
     Attributes:
-        title: Above it.
-        rows: In the paper's order.
-        reference: The label of the row that others are compared with.
+        title: Heading of the part.
+        rows: The rows, in the paper's order.
+        reference: Label of the row that the others are compared with.
         schedule: "normal" or "fast".
-        paper: The paper's figure of the table's first metric, by label.
-        grid: Of each label a line and a column, to show the first metric as a grid too.
+        paper: The paper's figures for the first metric of the table, by label.
+        grid: For each label its line and column, to show the first metric as a grid, too; empty for no grid.
     """
 
     title: str
@@ -36,15 +36,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """Parts of one task.
+    """A table of one task.
 
     Attributes:
-        name: Of its files.
-        title: Of its page.
+        name: Name of its files.
+        title: Title of its page.
         task: "segmentation" or "depth".
-        parts: See above.
-        metrics: What is shown; the first is compared and drawn.
-        notes: Below the tables.
+        parts: Parts of the table, one below the other.
+        metrics: Metrics to show; the first is compared and drawn.
+        notes: Text below the tables.
     """
 
     name: str

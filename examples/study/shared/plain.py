@@ -1,4 +1,4 @@
-"""A plain convolutional encoder, trained from scratch: what a network of the U-Net's size learns by itself."""
+"""A plain convolutional encoder of the U-Net's size, trained from scratch, to show what pre-training adds."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from tadp.tasks import SegmentationOutput
 from tadp.training import losses
 from tadp.training.parameter_groups import decay_groups
 
-WIDTHS, BLOCKS = (32, 64, 96, 192, 224, 320), 1  # of strides 2 to 64; 4.8 M parameters, as tadp-tiny's U-Net
+WIDTHS, BLOCKS = (32, 64, 96, 192, 224, 320), 1  # at strides 2 to 64; 4.8 M parameters, like tadp-tiny's U-Net
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, and what came in added."""
+    """A residual block of two 3x3 convolutions."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -31,13 +31,13 @@ class _Block(nn.Module):
 
 
 class PlainSegmentation(nn.Module):
-    """Convolutions at strides 2 to 64, and the segmentation head on the last four.
+    """Convolutions at strides 2 to 64, with the segmentation head on the last four levels.
 
-    It has the methods of a task model that the study calls, and takes no text.
+    It has those methods of a task model that the study calls, and takes no text.
 
     Args:
-        num_classes: Background included.
-        head_options: Of `SegmentationHead`.
+        num_classes: Number of classes, including the background.
+        head_options: Options of `SegmentationHead`.
     """
 
     def __init__(self, *, num_classes: int, head_options: dict[str, Any]):
@@ -53,20 +53,19 @@ class PlainSegmentation(nn.Module):
         self.head = SegmentationHead(info, num_classes=num_classes, **head_options)
 
     def features(self, images: Tensor | None, text: object = None, *, latents: Tensor | None = None) -> Features:
-        """Maps of strides 8 to 64; the text is not read."""
+        """Feature maps at strides 8 to 64. The text is ignored."""
         if images is None or latents is not None:
             raise ValueError("a plain encoder takes images.")
-        size, maps, one = (images.shape[2], images.shape[3]), [], 2 * images - 1
+        size, maps = (images.shape[2], images.shape[3]), [2 * images - 1]
         for stage in self.stages:
-            one = stage(one)
-            maps.append(one)
-        return Features(tuple(maps[2:]), None, size)
+            maps.append(stage(maps[-1]))
+        return Features(tuple(maps[3:]), None, size)
 
     def from_features(self, features: Features, masks: Tensor | None = None) -> SegmentationOutput:
-        """Logits, and the loss if masks are given."""
+        """The logits, and the loss if masks are given."""
         logits = self.head(features)
         return SegmentationOutput(logits, None if masks is None else losses.cross_entropy(logits, masks))
 
     def parameter_groups(self, lr: float, *, unet_scale: float, weight_decay: float) -> list[dict[str, Any]]:
-        """All of it at the head's rate, as nothing of it was trained before."""
+        """All parameters at the head's learning rate, because none of them is pre-trained."""
         return decay_groups(self, lr=lr, weight_decay=weight_decay)

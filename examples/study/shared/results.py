@@ -1,4 +1,4 @@
-"""The files of results, figure by figure."""
+"""The JSON files of results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Results:
-    """The JSON files of a folder, each read once; a file that is not there is empty."""
+    """The JSON files of a folder, each read once. A missing file reads as empty."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -20,10 +20,10 @@ class Results:
         return self._read[file]
 
     def at(self, file: str, path: Sequence[str]) -> float | None:
-        """One figure."""
-        found: Any = self.of(file)
+        """A single figure, or None if it is missing."""
+        value: Any = self.of(file)
         for key in path:
-            if not isinstance(found, Mapping) or key not in found:
+            if not isinstance(value, Mapping) or key not in value:
                 return None
-            found = found[key]
-        return float(found)
+            value = value[key]
+        return float(value)

@@ -1,4 +1,4 @@
-"""Rows of the paper's tables, and the runs they are made of."""
+"""Rows of the paper's tables, and their runs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,13 +10,13 @@ Task = Literal["segmentation", "depth"]
 
 @dataclass(frozen=True)
 class Row:
-    """A way to make features.
+    """A way to compute features.
 
     Attributes:
-        label: In the table; two tables may call the same row differently.
-        text: What the U-Net is told; None for a network that takes no text.
-        scale_latents: The paper's LS.
-        adapter: The paper's TA, VPD's gated adapter of the text.
+        label: Name of the row in a table. Two tables may name the same row differently.
+        text: Text for the U-Net; ignored by a plain encoder.
+        scale_latents: Whether latents are scaled (LS in the paper).
+        adapter: Whether the text goes through VPD's gated adapter (TA in the paper).
         unet: "trained", "untrained" (random weights) or "plain" (a convolutional encoder in its place).
     """
 
@@ -28,7 +28,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is made of, for files."""
+        """The ingredients of the row, as a part of file names."""
         parts = [self.text.name] if self.unet != "plain" else []
         parts += [] if self.scale_latents else ["unscaled"]
         parts += ["adapter"] if self.adapter else []
@@ -37,14 +37,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """A row, trained once.
+    """One training of a row.
 
     Attributes:
         task: "segmentation" or "depth".
-        row: Which.
+        row: The row to train.
         schedule: "normal" or "fast".
-        is_tuned: Whether the U-Net trains too.
-        seed: Of the head's first weights and of the order of images.
+        is_tuned: Whether the U-Net trains, too.
+        seed: Seed of the head's initial weights and of the order of images.
     """
 
     task: Task
@@ -55,12 +55,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its file below OUT/runs, less the ending."""
+        """The path of its file below OUT/runs, without the suffix."""
         return f"{self.task}-{self.schedule}/{self.row.name}-{'tuned' if self.is_tuned else 'frozen'}-{self.seed}"
 
     @property
     def sort(self) -> tuple[str, str, str]:
-        """Runs of one sort take the same time."""
+        """A key that is equal for runs that take the same time."""
         if self.row.unet == "plain":
             return self.task, self.schedule, "plain"
         return self.task, self.schedule, "tuned" if self.is_tuned else "adapter" if self.row.adapter else "kept"

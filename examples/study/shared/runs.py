@@ -1,4 +1,4 @@
-"""Carry out runs: those that are not finished, one after the other or several at a time, with a bar and an estimate."""
+"""Carry out the unfinished runs, one by one or several at a time, with an estimate of the time and a progress bar."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from .settings import Settings, check_same
 
 
 def plan(rows: Sequence[Row], how: argparse.Namespace, *, task: Task, schedule: str) -> list[Run]:
-    """All runs of a table: rows, frozen and tuned U-Net, seeds. A plain encoder has nothing to freeze."""
+    """All runs of a table: every row, frozen and tuned, with every seed. A plain encoder has nothing to freeze."""
     unets = {"both": (False, True), "frozen": (False,), "tuned": (True,)}[how.unet]
     return [
         Run(task, row, schedule, is_tuned, seed)  # pyright: ignore[reportArgumentType]
@@ -33,21 +33,21 @@ def plan(rows: Sequence[Row], how: argparse.Namespace, *, task: Task, schedule: 
 
 
 def result_of(run: Run, out: Path) -> dict[str, Any] | None:
-    """What a finished run left; None if it is not finished."""
+    """The result of a run, or None if it is not finished."""
     file = out / "runs" / f"{run.name}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def carry_out(runs: Sequence[Run], settings: Settings, how: argparse.Namespace) -> None:
-    """Do what is left. A kill loses the run that is going on, and nothing else."""
+    """Do the unfinished runs. If the process is killed, only the current run is lost."""
     check_same(settings, how.out)
     left = [run for run in runs if result_of(run, how.out) is None]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} are done; {how.out}", flush=True)
+    print(f"{len(runs)} runs, {len(runs) - len(left)} finished; {how.out}", flush=True)
     if not left:
         return
     studies: dict[str, Study] = {}
     minutes = estimate(runs, left, settings, how, studies)
-    print(f"about {minutes:.0f} minutes, {minutes / how.jobs:.0f} with {how.jobs} job(s)", flush=True)
+    print(f"about {minutes:.0f} minutes; {minutes / how.jobs:.0f} with {how.jobs} job(s)", flush=True)
     groups = [
         list(group) for _, group in groupby(left, key=lambda run: (run.task, run.row, run.schedule, run.is_tuned))
     ]
@@ -61,9 +61,9 @@ def carry_out(runs: Sequence[Run], settings: Settings, how: argparse.Namespace) 
             return
         with ProcessPoolExecutor(how.jobs, get_context("spawn")) as pool:
             waiting = {pool.submit(finish_all, group, settings, how): len(group) for group in groups}
-            for one in as_completed(waiting):
-                one.result()
-                bar.update(waiting[one])
+            for future in as_completed(waiting):
+                future.result()
+                bar.update(waiting[future])
 
 
 def study_of(task: Task, settings: Settings, how: argparse.Namespace) -> Study:
@@ -71,7 +71,7 @@ def study_of(task: Task, settings: Settings, how: argparse.Namespace) -> Study:
 
 
 def finish_all(group: Sequence[Run], settings: Settings, how: argparse.Namespace) -> None:
-    """Runs of one row, in a process of their own."""
+    """Do the runs of one row, in a separate process."""
     torch.set_num_threads(1)
     study = study_of(group[0].task, settings, how)
     for run in group:
@@ -79,7 +79,7 @@ def finish_all(group: Sequence[Run], settings: Settings, how: argparse.Namespace
 
 
 def finish(run: Run, study: Study) -> None:
-    """One run and its file, which is there whole or not at all; another process may have done it meanwhile."""
+    """Do one run and write its file, complete or not at all, unless another process has done it in the meantime."""
     if result_of(run, study.out) is not None:
         return
     result = study.carry_out(run)
@@ -93,18 +93,18 @@ def finish(run: Run, study: Study) -> None:
 def estimate(
     runs: Sequence[Run], left: Sequence[Run], settings: Settings, how: argparse.Namespace, studies: dict[str, Study]
 ) -> float:
-    """Minutes that are left: by runs of the same sort that are finished, else by a trial of a few steps.
+    """The remaining minutes, from finished runs of the same sort or else from a trial of a few steps.
 
-    What a trial needs, captions and latents, is made first and kept, so that it is there for all processes.
+    The captions and latents are made first and kept, so that all processes find them.
     """
-    done = [(run.sort, found["seconds"]) for run in runs if (found := result_of(run, how.out)) is not None]
+    finished = [(run.sort, result["seconds"]) for run in runs if (result := result_of(run, how.out)) is not None]
     seconds = 0.0
     for sort in dict.fromkeys(run.sort for run in left):
-        mine = [run for run in left if run.sort == sort]
-        known = [took for one, took in done if one == sort]
-        study = studies.setdefault(mine[0].task, study_of(mine[0].task, settings, how))
-        each = sum(known) / len(known) if known else study.carry_out(mine[0], trial=True)["seconds"]
-        seconds += each * len(mine)
+        alike = [run for run in left if run.sort == sort]
+        known = [duration for other_sort, duration in finished if other_sort == sort]
+        study = studies.setdefault(alike[0].task, study_of(alike[0].task, settings, how))
+        per_run = sum(known) / len(known) if known else study.carry_out(alike[0], trial=True)["seconds"]
+        seconds += per_run * len(alike)
     for study, text, scaled in {(studies[run.task], run.row.text, run.row.scale_latents) for run in left}:
         study.prepare(text, scale_latents=scaled)
     return seconds / 60

@@ -1,4 +1,4 @@
-"""How well classes are found by how much of the image they fill: small, medium and large regions."""
+"""How well regions are segmented depending on their size: small, medium and large."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ SIZES = ("small", "medium", "large")
 
 
 class RegionSizes:
-    """Intersection over union of each class with its region in each image, in three groups of size.
+    """Intersection over union of each region, in three groups by size.
 
-    A region is all that a class fills of one image. The groups are thirds: as many regions in each, over all images.
+    A region is all pixels of a class in one image. The groups are thirds of all regions of all images.
 
     Args:
-        class_names: "background" is none; pixels of no class (255) count nowhere.
+        class_names: Names of the classes. "background" has no regions, and unlabelled pixels (255) are ignored.
     """
 
     def __init__(self, class_names: tuple[str, ...]):
@@ -20,17 +20,17 @@ class RegionSizes:
         self.overlaps: list[float] = []
 
     def update(self, predicted: np.ndarray, truth: np.ndarray) -> None:
-        """Take one image: class maps, both (H, W)."""
+        """Add one image: the predicted and the true class map, both (H, W)."""
         for number in self.classes:
             here = truth == number
             if not here.any():
                 continue
-            said = (predicted == number) & (truth != 255)
+            predicted_here = (predicted == number) & (truth != 255)
             self.shares.append(float(here.mean()))
-            self.overlaps.append(float((here & said).sum() / (here | said).sum()))
+            self.overlaps.append(float((here & predicted_here).sum() / (here | predicted_here).sum()))
 
     def compute(self) -> dict[str, float]:
-        """Mean over the regions of each group, in [0, 1], as "IoU small", "IoU medium" and "IoU large"."""
+        """The mean over the regions of each group, in [0, 1]: "IoU small", "IoU medium" and "IoU large"."""
         ordered = np.array(self.overlaps)[np.argsort(self.shares, kind="stable")]
         groups = np.array_split(ordered, len(SIZES))
-        return {f"IoU {size}": float(one.mean()) for size, one in zip(SIZES, groups, strict=True) if len(one)}
+        return {f"IoU {size}": float(group.mean()) for size, group in zip(SIZES, groups, strict=True) if len(group)}

@@ -1,19 +1,19 @@
-"""Where the images of a study come from."""
+"""The data sets of a study, and their augmentation."""
 
 from tadp import datasets
 
 from .settings import Settings
 
-TRAIN_SEED, TEST_SEED = 101, 102  # of rendered scenes; tadp-tiny was trained on seed 0, and chosen by seed 1
+TRAIN_SEED, TEST_SEED = 101, 102  # for rendered scenes; tadp-tiny was trained on seed 0 and selected on seed 1
 
 
 def open_data(settings: Settings, split: str):
-    """Training or test images of rendered scenes, or of a data set of the paper."""
+    """The training or test images: rendered scenes, or a data set of the paper."""
     if settings.data == "scenes":
         count, seed = (settings.train, TRAIN_SEED) if split == "train" else (settings.test, TEST_SEED)
         return datasets.RenderedScenes(count or 1000, seed)
     if settings.root is None:
-        raise ValueError(f"{settings.data} needs a root.")
+        raise ValueError(f"{settings.data} needs the folder of the data set: root.")
     kind, train, test = {
         "voc": (datasets.PascalVOC, "trainaug", "val"),
         "ade20k": (datasets.ADE20K, "training", "validation"),
@@ -23,7 +23,7 @@ def open_data(settings: Settings, split: str):
 
 
 def augmentation(settings: Settings) -> list:
-    """The paper's transforms of training images."""
+    """The paper's transforms for training images."""
     crop = datasets.RandomCrop(settings.crop_px)
     if settings.data == "nyu":
         return [datasets.RandomFlip(), crop]

@@ -1,8 +1,8 @@
-"""A table of the paper: what to run for it, and its page."""
+"""A table of the paper: its runs and its page."""
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from .settings import Settings, StopStudyError
 
 
 def main(table: Table, description: str | None) -> None:
-    """The command of a table: run what is left, write its page."""
+    """The command of a table: do the remaining runs and write the page."""
     settings, how = read(description)
     if (settings.data == "nyu") != (table.task == "depth") and settings.data != "scenes":
-        raise StopStudyError(f"{table.name} is about {table.task}; --data {settings.data} has no labels for it.")
-    if not how.report:
-        carry_out([one for part in table.parts for one in runs_of(table, part, how)], settings, how)
+        raise StopStudyError(f"{table.name} measures {table.task}, but --data {settings.data} has no labels for it.")
+    if not (how.report or how.rewrite):
+        carry_out([run for part in table.parts for run in runs_of(table, part, how)], settings, how)
     write(table, settings, how)
 
 
@@ -32,55 +32,69 @@ def runs_of(table: Table, part: Part, how: argparse.Namespace) -> list:
 
 
 def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
-    """PAGE.md, PAGE.json and PAGE.png, together, from the runs that are finished."""
+    """Write PAGE.md, PAGE.json and PAGE.png from the finished runs, or from PAGE.json."""
     page = how.page or how.out / table.name
-    found = [collect(table, part, settings, how) for part in table.parts]
-    summary = {
-        "command": command(table.name, how),
-        "metric": table.metrics[0],
-        "better": "higher" if table.sign > 0 else "lower",
-        "parts": found,
-    }
-    parts = [f"# {table.title}", told(summary, settings)]
-    parts += [markdown(table, part, one) for part, one in zip(table.parts, found, strict=True)]
-    parts += [table.notes] * bool(table.notes) + [f"![{table.title}]({page.name}.png)"]
-    draw_bars(found, table.metrics[0], page.with_suffix(".png"), sign=table.sign)
-    write_page(page, parts, summary)
+    if how.rewrite:
+        summary = stored(page, [(table, part) for part in table.parts], settings)
+    else:
+        summary = {
+            "command": command(table.name, how),
+            "metric": table.metrics[0],
+            "better": "higher" if table.sign > 0 else "lower",
+            "parts": [collect(table, part, settings, how) for part in table.parts],
+        }
+    texts = [f"# {table.title}", describe_runs(summary, settings)]
+    texts += [markdown(table, part, results) for part, results in zip(table.parts, summary["parts"], strict=True)]
+    texts += [table.notes] * bool(table.notes) + [f"![{table.title}]({page.name}.png)"]
+    draw_bars(summary["parts"], table.metrics[0], page.with_suffix(".png"), sign=table.sign)
+    write_page(page, texts, summary)
+
+
+def stored(page: Path, parts: Sequence[tuple[Table, Part]], settings: Settings) -> dict[str, Any]:
+    """The results in PAGE.json, with titles and descriptions as they are worded now."""
+    summary = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    for results, (table, part) in zip(summary["parts"], parts, strict=True):
+        results |= {"title": part.title, "schedule": describe_schedule(table, part, settings)}
+    return summary
 
 
 def collect(table: Table, part: Part, settings: Settings, how: argparse.Namespace) -> dict[str, Any]:
-    """Of each U-Net and metric the rows, their seeds, mean, interval, and difference to the reference."""
-    results = {run: result_of(run, how.out) for run in runs_of(table, part, how)}
-    done = {run: one for run, one in results.items() if one is not None}
-    found: dict[str, Any] = {"title": part.title, "reference": part.reference, "paper": dict(part.paper)}
-    found["runs"], found["finished"] = len(results), len(done)
-    found["minutes"] = round(sum(one["cpu_seconds"] for one in done.values()) / 60, 1)
-    found["machine"] = sorted({one["machine"] for one in done.values()})
-    first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
-    found["schedule"] = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
-    if first is not None:
-        found["schedule"] = f"{first.steps} steps of the head alone and {found['schedule']} of all that trains"
-    found["batch"] = schedule.batch
-    found["unets"] = {}
+    """The rows for each kind of U-Net and metric: seeds, mean, interval, and difference to the reference."""
+    planned = {run: result_of(run, how.out) for run in runs_of(table, part, how)}
+    finished = {run: result for run, result in planned.items() if result is not None}
+    results: dict[str, Any] = {"title": part.title, "reference": part.reference, "paper": dict(part.paper)}
+    results["runs"], results["finished"] = len(planned), len(finished)
+    results["minutes"] = round(sum(result["cpu_seconds"] for result in finished.values()) / 60, 1)
+    results["machine"] = sorted({result["machine"] for result in finished.values()})
+    results["schedule"] = describe_schedule(table, part, settings)
+    results["batch"] = settings.schedule(part.schedule).batch
+    results["unets"] = {}
     for unet in UNETS:
         figures: dict[str, dict[str, dict[int, float]]] = {}
-        for run, one in done.items():
+        for run, result in finished.items():
             if run.is_tuned == (unet == "tuned"):
-                for metric, value in one["figures"].items():
+                for metric, value in result["figures"].items():
                     seeds = figures.setdefault(run.row.label, {}).setdefault(metric, {})
                     seeds[run.seed] = SCALE.get(metric, 1.0) * value
         if part.reference in figures:
-            found["unets"][unet] = json.loads(ModifierTable(figures, null=part.reference).to_json())["rows"]
-    return found
+            results["unets"][unet] = json.loads(ModifierTable(figures, null=part.reference).to_json())["rows"]
+    return results
+
+
+def describe_schedule(table: Table, part: Part, settings: Settings) -> str:
+    """How long a run trains, in words."""
+    first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
+    length = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
+    return length if first is None else f"{first.steps} steps for only the head and {length} for everything that trains"
 
 
 def command(name: str, how: argparse.Namespace) -> str:
-    """How to make the page again, with all that was asked for but this machine's folders."""
+    """The command that makes the page again, with all options except the folders of this machine."""
     words = [f"python examples/study/{name}.py"]
     for option, value in how.asked.items():
         is_folder = option in ("model", "captioner") and Path(value).is_absolute()
-        said = "DIR" if option == "root" else Path(value).name if is_folder else value
-        words.append(f"--{option.replace('_', '-')}" + f" {said}" * (value is not True))
+        argument = "DIR" if option == "root" else Path(value).name if is_folder else value
+        words.append(f"--{option.replace('_', '-')}" + f" {argument}" * (value is not True))
     return " ".join(words)
 
 
@@ -88,19 +102,20 @@ def source(settings: Settings) -> str:
     return "rendered scenes" if settings.data == "scenes" else f"images of {settings.data}"
 
 
-def told(summary: Mapping[str, Any], settings: Settings) -> str:
+def describe_runs(summary: Mapping[str, Any], settings: Settings) -> str:
+    """The command, the data, the training, the machine and the statistics behind a page."""
     parts = summary["parts"]
-    seeds = max((len(one["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
-                 for one in row.values()), default=0)  # fmt: skip
-    schedules = " (or ".join(dict.fromkeys(part["schedule"] for part in parts))
-    schedules += ")" * schedules.count("(or") + f", {parts[0]['batch']} images a step"
+    seeds = max((len(cell["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
+                 for cell in row.values()), default=0)  # fmt: skip
+    schedules = ", or ".join(dict.fromkeys(part["schedule"] for part in parts))
+    schedules += f"; {parts[0]['batch']} images per step"
     missing = sum(part["runs"] - part["finished"] for part in parts)
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
     minutes = sum(part["minutes"] for part in parts)
     train, test = settings.train or "all", settings.test or "all"
     return (
-        f"Command: `{summary['command']}`; {train} {source(settings)} to train on, {test} held "
-        f"out, {schedules}, {seeds} seeds; {machines}; {minutes:.0f} minutes of CPU. "
+        f"Command: `{summary['command']}`; {train} {source(settings)} for training, {test} held out for testing; "
+        f"{schedules}; {seeds} seeds; {machines}; {minutes:.0f} minutes of CPU time. "
         + (f"**{missing} runs are not finished.** " if missing else "")
-        + "Means with 95 % intervals (Student's t); differences are taken seed by seed."
+        + "Figures are means with 95 % intervals (Student's t). Differences are computed for each seed."
     )

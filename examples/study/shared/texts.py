@@ -1,4 +1,4 @@
-"""What the U-Net is told of each image: the texts of the paper's tables."""
+"""The texts for the U-Net in the paper's tables, one for each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from tadp.text.conditioning import Conditioning
 
 @dataclass(frozen=True)
 class Text:
-    """A text of a table.
+    """A kind of text in a table.
 
     Attributes:
         kind: "averaged eos", "class embeddings", "class names", "captions", "nouns", "oracle", "others" (captions of
-            other images), "empty", "places" (the averaged end token of the room or place, for depth).
-        min_tokens: Of captions.
-        precision, recall: Of the oracle.
+            other images), "empty", or "places" (the averaged end token of the room or place, for depth).
+        min_tokens: Minimum length of captions, in tokens.
+        precision: Precision of the oracle.
+        recall: Recall of the oracle.
     """
 
     kind: str
@@ -28,60 +29,61 @@ class Text:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """The name of the text, as a part of file names."""
         tail = f"-{self.min_tokens}" if self.kind in ("captions", "nouns", "others") else ""
         if self.kind == "oracle":
             tail = f"-{self.precision:.2f}-{self.recall:.2f}"
         return self.kind.replace(" ", "-") + tail
 
 
-class Said:
+class ImageTexts:
     """The text of every image of a data set.
 
     Args:
-        texts: A string an image; or embeddings: one text for all, or several, of which `rows` says each image's.
-        rows: See above.
+        texts: One string per image, or embeddings.
+        rows: Row of the embeddings for each image; None if all images share the same text.
     """
 
     def __init__(self, texts: Sequence[str] | Conditioning, rows: Sequence[int] | None = None):
         self.texts, self.rows = texts, rows
 
     def of(self, numbers: Sequence[int]) -> list[str] | Conditioning:
-        """The text of some images, as a backbone takes it."""
+        """The texts of some images, in the form that a backbone takes."""
         if not isinstance(self.texts, Conditioning):
             return [self.texts[number] for number in numbers]
         return self.texts if self.rows is None else self.texts.take([self.rows[number] for number in numbers])
 
 
-def say(text: Text, backbone: tadp.TADPBackbone, data, *, seed: int) -> Said:
-    """The text of all images of a data set.
+def make_texts(text: Text, backbone: tadp.TADPBackbone, data, *, seed: int) -> ImageTexts:
+    """Make the texts of all images of a data set.
 
     Args:
-        text: Which.
-        backbone: Its text encoder encodes what is no string.
-        data: `images.Images`.
-        seed: Of the oracle's draw; training and test data have different ones.
+        text: The kind of text.
+        backbone: The backbone, whose text encoder makes the embeddings.
+        data: The images, an `images.Images`.
+        seed: Seed of the oracle's mistakes; use different ones for training and test data.
     """
     count = len(data)
     if text.kind == "averaged eos":
-        return Said(prompts.averaged_eos(data.names, backbone))
+        return ImageTexts(prompts.averaged_eos(data.names, backbone))
     if text.kind == "class embeddings":
-        return Said(prompts.class_embeddings(data.names, backbone))
+        return ImageTexts(prompts.class_embeddings(data.names, backbone))
     if text.kind == "class names":
-        return Said(prompts.class_names(data.names, count=count))
+        return ImageTexts(prompts.class_names(data.names, count=count))
     if text.kind == "places":
         kinds = sorted(set(data.all_places))
-        return Said(prompts.averaged_eos(kinds, backbone).apart(), [kinds.index(one) for one in data.places])
+        return ImageTexts(prompts.averaged_eos(kinds, backbone).apart(), [kinds.index(place) for place in data.places])
     if text.kind == "oracle":
-        told = prompts.oracle(data.present, data.names, precision=text.precision, recall=text.recall, seed=seed)
-        return Said(told)
+        return ImageTexts(
+            prompts.oracle(data.present, data.names, precision=text.precision, recall=text.recall, seed=seed)
+        )
     if text.kind == "empty":
-        return Said(prompts.null(count))
+        return ImageTexts(prompts.null(count))
     captions = data.captions(text.min_tokens)
     if text.kind == "nouns":
-        return Said(prompts.nouns(captions))
+        return ImageTexts(prompts.nouns(captions))
     if text.kind == "others":
-        return Said(np.roll(captions, 1).tolist())
+        return ImageTexts(np.roll(captions, 1).tolist())
     if text.kind == "captions":
-        return Said(captions)
-    raise ValueError(f"no text {text.kind!r}.")
+        return ImageTexts(captions)
+    raise ValueError(f"unknown kind of text: {text.kind!r}.")
