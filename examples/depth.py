@@ -1,4 +1,4 @@
-r"""Train a depth model, and say how good it is on images that were held out.
+r"""Train a depth model and measure it on held-out images.
 
     python examples/depth.py --out run
     python examples/depth.py --data nyu --root nyu_depth_v2 --captions nyu.db --schedule nyu-25-epochs --flip-test \
@@ -6,8 +6,8 @@ r"""Train a depth model, and say how good it is on images that were held out.
         --mixed-precision bf16 --micro-batch 3 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/depth.py --out run
 
-The first trains tadp-tiny on rendered scenes. OUT gets metrics.jsonl, checkpoints (call again to go on), the model with
-its card, predictions.png and result.json.
+The first command trains tadp-tiny on rendered scenes. The folder OUT receives metrics.jsonl, checkpoints (call again to
+continue), the model with its model card, predictions.png and result.json.
 """
 
 import time
@@ -18,7 +18,7 @@ from training.data import HELD_OUT_SEED, TRAIN_SEED, captioner_of, mean_depths, 
 from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
-from training.report import compared, enlarged, finish, merged, shared
+from training.report import compare, enlarge, finish, merge, share
 
 from tadp.datasets import (
     BrightnessContrast,
@@ -36,7 +36,7 @@ from tadp.tasks import TADPForDepthEstimation
 from tadp.training.schedules import Schedule
 
 SCENES = Schedule(steps=400, batch=16, lr=2e-3, warmup_steps=50)
-SCENES_HEAD = {"channels": 16}  # the paper's 192 are for a backbone 10 times as wide
+SCENES_HEAD = {"channels": 16}  # the paper's 192 channels are for a backbone 10 times as wide
 CROP_PX = 480
 AUGMENTATION = {
     "scenes": [RandomFlip()],
@@ -45,7 +45,7 @@ AUGMENTATION = {
 
 
 def open_data(options):
-    """Functions from captions to the data that trains, and to that which is held out."""
+    """Two functions that open the training data and the held-out data with given captions."""
     if options.data == "scenes":
         return scenes(options.train_scenes, seed=TRAIN_SEED), scenes(options.held_out_scenes, seed=HELD_OUT_SEED)
     on_error = "skip" if options.skip_broken else "raise"
@@ -60,18 +60,18 @@ def loss(model, part):
 
 
 def score(model, data, *, test, options, accelerator):
-    """Averaged over images; the sky of rendered scenes, at the farthest, does not count."""
+    """The metrics, averaged over images. The sky of rendered scenes, at the maximum depth, is ignored."""
     metric = new_metric(model.max_depth_m, options)
-    return figures(compared(model, metric, data, options=options, accelerator=accelerator, **test))
+    return figures(compare(model, metric, data, options=options, accelerator=accelerator, **test))
 
 
 def score_fixed(depth_m, data, *, max_depth_m, options, accelerator):
-    """What it scores to say the same depth, or the same map, of every image."""
+    """The score of predicting the same depth, or the same depth map, for every image."""
     metric = new_metric(max_depth_m, options)
-    for sample in shared(data, accelerator, most=options.evaluate_images):
+    for sample in share(data, accelerator, most=options.evaluate_images):
         truth = torch.from_numpy(sample.depth_m)[None]
         metric.update(torch.as_tensor(depth_m, dtype=torch.float32).expand_as(truth), truth)
-    return figures(merged(metric).compute())
+    return figures(merge(metric).compute())
 
 
 def new_metric(max_depth_m, options):
@@ -90,7 +90,7 @@ def main() -> None:
 
     max_depth_m = MAX_DEPTH_M if options.data == "scenes" else 10.0
     model = TADPForDepthEstimation(
-        load_backbone(options, accelerator, attach_attention=()),  # as the paper's
+        load_backbone(options, accelerator, attach_attention=()),  # as in the paper
         max_depth_m=max_depth_m,
         head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
         prompt_mode=options.text,
@@ -114,7 +114,7 @@ def main() -> None:
     fixed = partial(score_fixed, data=held_out, max_depth_m=max_depth_m, options=options, accelerator=accelerator)
     pictures = [
         [
-            enlarged(sample.image),
+            enlarge(sample.image),
             depth_picture(torch.from_numpy(sample.depth_m)),
             model.predict(sample.image, sample.caption, **test).plot(),
         ]

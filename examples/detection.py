@@ -1,4 +1,4 @@
-r"""Train a detector, and say how good it is on images that were held out. Needs pip install 'tadp[detection,train]'.
+r"""Train a detector and measure it on held-out images. Needs pip install 'tadp[detection,train]'.
 
     python examples/detection.py --out run
     python examples/detection.py --data voc --root VOCdevkit --captions voc.db --schedule voc-detection-10-epochs \
@@ -6,8 +6,8 @@ r"""Train a detector, and say how good it is on images that were held out. Needs
         --mixed-precision bf16 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/detection.py --out run
 
-The first trains tadp-tiny on rendered scenes. OUT gets metrics.jsonl, checkpoints (call again to go on), the model with
-its card, predictions.png and result.json.
+The first command trains tadp-tiny on rendered scenes. The folder OUT receives metrics.jsonl, checkpoints (call again to
+continue), the model with its model card, predictions.png and result.json.
 """
 
 import time
@@ -18,7 +18,7 @@ from training.data import HELD_OUT_SEED, TRAIN_SEED, Joined, captioner_of, scene
 from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
-from training.report import compared, finish, merged, shared
+from training.report import compare, finish, merge, share
 
 from tadp.datasets import PascalVOCDetection, RandomFlip, Resize
 from tadp.drawing import box_picture
@@ -34,7 +34,7 @@ AUGMENTATION = {"scenes": [RandomFlip()], "voc": [Resize((IMAGE_PX, IMAGE_PX))]}
 
 
 def open_data(options):
-    """Functions from captions to the data that trains, and to that which is held out."""
+    """Two functions that open the training data and the held-out data with given captions."""
     if options.data == "scenes":
         return scenes(options.train_scenes, seed=TRAIN_SEED), scenes(options.held_out_scenes, seed=HELD_OUT_SEED)
     on_error = "skip" if options.skip_broken else "raise"
@@ -69,18 +69,18 @@ def loss(model, part):
 
 def score(model, data, *, options, accelerator):
     metric = VOCDetection(model.class_names, rule="voc07")
-    return figures(compared(model, metric, data, options=options, accelerator=accelerator))
+    return figures(compare(model, metric, data, options=options, accelerator=accelerator))
 
 
 def score_random(train, data, *, options, accelerator):
-    """What it scores to say the boxes of some training image, with scores at random."""
+    """The score of predicting the boxes of a random training image, with random confidences."""
     metric = VOCDetection(train.box_class_names, rule="voc07")
     generator = torch.Generator().manual_seed(options.seed + accelerator.process_index)
-    for sample in shared(data, accelerator, most=options.evaluate_images):
+    for sample in share(data, accelerator, most=options.evaluate_images):
         boxes = train[int(torch.randint(len(train), (), generator=generator))].boxes
-        said = Detections(boxes.boxes, boxes.labels, torch.rand(len(boxes), generator=generator))
-        metric.update([said], [sample.boxes])
-    return figures(merged(metric).compute())
+        predicted = Detections(boxes.boxes, boxes.labels, torch.rand(len(boxes), generator=generator))
+        metric.update([predicted], [sample.boxes])
+    return figures(merge(metric).compute())
 
 
 def figures(result):
@@ -88,7 +88,7 @@ def figures(result):
 
 
 def picture_rows(model, data, *, count):
-    """Image, truth and prediction of the first samples."""
+    """Image, ground truth and prediction for the first samples."""
     nothing = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     return [
         [

@@ -1,9 +1,9 @@
-"""What tiles change, and what memory they take: seams against a single pass, and peaks in fresh processes.
+"""What tiles change and how much memory they take: seams compared with a single pass, and peak memory.
 
-    python examples/large_image.py                        # half a minute
+    python examples/large_image.py                        # takes half a minute
     python examples/large_image.py --canvases 8 --memory 1000x750 2000x1500 4000x3000 --out docs/results/tiles
 
-A canvas is rendered scenes side by side, at the 128 pixels that `tadp-tiny` was trained on.
+A canvas consists of rendered scenes next to each other, each at the 128 pixels that `tadp-tiny` was trained on.
 """
 
 import argparse
@@ -17,14 +17,15 @@ from tiling.memory import TILE_PX, measure_memory
 from tiling.seams import LEVELS, NEAR_PX, SEED, measure_seams
 
 ABOUT_SEAMS = """
-Relative L2 difference between tiles and a single pass of {side}x{side} canvases, mean over {canvases}: over all cells;
-over those within {near} px of a tile's border; over the others. Step: how far apart the two cells at a border are, as a
-multiple of the single pass's.
+The tables give the relative L2 difference between tiles and a single pass on {side}x{side} canvases, as a mean over
+{canvases}. "All" is over all cells, "near" over cells within {near} px of a tile's border, and "away" over the rest.
+"Step" is the difference between the two cells at a border, relative to that in the single pass.
 """
 ABOUT_MEMORY = """
-Peak memory above the model's, in a fresh process, float32, tiles of {tile} px with an overlap of 128:
+Peak memory in addition to the model's, measured in a new process in float32, with tiles of {tile} px and an overlap
+of 128:
 
-| image | way | peak, MB | of it the result, MB | finest map |
+| image | method | peak, MB | of which the result, MB | finest map |
 |---|---|---|---|---|
 """
 
@@ -43,17 +44,20 @@ def page(options: argparse.Namespace, errors: list[dict[str, float]], peaks: lis
             cells += [f"{row[f'{name} {key}']:.2f}".replace("nan", "-") for key in ("all", "near", "away", "step")]
             text += f"| {' | '.join(cells)} |\n"
     text += ABOUT_MEMORY.format(tile=TILE_PX)
-    for p in peaks:
-        text += f"| {p['image']} | {p['way']} | {p['peak_mb']:.0f} | {p['result_mb']:.0f} | {p['finest']} |\n"
+    for peak in peaks:
+        sizes_mb = f"{peak['peak_mb']:.0f} | {peak['result_mb']:.0f}"
+        text += f"| {peak['image']} | {peak['way']} | {sizes_mb} | {peak['finest']} |\n"
     return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=512, help="of a canvas, a multiple of 128 (default: %(default)s)")
-    parser.add_argument("--canvases", type=int, default=1)
-    parser.add_argument("--tiles", type=int, nargs="+", default=[128, 256], help="sides, in pixels")
-    parser.add_argument("--memory", nargs="*", default=["1000x750"], help="widths x heights of images")
+    parser.add_argument(
+        "--side", type=int, default=512, help="side of a canvas, a multiple of 128 (default: %(default)s)"
+    )
+    parser.add_argument("--canvases", type=int, default=1, help="number of canvases (default: %(default)s)")
+    parser.add_argument("--tiles", type=int, nargs="+", default=[128, 256], help="sides of the tiles, in pixels")
+    parser.add_argument("--memory", nargs="*", default=["1000x750"], help="sizes of the images, as WIDTHxHEIGHT")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     options = parser.parse_args()
     torch.set_num_threads(1)

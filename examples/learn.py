@@ -1,9 +1,11 @@
-"""Does it learn? A task on rendered scenes from several seeds, beside a U-Net without training and a trivial answer.
+"""Does a task learn on these features? Compares tadp-tiny with an untrained U-Net and a trivial answer, over seeds.
 
     python examples/learn.py segmentation --out study --page docs/results/segmentation
+    python examples/learn.py segmentation --page docs/results/segmentation --rewrite
 
-Runs examples/TASK.py for each seed, with and without --untrained, and writes PAGE.md and PAGE.json. Runs that are
-finished are not done again, and one that was stopped goes on. Options that this script does not know go to the other.
+Runs examples/TASK.py for each seed, with and without --untrained, and writes PAGE.md and PAGE.json. Finished runs are
+not repeated, and a run that was stopped continues. All other options are passed on to that script. With --rewrite it
+runs nothing and writes PAGE.md again from PAGE.json.
 """
 
 import argparse
@@ -20,74 +22,82 @@ VARIANTS = {"tadp-tiny": (), "tadp-tiny, its U-Net untrained": ("--untrained",)}
 
 
 def main() -> None:
-    options, others = read_options()
+    options, task_options = read_options()
+    if options.rewrite:
+        summary = json.loads(options.page.with_suffix(".json").read_text(encoding="utf-8"))
+        return write(options.page, markdown(summary["runs"], options.task, summary["command"]), summary)
     runs = [
         (options.out / options.task / f"{number}-{seed}", ["--seed", str(seed), *flags])
         for number, flags in enumerate(VARIANTS.values())
         for seed in range(options.seeds)
     ]
-    # what all runs share is made once
+    # the first run makes the captions and latents that all runs share
     shared = ["--captions", str(options.out / "captions.db"), "--cache", str(options.out), "--sheet", "3"]
-    train(options.task, runs[0], [*shared, *others])
+    train(options.task, runs[0], [*shared, *task_options])
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda one: train(options.task, one, [*shared, *others]), runs[1:]))
+        list(pool.map(lambda run: train(options.task, run, [*shared, *task_options]), runs[1:]))
 
     results = {
         name: [read(options.out / options.task / f"{number}-{seed}") for seed in range(options.seeds)]
         for number, name in enumerate(VARIANTS)
     }
-    page = markdown(results, options.task, others)
+    called = command(options.task, task_options)
+    page = markdown(results, options.task, called)
     print(page)
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(runs[0][0] / "predictions.png", options.page.with_suffix(".png"))
-        page += f"\n![Image, truth and prediction of scenes that were held out]({options.page.name}.png)\n"
-        options.page.with_suffix(".md").write_text(page, encoding="utf-8")
-        summary = {"command": command(options.task, others), "runs": without_paths(results)}
-        options.page.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write(options.page, page, {"command": called, "runs": without_paths(results)})
+    return None
+
+
+def write(path: Path, page: str, summary: dict) -> None:
+    """Write the page and its results; the picture is there already."""
+    page += f"\n![Image, ground truth and prediction for held-out scenes]({path.name}.png)\n"
+    path.with_suffix(".md").write_text(page, encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 def train(task: str, run: tuple[Path, list[str]], options: list[str]) -> None:
-    """One run, if it is not finished; what it says goes to its log."""
-    folder, own = run
+    """Do one run if it is not finished. Its output goes to its log."""
+    folder, run_options = run
     if (folder / "result.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{task}: {folder}", flush=True)
     with (folder / "log.txt").open("a") as log:
-        started = [sys.executable, str(HERE / f"{task}.py"), "--out", str(folder), *own, *options]
-        code = subprocess.run(started, stdout=log, stderr=subprocess.STDOUT).returncode
+        words = [sys.executable, str(HERE / f"{task}.py"), "--out", str(folder), *run_options, *options]
+        code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT).returncode
     if code:
-        sys.exit(f"{task} ended with code {code}; {folder / 'log.txt'} says why. Call again to go on.")
+        sys.exit(f"{task} ended with code {code}; {folder / 'log.txt'} says why. Call again to continue.")
 
 
 def read(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
-def markdown(results: dict[str, list[dict]], task: str, others: list[str]) -> str:
-    """Mean and standard deviation over seeds, and the trivial answers, which have no seed or are drawn with it."""
-    every = [one for runs in results.values() for one in runs]
-    names = list(every[0]["figures"])
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for variant, runs in results.items():
-        lines.append(
-            f"| {variant} | " + " | ".join(spread([one["figures"][name] for one in runs]) for name in names) + " |"
-        )
-    for trivial in every[0]["baselines"]:
-        cells = [spread([one["baselines"][trivial][name] for one in every]) for name in names]
+def markdown(results: dict[str, list[dict]], task: str, called: str) -> str:
+    """The table: mean and standard deviation over seeds, for the models and for trivial answers."""
+    runs = [run for variant in results.values() for run in variant]
+    names = list(runs[0]["figures"])
+    lines = ["| model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for name, variant in results.items():
+        cells = [spread([run["figures"][metric] for run in variant]) for metric in names]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for trivial in runs[0]["baselines"]:
+        cells = [spread([run["baselines"][trivial][metric] for run in runs]) for metric in names]
         lines.append(f"| {trivial} | " + " | ".join(cells) + " |")
-    minutes = [one["cpu_minutes"] for one in every]
+    minutes = [run["cpu_minutes"] for run in runs]
     count = len(next(iter(results.values())))
-    first = every[0]
+    first = runs[0]
     unet = "frozen" if first["tune"] == "nothing" else f"tuned ({first['tune']})"
-    told = (
-        f"Command: `{command(task, others)}`; {first['trained_on']:,} rendered scenes to train on and "
-        f"{first['measured_on']} held out, captions by the captioner, {first['schedule']['steps']} steps of "
-        f"{first['schedule']['batch']} images, U-Net {unet}; {count} seeds, mean ± standard deviation; "
-        f"{first['machine']}; {min(minutes):.1f} to {max(minutes):.1f} minutes of CPU a run, evaluation included."
+    opening = (
+        f"Command: `{called}`; {first['trained_on']:,} rendered scenes for training, {first['measured_on']} held out "
+        f"for testing, captions by the captioner; {first['schedule']['steps']} steps of {first['schedule']['batch']} "
+        f"images; U-Net {unet}; {count} seeds, mean ± standard deviation; {first['machine']}; {min(minutes):.1f} to "
+        f"{max(minutes):.1f} minutes of CPU time per run, including evaluation."
     )
-    return "\n".join([f"# {task.capitalize()} on rendered scenes", "", told, "", *lines]) + "\n"
+    return "\n".join([f"# {task.capitalize()} on rendered scenes", "", opening, "", *lines]) + "\n"
 
 
 def spread(values: list[float]) -> str:
@@ -95,13 +105,13 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {deviation:.3f}" if deviation else "")
 
 
-def command(task: str, others: list[str]) -> str:
-    return " ".join(["python examples/learn.py", task, *others])
+def command(task: str, task_options: list[str]) -> str:
+    return " ".join(["python examples/learn.py", task, *task_options])
 
 
 def without_paths(results: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """Results less the command with this machine's folders."""
-    return {name: [{k: v for k, v in one.items() if k != "command"} for one in runs] for name, runs in results.items()}
+    """The results without the commands, which contain folders of this machine."""
+    return {name: [{k: v for k, v in run.items() if k != "command"} for run in runs] for name, runs in results.items()}
 
 
 def read_options() -> tuple[argparse.Namespace, list[str]]:
@@ -109,8 +119,9 @@ def read_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("task", choices=("segmentation", "depth", "detection"))
     parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the runs")
     parser.add_argument("--page", type=Path, help="write PAGE.md and PAGE.json")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time")
+    parser.add_argument("--rewrite", action="store_true", help="run nothing; write PAGE.md again from PAGE.json")
     return parser.parse_known_args()
 
 

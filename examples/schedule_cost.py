@@ -1,11 +1,12 @@
-"""What the paper's schedules ask of a machine: arithmetic and memory, counted without running it.
+"""What the paper's schedules cost: arithmetic and memory, counted without running them.
 
     python examples/schedule_cost.py --out docs/results/schedule-cost.md
 
-Shapes without numbers, at Stable Diffusion 1.5's size: on PyTorch's meta device arithmetic is counted, by
-FlopCounterMode over the VAE encoder (forward) and the U-Net with the head (forward, backward). Memory is weights,
-gradients and AdamW's two averages, plus what autograd keeps of a batch for the way back. That is counted with fake
-tensors, for which attention is the fused kernel of a real device; for meta tensors it would keep all probabilities.
+The models have the size of Stable Diffusion 1.5, without weights. On PyTorch's meta device, FlopCounterMode counts the
+arithmetic of the VAE encoder (forward) and of the U-Net with the head (forward and backward). Memory consists of
+weights, gradients and AdamW's two averages, plus what autograd keeps of a batch for the backward pass. The latter is
+counted with fake tensors, whose attention is the fused kernel of a real device. With meta tensors, attention would
+keep all probabilities.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from tadp.diffusion.vae import VAEEncoder
 from tadp.training.schedules import SCHEDULES
 
 TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stable Diffusion 1.x has
-SIDE = 512  # what the U-Net sees; NYU's crops of 480 are padded to it
-# Images to train on, by the data sets' own papers and lists; the paper's detector trains on VOC 2007 and 2012 together.
+SIDE = 512  # size of the U-Net's input; NYU's crops of 480 are padded to it
+# Training images, according to the papers and lists of the data sets. The paper's detector trains on VOC 2007 and 2012.
 IMAGES = {"ade20k": 20_210, "nyu": 24_231, "pascal": 10_582, "cityscapes": 2_975, "voc": 16_551}
 TASKS = {"nyu": "depth", "voc": "detection"}  # the others are segmentation
 GB, TERA = 1e9, 1e12
-HOUR_AT = 100 * TERA * 3600  # FLOP in an hour at a hundred TFLOP/s
+HOUR_AT = 100 * TERA * 3600  # FLOP in an hour at 100 TFLOP/s
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def training_step(task: str) -> dict[str, float]:
-    """FLOP an image, parameters, and the bytes that autograd keeps of an image."""
+    """FLOP per image, parameters, and the bytes that autograd keeps per image."""
     with torch.device("meta"):
         backbone = TADPBackbone(
             vae=VAEEncoder(AutoencoderKL(**SD15_VAE)),
@@ -75,31 +76,31 @@ def training_step(task: str) -> dict[str, float]:
 
 
 def forward(backbone: TADPBackbone, head: nn.Module, task: str) -> Tensor:
-    """From latents to something that has a gradient."""
+    """A pass from latents to a scalar with a gradient."""
     device = next(head.parameters()).device
     latents, text = torch.empty(1, 4, SIDE // 8, SIDE // 8, device=device), torch.empty(1, 77, 768, device=device)
     features = backbone.extract(latents, Conditioning(text))
-    made = head(features.maps if task == "detection" else features)
-    return sum(one.sum() for one in made) if isinstance(made, list | tuple) else made.sum()
+    outputs = head(features.maps if task == "detection" else features)
+    return sum(output.sum() for output in outputs) if isinstance(outputs, list | tuple) else outputs.sum()
 
 
 def build_head(task: str, backbone: TADPBackbone) -> nn.Module:
     if task == "depth":
         return heads.DepthHead(backbone.feature_info, max_depth_m=10.0)
-    if task == "detection":  # its boxes need numbers; the pyramid does not
+    if task == "detection":  # boxes depend on values, which are missing here; the pyramid does not need them
         return heads.FPN(backbone.feature_info)
     return heads.SegmentationHead(backbone.feature_info, num_classes=150)
 
 
 def kept_bytes(backbone: TADPBackbone, head: nn.Module, task: str) -> int:
-    """What autograd keeps from forward to backward, each storage once; parameters, turned ones too, are left out."""
-    parameters = {one.untyped_storage()._cdata for module in (backbone, head) for one in module.parameters()}
+    """Bytes that autograd keeps from forward to backward, each storage once, without parameters and views of them."""
+    parameters = {weight.untyped_storage()._cdata for module in (backbone, head) for weight in module.parameters()}
     storages = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in parameters:
-            storages[storage._cdata] = storage  # held, so that no other takes its place
+            storages[storage._cdata] = storage  # kept alive, so that no other storage reuses its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -110,39 +111,41 @@ def kept_bytes(backbone: TADPBackbone, head: nn.Module, task: str) -> int:
 
 def page(steps: dict[str, dict[str, float]]) -> str:
     lines = [
-        "# What the paper's schedules ask of a machine",
+        "# What the paper's schedules cost",
         "",
-        "Command: `python examples/schedule_cost.py`; counted, nothing was run. Stable "
-        "Diffusion 1.5's size, images of 512x512; the head is the paper's (of detection its pyramid alone).",
+        "Command: `python examples/schedule_cost.py`; everything was counted, nothing was run. The model has the size "
+        "of Stable Diffusion 1.5, and images have 512x512 pixels. The head is the paper's (for detection, only its "
+        "pyramid).",
         "",
-        "An image, in TFLOP and in float32:",
+        "Per image, arithmetic in TFLOP and memory in float32:",
         "",
-        "| | VAE encoder | U-Net and head, forward | forward and backward | kept for the way back, GB | with gradient "
-        "checkpointing, GB |",
+        "| task | VAE encoder | U-Net and head, forward | forward and backward | kept for the backward pass, GB | "
+        "the same with gradient checkpointing, GB |",
         "|---|---|---|---|---|---|",
     ]
-    for task, one in steps.items():
-        flop = " | ".join(f"{one[name] / TERA:.2f}" for name in ("encode", "forward", "train"))
-        lines.append(f"| {task} | {flop} | {one['kept'] / GB:.1f} | {one['kept, checkpointed'] / GB:.2f} |")
+    for task, cost in steps.items():
+        flop = " | ".join(f"{cost[name] / TERA:.2f}" for name in ("encode", "forward", "train"))
+        lines.append(f"| {task} | {flop} | {cost['kept'] / GB:.1f} | {cost['kept, checkpointed'] / GB:.2f} |")
     model = steps["segmentation"]
     state = 16 * model["trained"] + 4 * model["frozen"]
     lines += [
         "",
-        f"Besides the images: {model['trained'] / 1e6:.0f} M parameters that train, {model['frozen'] / 1e6:.0f} M that "
-        f"do not (segmentation). Weights, gradients and AdamW's two averages in float32 are {state / GB:.1f} GB. With "
-        "gradient checkpointing a step does one more forward pass, and needs the memory of one block besides what is "
-        "kept. Latents that are cached save the encoder, where nothing but flips changes the images.",
+        f"In addition, for segmentation, {model['trained'] / 1e6:.0f} M parameters are trained and "
+        f"{model['frozen'] / 1e6:.0f} M are frozen. Weights, gradients and AdamW's two averages take "
+        f"{state / GB:.1f} GB in float32. With gradient checkpointing, a step does one more forward pass and needs the "
+        "memory of one block in addition to what is kept. Cached latents save the encoder's work, if images are "
+        "augmented only by flips.",
         "",
-        "| schedule | images seen | PFLOP | hours at 100 TFLOP/s | with cached latents |",
+        "| schedule | images seen | PFLOP | hours at 100 TFLOP/s | hours with cached latents |",
         "|---|---|---|---|---|",
     ]
     for name, schedule in SCHEDULES.items():
         data = name.split("-")[0]
-        one = steps[TASKS.get(data, "segmentation")]
+        cost = steps[TASKS.get(data, "segmentation")]
         seen = schedule.total_steps(IMAGES[data]) * schedule.batch
-        total, cached = seen * (one["encode"] + one["train"]), seen * one["train"]
+        total, cached = seen * (cost["encode"] + cost["train"]), seen * cost["train"]
         lines.append(f"| {name} | {seen:,} | {total / 1e15:,.0f} | {total / HOUR_AT:.1f} | {cached / HOUR_AT:.1f} |")
-    links = "[What rate a GPU reaches](../speed.md#on-a-gpu), and [what memory a step takes](../small-gpu.md#measured)."
+    links = "See also [the speed of a GPU](../speed.md#on-a-gpu) and [the memory of a step](../small-gpu.md#measured)."
     return "\n".join([*lines, "", links]) + "\n"
 
 

@@ -1,4 +1,4 @@
-r"""Train a segmentation model, and say how good it is on images that were held out.
+r"""Train a segmentation model and measure it on held-out images.
 
     python examples/segmentation.py --out run
     python examples/segmentation.py --data ade20k --root ADEChallengeData2016 --captions ade20k.db \
@@ -6,8 +6,8 @@ r"""Train a segmentation model, and say how good it is on images that were held 
         --captioner Salesforce/blip2-opt-2.7b --mixed-precision bf16 --micro-batch 4 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/segmentation.py --out run
 
-The first trains tadp-tiny on rendered scenes. OUT gets metrics.jsonl, checkpoints (call again to go on), the model with
-its card, predictions.png and result.json.
+The first command trains tadp-tiny on rendered scenes. The folder OUT receives metrics.jsonl, checkpoints (call again to
+continue), the model with its model card, predictions.png and result.json.
 """
 
 import time
@@ -18,7 +18,7 @@ from training.data import HELD_OUT_SEED, TRAIN_SEED, captioner_of, largest_class
 from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
-from training.report import compared, enlarged, finish, merged, shared
+from training.report import compare, enlarge, finish, merge, share
 
 from tadp import datasets
 from tadp.datasets import PadTo, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize, Resize
@@ -28,7 +28,7 @@ from tadp.tasks import TADPForSemanticSegmentation
 from tadp.training.schedules import Schedule
 
 SCENES = Schedule(steps=600, batch=16, lr=2e-3, warmup_steps=50)
-SCENES_HEAD = {"fpn_channels": 64, "channels": 64}  # the paper's 256 are for a backbone 10 times as wide
+SCENES_HEAD = {"fpn_channels": 64, "channels": 64}  # the paper's 256 channels are for a backbone 10 times as wide
 CROP_PX = 512
 CROP = [RandomCrop(CROP_PX, cat_max_ratio=0.75), RandomFlip(), PhotometricDistortion(), PadTo(CROP_PX)]
 AUGMENTATION = {
@@ -37,11 +37,11 @@ AUGMENTATION = {
     "ade20k": [RandomResize((0.5, 2.0), size=512, longest=2048), *CROP],
     "cityscapes": [Resize(720, longest=1280), *CROP],
 }
-SHORT_SIDE_PX = {"ade20k": 512, "cityscapes": 512}  # of images that are tested
+SHORT_SIDE_PX = {"ade20k": 512, "cityscapes": 512}  # of test images
 
 
 def open_data(options):
-    """Functions from captions to the data that trains, and to that which is held out."""
+    """Two functions that open the training data and the held-out data with given captions."""
     on_error = "skip" if options.skip_broken else "raise"
     if options.data == "scenes":
         return scenes(options.train_scenes, seed=TRAIN_SEED), scenes(options.held_out_scenes, seed=HELD_OUT_SEED)
@@ -63,7 +63,7 @@ def build_model(backbone, class_names, options):
         head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
         prompt_mode=options.text,
         tune=options.tune,
-        loss="focal" if options.data == "voc" else "cross_entropy",  # as released
+        loss="focal" if options.data == "voc" else "cross_entropy",  # as in the released code
         window_px=128 if options.data == "scenes" else CROP_PX,
     )
     model.captioner_name = captioner_of(options)
@@ -85,16 +85,16 @@ def labelled_pixels(batch):
 def score(model, data, *, options, accelerator):
     metric = MeanIoU(len(model.class_names), class_names=model.class_names)
     test = predict_options(options)
-    return figures(compared(model, metric, data, options=options, accelerator=accelerator, **test))
+    return figures(compare(model, metric, data, options=options, accelerator=accelerator, **test))
 
 
 def score_constant(label, data, *, class_names, options, accelerator):
-    """What it scores to say the same class everywhere."""
+    """The score of predicting the same class everywhere."""
     metric = MeanIoU(len(class_names), class_names=class_names)
-    for sample in shared(data, accelerator, most=options.evaluate_images):
+    for sample in share(data, accelerator, most=options.evaluate_images):
         mask = torch.from_numpy(sample.mask)[None]
         metric.update(torch.full_like(mask, label), mask)
-    return figures(merged(metric).compute())
+    return figures(merge(metric).compute())
 
 
 def figures(result):
@@ -102,10 +102,10 @@ def figures(result):
 
 
 def picture_rows(model, data, *, count, **test):
-    """Image, truth and prediction of the first samples."""
+    """Image, ground truth and prediction for the first samples."""
     return [
         [
-            enlarged(sample.image),
+            enlarge(sample.image),
             class_picture(sample.image, torch.from_numpy(sample.mask), model.class_names),
             model.predict(sample.image, sample.caption, **test).plot(),
         ]

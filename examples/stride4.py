@@ -1,9 +1,9 @@
-"""Compare ways to a map at stride 4: mIoU of one head on frozen features of rendered scenes.
+"""Compare ways to get a map at stride 4 by the mIoU of a head on frozen features of rendered scenes.
 
     python examples/stride4.py
 
-"none" starts at stride 8, "vae" adds the VAE encoder's own map, "upsampled" a learned enlargement of level 0. Prints a
-line a run and the mean over seeds.
+"none" starts at stride 8, "vae" adds a map of the VAE encoder, and "upsampled" adds a learned upsampling of level 0.
+Prints one line per run, and the mean over seeds.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tadp.heads import SegmentationHead
 from tadp.integrations import Pyramid
 from tadp.metrics import MeanIoU
 
-TRAIN_SEED, HELD_OUT_SEED = 101, 102  # two data sets share no scene
+TRAIN_SEED, HELD_OUT_SEED = 101, 102  # data sets of different seeds share no scene
 
 
 def miou(kind: str, *, seed: int, options: argparse.Namespace) -> float:
@@ -50,11 +50,11 @@ def miou(kind: str, *, seed: int, options: argparse.Namespace) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--scenes", type=int, default=400)
-    parser.add_argument("--held-out", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200, help="training steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images per step (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=400, help="scenes for training (default: %(default)s)")
+    parser.add_argument("--held-out", type=int, default=100, help="scenes for testing (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
     options = parser.parse_args()
     for kind in ("none", "vae", "upsampled"):
         scores = []

@@ -1,1 +1,1 @@
-"""What the three training scripts share: options, data with captions, the loop, its checkpoints, and a study."""
+"""Code that the training scripts share: options, data with captions, the loop, checkpoints and the report."""

@@ -1,9 +1,9 @@
-"""Checkpoints that a kill or a full disk does not harm, from which a run goes on as if nothing had happened.
+"""Checkpoints that survive a kill or a full disk, from which a run continues as if it had never stopped.
 
-OUT/checkpoints/step-00000500/   what accelerate saves: optimiser, schedule, random numbers of each process; what trains
-                                 of the model, in safetensors; and state.json, which says of what run it is
+OUT/checkpoints/step-00000500/   the state that accelerate saves (optimiser, schedule, random numbers of each process),
+                                 the trained weights in safetensors, and state.json, which identifies the run
 
-A checkpoint is written beside, renamed when all of it is there, and only then is the one before it removed.
+A checkpoint is written to a temporary folder and renamed when it is complete. Only then is the previous one removed.
 """
 
 import json
@@ -24,34 +24,34 @@ STATE, WEIGHTS = "state.json", "trained.safetensors"
 
 
 class Checkpoints:
-    """The checkpoints of one run; the newest alone is kept.
+    """The checkpoints of one run, of which only the newest is kept.
 
     Args:
-        folder: Where they are.
-        accelerator: Whose state is kept; what it is to keep must have been prepared or registered.
-        identity: What makes the run this run. One that differs is not gone on with.
+        folder: Folder of the checkpoints.
+        accelerator: Accelerator whose state is saved. Model and optimiser must be prepared, other state registered.
+        identity: Values that identify the run. A checkpoint with other values is refused.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, *, identity: dict[str, Any]):
         self.folder, self.accelerator = folder, accelerator
-        self.identity = json.loads(json.dumps(identity))  # as it is when it was read again
+        self.identity = json.loads(json.dumps(identity))  # in the form in which it is read back
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
 
     @property
     def newest(self) -> Path | None:
-        """The newest whole checkpoint, if there is one."""
-        found = sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
-        return found[-1] if found else None
+        """The newest complete checkpoint, or None."""
+        folders = sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+        return folders[-1] if folders else None
 
     def load(self) -> int:
-        """Take up the newest checkpoint.
+        """Load the newest checkpoint.
 
         Returns:
-            How many steps were done; 0 without a checkpoint.
+            The number of finished steps; 0 without a checkpoint.
 
         Raises:
-            StopTraining: If it is of another run.
+            StopTraining: If the checkpoint belongs to another run.
         """
         newest = self.newest
         if newest is None:
@@ -62,15 +62,15 @@ class Checkpoints:
         return state["step"]
 
     def save(self, step: int) -> None:
-        """Keep the state after a step; in all processes together.
+        """Save the state after a step. All processes must call it.
 
         Raises:
-            OutputError: If it cannot be written; the checkpoint before is untouched.
+            OutputError: If it cannot be written. The previous checkpoint stays as it is.
         """
         part, final = self.folder / ".part", self.folder / f"step-{step:08}"
         try:
             if self.accelerator.is_main_process:
-                shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+                shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
                 part.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(part))
@@ -79,7 +79,9 @@ class Checkpoints:
                 self._finish(part, final, step)
             self.accelerator.wait_for_everyone()
         except (OSError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, RuntimeError) and "StreamWriter" not in str(error):  # torch.save's of a full disk
+            if isinstance(error, RuntimeError) and "StreamWriter" not in str(
+                error
+            ):  # torch.save's error for a full disk
                 raise
             shutil.rmtree(part, ignore_errors=True)
             kept = f"the checkpoint {self.newest} is untouched" if self.newest else "there is no earlier one"
@@ -90,11 +92,11 @@ class Checkpoints:
     def _finish(self, part: Path, final: Path, step: int) -> None:
         text = json.dumps({"step": step, "identity": self.identity}, indent=2)
         (part / STATE).write_text(text + "\n", encoding="utf-8")
-        older = [one for one in self.folder.glob("step-*") if one != final]
+        older = [folder for folder in self.folder.glob("step-*") if folder != final]
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
-        for one in older:
-            shutil.rmtree(one, ignore_errors=True)
+        for folder in older:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _compare(self, old: dict[str, Any], path: Path) -> None:
         if old == self.identity:
@@ -102,8 +104,8 @@ class Checkpoints:
         was, now = old.get("class_names"), self.identity.get("class_names")
         if was and now and len(was) != len(now):
             raise StopTraining(
-                f"the checkpoint {path} is of {len(was)} classes, this run has {len(now)}. Give another --out, or "
-                "the data set it was trained on."
+                f"the checkpoint {path} has {len(was)} classes, but this run has {len(now)}. Give another --out, or "
+                "the data set that the checkpoint was trained on."
             )
         changed = [
             f"{name} was {old.get(name)!r} and is {self.identity.get(name)!r}"
@@ -111,26 +113,29 @@ class Checkpoints:
             if old.get(name) != self.identity.get(name)
         ]
         raise StopTraining(
-            f"the checkpoint {path} is of another run: {'; '.join(changed)}. Give another --out, or the same options."
+            f"the checkpoint {path} belongs to another run: {'; '.join(changed)}. Give another --out, or the same "
+            "options."
         )
 
     def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        weights.clear()  # accelerate would keep all of it, the frozen base too
+        weights.clear()  # accelerate would save the whole model, including the frozen part
         if self.accelerator.is_main_process:
-            state = {name: one.contiguous() for name, one in self._state(models[0]).items()}
+            state = {name: tensor.contiguous() for name, tensor in self._state(models[0]).items()}
             save_file(state, Path(folder) / WEIGHTS)
 
     def _load_model(self, models: list[nn.Module], folder: str) -> None:
         state, kept = self._state(models.pop()), load_file(Path(folder) / WEIGHTS)
         if state.keys() != kept.keys():
-            raise StopTraining(f"{folder}/{WEIGHTS} holds other tensors than this run trains. Give another --out.")
+            raise StopTraining(
+                f"{folder}/{WEIGHTS} holds other tensors than those this run trains. Give another --out."
+            )
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(kept[name])
 
     def _state(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """What changes in training: parameters with a gradient, and the head's running means."""
+        """The tensors that training changes: parameters with a gradient, and the head's running means."""
         plain = self.accelerator.unwrap_model(model)
-        trained = {name: one for name, one in plain.named_parameters() if one.requires_grad}
-        buffers = {f"head.{name}": one for name, one in plain.head.named_buffers()}
-        return {name: one.detach() for name, one in (trained | buffers).items()}
+        trained = {name: weight for name, weight in plain.named_parameters() if weight.requires_grad}
+        buffers = {f"head.{name}": buffer for name, buffer in plain.head.named_buffers()}
+        return {name: tensor.detach() for name, tensor in (trained | buffers).items()}

@@ -1,4 +1,4 @@
-"""Data sets with captions from a table that the captioner fills once."""
+"""Data sets with captions from a table, which the captioner fills once."""
 
 import argparse
 import hashlib
@@ -17,24 +17,24 @@ from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
 from tadp.datasets.scenes import Style
 
-TRAIN_SEED, HELD_OUT_SEED = 101, 102  # tadp-tiny was trained on seed 0, and chosen by seed 1
+TRAIN_SEED, HELD_OUT_SEED = 101, 102  # tadp-tiny was trained on seed 0 and selected on seed 1
 Captions = Mapping[str, str]
 Open = Callable[[Captions | None], "Kept | Joined | object"]
 
 
 class Kept:
-    """Samples of another data set, read when they are first asked for, and kept in memory.
+    """Samples of another data set, read on first access and then kept in memory.
 
     Args:
-        data: With `image_ids`, and the names of classes it may have.
-        captions: A caption an image, by its id; None takes captions away.
+        data: The data set, with `image_ids` and class names.
+        captions: Captions by image id; None for samples without captions.
     """
 
     def __init__(self, data: RenderedScenes, *, captions: Captions | None):
         self.class_names, self.box_class_names = data.class_names, data.box_class_names
         self.image_ids = data.image_ids
         self._data = data
-        self._texts = [None] * len(data) if captions is None else [captions[one] for one in self.image_ids]
+        self._texts = [None] * len(data) if captions is None else [captions[image_id] for image_id in self.image_ids]
         self._samples: list[Sample | None] = [None] * len(data)
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Kept:
 
 
 class Joined(ConcatDataset):
-    """Several data sets of the same classes, as one."""
+    """Several data sets with the same classes, joined."""
 
     def __init__(self, parts: Sequence):
         super().__init__(parts)
@@ -62,39 +62,40 @@ def scenes(count: int, *, seed: int, style: Style = "plain") -> Open:
     return lambda captions: Kept(RenderedScenes(count, seed=seed, style=style), captions=captions)
 
 
-def with_captions(opened: Sequence[Open], options: argparse.Namespace, accelerator: Accelerator) -> list:
-    """Each data set with its captions; those that the table lacks are made first, and kept in it.
+def with_captions(openers: Sequence[Open], options: argparse.Namespace, accelerator: Accelerator) -> list:
+    """Open data sets with captions. Missing captions are made first and kept in the table.
 
     Args:
-        opened: Functions from captions, or None, to a data set.
-        options: `captions` is the table, `captioner` who fills it; `text` says whether there are to be any. What the
-            first data set is told is noted in `captions_sha256`, so that a run does not go on with other captions.
-        accelerator: Captions are made by one process.
+        openers: Functions that open a data set with given captions, or without any for None.
+        options: Options of the run: the table (`captions`), the captioner that fills it, and whether the text is
+            captions at all (`text`). `captions_sha256` is set to the fingerprint of the first data set's captions, so
+            that a run does not continue with other captions.
+        accelerator: The accelerator. Only its main process makes captions.
     """
     if options.text != "captions":
-        return [one(None) for one in opened]
+        return [opener(None) for opener in openers]
     if accelerator.is_main_process:
-        for one in opened:
-            _fill(one(None), options.captions, options.captioner, accelerator.device)
+        for opener in openers:
+            _fill(opener(None), options.captions, options.captioner, accelerator.device)
     accelerator.wait_for_everyone()
     table = CaptionTable.open(options.captions)
-    found: list = [one(table) for one in opened]
-    options.captions_sha256 = fingerprint(table, found[0].image_ids)
-    return found
+    data: list = [opener(table) for opener in openers]
+    options.captions_sha256 = fingerprint(table, data[0].image_ids)
+    return data
 
 
 def fingerprint(captions: Captions, image_ids: Sequence[str]) -> str:
-    """Of what is said of these images, wherever it is kept and in whatever order."""
-    said = sorted((image_id, captions[image_id]) for image_id in image_ids)
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """A hash of the captions of these images, independent of their order and of the table's file."""
+    pairs = sorted((image_id, captions[image_id]) for image_id in image_ids)
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def captioner_of(options: argparse.Namespace) -> str | None:
-    """Who made the captions, as the table says; None if it does not, or there are none."""
+    """The captioner named in the table, or None if there is not exactly one."""
     if options.text != "captions":
         return None
     with CaptionTable.open(options.captions) as table:
-        names = {one.captioner if one else None for one in table.provenances}
+        names = {provenance.captioner if provenance else None for provenance in table.provenances}
     return names.pop() if len(names) == 1 else None
 
 
@@ -118,12 +119,12 @@ def largest_class(data: Sequence[Sample], count: int) -> int:
 
 
 def samples(data: Sequence[Sample]) -> Iterator[Sample]:
-    """One after another; a data set's own iteration may be missing."""
+    """All samples, one by one. A data set may lack an iterator of its own."""
     return (data[index] for index in range(len(data)))
 
 
 def mean_depths(data: Sequence[Sample], *, farthest_m: float) -> tuple[float, np.ndarray | None]:
-    """The mean of all known depths below the farthest; and for images of one size, the mean of each pixel's."""
+    """The mean of all known depths below the maximum and, if all images have one size, the mean at each pixel."""
     total = count = None
     is_one_size = True
     overall, pixels = 0.0, 0

@@ -1,4 +1,4 @@
-"""Latents of all images and of their mirror images, encoded once: the VAE is more than half of the work."""
+"""Latents of all images and of their mirror images, encoded only once. The VAE does more than half of the work."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ _FLIP = RandomFlip(1.0)
 
 
 class WithLatents:
-    """Samples, each with the latents of its image; mirrored at random, both together.
+    """Samples with the latents of their images. Both are mirrored together at random.
 
-    The random numbers of item i in epoch e are those that `Augmented(data, [RandomFlip()])` draws.
+    Sample i in epoch e is mirrored exactly when `Augmented(data, [RandomFlip()])` would mirror it.
 
     Args:
         data: Images of one size.
-        latents: (N, 2, C, h, w): of each image, and of its mirror image.
-        seed: As in `Augmented`.
-        flip: How often to mirror.
+        latents: Latents of each image and of its mirror image, (N, 2, C, h, w).
+        seed: Seed of the random numbers. See `Augmented`.
+        flip: Probability of mirroring.
     """
 
     def __init__(self, data: Sequence[Sample], latents: Tensor, *, seed: int, flip: float = 0.5):
@@ -37,7 +37,7 @@ class WithLatents:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other numbers from now on."""
+        """Use the random numbers of this epoch from now on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -45,27 +45,27 @@ class WithLatents:
 
     def __getitem__(self, index: int) -> tuple[Sample, Tensor]:
         sample = self.data[index]
-        seen = self.flip(sample, np.random.default_rng((self.seed, self.epoch, index)))
-        return seen, self.latents[index, int(seen is not sample)]
+        flipped = self.flip(sample, np.random.default_rng((self.seed, self.epoch, index)))
+        return flipped, self.latents[index, int(flipped is not sample)]
 
 
 def cached_latents(
     backbone: TADPBackbone, data: Sequence[Sample], path: Path, accelerator: Accelerator, *, batch: int = 16
 ) -> Tensor:
-    """Latents (N, 2, C, h, w) from a file, which is made if it is not there or is of other images or another model.
+    """Latents from a file, (N, 2, C, h, w). The file is made if it is missing or belongs to other images or weights.
 
     Args:
-        backbone: Its VAE encodes.
+        backbone: The backbone whose VAE encodes the images.
         data: Images of one size, with `image_ids`.
-        path: The file.
-        accelerator: One process encodes.
-        batch: Images at once.
+        path: Path of the file.
+        accelerator: The accelerator. Only its main process encodes.
+        batch: Images at a time.
     """
-    told = {"made_from": _fingerprint(backbone, data.image_ids)}
-    if accelerator.is_main_process and _told(path) != told:
-        made = torch.cat([_encode(backbone, data, part) for part in _parts(len(data), batch)])
+    origin = {"made_from": _fingerprint(backbone, data.image_ids)}
+    if accelerator.is_main_process and _origin(path) != origin:
+        latents = torch.cat([_encode(backbone, data, part) for part in _parts(len(data), batch)])
         with replace_file(path) as part:
-            save_file({"latents": made}, part, metadata=told)
+            save_file({"latents": latents}, part, metadata=origin)
     accelerator.wait_for_everyone()
     with safe_open(path, "pt") as file:
         return file.get_tensor("latents")
@@ -88,14 +88,14 @@ def _parts(count: int, size: int) -> tqdm:
 
 
 def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str]) -> str:
-    """Of the encoder's weights, what is done with its output, and the images' names."""
+    """A hash of the encoder's weights, the scaling of latents, and the image ids."""
     digest = hashlib.sha256(repr((backbone.scale_latents, list(image_ids))).encode())
     for name, tensor in backbone.vae.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
     return digest.hexdigest()
 
 
-def _told(path: Path) -> dict[str, str] | None:
+def _origin(path: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""The loop: steps on accelerate, checkpoints, a record; a run that was stopped goes on to the same weights."""
+"""The training loop on accelerate, with checkpoints and a record. A stopped run continues to the same weights."""
 
 import argparse
 import time
@@ -31,29 +31,30 @@ def fit(
     weight: Callable[[Batch], float] = len,
     evaluate: Callable[[TaskModel], dict[str, float]] | None = None,
 ) -> TaskModel:
-    """Train a model, or go on where a run with the same folder stopped.
+    """Train a model, or continue where a run with the same folder stopped.
 
     Args:
-        model: What trains of it is what has a gradient.
-        data: In the order of its indices; the loop shuffles.
-        loss: From the model, as accelerate has wrapped it, and a part, to a scalar that is a mean over the part.
-        options: Of `training.options`.
-        accelerator: As `training.options.start` gives it.
-        weight: What the loss is a mean of, in number: the mean over processes and accumulated parts is weighted by it,
-            so that it is that of one large batch.
-        evaluate: Called every `options.evaluate_every` steps; its figures go into the record.
+        model: The model. Its parameters with a gradient are trained.
+        data: The training data, which the loop shuffles.
+        loss: Function that takes the model, wrapped by accelerate, and a part, and returns the mean loss of the part.
+        options: Options of the run, from `training.options.read_options`.
+        accelerator: The accelerator, from `training.options.start`.
+        weight: Function that counts what the loss of a batch averages over, such as images or pixels. It weights the
+            mean over processes and accumulated parts, which then equals that of one large batch.
+        evaluate: Function that is called every `options.evaluate_every` steps. Its figures go into the record.
 
     Returns:
-        The model, trained.
+        The trained model.
 
     Raises:
-        StopTraining: If a loss is not finite, the folder has another run, or there are fewer images than a batch.
+        StopTraining: If a loss is not finite, the folder belongs to another run, or there are fewer images than a
+            batch.
         OutputError: If a checkpoint cannot be written.
     """
     schedule: Schedule = options.schedule
     if len(data) < schedule.batch:
-        raise StopTraining(f"{len(data)} images make no batch of {schedule.batch}; give a smaller --batch.")
-    total, each = schedule.total_steps(len(data)), schedule.steps_per_epoch(len(data))
+        raise StopTraining(f"{len(data)} images are too few for a batch of {schedule.batch}. Give a smaller --batch.")
+    total, per_epoch = schedule.total_steps(len(data)), schedule.steps_per_epoch(len(data))
     if options.gradient_checkpointing:
         model.backbone.enable_gradient_checkpointing()
     groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
@@ -61,7 +62,7 @@ def fit(
     rates = torch.optim.lr_scheduler.LambdaLR(plain, lambda step: schedule.lr_factor(step, total_steps=total))
     wrapped, optimizer = accelerator.prepare(_synchronised(model, accelerator), plain)
     accelerator.register_for_checkpointing(rates)
-    set_seed(options.seed, device_specific=True)  # another dropout in each process
+    set_seed(options.seed, device_specific=True)  # different dropout in each process
     checkpoints = Checkpoints(
         options.out / "checkpoints", accelerator, identity=_identity(model, data, options, accelerator)
     )
@@ -70,7 +71,7 @@ def fit(
     bar = tqdm(total=total, initial=step, disable=not accelerator.is_main_process, desc="training")
     mark = (time.perf_counter(), step)
     while step < total:
-        for parts in parts_of_epoch(data, options, accelerator, epoch=step // each, start=step % each):
+        for parts in parts_of_epoch(data, options, accelerator, epoch=step // per_epoch, start=step % per_epoch):
             model.train()
             value = take_step(wrapped, optimizer, parts, loss, weight, accelerator, step=step, checkpoints=checkpoints)
             rate = plain.param_groups[0]["lr"]
@@ -81,7 +82,7 @@ def fit(
             if step % options.log_every == 0 or step in (1, total):
                 now = (time.perf_counter(), step)
                 speed = (now[1] - mark[1]) * schedule.batch / (now[0] - mark[0])
-                record.write(step, epoch=(step - 1) // each, loss=value, lr=rate, images_per_s=round(speed, 1))
+                record.write(step, epoch=(step - 1) // per_epoch, loss=value, lr=rate, images_per_s=round(speed, 1))
                 mark = now
             if evaluate and options.evaluate_every and step % options.evaluate_every == 0 and step < total:
                 record.write(step, **evaluate(model))
@@ -94,7 +95,7 @@ def fit(
 
 
 def _synchronised(model: TaskModel, accelerator: Accelerator) -> TaskModel:
-    """On several GPUs, batch normalisation over all of them; on CPUs torch has none."""
+    """Synchronise batch normalisation over several GPUs. PyTorch cannot do that on CPUs."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model.head = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.head)
     return model
@@ -103,10 +104,10 @@ def _synchronised(model: TaskModel, accelerator: Accelerator) -> TaskModel:
 def _identity(
     model: TaskModel, data: TrainingData, options: argparse.Namespace, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on from a checkpoint to the same weights."""
+    """The values that must be equal for a run to continue from a checkpoint to the same weights."""
     schedule = {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")}
     names = ("data", "seed", "micro_batch", "mixed_precision", "model", "untrained", "cache_latents", "text")
-    asked = {name: getattr(options, name) for name in (*names, "captions_sha256")}
+    own = {name: getattr(options, name) for name in (*names, "captions_sha256")}
     return {
         "task": type(model).__name__,
         "class_names": model.options.get("class_names"),
@@ -115,5 +116,5 @@ def _identity(
         "images": len(data),
         "processes": accelerator.num_processes,
         **schedule,
-        **asked,
+        **own,
     }

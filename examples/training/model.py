@@ -1,4 +1,4 @@
-"""The backbone, trained or not, and the data as the loop takes it."""
+"""The backbone, pre-trained or not, and the data in the form that the loop takes."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from training.parts import TrainingData
 
 
 def load_backbone(options: argparse.Namespace, accelerator: Accelerator, **more: Any) -> tadp.TADPBackbone:
-    """The backbone; with `--untrained` its U-Net has random weights, drawn from the seed."""
-    with accelerator.local_main_process_first():  # one process a machine asks the hub
+    """The backbone. With `--untrained`, its U-Net has random weights, drawn with the seed."""
+    with accelerator.local_main_process_first():  # only one process per machine contacts the hub
         backbone = tadp.TADPBackbone.from_pretrained(options.model, device=accelerator.device, **more)
     if not options.untrained:
         return backbone
@@ -34,18 +34,18 @@ def training_data(
     options: argparse.Namespace,
     accelerator: Accelerator,
 ) -> TrainingData:
-    """Data through transforms; with `--cache-latents` the latents of each image and its mirror image are kept.
+    """Augmented data. With `--cache-latents`, the latents of each image and its mirror image are kept.
 
     Raises:
-        StopTraining: If the transforms do more than flip, so that latents cannot be kept.
+        StopTraining: If latents are to be kept but the transforms do more than flip.
     """
     if not options.cache_latents:
         return Augmented(data, transforms, seed=options.seed)
-    flips = [one for one in transforms if isinstance(one, RandomFlip)]
+    flips = [transform for transform in transforms if isinstance(transform, RandomFlip)]
     if len(flips) != len(transforms) or len(flips) > 1:
-        changes = ", ".join(type(one).__name__ for one in transforms)
+        changes = ", ".join(type(transform).__name__ for transform in transforms)
         raise StopTraining(
-            f"--cache-latents wants images that are at most flipped; {options.data} has {changes}. Leave it out."
+            f"--cache-latents works only if images are at most flipped, but {options.data} has {changes}. Leave it out."
         )
     path = (options.cache or options.out) / f"latents-{options.data}-{len(data)}.safetensors"
     accelerator.print(f"latents: {path}")

@@ -1,4 +1,4 @@
-"""The command line of the training scripts, and what follows from it before anything is loaded."""
+"""The command line of the training scripts."""
 
 import argparse
 import json
@@ -16,20 +16,20 @@ from tadp.tasks import PROMPT_MODES
 from tadp.training.schedules import SCHEDULES, Schedule, get_schedule
 
 
-class StopTraining(RuntimeError):  # noqa: N818  it is no mistake of the program
-    """The run cannot go on; the message says why, and what is kept."""
+class StopTraining(RuntimeError):  # noqa: N818  it is not an error of the program
+    """The run cannot continue. The message says why, and what is kept."""
 
 
 def read_options(
     description: str, *, data: Iterable[str], scenes: Schedule, arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """What was asked for. `schedule` is a `Schedule` with what was given to change of it.
+    """Read the options. The result's `schedule` is a `Schedule` with all changes from the command line.
 
     Args:
-        description: The script's own docstring.
-        data: Names of data sets.
-        scenes: The schedule for rendered scenes, when none is named.
-        arguments: The command line; None is this process's own.
+        description: Docstring of the script.
+        data: Names of the data sets.
+        scenes: Default schedule for rendered scenes.
+        arguments: The command line; None for that of this process.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_data(parser.add_argument_group("data"), data)
@@ -46,64 +46,82 @@ def read_options(
         options.cache_latents = options.data == "scenes"
     options.tune = options.tune or ("nothing" if options.data == "scenes" else "all")
     options.captions = options.captions or options.out / "captions.db"
-    options.captions_sha256 = None  # until there are captions
+    options.captions_sha256 = None  # set when the captions are there
     return options
 
 
 def _add_data(group: argparse._ArgumentGroup, data: Iterable[str]) -> None:
-    group.add_argument("--data", choices=tuple(data), default="scenes", help="scenes are rendered, nothing is loaded")
-    group.add_argument("--root", type=Path, help="the data set's folder, as `help(tadp.datasets)` says")
-    group.add_argument("--captions", type=Path, help="caption table; if it is not there (.db) the captioner makes it")
+    group.add_argument(
+        "--data", choices=tuple(data), default="scenes", help="data set; scenes are rendered, and need no files"
+    )
+    group.add_argument("--root", type=Path, help="folder of the data set; `help(tadp.datasets)` describes it")
+    group.add_argument(
+        "--captions", type=Path, help="caption table (.db); missing captions are written by the captioner"
+    )
     group.add_argument("--captioner", default="tadp-tiny", help="'tadp-tiny', or any image-text-to-text model")
-    group.add_argument("--skip-broken", action="store_true", help="take another image for one that cannot be read")
-    group.add_argument("--train-scenes", type=int, default=1000, metavar="N")
-    group.add_argument("--held-out-scenes", type=int, default=300, metavar="N")
+    group.add_argument("--skip-broken", action="store_true", help="replace images that cannot be read by others")
+    group.add_argument("--train-scenes", type=int, default=1000, metavar="N", help="number of scenes for training")
+    group.add_argument("--held-out-scenes", type=int, default=300, metavar="N", help="number of scenes for testing")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
-    group.add_argument("--untrained", action="store_true", help="a U-Net of the same shape with random weights")
+    group.add_argument("--untrained", action="store_true", help="use a U-Net of the same shape with random weights")
     group.add_argument(
         "--tune",
         choices=("all", "lora", "nothing"),
-        help="what of the U-Net trains; all by default, for scenes nothing, which a CPU has done in minutes",
+        help="what to train of the U-Net; all by default, but nothing for scenes, which takes minutes on a CPU",
     )
-    group.add_argument("--text", choices=PROMPT_MODES, default="captions", help="what the U-Net is told")
-    group.add_argument("--head-options", type=json.loads, metavar="JSON", help='such as {"channels": 64}')
-    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    group.add_argument("--text", choices=PROMPT_MODES, default="captions", help="text for the U-Net")
+    group.add_argument(
+        "--head-options", type=json.loads, metavar="JSON", help='options of the head, such as {"channels": 64}'
+    )
+    group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory and more time")
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--schedule", choices=tuple(SCHEDULES), help="the paper's settings, see tadp.training.schedules")
+    group.add_argument(
+        "--schedule", choices=tuple(SCHEDULES), help="one of the paper's schedules; see tadp.training.schedules"
+    )
     for name, kind in (("steps", int), ("epochs", int), ("batch", int), ("lr", float), ("unet-scale", float)):
-        group.add_argument(f"--{name}", type=kind, metavar="N", help=f"in place of the schedule's {name}")
+        group.add_argument(f"--{name}", type=kind, metavar="N", help=f"{name} to use instead of the schedule's own")
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--out", type=Path, default=Path("run"), help="a second run with the same folder goes on")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--micro-batch", type=int, metavar="N", help="images at once on a device; gradients are summed")
-    group.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
-    group.add_argument("--processes", type=int, metavar="N", help="stop if there are not so many")
-    group.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")
+    group.add_argument(
+        "--out", type=Path, default=Path("run"), help="folder of the run; call again with it to continue"
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of the head, of the order of images, and of dropout")
+    group.add_argument(
+        "--micro-batch", type=int, metavar="N", help="images at a time on a device; gradients are summed"
+    )
+    group.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="precision of the training")
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes that must have been started")
+    group.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes that read images")
     group.add_argument(
         "--cache-latents",
         action=argparse.BooleanOptionalAction,
-        help="encode images once, where at most flips change them; the default for scenes",
+        help="encode images only once, if at most flips change them; the default for scenes",
     )
-    group.add_argument("--cache", type=Path, metavar="DIR", help="where latents are kept; in OUT by default")
-    group.add_argument("--log-every", type=int, default=10, metavar="STEPS")
-    group.add_argument("--save-every", type=int, default=500, metavar="STEPS")
-    group.add_argument("--evaluate-every", type=int, default=0, metavar="STEPS", help="0: at the end alone")
-    group.add_argument("--evaluate-images", type=int, metavar="N", help="of those that are held out; all by default")
-    group.add_argument("--flip-test", action="store_true", help="predict the mirrored image too, and average")
-    group.add_argument("--sheet", type=int, default=6, metavar="N", help="images on the sheet of predictions")
+    group.add_argument("--cache", type=Path, metavar="DIR", help="folder of the latents (default: OUT)")
+    group.add_argument("--log-every", type=int, default=10, metavar="STEPS", help="steps between lines of the record")
+    group.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints")
+    group.add_argument(
+        "--evaluate-every", type=int, default=0, metavar="STEPS", help="steps between evaluations; 0: only at the end"
+    )
+    group.add_argument(
+        "--evaluate-images", type=int, metavar="N", help="number of held-out images to evaluate; all by default"
+    )
+    group.add_argument(
+        "--flip-test", action="store_true", help="also predict the mirrored image, and average both predictions"
+    )
+    group.add_argument("--sheet", type=int, default=6, metavar="N", help="number of images on the sheet of predictions")
 
 
 def _schedule(options: argparse.Namespace, scenes: Schedule) -> Schedule:
     schedule = get_schedule(options.schedule) if options.schedule else scenes
-    given = {name: getattr(options, name) for name in ("batch", "lr", "unet_scale")}
-    changes = {name: value for name, value in given.items() if value is not None}
+    values = {name: getattr(options, name) for name in ("batch", "lr", "unet_scale")}
+    changes = {name: value for name, value in values.items() if value is not None}
     if options.steps or options.epochs:
         changes |= {"steps": options.steps, "epochs": options.epochs}
     if "lr" in changes and schedule.min_lr:
@@ -112,36 +130,36 @@ def _schedule(options: argparse.Namespace, scenes: Schedule) -> Schedule:
 
 
 def start(options: argparse.Namespace) -> Accelerator:
-    """Processes, devices and precision, as torchrun or `accelerate launch` set them up.
+    """Make the accelerator for the processes, devices and precision that torchrun or `accelerate launch` set up.
 
     Raises:
-        StopTraining: If there are not as many processes as asked for, or the batch cannot be split.
+        StopTraining: If the number of processes is not the expected one, or the batch cannot be split.
     """
     accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
     count = accelerator.num_processes
     if options.processes not in (None, count):
         raise StopTraining(
             f"{count} process(es) started, not {options.processes}. Start with python -m torch.distributed.run "
-            f"--nproc_per_node {options.processes}; accelerate launch --cpu starts one, whatever it is told."
+            f"--nproc_per_node {options.processes}; accelerate launch --cpu always starts only one."
         )
     options.micro_batch = options.micro_batch or max(options.schedule.batch // count, 1)
-    at_once = options.micro_batch * count
-    if options.schedule.batch % at_once:
+    parallel = options.micro_batch * count
+    if options.schedule.batch % parallel:
         raise StopTraining(
             f"a batch of {options.schedule.batch} cannot be split into {count} process(es) x {options.micro_batch} "
-            "images; give another --batch or --micro-batch."
+            "images. Give another --batch or --micro-batch."
         )
-    accelerator.gradient_accumulation_steps = options.schedule.batch // at_once
+    accelerator.gradient_accumulation_steps = options.schedule.batch // parallel
     accelerator.print(
         f"{count} process(es) x {options.micro_batch} images x {accelerator.gradient_accumulation_steps} accumulated = "
-        f"{options.schedule.batch} a step, on {accelerator.device}, {options.mixed_precision} mixed precision"
+        f"{options.schedule.batch} images per step, on {accelerator.device}, mixed precision: {options.mixed_precision}"
     )
-    set_seed(options.seed)  # the same head in all processes
+    set_seed(options.seed)  # the same initial head in all processes
     return accelerator
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's main; what tadp can explain ends it with the explanation rather than a traceback."""
+    """Call a script's main function. An expected error ends it with a message instead of a traceback."""
     try:
         main()
     except (TADPError, StopTraining) as error:

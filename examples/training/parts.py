@@ -1,4 +1,4 @@
-"""What a process sees at once, in an order that (seed, epoch) fix, however a step is split."""
+"""The images that a process takes at a time, in an order that depends only on the seed and the epoch."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -17,23 +17,23 @@ from tadp.datasets.batch import Batch
 
 @dataclass(frozen=True)
 class Part:
-    """What one process sees at once: a batch, and its latents if they are kept."""
+    """The images that one process takes at a time: a batch, and its latents if they are kept."""
 
     batch: Batch
     latents: Tensor | None
 
     def to(self, device: torch.device) -> "Part":
-        """The same on a device."""
-        moved = None if self.latents is None else self.latents.to(device, non_blocking=True)
-        return Part(self.batch.to(device, non_blocking=True), moved)
+        """The part on another device."""
+        latents = None if self.latents is None else self.latents.to(device, non_blocking=True)
+        return Part(self.batch.to(device, non_blocking=True), latents)
 
     def pin_memory(self) -> "Part":
-        """The same in memory that a GPU can read; a DataLoader calls it."""
+        """The part in pinned memory. A DataLoader calls this."""
         return Part(self.batch.pin_memory(), None if self.latents is None else self.latents.pin_memory())
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Keywords of a task model: images, or latents of them, and captions."""
+        """Keyword arguments of a task model: images or their latents, and captions."""
         size = self.batch.images.shape[2:]
         images = self.batch.images if self.latents is None else None
         return {
@@ -42,7 +42,7 @@ class Part:
 
 
 class TrainingData(Protocol):
-    """Samples, or pairs of sample and latents, whose random numbers depend on (seed, epoch, index)."""
+    """Samples, or pairs of a sample and its latents. Their random numbers depend on seed, epoch and index."""
 
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
@@ -52,12 +52,12 @@ class TrainingData(Protocol):
 def parts_of_epoch(
     data: TrainingData, options: argparse.Namespace, accelerator: Accelerator, *, epoch: int, start: int
 ) -> Iterator[list[Part]]:
-    """The parts of each step of an epoch for this process, from a step on."""
+    """The parts of each step of an epoch for this process, starting with step `start`."""
     data.set_epoch(epoch)
     order = np.random.default_rng((options.seed, epoch)).permutation(len(data))
     size, count, rank = options.micro_batch, accelerator.num_processes, accelerator.process_index
     steps = order[: options.schedule.steps_per_epoch(len(data)) * options.schedule.batch]
-    # (steps, parts, processes, micro batch): the images of a step are the same however they are split
+    # (steps, parts, processes, micro batch): a step has the same images however they are split
     split = steps.reshape(-1, accelerator.gradient_accumulation_steps, count, size)[start:, :, rank]
     loader = DataLoader(
         data,  # type: ignore[arg-type]
@@ -65,7 +65,9 @@ def parts_of_epoch(
         collate_fn=_collate,
         num_workers=options.workers,
         pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator().manual_seed(epoch),  # else it would draw from the generator that is kept
+        generator=torch.Generator().manual_seed(
+            epoch
+        ),  # otherwise it would draw from the generator whose state is saved
     )
     parts = iter(loader)
     for _ in range(len(split)):

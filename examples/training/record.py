@@ -9,12 +9,12 @@ from tadp.files.atomic import replace_file
 
 
 class Record:
-    """Figures, a line each, in the order of steps; a run that goes on drops what it is about to do again.
+    """A line of figures for each recorded step. A run that continues drops the lines of steps that it repeats.
 
     Args:
-        path: A .jsonl file.
-        accelerator: The main process writes.
-        keep_steps: Lines of later steps are dropped.
+        path: Path of the .jsonl file.
+        accelerator: The accelerator. Only its main process writes.
+        keep_steps: Last step whose line is kept.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, *, keep_steps: int):

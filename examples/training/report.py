@@ -1,4 +1,4 @@
-"""At the end: figures over all processes, a table, the model with its card, and what a study reads."""
+"""The end of a run: figures over all processes, a table, the model with its card, and result.json."""
 
 import argparse
 import json
@@ -22,15 +22,15 @@ from tadp.tasks import TaskModel, evaluate
 from tadp.tasks.evaluation import Metric
 
 
-def shared(data: Sequence[Sample], accelerator: Accelerator, *, most: int | None = None) -> Iterator[Sample]:
-    """This process's share of the samples, under a progress bar."""
+def share(data: Sequence[Sample], accelerator: Accelerator, *, most: int | None = None) -> Iterator[Sample]:
+    """The samples of this process, with a progress bar."""
     count = len(data) if most is None else min(most, len(data))
-    mine = range(accelerator.process_index, count, accelerator.num_processes)
-    for index in tqdm(mine, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
+    indices = range(accelerator.process_index, count, accelerator.num_processes)
+    for index in tqdm(indices, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
         yield data[index]
 
 
-def compared(
+def compare(
     model: TaskModel,
     metric: Metric,
     data: Sequence[Sample],
@@ -42,27 +42,27 @@ def compared(
     """The metric's result for a model's predictions, over all processes.
 
     Args:
-        model: What predicts.
-        metric: A new one.
-        data: What is held out.
-        options: Of `training.options`.
-        accelerator: Each process predicts its share.
-        **test: The model's `predict`'s own.
+        model: The model that predicts.
+        metric: A new metric.
+        data: The held-out data.
+        options: Options of the run, from `training.options.read_options`.
+        accelerator: The accelerator. Each process predicts its share of the data.
+        **test: Options of the model's `predict`.
     """
-    evaluate(model, shared(data, accelerator, most=options.evaluate_images), metric=metric, **test)
-    return merged(metric).compute()
+    evaluate(model, share(data, accelerator, most=options.evaluate_images), metric=metric, **test)
+    return merge(metric).compute()
 
 
-def merged(metric: Any) -> Any:
-    """A metric of all processes' counts; every process gets it."""
-    first, *others = gather_object([metric])
-    for other in others:
+def merge(metric: Any) -> Any:
+    """A metric with the counts of all processes, in every process."""
+    first, *rest = gather_object([metric])
+    for other in rest:
         first.merge(other)
     return first
 
 
-def enlarged(image: Any) -> Image.Image:
-    """An image at the size of the pictures beside it."""
+def enlarge(image: Any) -> Image.Image:
+    """An image, enlarged to the size of the pictures next to it."""
     picture = to_pil(image)
     scale = max(SHORT_PX / min(picture.size), 1)
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
@@ -84,19 +84,19 @@ def finish(
 
     Args:
         model: The trained model.
-        figures: Its own, by name.
-        baselines: Those of trivial predictions, by what they are.
-        pictures: Rows of image, truth and prediction.
-        train: What it was trained on.
-        held_out: What its figures are of.
-        started: `time.perf_counter()` at the start.
-        options: Of `training.options`.
-        accelerator: The main process writes.
+        figures: Figures of the model, by metric.
+        baselines: Figures of trivial predictions, by name of the prediction and metric.
+        pictures: Rows of image, ground truth and prediction.
+        train: The training data.
+        held_out: The held-out data, which the figures are measured on.
+        started: `time.perf_counter()` at the start of the run.
+        options: Options of the run, from `training.options.read_options`.
+        accelerator: The accelerator. Only its main process writes.
     """
     if not accelerator.is_main_process:
         return
-    said = {"data": f"{options.data}, {len(train)} images", "metrics": figures}
-    model.save_pretrained(options.out / "model", model_card_kwargs=said)
+    card = {"data": f"{options.data}, {len(train)} images", "metrics": figures}
+    model.save_pretrained(options.out / "model", model_card_kwargs=card)
     if pictures:
         sheet(pictures, titles=("image", "truth", "prediction")).save(options.out / "predictions.png")
     result = {
@@ -112,14 +112,14 @@ def finish(
         "schedule": {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
     }
-    with replace_file(options.out / "result.json") as part:  # a study takes a run for finished if it is there
+    with replace_file(options.out / "result.json") as part:  # a study considers a run finished if this file exists
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table({"this model": figures, **baselines}))
     print(f"model, predictions.png and metrics.jsonl are in {options.out}")
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """Figures in columns."""
+    """The figures as a text table."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"{name:>18}" for name in names)]

@@ -1,4 +1,4 @@
-"""One step of the optimiser over the parts of a batch, which stops the run where a value is not finite."""
+"""One step of the optimiser over the parts of a batch. It stops the run if a loss or gradient is not finite."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ def take_step(
     step: int,
     checkpoints: Checkpoints,
 ) -> float:
-    """One step of the optimiser; returns the loss of the whole batch."""
+    """Take one step of the optimiser and return the loss of the whole batch."""
     weights = torch.tensor([float(weight(part.batch)) for part in parts], device=accelerator.device)
-    everything = accelerator.reduce(weights.sum(), "sum").clamp(min=1)
-    # accelerate divides by the parts, and the mean over processes divides by them
-    shares = weights / everything * len(parts) * accelerator.num_processes
+    total_weight = accelerator.reduce(weights.sum(), "sum").clamp(min=1)
+    # multiplied by both numbers, because accelerate divides by the parts, and the mean over processes by the processes
+    shares = weights / total_weight * len(parts) * accelerator.num_processes
     total = torch.zeros((), device=accelerator.device)
     for part, share in zip(parts, shares, strict=True):
         with accelerator.accumulate(model):
@@ -47,7 +47,7 @@ def take_step(
 def _check_gradients(
     optimizer: torch.optim.Optimizer, parts: Sequence[Part], step: int, checkpoints: Checkpoints
 ) -> None:
-    """A finite loss may have a gradient that is not, and one step with it ends every weight."""
+    """Stop if a gradient is not finite. The loss may still be finite, and a single step would spoil every weight."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else torch.zeros(())
     if math.isfinite(float(norm)):
@@ -55,9 +55,9 @@ def _check_gradients(
     images = ", ".join(image_id for part in parts for image_id in part.batch.image_ids)
     kept = checkpoints.newest
     raise StopTraining(
-        f"a gradient is {float(norm)} at step {step}, and no weight was changed; its images: {images}. "
-        + (f"The checkpoint {kept} is from before." if kept else "There is no checkpoint from before.")
-        + " Look at those images and labels, or train with a lower --lr."
+        f"a gradient is {float(norm)} at step {step}; no weight was changed. Images of the step: {images}. "
+        + (f"The checkpoint {kept} is from before." if kept else "There is no earlier checkpoint.")
+        + " Check these images and labels, or train with a lower --lr."
     )
 
 
@@ -67,7 +67,7 @@ def _check_finite(value: Tensor, part: Part, step: int, checkpoints: Checkpoints
         return
     kept = checkpoints.newest
     raise StopTraining(
-        f"the loss is {float(value)} at step {step}; its images: {', '.join(part.batch.image_ids)}. "
-        + (f"The checkpoint {kept} is from before." if kept else "There is no checkpoint from before.")
-        + " Look at those images and labels, or train with a lower --lr."
+        f"the loss is {float(value)} at step {step}. Images of the part: {', '.join(part.batch.image_ids)}. "
+        + (f"The checkpoint {kept} is from before." if kept else "There is no earlier checkpoint.")
+        + " Check these images and labels, or train with a lower --lr."
     )

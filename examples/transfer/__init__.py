@@ -1,1 +1,1 @@
-"""What examples/cross_domain.py is made of: the data, one run, the page."""
+"""The parts of examples/cross_domain.py: data, steps and page."""

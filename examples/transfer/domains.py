@@ -27,16 +27,16 @@ SCHEDULES = {
 }
 SOURCES = {"detection": ("voc", "VOCdevkit"), "segmentation": ("cityscapes", "cityscapes")}
 PAPER_SCHEDULES = {"detection": "voc-detection-10-epochs", "segmentation": "cityscapes-40k"}
-METRICS = {"detection": ("AP", "AP50"), "segmentation": ("mIoU",)}  # the paper's
-SEEDS = {"watercolor": 103, "comic": 104, "night": 105}  # of scenes to test on
+METRICS = {"detection": ("AP", "AP50"), "segmentation": ("mIoU",)}  # as in the paper
+SEEDS = {"watercolor": 103, "comic": 104, "night": 105}  # of the test scenes
 UNLABELLED_SEEDS = {"watercolor": 203, "comic": 204, "night": 205}
-POOL = 100  # unlabelled scenes of which each seed draws its own
+POOL = 100  # unlabelled scenes that each seed draws from
 IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Target:
-    """A data set to test on; `open` takes captions by image id, or None."""
+    """A data set to test on. `open` takes captions by image id, or None for no captions."""
 
     name: str
     domain: PaperDomain
@@ -44,7 +44,7 @@ class Target:
 
 
 def targets(task: str, options: argparse.Namespace, *, root: Path | None) -> list[Target]:
-    """What a task is tested on. `root` holds the paper's data sets; None is rendered scenes."""
+    """The data sets that a task is tested on: the paper's, in the folder `root`, or rendered scenes if it is None."""
     if root is None:
         return [
             Target(domain, domain, scenes(options.held_out_scenes, seed=SEEDS[domain], style=domain))
@@ -64,10 +64,10 @@ def targets(task: str, options: argparse.Namespace, *, root: Path | None) -> lis
 
 
 def unlabelled(domain: PaperDomain, *, seed: int, root: Path | None) -> list:
-    """Ten pictures of a target domain that no model is tested on, without labels; each seed draws its own.
+    """Ten unlabelled pictures of a target domain that no model is tested on. Each seed draws different ones.
 
     Raises:
-        StopTraining: If there are no pictures of the night to learn from.
+        StopTraining: If the pictures of the night are missing.
     """
     if root is None:
         return images_of(RenderedScenes(POOL, seed=UNLABELLED_SEEDS[domain], style=domain), count=IMAGES, seed=seed)
@@ -75,8 +75,8 @@ def unlabelled(domain: PaperDomain, *, seed: int, root: Path | None) -> list:
         folder = root / "dark_zurich" / "rgb_anon" / "train" / "night"
         if not folder.is_dir():
             raise StopTraining(
-                f"a token or a DreamBooth U-Net of the night is learned from {folder}, which is not there. Unpack Dark "
-                "Zurich's rgb_anon/train/night, or leave both out: --modifiers null simple nearby unrelated."
+                f"tokens and DreamBooth U-Nets of the night are learned from {folder}, which does not exist. "
+                "Unpack Dark Zurich's rgb_anon/train/night, or leave them out: --modifiers null simple nearby unrelated"
             )
         return images_of(_Pictures(folder), count=IMAGES, seed=seed)
     kind = {"watercolor": Watercolor2k, "comic": Comic2k}[domain]

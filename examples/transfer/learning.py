@@ -1,4 +1,4 @@
-"""A token, or a DreamBooth U-Net, from ten unlabelled pictures of a target; and the modifier of a model."""
+"""Learn a token or a DreamBooth U-Net from ten unlabelled pictures of a target, and load the modifier of a model."""
 
 import argparse
 import json
@@ -18,13 +18,13 @@ from transfer.domains import unlabelled
 from transfer.plan import Step
 
 INITIALIZER = {"watercolor": "painting", "comic": "painting", "night": "photo"}
-# For tadp-tiny: its learned token wants a rate far above the paper's, and both have shown what they can after a minute.
+# For tadp-tiny. Its token needs a learning rate far above the paper's. Neither gets better after a minute.
 SCENES_TOKEN = {"steps": 300, "batch_size": 8, "lr": 3e-2}
 SCENES_DREAMBOOTH = {"steps": 250, "batch_size": 4, "lr": 1e-4}
 
 
 def learn(step: Step, task: str, study: argparse.Namespace, options: argparse.Namespace) -> None:
-    """Learn what a step says, and write it to its folder."""
+    """Learn the token or U-Net of a step, and write it to the folder of the step."""
     (domain,) = step.domains
     images = unlabelled(domain, seed=step.seed, root=study.root)
     is_token = step.kind == "textual_inversion"
@@ -49,14 +49,14 @@ def learn(step: Step, task: str, study: argparse.Namespace, options: argparse.Na
 
 
 def modifier_of(step: Step, folder: Path) -> CaptionModifier:
-    """The modifier of a model: in words, or as it was learned."""
+    """The modifier of a model: given by words, or learned in an earlier step."""
     for needed in step.needs:
         return CaptionModifier.from_pretrained(folder / needed.name)
     return CaptionModifier.for_domain(step.domains[0], step.kind)
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """What tells that a step is done."""
+    """Write result.json, which marks the step as finished."""
     result |= {
         "cpu_minutes": round(time.process_time() / 60, 2),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",

@@ -1,4 +1,4 @@
-"""The page of a study: our table, the paper's beside it, and which of its signs this scale shows."""
+"""The page of a study: our table, a comparison with the paper's, and what can be tested at this scale."""
 
 import argparse
 import json
@@ -12,20 +12,20 @@ from tadp.files.atomic import replace_file
 from transfer.claims import CLAIMS, TINY, VERDICTS
 from transfer.plan import KINDS, Step
 from transfer.steps import NOT_CLEANED, SOURCE
-from transfer.verdicts import beside, verdicts
+from transfer.verdicts import comparison, verdicts
 
 UNCLEANED = "null, captions not cleaned"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a finished step found."""
+    """The result of a finished step."""
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
 def gather(steps: Sequence[Step], folder: Path) -> ModifierTable:
-    """Figures by modifier, column and seed: the targets, then the source.
+    """Figures by modifier, column and seed, with the targets before the source.
 
-    A model that serves several targets stands in the columns of each; so does what it scores on the source.
+    A model that is tested on several targets appears in the columns of each, and so does its score on the source.
     """
     domains = list(dict.fromkeys(domain for step in steps for domain in step.domains))
     rows: dict[str, dict[str, dict[int, float]]] = {}
@@ -35,89 +35,114 @@ def gather(steps: Sequence[Step], folder: Path) -> ModifierTable:
             columns = [name.removesuffix(NOT_CLEANED)]
             if name.startswith(SOURCE):
                 plain = name.replace(SOURCE, "source, held out,", 1)
-                columns = [plain] if len(domains) == 1 else [f"{plain} ({one}'s model)" for one in step.domains]
+                columns = [plain] if len(domains) == 1 else [f"{plain} ({domain}'s model)" for domain in step.domains]
             for column in columns:
                 rows.setdefault(row, {}).setdefault(column, {})[step.seed] = value
     order = [*KINDS, UNCLEANED]
     return ModifierTable(
         {
-            row: dict(sorted(rows[row].items(), key=lambda one: one[0].startswith(SOURCE)))
+            row: dict(sorted(rows[row].items(), key=lambda item: item[0].startswith(SOURCE)))
             for row in sorted(rows, key=order.index)
         }
     )
 
 
-def write_page(study: argparse.Namespace, steps: Sequence[Step], others: Sequence[str]) -> None:
-    """Print the page; with --page write it as Markdown and JSON."""
+def write_page(study: argparse.Namespace, steps: Sequence[Step], training_options: Sequence[str]) -> None:
+    """Print the page; with --page, write it as Markdown and JSON, with pictures."""
     folder = study.out / study.task
     table = gather(steps, folder)
     first = read(folder / steps[0].name)
     learned = dict.fromkeys(needed for step in steps for needed in step.needs)
     minutes = sum(read(folder / step.name)["cpu_minutes"] for step in (*learned, *steps))
-    judged = verdicts(table, study.task)
-    parts = [
-        f"# {study.task.capitalize()} in other domains" + ("" if first["tune"] == "nothing" else ", U-Net tuned"),
-        told(study, first, minutes, others),
-        table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
-        "Each figure is a mean over seeds with its 95 % interval (Student's t). Differences to the null row are taken "
-        "seed by seed: a seed gives all rows the same first weights and the same order of images. The source's columns "
-        "are what the same models score where they were trained.",
-        "## Beside the paper",
-        beside(table, judged, study.task),
-        VERDICTS,
-    ]
-    if study.data == "scenes":
-        parts += ["## What this scale can say", TINY, CLAIMS[study.task]]
-    page = "\n\n".join(parts)
-    print(page)
-    if not study.page:
-        return
-    study.page.parent.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures(steps, folder):
-        ending = "" if name == "null" else f"-{name}"
-        shutil.copyfile(picture, study.page.with_name(f"{study.page.name}{ending}.png"))
-        page += f"\n\n![Image, truth and prediction of target images, modifier {name}]({study.page.name}{ending}.png)"
     summary = {
-        "command": command(study, others),
+        "command": command(study, training_options),
         "machine": first["machine"],
         "cpu_minutes": round(minutes, 1),
-        "schedule": first["schedule"],
+        "data": study.data,
+        **{key: first[key] for key in ("trained_on", "measured_on", "tune", "schedule")},
         **json.loads(table.to_json()),
-        "verdicts": judged,
+        "verdicts": verdicts(table, study.task),
     }
-    for suffix, text in ((".md", page), (".json", json.dumps(summary, indent=2))):
-        with replace_file(study.page.with_suffix(suffix)) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+    print(markdown(study.task, table, summary))
+    if study.page:
+        study.page.parent.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures(steps, folder):
+            shutil.copyfile(picture, picture_of(study.page, name))
+        save(study.page, study.task, table, summary)
+
+
+def rewrite_page(task: str, page: Path) -> None:
+    """Write PAGE.md again from PAGE.json."""
+    summary = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    figures = {
+        row: {column: cell["seeds"] for column, cell in columns.items()} for row, columns in summary["rows"].items()
+    }
+    save(page, task, ModifierTable(figures, null=summary["null"]), summary)
+
+
+def save(page: Path, task: str, table: ModifierTable, summary: dict[str, Any]) -> None:
+    """Write PAGE.md and PAGE.json, with links to the pictures that exist."""
+    parts = [markdown(task, table, summary)]
+    for name in KINDS:
+        picture = picture_of(page, name)
+        if picture.exists():
+            parts.append(f"![Target images, ground truth and predictions with the modifier {name}]({picture.name})")
+    for suffix, text in ((".md", "\n\n".join(parts)), (".json", json.dumps(summary, indent=2))):
+        with replace_file(page.with_suffix(suffix)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
+    """The text of the page: the table, the comparison with the paper, and what can be tested."""
+    parts = [
+        f"# {task.capitalize()} in other domains" + ("" if summary["tune"] == "nothing" else ", U-Net tuned"),
+        describe(table, summary),
+        table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
+        "Figures are means over seeds with 95 % intervals (Student's t). Differences to the null row are computed for "
+        "each seed. A seed gives all rows the same initial weights and the same order of images. The columns of the "
+        "source show the scores of the same models in the domain they were trained on.",
+        "## Comparison with the paper",
+        comparison(table, summary["verdicts"], task),
+        VERDICTS,
+    ]
+    if summary["data"] == "scenes":
+        parts += ["## What can be tested with tadp-tiny", TINY, CLAIMS[task]]
+    return "\n\n".join(parts)
+
+
+def picture_of(page: Path, name: str) -> Path:
+    """The path of the picture for a modifier."""
+    return page.with_name(f"{page.name}{'' if name == 'null' else f'-{name}'}.png")
 
 
 def pictures(steps: Sequence[Step], folder: Path) -> list[tuple[str, Path]]:
-    """Predictions without and with a learned token, for the same images: name of the modifier, and the sheet."""
+    """Sheets of predictions for the same images, without and with a learned token: modifier and path."""
     domain = steps[0].domains[0]
-    shown = [
-        one for one in steps if one.kind in ("null", "textual_inversion") and one.seed == 0 and domain in one.domains
-    ]
-    found = [(one.kind, folder / one.name / "predictions.png") for one in shown]
-    return [(name, path) for name, path in found if path.exists()]
+    shown = [step for step in steps if step.kind in ("null", "textual_inversion") and step.seed == 0]
+    sheets = [(step.kind, folder / step.name / "predictions.png") for step in shown if domain in step.domains]
+    return [(kind, path) for kind, path in sheets if path.exists()]
 
 
-def command(study: argparse.Namespace, others: Sequence[str]) -> str:
-    """How to make the page again, without this machine's folders."""
+def command(study: argparse.Namespace, training_options: Sequence[str]) -> str:
+    """The command that makes the page again, without the folders of this machine."""
     words = ["python examples/cross_domain.py", study.task]
     words += ["--data paper --root DATA"] if study.data == "paper" else []
     words += ["--seeds", str(study.seeds)] if study.seeds != 3 else []
     words += ["--modifiers", *study.modifiers] if len(study.modifiers) < len(KINDS) else []
     for name in ("token_steps", "dreambooth_steps"):
         words += [f"--{name.replace('_', '-')}", str(getattr(study, name))] if getattr(study, name) else []
-    return " ".join([*words, *(Path(word).name if Path(word).is_absolute() else word for word in others)])
+    return " ".join([*words, *(Path(word).name if Path(word).is_absolute() else word for word in training_options)])
 
 
-def told(study: argparse.Namespace, first: dict[str, Any], minutes: float, others: Sequence[str]) -> str:
-    """What was done, on what, and how long it took."""
-    unet = "frozen" if first["tune"] == "nothing" else f"tuned ({first['tune']})"
+def describe(table: ModifierTable, summary: dict[str, Any]) -> str:
+    """The command, the data, the training and the machine behind a page."""
+    unet = "frozen" if summary["tune"] == "nothing" else f"tuned ({summary['tune']})"
+    seeds = max(len(cell) for columns in table.figures.values() for cell in columns.values())
     return (
-        f"Command: `{command(study, others)}`; {first['trained_on']:,} images of the source to train on and "
-        f"{first['measured_on']} held out, {first['schedule']['steps']} steps of {first['schedule']['batch']} images, "
-        f"U-Net {unet}; captions by the captioner, those of targets cleaned by rules; tokens and DreamBooth U-Nets "
-        f"from ten unlabelled images of the target, others for each seed; {study.seeds} seed(s); {first['machine']}; "
-        f"{minutes:.0f} minutes of CPU in all."
+        f"Command: `{summary['command']}`; {summary['trained_on']:,} images of the source for training, "
+        f"{summary['measured_on']} held out for testing; {summary['schedule']['steps']} steps of "
+        f"{summary['schedule']['batch']} images; U-Net {unet}; {seeds} seed(s); {summary['machine']}; "
+        f"{summary['cpu_minutes']:.0f} minutes of CPU time in total. Captions are the captioner's, and those of target "
+        "images are cleaned by rules. Tokens and DreamBooth U-Nets are learned from ten unlabelled target images, "
+        "different ones for each seed."
     )

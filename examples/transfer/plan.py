@@ -1,4 +1,4 @@
-"""The steps of a study: what is learned from unlabelled pictures, and the models that are trained and tested."""
+"""The steps of a study: learning from unlabelled pictures, and training and testing models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ LEARNED: tuple[Kind, ...] = ("textual_inversion", "dreambooth")
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a study that is done once: a model of a seed, or what it needs learned first.
+    """A step of a study: training a model with one seed, or learning what that model needs first.
 
     Attributes:
         group: "learn" or "train".
-        kind: The modifier.
-        domains: Whose test sets a model is for: several, where the training is the same for all.
-        seed: Of all random numbers.
+        kind: Kind of the modifier.
+        domains: Target domains that the model is tested on; several if their training is the same.
+        seed: Seed of all random numbers.
     """
 
     group: str
@@ -28,18 +28,18 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Its folder below OUT/TASK."""
+        """The path of its folder below OUT/TASK."""
         return f"{self.group}/{'-'.join([self.kind, *self.domains, str(self.seed)])}"
 
     @property
     def needs(self) -> list["Step"]:
-        """What must be learned before."""
+        """The steps that must be finished before this one."""
         is_learned = self.group == "train" and self.kind in LEARNED
         return [Step("learn", self.kind, self.domains, self.seed)] if is_learned else []
 
 
 def plan(task: str, kinds: Sequence[Kind], *, seeds: int) -> list[Step]:
-    """All models, those first that others are compared with; a training serves all domains whose words are the same."""
+    """All models, beginning with the reference. Domains with the same words share a model."""
     steps = []
     for kind in kinds:
         words: dict[object, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Do a step of a study: learn what a modifier needs, or train a model under it and test it."""
+"""Carry out a step of a study: learn what a modifier needs, or train a model with it and test the model."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from training.data import with_captions
 from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, start
-from training.report import compared, finish
+from training.report import compare, finish
 
 from tadp.cleaning import RuleCleaner
 from tadp.cross_domain import Protocol
@@ -22,20 +22,20 @@ from transfer.domains import METRICS, PAPER_SCHEDULES, SCHEDULES, SCRIPTS, SOURC
 from transfer.learning import learn, modifier_of
 from transfer.plan import Step
 
-SOURCE, NOT_CLEANED = "source", ", not cleaned"  # in the names of figures
+SOURCE, NOT_CLEANED = "source", ", not cleaned"  # parts of the names of figures
 DETECTION_HEAD = detection.SCENES_HEAD | {"samples_per_image": 64}  # 512, the default, takes longer on a CPU
 
 
-def do(step: Step, task: str, study: argparse.Namespace, others: Sequence[str]) -> None:
-    """One step, from its beginning or from where it was stopped."""
-    options = training_options(task, study, others, out=study.out / task / step.name, seed=step.seed)
+def carry_out(step: Step, task: str, study: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Do one step, from its beginning or from where it was stopped."""
+    options = training_options(task, study, arguments, out=study.out / task / step.name, seed=step.seed)
     (learn if step.group == "learn" else _train)(step, task, study, options)
 
 
 def training_options(
-    task: str, study: argparse.Namespace, others: Sequence[str], *, out: Path, seed: int
+    task: str, study: argparse.Namespace, arguments: Sequence[str], *, out: Path, seed: int
 ) -> argparse.Namespace:
-    """Options of the training script of a task; `others` are its own, as they were given to the study."""
+    """The options of the training script of a task. `arguments` were given to the study and are passed on."""
     shared = ["--out", out, "--seed", seed, "--captions", study.out / task / "captions.db", "--cache", study.out / task]
     if study.data == "paper":
         name, folder = SOURCES[task]
@@ -44,42 +44,43 @@ def training_options(
         shared += ["--train-scenes", 500, "--held-out-scenes", 200, "--sheet", 3]
         shared += ["--head-options", json.dumps(DETECTION_HEAD)] if task == "detection" else []
     script = SCRIPTS[task]
-    arguments = [*map(str, shared), *others]
-    return read_options(script.__doc__, data=script.AUGMENTATION, scenes=SCHEDULES[task], arguments=arguments)
+    every = [*map(str, shared), *arguments]
+    return read_options(script.__doc__, data=script.AUGMENTATION, scenes=SCHEDULES[task], arguments=every)
 
 
-def prepare(task: str, study: argparse.Namespace, others: Sequence[str]) -> None:
-    """Caption all data sets, before several steps want to at once."""
-    options = training_options(task, study, others, out=study.out / task, seed=0)
-    opened = [*SCRIPTS[task].open_data(options), *(one.open for one in targets(task, options, root=study.root))]
-    with_captions(opened, options, start(options))
+def prepare(task: str, study: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Caption all data sets before several steps need the captions at once."""
+    options = training_options(task, study, arguments, out=study.out / task, seed=0)
+    openers = [*SCRIPTS[task].open_data(options), *(target.open for target in targets(task, options, root=study.root))]
+    with_captions(openers, options, start(options))
 
 
 def _train(step: Step, task: str, study: argparse.Namespace, options: argparse.Namespace) -> None:
     started, script = time.perf_counter(), SCRIPTS[task]
     accelerator = start(options)
-    mine = [one for one in targets(task, options, root=study.root) if one.domain in step.domains]
-    opened = [*script.open_data(options), *(one.open for one in mine)]
-    train, held_out, *tested = with_captions(opened, options, accelerator)
+    tests = [target for target in targets(task, options, root=study.root) if target.domain in step.domains]
+    openers = [*script.open_data(options), *(target.open for target in tests)]
+    train, held_out, *test_data = with_captions(openers, options, accelerator)
     protocol = Protocol(modifier_of(step, study.out / task))
     backbone = load_backbone(options, accelerator)
     with protocol.installed(backbone):
         names = train.box_class_names if task == "detection" else train.class_names
         model = script.build_model(backbone, names, options)
         template = protocol.modifier.templates[0]
-        model.record["notes"] = f"Trained with captions under {template!r}; put yours under it too."
-        seen = training_data(model, protocol.source(train), script.AUGMENTATION[options.data], options, accelerator)
+        model.record["notes"] = f"Trained with captions in the template {template!r}. Use it for your captions, too."
+        data = training_data(model, protocol.source(train), script.AUGMENTATION[options.data], options, accelerator)
         weight = {} if task == "detection" else {"weight": script.labelled_pixels}
-        model = fit(model, seen, loss=script.loss, options=options, accelerator=accelerator, **weight)
+        model = fit(model, data, loss=script.loss, options=options, accelerator=accelerator, **weight)
 
         scored = partial(_score, model, task=task, options=options, accelerator=accelerator)
-        figures, shown = {f"{SOURCE} {name}": value for name, value in scored(protocol.source(held_out)).items()}, []
-        for target, data in zip(mine, tested, strict=True):
+        figures = {f"{SOURCE} {name}": value for name, value in scored(protocol.source(held_out)).items()}
+        shown: list = []
+        for target, data in zip(tests, test_data, strict=True):
             cleaned = Protocol(protocol.modifier, cleaner=RuleCleaner(target.domain)).target(data)
             figures |= {f"{target.name} {name}": value for name, value in scored(cleaned).items()}
             if step.kind == "null":
-                as_they_came = scored(protocol.target(data))
-                figures |= {f"{target.name} {name}{NOT_CLEANED}": value for name, value in as_they_came.items()}
+                uncleaned = scored(protocol.target(data))
+                figures |= {f"{target.name} {name}{NOT_CLEANED}": value for name, value in uncleaned.items()}
             shown = shown or script.picture_rows(model, cleaned, count=options.sheet)
         finish(
             model,
@@ -95,9 +96,9 @@ def _train(step: Step, task: str, study: argparse.Namespace, options: argparse.N
 
 
 def _score(model: Any, data: Any, *, task: str, options: argparse.Namespace, accelerator: Any) -> dict[str, float]:
-    """The paper's figures of a model on a data set, by `METRICS`."""
+    """The metrics in `METRICS` of a model on a data set."""
     if task == "segmentation":
-        found = SCRIPTS[task].score(model, data, options=options, accelerator=accelerator)
-        return {name: found[name] for name in METRICS[task]}
-    found = compared(model, COCODetection(model.class_names), data, options=options, accelerator=accelerator)
-    return dict(zip(METRICS[task], (found.map, found.map50), strict=True))
+        figures = SCRIPTS[task].score(model, data, options=options, accelerator=accelerator)
+        return {name: figures[name] for name in METRICS[task]}
+    result = compare(model, COCODetection(model.class_names), data, options=options, accelerator=accelerator)
+    return dict(zip(METRICS[task], (result.map, result.map50), strict=True))

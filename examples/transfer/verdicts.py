@@ -1,4 +1,4 @@
-"""Our differences beside the paper's, and whether their signs agree."""
+"""Our differences next to the paper's, and whether their signs agree."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,50 +9,55 @@ from transfer.plan import KINDS
 
 
 def verdicts(table: ModifierTable, task: str) -> list[dict[str, Any]]:
-    """For each figure of the paper: its difference to the paper's null, ours, and whether their signs agree."""
-    found = []
-    for name, (on_scenes, paper) in PAPER[task].items():
-        mine = next((one for one in (name, on_scenes) if one in table.columns), None)
+    """For each figure of the paper: its difference to the paper's null, our column, and whether the signs agree."""
+    cells = []
+    for name, (scenes_column, paper) in PAPER[task].items():
+        column = next((column for column in (name, scenes_column) if column in table.columns), None)
         for row in paper:
             if row == table.null:
                 continue
-            ours = table.difference(row, mine) if mine and row in table.figures else None
-            theirs = round(paper[row] - paper[table.null], 4)
-            found.append(
-                {"paper": name, "ours": mine, "row": row, "difference": theirs, "verdict": verdict(ours, theirs)}
+            ours = table.difference(row, column) if column and row in table.figures else None
+            difference = round(paper[row] - paper[table.null], 4)
+            cells.append(
+                {
+                    "paper": name,
+                    "ours": column,
+                    "row": row,
+                    "difference": difference,
+                    "verdict": verdict(ours, difference),
+                }
             )
-    return found
+    return cells
 
 
-def verdict(ours: Estimate | None, theirs: float) -> str:
-    """Whether our interval shows the paper's sign."""
+def verdict(ours: Estimate | None, paper: float) -> str:
+    """Whether the interval of our difference has the sign of the paper's."""
     if ours is None:
         return "not measured"
-    if theirs == 0 or ours.sign == 0:
+    if paper == 0 or ours.sign == 0:
         return "cannot tell"
-    return "agrees" if ours.sign * theirs > 0 else "disagrees"
+    return "agrees" if ours.sign * paper > 0 else "disagrees"
 
 
-def beside(table: ModifierTable, judged: Sequence[dict[str, Any]], task: str) -> str:
-    """The paper's table with its differences to null, ours (a share, where the paper has per cent), and the verdict."""
-    by_cell = {(one["paper"], one["row"]): one for one in judged}
-    heads = [head for name in PAPER[task] for head in (f"paper: {name}", "its - null", "our - null", "verdict")]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+def comparison(table: ModifierTable, judged: Sequence[dict[str, Any]], task: str) -> str:
+    """The paper's table, the differences to null in the paper and in ours, and the verdicts."""
+    by_cell = {(cell["paper"], cell["row"]): cell for cell in judged}
+    columns = ("paper: {}", "paper: minus null", "ours: minus null", "verdict")
+    headings = [column.format(name) for name in PAPER[task] for column in columns]
+    lines = ["| modifier | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for row in KINDS:
         cells: list[str] = [row]
         for name, (_, paper) in PAPER[task].items():
-            one = by_cell.get((name, row))
+            cell = by_cell.get((name, row))
             cells.append(f"{paper[row]:.1f}")
-            if one is None:
+            if cell is None:
                 cells += ["-", "-", "-"]
                 continue
-            is_there = one["ours"] is not None and row in table.figures
-            ours = table.difference(row, one["ours"]) if is_there else None
+            is_measured = cell["ours"] is not None and row in table.figures
+            ours = table.difference(row, cell["ours"]) if is_measured else None
             shown = "-" if ours is None else f"{100 * ours.mean:+.1f} ± {100 * ours.half_width:.1f}"
-            cells += [f"{one['difference']:+.1f}", shown, one["verdict"]]
+            cells += [f"{cell['difference']:+.1f}", shown, cell["verdict"]]
         lines.append(f"| {' | '.join(cells)} |")
-    counts = {
-        word: sum(one["verdict"] == word for one in judged) for word in dict.fromkeys(o["verdict"] for o in judged)
-    }
-    count = ", ".join(f"{word} {number}" for word, number in counts.items())
-    return "\n".join(lines) + f"\n\nIn per cent. Of {len(judged)} differences: {count}."
+    words = [cell["verdict"] for cell in judged]
+    counts = ", ".join(f"{word}: {words.count(word)}" for word in dict.fromkeys(words))
+    return "\n".join(lines) + f"\n\nFigures are in per cent. Verdicts on {len(judged)} differences: {counts}."

@@ -261,7 +261,7 @@ def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
     folder = tmp_path / "s" / "segmentation"
     before = (folder / "train" / "null-night-0" / "result.json").read_bytes()
     printed = run("cross_domain.py", *options)
-    assert "segmentation: 3 steps, 1 are done" in printed
+    assert "segmentation: 3 steps, 1 finished" in printed
     assert (folder / "train" / "null-night-0" / "result.json").read_bytes() == before
     assert not (folder / "train" / "null-night-0" / "log.txt").exists()
     text = page.with_suffix(".md").read_text()

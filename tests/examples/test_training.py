@@ -188,13 +188,15 @@ def test_workers_change_nothing(whole, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_named(tmp_path):
-    with pytest.raises(StopTraining, match=r"loss is nan at step 3; its images: plain-1-\d+, .*step-00000002 is from"):
+    with pytest.raises(
+        StopTraining, match=r"loss is nan at step 3\. Images of the part: plain-1-\d+, .*step-00000002 is from"
+    ):
         train(make_options(tmp_path), loss=stop_after(3))
     assert len(losses(tmp_path)) == 3
 
 
 def test_infinity_at_the_first_step_says_that_there_is_no_checkpoint(tmp_path):
-    with pytest.raises(StopTraining, match=r"loss is inf at step 0.*There is no checkpoint from before"):
+    with pytest.raises(StopTraining, match=r"loss is inf at step 0.*There is no earlier checkpoint"):
         train(make_options(tmp_path), loss=lambda model, part: loss(model, part) + float("inf"))
 
 
@@ -209,7 +211,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path)
         return value if count <= 3 else value + (value - value).sqrt()
 
     with pytest.raises(
-        StopTraining, match=r"a gradient is nan at step 3.*its images: plain-1-\d+, .*step-00000002 is from"
+        StopTraining, match=r"a gradient is nan at step 3.*Images of the step: plain-1-\d+, .*step-00000002 is from"
     ):
         train(make_options(tmp_path), loss=steep)
     kept = load_file(next((tmp_path / "checkpoints").glob("step-*")) / "trained.safetensors")
@@ -218,13 +220,13 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path)
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused(tmp_path):
     train(make_options(tmp_path, schedule={"steps": 2}))
-    with pytest.raises(StopTraining, match=r"is of 13 classes, this run has 12\. Give another --out"):
+    with pytest.raises(StopTraining, match=r"has 13 classes, but this run has 12\. Give another --out"):
         train(make_options(tmp_path, schedule={"steps": 2}), model=make_model(classes=12), data=make_data())
 
 
 def test_other_options_are_named(tmp_path):
     train(make_options(tmp_path, schedule={"steps": 2}))
-    with pytest.raises(StopTraining, match=r"of another run: steps was 2 and is 4; lr was 0.01 and is 0.02"):
+    with pytest.raises(StopTraining, match=r"to another run: steps was 2 and is 4; lr was 0.01 and is 0.02"):
         train(make_options(tmp_path, schedule={"steps": 4, "lr": 0.02}))
 
 
@@ -314,7 +316,7 @@ def test_latents_of_another_encoder_are_not_taken(tmp_path):
 
 def test_latents_are_not_kept_where_images_are_cropped(tmp_path):
     options = make_options(tmp_path, cache_latents=True)
-    with pytest.raises(StopTraining, match=r"at most flipped; scenes has RandomFlip, Resize\. Leave it out"):
+    with pytest.raises(StopTraining, match=r"at most flipped, but scenes has RandomFlip, Resize\. Leave it out"):
         training_data(make_model(), make_data(2), [RandomFlip(), Resize(32)], options, SimpleNamespace())
 
 
@@ -491,7 +493,7 @@ def test_a_launcher_that_started_too_few_processes_is_found_out():
 
 
 def test_fewer_images_than_a_batch_are_refused(tmp_path):
-    with pytest.raises(StopTraining, match=r"4 images make no batch of 5; give a smaller --batch"):
+    with pytest.raises(StopTraining, match=r"4 images are too few for a batch of 5\. Give a smaller --batch"):
         train(make_options(tmp_path, schedule={"batch": 5}), data=RenderedScenes(4, seed=1))
 
 
