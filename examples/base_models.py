@@ -1,13 +1,13 @@
-"""Base models side by side: levels, channels, parameters, counted FLOPs and memory at 512x512. Nothing is downloaded.
+"""Compare base models: levels, channels, parameters, counted FLOPs and memory at 512x512. Nothing is downloaded.
 
     python examples/base_models.py                 # the table of docs/base-models.md
     python examples/base_models.py --family sdxl   # one family
-    python examples/base_models.py --measure sd1   # a real pass with random weights in float32, and what it took
-    python examples/base_models.py --measure flux --device cuda   # in bfloat16
+    python examples/base_models.py --measure sd1   # measure the memory of a real pass with random weights in float32
+    python examples/base_models.py --measure flux --device cuda   # the same in bfloat16
 
 Models are built from their public configurations (examples/base_models.json) without weights. FLOPs are counted on
-PyTorch's meta device by torch.utils.flop_counter: products of matrices, convolutions and fused attention. Memory is
-counted with fake tensors: after each operation, the bytes of all tensors that are alive.
+PyTorch's meta device by torch.utils.flop_counter, which counts matrix products, convolutions and fused attention.
+Memory is counted with fake tensors, as the largest number of bytes of live tensors after any operation.
 """
 
 import argparse
@@ -26,10 +26,10 @@ CONFIGS = Path(__file__).with_suffix(".json")
 
 
 def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
-    """What one family is and costs, for one square image, with attention recorded at levels 1 and 2."""
+    """The structure and the cost of one family, for one square image with attention recorded at levels 1 and 2."""
     with torch.device("meta"):
         vae, denoiser = build(family)
-        encoders = [text_encoder(one) for one in family["text"]]
+        encoders = [text_encoder(config) for config in family["text"]]
         pixels, latents, text = inputs(family, vae, denoiser, side_px)
     layout = family_of(denoiser).layout(denoiser)
     with FlopCounterMode(display=False) as encoding, torch.no_grad():
@@ -39,30 +39,30 @@ def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
     return {
         "levels": layout.taps,
         "channels": layout.channels,
-        "strides": tuple(vae.reduction * one for one in layout.reduction),
+        "strides": tuple(vae.reduction * reduction for reduction in layout.reduction),
         "attention": tuple(vae.reduction * layout.reduction[level] for level in layout.attention_levels),
         "tokens": family["tokens"],
-        "tables": sum(one.numel() for part in (vae, denoiser) for one in part.buffers()),
+        "tables": sum(buffer.numel() for part in (vae, denoiser) for buffer in part.buffers()),
         "parameters": {"denoiser": count(denoiser), "vae": count(vae), "text": sum(map(count, encoders))},
         "flops": {"vae": encoding.get_total_flops(), "denoiser": passing.get_total_flops()},
         "pass_bytes": peak_bytes(family, side_px, torch.float16),
-        "maps_bytes": sum(one.numel() * 4 for one in maps),
+        "maps_bytes": sum(level.numel() * 4 for level in maps),
     }
 
 
-def row(name: str, found: dict[str, Any]) -> str:
-    parameters, flops = found["parameters"], found["flops"]
-    weights = 2 * (parameters["denoiser"] + parameters["vae"] + found["tables"]) / 1e9
+def row(name: str, costs: dict[str, Any]) -> str:
+    parameters, flops = costs["parameters"], costs["flops"]
+    weights = 2 * (parameters["denoiser"] + parameters["vae"] + costs["tables"]) / 1e9
     cells = (
         name,
-        ", ".join(map(str, found["channels"])),
-        ", ".join(map(str, found["strides"])),
-        ", ".join(map(str, found["attention"])),
-        str(found["tokens"]),
+        ", ".join(map(str, costs["channels"])),
+        ", ".join(map(str, costs["strides"])),
+        ", ".join(map(str, costs["attention"])),
+        str(costs["tokens"]),
         f"{parameters['denoiser'] / 1e6:,.0f} + {parameters['vae'] / 1e6:,.0f} + {parameters['text'] / 1e6:,.0f}",
         f"{flops['vae'] / 1e9:,.0f} + {flops['denoiser'] / 1e9:,.0f}",
-        f"{weights:.1f} + {2 * parameters['text'] / 1e9:.1f} + {found['pass_bytes'] / 1e9:.1f}",
-        f"{found['maps_bytes'] / 2**20:.0f}",
+        f"{weights:.1f} + {2 * parameters['text'] / 1e9:.1f} + {costs['pass_bytes'] / 1e9:.1f}",
+        f"{costs['maps_bytes'] / 2**20:.0f}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -71,11 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
     families = json.loads(CONFIGS.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--family", choices=sorted(families), action="append", help="one family; several times for more"
+        "--family", choices=sorted(families), action="append", help="family to show; repeat it for several"
     )
-    parser.add_argument("--measure", choices=sorted(families), help="run one family, as far as memory allows")
-    parser.add_argument("--device", default="cpu", help="of --measure")
-    parser.add_argument("--side", type=int, default=512, help="pixels of the square image")
+    parser.add_argument(
+        "--measure", choices=sorted(families), help="run a family and measure the memory, if there is enough"
+    )
+    parser.add_argument("--device", default="cpu", help="device for --measure")
+    parser.add_argument("--side", type=int, default=512, help="side of the square image, in pixels")
     options = parser.parse_args(arguments)
     if options.measure:
         print(real_pass(families[options.measure], options.side, options.device))
@@ -86,10 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f"|{'---|' * 9}")
     for key in options.family or families:
-        found = measure(families[key], options.side)
-        print(row(families[key]["name"], found))
+        costs = measure(families[key], options.side)
+        print(row(families[key]["name"], costs))
         if options.family:
-            print("\n" + "\n".join(f"level {level}: {name}" for level, name in enumerate(found["levels"])))
+            print("\n" + "\n".join(f"level {level}: {name}" for level, name in enumerate(costs["levels"])))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""How fast is the backbone, and how much memory does it take, against the plain way of doing the same?
+"""How fast is the backbone, and how much memory does it take, compared with a plain implementation?
 
     python examples/benchmark.py                 # Stable Diffusion 1.5's size, 512x512, about ten minutes on two cores
-    python examples/benchmark.py --size tiny     # seconds, to see that it runs
-    python examples/benchmark.py --only "tadp, float32"   # one row
+    python examples/benchmark.py --size tiny     # takes seconds, to check that it runs
+    python examples/benchmark.py --only "tadp, float32"   # only one row
 
-Random weights: speed does not depend on them. The plain way is what the released code does: float32, contiguous,
-every attention probability written out. Each variant runs in a process of its own against the plain way, turn by turn,
-so that a drifting machine slows both; process CPU time and peak memory above the weights are compared round by round.
+Weights are random, because speed does not depend on them. The plain implementation works like the released code:
+float32, contiguous, with every attention probability written to memory. Each variant and the plain implementation run
+in turn, in separate processes, so that a change in the machine's speed affects both. CPU time and peak memory in
+addition to the weights are compared in each round.
 """
 
 import argparse
@@ -20,24 +21,26 @@ from benchmarking.counting import best_convolution_rate, count_flops, relative_e
 from benchmarking.measuring import compare
 from benchmarking.variants import COMPILED, EXACT, SIZES, VARIANTS
 
-TITLE = "Speed and memory against the plain way"
+TITLE = "Speed and memory compared with a plain implementation"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="sd15")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--compile", action="store_true", help="two more rows, by torch.compile; takes minutes")
-    names = [one.name for one in VARIANTS + COMPILED]
-    parser.add_argument("--only", choices=names, action="append", help="this row besides the exact one; repeatable")
-    parser.add_argument("--title", default=TITLE, help="of the page")
+    parser.add_argument("--size", choices=SIZES, default="sd15", help="size of the models (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of a pass (default: all cores)")
+    parser.add_argument("--compile", action="store_true", help="add two rows with torch.compile; takes minutes")
+    names = [variant.name for variant in VARIANTS + COMPILED]
+    parser.add_argument(
+        "--only", choices=names, action="append", help="run this row and the exact one; repeat it for several"
+    )
+    parser.add_argument("--title", default=TITLE, help="title of the page")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     flops = count_flops(options.size)
     variants = VARIANTS + COMPILED if options.compile or options.only else VARIANTS
-    variants = [one for one in variants if one == EXACT or one.name in (options.only or names)]
+    variants = [variant for variant in variants if variant == EXACT or variant.name in (options.only or names)]
     rows = [compare(options.size, variant, options.rounds, options.threads) for variant in variants]
     reference = rows[0]["maps"]
     for row, variant in zip(rows, variants, strict=True):
@@ -66,11 +69,12 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         "",
         f"Command: `{command}`; {side}x{side}, batch 1, {_processor()}, torch {torch.__version__}. Counted: {counted}.",
         "",
-        "Times faster than the plain way: medians of rounds in turn, process CPU time, wall time in brackets. Memory "
-        "is the peak above the weights as a share of the plain way's. Difference is the largest relative L2 error of a "
-        "map against tadp in float32. The last column is the speed as a share of this machine's best convolution rate.",
+        "The first two columns give the speed relative to the plain implementation, as medians over rounds: by CPU "
+        "time and, in brackets, by wall time. Memory is the peak in addition to the weights, as a share of the plain "
+        "implementation's. Difference is the largest relative L2 error of a map compared with tadp in float32. The "
+        "last column is the speed as a share of this machine's best convolution rate.",
         "",
-        "| | U-Net | VAE + U-Net | U-Net memory | VAE memory | difference | share of best rate |",
+        "| variant | U-Net | VAE + U-Net | U-Net memory | VAE memory | difference | share of best rate |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -88,7 +92,7 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
 
 
 def _processor() -> str:
-    """Its name, and whether it has AMX, which is what matters to bfloat16."""
+    """The processor's name, and whether it has AMX, which makes bfloat16 fast."""
     facts = Path("/proc/cpuinfo").read_text()
     names = [line.split(":")[1].strip() for line in facts.splitlines() if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()} {'with' if 'amx_bf16' in facts else 'without'} AMX"

@@ -1,11 +1,11 @@
-"""What does it cost to open a caption table of a million images, and to look a caption up?
+"""How long does it take to open a caption table of a million images, and to look up a caption?
 
     python examples/caption_table_scale.py                   # a million entries, about a minute of CPU time
-    python examples/caption_table_scale.py --entries 10000   # seconds, to see that it runs
+    python examples/caption_table_scale.py --entries 10000   # takes seconds, to check that it runs
 
-The table is written, and then opened in a process of its own, whose memory is read before opening, after it, and after
-the look-ups. Ids are drawn at random, and each caption is compared with what was written. JSON Lines and Parquet, which
-are read into memory, stand beside the table on disk.
+The table is written, and then opened in a new process, whose memory is read before opening it, after that, and after
+the look-ups. Ids are drawn at random, and each caption is compared with the one that was written. The table on disk
+is compared with JSON Lines and Parquet, which are read into memory.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FORMATS = {".db": "SQLite, on disk", ".jsonl": "JSON Lines, into memory", ".parq
 
 
 def write(path: Path, entries: int) -> dict[str, dict[str, Any]]:
-    """Write the table, and export it; time and size of each file."""
+    """Write and export the table, and return the time and size for each file."""
     figures = {}
     with CaptionTable.create(path, provenance=SOURCE) as table:
         pairs = ((image_id(number), caption(number)) for number in range(entries))
@@ -40,12 +40,12 @@ def write(path: Path, entries: int) -> dict[str, dict[str, Any]]:
             ".parquet": lambda: table.to_parquet(path.with_suffix(".parquet")),
         }
         for suffix, job in jobs.items():
-            _, taken = timed(job)
-            figures[suffix] = {"write_s": taken, "mb": path.with_suffix(suffix).stat().st_size / MB}
+            _, duration = timed(job)
+            figures[suffix] = {"write_s": duration, "mb": path.with_suffix(suffix).stat().st_size / MB}
     return figures
 
 
-def measure_in_a_fresh_process(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure_in_a_new_process(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     numbers = ("--entries", options.entries, "--lookups", options.lookups, "--seed", options.seed)
     command = [sys.executable, __file__, "--measure", str(path), *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,8 +54,9 @@ def measure_in_a_fresh_process(path: Path, options: argparse.Namespace) -> dict[
     return json.loads(done.stdout)
 
 
-def seconds(taken: list[float]) -> str:
-    return f"{taken[0]:.2g} ({taken[1]:.2g})" if max(taken) < 10 else f"{taken[0]:.0f} ({taken[1]:.0f})"
+def seconds(duration: list[float]) -> str:
+    cpu, wall = duration
+    return f"{cpu:.2g} ({wall:.2g})" if max(duration) < 10 else f"{cpu:.0f} ({wall:.0f})"
 
 
 def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
@@ -69,28 +70,30 @@ def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
         "",
         f"Command: `python examples/caption_table_scale.py {numbers}`; {machine}.",
         "",
-        f"A table of {options.entries:,} images, opened in a fresh process, then {options.lookups:,} look-ups of "
-        "random ids, the files in the system's cache. Seconds are CPU time, wall time in brackets; the last three "
-        "columns are the wall time of a look-up, in microseconds. Memory is the growth of the process's resident size.",
+        f"A table of {options.entries:,} images was opened in a new process, and {options.lookups:,} random ids were "
+        "looked up, with the files in the system's cache. Seconds are CPU time, with wall time in brackets. The last "
+        "three columns are percentiles of the wall time of a look-up, in microseconds. Memory is the growth of the "
+        "process's resident size.",
         "",
-        "| | file, MB | written in, s | opened in, s | memory by opening, MB | by look-ups, MB | median | 90% | 99% |",
+        "| format | file, MB | written in, s | opened in, s | memory for opening, MB | for look-ups, MB | median "
+        "| 90% | 99% |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for suffix, name in FORMATS.items():
-        one = figures[suffix]
-        times = " | ".join(f"{one[f'p{share}_us']:.1f}" for share in (50, 90, 99))
-        costs = f"{one['mb']:.0f} | {seconds(one['write_s'])} | {seconds(one['open_s'])}"
-        lines.append(f"| {name} | {costs} | {one['opening_mb']:.1f} | {one['lookups_mb']:.1f} | {times} |")
+        cost = figures[suffix]
+        times = " | ".join(f"{cost[f'p{share}_us']:.1f}" for share in (50, 90, 99))
+        durations = f"{cost['mb']:.0f} | {seconds(cost['write_s'])} | {seconds(cost['open_s'])}"
+        lines.append(f"| {name} | {durations} | {cost['opening_mb']:.1f} | {cost['lookups_mb']:.1f} | {times} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=1_000_000)
-    parser.add_argument("--lookups", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="Markdown file to write beside printing")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # what the fresh process does
+    parser.add_argument("--entries", type=int, default=1_000_000, help="captions in the table (default: %(default)s)")
+    parser.add_argument("--lookups", type=int, default=20_000, help="captions to look up (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the ids to look up")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # used for the new process
     options = parser.parse_args()
     if options.measure is not None:
         print(json.dumps(measure(options.measure, options.entries, options.lookups, options.seed)))
@@ -98,8 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.db"
         figures = write(path, options.entries)
-        for suffix, one in figures.items():
-            one |= measure_in_a_fresh_process(path.with_suffix(suffix), options)
+        for suffix, cost in figures.items():
+            cost |= measure_in_a_new_process(path.with_suffix(suffix), options)
     text = page(figures, options)
     print(text, end="")
     if options.out is not None:

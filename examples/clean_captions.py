@@ -3,11 +3,12 @@
     python examples/clean_captions.py watercolor=captions/watercolor_captions.json comic=captions/comic_captions.json
     python examples/clean_captions.py night=night.json --endpoint http://localhost:8000/v1 --model NAME --out cleaned/
 
-Reads files of the form {image_id: {"captions": ["…"]}} (the released code's) and prints a table: the share that names
-the domain before and after, and how often the content words changed. Below it, all that one needs to judge that: the
-captions that lost other words than the domain's, with --read each of them; the nouns that the domain's word was taken
-from ("comic book store" would show as "store"); and how the captions begin. Cleans by rules, or asks a language model:
-behind an endpoint, or in a folder. With --out, writes the cleaned captions as files of the same form.
+Reads files of the form {image_id: {"captions": ["…"]}}, like the released code, and prints a table: the share of captions
+that name the domain before and after, and how often content words changed. Below it are details: the words that
+captions lost in addition to the domain's own (--read prints each of these captions), the words from which the
+domain's word was removed ("comic book store" would show as "store"), and how captions begin. Captions are cleaned by
+rules, or by a language model behind an endpoint or in a folder. --out writes the cleaned captions as files of the
+same form.
 """
 
 import argparse
@@ -23,24 +24,26 @@ from tadp.files.atomic import replace_file
 from tadp.language.grammar import content_words, without_bullet, words_of
 
 COLUMNS = (
-    "captions", "name the domain, before", "after", "have a word for a medium, before", "after",
-    "begin with a list's mark, before", "after", "changed", "content words changed", "not, or not wholly, cleaned",
+    "captions", "name the domain, before", "after", "name a medium, before", "after",
+    "begin with a list marker, before", "after", "changed", "content words changed", "not fully cleaned",
 )  # fmt: skip
 MARK = re.compile(r"\s*(?:-|\d+[.)])\s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", metavar="DOMAIN=FILE", help="the domain to drop, and captions as JSON")
-    parser.add_argument("--endpoint", help="an OpenAI-compatible API to ask, e.g. http://localhost:8000/v1")
-    parser.add_argument("--model", help="the model's name at the endpoint, or without --endpoint a folder or hub id")
+    parser.add_argument("files", nargs="+", metavar="DOMAIN=FILE", help="domain to remove, and a JSON file of captions")
+    parser.add_argument(
+        "--endpoint", help="OpenAI-compatible API that cleans captions, such as http://localhost:8000/v1"
+    )
+    parser.add_argument("--model", help="name of the model at the endpoint; without --endpoint, a folder or hub id")
     parser.add_argument("--out", type=Path, help="folder for the cleaned captions")
-    parser.add_argument("--batches", type=int, help="also print how uneven batches of so many captions are")
+    parser.add_argument("--batches", type=int, help="also print how batches of this many captions differ")
     parser.add_argument("--read", action="store_true", help="also print each caption whose content words changed")
     options = parser.parse_args()
     if options.endpoint and not options.model:
-        parser.error("--endpoint needs --model, the model's name there")
-    print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * 11}")
+        parser.error("--endpoint needs --model, the name of the model there")
+    print(f"| file | {' | '.join(COLUMNS)} |\n|{'---|' * 11}")
     details = []
     for argument in options.files:
         domain, _, name = argument.partition("=")
@@ -51,11 +54,11 @@ def main() -> None:
         details += describe(Path(name).name, report, size=options.batches, read=options.read)
         if options.out:
             cleaned = iter(report.after)
-            renewed = {
+            output = {
                 key: entry | {"captions": [next(cleaned) for _ in entry["captions"]]} for key, entry in entries.items()
             }
             with replace_file(options.out / Path(name).name) as path:
-                path.write_text(json.dumps(renewed, ensure_ascii=False), encoding="utf-8")
+                path.write_text(json.dumps(output, ensure_ascii=False), encoding="utf-8")
     print("\n".join(details))
 
 
@@ -86,11 +89,11 @@ def row(name: str, report: CleaningReport) -> str:
 
 
 def describe(name: str, report: CleaningReport, *, size: int | None, read: bool) -> list[str]:
-    """Which words were lost, which captions stayed, and how the input's batches differ."""
+    """The words that were lost, the captions that could not be cleaned, and how batches of the input differ."""
     lines = [
         "",
-        f"{name}: words lost besides the domain's own: {listing(report.words_lost)}",
-        f"  the domain's word was taken from before: {listing(taken_from(report))}",
+        f"{name}: words lost in addition to the domain's own: {listing(report.words_lost)}",
+        f"  the domain's word was removed before: {listing(removed_before(report))}",
         f"  begin with a medium: {listing(openings(report))}",
     ]
     if read:
@@ -105,8 +108,8 @@ def describe(name: str, report: CleaningReport, *, size: int | None, read: bool)
             "begin with a space": re.compile(r"\s").match,
             "end with a full stop": re.compile(r".*\.\s*$", re.DOTALL).match,
         }
-        for trait, has in traits.items():
-            counts = [sum(bool(has(text)) for text in batch) for batch in batches(report.before, size)]
+        for trait, matches in traits.items():
+            counts = [sum(bool(matches(text)) for text in batch) for batch in batches(report.before, size)]
             lines.append(f"  {trait}, by batches of {size}: {' '.join(map(str, counts))}")
     return lines
 
@@ -115,22 +118,22 @@ def listing(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {times}" for word, times in counts.most_common()) or "none"
 
 
-def taken_from(report: CleaningReport) -> Counter[str]:
-    """The words that stay of which a word of the domain stood right before: "owl" of "a cartoon owl"."""
+def removed_before(report: CleaningReport) -> Counter[str]:
+    """The remaining words that followed a word of the domain, such as "owl" in "a cartoon owl"."""
     own = any_of((*report.domain.nouns, *report.domain.adjectives))
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for number in report.changed:
         followers = re.findall(rf"{own}[ -]+([^\W\d_]+)", report.before[number], re.IGNORECASE)
         left = set(words_of(report.after[number]))
-        found.update(word for word in map(str.lower, followers) if word in left and content_words(word))
-    return found
+        counts.update(word for word in map(str.lower, followers) if word in left and content_words(word))
+    return counts
 
 
 def openings(report: CleaningReport) -> Counter[str]:
-    """How many captions begin with "a drawing of" and the like, their articles and marks aside, as they came."""
+    """How many captions began with "a drawing of" or the like before cleaning, without articles and list markers."""
     media = any_of(report.domain.media)
-    found = (re.match(rf"(?:an?\s+|the\s+)?({media})\s+of\b", without_bullet(text), re.I) for text in report.before)
-    return Counter(f"{match[1].lower()} of" for match in found if match)
+    matches = (re.match(rf"(?:an?\s+|the\s+)?({media})\s+of\b", without_bullet(text), re.I) for text in report.before)
+    return Counter(f"{match[1].lower()} of" for match in matches if match)
 
 
 def batches(captions: tuple[str, ...], size: int) -> list[tuple[str, ...]]:

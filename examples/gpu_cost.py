@@ -1,12 +1,13 @@
-"""What do a pass and a training step take on a GPU, in time and in memory?
+"""How much time and memory do a pass and a training step take on a GPU?
 
-    python examples/gpu_cost.py --out docs/results/gpu               # Stable Diffusion 1.5's size, some minutes
-    python examples/gpu_cost.py --device cpu --size tiny --batch 4   # to see that it runs; no memory is measured
+    python examples/gpu_cost.py --out docs/results/gpu               # Stable Diffusion 1.5's size, takes some minutes
+    python examples/gpu_cost.py --device cpu --size tiny --batch 4   # to check that it runs; memory is not measured
 
-Random weights: neither depends on them. A pass is VAE encoder and U-Net, with attention attached at levels 1 and 2, of
-tadp in several number formats and of the plain way, which writes out every attention probability as the released code
-does. A step is forward, backward and AdamW of TADPForSemanticSegmentation with 150 classes, from latents on; the text
-encoder is left away in both. All runs are in one process, one after the other.
+Weights are random, because neither time nor memory depends on them. A pass consists of VAE encoder and U-Net, with
+attention attached at levels 1 and 2. It is measured for tadp in several number formats and for a plain implementation,
+which writes out every attention probability like the released code. A training step consists of forward, backward and
+AdamW of TADPForSemanticSegmentation with 150 classes, starting from latents. Both are measured without the text
+encoder. All measurements run in one process, one by one.
 """
 
 import argparse
@@ -17,14 +18,14 @@ from typing import Any
 
 import torch
 from benchmarking.counting import relative_error
-from benchmarking.gpu import allow_tf32, measured, page
+from benchmarking.gpu import allow_tf32, measure, page
 from benchmarking.variants import SIZES, Variant, build, encode, extract
 
 from tadp import TADPForSemanticSegmentation
 
 LAST, HALF = torch.channels_last, torch.bfloat16
 EXACT = "tadp, float32"
-PASSES = {  # name: variant, TensorFloat-32
+PASSES = {  # name: variant, whether TensorFloat-32 is allowed
     "plain, float32": (Variant("", plain=True), False),
     EXACT: (Variant(""), False),
     "plain, TensorFloat-32": (Variant("", plain=True), True),
@@ -50,20 +51,22 @@ STEPS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="sd15")
-    parser.add_argument("--batch", type=int, default=8, help="images at once")
-    parser.add_argument("--rounds", type=int, default=5, help="timed, after two that warm up")
-    parser.add_argument("--compile", action="store_true", help="one more row, by torch.compile; a minute or two")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", choices=SIZES, default="sd15", help="size of the models (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images at a time (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="timed rounds, after two for warming up (default: %(default)s)"
+    )
+    parser.add_argument("--compile", action="store_true", help="add a row with torch.compile; takes a minute or two")
+    parser.add_argument("--device", default="cuda", help="device to measure (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("torch finds no GPU here; --device cpu --size tiny shows that the script runs.")
+        parser.error("torch finds no GPU here. Use --device cpu --size tiny to check that the script runs.")
     if options.batch % PARTS:
-        parser.error(f"--batch {options.batch} cannot be taken in {PARTS} parts; give a multiple of {PARTS}.")
+        parser.error(f"--batch {options.batch} cannot be split into {PARTS} parts. Give a multiple of {PARTS}.")
     steps = {name: training_step(options, **settings) for name, settings in STEPS.items()}
-    wanted = PASSES | (COMPILED if options.compile else {})
-    passes = {name: one_pass(options, *settings) for name, settings in wanted.items()}
+    variants = PASSES | (COMPILED if options.compile else {})
+    passes = {name: one_pass(options, *settings) for name, settings in variants.items()}
     exact = passes[EXACT]["maps"]
     for row in passes.values():
         maps = row.pop("maps")
@@ -85,8 +88,8 @@ def one_pass(options: argparse.Namespace, variant: Variant, tf32: bool) -> dict[
     def forward() -> list[torch.Tensor]:
         return extract(backbone, variant, encode(backbone, variant, image.to(variant.dtype)), text)
 
-    figures = measured(forward, options)
-    return figures | {"maps": None if variant.plain else [one[:1].float().cpu() for one in forward()]}
+    figures = measure(forward, options)
+    return figures | {"maps": None if variant.plain else [level[:1].float().cpu() for level in forward()]}
 
 
 def training_step(
@@ -113,7 +116,7 @@ def training_step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return measured(step, options)
+    return measure(step, options)
 
 
 if __name__ == "__main__":

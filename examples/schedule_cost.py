@@ -2,11 +2,9 @@
 
     python examples/schedule_cost.py --out docs/results/schedule-cost.md
 
-The models have the size of Stable Diffusion 1.5, without weights. On PyTorch's meta device, FlopCounterMode counts the
-arithmetic of the VAE encoder (forward) and of the U-Net with the head (forward and backward). Memory consists of
-weights, gradients and AdamW's two averages, plus what autograd keeps of a batch for the backward pass. The latter is
-counted with fake tensors, whose attention is the fused kernel of a real device. With meta tensors, attention would
-keep all probabilities.
+The models have the size of Stable Diffusion 1.5, without weights. FlopCounterMode counts the arithmetic on PyTorch's
+meta device. Memory consists of weights, gradients and AdamW's two averages, plus what autograd keeps for the backward
+pass, counted with fake tensors. Their attention is the fused kernel, while meta tensors would keep all probabilities.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""What examples/benchmark.py is made of: the networks, the measuring, and what is counted."""
+"""The parts of examples/benchmark.py: networks, measurements and counts."""

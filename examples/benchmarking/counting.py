@@ -1,4 +1,4 @@
-"""What a pass asks for, what this machine gives at best, and how far two passes are apart."""
+"""The work of a pass, the best rate of this machine, and the difference between two passes."""
 
 import time
 
@@ -11,7 +11,7 @@ from tadp import Conditioning, TADPBackbone
 
 
 def count_flops(size: str) -> dict[str, float]:
-    """Multiply-adds times two of one pass, without running it."""
+    """FLOP of one pass (two per multiply-add), counted without running it."""
     unet_config, vae_config, side = SIZES[size]
     with torch.device("meta"):
         backbone = TADPBackbone(
@@ -29,14 +29,14 @@ def count_flops(size: str) -> dict[str, float]:
     return {"VAE encoder": encode.get_total_flops() / 1e9, "U-Net": extract.get_total_flops() / 1e9}
 
 
-CONVOLUTIONS = {  # channels and side of the U-Net's, then of the VAE's
+CONVOLUTIONS = {  # channels and side of the U-Net's convolutions, then of the VAE's
     "sd15": ((320, 64), (640, 32), (1280, 16), (256, 256), (512, 64)),
     "tiny": ((32, 32), (64, 16), (64, 8), (32, 128), (64, 32)),
 }
 
 
 def best_convolution_rate(size: str, dtype: torch.dtype, memory_format: torch.memory_format) -> float:
-    """GFLOP/s of the fastest 3x3 convolution of the U-Net's and VAE's shapes on this machine."""
+    """GFLOP/s of the fastest 3x3 convolution on this machine, among the shapes in the U-Net and the VAE."""
     best = 0.0
     for channels, side in CONVOLUTIONS[size]:
         conv = torch.nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype).to(memory_format=memory_format)
@@ -50,5 +50,5 @@ def best_convolution_rate(size: str, dtype: torch.dtype, memory_format: torch.me
 
 
 def relative_error(maps: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
-    """The largest relative L2 error over the maps."""
+    """The largest relative L2 error of any map."""
     return max(float((a - b).norm() / b.norm()) for a, b in zip(maps, reference, strict=True))

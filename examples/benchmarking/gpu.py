@@ -1,4 +1,4 @@
-"""Time and memory of a call on a GPU, and the page that shows them."""
+"""The time and memory of a call on a GPU, and their page."""
 
 import argparse
 import gc
@@ -17,8 +17,8 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
-def measured(function: Callable[[], Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of a call, and of a GPU the bytes held between calls and at most during one."""
+def measure(function: Callable[[], Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The median seconds of a call and, on a GPU, the bytes held between calls and the peak during a call."""
     gpu = options.device.startswith("cuda")
     synchronize = torch.cuda.synchronize if gpu else lambda: None
     function(), function()
@@ -45,20 +45,20 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
         "# Time and memory on a GPU",
         "",
         f"Command: `python examples/gpu_cost.py {command}`; {name}, torch {torch.__version__}. {options.batch} images "
-        f"of {side}x{side} at once; medians of {options.rounds} rounds. Memory in GB (10^9 bytes), as torch allocates "
-        "it: held is weights, inputs and what the optimizer keeps; above is what a call takes beyond that, at most. "
-        "Difference is the largest relative L2 error of a map against tadp in float32.",
+        f"of {side}x{side} at a time; medians of {options.rounds} rounds. Memory is in GB (10^9 bytes), as torch "
+        "allocates it. Held: weights, inputs and the state of the optimizer. Extra: the peak of a call in addition to "
+        "what is held. Difference: the largest relative L2 error of a map compared with tadp in float32.",
         "",
-        "A pass, VAE encoder and U-Net:",
+        "A pass of VAE encoder and U-Net:",
         "",
-        "| | images a second | held | above | difference |",
+        "| variant | images per second | held | extra | difference |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, row in passes.items():
         error = "" if row["error"] is None else f"{row['error']:.1e}"
         lines.append(f"| {name} | {shown(row, options)} | {error} |")
-    lines += ["", "A training step, from latents on (AdamW's averages are in what is held):", ""]
-    lines += ["| | images a second | held | above |", "|---|---|---|---|"]
+    lines += ["", "A training step that starts from latents (AdamW's averages are included in held):", ""]
+    lines += ["| training | images per second | held | extra |", "|---|---|---|---|"]
     lines += [f"| {name} | {shown(row, options)} |" for name, row in steps.items()]
     return "\n".join(lines) + "\n"
 

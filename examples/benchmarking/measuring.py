@@ -1,4 +1,4 @@
-"""Time and memory of a variant against the plain way, each in a process of its own, turn by turn."""
+"""Time and memory of a variant and of the plain implementation, which run in turn in separate processes."""
 
 import gc
 import multiprocessing as mp
@@ -13,7 +13,7 @@ from benchmarking.variants import PLAIN, Variant, build, encode, extract
 
 
 def worker(size: str, variant: Variant, threads: int, pipe) -> None:
-    """Build, then answer each "run" with the figures of one pass."""
+    """Build the networks, then answer each "run" with the figures of one pass."""
     torch.set_num_threads(threads)
     backbone, image, text = build(size, variant)
     text = text.to(dtype=variant.dtype)
@@ -22,11 +22,11 @@ def worker(size: str, variant: Variant, threads: int, pipe) -> None:
         with torch.inference_mode():
             encoding, latents = _measure(partial(encode, backbone, variant, image))
             extracting, maps = _measure(partial(extract, backbone, variant, latents, text))
-        pipe.send({"encode": encoding, "extract": extracting, "maps": [one.float() for one in maps]})
+        pipe.send({"encode": encoding, "extract": extracting, "maps": [level.float() for level in maps]})
 
 
 def _measure(function) -> tuple[dict[str, float], object]:
-    """CPU seconds, wall seconds and peak bytes above what was there before."""
+    """CPU seconds, wall seconds, and peak bytes in addition to those before the call."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
     before = _status("VmRSS")
@@ -44,19 +44,19 @@ def _status(field: str) -> int:
 
 
 def compare(size: str, variant: Variant, rounds: int, threads: int) -> dict:
-    """Run a variant and the plain way in turn; medians of the ratios plain / variant."""
+    """Run a variant and the plain implementation in turn, and return medians of the ratios plain / variant."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tadp.backbone"])  # imported once, and no pass is run in it
+    context.set_forkserver_preload(["tadp.backbone"])  # imported only once; no pass runs in this process
     pipes, processes = [], []
-    for one in (PLAIN, variant):
-        here, there = context.Pipe()
-        process = context.Process(target=worker, args=(size, one, threads, there))
+    for contender in (PLAIN, variant):
+        own_end, worker_end = context.Pipe()
+        process = context.Process(target=worker, args=(size, contender, threads, worker_end))
         process.start()
-        pipes.append(here)
+        pipes.append(own_end)
         processes.append(process)
-        here.recv()
+        own_end.recv()
     results = []
-    for number in range(rounds + 1):  # the first is a warm-up
+    for number in range(rounds + 1):  # the first round is a warm-up
         row = []
         for pipe in pipes:
             pipe.send("run")
@@ -73,15 +73,15 @@ def _ratios(variant: Variant, results: list) -> dict:
     def median(values: list[float]) -> float:
         return float(torch.tensor(values, dtype=torch.float64).median())
 
-    def ratio(of) -> float:
-        return median([of(plain) / of(ours) for plain, ours in results])
+    def ratio(time_of) -> float:
+        return median([time_of(plain) / time_of(ours) for plain, ours in results])
 
     return {
         "name": variant.name,
-        "unet_cpu": ratio(lambda one: one["extract"]["cpu"]),
-        "unet_wall": ratio(lambda one: one["extract"]["wall"]),
-        "both_cpu": ratio(lambda one: one["encode"]["cpu"] + one["extract"]["cpu"]),
-        "both_wall": ratio(lambda one: one["encode"]["wall"] + one["extract"]["wall"]),
+        "unet_cpu": ratio(lambda figures: figures["extract"]["cpu"]),
+        "unet_wall": ratio(lambda figures: figures["extract"]["wall"]),
+        "both_cpu": ratio(lambda figures: figures["encode"]["cpu"] + figures["extract"]["cpu"]),
+        "both_wall": ratio(lambda figures: figures["encode"]["wall"] + figures["extract"]["wall"]),
         "unet_memory": median([ours["extract"]["peak"] / plain["extract"]["peak"] for plain, ours in results]),
         "vae_memory": median([ours["encode"]["peak"] / plain["encode"]["peak"] for plain, ours in results]),
         "encode_seconds": median([ours["encode"]["wall"] for _, ours in results]),

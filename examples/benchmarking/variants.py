@@ -1,4 +1,4 @@
-"""The same two networks in several ways: the plain one, and tadp's in several number formats and layouts."""
+"""Variants of the same two networks: the plain one, and tadp's in several number formats and memory layouts."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ TINY_UNET = SD15_UNET | {"block_out_channels": (32, 64, 64, 64), "cross_attentio
 TINY_VAE = SD15_VAE | {"block_out_channels": (32, 32, 64, 64)}
 SIZES = {"sd15": (SD15_UNET, SD15_VAE, 512), "tiny": (TINY_UNET, TINY_VAE, 256)}
 ATTENTION_LEVELS = (1, 2)
-KEPT_TOKENS = 32**2  # the released code keeps the means of layers with up to 32 x 32 cells, at 512 pixels
+KEPT_TOKENS = 32**2  # at 512 pixels, the released code keeps the means of layers with up to 32 x 32 cells
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ COMPILED = (
 
 
 class PlainProcessor(AttnProcessor):
-    """Every probability written out and averaged over the heads, self-attention's too, as the released code does."""
+    """Attention that writes out all probabilities and averages heads, self-attention too, like the released code."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ class PlainProcessor(AttnProcessor):
 
 
 def build(size: str, variant: Variant, device: str = "cpu") -> tuple[TADPBackbone, torch.Tensor, Conditioning]:
-    """A backbone with random weights, an image and a text."""
+    """Build a backbone with random weights, an image and a text."""
     unet_config, vae_config, side = SIZES[size]
     with torch.device("meta"):
         unet, encoder = UNet2DConditionModel(**unet_config), VAEEncoder(AutoencoderKL(**vae_config))
@@ -104,7 +104,7 @@ def build(size: str, variant: Variant, device: str = "cpu") -> tuple[TADPBackbon
 
 
 def encode(backbone: TADPBackbone, variant: Variant, image: torch.Tensor) -> torch.Tensor:
-    """Latents of an image, by the variant's way."""
+    """Encode an image as the variant does."""
     if not variant.plain:
         return backbone.encode_image(image)
     moments = backbone.vae.quant_conv(backbone.vae.encoder(2 * image - 1))  # diffusers' own forward
@@ -112,10 +112,10 @@ def encode(backbone: TADPBackbone, variant: Variant, image: torch.Tensor) -> tor
 
 
 def extract(backbone: TADPBackbone, variant: Variant, latents: torch.Tensor, text: Conditioning):
-    """Maps under a text; of the plain way the means of what it keeps, so that they are made."""
+    """Extract the maps with a text. The plain variant returns means of what it keeps, which computes everything."""
     if not variant.plain:
         return backbone.extract(latents, text).maps
     processor = next(iter(backbone.unet.attn_processors.values()))
     processor.kept.clear()
     backbone.unet(latents, 0, text.embeddings)
-    return [one.mean() for one in processor.kept]
+    return [probabilities.mean() for probabilities in processor.kept]

@@ -1,1 +1,1 @@
-"""What examples/base_models.py counts: models built without weights, and the memory of a pass."""
+"""The parts of examples/base_models.py: models without weights, and the memory of a pass."""

@@ -1,4 +1,4 @@
-"""Memory of a pass: counted with fake tensors, and measured with random weights."""
+"""The memory of a pass: counted with fake tensors, or measured with random weights."""
 
 import resource
 import weakref
@@ -15,21 +15,25 @@ from .models import build, inputs, run, tensors
 
 
 class PeakBytes(TorchDispatchMode):
-    """Bytes of the tensors that are alive, at most, of those that were made within the block."""
+    """The peak of the bytes of all live tensors that were made within the block.
 
-    def __init__(self, given: Any):
+    Args:
+        inputs: Tensors that do not count.
+    """
+
+    def __init__(self, inputs: Any):
         super().__init__()
-        self.given = {one.untyped_storage()._cdata for one in given}
+        self.ignored = {tensor.untyped_storage()._cdata for tensor in inputs}
         self.alive: dict[int, int] = {}
         self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, torch.Tensor):
-                storage = one.untyped_storage()
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
                 key = storage._cdata
-                if key not in self.given and key not in self.alive:
+                if key not in self.ignored and key not in self.alive:
                     self.alive[key] = storage.nbytes()
                     weakref.finalize(storage, self.alive.pop, key)
         self.peak = max(self.peak, sum(self.alive.values()))
@@ -37,7 +41,7 @@ class PeakBytes(TorchDispatchMode):
 
 
 def peak_bytes(family: dict[str, Any], side_px: int, dtype: torch.dtype) -> int:
-    """Of one image's pass without a gradient, weights apart: the larger of VAE and denoiser, which run in turn."""
+    """Peak of a pass without gradients, without the weights: the larger of VAE and denoiser, which run in turn."""
     with default_dtype(dtype), FakeTensorMode(), torch.no_grad():  # fake tensors cannot be converted
         vae, denoiser = build(family)
         pixels, latents, text = inputs(family, vae, denoiser, side_px)
@@ -50,7 +54,7 @@ def peak_bytes(family: dict[str, Any], side_px: int, dtype: torch.dtype) -> int:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What is made within the block has this dtype."""
+    """Make tensors with this dtype within the block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -60,15 +64,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def real_pass(family: dict[str, Any], side_px: int, device: str = "cpu") -> str:
-    """A pass with random weights; what it took, and what was counted. On a CPU in float32, on a GPU in bfloat16."""
+    """Run a pass with random weights (float32 on a CPU, bfloat16 on a GPU); report measured and counted memory."""
     gpu = device.startswith("cuda")
     dtype = torch.bfloat16 if gpu else torch.float32
     with torch.device("meta"), default_dtype(dtype):
         vae, denoiser = build(family)
     vae, denoiser = (part.to_empty(device=device) for part in (vae, denoiser))
-    for one in tensors(vae) + tensors(denoiser):
-        if one.is_floating_point():
-            one.data.normal_(std=0.01)
+    for tensor in tensors(vae) + tensors(denoiser):
+        if tensor.is_floating_point():
+            tensor.data.normal_(std=0.01)
     pixels, latents, text = inputs(family, vae, denoiser, side_px)
     pixels, latents, text = pixels.to(device, dtype), latents.to(device, dtype), text.to(device, dtype=dtype)
     before = _bytes(gpu)
@@ -76,15 +80,15 @@ def real_pass(family: dict[str, Any], side_px: int, device: str = "cpu") -> str:
         vae(pixels)
         run(denoiser, latents, text, side_px)
     grown = _bytes(gpu) - before
-    weights = sum(one.nbytes for one in tensors(vae) + tensors(denoiser))
+    weights = sum(tensor.nbytes for tensor in tensors(vae) + tensors(denoiser))
     counted = peak_bytes(family, side_px, dtype)
     where = torch.cuda.get_device_name() if gpu else "a CPU"
     return (
         f"{family['name']}, {str(dtype).removeprefix('torch.')} on {where}: weights {weights / 1e9:.2f} GB; a pass "
-        f"took {grown / 1e9:.2f} GB more; {counted / 1e9:.2f} GB of tensors were counted"
+        f"took {grown / 1e9:.2f} GB more, and {counted / 1e9:.2f} GB of tensors were counted"
     )
 
 
 def _bytes(gpu: bool) -> int:
-    """The most that this process had so far: of a GPU's memory, or of its own."""
+    """The peak memory of this process so far: of the GPU, or resident."""
     return torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""Denoiser, VAE encoder and text encoders of a family, from its public configuration, and one pass of them."""
+"""The denoiser, VAE encoder and text encoders of a family, built from its public configuration, and a pass of them."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from tadp import Conditioning
 from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import encoder_of
 
-DENOISERS = {one.__name__: one for one in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
+DENOISERS = {kind.__name__: kind for kind in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
 ENCODERS = {"clip": CLIPTextModel, "clip projected": CLIPTextModelWithProjection, "t5": T5EncoderModel}
-LEVELS = (1, 2)  # with attention recorded
+LEVELS = (1, 2)  # levels whose attention is recorded
 
 
 def build(family: dict[str, Any]) -> tuple[Any, Any]:
-    """VAE encoder and denoiser."""
+    """Build the VAE encoder and the denoiser."""
     denoiser: Any = DENOISERS[family["denoiser"]](**family["config"]).requires_grad_(False)
     base = family_of(denoiser)
     base.prepare(denoiser, base.layout(denoiser))
@@ -26,7 +26,7 @@ def build(family: dict[str, Any]) -> tuple[Any, Any]:
 def inputs(
     family: dict[str, Any], vae: Any, denoiser: Any, side_px: int
 ) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
-    """Pixels, latents and a text, all zero."""
+    """Pixels, latents and a text, all filled with zeros."""
     layout, cells = family_of(denoiser).layout(denoiser), side_px // vae.reduction
     pooled = None if layout.pooled_width is None else torch.zeros(1, layout.pooled_width)
     text = Conditioning(torch.zeros(1, family["tokens"], layout.text_width), pooled=pooled)
@@ -50,5 +50,5 @@ def count(module: torch.nn.Module) -> int:
 
 
 def tensors(module: torch.nn.Module) -> list[torch.Tensor]:
-    """Parameters, and tables such as Stable Diffusion 3's positions."""
+    """All parameters and buffers, such as the position tables of Stable Diffusion 3."""
     return [*module.parameters(), *module.buffers()]

@@ -1,1 +1,1 @@
-"""What examples/caption_coverage.py is made of: what is counted, its page and its plot."""
+"""The parts of examples/caption_coverage.py: counts, page and plot."""

@@ -1,4 +1,4 @@
-"""What captions name of what is in their pictures, in several ways of counting."""
+"""Counts of the classes that captions name and that their images show, with several definitions of a mention."""
 
 import math
 import statistics
@@ -8,13 +8,13 @@ from tadp.language.class_names import VOC_CLASSES, VOC_DECOYS, VOC_SYNONYMS
 from tadp.language.matching import mentions
 from tadp.metrics import CaptionAlignment, caption_alignment
 
-NAMES, WORDS, BEST, NOUNS = "names", "names and synonyms", "the same, less look-alikes", "the same, nouns alone"
+NAMES, WORDS, BEST, NOUNS = "names", "names and synonyms", "the same, without look-alikes", "the same, only nouns"
 ORACLE = (1.0, 0.5)  # precision and recall of the oracle that BLIP-2 performs like (TADP Sec. 4.2)
 MEASURES = ("precision", "recall", "macro_precision", "macro_recall")
 
 
 def alignments(captions: list[str], present: list[set[str]], nouns: list[str] | None) -> dict[str, CaptionAlignment]:
-    """What is found by the names alone, then with the tables."""
+    """The alignment for each definition of a mention: only names, then also the tables of synonyms and look-alikes."""
     full: dict[str, Any] = {"synonyms": VOC_SYNONYMS, "decoys": VOC_DECOYS}
     ways = [(NAMES, captions, {}), (WORDS, captions, {"synonyms": VOC_SYNONYMS}), (BEST, captions, full)]
     if nouns is not None:
@@ -30,32 +30,32 @@ def find_nouns(captions: list[str]) -> list[str]:
 
 def noun_share(nouns: list[str]) -> float:
     """Share of the captions' nouns that name a class."""
-    found = [
-        nouns[number][one.start : one.stop]
-        for number in range(len(nouns))
-        for one in mentions(nouns[number], (*VOC_CLASSES, *VOC_DECOYS), synonyms=VOC_SYNONYMS)
-        if one.name in VOC_CLASSES
+    classes = [
+        text[mention.start : mention.stop]
+        for text in nouns
+        for mention in mentions(text, (*VOC_CLASSES, *VOC_DECOYS), synonyms=VOC_SYNONYMS)
+        if mention.name in VOC_CLASSES
     ]
-    return sum(len(text.split()) for text in found) / sum(len(text.split()) for text in nouns)
+    return sum(len(text.split()) for text in classes) / sum(len(text.split()) for text in nouns)
 
 
 def count_tokens(captions: list[str], name: str) -> dict[str, float]:
-    """CLIP tokens, start and end included."""
+    """CLIP tokens per caption, including the start and end tokens."""
     from transformers import CLIPTokenizer
 
     counts = [len(ids) for ids in CLIPTokenizer.from_pretrained(name)(captions, verbose=False)["input_ids"]]
     return {"mean": statistics.mean(counts), "max": max(counts), "over_77": sum(count > 77 for count in counts)}
 
 
-def figures(found: dict[str, CaptionAlignment], tokens: dict[str, float] | None) -> dict[str, Any]:
+def figures(results: dict[str, CaptionAlignment], tokens: dict[str, float] | None) -> dict[str, Any]:
     rows = {
         way: {
-            **{what: known(getattr(one, what)) for what in MEASURES},
-            "classes": {name: vars(counts) for name, counts in one.classes.items()},
+            **{measure: known(getattr(alignment, measure)) for measure in MEASURES},
+            "classes": {name: vars(counts) for name, counts in alignment.classes.items()},
         }
-        for way, one in found.items()
+        for way, alignment in results.items()
     }
-    return {"images": len(found[NAMES].present), "alignment": rows, "tokens": tokens}
+    return {"images": len(results[NAMES].present), "alignment": rows, "tokens": tokens}
 
 
 def known(value: float) -> float | None:

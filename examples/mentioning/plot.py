@@ -1,4 +1,4 @@
-"""Precision and recall of each class, as dots."""
+"""A dot plot of the precision and recall of each class."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ INK, PALE, MARK = "#1f4e79", "#9db8d2", "#b5533c"
 
 
 def draw(names: CaptionAlignment, best: CaptionAlignment, path: Path) -> None:
-    """Two panels, a row a class: hollow dots for names alone, full ones with synonyms."""
+    """Draw two panels with one row per class: hollow dots for only names, filled dots with synonyms."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -39,7 +39,7 @@ def draw(names: CaptionAlignment, best: CaptionAlignment, path: Path) -> None:
         plt.Line2D([], [], marker="o", linestyle="", color=INK),
         plt.Line2D([], [], linestyle=":", color=MARK),
     ]
-    labels = ["names alone", "with synonyms", "oracle that BLIP-2 performs like (paper, ADE20K)"]
+    labels = ["only names", "with synonyms", "oracle that BLIP-2 performs like (paper, ADE20K)"]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -1,1 +1,1 @@
-"""What examples/caption_table_scale.py is made of: made-up captions, and opening a file of them."""
+"""The parts of examples/caption_table_scale.py: made-up captions, and opening a file of captions."""

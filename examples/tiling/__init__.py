@@ -1,1 +1,1 @@
-"""What examples/large_image.py is made of: seams, and memory."""
+"""The parts of examples/large_image.py: seams and memory."""

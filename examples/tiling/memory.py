@@ -1,4 +1,4 @@
-"""What memory a single pass and tiles take, in fresh processes."""
+"""The memory of a single pass and of tiles, measured in new processes."""
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
@@ -13,34 +13,34 @@ import tadp
 from tiling.seams import CAPTION, SEED
 
 TILE_PX = 512
-SINGLE_PX = 4e6  # beyond so many pixels, a single pass takes minutes
+SINGLE_PX = 4e6  # a single pass of a larger image takes minutes
 
 
 def status_mb(field: str) -> float:
-    """A figure of this process, as Linux tells it."""
+    """A figure about this process from Linux, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field))
 
 
 @torch.no_grad()
 def peak(width: int, height: int, way: str) -> dict[str, Any]:
-    """In a fresh process: peak above what was there before, and the result's size, in MB."""
+    """The peak memory in addition to that before, and the size of the result, in MB. Must run in a new process."""
     torch.set_num_threads(1)
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     image = np.random.default_rng(SEED).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    backbone(image[:64, :64], CAPTION)  # what is loaded late
+    backbone(image[:64, :64], CAPTION)  # loads what is loaded late
     before = status_mb("VmRSS")
     features = backbone.tiled(image, CAPTION, tile_px=TILE_PX) if way == "tiles" else backbone(image, CAPTION)
     kept = [*features.maps, *(features.attention.at(level) for level in features.attention.levels)]
-    size = {"peak_mb": status_mb("VmHWM") - before, "result_mb": sum(one.nbytes for one in kept) / 1e6}
+    size = {"peak_mb": status_mb("VmHWM") - before, "result_mb": sum(tensor.nbytes for tensor in kept) / 1e6}
     return {"image": f"{width}x{height}", "way": way, **size, "finest": "x".join(map(str, kept[0].shape[1:]))}
 
 
 def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Peaks of each size and way, each in a process of its own."""
+    """Peaks for each size and method, each measured in a separate process."""
     sizes = [[int(side) for side in size.split("x")] for size in options.memory]
     runs = [(w, h, way) for w, h in sizes for way in ("single pass", "tiles") if way == "tiles" or w * h <= SINGLE_PX]
     context = get_context("forkserver")
-    context.set_forkserver_preload(["tadp.backbone"])  # imported once, and no pass is run in it
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as fresh:
-        return [fresh.submit(peak, *run).result() for run in runs]
+    context.set_forkserver_preload(["tadp.backbone"])  # imported only once; no pass runs in this process
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        return [pool.submit(peak, *run).result() for run in runs]

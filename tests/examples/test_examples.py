@@ -153,7 +153,7 @@ def test_caption_coverage_counts_and_draws(tmp_path):
     assert page in printed
     assert "| names | 0.500 | 0.250 |" in page  # the dog, and a train that is none
     assert "| names and synonyms | 0.750 | 0.750 |" in page
-    assert "| the same, less look-alikes | 1.000 | 0.750 |" in page
+    assert "| the same, without look-alikes | 1.000 | 0.750 |" in page
     assert "](coverage.png)" in page
     assert str(tmp_path) not in page
     assert json.loads((tmp_path / "docs" / "coverage.json").read_text())["tokens"]["over_77"] == 0
@@ -196,8 +196,8 @@ def test_captions_are_cleaned_and_counted(tmp_path):
         "--read",
     )
     assert "| captions.json | 4 | 3 (75.0%) | 1 (25.0%) |" in printed
-    assert "words lost besides the domain's own: pencil 1\n" in printed
-    assert "the domain's word was taken from before: owl 1\n" in printed
+    assert "words lost in addition to the domain's own: pencil 1\n" in printed
+    assert "the domain's word was removed before: owl 1\n" in printed
     assert "begin with a medium: none\n" in printed
     assert "'a pencil drawing of a watercolor owl' -> 'an owl'" in printed
     assert "not cleaned: 'a watercolor': the caption says nothing else" in printed
