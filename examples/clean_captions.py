@@ -3,12 +3,11 @@
     python examples/clean_captions.py watercolor=captions/watercolor_captions.json comic=captions/comic_captions.json
     python examples/clean_captions.py night=night.json --endpoint http://localhost:8000/v1 --model NAME --out cleaned/
 
-Reads files of the form {image_id: {"captions": ["…"]}}, like the released code, and prints a table: the share of captions
-that name the domain before and after, and how often content words changed. Below it are details: the words that
+Reads files of the form {image_id: {"captions": ["…"]}}, like the released code, and prints a table: the share of
+captions that name the domain before and after, and how often content words changed. Details follow: the words that
 captions lost in addition to the domain's own (--read prints each of these captions), the words from which the
 domain's word was removed ("comic book store" would show as "store"), and how captions begin. Captions are cleaned by
-rules, or by a language model behind an endpoint or in a folder. --out writes the cleaned captions as files of the
-same form.
+rules, or by a language model behind an endpoint or in a folder. --out writes the cleaned captions in the same form.
 """
 
 import argparse

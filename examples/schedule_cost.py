@@ -59,10 +59,8 @@ def training_step(task: str) -> dict[str, float]:
         forward(backbone, head, task)
     trained = [p for module in (backbone.unet, head) for p in module.parameters() if p.requires_grad]
     total = sum(p.numel() for module in (backbone, head) for p in module.parameters())
-    figures: dict[str, float] = {
-        "encode": encoding.get_total_flops(),
-        "forward": once.get_total_flops(),
-        "train": training.get_total_flops(),
+    modes = {"encode": encoding, "forward": once, "train": training}
+    figures: dict[str, float] = {name: mode.get_total_flops() for name, mode in modes.items()} | {
         "trained": (learned := sum(p.numel() for p in trained)),
         "frozen": total - learned + TEXT_ENCODER_PARAMETERS,
     }

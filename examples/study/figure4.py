@@ -120,13 +120,9 @@ def _row(half: Images, number: int, words: dict[str, np.ndarray], *, title: str)
 
 
 def write(
-    summary: dict[str, Any],
-    rows: list[list[Image.Image]] | None,
-    settings: Settings,
-    how: argparse.Namespace,
-    *,
-    count: int | None = None,
-) -> None:
+    summary: dict[str, Any], rows: list[list[Image.Image]] | None, settings: Settings, how: argparse.Namespace,
+    *, count: int | None = None,
+) -> None:  # fmt: skip
     """Write the page and its figures, and the picture if there are rows for it."""
     figures, page = summary["texts"], how.page or how.out / "figure4"
     headings = list(next(iter(figures.values())))

@@ -51,13 +51,9 @@ def read_options(
 
 
 def _add_data(group: argparse._ArgumentGroup, data: Iterable[str]) -> None:
-    group.add_argument(
-        "--data", choices=tuple(data), default="scenes", help="data set; scenes are rendered, and need no files"
-    )
+    group.add_argument("--data", choices=tuple(data), default="scenes", help="data set; scenes are rendered")
     group.add_argument("--root", type=Path, help="folder of the data set; `help(tadp.datasets)` describes it")
-    group.add_argument(
-        "--captions", type=Path, help="caption table (.db); missing captions are written by the captioner"
-    )
+    group.add_argument("--captions", type=Path, help="caption table; the captioner adds missing captions")
     group.add_argument("--captioner", default="tadp-tiny", help="'tadp-tiny', or any image-text-to-text model")
     group.add_argument("--skip-broken", action="store_true", help="replace images that cannot be read by others")
     group.add_argument("--train-scenes", type=int, default=1000, metavar="N", help="number of scenes for training")
@@ -73,28 +69,22 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="what to train of the U-Net; all by default, but nothing for scenes, which takes minutes on a CPU",
     )
     group.add_argument("--text", choices=PROMPT_MODES, default="captions", help="text for the U-Net")
-    group.add_argument(
-        "--head-options", type=json.loads, metavar="JSON", help='options of the head, such as {"channels": 64}'
-    )
+    group.add_argument("--head-options", type=json.loads, metavar="JSON", help='such as {"channels": 64}')
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory and more time")
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--schedule", choices=tuple(SCHEDULES), help="one of the paper's schedules; see tadp.training.schedules"
+        "--schedule", choices=tuple(SCHEDULES), help="a schedule of the paper; see tadp.training.schedules"
     )
     for name, kind in (("steps", int), ("epochs", int), ("batch", int), ("lr", float), ("unet-scale", float)):
         group.add_argument(f"--{name}", type=kind, metavar="N", help=f"{name} to use instead of the schedule's own")
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--out", type=Path, default=Path("run"), help="folder of the run; call again with it to continue"
-    )
+    group.add_argument("--out", type=Path, default=Path("run"), help="folder of the run; call again to continue")
     group.add_argument("--seed", type=int, default=0, help="seed of the head, of the order of images, and of dropout")
-    group.add_argument(
-        "--micro-batch", type=int, metavar="N", help="images at a time on a device; gradients are summed"
-    )
+    group.add_argument("--micro-batch", type=int, metavar="N", help="images at a time; gradients are summed")
     group.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="precision of the training")
     group.add_argument("--processes", type=int, metavar="N", help="number of processes that must have been started")
     group.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes that read images")
@@ -106,15 +96,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cache", type=Path, metavar="DIR", help="folder of the latents (default: OUT)")
     group.add_argument("--log-every", type=int, default=10, metavar="STEPS", help="steps between lines of the record")
     group.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints")
-    group.add_argument(
-        "--evaluate-every", type=int, default=0, metavar="STEPS", help="steps between evaluations; 0: only at the end"
-    )
-    group.add_argument(
-        "--evaluate-images", type=int, metavar="N", help="number of held-out images to evaluate; all by default"
-    )
-    group.add_argument(
-        "--flip-test", action="store_true", help="also predict the mirrored image, and average both predictions"
-    )
+    group.add_argument("--evaluate-every", type=int, default=0, metavar="STEPS", help="0 evaluates only at the end")
+    group.add_argument("--evaluate-images", type=int, metavar="N", help="held-out images to evaluate; all by default")
+    group.add_argument("--flip-test", action="store_true", help="also predict the mirrored image, and average both")
     group.add_argument("--sheet", type=int, default=6, metavar="N", help="number of images on the sheet of predictions")
 
 
