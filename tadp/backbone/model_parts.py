@@ -15,7 +15,7 @@ from tadp.errors import ModelError
 from tadp.images.reading import crop_to_cells
 from tadp.text.conditioning import Conditioning, TextAdapter
 from tadp.text.stack import AnyText, text_encoder_of
-from tadp.training.parameter_groups import decay_groups
+from tadp.training.schedules import decay_groups
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

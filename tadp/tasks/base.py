@@ -26,7 +26,7 @@ from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
 from tadp.tasks.model_text import ModelText, PromptMode
 from tadp.tasks.task_files import find_task, load_backbone, load_text, load_weights, read_config, save_task
 from tadp.text.conditioning import Conditioning
-from tadp.training.parameter_groups import decay_groups
+from tadp.training.schedules import decay_groups
 
 Model = TypeVar("Model", bound="TaskModel")
 

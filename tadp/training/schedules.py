@@ -1,4 +1,4 @@
-"""Learning rates over a training, and the paper's settings by name.
+"""Learning rates over a training, the paper's settings by name, and the groups of parameters that an optimiser takes.
 
     schedule = get_schedule("ade20k-8k")
     groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
@@ -13,7 +13,9 @@ there, the settings are what runs, and `note` says so.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from torch import nn
 
 from tadp.files.checks import check_choice
 
@@ -234,3 +236,20 @@ def get_schedule(name: str) -> Schedule:
     if name not in SCHEDULES:
         raise ValueError(f"no schedule {name!r}; there are {', '.join(SCHEDULES)}. Or build a Schedule.")
     return SCHEDULES[name]
+
+
+def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of a module: matrices and kernels with decay, norms and biases without.
+
+    Args:
+        module: Of which the parameters that require a gradient are taken; a group without any is left out.
+        lr: Of both groups.
+        weight_decay: Of the first.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = []
+    for decay, is_decayed in ((weight_decay, True), (0.0, False)):
+        params = [parameter for parameter in trained if (parameter.ndim > 1) == is_decayed]
+        if params:
+            groups.append({"params": params, "lr": lr, "weight_decay": decay})
+    return groups

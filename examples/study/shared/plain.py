@@ -8,7 +8,7 @@ from tadp.features import FeatureInfo, Features
 from tadp.heads import SegmentationHead
 from tadp.tasks import SegmentationOutput
 from tadp.training import losses
-from tadp.training.parameter_groups import decay_groups
+from tadp.training.schedules import decay_groups
 
 WIDTHS, BLOCKS = (32, 64, 96, 192, 224, 320), 1  # at strides 2 to 64; 4.8 M parameters, like tadp-tiny's U-Net
 
