@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class AttentionRecorder:
             layers = [probabilities for layer_level, probabilities in maps.values() if layer_level == level]
             mean = torch.stack(layers).mean(dim=0) if len(layers) > 1 else layers[0]
             height, width = sizes[level]
-            means[level] = mean.transpose(1, 2).unflatten(2, (height, width))
+            means[level] = rearrange(mean, "b (h w) l -> b l h w", h=height, w=width)
         return means
 
 
@@ -118,9 +119,9 @@ def blockwise_attention(
 
 def _self_attention(attn: Attention, hidden: Tensor) -> Tensor:
     layers: Any = (attn.to_q, attn.to_k, attn.to_v)
-    query, key, value = (layer(hidden).unflatten(-1, (attn.heads, -1)) for layer in layers)
+    query, key, value = (rearrange(layer(hidden), "b n (h d) -> b n h d", h=attn.heads) for layer in layers)
     to_out: Any = attn.to_out
-    return to_out[0](blockwise_attention(query, key, value).flatten(2))
+    return to_out[0](rearrange(blockwise_attention(query, key, value), "b n h d -> b n (h d)"))
 
 
 def head_averaged_probabilities(
@@ -133,9 +134,9 @@ def head_averaged_probabilities(
 
     The softmax runs in float32 at least; the result has the layer's dtype.
     """
-    query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
     to_k: Any = attn.to_k  # diffusers types it as optional
-    key = to_k(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+    query = rearrange(attn.to_q(hidden_states), "b n (h d) -> b n h d", h=attn.heads)
+    key = rearrange(to_k(encoder_hidden_states), "b l (h d) -> b l h d", h=attn.heads)
     scores = torch.einsum("bnhd,blhd->bhnl", query * query.shape[-1] ** -0.5, key)
     if attention_mask is not None:
         scores = scores + attention_mask.unsqueeze(1)

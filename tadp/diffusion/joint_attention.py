@@ -10,6 +10,7 @@ import torch
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -127,5 +128,5 @@ def _columns(query: Tensor, key: Tensor, length: int) -> Tensor:
 
 
 def _heads(tokens: Tensor, heads: int, norm: Any) -> Tensor:
-    parted = tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    parted = rearrange(tokens, "b n (h d) -> b h n d", h=heads)
     return parted if norm is None else norm(parted)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -104,7 +105,7 @@ def joint_pass(
             outputs[name] = image
     recorded = recorder.close(dict.fromkeys(record_levels, size))
     maps = tuple(
-        _to_stride(outputs[tap].transpose(1, 2).unflatten(2, size), cells)
+        _to_stride(rearrange(outputs[tap], "b (h w) c -> b c h w", h=size[0], w=size[1]), cells)
         for tap, cells in zip(taps, REDUCTION, strict=True)
     )
     return maps, {level: _to_stride(one, REDUCTION[level]) for level, one in recorded.items()}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -182,9 +183,9 @@ def _resnet(block: Any, hidden: Tensor) -> Tensor:
 def _attention(attention: Any, hidden: Tensor) -> Tensor:
     if not wants_blocks(hidden, tokens=hidden.shape[2] * hidden.shape[3]):
         return attention(hidden)
-    tokens = attention.group_norm(hidden).flatten(2).transpose(1, 2)
-    query, key, value = (
-        layer(tokens).unflatten(-1, (attention.heads, -1)) for layer in (attention.to_q, attention.to_k, attention.to_v)
-    )
-    out = attention.to_out[0](blockwise_attention(query, key, value).flatten(2))
-    return out.transpose(1, 2).unflatten(2, hidden.shape[2:]).add_(hidden)
+    height, width = hidden.shape[2:]
+    tokens = rearrange(attention.group_norm(hidden), "b c h w -> b (h w) c")
+    layers = attention.to_q, attention.to_k, attention.to_v
+    query, key, value = (rearrange(layer(tokens), "b n (k d) -> b n k d", k=attention.heads) for layer in layers)
+    out = attention.to_out[0](rearrange(blockwise_attention(query, key, value), "b n k d -> b n (k d)"))
+    return rearrange(out, "b (h w) c -> b c h w", h=height, w=width).add_(hidden)

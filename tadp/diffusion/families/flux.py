@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformer2DModel
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -104,9 +105,8 @@ class FluxText(TextStack):
 
 
 def _packed(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c4"]:
-    """Two by two latent cells a token, channel first."""
-    cells = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # b c h 2 w 2
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    """Two by two latent cells per token, channel first."""
+    return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=PATCH, q=PATCH)
 
 
 def _positions(latents: Tensor, text_length: int) -> Float[Tensor, "n 3"]:
@@ -115,4 +115,4 @@ def _positions(latents: Tensor, text_length: int) -> Float[Tensor, "n 3"]:
     ids = latents.new_zeros(height, width, 3)
     ids[..., 1] = torch.arange(height, device=latents.device)[:, None]
     ids[..., 2] = torch.arange(width, device=latents.device)
-    return torch.cat([latents.new_zeros(text_length, 3), ids.flatten(0, 1)])
+    return torch.cat([latents.new_zeros(text_length, 3), rearrange(ids, "h w k -> (h w) k")])
