@@ -19,8 +19,7 @@ from tadp.backbone.text_source import CaptionFunction, Text, TextSource, never_c
 from tadp.backbone.tiling import blend, check_tiling
 from tadp.diffusion.attention import attach_attention as join_attention
 from tadp.diffusion.loading.networks import load_text_adapter
-from tadp.diffusion.loading.parts import load_parts
-from tadp.diffusion.loading.saving import save_parts
+from tadp.diffusion.loading.parts import load_parts, save_parts
 from tadp.diffusion.vae import AnyVAE
 from tadp.errors import ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features

@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tadp.diffusion.families import Layout, family_of
+from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import check_choice, needs
 from tadp.files.hub import check_readable
 
-LORA_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for
 Tune = Literal["all", "lora", "nothing"]  # what of the U-Net trains
 _PREFIX = "unet."
 

@@ -25,8 +25,7 @@ from torch import nn
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.loading.networks import load_text_adapter, load_unet
-from tadp.diffusion.loading.parts import load_parts
-from tadp.diffusion.loading.saving import save_text_encoder
+from tadp.diffusion.loading.parts import load_parts, save_text_encoder
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json
 from tadp.files.model_folder import ADAPTER_NAME

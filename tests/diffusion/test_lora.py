@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from safetensors.torch import save_file
 
 from tadp import TADPBackbone
-from tadp.diffusion.loading.lora_text import add_to_encoder
+from tadp.diffusion.loading.lora_fusion import add_to_encoder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
 
 

@@ -1,4 +1,4 @@
-"""The denoiser, the VAE and the text encoders of a model's folder, with their weights or hollow."""
+"""The networks of a model's folder, with weights or hollow, and what is loaded in their place."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +13,12 @@ from tadp.diffusion.families import family_of, family_of_config
 from tadp.diffusion.families.family import PARTS
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import MissingFileError, ModelError
-from tadp.files.hub import check_readable, weight_files
+from tadp.files.hub import HubOptions, check_readable, index_name, local_file, local_folder, weight_files, weight_name
 from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, fill, read_config
 from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
+
+_SUFFIX = ".safetensors"
 
 
 def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Any:
@@ -95,6 +97,48 @@ def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str
     return encoder
 
 
+def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
+    """A denoiser in place of the base model's.
+
+    Args:
+        name: A folder or hub id with `config.json` and weights, or with `unet/` (or `transformer/`); or a .safetensors
+            file with the tensors of the base's U-Net under diffusers' names, here or on the hub
+            ("CompVis/cleandift/cleandift_sd15_unet.safetensors").
+        base: The base model's folder.
+        dtype: Dtype of the weights.
+        hub: Which weight files, and how they are downloaded.
+
+    Raises:
+        UnknownModelError, MissingFileError: If it is not to be had.
+        ModelError: If a file does not fit the base's U-Net.
+    """
+    if str(name).endswith(_SUFFIX):
+        path = local_file(name, hub=hub)
+        try:
+            return fill(hollow_denoiser(base), [path], dtype, path)
+        except ModelError as error:
+            raise ModelError(f"{path} does not hold the U-Net that {base} describes; {error}") from error
+    return _part_or_root(name, PARTS, hub, lambda folder, part: load_denoiser(
+        folder, part, variant=hub.variant, dtype=dtype
+    ))  # fmt: skip
+
+
+def load_drop_in_vae(name: str | Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
+    """The encoder of a VAE in place of the base model's: an `AutoencoderKL` or an `AutoencoderTiny`.
+
+    Args:
+        name: A folder or hub id with `config.json` and weights ("madebyollin/taesd"), or with `vae/`.
+        dtype: Dtype of the weights.
+        hub: Which weight files, and how they are downloaded.
+
+    Raises:
+        UnknownModelError, MissingFileError, ModelError: If it is not to be had, or of another kind.
+    """
+    return _part_or_root(name, ("vae",), hub, lambda folder, part: load_vae(
+        folder, variant=hub.variant, dtype=dtype, part=part
+    ))  # fmt: skip
+
+
 def load_text_adapter(adapter: nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
     """Fill a text adapter from a saved backbone.
 
@@ -127,3 +171,23 @@ def _built(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any],
     except (TypeError, ValueError, LookupError) as error:
         kind = config["_class_name"]
         raise ModelError(f"{where / 'config.json'} does not describe a {kind}: {error}") from error
+
+
+def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, load: Any):
+    base, variant = WEIGHTS[parts[0]], hub.variant
+    names = ("config.json", weight_name(base, variant), weight_name(base, variant, "-*"), index_name(base, variant))
+    folder = local_folder(
+        name,
+        patterns=[f"{prefix}{one}" for prefix in ("", *(f"{part}/" for part in parts)) for one in names],
+        known=f"Pass a folder or hub id with config.json and weights, or with {parts[0]}/, or a {_SUFFIX} file.",
+        hub=hub,
+    )
+    for part in parts:
+        if (folder / part).is_dir():
+            return load(folder, part)
+    if not (folder / "config.json").exists():
+        raise MissingFileError(
+            f"neither config.json nor {parts[0]}/ in {name}. If it holds weights alone, name the file: "
+            f"{name}/….safetensors."
+        )
+    return load(folder, "")

@@ -1,23 +1,26 @@
-"""The parts of a backbone from a folder in diffusers layout; `saving.save_parts` writes one."""
+"""The parts of a backbone from a folder in diffusers layout, and back: safetensors and JSON."""
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tadp.diffusion.families import family_of
-from tadp.diffusion.loading.drop_ins import load_drop_in_unet, load_drop_in_vae
 from tadp.diffusion.loading.lora_fusion import fuse_lora
-from tadp.diffusion.loading.networks import load_text, load_unet, load_vae
-from tadp.diffusion.noise import read_scheduler
+from tadp.diffusion.loading.networks import load_drop_in_unet, load_drop_in_vae, load_text, load_unet, load_vae
+from tadp.diffusion.noise import SCHEDULER, read_scheduler
+from tadp.diffusion.vae import AnyVAE
 from tadp.errors import MissingFileError
 from tadp.files.fingerprint import WeightSample, sample_weights
 from tadp.files.hub import HubOptions, read_json
-from tadp.files.model_folder import CONFIG_NAME, read_config
+from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, read_config, save_weights, tokenizer_part
+from tadp.text.conditioning import TextAdapter
 from tadp.text.encoder import TextEncoder
-from tadp.text.stack import TextStack
+from tadp.text.stack import AnyText, TextStack
 
 
 def load_parts(
@@ -88,9 +91,58 @@ def load_parts(
     return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {}), weights
 
 
+def save_parts(
+    folder: Path,
+    *,
+    unet: nn.Module,
+    vae: AnyVAE,
+    text_encoder: AnyText | None,
+    text_adapter: TextAdapter | None,
+    scheduler: dict[str, Any] | None,
+    options: dict[str, Any],
+) -> None:
+    """Write into an empty folder; the VAE goes without its decoder.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    family = family_of(unet)
+    family.save(unet, folder / family.part)
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text(json.dumps(vae.config, indent=2))
+    save_weights(vae, folder / "vae" / f"{WEIGHTS['vae']}.safetensors")
+    if text_encoder is not None:
+        save_text_encoder(text_encoder, folder)
+    if text_adapter is not None:
+        save_weights(text_adapter, folder / ADAPTER_NAME)
+    if scheduler is not None:
+        (folder / SCHEDULER).parent.mkdir()
+        (folder / SCHEDULER).write_text(json.dumps(scheduler, indent=2))
+    config = {"has_text_encoder": text_encoder is not None, "options": options}
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2))
+
+
+def save_text_encoder(text_encoder: AnyText, folder: Path) -> None:
+    """Write `text_encoder/` and `tokenizer/`, and the further ones of a stack."""
+    parts: Any = text_encoder.parts if isinstance(text_encoder, TextStack) else {"text_encoder": text_encoder}
+    for part, encoder in parts.items():
+        encoder.model.save_pretrained(folder / part)
+        _save_tokenizer(encoder.tokenizer, folder / tokenizer_part(part))
+
+
 def _encoders(text: Any) -> dict[str, Any]:
     """The models of text encoders by the name of their folder; T5, which no LoRA changes, is among them."""
     if isinstance(text, TextStack):
         parts: Any = text.parts
         return {name: encoder.model for name, encoder in parts.items()}
     return {} if text is None else {"text_encoder": text.model if isinstance(text, TextEncoder) else text}
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # what the tokenizers library raises when the disk is full
+        raise OSError(str(error)) from error
