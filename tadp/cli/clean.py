@@ -106,7 +106,7 @@ def _cleaner(
     from tadp.cleaning import EndpointCleaner, ModelCleaner, RuleCleaner
 
     if endpoint is not None:
-        with wrong_usage("--endpoint", options=("key_variable",)):
+        with wrong_usage("--endpoint"):
             return EndpointCleaner(endpoint, str(language_model), domain=domain, key_variable=key_variable)
     if language_model is not None:
         return ModelCleaner.from_pretrained(language_model, domain=domain, device=device)

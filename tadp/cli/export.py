@@ -19,7 +19,7 @@ def export(
         str, typer.Argument(metavar="MODEL", help="tadp-tiny, a folder in diffusers layout, or a hub id.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.", show_default=False)],
-    size: Annotated[
+    image_size: Annotated[
         str | None,
         typer.Option("--size", help="Height x width in pixels, such as 512x512.", show_default="any from 8x8 up"),
     ] = None,
@@ -42,13 +42,15 @@ def export(
     """
     from tadp.export import to_onnx
 
-    sides = re.fullmatch(r"(\d+)x(\d+)", size or "0x0")
+    sides = re.fullmatch(r"(\d+)x(\d+)", image_size or "0x0")
     if sides is None:
-        raise typer.BadParameter(f"{size!r} is no size; write height x width, such as 512x512.", param_hint="--size")
+        raise typer.BadParameter(
+            f"{image_size!r} is not a size; write height x width, such as 512x512.", param_hint="--size"
+        )
     backbone = load_backbone(model, dtype=Dtype.float32, device="cpu", revision=revision, variant=variant)
-    image_size = None if size is None else (int(sides[1]), int(sides[2]))
-    with status(f"exporting {model}"), wrong_usage(options=("image_size", "batch_size", "text")):
-        facts = to_onnx(backbone, output, image_size=image_size, batch_size=batch_size, text=text, opset=opset)
+    sides_px = None if image_size is None else (int(sides[1]), int(sides[2]))
+    with status(f"exporting {model}"), wrong_usage():
+        facts = to_onnx(backbone, output, image_size=sides_px, batch_size=batch_size, text=text, opset=opset)
     maps = ", ".join(
         f"{channels} at stride {stride}" for channels, stride in zip(facts.channels, facts.strides, strict=True)
     )

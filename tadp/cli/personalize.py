@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.cli.app import Device, Images, Model, Revision, Variant, app, help_text
-from tadp.cli.terminal import TINY, Commands, Dtype, find_device, in_options, silence, wrong_usage
+from tadp.cli.terminal import TINY, Commands, Dtype, find_device, silence, wrong_usage
 from tadp.personalize.run_options import DREAMBOOTH_DEFAULTS, TOKEN_DEFAULTS, RunOptions
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def token(
     from tadp.files.hub import HubOptions
     from tadp.personalize import learn_token
 
-    with _reported(run):
+    with _reported():
         modifier = learn_token(
             model,
             images,
@@ -215,7 +215,7 @@ def dreambooth(
 
     if prior and draw_prior:
         raise typer.BadParameter("give --prior or --draw-prior, not both.", param_hint="--prior")
-    with _reported(run):
+    with _reported():
         modifier = tune(
             model,
             images,
@@ -248,12 +248,12 @@ def _table(path: Path | None) -> "CaptionTable | None":
 
 
 @contextmanager
-def _reported(run: Mapping[str, Any]) -> Iterator[None]:
+def _reported() -> Iterator[None]:
     """Print the library's warnings, such as an image left out or a schedule assumed; a wrong value is wrong usage."""
     silence()
-    with warnings.catch_warnings(), wrong_usage(options=run):
+    with warnings.catch_warnings(), wrong_usage():
         warnings.filterwarnings("always", message=r"no scheduler/|\d+ of \d+ images")
-        warnings.showwarning = lambda message, *_: typer.secho(in_options(str(message), run), fg="yellow", err=True)
+        warnings.showwarning = lambda message, *_: typer.secho(str(message), fg="yellow", err=True)
         yield
 
 

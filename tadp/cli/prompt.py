@@ -95,7 +95,7 @@ def prompt(
     rename = _modifier(modifier, backbone, model) if modifier is not None else None
     said: list[str] | Conditioning
     note = ""
-    with wrong_usage(options=("precision", "recall")):
+    with wrong_usage():
         if mode is Mode.null:
             said = prompts.null(1)
         elif mode is Mode.class_names:

@@ -1,7 +1,6 @@
 """What the commands share: loading with little noise, errors in one line, progress on the error stream."""
 
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -57,7 +56,7 @@ class Commands(TyperGroup):
             if isinstance(error, OptionError):
                 own = type(ctx)(command, info_name=ctx.invoked_subcommand, parent=ctx) if command else ctx
                 raise typer.BadParameter(message, ctx=own) from error
-            fail(message, options=[str(one.name) for one in command.params] if command else ())
+            fail(message)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.secho("interrupted; what was done is kept.", fg="yellow", err=True)
@@ -89,9 +88,9 @@ def as_option(argument: Argument, command: Any) -> str:
     return " ".join([flag, *("…" if value is ... else str(value) for value in values)])
 
 
-def fail(error: TADPError | str, *, options: Collection[str] = ()) -> None:
-    """Say what went wrong in one line; `options` are those of the command, as its parameters are named."""
-    typer.secho(f"error: {in_options(' '.join(str(error).split()), options)}", fg="red", err=True)
+def fail(error: TADPError | str) -> None:
+    """Say what went wrong in one line."""
+    typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
 
 
 def tell_of_warning(message: Warning | str) -> None:
@@ -99,40 +98,15 @@ def tell_of_warning(message: Warning | str) -> None:
     typer.secho(f"warning: {' '.join(str(message).split())}", fg="yellow", err=True)
 
 
-def in_options(message: str, options: Collection[str]) -> str:
-    """A message of the library, with the command's options where it names the arguments of the same name.
-
-    Example:
-        >>> in_options("Shorten it or pass truncate=True, not mix=True.", ["truncate"])
-        'Shorten it or pass --truncate, not mix=True.'
-        >>> in_options("Pass variant='fp16'; num_beams is at most 9.", ["variant", "num_beams"])
-        'Pass --variant fp16; --num-beams is at most 9.'
-        >>> in_options("Pass resume=False.", ["resume"])
-        'Pass --no-resume.'
-        >>> in_options('captions was {"min_new_tokens": 0}', ["min_new_tokens"])  # a key, not an argument
-        'captions was {"min_new_tokens": 0}'
-    """
-
-    def option(match: re.Match[str]) -> str:
-        name, value = match["name"], match["value"]
-        # A name of one word without a value ("model") is just a word.
-        if name not in options or (value is None and "_" not in name):
-            return match[0]
-        written = f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
-        return written if value in (None, "True", "False") else f"{written} {value.strip(chr(39))}"
-
-    return re.sub(r"(?<![\"'])\b(?P<name>[a-z]\w*)(?:=(?P<value>'[^']*'|\w+(?:\.\d+)?)?)?(?!\w)", option, message)
-
-
 @contextmanager
-def wrong_usage(option: str | None = None, *, options: Collection[str] = ()) -> Iterator[None]:
+def wrong_usage(option: str | None = None) -> Iterator[None]:
     """What the library refuses as a wrong value, other than what it raises on purpose, is a wrong option here."""
     try:
         yield
     except ValueError as error:
         if isinstance(error, TADPError):
             raise
-        raise typer.BadParameter(in_options(str(error), options), param_hint=option) from error
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def silence() -> None:
@@ -233,7 +207,7 @@ def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner"
             f"{options['min_new_tokens']} is more than --max-new-tokens {options['max_new_tokens']}.",
             param_hint="--min-new-tokens",
         )
-    with status(f"loading the captioner {name}"), wrong_usage(options=options):
+    with status(f"loading the captioner {name}"):
         return Captioner.from_pretrained(name, device=find_device(device), **options)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from tadp.errors import ImageError, ModifierError
+from tadp.errors import Argument, ImageError, ModifierError
 from tadp.files.atomic import replace_file, replace_folder
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions
@@ -168,11 +168,14 @@ def _check_prompts(
 ) -> None:
     for name, text in (("prompt", words("")[0]), ("instance_prompt", instance_prompt)):
         if text is not None and token.lower() not in text.lower():
-            raise ModifierError(f"the {name} {text!r} lacks the token {token!r}; write it there, or pass token=.")
+            lacks = f"the {name} {text!r} lacks the token {token!r}; write it there, or pass another "
+            raise ModifierError(lacks, Argument("token"), ".")
     if (prior_images is None) != (prior_prompt is None):
         raise ModifierError(
             "prior preservation needs images and what they show; pass both, e.g. prior_images=200 to have them drawn, "
-            "and prior_prompt='a painting'."
+            "and ",
+            Argument("prior_prompt", "a painting"),
+            ".",
         )
 
 

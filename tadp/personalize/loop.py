@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.errors import MissingExtraError, ModifierError, OutputError
+from tadp.errors import Argument, MissingExtraError, ModifierError, OutputError
 from tadp.files.atomic import writable_folder
 from tadp.personalize.objective import Latents, denoising_losses
 from tadp.personalize.run_folder import RunFolder
@@ -60,8 +60,11 @@ def train(
     done = folder.load(trained, optimizer)
     if done > options.steps:
         raise ModifierError(
-            f"this run has done {done} steps already, more than steps={options.steps}. Ask for as many or more, or "
-            "pass resume=False to start again."
+            f"this run has done {done} steps already, more than ",
+            Argument("steps", options.steps),
+            ". Ask for as many or more, or pass ",
+            Argument("resume", False),
+            " to start again.",
         )
     if folder.path is not None and done < options.steps:
         _check_room(writable_folder(folder.path), trained.values(), options)
@@ -103,8 +106,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: SettledOptions)
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:
         raise MissingExtraError(
-            "8-bit Adam needs bitsandbytes, whose older releases need a GPU; pip install -U bitsandbytes, or leave "
-            "adam_8bit=False."
+            "8-bit Adam needs bitsandbytes, whose older releases need a GPU; pip install -U bitsandbytes, or leave ",
+            Argument("adam_8bit", False),
+            ".",
         ) from error
     return AdamW8bit(parameters, **settings)
 
@@ -155,10 +159,11 @@ def _backward(
 
 def _check(value: float, what: str, step: int, options: SettledOptions, folder: RunFolder) -> None:
     if not math.isfinite(value):
-        again = "" if folder.path is None else " Either is another run: give another output, or resume=False."
+        again = (" Either is another run: give another output, or ", Argument("resume", False), ".")
         raise ModifierError(
             f"the {what} is {value} in step {step + 1}, so training stopped. {folder} Take a smaller "
-            f"learning rate than {options.lr:g}, or float32 for the whole model.{again}"
+            f"learning rate than {options.lr:g}, or float32 for the whole model.",
+            *(() if folder.path is None else again),
         )
 
 

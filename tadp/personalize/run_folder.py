@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tadp.errors import CorruptFileError, ModifierError
+from tadp.errors import Argument, CorruptFileError, ModifierError
 from tadp.files.atomic import replace_file
 from tadp.files.hub import check_readable
 from tadp.modifiers import CaptionModifier
@@ -160,8 +160,11 @@ class RunFolder:
         changed = list(_differences(old, self._identity))
         if changed:
             raise ModifierError(
-                f"{path} is of another run: {'; '.join(changed)}. Give the same settings, another output, or "
-                "resume=False to start again and replace it."
+                f"{path} is of another run: ",
+                *[part for name, change in changed for part in ("; ", Argument(name), change)][1:],
+                ". Give the same settings, another output, or ",
+                Argument("resume", False),
+                " to start again and replace it.",
             )
 
 
@@ -195,8 +198,8 @@ def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], nu
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """The values that differ, each by its own name, also within dictionaries and lists."""
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The names of the values that differ, also within dictionaries and lists, and how each differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in {**old, **new}:
             yield from _differences(old.get(key), new.get(key), key)
@@ -206,7 +209,7 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
                 yield from _differences(before, now, name)
                 return
     elif old != new:
-        yield f"{name} was {_short(old)} and is {_short(new)}"
+        yield name, f" was {_short(old)} and is {_short(new)}"
 
 
 def _short(value: Any) -> str:

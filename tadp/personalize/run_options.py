@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from tadp.errors import CaptionError
+from tadp.errors import Argument, CaptionError, OptionError
 from tadp.files.checks import check_whole
 
 if TYPE_CHECKING:  # the command line reads this file's options, and torch takes seconds to load
@@ -95,7 +95,8 @@ class RunOptions:
         check_number("weight_decay", self.weight_decay, or_zero=True)
         prompts = self.sample_prompts
         if isinstance(prompts, str) or (prompts is not None and not prompts):
-            raise CaptionError("sample_prompts is a list of one text or more; pass sample_every=0 for no samples.")
+            samples = Argument("sample_every", 0)
+            raise CaptionError("sample_prompts is a list of one text or more; pass ", samples, " for no samples.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +133,9 @@ def check_number(name: str, value: object, *, or_zero: bool = False) -> None:
 
     Raises:
         TypeError: If it is not a number.
-        ValueError: If it is out of range.
+        OptionError: If it is out of range.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} is a number; got {value!r} ({type(value).__name__}).")
     if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
-        raise ValueError(f"{name} is {'0 or more' if or_zero else 'over 0'}; got {value}.")
+        raise OptionError(Argument(name), f" is {'0 or more' if or_zero else 'over 0'}; got {value}.")

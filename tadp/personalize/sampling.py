@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tadp.diffusion.noise import NOISE_KEYS
 from tadp.drawing import sheet
-from tadp.errors import MissingFileError
+from tadp.errors import Argument, MissingFileError
 from tadp.files.atomic import replace_file
 from tadp.files.checks import check_counts
 from tadp.files.hub import weight_files
@@ -171,7 +171,9 @@ def _load_decoder(model: DiffusionModel) -> Any:
     if next(read_tensors(files, lambda key: key.startswith("decoder.conv_in.")), None) is None:
         raise MissingFileError(
             f"the VAE in {folder} has no decoder, as tadp saves backbones, so nothing can be drawn. Pass the model "
-            "that it was made from, or sample_every=0 to learn without samples."
+            "that it was made from, or ",
+            Argument("sample_every", 0),
+            " to learn without samples.",
         )
     vae: Any = AutoencoderKL.from_pretrained(
         model.folder, subfolder="vae", variant=model.variant, use_safetensors=True, local_files_only=True

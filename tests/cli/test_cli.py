@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from builders_captioner import build_blip
 from PIL import Image
 from running import ENVIRONMENT, plain, tadp_run
@@ -16,8 +18,10 @@ from running import ENVIRONMENT, plain, tadp_run
 import tadp
 from tadp.assets import tiny_folder
 from tadp.captioner import Captioner
-from tadp.cli.terminal import in_options
+from tadp.cli import app
+from tadp.cli.terminal import as_option
 from tadp.datasets.scenes import Scenes
+from tadp.errors import Argument
 
 COMMANDS = ("extract", "caption", "show", "info")
 
@@ -371,16 +375,22 @@ def test_a_long_caption_is_cut_where_that_is_asked_for_and_said_once(photos):
     assert f"{photos / 'z.png'}: the caption is longer than the text encoder takes; its end was cut" in shown.stderr
 
 
-def test_a_message_names_options_in_place_of_arguments_and_leaves_other_words():
-    options = ["truncate", "variant", "model", "key_variable", "recall"]
-    for said, told in (
-        ("pass truncate=True.", "pass --truncate."),
-        ("the model takes truncate", "the model takes truncate"),
-        ("pass recall=0.5, or mix=True", "pass --recall 0.5, or mix=True"),
-        ("name it with key_variable=.", "name it with --key-variable."),
-        ("my_key_variable and truncated=True", "my_key_variable and truncated=True"),
+def test_an_argument_is_spelled_as_the_option_that_a_command_has():
+    commands: Any = typer.main.get_command(app)
+    for argument, command, spelled in (
+        (Argument("truncate", True), "extract", "--truncate"),
+        (Argument("truncate", True), "caption", "truncate=True"),
+        (Argument("variant", "fp16"), "show", "--variant fp16"),
+        (Argument("max_new_tokens"), "caption", "--max-new-tokens"),
+        (Argument("recall", 0), "prompt", "--recall 0"),
+        (Argument("scale_latents", False), "convert", "--no-scale-latents"),
+        (Argument("allow_unused", ["pattern*"]), "convert", "--allow-unused pattern*"),
+        (Argument("base_model", ...), "predict", "--base-model …"),
+        (Argument("image_size"), "export", "--size"),
+        (Argument("images"), "extract", "images"),
     ):
-        assert in_options(said, options) == told
+        assert as_option(argument, commands.commands[command]) == spelled
+    assert as_option(Argument("truncate", True), None) == "truncate=True"
 
 
 def test_a_run_lists_a_folder_once_and_decodes_an_image_once(photos, monkeypatch):
