@@ -20,7 +20,7 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, tell_of_tiny
+from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, warn_about_tiny
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def caption(
     mix: Annotated[bool, typer.Option("--mix", help="Add to a .db by another model, or with other options.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Describe images in words, a line an image.
+    """Describe images in words, one line per image.
 
     With -o it writes a file by image id: the image's file name without suffix, "rex" for photos/rex.jpg; where two
     images have the same name, their paths below the folder, "a/rex" and "b/rex". A .json has the form of the paper's
@@ -105,7 +105,7 @@ def caption(
         failed = _fill_database(output, ids, describe, mix=mix, overwrite=overwrite, **how)
     else:
         failed = _fill_file(output, ids, describe, overwrite=overwrite, **how)
-    tell_of_tiny(model, others="--model")
+    warn_about_tiny(model, others="--model")
     if failed:
         raise typer.Exit(1)
 
@@ -207,7 +207,7 @@ def _fill_file(
     """Caption images into a file that can only be written at the end; returns how many have no caption.
 
     Till then captions are in a table on disk beside it, the part file. A run that is killed leaves that, and the next
-    goes on with it. A file that was there is replaced by a whole one alone. What does not go into the file stays in the
+    goes on with it. A file that was there is replaced only by a whole one. What does not go into the file stays in the
     part file.
 
     Raises:
@@ -347,7 +347,7 @@ def _load_text_encoder(model: str | None) -> "TextEncoder | None":
     """The text encoder of a model that captions are counted for, if one was asked for.
 
     Raises:
-        ModelError: If it is not to be had.
+        ModelError: If it is not available.
     """
     import torch
 

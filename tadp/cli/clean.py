@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tadp.cli.app import Device, Overwrite, command
 from tadp.cli.caption import check_caption_file
-from tadp.cli.terminal import tell_of_warning, wrong_usage
+from tadp.cli.terminal import print_warning, wrong_usage
 from tadp.errors import CaptionError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def clean(
     with warnings.catch_warnings(record=True) as left_out:  # the line that a killed writer did not finish
         table = CaptionTable.open(captions)
     for warning in left_out:
-        tell_of_warning(warning.message)
+        print_warning(warning.message)
     if not len(table):
         raise CaptionError(f"{captions} has no captions.")
     cleaner = _cleaner(_domain(domain), language_model, endpoint, key_variable, device)

@@ -38,8 +38,8 @@ from tadp.cli.terminal import (
     load_backbone,
     load_captioner,
     progress,
-    tell_of_cut,
-    tell_of_tiny,
+    warn_about_cut,
+    warn_about_tiny,
     wrong_usage,
 )
 from tadp.errors import TADPError
@@ -100,7 +100,7 @@ def extract(
         bool, typer.Option("--overwrite", help="Make anew what other settings, or an older image, left there.")
     ] = False,
 ) -> None:
-    """Write the features of images, one file an image.
+    """Write the features of images, one file per image.
 
     For photos/pets/rex.jpg, `tadp extract photos -o features` writes features/pets/rex.safetensors, with map.0 (the
     finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides, channels
@@ -149,10 +149,10 @@ def extract(
         overwrite=overwrite,
     )
     if caption is not None and truncate and is_cut(backbone, caption):
-        tell_of_cut("--caption")
+        warn_about_cut("--caption")
     tally = _followed(outcomes, len(found.names), is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
-        tell_of_tiny(source, others="--model and --captioner")
+        warn_about_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)
     if tally.stopped is not None:
         raise tally.stopped
@@ -181,7 +181,7 @@ def _followed(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool
                 if outcome.error is not None:
                     fail(outcome.error)
                 if outcome.truncated and not is_one_caption:
-                    tell_of_cut(str(outcome.image))
+                    warn_about_cut(str(outcome.image))
                 if outcome.status == "done" and len(tally.first) < _ROWS_SHOWN:
                     tally.first.append(outcome)
     except (KeyboardInterrupt, TADPError) as error:

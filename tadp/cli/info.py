@@ -1,4 +1,4 @@
-"""`tadp info`: what a model is, in tables: levels, parts and numbers, from its configuration alone."""
+"""`tadp info`: what a model is, in tables: levels, parts and numbers, from only its configuration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,7 +97,7 @@ def _part_table(folder: Path, variant: str | None, backbone: "TADPBackbone") -> 
 
 
 def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
-    """A model's folder; of a hub model that is not here, one with its configuration alone."""
+    """A model's folder; of a hub model that is not here, one with only its configuration."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

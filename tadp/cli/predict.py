@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
-from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, tell_of_tiny
+from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, warn_about_tiny
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def predict(
                 continue
             typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if predictor.captioner is not None and caption is None:
-        tell_of_tiny(str(predictor.captioner_name), others="--captioner")
+        warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
         raise typer.Exit(1)
 
@@ -123,7 +123,7 @@ def predict(
 def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
     """For each result's name its image, and how many arguments led to none.
 
-    A name depends on its own argument alone: "rex" for photos/rex.jpg, "pets/rex" for what is below a folder.
+    A name depends only on its own argument: "rex" for photos/rex.jpg, "pets/rex" for what is below a folder.
     """
     from tadp.extract import output_names
 

@@ -14,8 +14,8 @@ from tadp.cli.terminal import (
     is_cut,
     load_backbone,
     load_captioner,
-    tell_of_cut,
-    tell_of_tiny,
+    warn_about_cut,
+    warn_about_tiny,
 )
 from tadp.errors import CaptionError
 
@@ -69,8 +69,8 @@ def show(
 ) -> None:
     """Draw what each word of a caption looks at.
 
-    The picture shows the image, its caption, and one heat map a word. Each heat map is scaled by itself, and fades into
-    the image where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
+    The picture shows the image, its caption, and one heat map per word. Each heat map is scaled by itself, and fades
+    into the image where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
     """
     import torch
 
@@ -97,8 +97,8 @@ def show(
     with torch.inference_mode():
         features = backbone(shrunk, words, truncate=truncate or caption is None)
     if is_cut(backbone, words):
-        tell_of_cut(image)
-    tell_of_tiny(source, others="--model and --captioner")
+        warn_about_cut(image)
+    warn_about_tiny(source, others="--model and --captioner")
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)
     typer.echo(words)

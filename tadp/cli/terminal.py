@@ -70,7 +70,7 @@ def _once() -> Callable[..., None]:
     def show(message: Warning | str, *_: object, **__: object) -> None:
         if (text := str(message)) not in shown:
             shown.add(text)
-            tell_of_warning(text)
+            print_warning(text)
 
     return show
 
@@ -93,7 +93,7 @@ def fail(error: TADPError | str) -> None:
     typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
 
 
-def tell_of_warning(message: Warning | str) -> None:
+def print_warning(message: Warning | str) -> None:
     """Print a warning in one line."""
     typer.secho(f"warning: {' '.join(str(message).split())}", fg="yellow", err=True)
 
@@ -120,7 +120,7 @@ def silence() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def tell_of_tiny(captioner: str, *, others: str) -> None:
+def warn_about_tiny(captioner: str, *, others: str) -> None:
     """Say what the embedded captioner is good for, if it spoke, so that nobody takes its word for a photograph.
 
     Args:
@@ -128,11 +128,11 @@ def tell_of_tiny(captioner: str, *, others: str) -> None:
         others: The options of the command that name others.
     """
     if captioner == TINY:
-        note = f"{TINY} knows rendered scenes alone. Photographs need another {others}."
+        note = f"{TINY} knows only rendered scenes. Photographs need another {others}."
         typer.secho(note, dim=True, err=True)
 
 
-def tell_of_cut(whose: str) -> None:
+def warn_about_cut(whose: str) -> None:
     """Say that a caption lost its end."""
     note = f"{whose}: the caption is longer than the text encoder takes; its end was cut."
     typer.secho(note, fg="yellow", err=True)

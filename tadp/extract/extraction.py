@@ -31,7 +31,7 @@ Pixels = Tensor | np.ndarray
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image.
+    """The result for one image.
 
     Attributes:
         image: Its path.
@@ -72,7 +72,7 @@ def extract_images(
     another picture or other settings stop the run before it starts, unless `overwrite`.
 
     Args:
-        backbone: It says which attention is recorded, and in which dtype all is computed and written.
+        backbone: The backbone to run. Its options say which attention is recorded, its dtype is that of the files.
         paths: Image files, folders and patterns, as `tadp.images.list_images` takes them; or what they lead to.
         output: The folder to write to. It mirrors the folders of the images.
         captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
@@ -80,19 +80,19 @@ def extract_images(
             the text encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image
             that the table lacks fails.
         model: What the backbone was loaded from, for the record.
-        revision: Its branch, tag or commit, for the record.
+        revision: The model's branch, tag or commit, for the record.
         levels: Which maps to write; None is all.
         max_side_px: Images with a longer side are shrunk to it first; None takes them as they are.
-        tile_px: Take features from tiles of this side, `TADPBackbone.tiled`, under one caption an image; None is one
-            pass an image. Images are then never floats as a whole.
-        overlap_px: That neighbouring tiles share.
+        tile_px: Take features from tiles of this side, `TADPBackbone.tiled`, under one caption per image; None is one
+            pass per image. Images are then never floats as a whole.
+        overlap_px: Pixels that neighbouring tiles share.
         batch_size: Images read and captioned at once; those of one size go through the backbone together, as do so many
             tiles of an image.
         truncate: Cut a text given here that is too long, with a warning, rather than refuse it.
-        overwrite: Make results from other settings anew.
+        overwrite: Replace results from other settings.
 
     Yields:
-        One outcome an image, as it becomes known: first those done before, then the others in order.
+        One outcome per image, as it becomes known: first those done before, then the others in order.
 
     Raises:
         ImageError: If a path leads to no image. One that can't be read is an outcome, not an error.

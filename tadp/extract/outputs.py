@@ -70,7 +70,7 @@ def write_result(target: Path, tensors: dict[str, Tensor], *, record: dict[str, 
     tensor_file = target.with_name(target.name + ".safetensors")
     record_file = target.with_name(target.name + ".json")
     with replace_file(tensor_file) as partial:
-        partial.write_bytes(save(tensors))  # save_file would make a file that its owner alone may read
+        partial.write_bytes(save(tensors))  # save_file would make a file that only its owner may read
         record = record | {"file_bytes": partial.stat().st_size}
         # From here to the new record nothing counts as done, so that an old record never vouches for new tensors.
         record_file.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         prompt_classes: The names for the three modes that need them.
         tune: What of the U-Net trains: "all", a "lora" of attention (extra `train`), or "nothing". What trains is
             saved, what does not is loaded from its source again.
-        lora_rank: Of a LoRA.
+        lora_rank: Rank of the LoRA.
 
     Raises:
         ValueError: If an option is unknown, or a mode lacks its classes.
@@ -94,7 +94,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     @abstractmethod
     def predict(self, image: ImageLike, caption: str | Conditioning | None = None) -> Any:
-        """What the model says of one image, in the image's own size."""
+        """What the model predicts for one image, in the image's own size."""
 
     @abstractmethod
     def make_metric(self) -> Any:
@@ -182,7 +182,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Args:
             images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
-            text: One caption an image, one for all, or `Conditioning`. None: the mode's own text; for captions, what
+            text: One caption per image, one for all, or `Conditioning`. None: the mode's own text; for captions, what
                 the backbone takes by itself. What is over the text encoder's limit is cut, with a warning: a long
                 caption among many does not stop a training.
             latents: A cache of `backbone.encode_image`, in place of images.
@@ -243,15 +243,15 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Args:
             pretrained_model_name_or_path: A folder, or a repository on the hub.
             base_model: What it was trained on, if it is elsewhere now than where the config says.
-            dtype: Of all parts; None is float32.
-            device: Where it goes; None is the CPU.
-            revision: Branch, tag or commit of the repository; the base's own is in the config.
-            local_files_only: Never ask the hub.
+            dtype: Dtype of all parts; None is float32.
+            device: Device of the model; None is the CPU.
+            revision: Branch, tag or commit of the repository; that of the base is in the config.
+            local_files_only: Use only files that are already here.
             cache_dir: Where hub models are kept.
-            token: For gated models.
+            token: Access token for gated models.
 
         Raises:
-            UnknownModelError: If there is no such model, or its base is not to be had.
+            UnknownModelError: If there is no such model, or its base is not available.
             MissingFileError, CorruptFileError: If a file is missing or damaged; the message says which.
             ModelError: If it is another kind of model, or weights and config disagree.
         """
@@ -286,11 +286,11 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Args:
             save_directory: The folder.
             config: Not used: the config is the model's own.
-            repo_id: As `push_to_hub` takes it; the folder's name by default.
+            repo_id: The repository, as `push_to_hub` takes it; None is the folder's name.
             push_to_hub: Send it to the hub afterwards.
             model_card_kwargs: What the card says besides, kept in `record`: "data" (str), "metrics" (dict of numbers),
                 "license" (str), "notes" (str).
-            **push_to_hub_kwargs: `push_to_hub`'s own.
+            **push_to_hub_kwargs: Options of `push_to_hub`.
 
         Returns:
             The commit's address, if it was sent to the hub.

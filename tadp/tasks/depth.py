@@ -31,7 +31,7 @@ _GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]
 
 @dataclass(frozen=True, eq=False)
 class DepthOutput:
-    """Of one pass.
+    """The result of one pass.
 
     Attributes:
         depth_m: (B, H, W), metres, at the images' size.
@@ -55,10 +55,10 @@ class TADPForDepthEstimation(TaskModel):
         prompt_mode: The text, see `TaskModel`.
         prompt_classes: Names for the text: of rooms, say, for NYU Depth.
         tune: What of the U-Net trains: "all", "lora" or "nothing".
-        lora_rank: Of a LoRA.
+        lora_rank: Rank of the LoRA.
         window_px: Side of the windows in which `predict` goes through an image; that of the training crops, as depth
             in metres depends on how large things appear. 480 is the paper's.
-        stride_px: From one window to the next; a third of a window by default, which for NYU's 640x480 gives the
+        stride_px: Step from one window to the next; a third of a window by default, which for NYU's 640x480 gives the
             released code's two windows.
         pad_with_grey: Fill up images to the U-Net's multiple with mid-grey, as the released code does, in place of
             repeating their edge.
@@ -141,7 +141,7 @@ class TADPForDepthEstimation(TaskModel):
             text: As `TaskModel.features`.
             depth_m: (B, H, W), metres; 0, NaN and infinity are unknown.
             latents: As `TaskModel.features`.
-            image_size: Of the images that the latents came from.
+            image_size: (height, width) of the images that the latents came from.
 
         Raises:
             ValueError: If the truth is of another size than the images.
@@ -161,7 +161,7 @@ class TADPForDepthEstimation(TaskModel):
         *,
         image_size: tuple[int, int] | None = None,
     ) -> DepthOutput:
-        """The same from features that were kept; `image_size` cuts off what was padded."""
+        """The same from features that were computed before; `image_size` cuts off padding."""
         if depth_m is not None:
             _check_depth(depth_m, self.max_depth_m)
         made = self.head(features)
@@ -184,9 +184,9 @@ class TADPForDepthEstimation(TaskModel):
         Args:
             image: A path, PIL image, array or tensor of any size.
             caption: As in segmentation: None asks the attached captioner.
-            window_px: Side of the windows; the model's own by default. Where windows overlap, depth is averaged: the
+            window_px: Side of the windows; None is the model's own. Where windows overlap, depth is averaged: the
                 released code's shifted-window test.
-            stride_px: From one window to the next.
+            stride_px: Step from one window to the next.
             flip: Predict the mirrored image too, and average, as the released code does.
             short_side_px: Bring the image's shorter side to this before, and the depth map back after: for a camera of
                 another resolution than the training data's, 480 for a model trained on NYU Depth.

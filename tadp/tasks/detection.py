@@ -28,7 +28,7 @@ from tadp.text.conditioning import Conditioning
 
 @dataclass(frozen=True, eq=False)
 class DetectionOutput:
-    """Of one pass.
+    """The result of one pass.
 
     Attributes:
         losses: By name; empty without boxes.
@@ -49,12 +49,12 @@ class TADPForObjectDetection(TaskModel):
 
     Args:
         backbone: Images and text in, features out.
-        class_names: K names; a box's label k is the k-th, from 0. Background is none of them.
+        class_names: K names; a box's label k is the k-th, from 0. Background is not one of them.
         head_options: Further arguments of `heads.DetectionHead`.
         prompt_mode: The text, see `TaskModel`.
         prompt_classes: Names for the text; `class_names` by default.
         tune: What of the U-Net trains: "all", "lora" or "nothing".
-        lora_rank: Of a LoRA.
+        lora_rank: Rank of the LoRA.
         image_px: `predict` brings an image to a square of this side, as in the paper's training, and boxes back.
 
     Raises:
@@ -129,14 +129,14 @@ class TADPForObjectDetection(TaskModel):
             images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads, at the size they are to be seen
                 in: nothing is resized here. None if latents are given.
             text: As `TaskModel.features`.
-            boxes: One a image, in its pixels.
+            boxes: Boxes of each image, in its pixels.
             latents: As `TaskModel.features`.
-            image_size: Of the images that the latents came from.
+            image_size: (height, width) of the images that the latents came from.
         """
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), boxes)
 
     def from_features(self, features: Features, boxes: Sequence[Boxes] | None = None) -> DetectionOutput:
-        """The same from features that were kept."""
+        """The same from features that were computed before."""
         if boxes is None:
             return DetectionOutput({}, None, self.head(features))
         losses = self.head(features, boxes)

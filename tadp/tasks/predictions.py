@@ -26,7 +26,7 @@ class SegmentationResult:
         scores: (H, W), the probability of that class, in [0, 1].
         class_names: K names.
         probabilities: (K, H, W) if they were asked for, else None.
-        caption: What the model was told of the image; None if its text is the same for all images.
+        caption: The caption that the model used; None if its text is the same for all images.
         image: The image.
     """
 
@@ -73,7 +73,7 @@ class DepthResult:
 
     Attributes:
         depth_m: (H, W), metres.
-        caption: What the model was told of the image; None if its text is the same for all images.
+        caption: The caption that the model used; None if its text is the same for all images.
         image: The image.
     """
 
@@ -118,7 +118,7 @@ class DetectionResult:
         labels: (N,), int64, indices of `class_names`.
         scores: (N,), in [0, 1].
         class_names: K names.
-        caption: What the model was told of the image; None if its text is the same for all images.
+        caption: The caption that the model used; None if its text is the same for all images.
         image: The image.
     """
 

@@ -29,10 +29,10 @@ from tadp.training import losses
 
 @dataclass(frozen=True, eq=False)
 class SegmentationOutput:
-    """Of one pass.
+    """The result of one pass.
 
     Attributes:
-        logits: (B, K, H, W), at the images' size.
+        logits: Logits, (B, K, H, W), at the images' size.
         loss: The mean over the labelled pixels; None without masks.
     """
 
@@ -54,11 +54,11 @@ class TADPForSemanticSegmentation(TaskModel):
         prompt_mode: The text, see `TaskModel`.
         prompt_classes: Names for the text; `class_names` but "background" by default.
         tune: What of the U-Net trains: "all", "lora" or "nothing".
-        lora_rank: Of a LoRA.
+        lora_rank: Rank of the LoRA.
         loss: "cross_entropy" is the paper's; "focal" weighs what is hard.
         ignore_label: The value of pixels without a label.
         window_px: Side of the windows in which `predict` goes through an image; that of the training crops.
-        stride_px: From one window to the next; two thirds of a window by default, as the paper's 341 of 512.
+        stride_px: Step from one window to the next; two thirds of a window by default, as the paper's 341 of 512.
 
     Raises:
         ValueError, ModelError: As `TaskModel`.
@@ -151,7 +151,7 @@ class TADPForSemanticSegmentation(TaskModel):
             text: As `TaskModel.features`.
             masks: (B, H, W), classes from 0, `ignore_label` where there is none.
             latents: As `TaskModel.features`.
-            image_size: Of the images that the latents came from.
+            image_size: (height, width) of the images that the latents came from.
 
         Raises:
             ValueError: If a mask holds another label, or is of another size than the images.
@@ -159,7 +159,7 @@ class TADPForSemanticSegmentation(TaskModel):
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), masks)
 
     def from_features(self, features: Features, masks: Integer[Tensor, "_b _h _w"] | None = None) -> SegmentationOutput:
-        """The same from features that were kept."""
+        """The same from features that were computed before."""
         if masks is not None:
             _check_masks(masks, features)
         logits = self.head(features)
@@ -194,8 +194,8 @@ class TADPForSemanticSegmentation(TaskModel):
             image: A path, PIL image, array or tensor of any size.
             caption: What is in it; None asks the attached captioner. Without meaning, and refused, if the model's text
                 is the same for all images.
-            window_px: Side of the windows; the model's own by default.
-            stride_px: From one window to the next.
+            window_px: Side of the windows; None is the model's own.
+            stride_px: Step from one window to the next.
             scales: Sizes of the image at which it is predicted; the probabilities are averaged. The paper's "ms" is
                 (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with `flip`.
             flip: Predict the mirrored image too.

@@ -42,9 +42,10 @@ def window_and_stride(
 
     Args:
         window_px: Side of the windows; None takes a model's own.
-        stride_px: From one to the next. None takes the model's own for its own windows, else so many thirds of one.
-        thirds: Of a window.
-        own: The model's, if it has them already.
+        stride_px: Step from one window to the next. None is the model's own for its own windows, else that many thirds
+            of a window.
+        thirds: Default stride, in thirds of a window.
+        own: The model's own window and stride.
 
     Raises:
         TypeError: If a size is no integer.
@@ -83,7 +84,7 @@ def make_views(
         image: (1, 3, H, W).
         window_px: Side of the windows.
         stride_px: From one to the next.
-        scales: Of the image, after its shorter side was brought to `short_side_px`.
+        scales: Sizes relative to the image after its shorter side was brought to `short_side_px`.
         short_side_px: None leaves it as it is.
         flip: Add the mirrored image of each size.
         cell_px: As `WindowedPrediction` takes it.

@@ -220,7 +220,7 @@ def load_backbone(
     """The backbone: the base's frozen parts, and the U-Net that was saved or the base's.
 
     Raises:
-        UnknownModelError: If the base is not to be had.
+        UnknownModelError: If the base is not available.
     """
     name, revision = config["base"]["name"], config["base"]["revision"]
     options = config["base"]["options"]
