@@ -53,8 +53,8 @@ def head_widths(form: Form, state: Mapping[str, Tensor], levels: int) -> tuple[i
     found = {int(match[1]): key for key in state if (match := re.fullmatch(pattern, key))}
     if sorted(found) != list(range(levels)):
         raise ModelError(
-            f"the head of this file takes {len(found)} maps, the base's U-Net gives {levels}. Pass another ",
-            Argument("base_model"),
+            f"the head of this file takes {len(found)} maps, the base's U-Net gives {levels}. Pass ",
+            Argument("base_model", ...),
             ".",
         )
     return tuple(int(state[found[level]].shape[1]) for level in range(levels))

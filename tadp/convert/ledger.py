@@ -114,10 +114,10 @@ class Ledger:
         if "unknown" in self._problems:
             hints += [" What is not needed can be left out with ", Argument("allow_unused", ["pattern*"]), "."]
         if any(what.startswith("other weights") for what in self._problems):
-            hints += [" Pass as ", Argument("base_model"), " the model it was trained on, or "]
+            hints += [" Pass as ", Argument("base_model", ...), " the model it was trained on, or "]
             hints += [Argument("ignore_frozen", True), " to use the base's."]
         if any(what.startswith("of another shape") for what in self._problems):
-            hints += [" Is it of another size than the base? Pass another ", Argument("base_model"), "."]
+            hints += [" Is it of another size than the base? Pass ", Argument("base_model", ...), "."]
         return hints
 
     def _fitting(

@@ -64,8 +64,8 @@ def read_text(
     if len(lengths) > 1 or min(extra) < 0:
         raise ModelError(
             f"{path}: the head takes {', '.join(map(str, widths or ()))} channels, the base's U-Net gives "
-            f"{', '.join(map(str, channels))}; the rest is not one number of tokens. Pass another ",
-            Argument("base_model"),
+            f"{', '.join(map(str, channels))}; the rest is not one number of tokens. Pass ",
+            Argument("base_model", ...),
             " if it is of another size; heads on self-attention are not read.",
         )
     length = lengths.pop() if lengths else None
