@@ -1,6 +1,5 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,18 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.backbone.encoding import check_latents, encode
-from tadp.backbone.model_parts import ModelParts
-from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option
-from tadp.backbone.passes import Passes
-from tadp.backbone.text_source import CaptionFunction, Text, TextSource, never_compiled
+from tadp.backbone.encoding import check_latents
+from tadp.backbone.feature_model import FeatureModel
+from tadp.backbone.options import BackboneOptions, CombineTimesteps, described_options
+from tadp.backbone.text_source import CaptionFunction, Text, TextSource
 from tadp.backbone.tiling import blend, check_tiling
-from tadp.diffusion.attention import attach_attention as join_attention
 from tadp.diffusion.loading.networks import load_text_adapter
 from tadp.diffusion.loading.parts import load_parts, save_parts
 from tadp.diffusion.vae import AnyVAE
-from tadp.errors import ModelError
-from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.hub import HubOptions, Source
 from tadp.files.model_folder import model_folder
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
-class TADPBackbone(ModelParts):
+class TADPBackbone(FeatureModel):
     """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
 
     The VAE and the text encoder are frozen; the U-Net trains, unless `freeze()` is called. Levels count from the
@@ -52,33 +48,10 @@ class TADPBackbone(ModelParts):
             models, an `SD3Transformer2DModel` or a `FluxTransformer2DModel`.
         text_encoder: A CLIP text model, the `TextStack` of a model with several, or None if text always comes as
             `Conditioning`.
-        tokenizer: The CLIP text model's.
+        tokenizer: The CLIP text model's tokenizer.
         scheduler: A diffusers scheduler of the model, or its configuration, for how noise is added; None adds it as
             Stable Diffusion, or as flow matching.
-        timestep: Diffusion time at which features are read, 0 to 999, or several. The paper says 0, its released code
-            runs 1. docs/noise.md says what others take, here and in the next three.
-        combine_timesteps: Average the maps of several timesteps, or concatenate them in their order. Attention is
-            averaged.
-        noise_samples: Average over so many noises, the same for every image; 0 adds none.
-        noise_seed: Of the noises.
-        scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
-        sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
-            gives one feature.
-        imagenet_pixels: Give the VAE pixels normalised by ImageNet's mean and deviation, as the released detection and
-            Cityscapes models were trained, in place of [-1, 1], for which it was made.
-        attach_attention: Levels whose maps get the attention as further channels, one a token. (1, 2) is the paper's.
-        detach_attention: Stop the gradient at the attached attention, as the released code does unsaid.
-        record_attention: Further levels whose attention is returned, not attached.
-        text_adapter: Train VPD's gated adapter on the text.
-        text_length: Tokens of every text, which `feature_info` counts as channels; the text encoder's 77 by default.
-        pool_attention: Names (words, nouns, classes) by which attention is pooled before it is attached: a channel a
-            name, see `AttentionMaps.pool`, instead of one a token, and text of any length. A name that a text lacks
-            gives zeros.
-        pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
-        default_text: The text of `backbone(images)` where nothing else gives one; "" is the empty prompt, and None
-            refuses such a call.
-        blocks: Of a transformer (Stable Diffusion 3, FLUX), the numbers of the three blocks that become the levels of
-            strides 8, 16 and 32, whose attention is theirs too; None takes those of docs/base-models.md.
+        {options}
 
     Raises:
         ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
@@ -87,23 +60,6 @@ class TADPBackbone(ModelParts):
     Source:
         TADP Sec. 3; taps and attention as in its released code.
     """
-
-    # The options, to read; `with_options` gives a backbone with others.
-    timestep = Option[int | tuple[int, ...]]()
-    combine_timesteps = Option[CombineTimesteps]()
-    noise_samples = Option[int]()
-    noise_seed = Option[int]()
-    scale_latents = Option[bool]()
-    sample_posterior = Option[bool]()
-    imagenet_pixels = Option[bool]()
-    attach_attention = Option[tuple[int, ...]]()
-    detach_attention = Option[bool]()
-    record_attention = Option[tuple[int, ...]]()
-    text_length = Option[int | None]()
-    pool_attention = Option[tuple[str, ...]]()
-    pool_synonyms = Option[dict[str, list[str]] | None]()
-    default_text = Option[str | None]()
-    blocks = Option[tuple[int, ...] | None]()
 
     def __init__(
         self,
@@ -138,16 +94,10 @@ class TADPBackbone(ModelParts):
             pool_synonyms=pool_synonyms, default_text=default_text, blocks=blocks,
         )  # fmt: skip
         super().__init__(
-            vae=vae,
-            unet=unet,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            text_adapter=options.text_adapter,
-            blocks=options.blocks,
+            options, vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self._source: Source | None = None
-        self._texts = TextSource(options.default_text)
-        self._set_options(options, scheduler)
+        self._texts = TextSource()
 
     @classmethod
     def from_pretrained(
@@ -178,35 +128,33 @@ class TADPBackbone(ModelParts):
                 "stable-diffusion-v1-5/stable-diffusion-v1-5".
             revision: Branch, tag or commit on the hub.
             variant: Which weight files, e.g. "fp16".
-            dtype: Of all parts; None is float32.
+            dtype: Dtype of all parts; None is float32.
             device: Where it goes, e.g. "cuda"; None is the CPU. `.to(device)` does the same later.
-            memory_format: Of the convolutions; `torch.channels_last` suits bfloat16 (docs/speed.md).
+            memory_format: Memory format of the convolutions; `torch.channels_last` suits bfloat16 (docs/speed.md).
             local_files_only: Never ask the hub.
             cache_dir: Where hub models are kept.
             token: For gated models.
             unet: One in place of the model's, which is then not loaded: itself, a folder, a hub id, or a .safetensors
                 file of the tensors of the model's U-Net, here or on the hub ("owner/name/file.safetensors").
-            vae: One in place of the model's, likewise; an `AutoencoderTiny` is faster and a little coarser.
+            vae: One in place of the model's, in the same ways; an `AutoencoderTiny` is faster and a little coarser.
             lora: A LoRA to add to the weights of U-Net and text encoder: a file, a folder or a hub id. Extra `train`.
             lora_scale: How much of it is added.
             text_encoder: One in place of the model's, which is then not loaded.
-            tokenizer: The text encoder's.
+            tokenizer: The text encoder's tokenizer.
             load_t5: Load the T5 of Stable Diffusion 3, which is twice as large as all else; without it the caption is
                 what its two CLIPs make of it.
             **options: `TADPBackbone`'s own; those saved with the model are the default.
 
         Raises:
             UnknownModelError: If there is no such model.
-            MissingFileError: If a part is missing; the message says which and where.
-            CorruptFileError: If a weight file is damaged, or a pickle.
+            MissingFileError, CorruptFileError: If a file is missing, damaged, or a pickle; the message says which.
             ModelError: If the model is of an unknown kind.
-            TypeError: If `dtype` is no `torch.dtype`.
+            TypeError: If `dtype` is not a `torch.dtype`.
         """
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype is a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
         hub = HubOptions(revision, variant, cache_dir, token, local_files_only)
-        folder = model_folder(name, hub=hub)
-        dtype = dtype or torch.float32
+        folder, dtype = model_folder(name, hub=hub), dtype or torch.float32
         given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
         parts, saved, weights = load_parts(
             folder,
@@ -254,78 +202,6 @@ class TADPBackbone(ModelParts):
         """The attached captioner, if there is one."""
         return self._texts.captioner
 
-    @property
-    def options(self) -> BackboneOptions:
-        """The constructor's options, as saved with the model."""
-        return self._options
-
-    def with_options(self, **options: Any) -> "TADPBackbone":
-        """A backbone with other options that is the same model: VAE, U-Net, text encoder and adapter are shared.
-
-        What is trained, moved, frozen or installed in one is so in both, and `train()` sets the parts of both. An open
-        `conditioning()` block gives its text to both. The source and the attached captioner are taken over;
-        `attach_captioner` later changes only the one it is called on. A `copy.deepcopy` shares nothing.
-
-        Args:
-            **options: Any of the constructor's, but for `text_adapter`, which has weights of its own, and `blocks` for
-                which the U-Net was not prepared.
-
-        Raises:
-            TypeError: If there is no such option, or it is of the wrong type.
-            ValueError: If an option is out of range, or needs other weights or another layout.
-
-        Example:
-            >>> import tadp
-            >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=())
-            >>> recording = backbone.with_options(record_attention=(1,))
-            >>> recording.unet is backbone.unet, recording.record_attention, backbone.record_attention
-            (True, (1,), ())
-        """
-        changed = self.options.changed(**options)
-        if changed.text_adapter != self.options.text_adapter:
-            raise ValueError(
-                "text_adapter has weights of its own, which backbones that share weights cannot differ in; build or "
-                f"load a backbone with text_adapter={changed.text_adapter}."
-            )
-        if changed.blocks != self.options.blocks and self.family.read_layout(self.unet, changed.blocks) != self.layout:
-            raise ValueError(
-                f"the model is prepared for other blocks than {changed.blocks}, and shared; load another backbone with "
-                f"blocks={changed.blocks}."
-            )
-        other = copy.copy(self)
-        other._set_options(changed, self.passes.scheduler)
-        return other
-
-    def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
-        """Take options that this model can run."""
-        options.check_levels(self.layout, self.vae.reduction)
-        length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
-        self._options = options.changed(text_length=length)
-        self.passes = Passes.of(self._options, scheduler, self.family.noise_kind)
-        self._texts = replace(self._texts, default=options.default_text)
-
-    @property
-    def feature_info(self) -> FeatureInfo:
-        """Channels and strides of the maps, finest first.
-
-        Raises:
-            ModelError: If attention is attached and neither a text encoder nor `text_length` says how many tokens.
-        """
-        options = self.options
-        attached = len(options.pool_attention) or options.text_length
-        if options.attach_attention and attached is None:
-            raise ModelError(
-                "without a text encoder the number of attention channels is unknown; pass text_length= or "
-                "pool_attention=."
-            )
-        return FeatureInfo(
-            channels=tuple(
-                channels * self.passes.width + (attached or 0) * (level in options.attach_attention)
-                for level, channels in enumerate(self.layout.channels)
-            ),
-            reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
-        )
-
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b c h w"]:
@@ -342,7 +218,7 @@ class TADPBackbone(ModelParts):
         Raises:
             ImageError: If an image cannot be read or used.
         """
-        return self._encode_pixels(to_tensor(images), generator)[0]
+        return self.latents(to_tensor(images), generator)[0]
 
     def extract(
         self,
@@ -371,9 +247,8 @@ class TADPBackbone(ModelParts):
         check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
-            return self._extract(latents, text, size)
-        encoded = self._texts.resolve(text, len(latents), self.encode_text, truncate=truncate)
-        return self._extract(latents, encoded, size, names_vary=True)
+            return self.features(latents, text, size)
+        return self.features(latents, self._encoded(text, len(latents), truncate=truncate), size, names_vary=True)
 
     def forward(
         self,
@@ -408,14 +283,12 @@ class TADPBackbone(ModelParts):
             [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
         """
         pixels = to_tensor(images)
-        # before the slow part, in case it is refused
-        if isinstance(text, Conditioning):
-            encoded = text
-        else:
-            encoded = self._texts.resolve(text, len(pixels), self.encode_text, pixels=pixels, truncate=truncate)
-        latents, half = self._encode_pixels(pixels, generator, vae_map=vae_map)
+        names_vary = not isinstance(text, Conditioning)
+        if not isinstance(text, Conditioning):  # before the slow part, in case it is refused
+            text = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
+        latents, half = self.latents(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
-        features = self._extract(latents, encoded, size, names_vary=not isinstance(text, Conditioning))
+        features = self.features(latents, text, size, names_vary=names_vary)
         if half is None:
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
@@ -460,15 +333,16 @@ class TADPBackbone(ModelParts):
             tiles have texts of their own, `attention` is None, and attention that is attached by name is in the maps.
 
         Raises:
-            CaptionError: If there is neither one text nor one per tile; the message says how many tiles there are.
-            ImageError: If the image cannot be read or used.
+            CaptionError, ImageError: If there is neither one text nor one per tile, or the image cannot be read.
             TypeError, ValueError: If a size is not a multiple, `overlap_px` not under `tile_px`, another argument not
                 of its type, or attention by token is asked for although tiles have texts of their own.
         """
         check_tiling(batch_size, dtype)
         crops, reduction = Crops(image, max_pixels=max_pixels), self.feature_info.reduction
         tiles = grid(crops.size, tile_px=tile_px, overlap_px=overlap_px, multiple=reduction[-1])
-        encoded = self._texts.resolve_tiles(text, tiles, self.encode_text, truncate=truncate)
+        encoded = self._texts.resolve_tiles(
+            text, tiles, self.encode_text, default=self.options.default_text, truncate=truncate
+        )
         differ = len(tiles) > 1 and (encoded is None or len(encoded) > 1)
         if differ:
             self.options.check_text_per_tile()
@@ -508,50 +382,17 @@ class TADPBackbone(ModelParts):
         self._texts = self._texts.with_captioner(captioner, **options)
         return self
 
-    def _encode_pixels(
-        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None, *, vae_map: bool = False
-    ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-        return encode(
-            self.vae,
-            pixels,
-            self.options,
-            multiple=self.layout.multiple,
-            generator=generator,
-            vae_map=vae_map,
-        )
-
-    def _extract(
-        self, latents: Tensor, text: Conditioning, size: tuple[int, int], *, names_vary: bool = False
-    ) -> Features:
-        """Args: as `extract`; `names_vary` keeps the names of tokens and words out of what is compiled."""
-        maps, attention = self.levels(latents, text, self.passes, image_size=size)
-        join = _joined_uncompiled if names_vary else _joined
-        return join(maps, attention, text, size, self.options)
-
-
-def _joined(
-    maps: list[Tensor],
-    attention: dict[int, Tensor],
-    text: Conditioning,
-    size: tuple[int, int],
-    options: BackboneOptions,
-) -> Features:
-    """The maps with the attention that is attached to them."""
-    text = text.expand(len(maps[0]))
-    batch, length, _ = text.embeddings.shape
-    named = AttentionMaps(attention, text.tokens or (("",) * length,) * batch, text.words)
-    for level in options.attach_attention:
-        channels = named.at(level)
-        if options.pool_attention:
-            channels = named.pool(options.pool_attention, level, synonyms=options.pool_synonyms).maps
-        maps[level] = join_attention(maps[level], channels, detach=options.detach_attention)
-    return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
-
-
-_joined_uncompiled = never_compiled(_joined)  # else a call is compiled anew for each caption
+    def _encoded(
+        self, text: str | Sequence[str] | None, count: int, *, truncate: bool, pixels: Tensor | None = None
+    ) -> Conditioning:
+        default = self.options.default_text
+        return self._texts.resolve(text, count, self.encode_text, default=default, pixels=pixels, truncate=truncate)
 
 
 def refuse_name(backbone: object) -> None:
     """Refuse the name of a model where a backbone is wanted: with which options it is to be loaded, nobody said."""
     if isinstance(backbone, str | Path):
         raise TypeError(f"a TADPBackbone is wanted; got {str(backbone)!r}. Pass TADPBackbone.from_pretrained(…) of it.")
+
+
+TADPBackbone.__doc__ = (TADPBackbone.__doc__ or "").replace("{options}", described_options())

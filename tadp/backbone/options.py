@@ -17,10 +17,36 @@ _SEEDS = 2**63
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """The options of a `TADPBackbone`, which describes each of them.
+    """The options of a `TADPBackbone`.
 
     Lists become tuples, and levels stand in order, each once. What depends on the model, such as which levels have
     attention, is checked by the backbone.
+
+    Attributes:
+        timestep: Diffusion time at which features are read, 0 to 999, or several. The paper says 0, its released code
+            runs 1. docs/noise.md says what others take, here and in the next three.
+        combine_timesteps: Average the maps of several timesteps, or concatenate them in their order. Attention is
+            averaged.
+        noise_samples: Average over so many noises, the same for every image; 0 adds none.
+        noise_seed: Seed of the noises.
+        scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
+        sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
+            gives one feature.
+        imagenet_pixels: Give the VAE pixels normalised by ImageNet's mean and deviation, as the released detection and
+            Cityscapes models were trained, in place of [-1, 1], for which it was made.
+        attach_attention: Levels whose maps get the attention as further channels, one a token. (1, 2) is the paper's.
+        detach_attention: Stop the gradient at the attached attention, as the released code does unsaid.
+        record_attention: Further levels whose attention is returned, not attached.
+        text_adapter: Train VPD's gated adapter on the text.
+        text_length: Tokens of every text, which `feature_info` counts as channels; the text encoder's 77 by default.
+        pool_attention: Names (words, nouns, classes) by which attention is pooled before it is attached: a channel a
+            name, see `AttentionMaps.pool`, instead of one a token, and text of any length. A name that a text lacks
+            gives zeros.
+        pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
+        default_text: The text of `backbone(images)` where nothing else gives one; "" is the empty prompt, and None
+            refuses such a call.
+        blocks: Of a transformer (Stable Diffusion 3, FLUX), the numbers of the three blocks that become the levels of
+            strides 8, 16 and 32, whose attention is theirs too; None takes those of docs/base-models.md.
 
     Raises:
         TypeError: If an option is of the wrong type.
@@ -193,6 +219,11 @@ class Option(Generic[Value]):
             f"a backbone's options do not change. backbone.with_options({self._name}=…) gives a backbone with another "
             f"{self._name} that shares the weights."
         )
+
+
+def described_options() -> str:
+    """What the options are, as arguments in a docstring: they are described once, at `BackboneOptions`."""
+    return (BackboneOptions.__doc__ or "").partition("    Attributes:\n")[2].partition("\n\n    Raises:")[0].strip()
 
 
 def _checked_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:

@@ -95,12 +95,10 @@ class TextSource:
     """Finds the text of a call.
 
     Attributes:
-        default: The text where nothing else gives one; None refuses such a call.
         captioner: Describes images that come without text; it is no part of the backbone, and copies share it.
         blocks: The open `conditioning()` blocks.
     """
 
-    default: str | None
     captioner: CaptionFunction | None = None
     blocks: Blocks = field(default_factory=Blocks)
 
@@ -129,6 +127,7 @@ class TextSource:
         count: int,
         encode: Encode,
         *,
+        default: str | None,
         pixels: Float[Tensor, "b 3 h w"] | None = None,
         truncate: bool = False,
     ) -> Conditioning:
@@ -138,13 +137,14 @@ class TextSource:
             text: The call's argument.
             count: Images of the call.
             encode: From captions and `truncate=` to `Conditioning`.
+            default: The text where nothing else gives one; None refuses such a call.
             pixels: The images, in [0, 1], for the captioner; None if there are only latents.
             truncate: Cut captions over the limit, with a warning; those of the captioner are cut in any case.
 
         Raises:
             CaptionError: If there is no text, or not one caption per image.
         """
-        text = self._without_images(text)
+        text = self._without_images(text, default)
         if text is None:
             text, truncate = self._describe(pixels), True
         if isinstance(text, Conditioning):
@@ -157,7 +157,7 @@ class TextSource:
         return encode(captions, truncate=truncate)
 
     def resolve_tiles(
-        self, text: Text | None, tiles: TileGrid, encode: Encode, *, truncate: bool = False
+        self, text: Text | None, tiles: TileGrid, encode: Encode, *, default: str | None, truncate: bool = False
     ) -> Conditioning | None:
         """The text of an image in tiles, encoded: one for all tiles, or one each; None if a captioner describes each.
 
@@ -165,12 +165,13 @@ class TextSource:
             text: The call's argument.
             tiles: The image's tiles.
             encode: From captions and `truncate=` to `Conditioning`.
+            default: The text where nothing else gives one; None refuses such a call.
             truncate: Cut captions over the limit, with a warning.
 
         Raises:
             CaptionError: If there is no text, or neither one nor one per tile.
         """
-        text = self._without_images(text)
+        text = self._without_images(text, default)
         if text is None:
             return None
         if not isinstance(text, Conditioning):
@@ -184,18 +185,18 @@ class TextSource:
             )
         return text if isinstance(text, Conditioning) else encode(text, truncate=truncate)
 
-    def _without_images(self, text: Text | None) -> Text | None:
+    def _without_images(self, text: Text | None, default: str | None) -> Text | None:
         """The text of a call, unless the captioner has to look at its images: None."""
         if text is None:
             text = self.blocks.current()
         if text is not None or self.captioner is not None:
             return text
-        if self.default is None:
+        if default is None:
             raise CaptionError(
                 "no text for these images, and default_text is None. Pass captions, call within `with "
                 "backbone.conditioning(captions):`, or attach a captioner: backbone.attach_captioner('tadp-tiny')."
             )
-        return self.default
+        return default
 
     @torch.no_grad()
     def _describe(self, pixels: Tensor | None) -> list[str]:

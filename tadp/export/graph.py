@@ -55,8 +55,8 @@ class ExportedBackbone(nn.Module):
         given: Any = self.embeddings if self.has_text else embeddings
         text = Conditioning(given, pooled=self.pooled if self.has_text else pooled)  # pyright: ignore[reportArgumentType]
         backbone = self.backbone
-        latents, _ = backbone._encode_pixels(pixels, None)
-        maps, attention = backbone.levels(latents, text, backbone.passes, image_size=(pixels.shape[2], pixels.shape[3]))
+        latents, _ = backbone.latents(pixels)
+        maps, attention = backbone.levels(latents, text, (pixels.shape[2], pixels.shape[3]))
         for level in backbone.options.attach_attention:
             maps[level] = attach_attention(maps[level], attention[level])
         outputs = {f"map_{level}": one.float() for level, one in enumerate(maps)}

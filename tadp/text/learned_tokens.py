@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,9 +22,15 @@ from tadp.files.hub import check_readable
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-    from tadp.text.encoder import TextEncoder
-
 UNNAMED = "emb_params"  # the key of files in which other programs store a token without its name
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What learns a token; `tadp.text.encoder.TextEncoder` is one."""
+
+    model: Any
+    tokenizer: Any
 
 
 class LearnedToken(NamedTuple):
@@ -90,7 +96,7 @@ def write_out(text: str, counts: Mapping[str, int]) -> str:
     return found.sub(written, text)
 
 
-def add_token(encoder: "TextEncoder", token: str, vectors: Float[Tensor, "n d"]) -> None:
+def add_token(encoder: Vocabulary, token: str, vectors: Float[Tensor, "n d"]) -> None:
     """Teach a text encoder a token.
 
     The tokenizer is replaced by a copy that knows it, the embedding matrix by one with its rows; who keeps the old

@@ -167,10 +167,10 @@ def test_an_image_no_larger_than_a_tile_is_one_pass_bit_for_bit(backbone, size):
 @torch.no_grad()
 def test_every_pass_has_one_shape(backbone, monkeypatch):
     seen = []
-    encode = TADPBackbone._encode_pixels
+    encode = TADPBackbone.latents
     monkeypatch.setattr(
         TADPBackbone,
-        "_encode_pixels",
+        "latents",
         lambda self, pixels, *more, **how: seen.append(pixels.shape) or encode(self, pixels, *more, **how),
     )
     backbone.tiled(images(1, 200, 330), "a dog", **SMALL)

@@ -1,0 +1,347 @@
+"""`FeatureModel`: a diffusion model's networks under options, from latents and encoded text to features."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tadp.backbone.encoding import encode
+from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option
+from tadp.backbone.passes import Passes
+from tadp.backbone.text_source import never_compiled
+from tadp.diffusion.attention import attach_attention as join_attention
+from tadp.diffusion.families import family_of
+from tadp.diffusion.vae import AnyVAE, encoder_of
+from tadp.errors import ModelError
+from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.images.reading import crop_to_cells
+from tadp.text.conditioning import Conditioning, TextAdapter
+from tadp.text.stack import AnyText, text_encoder_of
+from tadp.training.schedules import decay_groups
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+Model = TypeVar("Model", bound="FeatureModel")
+
+
+class FeatureModel(nn.Module):
+    """The networks of a diffusion model, and how they are run: latents and encoded text in, features out.
+
+    The VAE and the text encoder are frozen; the denoiser trains, unless `freeze()` is called. `TADPBackbone` adds
+    loading and saving, images of all kinds, and the text of a call.
+
+    Args:
+        options: How the model is run.
+        vae: An `AutoencoderKL` or `AutoencoderTiny`, of which the encoder is used.
+        unet: The denoiser.
+        text_encoder: A CLIP text model, the `TextStack` of a model with several, or None.
+        tokenizer: The CLIP text model's tokenizer.
+        scheduler: A diffusers scheduler of the model, or its configuration; None if it is not known.
+
+    Attributes:
+        family: What differs between base models, for this one.
+        layout: Levels and widths of the denoiser.
+        passes: What is run for a feature.
+
+    Raises:
+        ModelError: If the parts do not fit each other, or the denoiser is of an unknown kind.
+        ValueError: If the model has no such level, block or timestep.
+    """
+
+    # The options, to read; `with_options` gives a backbone with others.
+    timestep = Option[int | tuple[int, ...]]()
+    combine_timesteps = Option[CombineTimesteps]()
+    noise_samples = Option[int]()
+    noise_seed = Option[int]()
+    scale_latents = Option[bool]()
+    sample_posterior = Option[bool]()
+    imagenet_pixels = Option[bool]()
+    attach_attention = Option[tuple[int, ...]]()
+    detach_attention = Option[bool]()
+    record_attention = Option[tuple[int, ...]]()
+    text_length = Option[int | None]()
+    pool_attention = Option[tuple[str, ...]]()
+    pool_synonyms = Option[dict[str, list[str]] | None]()
+    default_text = Option[str | None]()
+    blocks = Option[tuple[int, ...] | None]()
+
+    def __init__(
+        self,
+        options: BackboneOptions,
+        *,
+        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE",
+        unet: nn.Module,
+        text_encoder: "CLIPTextModel | AnyText | None",
+        tokenizer: "CLIPTokenizer | None",
+        scheduler: "SchedulerMixin | Mapping[str, Any] | None",
+    ):
+        super().__init__()
+        self.vae = encoder_of(vae)
+        self.unet = unet
+        self.family = family_of(unet)
+        self.layout = self.family.read_layout(unet, options.blocks)
+        self.text_encoder = text_encoder_of(text_encoder, tokenizer)
+        self._check_parts()
+        self.text_adapter = None
+        if options.text_adapter:
+            self.text_adapter = TextAdapter(self.layout.text_width).to(self.device, self.dtype)
+        self._set_options(options, scheduler)
+        self.family.prepare(unet, self.layout)
+        self.vae.requires_grad_(False)
+        if self.text_encoder is not None:
+            self.text_encoder.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def options(self) -> BackboneOptions:
+        """The constructor's options, as saved with the model."""
+        return self._options
+
+    def with_options(self: Model, **options: Any) -> Model:
+        """A backbone with other options that is the same model: VAE, U-Net, text encoder and adapter are shared.
+
+        What is trained, moved, frozen or installed in one is so in both, and `train()` sets the parts of both. An open
+        `conditioning()` block gives its text to both. The source and the attached captioner are taken over;
+        `attach_captioner` later changes only the one it is called on. A `copy.deepcopy` shares nothing.
+
+        Args:
+            **options: Any of the constructor's, but for `text_adapter`, which has weights of its own, and `blocks` for
+                which the U-Net was not prepared.
+
+        Raises:
+            TypeError: If there is no such option, or it is of the wrong type.
+            ValueError: If an option is out of range, or needs other weights or another layout.
+
+        Example:
+            >>> import tadp
+            >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", attach_attention=())
+            >>> recording = backbone.with_options(record_attention=(1,))
+            >>> recording.unet is backbone.unet, recording.record_attention, backbone.record_attention
+            (True, (1,), ())
+        """
+        changed = self.options.changed(**options)
+        if changed.text_adapter != self.options.text_adapter:
+            raise ValueError(
+                "text_adapter has weights of its own, which backbones that share weights cannot differ in; build or "
+                f"load a backbone with text_adapter={changed.text_adapter}."
+            )
+        if changed.blocks != self.options.blocks and self.family.read_layout(self.unet, changed.blocks) != self.layout:
+            raise ValueError(
+                f"the model is prepared for other blocks than {changed.blocks}, and shared; load another backbone with "
+                f"blocks={changed.blocks}."
+            )
+        other = copy.copy(self)  # which holds the same modules
+        other._set_options(changed, self.passes.scheduler)
+        return other
+
+    def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
+        """Take options that this model can run."""
+        options.check_levels(self.layout, self.vae.reduction)
+        length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
+        self._options = options.changed(text_length=length)
+        self.passes = Passes.of(self._options, scheduler, self.family.noise_kind)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides of the maps, finest first.
+
+        Raises:
+            ModelError: If attention is attached and neither a text encoder nor `text_length` says how many tokens.
+        """
+        options = self.options
+        attached = len(options.pool_attention) or options.text_length
+        if options.attach_attention and attached is None:
+            raise ModelError(
+                "without a text encoder the number of attention channels is unknown; pass text_length= or "
+                "pool_attention=."
+            )
+        return FeatureInfo(
+            channels=tuple(
+                channels * self.passes.width + (attached or 0) * (level in options.attach_attention)
+                for level, channels in enumerate(self.layout.channels)
+            ),
+            reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the U-Net."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the U-Net."""
+        return next(self.unet.parameters()).dtype
+
+    def encode_text(
+        self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
+    ) -> Conditioning:
+        """τ of the paper: CLIP's last hidden state, (B, 77, 768) for Stable Diffusion 1.5, and what its tokens are.
+
+        Args:
+            captions: One text or several; "" is the empty prompt.
+            truncate: Cut captions over the limit, with a warning, rather than refuse them.
+            mask_padding: Attend only to real tokens; Stable Diffusion was trained without this.
+
+        Raises:
+            CaptionError: If a caption is too long; the message counts its tokens.
+            ModelError: If the backbone has no text encoder.
+        """
+        if self.text_encoder is None:
+            raise ModelError("this backbone has no text encoder; pass text as Conditioning, or load one.")
+        with torch.no_grad():
+            return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
+
+    def latents(
+        self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None, *, vae_map: bool = False
+    ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
+        """Latents of pixels in [0, 1], padded to the model's multiple, and the VAE's own map if it is asked for.
+
+        Args:
+            pixels: (B, 3, H, W) in [0, 1].
+            generator: Source of random numbers for `sample_posterior`.
+            vae_map: Whether the VAE encoder's map at half the latents' stride is returned too.
+        """
+        return encode(
+            self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
+        )
+
+    def levels(
+        self, latents: Float[Tensor, "b c h w"], text: Conditioning, image_size: tuple[int, int]
+    ) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The maps and the attention of each level, apart, and nothing but tensors; also of symbolic sizes.
+
+        Args:
+            latents: (B, C, H, W), clean.
+            text: One text, or one per image.
+            image_size: (height, width) in pixels before padding, to which maps are cropped.
+
+        Raises:
+            ValueError: If the text has another width or length.
+            CaptionError: If there are neither one nor B texts.
+        """
+        self.options.check_text(text, self.layout)
+        tensors = Conditioning(text.embeddings, mask=text.mask, pooled=text.pooled).to(latents.device, self.dtype)
+        if self.text_adapter is not None:
+            tensors = self.text_adapter(tensors)
+        one_pass = partial(
+            self.family.run_once,
+            self.unet,
+            self.layout,
+            text=tensors.expand(latents.shape[0]),
+            image_size=image_size,
+            record_levels=self.options.attention_levels,
+        )
+        maps, attention = self.passes.run(one_pass, latents, self.dtype)
+        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
+        maps = [crop_to_cells(one, image_size, stride) for one, stride in zip(maps, strides, strict=True)]
+        return maps, {level: crop_to_cells(one, image_size, strides[level]) for level, one in attention.items()}
+
+    def features(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        text: Conditioning,
+        image_size: tuple[int, int],
+        *,
+        names_vary: bool = False,
+    ) -> Features:
+        """The maps of each level, with the attention that is attached to them.
+
+        Args:
+            latents: (B, C, H, W), clean.
+            text: One text, or one per image.
+            image_size: (height, width) in pixels before padding, to which maps are cropped.
+            names_vary: Keep the names of tokens and words out of what torch.compile makes, for they would be constants.
+        """
+        maps, attention = self.levels(latents, text, image_size)
+        return (_joined_uncompiled if names_vary else _joined)(maps, attention, text, image_size, self.options)
+
+    def train(self: Model, mode: bool = True) -> Model:
+        """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
+        super().train(mode)
+        self.vae.eval()
+        if self.text_encoder is not None:
+            self.text_encoder.eval()
+        return self
+
+    def freeze(self: Model) -> Model:
+        """Stop the U-Net's gradients, for a head on fixed features; the text adapter, if any, still trains."""
+        self.unet.requires_grad_(False)
+        return self
+
+    def unfreeze(self: Model) -> Model:
+        """Train the U-Net again, all but the layers after the last map, which never run."""
+        self.unet.requires_grad_(True)
+        self.family.freeze_unused(self.unet, self.layout)
+        return self
+
+    def enable_gradient_checkpointing(self: Model, enabled: bool = True) -> Model:
+        """Trade time for memory in training: the U-Net's blocks are run again during backward."""
+        self.family.set_checkpointing(self.unet, enabled)
+        return self
+
+    def parameter_groups(
+        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
+    ) -> list[dict[str, Any]]:
+        """Groups for an optimiser: what trains, by learning rate, without decay on norms and biases.
+
+        Args:
+            lr: Learning rate of the text adapter; the U-Net gets `unet_scale` of it.
+            unet_scale: 0.1 in the released segmentation code.
+            weight_decay: Decay of matrices and kernels; 5e-3 in the released segmentation code.
+        """
+        groups = decay_groups(self.unet, lr=lr * unet_scale, weight_decay=weight_decay)
+        if self.text_adapter is not None:
+            groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
+        return groups
+
+    def _check_parts(self) -> None:
+        """The denoiser takes the VAE's latents and the text encoder's embeddings, or a ModelError."""
+        made, taken = self.vae.config["latent_channels"], self.layout.latent_channels
+        if made != taken:
+            raise ModelError(
+                f"the VAE makes {made} latent channels, the model takes {taken}; use a pair trained together."
+            )
+        text = self.text_encoder
+        if text is None:
+            return
+        if text.width != self.layout.text_width:
+            raise ModelError(
+                f"the text encoder is {text.width} wide, the model takes {self.layout.text_width}; use a pair trained "
+                "together."
+            )
+        if self.layout.pooled_width is not None and text.pooled_width != self.layout.pooled_width:
+            raise ModelError(
+                f"the text encoder pools a text to a width of {text.pooled_width}, the model takes "
+                f"{self.layout.pooled_width}; use a pair trained together."
+            )
+
+
+def _joined(
+    maps: list[Tensor],
+    attention: dict[int, Tensor],
+    text: Conditioning,
+    size: tuple[int, int],
+    options: BackboneOptions,
+) -> Features:
+    """The maps with the attention that is attached to them."""
+    text = text.expand(len(maps[0]))
+    batch, length, _ = text.embeddings.shape
+    named = AttentionMaps(attention, text.tokens or (("",) * length,) * batch, text.words)
+    for level in options.attach_attention:
+        channels = named.at(level)
+        if options.pool_attention:
+            channels = named.pool(options.pool_attention, level, synonyms=options.pool_synonyms).maps
+        maps[level] = join_attention(maps[level], channels, detach=options.detach_attention)
+    return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+
+
+_joined_uncompiled = never_compiled(_joined)  # else a call is compiled anew for each caption
