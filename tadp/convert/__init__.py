@@ -8,10 +8,10 @@
 What a pickle asks for is looked at before it is read.
 """
 
-from tadp.convert.conversion_report import Part as Part
-from tadp.convert.conversion_report import Report as Report
+from tadp.convert.ledger import Part as Part
+from tadp.convert.ledger import Report as Report
 from tadp.convert.release import convert_file as convert_file
 from tadp.convert.single_file import from_single_file as from_single_file
-from tadp.convert.token_files import read_token as read_token
+from tadp.convert.text_weights import read_token as read_token
 
 __all__ = ["Part", "Report", "convert_file", "from_single_file", "read_token"]

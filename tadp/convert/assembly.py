@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from tadp import tasks
 from tadp.backbone import TADPBackbone
-from tadp.convert.conversion_report import Part
 from tadp.convert.forms import Form
 from tadp.convert.head_weights import head_names
 from tadp.convert.key_names import ldm_text_names, ldm_unet_names, ldm_vae_names
-from tadp.convert.ledger import Ledger
+from tadp.convert.ledger import Ledger, Part
 from tadp.convert.pickles import tensors_in
 from tadp.convert.text_weights import FileText, choose_embedding
 from tadp.errors import ModelError

@@ -18,8 +18,8 @@ from tadp.errors import CorruptFileError, MissingFileError
 from tadp.files.hub import check_readable
 
 _LARGEST_PICKLE = 2**28  # bytes of structure, tensors not counted; an optimiser's is a few million
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first in files of torch before 1.6
-_LEGACY_PICKLES = 5  # magic number, protocol, machine, content, keys of storages; then raw numbers
+# In files of torch before 1.6: magic number, protocol, machine, content, keys of storages; then raw numbers.
+_LEGACY_PICKLES = 5
 # What `weights_only=True` builds: tensors and plain values. The second wall is torch's own list.
 _HARMLESS = re.compile(
     r"collections\.(OrderedDict|Counter)"
@@ -135,12 +135,9 @@ def _structure(path: Path, size: int) -> bytes:
 def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, most: int) -> None:
     """Refuse names that are not harmless, and storages larger than the file, without running anything."""
     declared: dict[str, int] = {}
-    for number in range(most):
-        strings = ["", ""]
-        integer, first = 0, None
+    for _ in range(most):
+        strings, integer = ["", ""], 0
         for opcode, argument, _ in pickletools.genops(stream):
-            if first is None and opcode.name not in ("PROTO", "FRAME"):
-                first = argument
             if isinstance(argument, str) and opcode.name != "GLOBAL":
                 strings = [strings[-1], argument]
             elif opcode.name in _INTEGERS:
@@ -156,10 +153,6 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
                 )
             elif opcode.name == "BINPERSID":
                 declared[strings[0] + strings[1]] = integer
-        if number == 0 and most > 1 and first != _LEGACY_MAGIC:
-            raise CorruptFileError(
-                f"{path} is damaged, or no file of torch.save; nothing in it was run. Get the file again."
-            )
     if sum(declared.values()) > size:
         raise CorruptFileError(
             f"{path} declares tensors of {sum(declared.values())} numbers in a file of {size} bytes. Nothing in it was "

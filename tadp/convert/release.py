@@ -9,10 +9,9 @@ from torch import Tensor
 
 from tadp.backbone import TADPBackbone
 from tadp.convert.assembly import File, account, build_model
-from tadp.convert.conversion_report import Report
 from tadp.convert.forms import Form, Task, recognise, state_of
 from tadp.convert.head_weights import head_options, head_widths
-from tadp.convert.ledger import Ledger
+from tadp.convert.ledger import Ledger, Report
 from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import Argument, ModelError, OutputError
