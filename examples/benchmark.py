@@ -17,7 +17,7 @@ import platform
 from pathlib import Path
 
 import torch
-from benchmarking.counting import best_convolution_rate, count_flops, relative_error
+from benchmarking.counting import CONVOLUTIONS, best_convolution_rate, count_flops, relative_error
 from benchmarking.measuring import compare
 from benchmarking.variants import COMPILED, EXACT, SIZES, VARIANTS
 
@@ -26,7 +26,9 @@ TITLE = "Speed and memory compared with a plain implementation"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="sd15", help="size of the models (default: %(default)s)")
+    parser.add_argument(
+        "--size", choices=CONVOLUTIONS, default="sd15", help="size of the models (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="number of measurements (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of a pass (default: all cores)")
     parser.add_argument("--compile", action="store_true", help="add two rows with torch.compile; takes minutes")

@@ -1,7 +1,7 @@
 """How much time and memory do a pass and a training step take on a GPU?
 
     python examples/gpu_cost.py --out docs/results/gpu               # Stable Diffusion 1.5's size, takes some minutes
-    python examples/gpu_cost.py --device cpu --size tiny --batch 4   # to check that it runs; memory is not measured
+    python examples/gpu_cost.py --device cpu --size tiniest --batch 4   # to check that it runs; memory is not measured
 
 Weights are random, because neither time nor memory depends on them. A pass consists of VAE encoder and U-Net, with
 attention attached at levels 1 and 2. It is measured for tadp in several number formats and for a plain implementation,
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("torch finds no GPU here. Use --device cpu --size tiny to check that the script runs.")
+        parser.error("torch finds no GPU here. Use --device cpu --size tiniest to check that the script runs.")
     if options.batch % PARTS:
         parser.error(f"--batch {options.batch} cannot be split into {PARTS} parts. Give a multiple of {PARTS}.")
     steps = {name: training_step(options, **settings) for name, settings in STEPS.items()}

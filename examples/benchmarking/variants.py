@@ -21,7 +21,11 @@ SD15_VAE = {
 }
 TINY_UNET = SD15_UNET | {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32}
 TINY_VAE = SD15_VAE | {"block_out_channels": (32, 32, 64, 64)}
-SIZES = {"sd15": (SD15_UNET, SD15_VAE, 512), "tiny": (TINY_UNET, TINY_VAE, 256)}
+SIZES = {
+    "sd15": (SD15_UNET, SD15_VAE, 512),
+    "tiny": (TINY_UNET, TINY_VAE, 256),
+    "tiniest": (TINY_UNET, TINY_VAE, 128),  # so small that a process's memory does not show a pass
+}
 ATTENTION_LEVELS = (1, 2)
 KEPT_TOKENS = 32**2  # at 512 pixels, the released code keeps the means of layers with up to 32 x 32 cells
 

@@ -74,7 +74,7 @@ def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
 
 
 def test_the_cost_on_a_gpu_is_measured_on_a_cpu_to_see_that_it_runs(tmp_path):
-    small = ("--size", "tiny", "--batch", 4, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "gpu")
+    small = ("--size", "tiniest", "--batch", 4, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "gpu")
     printed = run("gpu_cost.py", *small)
     assert (tmp_path / "gpu.md").read_text() in printed
     results = json.loads((tmp_path / "gpu.json").read_text())

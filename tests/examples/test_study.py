@@ -16,6 +16,7 @@ import pytest
 import torch
 import trees
 from PIL import Image
+from running import fork_server
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "examples" / "study"
@@ -31,7 +32,7 @@ import table1  # noqa: E402
 import table3  # noqa: E402
 import table_s2  # noqa: E402
 import verdicts  # noqa: E402
-from shared import fitting, intervals, judgement, judging  # noqa: E402
+from shared import fitting, intervals, judgement, judging, runs  # noqa: E402
 from shared.fitting import Study  # noqa: E402
 from shared.images import Images  # noqa: E402
 from shared.measuring import measure  # noqa: E402
@@ -307,6 +308,7 @@ def test_a_data_set_needs_its_folder_and_the_labels_of_the_task(tmp_path, monkey
 
 
 def test_two_jobs_give_the_figures_of_one(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setattr(runs, "get_context", lambda _: fork_server())  # a spawned process imports torch again
     for jobs in (1, 2):
         small(monkeypatch, "--out", tmp_path / str(jobs), "--jobs", jobs, "--seeds", 1, "--unet", "frozen")
     one, two = (json.loads((tmp_path / f"{jobs}/small.json").read_text())["parts"][0]["unets"] for jobs in (1, 2))

@@ -83,13 +83,15 @@ def test_a_program_of_one_size_pads_and_crops_and_comes_back_from_a_file(options
 
 
 def test_a_program_of_any_size_takes_multiples_from_two_cells_up(tmp_path):
-    backbone = build_backbone(record_attention=(0,))
+    backbone = build_backbone(
+        unet=build_unet(channels=(8, 16, 16)), attach_attention=(1,), record_attention=(0,)
+    )  # whose coarsest cell has 32 pixels
     program = to_program(backbone)
-    for batch, size in ((2, (128, 128)), (1, (192, 128)), (3, (128, 256))):
+    for batch, size in ((2, (64, 64)), (1, (96, 64)), (3, (64, 128))):
         same_program(program, backbone, batch, size)
     torch.export.save(program, tmp_path / "backbone.pt2")
-    same_program(torch.export.load(tmp_path / "backbone.pt2"), backbone, 1, (128, 192))
-    for size in ((64, 128), (128, 64), (100, 128)):  # below the smallest, and no multiple
+    same_program(torch.export.load(tmp_path / "backbone.pt2"), backbone, 1, (64, 96))
+    for size in ((32, 64), (64, 32), (50, 64)):  # below the smallest, and no multiple
         with pytest.raises((AssertionError, RuntimeError), match=r"[Gg]uard|[Ee]xpected|size"):
             program.module()(images(2, *size), embeddings(2, 77))
 
@@ -99,7 +101,8 @@ NAMES = {"SDXL": "Stable Diffusion XL", "SD 3": "Stable Diffusion 3.x", "FLUX": 
 
 @pytest.mark.parametrize("family", NAMES)
 def test_other_families_have_programs_of_one_size_and_any_batch(family, tmp_path):
-    backbone = TADPBackbone.from_pretrained(build_family(family, tmp_path / "model"))
+    fewer = {"layers_per_block": 1} if family == "SDXL" else {}  # tracing takes its time by the layer
+    backbone = TADPBackbone.from_pretrained(build_family(family, tmp_path / "model", **fewer))
     program = to_program(backbone, image_size=(70, 92))
     for batch in (1, 3):
         same_program(program, backbone, batch, (70, 92))

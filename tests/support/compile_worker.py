@@ -33,7 +33,8 @@ def same(one, other):
 
 @torch.no_grad()
 def captions():
-    backbone, pixels = build_backbone(), images(2, 64, 64)
+    backbone = build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(0, 1))
+    pixels = images(2, 64, 64)
     counter = CompileCounter()
     compiled = torch.compile(backbone, backend=counter)
     for text in (["a dog", "a red cat"], ["on grass", "a blue raincoat"], ["", "a"]):
