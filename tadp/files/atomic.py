@@ -1,4 +1,4 @@
-"""Write results so that a failure leaves what was there before."""
+"""Write results so that a failure leaves the previous files in place."""
 
 import os
 import shutil
@@ -15,12 +15,12 @@ from tadp.errors import OutputError
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it becomes `path`, on failure it vanishes and `path` is untouched.
+    """Yield a temporary path to write to: on success it replaces `path`, on failure it is removed and `path` is kept.
 
     Raises:
-        OutputError: If the disk is full, or the folder cannot be written.
+        OutputError: If the disk is full, or the folder cannot be written to.
     """
-    # two threads may write one file; `extract` reads the process at the end
+    # Two threads may write the same file. `extract` reads the process id from the end of the name.
     partial = path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on success its entries replace those of the same name in `path`.
 
     Raises:
-        OutputError: If the disk is full, or the folder cannot be written; what `path` held is still there.
+        OutputError: If the disk is full, or the folder cannot be written to. `path` then still holds its old entries.
     """
     partial = None
     try:
@@ -55,16 +55,16 @@ def replace_folder(path: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             shutil.rmtree(partial / "new", ignore_errors=True)
-            for folder in (partial / "old", partial):  # not empty, and kept, if what it holds could not be put back
+            for folder in (partial / "old", partial):  # kept, as it is not empty, if an old entry was not put back
                 with suppress(OSError):
                     folder.rmdir()
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, made if it is not there.
+    """Return the folder, and create it first if it does not exist.
 
     Raises:
-        OutputError: If it cannot be made or written to.
+        OutputError: If the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def writable_folder(folder: Path) -> Path:
 
 
 def _swap(path: Path, new: Path, old: Path) -> None:
-    """Move what `new` holds into `path`, and what it replaces into `old`; all of it, or none."""
+    """Move the entries of `new` into `path` and the entries they replace into `old`: all of them, or none."""
     names = sorted(entry.name for entry in new.iterdir())
-    mode = new.stat().st_mode & 0o666  # what the umask gives a file; safetensors writes for the owner alone
+    mode = new.stat().st_mode & 0o666  # the umask's mode for a file; safetensors lets only the owner read
     for file in new.rglob("*"):
         if file.is_file():
             file.chmod(mode)
@@ -99,10 +99,10 @@ def _swap(path: Path, new: Path, old: Path) -> None:
 def _output_error(path: Path, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
-    if isinstance(error, FileExistsError | NotADirectoryError):  # of making its folder
-        cure = "A file stands where a folder should; choose another name"
+    if isinstance(error, FileExistsError | NotADirectoryError):  # raised while its folder was created
+        hint = "A file stands where a folder should be; choose another name"
     elif isinstance(error, PermissionError):
-        cure = "Choose a folder that you may write to"
+        hint = "Choose a folder that you may write to"
     else:
-        cure = "Free some space or choose another folder"
-    return OutputError(f"cannot write {path}: {error}. {cure}; nothing was changed.")
+        hint = "Free some space or choose another folder"
+    return OutputError(f"cannot write {path}: {error}. {hint}; nothing was changed.")

@@ -114,7 +114,9 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
         (0, 384, 768, 1152, 1536, 1920, 2304, 2496)
     """
     tile_px = check_whole(tile_px, name="tile_px", unit="pixel")
-    overlap_px = 0 if overlap_px == 0 else check_whole(overlap_px, name="an overlap_px that is not 0", unit="pixel")
+    overlap_px = (
+        0 if overlap_px == 0 else check_whole(overlap_px, name="overlap_px", unit="pixel", note=", or 0 for none")
+    )
     for name, value in (("tile_px", tile_px), ("overlap_px", overlap_px)):
         if value % multiple:
             raise ValueError(

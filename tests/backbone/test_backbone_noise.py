@@ -365,10 +365,10 @@ def test_info_tells_timesteps_noise_and_channels(model, tmp_path):
         ({"timestep": (5, 261, 5)}, r"each timestep counts once; got \(5, 261, 5\)"),
         ({"timestep": (5, 1000)}, r"timestep is 0 to 999; got 1000"),
         ({"timestep": 50, "scheduler": DDPMScheduler(num_train_timesteps=50)}, r"timestep is 0 to 49; got 50"),
-        ({"noise_samples": -1}, r"noise_samples is 0 or more; got -1"),
+        ({"noise_samples": -1}, r"noise_samples must be 0 or more; got -1"),
         ({"noise_seed": -1, "noise_samples": 1}, r"noise_seed is 0 to 2\*\*63 - 1; got -1"),
         ({"noise_seed": 2**63}, r"noise_seed is 0 to 2\*\*63 - 1; got 9223372036854775808"),
-        ({"combine_timesteps": "sum"}, r"combine_timesteps is one of mean, concatenate; got 'sum'"),
+        ({"combine_timesteps": "sum"}, r"combine_timesteps must be one of mean, concatenate; got 'sum'"),
         ({"noise_samples": 1, "scale_latents": False}, r"noise is for latents of unit scale; leave scale_latents"),
     ],
 )
@@ -380,12 +380,12 @@ def test_what_has_no_meaning_is_refused(no_type_checker, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timestep": 1.5}, r"timestep is a whole number; got 1\.5"),
-        ({"timestep": "5"}, r"timestep is a whole number; got '5'"),
-        ({"timestep": torch.tensor([1, 261])}, r"timestep is a whole number; got tensor\(\[  1, 261\]\)"),
-        ({"timestep": [5, None]}, r"timestep is a whole number; got None"),
-        ({"noise_samples": True}, r"noise_samples is a whole number; got True"),
-        ({"noise_seed": None}, r"noise_seed is a whole number; got None"),
+        ({"timestep": 1.5}, r"timestep must be a whole number; got 1\.5"),
+        ({"timestep": "5"}, r"timestep must be a whole number; got '5'"),
+        ({"timestep": torch.tensor([1, 261])}, r"timestep must be a whole number; got tensor\(\[  1, 261\]\)"),
+        ({"timestep": [5, None]}, r"timestep must be a whole number; got None"),
+        ({"noise_samples": True}, r"noise_samples must be a whole number; got True"),
+        ({"noise_seed": None}, r"noise_seed must be a whole number; got None"),
         ({"scheduler": "DDIM"}, r"a scheduler is one of diffusers', or its configuration; got a str"),
     ],
 )

@@ -353,7 +353,7 @@ def test_a_bar_shows_the_tiles(backbone, capsys):
 def test_what_cannot_be_tiled_is_refused(backbone):
     with pytest.raises(ImageError, match=r"expected one image; got a batch of 2"):
         backbone.tiled(images(2, 64, 64), "a dog")
-    with pytest.raises(ValueError, match=r"batch_size is 1 or more; got 0"):
+    with pytest.raises(ValueError, match=r"batch_size must be 1 or more; got 0"):
         backbone.tiled(images(1, 64, 64), "a dog", batch_size=0)
     with pytest.raises(ValueError, match=r"tile_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"):
         backbone.tiled(images(1, 64, 64), "a dog", tile_px=100)
@@ -367,5 +367,5 @@ def test_what_is_no_dtype_or_number_is_refused(no_type_checker, backbone):
     for dtype, said in ((torch.int8, r"torch\.int8"), ("float16", r"'float16'")):
         with pytest.raises(TypeError, match=rf"dtype is a floating torch\.dtype, such as torch\.float16; got {said}"):
             backbone.tiled(images(1, 64, 64), "a dog", dtype=dtype)
-    with pytest.raises(TypeError, match=r"batch_size is a whole number; got 2\.5"):
+    with pytest.raises(TypeError, match=r"batch_size must be a whole number; got 2\.5"):
         backbone.tiled(images(1, 64, 64), "a dog", batch_size=2.5)

@@ -759,7 +759,7 @@ def test_fill_refuses_what_is_no_caption_an_image(table, no_type_checker):
             table.fill({"a": 1, "b": 2}, lambda images, captions=captions: captions)
     with pytest.raises(TypeError, match="captions of 'a' must be a string or a list of strings; got int 5"):
         table.fill({"a": 1}, lambda images: [5])
-    with pytest.raises(ValueError, match="batch_size is 1 or more; got 0"):
+    with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
         table.fill({}, lambda images: images, batch_size=0)
     assert len(table) == 0
 

@@ -504,8 +504,8 @@ def test_other_urls_are_refused(url):
 
 def test_numbers_out_of_range_are_refused():
     for options, message in (
-        ({"batch_size": 0}, r"batch_size is 1 or more; got 0"),
-        ({"retries": -1}, r"retries is 0 or more; got -1"),
+        ({"batch_size": 0}, r"batch_size must be 1 or more; got 0"),
+        ({"retries": -1}, r"retries must be 0 or more; got -1"),
         ({"timeout_s": 0.0}, r"timeout_s must be above 0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -326,7 +326,7 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
         (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "has no suffix of a picture"),
         (("show", "photos/z.png", "--caption", "x", "-o", "photos/z.png"), "photos/z.png is the image itself"),
         (("caption", "photos", "--max-new-tokens", "500"), "--max-new-tokens must be at most 128 for 'tadp-tiny'"),
-        (("prompt", "class-names", "--classes", "a,b,a"), "each class stands once; 'a' is class 0 and 2"),
+        (("prompt", "class-names", "--classes", "a,b,a"), "class names must be unique; 'a' is class 0 and 2"),
         (("clean", "c.json", "-o", "d.json", "--endpoint", "nowhere", "--language-model", "m"), "for --endpoint: the"),
         (("nonsense",), "No such command 'nonsense'"),
     ],

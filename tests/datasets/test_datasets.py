@@ -103,9 +103,9 @@ def test_images_are_those_of_the_files_and_may_be_written_to(voc):
 
 
 def test_an_unknown_split_is_refused(voc, no_type_checker):
-    with pytest.raises(ValueError, match="split is one of train, val, trainval, trainaug; got 'test'"):
+    with pytest.raises(ValueError, match="split must be one of train, val, trainval, trainaug; got 'test'"):
         PascalVOC(voc, split="test")
-    with pytest.raises(ValueError, match="on_error is one of raise, skip; got 'ignore'"):
+    with pytest.raises(ValueError, match="on_error must be one of raise, skip; got 'ignore'"):
         PascalVOC(voc, split="val", on_error="ignore")
 
 

@@ -183,9 +183,9 @@ def test_it_takes_whatever_has_a_length_and_samples():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="a seed is 0 or more; got -1"):
+    with pytest.raises(ValueError, match="a seed must be 0 or more; got -1"):
         Augmented(SCENES, TRAIN, seed=-1)
-    with pytest.raises(ValueError, match="an epoch is 0 or more; got -2"):
+    with pytest.raises(ValueError, match="an epoch must be 0 or more; got -2"):
         Augmented(SCENES, TRAIN).set_epoch(-2)
     for index in (6, -7):
         with pytest.raises(IndexError, match=f"image {index} of 6"):

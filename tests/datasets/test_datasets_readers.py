@@ -146,7 +146,7 @@ def test_labels_count_the_classes_that_are_wanted(voc):
     [
         (("aeroplane", "person"), "'aeroplane' is no class of Pascal VOC. Here it is 'airplane'"),
         (("zebra",), "'zebra' is no class of Pascal VOC. They are airplane, bicycle"),
-        (("cat", "dog", "cat"), "each class stands once; 'cat' is class 0 and 2"),
+        (("cat", "dog", "cat"), "class names must be unique; 'cat' is class 0 and 2"),
         ((), r"no class_names; give at least one name"),
     ],
 )
@@ -436,7 +436,7 @@ def test_a_mask_of_black_and_white_is_told_of_once(own):
 @pytest.mark.usefixtures("no_type_checker")
 def test_names_of_a_mask_folder_are_a_list_that_a_mask_can_count(own):
     for wrong, got in (("ball", "the string 'ball'"), (2, "int")):
-        with pytest.raises(TypeError, match=rf"class_names are a list of strings; got {got}"):
+        with pytest.raises(TypeError, match=rf"class_names must be a list of strings; got {got}"):
             MaskFolder(own / "photos", own / "masks", class_names=wrong)
     for count, message in ((0, "no class_names"), (256, r"a mask counts 1 to 255 classes.*got 256 names")):
         with pytest.raises(ValueError, match=message):

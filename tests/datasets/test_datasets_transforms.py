@@ -304,7 +304,7 @@ def test_an_image_larger_than_its_padding_is_refused():
         (lambda: RandomCrop(9, min_visible=1.5), r"min_visible is a share, in \[0, 1\]; got 1.5"),
         (lambda: CenterCrop(9, min_visible=-1), r"min_visible is a share, in \[0, 1\]; got -1"),
         (lambda: RandomFlip(2), r"probability is a share, in \[0, 1\]; got 2"),
-        (lambda: PadTo(9, fill="red"), "fill is one of edge, zero, grey; got 'red'"),
+        (lambda: PadTo(9, fill="red"), "fill must be one of edge, zero, grey; got 'red'"),
     ],
 )
 def test_bad_arguments_are_refused(make, message, no_type_checker):

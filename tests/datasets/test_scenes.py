@@ -127,7 +127,7 @@ def test_mixed_styles_are_mostly_plain():
     [
         ({"count": -1}, "count must be 0 or more"),
         ({"count": 1, "max_objects": 5}, "max_objects 1 to 4; got 1 and 5"),
-        ({"count": 1, "style": "oil"}, "style is one of plain, watercolor, comic, night, None; got 'oil'"),
+        ({"count": 1, "style": "oil"}, "style must be one of plain, watercolor, comic, night, None; got 'oil'"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message, no_type_checker):

@@ -266,7 +266,7 @@ def test_the_command_line_says_what_is_wrong(arguments, said, tmp_path):
     ("options", "message"),
     [
         ({"image_size": (4, 64)}, r"image_size is \(height, width\) of 8 pixels or more each, .* got \(4, 64\)"),
-        ({"batch_size": 0}, r"batch_size is 1 or more, or None for any; got 0"),
+        ({"batch_size": 0}, r"batch_size must be 1 or more, or None for any; got 0"),
         ({"text": ["a dog", "a cat"]}, r"a graph holds one text, for all images; got 2"),
     ],
 )
@@ -281,7 +281,7 @@ def test_shapes_below_the_smallest_and_several_texts_are_refused(backbone, optio
         ({"image_size": 128}, r"image_size is \(height, width\) in whole pixels, .* got 128"),
         ({"image_size": (128.0, 128.0)}, r"image_size is \(height, width\) in whole pixels, .* got \(128\.0, 128\.0\)"),
         ({"image_size": "512x512"}, r"image_size is \(height, width\) in whole pixels, .* got '512x512'"),
-        ({"batch_size": 1.5}, r"batch_size is a whole number, or None for any; got 1\.5"),
+        ({"batch_size": 1.5}, r"batch_size must be a whole number, or None for any; got 1\.5"),
     ],
 )
 def test_shapes_are_whole_numbers(no_type_checker, backbone, options, message):

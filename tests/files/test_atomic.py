@@ -16,7 +16,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """What was there before: two folders, one file."""
+    """A folder with earlier results: two folders and one file."""
     folder = tmp_path / "out"
     for name in ("a/one", "b/two", "c"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def test_a_file_appears_whole_and_alone(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["result.txt"]
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError("inner"), KeyboardInterrupt()])
 def test_an_interrupted_file_leaves_the_old_one(tmp_path, error):
     path = tmp_path / "result.txt"
     path.write_text("old")
@@ -86,7 +86,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_kept(folder, tmp_path):
     assert (tmp_path / "elsewhere" / "data").read_text() == "mine"
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError("inner"), KeyboardInterrupt()])
 def test_an_interrupted_folder_leaves_the_old_one(folder, error):
     before = tree(folder)
     with pytest.raises(type(error)), replace_folder(folder) as part:  # noqa: PT012
@@ -148,7 +148,7 @@ def test_a_path_that_is_a_file_is_an_output_error(folder):
         replace_folder(folder / "c" / "deeper"),
         replace_file(folder / "c" / "x"),
     ):
-        with pytest.raises(OutputError, match=r"cannot write .* A file stands where a folder should"), write:
+        with pytest.raises(OutputError, match=r"cannot write .* A file stands where a folder should be"), write:
             pass
     assert (folder / "c").read_text() == "old c"
 

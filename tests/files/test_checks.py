@@ -1,4 +1,4 @@
-"""Checks of arguments: what they take, and what they say."""
+"""Argument checks: the values they accept, and their messages."""
 
 import numpy as np
 import pytest
@@ -16,33 +16,35 @@ def test_what_python_takes_for_a_whole_number_is_one(value):
 
 @pytest.mark.parametrize("value", [True, 3.0, "3", None, torch.tensor([1, 2]), torch.tensor(3.0), np.float64(3)])
 def test_anything_else_is_not(value):
-    with pytest.raises(TypeError, match=r"^steps is a whole number; got .* \(\w+\)\.$"):
+    with pytest.raises(TypeError, match=r"^steps must be a whole number; got .* \(\w+\)\.$"):
         check_whole(value, name="steps")
 
 
 def test_the_message_says_what_is_counted_and_what_else_may_be_passed():
-    with pytest.raises(TypeError, match=r"^side_px is a whole number of pixels, or None for any; got 1\.5 \(float\)"):
+    with pytest.raises(
+        TypeError, match=r"^side_px must be a whole number of pixels, or None for any; got 1\.5 \(float\)"
+    ):
         check_whole(1.5, name="side_px", unit="pixel", note=", or None for any")
-    with pytest.raises(ValueError, match=r"^side_px is 1 pixel or more, or None for any; got 0\.$"):
+    with pytest.raises(ValueError, match=r"^side_px must be 1 pixel or more, or None for any; got 0\.$"):
         check_whole(0, name="side_px", unit="pixel", note=", or None for any")
 
 
 def test_a_minimum_may_be_zero_or_none():
     assert check_whole(0, name="seed", minimum=0) == 0
     assert check_whole(-5, name="seed", minimum=None) == -5
-    with pytest.raises(ValueError, match="seed is 0 or more; got -1"):
+    with pytest.raises(ValueError, match="seed must be 0 or more; got -1"):
         check_whole(-1, name="seed", minimum=0)
 
 
 def test_of_several_counts_the_wrong_one_is_named():
     check_counts(count=1, steps=2)
-    with pytest.raises(ValueError, match="steps is 1 or more; got 0"):
+    with pytest.raises(ValueError, match="steps must be 1 or more; got 0"):
         check_counts(count=1, steps=0)
 
 
 def test_a_choice_may_be_refused_by_an_error_of_its_own():
     check_choice(None, ("eigen", None), name="crop")
-    with pytest.raises(ModifierError, match="kind is one of style, object; got 'mood'"):
+    with pytest.raises(ModifierError, match="kind must be one of style, object; got 'mood'"):
         check_choice("mood", ("style", "object"), name="kind", error=ModifierError)
 
 

@@ -283,7 +283,7 @@ def test_a_head_needs_a_feature_info_with_doubling_strides(make):
 @pytest.mark.usefixtures("no_type_checker")
 def test_a_head_needs_a_count_of_classes(make):
     for wrong in ("13", 2.0, True):
-        with pytest.raises(TypeError, match=rf"num_classes is a whole number.*; got {wrong!r}"):
+        with pytest.raises(TypeError, match=rf"num_classes must be a whole number.*; got {wrong!r}"):
             make(num_classes=wrong)
     with pytest.raises(ValueError, match=r"num_classes is [12] or more.*; got 0"):
         make(num_classes=0)
@@ -298,12 +298,12 @@ def test_a_head_needs_a_count_of_classes(make):
     ],
 )  # fmt: skip
 def test_a_layer_has_channels(make, name):
-    with pytest.raises(ValueError, match=rf"^{name} is 1 or more; got 0"):
+    with pytest.raises(ValueError, match=rf"^{name} must be 1 or more; got 0"):
         make(**{name: 0})
 
 
 def test_segmentation_needs_two_classes_and_a_probe_one():
-    with pytest.raises(ValueError, match=r"num_classes is 2 or more, background included; got 1"):
+    with pytest.raises(ValueError, match=r"num_classes must be 2 or more, background included; got 1"):
         build_segmentation(num_classes=1)
     assert build_linear(num_classes=1)(build_maps(64, 64)).shape == (2, 1, 64, 64)
 
@@ -338,7 +338,7 @@ def test_other_normalisations_train_on_a_single_cell():
 @pytest.mark.parametrize("make", [build_segmentation, build_depth])
 @pytest.mark.usefixtures("no_type_checker")
 def test_a_normalisation_that_is_none_is_refused(make):
-    with pytest.raises(ValueError, match=r"norm is one of batch, group; got 'layer'"):
+    with pytest.raises(ValueError, match=r"norm must be one of batch, group; got 'layer'"):
         make(norm="layer")
 
 

@@ -309,7 +309,7 @@ def test_options_that_are_none_are_refused():
             with pytest.raises(ValueError, match=rf"{name} is in \[0, 1\]; got {share}"):
                 build_detection(**{name: share})
     for name in ("max_detections", "max_proposals", "samples_per_image"):
-        with pytest.raises(ValueError, match=rf"{name} is 1 or more; got 0"):
+        with pytest.raises(ValueError, match=rf"{name} must be 1 or more; got 0"):
             build_detection(**{name: 0})
 
 

@@ -474,7 +474,7 @@ class TestPadding:
         assert images.grad[0, 0, 8, 8] == 16
 
     def test_a_multiple_under_one_is_refused(self):
-        with pytest.raises(ValueError, match="multiple is 1 or more; got 0"):
+        with pytest.raises(ValueError, match="multiple must be 1 or more; got 0"):
             pad_to_multiple(torch.zeros(1, 3, 8, 8), 0)
 
     @pytest.mark.parametrize("reduction", [8, 16, 32, 64])

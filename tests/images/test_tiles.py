@@ -82,9 +82,9 @@ def test_other_strides_have_other_multiples():
         ({"overlap_px": 100}, r"overlap_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"),
         ({"tile_px": 128, "overlap_px": 128}, r"overlap_px is under tile_px, 128; got 128"),
         ({"tile_px": 128, "overlap_px": 256}, r"overlap_px is under tile_px, 128; got 256"),
-        ({"tile_px": 0}, r"tile_px is 1 pixel or more; got 0"),
-        ({"overlap_px": -64}, r"an overlap_px that is not 0 is 1 pixel or more; got -64\."),
-        ({"image_size": (0, 64)}, r"a side of image_size is 1 pixel or more; got 0"),
+        ({"tile_px": 0}, r"tile_px must be 1 pixel or more; got 0"),
+        ({"overlap_px": -64}, r"overlap_px must be 1 pixel or more, or 0 for none; got -64\."),
+        ({"image_size": (0, 64)}, r"a side of image_size must be 1 pixel or more; got 0"),
     ],
 )
 def test_what_makes_no_grid_is_refused(options, message):
@@ -93,5 +93,5 @@ def test_what_makes_no_grid_is_refused(options, message):
 
 
 def test_sizes_are_whole_numbers(no_type_checker):
-    with pytest.raises(TypeError, match=r"tile_px is a whole number of pixels; got 512\.0"):
+    with pytest.raises(TypeError, match=r"tile_px must be a whole number of pixels; got 512\.0"):
         grid((1000, 1000), tile_px=512.0)

@@ -201,11 +201,11 @@ def test_a_stride_that_leaves_gaps_is_refused(stride):
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_size_under_one_is_refused(value):
-    with pytest.raises(ValueError, match=f"window_px is 1 pixel or more; got {value}."):
+    with pytest.raises(ValueError, match=f"window_px must be 1 pixel or more; got {value}."):
         check_whole(value, name="window_px", unit="pixel")
 
 
 @pytest.mark.parametrize("value", [1.5, 512.0, "512", True, None])
 def test_a_size_that_is_no_integer_is_refused(value, no_type_checker):
-    with pytest.raises(TypeError, match="window_px is a whole number of pixels; got"):
+    with pytest.raises(TypeError, match="window_px must be a whole number of pixels; got"):
         check_whole(value, name="window_px", unit="pixel")

@@ -82,7 +82,12 @@ def test_captions_of_no_and_of_four_hundred_words():
         (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type int; captions are strings"),
         (["a dog", None], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type NoneType; captions are strings"),
         ("a dog", [{"dog"}], TypeError, "captions are a list of strings.*Pass .caption."),
-        (["a dog"], ["dog"], TypeError, "present has a list of classes for each image; image 0 has the string 'dog'"),
+        (
+            ["a dog"],
+            ["dog"],
+            TypeError,
+            "present must hold a list of classes for each image; image 0 has the string 'dog'",
+        ),
         (["a dog"], [{"dog"}, {"cat"}], CaptionError, "1 captions for the classes of 2 images; there must be one"),
         (["a dog", "a cat"], [{"dog"}], CaptionError, "2 captions for the classes of 1 images"),
         (None, [{"dog"}], TypeError, "captions is a list, one entry an image, .*; got a NoneType"),
@@ -99,9 +104,9 @@ def test_what_is_no_list_of_captions_is_refused(captions, present, error, messag
 
 
 def test_a_class_that_is_not_listed_or_listed_twice_is_refused():
-    with pytest.raises(ValueError, match=r"image 1 has 'cow', which is none of the 1 classes. Add it to `classes`"):
+    with pytest.raises(ValueError, match=r"image 1 has 'cow', which is not one of the 1 classes. Add it to `classes`"):
         caption_alignment(["", ""], [{"dog"}, {"cow"}], classes=["dog"])
-    with pytest.raises(ValueError, match="each class stands once; 'dog' is class 0 and 2"):
+    with pytest.raises(ValueError, match="class names must be unique; 'dog' is class 0 and 2"):
         caption_alignment([""], [{"dog"}], classes=["dog", "cat", "dog"])
 
 

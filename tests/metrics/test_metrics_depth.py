@@ -217,7 +217,7 @@ def test_nothing_compared_is_no_figure():
     [
         ({"min_depth_m": 0.0}, "0 < min_depth_m < max_depth_m; got 0.0 and 10.0"),
         ({"max_depth_m": 1e-4}, "0 < min_depth_m < max_depth_m; got 0.001 and 0.0001"),
-        ({"crop": "kitti"}, "crop is one of eigen, garg, None; got 'kitti'"),
+        ({"crop": "kitti"}, "crop must be one of eigen, garg, None; got 'kitti'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, no_type_checker):

@@ -341,7 +341,7 @@ def test_nothing_to_find_is_no_figure():
         ({"class_names": []}, ValueError, "no classes; give at least one name"),
         ({"class_names": ["a", "b", "a"]}, ValueError, "'a' is class 0 and 2"),
         ({"class_names": "cat"}, TypeError, "got the string 'cat'"),
-        ({"class_names": ["a"], "rule": "voc10"}, ValueError, "rule is one of voc07, voc12; got 'voc10'"),
+        ({"class_names": ["a"], "rule": "voc10"}, ValueError, "rule must be one of voc07, voc12; got 'voc10'"),
         ({"class_names": ["a"], "iou": 50.0}, ValueError, r"over 0 and at most 1, or several; got 50\.0"),
         ({"class_names": ["a"], "iou": ()}, ValueError, r"or several; got \(\)"),
     ],

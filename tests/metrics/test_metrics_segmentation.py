@@ -189,9 +189,9 @@ def test_nothing_counted_is_no_figure():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_classes": 0}, ValueError, "num_classes is 1 or more; got 0"),
+        ({"num_classes": 0}, ValueError, "num_classes must be 1 or more; got 0"),
         ({"num_classes": 3, "class_names": ["a", "b"]}, ValueError, "one name a class; got 2 names for 3 classes"),
-        ({"num_classes": 2, "class_names": ["a", "a"]}, ValueError, "each class stands once; 'a' is class 0 and 1"),
+        ({"num_classes": 2, "class_names": ["a", "a"]}, ValueError, "class names must be unique; 'a' is class 0 and 1"),
         ({"num_classes": 3, "class_names": "abc"}, TypeError, r"got the string 'abc'. Pass \['abc'\]"),
     ],
 )

@@ -343,13 +343,13 @@ def refused(error, match, source, images=None, **options):
         ({"initializer": "raincoat"}, ModifierError, r"'raincoat' is 2: 'rain', 'coat</w>'. Take a plain word"),
         ({"initializer": "red dog"}, ModifierError, r"'red dog' is 2"),
         ({"initializer": " "}, ModifierError, r"a word of one token; ' ' is 0: none"),
-        ({"vectors": 0}, ValueError, r"vectors is 1 or more; got 0"),
-        ({"steps": 0}, ValueError, r"steps is 1 or more; got 0"),
-        ({"batch_size": 0}, ValueError, r"batch_size is 1 or more; got 0"),
+        ({"vectors": 0}, ValueError, r"vectors must be 1 or more; got 0"),
+        ({"steps": 0}, ValueError, r"steps must be 1 or more; got 0"),
+        ({"batch_size": 0}, ValueError, r"batch_size must be 1 or more; got 0"),
         ({"lr": 0.0}, ValueError, r"lr is over 0; got 0.0"),
         ({"lr": float("nan")}, ValueError, r"lr is over 0; got nan"),
-        ({"seed": -1}, ValueError, r"seed is 0 or more; got -1"),
-        ({"side_px": 0}, ValueError, r"side_px is 8 or more; got 0"),
+        ({"seed": -1}, ValueError, r"seed must be 0 or more; got -1"),
+        ({"side_px": 0}, ValueError, r"side_px must be 8 or more; got 0"),
         ({"texts": ["a photo"]}, ModifierError, r"each text has \{token\} where the token goes; got 'a photo'"),
         ({"texts": []}, ModifierError, r"one text or more"),
         ({"template": "a photo"}, ModifierError, r"a template has \{caption\}"),
@@ -369,10 +369,10 @@ def test_a_wrong_argument_is_refused_before_training(options, error, match, sour
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"steps": 1e3}, r"steps is a whole number; got 1000.0 \(float\)"),
-        ({"vectors": True}, r"vectors is a whole number; got True \(bool\)"),
-        ({"seed": None}, r"seed is a whole number.*got None"),
-        ({"side_px": 64.0}, r"side_px is a whole number.*got 64.0"),
+        ({"steps": 1e3}, r"steps must be a whole number; got 1000.0 \(float\)"),
+        ({"vectors": True}, r"vectors must be a whole number; got True \(bool\)"),
+        ({"seed": None}, r"seed must be a whole number.*got None"),
+        ({"side_px": 64.0}, r"side_px must be a whole number.*got 64.0"),
         ({"lr": "1e-3"}, r"lr is a number; got '1e-3' \(str\)"),
         ({"initializer": None}, r"initializer is a word, such as 'painting'; got a NoneType"),
     ],
@@ -383,7 +383,7 @@ def test_what_is_of_a_wrong_kind_is_refused_before_training(options, match, sour
 
 
 def test_an_unknown_kind_is_refused(source, no_type_checker):
-    refused(ModifierError, r"kind is one of style, object; got 'mood'", source, kind="mood")
+    refused(ModifierError, r"kind must be one of style, object; got 'mood'", source, kind="mood")
 
 
 def test_no_images_are_refused(source, tmp_path):

@@ -203,11 +203,11 @@ def test_what_images_are_called(source, options, text, monkeypatch):
         ({"prior_prompt": "a photo"}, ModifierError, r"pass both"),
         ({"prior_images": 0, "prior_prompt": "a photo"}, ValueError, r"1 or more; got 0"),
         ({"prior_images": [], "prior_prompt": "a photo"}, ImageError, r"at least one image"),
-        ({"lora_rank": 0}, ValueError, r"lora_rank is 1 or more; got 0"),
+        ({"lora_rank": 0}, ValueError, r"lora_rank must be 1 or more; got 0"),
         ({"prior_images": pictures(), "prior_prompt": "a", "prior_weight": -1.0}, ValueError, r"prior_weight is 0 or"),
         ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm is over 0; got 0.0"),
         ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm is over 0; got -1.0"),
-        ({"steps": 0}, ValueError, r"steps is 1 or more; got 0"),
+        ({"steps": 0}, ValueError, r"steps must be 1 or more; got 0"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_training(source, options, error, match, monkeypatch):

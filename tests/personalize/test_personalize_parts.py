@@ -45,7 +45,7 @@ def test_options_are_frozen_and_checked_when_they_are_made_and_changed():
     options = RunOptions(steps=3)
     with pytest.raises(FrozenInstanceError):
         options.steps = 4  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ValueError, match=r"steps is 1 or more; got 0"):
+    with pytest.raises(ValueError, match=r"steps must be 1 or more; got 0"):
         replace(options, steps=0)
     assert options == RunOptions(steps=3)
     assert MIN_SIDE_PX == MIN_SIZE
@@ -187,7 +187,7 @@ def test_a_modifier_is_installed_while_it_is_measured(model):
 def test_what_cannot_be_measured_is_refused(model):
     with pytest.raises(CaptionError, match=r"2 images but 3 captions"):
         denoising_loss(model, pictures(2), captions=["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"draws is 1 or more; got 0"):
+    with pytest.raises(ValueError, match=r"draws must be 1 or more; got 0"):
         denoising_loss(model, pictures(2), captions="a", draws=0)
 
 
@@ -227,7 +227,7 @@ def test_drawings_come_prompt_by_prompt_and_do_not_depend_on_the_batch(model):
 
 @pytest.mark.parametrize("option", ["count", "steps", "batch_size"])
 def test_drawing_nothing_is_refused(source, option):
-    with pytest.raises(ValueError, match=rf"{option} is 1 or more; got 0"):
+    with pytest.raises(ValueError, match=rf"{option} must be 1 or more; got 0"):
         draw(source, "a dog", **{option: 0})
 
 

@@ -165,7 +165,7 @@ def test_a_recall_out_of_range_is_refused(recall):
 
 
 def test_a_class_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"image 1 has 'zebra', which is none of the 2 classes"):
+    with pytest.raises(ValueError, match=r"image 1 has 'zebra', which is not one of the 2 classes"):
         oracle([["dog"], ["cat", "zebra"]], ["dog", "cat"])
 
 
@@ -177,9 +177,9 @@ def test_a_flat_list_is_refused():
 @pytest.mark.parametrize(
     ("present", "message"),
     [
-        (None, r"present has a list of classes for each image; got NoneType"),
-        ("dog", r"present has a list of classes for each image; got str"),
-        ({"a.jpg": ["dog"]}, r"present has a list of classes for each image; got dict"),
+        (None, r"present must hold a list of classes for each image; got NoneType"),
+        ("dog", r"present must hold a list of classes for each image; got str"),
+        ({"a.jpg": ["dog"]}, r"present must hold a list of classes for each image; got dict"),
         ([["dog"], None], r"a list of classes for each image, \[\] for none; image 1 has None"),
     ],
 )

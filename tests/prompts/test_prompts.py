@@ -115,13 +115,17 @@ def test_a_name_that_is_cut_is_none_of_the_words(encoder):
     ("classes", "error", "message"),
     [
         ([], ValueError, r"no classes; give at least one name"),
-        (["dog", ""], ValueError, r"a class has a name; class 1 is ''"),
-        (["dog", " _ "], ValueError, r"a class has a name; class 1 is ' _ '"),
-        (["dog", "red cat", "red_cat"], ValueError, r"each class stands once; 'red_cat' is class 1 and 2"),
-        ("dog", TypeError, r"classes are a list of strings; got the string 'dog'. Pass \['dog'\]"),
-        (["dog", None], TypeError, r"a class is a string; class 1 is of type NoneType"),
-        (None, TypeError, r"classes are a list of strings; got NoneType"),
-        ({"dog", "cat"}, TypeError, r"classes have an order; got a set, which has none. Pass sorted\(classes\)"),
+        (["dog", ""], ValueError, r"a class name must not be empty; class 1 is ''"),
+        (["dog", " _ "], ValueError, r"a class name must not be empty; class 1 is ' _ '"),
+        (["dog", "red cat", "red_cat"], ValueError, r"class names must be unique; 'red_cat' is class 1 and 2"),
+        ("dog", TypeError, r"classes must be a list of strings; got the string 'dog'. Pass \['dog'\]"),
+        (["dog", None], TypeError, r"a class name must be a string; class 1 is of type NoneType"),
+        (None, TypeError, r"classes must be a list of strings; got NoneType"),
+        (
+            {"dog", "cat"},
+            TypeError,
+            r"classes must have a fixed order; got a set, which has none. Pass sorted\(classes\)",
+        ),
     ],
 )
 def test_classes_that_are_none_are_refused(no_type_checker, encoder, make, classes, error, message):

@@ -208,8 +208,8 @@ def test_a_mode_without_its_classes_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_mode": "blip"}, "prompt_mode is one of captions, class_names.*got 'blip'"),
-        ({"tune": "unet"}, "tune is one of all, lora, nothing; got 'unet'"),
+        ({"prompt_mode": "blip"}, "prompt_mode must be one of captions, class_names.*got 'blip'"),
+        ({"tune": "unet"}, "tune must be one of all, lora, nothing; got 'unet'"),
         ({"head": "mlp"}, "head is 'fpn' or 'linear'; got 'mlp'"),
         ({"loss": "dice"}, "loss is 'cross_entropy' or 'focal'; got 'dice'"),
     ],
@@ -478,10 +478,10 @@ def test_sizes_that_are_no_pixels_are_refused(make, name, no_type_checker):
         calls.append(lambda value: make(**{name: value}))
     for call in calls:
         for value in (0, -8):
-            with pytest.raises(ValueError, match=f"{name} is 1 pixel or more; got {value}"):
+            with pytest.raises(ValueError, match=f"{name} must be 1 pixel or more; got {value}"):
                 call(value)
         for value in (64.0, True, "64"):
-            with pytest.raises(TypeError, match=f"{name} is a whole number of pixels; got {value!r}"):
+            with pytest.raises(TypeError, match=f"{name} must be a whole number of pixels; got {value!r}"):
                 call(value)
 
 

@@ -109,7 +109,7 @@ def test_numbers_out_of_range_are_refused(options, message):
 
 
 def test_an_unknown_shape_is_refused(no_type_checker):
-    with pytest.raises(ValueError, match="shape is one of poly, rise_and_fall, constant; got 'cosine'"):
+    with pytest.raises(ValueError, match="shape must be one of poly, rise_and_fall, constant; got 'cosine'"):
         Schedule(steps=3, batch=2, lr=1e-3, shape="cosine")  # type: ignore[arg-type]
 
 

@@ -50,7 +50,7 @@ class Augmented:
 
     def __init__(self, data: SampleSource, transforms: Sequence[Transform], *, seed: int = 0):
         if seed < 0:
-            raise ValueError(f"a seed is 0 or more; got {seed}.")
+            raise ValueError(f"a seed must be 0 or more; got {seed}.")
         self.data, self.transforms, self.seed = data, list(transforms), seed
         # In shared memory, so that workers which were started in an earlier epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -67,7 +67,7 @@ class Augmented:
             ValueError: If it is negative.
         """
         if epoch < 0:
-            raise ValueError(f"an epoch is 0 or more; got {epoch}.")
+            raise ValueError(f"an epoch must be 0 or more; got {epoch}.")
         self._epoch.fill_(epoch)
 
     def __repr__(self) -> str:
