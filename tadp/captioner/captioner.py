@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tadp.captioner.counting import TokenCounter, clip_counter, folder_counter
+from tadp._version import __version__
 from tadp.captioner.decoding import Decoding
 from tadp.captioner.model_files import check_captioner, find_captioner, load_captioner
 from tadp.captioner.quality import Caption, better, checked, counted, troubles
 from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.hub import HubOptions, Source
 from tadp.images.reading import ImageLike, to_pil
+from tadp.text.clip_tokenizer import TokenCounter, clip_counter, folder_counter
 
 INSTRUCTION = "Describe this image in one sentence."  # what a chat model is asked when there is no prompt
 
@@ -177,8 +178,6 @@ class Captioner:
     def provenance(self) -> dict[str, Any]:
         """All that decides the captions, to be kept beside them as JSON."""
         from importlib.metadata import version
-
-        from tadp._version import __version__
 
         return {
             "captioner": self._name,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tadp.captioner.counting import TokenCounter
 from tadp.images.reading import ImageLike
 from tadp.language.repetition import is_looping
+from tadp.text.clip_tokenizer import TokenCounter
 
 _NAMED = 10  # images that a sentence lists
 

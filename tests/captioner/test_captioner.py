@@ -21,11 +21,11 @@ from transformers import (
 from tadp import TADPBackbone, __version__
 from tadp.assets import tiny_folder
 from tadp.captioner import Captioner
-from tadp.captioner.counting import clip_counter
 from tadp.captioner.quality import Caption, counted
 from tadp.captions import Provenance
 from tadp.datasets.scenes import CLASSES, Scenes
 from tadp.errors import CorruptFileError, ImageError, MissingExtraError, MissingFileError, ModelError, UnknownModelError
+from tadp.text.clip_tokenizer import clip_counter
 
 BUILDERS = {"blip": build_blip, "blip2": build_blip2, "llava": build_llava, "qwen2_vl": build_qwen2_vl}
 

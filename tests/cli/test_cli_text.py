@@ -18,10 +18,10 @@ from running import ENVIRONMENT, plain, run_function, tadp_run
 import tadp
 from tadp.assets import tiny_folder
 from tadp.captioner import Captioner
-from tadp.captioner.counting import clip_counter
 from tadp.captions import CaptionTable
 from tadp.cli import app
 from tadp.datasets.scenes import Scenes
+from tadp.text.clip_tokenizer import clip_counter
 
 
 @pytest.fixture
