@@ -1,8 +1,9 @@
-"""Draw the pictures of docs/personalize.md: ten images, samples while a token is learned, where the token looks.
+"""Draw the pictures of docs/personalize.md: ten images, samples while a token is learned, and the token's attention.
 
     python examples/personalize_pictures.py --out docs/images
 
-Learns a token of ten rendered nights with tadp-tiny, as personalize_study.py does; one or two minutes of one core.
+Learns a token from ten rendered night scenes with tadp-tiny, like personalize_study.py. Takes a minute or two on one
+core.
 """
 
 import argparse
@@ -32,8 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
     parser.add_argument("--stages", type=int, nargs="+", default=STAGES, help="steps after which samples are drawn")
-    parser.add_argument("--denoising-steps", type=int, default=25, help="of a sample")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--denoising-steps", type=int, default=25, help="denoising steps of a sample")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def learned_after(steps: int, images: np.ndarray, model: str) -> tadp.CaptionModifier:
-    """The token after so many steps; one seed takes the same steps each time."""
+    """Learn the token for a number of steps. The seed is fixed, so each call repeats the steps of shorter ones."""
     if steps == 0:
         return tadp.CaptionModifier(TEMPLATE.format(INITIALIZER))
     return learn_token(
@@ -67,13 +68,13 @@ def learned_after(steps: int, images: np.ndarray, model: str) -> tadp.CaptionMod
 
 
 def drawn_by(modifier: tadp.CaptionModifier, options: argparse.Namespace) -> np.ndarray:
-    """A sample of each prompt, from the same noise."""
+    """Draw a sample for each prompt, from the same noise for each modifier."""
     images = draw(options.model, PROMPTS, modifier=modifier, seed=3, steps=options.denoising_steps)
     return np.stack([np.asarray(image) for image in images])
 
 
 def attention_of(modifier: tadp.CaptionModifier, image: np.ndarray, caption: str, model: str) -> Image.Image:
-    """Where each word of a modified caption looks, the token among them."""
+    """Draw the attention of each word of a modified caption, including the token."""
     backbone = tadp.TADPBackbone.from_pretrained(model, record_attention=(0, 1))
     (text,) = modifier(caption)
     with modifier.install(backbone), torch.no_grad():

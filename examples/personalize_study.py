@@ -1,13 +1,13 @@
-r"""Does a learned token mean its style? Rendered watercolors, comics and nights, ten images each, several seeds.
+r"""Does a learned token capture its style? Rendered watercolors, comics and nights, ten images each, several seeds.
 
     python examples/personalize_study.py --out study --choose
     python examples/personalize_study.py --out study --page docs/results/personalize
 
-The first tries settings on images that the second does not use. The second learns a token, a U-Net (DreamBooth)
-and a LoRA of each style from each seed's ten images, and compares them with the caption alone, with the same words
-before learning, with what was learned of the other styles, and with the style's own words: by the denoising loss of
-held-out images, and by the colour and texture of samples. Whatever is finished is not done again, and a learning that
-was stopped goes on.
+The first command tries settings on images that the second does not use. The second learns a token, a U-Net (DreamBooth)
+and a LoRA for each style from each seed's ten images. It compares each with only the caption, with the same words
+before learning, with what was learned from other styles, and with the style's own words, by the denoising loss of
+held-out images and by the colour and texture of samples. Finished parts are not repeated, and learning that was
+stopped continues. With --rewrite, nothing runs, and PAGE.md is written again from PAGE.json.
 """
 
 import argparse
@@ -33,6 +33,9 @@ CHOICE_SEED, CHOICE_STYLE = 100, "night"
 
 def main() -> None:
     options = read_options()
+    if options.rewrite:
+        write_page(options.page, read_json(options.page.with_suffix(".json")))
+        return
     torch.set_num_threads(options.threads)
     study = Study(options)
     if options.choose:
@@ -63,25 +66,31 @@ def main() -> None:
         "denoising_steps": options.denoising_steps, "losses": losses, "distances": distances,
         "choice": read_json(study.folder / "choice.json"), "model": options.model,
     }  # fmt: skip
-    page = page_of(results)
-    print(page)
+    print(page_of(results))
     if options.page:
         for style in STYLES:
             with replace_file(options.page.with_name(f"{options.page.name}-{style}.png")) as part:
                 picture_of(study, style).save(part, format="PNG", optimize=True)
-            page += f"\n![Pictures of held-out scenes, and samples: {style}]({options.page.name}-{style}.png)\n"
-        with replace_file(options.page.with_suffix(".md")) as part:
-            part.write_text(page, encoding="utf-8")
+        write_page(options.page, results)
         write_json(options.page.with_suffix(".json"), results)
 
 
+def write_page(page: Path, results: dict) -> None:
+    """Write PAGE.md with links to its pictures."""
+    text = page_of(results)
+    for style in STYLES:
+        text += f"\n![Held-out images and samples: {style}]({page.name}-{style}.png)\n"
+    with replace_file(page.with_suffix(".md")) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def choose(study: Study) -> None:
-    """Settings, on images of a seed of their own; writes OUT/choice.json, which the page shows."""
+    """Try settings on images of a separate seed, and write OUT/choice.json, which the page shows."""
     file = study.folder / "choice.json"
     rows = read_json(file) or []
     done = {(row["method"], row["called"], row["lr"]) for row in rows}
     style = CHOICE_STYLE
-    for setting in tqdm([one for one in TRIED if one not in done], desc="settings"):
+    for setting in tqdm([setting for setting in TRIED if setting not in done], desc="settings"):
         modifier = study.learned(setting, style, CHOICE_SEED)
         drawn = study.drawn(modifier, CHOICE_SEED)
         start = study.losses(fixed(before(setting.method), style), style, CHOICE_SEED)
@@ -98,7 +107,7 @@ def choose(study: Study) -> None:
 
 
 def distances_of(study: Study, style: str, seed: int) -> dict[str, dict[str, float]]:
-    """Of each condition's samples from a style's pictures, those of what was learned of other styles among them."""
+    """Distances of each condition's samples from a style's images, including those learned from other styles."""
     return {
         condition if of in ("any", style) else f"{condition} of {of}": study.distances(
             study.samples(condition, of, seed), style, seed
@@ -109,10 +118,10 @@ def distances_of(study: Study, style: str, seed: int) -> dict[str, dict[str, flo
 
 
 def picture_of(study: Study, style: str):
-    """Of the first seed: the targets, and samples without and with."""
+    """A picture for the first seed: held-out images, and samples without and with what was learned."""
     targets = kept_array(study.folder / "targets" / f"{style}-0.npy", lambda: study.targets(style, 0))
-    rows = [("held-out pictures, from the VAE", targets), (ALONE, study.samples(ALONE, "any", 0))]
-    labels = {"token": "learned token", "dreambooth": "DreamBooth", "lora": "DreamBooth, a LoRA"}
+    rows = [("held-out images, from the VAE", targets), ("only the caption", study.samples(ALONE, "any", 0))]
+    labels = {"token": "learned token", "dreambooth": "DreamBooth", "lora": "DreamBooth, LoRA"}
     rows += [(labels[method], study.samples(method, style, 0)) for method in study.options.methods]
     return comparison([*rows, (WORDS, study.samples(WORDS, style, 0))], columns=5)
 
@@ -121,17 +130,18 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the runs")
     parser.add_argument("--page", type=Path, help="write PAGE.md, PAGE.json and pictures")
-    parser.add_argument("--choose", action="store_true", help="try settings on images of their own")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--choose", action="store_true", help="try settings on separate images")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods to compare")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--model", default="tadp-tiny", help="'tadp-tiny', a hub id, or a folder in diffusers layout")
-    parser.add_argument("--lr", type=float, help="of learning; by default what was chosen for tadp-tiny")
-    parser.add_argument("--steps", type=int, help="of learning; by default as many as the method needs")
+    parser.add_argument("--lr", type=float, help="learning rate; by default the one chosen for tadp-tiny")
+    parser.add_argument("--steps", type=int, help="steps of learning; by default as many as the method needs")
     parser.add_argument("--images", type=int, default=24, help="held-out images whose loss is measured")
-    parser.add_argument("--draws", type=int, default=8, help="times and noises an image")
-    parser.add_argument("--samples", type=int, default=32, help="drawn under each condition")
-    parser.add_argument("--denoising-steps", type=int, default=16, help="of a sample")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=8, help="timesteps and noises per image")
+    parser.add_argument("--samples", type=int, default=32, help="number of samples for each condition")
+    parser.add_argument("--denoising-steps", type=int, default=16, help="denoising steps of a sample")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads")
+    parser.add_argument("--rewrite", action="store_true", help="run nothing; write PAGE.md again from PAGE.json")
     return parser.parse_args()
 
 

@@ -1,1 +1,1 @@
-"""What examples/personalize_study.py is made of."""
+"""The parts of examples/personalize_study.py: conditions, learning, measurements and the page."""

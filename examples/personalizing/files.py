@@ -1,4 +1,4 @@
-"""Results in files, each written whole and read where it is there; a command less its files."""
+"""Files of results, and the command without the paths of this machine."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tadp.files.atomic import replace_file
 
 
 def kept_array(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array in a file, made if it is not there."""
+    """The array in a file, which is made if it does not exist."""
     if not file.exists():
         with replace_file(file) as part, part.open("wb") as opened:
             np.save(opened, make())
@@ -18,28 +18,28 @@ def kept_array(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def file_name(condition: str) -> str:
-    """A condition as a part of a file's name."""
+    """A condition as a part of a file name."""
     return condition.replace(" ", "-").replace("'", "")
 
 
 def write_json(file: Path, content: object) -> None:
-    """Write what JSON can hold."""
+    """Write JSON."""
     with replace_file(file) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path):
-    """What a file holds; None if it is not there."""
+    """The content of a JSON file, or None if it does not exist."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def without_paths(arguments: list[str]) -> list[str]:
-    """A command's arguments less where its files go on this machine."""
-    given = iter(arguments)
+    """The arguments of a command without the paths of this machine."""
+    remaining = iter(arguments)
     shown = []
-    for one in given:
-        if one in ("--out", "--page"):
-            next(given)
+    for argument in remaining:
+        if argument in ("--out", "--page"):
+            next(remaining)
         else:
-            shown.append(one)
+            shown.append(argument)
     return shown

@@ -1,4 +1,4 @@
-"""All that a study does, in parts that are done once, under a bar of the seconds that they take."""
+"""The parts of a study, each done only once, with a progress bar over estimated seconds."""
 
 import time
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from personalizing.files import read_json, write_json
 from personalizing.learning import SECONDS, STEPS
 from personalizing.measuring import Study
 
-SECONDS_A_PASS, SECONDS_A_SAMPLE = 0.007, 0.2
+SECONDS_PER_PASS, SECONDS_PER_SAMPLE = 0.007, 0.2
 
 
 class Job(NamedTuple):
-    """Something to do once, and about how long it takes."""
+    """A part of a study, with its file and the estimated time."""
 
     file: Path
     seconds: float
@@ -24,7 +24,7 @@ class Job(NamedTuple):
 
 
 def jobs_of(study: Study) -> list[Job]:
-    """All of the study, in an order in which each finds what it needs."""
+    """All parts of the study, ordered so that each finds what it needs."""
     seeds, methods = range(study.options.seeds), study.options.methods
     learning = [
         Job(
@@ -40,14 +40,14 @@ def jobs_of(study: Study) -> list[Job]:
     losses = [
         Job(
             study.losses_file(name, style, seed),
-            passes * SECONDS_A_PASS,
+            passes * SECONDS_PER_PASS,
             lambda name=name, style=style, seed=seed: study.kept_losses(name, style, seed),
         )
         for seed in seeds
         for style in STYLES
         for name in loss_conditions(methods, style)
     ]
-    seconds = study.options.samples * SECONDS_A_SAMPLE * study.options.denoising_steps / 16
+    seconds = study.options.samples * SECONDS_PER_SAMPLE * study.options.denoising_steps / 16
     draws = [
         Job(
             study.samples_file(condition, style, seed),
@@ -61,12 +61,12 @@ def jobs_of(study: Study) -> list[Job]:
 
 
 def run(jobs: list[Job], *, minutes: Path) -> None:
-    """Do what is not done, under a bar of seconds; MINUTES counts those of the CPU over all calls."""
+    """Do the unfinished parts, with a progress bar. The file `minutes` adds up the CPU minutes of all calls."""
     left = [job for job in jobs if not job.file.exists()]
     seconds = round(sum(job.seconds for job in left))
     if left:
         print(
-            f"{len(left)} of {len(jobs)} parts are left, about {seconds / 60:.0f} minutes on one free core.", flush=True
+            f"{len(left)} of {len(jobs)} parts remain, about {seconds / 60:.0f} minutes on one free core.", flush=True
         )
     with tqdm(total=seconds, desc="study", unit="s", bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
         for job in left:

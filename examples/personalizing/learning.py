@@ -1,4 +1,4 @@
-"""What is learned of ten images, by which method and with which settings."""
+"""Learning a style from ten images: methods and settings."""
 
 from functools import cache
 from pathlib import Path
@@ -12,13 +12,13 @@ from tadp.personalize import RunOptions, dreambooth, learn_token
 
 BATCH = {"token": 8, "dreambooth": 4, "lora": 4}
 STEPS = {"token": 100, "dreambooth": 60, "lora": 60}
-SECONDS = {"token": 0.17, "dreambooth": 0.18, "lora": 0.18}  # a step, on one core
+SECONDS = {"token": 0.17, "dreambooth": 0.18, "lora": 0.18}  # per step, on one core
 LORA_RANK = 8
-IMAGES_SEED = 1_000  # and the run's; tadp-tiny was trained on scenes of seed 0
+IMAGES_SEED = 1_000  # plus the seed of the run; tadp-tiny was trained on scenes of seed 0
 
 
 class Setting(NamedTuple):
-    """A method, what the images are called while it learns, and its learning rate."""
+    """A method, the texts that describe the images while it learns, and its learning rate."""
 
     method: str
     called: str
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 CAPTIONS, LISTS, BARE = "captions", "textual inversion's texts", "template without caption"
-# What --choose found best; what it tried.
+# The settings that --choose found best, and all that it tried.
 CHOSEN = {
     "token": Setting("token", CAPTIONS, 3e-2),
     "dreambooth": Setting("dreambooth", CAPTIONS, 5e-4),
@@ -58,16 +58,16 @@ def learn(
     model: str = "tadp-tiny",
     size: int = 128,
 ) -> CaptionModifier:
-    """Learn from a seed's ten images of a style; read what was learned if it is there.
+    """Learn a style from a seed's ten images, or load what was learned before.
 
     Args:
-        setting: How.
-        style: Of the images.
-        seed: Of the images, and of learning.
+        setting: The method and its settings.
+        style: Style of the images.
+        seed: Seed of the images and of the learning.
         output: Folder of the modifier.
-        steps: Other than the method's.
-        model: Whose word or U-Net it is.
-        size: Of the images, in pixels.
+        steps: Number of steps; None for the method's own.
+        model: The model that learns.
+        size: Side of the images, in pixels.
     """
     if (output / "modifier.json").exists():
         return CaptionModifier.from_pretrained(output)
@@ -92,12 +92,12 @@ def learn(
         rank = LORA_RANK if setting.method == "lora" else None
         prompt = TEMPLATE.format(RARE_WORD)
         modifier = dreambooth(model, images, token=RARE_WORD, prompt=prompt, lora_rank=rank, **shared)
-    (output / "checkpoint.safetensors").unlink()  # no more steps are wanted
+    (output / "checkpoint.safetensors").unlink()  # no more steps will follow
     return modifier
 
 
 def captions_of(images: list, style: str) -> list[str]:
-    """What the captioner says of them, less what it says of their style."""
+    """The captioner's captions, without the words for the style."""
     return RuleCleaner(style)(_captioner()(images))
 
 

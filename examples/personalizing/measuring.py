@@ -1,4 +1,4 @@
-"""The runs in a folder, and what is measured of them: losses of held-out images, colour and texture of samples."""
+"""The runs in a folder and their measurements: losses of held-out images, colour and texture of samples."""
 
 import argparse
 from pathlib import Path
@@ -16,21 +16,21 @@ from tadp.datasets.scenes import Scenes, restyle
 from tadp.personalize import DiffusionModel, denoising_loss, load_diffusion
 from tadp.personalize.sampling import Sampler
 
-# Of each seed of the study, beside its ten images: held-out ones, and captions to draw.
+# Added to each seed of the study: the seeds of held-out images, and of captions to draw.
 HELD_OUT, DRAWN = 2_000, 3_000
 
 
 class Study:
-    """The runs in a folder, and what was measured of them."""
+    """The runs in a folder and their measurements."""
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.model = options, load_diffusion(options.model)
         self.folder: Path = options.out
-        self.size = self.model.side_px  # of all scenes
+        self.size = self.model.side_px  # side of all scenes
         self.sampler = Sampler(self.model)
 
     def setting(self, method: str) -> Setting:
-        """How a method learns: as chosen for tadp-tiny, or with the rate that was given."""
+        """The setting of a method: the one chosen for tadp-tiny, with another learning rate if --lr is given."""
         return CHOSEN[method] if self.options.lr is None else CHOSEN[method]._replace(lr=self.options.lr)
 
     def runs(self, setting: Setting, style: str, seed: int) -> Path:
@@ -41,11 +41,11 @@ class Study:
         return learn(setting, style, seed, output=folder, steps=steps, model=self.options.model, size=self.size)
 
     def modifier(self, condition: str, style: str, seed: int) -> CaptionModifier:
-        """Of a condition, for a style: what a method learned of it, or fixed words."""
+        """The modifier of a condition: learned from the style, or fixed words."""
         return self.learned(self.setting(condition), style, seed) if condition in METHODS else fixed(condition, style)
 
     def losses(self, modifier: CaptionModifier, style: str, seed: int) -> list[float]:
-        """The denoising loss of each held-out image; noise and times are the same under each modifier."""
+        """The denoising loss of each held-out image, with the same noise and timesteps for each modifier."""
         scenes = Scenes(self.options.images, seed=HELD_OUT + seed, style=style, size=self.size)[:]
         captions = [restyle(scene.layout, "plain").render().caption() for scene in scenes]
         return denoising_loss(
@@ -59,7 +59,7 @@ class Study:
         ).tolist()
 
     def drawn(self, modifier: CaptionModifier, seed: int) -> np.ndarray:
-        """Samples of captions, each from its own noise, the same under each modifier: (N, H, W, 3)."""
+        """Samples for the captions, each from its own noise, which is the same for each modifier, (N, H, W, 3)."""
         captions = [scene.caption() for scene in Scenes(self.options.samples, seed=DRAWN + seed)]
         images = []
         with modifier.install(self.model.backbone):
@@ -70,17 +70,17 @@ class Study:
         return np.stack(images)
 
     def targets(self, style: str, seed: int) -> np.ndarray:
-        """Held-out images as the VAE gives them back, twice as many as samples, since it blurs whatever it draws."""
+        """Held-out images after the VAE, which blurs all samples as well. There are twice as many as samples."""
         scenes = Scenes(2 * self.options.samples, seed=HELD_OUT + seed, style=style, size=self.size)
         return reconstructed(self.model, scenes)
 
     def distances(self, drawn: np.ndarray, style: str, seed: int) -> dict[str, float]:
-        """From the first half of the targets; also how far their halves are apart, which is what chance makes."""
+        """Distances from the first half of the targets, and between their halves, which shows the effect of chance."""
         targets = kept_array(self.folder / "targets" / f"{style}-{seed}.npy", lambda: self.targets(style, seed))
-        one, other = targets[: len(targets) // 2], targets[len(targets) // 2 :]
+        first, second = targets[: len(targets) // 2], targets[len(targets) // 2 :]
         return {
-            "colour": colour_distance(drawn, one), "texture": texture_distance(drawn, one),
-            "colour of halves": colour_distance(other, one), "texture of halves": texture_distance(other, one),
+            "colour": colour_distance(drawn, first), "texture": texture_distance(drawn, first),
+            "colour of halves": colour_distance(second, first), "texture of halves": texture_distance(second, first),
         }  # fmt: skip
 
     def losses_file(self, name: str, style: str, seed: int) -> Path:
@@ -105,11 +105,11 @@ class Study:
 
 @torch.no_grad()
 def reconstructed(model: DiffusionModel, scenes: Scenes) -> np.ndarray:
-    """Images through the VAE and back, (N, H, W, 3)."""
+    """Images after encoding and decoding by the VAE, (N, H, W, 3)."""
     vae = AutoencoderKL.from_pretrained(model.folder, subfolder="vae").float().eval()
-    made = []
+    images = []
     for scene in scenes:
         pixels = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 127.5 - 1
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
-        made.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 0).numpy())
-    return np.stack(made)
+        images.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 0).numpy())
+    return np.stack(images)

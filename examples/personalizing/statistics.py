@@ -1,6 +1,6 @@
-"""How far two sets of images are apart in colour and in texture: few statistics, each of a whole set.
+"""Distances between two sets of images in colour and in texture, from a few statistics over each set.
 
-A style is colour and texture more than content, and sets of 40 images are too few for an Inception distance.
+A style shows in colour and texture more than in content, and 40 images are too few for an Inception distance.
 """
 
 import numpy as np
@@ -10,11 +10,11 @@ _TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 _WHITE = _TO_XYZ.sum(axis=1)
-_SECTORS = 4  # of orientation, centred at 0, 45, 90 and 135 degrees
+_SECTORS = 4  # sectors of orientation, centred at 0, 45, 90 and 135 degrees
 
 
 def lab_of(pixels: np.ndarray) -> np.ndarray:
-    """CIE Lab of sRGB levels, (..., 3) uint8 to (..., 3): L in [0, 100]."""
+    """Convert sRGB levels, (..., 3) uint8, to CIE Lab, (..., 3), with L in [0, 100]."""
     share = pixels / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     ratio = linear @ _TO_XYZ.T / _WHITE
@@ -23,34 +23,34 @@ def lab_of(pixels: np.ndarray) -> np.ndarray:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def colour_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """The 2-Wasserstein distance of the Gaussians of two sets' pixels in Lab; the unit is that of Lab.
+def colour_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The 2-Wasserstein distance between Gaussians fitted to the pixels of two sets in Lab, in units of Lab.
 
     Args:
-        one: (N, H, W, 3), uint8.
-        other: The same, of any N.
+        first: Images, (N, H, W, 3), uint8.
+        second: Images of the same form, of any number.
 
     Source:
-        Dowson and Landau 1982, as the Frechet Inception distance uses it, without its square.
+        Dowson and Landau 1982, as in the Frechet Inception distance, but not squared.
     """
-    (mean, spread), (mean_2, spread_2) = (_gaussian(images) for images in (one, other))
+    (mean, spread), (mean_2, spread_2) = (_gaussian(images) for images in (first, second))
     root = _root(spread)
     between = np.trace(spread + spread_2 - 2 * _root(root @ spread_2 @ root))
     return float(np.sqrt(np.square(mean - mean_2).sum() + max(between, 0.0)))
 
 
-def texture_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """How differently two sets spread the power of their lightness over frequencies and directions, in decibels.
+def texture_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The difference between two sets in the power of lightness over frequencies and directions, in decibels.
 
-    Each image's lightness is scaled to unit variance, so that contrast and darkness, which are colour, do not count.
-    Its power is summed in bands of an octave and four directions; the distance is the root mean square over the bands
-    of the difference of the sets' mean decibels.
+    Each image's lightness is scaled to unit variance, so that contrast and darkness, which belong to colour, do not
+    count. Its power is summed in bands of one octave and four directions. The distance is the root mean square over
+    bands of the difference between the mean decibels of the sets.
 
     Args:
-        one: (N, H, W, 3), uint8, square.
-        other: The same, of any N.
+        first: Square images, (N, H, W, 3), uint8.
+        second: Images of the same form, of any number.
     """
-    bands, bands_2 = (_band_decibels(images).mean(axis=0) for images in (one, other))
+    bands, bands_2 = (_band_decibels(images).mean(axis=0) for images in (first, second))
     return float(np.sqrt(np.square(bands - bands_2).mean()))
 
 
@@ -65,17 +65,17 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 
 def _band_decibels(images: np.ndarray) -> np.ndarray:
-    """(N, octaves * sectors)."""
+    """The power of each image in each band, in decibels, (N, octaves * sectors)."""
     lightness = lab_of(images)[..., 0]
     lightness = lightness - lightness.mean(axis=(1, 2), keepdims=True)
     lightness /= lightness.std(axis=(1, 2), keepdims=True).clip(1e-6)
     side = lightness.shape[-1]
-    window = np.hanning(side)[:, None] * np.hanning(side)  # the edges of an image are no texture
+    window = np.hanning(side)[:, None] * np.hanning(side)  # the edges of an image are not texture
     power = np.abs(np.fft.fft2(lightness * window)) ** 2
     rows, columns = np.meshgrid(*[np.fft.fftfreq(side) * side] * 2, indexing="ij")
     cycles = np.hypot(rows, columns)
     sector = np.round(np.arctan2(rows, columns) / (np.pi / _SECTORS)).astype(int) % _SECTORS
-    octaves = range(1, int(np.log2(side)))  # 2 to 4 cycles an image, and so on up to half the side
+    octaves = range(1, int(np.log2(side)))  # 2 to 4 cycles per image, and so on up to half the side
     sums = [
         power[:, (cycles >= 2**octave) & (cycles < 2 ** (octave + 1)) & (sector == number)].sum(axis=1)
         for octave in octaves

@@ -9,40 +9,40 @@ from personalizing.conditions import ALONE, STYLES, WORDS, before
 
 
 def _columns(method: str, style: str) -> tuple[list[str], list[str]]:
-    """Names of conditions: the four that are compared, and the other styles'."""
+    """Names of the four conditions that are compared, and of those learned from other styles."""
     return [ALONE, before(method), method, WORDS], [f"{method} of {other}" for other in STYLES if other != style]
 
 
 def loss_arrays(results: dict[str, Any], method: str, style: str) -> dict[str, np.ndarray]:
-    """(seeds, images), by column."""
-    (alone, start, own, words), others = _columns(method, style)
+    """Losses by column, (seeds, images)."""
+    (alone, start, own, words), foreign = _columns(method, style)
     runs = results["losses"][style]
-    read = {name: np.array([run[name] for run in runs]) for name in (alone, start, own, words, *others)}
+    losses = {name: np.array([run[name] for run in runs]) for name in (alone, start, own, words, *foreign)}
     return {
-        "caption alone": read[alone],
-        "before": read[start],
-        "other styles'": np.mean([read[name] for name in others], axis=0),
-        "learned": read[own],
-        "own words": read[words],
+        "only caption": losses[alone],
+        "before": losses[start],
+        "other styles'": np.mean([losses[name] for name in foreign], axis=0),
+        "learned": losses[own],
+        "own words": losses[words],
     }
 
 
 def interval(difference: np.ndarray) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval over all images."""
+    """The mean, and half the width of its 95 % interval over all images."""
     return float(difference.mean()), 1.96 * float(difference.std(ddof=1)) / math.sqrt(difference.size)
 
 
 def loss_table(results: dict[str, Any], method: str) -> str:
-    """The losses of each style, and what learning took off them."""
-    names = ["caption alone", "before", "other styles'", "learned", "own words"]
+    """The losses for each style, and how much learning lowered them."""
+    names = ["only caption", "before", "other styles'", "learned", "own words"]
     lines = ["| loss | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    against = ["caption alone", "before", "other styles'"]
-    paired = [f"| learned less … | {' | '.join(against)} |", "|---" * (len(against) + 1) + "|"]
+    references = ["only caption", "before", "other styles'"]
+    paired = [f"| learned minus … | {' | '.join(references)} |", "|---" * (len(references) + 1) + "|"]
     for style in STYLES:
         arrays = loss_arrays(results, method, style)
         lines.append(f"| {style} | " + " | ".join(f"{arrays[name].mean():.4f}" for name in names) + " |")
         cells = []
-        for name in against:
+        for name in references:
             difference = arrays["learned"] - arrays[name]
             mean, half = interval(difference)
             seeds = difference.mean(axis=1)
@@ -52,13 +52,13 @@ def loss_table(results: dict[str, Any], method: str) -> str:
 
 
 def distance_arrays(results: dict[str, Any], method: str, style: str, kind: str) -> dict[str, np.ndarray]:
-    """(seeds,), by column."""
-    (alone, start, own, words), others = _columns(method, style)
+    """Distances by column, (seeds,)."""
+    (alone, start, own, words), foreign = _columns(method, style)
     runs = results["distances"][style]
     return {
-        "caption alone": np.array([run[alone][kind] for run in runs]),
+        "only caption": np.array([run[alone][kind] for run in runs]),
         "before": np.array([run[start][kind] for run in runs]),
-        "other styles'": np.array([np.mean([run[name][kind] for name in others]) for run in runs]),
+        "other styles'": np.array([np.mean([run[name][kind] for name in foreign]) for run in runs]),
         "learned": np.array([run[own][kind] for run in runs]),
         "own words": np.array([run[words][kind] for run in runs]),
         "halves": np.array([run[own][f"{kind} of halves"] for run in runs]),
@@ -66,7 +66,7 @@ def distance_arrays(results: dict[str, Any], method: str, style: str, kind: str)
 
 
 def distance_table(results: dict[str, Any], method: str) -> str:
-    """How far samples are from pictures of the style, in colour and in texture."""
+    """The distances of samples from images of the style, in colour and in texture."""
     lines: list[str] = []
     for kind in ("colour", "texture"):
         for style in STYLES:
@@ -75,7 +75,8 @@ def distance_table(results: dict[str, Any], method: str) -> str:
                 lines += ["| samples | " + " | ".join(arrays) + " |", "|---" * (len(arrays) + 1) + "|"]
             digits = 1 if kind == "colour" else 2
             cells = [
-                f"{one.mean():.{digits}f} ({one.min():.{digits}f}, {one.max():.{digits}f})" for one in arrays.values()
+                f"{array.mean():.{digits}f} ({array.min():.{digits}f}, {array.max():.{digits}f})"
+                for array in arrays.values()
             ]
             lines.append(f"| {kind}, {style} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

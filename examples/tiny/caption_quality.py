@@ -9,7 +9,7 @@ TEST_SEED = 102
 
 
 def caption_quality(captioner: tadp.Captioner, test: Sequence[Scene], plain: list[str], count: int) -> dict:
-    """Share of the visible objects that are named, and of the named that are visible, by style."""
+    """The share of visible objects that are named, and of named objects that are visible, for each style."""
     results = {"plain": _precision_recall(test, plain)}
     for style in ("watercolor", "comic", "night"):
         scenes = list(Scenes(count, seed=TEST_SEED, style=style))
@@ -25,5 +25,5 @@ def _precision_recall(scenes: Sequence[Scene], captions: list[str]) -> dict[str,
 
 
 def class_words(caption: str) -> str:
-    """What a caption has in common with an oracle: the names, without colours, places and grammar."""
+    """The class names in a caption, without colours, places and grammar, as an oracle would give them."""
     return " ".join(word for word in caption.replace(",", " ").split() if word in CLASSES)

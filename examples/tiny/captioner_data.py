@@ -1,4 +1,4 @@
-"""What the captioner is trained on: images, masks and word ids of the cached scenes and their mirror images."""
+"""Training data of the captioner: images, masks and word ids of the cached scenes and their mirror images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,36 +13,36 @@ from torch import Tensor
 from tadp.datasets.scenes import STYLES
 
 Form = Literal["short", "long"]
-OPENING_SHARE = 0.04  # each, of plain short captions, so that a prompt has a continuation
-REPEAT_SHARE = (
-    0.3  # of long captions that are short enough say their details twice, so that many words never mean inventions
-)
-CELL = 4  # pixels a side of a cell in the dense targets
+OPENING_SHARE = 0.04  # share of plain short captions with each opening, so that prompts can be continued
+# Share of long captions that repeat their details if they are short enough, so that the captioner can write many words
+# without inventing anything.
+REPEAT_SHARE = 0.3
+CELL = 4  # side of a cell in the dense targets, in pixels
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pixels in [-1, 1] (B, 3, H, W); targets of the vision tower; word ids (B, L), 0 after the end."""
+    """Pixels in [-1, 1], (B, 3, H, W); targets of the vision tower; word ids, (B, L), 0 after the end."""
 
     pixels: Tensor
     classes: Tensor
-    """(B, H / 4, W / 4), int64: 0 is background."""
+    """The class of each cell, (B, H / 4, W / 4), int64; 0 is background."""
     colors: Tensor
-    """The same, the colour of the object there; -100 on background."""
+    """The colour of the object in each cell, (B, H / 4, W / 4), int64; -100 for background."""
     present: Tensor
-    """(B, 12), float: which classes are visible."""
+    """Whether each class is visible, (B, 12), float."""
     places: Tensor
     styles: Tensor
     words: Tensor
 
 
 class CaptionData:
-    """Scenes with everything as arrays, so that a batch is a few index operations.
+    """Scenes as arrays, so that a batch takes only a few index operations.
 
     Args:
-        work: The working folder; `scenes/` in it holds the cache.
+        work: Working folder; its folder `scenes/` holds the cache.
         scenes: Number of cached scenes.
-        styled: Number of scenes rendered besides in each style but plain.
+        styled: Number of additional scenes in each style except plain.
     """
 
     def __init__(self, work: Path, *, scenes: int, styled: int):
@@ -66,7 +66,7 @@ class CaptionData:
         return len(self.images)
 
     def batch(self, rng: np.random.Generator, size: int, *, form: Form) -> Batch:
-        """Draw scenes, half of them mirrored."""
+        """Draw random scenes, half of them mirrored."""
         index = rng.integers(len(self), size=size)
         mirrored = rng.random(size) < 0.5
         images, masks = self.images[index], self.masks[index]
@@ -96,13 +96,12 @@ class CaptionData:
     def _words(self, records: list[dict], form: Form) -> np.ndarray:
         """Word ids (alternative, mirrored, scene, MAX_WORDS), uint8."""
         plain = [record["caption" if form == "short" else "long"] for record in records]
-        turned = [mirror(text) for text in plain]
         texts = []
-        for side in (plain, turned):
+        for captions in (plain, [mirror(text) for text in plain]):
             if form == "short":
-                texts.append([side, *([opening + text for text in side] for opening in OPENINGS)])
+                texts.append([captions, *([opening + text for text in captions] for opening in OPENINGS)])
             else:
-                texts.append([side, [twice(text) for text in side]])
+                texts.append([captions, [twice(text) for text in captions]])
         table = self.tokenizer.get_vocab()
         ids = np.zeros((len(texts[0]), 2, len(records), MAX_WORDS), np.uint8)
         for mirrored, alternatives in enumerate(texts):
@@ -114,7 +113,7 @@ class CaptionData:
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1], as the saved image processor does it."""
+    """Convert (B, H, W, 3), uint8, to (B, 3, H, W) in [-1, 1], like the saved image processor."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 

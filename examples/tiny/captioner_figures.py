@@ -1,4 +1,4 @@
-"""How good the captioner is on scenes that were held out, on the way and at the end."""
+"""The quality of the captioner on held-out scenes, during training and at the end."""
 
 import argparse
 import json
@@ -20,11 +20,11 @@ HELD_OUT_SEED = 1
 
 @torch.no_grad()
 def evaluate(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, scenes: list[Scene]) -> dict[str, float]:
-    """Greedy captions against what is visible.
+    """Compare greedy captions with the visible objects.
 
     Returns:
-        Precision and recall of the objects named; of those that are there, the share named in the right colour; the
-        share of right places; the share of captions right word by word.
+        Precision and recall of the named objects, the share of correctly named objects with the right colour, the
+        share of right places, and the share of captions that are right word by word.
     """
     model.eval()
     named = visible = right = colors = places = exact = 0
@@ -34,25 +34,25 @@ def evaluate(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, scen
         ids = model.generate(pixel_values=pixels, max_new_tokens=40)
         for scene, text in zip(part, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
             words = split(text)
-            said = {word: before for before, word in pairwise(words) if word in CLASSES}
-            colors_there = {item.name: item.color for item in scene.visible}
-            hits = said.keys() & colors_there.keys()
-            named, visible, right = named + len(said), visible + len(colors_there), right + len(hits)
-            colors += sum(said[name] == colors_there[name] for name in hits)
+            named_colors = {word: before for before, word in pairwise(words) if word in CLASSES}
+            true_colors = {instance.name: instance.color for instance in scene.visible}
+            hits = named_colors.keys() & true_colors.keys()
+            named, visible, right = named + len(named_colors), visible + len(true_colors), right + len(hits)
+            colors += sum(named_colors[name] == true_colors[name] for name in hits)
             places += text.endswith(BACKGROUNDS[scene.layout.background][0])
             exact += text == scene.caption()
     model.train()
-    found = {"precision": right / max(named, 1), "recall": right / visible, "colors": colors / max(right, 1)}
-    return found | {"places": places / len(scenes), "exact": exact / len(scenes)}
+    figures = {"precision": right / max(named, 1), "recall": right / visible, "colors": colors / max(right, 1)}
+    return figures | {"places": places / len(scenes), "exact": exact / len(scenes)}
 
 
 def held_out_scenes(count: int, style: Style | None = None) -> list[Scene]:
-    """Scenes of a seed that is never trained on."""
+    """Scenes of a seed that is never used in training."""
     return list(Scenes(count, seed=HELD_OUT_SEED, size=SIZE, style=style))
 
 
 class Log:
-    """Losses and held-out figures, printed and kept through a restart."""
+    """Losses and held-out figures, which are printed and survive a restart."""
 
     def __init__(self, path: Path, steps: int, done: int):
         self.path, self.steps, self.recent, self.clock = path, steps, [], time.time()
@@ -74,7 +74,7 @@ class Log:
 
 
 def write_record(tokenizer: BertTokenizer, log: Log, options: argparse.Namespace) -> None:
-    """Measure what was written, in half precision, and keep the figures with the history."""
+    """Measure the saved half-precision model, and write the figures together with the history."""
     model = BlipForConditionalGeneration.from_pretrained(options.out / "captioner", dtype=torch.float32)
     scores = {"mixed": evaluate(model, tokenizer, held_out_scenes(options.evaluate))}
     scores |= {style: evaluate(model, tokenizer, held_out_scenes(options.evaluate, style)) for style in STYLES}

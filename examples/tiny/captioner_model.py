@@ -1,4 +1,4 @@
-"""The captioner of `tadp-tiny`, a small BLIP: its shape, what its vision tower is taught with, and its files."""
+"""The captioner of `tadp-tiny`, a small BLIP: its architecture, the heads that train it, and its files."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ BACKGROUND_WEIGHT = 0.4  # most cells are background
 
 
 class Heads(nn.Module):
-    """What the vision tower is taught with; thrown away at the end."""
+    """Heads that train the vision tower and are discarded at the end."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -39,7 +39,7 @@ class Heads(nn.Module):
         self.styles = nn.Linear(width, len(STYLES))
 
     def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Sum of the losses on the tower's tokens, (B, 1 + patches, D), the class token first."""
+        """The sum of the losses on the tower's tokens, (B, 1 + patches, D), with the class token first."""
         whole, patches = tokens[:, 0], tokens[:, 1:]
         weight = torch.ones(len(CLASSES) + 1)
         weight[0] = BACKGROUND_WEIGHT
@@ -56,7 +56,7 @@ def build_model(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
     """A BLIP of 2.3 million parameters with random weights."""
     ids = {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     ids |= {"sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
-    # initializer_range: BlipVisionConfig's default is 1e-10, for loading trained weights only.
+    # BlipVisionConfig's default initializer_range of 1e-10 only works for loading trained weights.
     vision = {"image_size": SIZE, "patch_size": PATCH, "initializer_range": 0.02, **VISION}
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": MAX_WORDS, **ids, **TEXT}
     model = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text))
@@ -84,7 +84,7 @@ def _cells(logits: Tensor) -> Tensor:
 
 
 def _sincos(side: int, width: int) -> Tensor:
-    """Sine and cosine of row and column, (side * side, width), scaled to the size of fresh patch embeddings."""
+    """Sine and cosine of row and column, (side * side, width), at the scale of new patch embeddings."""
     frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))
     angle = torch.arange(side)[:, None] * frequency
     line = torch.cat([angle.sin(), angle.cos()], dim=1)

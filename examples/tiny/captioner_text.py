@@ -1,4 +1,4 @@
-"""Captions as numbers: words, what they say, and how the caption of the mirrored scene reads."""
+"""Captions as numbers: their words, their facts, and the captions of mirrored scenes."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from transformers import BertTokenizer
 from tadp.datasets.scenes import BACKGROUNDS, CLASSES, COLORS
 
 OPENINGS = ("a photo of ", "a picture of ")
-LONGEST = 76  # words a text encoder of 77 tokens can take
+LONGEST = 76  # number of words that a text encoder of 77 tokens can take
 MAX_WORDS = 128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SWAPPED = {"left": "right", "right": "left"}
@@ -18,11 +18,11 @@ _SWAPPED = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption says, as numbers."""
+    """The facts in a caption, as numbers."""
 
     present: np.ndarray
     color_of: np.ndarray
-    """(13,): the colour of class k at k; -100 where there is none."""
+    """The colour of each class, (13,); -100 for classes that are not in the caption."""
     place: int
 
     @classmethod
@@ -39,7 +39,7 @@ class Facts:
 
 
 def build_tokenizer(records: list[dict]) -> BertTokenizer:
-    """A tokenizer whose vocabulary is every word the captions can hold."""
+    """Build a tokenizer whose vocabulary contains every word that captions can have."""
     words = {word for record in records for text in (record["caption"], record["long"]) for word in split(text)}
     words |= {word for opening in OPENINGS for word in split(opening)} | set(CLASSES) | set(COLORS)
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *sorted(words)))}
@@ -47,12 +47,12 @@ def build_tokenizer(records: list[dict]) -> BertTokenizer:
 
 
 def split(text: str) -> list[str]:
-    """Words and punctuation."""
+    """The words and punctuation marks of a text."""
     return re.findall(r"[a-z]+|[.,]", text)
 
 
 def mirror(text: str) -> str:
-    """The caption of the mirrored scene: objects in the opposite order, left and right swapped."""
+    """The caption of the mirrored scene: objects in reverse order, with left and right swapped."""
     first, *details = text.split(". ")
     opening = re.match(r"(a watercolor painting of |a comic style painting of |a dark night photo of )?", first).group()
     listed, place = re.match(r"(.*?) ((?:on|in) .*)", first[len(opening) :]).groups()
@@ -61,12 +61,12 @@ def mirror(text: str) -> str:
     tail = [line for line in details if line.startswith("there ")]
     starts = [number for number, line in enumerate(details) if line.startswith("the ")]
     ends = [*starts[1:], len(details) - len(tail)]
-    turned = [line for a, b in reversed(list(zip(starts, ends, strict=False))) for line in details[a:b]]
-    turned = [" ".join(_SWAPPED.get(word, word) for word in line.split(" ")) for line in turned]
-    return ". ".join([f"{opening}{listed} {place}", *turned, *tail])
+    mirrored = [line for a, b in reversed(list(zip(starts, ends, strict=False))) for line in details[a:b]]
+    mirrored = [" ".join(_SWAPPED.get(word, word) for word in line.split(" ")) for line in mirrored]
+    return ". ".join([f"{opening}{listed} {place}", *mirrored, *tail])
 
 
 def twice(text: str) -> str:
-    """The long caption with its details said again, where that fits."""
+    """The long caption with its details repeated, if that is short enough."""
     details = text[text.index(". ") :]
     return text + details if len(split(text + details)) <= LONGEST else text

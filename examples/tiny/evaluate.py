@@ -1,10 +1,11 @@
-"""Does the embedded checkpoint carry signal? Localisation of words, captions, and frozen features, on held-out scenes.
+"""What has the embedded checkpoint learned? Localisation of words, captions, and frozen features, on held-out scenes.
 
     python examples/tiny/evaluate.py --model tadp-tiny --out docs/results/tadp-tiny
     python examples/tiny/evaluate.py --model DIR/plain/model --out docs/results/tadp-tiny-control
 
-The second is a model of train_unet.py's, such as the control without supervised attention; its captions are those of
-`tadp-tiny`'s captioner all the same. Writes OUT.json and OUT.md; prints the same tables.
+The second command evaluates a model from train_unet.py, such as the control without supervised attention. It also uses
+the captions of `tadp-tiny`'s captioner. Prints the tables and writes OUT.json and OUT.md. With --rewrite, nothing is
+measured, and OUT.md is written again from OUT.json.
 """
 
 import argparse
@@ -23,11 +24,15 @@ from tqdm import tqdm
 import tadp
 from tadp.datasets.scenes import Scenes
 
-TRAIN_SEED = 101  # the checkpoint was trained on seed 0; 1 was its held-out set
+TRAIN_SEED = 101  # the checkpoint was trained on seed 0, and seed 1 was its held-out set
 
 
 def main() -> None:
     options = _options()
+    if options.rewrite:
+        results = json.loads(options.out.with_suffix(".json").read_text())
+        options.out.with_suffix(".md").write_text(_markdown(results))
+        return
     torch.set_num_threads(options.threads)
     started = time.time()
     backbone = tadp.TADPBackbone.from_pretrained(options.model, attach_attention=(), record_attention=(0, 1, 2))
@@ -58,7 +63,7 @@ def main() -> None:
 def _markdown(results: dict) -> str:
     run, chance = results["run"], results["localisation"].pop("chance")
     lines = [
-        f"# What {run['command'].split()[-1]} knows of held-out scenes",
+        f"# What {run['command'].split()[-1]} knows about held-out scenes",
         "",
         f"Command: `{run['command']}`; {run['test_scenes']} held-out scenes (seed {TEST_SEED}); {run['machine']}; "
         f"{run['minutes']} minutes.",
@@ -72,7 +77,7 @@ def _markdown(results: dict) -> str:
         for name, levels in scores.items():
             lines.append(
                 f"| {name}, {prompt} | "
-                + " | ".join(f"{levels[k]:.2f}" for k in (0, 1, 2))
+                + " | ".join(f"{share:.2f}" for share in levels.values())
                 + f" | {chance[name]:.2f} |"
             )
     results["localisation"]["chance"] = chance
@@ -86,7 +91,7 @@ def _markdown(results: dict) -> str:
         lines += [
             "",
             f"| mIoU of a small head on frozen features, {len(run['head_seeds'])} seeds (mean ± s.d.) "
-            "| features | attention joined |",
+            "| features | with attention |",
             "|---|---|---|",
         ]
         for name, scores in results["miou"].items():
@@ -100,14 +105,15 @@ def _markdown(results: dict) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tadp-tiny", help="a tadp model: name or folder")
-    parser.add_argument("--captioner", default="tadp-tiny", help="'' leaves out the captions and the heads")
-    parser.add_argument("--train-scenes", type=int, default=1000)
-    parser.add_argument("--test-scenes", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=12, help="of the head")
-    parser.add_argument("--seeds", type=int, default=3, help="of the head")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--model", default="tadp-tiny", help="name or folder of a tadp model")
+    parser.add_argument("--captioner", default="tadp-tiny", help="captioner; '' leaves out the captions and the heads")
+    parser.add_argument("--train-scenes", type=int, default=1000, help="scenes that train the head")
+    parser.add_argument("--test-scenes", type=int, default=500, help="scenes for testing")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of training the head")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the head")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of threads")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
+    parser.add_argument("--rewrite", action="store_true", help="measure nothing; write OUT.md again from OUT.json")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Mean IoU of a small head on frozen features, for each way to speak to the backbone."""
+"""Mean IoU of a small head on frozen features, for each kind of text."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def frozen_features(
     words: dict[str, list[str]],
     options: argparse.Namespace,
 ) -> dict:
-    """Mean IoU of a small head on frozen features, for each way to speak to the backbone."""
+    """Mean IoU of a small head on frozen features, for each kind of text."""
     torch.manual_seed(0)
     untrained = tadp.TADPBackbone(
         vae=backbone.vae,
@@ -32,11 +32,11 @@ def frozen_features(
         attach_attention=(),
         record_attention=(1, 2),
     ).eval()
-    everything = " ".join(CLASSES)
+    all_names = " ".join(CLASSES)
     texts = {
         "empty prompt, untrained U-Net": lambda scenes, part: [""] * len(scenes),
         "empty prompt": lambda scenes, part: [""] * len(scenes),
-        "all class names": lambda scenes, part: [everything] * len(scenes),
+        "all class names": lambda scenes, part: [all_names] * len(scenes),
         "captions of other images": lambda scenes, part: np.roll(words[part], 1).tolist(),
         "captions by the captioner": lambda scenes, part: words[part],
         "names in the captioner's captions": lambda scenes, part: [class_words(text) for text in words[part]],
@@ -61,7 +61,7 @@ def frozen_features(
 
 @torch.inference_mode()
 def _latents(backbone: tadp.TADPBackbone, scenes: Sequence[Scene]) -> Tensor:
-    """Encoded once for all prompts."""
+    """The latents of the scenes, encoded once for all prompts."""
     starts = tqdm(range(0, len(scenes), BATCH), desc="encoding scenes", leave=False)
     return torch.cat([backbone.encode_image([s.image for s in scenes[k : k + BATCH]]) for k in starts])
 
@@ -70,7 +70,7 @@ def _latents(backbone: tadp.TADPBackbone, scenes: Sequence[Scene]) -> Tensor:
 def _features(
     backbone: tadp.TADPBackbone, latents: Tensor, texts: Sequence[str], name: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Maps of all scenes, one tensor a level; and the same with attention joined at levels 1 and 2, as in the paper."""
+    """Maps of all scenes, one tensor per level, without and with the paper's attention at levels 1 and 2."""
     parts = []
     for start in tqdm(range(0, len(latents), BATCH), desc=name, leave=False):
         features = backbone.extract(latents[start : start + BATCH], list(texts[start : start + BATCH]))

@@ -1,4 +1,4 @@
-"""Supervised attention: the cells of a dog attend to "dog", cells of no named object to the other tokens."""
+"""Supervised attention: the cells of a dog attend to "dog", and cells without a named object to the other tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,13 @@ GROUNDED_LEVELS = (0, 1)
 
 
 def grounding_loss(attention: dict[int, Tensor], ids: Tensor, cells: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
-    """Cross-entropy between what each cell holds and the tokens it attends to, (B,).
+    """Cross-entropy between the classes in each cell and the tokens that it attends to, (B,).
 
     Args:
-        attention: For each level, (B, 77, h, w).
+        attention: Attention maps by level, each (B, 77, h, w).
         ids: Token ids, (B, 77).
-        cells: Share of background and of each class in each finest cell, (B, 13, 16, 16).
-        tokenizer: Tells the tokens that name a class.
+        cells: Shares of background and of each class in each cell of the finest level, (B, 13, 16, 16).
+        tokenizer: Tokenizer, to find the tokens that name a class.
     """
     class_ids = torch.tensor([tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in CLASSES])
     named = (ids[:, :, None] == class_ids).float()  # (B, 77, 12)

@@ -1,4 +1,4 @@
-"""Whether a word's attention lies on its object."""
+"""Does the attention of a word lie on its object?"""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ BATCH = 50
 
 
 def localisation(backbone: tadp.TADPBackbone, scenes: Sequence[Scene]) -> dict:
-    """Pointing accuracy and right object among several, by prompt and level.
+    """Pointing accuracy, and accuracy of choosing the right object, by prompt and level.
 
-    Pointing: the pixel at the centre of the word's strongest cell belongs to the object. Right object: of the visible
-    objects of a scene with two or more, the word's mean attention is highest on its own.
+    Pointing: the pixel at the centre of the word's strongest cell belongs to the object. Right object: in a scene with
+    two or more visible objects, the word's mean attention is highest on its own object.
     """
     prompts = {
         "caption": [scene.caption() for scene in scenes],

@@ -1,8 +1,8 @@
-"""Make the embedded checkpoint `tadp-tiny` from nothing: scenes, VAE, captioner, U-Net, and the files that ship.
+"""Train the embedded checkpoint `tadp-tiny` from scratch: scenes, VAE, captioner, U-Net, and the files that ship.
 
     python examples/tiny/make.py --work DIR --out DIR/tadp-tiny --seed 0
 
-Takes about five hours on two cores; a killed run goes on where it was. Nothing is downloaded.
+Takes about five hours on two cores. A run that was killed continues where it stopped. Nothing is downloaded.
 """
 
 import argparse
@@ -24,15 +24,15 @@ PARTS = ("vae", "unet", "captioner")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="scenes, checkpoints and logs, about 4 GB")
-    parser.add_argument("--out", type=Path, required=True, help="the finished checkpoint, under 20 MB")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenes", type=int, help="for a trial: how many scenes to train on")
+    parser.add_argument("--work", type=Path, required=True, help="folder of scenes, checkpoints and logs, about 4 GB")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished checkpoint, under 20 MB")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all training runs")
+    parser.add_argument("--scenes", type=int, help="for a trial: number of scenes to train on")
     for part in PARTS:
         parser.add_argument(f"--{part}-steps", type=int, help=f"for a trial: steps of every run of train_{part}.py")
     options = parser.parse_args()
     raw = options.work / "out"
-    open_cache(options.work / "scenes", options.scenes or 40_000, seed=0)  # before two scripts ask for them at once
+    open_cache(options.work / "scenes", options.scenes or 40_000, seed=0)  # before two scripts need them at once
     running = {part: _start(part, raw, options) for part in ("captioner", "vae")}
     _wait(running, "vae")
     first = options.work / "first" / "model"
@@ -46,12 +46,12 @@ def main() -> None:
 
 
 def pack(raw: Path, out: Path) -> None:
-    """Copy the trained parts, in half precision, to the folder that ships."""
+    """Copy the trained parts to the folder that ships, with the weights of the VAE in half precision."""
     for part in ("unet", "text_encoder", "tokenizer", "scheduler", "captioner", "vae"):
         shutil.copytree(raw / part, out / part, dirs_exist_ok=True)
     weights = out / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}, weights)
-    # transformers takes the dtype from here, diffusers float32: a pipeline of both wants them equal
+    # transformers takes the dtype from here and diffusers takes float32; a pipeline of both needs equal dtypes
     config = json.loads((out / "text_encoder" / "config.json").read_text()) | {"dtype": "float32"}
     (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = {
@@ -68,7 +68,7 @@ def pack(raw: Path, out: Path) -> None:
 
 
 def _start(part: str, raw: Path, options: argparse.Namespace, *extra: object) -> subprocess.Popen:
-    """Train a part beside the others, one thread each: two processes of one thread do more than one of two."""
+    """Start the training of a part, with one thread, which is faster than running parts one by one with two threads."""
     print(f"{time.strftime('%H:%M')} train_{part}.py", flush=True)
     arguments = ["--work", options.work, "--out", raw, "--seed", options.seed, *extra]
     steps = getattr(options, f"{part}_steps")
@@ -83,7 +83,7 @@ def _wait(running: dict[str, subprocess.Popen], part: str) -> None:
     if code:
         for process in running.values():
             process.terminate()
-        raise SystemExit(f"train_{part}.py ended with exit code {code}; run the same command again to go on.")
+        raise SystemExit(f"train_{part}.py ended with exit code {code}. Run the same command again to continue.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python examples/tiny/sample.py --out samples.png
 
-The backbone itself never decodes; this loads the folder as the diffusion model it is.
+The backbone cannot decode images, so this script loads the folder as a diffusion model.
 """
 
 import argparse
@@ -29,14 +29,14 @@ PROMPTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", type=Path, default=tiny_folder(), help="a folder in diffusers layout, VAE decoder included"
+        "--model", type=Path, default=tiny_folder(), help="folder in diffusers layout, including the VAE decoder"
     )
-    parser.add_argument("--vae", type=Path, help="another folder to take vae/ from")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--per-prompt", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vae", type=Path, help="another folder, whose vae/ is used")
+    parser.add_argument("--out", type=Path, required=True, help="path of the picture")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--guidance", type=float, default=4.0, help="scale of classifier-free guidance")
+    parser.add_argument("--per-prompt", type=int, default=2, help="samples per prompt")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     options = parser.parse_args()
     prompts = [prompt for prompt in PROMPTS for _ in range(options.per_prompt)]
     images = draw(prompts, options.model, options.vae or options.model, options)
@@ -45,7 +45,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def draw(prompts: list[str], model: Path, vae_folder: Path, options: argparse.Namespace) -> np.ndarray:
-    """(N, 128, 128, 3), uint8; classifier-free guidance, DDIM."""
+    """Draw samples with DDIM and classifier-free guidance, (N, 128, 128, 3), uint8."""
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32)
@@ -65,7 +65,7 @@ def draw(prompts: list[str], model: Path, vae_folder: Path, options: argparse.Na
 
 
 def _sheet(images: np.ndarray, prompts: tuple[str, ...], per_prompt: int, columns: int = 4) -> Image.Image:
-    drawn = [Image.fromarray(one) for one in images]
+    drawn = [Image.fromarray(image) for image in images]
     cells = [
         sheet([drawn[number * per_prompt : (number + 1) * per_prompt]], labels=[prompt])
         for number, prompt in enumerate(prompts)

@@ -15,14 +15,15 @@ from tadp.datasets.scenes import STYLES, Scenes, Style
 SIZE = 128
 VARIANTS = 6
 CHUNK = 500
-FIRST_STYLED = 40_000  # styled scenes beyond the cache: seed 0 again, but no index twice
+FIRST_STYLED = 40_000  # first index of styled scenes, which also have seed 0 but come after the cached ones
 
 
 @dataclass(frozen=True)
 class SceneCache:
-    """Images (N, 128, 128, 3) and masks (N, 128, 128), uint8, and one record of words a scene.
+    """Images, (N, 128, 128, 3), and masks, (N, 128, 128), uint8, with one record of texts per scene.
 
-    A record: `names` (visible classes, left to right), `caption`, `long`, `variants` (the same facts, other forms).
+    A record has `names` (visible classes, from left to right), `caption`, `long`, and `variants` (the same facts in
+    other words).
     """
 
     images: np.ndarray
@@ -31,7 +32,7 @@ class SceneCache:
 
 
 def open_cache(folder: Path, count: int, *, seed: int) -> SceneCache:
-    """The first `count` scenes of a seed in all styles, 70 % plain; rendered once; an interrupted call goes on."""
+    """The first `count` scenes of a seed, 70 % of them plain. They are rendered once; an interrupted call continues."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, seed, start).exists()]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -46,7 +47,7 @@ def open_cache(folder: Path, count: int, *, seed: int) -> SceneCache:
 
 
 def styled_scenes(folder: Path, style: Style, count: int) -> SceneCache:
-    """Scenes of one style, with captions, rendered on the first call."""
+    """Scenes of one style with captions, rendered on the first call."""
     start = FIRST_STYLED + STYLES.index(style) * count
     stem = folder / f"{style}-{start}-{count}"
     if not stem.with_suffix(".jsonl").exists():

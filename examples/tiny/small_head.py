@@ -1,4 +1,4 @@
-"""A head that is little enough to show what the features are worth."""
+"""A head that is small enough to show the value of the features."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from tadp.datasets.scenes import CLASSES, Scene
 
 
 class SmallHead(nn.Module):
-    """Each level to 64 channels, summed at the finest, one 3x3 convolution: little enough to show the features."""
+    """Projects each level to 64 channels, sums them at the finest level, and applies one 3x3 convolution."""
 
     def __init__(self, channels: Sequence[int]):
         super().__init__()
@@ -25,26 +25,27 @@ class SmallHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits at the finest level, (B, 13, h, w)."""
         size = maps[0].shape[2:]
-        levels = [lateral(norm(one)) for norm, lateral, one in zip(self.norms, self.lateral, maps, strict=True)]
-        return self.predict(sum(F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in levels))
+        levels = [lateral(norm(level)) for norm, lateral, level in zip(self.norms, self.lateral, maps, strict=True)]
+        resized = [F.interpolate(level, size=size, mode="bilinear", align_corners=False) for level in levels]
+        return self.predict(sum(resized))
 
 
 def train_head(
     seen: list[Tensor], train: Sequence[Scene], unseen: list[Tensor], test: Sequence[Scene], seed: int, epochs: int
 ) -> float:
-    """Mean IoU in percent over background and 12 classes, at the image's resolution."""
+    """Train a head and return its mean IoU over background and 12 classes, in per cent, at the image's resolution."""
     torch.manual_seed(seed)
-    head = SmallHead([one.shape[1] for one in seen])
+    head = SmallHead([level.shape[1] for level in seen])
     steps = epochs * len(train) // 25
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     masks = torch.from_numpy(np.stack([scene.mask for scene in train])).long()
     stride = masks.shape[-1] // seen[0].shape[-1]
-    cells = masks[:, stride // 4 :: stride // 2, stride // 4 :: stride // 2]  # every second of a cell's pixels
+    cells = masks[:, stride // 4 :: stride // 2, stride // 4 :: stride // 2]  # every second pixel of a cell
     for step in range(steps):
         picked = torch.randint(len(train), (25,), generator=torch.Generator().manual_seed(seed * 100_003 + step))
         logits = F.interpolate(
-            head([one[picked] for one in seen]), size=cells.shape[1:], mode="bilinear", align_corners=False
+            head([level[picked] for level in seen]), size=cells.shape[1:], mode="bilinear", align_corners=False
         )
         optimizer.zero_grad()
         F.cross_entropy(logits, cells[picked]).backward()
@@ -56,7 +57,7 @@ def train_head(
         for start in range(0, len(test), BATCH):
             truth = torch.from_numpy(np.stack([scene.mask for scene in test[start : start + BATCH]])).long()
             logits = F.interpolate(
-                head([one[start : start + BATCH] for one in unseen]),
+                head([level[start : start + BATCH] for level in unseen]),
                 size=truth.shape[1:],
                 mode="bilinear",
                 align_corners=False,

@@ -1,4 +1,4 @@
-"""A small vocabulary in CLIP's own format, learned from the captions of the scenes."""
+"""A small vocabulary in CLIP's format, learned from the captions of the scenes."""
 
 import json
 
@@ -9,11 +9,11 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(captions: list[str], vocab_size: int = 1000) -> CLIPTokenizer:
-    """Byte-pair encoding with CLIP's end-of-word mark; every caption word becomes one token, other words pieces.
+    """Byte-pair encoding with CLIP's end-of-word mark. Every word of the captions is one token; other words are split.
 
     Args:
-        captions: Training text.
-        vocab_size: At most this many tokens; 512 are the bytes, inside and at the end of a word.
+        captions: Training texts.
+        vocab_size: Maximum number of tokens, of which 512 are the bytes, within and at the end of a word.
     """
     model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     model.normalizer = normalizers.Lowercase()

@@ -2,8 +2,8 @@
 
     python examples/tiny/train_captioner.py --work DIR --out DIR --minutes 60
 
-The vision tower learns first, from dense targets; then the text decoder learns to say what it sees. Run it again after
-a kill, or when the minutes were not enough, and it goes on; steps and seed alone decide which batches it sees.
+The vision tower is trained first, on dense targets. Then the text decoder learns to describe what it sees. If the run
+was killed or the minutes were too few, run it again to continue. The batches depend only on the steps and the seed.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from training import cosine_lr, load_checkpoint, save_checkpoint
 from transformers import BlipForConditionalGeneration
 
 PEAK_LR = 1.2e-3
-VISION_SHARE = 0.3  # of all steps, before the text decoder starts
-LONG_SHARE = 0.3  # of the batches with text
+VISION_SHARE = 0.3  # share of steps before the text decoder starts
+LONG_SHARE = 0.3  # share of long captions, in batches with text
 REPORT_STEPS, SAVE_STEPS = 500, 500
 
 
@@ -54,7 +54,7 @@ def main() -> None:
             log.save()
             save_checkpoint(folder / "checkpoint.pt", step + 1, parts)
         if late and step + 1 < options.steps:
-            print(f"{options.minutes} minutes are over at step {step + 1}; run again to go on.", flush=True)
+            print(f"{options.minutes} minutes are over at step {step + 1}. Run again to continue.", flush=True)
             return
     save_captioner(model, data.tokenizer, options.out / "captioner")
     write_record(data.tokenizer, log, options)
@@ -68,7 +68,7 @@ def _train_step(
     step: int,
     options: argparse.Namespace,
 ) -> tuple[float, float]:
-    """One update; returns the vision and the text loss."""
+    """Take one training step and return the vision loss and the text loss."""
     rng = np.random.default_rng((options.seed, step))
     speaks = step >= VISION_SHARE * options.steps
     form: Form = "long" if rng.random() < LONG_SHARE else "short"
@@ -92,16 +92,18 @@ def _train_step(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for scenes, checkpoint, log and record")
-    parser.add_argument("--out", type=Path, required=True, help="the captioner is written to captioner/ in it")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; run again to go on")
-    parser.add_argument("--steps", type=int, default=13_000, help="decides the result, with the seed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--scenes", type=int, default=40_000, help="cached scenes; fewer also mean fewer of the others")
+    parser.add_argument("--work", type=Path, required=True, help="folder of scenes, checkpoint, log and record")
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives captioner/")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; run again to continue")
+    parser.add_argument(
+        "--steps", type=int, default=13_000, help="training steps; with the seed, they determine the result"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser.add_argument("--scenes", type=int, default=40_000, help="cached scenes; the other numbers scale with it")
     options = parser.parse_args()
-    options.styled = options.scenes * 3 // 20  # besides, in each style but plain
-    options.evaluate = min(options.scenes // 40, 1000)  # held-out, of mixed styles and of each style
+    options.styled = options.scenes * 3 // 20  # additional scenes in each style except plain
+    options.evaluate = min(options.scenes // 40, 1000)  # held-out scenes of mixed styles and of each style
     return options
 
 

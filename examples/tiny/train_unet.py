@@ -3,13 +3,13 @@
     python examples/tiny/train_unet.py --work DIR --out DIR --name first --steps 5000
     python examples/tiny/train_unet.py --work DIR --out DIR --start DIR/first/model --mix lists
 
-The first run speaks mostly in sentences. The second starts from its averaged weights and hears bare lists of names
-about as often, nearly half of them with names of absent classes, so that a list says as much as a sentence does.
-The control, which learns by denoising alone, is `--grounding 0` under another name.
+The first run mostly trains on sentences. The second starts from its averaged weights and trains on plain lists of names
+about as often, nearly half of them with names of absent classes, so that a list works as well as a sentence. The
+control, which only learns to denoise, uses `--grounding 0` and another name.
 
-Grounding: Stable Diffusion learned which word is where from billions of pictures. At this scale plain denoising does
-not, so a cross-entropy between the cross-attention and the rendered masks helps: the cells of a dog should attend to
-"dog", cells of no named object to the other tokens. The model's card says so.
+Grounding: Stable Diffusion learned from billions of pictures where each word belongs. At this scale, denoising does not
+teach that, so a cross-entropy between the cross-attention and the rendered masks is added: the cells of a dog should
+attend to "dog", and cells without a named object to the other tokens. The model card says so.
 """
 
 import argparse
@@ -40,9 +40,8 @@ def main() -> None:
     scenes = open_cache(options.work / "scenes", options.scenes, seed=0)
     vae = AutoencoderKL.from_pretrained(options.out / "vae")
     latents, cells = latent_cache(vae, scenes, options.work)
-    tokenizer = build_tokenizer(
-        [caption for record in scenes.records for caption in (record["long"], *record["variants"])]
-    )
+    captions = [caption for record in scenes.records for caption in (record["long"], *record["variants"])]
+    tokenizer = build_tokenizer(captions)
     text_encoder, unet = build_models(tokenizer)
     if options.start:
         load_weights(unet, options.start / "unet" / "diffusion_pytorch_model.safetensors")
@@ -82,7 +81,7 @@ def main() -> None:
             save_checkpoint(folder / "checkpoint.pt", step + 1, parts)
             save_model(unet, text_encoder, tokenizer, averages, folder / "model")
     save_model(unet, text_encoder, tokenizer, averages, options.out if options.name == "tiny" else folder / "model")
-    vae.save_pretrained(folder / "model" / "vae")  # a whole model, for evaluate.py
+    vae.save_pretrained(folder / "model" / "vae")  # completes the model for evaluate.py
 
 
 def _train_step(
@@ -121,21 +120,29 @@ def _train_step(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--work", type=Path, required=True, help="scenes and checkpoints; a killed run goes on from here"
+        "--work",
+        type=Path,
+        required=True,
+        help="folder of scenes and checkpoints; call again to continue",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder that has vae/ and gets unet/, text_encoder/, tokenizer/"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder with vae/; receives the other parts",
     )
-    parser.add_argument("--name", default="tiny", help="checkpoint folder in --work; any other name leaves --out alone")
+    parser.add_argument("--name", default="tiny", help="checkpoint folder in --work; --out is only written for 'tiny'")
     parser.add_argument(
-        "--grounding", type=float, default=0.2, help="weight of the attention's cross-entropy; 0 is plain denoising"
+        "--grounding", type=float, default=0.2, help="weight of the attention's cross-entropy; 0 for only denoising"
     )
-    parser.add_argument("--start", type=Path, help="begin from this folder's unet/ and text_encoder/, not from noise")
-    parser.add_argument("--mix", choices=MIXES, default="sentences", help="what the texts are")
-    parser.add_argument("--steps", type=int, default=6_000)
-    parser.add_argument("--scenes", type=int, default=24_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--start", type=Path, help="folder whose unet/ and text_encoder/ to start from, instead of random weights"
+    )
+    parser.add_argument("--mix", choices=MIXES, default="sentences", help="kinds of training texts")
+    parser.add_argument("--steps", type=int, default=6_000, help="training steps")
+    parser.add_argument("--scenes", type=int, default=24_000, help="number of scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Train the VAE of `tadp-tiny`: three halvings, four latent channels, as Stable Diffusion's.
+"""Train the VAE of `tadp-tiny`, with three downsamplings and four latent channels, like Stable Diffusion's.
 
 python examples/tiny/train_vae.py --work DIR --out DIR
 """
@@ -25,9 +25,9 @@ CONFIG = {
     "norm_num_groups": 8,
     "sample_size": 128,
 }
-KL_WEIGHT = 1e-4  # of the mean KL per latent number; latents stay near a normal distribution, blur stays low
+KL_WEIGHT = 1e-4  # weight of the mean KL per latent value; keeps latents close to normal, and blur low
 CROP, CROP_BATCH, FULL_BATCH = 64, 16, 4
-FULL_SHARE = 0.15  # the last steps see whole scenes: the middle attention and the norms depend on the size
+FULL_SHARE = 0.15  # share of last steps with whole scenes, as the middle attention and the norms depend on size
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def build_vae() -> AutoencoderKL:
-    """A VAE whose residual branches start at zero, so that the first steps train a linear codec."""
+    """Build a VAE whose residual branches start at zero, so that the first steps train a linear codec."""
     vae = AutoencoderKL(**CONFIG)
     for name, module in vae.named_modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -71,7 +71,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def _batch(cache: SceneCache, step: int, options: argparse.Namespace) -> torch.Tensor:
-    """Images in [-1, 1]: random crops, whole scenes at the end. Depends on the seed and the step alone."""
+    """Images in [-1, 1]: random crops, and whole scenes at the end. They depend only on the seed and the step."""
     rng = np.random.default_rng((options.seed, step))
     if step >= (1 - FULL_SHARE) * options.steps:
         images = cache.images[np.sort(rng.integers(len(cache.images), size=FULL_BATCH))]
@@ -87,7 +87,7 @@ def _batch(cache: SceneCache, step: int, options: argparse.Namespace) -> torch.T
 
 
 def to_input(images: np.ndarray) -> torch.Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) in [-1, 1]."""
+    """Convert (B, H, W, 3), uint8, to (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
@@ -97,7 +97,7 @@ def _train_step(vae: AutoencoderKL, optimizer: torch.optim.Optimizer, images: to
         restored = vae.decode(posterior.sample()).sample
     error = restored.float() - images
     mse = error.square().mean()
-    # L1 keeps edges sharper than MSE alone; differences of neighbours ask for the edges themselves.
+    # L1 keeps edges sharper than only MSE. Differences of neighbouring pixels penalise blurred edges directly.
     edges = (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()) / 2
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     loss = mse + 0.25 * error.abs().mean() + 0.25 * edges + KL_WEIGHT * kl
@@ -110,7 +110,7 @@ def _train_step(vae: AutoencoderKL, optimizer: torch.optim.Optimizer, images: to
 
 @torch.inference_mode()
 def _finish(vae: AutoencoderKL, options: argparse.Namespace) -> None:
-    """Measure the latents' scale on training scenes and the error on held-out ones, then save."""
+    """Measure the scale of the latents on training scenes and the error on held-out scenes, and save the VAE."""
     vae.eval()
     count = min(options.scenes, 500)
     train = open_cache(options.work / "scenes", count, seed=0)
@@ -121,12 +121,8 @@ def _finish(vae: AutoencoderKL, options: argparse.Namespace) -> None:
     for part in np.array_split(held_out.images, 20):
         images = to_input(part)
         errors.append((vae.decode(vae.encode(images).latent_dist.mode()).sample - images).square().mean().item())
-    record = {
-        "steps": options.steps,
-        "seed": options.seed,
-        "held_out_mse": np.mean(errors),
-        "scaling_factor": vae.config["scaling_factor"],
-    }
+    record = {"steps": options.steps, "seed": options.seed}
+    record |= {"held_out_mse": np.mean(errors), "scaling_factor": vae.config["scaling_factor"]}
     print(record)
     vae.save_pretrained(options.out / "vae")
     (options.work / "vae" / "record.json").write_text(json.dumps(record, indent=2))
@@ -135,13 +131,16 @@ def _finish(vae: AutoencoderKL, options: argparse.Namespace) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--work", type=Path, required=True, help="scenes and checkpoints; a killed run goes on from here"
+        "--work",
+        type=Path,
+        required=True,
+        help="folder of scenes and checkpoints; call again to continue",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets vae/")
-    parser.add_argument("--steps", type=int, default=5_000)
-    parser.add_argument("--scenes", type=int, default=40_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives vae/")
+    parser.add_argument("--steps", type=int, default=5_000, help="training steps")
+    parser.add_argument("--scenes", type=int, default=40_000, help="number of scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads")
     return parser.parse_args()
 
 

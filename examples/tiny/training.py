@@ -1,4 +1,4 @@
-"""What the training scripts share: a schedule, an average of weights, and checkpoints that survive a kill."""
+"""Code that the training scripts share: a schedule, an average of weights, and checkpoints that survive a kill."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 
 class Stateful(Protocol):
-    """Anything with a state_dict."""
+    """An object with a state_dict."""
 
     def state_dict(self) -> dict: ...
 
@@ -16,7 +16,7 @@ class Stateful(Protocol):
 
 
 def cosine_lr(step: int, steps: int, *, peak: float, warmup: int = 200, floor: float = 0.02) -> float:
-    """Linear warm-up, then a cosine down to `floor` of the peak."""
+    """The learning rate after a linear warm-up and a cosine decay to `floor` times the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
@@ -24,7 +24,7 @@ def cosine_lr(step: int, steps: int, *, peak: float, warmup: int = 200, floor: f
 
 
 class Average:
-    """Exponential moving average of a module's parameters and buffers."""
+    """An exponential moving average of a module's parameters and buffers."""
 
     def __init__(self, module: torch.nn.Module, decay: float = 0.999):
         self.module, self.decay = module, decay
@@ -32,7 +32,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the module; faster at first, so that the start is forgotten."""
+        """Move towards the module's weights, faster at first, so that the initial weights are forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.module.state_dict().items():
             if value.is_floating_point():
@@ -48,7 +48,7 @@ class Average:
 
 
 def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
-    """Write all parts at once; a kill while writing leaves the last checkpoint whole."""
+    """Write all parts at once. If the process is killed meanwhile, the previous checkpoint stays intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     torch.save({"step": step, "parts": {name: part.state_dict() for name, part in parts.items()}}, partial)
@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
 
 
 def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:
-    """Fill the parts and return the number of steps done, 0 if there is no checkpoint."""
+    """Load the parts and return the number of finished steps, 0 without a checkpoint."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""What the U-Net is trained on: latents, the classes in their cells, and texts in several mixes."""
+"""Training data of the U-Net: latents, the classes in their cells, and texts in several mixes."""
 
 import argparse
 from dataclasses import dataclass
@@ -17,15 +17,18 @@ from unet_model import CELLS
 from tadp.datasets.scenes import CLASSES
 
 BATCH = 48
-DISTRACTOR_SHARE = 1 / 8  # of the steps, the last ones, in which lists with absent classes are common
+DISTRACTOR_SHARE = 1 / 8  # share of last steps in which lists with absent classes are common
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of a batch's texts: nothing, lists of names, lists with names of absent classes; the rest are sentences.
+    """Shares of the kinds of texts in a batch. The rest are sentences.
 
     Attributes:
-        distractors_last: Share of lists with absent classes in the last steps, `DISTRACTOR_SHARE` of all.
+        empty: Share of empty texts.
+        lists: Share of lists of names.
+        distractors: Share of lists that include names of absent classes.
+        distractors_last: The same share in the last steps, `DISTRACTOR_SHARE` of all steps.
         all_names: Share of the lists that name every visible object; the others name some of them.
     """
 
@@ -44,7 +47,7 @@ MIXES = {
 
 @torch.inference_mode()
 def latent_cache(vae: AutoencoderKL, scenes: SceneCache, work: Path) -> tuple[Tensor, Tensor]:
-    """Scaled latents (N, 4, 16, 16) and the share of each class in each cell (N, 13, 16, 16), made once."""
+    """Scaled latents, (N, 4, 16, 16), and the share of each class in each cell, (N, 13, 16, 16), computed only once."""
     path = work / f"latents-{len(scenes.images)}.pt"
     if not path.exists():
         vae.eval()
@@ -65,13 +68,13 @@ def latent_cache(vae: AutoencoderKL, scenes: SceneCache, work: Path) -> tuple[Te
 
 
 def draw_batch(records: list[dict], latents: Tensor, cells: Tensor, step: int, options: argparse.Namespace) -> dict:
-    """Everything random of a step, from the seed and the step alone, so that a resumed run repeats it."""
+    """All random choices of a step. They depend only on the seed and the step, so that a resumed run repeats them."""
     rng = np.random.default_rng((options.seed, step))
     picked = rng.integers(len(records), size=BATCH)
     mix, last = MIXES[options.mix], step >= (1 - DISTRACTOR_SHARE) * options.steps
     captions = [_caption(records[k], rng, mix, mix.distractors_last if last else mix.distractors) for k in picked]
     uniform, normal = rng.random(BATCH), rng.standard_normal(BATCH)
-    # Features are read at t = 0, so low noise gets more than its share.
+    # Features are extracted at t = 0, so low noise is drawn more often.
     kind = rng.choice(3, size=BATCH, p=(0.4, 0.2, 0.4))
     time_share = np.choose(kind, (1 / (1 + np.exp(-normal)), uniform, uniform**2))
     return {
@@ -94,7 +97,7 @@ def _caption(record: dict, rng: np.random.Generator, mix: Mix, distractors: floa
         extra = rng.choice(absent, size=rng.integers(1, len(absent) + 1), replace=False)
         return " ".join(rng.permutation(names + list(extra)))
     if draw < mix.empty + distractors + mix.lists and names:
-        # a share of 0 draws nothing, so that the first run's random numbers are what they were
+        # A share of 0 draws no number, so that the random numbers of the first run do not change.
         every = mix.all_names > 0 and rng.random() < mix.all_names
         return " ".join(rng.permutation(names)[: len(names) if every else rng.integers(1, len(names) + 1)])
     if draw > 0.9:

@@ -1,4 +1,4 @@
-"""The U-Net and the text encoder of `tadp-tiny`: their shapes, and their files."""
+"""The U-Net and the text encoder of `tadp-tiny`: their architecture and their files."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tadp.diffusion.attention import AttentionRecorder
 from tadp.diffusion.families import family_of
 
-CELLS = 16  # latent cells a side
+CELLS = 16  # side of the latents, in cells
 UNET = {
     "sample_size": CELLS,
     "in_channels": 4,
@@ -47,7 +47,7 @@ NOISE = {
 
 
 class PlainProcessor:
-    """Attention by two matrix products, which at head width 32 trains faster on a CPU than the fused kernel."""
+    """Attention by two matrix products. At head width 32, this trains faster on a CPU than the fused kernel."""
 
     def __init__(self, layer: str = "", level: int | None = None):
         self.layer, self.level = layer, level
@@ -72,7 +72,7 @@ class PlainProcessor:
 
 
 def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Random models of the embedded checkpoint's shape."""
+    """Build models with the architecture of the embedded checkpoint and random weights."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
@@ -84,12 +84,12 @@ def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditi
     levels = family_of(unet).layout(unet).attention_layers
     layers = {name: name.removesuffix(".processor") for name in unet.attn_processors}
     unet.set_attn_processor({name: PlainProcessor(layer, levels.get(layer)) for name, layer in layers.items()})
-    # "eager": backward through the fused kernel takes a seventh of a step at this size
+    # "eager", because the backward pass of the fused kernel would take a seventh of a step at this size
     return CLIPTextModel._from_config(config, attn_implementation="eager"), unet
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Fill a model from a .safetensors file."""
+    """Load a model's weights from a .safetensors file."""
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
 
 
@@ -100,7 +100,7 @@ def save_model(
     averages: dict[str, Average],
     folder: Path,
 ) -> None:
-    """Write the averaged weights in diffusers layout, leaving the models as they are."""
+    """Write the averaged weights in diffusers layout. The models themselves do not change."""
     fresh_text, fresh_unet = build_models(tokenizer)
     fresh_unet.load_state_dict(averages["unet_average"].shadow)
     fresh_text.load_state_dict(averages["text_average"].shadow)

@@ -84,7 +84,7 @@ class Checkpoints:
             ):  # torch.save's error for a full disk
                 raise
             shutil.rmtree(part, ignore_errors=True)
-            kept = f"the checkpoint {self.newest} is untouched" if self.newest else "there is no earlier one"
+            kept = f"the checkpoint {self.newest} is untouched" if self.newest else "none was saved before"
             raise OutputError(
                 f"cannot write the checkpoint of step {step}: {error}. Free some space; {kept}."
             ) from error

@@ -34,7 +34,7 @@ domains are new only to the head, not to the U-Net, and the U-Net knows the word
 has also seen watercolors, comics and nights, so in this respect the two models are alike.
 
 No caption contained "constructivism", "dashcam", "foggy" or "sks". They are not among the 693 entries of the
-vocabulary, and are spelled from pieces that no caption has trained. What remains of these rows are the known words
+vocabulary, and are spelled from pieces that no caption has trained. These rows are left with the known words
 next to them: "painting", which belongs to watercolors and comics; "style", which belongs only to comics; "photo",
 which belongs to plain scenes and nights; "dark" and "night". So the templates of textual inversion and DreamBooth for
 paintings ("a … style painting of") already contain half of the words for comics, and those for the night ("a dark …

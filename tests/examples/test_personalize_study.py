@@ -95,10 +95,10 @@ def results(*, shift):
 
 def test_a_claim_that_does_not_hold_is_said():
     good, bad = page_of(results(shift=0.1)), page_of(results(shift=-0.1))
-    assert "lower than with the caption alone: **holds** for all three styles" in good
+    assert "lower than with only the caption: **holds** for all three styles" in good
     assert "**not for" not in good
-    assert "the caption alone: holds for watercolor, night (the interval is below zero), **not for comic" in bad
-    assert "nearer in colour than with the caption alone: **holds** for all three styles (for every seed)." in bad
+    assert "with only the caption: holds for watercolor, night (the interval is below zero), **not for comic" in bad
+    assert "closer in colour than with only the caption: **holds** for all three styles (for every seed)." in bad
     assert "Nearer in 6 of 6." in bad
     assert "| comic | +0.1" in bad
 
@@ -110,7 +110,7 @@ def test_the_study_is_written_and_goes_on(tmp_path):
     sizes = ("--seeds", 1, "--steps", 1, "--images", 2, "--draws", 1, "--samples", 2, "--denoising-steps", 1)
     options = ("--out", tmp_path / "study", "--methods", "token", *sizes)
     printed = run("personalize_study.py", *options, "--page", tmp_path / "page" / "study")
-    assert "parts are left, about" in printed
+    assert "parts remain, about" in printed
     page = (tmp_path / "page" / "study.md").read_text()
     assert str(tmp_path) not in page
     assert "| colour, night |" in page
@@ -130,7 +130,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, capsys):
     (tmp_path / "one").write_text("")
     run_jobs([job("one"), job("two")], minutes=tmp_path / "minutes.json")
     assert made == ["two"]
-    assert "1 of 2 parts are left, about 1 minutes" in capsys.readouterr().out
+    assert "1 of 2 parts remain, about 1 minutes" in capsys.readouterr().out
     assert json.loads((tmp_path / "minutes.json").read_text()) >= 0
 
 

@@ -492,7 +492,7 @@ def test_the_committed_pages_are_those_that_their_results_give(monkeypatch, tmp_
 
 
 def test_the_page_of_verdicts_takes_ten_minutes(monkeypatch):
-    """At 275 words a minute; rules of tables and bars between cells are not read."""
+    """At 275 words per minute, without the rules of tables and the bars between cells."""
     text = (ROOT / "docs" / "results" / "paper.md").read_text()
     assert len(re.findall(r"[^\s|]*\w[^\s|]*", text)) < 2750
 
