@@ -61,7 +61,7 @@ class RunOptions:
         True
         >>> RunOptions(steps=0)
         Traceback (most recent call last):
-        ValueError: steps must be 1 or more; got 0.
+        tadp.errors.OptionError: steps must be 1 or more; got 0.
     """
 
     steps: int | None = _at_least(1)
