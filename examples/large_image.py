@@ -17,9 +17,9 @@ from tiling.memory import TILE_PX, measure_memory
 from tiling.seams import LEVELS, NEAR_PX, SEED, measure_seams
 
 ABOUT_SEAMS = """
-The tables give the relative L2 difference between tiles and a single pass on {side}x{side} canvases, as a mean over
-{canvases}. "All" is over all cells, "near" over cells within {near} px of a tile's border, and "away" over the rest.
-"Step" is the difference between the two cells at a border, relative to that in the single pass.
+The tables give the relative L2 difference between tiles and a single pass, as a mean over {canvases} canvases of
+{side}x{side} pixels. "All" is over all cells, "near" over cells within {near} px of a tile's border, and "away" over
+the rest. "Step" is the difference between the two cells at a border, relative to that in the single pass.
 """
 ABOUT_MEMORY = """
 Peak memory in addition to the model's, measured in a new process in float32, with tiles of {tile} px and an overlap

@@ -67,7 +67,7 @@ def _opening(results: dict[str, Any]) -> str:
     count, samples, seeds = results["images"], results["samples"], results["seeds"]
     return f"""# Does a learned token capture its style?
 
-Command: `{results["command"]}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time. Seeds
+Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time. Seeds
 {", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and order
 of training. {settings}.
 
