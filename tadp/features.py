@@ -1,4 +1,4 @@
-"""What a backbone returns, and what a head needs to know before it sees any."""
+"""Features, the output of a backbone, and `FeatureInfo`, the description of them that a head is built from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tadp.language.matching import Synonyms, ends_clause, find_names, readable, split_words
 
-_SHOWN = 8  # names of pooled maps in their repr
+_SHOWN = 8  # how many names the repr of pooled maps lists
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FeatureInfo:
 
     Attributes:
         channels: Channels of each map, attention channels included.
-        reduction: Pixels of the image per cell of each map, e.g. (8, 16, 32, 64).
+        reduction: Stride of each map, in pixels per cell, e.g. (8, 16, 32, 64).
     """
 
     channels: tuple[int, ...]
@@ -29,7 +29,8 @@ class FeatureInfo:
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.reduction):
             raise ValueError(
-                f"one reduction a level; got {len(self.channels)} channels, {len(self.reduction)} reductions."
+                f"channels and reduction must have one entry per level; got {len(self.channels)} channels and "
+                f"{len(self.reduction)} reductions."
             )
 
     def __len__(self) -> int:
@@ -37,9 +38,9 @@ class FeatureInfo:
 
 
 class Word(NamedTuple):
-    """A word of a caption and the tokens it became: positions `start` up to, not including, `stop`.
+    """A word of a caption and its tokens, from position `start` up to but not including `stop`.
 
-    One that stands apart was encoded by itself, as class names are: it makes no phrase with its neighbours.
+    A word that stands apart was encoded separately, as class names are. It forms no phrase with its neighbours.
     """
 
     text: str
@@ -49,14 +50,14 @@ class Word(NamedTuple):
 
 
 class Names(str):
-    """A prompt that is names with spaces between, and knows where each ends; else a string like any other.
+    """A prompt made of names joined by spaces, which also knows where each name ends.
 
-    What the text encoder is given is the string. Its words are the names, each apart, as in class embeddings, so that
-    "hot" beside "dog" is no "hot dog". What is made of it by `str` methods is a plain string, and so is what is read
-    from a file.
+    The text encoder receives the string. Its words are the names, kept apart as in class embeddings, so that "hot"
+    next to "dog" does not mean "hot dog". The results of `str` methods are plain strings, and a prompt read from a
+    file is one too.
 
     Args:
-        names: In their order; "_" becomes a space.
+        names: The names, in order. Each "_" becomes a space.
 
     Example:
         >>> prompt = Names(["hot", "dog"])
@@ -77,11 +78,11 @@ class Names(str):
 
 @dataclass(frozen=True, eq=False)
 class WordMaps:
-    """Attention of one image by word, in the order of its caption.
+    """Attention maps of one image, one per word of its caption, in order.
 
     Attributes:
-        words: W words; a word that occurs twice stands twice.
-        maps: (W, h, w), the mean over each word's sub-word tokens, in [0, 1].
+        words: The W words of the caption. A word that occurs twice is listed twice.
+        maps: Attention per word, averaged over the word's tokens, (W, h, w), in [0, 1].
     """
 
     words: tuple[str, ...]
@@ -100,22 +101,22 @@ class WordMaps:
         """The map of a word, averaged over its occurrences.
 
         Raises:
-            KeyError: If the caption does not have the word.
+            KeyError: If the word does not occur in the caption.
         """
-        found = [index for index, text in enumerate(self.words) if text == word]
-        if not found:
+        indices = [index for index, text in enumerate(self.words) if text == word]
+        if not indices:
             raise KeyError(f"no word {word!r} in this caption; it has {', '.join(self.words) or 'no words'}.")
-        return self.maps[found].mean(dim=0)
+        return self.maps[indices].mean(dim=0)
 
 
 @dataclass(frozen=True, eq=False)
 class PooledMaps:
-    """Attention by name: as many channels as names, whatever the texts.
+    """Attention averaged per name: one channel per name, whatever the texts are.
 
     Attributes:
-        maps: (B, K, h, w) for K names, in [0, 1]; zero where an image's text does not have the name.
+        maps: Attention for K names, (B, K, h, w), in [0, 1]; zero if the name is not in the image's text.
         names: The K names.
-        present: (B, K), whether the image's text has the name.
+        present: Whether each name is in the image's text, (B, K).
     """
 
     maps: Float[Tensor, "b k _h _w"]
@@ -127,9 +128,9 @@ class PooledMaps:
         return f"PooledMaps({', '.join(self.names[:_SHOWN])}{more}; maps {tuple(self.maps.shape)})"
 
     def missing(self) -> tuple[tuple[str, ...], ...]:
-        """For each image, the names that its text does not have."""
+        """For each image, the names that are not in its text."""
         return tuple(
-            tuple(name for name, there in zip(self.names, row, strict=True) if not there)
+            tuple(name for name, is_present in zip(self.names, row, strict=True) if not is_present)
             for row in self.present.tolist()
         )
 
@@ -138,14 +139,14 @@ class PooledMaps:
 class AttentionMaps:
     """Cross-attention from each cell of the image to each token of its text.
 
-    Probabilities, averaged over heads and over the layers of a level, so that each cell's values sum to one over the
-    tokens; of a model with joint attention (SD 3, FLUX), to what the cell pays to the text, at most one.
-    Iterating over levels: `for level in attention.levels: attention.at(level)`.
+    The values are probabilities, averaged over the heads and layers of a level, so each cell's values sum to one over
+    the tokens. In a model with joint attention (SD 3, FLUX) they sum to the share of its attention that the cell pays
+    to the text, which is at most one. To iterate over levels: `for level in attention.levels: attention.at(level)`.
 
     Attributes:
-        maps: For each recorded level, (B, L, h, w).
-        tokens: For each image, the L tokens' names; empty names if the text came without.
-        spans: For each image, its words and their token positions; None if the text came without.
+        maps: Attention of each recorded level, (B, L, h, w).
+        tokens: For each image, the names of its L tokens; empty strings if the text has no token names.
+        spans: For each image, its words and their token positions; None if the text has no words.
     """
 
     maps: Mapping[int, Float[Tensor, "_b _l _h _w"]]
@@ -165,7 +166,7 @@ class AttentionMaps:
         """Attention at one level, (B, L, h, w).
 
         Raises:
-            ValueError: If that level was not recorded.
+            ValueError: If the level was not recorded.
         """
         if level not in self.maps:
             raise ValueError(
@@ -175,42 +176,42 @@ class AttentionMaps:
         return self.maps[level]
 
     def words(self, level: int) -> tuple[WordMaps, ...]:
-        """Attention at one level by word, one `WordMaps` an image; sub-word pieces are averaged.
+        """Attention per word at one level, as one `WordMaps` per image; the tokens of a word are averaged.
 
         Raises:
-            ValueError: If the level was not recorded, or the text carried no words (embeddings made elsewhere).
+            ValueError: If the level was not recorded, or the text has no words (embeddings made elsewhere).
         """
         return tuple(
             WordMaps(
                 tuple(word.text for word in spans),
-                torch.stack([one[word.start : word.stop].mean(dim=0) for word in spans]) if spans else one[:0],
+                torch.stack([maps[word.start : word.stop].mean(dim=0) for word in spans]) if spans else maps[:0],
             )
-            for one, spans in zip(self.at(level), self._words(), strict=True)
+            for maps, spans in zip(self.at(level), self._words(), strict=True)
         )
 
     def pool(self, names: Sequence[str], level: int, *, synonyms: Synonyms | None = None) -> PooledMaps:
-        """Attention at one level by name, of the same width for every text.
+        """Attention per name at one level, with the same number of channels for every text.
 
-        A name is a word, a noun or a class of several words, found as `tadp.language.matching.mentions` finds it: case
-        does not matter, a plural counts as its singular, and of names that overlap the longest counts. No name runs
-        over two texts that were joined; in class embeddings and in prompts that are `Names` none runs over two classes,
-        and a class that is itself a name counts for that one alone. A name's map is the mean over its tokens, and over
-        its occurrences, so that a single word has the map of `words`, and a value means the same however long the name
-        and the text are: the attention that one token of it gets.
+        A name is a word, a noun or a class of several words. Names are matched as `tadp.language.matching.mentions`
+        matches them: case does not matter, a plural counts as its singular, and the longest of several overlapping
+        names counts. A name never spans two texts that were joined. In class embeddings and in prompts that are
+        `Names`, it never spans two classes, and a class that is itself a name only counts for that name. A name's map
+        is the mean over its tokens and its occurrences. So a single word has the same map as in `words`, and a value
+        means the same however long the name and the text are: the attention that one token of the name gets.
 
         Args:
-            names: K names, the order of the channels.
-            level: One that was recorded; `levels` lists them.
-            synonyms: Further words for a name, `{"person": ["man", "woman"]}`.
+            names: The K names, in the order of the channels.
+            level: A level that was recorded; `levels` lists them.
+            synonyms: Further words for each name, such as `{"person": ["man", "woman"]}`.
 
         Returns:
-            Maps (B, K, h, w), zero for a name that a text lacks, which `present` and `missing()` report. The gradient
-            flows to the attention.
+            Maps (B, K, h, w), zero for a name that is not in a text; `present` and `missing()` report these names.
+            Gradients flow to the attention.
 
         Raises:
-            ValueError: If the level was not recorded, the text carried no words, there are no names, or a name has
-                neither letter nor digit.
-            TypeError: If a name is not a string, or `names` is one.
+            ValueError: If the level was not recorded, the text has no words, there are no names, or a name has
+                neither letters nor digits.
+            TypeError: If a name is not a string, or `names` is a single string.
         """
         maps = self.at(level)
         if not names:
@@ -236,11 +237,12 @@ class Features:
     """One pass through the backbone.
 
     Attributes:
-        maps: Finest first; level k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
-        attention: The recorded cross-attention; None if none was recorded.
+        maps: One map per level, finest first; level k is (B, channels[k], ceil(H / reduction[k]),
+            ceil(W / reduction[k])).
+        attention: The recorded cross-attention; None if no attention was recorded.
         image_size: (height, width) of the images in pixels.
-        vae_map: If asked for, the VAE encoder's map at half the finest stride, (B, C, ceil(H / 4), ceil(W / 4)) for
-            Stable Diffusion; it is none of the levels, and has no gradient.
+        vae_map: If requested, the VAE encoder's map at half the finest stride, (B, C, ceil(H / 4), ceil(W / 4)) for
+            Stable Diffusion. It does not belong to the levels, and has no gradient. None if it was not requested.
     """
 
     maps: tuple[Float[Tensor, "_b _c _h _w"], ...]
@@ -249,38 +251,38 @@ class Features:
     vae_map: Float[Tensor, "_b _c _h _w"] | None = None
 
     def __repr__(self) -> str:
-        shapes = ", ".join(str(tuple(one.shape)) for one in self.maps)
+        shapes = ", ".join(str(tuple(level_map.shape)) for level_map in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
 
 
 def _occurrences(
     words: Sequence[Word], tokens: Sequence[str], names: Sequence[str], synonyms: Synonyms | None
 ) -> list[tuple[int, int, int]]:
-    """Names among a text's words: (index of the name, first token, one past the last)."""
-    found: list[tuple[int, int, int]] = []
+    """Find names among a text's words: (index of the name, first token, one past the last token)."""
+    spans: list[tuple[int, int, int]] = []
     for phrase in _phrases(words):
-        # A word may be a class of several words, as in `prompts.class_embeddings`.
+        # A `Word` may be a class of several words, as in `prompts.class_embeddings`.
         pieces = [(piece, word) for word in phrase for piece in split_words(word.text)]
         breaks = {
             number
             for number, ((_, left), (_, right)) in enumerate(pairwise(pieces), 1)
             if any(ends_clause(token) or _is_special(token) for token in tokens[left.stop : right.start])
         }
-        here = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
-        if phrase[0].stands_apart:  # its own name before a plural or synonym of it
-            here = [one for one in here if _same(names[one[0]], phrase[0].text)] or here
-        found += [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in here]
-    return found
+        matches = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
+        if phrase[0].stands_apart:  # the class's own name goes before a plural or synonym of it
+            matches = [match for match in matches if _same(names[match[0]], phrase[0].text)] or matches
+        spans += [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in matches]
+    return spans
 
 
 def _is_special(token: str) -> bool:
-    """Whether a token is none of a text, as start, end and padding, which stand between texts that were joined."""
+    """Whether a token is not part of a text: start, end or padding, which separate texts that were joined."""
     return token.startswith("<|") and token.endswith("|>")
 
 
 def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Runs of words that belong together: each that stands apart by itself, and all between."""
-    for _, run in groupby(enumerate(words), lambda one: one[0] if one[1].stands_apart else -1):
+    """Runs of words that belong together: a word that stands apart is a run, and so are all words in between."""
+    for _, run in groupby(enumerate(words), lambda numbered: numbered[0] if numbered[1].stands_apart else -1):
         yield [word for _, word in run]
 
 

@@ -6,7 +6,7 @@ from tadp.features import AttentionMaps, FeatureInfo, Features, PooledMaps, Word
 
 @pytest.fixture
 def attention() -> AttentionMaps:
-    """Two images under five tokens: start, a word of two pieces, a word, end; the second has no words."""
+    """Attention of two images to five tokens: start, a word of two pieces, a word, end. The second has no words."""
     maps = torch.rand(2, 5, 3, 4, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
     names = ("<start>", "rain", "coat", "dog", "<end>")
     return AttentionMaps(
@@ -19,7 +19,7 @@ def test_a_feature_info_counts_its_levels():
 
 
 def test_a_feature_info_with_other_counts_is_refused():
-    with pytest.raises(ValueError, match=r"one reduction a level; got 2 channels, 1 reductions"):
+    with pytest.raises(ValueError, match=r"one entry per level; got 2 channels and 1 reductions"):
         FeatureInfo((8, 16), (8,))
 
 
@@ -45,7 +45,7 @@ def test_a_words_map_is_the_mean_of_its_pieces(attention):
 def test_words_iterate_with_their_maps(attention):
     words = attention.words(1)[0]
     assert len(words) == 2
-    assert [(name, tuple(one.shape)) for name, one in words] == [("raincoat", (3, 4)), ("dog", (3, 4))]
+    assert [(name, tuple(word_map.shape)) for name, word_map in words] == [("raincoat", (3, 4)), ("dog", (3, 4))]
 
 
 def test_an_empty_prompt_has_no_words_and_no_maps(attention):
@@ -85,7 +85,7 @@ SPANS = (
 
 @pytest.fixture
 def tables() -> AttentionMaps:
-    """A text with dining tables twice, a word of two pieces, and a full stop between "hot" and "dogs"; and no text."""
+    """One text has dining tables twice, a word of two pieces, and a full stop before "dogs"; the other is empty."""
     maps = torch.rand(2, len(NAMES), 3, 4, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
     return AttentionMaps({1: maps}, (NAMES, ("<start>", *["<end>"] * (len(NAMES) - 1))), (SPANS, ()))
 
@@ -138,7 +138,7 @@ def test_synonyms_are_pooled_with_their_name(tables):
 
 
 def test_a_word_that_is_a_class_of_several_words_is_found_whole():
-    """As `prompts.averaged_eos` names them: one embedding a class."""
+    """`prompts.averaged_eos` names its embeddings like this: one embedding per class."""
     maps = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     words = (Word("dining_table", 0, 1), Word("TV/monitor", 1, 2), Word("table", 2, 3))
     pooled = AttentionMaps({1: maps}, (("dining_table", "TV/monitor", "table"),), (words,)).pool(

@@ -1,9 +1,10 @@
-"""Images: read from anything, padded and cropped back, boxes, windows and tiles.
+"""Images: reading, padding and cropping, boxes, windows and tiles.
 
-From a path, a PIL image, an array or a tensor to (B, 3, H, W) in [0, 1]; and to a multiple and back.
+`to_tensor` reads paths, PIL images, arrays and tensors as (B, 3, H, W) in [0, 1]. `pad_to_multiple` pads images to a
+multiple of a stride, and `crop_to_cells` removes the padding from their maps.
 
-Channels are red, green, blue. BGR (what `cv2.imread` returns) cannot be told from RGB: turn it round with
-`image[..., ::-1]` first. Colour profiles are not applied.
+Channels are red, green, blue. BGR, which `cv2.imread` returns, cannot be distinguished from RGB: reverse the channels
+with `image[..., ::-1]` first. Colour profiles are not applied.
 """
 
 from tadp.images.reading import MAX_PIXELS as MAX_PIXELS

@@ -1,4 +1,4 @@
-"""One large image, kept as it is stored and turned into floats part by part."""
+"""One large image, kept as it is stored and converted to floats part by part."""
 
 from pathlib import Path
 
@@ -23,18 +23,18 @@ from tadp.images.reading import (
 
 
 class Crops:
-    """Cuts parts out of an image. Its levels stay 8 or 16 bits; only a part becomes float32.
+    """Cuts parts out of an image. The image is stored with 8 or 16 bits; only the parts become float32.
 
     Args:
-        image: As `tadp.images.to_tensor` takes one; with a batch axis it must hold one image.
-        max_pixels: The most pixels that are read; None lifts the limit.
+        image: An image that `tadp.images.to_tensor` reads; with a batch axis it must hold one image.
+        max_pixels: The largest number of pixels that is read; None lifts the limit.
 
     Attributes:
-        size: (height, width).
+        size: (height, width) of the image in pixels.
 
     Raises:
         ImageError: If the image cannot be read or used.
-        TypeError: If it is none of the kinds in `ImageLike`.
+        TypeError: If `image` is not of a type in `ImageLike`.
     """
 
     def __init__(self, image: ImageLike, *, max_pixels: int | None = MAX_PIXELS):
@@ -47,8 +47,8 @@ class Crops:
         self.size = (int(shape[-2]), int(shape[-1])) if isinstance(self._pixels, Tensor) else (shape[0], shape[1])
 
     def cut(self, top: int, left: int, height: int, width: int) -> Float[Tensor, "1 3 h w"]:
-        """A part in [0, 1], as `to_tensor` gives it; beyond the right and bottom the edge is repeated."""
-        rows, columns = slice(top, top + height), slice(left, left + width)  # they end at the edge
+        """Cut out a part, in [0, 1] as `to_tensor` returns it. Beyond the right and bottom, the edge is repeated."""
+        rows, columns = slice(top, top + height), slice(left, left + width)  # slicing stops at the image's edge
         if isinstance(self._pixels, Tensor):
             part = to_unit_range(self._pixels[:, rows, columns], "image")
         else:
@@ -67,4 +67,4 @@ def _stored(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarray:
         return checked_array(image, name, max_pixels)
     if isinstance(image, Tensor) and image.dtype in (torch.uint8, torch.uint16):
         return checked_tensor(image, name, max_pixels)
-    return to_tensor(image, max_pixels=max_pixels)  # floats, whose range is looked at as a whole; refuses all else
+    return to_tensor(image, max_pixels=max_pixels)  # floats, whose range is checked as a whole; other types are refused

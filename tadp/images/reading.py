@@ -1,7 +1,7 @@
-"""From a path, a PIL image, an array or a tensor to (B, 3, H, W) in [0, 1]; and to a multiple and back.
+"""Read paths, PIL images, arrays and tensors as (B, 3, H, W) in [0, 1]; pad images to a multiple, and crop maps back.
 
-Channels are red, green, blue. BGR (what `cv2.imread` returns) cannot be told from RGB: turn it round with
-`image[..., ::-1]` first. Colour profiles are not applied.
+Channels are red, green, blue. BGR, which `cv2.imread` returns, cannot be distinguished from RGB: reverse the channels
+with `image[..., ::-1]` first. Colour profiles are not applied.
 """
 
 import math
@@ -32,9 +32,9 @@ SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".
 
 _WHITE_LEVEL = {torch.uint8: 255, torch.uint16: 65535}
 _ARRAY_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
-_TOLERANCE = 0.01  # resizing overshoots by a rounding error, which in bfloat16 is 0.008
-_MAIN_FRAME_FIRST = ("MPO", "PSD")  # further frames are a camera's previews, or the layers of frame 0
-# What Pillow raised on 36,000 files damaged at random, and what `PIL.Image.open` expects of its plugins.
+_TOLERANCE = 0.01  # resizing may overshoot by a rounding error, which is 0.008 in bfloat16
+_MAIN_FRAME_FIRST = ("MPO", "PSD")  # the other frames are a camera's previews, or the layers of frame 0
+# The errors that Pillow raised on 36,000 files damaged at random, and those that `PIL.Image.open` expects of plugins.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
 
 
@@ -42,15 +42,15 @@ def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Im
     """Read one image as an upright 8-bit RGB picture.
 
     Args:
-        image: As `to_tensor` takes it; an array or tensor with a batch axis must hold one image.
-        max_pixels: The most pixels (height times width) that are read; None lifts the limit.
+        image: An image that `to_tensor` reads; an array or tensor with a batch axis must hold one image.
+        max_pixels: The largest number of pixels (height times width) that is read; None lifts the limit.
 
     Returns:
-        A new image of mode "RGB". Values of more than 8 bits are rounded to the nearest level.
+        A new image of mode "RGB". Values with more than 8 bits are rounded to the nearest 8-bit level.
 
     Raises:
-        ImageError: If the image cannot be read, or its values cannot be what was meant.
-        TypeError: If it is none of the kinds in `ImageLike`.
+        ImageError: If the image cannot be read, or its values are out of range.
+        TypeError: If `image` is not of a type in `ImageLike`.
     """
     pixels = _read(image, "image", max_pixels)
     if len(pixels) != 1:
@@ -64,29 +64,29 @@ def to_tensor(
 ) -> Float[Tensor, "b 3 h w"]:
     """Read images as one batch in [0, 1].
 
-    Files and PIL images are turned upright by their EXIF orientation. Transparency is composited on white.
-    8-bit values are divided by 255, 16-bit greys by 65535; Pillow reads 16-bit colour at 8 bits. Floats must
-    lie in [0, 1] already, give or take 0.01 for the rounding of a resize, and are not clipped.
+    Files and PIL images are turned upright by their EXIF orientation. Transparent images are composited on white.
+    8-bit values are divided by 255 and 16-bit greys by 65535; Pillow reads 16-bit colour at 8 bits. Floats must
+    already lie in [0, 1], with a tolerance of 0.01 for the rounding of a resize, and are not clipped.
 
-    A file with several frames (animation, pages) is refused: the one meant cannot be known. A PIL image is
-    read at the frame where its caller left it.
+    A file with several frames (animation, pages) is refused, because it is unclear which frame is meant. A PIL image
+    is read at its current frame.
 
     Args:
         images: A path; a PIL image; an array (H, W), (H, W, C) or (B, H, W, C) with 1 (grey), 3 (RGB) or 4
-            (RGBA) channels, of uint8, uint16 or float; a tensor (3, H, W) or (B, 3, H, W) of the same; or a
+            (RGBA) channels, of uint8, uint16 or float; a tensor (3, H, W) or (B, 3, H, W) of these types; or a
             list of single images, all of one size.
-        max_pixels: The most pixels (height times width) an image may have, checked before it is decoded; None
-            lifts the limit. Files still meet Pillow's own: a warning above `PIL.Image.MAX_IMAGE_PIXELS`, a
-            refusal above twice that.
+        max_pixels: The largest number of pixels (height times width) that an image may have, checked before it is
+            decoded; None lifts the limit. Pillow's own limits still apply to files: a warning above
+            `PIL.Image.MAX_IMAGE_PIXELS`, an error above twice that.
 
     Returns:
-        (B, 3, H, W) in [0, 1], float32 on the CPU. A float tensor keeps its dtype, device and gradient; a
-        batch of them is returned as it is.
+        (B, 3, H, W) in [0, 1], float32 on the CPU. A float tensor keeps its dtype, device and gradient, and a float
+        batch is returned unchanged.
 
     Raises:
-        ImageError: If an image cannot be read, if its values cannot be what was meant, if a side is under 8
-            pixels, or if a list mixes sizes.
-        TypeError: If something is none of the kinds in `ImageLike`.
+        ImageError: If an image cannot be read, if its values are out of range, if a side is under 8 pixels, or if a
+            list mixes sizes.
+        TypeError: If an image is not of a type in `ImageLike`.
     """
     if isinstance(images, str | bytes) or not isinstance(images, Sequence):
         return _read(images, "image", max_pixels)
@@ -95,7 +95,7 @@ def to_tensor(
     batches = [_read(image, f"image {i}", max_pixels) for i, image in enumerate(images)]
     for i, batch in enumerate(batches):
         if len(batch) != 1:
-            raise ImageError(f"a list holds single images; image {i} is a batch of {len(batch)}. Split it.")
+            raise ImageError(f"a list must hold single images; image {i} is a batch of {len(batch)}. Split it.")
         if batch.shape != batches[0].shape:
             raise ImageError(
                 f"images of one batch must share one size; image 0 is {_size(batches[0])} and image {i} is "
@@ -108,11 +108,11 @@ def pad_to_multiple(images: Float[Tensor, "b 3 h w"], multiple: int) -> Float[Te
     """Repeat the last row and column until both sides are multiples.
 
     Args:
-        images: (B, 3, H, W).
-        multiple: What height and width shall be multiples of, in pixels.
+        images: Images (B, 3, H, W).
+        multiple: The number of pixels that height and width become multiples of.
 
     Returns:
-        The images padded on the right and at the bottom; the same tensor if they need no padding.
+        The images, padded on the right and at the bottom; the same tensor if they need no padding.
 
     Raises:
         ValueError: If `multiple` is under 1.
@@ -128,12 +128,12 @@ def pad_to_multiple(images: Float[Tensor, "b 3 h w"], multiple: int) -> Float[Te
 def crop_to_cells(
     feature: Float[Tensor, "b c h w"], image_size: tuple[int, int], reduction: int
 ) -> Float[Tensor, "b c _h _w"]:
-    """Drop the cells that cover nothing but padding.
+    """Drop the cells that only cover padding.
 
     Args:
         feature: The feature map of a padded image, (B, C, h, w).
         image_size: (height, width) of the image before padding, in pixels.
-        reduction: Stride of the map, in pixels a cell.
+        reduction: Stride of the map, in pixels per cell.
 
     Returns:
         (B, C, ceil(height / reduction), ceil(width / reduction)).
@@ -153,32 +153,32 @@ def crop_to_cells(
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns into image files.
 
-    A file stands for itself, whatever its suffix. A folder stands for all images in and below it, known by
-    their suffix (`SUFFIXES`, any case), without hidden files and folders. A pattern, such as
-    `"photos/**/*.png"`, stands for the images and folders that it matches.
+    A file is listed as it is, whatever its suffix. A folder is expanded to all images in it and its subfolders. Images
+    are recognised by their suffix (`SUFFIXES`, in any case), and hidden files and folders are left out. A pattern, such
+    as `"photos/**/*.png"`, is expanded to the images and folders that it matches.
 
     Args:
-        paths: One or several. Where two lead to one file, it is listed once.
+        paths: One path or several. A file that is reached twice is listed once.
 
     Returns:
-        Paths in the order given, sorted within a folder or pattern.
+        Paths in the order of `paths`, sorted within each folder or pattern.
 
     Raises:
-        ImageError: If one of the paths leads to no image.
+        ImageError: If a path leads to no image.
     """
-    found: dict[Path, None] = {}
+    listed: dict[Path, None] = {}
     for path in [paths] if isinstance(paths, str | Path) else paths:
         if Path(path).is_file():
-            found[Path(path)] = None
+            listed[Path(path)] = None
             continue
         roots = [path] if Path(path).is_dir() else glob(str(path), recursive=True)  # noqa: PTH207  a pattern may be absolute
         if not roots:
-            raise ImageError(f"{str(path)!r} is no file or folder and matches none. Check its spelling.")
+            raise ImageError(f"{str(path)!r} is not a file or folder, and no file matches it. Check its spelling.")
         images = sorted(image for root in roots for image in _images_below(Path(root)))
         if not images:
-            raise ImageError(f"{str(path)!r} holds no image; their suffixes are {', '.join(SUFFIXES)}.")
-        found.update(dict.fromkeys(images))
-    return list(found)
+            raise ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(SUFFIXES)}.")
+        listed.update(dict.fromkeys(images))
+    return list(listed)
 
 
 def _images_below(root: Path) -> Iterator[Path]:
@@ -201,18 +201,20 @@ def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, 
 
 
 def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> np.ndarray:
-    """Upright pixels as they are stored: (H, W) for deep greys, else (H, W, 3), or (H, W, 4) with transparency."""
+    """Decode upright pixels as they are stored: (H, W) for greys with more than 8 bits, (H, W, 4) with transparency,
+    and (H, W, 3) otherwise.
+    """
     try:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             _check_size((image.height, image.width), name, max_pixels)
             animated = image is not source and getattr(image, "is_animated", False)
             if animated and image.format not in _MAIN_FRAME_FIRST:
                 raise ImageError(
-                    f"{name} has several frames (animation or pages), and one is wanted. Pick it: "
+                    f"{name} has several frames (animation or pages), but one image is expected. Choose a frame: "
                     f"image = PIL.Image.open({name}); image.seek(0)."
                 )
             upright = ImageOps.exif_transpose(image)
-            if image.format == "PPM" and image.mode == "I":  # Pillow scales deep PGM files to 16 bits
+            if image.format == "PPM" and image.mode == "I":  # Pillow scales PGM files with more than 8 bits to 16
                 return np.asarray(upright).astype(np.uint16)
             if image.mode.startswith(("I", "F")):
                 return np.asarray(upright)
@@ -220,21 +222,21 @@ def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) 
     except ImageError:
         raise
     except FileNotFoundError as error:
-        cure = "Download it first" if "://" in name else "Check its spelling and the working folder"
-        raise ImageError(f"no such file: {name}. {cure}.") from error
+        hint = "Download it first" if "://" in name else "Check its spelling and the working folder"
+        raise ImageError(f"no such file: {name}. {hint}.") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images names them.") from error
+        raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images lists them.") from error
     except PermissionError as error:
         raise ImageError(f"no permission to read {name}. Change its mode: chmod +r {name}.") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is no image that Pillow can read. Convert it to PNG or JPEG.") from error
+        raise ImageError(f"{name} is not an image that Pillow can read. Convert it to PNG or JPEG.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = int(re.findall(r"\((\d+) pixels\)", str(error))[0])
         if max_pixels is not None and pixels > max_pixels:
             raise _too_large(name, pixels, max_pixels) from error
         raise ImageError(
-            f"{name} has {pixels / 1e6:.4g} megapixels, more than Pillow opens. Shrink it, or lift Pillow's "
-            "limit too: PIL.Image.MAX_IMAGE_PIXELS = None."
+            f"{name} has {pixels / 1e6:.4g} megapixels, more than Pillow opens. Shrink it, or also lift Pillow's "
+            "limit: PIL.Image.MAX_IMAGE_PIXELS = None."
         ) from error
     except DECODE_ERRORS as error:
         raise ImageError(f"{name} is damaged or cut short ({error}). Copy or download it again.") from error
@@ -246,15 +248,15 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int | None) -> Float[T
 
 
 def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.ndarray:
-    """An array with its channels last, (H, W, C) or (B, H, W, C); or an ImageError."""
+    """Return an array with its channels last, (H, W, C) or (B, H, W, C), or raise an ImageError."""
     shape = array.shape
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim not in (3, 4) or array.shape[-1] not in (1, 3, 4):
-        hint = "An array is (H, W), (H, W, C) or (B, H, W, C) with 1, 3 or 4 channels."
+        hint = "An array must be (H, W), (H, W, C) or (B, H, W, C) with 1, 3 or 4 channels."
         if len(shape) in (3, 4) and shape[-3] in (1, 3, 4):
             axes = "1, 2, 0" if array.ndim == 3 else "0, 2, 3, 1"
-            hint = f"The channels of an array come last: image.transpose({axes})."
+            hint = f"The channels of an array must come last: image.transpose({axes})."
         raise ImageError(f"{name} is an array of shape {shape}. {hint}")
     _check_size(array.shape[-3:-1], name, max_pixels)
     if array.dtype.name not in _ARRAY_DTYPES:
@@ -263,7 +265,7 @@ def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.nd
 
 
 def array_pixels(array: np.ndarray, name: str) -> Float[Tensor, "*b 3 h w"]:
-    """Colours in [0, 1] of a checked array or of a part of one; float32."""
+    """Convert a checked array, or a part of one, to float32 colours in [0, 1]."""
     channels_first = rearrange(array, "... h w c -> ... c h w")
     pixels = torch.from_numpy(np.array(channels_first, dtype=array.dtype.newbyteorder("="), order="C"))
     pixels = to_unit_range(pixels, name).float()
@@ -281,13 +283,13 @@ def _from_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Float[Ten
 
 
 def checked_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Tensor:
-    """A tensor (3, H, W) or (B, 3, H, W); or an ImageError."""
+    """Return a tensor (3, H, W) or (B, 3, H, W), or raise an ImageError."""
     shape = tuple(tensor.shape)
     if tensor.ndim not in (3, 4) or shape[-3] != 3:
-        hint = "A tensor is (3, H, W) or (B, 3, H, W)."
+        hint = "A tensor must be (3, H, W) or (B, 3, H, W)."
         if tensor.ndim in (3, 4) and shape[-1] == 3:
             axes = "2, 0, 1" if tensor.ndim == 3 else "0, 3, 1, 2"
-            hint = f"The channels of a tensor come first: image.permute({axes})."
+            hint = f"The channels of a tensor must come first: image.permute({axes})."
         elif tensor.ndim in (3, 4) and shape[-3] == 1:
             hint = "Repeat its grey channel: image.expand(" + "-1, " * (tensor.ndim - 3) + "3, -1, -1)."
         raise ImageError(f"{name} is a tensor of shape {shape}. {hint}")
@@ -296,24 +298,24 @@ def checked_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Tensor:
 
 
 def to_unit_range(pixels: Tensor, name: str) -> Tensor:
-    """Levels divided by white; floats as they are, if they lie in [0, 1]; or an ImageError."""
+    """Divide integer levels by white, and return floats in [0, 1] unchanged; raise an ImageError for anything else."""
     if not pixels.shape[0]:
-        raise ImageError(f"{name} is a batch of no images: {tuple(pixels.shape)}.")
+        raise ImageError(f"{name} is a batch with no images: {tuple(pixels.shape)}.")
     if pixels.dtype in _WHITE_LEVEL:
         return pixels.float().div_(_WHITE_LEVEL[pixels.dtype])
     if not pixels.is_floating_point():
         raise _wrong_dtype(name, pixels.dtype)
-    if torch.compiler.is_compiling():  # a graph has no values to look at
+    if torch.compiler.is_compiling():  # a graph has no values to check
         return pixels
     low, high = (bound.item() for bound in pixels.detach().aminmax())
     if not math.isfinite(low) or not math.isfinite(high):  # aminmax carries NaN through
-        raise ImageError(f"{name} holds NaN or infinite values. Mend their source, or use nan_to_num.")
+        raise ImageError(f"{name} holds NaN or infinite values. Fix their source, or use nan_to_num.")
     if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return pixels
-    if low >= -0.25 and high <= 1.25:  # what bicubic and Lanczos kernels overshoot by
-        hint = "Clip what a resize overshot: image.clip(0, 1)."
+    if low >= -0.25 and high <= 1.25:  # bicubic and Lanczos kernels overshoot by this much
+        hint = "Clip the overshoot of a resize: image.clip(0, 1)."
     elif low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE:
-        hint = "If it runs from -1 to 1, pass (image + 1) / 2."
+        hint = "If it ranges from -1 to 1, pass (image + 1) / 2."
     elif low < 0:
         hint = "Undo its normalisation: image * std + mean."
     else:
@@ -324,8 +326,8 @@ def to_unit_range(pixels: Tensor, name: str) -> Tensor:
 
 def _wrong_dtype(name: str, dtype: np.dtype | torch.dtype) -> ImageError:
     return ImageError(
-        f"{name} has dtype {dtype}; pixels are uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1). "
-        "Divide it by its white level (a mask's is 1)."
+        f"{name} has dtype {dtype}; pixels must be uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1). "
+        "Divide it by its white level (1 for a mask)."
     )
 
 
@@ -347,7 +349,7 @@ def _check_size(image_size: tuple[int, ...], name: str, max_pixels: int | None) 
 def _too_large(name: str, pixels: int, max_pixels: int) -> ImageError:
     percent = math.floor(100 * math.sqrt(max_pixels / pixels))
     return ImageError(
-        f"{name} has {pixels / 1e6:.4g} megapixels, the limit is {max_pixels / 1e6:.4g}. "
+        f"{name} has {pixels / 1e6:.4g} megapixels; the limit is {max_pixels / 1e6:.4g}. "
         f"Shrink its sides to {percent} % or less, or raise max_pixels."
     )
 

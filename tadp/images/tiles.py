@@ -1,10 +1,10 @@
-"""Where the tiles of a large image lie, and how much each counts where they overlap.
+"""Positions of the tiles of a large image, and their weights where they overlap.
 
     for tile in grid((3000, 4000), tile_px=512, overlap_px=128):
-        crop = image[:, tile.rows, tile.columns]           # of a tensor (3, H, W); row by row
+        crop = image[:, tile.rows, tile.columns]           # image is (3, H, W); tiles come row by row
 
 Tiles begin on multiples of the coarsest stride, so that the cells of a tile are cells of the whole image at every
-level. All are of one size: the last of a row or column is moved back, to end with the image's last cell.
+level. All tiles have the same size: the last tile of a row or column is moved back to end with the image's last cell.
 """
 
 from collections.abc import Iterator
@@ -20,18 +20,18 @@ from tadp.images.windows import window_starts
 
 
 class Tile(NamedTuple):
-    """A part of an image, in pixels; the slices end at the image's edge."""
+    """Rows and columns of a tile, in pixels. The slices end at the image's edge."""
 
     rows: slice
     columns: slice
 
 
 class Share(NamedTuple):
-    """What a tile gives to one side of a map.
+    """The contribution of a tile to a map, along one side.
 
     Attributes:
-        cells: Of the whole image's map.
-        weights: One a cell; those of all tiles at a cell sum to one.
+        cells: The cells of the whole image's map that the tile covers.
+        weights: The tile's weight at each of these cells. The weights of all tiles at a cell sum to one.
     """
 
     cells: slice
@@ -40,14 +40,14 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of one image, row by row; iterate over it, or take its `len()`.
+    """The tiles of one image. Iteration yields them row by row, and `len()` counts them.
 
     Attributes:
-        image_size: (height, width) in pixels.
-        tile_size: (height, width) of every tile. The last of a row or column may reach over the image's edge, by less
-            than a cell of the coarsest level.
-        tops: First pixel row of each row of tiles.
-        lefts: First pixel column of each column of tiles.
+        image_size: (height, width) of the image in pixels.
+        tile_size: (height, width) of every tile in pixels. The last tile of a row or column may extend beyond the
+            image's edge, by less than one cell of the coarsest level.
+        tops: The first pixel row of each row of tiles.
+        lefts: The first pixel column of each column of tiles.
     """
 
     image_size: tuple[int, int]
@@ -75,13 +75,13 @@ class TileGrid:
         return [(top, left) for top in self.tops for left in self.lefts]
 
     def shares(self, reduction: int) -> tuple[list[Share], list[Share]]:
-        """What each row of tiles gives to the rows of a map, and each column of tiles to its columns.
+        """The contribution of each row of tiles to the rows of a map, and of each column of tiles to its columns.
 
-        A tile counts fully where it is alone. Where it overlaps the next, its weight falls linearly to zero at its
-        border, where a network sees least of what is around.
+        A tile counts fully where no other tile overlaps it. Where it overlaps the next tile, its weight falls linearly
+        to zero at its border, because a network sees the least context there.
 
         Args:
-            reduction: The map's stride, in pixels a cell; a divisor of the coarsest.
+            reduction: The map's stride, in pixels per cell. It must divide the coarsest stride.
         """
         down, across = (
             _shares(starts, tile, size, reduction)
@@ -91,18 +91,19 @@ class TileGrid:
 
 
 def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 128, multiple: int = 64) -> TileGrid:
-    """The tiles of an image.
+    """Divide an image into tiles.
 
     Args:
-        image_size: (height, width) in pixels.
-        tile_px: Side of a tile. A side of the image that is no longer is not cut.
-        overlap_px: That neighbours share; the last two of a row or column share more, where the sizes do not divide.
-        multiple: Of which tile and overlap must be multiples: the coarsest stride, as
-            `backbone.feature_info.reduction[-1]` has it; 64 for Stable Diffusion 1.x and 2.x, 32 for XL, 3.x and FLUX.
+        image_size: (height, width) of the image in pixels.
+        tile_px: Side of a tile in pixels. A side of the image that is not longer than a tile is not divided.
+        overlap_px: Pixels that neighbouring tiles share. The last two tiles of a row or column share more if the
+            sizes do not divide evenly.
+        multiple: The coarsest stride, `backbone.feature_info.reduction[-1]`: 64 for Stable Diffusion 1.x and 2.x, 32
+            for XL, 3.x and FLUX. `tile_px` and `overlap_px` must be multiples of it.
 
     Raises:
-        TypeError: If a size is no integer.
-        ValueError: If one is no multiple, or the overlap is not under the tile.
+        TypeError: If a size is not an integer.
+        ValueError: If a size is not a multiple of `multiple`, or the overlap is not smaller than the tile.
 
     Example:
         >>> tiles = grid((3000, 4000))
@@ -120,18 +121,18 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
     for name, value in (("tile_px", tile_px), ("overlap_px", overlap_px)):
         if value % multiple:
             raise ValueError(
-                f"{name} is a multiple of the coarsest stride, {multiple}; got {value}. Pass "
+                f"{name} must be a multiple of the coarsest stride, {multiple}; got {value}. Pass "
                 f"{-(-value // multiple) * multiple}."
             )
     if overlap_px >= tile_px:
-        raise ValueError(f"overlap_px is under tile_px, {tile_px}; got {overlap_px}.")
+        raise ValueError(f"overlap_px must be less than tile_px, {tile_px}; got {overlap_px}.")
     height, width = (check_whole(side, name="a side of image_size", unit="pixel") for side in image_size)
     sides = [_side(side, tile_px, overlap_px, multiple) for side in (height, width)]
     return TileGrid((height, width), (sides[0][0], sides[1][0]), sides[0][1], sides[1][1])
 
 
 def _side(length: int, tile_px: int, overlap_px: int, multiple: int) -> tuple[int, tuple[int, ...]]:
-    """Length of tiles along a side, and where they begin."""
+    """The length of the tiles along one side, and the pixels where they begin."""
     if length <= tile_px:
         return length, (0,)
     padded = -(-length // multiple) * multiple
@@ -141,7 +142,7 @@ def _side(length: int, tile_px: int, overlap_px: int, multiple: int) -> tuple[in
 def _shares(starts: tuple[int, ...], tile: int, size: int, reduction: int) -> list[Share]:
     cells = -(-size // reduction)
     total = torch.zeros(cells, dtype=torch.float64)
-    found = []
+    weighted_cells = []
     for number, start in enumerate(starts):
         first = start // reduction
         last = min(-(-(start + tile) // reduction), cells)
@@ -152,5 +153,5 @@ def _shares(starts: tuple[int, ...], tile: int, size: int, reduction: int) -> li
         if number < len(starts) - 1:
             weights = weights * ((tile - centers) / (start + tile - starts[number + 1])).clamp(max=1)
         total[first:last] += weights
-        found.append((slice(first, last), weights))
-    return [Share(part, (weights / total[part]).float()) for part, weights in found]
+        weighted_cells.append((slice(first, last), weights))
+    return [Share(part, (weights / total[part]).float()) for part, weights in weighted_cells]

@@ -1,15 +1,15 @@
-"""Predict maps for a large image by windows, so that memory is that of one window, and put them together in tiles.
+"""Predict maps for a large image window by window, in the memory of one window, and assemble them in tiles.
 
     views = [WindowedPrediction(model, image, window=512, stride=341, flipped=flipped) for flipped in (False, True)]
     for rows, columns, values in mean_tiles(views):
         result[:, rows, columns] = values                  # (K, up to 256, up to 256)
 
-Windows overlap; where they do, their values are averaged. An image may be seen at another size, as in a test at several
-scales; what is read is of the image's own size.
+Where windows overlap, their values are averaged. The windows may see the image at another size, as in a test at several
+scales; the result always has the image's own size.
 
-All that happens to a window's values afterwards, enlarging them to pixels, averaging them where windows overlap and
-bringing them to the image's size, is linear and treats rows and columns apart. So each window adds R · values · Cᵀ to a
-tile, and what is kept of a window are its values as the head has them: of a segmentation head 1/64 of the pixels.
+Three steps follow the prediction of a window: its values are enlarged to pixels, averaged where windows overlap, and
+resized to the image's size. All three are linear and separate for rows and columns. So each window adds R · values · Cᵀ
+to a tile, and only the values that the head returned are kept: for a segmentation head, one per 64 pixels.
 """
 
 import math
@@ -25,12 +25,12 @@ TILE_PX = 256
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side.
+    """The pixels where windows begin along one side of an image.
 
     Args:
-        length: Of the image's side, in pixels.
-        window: Of the window's side.
-        stride: From one window to the next; the last is moved back so that it ends with the image.
+        length: Length of the image's side in pixels.
+        window: Length of the window's side in pixels.
+        stride: Pixels from one window to the next. The last window is moved back to end with the image.
 
     Raises:
         ValueError: If the stride is under 1, or leaves gaps.
@@ -45,24 +45,26 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
         [0]
     """
     if not 1 <= stride <= window:
-        raise ValueError(f"the stride of windows is 1 to the window's side, {window}; got {stride}.")
+        raise ValueError(f"the stride of windows must be from 1 to the window's side, {window}; got {stride}.")
     count = max(length - window + stride - 1, 0) // stride + 1
     return [min(number * stride, max(length - window, 0)) for number in range(count)]
 
 
 class WindowedPrediction:
-    """The prediction for one image at one size, made window by window as its tiles are read.
+    """The prediction for one image at one size, computed window by window as its tiles are read.
 
-    Each window is predicted once if tiles are read as `mean_tiles` reads them: a band across the image after another.
+    Each window is predicted once if the tiles are read in the order of `mean_tiles`: one band across the image after
+    another.
 
     Args:
-        predict: From a window (1, C, h, w) to values (1, K, ceil(h / cell_px), ceil(w / cell_px)).
-        image: (1, C, H, W), in [0, 1].
-        window: Side of a window in pixels; an image that is smaller is one window.
-        stride: From one window to the next, in pixels; the window's side by default.
-        size: (height, width) at which the image is seen; its own by default. What is read is of its own in any case.
-        flipped: Predict the mirrored image, and mirror the result back.
-        cell_px: Pixels of a window for each value, a side; they are enlarged bilinearly.
+        predict: A function from a window (1, C, h, w) to values (1, K, ceil(h / cell_px), ceil(w / cell_px)).
+        image: The image, (1, C, H, W), in [0, 1].
+        window: Side of a window in pixels. A smaller image is a single window.
+        stride: Pixels from one window to the next; the window's side by default.
+        size: (height, width) at which the windows see the image; its own size by default. The result has the image's
+            own size in either case.
+        flipped: Whether to predict the mirrored image and mirror the result back.
+        cell_px: Side of the square of pixels that one value covers. The values are enlarged bilinearly.
 
     Raises:
         ValueError: If the stride is under 1, or leaves gaps.
@@ -88,13 +90,15 @@ class WindowedPrediction:
         self._kept: dict[tuple[int, int], Float[Tensor, "_k _h _w"]] = {}
 
     def tile(self, rows: slice, columns: slice) -> Float[Tensor, "k n m"]:
-        """Rows and columns of the result, of the image's own size; both slices have a start and a stop."""
+        """Read a part of the result, which has the image's own size. Both slices need a start and a stop."""
         if not (0 <= rows.start < rows.stop <= self.size[0] and 0 <= columns.start < columns.stop <= self.size[1]):
-            raise ValueError(f"a tile lies in the image, {self.size} pixels; got rows {rows}, columns {columns}.")
+            raise ValueError(
+                f"a tile must lie inside the image, {self.size} pixels; got rows {rows}, columns {columns}."
+            )
         if self.flipped:
             columns = slice(self.size[1] - columns.stop, self.size[1] - columns.start)
         upright, across = self.sides[0].shares(rows), self.sides[1].shares(columns)
-        self._let_go({share.window for share in upright}, {share.window for share in across})
+        self._release({share.window for share in upright}, {share.window for share in across})
         total = torch.zeros(())
         for down in upright:
             for over in across:
@@ -104,7 +108,7 @@ class WindowedPrediction:
         return total.flip(2) if self.flipped else total
 
     def _values(self, row: int, column: int) -> Float[Tensor, "k h w"]:
-        """Of one window, on the CPU."""
+        """The values of one window, on the CPU."""
         if (row, column) not in self._kept:
             self._kept[row, column] = self.predict(self._pixels(row, column))[0].float().cpu()
         return self._kept[row, column]
@@ -125,20 +129,20 @@ class WindowedPrediction:
             part = part.clamp(0, 1)
         return part.flip(3) if self.flipped else part
 
-    def _let_go(self, rows: set[int], columns: set[int]) -> None:
-        """Forget windows that neither this band of tiles nor one after it is made of."""
+    def _release(self, rows: set[int], columns: set[int]) -> None:
+        """Forget windows that neither this band of tiles nor a later one needs."""
         axis = band_axis(self.size)
-        read = (rows, columns)[axis]
+        current = (rows, columns)[axis]
         from_right = self.flipped and axis == 1
         self._kept = {
             place: values
             for place, values in self._kept.items()
-            if (place[1] <= max(read) if from_right else place[axis] >= min(read))
+            if (place[1] <= max(current) if from_right else place[axis] >= min(current))
         }
 
 
 def band_axis(size: tuple[int, int]) -> int:
-    """The side along which bands follow one another: the longer, so that a band is as short as can be."""
+    """The axis along which bands follow one another: the longer one, so that each band is as short as possible."""
     return 0 if size[0] >= size[1] else 1
 
 
@@ -151,12 +155,12 @@ def mean_tiles(
     """The mean of several views of one image, tile by tile.
 
     Args:
-        views: Of the same image.
-        finish: What is done to a view's values before the mean, such as a softmax.
-        tile_px: Side of a tile.
+        views: Predictions for the same image.
+        finish: A function that is applied to each view's values before the mean, such as a softmax.
+        tile_px: Side of a tile in pixels.
 
     Yields:
-        Rows, columns, and the values there.
+        The tile's rows, its columns, and its values.
     """
     size = views[0].size
     axis = band_axis(size)
@@ -171,14 +175,14 @@ def mean_tiles(
 
 
 class _Weights(NamedTuple):
-    """Each of n values as a weighted mean of neighbouring cells."""
+    """Weights that give each of n values as a mean of neighbouring cells."""
 
     cells: slice
     weights: Float[Tensor, "_n _cells"]
 
 
 class _Share(NamedTuple):
-    """What a window gives to a part of the result, along one side."""
+    """The contribution of a window to a part of the result, along one side."""
 
     window: int
     cells: slice
@@ -186,14 +190,14 @@ class _Share(NamedTuple):
 
 
 class _Side:
-    """Windows along one side of an image.
+    """The windows along one side of an image.
 
     Args:
-        seen: The side's length in the image as it is seen, in pixels.
-        length: And in the image itself, which is that of the result.
-        window: The windows' side.
-        stride: From one to the next.
-        cell_px: Pixels a value.
+        seen: Length of the side in pixels, at the size that the windows see.
+        length: Length of the side in pixels, in the image itself and in the result.
+        window: Length of the windows' side in pixels.
+        stride: Pixels from one window to the next.
+        cell_px: Pixels per value.
     """
 
     def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int):
@@ -205,10 +209,10 @@ class _Side:
             self.counts[start : start + self.side] += 1
 
     def shares(self, part: slice) -> list[_Share]:
-        """The windows that a part of the result is made of."""
+        """The windows that contribute to a part of the result."""
         pixels = _linear(self.seen, self.length, part.start, part.stop)
         first, last = pixels.cells.start, pixels.cells.stop
-        made = []
+        shares = []
         for number, start in enumerate(self.starts):
             low, high = max(first, start), min(last, start + self.side)
             if low >= high:
@@ -217,12 +221,12 @@ class _Side:
             enlarged = _linear(cells, cells * self.cell_px, low - start, high - start)
             mean = enlarged.weights / self.counts[low:high, None]
             weights = pixels.weights[:, low - first : high - first] @ mean
-            made.append(_Share(number, enlarged.cells, weights.float()))
-        return made
+            shares.append(_Share(number, enlarged.cells, weights.float()))
+        return shares
 
 
 def _linear(source: int, size: int, start: int, stop: int, *, antialias: bool = False) -> _Weights:
-    """The rows `start` up to `stop` of the bilinear resize of `source` values to `size`, as torch defines it."""
+    """Rows `start` up to `stop` of the matrix that resizes `source` values to `size` bilinearly, as torch does."""
     ratio = source / size
     reach = max(ratio, 1.0) if antialias else 1.0
     centers = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * ratio

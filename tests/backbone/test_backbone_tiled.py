@@ -355,9 +355,9 @@ def test_what_cannot_be_tiled_is_refused(backbone):
         backbone.tiled(images(2, 64, 64), "a dog")
     with pytest.raises(ValueError, match=r"batch_size must be 1 or more; got 0"):
         backbone.tiled(images(1, 64, 64), "a dog", batch_size=0)
-    with pytest.raises(ValueError, match=r"tile_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"):
+    with pytest.raises(ValueError, match=r"tile_px must be a multiple of the coarsest stride, 64; got 100\. Pass 128"):
         backbone.tiled(images(1, 64, 64), "a dog", tile_px=100)
-    with pytest.raises(ValueError, match=r"overlap_px is under tile_px, 128; got 128"):
+    with pytest.raises(ValueError, match=r"overlap_px must be less than tile_px, 128; got 128"):
         backbone.tiled(images(1, 64, 64), "a dog", tile_px=128)
     with pytest.raises(ImageError, match=r"the limit is 0\.004"):
         backbone.tiled(np.zeros((64, 65, 3), np.uint8), "a dog", max_pixels=4096)

@@ -125,7 +125,8 @@ def test_extract_goes_by_tiles_and_refuses_sizes_that_are_no_multiple(photos):
     assert "0 done, 1 done before" in tadp_run(*options).output
     refused = plain(tadp_run(*options[:-4], "--tile", 128, "--overlap", 100, code=2).output)
     assert (
-        "Invalid value for --tile: overlap_px is a multiple of the coarsest stride, 64; got 100. Pass 128." in refused
+        "Invalid value for --tile: overlap_px must be a multiple of the coarsest stride, 64; got 100. Pass 128."
+        in refused
     )
 
 
@@ -133,7 +134,7 @@ def test_extract_takes_a_captioner_and_names_what_it_cannot_read(photos, blip):
     (photos / "text.jpg").write_text("hello")
     result = tadp_run("extract", "photos/*.*", "-o", "out", "--captioner", blip, "--batch-size", 1, code=1)
     assert "1 done, 1 failed; in out" in result.output
-    assert "error: 'photos/text.jpg' is no image that Pillow can read." in result.stderr
+    assert "error: 'photos/text.jpg' is not an image that Pillow can read." in result.stderr
     assert json.loads(Path("out/z.json").read_text())["caption"] == said_by(blip, photos / "z.png")
 
 
@@ -260,7 +261,10 @@ def test_info_reads_no_weights(photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("extract", "nothing", "-o", "out", "--caption", "x"), "'nothing' is no file or folder and matches none"),
+        (
+            ("extract", "nothing", "-o", "out", "--caption", "x"),
+            "'nothing' is not a file or folder, and no file matches it",
+        ),
         (("extract", "empty", "-o", "out", "--caption", "x"), "'empty' holds no image"),
         (("extract", "photos", "-o", "photos/z.png", "--caption", "x"), "cannot make the folder photos/z.png"),
         (("extract", "photos", "-o", "/proc/out", "--caption", "x"), "cannot make the folder /proc/out"),
@@ -271,9 +275,9 @@ def test_info_reads_no_weights(photos, tmp_path):
         (("show", "photos/z.png", "--caption", "x", "-m", "half"), "pass --variant fp16."),
         (("extract", "photos", "-o", "out", "--captioner", "nomodel"), "unknown model 'nomodel'"),
         (("caption", "photos", "-m", "empty"), "no config.json in empty"),
-        (("caption", "photos/none/*.png"), "is no file or folder and matches none"),
+        (("caption", "photos/none/*.png"), "is not a file or folder, and no file matches it"),
         (("show", "cut.jpg", "--caption", "x"), "'cut.jpg' is damaged or cut short"),
-        (("show", "text.jpg", "--caption", "x"), "'text.jpg' is no image that Pillow can read"),
+        (("show", "text.jpg", "--caption", "x"), "'text.jpg' is not an image that Pillow can read"),
         (("show", "nothing.png", "--caption", "x"), "no such file: 'nothing.png'"),
         (("show", "photos", "--caption", "x"), "'photos' is a folder"),
         (("show", "photos/z.png", "--caption", "x", "-o", "text.jpg/x.png"), "cannot write text.jpg/x.png"),

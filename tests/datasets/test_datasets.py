@@ -181,7 +181,7 @@ def test_a_file_cut_short_is_named(voc, broken):
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
 def test_a_file_that_is_no_image_is_named(voc, content):
     (voc / "JPEGImages/2007_000033.jpg").write_bytes(content)
-    with pytest.raises(ImageError, match=r"2007_000033.jpg is no image that Pillow can read"):
+    with pytest.raises(ImageError, match=r"2007_000033.jpg is not an image that Pillow can read"):
         PascalVOC(voc, split="val")[0]
 
 

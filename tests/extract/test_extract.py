@@ -378,7 +378,7 @@ def test_an_image_within_a_tile_has_the_features_of_one_pass(backbone, photos, t
 
 
 def test_what_cannot_be_tiled_is_told(backbone, photos, tmp_path):
-    with pytest.raises(ValueError, match=r"tile_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"):
+    with pytest.raises(ValueError, match=r"tile_px must be a multiple of the coarsest stride, 64; got 100\. Pass 128"):
         run(backbone, photos, tmp_path / "out", tile_px=100)
     assert not (tmp_path / "out").exists()
     (photos / "broken.png").write_text("no image")

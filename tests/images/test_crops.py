@@ -1,4 +1,4 @@
-"""Parts of an image: the same numbers as those of the whole, without the whole."""
+"""Parts of an image: the same numbers as in the whole image, without converting the whole image."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_a_part_is_a_part_of_the_whole_bit_for_bit(kind):
     part = crops.cut(8, 16, 24, 32)
     assert part.dtype == whole.dtype
     assert torch.equal(part, whole[:, :, 8:32, 16:48])
-    over = crops.cut(39, 32, 16, 32)  # one row, and a column beyond the edge
+    over = crops.cut(39, 32, 16, 32)  # one row of the image, and columns beyond its edge
     assert torch.equal(over, F.pad(whole, (0, 8, 0, 15), mode="replicate")[:, :, 39:55, 32:64])
 
 
@@ -52,26 +52,26 @@ def test_files_are_read_upright(tmp_path):
 
 
 def test_only_parts_become_floats(monkeypatch):
-    made = []
+    shapes = []
     pixels = tadp.images.crops.array_pixels
     monkeypatch.setattr(
-        tadp.images.crops, "array_pixels", lambda array, name: made.append(array.shape) or pixels(array, name)
+        tadp.images.crops, "array_pixels", lambda array, name: shapes.append(array.shape) or pixels(array, name)
     )
     crops = Crops(COLOURS)
     assert np.shares_memory(crops._pixels, COLOURS)
     crops.cut(8, 8, 16, 24)
-    assert made == [(16, 24, 3)]
+    assert shapes == [(16, 24, 3)]
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (np.zeros((2, 16, 16, 3), np.uint8), r"expected one image; got a batch of 2"),
-        (np.zeros((3, 16, 16), np.uint8), r"The channels of an array come last"),
+        (np.zeros((3, 16, 16), np.uint8), r"The channels of an array must come last"),
         (np.zeros((4, 16, 3), np.uint8), r"both sides must be at least 8"),
         (np.zeros((16, 16, 3), np.int64), r"dtype int64"),
         (np.full((16, 16, 3), 7.0), r"float values from 7 to 7, not in \[0, 1\]"),
-        (torch.zeros(16, 16, 3), r"channels of a tensor come first"),
+        (torch.zeros(16, 16, 3), r"channels of a tensor must come first"),
         (torch.zeros(3, 16, 16, dtype=torch.int64), r"dtype torch.int64"),
         ("nowhere.png", r"no such file: 'nowhere\.png'"),
     ],
@@ -82,7 +82,7 @@ def test_what_is_no_image_is_refused(image, message):
 
 
 def test_the_limit_of_pixels_can_be_lifted():
-    with pytest.raises(ImageError, match=r"0\.00224 megapixels, the limit is 0\.002"):
+    with pytest.raises(ImageError, match=r"0\.00224 megapixels; the limit is 0\.002"):
         Crops(COLOURS, max_pixels=2000)
     assert Crops(COLOURS, max_pixels=None).size == (40, 56)
 

@@ -14,7 +14,7 @@ from tadp.errors import ImageError
 from tadp.images import MAX_PIXELS, crop_to_cells, list_images, pad_to_multiple, to_pil, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
-KINDS = "(?i)path.*PIL.*numpy.*tensor"  # fits our message, and the type checker's where that speaks first
+KINDS = "(?i)path.*PIL.*numpy.*tensor"  # matches our message, and the type checker's if that comes first
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ class TestBadFiles:
     @pytest.mark.parametrize("content", [b"", b"just text\n" * 99])
     def test_what_is_no_image_is_named(self, tmp_path, content):
         (tmp_path / "cat.jpg").write_bytes(content)
-        with pytest.raises(ImageError, match=r"cat.jpg' is no image that Pillow can read"):
+        with pytest.raises(ImageError, match=r"cat.jpg' is not an image that Pillow can read"):
             to_tensor(tmp_path / "cat.jpg")
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp", "gif"])
@@ -275,7 +275,7 @@ class TestBadFiles:
         path = tmp_path / f"cat.{suffix}"
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ImageError, match=rf"cat\.{suffix}' is (damaged or cut short|no image)"):
+        with pytest.raises(ImageError, match=rf"cat\.{suffix}' is (damaged or cut short|not an image)"):
             to_tensor(path)
 
     def test_a_truncated_picture_opened_by_the_caller_is_refused_too(self, tmp_path):
@@ -289,7 +289,7 @@ class TestBadFiles:
             to_tensor([noise, picture])
 
     def test_a_file_without_read_permission_says_how_to_get_it(self, tmp_path, monkeypatch):
-        def refuse(path):  # chmod does not keep root out, who runs the tests in containers
+        def refuse(path):  # chmod does not stop root, and in containers root runs the tests
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(Image, "open", refuse)
@@ -441,8 +441,8 @@ class TestShapes:
             ((2, 20, 30, 3), r"image\.permute\(0, 3, 1, 2\)"),
             ((1, 20, 30), r"image\.expand\(3, -1, -1\)"),
             ((2, 1, 20, 30), r"image\.expand\(-1, 3, -1, -1\)"),
-            ((4, 20, 30), r"shape \(4, 20, 30\)\. A tensor is \(3, H, W\)"),
-            ((20, 30), r"A tensor is \(3, H, W\)"),
+            ((4, 20, 30), r"shape \(4, 20, 30\)\. A tensor must be \(3, H, W\)"),
+            ((20, 30), r"A tensor must be \(3, H, W\)"),
         ],
     )
     def test_tensors_of_other_shapes_are_refused(self, shape, message):
@@ -527,10 +527,10 @@ class TestListImages:
 
     @pytest.mark.parametrize("name", ["nowhere", "*.bmp"])
     def test_what_leads_nowhere_is_named(self, folder, name):
-        with pytest.raises(ImageError, match=r"(nowhere|\*\.bmp)' is no file or folder and matches none"):
+        with pytest.raises(ImageError, match=r"(nowhere|\*\.bmp)' is not a file or folder, and no file matches it"):
             list_images([folder, folder / name])
 
     @pytest.mark.parametrize("name", ["folder.png", "*.txt"])
     def test_what_holds_no_image_is_named_with_the_known_suffixes(self, folder, name):
-        with pytest.raises(ImageError, match=r"(folder\.png|\*\.txt)' holds no image; .*\.jpeg, \.jpg"):
+        with pytest.raises(ImageError, match=r"(folder\.png|\*\.txt)' holds no images. .*\.jpeg, \.jpg"):
             list_images(folder / name)

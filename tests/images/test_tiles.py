@@ -1,4 +1,4 @@
-"""Where tiles lie, and how much each counts."""
+"""Positions and weights of tiles."""
 
 from itertools import pairwise
 
@@ -78,10 +78,10 @@ def test_other_strides_have_other_multiples():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile_px": 500}, r"tile_px is a multiple of the coarsest stride, 64; got 500\. Pass 512"),
-        ({"overlap_px": 100}, r"overlap_px is a multiple of the coarsest stride, 64; got 100\. Pass 128"),
-        ({"tile_px": 128, "overlap_px": 128}, r"overlap_px is under tile_px, 128; got 128"),
-        ({"tile_px": 128, "overlap_px": 256}, r"overlap_px is under tile_px, 128; got 256"),
+        ({"tile_px": 500}, r"tile_px must be a multiple of the coarsest stride, 64; got 500\. Pass 512"),
+        ({"overlap_px": 100}, r"overlap_px must be a multiple of the coarsest stride, 64; got 100\. Pass 128"),
+        ({"tile_px": 128, "overlap_px": 128}, r"overlap_px must be less than tile_px, 128; got 128"),
+        ({"tile_px": 128, "overlap_px": 256}, r"overlap_px must be less than tile_px, 128; got 256"),
         ({"tile_px": 0}, r"tile_px must be 1 pixel or more; got 0"),
         ({"overlap_px": -64}, r"overlap_px must be 1 pixel or more, or 0 for none; got -64\."),
         ({"image_size": (0, 64)}, r"a side of image_size must be 1 pixel or more; got 0"),

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tadp.files.checks import check_whole
 from tadp.images.windows import WindowedPrediction, band_axis, mean_tiles, window_starts
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # many small products, which several threads only slow down
+pytestmark = pytest.mark.usefixtures("one_thread")  # several threads only slow down the many small products
 
 
 def read(prediction, tile_px):
-    """The whole result, tile by tile."""
+    """Read the whole result tile by tile."""
     whole = None
     for rows, columns, values in mean_tiles([prediction], tile_px=tile_px):
         whole = torch.full((len(values), *prediction.size), math.nan) if whole is None else whole
@@ -24,7 +24,7 @@ def read(prediction, tile_px):
 
 
 def slow(predict, image, window, stride):
-    """Sum over all windows on the whole canvas, written another way."""
+    """An independent version that sums over all windows on the whole canvas."""
     height, width = image.shape[2:]
     total, counts = None, torch.zeros(height, width)
     tops = sorted({min(t, max(height - window, 0)) for t in range(0, height, stride)})
@@ -43,22 +43,22 @@ def slow(predict, image, window, stride):
 
 
 def seen_at(image, size):
-    """The image at another size, by torch."""
+    """The image, resized by torch."""
     return F.interpolate(image, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def by_window(part):
-    """Depends on the window it is in, so that a wrong overlap shows."""
+    """A prediction that depends on its window, so that a wrong overlap changes the result."""
     return torch.cat([part - part.mean(), part.cumsum(3) / 10, part.flip(2)], dim=1)
 
 
 def by_cell(part, cell=8):
-    """As a head: a value a cell, of which the last may reach over the edge."""
+    """A prediction like a head's: one value per cell; the last cell may extend beyond the edge."""
     return F.avg_pool2d(by_window(part), cell, ceil_mode=True)
 
 
 def enlarged(part, cell=8):
-    """The same at the size of the window, as heads enlarge it."""
+    """The result of `by_cell`, enlarged to the size of the window as heads do it."""
     values = F.interpolate(by_cell(part, cell), scale_factor=float(cell), mode="bilinear", align_corners=False)
     return values[:, :, : part.shape[2], : part.shape[3]]
 
@@ -71,8 +71,8 @@ def random_image(*size, seed=0):
 @pytest.mark.parametrize(("size", "window", "stride"), [((40, 61), 16, 11), ((97, 33), 32, 32), ((10, 50), 16, 5)])
 def test_windows_are_averaged_where_they_overlap(size, window, stride, tile_px):
     image = random_image(*size)
-    made = read(WindowedPrediction(by_window, image, window=window, stride=stride), tile_px)
-    torch.testing.assert_close(made, slow(by_window, image, window, stride))
+    result = read(WindowedPrediction(by_window, image, window=window, stride=stride), tile_px)
+    torch.testing.assert_close(result, slow(by_window, image, window, stride))
 
 
 @pytest.mark.parametrize("tile_px", [13, 500])
@@ -81,11 +81,11 @@ def test_windows_are_averaged_where_they_overlap(size, window, stride, tile_px):
 def test_tiles_are_the_whole_of_an_image_that_is_seen_at_another_size(size, tile_px, flipped):
     image = random_image(45, 61, seed=1)
     options = {"window": 18, "stride": 10, "size": size, "flipped": flipped, "cell_px": 8}
-    made = read(WindowedPrediction(by_cell, image, **options), tile_px)
+    result = read(WindowedPrediction(by_cell, image, **options), tile_px)
     seen = seen_at(image, size)
     whole = slow(enlarged, seen.flip(3) if flipped else seen, 18, 10)[None]
     whole = F.interpolate(whole.flip(3) if flipped else whole, size=(45, 61), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(made[None], whole)
+    torch.testing.assert_close(result[None], whole)
 
 
 def test_the_mean_of_views_is_that_of_the_whole():
@@ -125,7 +125,7 @@ def test_only_the_windows_of_a_band_are_kept(size, flipped):
     for _ in mean_tiles([prediction], tile_px=20):
         kept.append(len(prediction._kept))
     assert len(kept) == 100
-    assert max(kept) <= 3 * 5  # three across, and five along that touch 20 pixels and one on each side
+    assert max(kept) <= 3 * 5  # three windows across, and five along that touch 20 pixels and one on each side
 
 
 def test_bands_lie_across_the_shorter_side():
@@ -141,19 +141,19 @@ class LiveBytes(TorchDispatchMode):
         self.known, self.alive, self.peak = set(), 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for one in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(one, torch.Tensor) and one.untyped_storage()._cdata not in self.known:
-                self._count(one.untyped_storage())
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor) and value.untyped_storage()._cdata not in self.known:
+                self._count(value.untyped_storage())
         self.peak = max(self.peak, self.alive)
-        return made
+        return result
 
     def _count(self, storage):
         self.known.add(storage._cdata)
         self.alive += storage.nbytes()
-        weakref.finalize(storage, self._let_go, storage._cdata, storage.nbytes())
+        weakref.finalize(storage, self._release, storage._cdata, storage.nbytes())
 
-    def _let_go(self, key, size):
+    def _release(self, key, size):
         self.known.discard(key)
         self.alive -= size
 
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_length_of_the_image():
 @pytest.mark.parametrize("rows", [slice(0, 65), slice(3, 3), slice(-1, 8)])
 def test_a_tile_that_is_not_in_the_image_is_refused(rows):
     prediction = WindowedPrediction(lambda part: part, random_image(64, 8), window=8)
-    with pytest.raises(ValueError, match=r"a tile lies in the image, \(64, 8\) pixels"):
+    with pytest.raises(ValueError, match=r"a tile must lie inside the image, \(64, 8\) pixels"):
         prediction.tile(rows, slice(0, 8))
 
 

@@ -389,7 +389,7 @@ def test_an_unknown_kind_is_refused(source, no_type_checker):
 def test_no_images_are_refused(source, tmp_path):
     refused(ImageError, r"at least one image; got an empty list", source, [])
     refused(ImageError, r"holds no image", source, tmp_path)
-    refused(ImageError, r"is no file or folder and matches none", source, tmp_path / "none")
+    refused(ImageError, r"is not a file or folder, and no file matches it", source, tmp_path / "none")
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def _decode(path: Path, pixels: Callable[[Image.Image], np.ndarray]) -> np.ndarr
     except (ImageError, DatasetError):
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is no image that Pillow can read. Copy or download it again.") from error
+        raise ImageError(f"{path} is not an image that Pillow can read. Copy or download it again.") from error
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
 
