@@ -109,7 +109,9 @@ def _judge_comparison(pair: Mapping[str, Any], results: Results) -> Judgement:
     if left is None or right is None:
         return Judgement(NOT_RUN)
     is_expected = (left > right) == (pair["expect"] == "left")
-    return Judgement(AGREES if is_expected else DISAGREES, f"{pair['measure']}: {left:.3g} against {right:.3g}")
+    names = [pair[side][1] for side in ("left", "right")]
+    text = f"{pair['measure']}: {left:.3g} ({names[0]}) against {right:.3g} ({names[1]})"
+    return Judgement(AGREES if is_expected else DISAGREES, text)
 
 
 def _judge_order(order: Mapping[str, Any], results: Results) -> Judgement:
