@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tadp.backbone.encoding import check_latents
 from tadp.backbone.feature_model import FeatureModel
 from tadp.backbone.options import BackboneOptions, CombineTimesteps, described_options
+from tadp.backbone.summary import summarize
 from tadp.backbone.text_source import CaptionFunction, Text, TextSource
 from tadp.backbone.tiling import blend, check_tiling
 from tadp.diffusion.loading.networks import load_text_adapter
@@ -191,6 +192,9 @@ class TADPBackbone(FeatureModel):
                 scheduler=self.passes.scheduler,
                 options=self.options.to_dict(),
             )
+
+    def __repr__(self) -> str:
+        return summarize(self, self.source)
 
     @property
     def source(self) -> Source | None:
