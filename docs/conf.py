@@ -28,7 +28,9 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!tadp\.).*|.*\._\w+")]  # names of other packages have no page here
+# Names of other packages and of internal modules have no page here.
+INTERNAL = r"tadp\.(?:errors\.Argument|(?:diffusion(?!\.families\.\w+$)|files|text|language\.\w+|backbone\.\w+)\..*)"
+nitpick_ignore_regex = [("py:.*", rf"(?!tadp\.).*|.*\._\w+|{INTERNAL}")]
 nitpick_ignore = [("py:class", f"tadp.{name}") for name in ("captions.filling.Image", "tasks.base.Model")]  # variables
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
