@@ -19,17 +19,13 @@ from tadp.datasets.scenes.scene import restyle as restyle
 from tadp.datasets.scenes.scene import sample_layout as sample_layout
 from tadp.datasets.scenes.scene_objects import CLASSES as CLASSES
 from tadp.datasets.scenes.scene_objects import COLORS as COLORS
-from tadp.datasets.scenes.scene_objects import FARTHEST_M as FARTHEST_M
-from tadp.datasets.scenes.scene_objects import NEAREST_M as NEAREST_M
 from tadp.datasets.scenes.scene_objects import SceneObject as SceneObject
 
 __all__ = [
     "BACKGROUNDS",
     "CLASSES",
     "COLORS",
-    "FARTHEST_M",
     "MAX_DEPTH_M",
-    "NEAREST_M",
     "STYLES",
     "Scene",
     "SceneLayout",
