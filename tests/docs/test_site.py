@@ -128,9 +128,7 @@ def test_public_names_of_its_modules_have_entries(entries):
 
 def test_modules_that_are_shown_whole_are_whole(entries):
     shown = whole_modules()
-    assert {"tadp.training.losses", "tadp.training.schedules", "tadp.errors"} <= {
-        module.__name__ for module in shown
-    }
+    assert {"tadp.training.losses", "tadp.training.schedules", "tadp.errors"} <= {module.__name__ for module in shown}
     for module in shown:
         for name, value in vars(module).items():
             is_own = getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
