@@ -1,4 +1,4 @@
-"""What all pictures are drawn with: inks, the font, colours of classes, the colour map, and the contact sheet."""
+"""Parts that all pictures share: text colours, the font, class colours, colour maps, and the contact sheet."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (31, 35, 40), (110, 118, 129), (255, 255, 255)
 TEXT_PX = 16
-# The colours that stand at equal steps of two colour maps of matplotlib.
-HEAT = np.array(  # from cold to hot: "inferno", its darkest left out
+# Colours at equal steps of two of matplotlib's colour maps.
+HEAT = np.array(  # from cold to hot: "inferno" without its darkest colours
     [(40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)],
     np.float32,
 )
@@ -26,12 +26,12 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @cache
 def font(size_px: int = TEXT_PX) -> Font:
-    """The font of all pictures, Pillow's own."""
+    """The font of all pictures: Pillow's default font."""
     return ImageFont.load_default(size_px)
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """A class's colour: that of the Pascal VOC devkit, whose class 0 is black."""
+    """The colour of a class, as in the Pascal VOC devkit. Class 0 is black."""
     color = [0, 0, 0]
     shift = 7
     while label:
@@ -43,14 +43,14 @@ def class_color(label: int) -> tuple[int, int, int]:
 
 
 def map_colors(share: Float[np.ndarray, "*size"], colors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "*size 3"]:
-    """Values as colours.
+    """Convert values to colours.
 
     Args:
         share: Values in [0, 1].
-        colors: The colours at equal steps from 0 to 1, such as `HEAT`; between them colours are mixed.
+        colors: Colours at equal steps from 0 to 1, such as `HEAT`. Colours in between are interpolated.
 
     Returns:
-        Levels from 0 to 255.
+        Red, green and blue levels from 0 to 255.
     """
     steps = share * (len(colors) - 1)
     lower = np.minimum(steps.astype(int), len(colors) - 2)
@@ -58,13 +58,13 @@ def map_colors(share: Float[np.ndarray, "*size"], colors: Float[np.ndarray, "n 3
 
 
 def fit(text: str, width: float, *, size_px: int, least_px: int = _LEAST_TEXT_PX) -> tuple[str, Font]:
-    """A line of text that is no wider than a place: in a smaller font if need be, then cut, with "…".
+    """Fit a line of text into a width: first shrink the font if necessary, then shorten the text with "…".
 
     Args:
-        text: The line.
-        width: Pixels.
-        size_px: Size of the font if there is room.
-        least_px: The smallest size of the font.
+        text: The line of text.
+        width: The available width in pixels.
+        size_px: The font size to use if the text fits, in pixels.
+        least_px: The smallest font size, in pixels.
 
     Returns:
         The text and its font.
@@ -79,12 +79,12 @@ def fit(text: str, width: float, *, size_px: int, least_px: int = _LEAST_TEXT_PX
 def arrange(
     rows: Sequence[Sequence[Image.Image]], *, margins_px: tuple[int, int, int, int], gap_px: tuple[int, int]
 ) -> tuple[Image.Image, list[int], list[int]]:
-    """Pictures on a page, each column as wide as its widest picture, each row as high as its highest.
+    """Arrange pictures on a page. Each column is as wide as its widest picture, each row as high as its highest.
 
     Args:
-        rows: Pictures; the first row has the most.
-        margins_px: Left, top, right, bottom.
-        gap_px: Between columns, and between rows.
+        rows: Rows of pictures. No row may be longer than the first.
+        margins_px: Left, top, right and bottom margins in pixels.
+        gap_px: The gap between columns and the gap between rows, in pixels.
 
     Returns:
         The page, the left edges of the columns, and the upper edges of the rows.
@@ -110,20 +110,20 @@ def sheet(
     titles: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> Image.Image:
-    """A contact sheet: pictures in rows and columns, each column as wide as its widest picture.
+    """Draw a contact sheet: pictures in rows and columns, with each column as wide as its widest picture.
 
     Args:
-        rows: Pictures, equally many in each row.
-        title: Written above all.
-        titles: One text per column, written above it.
-        labels: One text per row, written above it.
+        rows: Rows of pictures, all of the same length.
+        title: A title above the whole sheet.
+        titles: One title per column, written above it.
+        labels: One label per row, written above it.
 
     Raises:
         ValueError: If there are no pictures, or rows differ in length.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError(
-            f"a sheet has one row or more, of equally many pictures; got {[len(row) for row in rows]} pictures."
+            f"a sheet needs at least one row, and rows of the same length; got {[len(row) for row in rows]} pictures."
         )
     line = _LINE_PX if labels else 0
     head = _GAP_PX + _LINE_PX * (bool(title) + bool(titles))

@@ -1,13 +1,13 @@
-"""Pictures of attention: heat laid over an image, and a sheet with one heat map a word.
+"""Pictures of attention: a heat map over an image, and a sheet with one heat map per word.
 
     words = pixel_words(features, backbone.feature_info, levels=(0, 1))
     word_sheet(image, words, caption).save("words.png")
 
-Drawn with Pillow alone. On a sheet a word's heat runs from its own least to its own greatest value, and is then made
-fainter, by the square root of that greatest value over the sheet's: scaled by itself alone, the noise of a word that
-looks nowhere would glow like an object. Faint heat darkens its surroundings as little as it glows, so that such a word
-shows the faded image, in which a tint is a weak preference, rather than a black panel. What is lost is the comparison
-of faint words with strong ones by eye: the greatest value stands beside each.
+The pictures only need Pillow. On a sheet, each word's heat is scaled from the word's lowest to its highest value, and
+then weakened by the square root of its highest value over the highest value of the sheet. Without the second step, the
+noise of a word that attends to nothing would glow like an object. Faint heat also darkens its surroundings less, so
+such a word shows a faded image, where a tint means a weak preference, rather than a black panel. Faint and strong words
+can therefore not be compared by eye, so each word's highest value is written next to it.
 """
 
 import math
@@ -29,54 +29,55 @@ from tadp.images.reading import ImageLike, to_pil
 _ARTICLES = ("a", "an", "the", "this", "that", "it", "its", "there", "and", "or", "as", "is", "are", "was")
 _PREPOSITIONS = ("of", "in", "on", "at", "to", "with", "by", "from", "for", "into", "near", "next", "over")
 SKIPPED_WORDS = frozenset((*_ARTICLES, *_PREPOSITIONS))
-CELL_PX = 320  # a picture of the sheet covers about as much as a square of this side
+CELL_PX = 320  # a picture on the sheet covers about the area of a square with this side
 
 _MARGIN, _GAP, _CORNER = 40, 28, 14
 _TITLE_PX, _LABEL_PX, _NUMBER_PX = 34, 26, 19
 
 
 def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequence[int], index: int = 0) -> WordMaps:
-    """The attention of one image by word, at the image's own size.
+    """Attention of one image per word, at the image's own size.
 
-    Each level is enlarged by its stride and cropped to the image, then the levels are averaged, so that maps of
-    different strides, and of images that were padded, lie over the right pixels.
+    Each level is enlarged by its stride and cropped to the image, and then the levels are averaged. So maps of
+    different strides, and of padded images, lie over the right pixels.
 
     Args:
-        features: Of a pass that recorded attention.
-        feature_info: Of the backbone that made them.
-        levels: Which to average; each must have been recorded.
-        index: Which image of the batch.
+        features: The features of a pass that recorded attention.
+        feature_info: The `feature_info` of the backbone that computed the features.
+        levels: The levels to average. Each must have been recorded.
+        index: The image's position in the batch.
 
     Returns:
-        Maps (W, height, width), one a word.
+        Maps (W, height, width), one per word.
 
     Raises:
-        ValueError: If no level is given, one was not recorded, or the text carried no words.
+        ValueError: If no level is passed, a level was not recorded, or the text has no words.
     """
     if not levels:
         raise ValueError("pass at least one level.")
     if features.attention is None:
-        raise ValueError("these features carry no attention; build the backbone with record_attention=(0, 1).")
+        raise ValueError("these features have no attention; build the backbone with record_attention=(0, 1).")
     height, width = features.image_size
     maps: list[Tensor] = []
     words: tuple[str, ...] = ()
     for level in levels:
-        one = features.attention.words(level)[index]
-        words = one.words
+        word_maps = features.attention.words(level)[index]
+        words = word_maps.words
         stride = feature_info.reduction[level]
-        fine = F.interpolate(one.maps.detach()[None].float(), scale_factor=stride, mode="bilinear")[0]
+        fine = F.interpolate(word_maps.maps.detach()[None].float(), scale_factor=stride, mode="bilinear")[0]
         maps.append(fine[:, :height, :width])
     return WordMaps(words, torch.stack(maps).mean(dim=0).cpu())
 
 
 def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1.0) -> Image.Image:
-    """Lay a heat map over an image: cold places lose their colour and go dark, hot ones glow.
+    """Draw a heat map over an image: cold places lose their colour and turn dark, hot places glow.
 
     Args:
-        image: As `tadp.images.to_pil` takes it.
-        heat: Any size and any finite values; it is stretched over the whole image, smoothly, and scaled from its least
-            value to its greatest. A constant map is cold everywhere.
-        strength: How hot the hottest place and how dark the coldest is shown, from 0, the image in faded colours, to 1.
+        image: An image that `tadp.images.to_pil` reads.
+        heat: The heat map, of any size and with any finite values. It is smoothly stretched over the whole image and
+            scaled from its lowest to its highest value. A constant map is cold everywhere.
+        strength: How bright the hottest place and how dark the coldest place are drawn, from 0 (only the image, in
+            faded colours) to 1.
 
     Returns:
         A picture of the image's size.
@@ -99,17 +100,18 @@ def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1
 def word_sheet(
     image: ImageLike, words: WordMaps, caption: str, *, all_words: bool = False, columns: int | None = None
 ) -> Image.Image:
-    """One sheet: the caption, the image, and one heat map a word over it.
+    """Draw a sheet with the caption, the image, and one heat map per word.
 
-    The number beside a word is the greatest attention any place pays it, from 0 to 1. Small images are enlarged, large
-    ones shrunk.
+    The number next to a word is the highest attention that any place pays to it, from 0 to 1. Small images are
+    enlarged and large images are shrunk.
 
     Args:
-        image: As `tadp.images.to_pil` takes it.
-        words: From `pixel_words`, or `AttentionMaps.words`.
-        caption: What is written above.
-        all_words: Show articles and prepositions too (`SKIPPED_WORDS`); they are shown anyway if there is nothing else.
-        columns: Pictures in a row; by default what makes the sheet pleasantly wide.
+        image: An image that `tadp.images.to_pil` reads.
+        words: Maps of words, from `pixel_words` or `AttentionMaps.words`.
+        caption: The caption to write at the top.
+        all_words: Whether to show articles and prepositions (`SKIPPED_WORDS`) too. They are always shown if the caption
+            has no other words.
+        columns: Pictures per row; by default, the number that makes the sheet about 1.8 times as wide as high.
 
     Raises:
         CaptionError: If there are no words.
@@ -120,17 +122,17 @@ def word_sheet(
         >>> word_sheet(np.zeros((64, 64, 3), np.uint8), words, "a cat").size
         (748, 505)
     """
-    shown = [(word, one) for word, one in words if all_words or word.lower() not in SKIPPED_WORDS] or list(words)
+    shown = [(word, heat) for word, heat in words if all_words or word.lower() not in SKIPPED_WORDS] or list(words)
     if not shown:
-        raise CaptionError(f"the caption {caption!r} has no words to show; pass one that has.")
+        raise CaptionError(f"the caption {caption!r} has no words to show; pass a caption with words.")
     picture = _resized(to_pil(image))
     corners = _rounded(picture.size)
     cells = [_cell(picture, corners, "image", "")]
-    peaks = [float(one.max()) for _, one in shown]
-    for (word, one), peak in zip(shown, peaks, strict=True):
+    peaks = [float(heat.max()) for _, heat in shown]
+    for (word, heat), peak in zip(shown, peaks, strict=True):
         strength = math.sqrt(peak / max(peaks)) if 0 < peak < math.inf else 1.0
         value = "<0.01" if peak < 0.01 else f"{peak:.2f}"
-        cells.append(_cell(overlay(picture, one, strength=strength), corners, word, value))
+        cells.append(_cell(overlay(picture, heat, strength=strength), corners, word, value))
 
     columns = min(columns or _columns(len(cells), picture.size), len(cells))
     title, line_px = font(_TITLE_PX), round(1.32 * _TITLE_PX)
@@ -146,7 +148,7 @@ def word_sheet(
 
 
 def _cell(picture: Image.Image, corners: Image.Image, word: str, value: str) -> Image.Image:
-    """A picture with round corners; below it a word at the left and its number at the right, on one baseline."""
+    """Draw a picture with round corners. Below it, a word on the left and its number on the right share a baseline."""
     width = max(picture.width, 150)
     cell = Image.new("RGB", (width, picture.height + 14 + round(1.3 * _LABEL_PX)), PAPER)
     cell.paste(picture, ((width - picture.width) // 2, 0), corners)
@@ -160,27 +162,27 @@ def _cell(picture: Image.Image, corners: Image.Image, word: str, value: str) -> 
 
 def _stretched(heat: Float[Tensor, "h w"], size: tuple[int, int]) -> np.ndarray:
     if heat.ndim != 2:
-        raise ValueError(f"a heat map is (h, w); got shape {tuple(heat.shape)}.")
+        raise ValueError(f"a heat map must be (h, w); got shape {tuple(heat.shape)}.")
     if not heat.isfinite().all():
         raise ValueError("the heat map holds NaN or infinite values; the attention overflowed. Use float32.")
     values = heat.detach().float().cpu()
     low, high = values.aminmax()
     values = (values - low) / (high - low) if high > low else torch.zeros_like(values)
-    # Bicubic shows no diamonds around single hot cells, as bilinear does; what it overshoots is clipped.
+    # Unlike bilinear resizing, bicubic draws no diamonds around single hot cells. Its overshoot is clipped.
     width, height = size
     fine = F.interpolate(values[None, None], size=(height, width), mode="bicubic", antialias=True)[0, 0]
     return fine.clamp_(0, 1).numpy()
 
 
 def _resized(picture: Image.Image) -> Image.Image:
-    """About CELL_PX² pixels, neither side over twice CELL_PX."""
+    """Resize to about CELL_PX² pixels, with no side longer than twice CELL_PX."""
     scale = min(CELL_PX / math.sqrt(picture.width * picture.height), 2 * CELL_PX / max(picture.size))
     size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
 def _columns(count: int, size: tuple[int, int]) -> int:
-    """Columns that make a sheet about 1.8 times as wide as high, with the last row as full as can be."""
+    """The number of columns that makes a sheet about 1.8 times as wide as high, with the fullest last row."""
     width, height = max(size[0], 150) + _GAP, size[1] + 80
     wanted = math.sqrt(1.8 * count * height / width)
     choices = range(max(1, round(wanted) - 1), round(wanted) + 2)
@@ -195,7 +197,7 @@ def _rounded(size: tuple[int, int]) -> Image.Image:
 
 
 def _wrapped(text: str, shown: Font, width: int) -> list[str]:
-    """Lines no wider than `width`; a word that is wider still is cut."""
+    """Break text into lines no wider than `width`. A wider word is cut."""
     lines = [""]
     for word in re.split(r"\s+", text):
         while shown.getlength(word) > width:

@@ -1,8 +1,8 @@
-"""Pictures of what a model predicts: classes, depth, boxes. Drawn with Pillow alone.
+"""Pictures of predictions: classes, depth and boxes. They only need Pillow.
 
     class_picture(image, class_map, names).save("classes.png")
 
-Each returns a PIL image.
+Each function returns a PIL image.
 """
 
 import math
@@ -17,7 +17,7 @@ from tadp.drawing.canvas import FAINT, INK, NEAR_TO_FAR, PAPER, TEXT_PX, class_c
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 
-SHORT_PX = 320  # smaller pictures are enlarged to about this side, so that labels can be read
+SHORT_PX = 320  # smaller pictures are enlarged to this shorter side, so that labels are readable
 BACKGROUND = "background"
 _Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -25,25 +25,27 @@ _Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 def class_picture(
     image: ImageLike, class_map: Int[Tensor, "h w"], class_names: Sequence[str], *, opacity: float = 0.6
 ) -> Image.Image:
-    """Classes laid over an image, with a legend of those that occur, the largest first.
+    """Draw classes over an image, with a legend of the classes that occur, the largest first.
 
     Args:
-        image: As `tadp.images.to_pil` takes it.
-        class_map: (H, W), indices of `class_names`; others, such as 255, are left clear, and so is "background".
-        class_names: K names.
-        opacity: Of the colours, from 0 to 1.
+        image: An image that `tadp.images.to_pil` reads.
+        class_map: Indices into `class_names`, (H, W). Pixels with other values, such as 255, and pixels of the class
+            "background" are left clear.
+        class_names: The K class names.
+        opacity: Opacity of the colours, from 0 to 1.
 
     Raises:
         ImageError: If the image cannot be read.
-        ValueError: If the map is of another size than the image, or the opacity is none.
+        ValueError: If the map and the image differ in size, or the opacity is not from 0 to 1.
     """
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity is from 0 to 1; got {opacity}.")
+        raise ValueError(f"opacity must be from 0 to 1; got {opacity}.")
     picture = to_pil(image)
     labels = class_map.cpu().numpy()
     if labels.shape != (picture.height, picture.width):
         raise ValueError(
-            f"a class map has the image's size; got {labels.shape} for {picture.height, picture.width} (height, width)."
+            f"a class map must have the image's size; got {labels.shape} for an image of "
+            f"{picture.height, picture.width} (height, width)."
         )
     offset = 0 if BACKGROUND in class_names else 1  # so that no class is black
     pixels = np.asarray(picture).astype(np.float32)
@@ -57,15 +59,15 @@ def class_picture(
 
 
 def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
-    """A depth map in colours, near red and far blue, with a bar in metres below; unknown depth is grey.
+    """Draw a depth map from red (near) to blue (far), with a scale in metres below. Unknown depth is grey.
 
     Args:
-        depth_m: (H, W), metres; 0, NaN and infinity are unknown.
+        depth_m: Depth in metres, (H, W). 0, NaN and infinity mean unknown.
     """
     values = depth_m.detach().float().cpu().numpy()
     known = np.isfinite(values) & (values > 0)
     near, far = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
-    # Steps of equal ratio: what is near differs by less, and matters more.
+    # The scale is logarithmic, because near objects differ by less and matter more.
     share = np.zeros_like(values)
     if far > near > 0:
         share[known] = np.log(values[known] / near) / math.log(far / near)
@@ -89,14 +91,15 @@ def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
 def box_picture(
     image: ImageLike, found: Detections | Boxes, class_names: Sequence[str], *, note: str = ""
 ) -> Image.Image:
-    """Boxes over an image with their classes, and scores where there are; the surest lies on top, and no name lies on
-    another where there is room.
+    """Draw boxes over an image, with their classes and, for detections, their scores.
+
+    The box with the highest score lies on top. Labels do not cover one another where there is room.
 
     Args:
-        image: As `tadp.images.to_pil` takes it.
-        found: Boxes in the image's pixels.
-        class_names: What the labels index.
-        note: Written below, if anything.
+        image: An image that `tadp.images.to_pil` reads.
+        found: The boxes, in the image's pixels.
+        class_names: The class names that the labels index.
+        note: A note to write below the picture; "" for none.
 
     Raises:
         ImageError: If the image cannot be read.
@@ -113,12 +116,12 @@ def box_picture(
         left, top, right, bottom = edges[number]
         draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colors[number], width=3)
     labels: list[tuple[int, str, _Rectangle]] = []
-    for number in reversed(order):  # the surest has the first choice of a place
+    for number in reversed(order):  # the box with the highest score gets the first choice of a place
         label, score = int(found.labels[number]), scores[number]
         name = class_names[label] if label < len(class_names) else str(label)
         text = name if score is None else f"{name} {score:.2f}"
-        taken = [place for _, _, place in labels]
-        labels.append((number, text, _label_place(draw, text, edges[number], picture.size, taken)))
+        occupied = [place for _, _, place in labels]
+        labels.append((number, text, _label_place(draw, text, edges[number], picture.size, occupied)))
     for number, text, place in reversed(labels):
         draw.rectangle(place, fill=colors[number])
         ink = INK if sum(colors[number]) > 330 else PAPER
@@ -127,22 +130,22 @@ def box_picture(
 
 
 def _label_place(
-    draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], size: tuple[int, int], taken: Sequence[_Rectangle]
+    draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], size: tuple[int, int], occupied: Sequence[_Rectangle]
 ) -> _Rectangle:
-    """Where the label of a box goes: above, in or below it, at the first place that hides the least of other labels."""
+    """Place the label of a box above, in or below it, at the first place that hides the least of other labels."""
     left, top, _, bottom = box
     width, height = draw.textlength(text, font=font()) + 8, TEXT_PX + 5
     left = max(min(left, size[0] - width), 0)
     steps = [top - height, top, *(top + k * height for k in range(1, int((bottom - top) // height))), bottom]
-    uppers = [one for one in steps if 0 <= one <= size[1] - height] or [max(min(top, size[1] - height), 0)]
+    uppers = [upper for upper in steps if 0 <= upper <= size[1] - height] or [max(min(top, size[1] - height), 0)]
     places = [(left, upper, left + width, upper + height) for upper in uppers]
-    return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+    return min(places, key=lambda place: sum(_overlap(place, rectangle) for rectangle in occupied))
 
 
-def _overlap(one: _Rectangle, other: _Rectangle) -> float:
+def _overlap(first: _Rectangle, second: _Rectangle) -> float:
     """The area that two rectangles share."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
     return max(width, 0) * max(height, 0)
 
 

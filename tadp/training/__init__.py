@@ -1,1 +1,1 @@
-"""What training takes: losses, learning-rate schedules, parameter groups."""
+"""Tools for training: losses, learning-rate schedules and parameter groups."""

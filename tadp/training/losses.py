@@ -1,8 +1,8 @@
-"""What heads are trained with: cross-entropy and focal loss for masks, SILog for depth.
+"""Losses for heads: cross-entropy and focal loss for masks, SILog for depth.
 
-Faster R-CNN's losses come from `tadp.heads.DetectionHead` itself. All losses are computed in float32 at least, check
-their targets, and return a zero with a gradient where nothing is labelled, so that a batch of unlabelled images trains
-nothing and breaks nothing.
+`tadp.heads.DetectionHead` computes Faster R-CNN's losses itself. All losses here are computed in float32 or higher
+precision, and check their targets. If nothing is labelled, the loss is 0 and still differentiable, so a batch of
+unlabelled images does no harm.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-_NEAREST_M = 1e-6  # a sigmoid that saturates says 0 m, and the logarithm of 0 would end the run
+_NEAREST_M = 1e-6  # a saturated sigmoid predicts 0 m, and the logarithm of 0 would end the run
 
 
 def cross_entropy(
@@ -18,13 +18,13 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the softmax over classes, averaged over labelled pixels.
 
-    mmsegmentation, with which the released code trains, divides by all pixels instead, ignored ones too, unless told
-    otherwise (`avg_non_ignore`); where nothing is ignored the two agree.
+    mmsegmentation, which the released code trains with, divides by the number of all pixels instead, including ignored
+    pixels, unless `avg_non_ignore` is set. If no pixel is ignored, the two agree.
 
     Args:
-        logits: (B, K, H, W), a head's output for K classes.
-        masks: (B, H, W), the class of each pixel, 0 to K - 1, or `ignore_label`.
-        ignore_label: Pixels with this label do not count; it must be none of the K classes.
+        logits: The output of a head for K classes, (B, K, H, W).
+        masks: The class of each pixel, 0 to K - 1, or `ignore_label`, (B, H, W).
+        ignore_label: The label of pixels that do not count. It must not be one of the K classes.
 
     Returns:
         A scalar; 0 if every pixel is ignored.
@@ -52,17 +52,18 @@ def focal(
     gamma: float = 2.0,
     ignore_label: int = 255,
 ) -> Float[Tensor, ""]:
-    """Focal loss, each class against the rest: pixels that are right already weigh little.
+    """Focal loss of each class against the rest, where pixels that are already right have little weight.
 
-    A class's sigmoid is compared with whether the pixel is of that class; the binary cross-entropy is weighted by
-    (1 - p)^gamma, p the probability given to what is true. Summed over classes, averaged over labelled pixels. The
-    sigmoids do not sum to one over the classes; the class with the highest logit is the answer, as with cross-entropy.
+    Each class's sigmoid is compared with whether the pixel belongs to that class. The binary cross-entropy is weighted
+    by (1 - p)^gamma, where p is the probability of the true answer. The result is summed over classes and averaged over
+    labelled pixels. The sigmoids do not sum to one over the classes. As with cross-entropy, the class with the highest
+    logit is the prediction.
 
     Args:
-        logits: (B, K, H, W), a head's output for K classes.
-        masks: (B, H, W), the class of each pixel, 0 to K - 1, or `ignore_label`.
-        gamma: How little easy pixels weigh, 0 or more; 0 is binary cross-entropy.
-        ignore_label: Pixels with this label do not count; it must be none of the K classes.
+        logits: The output of a head for K classes, (B, K, H, W).
+        masks: The class of each pixel, 0 to K - 1, or `ignore_label`, (B, H, W).
+        gamma: How strongly easy pixels are weighted down, 0 or more; 0 is binary cross-entropy.
+        ignore_label: The label of pixels that do not count. It must not be one of the K classes.
 
     Returns:
         A scalar; 0 if every pixel is ignored.
@@ -81,11 +82,11 @@ def focal(
         0.3466
     """
     if not gamma >= 0:
-        raise ValueError(f"gamma is 0 or more; got {gamma}.")
+        raise ValueError(f"gamma must be 0 or more; got {gamma}.")
     masks, labelled = _check_masks(logits, masks, ignore_label)
     logits = _precise(logits)
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
-    signed = torch.where(masks.unsqueeze(1) == classes, logits, -logits)  # sigmoid(signed): what the truth was given
+    signed = torch.where(masks.unsqueeze(1) == classes, logits, -logits)  # sigmoid(signed) is p
     weighted = -F.logsigmoid(signed) * (gamma * F.logsigmoid(-signed)).exp()  # (1 - p)^gamma
     total = torch.where(labelled.unsqueeze(1), weighted, 0).sum()
     return total / labelled.sum().clamp(min=1)
@@ -94,16 +95,16 @@ def focal(
 def silog(
     depth_m: Float[Tensor, "_b _h _w"], target_m: Float[Tensor, "_b2 _h2 _w2"], *, variance_focus: float = 0.5
 ) -> Float[Tensor, ""]:
-    """Scale-invariant logarithmic error, the root of mean(d²) - variance_focus * mean(d)², d = log target - log depth.
+    """Scale-invariant logarithmic error: the root of mean(d²) - variance_focus * mean(d)², d = log target - log depth.
 
-    The means go over all known pixels of the batch.
+    The means are over all known pixels of the batch.
 
     Args:
-        depth_m: (B, H, W), predicted depth in metres. Less than a micrometre counts as one.
-        target_m: (B, H, W), true depth in metres; where it is 0, negative, NaN or infinite it is unknown, and the pixel
+        depth_m: Predicted depth in metres, (B, H, W). Depths below a micrometre count as a micrometre.
+        target_m: True depth in metres, (B, H, W). Where it is 0, negative, NaN or infinite, it is unknown and the pixel
             does not count.
-        variance_focus: In [0, 1]. At 1 a prediction that is off by one factor everywhere costs nothing, at 0 as much as
-            any other.
+        variance_focus: Weight of the squared mean, in [0, 1]. At 1, a prediction that is wrong by the same factor
+            everywhere costs nothing. At 0, it costs as much as any other error.
 
     Returns:
         A scalar, 0 or more; 0 if no depth is known. A NaN in the prediction gives NaN.
@@ -121,26 +122,26 @@ def silog(
         0.0
     """
     if not 0 <= variance_focus <= 1:
-        raise ValueError(f"variance_focus is in [0, 1]; got {variance_focus}.")
+        raise ValueError(f"variance_focus must be in [0, 1]; got {variance_focus}.")
     if depth_m.shape != target_m.shape or depth_m.ndim != 3:
         raise ValueError(
-            f"prediction and target are depth in metres, (B, H, W) both; got {tuple(depth_m.shape)} and "
+            f"prediction and target must both be depth in metres, (B, H, W); got {tuple(depth_m.shape)} and "
             f"{tuple(target_m.shape)}. Resize the prediction, and drop a channel axis with [:, 0]."
         )
     depth, target = _precise(depth_m), _precise(target_m)
     known = target.isfinite() & (target > 0)
     if (known & (depth < 0)).any():
-        raise ValueError(f"predicted depth is in metres, never negative; got {depth[known].min().item():g}.")
-    one = torch.ones_like(depth)
+        raise ValueError(f"predicted depth must not be negative; got {depth[known].min().item():g} m.")
+    ones = torch.ones_like(depth)
     # Unknown pixels are replaced before the logarithm: its gradient at 0 or inf would be NaN even if masked afterwards.
-    difference = torch.where(known, target, one).log() - torch.where(known, depth, one).clamp(min=_NEAREST_M).log()
+    difference = torch.where(known, target, ones).log() - torch.where(known, depth, ones).clamp(min=_NEAREST_M).log()
     count = known.sum().clamp(min=1)
     mean, mean_square = difference.sum() / count, difference.square().sum() / count
     return _root(mean_square - variance_focus * mean.square())
 
 
 def _root(value: Tensor) -> Tensor:
-    """The square root, with a gradient of 0 rather than NaN at 0 and, by rounding, below; NaN stays."""
+    """The square root, with a gradient of 0 rather than NaN at 0 and where rounding left a value below 0. NaN stays."""
     flat = value <= 0
     return torch.where(flat, value * 0, torch.where(flat, torch.ones_like(value), value).sqrt())
 
@@ -150,22 +151,24 @@ def _precise(values: Tensor) -> Tensor:
 
 
 def _check_masks(logits: Tensor, masks: Tensor, ignore_label: int) -> tuple[Tensor, Tensor]:
-    """Masks as int64, and which pixels count."""
+    """Return masks as int64, and which pixels count."""
     count = logits.shape[1] if logits.ndim == 4 else 0
     if logits.ndim != 4 or masks.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(
-            f"logits are (B, K, H, W) and masks (B, H, W) of the same size; got {tuple(logits.shape)} and "
-            f"{tuple(masks.shape)}. Resize the logits, or the masks by the nearest neighbour."
+            f"logits must be (B, K, H, W) and masks (B, H, W) of the same size; got {tuple(logits.shape)} and "
+            f"{tuple(masks.shape)}. Resize the logits, or resize the masks with nearest-neighbour interpolation."
         )
     if 0 <= ignore_label < count:
-        raise ValueError(f"ignore_label {ignore_label} is one of the {count} classes; take a negative one, e.g. -1.")
+        raise ValueError(
+            f"ignore_label must not be a class; got {ignore_label} for {count} classes. Use a negative label, e.g. -1."
+        )
     masks = masks.long()
     labelled = masks != ignore_label
     outside = labelled & ((masks < 0) | (masks >= count))
     if outside.any():
         image, row, column = outside.nonzero()[0].tolist()
         raise ValueError(
-            f"labels are 0 to {count - 1} for {count} classes, or {ignore_label} where a pixel is to be ignored; got "
+            f"labels must be 0 to {count - 1} for {count} classes, or {ignore_label} for ignored pixels; got "
             f"{masks[image, row, column].item()} in image {image}, row {row}, column {column}."
         )
     return masks, labelled

@@ -1,4 +1,4 @@
-"""Learning rates over a training, the paper's settings by name, and the groups of parameters that an optimiser takes.
+"""Learning-rate schedules, the paper's settings by name, and parameter groups for an optimiser.
 
     schedule = get_schedule("ade20k-8k")
     groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
@@ -6,8 +6,8 @@
     steps = schedule.total_steps(len(data))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.lr_factor(step, total_steps=steps))
 
-The numbers are those of the released code, each with its file. Where what runs there differs from what is written
-there, the settings are what runs, and `note` says so.
+The numbers come from the released code, and `source` names the file. Where the released code does not do what its
+settings say, the schedule here does what the code does, and `note` explains the difference.
 """
 
 from collections.abc import Mapping
@@ -24,27 +24,29 @@ Shape = Literal["poly", "rise_and_fall", "constant"]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long to train, on how much at once, and how fast.
+    """The length of a training run, its batch size and its learning rates.
 
     Attributes:
-        steps: Steps of the optimiser; or give `epochs`.
-        epochs: Passes over the data; or give `steps`.
-        batch: Images a step, over all processes and accumulated batches.
-        lr: Of the head, at its highest.
-        unet_scale: The U-Net's share of it.
-        weight_decay: AdamW's, of matrices and kernels.
-        shape: "poly" falls as (1 - progress)^power; "rise_and_fall" rises as progress^power for half of the epochs,
-            falls as much, and stays at the least; "constant" stays.
-        power: Of the two curves; 1 is a straight line.
-        min_lr: The least of the two curves, at `lr`'s scale.
-        warmup_steps: At the start, the rate is multiplied by a line from `warmup_ratio` to 1.
-        warmup_ratio: Where that line begins.
-        stretch: The curve is that of a run so many times as long, of which this one is the beginning.
+        steps: Number of optimiser steps. Set either this or `epochs`.
+        epochs: Number of passes over the data. Set either this or `steps`.
+        batch: Images per step, summed over all processes and accumulated batches.
+        lr: The head's highest learning rate.
+        unet_scale: The U-Net's learning rate, as a share of the head's.
+        weight_decay: AdamW's weight decay for matrices and kernels.
+        shape: The shape of the curve. "poly" falls as (1 - progress)^power. "rise_and_fall" rises as progress^power for
+            half of the epochs, falls in the same way, and then stays at the minimum. "constant" does not change.
+        power: Exponent of the curves "poly" and "rise_and_fall"; 1 is a straight line.
+        min_lr: Lowest learning rate of these two curves, at the scale of `lr`.
+        warmup_steps: Number of steps at the start during which the rate is multiplied by a factor that grows linearly
+            from `warmup_ratio` to 1.
+        warmup_ratio: The factor at the first step of the warm-up.
+        stretch: Length of the run that the curve belongs to, in multiples of this run. If it is over 1, only the
+            beginning of the curve is used.
         source: The file of the released code.
-        note: What differs, and why.
+        note: How the schedule differs from the released code's settings, and why.
 
     Raises:
-        ValueError: If not exactly one of `steps` and `epochs` is given, or a number is out of its range.
+        ValueError: If not exactly one of `steps` and `epochs` is set, or a number is out of its range.
 
     Example:
         >>> schedule = Schedule(steps=100, batch=8, lr=1e-3, warmup_steps=10)
@@ -69,55 +71,58 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"give either steps or epochs; got {self.steps} and {self.epochs}.")
+            raise ValueError(f"set either steps or epochs; got {self.steps} and {self.epochs}.")
         check_choice(self.shape, get_args(Shape), name="shape")
         length = self.steps if self.epochs is None else self.epochs
         for name, value in (("steps or epochs", length), ("batch", self.batch)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is at least 1; got {value}.")
+                raise ValueError(f"{name} must be at least 1; got {value}.")
         if not 0 <= self.min_lr <= self.lr or self.lr <= 0:
-            raise ValueError(f"lr is over 0 and min_lr from 0 to lr; got lr {self.lr} and min_lr {self.min_lr}.")
+            raise ValueError(f"lr must be over 0, and min_lr from 0 to lr; got lr {self.lr} and min_lr {self.min_lr}.")
         if self.stretch < 1 or self.warmup_steps < 0 or self.power <= 0:
             raise ValueError(
-                f"stretch is at least 1, warmup_steps at least 0, power over 0; got {self.stretch}, "
+                f"stretch must be at least 1, warmup_steps at least 0, and power over 0; got {self.stretch}, "
                 f"{self.warmup_steps} and {self.power}."
             )
 
     def steps_per_epoch(self, images: int) -> int:
-        """Whole batches in so many images; the images left over wait for another epoch's order.
+        """The number of whole batches in an epoch. Images that do not fill a batch are left out of that epoch.
+
+        Args:
+            images: Number of training images.
 
         Raises:
-            ValueError: If there are fewer images than a batch.
+            ValueError: If there are fewer images than a batch needs.
         """
         if images < self.batch:
-            raise ValueError(f"{images} images make no batch of {self.batch}; take a smaller batch.")
+            raise ValueError(f"{images} images do not fill a batch of {self.batch}; use a smaller batch.")
         return images // self.batch
 
     def total_steps(self, images: int) -> int:
-        """Steps of the optimiser.
+        """The number of optimiser steps of the whole run.
 
         Args:
-            images: How many there are to train on.
+            images: Number of training images.
 
         Raises:
-            ValueError: If there are fewer than a batch.
+            ValueError: If there are fewer images than a batch needs.
 
         Example:
             >>> get_schedule("nyu-25-epochs").total_steps(24231)
             25225
         """
-        each = self.steps_per_epoch(images)
-        return self.steps if self.steps is not None else (self.epochs or 0) * each
+        steps_per_epoch = self.steps_per_epoch(images)
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
     def lr_factor(self, step: int, *, total_steps: int | None = None) -> float:
-        """What to multiply `lr` by at a step.
+        """The factor that `lr` is multiplied by at a step.
 
         Args:
-            step: From 0; the step that is about to be taken.
-            total_steps: As `total_steps` gives it; not needed if the schedule counts steps.
+            step: The step that is about to be taken, from 0.
+            total_steps: The length of the run, from `total_steps`. It is not needed if the schedule counts steps.
 
         Raises:
-            ValueError: If the schedule counts epochs, and `total_steps` is not given.
+            ValueError: If the schedule counts epochs, and `total_steps` is None.
         """
         total = self.steps if total_steps is None else total_steps
         if total is None:
@@ -129,7 +134,7 @@ class Schedule:
         return factor
 
     def _curve(self, step: int, total: float) -> float:
-        """From 0 to 1."""
+        """The height of the curve at a step, from 0 to 1."""
         if self.shape == "constant":
             return 1.0
         if self.shape == "poly":
@@ -143,10 +148,10 @@ class Schedule:
 _ADE20K = "TADP/mm_configs/seg_ade20k_{}.py; cvpr_experiments/ade_segmentation.sh for two GPUs of 8 images"
 _NYU = "train_tadp_depth.py, models/depth/configs/train_options.py, cvpr_experiments/nyuv2_depth.sh"
 _NYU_NOTE = (
-    "The script passes --layer_decay 0.9, which its optimizer.py does not read: there is one scale, 0.01 for the U-Net."
+    "The script passes --layer_decay 0.9, but its optimizer.py does not read it: the only scale is 0.01 for the U-Net."
 )
 _SCALE_NOTE = (
-    "A U-Net at 0.01 of the rate is written there as 'lr_scale', a key that neither AdamW nor the loop reads, so the "
+    "The code sets 'lr_scale' to 0.01 for the U-Net, but neither AdamW nor the training loop reads that key. So the "
     "U-Net trains at the full rate, as here."
 )
 _CITYSCAPES = "TADP/mm_configs/fpn_vpd_sd1-5_citscapes_to_nighttime_512x512_gpu8x2_80k.py"
@@ -164,7 +169,8 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             weight_decay=0.1,
             shape="constant",
             source=_NYU,
-            note=f"{_NYU_NOTE} The script's weight decay and batch are of the 25 epochs; none is published for one.",
+            note=f"{_NYU_NOTE} The weight decay and batch are those of the script for 25 epochs, as no script is "
+            "published for one epoch.",
         ),
         "nyu-25-epochs": Schedule(
             epochs=25,
@@ -186,7 +192,8 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             weight_decay=1e-2,
             power=0.9,
             source="TADP/tadp_seg.py, cvpr_experiments/pascal_segmentation.sh: 4 batches of 2",
-            note=f"{_SCALE_NOTE} Its curve counts steps against the number of data sets, 1; here it spans the run.",
+            note=f"{_SCALE_NOTE} The code's curve takes the number of data sets, 1, for the number of steps; here the "
+            "curve spans the run.",
         ),
         "cityscapes-40k": Schedule(
             steps=40_000,
@@ -195,7 +202,7 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             weight_decay=1e-3,
             warmup_steps=1_500,
             source=_CITYSCAPES,
-            note="The file for Dark Zurich beside it has one image a step.",
+            note="The file for Dark Zurich in the same folder has one image per step.",
         ),
         "cityscapes-80k": Schedule(
             steps=80_000,
@@ -214,37 +221,39 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             power=0.9,
             stretch=2.0,
             source="TADP/tadp_objdet.py, cvpr_experiments/cross_domain_runs.sh",
-            note=f"{_SCALE_NOTE} Its curve counts batches of 2 against images, so the run ends half-way down.",
+            note=f"{_SCALE_NOTE} The code's curve takes the number of images for the number of batches of 2, so the "
+            "run ends half-way down.",
         ),
     }
 )
 
 
 def get_schedule(name: str) -> Schedule:
-    """A setting of the paper's.
+    """Look up one of the paper's schedules by name.
 
     Args:
-        name: One of `SCHEDULES`.
+        name: A key of `SCHEDULES`.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no schedule of that name.
 
     Example:
         >>> get_schedule("ade20k-8k").lr
         0.00016
     """
     if name not in SCHEDULES:
-        raise ValueError(f"no schedule {name!r}; there are {', '.join(SCHEDULES)}. Or build a Schedule.")
+        raise ValueError(f"no schedule {name!r}; choose from {', '.join(SCHEDULES)}, or build a Schedule.")
     return SCHEDULES[name]
 
 
 def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of a module: matrices and kernels with decay, norms and biases without.
+    """Parameter groups of a module: matrices and kernels with weight decay, norms and biases without.
 
     Args:
-        module: Of which the parameters that require a gradient are taken; a group without any is left out.
-        lr: Of both groups.
-        weight_decay: Of the first.
+        module: The module whose parameters are grouped. Parameters that require no gradient are left out, and so are
+            empty groups.
+        lr: The learning rate of both groups.
+        weight_decay: The weight decay of matrices and kernels.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = []

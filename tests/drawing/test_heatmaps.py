@@ -23,7 +23,7 @@ def some_words(*names: str) -> WordMaps:
 
 
 def warmth(picture: Image.Image) -> np.ndarray:
-    """Red above blue: heat is orange, cold is violet."""
+    """Red minus blue: hot places are orange, cold places violet."""
     pixels = np.asarray(picture).astype(int)
     return pixels[..., 0] - pixels[..., 2]
 
@@ -44,10 +44,10 @@ def test_a_constant_map_is_cold_and_a_weaker_one_is_less_hot_and_less_dark():
     cold = warmth(overlay(GREY, torch.full((4, 4), 0.3)))
     assert cold.min() == cold.max()
     shown = [overlay(GREY, spot(), strength=strength) for strength in (0.0, 0.3, 1.0)]
-    rises = [warmth(one).max() - warmth(one).min() for one in shown]
+    rises = [warmth(picture).max() - warmth(picture).min() for picture in shown]
     assert rises[0] == 0
     assert rises[0] < rises[1] < rises[2]
-    darkest = [int(np.asarray(one).sum(axis=2).min()) for one in shown]
+    darkest = [int(np.asarray(picture).sum(axis=2).min()) for picture in shown]
     assert darkest[0] > darkest[1] > darkest[2]
 
 
@@ -63,7 +63,7 @@ def test_maps_of_any_precision_with_gradient_are_drawn(dtype):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_a_map_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"\(h, w\); got shape \(2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"must be \(h, w\); got shape \(2, 8, 8\)"):
         overlay(GREY, torch.zeros(2, 8, 8))
     with pytest.raises(ValueError, match="NaN or infinite"):
         overlay(GREY, torch.full((4, 4), torch.nan))
@@ -72,7 +72,7 @@ def test_a_map_that_is_none_is_refused():
 def test_a_sheet_has_one_cell_for_the_image_and_one_a_word():
     words = some_words("red", "car", "tree")
     sheet = word_sheet(GREY, words, "red car tree", columns=4)
-    # the picture's area is CELL_PX squared, at 96 to 64
+    # the picture's area is CELL_PX squared, and its sides are 96 to 64
     width = round(CELL_PX * (96 / 64) ** 0.5)
     assert sheet.width == 2 * 40 + 4 * width + 3 * 28
     taller = word_sheet(GREY, words, "red car tree", columns=1)
@@ -81,11 +81,11 @@ def test_a_sheet_has_one_cell_for_the_image_and_one_a_word():
 
 def test_articles_and_prepositions_are_left_out_unless_asked_for():
     words = some_words("a", "red", "car", "on", "the", "street")
-    few, all_of_them = (word_sheet(GREY, words, "x", all_words=every, columns=1) for every in (False, True))
+    few, complete = (word_sheet(GREY, words, "x", all_words=all_words, columns=1) for all_words in (False, True))
     content = some_words("red", "car", "street")
     kept = WordMaps(content.words, words.maps[[1, 2, 5]])
     assert np.array_equal(few, word_sheet(GREY, kept, "x", columns=1))
-    assert all_of_them.height > few.height
+    assert complete.height > few.height
 
 
 def test_a_caption_of_small_words_alone_is_shown_all_the_same():
@@ -137,7 +137,7 @@ def test_a_word_is_dimmed_by_the_root_of_its_share_of_the_strongest():
 
 @pytest.fixture
 def features() -> Features:
-    """Two images of 20x28 pixels, padded to 32: strides 8 and 16, three words."""
+    """Features of two images of 20x28 pixels, padded to 32, with strides 8 and 16 and two words."""
     generator = torch.Generator().manual_seed(1)
     maps = {0: torch.rand(2, 5, 3, 4, generator=generator), 1: torch.rand(2, 5, 2, 2, generator=generator)}
     spans = (Word("red", 1, 2), Word("skateboard", 2, 4))
@@ -150,7 +150,7 @@ INFO = FeatureInfo((4, 4), (8, 16))
 
 
 def bilinear(cells: torch.Tensor, stride: int, row: int, column: int) -> float:
-    """A pixel between the centres of its four cells, written out."""
+    """Bilinear interpolation of one pixel between the centres of its four cells, written out."""
     value = 0.0
     y, x = (max((pixel + 0.5) / stride - 0.5, 0.0) for pixel in (row, column))
     for i in (int(y), int(y) + 1):
@@ -186,5 +186,5 @@ def test_pixel_words_say_what_is_missing(features):
         pixel_words(features, INFO, levels=())
     with pytest.raises(ValueError, match="no attention at level 2; recorded: 0, 1"):
         pixel_words(features, FeatureInfo((4, 4, 4), (8, 16, 32)), levels=(2,))
-    with pytest.raises(ValueError, match="carry no attention"):
+    with pytest.raises(ValueError, match="have no attention"):
         pixel_words(Features(features.maps, None, (20, 28)), INFO, levels=(0,))

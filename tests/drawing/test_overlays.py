@@ -24,7 +24,7 @@ def colors(picture):
 
 
 def drawn(picture, plain):
-    """Where two pictures differ, as (left, top, right, bottom); the last two are exclusive."""
+    """The area where two pictures differ: left, top, and the exclusive right and bottom."""
     rows, columns = np.nonzero((np.asarray(picture) != np.asarray(plain)).any(axis=2))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -49,32 +49,32 @@ def test_each_class_has_its_own_colour_whatever_else_is_there():
     both[:100], both[100:200] = 2, 1
     alone = torch.where(both == 2, 2, 0)
     image = photo(size, size)
-    one, other = (np.asarray(class_picture(image, labels, NAMES, opacity=1.0)) for labels in (both, alone))
-    assert tuple(one[50, 50]) == tuple(other[50, 50]) == class_color(2)
-    assert tuple(one[150, 50]) == class_color(1)
-    assert tuple(other[150, 50]) == tuple(one[250, 50]) == GREY  # background is left clear
+    two, single = (np.asarray(class_picture(image, labels, NAMES, opacity=1.0)) for labels in (both, alone))
+    assert tuple(two[50, 50]) == tuple(single[50, 50]) == class_color(2)
+    assert tuple(two[150, 50]) == class_color(1)
+    assert tuple(single[150, 50]) == tuple(two[250, 50]) == GREY  # background is left clear
 
 
 def test_without_a_background_no_class_is_black():
     labels = torch.zeros(SHORT_PX, SHORT_PX, dtype=torch.int64)
-    made = np.asarray(class_picture(photo(SHORT_PX, SHORT_PX), labels, ["dog", "cat"], opacity=1.0))
-    assert tuple(made[0, 0]) == class_color(1)
+    pixels = np.asarray(class_picture(photo(SHORT_PX, SHORT_PX), labels, ["dog", "cat"], opacity=1.0))
+    assert tuple(pixels[0, 0]) == class_color(1)
 
 
 @pytest.mark.parametrize("opacity", [0.0, 0.25, 1.0])
 def test_opacity_is_the_share_of_the_colour(opacity):
     labels = torch.ones(SHORT_PX, SHORT_PX, dtype=torch.int64)
-    made = np.asarray(class_picture(photo(SHORT_PX, SHORT_PX), labels, NAMES, opacity=opacity))[0, 0]
-    expected = [(1 - opacity) * was + opacity * color for was, color in zip(GREY, class_color(1), strict=True)]
-    np.testing.assert_allclose(made, expected, atol=0.5)
+    pixel = np.asarray(class_picture(photo(SHORT_PX, SHORT_PX), labels, NAMES, opacity=opacity))[0, 0]
+    expected = [(1 - opacity) * grey + opacity * color for grey, color in zip(GREY, class_color(1), strict=True)]
+    np.testing.assert_allclose(pixel, expected, atol=0.5)
 
 
 @pytest.mark.parametrize("label", [255, -1, 3])
 def test_what_is_no_class_is_left_clear_and_has_no_legend(label):
     labels = torch.full((SHORT_PX, SHORT_PX), label)
-    made = class_picture(photo(SHORT_PX, SHORT_PX), labels, NAMES)
-    assert made.size == (SHORT_PX, SHORT_PX)
-    assert colors(made) == {GREY}
+    picture = class_picture(photo(SHORT_PX, SHORT_PX), labels, NAMES)
+    assert picture.size == (SHORT_PX, SHORT_PX)
+    assert colors(picture) == {GREY}
 
 
 def test_the_legend_grows_with_the_classes_that_are_there():
@@ -82,27 +82,29 @@ def test_the_legend_grows_with_the_classes_that_are_there():
     heights = []
     for count in (1, 6):
         labels = torch.arange(SHORT_PX)[:, None].expand(SHORT_PX, SHORT_PX) % count
-        made = class_picture(photo(SHORT_PX, SHORT_PX), labels, names)
-        assert made.width == SHORT_PX
-        heights.append(made.height)
+        picture = class_picture(photo(SHORT_PX, SHORT_PX), labels, names)
+        assert picture.width == SHORT_PX
+        heights.append(picture.height)
     assert SHORT_PX < heights[0] < heights[1]
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 80), (8, 8), (700, 500)])
 def test_small_pictures_are_enlarged_and_large_ones_are_not(width, height):
-    made = class_picture(photo(width, height), torch.zeros(height, width, dtype=torch.int64), NAMES)
+    picture = class_picture(photo(width, height), torch.zeros(height, width, dtype=torch.int64), NAMES)
     scale = max(SHORT_PX / min(width, height), 1)
-    assert made.size == (round(width * scale), round(height * scale))
+    assert picture.size == (round(width * scale), round(height * scale))
 
 
 def test_a_map_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"a class map has the image's size; got \(20, 10\) for \(10, 20\)"):
+    with pytest.raises(
+        ValueError, match=r"a class map must have the image's size; got \(20, 10\) for an image of \(10, 20\)"
+    ):
         class_picture(photo(20, 10), torch.zeros(20, 10, dtype=torch.int64), NAMES)
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
 def test_an_opacity_that_is_no_share_is_refused(opacity):
-    with pytest.raises(ValueError, match=f"opacity is from 0 to 1; got {opacity}"):
+    with pytest.raises(ValueError, match=f"opacity must be from 0 to 1; got {opacity}"):
         class_picture(photo(8, 8), torch.zeros(8, 8, dtype=torch.int64), NAMES, opacity=opacity)
 
 
@@ -118,14 +120,14 @@ def test_an_image_that_is_not_there_is_named(tmp_path):
 
 def test_depth_goes_from_red_to_blue_in_steps_of_equal_ratio():
     depth = torch.tensor([1.0, 4.0, 16.0]).repeat_interleave(SHORT_PX // 2)[None].expand(SHORT_PX, -1)
-    made = np.asarray(depth_picture(depth)).astype(int)
-    near, middle, far = (made[0, column] for column in (0, 3 * SHORT_PX // 4, 3 * SHORT_PX // 2 - 1))
+    pixels = np.asarray(depth_picture(depth)).astype(int)
+    near, middle, far = (pixels[0, column] for column in (0, 3 * SHORT_PX // 4, 3 * SHORT_PX // 2 - 1))
     assert tuple(near) == (158, 1, 66)
     assert tuple(far) == (94, 79, 162)
-    np.testing.assert_allclose(middle, (242, 234, 146), atol=1)  # half way: between the fifth and the sixth colour
+    np.testing.assert_allclose(middle, (242, 234, 146), atol=1)  # half-way between the fifth and the sixth colour
     doubled = np.asarray(depth_picture(2 * depth))
-    assert (doubled[:SHORT_PX] == made[:SHORT_PX]).all()  # only the bar's metres differ
-    assert (doubled != made).any()
+    assert (doubled[:SHORT_PX] == pixels[:SHORT_PX]).all()  # only the metres below the bar differ
+    assert (doubled != pixels).any()
 
 
 @pytest.mark.parametrize("unknown", [0.0, -1.0, float("nan"), float("inf")])
@@ -134,16 +136,16 @@ def test_unknown_depth_is_grey_and_does_not_stretch_the_range(unknown):
     depth[:, 160:] = 5.0
     plain = np.asarray(depth_picture(depth))
     depth[:10] = unknown
-    made = np.asarray(depth_picture(depth))
-    assert colors(made[:10]) == {UNKNOWN}
-    assert (made[10:] == plain[10:]).all()
+    pixels = np.asarray(depth_picture(depth))
+    assert colors(pixels[:10]) == {UNKNOWN}
+    assert (pixels[10:] == plain[10:]).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0, 3.0])
 def test_depth_that_is_the_same_everywhere_is_drawn(value):
-    made = np.asarray(depth_picture(torch.full((8, 12), value)))
-    assert made.shape == (SHORT_PX + 52, 480, 3)
-    assert colors(made[:SHORT_PX]) == {(158, 1, 66) if value == 3 else UNKNOWN}
+    pixels = np.asarray(depth_picture(torch.full((8, 12), value)))
+    assert pixels.shape == (SHORT_PX + 52, 480, 3)
+    assert colors(pixels[:SHORT_PX]) == {(158, 1, 66) if value == 3 else UNKNOWN}
 
 
 # Boxes
@@ -151,40 +153,41 @@ def test_depth_that_is_the_same_everywhere_is_drawn(value):
 
 def test_a_box_is_drawn_where_it_is():
     image = photo(400, 400)
-    made = box_picture(image, boxes_of([100.0, 150.0, 300.0, 350.0], labels=[1]), NAMES)
-    pixels = np.asarray(made)
+    picture = box_picture(image, boxes_of([100.0, 150.0, 300.0, 350.0], labels=[1]), NAMES)
+    pixels = np.asarray(picture)
     assert tuple(pixels[250, 100]) == tuple(pixels[349, 200]) == tuple(pixels[250, 299]) == class_color(2)
     assert tuple(pixels[250, 200]) == GREY
-    left, top, right, bottom = drawn(made, image)
+    left, top, right, bottom = drawn(picture, image)
     assert (left, right, bottom) == (100, 300, 350)
-    assert 120 < top < 150  # the name stands above
+    assert 120 < top < 150  # the name is above the box
 
 
 @pytest.mark.parametrize("edges", [(0.0, 0.0, 400.0, 400.0), (390.0, 0.0, 400.0, 10.0), (0.0, 395.0, 3.0, 400.0)])
 def test_a_name_stays_in_the_picture(edges):
     image = photo(400, 400)
-    made = box_picture(image, boxes_of(edges, labels=[1]), ["x", "a rather long name"])
-    assert made.size == image.size
-    left, top, right, bottom = drawn(made, image)
+    picture = box_picture(image, boxes_of(edges, labels=[1]), ["x", "a rather long name"])
+    assert picture.size == image.size
+    left, top, right, bottom = drawn(picture, image)
     assert right - left > 100  # the name is whole
     assert bottom - top >= 16
 
 
 def test_boxes_grow_with_a_small_picture():
-    made = np.asarray(box_picture(photo(40, 40), boxes_of([10.0, 20.0, 30.0, 40.0]), NAMES))
-    assert made.shape == (SHORT_PX, SHORT_PX, 3)
-    assert tuple(made[240, 80]) == tuple(made[240, 239]) == class_color(1)
-    assert tuple(made[240, 160]) == GREY
+    pixels = np.asarray(box_picture(photo(40, 40), boxes_of([10.0, 20.0, 30.0, 40.0]), NAMES))
+    assert pixels.shape == (SHORT_PX, SHORT_PX, 3)
+    assert tuple(pixels[240, 80]) == tuple(pixels[240, 239]) == class_color(1)
+    assert tuple(pixels[240, 160]) == GREY
 
 
 def test_the_surest_box_lies_on_top():
-    found = Detections(torch.tensor([[50.0, 100.0, 300.0, 300.0]] * 2), torch.tensor([0, 1]), torch.tensor([0.9, 0.3]))
-    made = np.asarray(box_picture(photo(400, 400), found, NAMES))
-    assert tuple(made[200, 50]) == class_color(1)
+    edges = torch.tensor([[50.0, 100.0, 300.0, 300.0]] * 2)
+    detections = Detections(edges, torch.tensor([0, 1]), torch.tensor([0.9, 0.3]))
+    pixels = np.asarray(box_picture(photo(400, 400), detections, NAMES))
+    assert tuple(pixels[200, 50]) == class_color(1)
 
 
 def filled(picture, label):
-    """How much of a picture is an area of a class's colour, and not a line of it, 3 pixels wide."""
+    """The number of pixels inside areas of a class's colour. Lines of that colour, 3 pixels wide, do not count."""
     hit = (np.asarray(picture) == class_color(label + 1)).all(-1)
     return int(np.lib.stride_tricks.sliding_window_view(hit, (5, 5)).all((2, 3)).sum())
 
@@ -196,8 +199,8 @@ def test_no_name_lies_on_another(top):
     boxes, names = torch.tensor(edges), ["one", "two", "three", "four"]
     together = box_picture(photo(400, 400), Detections(boxes, labels, scores), names)
     for k, label in enumerate(labels.tolist()):
-        one = Detections(boxes[k : k + 1], labels[k : k + 1], scores[k : k + 1])
-        assert filled(together, label) > 0.6 * filled(box_picture(photo(400, 400), one, names), label) > 0
+        single = Detections(boxes[k : k + 1], labels[k : k + 1], scores[k : k + 1])
+        assert filled(together, label) > 0.6 * filled(box_picture(photo(400, 400), single, names), label) > 0
 
 
 def test_no_boxes_leave_the_picture_and_a_note_stands_below():
@@ -209,9 +212,9 @@ def test_no_boxes_leave_the_picture_and_a_note_stands_below():
 
 
 def test_a_label_without_a_name_is_drawn_as_its_number():
-    image, there = photo(400, 400), boxes_of([100.0, 100.0, 200.0, 200.0], labels=[7])
+    image, boxes = photo(400, 400), boxes_of([100.0, 100.0, 200.0, 200.0], labels=[7])
     assert np.array_equal(
-        np.asarray(box_picture(image, there, NAMES)), np.asarray(box_picture(image, there, [*"abcdefg", "7"]))
+        np.asarray(box_picture(image, boxes, NAMES)), np.asarray(box_picture(image, boxes, [*"abcdefg", "7"]))
     )
 
 
@@ -223,13 +226,13 @@ def test_a_sheet_holds_every_picture_whole(titles):
     red, green, blue, white = (photo(*size, color) for size, color in (
         ((30, 20), (255, 0, 0)), ((10, 40), (0, 255, 0)), ((50, 20), (0, 0, 255)), ((10, 10), (1, 2, 3)),
     ))  # fmt: skip
-    made = np.asarray(sheet([[red, green], [blue, white]], titles=titles)).reshape(-1, 3)
-    for one in (red, green, blue, white):
-        color = one.getpixel((0, 0))
-        assert (made == color).all(axis=1).sum() == one.width * one.height
+    pixels = np.asarray(sheet([[red, green], [blue, white]], titles=titles)).reshape(-1, 3)
+    for picture in (red, green, blue, white):
+        color = picture.getpixel((0, 0))
+        assert (pixels == color).all(axis=1).sum() == picture.width * picture.height
 
 
 @pytest.mark.parametrize("lengths", [(), (0,), (2, 1)])
 def test_rows_that_make_no_sheet_are_refused(lengths):
-    with pytest.raises(ValueError, match="a sheet has one row or more, of equally many pictures; got"):
+    with pytest.raises(ValueError, match="a sheet needs at least one row, and rows of the same length; got"):
         sheet([[photo(8, 8)] * length for length in lengths])

@@ -17,7 +17,7 @@ def labels(*shape: int, classes: int = 5, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def masks() -> torch.Tensor:
-    """Two images, 7 by 3, of five classes; a part is ignored, more in the second."""
+    """Masks of two images, 7 by 3, with five classes. A part is ignored, a larger part in the second image."""
     masks = labels(2, 7, 3)
     masks[0, 0], masks[1, :4] = 255, 255
     return masks
@@ -31,13 +31,13 @@ MASK_LOSSES = [losses.cross_entropy, losses.focal]
 
 def test_cross_entropy_is_the_mean_over_labelled_pixels(masks):
     logits = random(2, 5, 7, 3, scale=3)
-    found = losses.cross_entropy(logits, masks)
+    loss = losses.cross_entropy(logits, masks)
     values = logits.numpy().astype(np.float64)
     by_hand = []
     for image, row, column in np.argwhere(masks.numpy() != 255):
-        one = values[image, :, row, column]
-        by_hand.append(np.log(np.exp(one).sum()) - one[masks[image, row, column]])
-    assert float(found) == pytest.approx(np.mean(by_hand), rel=1e-6)
+        scores = values[image, :, row, column]
+        by_hand.append(np.log(np.exp(scores).sum()) - scores[masks[image, row, column]])
+    assert float(loss) == pytest.approx(np.mean(by_hand), rel=1e-6)
 
 
 def test_focal_loss_is_torchvisions_for_one_class_against_the_rest(masks):
@@ -89,8 +89,8 @@ def test_a_batch_without_labels_gives_zero_and_a_gradient(loss):
 @pytest.mark.parametrize("loss", MASK_LOSSES)
 def test_the_ignored_label_can_be_another(loss, masks):
     logits = random(2, 5, 7, 3)
-    other = torch.where(masks == 255, -1, masks)
-    assert torch.equal(loss(logits, other, ignore_label=-1), loss(logits, masks))
+    negative = torch.where(masks == 255, -1, masks)
+    assert torch.equal(loss(logits, negative, ignore_label=-1), loss(logits, masks))
 
 
 @pytest.mark.parametrize("loss", MASK_LOSSES)
@@ -128,14 +128,16 @@ def test_a_gamma_under_one_keeps_the_gradient_finite():
 @pytest.mark.parametrize("label", [5, 254, -1])
 def test_a_label_outside_the_classes_is_named_with_its_place(loss, label, masks):
     masks[1, 6, 2] = label
-    expected = rf"labels are 0 to 4 for 5 classes, or 255 where .* got {label} in image 1, row 6, column 2"
+    expected = (
+        rf"labels must be 0 to 4 for 5 classes, or 255 for ignored pixels; got {label} in image 1, row 6, column 2"
+    )
     with pytest.raises(ValueError, match=expected):
         loss(random(2, 5, 7, 3), masks)
 
 
 @pytest.mark.parametrize("loss", MASK_LOSSES)
 def test_masks_of_another_size_are_refused(loss):
-    expected = r"same size; got \(2, 5, 8, 8\) and \(2, 16, 16\). Resize the logits, or the masks by the nearest"
+    expected = r"same size; got \(2, 5, 8, 8\) and \(2, 16, 16\). Resize the logits, or resize the masks with nearest"
     with pytest.raises(ValueError, match=expected):
         loss(random(2, 5, 8, 8), labels(2, 16, 16))
     with pytest.raises(ValueError, match=r"got \(2, 5, 8, 8\) and \(1, 8, 8\)"):
@@ -144,12 +146,14 @@ def test_masks_of_another_size_are_refused(loss):
 
 @pytest.mark.parametrize("loss", MASK_LOSSES)
 def test_an_ignored_label_that_is_a_class_is_refused(loss):
-    with pytest.raises(ValueError, match=r"ignore_label 255 is one of the 300 classes; take a negative one"):
+    with pytest.raises(
+        ValueError, match=r"ignore_label must not be a class; got 255 for 300 classes. Use a negative label"
+    ):
         loss(random(1, 300, 2, 2), labels(1, 2, 2))
 
 
 def test_a_negative_gamma_is_refused(masks):
-    with pytest.raises(ValueError, match=r"gamma is 0 or more; got -1.0"):
+    with pytest.raises(ValueError, match=r"gamma must be 0 or more; got -1.0"):
         losses.focal(random(2, 5, 7, 3), masks, gamma=-1.0)
 
 
@@ -164,12 +168,12 @@ def depths(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_silog_is_what_its_formula_says(variance_focus):
     depth, target = depths(2, 5, 7), depths(2, 5, 7, seed=1)
     target[0, :2] = 0
-    found = losses.silog(depth, target, variance_focus=variance_focus)
+    loss = losses.silog(depth, target, variance_focus=variance_focus)
     pairs = [(p, t) for p, t in zip(depth.flatten().tolist(), target.flatten().tolist(), strict=True) if t > 0]
     d = [math.log(t) - math.log(p) for p, t in pairs]
     mean = sum(d) / len(d)
     expected = math.sqrt(sum(x * x for x in d) / len(d) - variance_focus * mean**2)
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_default_is_the_released_one():
@@ -228,7 +232,7 @@ def test_a_prediction_of_zero_is_finite():
 
 
 def test_a_prediction_that_is_no_number_shows():
-    """So that training can stop at the first loss that is not finite."""
+    """NaN is passed on, so that training can stop at the first loss that is not finite."""
     depth = depths(1, 2, 2)
     depth[0, 0, 0] = float("nan")
     assert losses.silog(depth, depths(1, 2, 2, seed=1)).isnan()
@@ -244,13 +248,16 @@ def test_silog_of_half_precision_is_computed_in_float32():
 def test_negative_predictions_are_refused():
     depth = depths(1, 2, 2)
     depth[0, 1, 1] = -3.25
-    with pytest.raises(ValueError, match=r"predicted depth is in metres, never negative; got -3.25"):
+    with pytest.raises(ValueError, match=r"predicted depth must not be negative; got -3.25 m"):
         losses.silog(depth, depths(1, 2, 2))
 
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_depth_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(B, H, W\) both; got \(2, 5, 7\) and \(2, 10, 14\). Resize the prediction"):
+    with pytest.raises(
+        ValueError,
+        match=r"must both be depth in metres, \(B, H, W\); got \(2, 5, 7\) and \(2, 10, 14\). Resize the prediction",
+    ):
         losses.silog(depths(2, 5, 7), depths(2, 10, 14))
     with pytest.raises(ValueError, match=r"got \(2, 1, 5, 7\) and \(2, 1, 5, 7\).*drop a channel axis with \[:, 0\]"):
         losses.silog(depths(2, 1, 5, 7), depths(2, 1, 5, 7))
@@ -258,7 +265,7 @@ def test_depth_of_another_size_is_refused():
 
 @pytest.mark.parametrize("variance_focus", [-0.1, 1.1, float("nan")])
 def test_a_focus_outside_its_range_is_refused(variance_focus):
-    with pytest.raises(ValueError, match=rf"variance_focus is in \[0, 1\]; got {variance_focus}"):
+    with pytest.raises(ValueError, match=rf"variance_focus must be in \[0, 1\]; got {variance_focus}"):
         losses.silog(depths(1, 2, 2), depths(1, 2, 2), variance_focus=variance_focus)
 
 

@@ -1,4 +1,4 @@
-"""Learning rates, against the formulas that the released code and mmcv write."""
+"""Learning rates, compared with the formulas of the released code and of mmcv."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def mmcv_poly(step, *, steps, lr, warmup, ratio=1e-6):
 
 
 def released_depth(global_step, *, iterations, epochs, top=5e-4, bottom=3e-5):
-    """The rate of train_tadp_depth.py; its count begins with 1."""
+    """The rate of train_tadp_depth.py, which counts steps from 1."""
     if epochs == 1:
         return top
     x = global_step / iterations / (epochs // 2)
@@ -40,7 +40,7 @@ def test_segmentation_follows_mmcvs_rule(name, lr, warmup):
 @pytest.mark.parametrize(("name", "epochs"), [("nyu-1-epoch", 1), ("nyu-25-epochs", 25)])
 def test_depth_follows_the_released_loop(name, epochs):
     schedule, iterations = get_schedule(name), 1_009
-    images = iterations * schedule.batch + 5  # five wait for another order
+    images = iterations * schedule.batch + 5  # the last five do not fill a batch
     total = schedule.total_steps(images)
     assert total == iterations * epochs
     for step in (0, 1, total // 3, iterations * 12 - 2, iterations * 12 - 1, iterations * 12, total - 2, total - 1):
@@ -59,7 +59,7 @@ def test_detection_ends_half_way_down_as_the_released_run_does():
 
 
 def test_a_scale_that_adamw_does_not_know_changes_nothing():
-    """Why Pascal and VOC have a U-Net scale of 1: the released optimiser is given 'lr_scale'."""
+    """Pascal and VOC have a U-Net scale of 1, because the released code passes 'lr_scale' to AdamW."""
     moved = []
     for scale in (0.01, 1.0):
         weight = torch.nn.Parameter(torch.ones(3))
@@ -96,11 +96,11 @@ def test_groups_keep_their_ratio_under_lambda_lr():
     [
         ({}, "either steps or epochs; got None and None"),
         ({"steps": 3, "epochs": 1}, "either steps or epochs; got 3 and 1"),
-        ({"steps": 0}, "steps or epochs is at least 1; got 0"),
-        ({"steps": 3, "batch": 0}, "batch is at least 1; got 0"),
-        ({"steps": 3, "lr": 0.0}, "lr is over 0"),
+        ({"steps": 0}, "steps or epochs must be at least 1; got 0"),
+        ({"steps": 3, "batch": 0}, "batch must be at least 1; got 0"),
+        ({"steps": 3, "lr": 0.0}, "lr must be over 0"),
         ({"steps": 3, "min_lr": 1.0}, "min_lr from 0 to lr; got lr 0.001 and min_lr 1.0"),
-        ({"steps": 3, "stretch": 0.5}, "stretch is at least 1"),
+        ({"steps": 3, "stretch": 0.5}, "stretch must be at least 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):
@@ -114,12 +114,12 @@ def test_an_unknown_shape_is_refused(no_type_checker):
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"no schedule 'ade20k'; there are ade20k-4k, .*Or build a Schedule"):
+    with pytest.raises(ValueError, match=r"no schedule 'ade20k'; choose from ade20k-4k, .*, or build a Schedule"):
         get_schedule("ade20k")
 
 
 def test_too_few_images_for_a_batch_are_refused():
-    with pytest.raises(ValueError, match="7 images make no batch of 16"):
+    with pytest.raises(ValueError, match="7 images do not fill a batch of 16"):
         get_schedule("ade20k-4k").total_steps(7)
 
 
