@@ -167,7 +167,7 @@ def test_pooled_maps_keep_the_dtype(tables, dtype):
 def test_pooling_by_nothing_or_without_words_is_refused(tables):
     with pytest.raises(ValueError, match=r"no names to pool by; give at least one"):
         tables.pool([], 1)
-    with pytest.raises(ValueError, match=r"a name has a letter or digit; got '🐶'"):
+    with pytest.raises(ValueError, match=r"a name must have a letter or digit; got '🐶'"):
         tables.pool(["🐶"], 1)
     with pytest.raises(ValueError, match=r"no attention at level 2; recorded: 1"):
         tables.pool(["dog"], 2)
@@ -176,7 +176,7 @@ def test_pooling_by_nothing_or_without_words_is_refused(tables):
 
 
 def test_a_string_of_names_is_refused(tables):
-    with pytest.raises(TypeError, match=r"names are a list of strings; got the string 'dog'. Pass \['dog'\]"):
+    with pytest.raises(TypeError, match=r"names must be a list of strings; got the string 'dog'. Pass \['dog'\]"):
         tables.pool("dog", 1)
 
 

@@ -1,1 +1,1 @@
-"""Words and names in text, without torch: finding names, plurals and articles, loops, the names of classes."""
+"""Words and names in text, without torch: finding names, plurals, articles, repetition, and lists of class names."""

@@ -1,20 +1,20 @@
-"""Names of classes as TADP says them, other words for them, and phrases that only look like them.
+"""Class names as TADP writes them, synonyms of them, and phrases that only look like them.
 
 The tables are plain dictionaries: copy one and change it, or write your own.
 
-    mine = VOC_SYNONYMS | {"bottle": ("flask", "thermos")}
-    caption_alignment(captions, present, classes=VOC_CLASSES, synonyms=mine, decoys=VOC_DECOYS)
+    synonyms = VOC_SYNONYMS | {"bottle": ("flask", "thermos")}
+    caption_alignment(captions, present, classes=VOC_CLASSES, synonyms=synonyms, decoys=VOC_DECOYS)
 
-Plurals are found by `tadp.language.matching` and have no entries here; those that inflect does not give are in its
-`IRREGULAR_PLURALS`, which may be added to. What counts as a class follows the annotation guidelines of
-Pascal VOC: a donkey is a horse, a van a car, a stool no chair. Watercolor2k and Comic2k have six of the classes, and
-their part of the table. For Cityscapes and ADE20K there is what follows from VOC's, less what is a class of its own
-there, and a few obvious words, for ADE20K also from its benchmark's own list; no caption of theirs was read. The tables
-are not complete. Most were written before any caption was read; the young animals ("a baby cow"
-shows no person), "frigate bird" and a few look-alikes ("sheep dog") came after a look at some.
+The tables have no plurals: `tadp.language.matching` finds them. Plurals that inflect does not know are in its
+`IRREGULAR_PLURALS`, which you may extend. Which words belong to a class follows the annotation guidelines of Pascal
+VOC: a donkey is a horse, a van is a car, and a stool is not a chair. Watercolor2k and Comic2k use six of the classes
+and the same entries for them. The tables for Cityscapes and ADE20K derive from VOC's, without the words that are
+classes of their own there, plus a few obvious words and, for ADE20K, words from its benchmark's own list; we read no
+captions of these data sets. No table is complete. We wrote most entries before we read any caption, and added the young
+animals ("a baby cow" shows no person), "frigate bird" and a few look-alikes ("sheep dog") after reading some.
 """
 
-# The 20 classes, background left out, as the paper's captions of Pascal VOC 2012 name them.
+# The 20 classes without the background, as the paper's captions of Pascal VOC 2012 name them.
 VOC_CLASSES = (
     "airplane",
     "bicycle",
@@ -38,16 +38,18 @@ VOC_CLASSES = (
     "television",
 )
 
-# Watercolor2k and Comic2k have six of them.
+# Watercolor2k and Comic2k use six of the VOC classes.
 WATERCOLOR_CLASSES = COMIC_CLASSES = ("bicycle", "bird", "car", "cat", "dog", "person")
 
-# The 19 that Cityscapes evaluates, in the order of their train ids; Dark Zurich and Nighttime Driving have them too.
+# The 19 classes that Cityscapes evaluates, in the order of their train ids. Dark Zurich and Nighttime Driving use them
+# too.
 CITYSCAPES_CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
     *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
 )
 
-# The 150 of ADE20K's scene parsing benchmark in its order, by the short names that mmseg and the paper's code use.
+# The 150 classes of ADE20K's scene parsing benchmark, in its order, with the short names that mmseg and the paper's
+# code use.
 ADE20K_CLASSES = (
     *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet"),
     *("sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair", "car", "water"),
@@ -143,7 +145,7 @@ VOC_DECOYS = (
 
 
 def _voc(classes: tuple[str, ...], *names: str) -> tuple[str, ...]:
-    """Names of VOC with their synonyms, less what is a class of its own among others."""
+    """VOC names with their synonyms, without the words that are classes of their own in `classes`."""
     words = [word for name in names for word in (name, *VOC_SYNONYMS[name])]
     return tuple(word for word in dict.fromkeys(words) if word not in classes)
 
@@ -164,8 +166,8 @@ CITYSCAPES_SYNONYMS: dict[str, tuple[str, ...]] = {
     "truck": ("lorry",),
 }
 
-# What the benchmark's own list, objectInfo150.txt of CSAILVision/sceneparsing, calls the classes besides, where a word
-# can hardly mean anything else ("ground" is both earth and land there, and a "can" a toilet); and a few obvious words.
+# Further names of the classes in the benchmark's own list, objectInfo150.txt of CSAILVision/sceneparsing, if they can
+# hardly mean anything else (there, "ground" is both earth and land, and "can" is a toilet), and a few obvious words.
 ADE20K_SYNONYMS: dict[str, tuple[str, ...]] = {
     **{name: _voc(ADE20K_CLASSES, name) for name in ("airplane", "bicycle", "boat", "car", "chair", "person", "sofa")},
     "animal": (*_voc(ADE20K_CLASSES, "bird", "cat", "cow", "dog", "horse", "sheep"), "beast", "creature"),

@@ -1,4 +1,4 @@
-"""The little English grammar that captions need: articles, first letters, content words. Only strings, no model."""
+"""The little English grammar that captions need: articles, first letters, content words. No model is involved."""
 
 import re
 from collections.abc import Collection
@@ -23,17 +23,17 @@ from tadp.language.lexicon import (
 )
 from tadp.language.matching import IRREGULAR_PLURALS, forms, inflection, singular
 
-_SPELLED_LENGTH = 4  # letters of a word in capitals that is spelled
+_SPELLED_LENGTH = 4  # the most letters of a word in capitals that is spelled out
 _SINGULAR = frozenset({"lens"})
-_PEOPLE = ("ian", "can", "ean", "man", "ish", "ese", "dutch", "french", "greek")  # how words for what is of a place end
-# Birds, horses and cats whose names are given to people too: with a capital they are names.
+_PEOPLE = ("ian", "can", "ean", "man", "ish", "ese", "dutch", "french", "greek")  # endings of words such as "italian"
+# Birds, horses and cats that are also first names: with a capital letter they count as names.
 _ALSO_NAMES = frozenset({"colt", "dove", "finch", "kitty", "raven", "robin", "tabby", "wren"})
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # noqa: RUF001  the typographic apostrophe
 _EIGHT = re.compile(r"8|1[18](?:\d\d)?(?!\d)")  # eight, eleven, eighteen, eighteen hundred
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, lower-cased, in any script; punctuation and emoji are none.
+    """Split a text in any script into lower-case words, without punctuation and emoji.
 
     Example:
         >>> words_of("A man's dog, 2 cats")
@@ -43,38 +43,38 @@ def words_of(text: str) -> list[str]:
 
 
 def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
-    """The words that say what is in the picture: no articles, prepositions or auxiliaries, and none of `ignored`.
+    """Return the words that say what is in the picture: no articles, prepositions, auxiliaries or words in `ignored`.
 
     Example:
         >>> content_words("a painting of two dogs on a sled", ignored={"painting"})
         ['dogs', 'sled']
     """
-    left_out = DETERMINERS | FUNCTION_WORDS | set(ignored)
-    return [word for word in words_of(text) if word not in left_out]
+    skipped = DETERMINERS | FUNCTION_WORDS | set(ignored)
+    return [word for word in words_of(text) if word not in skipped]
 
 
 def article_for(phrase: str) -> str:
-    """The article, "a" or "an", by how the phrase's first word is spoken; an acronym, or a letter, is spelled.
+    """Choose "a" or "an" by how the phrase's first word is pronounced; acronyms and single letters are spelled out.
 
-    inflect decides. It is given a word that is spelled in capitals and any other in small letters, for captions are not
-    careful about them.
+    inflect decides. It receives a word that is spelled out in capitals and any other word in lower case, because
+    captions use capitals carelessly.
 
     Example:
         >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella", "MRI scan", "x-ray", "8-bit")]
         ['a', 'an', 'an', 'a', 'an', 'an', 'an', 'an']
     """
-    found = _WORD.search(phrase)
-    if found is None:
+    match = _WORD.search(phrase)
+    if match is None:
         return "a"
-    word = found[0].lower()
+    word = match[0].lower()
     if word in KEPT_ARTICLES:
         return KEPT_ARTICLES[word]
     if word[0].isdecimal():  # inflect reads "8" as "a 8"
         return "an" if _EIGHT.match(word) else "a"
-    if len(word) == 1 and phrase[found.end() : found.end() + 1] not in ("", " ", "-"):  # "{x} style" is not spelled
+    if len(word) == 1 and phrase[match.end() : match.end() + 1] not in ("", " ", "-"):  # "{x} style" is not spelled out
         return "an" if word in "aeiou" else "a"
-    if _is_spelled(found[0], phrase):
-        return "a" if word[0] == "u" else _article(word.upper())  # inflect: "an UPS truck"
+    if _is_spelled(match[0], phrase):
+        return "a" if word[0] == "u" else _article(word.upper())  # inflect would say "an UPS truck"
     return _article(word)
 
 
@@ -84,7 +84,10 @@ def _article(word: str) -> str:
 
 
 def _is_spelled(word: str, phrase: str) -> bool:
-    """Whether a word is said letter by letter: in short capitals, unless all is in capitals, or without a vowel."""
+    """Whether a word is pronounced letter by letter.
+
+    That is a short word in capitals, unless the whole phrase is in capitals, or a word without a vowel.
+    """
     if word.isupper():
         is_shouted = phrase.isupper() and len(phrase.split()) > 1
         return len(word) <= _SPELLED_LENGTH and not is_shouted
@@ -94,7 +97,7 @@ def _is_spelled(word: str, phrase: str) -> bool:
 
 
 def has_determiner(phrase: str) -> bool:
-    """Whether a phrase has its article already, or counts, or begins with no noun: "the sea", "3 dogs", "in snow".
+    """Whether a phrase begins with an article, a number, or a word that is not a noun: "the sea", "3 dogs", "in snow".
 
     Example:
         >>> [has_determiner(phrase) for phrase in ("the sea", "3 dogs", "it rains", "dogs", "two-story house")]
@@ -108,8 +111,8 @@ def has_determiner(phrase: str) -> bool:
 def takes_article(phrase: str) -> bool:
     """Whether "a" or "an" may go before a phrase.
 
-    Not before a determiner, number, pronoun, preposition or verb; not where the noun is a plural, or one that is not
-    counted and is said by itself ("water in a glass", but "a water bottle"); not before a name ("Bob on a bike").
+    It may not go before a determiner, number, pronoun, preposition or verb, before a plural, before an uncountable noun
+    without another noun after it ("water in a glass", but "a water bottle"), or before a name ("Bob on a bike").
 
     Example:
         >>> phrases = ("dog", "two dogs", "two-story house", "young people", "green grass", "grass field", "Bob's dog")
@@ -117,14 +120,14 @@ def takes_article(phrase: str) -> bool:
         [True, False, True, False, False, True, False]
     """
     words = words_of(phrase)
-    if has_determiner(phrase) or _is_name(phrase) or is_plural(phrase) or MASS_NOUNS & _alone(words):
+    if has_determiner(phrase) or _is_name(phrase) or is_plural(phrase) or MASS_NOUNS & _single_noun(words):
         return False
     is_verb = bool(words) and words[0].endswith("ing") and not is_common_noun(words[0])  # "looking at a dog"
     return not (is_verb and words[1:2] and words[1] in (FUNCTION_WORDS | DETERMINERS) - {"of"})
 
 
 def is_plural(phrase: str) -> bool:
-    """Whether a phrase without an article begins with many: "people on grass", "young dogs", but no "sports car".
+    """Whether a phrase without an article begins with a plural: "people on grass", "young dogs", but not "sports car".
 
     Example:
         >>> [is_plural(text) for text in ("dogs running", "young men", "toy cars", "sports car", "a dog", "dress")]
@@ -140,13 +143,13 @@ def is_plural(phrase: str) -> bool:
     ends = first.endswith("s") and not first.endswith(("ss", "us", "is", "as", "os", "'s", "’s"))  # noqa: RUF001
     is_many = ends and len(first) > 3 and first not in (*IRREGULAR_PLURALS, *_SINGULAR) and singular(first) != first
     if is_many or len(nouns) == 1 or not is_common_noun(first):
-        return is_many and first in _alone(words)
-    second = nouns[1]  # "cartoon characters", but no "dog barks"
+        return is_many and first in _single_noun(words)
+    second = nouns[1]  # "cartoon characters", but not "dog barks"
     return is_common_noun(second) and second.removesuffix("s") not in VERBS and is_plural(" ".join(nouns[1:]))
 
 
 def _nouns(words: list[str]) -> list[str]:
-    """The words from the first noun on: adjectives before it are left out, and whose it is."""
+    """Return the words from the first noun on, without the adjectives and possessives before it."""
     start = 2 if words[1:2] == ["and"] and words[0] in ADJECTIVES and set(words[2:3]) & ADJECTIVES else 0
     while start < len(words) - 1 and (words[start] in ADJECTIVES or words[start].endswith(("'s", "’s"))):  # noqa: RUF001
         if words[start + 1] in FUNCTION_WORDS:  # "a blonde with a dog"
@@ -155,21 +158,21 @@ def _nouns(words: list[str]) -> list[str]:
     return words[start:]
 
 
-def _alone(words: list[str]) -> set[str]:
-    """The first noun, if no noun goes on after it: what follows is a verb, a preposition, or nothing."""
+def _single_noun(words: list[str]) -> set[str]:
+    """Return the first noun if a verb, a preposition or nothing follows it, rather than another noun."""
     nouns = _nouns(words)
-    return set(nouns[:1]) if len(nouns) < 2 or _goes_on(nouns[1]) else set()
+    return set(nouns[:1]) if len(nouns) < 2 or _ends_noun(nouns[1]) else set()
 
 
-def _goes_on(word: str) -> bool:
-    """Whether a word after a noun begins something else than a further noun."""
+def _ends_noun(word: str) -> bool:
+    """Whether a word after a noun is something other than a further noun."""
     if word in FUNCTION_WORDS or word in DETERMINERS or word in VERBS:
         return True
     return (word.endswith("ing") and word not in THINGS_IN_ING | MADE_IN_ING) or (word.endswith("ed") and len(word) > 4)
 
 
 def _is_name(phrase: str) -> bool:
-    """Whether a phrase begins with a name that stands by itself, or says whose the rest is."""
+    """Whether a phrase begins with a complete name ("Bob on a bike") or a name in the possessive ("Bob's dog")."""
     tokens = [words_of(token)[:1] for token in phrase.split()]
     plain = phrase.split()
     end = 0
@@ -182,11 +185,11 @@ def _is_name(phrase: str) -> bool:
     if tokens[end - 1][0].endswith(_PEOPLE) and tokens[end - 1][0] in PLACES:
         return False
     following = tokens[end][:1] if end < len(tokens) else []
-    return end == len(plain) or (bool(following) and _goes_on(following[0].removesuffix("s")))
+    return end == len(plain) or (bool(following) and _ends_noun(following[0].removesuffix("s")))
 
 
 def _is_named(token: str, *, first: bool) -> bool:
-    """Whether a word of a phrase is a name, or, after the first one, goes on with it."""
+    """Whether a word of a phrase is a name or, after the first word, the continuation of a name."""
     word = next(iter(words_of(token)), "").removesuffix("'s").removesuffix("’s")  # noqa: RUF001
     if word in PLACES:
         return True
@@ -196,15 +199,15 @@ def _is_named(token: str, *, first: bool) -> bool:
 
 
 def is_common_noun(word: str) -> bool:
-    """Whether a word in lower case is a noun of the tables, or of a class that a data set has."""
+    """Whether a lower-case word is a noun of the tables or of a data set's class names."""
     return word in THINGS_IN_ING or word in _common_nouns()
 
 
 def is_common(word: str) -> bool:
-    """Whether a word in lower case is known to be one of the language, and no name.
+    """Whether a lower-case word is known to be an ordinary English word rather than a name.
 
-    Known are the tables of `tadp.language.lexicon`, names of classes and their synonyms, their plurals, and what ends
-    in -ing.
+    Known words are those in the tables of `tadp.language.lexicon`, class names and their synonyms, the plurals of both,
+    and words that end in -ing.
 
     Example:
         >>> [is_common(word) for word in ("the", "dogs", "walking", "bob", "robin", "subaru")]
@@ -222,16 +225,16 @@ def _common_nouns() -> frozenset[str]:
         *ADE20K_CLASSES,
         *CITYSCAPES_CLASSES,
         *VOC_SYNONYMS,
-        *(one for many in VOC_SYNONYMS.values() for one in many),
+        *(synonym for synonyms in VOC_SYNONYMS.values() for synonym in synonyms),
     ]
     words = {word for name in named for word in words_of(name)} | COMMON_NOUNS | MASS_NOUNS
     return frozenset(form for word in words - FUNCTION_WORDS for form in forms(word)) - _ALSO_NAMES
 
 
 def lower_first(text: str) -> str:
-    """Lower-case a text's first letter where its first word is known to be no name (`is_common`).
+    """Lower-case a text's first letter if its first word is known not to be a name (`is_common`).
 
-    "I", "BMW", "iPhone", "New York" and every word that is not known keep their letters.
+    "I", "BMW", "iPhone", "New York" and all unknown words stay as they are.
 
     Example:
         >>> [lower_first(text) for text in ("A dog", "Dogs", "TV on a desk", "Paris at night", "Bob on a bike")]
@@ -247,12 +250,12 @@ def lower_first(text: str) -> str:
 
 
 def upper_first(text: str) -> str:
-    """Upper-case a text's first letter, the rest as it is."""
+    """Upper-case a text's first letter and leave the rest as it is."""
     return text[:1].upper() + text[1:]
 
 
 def without_bullet(text: str) -> str:
-    """A caption without a list's mark, "- " or "12. ", before it, and without space around it.
+    """Remove a list marker such as "- " or "12. " from the start of a caption, and white space around it.
 
     Example:
         >>> [without_bullet(text) for text in ("- a dog", "20. Drawing of a cat", "2 dogs", "3.5 tons")]

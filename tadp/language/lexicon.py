@@ -1,13 +1,13 @@
-"""Tables of English words that `tadp.language.grammar` goes by. None is complete; what is in none, no rule touches."""
+"""Tables of English words for `tadp.language.grammar`. None is complete; no rule touches a word that is in no table."""
 
 ARTICLES = frozenset({"a", "an", "the"})
-# After one of these a noun phrase has its determiner: no article goes before it.
+# A noun phrase that begins with one of these has its determiner, so it takes no article.
 DETERMINERS = ARTICLES | {
     "this", "that", "these", "those", "some", "any", "no", "each", "every", "both", "all", "my", "his", "her",
     "its", "their", "our", "your", "another", "several", "many", "few", "one", "two", "three", "four", "five",
     "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 }  # fmt: skip
-# Words that carry no content. With DETERMINERS, what a content word is not.
+# Words that carry no content. A content word is in neither this table nor DETERMINERS.
 FUNCTION_WORDS = frozenset((
     "of", "in", "on", "at", "by", "with", "without", "from", "to", "into", "onto", "over", "under", "through",
     "for", "about", "as", "and", "or", "but", "nor", "is", "are", "was", "were", "be", "been", "being", "has",
@@ -15,13 +15,13 @@ FUNCTION_WORDS = frozenset((
     "us", "who", "whom", "whose", "which", "what", "while", "when", "where", "than", "then", "so", "very", "shown",
     "showing", "shows", "depicted", "depicting", "depicts", "featuring", "features",
 ))  # fmt: skip
-# Nothing ends in one of these: what follows has been lost.
+# No complete phrase ends in one of these: if one is last, the words after it have been lost.
 DANGLING = ARTICLES | {
     "of", "in", "on", "at", "by", "with", "without", "from", "to", "into", "onto", "over", "under", "through",
     "for", "about", "as", "and", "or", "but", "is", "are", "was", "were", "be", "shown", "painted", "drawn",
     "depicted", "rendered",
 }  # fmt: skip
-# Names that are one word and begin captions: cities, countries, what belongs to them, months. Not complete.
+# One-word names that begin captions: cities, countries, their adjectives, months.
 PLACES = frozenset((
     "africa", "african", "america", "american", "amsterdam", "april", "asia", "asian", "athens", "august",
     "australia", "australian", "bangkok", "barcelona", "beijing", "berlin", "boston", "brazil", "britain", "british",
@@ -34,7 +34,7 @@ PLACES = frozenset((
     "september", "shanghai", "singapore", "spain", "spanish", "sydney", "texas", "tokyo", "toronto", "turkish",
     "venice", "vienna", "washington", "zurich",
 ))  # fmt: skip
-# Before many, or before what is not counted: no article goes before these either.
+# Words before plurals or uncountable nouns, which take no article either.
 QUANTIFIERS = frozenset({
     "various", "multiple", "numerous", "countless", "much", "more", "most", "lots", "plenty", "enough", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty",
@@ -44,13 +44,13 @@ PRONOUNS = frozenset({
     "anybody", "anyone", "anything", "everybody", "everyone", "everything", "nobody", "nothing", "somebody", "someone",
     "something", "how", "why",
 })  # fmt: skip
-# What inflect takes for nouns of which others are the plural: "them" of "her".
+# Pronouns that inflect treats as nouns with a plural: "them" for "her".
 PRONOUN_FORMS = frozenset({
     "an", "he", "her", "hers", "herself", "him", "himself", "his", "i", "it", "its", "itself", "me", "mine", "my",
     "myself", "our", "she", "that", "them", "they", "this", "us", "we", "you", "your", "yourself",
 })  # fmt: skip
-# Not counted: no "a" goes before one that is said by itself ("water in a glass", but "a water bottle"). Those that
-# are often counted too ("a glass", "a coffee", "a sky", "a fire") are left out.
+# Uncountable nouns: they take no "a" unless another noun follows ("water in a glass", but "a water bottle"). Nouns that
+# are often countable too ("a glass", "a coffee", "a sky", "a fire") are left out.
 MASS_NOUNS = frozenset((
     "art", "artwork", "asphalt", "bacon", "baggage", "blood", "bread", "broccoli", "butter", "cardboard", "cash",
     "cereal", "cheese", "clay", "clothing", "concrete", "corn", "cotton", "cutlery", "darkness", "debris", "dirt",
@@ -63,7 +63,7 @@ MASS_NOUNS = frozenset((
     "sunshine", "sushi", "tableware", "traffic", "trash", "vegetation", "water", "weather", "wheat", "wildlife",
     "wine", "wood", "wool",
 ))  # fmt: skip
-# Stand before a noun, so that it is the next word that tells one from many: "young people", "green grass".
+# Adjectives before a noun. The word after them shows whether the phrase is plural: "young people", "green grass".
 ADJECTIVES = frozenset((
     "abandoned", "abstract", "adorable", "adult", "animated", "antique", "artistic", "bare", "beautiful", "big",
     "black", "blond", "blonde", "blue", "blurry", "bright", "brown", "busy", "calm", "clean", "clear", "close",
@@ -77,22 +77,22 @@ ADJECTIVES = frozenset((
     "snowy", "soft", "spotted", "striped", "stylish", "sunny", "tall", "thick", "thin", "tiny", "traditional",
     "tropical", "typical", "urban", "vintage", "warm", "wet", "white", "wide", "wild", "wooden", "yellow", "young",
 ))  # fmt: skip
-# Verbs that follow what a picture shows, without an ending: "dogs run", "cars parked". Those in -ing and -ed are known.
+# Verbs without an ending that follow a noun in captions: "dogs run". A rule recognises those in -ing and -ed.
 VERBS = frozenset((
     "carry", "catch", "drive", "eat", "feed", "fight", "fly", "gather", "get", "go", "graze", "hang", "hold", "jump",
     "kiss", "lay", "lie", "line", "look", "made", "move", "play", "pose", "race", "rest", "ride", "run", "sail",
     "seen", "sit", "skate", "sleep", "stand", "surround", "swim", "take", "talk", "wait", "walk", "watch", "wear",
     "work",
 ))  # fmt: skip
-# Words in -ing that are things: "a cartoon building", "sports clothing".
+# Nouns in -ing: "a cartoon building", "sports clothing".
 THINGS_IN_ING = frozenset((
     "building", "ceiling", "clothing", "earring", "king", "lightning", "ring", "string", "swing", "thing",
     "wedding", "wing",
 ))  # fmt: skip
-# Further ones, which a domain's word before them does not always name: "oil painting".
+# Further nouns in -ing, which a domain's word before them does not always describe: "oil painting".
 MADE_IN_ING = frozenset({"carving", "drawing", "engraving", "etching", "lighting", "lettering", "painting", "printing"})
 # Nouns that captions begin with, besides the classes of data sets and their synonyms: kinds of picture, people,
-# places, sights. Names of people are none of them ("Rose", "Art", "Holly").
+# places, sights. Words that are also first names ("Rose", "Art", "Holly") are left out.
 COMMON_NOUNS = frozenset((
     "aerial", "alley", "animal", "apple", "artwork", "background", "banana", "barn", "beach", "bear", "bedroom",
     "bike", "building", "bunch", "butterfly", "cake", "camel", "camera", "cartoon", "castle", "chapter", "character",
@@ -109,9 +109,9 @@ COMMON_NOUNS = frozenset((
     "superhero", "table", "tiger", "town", "toy", "tree", "turtle", "tutorial", "unidentified", "variety", "view",
     "village", "wall", "water", "watercolor", "watercolour", "wave", "window", "winter", "woman", "wooden", "zebra",
 ))  # fmt: skip
-# Spelled letter by letter though they are written small and have a vowel: "an nba player", "a ufo".
+# Pronounced letter by letter although they are in lower case and have a vowel: "an nba player", "a ufo".
 SPELLED = frozenset({"atm", "eu", "fbi", "mri", "nba", "suv", "ufo", "uk", "usa", "usb"})
-# Written short and spoken whole: "a st bernard".
+# Abbreviations that are pronounced in full: "a st bernard".
 ABBREVIATIONS = frozenset({"dr", "mr", "mrs", "ms", "mt", "sgt", "st"})
-# Words of real captions to which inflect gives the other article. Ours stays, as another article changes the features.
+# Words of real captions for which inflect gives the other article. We keep ours: the article affects the features.
 KEPT_ARTICLES = {"suv": "an", "uscat": "an", "usd": "an", "usher": "an"}

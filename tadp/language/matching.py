@@ -1,6 +1,6 @@
-"""Find names in text: plurals, names of several words, synonyms. Only strings, no model.
+"""Find names in text, with plurals, names of several words, and synonyms. No model is involved.
 
-"car" is not in "a carpet", "people" names a person, and where "hot dog" is among the names, a hot dog is no dog.
+"car" does not match "a carpet", "people" matches "person", and if "hot dog" is among the names, a hot dog is not a dog.
 """
 
 import re
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 Synonyms = Mapping[str, Sequence[str]]
 
-_BREAK = re.compile(r"[.,;:!?()\"\n]")  # a name does not run on over these: "it was hot. Dogs ran"
-# Plurals that inflect does not give, for all data sets; add to it as to any dictionary. A word that is its own plural
-# takes none.
+_BREAK = re.compile(r"[.,;:!?()\"\n]")  # a name does not continue across these: "it was hot. Dogs ran"
+# Plurals that inflect does not know, for all data sets; extend it like any dictionary. A word that is its own plural
+# has an empty entry.
 IRREGULAR_PLURALS: dict[str, tuple[str, ...]] = {
     "person": ("people", "persons"),
     "people": ("persons", "peoples"),
     "bus": ("buses", "busses"),
     "cactus": ("cacti", "cactuses"),
     "fungus": ("fungi", "funguses"),
-    "axis": ("axes",),  # and not of "axe" alone
+    "axis": ("axes",),  # not only the plural of "axe"
     "thief": ("thieves",),
     "german": ("germans",),
     "roman": ("romans",),
@@ -42,12 +42,12 @@ IRREGULAR_PLURALS: dict[str, tuple[str, ...]] = {
     "wharf": ("wharves", "wharfs"),
     **dict.fromkeys(("bison", "clothes", "grass", "salmon", "shrimp", "trout"), ()),
 }
-# Plurals of words that end in these, besides inflect's: "gentlemen" for its "gentlemans", "mangos" for its "mangoes".
+# Plural endings in addition to inflect's: "gentlemen" besides its "gentlemans", "mangos" besides its "mangoes".
 _ENDINGS = {"man": "men", "o": "os"}
 
 
 class Mention(NamedTuple):
-    """A name found in a text, at characters `start` up to, not including, `stop`."""
+    """A name found in a text, from character `start` up to but not including `stop`."""
 
     name: str
     start: int
@@ -55,30 +55,31 @@ class Mention(NamedTuple):
 
 
 def mentions(caption: str, names: Sequence[str], *, synonyms: Synonyms | None = None) -> list[Mention]:
-    """Where a caption mentions names, in its order.
+    """Find the places where a caption mentions names, in the order of the caption.
 
-    Case does not matter, the plural counts as the singular and the other way round, "dining-table" and "dining_table"
-    are "dining table". Names match whole words; of names that overlap, the longest counts ("hot dog", not "dog"), and
-    names that match the same words all count.
+    Case does not matter, plural and singular match each other, and "dining-table" and "dining_table" are the same as
+    "dining table". Names match whole words. If names overlap, the longest counts ("hot dog", not "dog"); names that
+    match the same words all count.
 
     Args:
         caption: Any text.
         names: Words, nouns or classes, of one word or several.
-        synonyms: Further words for a name, `{"person": ["man", "woman"]}`; those of names not asked for are unused.
+        synonyms: Further words for a name, such as `{"person": ["man", "woman"]}`. Entries for names that are not in
+            `names` are ignored.
 
     Raises:
-        TypeError: If the caption or a name is not a string, or `names` is one.
+        TypeError: If the caption or a name is not a string, or `names` is a string.
         ValueError: If a name or synonym has neither a letter nor a digit.
 
     Example:
-        >>> found = mentions("Two people at a dining table", ["person", "table", "dining table", "dog"])
-        >>> [(one.name, one.start, one.stop) for one in found]
+        >>> places = mentions("Two people at a dining table", ["person", "table", "dining table", "dog"])
+        >>> [(mention.name, mention.start, mention.stop) for mention in places]
         [('person', 4, 10), ('dining table', 16, 28)]
-        >>> {one.name for one in mentions("three women", ["person"], synonyms={"person": ["man", "woman"]})}
-        {'person'}
+        >>> [mention.name for mention in mentions("three women", ["person"], synonyms={"person": ["man", "woman"]})]
+        ['person']
     """
     if not isinstance(caption, str):
-        raise TypeError(f"a caption is a string; got a {type(caption).__name__}.")
+        raise TypeError(f"a caption must be a string; got a {type(caption).__name__}.")
     pieces = list(_piece().finditer(caption))
     gaps = enumerate(pairwise(pieces), 1)
     breaks = {k for k, (left, right) in gaps if _BREAK.search(caption, left.end(), right.start())}
@@ -91,47 +92,51 @@ def mentions(caption: str, names: Sequence[str], *, synonyms: Synonyms | None = 
 def find_names(
     pieces: Sequence[str], names: Sequence[str], *, synonyms: Synonyms | None = None, breaks: Collection[int] = ()
 ) -> list[tuple[int, int, int]]:
-    """Names in a list of single words, as `mentions` finds them: (index of the name, first piece, one past the last).
+    """Find names in a list of single words by the rules of `mentions`.
 
     Args:
-        pieces: From `split_words`; a piece without a letter matches nothing.
-        names: As `mentions` takes them.
-        synonyms: As `mentions` takes them.
-        breaks: Pieces before which a sentence or clause ends; a name runs over one only if it has punctuation itself.
+        pieces: Words, from `split_words`. A piece without a letter or digit matches nothing.
+        names: Names to find, see `mentions`.
+        synonyms: Further words for names, see `mentions`.
+        breaks: Indices of the pieces before which a sentence or clause ends. Only a name that itself has punctuation
+            continues across one.
+
+    Returns:
+        For each mention, the index of the name, its first piece, and one past its last piece.
     """
     keys = [_key(piece) for piece in pieces]
     table, longest = _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
-    found: list[tuple[int, int, int]] = []
+    results: list[tuple[int, int, int]] = []
     start = 0
     while start < len(keys):
         step = 1
         for stop in range(min(start + longest, len(keys)), start, -1):
-            broken = any(start < one < stop for one in breaks)
+            broken = any(start < position < stop for position in breaks)
             matches = table.get(tuple(keys[start:stop]), ())
             kept = [(index, start, stop) for index, crosses in matches if crosses or not broken]
             if kept:
-                found += kept
+                results += kept
                 step = stop - start
                 break
         start += step
-    return found
+    return results
 
 
 def checked_names(
     names: Sequence[str], synonyms: Synonyms | None = None
 ) -> tuple[tuple[str, ...], dict[str, list[str]] | None]:
-    """Names and their synonyms as plain tuples, lists and dicts.
+    """Return names and their synonyms as plain tuples, lists and dicts.
 
     Raises:
-        TypeError: If a name or synonym is not a string, or a list of them is one.
+        TypeError: If a name or synonym is not a string, or a string stands in the place of a list of them.
         ValueError: If a name or synonym has neither a letter nor a digit.
     """
     _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
-    return tuple(names), None if synonyms is None else {name: list(others) for name, others in synonyms.items()}
+    return tuple(names), None if synonyms is None else {name: list(words) for name, words in synonyms.items()}
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, without punctuation, each digit by itself.
+    """Split a text into words without punctuation; each digit is a word of its own.
 
     Example:
         >>> split_words("a man's T-shirt, size 42")
@@ -141,15 +146,15 @@ def split_words(text: str) -> list[str]:
 
 
 def readable(name: str) -> str:
-    """A class name as text: "dining_table" is "dining table"."""
+    """Write a class name as text: "dining_table" becomes "dining table"."""
     return " ".join(name.replace("_", " ").split())
 
 
 def splits_inside(text: str, position: int) -> bool:
-    """Whether a place in a text is inside a word, before or after an accent or vowel sign.
+    """Whether a position in a text is inside a word, before or after an accent or vowel sign.
 
     Example:
-        >>> [splits_inside("कु त", place) for place in (1, 2, 3)]
+        >>> [splits_inside("कु त", position) for position in (1, 2, 3)]
         [True, False, False]
     """
     around = text[max(position - 1, 0) : position + 1]
@@ -157,12 +162,12 @@ def splits_inside(text: str, position: int) -> bool:
 
 
 def ends_clause(text: str) -> bool:
-    """Whether punctuation is such that no name runs on over it: a comma is, a hyphen is not."""
+    """Whether a text has punctuation that no name continues across: a comma is, a hyphen is not."""
     return _BREAK.search(text) is not None
 
 
 def plurals(word: str) -> set[str]:
-    """Forms that an English word may have in the plural, as inflect and `IRREGULAR_PLURALS` have them.
+    """Return the plurals of an English word, from inflect and `IRREGULAR_PLURALS`.
 
     Example:
         >>> sorted(plurals("person")), sorted(plurals("bus")), plurals("sheep")
@@ -173,31 +178,31 @@ def plurals(word: str) -> set[str]:
     if word in IRREGULAR_PLURALS:
         return set(IRREGULAR_PLURALS[word])
     if len(word) == 1:
-        return set()  # "as" is no plural
+        return set()  # "as" is not the plural of "a"
     if word in PRONOUN_FORMS:
         return {word + "s"}
-    many = _plural(word)
-    if many == word or (many == word + "s" and word.endswith("s")):  # inflect makes "dogss" of a plural
+    plural = _plural(word)
+    if plural == word or (plural == word + "s" and word.endswith("s")):  # inflect turns "dogs" into "dogss"
         return set()
-    return {many} | {word.removesuffix(one) + end for one, end in _ENDINGS.items() if word.endswith(one)}
+    return {plural} | {word.removesuffix(old) + new for old, new in _ENDINGS.items() if word.endswith(old)}
 
 
 def forms(word: str) -> set[str]:
-    """A word with its plurals, and with its singular if it is a plural itself ("stairs").
+    """Return a word with its plurals, and with its singular if it is itself a plural ("stairs").
 
     Example:
         >>> sorted(forms("stairs") - plurals("stairs")), sorted(forms("children") - plurals("children"))
         (['stair', 'stairs'], ['child', 'children'])
     """
-    ones = {one for one, many in IRREGULAR_PLURALS.items() if word in many and one != "people"}
-    one = singular(word)
-    if one is not None and len(one) > 1 and word in plurals(one):
-        ones.add(one)
-    return {word} | plurals(word) | ones
+    bases = {base for base, irregular in IRREGULAR_PLURALS.items() if word in irregular and base != "people"}
+    base = singular(word)
+    if base is not None and len(base) > 1 and word in plurals(base):
+        bases.add(base)
+    return {word} | plurals(word) | bases
 
 
 def singular(word: str) -> str | None:
-    """The singular of a word in the plural, or in a form that is both; None of another word.
+    """Return the singular of a plural, or of a word that is both; None for any other word.
 
     Example:
         >>> singular("women"), singular("sheep"), singular("dog")
@@ -205,7 +210,7 @@ def singular(word: str) -> str | None:
     """
     if word in PRONOUN_FORMS or not IRREGULAR_PLURALS.get(word, True):
         return None
-    return next((one for one, many in IRREGULAR_PLURALS.items() if word in many), _singular(word))
+    return next((base for base, irregular in IRREGULAR_PLURALS.items() if word in irregular), _singular(word))
 
 
 @lru_cache(maxsize=65536)
@@ -220,7 +225,7 @@ def _plural(word: str) -> str:
 
 @lru_cache(maxsize=1)
 def inflection() -> "inflect.engine":
-    """The rules of English of inflect, whose import takes a second: typeguard reads its source again."""
+    """Return inflect's engine. Importing it takes a second, because typeguard parses its source again."""
     import inflect
 
     return inflect.engine()
@@ -228,7 +233,7 @@ def inflection() -> "inflect.engine":
 
 @lru_cache(maxsize=1)
 def _piece() -> re.Pattern[str]:
-    """Letters with their accents and vowel signs, or one digit."""
+    """Compile the pattern of a piece: letters with their accents and vowel signs, or one digit."""
     marks = "".join(letter for letter in map(chr, range(0x300, 0x3000)) if unicodedata.category(letter).startswith("M"))
     joiners = "\u200c\u200d"
     return re.compile(rf"[^\W\d_]+(?:[{marks}{joiners}]+[^\W\d_]*)*|\d")
@@ -240,13 +245,13 @@ def _key(piece: str) -> str:
 
 def _checked(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
-        raise TypeError(f"names are a list of strings; got the string {names!r}. Pass [{names!r}].")
+        raise TypeError(f"names must be a list of strings; got the string {names!r}. Pass [{names!r}].")
     if not isinstance(names, Iterable):
-        raise TypeError(f"names are a list of strings, () for none; got {type(names).__name__}.")
+        raise TypeError(f"names must be a list of strings, () for none; got {type(names).__name__}.")
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"a name is a string; got a {type(name).__name__}.")
+            raise TypeError(f"a name must be a string; got a {type(name).__name__}.")
     return names
 
 
@@ -255,25 +260,25 @@ def _phrase(name: str) -> tuple[str, ...]:
 
 
 def _frozen(synonyms: Synonyms | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return tuple((name, _checked(others)) for name, others in (synonyms or {}).items())
+    return tuple((name, _checked(words)) for name, words in (synonyms or {}).items())
 
 
 @lru_cache(maxsize=64)
 def _table(
     names: tuple[str, ...],
     synonyms: tuple[tuple[str, tuple[str, ...]], ...],
-    _plurals: tuple[tuple[str, tuple[str, ...]], ...],  # those it was made with
+    _plurals: tuple[tuple[str, tuple[str, ...]], ...],  # a key of the cache: the table depends on them
 ) -> tuple[dict[tuple[str, ...], tuple[tuple[int, bool], ...]], int]:
-    """For each sequence of words: which names it stands for, and whether these may run over punctuation."""
-    others: dict[tuple[str, ...], list[str]] = {}
+    """Map each sequence of words to the names it stands for, and whether each may continue across punctuation."""
+    synonyms_of: dict[tuple[str, ...], list[str]] = {}
     for name, more in synonyms:
-        others.setdefault(_phrase(name), []).extend(more)
+        synonyms_of.setdefault(_phrase(name), []).extend(more)
     table: dict[tuple[str, ...], dict[int, bool]] = {}
     for index, name in enumerate(names):
-        for phrase in (name, *others.get(_phrase(name), ())):
+        for phrase in (name, *synonyms_of.get(_phrase(name), ())):
             words = _phrase(phrase)
             if not words:
-                raise ValueError(f"a name has a letter or digit; got {phrase!r}.")
+                raise ValueError(f"a name must have a letter or digit; got {phrase!r}.")
             for last in forms(words[-1]):
                 table.setdefault((*words[:-1], last), {})[index] = ends_clause(phrase)
-    return {words: tuple(found.items()) for words, found in table.items()}, max(map(len, table), default=0)
+    return {words: tuple(matches.items()) for words, matches in table.items()}, max(map(len, table), default=0)

@@ -743,7 +743,7 @@ def test_pooling_is_saved_with_the_model(tmp_path):
 
 @pytest.mark.parametrize("names", [["dog", ""], ["🐶"], ["..."]])
 def test_a_name_that_cannot_be_found_is_refused_at_once(names):
-    with pytest.raises(ValueError, match=r"a name has a letter or digit; got '"):
+    with pytest.raises(ValueError, match=r"a name must have a letter or digit; got '"):
         build_backbone(pool_attention=names)
 
 

@@ -1,4 +1,4 @@
-"""What is a loop and what is not, in captions as models write them."""
+"""Captions, as models write them, that are loops and that are not."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_captions_that_only_list_or_describe(text):
 
 @pytest.mark.parametrize("block", ["dog", "red dog", "a dog and", "a dog on grass", "one two three four five six"])
 def test_a_block_becomes_a_loop_with_enough_rounds(block):
-    """Three rounds, four of a single word; the same after other words, and whatever the punctuation."""
+    """A loop has three rounds, or four of a single word, also after other words and with any punctuation."""
     enough = 4 if len(block.split()) == 1 else 3
     for rounds in range(1, 8):
         for joint in (" ", ", ", " - "):
