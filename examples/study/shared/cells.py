@@ -28,8 +28,8 @@ def markdown(table: Table, part: Part, results: dict[str, Any]) -> str:
     for row in part.rows:
         cells = [row.label]
         paper = part.paper.get(row.label)
-        has_paper = paper is not None and part.reference in part.paper
-        paper_difference = paper - part.paper[part.reference] if has_paper else None
+        reference = part.paper.get(part.reference)
+        paper_difference = None if paper is None or reference is None else paper - reference
         if part.paper:
             cells += ["-" if paper is None else f"{paper:g}", f"{paper_difference:+.3g}" if paper_difference else "-"]
         for rows in results["unets"].values():
