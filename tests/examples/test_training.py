@@ -505,4 +505,4 @@ def test_a_batch_that_cannot_be_split_is_refused():
 def test_a_batch_is_split_into_what_fits(capsys):
     accelerator, _ = start(micro_batch=2)
     assert accelerator.gradient_accumulation_steps == 3
-    assert "1 process(es) x 2 images x 3 accumulated = 6 a step" in capsys.readouterr().out
+    assert "1 process(es) x 2 images x 3 accumulated = 6 images per step" in capsys.readouterr().out
