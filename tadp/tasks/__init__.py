@@ -1,11 +1,12 @@
-"""Models that predict: a backbone and a head under one `from_pretrained`, `save_pretrained` and `predict`.
+"""Models that predict: a backbone and a head with one `from_pretrained`, `save_pretrained` and `predict`.
 
     model = TADPForSemanticSegmentation(backbone, class_names=["background", "dog", "cat"])
     loss = model(images, captions, masks).loss
     result = model.predict("photo.jpg", caption="a dog and a cat")
     result.plot().save("classes.png")
 
-`evaluate` predicts a data set and compares; `model.make_metric()` makes the metric that it fills.
+`evaluate` predicts every sample of a data set and compares the predictions with the labels. The metric that it fills
+comes from `model.make_metric()`.
 """
 
 from tadp.tasks.base import TaskModel

@@ -1,4 +1,4 @@
-"""What the three task models share: their text, what of the U-Net trains, and how they are kept."""
+"""The base class of the three task models: their text, which part of the U-Net trains, and how they are saved."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,22 +35,23 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     """A backbone, a head, and the text they were trained with. Use one of its subclasses.
 
     Args:
-        backbone: Its `feature_info` must be that of the head.
-        head: Takes `Features`.
-        prompt_mode: The text: "captions" (given, or an attached captioner's), or one for all images: "class_names",
-            "class_embeddings", "averaged_eos" (see `tadp.prompts`), "null", the empty prompt, or "stored", embeddings
-            that `store_text` gives it and that are kept with the model, as converted files of others have them.
-        prompt_classes: The names for the three modes that need them.
-        tune: What of the U-Net trains: "all", a "lora" of attention (extra `train`), or "nothing". What trains is
-            saved, what does not is loaded from its source again.
+        backbone: The backbone. The head must be built for its `feature_info`.
+        head: The head, a module that takes `Features`.
+        prompt_mode: The text that the model uses. With "captions", each image has its own caption, which you pass or an
+            attached captioner writes. All other modes use one text for all images: "class_names", "class_embeddings",
+            "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or "stored" (embeddings passed to
+            `store_text` and saved with the model, such as those of converted checkpoints).
+        prompt_classes: The class names for the three modes that need them.
+        tune: The part of the U-Net that trains: "all", "lora" (a LoRA of its attention; needs the extra `train`), or
+            "nothing". The part that trains is saved with the model; the rest is loaded from the base model again.
         lora_rank: Rank of the LoRA.
 
     Raises:
-        ValueError: If an option is unknown, or a mode lacks its classes.
-        ModelError: If the backbone counts another number of tokens than the mode's text has.
+        ValueError: If an option is unknown, or a mode that needs class names gets none.
+        ModelError: If the mode's text has a different number of tokens than the backbone expects.
     """
 
-    pipeline_tag: ClassVar[str]  # the hub's name of the task
+    pipeline_tag: ClassVar[str]  # the hub's name for the task
 
     def __init__(
         self,
@@ -84,61 +85,62 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     @property
     def prompt_classes(self) -> tuple[str, ...]:
-        """The names in the text of the three modes that need them."""
+        """The class names in the text, for the three modes that need them."""
         return self._text.classes
 
     @property
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """What the constructor takes besides the backbone, as saved with the model."""
+        """The constructor's arguments without the backbone, as they are saved with the model."""
 
     @abstractmethod
     def predict(self, image: ImageLike, caption: str | Conditioning | None = None) -> Any:
-        """What the model predicts for one image, in the image's own size."""
+        """Predict one image, at the image's own size."""
 
     @abstractmethod
     def make_metric(self) -> Any:
-        """A new metric of the model's task, with the paper's settings."""
+        """A new metric for the model's task, with the paper's settings."""
 
     @abstractmethod
     def score(self, metric: Any, result: Any, sample: Sample) -> None:
-        """Count one result of `predict` in a metric of the model's task.
+        """Add one result of `predict` to a metric.
 
         Args:
-            metric: From `make_metric`, or another one that takes the same predictions and labels.
-            result: What `predict` returned for the sample's image.
+            metric: A metric from `make_metric`, or another one that takes the same predictions and labels.
+            result: The result of `predict` for the sample's image.
             sample: The image with its labels.
 
         Raises:
-            ValueError: If the sample has no labels of the model's task.
+            ValueError: If the sample has no labels for the model's task.
         """
 
     @property
     def tuned(self) -> Tune:
-        """What of the U-Net is the model's own: "all" of it, a "lora", or "nothing"."""
+        """The part of the U-Net that belongs to this model: "all" of it, a "lora", or "nothing"."""
         if has_lora(self.backbone.unet):
             return "lora"
         return "all" if any(p.requires_grad for p in self.backbone.unet.parameters()) else "nothing"
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is."""
+        """The device of the U-Net."""
         return self.backbone.device
 
     @property
     def captioner(self) -> CaptionFunction | None:
-        """The captioner that is attached to the backbone, which `predict` asks where no caption is given."""
+        """The captioner attached to the backbone. `predict` calls it when no caption is passed."""
         return self.backbone.captioner
 
     def attach_captioner(self: Model, captioner: CaptionFunction | str | None = None, **options: Any) -> Model:
-        """Attach a captioner to the backbone, so that `predict` describes images by itself.
+        """Attach a captioner to the backbone, so that `predict` needs no captions.
 
         Args:
-            captioner: A captioner, or the name of one; None is the one that this model was trained with.
-            **options: Options of `Captioner.from_pretrained`, if a name is given.
+            captioner: A captioner, or its name. By default, the captioner that this model was trained with.
+            **options: Options of `Captioner.from_pretrained`, if a name is passed.
 
         Raises:
-            ModelError: If the model does not know its captioner's name, or takes no captions.
+            ModelError: If the model's prompt mode is not "captions", or no captioner is passed and the model does not
+                know which one it was trained with.
             UnknownModelError: If there is no such captioner.
         """
         if self.prompt_mode != "captions":
@@ -147,25 +149,30 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             )
         captioner = self.captioner_name if captioner is None else captioner
         if captioner is None:
-            raise ModelError("this model does not know its captioner; pass one, or its name such as 'tadp-tiny'.")
+            raise ModelError(
+                "this model does not know its captioner; pass a captioner, or the name of one, such as 'tadp-tiny'."
+            )
         self.backbone.attach_captioner(captioner, **options)
         self.captioner_name = getattr(self.captioner, "name", self.captioner_name)  # a function has no name to keep
         return self
 
     @property
     def stored_text(self) -> Conditioning | None:
-        """What `store_text` gave a model whose prompt mode is "stored"; None in other modes.
+        """The text passed to `store_text`, if the prompt mode is "stored"; None in other modes.
 
         Raises:
-            ModelError: If it has no text yet.
+            ModelError: If no text was stored yet.
         """
         return self._text.for_all() if self.prompt_mode == "stored" else None
 
     def store_text(self, text: Conditioning) -> None:
-        """Give a model whose prompt mode is "stored" its text: (1, L, D), for all images, saved with the model.
+        """Set the text of a model whose prompt mode is "stored".
+
+        Args:
+            text: One text for all images, (1, L, D). It is saved with the model.
 
         Raises:
-            ModelError: If the mode is another.
+            ModelError: If the prompt mode is not "stored".
             ValueError: If there is more than one text.
         """
         self._text.store(text.to(self.device))
@@ -178,35 +185,42 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         latents: Float[Tensor, "b c h w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> Features:
-        """What the head sees.
+        """The features that the head receives.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
-            text: One caption per image, one for all, or `Conditioning`. None: the mode's own text; for captions, what
-                the backbone takes by itself. What is over the text encoder's limit is cut, with a warning: a long
-                caption among many does not stop a training.
-            latents: A cache of `backbone.encode_image`, in place of images.
-            image_size: (height, width) of the images the latents came from; by default the latents' own.
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are passed.
+            text: One caption per image, one for all images, or `Conditioning`. The default is the text of the prompt
+                mode; in mode "captions", it is the backbone's own default. Text over the text encoder's limit is cut
+                with a warning, so that one long caption does not stop a training run.
+            latents: Cached results of `backbone.encode_image`, used instead of images.
+            image_size: (height, width) of the images that the latents came from. By default, it follows from the size
+                of the latents.
         """
         text = self._text.for_all() if text is None else text
         if latents is not None:
-            made = self.backbone.extract(latents, text, image_size=image_size, truncate=True)
+            features = self.backbone.extract(latents, text, image_size=image_size, truncate=True)
         elif images is not None:
-            made = self.backbone(images, text, truncate=True)
+            features = self.backbone(images, text, truncate=True)
         else:
             raise ValueError("pass images, or latents of them.")
         dtype = next(self.head.parameters()).dtype
-        if made.maps[0].dtype == dtype or autocasts(self.device):
-            return made
-        return replace(made, maps=tuple(one.to(dtype) for one in made.maps))
+        if features.maps[0].dtype == dtype or autocasts(self.device):
+            return features
+        return replace(features, maps=tuple(feature_map.to(dtype) for feature_map in features.maps))
 
     def parameter_groups(
         self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser: the head at `lr`, the U-Net at `unet_scale` of it; norms and biases do not decay.
+        """Parameter groups for an optimizer. Norms and biases have no weight decay.
+
+        Args:
+            lr: Learning rate of the head.
+            unet_scale: The U-Net's learning rate as a fraction of `lr`.
+            weight_decay: Weight decay of all other parameters.
 
         Source:
-            The released segmentation code: 8e-5, 0.1 and 5e-3. Its depth code takes 0.01 for the U-Net.
+            The released segmentation code uses 8e-5, 0.1 and 5e-3. The released depth code uses a scale of 0.01 for
+            the U-Net.
         """
         return [
             *decay_groups(self.head, lr=lr, weight_decay=weight_decay),
@@ -215,7 +229,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     @contextmanager
     def _predicting(self) -> Iterator[None]:
-        """Evaluation mode and no gradient; afterwards all is as it was."""
+        """Evaluation mode without gradients; every module's mode is restored afterwards."""
         modes = [(module, module.training) for module in self.modules()]
         try:
             self.eval()
@@ -242,18 +256,18 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Args:
             pretrained_model_name_or_path: A folder, or a repository on the hub.
-            base_model: What it was trained on, if it is elsewhere now than where the config says.
+            base_model: The base model, if it is no longer where the config says.
             dtype: Dtype of all parts; None is float32.
             device: Device of the model; None is the CPU.
-            revision: Branch, tag or commit of the repository; that of the base is in the config.
-            local_files_only: Use only files that are already here.
-            cache_dir: Where hub models are kept.
+            revision: Branch, tag or commit of the repository. The revision of the base model is in the config.
+            local_files_only: Use only files that are already on this machine.
+            cache_dir: Folder in which downloaded models are kept.
             token: Access token for gated models.
 
         Raises:
             UnknownModelError: If there is no such model, or its base is not available.
             MissingFileError, CorruptFileError: If a file is missing or damaged; the message says which.
-            ModelError: If it is another kind of model, or weights and config disagree.
+            ModelError: If the folder holds another kind of model, or weights and config disagree.
         """
         hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_task(pretrained_model_name_or_path, hub)
@@ -278,26 +292,27 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         model_card_kwargs: dict[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """Write a folder that `from_pretrained` gives back: the head, what was tuned of the U-Net, config and card.
+        """Write a folder that `from_pretrained` loads: the head, the tuned part of the U-Net, config and model card.
 
-        The frozen base is not copied if it can be had again: "tadp-tiny", a hub id, kept with its commit, or a folder,
-        kept with its path. One made from parts is written into `base/`, once. A failure leaves what the folder held.
+        The frozen base model is not copied if it can be loaded again: "tadp-tiny", a hub id (saved with its commit), or
+        a folder (saved with its path). A backbone that was built from parts is written to `base/`. If saving fails, the
+        folder keeps its old contents.
 
         Args:
             save_directory: The folder.
-            config: Not used: the config is the model's own.
-            repo_id: The repository, as `push_to_hub` takes it; None is the folder's name.
-            push_to_hub: Send it to the hub afterwards.
-            model_card_kwargs: What the card says besides, kept in `record`: "data" (str), "metrics" (dict of numbers),
-                "license" (str), "notes" (str).
+            config: Not used. The model writes its own config.
+            repo_id: The repository, as in `push_to_hub`; None is the folder's name.
+            push_to_hub: Whether to push the folder to the hub afterwards.
+            model_card_kwargs: Further entries of the model card, also kept in `record`: "data" (str), "metrics" (dict
+                of numbers), "license" (str), "notes" (str).
             **push_to_hub_kwargs: Options of `push_to_hub`.
 
         Returns:
-            The commit's address, if it was sent to the hub.
+            The URL of the commit, if the folder was pushed to the hub.
 
         Raises:
             OutputError: If the folder cannot be written.
-            TypeError, ValueError: If the card has no such entry, or one is of another kind; nothing is written then.
+            TypeError, ValueError: If the card has no such entry, or an entry has the wrong type. Nothing is written.
         """
         self.record |= card_record(model_card_kwargs or {})
         folder = Path(save_directory)
@@ -307,16 +322,16 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Send the model to the hub; `options` are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+        """Push the model to the hub; `options` are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
 
         Raises:
-            ModelError: If its base is a folder on this machine, which nobody else could load.
+            ModelError: If the base model is a folder on this machine, which nobody else could load.
         """
         source = self.backbone.source
         if source is not None and Path(source.name).expanduser().is_dir():
             raise ModelError(
-                f"the base of this model is the folder {source.name}, which others do not have. Push the base, load it "
-                "by its hub id, and save the model anew."
+                f"the base model of this model is the folder {source.name}, which others do not have. Push the base "
+                "model, load it by its hub id, and save this model again."
             )
         return super().push_to_hub(repo_id, **options)
 
@@ -333,7 +348,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         )
 
     def generate_model_card(self, **card: Any) -> ModelCard:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The README of the model's repository: base, licence, text, data, figures, and how to use it."""
+        """The README of the model's repository: base model, licence, text, data, metrics, and how to use the model."""
         self.record |= card_record(card)
         return model_card(
             self.record,

@@ -1,4 +1,4 @@
-"""The model card of a task model: what it is, what it was made from and with, and how to use it."""
+"""The model card of a task model: what it is, what it was trained from and with, and how to use it."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -53,29 +53,32 @@ result.plot().save("prediction.png")
 """
 
 
-_SAID = ("data", "license", "notes")
+_TEXT_ENTRIES = ("data", "license", "notes")
 
 
-def card_record(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card is to say, as JSON can keep it.
+def card_record(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's entries, checked and ready for JSON.
 
     Args:
-        said: "data", "license" and "notes" (str), "metrics" (numbers by name; those of NumPy and torch too).
+        entries: "data", "license" and "notes" (str), and "metrics" (numbers by name, including those of NumPy and
+            torch).
 
     Raises:
         ValueError: If a card has no such entry.
-        TypeError: If an entry is no text, or a figure no number.
+        TypeError: If a text entry is not a string, or a metric is not a number.
     """
     record: dict[str, Any] = {}
-    for name, value in said.items():
+    for name, value in entries.items():
         if name == "metrics" and isinstance(value, Mapping):
             record[name] = {str(metric): _number(metric, figure) for metric, figure in value.items()}
         elif name == "metrics":
-            raise TypeError(f"metrics are numbers by name, such as {{'mIoU': 0.5}}; got {type(value).__name__}.")
-        elif name not in _SAID:
-            raise ValueError(f"a model card says {', '.join(_SAID)} and metrics; got {name!r}. Put it into notes.")
+            raise TypeError(f"metrics must be numbers by name, such as {{'mIoU': 0.5}}; got {type(value).__name__}.")
+        elif name not in _TEXT_ENTRIES:
+            raise ValueError(
+                f"a model card has the entries {', '.join(_TEXT_ENTRIES)} and metrics; got {name!r}. Put it into notes."
+            )
         elif not isinstance(value, str):
-            raise TypeError(f"{name} of a model card is a string; got {type(value).__name__}.")
+            raise TypeError(f"{name} of a model card must be a string; got {type(value).__name__}.")
         else:
             record[name] = value
     return record
@@ -84,7 +87,7 @@ def card_record(said: Mapping[str, Any]) -> dict[str, Any]:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1):
         return float(value)
-    raise TypeError(f"metrics are numbers by name; {name!r} is a {type(value).__name__}.")
+    raise TypeError(f"metrics must be numbers by name; {name!r} is a {type(value).__name__}.")
 
 
 def model_card(
@@ -99,17 +102,17 @@ def model_card(
     timestep: str,
     class_names: Sequence[str],
 ) -> ModelCard:
-    """A card with all that a model knows of itself; what it does not know is said to be unknown.
+    """The model card. It states every fact that is known about the model, and which facts are not recorded.
 
     Args:
-        record: From `card_record`.
+        record: The result of `card_record`.
         kind: Name of the model's class.
-        pipeline: The hub's name of the task.
+        pipeline: The hub's name for the task.
         source: Where the backbone was loaded from.
-        tuned: What of the U-Net is the model's own: "all", a "lora" or "nothing".
+        tuned: The part of the U-Net that was tuned: "all", "lora" or "nothing".
         prompt_mode: The model's prompt mode.
         captioner: Name of the captioner that the model was trained with.
-        timestep: The passes that make a feature, in words.
+        timestep: The passes that features are computed from, in words.
         class_names: Names of the classes, if the task has classes.
     """
     base = source.name if source else None
@@ -125,7 +128,7 @@ def model_card(
         data,
         template_str=_TEMPLATE,
         kind=kind,
-        base=base or "made from parts; it is in `base/`",
+        base=base or "built from parts; it is in `base/`",
         revision=(source and source.revision) or "not from the hub",
         tuned=_TUNED[tuned],
         text=prompt_mode,
@@ -143,6 +146,6 @@ def model_card(
 
 def _metrics(metrics: dict[str, float]) -> str:
     if not metrics:
-        return "No figures are recorded."
+        return "No metrics are recorded."
     rows = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
     return "\n".join(["| metric | value |", "|---|---|", *rows])

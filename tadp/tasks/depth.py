@@ -26,7 +26,7 @@ from tadp.tasks.sliding import make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
-_GREY = 0.5  # what the released code's zeros in [-1, 1] are in [0, 1]
+_GREY = 0.5  # the released code pads with zeros in [-1, 1]; this is the same value in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class DepthOutput:
 
     Attributes:
         depth_m: (B, H, W), metres, at the images' size.
-        loss: Over the pixels whose depth is known; None without truth.
+        loss: The loss over the pixels whose true depth is known; None if no true depth was passed.
     """
 
     depth_m: Float[Tensor, "_b _h _w"]
@@ -49,22 +49,22 @@ class TADPForDepthEstimation(TaskModel):
     """A backbone with the paper's depth head.
 
     Args:
-        backbone: Images and text in, features out. The paper attaches no attention here: `attach_attention=()`.
-        max_depth_m: The farthest that can be predicted; 10 m for NYU Depth.
+        backbone: The backbone. The paper attaches no attention for depth: `attach_attention=()`.
+        max_depth_m: The greatest depth that can be predicted, in metres; 10 for NYU Depth.
         head_options: Further arguments of `heads.DepthHead`.
-        prompt_mode: The text, see `TaskModel`.
-        prompt_classes: Names for the text: of rooms, say, for NYU Depth.
-        tune: What of the U-Net trains: "all", "lora" or "nothing".
+        prompt_mode: The text that the model uses; see `TaskModel`.
+        prompt_classes: Class names in the text; for NYU Depth, for example, names of rooms.
+        tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA.
-        window_px: Side of the windows in which `predict` goes through an image; that of the training crops, as depth
-            in metres depends on how large things appear. 480 is the paper's.
-        stride_px: Step from one window to the next; a third of a window by default, which for NYU's 640x480 gives the
-            released code's two windows.
-        pad_with_grey: Fill up images to the U-Net's multiple with mid-grey, as the released code does, in place of
-            repeating their edge.
+        window_px: Side of the windows that `predict` divides an image into. Use the size of the training crops, because
+            depth in metres depends on how large objects appear. The default is the paper's.
+        stride_px: Distance between neighbouring windows. The default is a third of a window, which gives the released
+            code's two windows for NYU's 640x480 images.
+        pad_with_grey: Whether to pad images to a multiple of the U-Net's stride with mid-grey, as the released code
+            does, instead of repeating their edges.
 
     Raises:
-        ValueError, ModelError: As `TaskModel`.
+        ValueError, ModelError: See `TaskModel`.
 
     Source:
         TADP Sec. 4.1; the released depth model, after VPD's.
@@ -134,17 +134,17 @@ class TADPForDepthEstimation(TaskModel):
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> DepthOutput:
-        """Depth of images, and the loss if the truth is given.
+        """Depth of images, and the loss if the true depth is passed.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
-            text: As `TaskModel.features`.
-            depth_m: (B, H, W), metres; 0, NaN and infinity are unknown.
-            latents: As `TaskModel.features`.
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are passed.
+            text: One caption per image, one for all images, or `Conditioning`; see `TaskModel.features`.
+            depth_m: The true depth, (B, H, W), in metres; 0, NaN and infinity mark pixels whose depth is unknown.
+            latents: Cached results of `backbone.encode_image`, used instead of images.
             image_size: (height, width) of the images that the latents came from.
 
         Raises:
-            ValueError: If the truth is of another size than the images.
+            ValueError: If the true depth and the images differ in size.
         """
         if images is None or not self.pad_with_grey:
             return self.from_features(self.features(images, text, latents=latents, image_size=image_size), depth_m)
@@ -161,13 +161,14 @@ class TADPForDepthEstimation(TaskModel):
         *,
         image_size: tuple[int, int] | None = None,
     ) -> DepthOutput:
-        """The same from features that were computed before; `image_size` cuts off padding."""
+        """Like `forward`, from features that were computed before; `image_size` removes padding."""
         if depth_m is not None:
             _check_depth(depth_m, self.max_depth_m)
-        made = self.head(features)
+        predicted_m = self.head(features)
         if image_size is not None:
-            made = made[:, : image_size[0], : image_size[1]]
-        return DepthOutput(made, None if depth_m is None else losses.silog(made, depth_m.to(made.device)))
+            predicted_m = predicted_m[:, : image_size[0], : image_size[1]]
+        loss = None if depth_m is None else losses.silog(predicted_m, depth_m.to(predicted_m.device))
+        return DepthOutput(predicted_m, loss)
 
     def predict(
         self,
@@ -179,28 +180,30 @@ class TADPForDepthEstimation(TaskModel):
         flip: bool = False,
         short_side_px: int | None = None,
     ) -> DepthResult:
-        """The depth of one image, in its own size.
+        """The depth of one image, at its own size.
 
         Args:
             image: A path, PIL image, array or tensor of any size.
-            caption: As in segmentation: None asks the attached captioner.
-            window_px: Side of the windows; None is the model's own. Where windows overlap, depth is averaged: the
+            caption: A caption of the image; None calls the attached captioner. It must be None if the model uses one
+                text for all images.
+            window_px: Side of the windows; None is the model's own. Depth is averaged where windows overlap, as in the
                 released code's shifted-window test.
-            stride_px: Step from one window to the next.
-            flip: Predict the mirrored image too, and average, as the released code does.
-            short_side_px: Bring the image's shorter side to this before, and the depth map back after: for a camera of
-                another resolution than the training data's, 480 for a model trained on NYU Depth.
+            stride_px: Distance between neighbouring windows.
+            flip: Whether to predict the mirrored image too and average the two, as the released code does.
+            short_side_px: Length to which the image's shorter side is resized before prediction; the depth map is
+                resized back. Use it for a camera whose resolution differs from the training data's: 480 for a model
+                trained on NYU Depth.
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner.
-            TypeError: If a size in pixels is no integer.
-            ValueError: If a size is under 1, or the stride over the window.
+            CaptionError: If there is neither a caption nor a captioner.
+            TypeError: If a size in pixels is not an integer.
+            ValueError: If a size is below 1, or the stride is larger than the window.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         with self._predicting():
-            text, said = self._text.for_image(pixels, caption, self.backbone)
+            text, words = self._text.for_image(pixels, caption, self.backbone)
             views = make_views(
                 lambda part: self.forward(part, text).depth_m[:, None],
                 pixels,
@@ -212,28 +215,28 @@ class TADPForDepthEstimation(TaskModel):
             depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))
             for rows, columns, mean in mean_tiles(views):
                 depth_m[rows, columns] = mean[0]
-        return DepthResult(depth_m, said, to_pil(pixels))
+        return DepthResult(depth_m, words, to_pil(pixels))
 
     def make_metric(self, *, crop: Crop | None = None) -> DepthMetrics:
-        """The paper's figures of depth, up to the model's greatest depth.
+        """The paper's depth metrics, up to the model's greatest depth.
 
         Args:
-            crop: "eigen" or "garg", the part of an image that is compared; None compares all of it.
+            crop: The part of an image that is compared: "eigen" or "garg". None compares the whole image.
         """
         return DepthMetrics(max_depth_m=self.max_depth_m, crop=crop)
 
     def score(self, metric: DepthMetrics, result: DepthResult, sample: Sample) -> None:
-        """Compare a depth map with the sample's; see `TaskModel.score`."""
+        """Compare a depth map with the sample's true depth; see `TaskModel.score`."""
         metric.update(result.depth_m[None], torch.from_numpy(label_of(sample, "depth_m"))[None])
 
 
 def _check_depth(depth_m: Tensor, most_m: float) -> None:
-    """A tensor, and no millimetres: nothing is known, or something lies within ten times what the model reaches."""
+    """Refuse anything but a tensor, and millimetres: every known depth is over ten times the model's greatest."""
     if not isinstance(depth_m, Tensor):
-        raise TypeError(f"depth_m is a tensor; got {type(depth_m).__name__}. Pass torch.as_tensor(depth_m).")
+        raise TypeError(f"depth_m must be a tensor; got {type(depth_m).__name__}. Pass torch.as_tensor(depth_m).")
     known = depth_m[depth_m.isfinite() & (depth_m > 0)]
     if known.numel() and (nearest := known.min().item()) > 10 * most_m:
         raise ValueError(
-            f"depth_m is in metres, and the model reaches {most_m:g} m; the nearest of what was given is {nearest:g}. "
-            "Divide millimetres by 1000."
+            f"depth_m must be in metres; the model predicts up to {most_m:g} m, but the nearest pixel is at "
+            f"{nearest:g}. Divide millimetres by 1000."
         )

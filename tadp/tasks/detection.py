@@ -1,4 +1,4 @@
-"""Detection: boxes of objects, with classes and scores. Extra `detection`."""
+"""Object detection: boxes with classes and scores. Needs the extra `detection`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class DetectionOutput:
     """The result of one pass.
 
     Attributes:
-        losses: By name; empty without boxes.
-        loss: Their sum; None without boxes.
-        detections: What was found in each image; empty with boxes.
+        losses: The losses by name; empty if no boxes were passed.
+        loss: The sum of the losses; None if no boxes were passed.
+        detections: The objects detected in each image; empty if boxes were passed.
     """
 
     losses: dict[str, Float[Tensor, ""]]
@@ -48,21 +48,22 @@ class TADPForObjectDetection(TaskModel):
     """A backbone with an FPN and torchvision's Faster R-CNN.
 
     Args:
-        backbone: Images and text in, features out.
-        class_names: K names; a box's label k is the k-th, from 0. Background is not one of them.
+        backbone: The backbone.
+        class_names: K names. Label k of a box means name k, counted from 0. Background is not a class.
         head_options: Further arguments of `heads.DetectionHead`.
-        prompt_mode: The text, see `TaskModel`.
-        prompt_classes: Names for the text; `class_names` by default.
-        tune: What of the U-Net trains: "all", "lora" or "nothing".
+        prompt_mode: The text that the model uses; see `TaskModel`.
+        prompt_classes: Class names in the text; `class_names` by default.
+        tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA.
-        image_px: `predict` brings an image to a square of this side, as in the paper's training, and boxes back.
+        image_px: Side of the square to which `predict` resizes an image, as in the paper's training. Boxes are scaled
+            back to the image's own pixels.
 
     Raises:
-        ValueError, ModelError: As `TaskModel`.
+        ValueError, ModelError: See `TaskModel`.
         MissingExtraError: If torchvision is not installed.
 
     Source:
-        TADP Sec. 4.3; the released detection model, whose images are squares of 512.
+        TADP Sec. 4.3; the released detection model, whose images are squares of 512 pixels.
 
     Example:
         >>> import tadp
@@ -123,20 +124,20 @@ class TADPForObjectDetection(TaskModel):
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> DetectionOutput:
-        """Losses if boxes are given, else what is found.
+        """Losses if boxes are passed, detections otherwise.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads, at the size they are to be seen
-                in: nothing is resized here. None if latents are given.
-            text: As `TaskModel.features`.
-            boxes: Boxes of each image, in its pixels.
-            latents: As `TaskModel.features`.
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads. They are not resized here. None
+                if latents are passed.
+            text: One caption per image, one for all images, or `Conditioning`; see `TaskModel.features`.
+            boxes: The true boxes of each image, in its pixels.
+            latents: Cached results of `backbone.encode_image`, used instead of images.
             image_size: (height, width) of the images that the latents came from.
         """
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), boxes)
 
     def from_features(self, features: Features, boxes: Sequence[Boxes] | None = None) -> DetectionOutput:
-        """The same from features that were computed before."""
+        """Like `forward`, from features that were computed before."""
         if boxes is None:
             return DetectionOutput({}, None, self.head(features))
         losses = self.head(features, boxes)
@@ -149,14 +150,16 @@ class TADPForObjectDetection(TaskModel):
 
         Args:
             image: A path, PIL image, array or tensor of any size.
-            caption: As in segmentation: None asks the attached captioner.
-            image_px: The side of the square to which it is brought; the model's own by default. It bounds memory.
+            caption: A caption of the image; None calls the attached captioner. It must be None if the model uses one
+                text for all images.
+            image_px: Side of the square to which the image is resized; the model's own by default. It determines how
+                much memory is needed.
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner.
-            TypeError: If the side is no integer.
-            ValueError: If it is under 1.
+            CaptionError: If there is neither a caption nor a captioner.
+            TypeError: If `image_px` is not an integer.
+            ValueError: If `image_px` is below 1.
         """
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
@@ -165,15 +168,15 @@ class TADPForObjectDetection(TaskModel):
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
         with self._predicting():
-            text, said = self._text.for_image(pixels, caption, self.backbone)
-            found = self.forward(square, text).detections[0]
+            text, words = self._text.for_image(pixels, caption, self.backbone)
+            objects = self.forward(square, text).detections[0]
         scale = torch.tensor([width / side, height / side] * 2)
         return DetectionResult(
-            found.boxes.float().cpu() * scale,
-            found.labels.cpu(),
-            found.scores.float().cpu(),
+            objects.boxes.float().cpu() * scale,
+            objects.labels.cpu(),
+            objects.scores.float().cpu(),
             self.class_names,
-            said,
+            words,
             to_pil(pixels),
         )
 
@@ -181,10 +184,10 @@ class TADPForObjectDetection(TaskModel):
         """Average precision over the model's classes.
 
         Args:
-            rule: VOC's rule of 2007, which is the paper's, that of 2012, or COCO's.
+            rule: The rule for average precision: "voc07" (VOC 2007, used by the paper), "voc12" (VOC 2012) or "coco".
         """
         return COCODetection(self.class_names) if rule == "coco" else VOCDetection(self.class_names, rule=rule)
 
     def score(self, metric: VOCDetection | COCODetection, result: DetectionResult, sample: Sample) -> None:
-        """Compare what was found with the sample's boxes; see `TaskModel.score`."""
+        """Compare the detected objects with the sample's boxes; see `TaskModel.score`."""
         metric.update([result.detections], [label_of(sample, "boxes")])

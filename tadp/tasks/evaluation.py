@@ -21,24 +21,25 @@ def evaluate(
     on_sample: Callable[[Sample, Any], None] | None = None,
     **options: Any,
 ) -> Any:
-    """Predict each sample in its own size and compare.
+    """Predict each sample at its own size and compare the prediction with the labels.
 
     Args:
         model: A task model.
-        samples: A data set, with the labels of the model's task.
-        captions: Where a model that takes captions gets them from: "data" takes the samples' own, and the captioner's
-            for those without; "captioner" always takes the captioner's.
-        metric: The metric to fill; None is a new one, `model.make_metric()`. One that has counted already goes on
-            counting.
-        on_sample: Called after each sample with it and its result, to show progress or keep pictures.
+        samples: A data set with labels for the model's task.
+        captions: The source of captions for a model in prompt mode "captions". "data" uses a sample's own caption, and
+            the captioner for a sample without one; "captioner" always uses the captioner.
+        metric: The metric to fill, which keeps what it has counted before; None makes a new one with
+            `model.make_metric()`.
+        on_sample: A function called after each sample with the sample and its result, to show progress or save
+            pictures.
         **options: Options of the model's `predict`: windows, scales, flip.
 
     Returns:
-        What the metric computes; `print` shows it as a table.
+        The result of the metric; `print` shows it as a table.
 
     Raises:
         ValueError: If a sample lacks the labels.
-        CaptionError: If a sample has no caption and the model no captioner.
+        CaptionError: If a sample has no caption and the model has no captioner.
 
     Example:
         >>> import tadp
@@ -49,12 +50,12 @@ def evaluate(
         >>> 0 <= evaluate(model, scenes).miou <= 1
         True
     """
-    counted: Any = model.make_metric() if metric is None else metric
+    metric_to_fill: Any = model.make_metric() if metric is None else metric
     check_choice(captions, get_args(CaptionSource), name="captions")
     takes_caption = model.prompt_mode == "captions" and captions == "data"
     for sample in samples:
         result = model.predict(sample.image, sample.caption if takes_caption else None, **options)
-        model.score(counted, result, sample)
+        model.score(metric_to_fill, result, sample)
         if on_sample is not None:
             on_sample(sample, result)
-    return counted.compute()
+    return metric_to_fill.compute()

@@ -1,4 +1,4 @@
-"""A LoRA of the U-Net's attention: small matrices that train while the U-Net stays as it is. Extra `train`."""
+"""A LoRA of the U-Net's attention: small matrices that train while the U-Net stays frozen. Needs the extra `train`."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,21 +12,21 @@ from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import check_choice, needs
 from tadp.files.hub import check_readable
 
-Tune = Literal["all", "lora", "nothing"]  # what of the U-Net trains
+Tune = Literal["all", "lora", "nothing"]  # the part of the U-Net that trains
 _PREFIX = "unet."
 
 
 def has_lora(unet: nn.Module) -> bool:
-    """Whether a LoRA is in it."""
+    """Whether the U-Net has a LoRA."""
     return any(name.endswith("lora_A") for name, _ in unet.named_modules())
 
 
 def check_tune(tune: Tune, unet: nn.Module, rank: int) -> None:
-    """Refuse to tune what does not exist, and a LoRA that is in a U-Net already and is not the one asked for.
+    """Check `tune`, and that a LoRA which the U-Net already has is the requested one.
 
     Raises:
-        ValueError: If there is no such choice.
-        ModelError: If there is such a LoRA.
+        ValueError: If `tune` is unknown.
+        ModelError: If the U-Net already has a LoRA and `tune` or `rank` does not fit it.
     """
     check_choice(tune, get_args(Tune), name="tune")
     if not has_lora(unet):
@@ -35,24 +35,26 @@ def check_tune(tune: Tune, unet: nn.Module, rank: int) -> None:
     own_rank = next(iter(adapted.peft_config.values())).r
     if tune != "lora" or rank != own_rank:
         raise ModelError(
-            f"this backbone's U-Net has a LoRA of rank {own_rank} already; got tune={tune!r}, lora_rank={rank}. Load "
-            "the backbone again, or ask for that LoRA."
+            f"this backbone's U-Net already has a LoRA of rank {own_rank}; got tune={tune!r}, lora_rank={rank}. Load "
+            f"the backbone again, or pass tune='lora', lora_rank={own_rank}."
         )
 
 
 def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
-    """Add a LoRA to all attention projections that a pass runs and freeze everything else; at first it changes nothing.
+    """Add a LoRA to all attention projections that a pass runs, and freeze everything else.
+
+    An untrained LoRA does not change the U-Net's output.
 
     Raises:
         MissingExtraError: If peft is not installed.
-        ModelError: If the model's family names no layers for a LoRA.
-        ValueError: If the rank is under 1.
+        ModelError: If tadp cannot add a LoRA to models of this family.
+        ValueError: If the rank is below 1.
     """
     family = family_of(unet)
     if not family.lora_layers:
-        raise ModelError(f"{family.name} names no layers for a LoRA; tune all of the model, or nothing.")
+        raise ModelError(f"tadp cannot add a LoRA to {family.name}; use tune='all' or tune='nothing'.")
     if rank < 1:
-        raise ValueError(f"the rank of a LoRA is 1 or more; got {rank}.")
+        raise ValueError(f"the rank of a LoRA must be 1 or more; got {rank}.")
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         from peft import LoraConfig
     unet.requires_grad_(False)
@@ -61,7 +63,7 @@ def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
 
 
 def save_lora(unet: nn.Module, folder: Path) -> None:
-    """Write it as diffusers reads it (`pipeline.load_lora_weights(folder)`)."""
+    """Write the LoRA in diffusers' format (`pipeline.load_lora_weights(folder)`)."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(unet)
@@ -69,10 +71,10 @@ def save_lora(unet: nn.Module, folder: Path) -> None:
 
 
 def load_lora(unet: nn.Module, folder: Path) -> None:
-    """Fill a LoRA that was added.
+    """Load weights into a LoRA that was added with `add_lora`.
 
     Raises:
-        CorruptFileError: If the file is damaged, or its tensors are not those of this LoRA.
+        CorruptFileError: If the file is damaged, or its tensors do not fit this LoRA.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 

@@ -1,4 +1,4 @@
-"""The text of a task model: captions, which differ from image to image, or one text for all images."""
+"""The text of a task model: one caption per image, or one text for all images."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -24,8 +24,8 @@ class ModelText:
         backbone: The backbone that encodes the text.
 
     Raises:
-        ValueError: If the mode is unknown, or lacks its classes.
-        ModelError: If the backbone counts another number of tokens than the mode's text has.
+        ValueError: If the mode is unknown, or needs class names and gets none.
+        ModelError: If the mode's text has a different number of tokens than the backbone expects.
     """
 
     def __init__(self, mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone):
@@ -34,10 +34,10 @@ class ModelText:
         self._fixed = _fixed_text(mode, self.classes, backbone)
 
     def for_all(self) -> Conditioning | None:
-        """The text that is the same for all images; None for captions.
+        """The text that is used for all images; None in mode "captions".
 
         Raises:
-            ModelError: If the mode is "stored" and there is no text yet.
+            ModelError: If the mode is "stored" and no text was stored yet.
         """
         if self.mode == "stored" and self._fixed is None:
             raise ModelError("this model has no text yet; call model.store_text(conditioning) once.")
@@ -46,25 +46,26 @@ class ModelText:
     def for_image(
         self, pixels: Tensor, caption: str | Conditioning | None, backbone: TADPBackbone
     ) -> tuple[Conditioning, str | None]:
-        """The text for one image, encoded, and its words if it has any.
+        """The text for one image, encoded, and its caption if there is one.
 
         Args:
             pixels: The image, (1, 3, H, W), for the backbone's captioner.
-            caption: What is in the image; None asks the captioner.
+            caption: A caption of the image; None calls the captioner.
             backbone: The backbone that encodes the caption.
 
         Raises:
-            CaptionError: If a caption is missing, or given where the text is the same for all images.
+            CaptionError: If a caption is missing, or one is passed although the text is the same for all images.
         """
         text = self.for_all()
         if text is not None and caption is None:
             return text, None
-        if text is not None and not (self.mode == "stored" and isinstance(caption, Conditioning)):  # of another room
+        # encoded text may replace a stored one, for example that of another kind of room
+        if text is not None and not (self.mode == "stored" and isinstance(caption, Conditioning)):
             raise CaptionError(f"this model's text is {self.mode!r}, the same for all images; leave caption out.")
         if caption is None:
             if backbone.captioner is None:
                 raise CaptionError(
-                    "this model wants a caption; pass ",
+                    "this model needs a caption; pass ",
                     Argument("caption", ...),
                     ", or call model.attach_captioner('tadp-tiny') once.",
                 )
@@ -77,13 +78,15 @@ class ModelText:
         """Set the text of the mode "stored".
 
         Raises:
-            ModelError: If the mode is another.
+            ModelError: If the mode is not "stored".
             ValueError: If there is more than one text.
         """
         if self.mode != "stored":
             raise ModelError(f"this model's text is {self.mode!r}; build it with prompt_mode='stored'.")
         if len(text) != 1:
-            raise ValueError(f"a stored text is one for all images, (1, L, D); got {tuple(text.embeddings.shape)}.")
+            raise ValueError(
+                f"a stored text must be one text for all images, (1, L, D); got {tuple(text.embeddings.shape)}."
+            )
         self._fixed = text
 
 
@@ -94,7 +97,7 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     if mode == "null":
         return backbone.encode_text("")
     if not classes:
-        raise ValueError(f"prompt_mode {mode!r} says the names of classes; pass them as prompt_classes=.")
+        raise ValueError(f"prompt_mode {mode!r} needs class names; pass them as prompt_classes=.")
     if mode == "class_names":
         return backbone.encode_text(prompts.class_names(classes))
     make = prompts.class_embeddings if mode == "class_embeddings" else prompts.averaged_eos
@@ -102,7 +105,7 @@ def _fixed_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone
     length = text.embeddings.shape[1]
     if backbone.attach_attention and not backbone.pool_attention and backbone.text_length != length:
         raise ModelError(
-            f"{mode!r} has {length} embeddings for these classes, the backbone counts {backbone.text_length} tokens. "
-            f"Load it with text_length={length}. (The text says {', '.join(classes)}.)"
+            f"{mode!r} gives {length} embeddings for these classes, but the backbone expects {backbone.text_length} "
+            f"tokens. Load it with text_length={length}. (The classes are {', '.join(classes)}.)"
         )
     return text

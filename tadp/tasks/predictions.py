@@ -1,4 +1,4 @@
-"""What the task models' `predict` returns: in the size of the image that was given, with a picture and files."""
+"""The results of the task models' `predict`, at the size of the input image, which can be plotted and saved."""
 
 import json
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ class SegmentationResult:
 
     Attributes:
         class_map: (H, W), int64, indices of `class_names`.
-        scores: (H, W), the probability of that class, in [0, 1].
+        scores: (H, W), the probability of the class in `class_map`, in [0, 1].
         class_names: K names.
-        probabilities: (K, H, W) if they were asked for, else None.
+        probabilities: (K, H, W) if they were requested, else None.
         caption: The caption that the model used; None if its text is the same for all images.
         image: The image.
     """
@@ -42,34 +42,34 @@ class SegmentationResult:
         return f"SegmentationResult({height}x{width}: {', '.join(self.shares()) or 'nothing'})"
 
     def shares(self) -> dict[str, float]:
-        """The share of the image that each class covers, the largest first; classes that cover none are left out."""
+        """The share of the image that each class covers, largest first. Classes that cover no pixel are left out."""
         counts = np.bincount(self.class_map.cpu().numpy().ravel(), minlength=len(self.class_names))
         order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
         return {self.class_names[k]: float(counts[k] / self.class_map.numel()) for k in order}
 
     def plot(self) -> Image.Image:
-        """The classes over the image, with a legend."""
+        """The classes drawn over the image, with a legend."""
         return class_picture(_image(self.image), self.class_map, self.class_names)
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.png`, whose grey values are the classes (16 bits if there are more than 256), and `PATH.json`.
 
         Args:
-            path: Suffixes are added; a .png or .json that it has is taken for one of them.
-            record: What the .json is to hold besides, such as where the image is from.
+            path: Path without a suffix. A suffix .png or .json is replaced.
+            record: Further entries of the .json, such as where the image is from.
 
         Raises:
             OutputError: If a file cannot be written.
         """
         values = self.class_map.cpu().numpy()
         kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
-        found = {"class_names": list(self.class_names), "caption": self.caption, "shares": self.shares()}
-        return [_save_png(path, values.astype(kind)), _save_json(path, found, record)]
+        content = {"class_names": list(self.class_names), "caption": self.caption, "shares": self.shares()}
+        return [_save_png(path, values.astype(kind)), _save_json(path, content, record)]
 
 
 @dataclass(frozen=True, eq=False)
 class DepthResult:
-    """How far each pixel of one image is.
+    """The depth of each pixel of one image.
 
     Attributes:
         depth_m: (H, W), metres.
@@ -86,35 +86,35 @@ class DepthResult:
         return f"DepthResult({height}x{width}: {float(self.depth_m.min()):.2f} to {float(self.depth_m.max()):.2f} m)"
 
     def plot(self) -> Image.Image:
-        """The depth in colours, near red and far blue, with a bar in metres."""
+        """The depth in colours, from near (red) to far (blue), with a scale in metres."""
         return depth_picture(self.depth_m)
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
-        """Write `PATH.png`, 16-bit millimetres as NYU Depth's files are (65.535 m at most), and `PATH.json`.
+        """Write `PATH.png`, in 16-bit millimetres like NYU Depth's files (at most 65.535 m), and `PATH.json`.
 
         Args:
-            path: Suffixes are added; a .png or .json that it has is taken for one of them.
-            record: What the .json is to hold besides, such as where the image is from.
+            path: Path without a suffix. A suffix .png or .json is replaced.
+            record: Further entries of the .json, such as where the image is from.
 
         Raises:
             OutputError: If a file cannot be written.
         """
         values = (self.depth_m.cpu().double() * 1000).round().clamp(0, 65535).numpy().astype(np.uint16)
-        found = {
+        content = {
             "unit": "millimetre",
             "caption": self.caption,
             "least_m": round(float(self.depth_m.min()), 3),
             "greatest_m": round(float(self.depth_m.max()), 3),
         }
-        return [_save_png(path, values), _save_json(path, found, record)]
+        return [_save_png(path, values), _save_json(path, content, record)]
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionResult:
-    """The objects of one image, the surest first.
+    """The objects detected in one image, highest score first.
 
     Attributes:
-        boxes: (N, 4), left, top, right, bottom in pixels of the image.
+        boxes: (N, 4): left, top, right and bottom in pixels of the image.
         labels: (N,), int64, indices of `class_names`.
         scores: (N,), in [0, 1].
         class_names: K names.
@@ -133,44 +133,44 @@ class DetectionResult:
         return len(self.boxes)
 
     def __repr__(self) -> str:
-        found = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
-        return f"DetectionResult({', '.join(found[:8]) or 'nothing'}{', …' if len(found) > 8 else ''})"
+        objects = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
+        return f"DetectionResult({', '.join(objects[:8]) or 'nothing'}{', …' if len(objects) > 8 else ''})"
 
     @property
     def names(self) -> list[str]:
-        """The class of each box."""
+        """The class name of each box."""
         return [self.class_names[label] for label in self.labels.tolist()]
 
     @property
     def detections(self) -> Detections:
-        """The same without names, for a metric."""
+        """The boxes, labels and scores without class names, for a metric."""
         return Detections(self.boxes, self.labels, self.scores)
 
     def above(self, score: float) -> "DetectionResult":
-        """Only what is surer than this, from 0 to 1.
+        """Only the objects whose score is above `score`, which is in [0, 1].
 
         Raises:
-            ValueError: If no score can be.
+            ValueError: If `score` is outside [0, 1].
         """
         if not 0 <= score <= 1:
-            raise ValueError(f"scores are 0 to 1; got {score:g}.")
+            raise ValueError(f"score must be from 0 to 1; got {score:g}.")
         keep = self.scores > score
         return DetectionResult(
             self.boxes[keep], self.labels[keep], self.scores[keep], self.class_names, self.caption, self.image
         )
 
     def plot(self, *, score: float = 0.5) -> Image.Image:
-        """The boxes surer than `score` over the image."""
-        found = self.above(score)
-        note = "" if len(found) else f"nothing above {score:g}"
-        return box_picture(_image(self.image), found.detections, self.class_names, note=note)
+        """The boxes whose score is above `score`, drawn over the image."""
+        shown = self.above(score)
+        note = "" if len(shown) else f"nothing above {score:g}"
+        return box_picture(_image(self.image), shown.detections, self.class_names, note=note)
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.json`: a list of objects, each with its name, score and box in pixels.
 
         Args:
-            path: Suffixes are added; a .png or .json that it has is taken for one of them.
-            record: What the .json is to hold besides, such as where the image is from.
+            path: Path without a suffix. A suffix .png or .json is replaced.
+            record: Further entries of the .json, such as where the image is from.
 
         Raises:
             OutputError: If the file cannot be written.
@@ -183,10 +183,10 @@ class DetectionResult:
 
 
 def label_of(sample: Sample, name: str) -> Any:
-    """A sample's label of one kind.
+    """A sample's label `name`.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the sample has no such label.
     """
     label = getattr(sample, name)
     if label is None:
@@ -195,7 +195,7 @@ def label_of(sample: Sample, name: str) -> Any:
 
 
 def loss_text(loss: Tensor | None) -> str:
-    """A loss for a repr."""
+    """A loss as text, for a repr."""
     return "None" if loss is None else f"{float(loss.detach()):.4f}"
 
 
@@ -212,14 +212,14 @@ def _save_png(path: str | Path, values: np.ndarray) -> Path:
     return target
 
 
-def _save_json(path: str | Path, found: dict[str, Any], record: Mapping[str, Any] | None) -> Path:
+def _save_json(path: str | Path, content: dict[str, Any], record: Mapping[str, Any] | None) -> Path:
     target = Path(f"{_bare(path)}.json")
     with replace_file(target) as part:
-        part.write_text(json.dumps(found | dict(record or {}), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(content | dict(record or {}), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
 
 
 def _bare(path: str | Path) -> Path:
-    """Without the suffix of a file that is written."""
+    """The path without a suffix .png or .json."""
     path = Path(path)
     return path.with_suffix("") if path.suffix.lower() in (".png", ".json") else path

@@ -33,7 +33,7 @@ class SegmentationOutput:
 
     Attributes:
         logits: Logits, (B, K, H, W), at the images' size.
-        loss: The mean over the labelled pixels; None without masks.
+        loss: The mean loss over the labelled pixels; None if no masks were passed.
     """
 
     logits: Float[Tensor, "_b _k _h _w"]
@@ -47,21 +47,22 @@ class TADPForSemanticSegmentation(TaskModel):
     """A backbone with a segmentation head.
 
     Args:
-        backbone: Images and text in, features out.
-        class_names: K names; a mask's value k is the k-th, from 0. If background is a class, it has its place here.
-        head: "fpn" is the paper's (`heads.SegmentationHead`), "linear" a probe (`heads.LinearHead`).
-        head_options: Further arguments of that head.
-        prompt_mode: The text, see `TaskModel`.
-        prompt_classes: Names for the text; `class_names` but "background" by default.
-        tune: What of the U-Net trains: "all", "lora" or "nothing".
+        backbone: The backbone.
+        class_names: K names. Value k of a mask means name k, counted from 0. Include background if it is a class.
+        head: The head: "fpn", the paper's (`heads.SegmentationHead`), or "linear", a linear probe (`heads.LinearHead`).
+        head_options: Further arguments of the head.
+        prompt_mode: The text that the model uses; see `TaskModel`.
+        prompt_classes: Class names in the text; by default `class_names` without "background".
+        tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA.
-        loss: "cross_entropy" is the paper's; "focal" weighs what is hard.
-        ignore_label: The value of pixels without a label.
-        window_px: Side of the windows in which `predict` goes through an image; that of the training crops.
-        stride_px: Step from one window to the next; two thirds of a window by default, as the paper's 341 of 512.
+        loss: The loss: "cross_entropy", the paper's, or "focal", which gives hard pixels more weight.
+        ignore_label: The mask value of pixels without a label.
+        window_px: Side of the windows that `predict` divides an image into. Use the size of the training crops.
+        stride_px: Distance between neighbouring windows. The default is two thirds of a window, like the paper's 341 of
+            512 pixels.
 
     Raises:
-        ValueError, ModelError: As `TaskModel`.
+        ValueError, ModelError: See `TaskModel`.
 
     Source:
         TADP Sec. 4.1; the released code's FPN, semantic-FPN head and sliding test.
@@ -97,18 +98,18 @@ class TADPForSemanticSegmentation(TaskModel):
     ):
         refuse_name(backbone)
         if head not in ("fpn", "linear"):
-            raise ValueError(f"head is 'fpn' or 'linear'; got {head!r}.")
+            raise ValueError(f"head must be 'fpn' or 'linear'; got {head!r}.")
         if loss not in ("cross_entropy", "focal"):
-            raise ValueError(f"loss is 'cross_entropy' or 'focal'; got {loss!r}.")
+            raise ValueError(f"loss must be 'cross_entropy' or 'focal'; got {loss!r}.")
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2)
         class_names = check_classes(class_names)
-        made = SegmentationHead if head == "fpn" else LinearHead
+        head_class = SegmentationHead if head == "fpn" else LinearHead
         head_options = head_options or {}
         if prompt_classes is None:
             prompt_classes = [name for name in class_names if name != BACKGROUND]
         super().__init__(
             backbone,
-            made(backbone.feature_info, num_classes=len(class_names), **head_options),
+            head_class(backbone.feature_info, num_classes=len(class_names), **head_options),
             prompt_mode=prompt_mode,
             prompt_classes=prompt_classes,
             tune=tune,
@@ -144,22 +145,22 @@ class TADPForSemanticSegmentation(TaskModel):
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> SegmentationOutput:
-        """Logits of images, and the loss if masks are given.
+        """Logits of images, and the loss if masks are passed.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are given.
-            text: As `TaskModel.features`.
-            masks: (B, H, W), classes from 0, `ignore_label` where there is none.
-            latents: As `TaskModel.features`.
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are passed.
+            text: One caption per image, one for all images, or `Conditioning`; see `TaskModel.features`.
+            masks: The true classes, (B, H, W), counted from 0; `ignore_label` marks pixels without a label.
+            latents: Cached results of `backbone.encode_image`, used instead of images.
             image_size: (height, width) of the images that the latents came from.
 
         Raises:
-            ValueError: If a mask holds another label, or is of another size than the images.
+            ValueError: If a mask holds an unknown label, or masks and images differ in size.
         """
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), masks)
 
     def from_features(self, features: Features, masks: Integer[Tensor, "_b _h _w"] | None = None) -> SegmentationOutput:
-        """The same from features that were computed before."""
+        """Like `forward`, from features that were computed before."""
         if masks is not None:
             _check_masks(masks, features)
         logits = self.head(features)
@@ -169,7 +170,7 @@ class TADPForSemanticSegmentation(TaskModel):
         return SegmentationOutput(logits, loss(logits, masks.to(logits.device), ignore_label=self.ignore_label))
 
     def _probabilities(self, logits: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
-        """Each class against the rest if it was trained so, which focal loss does; else they sum to one."""
+        """With focal loss, each class is judged against the rest; otherwise the probabilities sum to one."""
         return logits.sigmoid() if self.loss_kind == "focal" else logits.softmax(dim=0)
 
     def predict(
@@ -184,37 +185,37 @@ class TADPForSemanticSegmentation(TaskModel):
         short_side_px: int | None = None,
         return_probabilities: bool = False,
     ) -> SegmentationResult:
-        """The classes of one image, in its own size.
+        """The classes of one image, at its own size.
 
-        An image larger than the window goes through in windows, and the result is put together in tiles, so that memory
-        is that of one window, of some tiles, and of the result. Each window is predicted once: of those that the tiles
-        across the image's shorter side still need, the logits are kept as the head has them, before it enlarges them.
+        An image larger than the window is predicted in windows, and the result is assembled in tiles. So only one
+        window, a few tiles and the result are in memory. Each window is predicted once: while tiles across the image's
+        shorter side still need it, its logits are kept at the head's resolution, before they are enlarged.
 
         Args:
             image: A path, PIL image, array or tensor of any size.
-            caption: What is in it; None asks the attached captioner. Without meaning, and refused, if the model's text
-                is the same for all images.
+            caption: A caption of the image; None calls the attached captioner. It must be None if the model uses one
+                text for all images.
             window_px: Side of the windows; None is the model's own.
-            stride_px: Step from one window to the next.
-            scales: Sizes of the image at which it is predicted; the probabilities are averaged. The paper's "ms" is
+            stride_px: Distance between neighbouring windows.
+            scales: Scales at which the image is predicted; the probabilities are averaged. The paper's "ms" is
                 (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with `flip`.
-            flip: Predict the mirrored image too.
-            short_side_px: Bring the image's shorter side to this before (and its class map back after); the paper's
-                ADE20K test takes 512.
-            return_probabilities: Keep the probabilities of all classes, K floats a pixel. A model that was trained with
-                focal loss judges each class against the rest, so that they do not sum to one.
+            flip: Whether to predict the mirrored image too.
+            short_side_px: Length to which the image's shorter side is resized before prediction; the class map is
+                resized back. The paper's ADE20K test uses 512.
+            return_probabilities: Whether to keep the probabilities of all classes, K floats per pixel. A model that was
+                trained with focal loss judges each class against the rest, so they do not sum to one.
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither caption nor captioner.
-            TypeError: If a size in pixels is no integer.
-            ValueError: If a scale is not over 0, a size under 1, or the stride over the window.
+            CaptionError: If there is neither a caption nor a captioner.
+            TypeError: If a size in pixels is not an integer.
+            ValueError: If a scale is not above 0, a size is below 1, or the stride is larger than the window.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         with self._predicting():
-            text, said = self._text.for_image(pixels, caption, self.backbone)
+            text, words = self._text.for_image(pixels, caption, self.backbone)
             views = make_views(
                 lambda part: self._coarse(part, text),
                 pixels,
@@ -231,7 +232,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 scores[rows, columns], classes[rows, columns] = mean.max(dim=0)
                 if probabilities is not None:
                     probabilities[:, rows, columns] = mean
-        return SegmentationResult(classes, scores, self.class_names, probabilities, said, to_pil(pixels))
+        return SegmentationResult(classes, scores, self.class_names, probabilities, words, to_pil(pixels))
 
     def make_metric(self) -> MeanIoU:
         """Mean IoU over the model's classes."""
@@ -251,11 +252,11 @@ class TADPForSemanticSegmentation(TaskModel):
 def _check_masks(masks: Tensor, features: Features) -> None:
     batch = features.maps[0].shape[0]
     if not isinstance(masks, Tensor):
-        raise TypeError(f"masks are a tensor; got {type(masks).__name__}. Pass torch.as_tensor(masks).")
+        raise TypeError(f"masks must be a tensor; got {type(masks).__name__}. Pass torch.as_tensor(masks).")
     if masks.is_floating_point() or masks.dtype == torch.bool:
-        raise TypeError(f"masks hold classes, whole numbers; got {masks.dtype}. Pass masks.long().")
+        raise TypeError(f"masks must hold class indices, which are integers; got {masks.dtype}. Pass masks.long().")
     if masks.shape != (batch, *features.image_size):
         raise ValueError(
-            f"masks are (B, H, W), of the images' size; got {tuple(masks.shape)} for {batch} images of "
+            f"masks must be (B, H, W), at the images' size; got {tuple(masks.shape)} for {batch} images of "
             f"{features.image_size}."
         )

@@ -1,4 +1,4 @@
-"""What the tasks share of `predict`: one image, sizes of windows, and the views of an image that are averaged."""
+"""Steps of `predict` that the tasks share: reading one image, checking window sizes, and making views to average."""
 
 import math
 from collections.abc import Sequence
@@ -11,26 +11,26 @@ from tadp.files.checks import check_whole
 from tadp.images.reading import ImageLike, to_tensor
 from tadp.images.windows import Predict, WindowedPrediction
 
-_LEAST_PX = 8  # what the VAE takes
+_LEAST_PX = 8  # the smallest side that the VAE accepts
 
 
 def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
     """One image, as `tadp.images.to_tensor` reads it.
 
     Raises:
-        TypeError: If it is a list.
-        ImageError: If it is a batch of several, or cannot be read.
+        TypeError: If `image` is a list.
+        ImageError: If `image` is a batch of several images, or cannot be read.
     """
     if isinstance(image, list | tuple):
         raise TypeError(
-            f"predict takes one image; got a {type(image).__name__} of {len(image)}. Call it for each of them: "
-            "[model.predict(one) for one in images]."
+            f"predict takes one image; got a {type(image).__name__} of {len(image)}. Call it once per image: "
+            "[model.predict(image) for image in images]."
         )
     pixels = to_tensor(image)
     if len(pixels) != 1:
         raise ImageError(
-            f"predict takes one image; got a batch of {len(pixels)}. Call it for each of them: "
-            "[model.predict(one) for one in images]."
+            f"predict takes one image; got a batch of {len(pixels)}. Call it once per image: "
+            "[model.predict(image) for image in images]."
         )
     return pixels
 
@@ -38,18 +38,18 @@ def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
 def window_and_stride(
     window_px: int | None, stride_px: int | None, *, thirds: int, own: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """Sizes that were checked.
+    """The window and stride to use, after checking them.
 
     Args:
-        window_px: Side of the windows; None takes a model's own.
-        stride_px: Step from one window to the next. None is the model's own for its own windows, else that many thirds
-            of a window.
-        thirds: Default stride, in thirds of a window.
+        window_px: Side of the windows; None is the model's own.
+        stride_px: Distance between neighbouring windows. None is the model's own stride if the window is the model's
+            own too, and `thirds` thirds of the window otherwise.
+        thirds: The default stride, in thirds of a window.
         own: The model's own window and stride.
 
     Raises:
-        TypeError: If a size is no integer.
-        ValueError: If a size is under 1, or the stride is over the window.
+        TypeError: If a size is not an integer.
+        ValueError: If a size is below 1, or the stride is larger than the window.
 
     Example:
         >>> window_and_stride(512, None, thirds=2)
@@ -62,7 +62,9 @@ def window_and_stride(
         max(window_px * thirds // 3, 1) if stride_px is None else check_whole(stride_px, name="stride_px", unit="pixel")
     )
     if stride_px > window_px:
-        raise ValueError(f"stride_px is at most window_px, {window_px}, so that there are no gaps; got {stride_px}.")
+        raise ValueError(
+            f"stride_px must be at most window_px, {window_px}, or windows would leave gaps; got {stride_px}."
+        )
     return window_px, stride_px
 
 
@@ -77,26 +79,26 @@ def make_views(
     flip: bool = False,
     cell_px: int = 1,
 ) -> list[WindowedPrediction]:
-    """An image at several sizes, mirrored too if asked for.
+    """Windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
 
     Args:
-        predict: As `WindowedPrediction` takes it.
-        image: (1, 3, H, W).
+        predict: The function that predicts one window; see `WindowedPrediction`.
+        image: The image, (1, 3, H, W).
         window_px: Side of the windows.
-        stride_px: From one to the next.
-        scales: Sizes relative to the image after its shorter side was brought to `short_side_px`.
-        short_side_px: None leaves it as it is.
-        flip: Add the mirrored image of each size.
-        cell_px: As `WindowedPrediction` takes it.
+        stride_px: Distance between neighbouring windows.
+        scales: Scales relative to the image after its shorter side was resized to `short_side_px`.
+        short_side_px: Length to which the image's shorter side is resized first; None keeps its size.
+        flip: Whether to add the mirrored image at each scale.
+        cell_px: Pixels per cell of the prediction; see `WindowedPrediction`.
 
     Raises:
-        TypeError: If the shorter side is no integer, or `scales` no list.
-        ValueError: If a scale is not over 0, or the shorter side is under 1.
+        TypeError: If the shorter side is not an integer, or `scales` is not a list.
+        ValueError: If a scale is not above 0, or the shorter side is below 1.
     """
     if not isinstance(scales, Sequence):
-        raise TypeError(f"scales are a list of numbers, such as (0.75, 1.0, 1.25); got {scales!r}.")
+        raise TypeError(f"scales must be a list of numbers, such as (0.75, 1.0, 1.25); got {scales!r}.")
     if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"scales are numbers over 0, one or more; got {tuple(scales)}.")
+        raise ValueError(f"scales must be one or more numbers above 0; got {tuple(scales)}.")
     height, width = int(image.shape[2]), int(image.shape[3])
     factor = 1.0
     if short_side_px is not None:

@@ -1,13 +1,13 @@
-"""The folder of a task model: the head, what was tuned of the U-Net, and where the rest comes from.
+"""The folder of a task model: the head, the tuned part of the U-Net, and where the rest comes from.
 
-config.json         kind, options, class names, base with its revision, captioner, record
+config.json         kind, options, class names, base model with its revision, captioner, record
 model.safetensors   the head
 unet/               the whole U-Net, if all of it was tuned
-pytorch_lora_weights.safetensors   the LoRA, if that was tuned
+pytorch_lora_weights.safetensors   the LoRA, if a LoRA was tuned
 text_adapter.safetensors           the text adapter, if there is one
 text.safetensors    the embeddings of prompt mode "stored"
-text_encoder/, tokenizer/   if a token was learned, or the weights are not the base's
-base/               the backbone, if it was made from parts and has no name
+text_encoder/, tokenizer/   if a token was learned, or the weights differ from the base model's
+base/               the backbone, if it was built from parts and has no name
 """
 
 import json
@@ -59,17 +59,17 @@ def save_task(
         kind: Name of the model's class.
         backbone: The model's backbone.
         head: The model's head.
-        options: What the model's constructor takes besides the backbone.
-        text: The stored text of prompt mode "stored".
+        options: Arguments of the model's constructor without the backbone.
+        text: The stored text of prompt mode "stored"; None in other modes.
         captioner: Name of the captioner that the model was trained with.
-        record: What the model card says of the training.
+        record: The model card's entries about the training.
 
     Raises:
-        ModelError: If it has a LoRA and its base has no name; if its VAE is not that of its base.
+        ModelError: If the model has a LoRA and its base model has no name, or its VAE is not that of its base model.
         OSError: If the disk is full.
     """
     source = backbone.source
-    tuned, own_text = _what_is_own(backbone, options["tune"])
+    tuned, own_text = _parts_to_save(backbone, options["tune"])
     tokens = [] if backbone.text_encoder is None else list(learned_tokens(backbone.text_encoder.tokenizer))
     config = {
         "format": FORMAT,
@@ -104,18 +104,18 @@ def save_task(
         save_text_encoder(backbone.text_encoder, folder)
 
 
-def _what_is_own(backbone: TADPBackbone, tuned: str) -> tuple[str, bool]:
-    """What of the U-Net is saved, "all", a "lora" or "nothing", and whether the text encoder is.
+def _parts_to_save(backbone: TADPBackbone, tuned: str) -> tuple[str, bool]:
+    """The part of the U-Net to save ("all", "lora" or "nothing"), and whether to save the text encoder.
 
     Raises:
-        ModelError: If loading the base again would not give back what is not saved.
+        ModelError: If a part that is not saved cannot be restored by loading the base model.
     """
     source = backbone.source
     if source is None:
         if tuned == "lora":
             raise ModelError(
-                "a LoRA is saved beside a base that has a name; this backbone was made from parts. Load it from a "
-                "folder or the hub, or tune all of it."
+                "a LoRA is saved without its base model, which therefore needs a name, but this backbone was built "
+                "from parts. Load it from a folder or the hub, or use tune='all'."
             )
         return tuned, False
     if source.is_gone():
@@ -123,21 +123,21 @@ def _what_is_own(backbone: TADPBackbone, tuned: str) -> tuple[str, bool]:
     is_changed = not source.has("unet", backbone.unet)
     if tuned == "lora" and is_changed:
         raise ModelError(
-            f"the U-Net under this LoRA is not that of {source.name!r}, so the LoRA alone would not give it back. Save "
-            "the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
+            f"the U-Net under this LoRA is not that of {source.name!r}, so saving only the LoRA would lose the change. "
+            "Save the changed backbone with backbone.save_pretrained, load that, and train the LoRA on it."
         )
     if not source.has("vae", backbone.vae):
         raise ModelError(
-            f"the VAE of this model is not that of {source.name!r}, from which it would be loaded again. Save the "
-            "changed backbone with backbone.save_pretrained, load that, and build the model on it."
+            f"the VAE of this model is not that of {source.name!r}, and a task model is saved without its VAE. Save "
+            "the changed backbone with backbone.save_pretrained, load that, and build the model on it."
         )
     encoder = backbone.text_encoder
     own_text = encoder is not None and not source.has("text_encoder", encoder)
-    return "all" if is_changed else tuned, own_text  # "all": trained and then frozen, or it came with a modifier
+    return "all" if is_changed else tuned, own_text  # changed: trained and then frozen, or replaced by a modifier
 
 
 def _lasting_name(source: Source | None) -> str:
-    """The base's name for the config; a folder's does not depend on where Python was started."""
+    """The base model's name for the config. A folder's path is made absolute, so it is valid from any directory."""
     if source is None:
         return BASE_NAME
     folder = Path(source.name).expanduser()
@@ -177,15 +177,15 @@ def read_config(folder: Path, model: type[nn.Module]) -> dict[str, Any]:
     """A task model's config.
 
     Raises:
-        MissingFileError, CorruptFileError: If there is none, it is no JSON, or an option is missing.
-        ModelError: If it is another kind of model, or of a newer version.
+        MissingFileError, CorruptFileError: If the file is missing or is not JSON, or an option is missing.
+        ModelError: If the folder holds another kind of model, or was written by a newer version.
     """
     config, kind = read_json(folder / CONFIG_NAME), model.__name__
     if config.get("model") != kind:
         raise ModelError(f"{folder} holds a {config.get('model')!r}; load it with that class, not with {kind}.")
     if config.get("format") != FORMAT:
         raise ModelError(
-            f"{folder} is of format {config.get('format')}, this tadp ({__version__}) reads {FORMAT}; it was "
+            f"{folder} has format {config.get('format')}, but this tadp ({__version__}) reads format {FORMAT}; it was "
             f"written by tadp {config.get('tadp_version')}. Install that version or a later one."
         )
     for part in ("options", "base"):
@@ -196,15 +196,15 @@ def read_config(folder: Path, model: type[nn.Module]) -> dict[str, Any]:
 
 
 def _check_options(folder: Path, config: dict[str, Any], model: type[nn.Module]) -> None:
-    """Compare a config's options with what the model is built from."""
-    taken = {name: one for name, one in signature(model).parameters.items() if name != "backbone"}
+    """Compare a config's options with the arguments of the model's constructor."""
+    arguments = {name: argument for name, argument in signature(model).parameters.items() if name != "backbone"}
     for name in config["options"]:
-        if name not in taken:
+        if name not in arguments:
             raise ModelError(
                 f"{folder / CONFIG_NAME} has the option {name!r}, which this tadp ({__version__}) does not know; "
                 f"it was written by tadp {config.get('tadp_version')}. Install that version or a later one."
             )
-    for name in ("tune", *(name for name, one in taken.items() if one.default is Parameter.empty)):
+    for name in ("tune", *(name for name, argument in arguments.items() if argument.default is Parameter.empty)):
         if name not in config["options"]:
             raise CorruptFileError(f"{folder / CONFIG_NAME} lacks the option {name!r}. Get the model again.")
 
@@ -217,10 +217,10 @@ def load_backbone(
     dtype: torch.dtype,
     hub: HubOptions,
 ) -> TADPBackbone:
-    """The backbone: the base's frozen parts, and the U-Net that was saved or the base's.
+    """The backbone: the base model's frozen parts, with the saved U-Net if there is one.
 
     Raises:
-        UnknownModelError: If the base is not available.
+        UnknownModelError: If the base model is not available.
     """
     name, revision = config["base"]["name"], config["base"]["revision"]
     options = config["base"]["options"]
@@ -252,7 +252,7 @@ def _is_own(config: dict[str, Any]) -> bool:
 
 
 def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
-    """Without a source, so that the model is kept whole again."""
+    """A backbone without a source, so that the model is saved with all of its parts again."""
     parts, _, _ = load_parts(folder, dtype=dtype)
     backbone = TADPBackbone(**parts, **options)
     if backbone.text_adapter is not None:
@@ -261,7 +261,7 @@ def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TA
 
 
 def load_weights(head: nn.Module, backbone: TADPBackbone, folder: Path, config: dict[str, Any]) -> None:
-    """Fill the head, the LoRA and the text adapter.
+    """Load the weights of the head, the LoRA and the text adapter.
 
     Raises:
         MissingFileError, CorruptFileError: If a file is missing or damaged.
@@ -281,19 +281,19 @@ def _fill(head: nn.Module, path: Path) -> None:
     check_readable(path)
     state = load_file(path)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    saved = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
     if wrong:
         first = wrong[0]
         raise ModelError(
             f"{path} does not fit the head its config describes: {len(wrong)} tensors differ, such as {first}: file "
-            f"{found.get(first, 'none')}, head {expected.get(first, 'none')}. Is it of another number of classes?"
+            f"{saved.get(first, 'none')}, head {expected.get(first, 'none')}. Does it have another number of classes?"
         )
     head.load_state_dict(state)
 
 
 def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
-    """The stored text of prompt mode "stored", whose embeddings are named if there are as many names.
+    """The stored text of prompt mode "stored". Its embeddings get the names if there are equally many.
 
     Raises:
         MissingFileError, CorruptFileError: If the file is missing or damaged.
@@ -309,10 +309,10 @@ def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy or torch as JSON has it."""
+    """A NumPy or torch number as a plain Python number, for JSON."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
-    raise ModelError(f"an option of a model is kept as JSON, which has no {type(value).__name__}; got {value!r}.")
+    raise ModelError(f"a model's options are saved as JSON, which cannot hold a {type(value).__name__}; got {value!r}.")
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The task models: losses, predictions of any size, text, and how they are kept."""
+"""The task models: losses, predictions of any size, text, and how they are saved."""
 
 import copy
 import dataclasses
@@ -37,7 +37,7 @@ def depther(backbone=None, **options):
     torch.manual_seed(0)
     options = {"max_depth_m": 20.0, "window_px": 64} | options
     model = TADPForDepthEstimation(backbone or build_backbone(), **options).eval()
-    with torch.no_grad():  # a new head says the same everywhere
+    with torch.no_grad():  # a new head predicts the same depth everywhere
         for name, parameter in model.head.named_parameters():
             if parameter.ndim > 1 and not name.startswith(("layer", "out_layer")):
                 parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
@@ -55,7 +55,7 @@ each_task = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def target(model, count=2, size=64):
-    """A truth for a batch, of the model's kind."""
+    """Labels for a batch, of the kind that the model takes."""
     noise = torch.Generator().manual_seed(3)
     if isinstance(model, TADPForSemanticSegmentation):
         return torch.randint(0, 3, (count, size, size), generator=noise)
@@ -65,14 +65,14 @@ def target(model, count=2, size=64):
 
 
 def values(result):
-    """What a result holds, as one tuple of tensors."""
+    """The tensors of a result, as a tuple."""
     if hasattr(result, "class_map"):
         return result.class_map, result.scores
     return (result.depth_m,) if hasattr(result, "depth_m") else (result.boxes, result.labels, result.scores)
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(values(one), values(other), strict=True))
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(values(first), values(second), strict=True))
 
 
 def raw(model, batch, text=CAPTION):
@@ -106,9 +106,9 @@ def test_detection_is_losses_with_boxes_and_detections_without():
     output = model(images(2, 64, 64), CAPTION, target(model))
     assert output.loss == sum(output.losses.values())
     assert output.detections == []
-    found = model(images(2, 64, 64), CAPTION)
-    assert found.loss is None
-    assert len(found.detections) == 2
+    output = model(images(2, 64, 64), CAPTION)
+    assert output.loss is None
+    assert len(output.detections) == 2
 
 
 @each_task
@@ -133,10 +133,10 @@ def test_cached_latents_give_what_the_images_give(make):
     model = make()
     batch = images(2, 40, 56)
     latents = model.backbone.encode_image(batch)
-    ours = model.features(None, CAPTION, latents=latents, image_size=(40, 56))
-    for one, other in zip(ours.maps, model.features(batch, CAPTION).maps, strict=True):
-        assert torch.equal(one, other)
-    assert ours.image_size == (40, 56)
+    cached = model.features(None, CAPTION, latents=latents, image_size=(40, 56))
+    for cached_map, expected_map in zip(cached.maps, model.features(batch, CAPTION).maps, strict=True):
+        assert torch.equal(cached_map, expected_map)
+    assert cached.image_size == (40, 56)
 
 
 def test_a_pass_needs_images_or_latents():
@@ -170,7 +170,7 @@ def test_a_frozen_half_precision_backbone_serves_a_head_in_single_precision():
 @each_task
 def test_a_whole_model_in_half_precision_predicts(make):
     model = make().to(torch.bfloat16)
-    assert all(one.isfinite().all() for one in values(model.predict(images(1, 64, 64), CAPTION)))
+    assert all(tensor.isfinite().all() for tensor in values(model.predict(images(1, 64, 64), CAPTION)))
 
 
 # Text
@@ -182,26 +182,26 @@ def test_a_mode_of_one_text_for_all_needs_no_caption(mode, tmp_path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
     lengths = {"averaged_eos": 2, "class_embeddings": 3}
     model = segmenter(build_backbone(text_length=lengths.get(mode)), prompt_mode=mode)
-    said = {
+    texts = {
         "class_names": tadp.prompts.class_names(CLASSES[1:]),
         "null": "",
         "averaged_eos": tadp.prompts.averaged_eos(CLASSES[1:], model.backbone),
         "class_embeddings": tadp.prompts.class_embeddings(CLASSES[1:], model.backbone),
     }
     batch = images(1, 64, 64)
-    assert torch.equal(model(batch).logits, model(batch, said[mode]).logits)
+    assert torch.equal(model(batch).logits, model(batch, texts[mode]).logits)
     assert model.predict(batch).caption is None
     with pytest.raises(CaptionError, match="the same for all images; leave caption out"):
         model.predict(batch, CAPTION)
 
 
 def test_a_text_of_another_length_than_the_backbone_counts_is_refused_with_the_number():
-    with pytest.raises(ModelError, match=r"2 embeddings for these classes, the backbone counts 77.*text_length=2"):
+    with pytest.raises(ModelError, match=r"2 embeddings for these classes, but the backbone expects 77.*text_length=2"):
         segmenter(prompt_mode="averaged_eos")
 
 
 def test_a_mode_without_its_classes_is_refused():
-    with pytest.raises(ValueError, match="'class_names' says the names of classes; pass them as prompt_classes="):
+    with pytest.raises(ValueError, match="'class_names' needs class names; pass them as prompt_classes="):
         depther(prompt_mode="class_names")
 
 
@@ -210,8 +210,8 @@ def test_a_mode_without_its_classes_is_refused():
     [
         ({"prompt_mode": "blip"}, "prompt_mode must be one of captions, class_names.*got 'blip'"),
         ({"tune": "unet"}, "tune must be one of all, lora, nothing; got 'unet'"),
-        ({"head": "mlp"}, "head is 'fpn' or 'linear'; got 'mlp'"),
-        ({"loss": "dice"}, "loss is 'cross_entropy' or 'focal'; got 'dice'"),
+        ({"head": "mlp"}, "head must be 'fpn' or 'linear'; got 'mlp'"),
+        ({"loss": "dice"}, "loss must be 'cross_entropy' or 'focal'; got 'dice'"),
     ],
 )
 def test_an_unknown_option_is_refused(no_type_checker, options, message):
@@ -224,7 +224,7 @@ def test_an_unknown_option_is_refused(no_type_checker, options, message):
     ("names", "error", "message"),
     [
         ("ball", TypeError, "got the string 'ball'"),
-        (["a", "a"], ValueError, "each class stands once"),
+        (["a", "a"], ValueError, "class names must be unique; 'a' is class 0 and 1"),
         ([], ValueError, "no cl"),
     ],
 )
@@ -235,9 +235,10 @@ def test_class_names_are_a_list_of_different_names(make, names, error, message):
 
 def test_masks_are_compared_with_the_images(no_type_checker):
     model = segmenter()
-    with pytest.raises(ValueError, match=r"of the images' size; got \(1, 32, 32\) for 1 images of \(64, 64\)"):
+    with pytest.raises(ValueError, match=r"at the images' size; got \(1, 32, 32\) for 1 images of \(64, 64\)"):
         model(images(1, 64, 64), CAPTION, torch.zeros(1, 32, 32, dtype=torch.int64))
-    with pytest.raises(TypeError, match=r"masks hold classes, whole numbers; got torch.float32. Pass masks.long\(\)"):
+    message = r"masks must hold class indices, which are integers; got torch.float32. Pass masks.long\(\)"
+    with pytest.raises(TypeError, match=message):
         model(images(1, 64, 64), CAPTION, torch.zeros(1, 64, 64))
 
 
@@ -248,28 +249,28 @@ def test_outputs_do_not_print_their_tensors():
 
 
 def test_a_detection_picture_says_when_nothing_is_sure_enough():
-    found = detector().predict(images(1, 64, 64), CAPTION)
-    assert found.plot(score=1.0).height == found.plot(score=0.0).height + 34
+    result = detector().predict(images(1, 64, 64), CAPTION)
+    assert result.plot(score=1.0).height == result.plot(score=0.0).height + 34
 
 
 def test_evaluation_takes_its_captions_from_the_data_or_the_captioner():
     model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), class_names=["background", *SCENE_CLASSES])
     model.attach_captioner("tadp-tiny")
-    said = []
+    used = []
     for captions in ("data", "captioner"):
         evaluate(
-            model, RenderedScenes(1, seed=5), captions=captions, on_sample=lambda _, result: said.append(result.caption)
+            model, RenderedScenes(1, seed=5), captions=captions, on_sample=lambda _, result: used.append(result.caption)
         )
-    assert said[0] == RenderedScenes(1, seed=5)[0].caption
-    assert said[1] == model.captioner(Scenes(1, seed=5)[0].image)[0]
+    assert used[0] == RenderedScenes(1, seed=5)[0].caption
+    assert used[1] == model.captioner(Scenes(1, seed=5)[0].image)[0]
 
 
 def test_a_caption_reaches_the_prediction():
     model = segmenter()
     batch = images(1, 64, 64)
-    first, other = (model.predict(batch, text, return_probabilities=True) for text in (CAPTION, "red cat photo"))
+    first, second = (model.predict(batch, text, return_probabilities=True) for text in (CAPTION, "red cat photo"))
     assert first.caption == CAPTION
-    assert not torch.equal(first.probabilities, other.probabilities)
+    assert not torch.equal(first.probabilities, second.probabilities)
     encoded = model.predict(batch, model.backbone.encode_text(CAPTION), return_probabilities=True)
     assert torch.equal(first.probabilities, encoded.probabilities)
 
@@ -279,17 +280,17 @@ def test_a_caption_over_the_limit_is_cut_with_a_warning(make):
     model, long = make(), "dog " * 100
     batch = images(2, 64, 64)
     with pytest.warns(UserWarning, match="has 102 tokens, the text encoder takes 77; the rest was cut"):
-        found = model.predict(images(1, 64, 64), long)
+        result = model.predict(images(1, 64, 64), long)
     with pytest.warns(UserWarning, match="the rest was cut"):
         text = model.backbone.encode_text(long, truncate=True)
-    assert same(found, model.predict(images(1, 64, 64), text))
+    assert same(result, model.predict(images(1, 64, 64), text))
     latents = model.backbone.encode_image(batch)
     for inputs in ({"images": batch}, {"images": None, "latents": latents}):
         with pytest.warns(UserWarning, match="caption 1 .* has 102 tokens"):
             model(inputs.pop("images"), ["a dog", long], target(model), **inputs).loss.backward()
-    model.attach_captioner(lambda pixels: [long])  # what it says is cut in the same way
+    model.attach_captioner(lambda pixels: [long])  # a captioner's captions are cut in the same way
     with pytest.warns(UserWarning, match="the rest was cut"):
-        assert same(found, model.predict(images(1, 64, 64)))
+        assert same(result, model.predict(images(1, 64, 64)))
 
 
 def test_without_caption_and_captioner_a_prediction_is_refused():
@@ -318,7 +319,7 @@ def test_the_captioner_is_the_backbones():
     assert model.captioner_name == "tadp-tiny"
     assert model.predict(batch).caption == model.backbone.captioner(batch)[0]
     model.backbone.attach_captioner(None)
-    with pytest.raises(CaptionError, match="this model wants a caption"):
+    with pytest.raises(CaptionError, match="this model needs a caption"):
         model.predict(batch)
 
 
@@ -368,7 +369,7 @@ def test_a_prediction_has_the_images_size(make, size):
         assert (result.boxes >= 0).all()
         assert (result.boxes <= torch.tensor([width, height, width, height])).all()
     else:
-        assert all(one.shape == size for one in values(result))
+        assert all(tensor.shape == size for tensor in values(result))
     assert result.plot().width >= 50
 
 
@@ -437,8 +438,8 @@ def test_a_large_image_costs_no_more_than_a_window():
 
 def test_boxes_come_back_in_the_images_pixels(monkeypatch):
     model, seen = detector(), []
-    found = Detections(torch.tensor([[16.0, 8.0, 48.0, 64.0]]), torch.tensor([1]), torch.tensor([0.9]))
-    monkeypatch.setattr(model.head, "forward", lambda features: seen.append(features.image_size) or [found])
+    objects = Detections(torch.tensor([[16.0, 8.0, 48.0, 64.0]]), torch.tensor([1]), torch.tensor([0.9]))
+    monkeypatch.setattr(model.head, "forward", lambda features: seen.append(features.image_size) or [objects])
     result = model.predict(images(1, 96, 256), CAPTION)
     assert seen == [(64, 64)]
     assert result.boxes.tolist() == [[64.0, 12.0, 192.0, 96.0]]
@@ -456,7 +457,7 @@ def test_predicting_leaves_the_model_as_it_was(make):
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),)])
 def test_scales_that_are_none_are_refused(scales):
-    with pytest.raises(ValueError, match="scales are numbers over 0, one or more"):
+    with pytest.raises(ValueError, match="scales must be one or more numbers above 0"):
         segmenter().predict(images(1, 64, 64), CAPTION, scales=scales)
 
 
@@ -487,9 +488,9 @@ def test_sizes_that_are_no_pixels_are_refused(make, name, no_type_checker):
 
 @pytest.mark.parametrize("make", [segmenter, depther])
 def test_windows_with_gaps_between_them_are_refused(make):
-    with pytest.raises(ValueError, match=r"stride_px is at most window_px, 64, .*got 65"):
+    with pytest.raises(ValueError, match=r"stride_px must be at most window_px, 64, .*got 65"):
         make(stride_px=65)
-    with pytest.raises(ValueError, match=r"stride_px is at most window_px, 64, .*got 65"):
+    with pytest.raises(ValueError, match=r"stride_px must be at most window_px, 64, .*got 65"):
         make().predict(images(1, 64, 64), CAPTION, stride_px=65)
 
 
@@ -545,11 +546,11 @@ def test_a_suffix_that_is_given_stands_once(tmp_path):
 def test_results_say_what_they_are():
     assert "64x64" in repr(segmenter().predict(images(1, 64, 64), CAPTION))
     assert " m)" in repr(depther().predict(images(1, 64, 64), CAPTION))
-    found = detector().predict(images(1, 64, 64), CAPTION)
-    assert found.names[0] in repr(found)
-    assert len(found.above(1.0)) == 0
-    with pytest.raises(ValueError, match="scores are 0 to 1; got 50"):
-        found.above(50)
+    result = detector().predict(images(1, 64, 64), CAPTION)
+    assert result.names[0] in repr(result)
+    assert len(result.above(1.0)) == 0
+    with pytest.raises(ValueError, match="score must be from 0 to 1; got 50"):
+        result.above(50)
 
 
 # Keeping
@@ -591,7 +592,7 @@ def test_a_unet_that_was_tuned_and_then_frozen_is_not_lost(tmp_path):
 
 
 def save_without_reading(model, folder, monkeypatch):
-    """Save a model; the weights of its base are not read for it."""
+    """Save a model without reading the weights of its base model, and load it again."""
 
     def never(*_, **__):
         raise AssertionError
@@ -605,7 +606,7 @@ def save_without_reading(model, folder, monkeypatch):
 
 @pytest.mark.parametrize("how", ["nothing", "drop-in", "lora", "modifier", "undone"])
 def test_what_took_the_place_of_a_part_is_kept_and_nothing_is_read_to_know(how, tmp_path, monkeypatch):
-    """A single value differs, which a sample may miss: what replaces a part says so."""
+    """Only one value differs, which comparing a sample could miss. Replacing a part must be recorded."""
     plain = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     other = copy.deepcopy(plain.unet)
     if how == "lora":
@@ -640,7 +641,7 @@ def test_a_lora_is_all_that_is_saved_of_the_unet(tmp_path):
     model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="lora", lora_rank=2)
     plain = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
     batch = images(1, 64, 64)
-    torch.testing.assert_close(raw(model, batch), raw(plain, batch))  # at first it changes nothing
+    torch.testing.assert_close(raw(model, batch), raw(plain, batch))  # an untrained LoRA changes nothing
     trained = [name for name, p in model.backbone.unet.named_parameters() if p.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
@@ -656,16 +657,16 @@ def test_a_lora_is_all_that_is_saved_of_the_unet(tmp_path):
     assert not torch.allclose(raw(model, batch), raw(plain, batch))
     assert not (tmp_path / "kept" / "unet").exists()
     # diffusers reads the same file
-    theirs = tadp.TADPBackbone.from_pretrained("tadp-tiny")
-    theirs.unet.load_lora_adapter(tmp_path / "kept", prefix="unet", weight_name="pytorch_lora_weights.safetensors")
-    for one, other in zip(theirs(batch, CAPTION).maps, model.backbone(batch, CAPTION).maps, strict=True):
-        torch.testing.assert_close(one, other)
+    loaded = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    loaded.unet.load_lora_adapter(tmp_path / "kept", prefix="unet", weight_name="pytorch_lora_weights.safetensors")
+    for loaded_map, expected_map in zip(loaded(batch, CAPTION).maps, model.backbone(batch, CAPTION).maps, strict=True):
+        torch.testing.assert_close(loaded_map, expected_map)
 
 
 def test_a_lora_needs_a_rank_and_a_base_with_a_name(tmp_path):
-    with pytest.raises(ValueError, match="the rank of a LoRA is 1 or more; got 0"):
+    with pytest.raises(ValueError, match="the rank of a LoRA must be 1 or more; got 0"):
         segmenter(tune="lora", lora_rank=0)
-    with pytest.raises(ModelError, match="a LoRA is saved beside a base that has a name"):
+    with pytest.raises(ModelError, match="a LoRA is saved without its base model, which therefore needs a name"):
         segmenter(tune="lora").save_pretrained(tmp_path / "kept")
     assert not (tmp_path / "kept" / "config.json").exists()
 
@@ -676,7 +677,7 @@ def test_a_model_made_from_parts_is_kept_whole_and_once(tmp_path):
     again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept")
     assert torch.equal(raw(again, images(1, 64, 64)), raw(model, images(1, 64, 64)))
     assert len(list((tmp_path / "kept").rglob("unet"))) == 1
-    again.save_pretrained(tmp_path / "again")  # and does not refer to where it came from
+    again.save_pretrained(tmp_path / "again")  # the copy does not refer to the folder it was loaded from
     third = TADPForSemanticSegmentation.from_pretrained(tmp_path / "again")
     assert third.backbone.source is None
 
@@ -732,8 +733,8 @@ def test_a_vae_that_was_changed_by_hand_is_refused_and_its_cure_works(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_no_change_of_the_frozen_parts(dtype, tmp_path):
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", dtype=dtype)
-    for number, made in enumerate((backbone, copy.deepcopy(backbone).float())):
-        segmenter(made, tune="nothing").save_pretrained(tmp_path / str(number))
+    for number, variant in enumerate((backbone, copy.deepcopy(backbone).float())):
+        segmenter(variant, tune="nothing").save_pretrained(tmp_path / str(number))
         assert not (tmp_path / str(number) / "text_encoder").exists()
 
 
@@ -826,7 +827,7 @@ def test_a_model_of_another_task_is_named(kept):
 
 def test_a_model_of_a_later_format_says_which_tadp_wrote_it(kept):
     edit(kept, format=2, tadp_version="9.9")
-    with pytest.raises(ModelError, match=r"is of format 2.*written by tadp 9.9"):
+    with pytest.raises(ModelError, match=r"has format 2.*written by tadp 9.9"):
         TADPForSemanticSegmentation.from_pretrained(kept)
 
 
@@ -904,7 +905,7 @@ def test_a_lora_on_a_changed_unet_is_not_saved_alone(tmp_path):
 def test_a_lora_that_is_there_is_not_passed_over(options):
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     segmenter(backbone, tune="lora", lora_rank=2)
-    with pytest.raises(ModelError, match="has a LoRA of rank 2 already"):
+    with pytest.raises(ModelError, match="already has a LoRA of rank 2"):
         segmenter(backbone, **options)
     segmenter(backbone, tune="lora", lora_rank=2)
 
@@ -945,19 +946,21 @@ def test_the_name_of_a_backbone_is_none(make, no_type_checker):
 def test_arrays_are_no_masks_and_no_depth(no_type_checker):
     for make, name in ((segmenter, "masks"), (depther, "depth_m")):
         model = make()
-        with pytest.raises(TypeError, match=rf"tensor; got ndarray. Pass torch.as_tensor\({name}\)"):
+        with pytest.raises(TypeError, match=rf"{name} must be a tensor; got ndarray. Pass torch.as_tensor\({name}\)"):
             model(images(2, 64, 64), CAPTION, target(model).numpy())
 
 
 def test_depth_in_millimetres_is_told():
     model = depther()
     metres = target(model)
-    with pytest.raises(ValueError, match=r"the model reaches 20 m; the nearest .* Divide millimetres by 1000"):
+    with pytest.raises(
+        ValueError, match=r"the model predicts up to 20 m, but the nearest .* Divide millimetres by 1000"
+    ):
         model(images(2, 64, 64), CAPTION, 1000 * metres)
     metres[0], metres[1, 0, 0] = 1000.0, 0.0  # far, and unknown
     assert model(images(2, 64, 64), CAPTION, metres).loss.isfinite()
 
 
 def test_one_scale_is_no_list_of_them(no_type_checker):
-    with pytest.raises(TypeError, match=r"scales are a list of numbers, such as \(0.75, 1.0, 1.25\); got 0.5"):
+    with pytest.raises(TypeError, match=r"scales must be a list of numbers, such as \(0.75, 1.0, 1.25\); got 0.5"):
         segmenter().predict(images(1, 64, 64), CAPTION, scales=0.5)

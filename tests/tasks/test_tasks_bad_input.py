@@ -1,4 +1,4 @@
-"""What the task models refuse early, and what would else be lost after a training."""
+"""Input that the task models refuse before any work, and values that must survive saving after a long training run."""
 
 import json
 
@@ -45,13 +45,13 @@ def test_several_images_are_refused_before_anything_is_predicted(make, monkeypat
         raise AssertionError
 
     monkeypatch.setattr(model, "features", never)
-    with pytest.raises(TypeError, match=r"predict takes one image; got a list of 2. Call it for each of them"):
+    with pytest.raises(TypeError, match=r"predict takes one image; got a list of 2. Call it once per image"):
         model.predict(["a.jpg", "b.jpg"], "a dog")
-    with pytest.raises(ImageError, match=r"predict takes one image; got a batch of 2. Call it for each of them"):
+    with pytest.raises(ImageError, match=r"predict takes one image; got a batch of 2. Call it once per image"):
         model.predict(images(2, 64, 64), "a dog")
 
 
-# What is saved after hours
+# Saving after a long training run
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5])])
@@ -62,19 +62,23 @@ def test_figures_of_numpy_and_torch_are_kept(number, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "message"),
+    ("entries", "error", "message"),
     [
-        ({"licence": "mit"}, ValueError, r"a model card says data, license, notes and metrics; got 'licence'"),
-        ({"metrics": {"mIoU": "0.5"}}, TypeError, r"metrics are numbers by name; 'mIoU' is a str"),
-        ({"metrics": 0.5}, TypeError, r"metrics are numbers by name, such as .*; got float"),
-        ({"metrics": {"IoU": {"dog": 0.5}}}, TypeError, r"metrics are numbers by name; 'IoU' is a dict"),
-        ({"data": 3}, TypeError, r"data of a model card is a string; got int"),
+        (
+            {"licence": "mit"},
+            ValueError,
+            r"a model card has the entries data, license, notes and metrics; got 'licence'",
+        ),
+        ({"metrics": {"mIoU": "0.5"}}, TypeError, r"metrics must be numbers by name; 'mIoU' is a str"),
+        ({"metrics": 0.5}, TypeError, r"metrics must be numbers by name, such as .*; got float"),
+        ({"metrics": {"IoU": {"dog": 0.5}}}, TypeError, r"metrics must be numbers by name; 'IoU' is a dict"),
+        ({"data": 3}, TypeError, r"data of a model card must be a string; got int"),
     ],
 )
-def test_a_card_that_cannot_be_written_is_refused_and_forgotten(said, error, message, tmp_path):
+def test_a_card_that_cannot_be_written_is_refused_and_forgotten(entries, error, message, tmp_path):
     model = segmenter()
     with pytest.raises(error, match=message):
-        model.save_pretrained(tmp_path / "kept", model_card_kwargs=said)
+        model.save_pretrained(tmp_path / "kept", model_card_kwargs=entries)
     assert not (tmp_path / "kept").exists()
     model.save_pretrained(tmp_path / "kept")  # the next try is not spoilt
     assert model.record == {}
@@ -90,7 +94,7 @@ def test_options_of_numpy_are_kept(tmp_path):
     assert again.head_options == {"channels": 4}
 
 
-# What a config may lack
+# Options that a config lacks, or that are unknown
 
 
 def edit(folder, **changes):

@@ -40,9 +40,9 @@ def test_the_text_is_used_and_comes_back_with_the_model(tmp_path):
 def test_another_conditioning_may_take_its_place_and_words_may_not():
     model = build(text_length=3)
     model.store_text(Conditioning(embeddings(1, 3)))
-    other = Conditioning(embeddings(1, 3, seed=4))
-    first = model.predict(images(1, 64, 64)).scores
-    assert not torch.equal(model.predict(images(1, 64, 64), other).scores, first)
+    replacement = Conditioning(embeddings(1, 3, seed=4))
+    scores = model.predict(images(1, 64, 64)).scores
+    assert not torch.equal(model.predict(images(1, 64, 64), replacement).scores, scores)
     with pytest.raises(CaptionError, match=r"this model's text is 'stored', the same for all images"):
         model.predict(images(1, 64, 64), "a tree")
 
@@ -59,7 +59,7 @@ def test_a_model_without_its_text_says_so(tmp_path):
 def test_text_that_cannot_be_stored_is_refused():
     with pytest.raises(ModelError, match=r"this model's text is 'null'; build it with prompt_mode='stored'"):
         build("null").store_text(Conditioning(embeddings(1, 3)))
-    with pytest.raises(ValueError, match=r"one for all images, \(1, L, D\); got \(2, 3, 16\)"):
+    with pytest.raises(ValueError, match=r"must be one text for all images, \(1, L, D\); got \(2, 3, 16\)"):
         build().store_text(Conditioning(embeddings(2, 3)))
 
 
