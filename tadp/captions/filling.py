@@ -1,6 +1,6 @@
-"""Fill a table: with records, in transactions of about a second, or by a captioner, batch by batch.
+"""Fill a table with records, in transactions of about a second, or with a captioner, batch by batch.
 
-So a run that was stopped goes on where it was.
+A run that was stopped can therefore resume where it was.
 """
 
 import time
@@ -16,14 +16,14 @@ from tadp.captions.store import Store
 from tadp.errors import CaptionError
 from tadp.files.checks import check_whole
 
-CHUNK = 50_000  # rows of one transaction; with ids in no order, fewer write the file's pages more often
-_CHUNK_S = 1.0  # a slower source is written this often
+CHUNK = 50_000  # rows per transaction; with unsorted ids, smaller transactions write the file's pages more often
+_CHUNK_S = 1.0  # longest time that records of a slow source wait to be written
 
 Image = TypeVar("Image")
 
 
 def write_in_chunks(store: Store, records: Iterable[Located], *, replace: bool, mix: bool) -> int:
-    """Keep records as they come, in transactions of about a second; the number of those that are new."""
+    """Write records as they come, in transactions of about a second, and return how many are new."""
     added, chunk, since = 0, [], time.monotonic()
     try:
         for record in records:
@@ -47,7 +47,7 @@ def fill(
     batch_size: int,
     progress: bool,
 ) -> int:
-    """`CaptionTable.fill`, which says what it takes and raises; the number of images that are new."""
+    """Do the work of `CaptionTable.fill`, which documents arguments and errors; return how many images are new."""
     check_whole(batch_size, name="batch_size")
     count = len(images) if isinstance(images, Mapping) else None
     items: Iterable[Any] = images.items() if isinstance(images, Mapping) else images
@@ -62,47 +62,49 @@ def fill(
         silent += empty
     if silent:
         warnings.warn(
-            f"the captioner had nothing to say about {len(silent)} images, {shown(silent[0])} first; they are "
-            "still missing. Pass min_new_tokens, or another prompt.",
+            f"the captioner returned an empty caption for {len(silent)} images, the first of which is "
+            f"{shown(silent[0])}; they are still missing. Pass min_new_tokens, or another prompt.",
             stacklevel=3,
         )
     return added
 
 
 def id_and_captions(pair: Any) -> tuple[Any, Any]:
-    """A pair, once it is known to be one."""
+    """Return a pair after checking that it is one."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"update takes pairs of an id and its captions; got {shown(pair)}.")
     return pair[0], pair[1]
 
 
 def _each_once(pairs: Iterable[Any]) -> Iterator[Any]:
-    """The pairs, up to the first whose id has been there."""
+    """Yield the pairs, and refuse an id that occurs again."""
     seen: set[str] = set()
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(
-                f"images are a mapping from id to image, or pairs of both; got {shown(pair)} among them. Give each "
-                "image an id: {path.stem: path for path in paths}."
+                f"images must be a mapping from id to image, or pairs of an id and an image; got {shown(pair)} among "
+                "them. Give each image an id: {path.stem: path for path in paths}."
             )
         key, image = pair
         if key in seen:
             raise CaptionError(
-                f"the id {shown(key)} stands twice among the images. Leave one out, or give each an id of its own; the "
-                "batches before are kept."
+                f"the id {shown(key)} occurs twice among the images. Leave one out, or give each image its own id; the "
+                "captions of earlier batches are kept."
             )
         seen.add(key)
         yield key, image
 
 
 def _described(images: dict[str, Image], captioner: Callable[[list[Image]], Sequence[str]]) -> dict[str, str]:
-    """A caption an image."""
+    """Caption a batch and check that there is one caption per image."""
     try:
         captions = captioner(list(images.values()))
     except Exception as error:
-        error.add_note(f"This was in a batch of {len(images)} images, ids {shown(list(images))}.")
+        error.add_note(f"This happened in a batch of {len(images)} images with ids {shown(list(images))}.")
         raise
     if isinstance(captions, str) or len(captions) != len(images):
         got = f"the string {shown(captions)}" if isinstance(captions, str) else f"{len(captions)} captions"
-        raise CaptionError(f"a captioner returns a list, one caption an image; got {got} for {len(images)} images.")
+        raise CaptionError(
+            f"a captioner must return a list with one caption per image; got {got} for {len(images)} images."
+        )
     return dict(zip(images, captions, strict=True))

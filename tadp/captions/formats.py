@@ -1,8 +1,8 @@
-"""Caption tables as files for others: the authors' JSON, JSON Lines and Parquet.
+"""Caption tables in formats that other programs read: the authors' JSON, JSON Lines and Parquet.
 
-JSON is read whole; the other two row by row, so that they may be larger than memory. A row has `id`, `captions` (a
-list; or `caption`, a string) and any other fields. Its provenance stands in each row rather than in a header, so that a
-file may be cut, shuffled and joined with others, and any reader takes it as it is.
+JSON is read as a whole, the other two row by row, so that they may be larger than memory. A row has an `id`, `captions`
+(a list) or a `caption` (a string), and any other fields. The provenance is in each row rather than in a header, so that
+files can be split, shuffled and joined, and any reader can use them.
 """
 
 import codecs
@@ -22,32 +22,32 @@ from tadp.files.atomic import replace_file
 from tadp.files.checks import needs
 
 _COLUMNS = ("id", "captions", "caption", "fields", "provenance")
-_ROWS = 10_000  # of a row group, and read at once
+_ROWS = 10_000  # rows per row group, and per read
 
 
 def read(path: Path) -> Iterator[Located]:
-    """The records of a file for others, by its suffix.
+    """Read the records of a file in the format of its suffix.
 
     Raises:
-        CaptionError: If there is no such file, it is of another kind, or it is broken; the message says where.
+        CaptionError: If there is no such file, it has an unknown suffix, or it is broken; the message says where.
         MissingExtraError: If it is Parquet and pyarrow is not installed.
     """
     readers = {".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
     if path.suffix.lower() not in readers:
-        raise CaptionError(f"unknown kind of caption file: {path}. It may be .db, {', '.join(readers)}.")
+        raise CaptionError(f"unknown kind of caption file: {path}. The suffix may be .db, {', '.join(readers)}.")
     return readers[path.suffix.lower()](path)
 
 
 def read_json(path: Path) -> Iterator[Located]:
-    """Entries of the authors' JSON, {id: {"captions": [...], "class_label": 1}}, in their order."""
+    """Read the entries of the authors' JSON, {id: {"captions": [...], "class_label": 1}}, in their order."""
     with _opened(path) as file:
         content = loads(file.read(), str(path), find=flawed_entry)
     if not isinstance(content, dict):
         raise CaptionError(f'{path} must hold an object {{id: {{"captions": [...]}}}}; got {shown(content)}.')
     if isinstance(content.get("annotations"), list) and isinstance(content.get("images"), list):
         raise CaptionError(
-            f'{path} is in COCO\'s form, not {{id: {{"captions": [...]}}}}. Read it as JSON, then: table.add('
-            "str(one['image_id']), captions) with the captions of each image among its \"annotations\"."
+            f'{path} is in COCO\'s format, not {{id: {{"captions": [...]}}}}. Read it as JSON, collect the captions of '
+            "each image from its \"annotations\", and add them: table.add(str(annotation['image_id']), captions)."
         )
     for image_id, entry in content.items():
         captions, fields = entry, {}
@@ -61,7 +61,7 @@ def read_json(path: Path) -> Iterator[Located]:
 
 
 def read_jsonl(path: Path) -> Iterator[Located]:
-    """Lines, each an object with `id` and `captions`. A last line that was cut off is left out with a warning."""
+    """Read lines, each an object with `id` and `captions`. A truncated last line is skipped with a warning."""
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
@@ -75,7 +75,7 @@ def read_jsonl(path: Path) -> Iterator[Located]:
                 if not is_cut_off(line):
                     raise
                 warnings.warn(
-                    f"{where} is cut off, as when its writer is killed; it is left out, and its image is missing.",
+                    f"{where} is cut off, as happens if its writer is killed; it is skipped, so its image is missing.",
                     stacklevel=2,
                 )
                 return
@@ -85,7 +85,7 @@ def read_jsonl(path: Path) -> Iterator[Located]:
 
 
 def write_json(path: Path, records: Iterable[CaptionRecord]) -> None:
-    """Write the authors' JSON, an image a line. It has no place for provenance."""
+    """Write the authors' JSON with one image per line. The format has no place for provenance."""
     check_suffix(path, ".json")
     with replace_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("{")
@@ -103,8 +103,8 @@ def write_jsonl(path: Path, records: Iterable[CaptionRecord]) -> None:
             for key in ("id", "provenance"):
                 if key in record.fields:
                     raise CaptionError(
-                        f"the image {shown(record.id)} has a field {key!r}, a name that is taken in JSON Lines. "
-                        "Rename it, or write JSON or Parquet."
+                        f"the image {shown(record.id)} has a field {key!r}, but that name is reserved in JSON Lines. "
+                        "Rename the field, or write JSON or Parquet."
                     )
             row: dict[str, Any] = {"id": record.id, "captions": record.captions, **record.fields}
             source = provenance_text(record.provenance)
@@ -127,8 +127,8 @@ def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
     schema = arrow.schema([("id", text), ("captions", arrow.list_(text)), ("fields", text), ("provenance", text)])
     rows = iter(records)
     with replace_file(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-        while some := [_parquet_row(record) for record in islice(rows, _ROWS)]:
-            writer.write_table(arrow.Table.from_pylist(some, schema))
+        while group := [_parquet_row(record) for record in islice(rows, _ROWS)]:
+            writer.write_table(arrow.Table.from_pylist(group, schema))
 
 
 def _parquet_row(record: CaptionRecord) -> dict[str, Any]:
@@ -141,69 +141,71 @@ def _parquet_row(record: CaptionRecord) -> dict[str, Any]:
 
 
 def read_parquet(path: Path) -> Iterator[Located]:
-    """Rows; a column of another name is a field, where it is not null and JSON can hold it."""
+    """Read rows; a further column is a field where its value is not null and JSON can hold it."""
     arrow, parquet = _pyarrow()
     check_is_file(path)
     try:
         with parquet.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow, path)
-            number, left_out = 0, set()
+            number, warned = 0, set()
             for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     odd = {key for key, value in row.items() if not _is_finite(value)}
-                    if odd - left_out:
-                        _warn_of_columns(path, odd - left_out, f"from row {number} on, where it is not finite")
-                        left_out |= odd
+                    if odd - warned:
+                        _warn_about_columns(path, odd - warned, f"not finite, first in row {number}")
+                        warned |= odd
                     plain = {key: value for key, value in row.items() if value is not None and key not in odd}
                     yield _from_parquet_row(plain, f"{path}, row {number}")
     except CaptionError:
         raise
     except (arrow.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python has no type for
-        raise CaptionError(f"{path} cannot be read as Parquet: {error}. It is damaged, or of another kind.") from error
+        raise CaptionError(
+            f"{path} cannot be read as Parquet: {error}. It is damaged, or another kind of file."
+        ) from error
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value of a row has finite numbers alone, however deep."""
+    """Whether all numbers in a value of a row are finite, at any depth."""
     if isinstance(value, list | dict):
         return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def _columns(schema: Any, path: Path) -> list[str]:
-    """The columns that are read: those of a caption table, and of others those that JSON can hold."""
+    """Return the columns to read: those of a caption table, and the others that JSON can hold."""
     doubles = [name for name, count in Counter(schema.names).items() if count > 1]
     if doubles:
         raise CaptionError(f"{path} has two columns {doubles[0]!r}. Leave one out, or rename it.")
-    odd = {one.name: one.type for one in schema if one.name not in _COLUMNS and not _is_plain(one.type)}
+    odd = {field.name: field.type for field in schema if field.name not in _COLUMNS and not _is_plain(field.type)}
     if odd:
-        _warn_of_columns(path, odd, f"being {', '.join(map(str, odd.values()))}")
+        _warn_about_columns(path, odd, f"type {', '.join(map(str, odd.values()))}")
     return [name for name in schema.names if name not in odd]
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether JSON can hold the values of an Arrow type, but for numbers that are not finite."""
+    """Whether JSON can hold the values of an Arrow type, apart from numbers that are not finite."""
     from pyarrow import types
 
     if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _is_plain(kind.value_type)
     if types.is_struct(kind):
-        return all(_is_plain(one.type) for one in kind)
+        return all(_is_plain(field.type) for field in kind)
     checks = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
     return any(check(kind) for check in (*checks, types.is_null))
 
 
-def _warn_of_columns(path: Path, names: Collection[str], why: str) -> None:
+def _warn_about_columns(path: Path, names: Collection[str], why: str) -> None:
     warnings.warn(
-        f"{path}: what stands in {', '.join(map(repr, sorted(names)))} is left out, {why}; JSON has no such values. "
-        "Captions are read.",
+        f"{path}: JSON cannot hold the values in {', '.join(map(repr, sorted(names)))} ({why}); they are left out. "
+        "The captions are read.",
         stacklevel=2,
     )
 
 
 def _from_parquet_row(row: dict[str, Any], where: str) -> Located:
     fields = row.pop("fields", None)
-    if isinstance(fields, str) and fields.startswith("{"):  # else another's column of that name
+    if isinstance(fields, str) and fields.startswith("{"):  # otherwise a foreign column of that name
         fields = loads(fields.encode(), f"{where}, column fields", is_line=True)
     return from_row(row, where, fields)
 
@@ -216,28 +218,33 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def from_row(row: dict[str, Any], where: str, fields: Any = None) -> Located:
-    """A row with `id`, `captions` or `caption`, and others; `fields` are further ones that it had in a column."""
+    """Make a record of a row with `id`, `captions` or `caption`, and further fields.
+
+    `fields` are further fields that the row held in a column of that name.
+    """
     if "id" not in row:
         names = ", ".join(map(repr, row)) or "nothing"
-        raise CaptionError(f"{where}: there is no 'id'; it has {names}. Name the image's id 'id'.")
+        raise CaptionError(f"{where}: there is no 'id'; the fields are {names}. Name the image's id 'id'.")
     rest = {key: value for key, value in row.items() if key not in ("id", "provenance")}
-    captions, others = split_entry(rest, where)
+    captions, extra = split_entry(rest, where)
     if fields is not None:
-        others = others | fields if isinstance(fields, dict) else others | {"fields": fields}
-    return located(f"{where}: ", row["id"], captions, others, row.get("provenance"))
+        extra = extra | fields if isinstance(fields, dict) else extra | {"fields": fields}
+    return located(f"{where}: ", row["id"], captions, extra, row.get("provenance"))
 
 
 def split_entry(entry: dict[str, Any], where: str) -> tuple[Any, dict[str, Any]]:
-    """The captions of an entry, and its other fields."""
+    """Return the captions of an entry, and its other fields."""
     for key in ("captions", "caption"):
         if key in entry:
             return entry[key], {name: value for name, value in entry.items() if name != key}
     names = ", ".join(map(repr, entry)) or "nothing"
-    raise CaptionError(f"{where}: there are no 'captions' and no 'caption'; it has {names}. Give the text that name.")
+    raise CaptionError(
+        f"{where}: there is neither 'captions' nor 'caption'; the fields are {names}. Give the text that name."
+    )
 
 
 def located(where: str, image_id: Any, captions: Any, fields: dict[str, Any], provenance: Any = None) -> Located:
-    """A record of what stood in a file. A wrong type is the file's mistake there, not the caller's."""
+    """Make a record of what a file holds. A wrong type is then the file's mistake, not the caller's."""
     try:
         text = provenance if isinstance(provenance, str | None) else to_json(provenance)
         source = None if text is None else _provenance(text)
@@ -253,17 +260,19 @@ def _provenance(text: str) -> Provenance:
 
 @lru_cache(maxsize=64)
 def provenance_text(provenance: Provenance | None) -> str | None:
-    """Provenance as JSON, as a row has it; None if it is not known."""
+    """Write provenance as JSON, as rows hold it; None if it is unknown."""
     return None if provenance is None else to_json(provenance.as_dict())
 
 
 def check_is_file(path: Path) -> None:
     """Raise CaptionError if there is no such file."""
     if not path.is_file():
-        raise CaptionError(f"no such caption file: {path}." if not path.exists() else f"{path} is no file.")
+        raise CaptionError(f"no such caption file: {path}." if not path.exists() else f"{path} is not a file.")
 
 
 def check_suffix(path: Path, *suffixes: str) -> None:
-    """Raise ValueError if a file that is to be written would not be read as what it is."""
+    """Raise ValueError if a file to be written has a suffix by which it would not be read back."""
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"the file must have the suffix {' or '.join(suffixes)}, by which it is read; got {path}.")
+        raise ValueError(
+            f"the file must have the suffix {' or '.join(suffixes)}, so that it can be read back; got {path}."
+        )

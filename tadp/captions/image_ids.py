@@ -1,4 +1,4 @@
-"""What the results of images are called, and by which id a caption file knows them."""
+"""Names for the results of images, and the ids of images in caption files."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ from tadp.captions import CaptionTable
 from tadp.errors import CaptionError
 from tadp.images.reading import list_images
 
-SOURCE = "source"  # the field of a record that says which file was captioned, seen from the table's folder
+SOURCE = "source"  # the field of a record with the captioned file's path, relative to the table's folder
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class ImageList:
     """The images that paths lead to, listed once.
 
     Attributes:
-        names: For each image a name for its results that no other image has.
-        below: For each image its path below the folder that leads to it, without suffix.
+        names: A unique name for the results of each image.
+        below: The path of each image below the folder that leads to it, without suffix.
     """
 
     names: Mapping[Path, str]
@@ -28,11 +28,11 @@ class ImageList:
 
     @classmethod
     def of(cls, paths: "str | Path | Sequence[str | Path] | ImageList") -> "ImageList":
-        """The images that paths lead to, as `tadp.images.list_images` finds them; a list that was made is returned.
+        """List the images that paths lead to, see `tadp.images.list_images`. An `ImageList` is returned as it is.
 
-        A name is the path below the folder given, without its suffix: "pets/rex" for "photos/pets/rex.jpg" of the
-        folder "photos". Of several paths, it is the path below the folder they share. Where two names of a folder would
-        be one (rex.jpg and rex.png), both keep their suffix. Of paths that lead to one file, the first counts.
+        A name is the path below the given folder, without suffix: "pets/rex" for "photos/pets/rex.jpg" in the folder
+        "photos". For several paths, it is the path below the folder they share. If two names would be the same (rex.jpg
+        and rex.png), both keep their suffix. If several paths lead to one file, the first counts.
 
         Raises:
             ImageError: If a path leads to no image.
@@ -41,30 +41,30 @@ class ImageList:
             return paths
         roots = {path: _root(path) for path in ([paths] if isinstance(paths, str | Path) else paths)}
         below: dict[Path, str] = {}
-        found: dict[str, Path] = {}
+        images: dict[str, Path] = {}
         for path, root in roots.items():
             for image in list_images(path):
-                absolute = os.path.abspath(image)  # noqa: PTH100  ".." must go, links stay
-                if found.setdefault(absolute, image) is image:
+                absolute = os.path.abspath(image)  # noqa: PTH100  removes ".." and keeps links
+                if images.setdefault(absolute, image) is image:
                     below[image] = Path(os.path.relpath(absolute, root)).with_suffix("").as_posix()
         shared = os.path.commonpath(roots.values()) if roots else "."
-        return cls(_unique_names({image: Path(os.path.relpath(path, shared)) for path, image in found.items()}), below)
+        return cls(_unique_names({image: Path(os.path.relpath(path, shared)) for path, image in images.items()}), below)
 
     def path_ids(self) -> dict[Path, str]:
-        """Ids that do not depend on which other images there are; see `path_ids`."""
+        """Return ids that do not depend on which other images there are; see the function `path_ids`."""
         first: dict[str, Path] = {}
         for image, image_id in self.below.items():
             if first.setdefault(image_id, image) != image:
                 raise CaptionError(
                     f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder "
-                    "above both; a .json tells them apart."
+                    "above both; a .json file distinguishes them."
                 )
         return dict(self.below)
 
     def ids_in(self, captions: Mapping[str, str]) -> dict[Path, str]:
-        """The id under which captions have each image: that of `path_ids` or, if they lack it, that of `caption_ids`.
+        """Return each image's id in captions: that of `path_ids` or, if the captions lack it, that of `caption_ids`.
 
-        A table that says which files its captions are of has only the former.
+        A table that records which files its captions describe has only ids of `path_ids`.
         """
         short, count = caption_ids(self.names), Counter(self.below.values())
         first = next(captions.records(), None) if isinstance(captions, CaptionTable) else None
@@ -76,19 +76,19 @@ class ImageList:
 
 
 def _unique_names(relative: Mapping[Path, Path]) -> dict[Path, str]:
-    # Some file systems do not tell "Rex" from "rex".
-    taken = Counter(str(path.with_suffix("")).casefold() for path in relative.values())
+    # Some file systems do not distinguish "Rex" from "rex".
+    stems = Counter(str(path.with_suffix("")).casefold() for path in relative.values())
     full = {str(path).casefold() for path in relative.values() if path.suffix}
     names = {}
     for image, path in relative.items():
         stem = path.with_suffix("")
-        unique = taken[str(stem).casefold()] == 1 and str(stem).casefold() not in full
+        unique = stems[str(stem).casefold()] == 1 and str(stem).casefold() not in full
         names[image] = (stem if unique else path).as_posix()
     return names
 
 
 def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
-    """The images that paths lead to, each with a name for its results that no other has; see `ImageList.of`.
+    """List the images that paths lead to, each with a unique name for its results; see `ImageList.of`.
 
     Raises:
         ImageError: If a path leads to no image.
@@ -97,10 +97,12 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
 
 
 def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
-    """An id for each image in a caption file of one run: its name without suffix, or its result's if two share that.
+    """Return the id of each image in the caption file of one run.
+
+    It is the file name without suffix, or the name of its result if two images share that.
 
     Args:
-        names: From `output_names`.
+        names: The name of each image's result, from `output_names`.
     """
     stems, full = Counter(image.stem for image in names), {image.name for image in names if image.suffix}
     return {
@@ -110,21 +112,21 @@ def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def path_ids(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
-    """An id for each image that does not depend on which others there are: for tables that are added to.
+    """Return an id for each image that does not depend on the other images, for tables that grow over several runs.
 
-    It is the path below the folder that leads to it, without suffix: "pets/rex" for "photos/pets/rex.jpg" of the folder
-    "photos" or the pattern "photos/*/*.jpg", and "rex" for that file by itself. Of paths that lead to one file, the
-    first counts.
+    It is the path below the folder that leads to the image, without suffix: "pets/rex" for "photos/pets/rex.jpg" in the
+    folder "photos" or the pattern "photos/*/*.jpg", and "rex" if the path is the file itself. If several paths lead to
+    one file, the first counts.
 
     Raises:
         ImageError: If a path leads to no image.
-        CaptionError: If two images would have one id.
+        CaptionError: If two images would have the same id.
     """
     return ImageList.of(paths).path_ids()
 
 
 def _root(path: str | Path) -> str:
-    """The folder that the images of one path are seen from."""
+    """Return the folder to which the images of one path are relative."""
     path = Path(path)
     if path.is_dir():
         return os.path.abspath(path)  # noqa: PTH100

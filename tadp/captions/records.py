@@ -1,4 +1,4 @@
-"""The captions of one image, where they came from, and the rules that both keep."""
+"""The captions of one image, where they came from, and the rules for both."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _SHOWN = 60  # characters of a caption or an id in a message
 
 @runtime_checkable
 class Described(Protocol):
-    """What says how its captions come about; `tadp.Captioner` does."""
+    """A source of captions that describes how it produces them, as `tadp.Captioner` does."""
 
     @property
     def name(self) -> str:
@@ -23,28 +23,28 @@ class Described(Protocol):
 
     @property
     def revision(self) -> str | None:
-        """The commit it came at; None if there is none."""
+        """The commit of the repository; None if there is no commit."""
         ...
 
     @property
     def generation(self) -> Mapping[str, Any]:
-        """All that decides its captions besides the model."""
+        """Everything besides the model that determines its captions."""
         ...
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where captions came from. Two that differ in anything are not the same.
+    """Where captions came from. Two provenances are equal only if everything in them is equal.
 
     Args:
         captioner: Folder or repository of the model, or any other name of a source.
-        revision: Commit of the repository.
-        generation: Arguments of the generation, as JSON has them.
-        versions: Versions of the libraries that made the captions.
+        revision: Commit of the repository; None if there is no commit.
+        generation: Arguments of the generation, as JSON can hold them.
+        versions: Versions of the libraries that wrote the captions.
 
     Raises:
-        TypeError: If something in it is not of JSON.
-        CaptionError: If the captioner has no name.
+        TypeError: If JSON cannot hold a value.
+        CaptionError: If the captioner's name is empty.
     """
 
     captioner: str
@@ -54,7 +54,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         if not isinstance(self.captioner, str) or not isinstance(self.revision, str | None):
-            raise TypeError(f"captioner and revision are strings; got {self.captioner!r} and {self.revision!r}.")
+            raise TypeError(f"captioner and revision must be strings; got {self.captioner!r} and {self.revision!r}.")
         if flaw := _flaw(self.captioner):
             raise CaptionError(f"the captioner's name {flaw}. Give the folder or repository of the model.")
         for name in ("generation", "versions"):
@@ -65,28 +65,28 @@ class Provenance:
 
     @classmethod
     def of(cls, captioner: Described) -> "Provenance":
-        """The provenance of what a captioner says, with the versions of tadp and transformers.
+        """Return the provenance of a captioner's captions, with the versions of tadp and transformers.
 
         Args:
-            captioner: A `tadp.Captioner`, or anything with its `name`, `revision` and `generation`.
+            captioner: A `tadp.Captioner`, or any object with the same `name`, `revision` and `generation`.
         """
         versions = {"tadp": __version__, "transformers": version("transformers")}
         return cls(captioner.name, captioner.revision, captioner.generation, versions)
 
     def as_dict(self) -> dict[str, Any]:
-        """The provenance as JSON has it."""
+        """Return the provenance as a dictionary that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Any) -> "Provenance":
-        """The provenance that `as_dict` gave.
+        """Make a provenance of the dictionary that `as_dict` returned.
 
         Raises:
-            CaptionError: If it is not one.
+            CaptionError: If it is not such a dictionary.
         """
-        names = [one.name for one in fields(cls)]
+        names = [attribute.name for attribute in fields(cls)]
         if not isinstance(content, dict) or "captioner" not in content or not content.keys() <= set(names):
-            raise CaptionError(f"a provenance is an object with {', '.join(names)}; got {shown(content)}.")
+            raise CaptionError(f"a provenance must be an object with {', '.join(names)}; got {shown(content)}.")
         try:
             return cls(**content)
         except TypeError as error:
@@ -95,13 +95,13 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """All that a table holds of one image.
+    """Everything that a table holds about one image.
 
     Args:
         id: The image's id.
-        captions: Its captions, at least one, the first of which `table[id]` gives.
-        fields: What else stood there, such as `class_label`, as JSON has it.
-        provenance: Where the captions came from; None if nobody said.
+        captions: Its captions, at least one. `table[id]` is the first.
+        fields: Further fields, such as `class_label`, as JSON can hold them.
+        provenance: Where the captions came from; None if that is unknown.
     """
 
     id: str
@@ -113,11 +113,11 @@ class CaptionRecord:
 def new_record(
     image_id: Any, captions: Any, fields: Any = None, *, provenance: Provenance | None = None
 ) -> CaptionRecord:
-    """A record, after everything about it was checked.
+    """Make a record after checking all its parts.
 
     Raises:
-        TypeError: If the id or a caption is no string, or fields are not of JSON.
-        CaptionError: If there is no caption, or one is empty, or text cannot be written as UTF-8.
+        TypeError: If the id or a caption is not a string, or JSON cannot hold a field.
+        CaptionError: If there is no caption, a caption is empty, or a text cannot be written as UTF-8.
     """
     check_id(image_id)
     if not isinstance(captions, str | list | tuple):
@@ -135,13 +135,13 @@ def new_record(
             )
         if flaw := _flaw(caption):
             raise CaptionError(
-                f"a caption of {shown(image_id)} {flaw}. Give another, or leave the image out: "
-                "table.get(id, '') is the empty prompt then."
+                f"a caption of {shown(image_id)} {flaw}. Give another, or leave the image out; "
+                "table.get(id, '') then returns the empty prompt."
             )
     if fields and "captions" in fields:
-        raise CaptionError(f"a field of {shown(image_id)} cannot be called 'captions'. Pass them as captions.")
+        raise CaptionError(f"a field of {shown(image_id)} cannot be called 'captions'. Pass its content as captions.")
     return CaptionRecord(
-        str(image_id),  # numpy's strings are strings too, and are not kept
+        str(image_id),  # numpy's strings become plain strings
         tuple(map(str, listed)),
         _json_object(fields, f"the fields of {shown(image_id)}") if fields else {},
         provenance,
@@ -149,10 +149,10 @@ def new_record(
 
 
 def check_id(image_id: Any) -> None:
-    """Refuse what is no image id.
+    """Check an image id.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         CaptionError: If it is empty, or cannot be written as UTF-8.
     """
     if not isinstance(image_id, str):
@@ -165,33 +165,33 @@ def check_id(image_id: Any) -> None:
 
 
 def _flaw(text: str) -> str | None:
-    """What keeps text from being an id, a name or a caption."""
+    """Return why a text cannot be an id, a name or a caption; None if it can."""
     if not text or text.isspace():
         return f"is empty: {text!r}"
     if not text.isascii():
         try:
             text.encode("utf-8")
-        except UnicodeEncodeError as error:  # a file name of another encoding, or half a pair of surrogates
+        except UnicodeEncodeError as error:  # a file name in another encoding, or half of a surrogate pair
             return f"cannot be written as UTF-8, because of character {error.start}: {shown(text)}"
     return None
 
 
 def shown(value: Any) -> str:
-    """A value for a message, shortened."""
+    """Show a value in a message, shortened."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def to_json(value: Any) -> str:
-    """JSON on one line, any script as it is."""
+    """Write a value as JSON on one line, without escaping any script."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def differences(old: Provenance | None, new: Provenance | None) -> list[str | Argument]:
-    """In words, how one provenance differs from another, as parts of an error's message."""
+    """Describe how one provenance differs from another, as parts of an error message."""
     if old is None or new is None:
-        was, now = ("of unknown origin" if one is None else f"by {one.captioner!r}" for one in (old, new))
-        return [f"those are {was}, these {now}"]
+        was, now = ("of unknown origin" if source is None else f"by {source.captioner!r}" for source in (old, new))
+        return [f"the table's are {was}, the new ones {now}"]
     changed: list[tuple[str, str]] = [
         (name, f" was {shown(getattr(old, name))} and is {shown(getattr(new, name))}")
         for name in ("captioner", "revision")
@@ -199,29 +199,29 @@ def differences(old: Provenance | None, new: Provenance | None) -> list[str | Ar
     ]
     for before, after in ((old.generation, new.generation), (old.versions, new.versions)):
         for key in {**before, **after}:
-            was, now = (shown(one[key]) if key in one else "not said" for one in (before, after))
+            was, now = (shown(values[key]) if key in values else "not recorded" for values in (before, after))
             if was != now or before.get(key) != after.get(key):
                 changed.append((key, f" was {was} and is {now}"))
     return [part for name, change in changed for part in (", ", Argument(name), change)][1:]
 
 
 def _json_object(value: Any, what: str) -> dict[str, Any]:
-    """A copy of it as JSON has it: lists for tuples."""
+    """Copy a mapping as JSON holds it, with lists in place of tuples."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise TypeError(f"{what} must be a mapping from names to values; got {shown(value)}.")
     try:
         text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"{what} must be what JSON can hold; got {shown(value)} ({error}).") from error
+        raise TypeError(f"{what} must be values that JSON can hold; got {shown(value)} ({error}).") from error
     return json.loads(text)
 
 
-Located = tuple[str, CaptionRecord]  # "captions.jsonl, line 3: ", where a record stood, or ""; and the record
+Located = tuple[str, CaptionRecord]  # the place of a record in a file, "captions.jsonl, line 3: ", or ""; the record
 
 
 def sequence_of_ids(ids: Any) -> Sequence[str]:
-    """Ids in a list, each checked; one string alone is refused, for it would be taken letter by letter."""
+    """Return ids as a list after checking each. A single string is refused: its letters would count as ids."""
     if isinstance(ids, str):
         raise TypeError(f"ids must be a list of strings; got the string {shown(ids)}. Put it in a list.")
     listed = list(ids)

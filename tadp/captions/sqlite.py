@@ -1,7 +1,7 @@
 """A caption table's records in one SQLite file.
 
-It is used with its rollback journal: between two transactions everything is in the one file, which can be copied
-and read where nothing can be written. `synchronous=EXTRA` makes a transaction that returned survive a power cut too.
+We use SQLite's rollback journal: between two transactions everything is in the one file, which can be copied, and read
+where nothing can be written. With `synchronous=EXTRA`, a completed transaction survives a power failure too.
 """
 
 import json
@@ -17,9 +17,9 @@ from tadp.captions.records import CaptionRecord, Located, Provenance, to_json
 from tadp.captions.store import Plan, in_turn
 from tadp.errors import CaptionError, OutputError
 
-_WAIT_S = 60.0  # for another process to finish its transaction
-_ASK_AGAIN_S = 0.02  # within which SQLite asks with growing pauses, up to 0.1 s: too rarely beside a busy writer
-_PAGE = 1000  # rows of one SELECT: short reads let a writer in
+_WAIT_S = 60.0  # how long to wait for another process to finish its transaction
+_ASK_AGAIN_S = 0.02  # SQLite's own timeout, kept short: its pauses grow up to 0.1 s, too long next to a busy writer
+_PAGE = 1000  # rows per SELECT; reads are kept short so that writers get their turn
 _FORMAT = 1
 _APPLICATION = 0x74616470  # "tadp", in the file's header
 _SCHEMA = (
@@ -39,26 +39,26 @@ _CANNOT_WRITE = {
     sqlite3.SQLITE_BUSY: "Another process is writing to it: try again when it is done",
 }
 
-_inherited: list[sqlite3.Connection] = []  # connections of a parent process, which a child must not even close
+_inherited: list[sqlite3.Connection] = []  # connections of the parent process, which a child must not close either
 
 
 class SqliteStore:
     """Records in one SQLite file, in the order of their ids.
 
-    A connection belongs to the process that made it: a worker, forked or spawned, makes its own at first use. What
-    `write` returned from is on disk; of what it did not return from, either all is or nothing.
+    A connection belongs to the process that opened it: a worker, forked or spawned, opens its own at first use. Once
+    `write` has returned, its records are on disk. If it does not return, either all of them are or none.
     """
 
     def __init__(self, path: Path, *, is_writable: bool):
-        self._path, self._is_writable = Path(os.path.abspath(path)), is_writable  # noqa: PTH100  links stay
-        self._connection: tuple[int, sqlite3.Connection] | None = None  # with the process it belongs to
+        self._path, self._is_writable = Path(os.path.abspath(path)), is_writable  # noqa: PTH100  keeps links
+        self._connection: tuple[int, sqlite3.Connection] | None = None  # with the id of the process it belongs to
         self._is_closed = False
         self._known: dict[int, Provenance | None] = {}  # rows of the table `provenance`
         if is_writable:
-            _make_room(path)
+            _create_folder(path)
         with self._database() as database:
             if is_writable:
-                _make(database, self._path)
+                _create_tables(database, self._path)
             else:
                 _check(database, self._path)
 
@@ -75,26 +75,26 @@ class SqliteStore:
 
     def provenances(self) -> dict[Provenance | None, int]:
         with self._database() as database:
-            return {one: images for one, images in self._provenances(database).values() if images}
+            return {source: images for source, images in self._provenances(database).values() if images}
 
     def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
         if not self._is_writable:
             raise OutputError(
-                f"{self._path} was opened for reading. Open it with CaptionTable.create({str(self._path)!r}) to go on; "
-                "that keeps what is there."
+                f"{self._path} was opened for reading. To add to it, open it with "
+                f"CaptionTable.create({str(self._path)!r}), which keeps its content."
             )
         with self._database() as database, _transaction(database):
             known = self._provenances(database)
             existing = self._get(database, [record.id for _, record in records])
-            present = {one for one, images in known.values() if images}
+            present = {source for source, images in known.values() if images}
             plan = Plan.of(records, existing, present, replace=replace, mix=mix)
-            numbers = {one: number for number, (one, _) in known.items()}
-            for one, shift in plan.shifts(existing).items():
-                if one not in numbers:
-                    numbers[one] = max(numbers.values(), default=0) + 1
-                    row = (numbers[one], None if one is None else to_json(one.as_dict()))
+            numbers = {source: number for number, (source, _) in known.items()}
+            for source, shift in plan.shifts(existing).items():
+                if source not in numbers:
+                    numbers[source] = max(numbers.values(), default=0) + 1
+                    row = (numbers[source], None if source is None else to_json(source.as_dict()))
                     _run(database, "INSERT INTO provenance VALUES (?, ?, 0)", row)
-                _run(database, "UPDATE provenance SET images = images + ? WHERE number = ?", (shift, numbers[one]))
+                _run(database, "UPDATE provenance SET images = images + ? WHERE number = ?", (shift, numbers[source]))
             database.executemany(
                 f"INSERT OR REPLACE INTO captions ({_COLUMNS}) VALUES (?, ?, ?, ?)",
                 (_row(record, numbers) for record in (*plan.fresh.values(), *plan.changed.values())),
@@ -105,7 +105,7 @@ class SqliteStore:
 
     def close(self) -> None:
         self._is_closed = True
-        self._let_go()
+        self._release()
 
     def __del__(self) -> None:
         if "_is_closed" in self.__dict__:
@@ -116,19 +116,19 @@ class SqliteStore:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """This process's connection, to itself; with errors that say what to do."""
+        """Hold this process's connection exclusively, and turn SQLite's errors into errors that say what to do."""
         if self._is_closed:
             raise ValueError(f"the caption table {self._path} is closed. Open it again: CaptionTable.open(path).")
         with in_turn():
             try:
                 if self._connection is None or self._connection[0] != os.getpid():
-                    self._let_go()
+                    self._release()
                     self._connection = (os.getpid(), _connect(self._path, is_writable=self._is_writable))
                 yield self._connection[1]
             except sqlite3.Error as error:
                 _raise_clearly(error, self._path, is_writing=self._is_writable)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._connection is not None:
             process, connection = self._connection
             if process == os.getpid():
@@ -138,13 +138,13 @@ class SqliteStore:
             self._connection = None
 
     def _get(self, database: sqlite3.Connection, ids: Sequence[str]) -> dict[str, CaptionRecord]:
-        found = {}
-        for start in range(0, len(ids), _PAGE // 2):  # SQLite takes 999 parameters for sure
-            some = ids[start : start + _PAGE // 2]
-            marks = ",".join("?" * len(some))
-            for row in _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", some).fetchall():
-                found[row[0]] = self._record(row)
-        return found
+        records = {}
+        for start in range(0, len(ids), _PAGE // 2):  # every SQLite takes 999 parameters
+            page = ids[start : start + _PAGE // 2]
+            marks = ",".join("?" * len(page))
+            for row in _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", page).fetchall():
+                records[row[0]] = self._record(row)
+        return records
 
     def _pages(self, columns: str) -> Iterator[tuple]:
         query = f"SELECT {columns} FROM captions WHERE id > ? ORDER BY id LIMIT {_PAGE}"
@@ -161,7 +161,7 @@ class SqliteStore:
         image_id, captions, fields, number = row
         if number not in self._known:
             with self._database() as database:
-                self._known = {key: one for key, (one, _) in self._provenances(database).items()}
+                self._known = {key: source for key, (source, _) in self._provenances(database).items()}
         return CaptionRecord(
             image_id, tuple(json.loads(captions)), json.loads(fields) if fields else {}, self._known[number]
         )
@@ -174,7 +174,7 @@ class SqliteStore:
 
 
 def _run(database: sqlite3.Connection, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-    """Execute a statement; wait while another process is in the way."""
+    """Execute a statement, and wait while another process holds the lock."""
     deadline = time.monotonic() + _WAIT_S
     while True:
         try:
@@ -185,7 +185,7 @@ def _run(database: sqlite3.Connection, statement: str, values: Sequence[Any] = (
 
 
 def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits are detail; 0: the module's own
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details; 0 for the module's own errors
 
 
 def _row(record: CaptionRecord, numbers: dict[Provenance | None, int]) -> tuple[str, str, str | None, int]:
@@ -194,8 +194,8 @@ def _row(record: CaptionRecord, numbers: dict[Provenance | None, int]) -> tuple[
 
 
 def is_sqlite(path: Path) -> bool:
-    """Whether a file begins as SQLite's do."""
-    with in_turn():  # closing a file drops the locks this process has on it
+    """Whether a file begins like an SQLite database."""
+    with in_turn():  # closing a file drops the locks that this process has on it
         try:
             with path.open("rb") as file:
                 return file.read(16) == b"SQLite format 3\x00"
@@ -204,7 +204,8 @@ def is_sqlite(path: Path) -> bool:
 
 
 def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
-    # A reader asks for "rw" too: it may have to undo what a killed writer left. Without permission SQLite reads only.
+    # A reader asks for "rw" too, since it may have to undo what a killed writer left. Without permission, SQLite falls
+    # back to reading.
     address = f"{path.as_uri()}?mode={'rwc' if is_writable else 'rw'}"
     connection = sqlite3.connect(address, uri=True, timeout=_ASK_AGAIN_S, isolation_level=None, check_same_thread=False)
     if is_writable:
@@ -215,7 +216,7 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     return connection
 
 
-def _make_room(path: Path) -> None:
+def _create_folder(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"cannot write {path}: there is a folder of that name. Choose another name.")
     try:
@@ -224,8 +225,8 @@ def _make_room(path: Path) -> None:
         raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}. Choose another.") from error
 
 
-def _make(database: sqlite3.Connection, path: Path) -> None:
-    """Lay out a new file; leave one of ours as it is."""
+def _create_tables(database: sqlite3.Connection, path: Path) -> None:
+    """Create the tables in a new file, and leave an existing caption table as it is."""
     if _is_empty(database):
         with _transaction(database):
             if _is_empty(database):  # another process may have been first
@@ -238,11 +239,13 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     (application,) = _run(database, "PRAGMA application_id").fetchone()
     (number,) = _run(database, "PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        what = "is empty" if _is_empty(database) else "is an SQLite file of something else"
-        raise CaptionError(f"{path} {what}; it holds no caption table. CaptionTable.create makes one, at a free name.")
+        what = "is empty" if _is_empty(database) else "is an SQLite file of another program"
+        raise CaptionError(
+            f"{path} {what}; it holds no caption table. Use CaptionTable.create with an unused name to make one."
+        )
     if number != _FORMAT:
         raise CaptionError(
-            f"{path} is a caption table of format {number}; this tadp knows {_FORMAT}. Use a newer tadp."
+            f"{path} is a caption table of format {number}; this version of tadp knows {_FORMAT}. Use a newer version."
         )
 
 
@@ -252,28 +255,28 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 
 @contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All of it or nothing."""
-    with database:  # which goes back where something was raised
+    """Run everything inside as one transaction."""
+    with database:  # rolls back after an exception
         _run(database, "BEGIN IMMEDIATE")
         yield
-        _run(database, "COMMIT")  # with waiting, which the connection's own does not do
+        _run(database, "COMMIT")  # unlike the connection's own commit, this waits for locks
 
 
 def _raise_clearly(error: sqlite3.Error, path: Path, *, is_writing: bool) -> NoReturn:
-    """An error of SQLite's, as one of ours that says what to do."""
+    """Raise an error that says what to do, in place of SQLite's."""
     code = _code(error)
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         raise CaptionError(
-            f"{path} cannot be read as a caption table: {error}. It is another kind of file, or damaged; take a copy."
+            f"{path} cannot be read as a caption table: {error}. It is another kind of file, or damaged; use a backup."
         ) from error
     if is_writing and code in _CANNOT_WRITE:
         raise OutputError(
-            f"cannot write {path}: {error}. {_CANNOT_WRITE[code]}; what was written before is still there."
+            f"cannot write {path}: {error}. {_CANNOT_WRITE[code]}; everything written before is still there."
         ) from error
     if code == sqlite3.SQLITE_BUSY:
         raise CaptionError(
             f"{path} has been locked by a writer for {_WAIT_S:.0f} seconds. Try again when it is done."
         ) from error
     raise CaptionError(
-        f"cannot read {path}: {error}. If a writer was killed here, open it once where the folder can be written."
+        f"cannot read {path}: {error}. If a writer was killed, open the file once where its folder can be written to."
     ) from error

@@ -1,4 +1,4 @@
-"""What a caption table needs of the place where its records are, and such a place in memory."""
+"""The interface of the storage behind a caption table, and its implementation in memory."""
 
 import os
 import threading
@@ -17,36 +17,36 @@ _turn = threading.RLock()
 
 @runtime_checkable
 class Store(Protocol):
-    """What a table needs of the place where its records are."""
+    """The storage behind a caption table."""
 
     def get(self, ids: Sequence[str]) -> dict[str, CaptionRecord]:
-        """The records of those ids that are there."""
+        """Return the records of the ids that are stored."""
         ...
 
     def ids(self) -> Iterator[str]:
-        """All ids."""
+        """Iterate over all ids."""
         ...
 
     def records(self) -> Iterator[CaptionRecord]:
-        """All records, in the order of `ids`."""
+        """Iterate over all records, in the order of `ids`."""
         ...
 
     def provenances(self) -> dict[Provenance | None, int]:
-        """How many images each provenance has."""
+        """Return the number of images of each provenance."""
         ...
 
     def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
-        """Keep records, up to the first that must not be; the number of those that are new."""
+        """Store records up to the first that must be refused, and return how many are new."""
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         ...
 
 
 @dataclass
 class Plan:
-    """What records do to a table: those of new ids, those that replace another, and the first that must not be."""
+    """The changes that records make to a table: new records, replaced ones, and the first that must be refused."""
 
     fresh: dict[str, CaptionRecord] = field(default_factory=dict)
     changed: dict[str, CaptionRecord] = field(default_factory=dict)
@@ -70,9 +70,9 @@ class Plan:
             if known is not None and not replace:
                 plan.error = CaptionError(where + _conflict(known, record))
                 break
-            others = present - {record.provenance}
-            if others and not mix:
-                plan.error = CaptionError(where, *mixing(next(iter(others)), record.provenance))
+            different = present - {record.provenance}
+            if different and not mix:
+                plan.error = CaptionError(where, *mixing(next(iter(different)), record.provenance))
                 break
             present.add(record.provenance)
             if known is not None and not record.fields:
@@ -81,7 +81,7 @@ class Plan:
         return plan
 
     def shifts(self, existing: dict[str, CaptionRecord]) -> Counter[Provenance | None]:
-        """How many images each provenance gains, or loses where negative."""
+        """Return how many images each provenance gains, or loses if negative."""
         counts = Counter(record.provenance for record in (*self.fresh.values(), *self.changed.values()))
         counts.subtract(existing[image_id].provenance for image_id in self.changed)
         return counts
@@ -98,24 +98,24 @@ def _conflict(known: CaptionRecord, record: CaptionRecord) -> str:
     elif len(old) == len(new) == 1:
         (old,), (new,) = old, new
     return (
-        f"the image {shown(record.id)} has another {what} already: {shown(old)}; got {shown(new)}. "
+        f"the image {shown(record.id)} already has another {what}: {shown(old)}; got {shown(new)}. "
         "Pass replace=True to replace it, or leave one out."
     )
 
 
 def mixing(known: Provenance | None, new: Provenance | None) -> list[str | Argument]:
-    """Why captions are refused that came about in another way than those of the table, as parts of a message."""
+    """Explain, as parts of a message, why captions of another provenance than the table's are refused."""
     return [
-        "captions of two origins do not go into one table unasked: ",
+        "a table holds captions of one origin unless it allows more: ",
         *differences(known, new),
-        ". Keep them in a table of their own, or pass ",
+        ". Keep them in separate tables, or pass ",
         Argument("mix", True),
-        " where this one is made.",
+        " where this table is created.",
     ]
 
 
 class MemoryStore:
-    """Records in a dictionary, in the order in which they came; as tuples, which take less memory."""
+    """Records in a dictionary, in the order of adding; as tuples, which take less memory."""
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[tuple[str, ...], Mapping[str, Any] | None, Provenance | None]] = {}
@@ -131,7 +131,7 @@ class MemoryStore:
         return map(self._record, self.ids())
 
     def provenances(self) -> dict[Provenance | None, int]:
-        return {one: count for one, count in self._images.items() if count}
+        return {source: count for source, count in self._images.items() if count}
 
     def write(self, records: Sequence[Located], *, replace: bool, mix: bool) -> int:
         with in_turn():
@@ -149,12 +149,12 @@ class MemoryStore:
         return CaptionRecord(image_id, captions, dict(fields or {}), provenance)
 
     def close(self) -> None:
-        """There is no file."""
+        """Do nothing, since there is no file."""
 
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """One statement or transaction at a time in this process, and none during a fork."""
+    """Allow one statement or transaction at a time in this process, and none during a fork."""
     _guard_forks()
     with _turn:
         yield
@@ -162,9 +162,10 @@ def in_turn() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _guard_forks() -> None:
-    """Let a fork wait for the statement in hand.
+    """Make forks wait until the current statement ends.
 
-    A child would inherit SQLite's notes of locks that it does not hold, and a lock of ours that nobody opens.
+    Otherwise, a child would inherit SQLite's record of locks that it does not hold, and our lock without a holder that
+    releases it.
     """
     if os.name == "posix":
         os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)

@@ -1,4 +1,4 @@
-"""JSON as a caption file must have it: UTF-8, no NaN, no name twice in one object; and where in a file it is not."""
+"""Strict JSON for caption files (UTF-8, no NaN, no repeated name in an object), with the position of each error."""
 
 import codecs
 import json
@@ -13,16 +13,16 @@ from tadp.errors import CaptionError
 
 
 def loads(content: bytes, where: str, *, is_line: bool = False, find: Callable[[str], int | None] | None = None) -> Any:
-    """JSON, strictly: UTF-8, no NaN, no name twice in one object.
+    """Parse strict JSON: UTF-8, no NaN, no repeated name in an object.
 
     Args:
-        content: Of a file, or a line.
-        where: What it is, for messages.
-        is_line: Whether positions are columns alone.
-        find: Where in a text that is JSON, but not strictly, the flaw is.
+        content: The content of a file or a line.
+        where: Name of the file or line for messages.
+        is_line: Whether messages give only the column, not the line.
+        find: Function that finds the flaw in a text that is JSON but not strict JSON; None gives no position.
 
     Raises:
-        CaptionError: If it is broken; the message says where, after `where`.
+        CaptionError: If the content is broken; the message gives the position after `where`.
     """
 
     def position(text: str, offset: int) -> str:
@@ -44,7 +44,7 @@ def loads(content: bytes, where: str, *, is_line: bool = False, find: Callable[[
 
 
 def is_cut_off(line: bytes) -> bool:
-    """Whether a last line only lacks its end; what is wrong before the end is no doing of a writer that was killed."""
+    """Whether a last line only lacks its end. A killed writer causes no error before the end."""
     if line.endswith(b"\n") or not line.startswith(b"{"):
         return False
     try:
@@ -55,21 +55,21 @@ def is_cut_off(line: bytes) -> bool:
         json.loads(text)
     except json.JSONDecodeError as error:
         rest = text[error.pos :].rstrip()
-        # an unterminated string is told by where it begins, and so is a word or an escape that lacks letters
+        # The position of an unterminated string, or of an incomplete word or escape, is where it begins.
         is_begun = any(word.startswith(rest) for word in ("true", "false", "null", "-", ".", "e+", "e-"))
         return is_begun or error.msg.startswith("Unterminated string") or (len(rest) < 6 and "escape" in error.msg)
     return False
 
 
 def entry_place(path: Path, image_id: str) -> str:
-    """The file with the line and column of an entry, looked for when there is something to say of it."""
+    """Return the file with the line and column of an entry, searched only when a message needs them."""
     text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8")
     offset = next((start for key, start, _ in _entries(text) if key == image_id), 0)
     return f"{path}, line {text.count(chr(10), 0, offset) + 1}, column {offset - text.rfind(chr(10), 0, offset)}"
 
 
 def flawed_entry(text: str) -> int | None:
-    """Where the first entry begins whose id stands twice, or that is JSON but not strictly; None if none does."""
+    """Return where the first entry begins that repeats an id or is not strict JSON; None if there is none."""
     seen = set()
     for key, start, value in _entries(text):
         try:
@@ -83,7 +83,7 @@ def flawed_entry(text: str) -> int | None:
 
 
 def _entries(text: str) -> Iterator[tuple[str, int, int]]:
-    """The entries of an object that is known to be JSON: name, where it begins, and where its value does."""
+    """Iterate over the entries of a valid JSON object: name, start of the entry, and start of its value."""
     decoder = json.JSONDecoder()
     start = _after(re.compile(r"\s*{\s*"), text, 0)
     while text[start : start + 1] == '"':
@@ -95,8 +95,8 @@ def _entries(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _after(skipped: re.Pattern[str], text: str, start: int) -> int:
-    found = skipped.match(text, start)
-    return start if found is None else found.end()
+    match = skipped.match(text, start)
+    return start if match is None else match.end()
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +110,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         name = next(name for name, _ in pairs if name in seen or seen.add(name))
         what = "the id" if isinstance(content[name], dict) else "the name"
-        raise CaptionError(f"{what} {shown(name)} stands twice in one object. Leave one out.")
+        raise CaptionError(f"{what} {shown(name)} occurs twice in one object. Leave one out.")
     return content
 
 

@@ -13,23 +13,23 @@ from tadp.captions.sqlite import SqliteStore, is_sqlite
 from tadp.captions.store import MemoryStore, Store, mixing
 from tadp.errors import CaptionError, UnknownIdError
 
-SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of a table on disk
+SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of tables on disk
 
-_NEAR_IDS = 5000  # tables up to this size are searched for ids that look alike
+_NEAR_IDS = 5000  # tables up to this size are searched for similar ids
 
 
 class CaptionTable(Mapping[str, str]):
-    """Captions by image id: a mapping from id to the first caption, which can do a little more.
+    """Captions by image id: a mapping from id to the first caption, with methods to add, merge and export.
 
-    A table is in memory, or on disk in one SQLite file with the suffix .db. On disk, what `add`, `update`, `merge` or
-    `fill` returned from is there, whatever happens to the process after; a call that was killed has left whole
-    transactions, each at most 50,000 images and about a second long. Threads, forked and spawned workers may share a
-    table, and several processes may add to one file; a pickled table opens the file anew.
+    A table is in memory, or on disk in one SQLite file with the suffix .db. On disk, once `add`, `update`, `merge` or
+    `fill` has returned, its captions are stored, whatever happens to the process afterwards. A call that was killed
+    leaves only whole transactions, each of at most 50,000 images and about a second. Threads and workers, forked or
+    spawned, may share a table, and several processes may add to one file. A pickled table opens the file again.
 
     Args:
-        pairs: Ids and captions to begin with, as `update` takes them.
-        provenance: Where captions that are added come from; None if that is not known.
-        mix: Allow captions of several provenances in this table.
+        pairs: Ids and captions to start with, see `update`.
+        provenance: Where the captions that are added come from; None if that is unknown.
+        mix: Whether the table may hold captions of several provenances.
 
     Example:
         >>> table = CaptionTable({"2007_000032": "two planes on a runway"})
@@ -59,7 +59,7 @@ class CaptionTable(Mapping[str, str]):
         """Read the authors' JSON, {id: {"captions": [...], "class_label": 1}}, into memory.
 
         Raises:
-            CaptionError: If there is no such file, it is broken (the message has line and column), an id stands twice,
+            CaptionError: If there is no such file, it is broken (the message has line and column), an id occurs twice,
                 or an entry has no captions.
         """
         return cls._read(Path(path), formats.read_json(Path(path)))
@@ -68,12 +68,12 @@ class CaptionTable(Mapping[str, str]):
     def open(cls, path: str | Path) -> "CaptionTable":
         """Open any caption file for reading.
 
-        A table on disk (.db) is not loaded: an entry is read when it is asked for. JSON (.json), JSON Lines (.jsonl,
-        .ndjson) and Parquet (.parquet) are read into memory; one too large for that goes through `merge` into a table
-        on disk, once. What is added to a table in memory stays there.
+        A table on disk (.db) is not loaded: entries are read when they are needed. JSON (.json), JSON Lines (.jsonl,
+        .ndjson) and Parquet (.parquet) are read into memory; if a file is too large for that, `merge` it once into a
+        table on disk. Captions added to a table in memory are not written back to the file.
 
         Raises:
-            CaptionError: If there is no such file, it is of another kind, or it is broken; the message says where.
+            CaptionError: If there is no such file, it is another kind of file, or it is broken; the message says where.
             MissingExtraError: If it is Parquet and pyarrow is not installed: pip install 'tadp[parquet]'.
         """
         path = Path(path)
@@ -85,12 +85,12 @@ class CaptionTable(Mapping[str, str]):
 
     @classmethod
     def create(cls, path: str | Path, *, provenance: Provenance | None = None, mix: bool = False) -> "CaptionTable":
-        """Open a table on disk for adding; make the file if it is not there, and go on with it if it is.
+        """Open a table on disk for adding, and create the file if it does not exist.
 
         Args:
             path: A file with the suffix .db, .sqlite or .sqlite3.
-            provenance: As the class takes it.
-            mix: As the class takes it.
+            provenance: Where the captions that are added come from; None if that is unknown.
+            mix: Whether the table may hold captions of several provenances.
 
         Raises:
             CaptionError: If the file is something else, or has captions of another provenance and `mix` is false.
@@ -99,14 +99,14 @@ class CaptionTable(Mapping[str, str]):
         path = Path(path)
         if path.suffix.lower() not in SUFFIXES:
             raise CaptionError(
-                f"a table that is added to on disk has the suffix {' or '.join(SUFFIXES)}; got {path}. Create "
-                f"{path.with_suffix('.db')}, and write other kinds from it at the end: to_json, to_jsonl, to_parquet."
+                f"a table on disk must have the suffix {' or '.join(SUFFIXES)}; got {path}. Create "
+                f"{path.with_suffix('.db')}, and export it to other formats at the end: to_json, to_jsonl, to_parquet."
             )
         table = cls._on_disk(SqliteStore(path, is_writable=True), path, provenance=provenance, mix=mix)
-        others = [one for one in table.provenances if one != provenance]
-        if others and provenance is not None and not mix:
+        different = [source for source in table.provenances if source != provenance]
+        if different and provenance is not None and not mix:
             table.close()
-            raise CaptionError(f"{path}: ", *mixing(others[0], provenance))
+            raise CaptionError(f"{path}: ", *mixing(different[0], provenance))
         return table
 
     @classmethod
@@ -119,7 +119,7 @@ class CaptionTable(Mapping[str, str]):
 
     @classmethod
     def _read(cls, path: Path, records: Iterable[Located]) -> "CaptionTable":
-        table = cls(mix=True)  # a file that is mixed already is read as it is
+        table = cls(mix=True)  # a file with several provenances is read as it is
         table._write(records, replace=False)
         table._name, table._mix = str(path), False
         return table
@@ -128,54 +128,54 @@ class CaptionTable(Mapping[str, str]):
         return self.record(image_id).captions[0]
 
     def __setitem__(self, image_id: str, caption: str) -> None:
-        raise TypeError("captions go into a table by add(id, captions), which refuses to lose others unasked.")
+        raise TypeError("use add(id, captions) to put captions into a table; it does not overwrite others silently.")
 
     def all(self, image_id: str) -> tuple[str, ...]:
-        """All captions of an image.
+        """Return all captions of an image.
 
         Raises:
-            UnknownIdError: If the table does not hold it.
+            UnknownIdError: If the table does not hold the image.
         """
         return self.record(image_id).captions
 
     def record(self, image_id: str) -> CaptionRecord:
-        """All that the table holds of an image: captions, fields, provenance.
+        """Return everything that the table holds about an image: captions, fields, provenance.
 
         Raises:
-            TypeError: If the id is no string.
-            UnknownIdError: If the table does not hold it; the message names ids that look alike.
+            TypeError: If the id is not a string.
+            UnknownIdError: If the table does not hold the image; the message names similar ids.
         """
         check_id(image_id)
-        found = self._store.get([image_id])
-        if not found:
+        records = self._store.get([image_id])
+        if not records:
             raise self._unknown([image_id])
-        return found[image_id]
+        return records[image_id]
 
     def records(self) -> Iterator[CaptionRecord]:
-        """All records, in the order of iteration, read as they are needed."""
+        """Iterate over all records, which are read as they are needed."""
         return self._store.records()
 
     def captions(self, ids: Iterable[str]) -> list[str]:
-        """The first caption of each image, in the order asked.
+        """Return the first caption of each image, in the order of `ids`.
 
         Raises:
-            TypeError: If an id is no string.
-            UnknownIdError: If the table lacks some.
+            TypeError: If an id is not a string.
+            UnknownIdError: If the table lacks some of the images.
         """
         listed = sequence_of_ids(ids)
-        found = self._store.get(listed)
-        if absent := [image_id for image_id in listed if image_id not in found]:
+        records = self._store.get(listed)
+        if absent := [image_id for image_id in listed if image_id not in records]:
             raise self._unknown(absent)
-        return [found[image_id].captions[0] for image_id in listed]
+        return [records[image_id].captions[0] for image_id in listed]
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Those ids that the table does not hold, each once, in the order given: what is left to caption."""
-        left: dict[str, None] = {}
+        """Return the ids that the table does not hold, each once, in the order of `ids`: the images left to caption."""
+        absent: dict[str, None] = {}
         source = iter(ids if not isinstance(ids, str) else sequence_of_ids(ids))
-        while some := sequence_of_ids(islice(source, CHUNK)):
-            found = self._store.get(some)
-            left |= {image_id: None for image_id in some if image_id not in found}
-        return list(left)
+        while chunk := sequence_of_ids(islice(source, CHUNK)):
+            records = self._store.get(chunk)
+            absent |= {image_id: None for image_id in chunk if image_id not in records}
+        return list(absent)
 
     def items(self) -> ItemsView[str, str]:
         return _Items(self)
@@ -185,15 +185,15 @@ class CaptionTable(Mapping[str, str]):
 
     def get(self, image_id: str, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_id(image_id)
-        found = self._store.get([image_id])
-        return found[image_id].captions[0] if found else default
+        records = self._store.get([image_id])
+        return records[image_id].captions[0] if records else default
 
     def __contains__(self, image_id: object) -> bool:
         check_id(image_id)
         return bool(self._store.get([str(image_id)]))
 
     def __iter__(self) -> Iterator[str]:
-        """Ids: sorted on disk, in the order of adding in memory."""
+        """Iterate over the ids, sorted on disk and in the order of adding in memory."""
         return self._store.ids()
 
     def __len__(self) -> int:
@@ -202,13 +202,13 @@ class CaptionTable(Mapping[str, str]):
     def __repr__(self) -> str:
         try:
             count = f"images: {len(self)}"
-        except (ValueError, OSError):  # a closed table is shown too
+        except (ValueError, OSError):  # a closed table can be shown too
             count = "closed"
         return f"<CaptionTable {self._name}, {count}>"
 
     @property
     def provenances(self) -> dict[Provenance | None, int]:
-        """Where the captions came from, with the number of images of each; None stands for unknown."""
+        """The number of images of each provenance; None stands for unknown provenance."""
         return self._store.provenances()
 
     def add(
@@ -219,22 +219,22 @@ class CaptionTable(Mapping[str, str]):
         fields: Mapping[str, Any] | None = None,
         replace: bool = False,
     ) -> bool:
-        """Keep the captions of one image. A transaction each: `update` is faster for many.
+        """Store the captions of one image. Each call is a transaction; `update` is faster for many images.
 
         Args:
-            image_id: Any text, "2007_000033" or "a/b/c.jpg".
+            image_id: Any text, such as "2007_000033" or "a/b/c.jpg".
             captions: One caption or several.
-            fields: What else to keep, such as {"class_label": 1}.
-            replace: Put them in the place of other captions of this image; its fields stay unless new ones are given.
+            fields: Further fields to store, such as {"class_label": 1}.
+            replace: Whether to replace other captions of this image. Its fields stay unless new ones are given.
 
         Returns:
-            Whether the image is new. The same captions again change nothing.
+            Whether the image is new. Adding the same captions again changes nothing.
 
         Raises:
-            TypeError: If id or caption is no string, or a field is not of JSON.
-            CaptionError: If there is no caption or an empty one, the image has others, or those of the table are
-                of another provenance.
-            OutputError: If it cannot be written; what was there is untouched.
+            TypeError: If the id or a caption is not a string, or JSON cannot hold a field.
+            CaptionError: If there is no caption or an empty one, the image already has other captions, or the table's
+                captions have another provenance.
+            OutputError: If the file cannot be written; its content is unchanged.
         """
         record = new_record(image_id, captions, fields, provenance=self._provenance)
         return bool(self._store.write([("", record)], replace=replace, mix=self._mix))
@@ -245,42 +245,44 @@ class CaptionTable(Mapping[str, str]):
         *,
         replace: bool = False,
     ) -> int:
-        """Keep the captions of many images.
+        """Store the captions of many images.
 
-        A slow iterator is written about once a second. Where something is wrong with a pair, or the iterator raises,
-        all pairs before are kept.
+        Pairs from a slow iterator are written about once a second. If a pair is wrong or the iterator raises, all pairs
+        before are stored.
 
         Args:
             pairs: Ids and captions, or another table, which is merged.
-            replace: As in `add`.
+            replace: Whether to replace other captions of these images.
 
         Returns:
             How many images are new.
 
         Raises:
-            TypeError: As in `add`.
-            CaptionError: As in `add`.
-            OutputError: As in `add`.
+            TypeError: If an id or a caption is not a string.
+            CaptionError: If an image has no caption or an empty one, already has other captions, or the table's
+                captions have another provenance.
+            OutputError: If the file cannot be written.
         """
         if isinstance(pairs, CaptionTable):
             return self.merge(pairs, replace=replace)
-        items = pairs.items() if isinstance(pairs, Mapping) else pairs
-        records = (("", new_record(*id_and_captions(pair), provenance=self._provenance)) for pair in items)
+        source = pairs.items() if isinstance(pairs, Mapping) else pairs
+        records = (("", new_record(*id_and_captions(pair), provenance=self._provenance)) for pair in source)
         return self._write(records, replace=replace)
 
     def merge(self, source: "CaptionTable | str | Path", *, replace: bool = False) -> int:
-        """Take over another table, or a caption file row by row, with all captions, fields and provenance.
+        """Copy all captions, fields and provenance from another table, or row by row from a caption file.
 
         Args:
-            source: A table, or a file as `open` takes it. JSON Lines and Parquet may be larger than memory.
-            replace: As in `add`.
+            source: A table, or any caption file that `open` reads. JSON Lines and Parquet may be larger than memory.
+            replace: Whether to replace other captions of these images.
 
         Returns:
             How many images are new.
 
         Raises:
-            CaptionError: As in `open` and `add`; what came before the row in question is kept.
-            OutputError: As in `add`.
+            CaptionError: If the file cannot be read, or a row must be refused (see `open` and `add`); all rows before
+                it are stored.
+            OutputError: If the table's file cannot be written.
         """
         if not isinstance(source, CaptionTable):
             path = Path(source)
@@ -299,22 +301,23 @@ class CaptionTable(Mapping[str, str]):
     ) -> int:
         """Caption the images that the table does not hold, batch by batch.
 
-        After a batch its captions are kept, so a run that was stopped goes on where it was. An image about which the
-        captioner says nothing stays missing, and a warning names it.
+        The captions of each batch are stored at once, so a run that was stopped can resume where it was. An image for
+        which the captioner returns an empty caption stays missing, and a warning gives the first such image.
 
         Args:
-            images: Ids and images, or paths, of which only missing ones reach the captioner.
-            captioner: From a list of images to as many captions; a `tadp.Captioner`.
-            batch_size: Images at once.
-            progress: Show a progress bar.
+            images: Ids and images, or ids and paths. Only the missing ones reach the captioner.
+            captioner: A `tadp.Captioner`, or a function from a list of images to a list of as many captions.
+            batch_size: Number of images per batch.
+            progress: Whether to show a progress bar.
 
         Returns:
             How many images are new.
 
         Raises:
-            ValueError: If `batch_size` is under 1.
-            CaptionError: If an id stands twice among the images, or the captioner does not return a caption an image.
-            OutputError: As in `add`.
+            ValueError: If `batch_size` is below 1.
+            CaptionError: If an id occurs twice among the images, or the captioner does not return one caption per
+                image.
+            OutputError: If the file cannot be written.
 
         Example:
             >>> table = CaptionTable()
@@ -331,21 +334,21 @@ class CaptionTable(Mapping[str, str]):
         return write_in_chunks(self._store, records, replace=replace, mix=self._mix)
 
     def to_json(self, path: str | Path) -> None:
-        """Write the authors' JSON, an image a line. It has no place for provenance.
+        """Write the authors' JSON with one image per line. The format has no place for provenance.
 
         Raises:
             ValueError: If the suffix is not .json.
-            OutputError: If it cannot be written; a file that was there is untouched.
+            OutputError: If the file cannot be written; an existing file is unchanged.
         """
         formats.write_json(Path(path), self.records())
 
     def to_jsonl(self, path: str | Path) -> None:
-        """Write JSON Lines: {"id": …, "captions": […]}, other fields beside them, provenance in each line.
+        """Write JSON Lines: {"id": …, "captions": […]}, with any further fields and the provenance in each line.
 
         Raises:
             ValueError: If the suffix is not .jsonl or .ndjson.
             CaptionError: If a field is named "id" or "provenance".
-            OutputError: As in `to_json`.
+            OutputError: If the file cannot be written; an existing file is unchanged.
         """
         formats.write_jsonl(Path(path), self.records())
 
@@ -355,12 +358,12 @@ class CaptionTable(Mapping[str, str]):
         Raises:
             ValueError: If the suffix is not .parquet.
             MissingExtraError: If pyarrow is not installed: pip install 'tadp[parquet]'.
-            OutputError: As in `to_json`.
+            OutputError: If the file cannot be written; an existing file is unchanged.
         """
         formats.write_parquet(Path(path), self.records())
 
     def close(self) -> None:
-        """Let go of the file. A table in memory goes on as it was."""
+        """Release the file. A table in memory stays usable."""
         self._store.close()
 
     def __enter__(self) -> "CaptionTable":
@@ -373,9 +376,9 @@ class CaptionTable(Mapping[str, str]):
         first, count = absent[0], len(self)
         message = f"the caption table ({self._name}, {count} images) has no image {shown(first)}"
         if len(absent) > 1:
-            message += f", nor {len(absent) - 1} more of those asked for"
+            message += f", nor {len(absent) - 1} more of the requested ones"
         near = get_close_matches(first, list(self)) if count <= _NEAR_IDS else []
-        advice = f"Did you mean {', '.join(map(repr, near))}?" if near else "table.missing(ids) lists what it lacks."
+        advice = f"Did you mean {', '.join(map(repr, near))}?" if near else "table.missing(ids) lists the missing ids."
         return UnknownIdError(f"{message}. {advice}")
 
 

@@ -1,4 +1,4 @@
-"""Caption tables: what goes in comes out, in every format, and nothing wrong goes in."""
+"""Caption tables return what was added, in every format, and refuse anything wrong."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ def table(request, tmp_path) -> CaptionTable:
 
 
 def content(table: CaptionTable) -> dict[str, dict]:
-    return {one.id: {"captions": list(one.captions), **one.fields} for one in table.records()}
+    return {record.id: {"captions": list(record.captions), **record.fields} for record in table.records()}
 
 
 def text(path: Path, content: str | bytes) -> Path:
@@ -69,8 +69,8 @@ def test_every_format_gives_back_what_went_in(authors, tmp_path, suffix):
     source = CaptionTable.from_json(authors)
     path = tmp_path / f"copy.{suffix}"
     if suffix == "db":
-        with CaptionTable.create(path) as made:
-            assert made.merge(source) == 4
+        with CaptionTable.create(path) as copy:
+            assert copy.merge(source) == 4
     else:
         getattr(source, FORMATS[suffix])(path)
     table = CaptionTable.open(path)
@@ -91,7 +91,7 @@ def test_provenance_is_kept_an_image(tmp_path, suffix):
     unknown.add("d", "four")
     path = tmp_path / f"mixed.{suffix}"
     with CaptionTable.create(path if suffix == "db" else tmp_path / "all.db", mix=True) as table:
-        assert [table.merge(one) for one in (mixed, other, unknown)] == [2, 1, 1]
+        assert [table.merge(source) for source in (mixed, other, unknown)] == [2, 1, 1]
         if suffix != "db":
             getattr(table, FORMATS[suffix])(path)
     read = CaptionTable.open(path)
@@ -100,7 +100,7 @@ def test_provenance_is_kept_an_image(tmp_path, suffix):
 
 
 def test_json_lines_are_lines_of_their_own(tmp_path):
-    """Any of them may be cut out, and other programs read them: id, captions, fields, provenance."""
+    """Each line is complete (id, captions, fields, provenance), so lines can be removed or read by other programs."""
     table = CaptionTable(provenance=BLIP2)
     table.update({"a": ["one", "uno"], "b": "two"})
     table.to_jsonl(tmp_path / "all.jsonl")
@@ -115,8 +115,8 @@ def test_json_lines_are_lines_of_their_own(tmp_path):
             "versions": {"tadp": "0.1.0"},
         },
     }
-    one = CaptionTable.open(text(tmp_path / "one.jsonl", lines[1]))
-    assert list(one.records()) == [CaptionRecord("b", ("two",), {}, BLIP2)]
+    single = CaptionTable.open(text(tmp_path / "one.jsonl", lines[1]))
+    assert list(single.records()) == [CaptionRecord("b", ("two",), {}, BLIP2)]
 
 
 def test_files_of_others_are_read(tmp_path):
@@ -164,12 +164,14 @@ def test_an_unknown_id_names_those_that_look_alike(table):
 
 
 def test_captions_come_in_the_order_asked(table):
-    many = {f"{number:05d}": f"caption {number}" for number in range(2500)}  # more than one page, and than one query
+    many = {
+        f"{number:05d}": f"caption {number}" for number in range(2500)
+    }  # more than one page, and more than one query
     assert table.update(many) == 2500
-    asked = ["02000", "00001", "02000", *sorted(many, reverse=True)]
-    assert table.captions(asked) == [many[image_id] for image_id in asked]
+    requested = ["02000", "00001", "02000", *sorted(many, reverse=True)]
+    assert table.captions(requested) == [many[image_id] for image_id in requested]
     assert list(table) == list(many)
-    assert table.missing([*asked, "x", "y", "x"]) == ["x", "y"]
+    assert table.missing([*requested, "x", "y", "x"]) == ["x", "y"]
     assert table.captions([]) == []
 
 
@@ -180,7 +182,7 @@ def test_an_open_table_sees_what_another_process_adds(tmp_path):
         writer.add("a", "one")
         assert reader["a"] == "one"
         iterator = iter(reader)
-        writer.update({f"b{number}": "two" for number in range(3000)})  # while somebody goes through it
+        writer.update({f"b{number}": "two" for number in range(3000)})  # during an iteration
         assert len(list(iterator)) == 3001
 
 
@@ -195,7 +197,7 @@ def test_a_table_begins_with_what_it_is_given():
 
 
 def test_assignment_is_refused_and_names_the_way_in(table):
-    with pytest.raises(TypeError, match=r"by add\(id, captions\)"):
+    with pytest.raises(TypeError, match=r"use add\(id, captions\)"):
         table["x"] = "a dog"
     assert "x" not in table
 
@@ -213,11 +215,11 @@ def test_the_same_caption_twice_is_fine_and_another_is_not(table):
     assert table.add("a", ["one", "uno"]) is False
     assert table.add("a", ["one", "uno"], fields={"class_label": 3}) is False
     with pytest.raises(
-        CaptionError, match=r"'a' has another caption already: \('one', 'uno'\); got \('one',\).*replace=True"
+        CaptionError, match=r"'a' already has another caption: \('one', 'uno'\); got \('one',\).*replace=True"
     ):
         table.add("a", "one")
     with pytest.raises(
-        CaptionError, match=r"'a' has another field already: \{'class_label': 3\}; got \{'class_label': 4\}"
+        CaptionError, match=r"'a' already has another field: \{'class_label': 3\}; got \{'class_label': 4\}"
     ):
         table.add("a", ["one", "uno"], fields={"class_label": 4})
     assert content(table) == {"a": {"captions": ["one", "uno"], "class_label": 3}}
@@ -236,7 +238,7 @@ def test_a_record_that_is_changed_changes_no_table(table):
 def test_the_number_of_images_is_right_after_anything(table):
     table.update([("a", "1"), ("b", "2"), ("a", "1")])
     table.update({"b": "3", "c": "4"}, replace=True)
-    with pytest.raises(CaptionError, match="'a' has another caption"):
+    with pytest.raises(CaptionError, match="'a' already has another caption"):
         table.update([("d", "5"), ("a", "6"), ("e", "7")])
     assert len(table) == len(list(table)) == 4
     assert dict(table) == {"a": "1", "b": "3", "c": "4", "d": "5"}
@@ -257,7 +259,7 @@ def test_what_came_before_a_mistake_is_kept(table):
 
 
 def test_a_slow_source_is_written_along_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("tadp.captions.filling._CHUNK_S", -1.0)  # so that any wait is a long one
+    monkeypatch.setattr("tadp.captions.filling._CHUNK_S", -1.0)  # any wait counts as too long
     seen = []
     with CaptionTable.create(tmp_path / "table.db") as table:
 
@@ -296,7 +298,7 @@ def test_a_string_is_no_list_of_ids(table, no_type_checker):
 def test_numpy_strings_are_strings(table):
     table.update(zip(np.array(["a", "b"]), np.array(["one", "two"]), strict=True))
     assert table[np.str_("b")] == "two"
-    assert {type(one) for one in (*table, *table.values())} == {str}
+    assert {type(value) for value in (*table, *table.values())} == {str}
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,7 @@ def test_update_takes_pairs(table, pair, no_type_checker):
 
 
 def test_a_long_caption_is_stored_whole(table):
-    """The text encoder counts tokens; a table keeps what it is given."""
+    """The text encoder checks lengths; a table stores captions of any length."""
     caption = "a dog and " * 2000
     table.add("a", caption)
     assert table["a"] == caption
@@ -352,11 +354,14 @@ def test_two_provenances_do_not_mix_unasked(tmp_path):
     with CaptionTable.create(tmp_path / "t.db", provenance=BLIP2) as table:
         table.add("a", "one")
     with pytest.raises(
-        CaptionError, match=r"t\.db: captions of two origins.*: min_new_tokens was 20 and is 40\. .*mix=True"
+        CaptionError,
+        match=r"t\.db: a table holds captions of one origin.*: min_new_tokens was 20 and is 40\. .*mix=True",
     ):
         CaptionTable.create(tmp_path / "t.db", provenance=OTHER)
     with CaptionTable.create(tmp_path / "t.db") as table:
-        with pytest.raises(CaptionError, match=r"those are by 'Salesforce/blip2-opt-2\.7b', these of unknown origin"):
+        with pytest.raises(
+            CaptionError, match=r"the table's are by 'Salesforce/blip2-opt-2\.7b', the new ones of unknown origin"
+        ):
             table.add("b", "two")
         assert table.add("a", "one") is False
     with CaptionTable.create(tmp_path / "t.db", provenance=BLIP2) as table:
@@ -378,7 +383,7 @@ def test_a_table_in_memory_does_not_mix_either():
     table.add("a", "one")
     unknown = CaptionTable()
     unknown.add("b", "two")
-    with pytest.raises(CaptionError, match="these of unknown origin"):
+    with pytest.raises(CaptionError, match="the new ones of unknown origin"):
         table.update(unknown)
     assert list(table) == ["a"]
 
@@ -389,7 +394,7 @@ def test_a_table_in_memory_does_not_mix_either():
         ({"captioner": "other"}, "captioner was 'Salesforce/blip2-opt-2.7b' and is 'other'$"),
         ({"revision": None}, "revision was '59a1ef6' and is None$"),
         ({"versions": {"tadp": "0.2.0"}}, "tadp was '0.1.0' and is '0.2.0'$"),
-        ({"generation": {"min_new_tokens": 20}}, "prompt was None and is not said$"),
+        ({"generation": {"min_new_tokens": 20}}, "prompt was None and is not recorded$"),
     ],
 )
 def test_any_difference_counts_and_is_named(change, message):
@@ -427,9 +432,9 @@ def test_the_revision_comes_from_whatever_describes_itself():
 def test_a_provenance_must_be_storable(no_type_checker):
     with pytest.raises(CaptionError, match="the captioner's name is empty"):
         Provenance(" ")
-    with pytest.raises(TypeError, match="captioner and revision are strings"):
+    with pytest.raises(TypeError, match="captioner and revision must be strings"):
         Provenance("a", 5)
-    with pytest.raises(TypeError, match="a provenance's generation must be what JSON can hold"):
+    with pytest.raises(TypeError, match="a provenance's generation must be values that JSON can hold"):
         Provenance("a", generation={"seed": object()})
 
 
@@ -448,31 +453,31 @@ def test_a_provenance_must_be_storable(no_type_checker):
         (b'{\n"a": {"captions": ["caf\xe9"]}}', r"x\.json, line 2, column 24: this is not UTF-8"),
         (
             '{"a": {"captions": ["x"]}, "b": "y", "a": {"captions": ["z"]}}',
-            r"x\.json, line 1, column 38: the id 'a' stands twice",
+            r"x\.json, line 1, column 38: the id 'a' occurs twice",
         ),
         (
             '{"a": {"captions": ["x"], "captions": ["z"]}}',
-            r"x\.json, line 1, column 2: the name 'captions' stands twice",
+            r"x\.json, line 1, column 2: the name 'captions' occurs twice",
         ),
         ('{"a": {"captions": ["x"], "score": NaN}}', r"x\.json, line 1, column 2: NaN is not JSON"),
         (
             '{"a": "x",\n "b": {"captions": ["x"], "score": [-Infinity]}}',
             r"x\.json, line 2, column 2: -Infinity is not",
         ),
-        ('{"a": "x",\n\n  "a": "x"}', r"x\.json, line 3, column 3: the name 'a' stands twice"),
+        ('{"a": "x",\n\n  "a": "x"}', r"x\.json, line 3, column 3: the name 'a' occurs twice"),
         ('[{"a": NaN}]', r"x\.json: NaN is not JSON"),
         ('{\n"a": "x",\n"b": 5}', r"x\.json, line 3, column 1: captions of 'b' must be a string or a list"),
         ('{\n"a": "x",\n"b": ["x", 5]}', r"x\.json, line 3, column 1: a caption of 'b' must be a string; got int 5"),
         ('{\n"a": "x",\n"b\\u0061": [" "]}', r"x\.json, line 3, column 1: a caption of 'ba' is empty"),
         ('{\n"a": "x",\n"": "x"}', r"x\.json, line 3, column 1: an image id is empty"),
-        ('{\n"a": "x",\n"b": {"text": "x"}}', r"x\.json, line 3, column 1: the entry 'b': there are no 'captions'"),
+        ('{\n"a": "x",\n"b": {"text": "x"}}', r"x\.json, line 3, column 1: the entry 'b': there is neither 'captions'"),
         (
             '{"a": {"captions": ["x"], "score": 1e999}}',
-            r"x\.json, line 1, column 2: the fields of 'a' must be what JSON can hold",
+            r"x\.json, line 1, column 2: the fields of 'a' must be values that JSON can hold",
         ),
         (
             '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]}',
-            r"x\.json is in COCO's form, .* table.add\(str\(one\['image_id'\]\), captions\)",
+            r"x\.json is in COCO's format, .* table.add\(str\(annotation\['image_id'\]\), captions\)",
         ),
         ('["a dog"]', r"x\.json must hold an object .*got \['a dog'\]"),
         ('{"a": {"captions": []}}', r"x\.json, line 1, column 2: the image 'a' has no caption"),
@@ -483,7 +488,7 @@ def test_a_provenance_must_be_storable(no_type_checker):
         ),
         (
             '{"a": {"label": 2}}',
-            r"x\.json, line 1, column 2: the entry 'a': there are no 'captions' and no 'caption'; it has 'label'",
+            r"x\.json, line 1, column 2: the entry 'a': there is neither 'captions' nor 'caption'; the fields are 'la.*\. Give",
         ),
         ('{"a": {"captions": ["\\ud800"]}}', r"x\.json, line 1, column 2: a caption of 'a' cannot be written as UTF-8"),
         ('{"": {"captions": ["one"]}}', r"x\.json, line 1, column 2: an image id is empty"),
@@ -503,18 +508,18 @@ def test_broken_json_is_named(tmp_path, broken, message):
         ("captions", r"x\.jsonl, line 2, column 1: this is not JSON"),
         (b'{"id": "b", "captions": ["caf\xe9"]}\n', r"x\.jsonl, line 2, column 30: this is not UTF-8"),
         ("[1]\n", r"x\.jsonl, line 2: a line must be an object .*got \[1\]"),
-        ('{"captions": ["one"]}\n', r"x\.jsonl, line 2: there is no 'id'; it has 'captions'. Name the"),
+        ('{"captions": ["one"]}\n', r"x\.jsonl, line 2: there is no 'id'; the fields are 'captions'. Name the"),
         ('{"id": 7, "captions": ["one"]}\n', r"x\.jsonl, line 2: an image id must be a string; got int 7. Pass '7'"),
         (
             '{"id": "a", "captions": ["another"]}\n',
-            r"x\.jsonl, line 2: the image 'a' has another caption already: 'one'",
+            r"x\.jsonl, line 2: the image 'a' already has another caption: 'one'",
         ),
         (
             '{"id": "b", "captions": ["x"], "provenance": 5}\n',
-            r"line 2: a provenance is an object with captioner, .*got 5",
+            r"line 2: a provenance must be an object with captioner, .*got 5",
         ),
         ('{"id": "b", "captions": ["x"], "provenance": "web"}\n', r"line 2: provenance, column 1: this is not JSON"),
-        ('{"id": "b", "captions": ["x"], "id": "c"}\n', r"line 2: the name 'id' stands twice"),
+        ('{"id": "b", "captions": ["x"], "id": "c"}\n', r"line 2: the name 'id' occurs twice"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, broken, message):
@@ -529,7 +534,7 @@ def test_a_broken_line_is_named(tmp_path, broken, message):
 
 
 def test_a_last_line_that_was_cut_is_left_out_with_a_warning(tmp_path):
-    """Wherever it is cut, and only then."""
+    """The warning comes wherever the line is cut, and only then."""
     whole = json.dumps({"id": "b", "captions": ["zwei é"], "n": {"m": [True]}}, ensure_ascii=False).encode()
     before = b'{"id": "a", "captions": ["one"]}\n'
     for length in range(1, len(whole)):
@@ -549,11 +554,17 @@ def test_the_same_line_twice_is_one_image(tmp_path):
     ("columns", "message"),
     [
         ({"id": [1, 2], "caption": ["one", "two"]}, r"x\.parquet, row 1: an image id must be a string; got int 1"),
-        ({"id": ["a", None], "caption": ["one", "two"]}, r"x\.parquet, row 2: there is no 'id'; it has 'caption'"),
-        ({"id": ["a", "b"], "caption": ["one", None]}, r"x\.parquet, row 2: there are no 'captions' and no 'caption'"),
-        ({"id": ["a", "a"], "caption": ["one", "two"]}, r"x\.parquet, row 2: the image 'a' has another caption"),
+        (
+            {"id": ["a", None], "caption": ["one", "two"]},
+            r"x\.parquet, row 2: there is no 'id'; the fields are 'caption'",
+        ),
+        ({"id": ["a", "b"], "caption": ["one", None]}, r"x\.parquet, row 2: there is neither 'captions' nor 'caption'"),
+        (
+            {"id": ["a", "a"], "caption": ["one", "two"]},
+            r"x\.parquet, row 2: the image 'a' already has another caption",
+        ),
         ({"id": ["a"], "caption": ["one"], "fields": ["{"]}, r"x\.parquet, row 1, column fields.*: this is not JSON"),
-        ({"id": ["a"], "caption": ["one"], "provenance": ["{}"]}, r"x\.parquet, row 1: a provenance is an object"),
+        ({"id": ["a"], "caption": ["one"], "provenance": ["{}"]}, r"x\.parquet, row 1: a provenance must be an object"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path, columns, message):
@@ -582,7 +593,9 @@ def test_columns_that_json_cannot_hold_are_left_out_with_a_warning(tmp_path):
         "took": pyarrow.array([1, 2], type=pyarrow.duration("ns")),
     }
     parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    with pytest.warns(UserWarning, match=r"what stands in 'at', 'nested', 'png', 'price', 'took' is left out, being"):
+    with pytest.warns(
+        UserWarning, match=r"JSON cannot hold the values in 'at', 'nested', 'png', 'price', 'took' \(type"
+    ):
         table = CaptionTable.open(tmp_path / "x.parquet")
     assert content(table) == {
         "a": {"captions": ["one"], "class_label": 1, "tags": ["x"]},
@@ -598,9 +611,15 @@ def test_numbers_that_are_not_finite_are_left_out_with_a_warning(tmp_path):
     columns = {"id": ["a", "b", "c"], "caption": ["one"] * 3, "score": [0.5, odd, float("inf")]}
     columns |= {"box": [[1.0, 2.0], [1.0, None], [odd, 2.0]], "deep": [{"x": [odd]}, {"x": [1.0]}, None]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
-    with pytest.warns(UserWarning, match=r"what stands in '(score|box|deep)' is left out, from row") as told:
+    with pytest.warns(
+        UserWarning, match=r"JSON cannot hold the values in '(score|box|deep)' \(not finite, first in row"
+    ) as caught:
         table = CaptionTable.open(tmp_path / "x.parquet")
-    assert [str(one.message).split("'")[1] for one in told] == ["deep", "score", "box"]  # each once
+    assert [str(warning.message).split("'")[1] for warning in caught] == [
+        "deep",
+        "score",
+        "box",
+    ]  # one warning per column
     assert [record.fields for record in table.records()] == [
         {"score": 0.5, "box": [1.0, 2.0]},
         {"box": [1.0, None], "deep": {"x": [1.0]}},
@@ -667,15 +686,17 @@ def test_what_is_no_caption_file_is_refused(tmp_path):
             call(tmp_path / "nowhere.json")
     with pytest.raises(CaptionError, match="is a folder; pass a file in it"):
         CaptionTable.open(tmp_path)
-    with pytest.raises(CaptionError, match=r"unknown kind of caption file: .*x\.csv\. It may be \.db, \.json, "):
+    with pytest.raises(
+        CaptionError, match=r"unknown kind of caption file: .*x\.csv\. The suffix may be \.db, \.json, "
+    ):
         CaptionTable.open(text(tmp_path / "x.csv", "a,b"))
-    with pytest.raises(CaptionError, match=r"has the suffix \.db .*got .*x\.jsonl. Create .*x\.db"):
+    with pytest.raises(CaptionError, match=r"must have the suffix \.db .*got .*x\.jsonl. Create .*x\.db"):
         CaptionTable.create(tmp_path / "x.jsonl")
 
 
 def test_names_taken_in_json_lines_are_refused_there(tmp_path):
     table = CaptionTable.from_json(text(tmp_path / "x.json", '{"a": {"captions": ["one"], "id": 5}}'))
-    with pytest.raises(CaptionError, match="'a' has a field 'id', a name that is taken in JSON Lines"):
+    with pytest.raises(CaptionError, match="'a' has a field 'id', but that name is reserved in JSON Lines"):
         table.to_jsonl(tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
     table.to_parquet(tmp_path / "x.parquet")
@@ -710,7 +731,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path, method):
     with pytest.raises(ValueError, match=r"surrogates"):
         getattr(broken, method)(path)
     assert path.read_bytes() == old
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder", path.name]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", path.name]
 
 
 # Filling
@@ -727,7 +748,7 @@ def test_fill_captions_what_is_missing_batch_by_batch(table):
     images = {letter: letter.upper() for letter in "abcdef"}
     assert table.fill(images, captioner, batch_size=2) == 5
     assert seen == [["A", "C"], ["D", "E"], ["F"]]
-    assert dict(table) == {"b": "there before"} | {one: f"a picture of {one.upper()}" for one in "acdef"}
+    assert dict(table) == {"b": "there before"} | {letter: f"a picture of {letter.upper()}" for letter in "acdef"}
     assert table.fill(iter(images.items()), captioner) == 0
     assert len(seen) == 3
 
@@ -740,16 +761,18 @@ def test_fill_keeps_the_batches_before_a_failure_and_goes_on(table):
 
     repaired = False
     with pytest.raises(OSError, match="cannot read c") as error:
-        table.fill({one: one for one in "abcd"}, captioner, batch_size=2)
-    assert error.value.__notes__ == ["This was in a batch of 2 images, ids ['c', 'd']."]
+        table.fill({letter: letter for letter in "abcd"}, captioner, batch_size=2)
+    assert error.value.__notes__ == ["This happened in a batch of 2 images with ids ['c', 'd']."]
     assert list(table) == ["a", "b"]
     repaired = True
-    assert table.fill({one: one for one in "abcd"}, captioner, batch_size=2) == 2
+    assert table.fill({letter: letter for letter in "abcd"}, captioner, batch_size=2) == 2
 
 
 def test_fill_leaves_out_what_the_captioner_is_silent_about(table):
-    with pytest.warns(UserWarning, match="nothing to say about 1 images, 'b' first; they are still missing"):
-        assert table.fill({"a": 1, "b": 2}, lambda images: [" " * (one - 1) or "a dog" for one in images]) == 1
+    with pytest.warns(
+        UserWarning, match="an empty caption for 1 images, the first of which is 'b'; they are still missing"
+    ):
+        assert table.fill({"a": 1, "b": 2}, lambda images: [" " * (number - 1) or "a dog" for number in images]) == 1
     assert table.missing(["a", "b"]) == ["b"]
 
 
@@ -764,15 +787,15 @@ def test_fill_refuses_what_is_no_caption_an_image(table, no_type_checker):
     assert len(table) == 0
 
 
-@pytest.mark.parametrize("batch_size", [2, 3])  # the second of one batch, and of two
+@pytest.mark.parametrize("batch_size", [2, 3])  # the repeated id is in the same batch, or in two batches
 def test_fill_refuses_an_id_that_stands_twice_and_keeps_the_batches_before(table, batch_size):
     table.add("done", "there before")
-    pairs = [(one, one) for one in ("a", "b", "c", "d", "c", "e")]
-    with pytest.raises(CaptionError, match=r"the id 'c' stands twice among the images\. Leave one out"):
+    pairs = [(letter, letter) for letter in ("a", "b", "c", "d", "c", "e")]
+    with pytest.raises(CaptionError, match=r"the id 'c' occurs twice among the images\. Leave one out"):
         table.fill(pairs, lambda images: [f"a {image}" for image in images], batch_size=batch_size)
     assert "e" not in table
     assert {"a", "b"} <= set(table)
-    with pytest.raises(CaptionError, match="the id 'done' stands twice"):
+    with pytest.raises(CaptionError, match="the id 'done' occurs twice"):
         table.fill([("done", 1), ("done", 2)], lambda images: ["new"] * len(images))
     assert table["done"] == "there before"
 

@@ -1,4 +1,4 @@
-"""Caption tables on disk: kills, workers, threads, full disks, and files that are something else."""
+"""Caption tables on disk: killed writers, workers, threads, full disks, and other kinds of files."""
 
 import multiprocessing as mp
 import os
@@ -22,7 +22,7 @@ from tadp.captions import CaptionTable
 from tadp.errors import CaptionError, OutputError
 
 WRITER = Path(__file__).parents[1] / "support" / "caption_writer.py"
-FORKING = "ignore:.*fork:DeprecationWarning"  # Python 3.12 warns where there are threads
+FORKING = "ignore:.*fork:DeprecationWarning"  # Python 3.12 warns if there are threads
 
 
 def start(table: Path, count: int, batch: int) -> subprocess.Popen[str]:
@@ -36,7 +36,7 @@ def whole_lines(output: str) -> list[str]:
 
 
 def check_whole(path: Path) -> None:
-    """By SQLite's own means: no damage, and the counts that the table keeps are right."""
+    """Check with SQLite itself that the file is undamaged and that the counts in the table are right."""
     database = sqlite3.connect(path)
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     (stored,) = database.execute("SELECT coalesce(sum(images), 0) FROM provenance").fetchone()
@@ -59,11 +59,11 @@ def filled(tmp_path) -> Path:
 def test_nothing_is_lost_and_nothing_twice_when_the_writer_is_killed(tmp_path, batch):
     path, count, generator = tmp_path / "table.db", 60 * batch, random.Random(batch)
     written: list[str] = []
-    kills = there = 0
+    kills = stored = 0
     for _ in range(100):
         writer = start(path, count, batch)
         assert writer.stdout is not None
-        assert writer.stdout.readline() == f"left {count - there}\n"
+        assert writer.stdout.readline() == f"left {count - stored}\n"
         for _ in range(generator.randrange(1, 12) * batch):
             line = writer.stdout.readline()
             written += [line.strip()] if line.endswith("\n") else []
@@ -72,13 +72,13 @@ def test_nothing_is_lost_and_nothing_twice_when_the_writer_is_killed(tmp_path, b
         rest, _ = writer.communicate()
         written += whole_lines(rest)
         kills += writer.returncode == -9
-        with CaptionTable.open(path) as table:  # a killed writer's half transaction is undone here
+        with CaptionTable.open(path) as table:  # this undoes a killed writer's incomplete transaction
             assert table.captions(written) == [caption_of(image_id) for image_id in written]
-            there = len(table)
-        if there == count:
+            stored = len(table)
+        if stored == count:
             break
     assert kills >= 3
-    assert len(written) == len(set(written))  # nobody was asked for a caption twice that was there
+    assert len(written) == len(set(written))  # no image was captioned twice
     with CaptionTable.open(path) as table:
         assert dict(table.items()) == {image_id: caption_of(image_id) for image_id in ids(count)}
         assert table.provenances == {SOURCE: count}
@@ -86,9 +86,9 @@ def test_nothing_is_lost_and_nothing_twice_when_the_writer_is_killed(tmp_path, b
 
 
 def test_a_transaction_cut_in_the_middle_is_undone(filled, tmp_path):
-    """The file and its journal, as they lie when the process dies between two writes to the file."""
+    """The file and its journal are in the state in which a process leaves them that dies between two writes."""
     victim = sqlite3.connect(filled, isolation_level=None)
-    victim.execute("PRAGMA cache_size = 1")  # so that half of it is in the file before the end
+    victim.execute("PRAGMA cache_size = 1")  # half of the transaction reaches the file before its end
     victim.execute("BEGIN IMMEDIATE")
     victim.execute("UPDATE captions SET captions = '[\"broken\"]'")
     victim.execute("UPDATE provenance SET images = 7")
@@ -113,7 +113,7 @@ def test_a_file_that_was_made_and_not_begun_is_gone_on_with(tmp_path):
 def test_between_two_calls_all_is_in_the_one_file(filled, tmp_path):
     with CaptionTable.create(filled, provenance=SOURCE) as table:
         table.add("new", "a dog")
-        shutil.copy(filled, tmp_path / "copy.db")  # with the writer still there
+        shutil.copy(filled, tmp_path / "copy.db")  # while the writer is still open
         assert [path.name for path in tmp_path.iterdir() if "journal" in path.name or "wal" in path.name] == []
     assert CaptionTable.open(tmp_path / "copy.db")["new"] == "a dog"
 
@@ -122,7 +122,7 @@ def test_between_two_calls_all_is_in_the_one_file(filled, tmp_path):
 
 
 class Captions:
-    """A data set as users write them: it holds a table, which goes to the workers."""
+    """A data set as users write it: it holds a table, which is sent to the workers."""
 
     def __init__(self, path: Path):
         self.table = CaptionTable.open(path)
@@ -148,7 +148,7 @@ def test_data_loader_workers_share_a_table(filled, context):
             (image_id, caption_of(image_id)) for image_id in sorted(ids(500))
         ]
         assert len({process for process, _, _ in seen} - {os.getpid()}) == 2
-    assert len(data.table) == 500  # and the parent's connection still works
+    assert len(data.table) == 500  # the parent's connection still works
 
 
 def add_some(table: CaptionTable, name: str, count: int) -> None:
@@ -201,7 +201,7 @@ def test_threads_share_a_table(tmp_path, on_disk):
 
 @pytest.mark.filterwarnings(FORKING)
 def test_a_fork_waits_for_a_transaction_of_another_thread(tmp_path):
-    """Else a child could believe in locks it does not hold, or wait for a lock that nobody opens."""
+    """Otherwise a child could rely on locks it does not hold, or wait for a lock that nobody releases."""
     table = CaptionTable.create(tmp_path / "table.db")
     stop = threading.Event()
 
@@ -219,7 +219,7 @@ def test_a_fork_waits_for_a_transaction_of_another_thread(tmp_path):
             worker.start()
             worker.join(120)
             code = worker.exitcode
-            worker.kill()  # one that waits for ever would keep the test from ending
+            worker.kill()  # otherwise one that waits forever would block the test
             assert code == 0
     finally:
         stop.set()
@@ -237,10 +237,10 @@ def test_a_table_is_pickled(filled, on_disk, monkeypatch, tmp_path):
     monkeypatch.chdir(filled.parent)
     relative = CaptionTable.open(filled.name)
     data = pickle.dumps(table), pickle.dumps(relative)
-    assert len(data[1]) < 1000  # the file's name, not what it holds
+    assert len(data[1]) < 1000  # the file's name, not its content
     monkeypatch.chdir(tmp_path.parent)
-    for one in map(pickle.loads, data):
-        assert dict(one.items()) == {image_id: caption_of(image_id) for image_id in ids(500)}
+    for restored in map(pickle.loads, data):
+        assert dict(restored.items()) == {image_id: caption_of(image_id) for image_id in ids(500)}
 
 
 def test_a_waiting_writer_says_who_it_waits_for(filled, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_waiting_writer_says_who_it_waits_for(filled, monkeypatch):
 
 @pytest.mark.parametrize("limit_kb", [50, 80])
 def test_a_full_disk_loses_nothing(filled, limit_kb):
-    """The system refuses to let files grow, as a full disk would: the table, or its journal."""
+    """The system does not let files grow, like a full disk: the table or its journal."""
     before = dict(CaptionTable.open(filled).items())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with CaptionTable.create(filled, provenance=SOURCE) as table:
@@ -273,7 +273,7 @@ def test_a_full_disk_loses_nothing(filled, limit_kb):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert dict(table.items()) == before
-        assert table.add("new-1", "a dog")  # there is space again
+        assert table.add("new-1", "a dog")  # space is available again
     assert len(CaptionTable.open(filled)) == 501
     check_whole(filled)
 
@@ -289,7 +289,7 @@ def test_a_full_disk_by_sqlites_own_word(filled):
 
 @pytest.fixture
 def nobody():
-    """A user without rights, with a folder of their own: root may write anywhere."""
+    """A folder for tests without permissions. They run as another user, since root may write anywhere."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -338,7 +338,9 @@ def test_something_in_the_way_is_named(tmp_path, filled):
 
 def test_a_table_for_reading_is_not_written_to(filled):
     table = CaptionTable.open(filled)
-    with pytest.raises(OutputError, match=r"filled\.db was opened for reading. Open it with CaptionTable\.create"):
+    with pytest.raises(
+        OutputError, match=r"filled\.db was opened for reading. To add to it, open it with CaptionTable\.create"
+    ):
         table.add("a", "one")
     table.close()
     with pytest.raises(ValueError, match=r"filled\.db is closed. Open it again"):
@@ -356,7 +358,7 @@ def test_other_files_are_refused_and_left_alone(tmp_path):
     other.close()
     for name, message in (
         ("text.db", "cannot be read as a caption table"),
-        ("other.db", "SQLite file of something else"),
+        ("other.db", "SQLite file of another program"),
     ):
         before = (tmp_path / name).read_bytes()
         for call in (CaptionTable.open, CaptionTable.create, CaptionTable().merge):
@@ -369,7 +371,9 @@ def test_a_table_of_a_newer_format_is_refused(filled):
     database = sqlite3.connect(filled)
     database.execute("PRAGMA user_version = 2")
     database.close()
-    with pytest.raises(CaptionError, match=r"is a caption table of format 2; this tadp knows 1\. Use a newer tadp"):
+    with pytest.raises(
+        CaptionError, match=r"is a caption table of format 2; this version of tadp knows 1\. Use a newer version"
+    ):
         CaptionTable.open(filled)
 
 
@@ -385,19 +389,19 @@ def test_a_damaged_file_is_named(filled):
 
 
 def test_opening_does_not_load(tmp_path):
-    """A process of its own, so that the figure is of opening alone; a row takes about 130 bytes."""
+    """A separate process measures only the opening; a row takes about 130 bytes."""
     path, count = tmp_path / "table.db", 40_000
     with CaptionTable.create(path) as table:
-        table.update((f"{number:07d}", f"a picture of thing {number} " + "and so on " * 8) for number in range(count))
+        table.update((f"{number:07d}", f"a picture of object {number} " + "and so on " * 8) for number in range(count))
     program = """
 import sys, resource
 from tadp.captions import CaptionTable
-CaptionTable.create(sys.argv[2]).add("a", "one")  # all code is loaded
+CaptionTable.create(sys.argv[2]).add("a", "one")  # loads all code
 CaptionTable.open(sys.argv[2])["a"]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 table = CaptionTable.open(sys.argv[1])
-found = len(table), table["0034321"][:24]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *found)
+result = len(table), table["0034321"][:25]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *result)
 """
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "small.db")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -407,4 +411,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *found)
     assert path.stat().st_size > 5_000_000
     assert int(grown_kb) < 2000
     assert int(images) == count
-    assert " ".join(caption) == "a picture of thing 34321"
+    assert " ".join(caption) == "a picture of object 34321"

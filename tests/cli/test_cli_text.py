@@ -117,7 +117,7 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("clean", "captions.json", "-o", "out.txt"), 2, "suffixes"),
         (("clean", "captions.json", "-o", "out.json", "--endpoint", "http://127.0.0.1:9"), 2, "--language-model"),
         (("clean", "broken.json", "-o", "out.json"), 1, "broken.json, line 2, column 7: this is not JSON"),
-        (("clean", "twice.json", "-o", "out.json"), 1, "twice.json, line 2, column 2: the id '1' stands twice"),
+        (("clean", "twice.json", "-o", "out.json"), 1, "twice.json, line 2, column 2: the id '1' occurs twice"),
         (("prompt", "null", "--modifier", "nowhere"), 2, "nowhere is neither DOMAIN:KIND"),
     ],
 )
