@@ -40,18 +40,19 @@ if TYPE_CHECKING:
 class TADPBackbone(FeatureModel):
     """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
 
-    The VAE and the text encoder are frozen; the U-Net trains, unless `freeze()` is called. Levels count from the
-    finest: level 0 has stride 8, level 3 stride 64 in Stable Diffusion 1.x. docs/base-models.md has the other families.
+    The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Levels are counted from the
+    finest: in Stable Diffusion 1.x, level 0 has stride 8 and level 3 has stride 64. docs/base-models.md has the other
+    families.
 
     Args:
-        vae: An `AutoencoderKL` or `AutoencoderTiny`, of which the encoder is used.
-        unet: A `UNet2DConditionModel` laid out like Stable Diffusion 1.x, 2.x or XL; or what takes its place in later
-            models, an `SD3Transformer2DModel` or a `FluxTransformer2DModel`.
-        text_encoder: A CLIP text model, the `TextStack` of a model with several, or None if text always comes as
-            `Conditioning`.
+        vae: An `AutoencoderKL` or `AutoencoderTiny`. Only its encoder is used.
+        unet: A `UNet2DConditionModel` with the layout of Stable Diffusion 1.x, 2.x or XL, or the denoiser of a later
+            model: an `SD3Transformer2DModel` or a `FluxTransformer2DModel`.
+        text_encoder: A CLIP text model, the `TextStack` of a model with several text encoders, or None if text always
+            comes as `Conditioning`.
         tokenizer: The CLIP text model's tokenizer.
-        scheduler: A diffusers scheduler of the model, or its configuration, for how noise is added; None adds it as
-            Stable Diffusion, or as flow matching.
+        scheduler: The model's diffusers scheduler or its configuration, which says how noise is added. None adds noise
+            as Stable Diffusion does, or by flow matching, depending on the family.
         {options}
 
     Raises:
@@ -59,7 +60,7 @@ class TADPBackbone(FeatureModel):
         ValueError: If a level, a block or the timestep does not exist.
 
     Source:
-        TADP Sec. 3; taps and attention as in its released code.
+        TADP Sec. 3; the tapped layers and the attention follow its released code.
     """
 
     def __init__(
@@ -127,24 +128,24 @@ class TADPBackbone(FeatureModel):
         Args:
             name: "tadp-tiny" (comes with tadp), a folder in diffusers layout, or a hub id such as
                 "stable-diffusion-v1-5/stable-diffusion-v1-5".
-            revision: Branch, tag or commit on the hub.
-            variant: Which weight files, e.g. "fp16".
-            dtype: Dtype of all parts; None is float32.
-            device: Where it goes, e.g. "cuda"; None is the CPU. `.to(device)` does the same later.
-            memory_format: Memory format of the convolutions; `torch.channels_last` suits bfloat16 (docs/speed.md).
-            local_files_only: Never ask the hub.
-            cache_dir: Where hub models are kept.
-            token: For gated models.
-            unet: One in place of the model's, which is then not loaded: itself, a folder, a hub id, or a .safetensors
-                file of the tensors of the model's U-Net, here or on the hub ("owner/name/file.safetensors").
-            vae: One in place of the model's, in the same ways; an `AutoencoderTiny` is faster and a little coarser.
-            lora: A LoRA to add to the weights of U-Net and text encoder: a file, a folder or a hub id. Extra `train`.
-            lora_scale: How much of it is added.
-            text_encoder: One in place of the model's, which is then not loaded.
-            tokenizer: The text encoder's tokenizer.
-            load_t5: Load the T5 of Stable Diffusion 3, which is twice as large as all else; without it the caption is
-                what its two CLIPs make of it.
-            **options: `TADPBackbone`'s own; those saved with the model are the default.
+            revision: Branch, tag or commit on the hub. None is the default branch.
+            variant: Variant of the weight files, e.g. "fp16". None is the files without a variant.
+            dtype: Dtype of all parts. None is float32.
+            device: Device of the backbone, e.g. "cuda". None is the CPU. `.to(device)` moves it later.
+            memory_format: Memory format of the convolutions. `torch.channels_last` suits bfloat16 (docs/speed.md).
+            local_files_only: Whether to use only files that are already here, and never ask the hub.
+            cache_dir: Folder in which hub models are kept. None is huggingface_hub's own cache.
+            token: Access token for gated models. None is the one that `hf auth login` stored.
+            unet: A U-Net to load instead of the model's own: a module, a folder, a hub id, or a .safetensors file with
+                the tensors of the model's U-Net, local or on the hub ("owner/name/file.safetensors").
+            vae: A VAE instead of the model's own, in the same forms. An `AutoencoderTiny` is faster and a bit coarser.
+            lora: A LoRA to add to U-Net and text encoder: a file, a folder or a hub id. Needs the extra `train`.
+            lora_scale: Factor on the LoRA's weights.
+            text_encoder: A text encoder to use instead of the model's own, which is then not loaded.
+            tokenizer: The tokenizer of `text_encoder`.
+            load_t5: Whether to load the T5 of Stable Diffusion 3, which is twice as large as everything else. Without
+                it, only the two CLIP encoders read a caption.
+            **options: Options of `TADPBackbone`. The defaults are those saved with the model.
 
         Raises:
             UnknownModelError: If there is no such model.
@@ -153,14 +154,14 @@ class TADPBackbone(FeatureModel):
             TypeError: If `dtype` is not a `torch.dtype`.
         """
         if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype is a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
+            raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
         hub = HubOptions(revision, variant, cache_dir, token, local_files_only)
         folder, dtype = model_folder(name, hub=hub), dtype or torch.float32
-        given = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
+        replacements = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
         parts, saved, weights = load_parts(
             folder,
             dtype=dtype,
-            given=given,
+            given=replacements,
             lora=lora,
             lora_scale=lora_scale,
             hub=hub,
@@ -175,16 +176,16 @@ class TADPBackbone(FeatureModel):
         return backbone.eval() if device is None else backbone.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the backbone as a folder in diffusers layout that `from_pretrained` gives back bit for bit.
+        """Write the backbone as a folder in diffusers layout, which `from_pretrained` loads bit for bit.
 
-        The VAE is written without its decoder. A failure leaves what the folder held.
+        The VAE is written without its decoder. If saving fails, the folder keeps its former content.
 
         Raises:
             OutputError: If the folder cannot be written.
         """
-        with replace_folder(Path(folder)) as part:
+        with replace_folder(Path(folder)) as new_folder:
             save_parts(
-                part,
+                new_folder,
                 unet=self.unet,
                 vae=self.vae,
                 text_encoder=self.text_encoder,
@@ -198,26 +199,26 @@ class TADPBackbone(FeatureModel):
 
     @property
     def source(self) -> Source | None:
-        """What `from_pretrained` loaded, whatever was trained or installed since; None for a backbone made of parts."""
+        """What `from_pretrained` loaded; None for a backbone built from parts. Training and installing keep it."""
         return self._source
 
     @property
     def captioner(self) -> CaptionFunction | None:
-        """The attached captioner, if there is one."""
+        """The attached captioner; None if none is attached."""
         return self._texts.captioner
 
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """E of the paper.
+        """Encode images to latents: E of the paper.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads. Padded on the right and bottom,
-                with the edge repeated, to the U-Net's multiple (64 pixels for Stable Diffusion).
-            generator: For `sample_posterior`.
+            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads. Images are padded on the right
+                and bottom, with the edge repeated, to the U-Net's multiple (64 pixels for Stable Diffusion).
+            generator: Source of random numbers for `sample_posterior`.
 
         Returns:
-            Latents, (B, 4, H / 8, W / 8) of the padded image, scaled if `scale_latents`. Without gradient.
+            Latents of the padded image, (B, 4, H / 8, W / 8), scaled if `scale_latents`. They carry no gradient.
 
         Raises:
             ImageError: If an image cannot be read or used.
@@ -232,17 +233,20 @@ class TADPBackbone(FeatureModel):
         image_size: tuple[int, int] | None = None,
         truncate: bool = False,
     ) -> Features:
-        """ε of the paper: one pass of the U-Net at `timestep`, or several where timesteps or noises are.
+        """Run the U-Net on latents: ε of the paper.
+
+        This is one pass at `timestep`, or several passes if there are several timesteps or noises.
 
         Args:
-            latents: From `encode_image`, or a cache of it; clean, as noise is added here.
-            text: Captions, or `Conditioning` with one text or one an image. None as in a call of the backbone, but an
-                attached captioner needs images.
-            image_size: (height, width) before padding, to which maps are cropped; the latents' own by default.
-            truncate: Cut captions over the limit, with a warning, rather than refuse them.
+            latents: Clean latents, from `encode_image` or a cache of its results. Noise is added here.
+            text: Captions, or a `Conditioning` with one text or one per image. None finds the text as
+                `backbone(images)` does, except that an attached captioner cannot be used: it needs images.
+            image_size: (height, width) in pixels before padding, to which maps are cropped. None is the size that the
+                latents cover.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
 
         Returns:
-            Maps finest first, cropped to ceil(size / stride) cells, with the attention of the levels asked for.
+            Maps, finest first, cropped to ceil(size / stride) cells, and the attention of the levels asked for.
 
         Raises:
             CaptionError: If there are neither one nor B texts.
@@ -263,19 +267,19 @@ class TADPBackbone(FeatureModel):
         generator: torch.Generator | None = None,
         vae_map: bool = False,
     ) -> Features:
-        """Features of images under captions.
+        """Compute the features of images under captions.
 
         Args:
             images: (B, 3, H, W) in [0, 1], of any height and width from 8 pixels up, or anything
                 `tadp.images.to_tensor` reads.
-            text: One caption an image, one string for all, or `Conditioning`. None takes the text of
-                `conditioning()`, else the words of the attached captioner, else `default_text`.
-            truncate: Cut captions over the limit, with a warning, rather than refuse them.
-            generator: For `sample_posterior`.
-            vae_map: Return the VAE encoder's map at half the finest stride too, as `Features.vae_map`.
+            text: One caption per image, one string for all, or a `Conditioning`. None takes the text of an open
+                `conditioning()` block, else captions from the attached captioner, else `default_text`.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
+            generator: Source of random numbers for `sample_posterior`.
+            vae_map: Whether to return the VAE encoder's map at half the finest stride too, as `Features.vae_map`.
 
         Raises:
-            ImageError, CaptionError, ValueError: As `encode_image`, `encode_text` and `extract`.
+            ImageError, CaptionError, ValueError: If `encode_image`, `encode_text` or `extract` would raise it.
 
         Example:
             >>> import tadp
@@ -283,12 +287,12 @@ class TADPBackbone(FeatureModel):
             >>> backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
             >>> scene = Scenes(1, seed=5)[0]
             >>> features = backbone(scene.image, scene.caption())
-            >>> [tuple(one.shape) for one in features.maps]
+            >>> [tuple(level.shape) for level in features.maps]
             [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
         """
         pixels = to_tensor(images)
         names_vary = not isinstance(text, Conditioning)
-        if not isinstance(text, Conditioning):  # before the slow part, in case it is refused
+        if not isinstance(text, Conditioning):  # before the slow part, in case the text is refused
             text = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
         latents, half = self.latents(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
@@ -312,34 +316,36 @@ class TADPBackbone(FeatureModel):
         max_pixels: int | None = MAX_PIXELS,
         progress: bool = False,
     ) -> Features:
-        """Features of one large image, from overlapping tiles that are blended where they meet. Without gradient.
+        """Compute the features of one large image from overlapping tiles, which are blended where they overlap.
 
-        Peak memory is that of the result, of a pass over `batch_size` tiles, and of the image as it is stored. Every
-        tile is an image to the model: what it normalises or attends to over a whole image, it does over a tile, so the
-        result is not that of one pass (docs/large-images.md has measurements). An image no larger than a tile is one
-        pass, bit for bit.
+        The result carries no gradient. Peak memory is that of the result, of a pass over `batch_size` tiles, and of the
+        image as it is stored. To the model, every tile is an image of its own: it normalises and attends over a tile
+        rather than over the whole image, so the result differs from that of a single pass (docs/large-images.md has
+        measurements). An image no larger than a tile gets a single pass, bit for bit.
 
         Args:
-            image: One image, as `tadp.images.to_tensor` takes it.
-            text: One caption or `Conditioning` for all tiles; or one for each, row by row, as `tadp.images.tiles.grid`
-                lists them. None as in a call of the backbone: a captioner that is attached describes each tile.
-            tile_px: Side of a tile, a multiple of the coarsest stride; about the size the model was trained on.
-            overlap_px: Pixels that neighbouring tiles share, a multiple of the coarsest stride, under `tile_px`.
-            batch_size: Tiles that go through together. With 1 every pass has one shape.
-            truncate: Cut captions over the limit, with a warning, rather than refuse them.
-            dtype: Dtype of the result; None is that of the backbone's features.
-            device: Device of the result; None is the backbone's. "cpu" keeps a large result out of a GPU's memory.
-            max_pixels: The most pixels that are read; None lifts the limit.
-            progress: Show a progress bar.
+            image: One image, in any form that `tadp.images.to_tensor` reads.
+            text: One caption or `Conditioning` for all tiles, or one per tile, row by row, in the order of
+                `tadp.images.tiles.grid`. None finds the text as `backbone(images)` does; an attached captioner then
+                describes each tile.
+            tile_px: Side of a tile, a multiple of the coarsest stride; best about the size the model was trained on.
+            overlap_px: Pixels that neighbouring tiles share, a multiple of the coarsest stride, less than `tile_px`.
+            batch_size: Number of tiles per pass. With 1, every pass has the same shape.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
+            dtype: Dtype of the result. None is that of the backbone's features.
+            device: Device of the result. None is the backbone's. "cpu" keeps a large result out of the GPU's memory.
+            max_pixels: Largest number of pixels that is read. None lifts the limit.
+            progress: Whether to show a progress bar.
 
         Returns:
-            The features of one pass: level k is (1, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])). Where
-            tiles have texts of their own, `attention` is None, and attention that is attached by name is in the maps.
+            Features shaped as by a single pass: level k is (1, channels[k], ceil(H / reduction[k]),
+            ceil(W / reduction[k])). If each tile has its own text, `attention` is None; pooled attention that is
+            attached is still in the maps.
 
         Raises:
             CaptionError, ImageError: If there is neither one text nor one per tile, or the image cannot be read.
-            TypeError, ValueError: If a size is not a multiple, `overlap_px` not under `tile_px`, another argument not
-                of its type, or attention by token is asked for although tiles have texts of their own.
+            TypeError, ValueError: If a size is not a multiple, `overlap_px` is not less than `tile_px`, another
+                argument is of the wrong type, or attention by token is asked for while each tile has its own text.
         """
         check_tiling(batch_size, dtype)
         crops, reduction = Crops(image, max_pixels=max_pixels), self.feature_info.reduction
@@ -356,32 +362,33 @@ class TADPBackbone(FeatureModel):
         )  # fmt: skip
 
     def conditioning(self, text: Text) -> AbstractContextManager[None]:
-        """Within the block, `backbone(images)` takes this text: for frameworks that pass images alone.
+        """Give `backbone(images)` this text within a `with` block, for frameworks that pass only images.
 
-        Each thread has its own.
+        Each thread has its own blocks.
 
         Args:
-            text: One caption for each image of the batch, one string for all, or `Conditioning`.
+            text: One caption per image of the batch, one string for all, or a `Conditioning`.
 
         Raises:
-            CaptionError: If there is no text.
+            CaptionError: If `text` is None or empty.
         """
         return self._texts.blocks.open(text)
 
     def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
-        """Let `backbone(images)` describe its images by itself, outside of `conditioning()`.
+        """Let `backbone(images)` write a caption for each image when it is called without text.
 
-        The captioner is no part of the backbone: it is not saved, not moved, and copies of the backbone share it. What
-        it says beyond the text encoder's limit is cut, with a warning.
+        An open `conditioning()` block takes precedence. The captioner is not a part of the backbone: it is not saved or
+        moved with it, and copies of the backbone share it. Captions over the text encoder's limit are cut, with a
+        warning.
 
         Args:
             captioner: A `Captioner`, the name of one, or any function from (B, 3, H, W) in [0, 1] to B captions. None
-                takes the attached one away.
-            **options: `Captioner.from_pretrained`'s own, for a name.
+                detaches the present captioner.
+            **options: Options of `Captioner.from_pretrained`, if `captioner` is a name.
 
         Raises:
             UnknownModelError: If there is no such captioner.
-            TypeError: If it is none of these.
+            TypeError: If `captioner` is of another type.
         """
         self._texts = self._texts.with_captioner(captioner, **options)
         return self
@@ -394,9 +401,10 @@ class TADPBackbone(FeatureModel):
 
 
 def refuse_name(backbone: object) -> None:
-    """Refuse the name of a model where a backbone is wanted: with which options it is to be loaded, nobody said."""
+    """Refuse the name of a model in place of a backbone: a name does not say which options to load it with."""
     if isinstance(backbone, str | Path):
-        raise TypeError(f"a TADPBackbone is wanted; got {str(backbone)!r}. Pass TADPBackbone.from_pretrained(…) of it.")
+        name = str(backbone)
+        raise TypeError(f"backbone must be a TADPBackbone; got {name!r}. Pass TADPBackbone.from_pretrained({name!r}).")
 
 
 TADPBackbone.__doc__ = (TADPBackbone.__doc__ or "").replace("{options}", described_options())

@@ -1,4 +1,4 @@
-"""E of the paper: pixels to the latents that the denoiser takes."""
+"""E of the paper: from pixels to the latents that the denoiser takes."""
 
 import torch
 from jaxtyping import Float
@@ -22,52 +22,52 @@ def encode(
     generator: torch.Generator | None,
     vae_map: bool,
 ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-    """Latents of images, and the VAE encoder's map at half their stride if asked for.
+    """Encode images to latents; also return the VAE encoder's map at half their stride if `vae_map` is True.
 
     Args:
-        vae: The encoder.
+        vae: The VAE encoder.
         pixels: (B, 3, H, W) in [0, 1].
         options: How pixels are normalised, and latents are sampled and scaled.
-        multiple: Number of which height and width of the latents are multiples.
-        generator: Source of the sample's random numbers.
+        multiple: Number of cells to a multiple of which the latents' height and width are padded.
+        generator: Source of random numbers for `sample_posterior`.
         vae_map: Whether to return the map.
 
     Raises:
-        ModelError: If the VAE gives no map.
+        ModelError: If the map is asked for and the VAE has none.
     """
     weight = next(vae.parameters())
     padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), vae.reduction * multiple)
-    taken = _imagenet(padded) if options.imagenet_pixels else 2 * padded - 1
+    normalised = _imagenet(padded) if options.imagenet_pixels else 2 * padded - 1
     if not vae_map:
-        posterior, half = vae(taken), None
+        posterior, half = vae(normalised), None
     elif isinstance(vae, VAEEncoder):
-        posterior, half = vae.with_map(taken)
+        posterior, half = vae.with_map(normalised)
     else:
-        raise ModelError("a tiny autoencoder gives no map of its own; use the model's VAE, or stride4='upsampled'.")
+        raise ModelError("an AutoencoderTiny has no map at stride 4; use the model's own VAE, or stride4='upsampled'.")
     latents = posterior.sample(generator) if options.sample_posterior else posterior.mode()
     return (vae.scale(latents) if options.scale_latents else latents), half
 
 
 def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
-    """Refuse latents that the denoiser does not take.
+    """Refuse latents that the denoiser cannot take.
 
     Args:
-        latents: (B, channels, H, W).
-        channels: Channels that the denoiser takes.
-        multiple: Number of which H and W must be multiples.
+        latents: Latents that should be (B, channels, H, W).
+        channels: Number of channels that the denoiser takes.
+        multiple: Number that H and W must be multiples of.
 
     Raises:
-        ValueError: If the latents are of another shape.
+        ValueError: If the latents have another shape.
     """
     if latents.ndim != 4 or latents.shape[1] != channels:
-        raise ValueError(f"latents are (B, {channels}, H, W); got {tuple(latents.shape)}.")
+        raise ValueError(f"latents must be (B, {channels}, H, W); got {tuple(latents.shape)}.")
     if latents.shape[2] % multiple or latents.shape[3] % multiple:
         raise ValueError(
             f"latent height and width must be multiples of {multiple}; got {latents.shape[2]}x{latents.shape[3]}. "
-            "Take them from encode_image, which pads."
+            "encode_image pads images to it."
         )
 
 
 def _imagenet(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    mean, deviation = (pixels.new_tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     return (pixels - mean) / deviation

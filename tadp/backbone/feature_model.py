@@ -1,4 +1,4 @@
-"""`FeatureModel`: a diffusion model's networks under options, from latents and encoded text to features."""
+"""`FeatureModel`: the networks of a diffusion model, run with options, from latents and encoded text to features."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -33,30 +33,30 @@ Model = TypeVar("Model", bound="FeatureModel")
 
 
 class FeatureModel(nn.Module):
-    """The networks of a diffusion model, and how they are run: latents and encoded text in, features out.
+    """The networks of a diffusion model and how they are run: latents and encoded text in, features out.
 
-    The VAE and the text encoder are frozen; the denoiser trains, unless `freeze()` is called. `TADPBackbone` adds
-    loading and saving, images of all kinds, and the text of a call.
+    The VAE and the text encoder are frozen. The denoiser trains unless you call `freeze()`. `TADPBackbone` adds loading
+    and saving, images in every form, and finding the text of a call.
 
     Args:
         options: How the model is run.
-        vae: An `AutoencoderKL` or `AutoencoderTiny`, of which the encoder is used.
+        vae: An `AutoencoderKL` or `AutoencoderTiny`. Only its encoder is used.
         unet: The denoiser.
-        text_encoder: A CLIP text model, the `TextStack` of a model with several, or None.
+        text_encoder: A CLIP text model, the `TextStack` of a model with several text encoders, or None.
         tokenizer: The CLIP text model's tokenizer.
-        scheduler: A diffusers scheduler of the model, or its configuration; None if it is not known.
+        scheduler: The model's diffusers scheduler or its configuration; None if it is not known.
 
     Attributes:
-        family: What differs between base models, for this one.
+        family: The family of the base model.
         layout: Levels and widths of the denoiser.
-        passes: What is run for a feature.
+        passes: The passes that make up one call.
 
     Raises:
         ModelError: If the parts do not fit each other, or the denoiser is of an unknown kind.
-        ValueError: If the model has no such level, block or timestep.
+        ValueError: If a level, a block or the timestep does not exist.
     """
 
-    # The options, to read; `with_options` gives a backbone with others.
+    # The options can be read, not set; `with_options` gives a backbone with other options.
     timestep = Option[int | tuple[int, ...]]()
     combine_timesteps = Option[CombineTimesteps]()
     noise_samples = Option[int]()
@@ -102,22 +102,23 @@ class FeatureModel(nn.Module):
 
     @property
     def options(self) -> BackboneOptions:
-        """The constructor's options, as saved with the model."""
+        """The options that the backbone was built with; they are saved with the model."""
         return self._options
 
     def with_options(self: Model, **options: Any) -> Model:
-        """A backbone with other options that is the same model: VAE, U-Net, text encoder and adapter are shared.
+        """Return a backbone with other options that shares the VAE, U-Net, text encoder and text adapter.
 
-        What is trained, moved, frozen or installed in one is so in both, and `train()` sets the parts of both. An open
-        `conditioning()` block gives its text to both. The source and the attached captioner are taken over;
-        `attach_captioner` later changes only the one it is called on. A `copy.deepcopy` shares nothing.
+        Training, moving or freezing one backbone, or installing something in it, does so for both, and `train()` sets
+        the mode of both. An open `conditioning()` block gives its text to both. The new backbone starts with the same
+        source and captioner; a later `attach_captioner` changes only the backbone it is called on. A `copy.deepcopy`
+        shares nothing.
 
         Args:
-            **options: Any of the constructor's, but for `text_adapter`, which has weights of its own, and `blocks` for
-                which the U-Net was not prepared.
+            **options: Any options of the constructor, except `text_adapter`, which has weights of its own, and `blocks`
+                that the U-Net was not prepared for.
 
         Raises:
-            TypeError: If there is no such option, or it is of the wrong type.
+            TypeError: If an option is unknown or of the wrong type.
             ValueError: If an option is out of range, or needs other weights or another layout.
 
         Example:
@@ -130,20 +131,20 @@ class FeatureModel(nn.Module):
         changed = self.options.changed(**options)
         if changed.text_adapter != self.options.text_adapter:
             raise ValueError(
-                "text_adapter has weights of its own, which backbones that share weights cannot differ in; build or "
+                "text_adapter has weights of its own, so backbones that share weights cannot differ in it; build or "
                 f"load a backbone with text_adapter={changed.text_adapter}."
             )
         if changed.blocks != self.options.blocks and self.family.read_layout(self.unet, changed.blocks) != self.layout:
             raise ValueError(
-                f"the model is prepared for other blocks than {changed.blocks}, and shared; load another backbone with "
+                f"the shared model is prepared for other blocks than {changed.blocks}; load another backbone with "
                 f"blocks={changed.blocks}."
             )
-        other = copy.copy(self)  # which holds the same modules
+        other = copy.copy(self)  # a shallow copy, which holds the same modules
         other._set_options(changed, self.passes.scheduler)
         return other
 
     def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
-        """Take options that this model can run."""
+        """Set the options, after checking that this model can run with them."""
         options.check_levels(self.layout, self.vae.reduction)
         length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
         self._options = options.changed(text_length=length)
@@ -154,7 +155,8 @@ class FeatureModel(nn.Module):
         """Channels and strides of the maps, finest first.
 
         Raises:
-            ModelError: If attention is attached and neither a text encoder nor `text_length` says how many tokens.
+            ModelError: If attention is attached per token and the number of tokens is unknown, because there is neither
+                a text encoder nor `text_length`.
         """
         options = self.options
         attached = len(options.pool_attention) or options.text_length
@@ -184,12 +186,15 @@ class FeatureModel(nn.Module):
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
     ) -> Conditioning:
-        """τ of the paper: CLIP's last hidden state, (B, 77, 768) for Stable Diffusion 1.5, and what its tokens are.
+        """Encode captions: τ of the paper.
 
         Args:
             captions: One text or several; "" is the empty prompt.
-            truncate: Cut captions over the limit, with a warning, rather than refuse them.
-            mask_padding: Attend only to real tokens; Stable Diffusion was trained without this.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
+            mask_padding: Whether the U-Net attends only to real tokens. Stable Diffusion was trained without this.
+
+        Returns:
+            CLIP's last hidden state, (B, 77, 768) for Stable Diffusion 1.5, with the names of the tokens.
 
         Raises:
             CaptionError: If a caption is too long; the message counts its tokens.
@@ -203,12 +208,12 @@ class FeatureModel(nn.Module):
     def latents(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None, *, vae_map: bool = False
     ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-        """Latents of pixels in [0, 1], padded to the model's multiple, and the VAE's own map if it is asked for.
+        """Encode pixels, padded to the model's multiple, to latents; also return the VAE's map if `vae_map` is True.
 
         Args:
             pixels: (B, 3, H, W) in [0, 1].
             generator: Source of random numbers for `sample_posterior`.
-            vae_map: Whether the VAE encoder's map at half the latents' stride is returned too.
+            vae_map: Whether to return the VAE encoder's map at half the latents' stride too.
         """
         return encode(
             self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
@@ -217,15 +222,15 @@ class FeatureModel(nn.Module):
     def levels(
         self, latents: Float[Tensor, "b c h w"], text: Conditioning, image_size: tuple[int, int]
     ) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """The maps and the attention of each level, apart, and nothing but tensors; also of symbolic sizes.
+        """Compute the maps and the attention of each level, as separate tensors. Sizes may be symbolic.
 
         Args:
-            latents: (B, C, H, W), clean.
+            latents: Clean latents, (B, C, H, W).
             text: One text, or one per image.
             image_size: (height, width) in pixels before padding, to which maps are cropped.
 
         Raises:
-            ValueError: If the text has another width or length.
+            ValueError: If the text has the wrong width or length.
             CaptionError: If there are neither one nor B texts.
         """
         self.options.check_text(text, self.layout)
@@ -242,8 +247,8 @@ class FeatureModel(nn.Module):
         )
         maps, attention = self.passes.run(one_pass, latents, self.dtype)
         strides = [self.vae.reduction * cells for cells in self.layout.reduction]
-        maps = [crop_to_cells(one, image_size, stride) for one, stride in zip(maps, strides, strict=True)]
-        return maps, {level: crop_to_cells(one, image_size, strides[level]) for level, one in attention.items()}
+        maps = [crop_to_cells(padded, image_size, stride) for padded, stride in zip(maps, strides, strict=True)]
+        return maps, {level: crop_to_cells(padded, image_size, strides[level]) for level, padded in attention.items()}
 
     def features(
         self,
@@ -253,19 +258,20 @@ class FeatureModel(nn.Module):
         *,
         names_vary: bool = False,
     ) -> Features:
-        """The maps of each level, with the attention that is attached to them.
+        """Compute the maps of each level, with attention attached.
 
         Args:
-            latents: (B, C, H, W), clean.
+            latents: Clean latents, (B, C, H, W).
             text: One text, or one per image.
             image_size: (height, width) in pixels before padding, to which maps are cropped.
-            names_vary: Keep the names of tokens and words out of what torch.compile makes, for they would be constants.
+            names_vary: Whether the names of tokens and words change between calls. They are then kept out of graphs
+                that torch.compile makes, where they would be constants.
         """
         maps, attention = self.levels(latents, text, image_size)
         return (_joined_uncompiled if names_vary else _joined)(maps, attention, text, image_size, self.options)
 
     def train(self: Model, mode: bool = True) -> Model:
-        """Set training mode; the frozen VAE and text encoder stay in evaluation mode."""
+        """Set the training mode; the frozen VAE and text encoder stay in evaluation mode."""
         super().train(mode)
         self.vae.eval()
         if self.text_encoder is not None:
@@ -273,30 +279,30 @@ class FeatureModel(nn.Module):
         return self
 
     def freeze(self: Model) -> Model:
-        """Stop the U-Net's gradients, for a head on fixed features; the text adapter, if any, still trains."""
+        """Freeze the U-Net, to train a head on fixed features; a text adapter, if there is one, still trains."""
         self.unet.requires_grad_(False)
         return self
 
     def unfreeze(self: Model) -> Model:
-        """Train the U-Net again, all but the layers after the last map, which never run."""
+        """Train the U-Net again, except for the layers after the last map, which never run."""
         self.unet.requires_grad_(True)
         self.family.freeze_unused(self.unet, self.layout)
         return self
 
     def enable_gradient_checkpointing(self: Model, enabled: bool = True) -> Model:
-        """Trade time for memory in training: the U-Net's blocks are run again during backward."""
+        """Save memory in training at the cost of time: the U-Net's blocks are run again during backward."""
         self.family.set_checkpointing(self.unet, enabled)
         return self
 
     def parameter_groups(
         self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser: what trains, by learning rate, without decay on norms and biases.
+        """Return the trainable parameters as groups for an optimiser, without weight decay on norms and biases.
 
         Args:
-            lr: Learning rate of the text adapter; the U-Net gets `unet_scale` of it.
-            unet_scale: 0.1 in the released segmentation code.
-            weight_decay: Decay of matrices and kernels; 5e-3 in the released segmentation code.
+            lr: Learning rate of the text adapter.
+            unet_scale: Learning rate of the U-Net as a fraction of `lr`; 0.1 in the released segmentation code.
+            weight_decay: Weight decay of matrices and kernels; 5e-3 in the released segmentation code.
         """
         groups = decay_groups(self.unet, lr=lr * unet_scale, weight_decay=weight_decay)
         if self.text_adapter is not None:
@@ -304,23 +310,24 @@ class FeatureModel(nn.Module):
         return groups
 
     def _check_parts(self) -> None:
-        """The denoiser takes the VAE's latents and the text encoder's embeddings, or a ModelError."""
-        made, taken = self.vae.config["latent_channels"], self.layout.latent_channels
-        if made != taken:
+        """Refuse a VAE or a text encoder whose output the denoiser cannot take, with a ModelError."""
+        channels, expected = self.vae.config["latent_channels"], self.layout.latent_channels
+        if channels != expected:
             raise ModelError(
-                f"the VAE makes {made} latent channels, the model takes {taken}; use a pair trained together."
+                f"the VAE makes {channels} latent channels, but the model takes {expected}; use a pair trained "
+                "together."
             )
         text = self.text_encoder
         if text is None:
             return
         if text.width != self.layout.text_width:
             raise ModelError(
-                f"the text encoder is {text.width} wide, the model takes {self.layout.text_width}; use a pair trained "
-                "together."
+                f"the text encoder is {text.width} wide, but the model takes {self.layout.text_width}; use a pair "
+                "trained together."
             )
         if self.layout.pooled_width is not None and text.pooled_width != self.layout.pooled_width:
             raise ModelError(
-                f"the text encoder pools a text to a width of {text.pooled_width}, the model takes "
+                f"the text encoder pools a text to a width of {text.pooled_width}, but the model takes "
                 f"{self.layout.pooled_width}; use a pair trained together."
             )
 
@@ -332,7 +339,7 @@ def _joined(
     size: tuple[int, int],
     options: BackboneOptions,
 ) -> Features:
-    """The maps with the attention that is attached to them."""
+    """Attach attention to the maps and name its tokens and words."""
     text = text.expand(len(maps[0]))
     batch, length, _ = text.embeddings.shape
     named = AttentionMaps(attention, text.tokens or (("",) * length,) * batch, text.words)
@@ -344,4 +351,4 @@ def _joined(
     return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
 
 
-_joined_uncompiled = never_compiled(_joined)  # else a call is compiled anew for each caption
+_joined_uncompiled = never_compiled(_joined)  # otherwise each new caption would compile again

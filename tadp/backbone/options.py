@@ -1,4 +1,4 @@
-"""`BackboneOptions`: how a backbone runs, checked once, never changed, written as JSON."""
+"""`BackboneOptions`: how a backbone runs. Options are checked once, never change, and can be written as JSON."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,34 +19,36 @@ _SEEDS = 2**63
 class BackboneOptions:
     """The options of a `TADPBackbone`.
 
-    Lists become tuples, and levels stand in order, each once. What depends on the model, such as which levels have
-    attention, is checked by the backbone.
+    Lists become tuples, and levels are sorted without duplicates. The backbone checks what depends on the model, such
+    as which levels have attention.
 
     Attributes:
-        timestep: Diffusion time at which features are read, 0 to 999, or several. The paper says 0, its released code
-            runs 1. docs/noise.md says what others take, here and in the next three.
-        combine_timesteps: Average the maps of several timesteps, or concatenate them in their order. Attention is
-            averaged.
-        noise_samples: Average over so many noises, the same for every image; 0 adds none.
-        noise_seed: Seed of the noises.
-        scale_latents: Multiply latents by the VAE's scaling factor (0.18215), as in training.
-        sample_posterior: Sample the VAE's posterior, as the released code does; its mode otherwise, so that one image
-            gives one feature.
-        imagenet_pixels: Give the VAE pixels normalised by ImageNet's mean and deviation, as the released detection and
-            Cityscapes models were trained, in place of [-1, 1], for which it was made.
-        attach_attention: Levels whose maps get the attention as further channels, one a token. (1, 2) is the paper's.
-        detach_attention: Stop the gradient at the attached attention, as the released code does unsaid.
-        record_attention: Further levels whose attention is returned, not attached.
-        text_adapter: Train VPD's gated adapter on the text.
-        text_length: Tokens of every text, which `feature_info` counts as channels; the text encoder's 77 by default.
-        pool_attention: Names (words, nouns, classes) by which attention is pooled before it is attached: a channel a
-            name, see `AttentionMaps.pool`, instead of one a token, and text of any length. A name that a text lacks
-            gives zeros.
-        pool_synonyms: Further words for these names, `{"person": ["man", "woman"]}`.
-        default_text: The text of `backbone(images)` where nothing else gives one; "" is the empty prompt, and None
-            refuses such a call.
-        blocks: Of a transformer (Stable Diffusion 3, FLUX), the numbers of the three blocks that become the levels of
-            strides 8, 16 and 32, whose attention is theirs too; None takes those of docs/base-models.md.
+        timestep: Diffusion timestep at which features are read, 0 to 999, or several timesteps. The paper says 0; its
+            released code runs 1. docs/noise.md lists what other work uses, also for the next three options.
+        combine_timesteps: Whether the maps of several timesteps are averaged, or concatenated in their order. Attention
+            is always averaged.
+        noise_samples: Number of noises to average over, the same for every image. With 0, no noise is added.
+        noise_seed: Seed of the noise.
+        scale_latents: Whether latents are multiplied by the VAE's scaling factor (0.18215), as in training.
+        sample_posterior: Whether to sample the VAE's posterior, as the released code does, instead of taking its mode,
+            which gives the same features for the same image every time.
+        imagenet_pixels: Whether the VAE gets pixels normalised by ImageNet's mean and deviation, as in the training of
+            the released detection and Cityscapes models, instead of pixels in [-1, 1], which it was made for.
+        attach_attention: Levels whose maps get the attention as further channels, one per token. The paper uses (1, 2).
+        detach_attention: Whether to stop the gradient at the attached attention. The released code does so without
+            saying it.
+        record_attention: Further levels whose attention is returned but not attached.
+        text_adapter: Whether to train VPD's gated adapter on the text.
+        text_length: Number of tokens of every text, which `feature_info` counts as channels. None is that of the text
+            encoder: 77.
+        pool_attention: Names (words, nouns, classes) by which attention is pooled before it is attached. Maps then get
+            one channel per name instead of one per token, for text of any length. A name that a text lacks gives
+            zeros. See `AttentionMaps.pool`.
+        pool_synonyms: Further words for these names, such as `{"person": ["man", "woman"]}`.
+        default_text: Text of `backbone(images)` when nothing else provides one. "" is the empty prompt; None refuses
+            such a call.
+        blocks: Numbers of the three blocks of a transformer (Stable Diffusion 3, FLUX) that become the levels of
+            strides 8, 16 and 32, with their attention. None takes the blocks listed in docs/base-models.md.
 
     Raises:
         TypeError: If an option is of the wrong type.
@@ -73,7 +75,7 @@ class BackboneOptions:
     def __post_init__(self) -> None:
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} is True or False; got {getattr(self, name)!r}.")
+                raise TypeError(f"{name} must be True or False; got {getattr(self, name)!r}.")
         names, synonyms = checked_names(self.pool_attention, self.pool_synonyms)
         self._set(
             timestep=_checked_timestep(self.timestep),
@@ -90,17 +92,15 @@ class BackboneOptions:
         )
         check_choice(self.combine_timesteps, get_args(CombineTimesteps), name="combine_timesteps")
         if not 0 <= self.noise_seed < _SEEDS:
-            raise ValueError(f"noise_seed is 0 to 2**63 - 1; got {self.noise_seed}.")
+            raise ValueError(f"noise_seed must be from 0 to 2**63 - 1; got {self.noise_seed}.")
         if self.noise_samples and not self.scale_latents:
-            raise ValueError(
-                "noise is for latents of unit scale; leave scale_latents as it is, or pass noise_samples=0."
-            )
+            raise ValueError("noise needs latents of unit scale; leave scale_latents=True, or pass noise_samples=0.")
         if not isinstance(self.default_text, str | None):
-            raise TypeError(f"default_text is one text, or None; got a {type(self.default_text).__name__}.")
+            raise TypeError(f"default_text must be one string, or None; got a {type(self.default_text).__name__}.")
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
-            object.__setattr__(self, name, value)  # a frozen dataclass sets its own fields so
+            object.__setattr__(self, name, value)  # a frozen dataclass sets its own fields this way
 
     @property
     def timesteps(self) -> tuple[int, ...]:
@@ -113,11 +113,11 @@ class BackboneOptions:
         return sorted({*self.attach_attention, *self.record_attention})
 
     def changed(self, **options: Any) -> "BackboneOptions":
-        """The same options, but for those that are named.
+        """Return the same options with some of them changed.
 
         Raises:
-            TypeError: If there is no such option.
-            TypeError, ValueError: As the constructor.
+            TypeError: If an option is unknown or of the wrong type.
+            ValueError: If a value is out of range.
         """
         known = [field.name for field in fields(self)]
         for name in options:
@@ -126,18 +126,18 @@ class BackboneOptions:
         return replace(self, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as `TADPBackbone` takes them, of the types that JSON has; `save_pretrained` writes these."""
+        """The options as arguments of `TADPBackbone`, in JSON's types; `save_pretrained` writes them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check_levels(self, layout: Layout, vae_reduction: int) -> None:
-        """Refuse attention at a level that has none.
+        """Refuse attention at a level without attention.
 
         Args:
             layout: The denoiser's levels.
             vae_reduction: Pixels per latent cell.
 
         Raises:
-            ValueError: If a level has no attention.
+            ValueError: If attention is asked for at a level without attention.
         """
         for level in self.attention_levels:
             if level not in layout.attention_levels:
@@ -147,19 +147,21 @@ class BackboneOptions:
                 raise ValueError(f"no attention at level {level}; this model has it at {levels}.")
 
     def check_text(self, text: Conditioning, layout: Layout) -> None:
-        """Refuse text that the denoiser does not take, or whose attention has other channels than `feature_info` says.
+        """Refuse text that the denoiser cannot take, or that gives other channels than `feature_info` says.
 
         Args:
             text: Text of any length.
-            layout: The widths that the denoiser takes.
+            layout: The denoiser's widths.
 
         Raises:
-            ValueError: If the text has another width or length, or lacks what the model or `pool_attention` needs.
+            ValueError: If the text has the wrong width or length, or lacks the pooled embedding or the words that the
+                model or `pool_attention` needs.
         """
-        _, length, found = text.embeddings.shape
-        if found != layout.text_width:
+        _, length, width = text.embeddings.shape
+        if width != layout.text_width:
             raise ValueError(
-                f"embeddings are {found} wide, the model takes {layout.text_width}; encode the text with this backbone."
+                f"embeddings are {width} wide, but the model takes {layout.text_width}; encode the text with this "
+                "backbone."
             )
         pooled = None if text.pooled is None else text.pooled.shape[1]
         if layout.pooled_width is not None and pooled != layout.pooled_width:
@@ -172,37 +174,37 @@ class BackboneOptions:
             return
         if self.pool_attention and text.words is None:
             raise ValueError(
-                "attention is pooled by name, and this text has no words; pass captions, or a Conditioning with "
+                "attention is pooled by name, but this text has no words; pass captions, or a Conditioning with "
                 "`words`."
             )
         if not self.pool_attention and self.text_length not in (None, length):
             raise ValueError(
-                f"this text has {length} tokens, feature_info promises {self.text_length} attention channels; build "
+                f"this text has {length} tokens, but feature_info counts {self.text_length} attention channels; build "
                 f"the backbone with text_length={length}, or attach none with attach_attention=(), or one per name "
                 "with pool_attention=[…]."
             )
 
     def check_text_per_tile(self) -> None:
-        """Refuse attention by token where each tile has a text of its own.
+        """Refuse attention per token if each tile has its own text.
 
         Raises:
-            ValueError: If attention is attached by token, or recorded.
+            ValueError: If attention is attached per token, or recorded.
         """
         if self.attach_attention and not self.pool_attention:
             raise ValueError(
-                "attention is attached by token, and a token is another word in each tile's own text. Pass one caption "
-                "for all tiles, or build the backbone with pool_attention=[…], which attaches it by name, or with "
-                "attach_attention=()."
+                "attention is attached per token, but a token is a different word in the text of each tile. Pass one "
+                "caption for all tiles, or build the backbone with pool_attention=[…], which attaches it per name, or "
+                "with attach_attention=()."
             )
         if self.record_attention:
             raise ValueError(
-                "attention by token cannot be put together where each tile has a text of its own. Pass one caption for "
-                "all tiles, or build the backbone with record_attention=()."
+                "attention per token cannot be put together if each tile has its own text. Pass one caption for all "
+                "tiles, or build the backbone with record_attention=()."
             )
 
 
 class Option(Generic[Value]):
-    """An option as an attribute of a backbone, to read."""
+    """A read-only attribute of a backbone that returns one of its options."""
 
     def __set_name__(self, _backbone: type, name: str) -> None:
         self._name = name
@@ -216,28 +218,28 @@ class Option(Generic[Value]):
 
     def __set__(self, backbone: Any, value: object) -> None:
         raise AttributeError(
-            f"a backbone's options do not change. backbone.with_options({self._name}=…) gives a backbone with another "
+            f"a backbone's options cannot be set. backbone.with_options({self._name}=…) gives a backbone with another "
             f"{self._name} that shares the weights."
         )
 
 
 def described_options() -> str:
-    """What the options are, as arguments in a docstring: they are described once, at `BackboneOptions`."""
+    """Return the descriptions of the options from `BackboneOptions`, as arguments for another docstring."""
     return (BackboneOptions.__doc__ or "").partition("    Attributes:\n")[2].partition("\n\n    Raises:")[0].strip()
 
 
 def _checked_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:
-    """One number, or several; whether the model's schedule has them is checked by `Passes`."""
-    given = timestep if isinstance(timestep, Sequence) and not isinstance(timestep, str) else [timestep]
-    timesteps = [check_whole(one, name="timestep", minimum=None) for one in given]
+    """Check one timestep or several; `Passes` checks that the model's schedule has them."""
+    numbers = timestep if isinstance(timestep, Sequence) and not isinstance(timestep, str) else [timestep]
+    timesteps = [check_whole(number, name="timestep", minimum=None) for number in numbers]
     if not timesteps:
-        raise ValueError("timestep is a number or several; got none.")
+        raise ValueError("timestep must be one number or several; got none.")
     if len(set(timesteps)) < len(timesteps):
-        raise ValueError(f"each timestep counts once; got {tuple(timesteps)}.")
+        raise ValueError(f"timesteps must differ from each other; got {tuple(timesteps)}.")
     return tuple(timesteps) if len(timesteps) > 1 else timesteps[0]
 
 
 def _level_set(levels: Any, name: str) -> tuple[int, ...]:
     if isinstance(levels, int) or not isinstance(levels, Iterable):
-        raise TypeError(f"{name} is a list of levels, such as (1, 2), or () for none; got {levels!r}.")
+        raise TypeError(f"{name} must be a list of levels, such as (1, 2), or () for none; got {levels!r}.")
     return tuple(sorted(set(levels)))

@@ -1,7 +1,7 @@
-"""The text of a call: its argument, the text of an open block, the words of a captioner, or the default; in this order.
+"""The text of a call, in this order: its argument, the text of an open block, the captioner's captions, the default.
 
 Each thread has its own `with backbone.conditioning(text)` blocks. Gradient checkpointing around a backbone calls it
-again during backward, on a GPU in a thread of its own; it then takes the text of the one block that is open.
+again during backward, on a GPU in a separate thread; the call then takes the text of the only block that is open.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,19 +21,19 @@ from tadp.text.conditioning import Conditioning
 from tadp.text.encoder import check_captions
 
 Text = str | Sequence[str] | Conditioning
-# A `tadp.Captioner` is one.
+# For instance a `tadp.Captioner`.
 CaptionFunction: TypeAlias = Callable[[Tensor], Sequence[str]]
 Encode: TypeAlias = Callable[..., Conditioning]  # `TADPBackbone.encode_text`
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def never_compiled(function: Function) -> Function:
-    """Keep a function out of graphs that torch.compile makes."""
+    """Keep a function out of the graphs that torch.compile makes."""
     return cast(Function, torch.compiler.disable(function))
 
 
 class Blocks:
-    """The `conditioning()` blocks of a backbone, in all threads; a copy of the backbone has its own."""
+    """The `conditioning()` blocks of a backbone in all threads. A copy of the backbone has its own blocks."""
 
     def __init__(self) -> None:
         self._open: dict[object, Text] = {}
@@ -47,15 +47,15 @@ class Blocks:
 
     @contextmanager
     def open(self, text: Text) -> Iterator[None]:
-        """Within the block, `current()` is this text.
+        """Make this text the result of `current()` within a `with` block.
 
         Raises:
-            CaptionError: If there is no text.
+            CaptionError: If `text` is None or empty.
         """
         if text is None or (isinstance(text, Sequence | Conditioning) and not isinstance(text, str) and not len(text)):
             raise CaptionError(
-                f"a context needs captions: one an image, or a single string for all; got {text!r}. The empty prompt "
-                "is ''."
+                f"conditioning() needs captions: one per image, or a single string for all; got {text!r}. The empty "
+                "prompt is ''."
             )
         reset = _TEXTS.set({**_TEXTS.get(), self: text})
         block = object()
@@ -68,21 +68,21 @@ class Blocks:
             _TEXTS.reset(reset)
 
     def current(self) -> Text | None:
-        """The text of this thread's block; None outside of any.
+        """The text of this thread's innermost block; None if no block is open.
 
         Raises:
-            CaptionError: If it is needed during backward, after its block.
+            CaptionError: If the text is needed during backward, after its block was closed.
         """
         text = _TEXTS.get().get(self)
         if text is not None:
             return text
-        if not self._was_opened or torch._C._current_graph_task_id() == -1:  # what torch.utils.checkpoint asks, too
+        if not self._was_opened or torch._C._current_graph_task_id() == -1:  # torch.utils.checkpoint asks this too
             return None
-        if len(self._open) == 1:  # on a GPU, backward has a thread of its own
+        if len(self._open) == 1:  # on a GPU, backward runs in a separate thread
             return next(iter(self._open.values()))
         raise CaptionError(
             "gradient checkpointing calls backbone(images) again during backward, when its captions are gone: "
-            f"{len(self._open)} blocks of conditioning() are open. Call loss.backward() within the one block, or "
+            f"{len(self._open)} blocks of conditioning() are open. Call loss.backward() within a single block, or "
             "checkpoint inside the backbone instead: backbone.enable_gradient_checkpointing()."
         )
 
@@ -95,7 +95,7 @@ class TextSource:
     """Finds the text of a call.
 
     Attributes:
-        captioner: Describes images that come without text; it is no part of the backbone, and copies share it.
+        captioner: Captioner for images that come without text. It does not belong to the backbone; copies share it.
         blocks: The open `conditioning()` blocks.
     """
 
@@ -106,21 +106,21 @@ class TextSource:
         return replace(self, blocks=Blocks())
 
     def with_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TextSource":
-        """The same, with a captioner, one loaded by name, or none.
+        """Return the same source with another captioner, which a name loads, or without one.
 
         Raises:
-            TypeError: If it cannot be called.
+            TypeError: If `captioner` cannot be called.
         """
         if isinstance(captioner, str):
             captioner = Captioner.from_pretrained(captioner, **options)
         if captioner is not None and not callable(captioner):
             raise TypeError(
-                f"a captioner is a tadp.Captioner, its name, or a function from images to captions; got a "
+                f"captioner must be a tadp.Captioner, its name, or a function from images to captions; got a "
                 f"{type(captioner).__name__}."
             )
         return replace(self, captioner=captioner)
 
-    @never_compiled  # of strings, and a compiled call would keep the first text that it saw
+    @never_compiled  # a compiled call would keep the first text that it saw
     def resolve(
         self,
         text: Text | None,
@@ -131,18 +131,19 @@ class TextSource:
         pixels: Float[Tensor, "b 3 h w"] | None = None,
         truncate: bool = False,
     ) -> Conditioning:
-        """The text of a call, encoded.
+        """Find the text of a call, and encode it.
 
         Args:
-            text: The call's argument.
-            count: Images of the call.
-            encode: From captions and `truncate=` to `Conditioning`.
-            default: The text where nothing else gives one; None refuses such a call.
-            pixels: The images, in [0, 1], for the captioner; None if there are only latents.
-            truncate: Cut captions over the limit, with a warning; those of the captioner are cut in any case.
+            text: The argument of the call.
+            count: Number of images in the call.
+            encode: Function from captions and `truncate=` to a `Conditioning`.
+            default: Text to use if nothing else provides one. None refuses such a call.
+            pixels: The images, in [0, 1], for the captioner. None if only latents are at hand.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused. Captions by the
+                captioner are always cut.
 
         Raises:
-            CaptionError: If there is no text, or not one caption per image.
+            CaptionError: If no text can be found, or the number of captions is neither one nor that of the images.
         """
         text = self._without_images(text, default)
         if text is None:
@@ -152,24 +153,27 @@ class TextSource:
         captions = check_captions(text)
         if not isinstance(text, str) and len(captions) != count:
             raise CaptionError(
-                f"{count} images but {len(captions)} captions; give one an image, or a single string for all."
+                f"{count} images but {len(captions)} captions; give one per image, or a single string for all."
             )
         return encode(captions, truncate=truncate)
 
     def resolve_tiles(
         self, text: Text | None, tiles: TileGrid, encode: Encode, *, default: str | None, truncate: bool = False
     ) -> Conditioning | None:
-        """The text of an image in tiles, encoded: one for all tiles, or one each; None if a captioner describes each.
+        """Find the text of an image in tiles, and encode it.
 
         Args:
-            text: The call's argument.
-            tiles: The image's tiles.
-            encode: From captions and `truncate=` to `Conditioning`.
-            default: The text where nothing else gives one; None refuses such a call.
-            truncate: Cut captions over the limit, with a warning.
+            text: The argument of the call.
+            tiles: Tiles of the image.
+            encode: Function from captions and `truncate=` to a `Conditioning`.
+            default: Text to use if nothing else provides one. None refuses such a call.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
+
+        Returns:
+            One text for all tiles or one per tile; None if the captioner is to describe each tile.
 
         Raises:
-            CaptionError: If there is no text, or neither one nor one per tile.
+            CaptionError: If no text can be found, or there is neither one text nor one per tile.
         """
         text = self._without_images(text, default)
         if text is None:
@@ -177,16 +181,16 @@ class TextSource:
         if not isinstance(text, Conditioning):
             text = check_captions(text)
         if len(text) not in (1, len(tiles)):
-            what = "texts" if isinstance(text, Conditioning) else "captions"
+            kind = "texts" if isinstance(text, Conditioning) else "captions"
             height, width = tiles.image_size
             raise CaptionError(
-                f"one caption for the image, or one for each of its {tiles}; got {len(text)} {what}. "
+                f"pass one caption for the image, or one for each of its {tiles}; got {len(text)} {kind}. "
                 f"tadp.images.tiles.grid(({height}, {width}), tile_px=…, overlap_px=…) lists the tiles."
             )
         return text if isinstance(text, Conditioning) else encode(text, truncate=truncate)
 
     def _without_images(self, text: Text | None, default: str | None) -> Text | None:
-        """The text of a call, unless the captioner has to look at its images: None."""
+        """Find the text of a call without looking at its images; None if the captioner has to."""
         if text is None:
             text = self.blocks.current()
         if text is not None or self.captioner is not None:
@@ -200,12 +204,13 @@ class TextSource:
 
     @torch.no_grad()
     def _describe(self, pixels: Tensor | None) -> list[str]:
-        """A caption of each image, from the captioner."""
+        """Let the captioner describe each image."""
         if pixels is None or self.captioner is None:
-            raise CaptionError("the attached captioner needs images, and here are latents; pass captions of them.")
+            raise CaptionError("the attached captioner needs images, but this call has only latents; pass captions.")
         captions = list(self.captioner(pixels))
         if len(captions) != len(pixels):
             raise CaptionError(
-                f"the attached captioner gave {len(captions)} captions for {len(pixels)} images; it must give one each."
+                f"the attached captioner gave {len(captions)} captions for {len(pixels)} images; it must give one per "
+                "image."
             )
         return captions

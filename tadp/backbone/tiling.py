@@ -1,4 +1,4 @@
-"""Features of one large image from overlapping tiles, in the memory of the result and of a batch of tiles."""
+"""Features of one large image from overlapping tiles. Memory holds only the result and a batch of tiles."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,20 +13,20 @@ from tadp.images.crops import Crops
 from tadp.images.tiles import Share, TileGrid
 from tadp.text.conditioning import Conditioning
 
-# A map or attention of the whole image: "map" or "attention", and its level.
+# Names a map or the attention of the whole image: "map" or "attention", and its level.
 Key = tuple[str, int]
 
 
 def check_tiling(batch_size: int, dtype: torch.dtype | None) -> None:
-    """Refuse what cannot be a number of tiles, or the dtype of a result.
+    """Check the batch size and the dtype of a tiled call.
 
     Raises:
-        TypeError: If the dtype is not a floating `torch.dtype`, or the batch size not an integer.
-        ValueError: If the batch size is under 1.
+        TypeError: If `dtype` is not a floating-point `torch.dtype`, or `batch_size` is not an integer.
+        ValueError: If `batch_size` is less than 1.
     """
     check_whole(batch_size, name="batch_size")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype is a floating torch.dtype, such as torch.float16; got {dtype!r}.")
+        raise TypeError(f"dtype must be a floating-point torch.dtype, such as torch.float16; got {dtype!r}.")
 
 
 def blend(
@@ -42,22 +42,22 @@ def blend(
     device: torch.device | str | None,
     progress: bool,
 ) -> Features:
-    """Features of the tiles of an image, blended where tiles overlap.
+    """Compute the features of an image's tiles, and blend them where tiles overlap.
 
     Args:
-        extract: From tiles, (B, 3, H, W) in [0, 1], and their text to features: a backbone.
+        extract: Backbone, or another function from tiles, (B, 3, H, W) in [0, 1], and their text to features.
         crops: The image.
-        tiles: Where its tiles are.
-        text: One text for all tiles, or one each; None lets `extract` find a text for each.
-        reduction: Pixels per cell of each level.
-        with_attention: Whether attention by token is put together too; the tiles then need one text.
-        batch_size: Tiles that go through together.
-        dtype: Dtype of the result; None keeps that of `extract`.
-        device: Device of the result; None keeps that of `extract`.
-        progress: Show a progress bar.
+        tiles: Positions of the tiles.
+        text: One text for all tiles, or one per tile. None lets `extract` find a text for each tile.
+        reduction: Stride of each level, in pixels.
+        with_attention: Whether attention per token is put together too. All tiles then need the same text.
+        batch_size: Number of tiles per pass.
+        dtype: Dtype of the result. None keeps that of `extract`.
+        device: Device of the result. None keeps that of `extract`.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Features of the image.
+        Features of the whole image.
     """
     whole = _Whole(tiles, reduction, dtype, device)
     first: AttentionMaps | None = None
@@ -73,7 +73,7 @@ def blend(
 
 
 class _Whole:
-    """The maps of the whole image, as tiles are added to them."""
+    """The maps of the whole image, to which tiles are added."""
 
     def __init__(
         self,
@@ -83,25 +83,29 @@ class _Whole:
         device: torch.device | str | None,
     ):
         self.tiles, self.dtype, self.device = tiles, dtype, device
-        self._shares = [tiles.shares(one) for one in reduction]
+        self._shares = [tiles.shares(stride) for stride in reduction]
         self._sums: dict[Key, Tensor] = {}
 
     def add(self, number: int, parts: dict[Key, Float[Tensor, "_c _h _w"]]) -> None:
-        """One tile's maps, weighted."""
+        """Add the weighted maps of one tile."""
         row, column = divmod(number, len(self.tiles.lefts))
         for key, part in parts.items():
-            kind = {"dtype": self.dtype or part.dtype, "device": self.device or part.device}
+            options = {"dtype": self.dtype or part.dtype, "device": self.device or part.device}
             if len(self.tiles) == 1:
-                self._sums[key] = part[None].to(**kind)
+                self._sums[key] = part[None].to(**options)
                 continue
             down, across = self._shares[key[1]][0][row], self._shares[key[1]][1][column]
             if key not in self._sums:
                 height, width = (side[-1].cells.stop for side in self._shares[key[1]])
-                self._sums[key] = torch.zeros(1, len(part), height, width, **kind)
-            self._sums[key][0, :, down.cells, across.cells] += _weighted(part, down, across).to(**kind)
+                self._sums[key] = torch.zeros(1, len(part), height, width, **options)
+            self._sums[key][0, :, down.cells, across.cells] += _weighted(part, down, across).to(**options)
 
     def features(self, named: AttentionMaps | None) -> Features:
-        """What was added, with the names of one tile's attention, if there is any."""
+        """The features of the whole image.
+
+        Args:
+            named: Attention of any tile, for the names of its tokens; None without attention.
+        """
         maps = [self._sums["map", level] for level in range(len(self._shares))]
         attention = None
         if named is not None:
@@ -111,14 +115,14 @@ class _Whole:
 
 
 def _weighted(part: Tensor, down: Share, across: Share) -> Tensor:
-    part = part[:, : len(down.weights), : len(across.weights)]  # what reaches over the edge is not of the image
+    part = part[:, : len(down.weights), : len(across.weights)]  # cells beyond the edge do not belong to the image
     precise = torch.promote_types(part.dtype, torch.float32)
     weights = down.weights[:, None] * across.weights
     return part.to(precise) * weights.to(part.device, precise)
 
 
 def _parts(features: Features, number: int, *, with_attention: bool) -> dict[Key, Tensor]:
-    parts: dict[Key, Tensor] = {("map", level): one[number] for level, one in enumerate(features.maps)}
+    parts: dict[Key, Tensor] = {("map", level): batch[number] for level, batch in enumerate(features.maps)}
     if with_attention and features.attention is not None:
         for level in features.attention.levels:
             parts["attention", level] = features.attention.at(level)[number]

@@ -37,10 +37,10 @@ from tadp.features import Word
 SIZES = [(8, 8), (8, 64), (9, 13), (64, 64), (64, 128), (65, 127), (97, 201), (63, 8)]
 
 
-def same(one: Features, other: Features) -> bool:
-    attention = [] if one.attention is None else one.attention.levels
-    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True)) and all(
-        torch.equal(one.attention.at(level), other.attention.at(level)) for level in attention
+def same(features: Features, other: Features) -> bool:
+    attention = [] if features.attention is None else features.attention.levels
+    return all(torch.equal(a, b) for a, b in zip(features.maps, other.maps, strict=True)) and all(
+        torch.equal(features.attention.at(level), other.attention.at(level)) for level in attention
     )
 
 
@@ -49,7 +49,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def loss_of(features: Features) -> torch.Tensor:
-    return torch.stack([one.square().mean() for one in features.maps]).sum()
+    return torch.stack([level_map.square().mean() for level_map in features.maps]).sum()
 
 
 # Shapes
@@ -61,9 +61,9 @@ def test_maps_have_a_cell_for_each_stride_begun(backbone, size):
     features = backbone(images(2, *size), ["a dog", "a red cat on grass"])
     assert features.image_size == size
     info = backbone.feature_info
-    for one, channels, stride in zip(features.maps, info.channels, info.reduction, strict=True):
-        assert one.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
-        assert torch.isfinite(one).all()
+    for level_map, channels, stride in zip(features.maps, info.channels, info.reduction, strict=True):
+        assert level_map.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+        assert torch.isfinite(level_map).all()
     for level in (1, 2):
         assert features.attention.at(level).shape[2:] == features.maps[level].shape[2:]
         assert torch.equal(features.maps[level][:, -77:], features.attention.at(level))
@@ -76,9 +76,9 @@ def test_maps_have_a_cell_for_each_stride_begun(backbone, size):
 @pytest.mark.parametrize("size", [(333, 500), (65, 511)])
 def test_large_uneven_images_work_too(backbone, size):
     features = backbone(images(1, *size), "a dog")
-    for one, stride in zip(features.maps, (8, 16, 32, 64), strict=True):
-        assert one.shape[2:] == (-(-size[0] // stride), -(-size[1] // stride))
-        assert torch.isfinite(one).all()
+    for level_map, stride in zip(features.maps, (8, 16, 32, 64), strict=True):
+        assert level_map.shape[2:] == (-(-size[0] // stride), -(-size[1] // stride))
+        assert torch.isfinite(level_map).all()
 
 
 @torch.no_grad()
@@ -90,19 +90,19 @@ def test_padding_repeats_the_edge(backbone):
             padded[:, :, row, column] = pixels[:, :, min(row, 49), min(column, 69)]
     assert torch.equal(backbone.encode_image(pixels), backbone.encode_image(padded))
     whole, cropped = backbone(padded, "a dog"), backbone(pixels, "a dog")
-    for one, other in zip(whole.maps, cropped.maps, strict=True):
-        assert torch.equal(one[:, :, : other.shape[2], : other.shape[3]], other)
+    for level_map, other_map in zip(whole.maps, cropped.maps, strict=True):
+        assert torch.equal(level_map[:, :, : other_map.shape[2], : other_map.shape[3]], other_map)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 64), (128, 128), (64, 128)])
 def test_an_image_that_needs_no_padding_is_untouched(backbone, size):
-    """Bit for bit what the VAE, the text encoder and the U-Net give by hand, as far as the U-Net's end."""
+    """The VAE, text encoder and U-Net called one by one give the same bits, up to the output of the U-Net."""
     pixels, unet = images(2, *size), build_unet()
     vae, text_encoder = (
         build_vae().requires_grad_(False),
         build_text_encoder().requires_grad_(False),
-    )  # else another kernel
+    )  # with gradients, PyTorch would choose another kernel
     latent = vae.encode(2 * pixels - 1).latent_dist.mode() * vae.config["scaling_factor"]
     ids = build_tokenizer()(["a dog"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     text = text_encoder(ids).last_hidden_state.repeat(2, 1, 1)
@@ -133,8 +133,8 @@ def test_an_image_in_a_batch_gets_what_it_gets_alone(backbone):
     together = backbone(pixels, captions)
     for number, caption in enumerate(captions):
         alone = backbone(pixels[number : number + 1], caption)
-        for one, other in zip(together.maps, alone.maps, strict=True):
-            assert relative_error(one[number : number + 1], other) < 1e-5
+        for level_map, other_map in zip(together.maps, alone.maps, strict=True):
+            assert relative_error(level_map[number : number + 1], other_map) < 1e-5
 
 
 # Steps
@@ -166,12 +166,12 @@ def test_text_of_any_length_is_taken_where_it_is_announced():
     text = Conditioning(embeddings(1, 20))
     backbone = build_backbone(text_length=20)
     features = backbone(images(2, 64, 64), text)
-    assert [one.shape[1] for one in features.maps] == [8, 36, 36, 16]
+    assert [level_map.shape[1] for level_map in features.maps] == [8, 36, 36, 16]
     assert backbone.feature_info.channels == (8, 36, 36, 16)
     unattached = build_backbone(attach_attention=(), record_attention=(1,))
     assert unattached(images(1, 64, 64), text).attention.at(1).shape == (1, 20, 4, 4)
     with pytest.raises(
-        ValueError, match=r"this text has 20 tokens, feature_info promises 77 .*text_length=20, or attach none"
+        ValueError, match=r"this text has 20 tokens, but feature_info counts 77 .*text_length=20, or attach none"
     ):
         build_backbone()(images(1, 64, 64), text)
 
@@ -198,10 +198,10 @@ def test_attention_is_attached_and_recorded_where_asked():
     for attach, further in (((1, 2), ()), ((), (0, 2)), ((2, 1, 2), (0,)), ((), ())):
         backbone = build_backbone(attach_attention=attach, record_attention=further)
         features = backbone(images(1, 64, 64), "a dog")
-        assert [one.shape[1] - c for one, c in zip(features.maps, (8, 16, 16, 16), strict=True)] == [
+        assert [level_map.shape[1] - c for level_map, c in zip(features.maps, (8, 16, 16, 16), strict=True)] == [
             77 * (level in attach) for level in range(4)
         ]
-        assert backbone.feature_info.channels == tuple(one.shape[1] for one in features.maps)
+        assert backbone.feature_info.channels == tuple(level_map.shape[1] for level_map in features.maps)
         if features.attention is None:
             assert not {*attach, *further}
         else:
@@ -250,15 +250,15 @@ def test_the_context_gives_text_to_calls_without(backbone):
 
 @torch.no_grad()
 def test_the_context_ends_with_an_error_and_is_one_backbones_and_one_threads(backbone):
-    pixels, other, seen = images(1, 64, 64), build_backbone(), []
+    pixels, other, results = images(1, 64, 64), build_backbone(), []
     empty = backbone(pixels, "")
     with contextlib.suppress(KeyError), backbone.conditioning("a dog"):
         assert same(other(pixels), empty)
-        thread = threading.Thread(target=lambda: seen.append(same(backbone(pixels), empty)))
+        thread = threading.Thread(target=lambda: results.append(same(backbone(pixels), empty)))
         thread.start()
         thread.join()
         raise KeyError
-    assert seen == [True]
+    assert results == [True]
     assert same(backbone(pixels), empty)
 
 
@@ -273,36 +273,38 @@ def test_vae_and_text_encoder_stay_frozen_and_in_evaluation():
         assert not any(module.training for module in part.modules())
         assert not any(parameter.requires_grad for parameter in part.parameters())
     assert not backbone.eval().unet.training
-    before = {name: one.clone() for name, one in backbone.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     optimizer = torch.optim.AdamW(backbone.train().parameter_groups(1e-2))
     loss_of(backbone(images(1, 64, 64), "a dog")).backward()
     optimizer.step()
-    changed = {name.split(".")[0] for name, one in backbone.state_dict().items() if not torch.equal(one, before[name])}
+    changed = {
+        name.split(".")[0] for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert changed == {"unet", "text_adapter"}
 
 
 @pytest.mark.parametrize("unet", [build_unet, build_sd2_unet])
 @pytest.mark.parametrize("attach", [(), (1, 2)])
 def test_every_trainable_parameter_gets_a_gradient(unet, attach):
-    """What DDP needs: nothing unused."""
+    """DDP needs every trainable parameter to be used."""
     backbone = build_backbone(unet=unet(), attach_attention=attach, text_adapter=True).train()
     loss_of(backbone(images(1, 64, 64), "a dog")).backward()
-    trainable = {name: one for name, one in backbone.named_parameters() if one.requires_grad}
+    trainable = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert all(name.startswith(("unet.", "text_adapter.")) for name in trainable)
-    assert [name for name, one in trainable.items() if one.grad is None] == []
-    assert all(torch.isfinite(one.grad).all() for one in trainable.values())
+    assert [name for name, parameter in trainable.items() if parameter.grad is None] == []
+    assert all(torch.isfinite(parameter.grad).all() for parameter in trainable.values())
 
 
 def test_parameter_groups_hold_each_trainable_parameter_once():
     backbone = build_backbone(text_adapter=True)
     groups = backbone.parameter_groups(1e-3, weight_decay=0.05)
-    names = {id(one): name for name, one in backbone.named_parameters()}
-    found = [names[id(one)] for group in groups for one in group["params"]]
-    assert len(found) == len(set(found))
-    assert set(found) == {name for name, one in backbone.named_parameters() if one.requires_grad}
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    grouped = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     for group in groups:
-        for one in group["params"]:
-            name = names[id(one)]
+        for parameter in group["params"]:
+            name = names[id(parameter)]
             module = backbone.get_submodule(name.rpartition(".")[0])
             plain = name.endswith(("bias", "gate")) or isinstance(module, torch.nn.GroupNorm | torch.nn.LayerNorm)
             assert group["weight_decay"] == (0 if plain else 0.05), name
@@ -311,12 +313,14 @@ def test_parameter_groups_hold_each_trainable_parameter_once():
 
 def test_freezing_and_unfreezing():
     backbone = build_backbone(text_adapter=True)
-    trainable = [name for name, one in backbone.named_parameters() if one.requires_grad]
+    trainable = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     assert backbone.freeze() is backbone
-    assert all(name.startswith("text_adapter.") for name, one in backbone.named_parameters() if one.requires_grad)
+    assert all(
+        name.startswith("text_adapter.") for name, parameter in backbone.named_parameters() if parameter.requires_grad
+    )
     assert sum(len(group["params"]) for group in backbone.parameter_groups(1e-3)) == 5
     assert backbone.unfreeze() is backbone
-    assert [name for name, one in backbone.named_parameters() if one.requires_grad] == trainable
+    assert [name for name, parameter in backbone.named_parameters() if parameter.requires_grad] == trainable
     assert build_backbone().freeze().parameter_groups(1e-3) == []
 
 
@@ -329,10 +333,10 @@ def test_checkpointing_gives_the_same_gradients_and_maps():
     for features in results:
         loss = loss_of(features) + features.attention.at(1)[:, 2].std()
         loss.backward()
-    expected = {name: one.grad for name, one in plain.named_parameters() if one.requires_grad}
-    for name, one in saving.named_parameters():
-        if one.requires_grad:
-            torch.testing.assert_close(one.grad, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+    expected = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    for name, parameter in saving.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-7, msg=name)
     assert same(saving.enable_gradient_checkpointing(False)(pixels, text), results[0])
 
 
@@ -352,16 +356,20 @@ def test_checkpointing_runs_the_layers_again():
 def test_two_processes_agree_on_the_mean_gradient(tmp_path):
     fork_server()
     start_processes(train_one_step, args=(2, str(tmp_path)), nprocs=2, start_method="forkserver")
-    (world, mine), (_, theirs) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    (world, gradients), (_, other_gradients) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
+    )
     assert world == 2
     alone = []
     for rank in range(2):
         backbone = build_backbone(text_adapter=True, attach_attention=(0, 1, 2)).train()
         loss_of(backbone(images(1, 64, 64, seed=rank), "a dog")).backward()
-        alone.append({name: one.grad for name, one in backbone.named_parameters() if one.requires_grad})
-    assert mine.keys() == alone[0].keys()
-    for name, gradient in mine.items():
-        assert torch.equal(gradient, theirs[name])
+        alone.append(
+            {name: parameter.grad for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+        )
+    assert gradients.keys() == alone[0].keys()
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, other_gradients[name])
         torch.testing.assert_close(gradient, (alone[0][name] + alone[1][name]) / 2, rtol=1e-4, atol=1e-6, msg=name)
 
 
@@ -377,13 +385,13 @@ def test_half_precision_is_near(mask_padding):
     half = build_backbone().to(torch.bfloat16)
     assert half.dtype == torch.bfloat16
     features = half(pixels, half.encode_text(captions, mask_padding=mask_padding))
-    for one, other in zip(features.maps, expected.maps, strict=True):
-        assert one.dtype == torch.bfloat16
-        assert relative_error(one, other) < 0.05
+    for level_map, other_map in zip(features.maps, expected.maps, strict=True):
+        assert level_map.dtype == torch.bfloat16
+        assert relative_error(level_map, other_map) < 0.05
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = reference(pixels, reference.encode_text(captions, mask_padding=mask_padding))
-    for one, other in zip(features.maps, expected.maps, strict=True):
-        assert relative_error(one, other) < 0.05
+    for level_map, other_map in zip(features.maps, expected.maps, strict=True):
+        assert relative_error(level_map, other_map) < 0.05
 
 
 def test_autocast_trains():
@@ -391,21 +399,21 @@ def test_autocast_trains():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = loss_of(backbone(images(1, 64, 64), "a dog"))
     loss.backward()
-    for name, one in backbone.named_parameters():
-        if one.requires_grad:
-            assert one.grad is not None, name
-            assert torch.isfinite(one.grad).all()
+    for name, parameter in backbone.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all()
 
 
 @torch.no_grad()
 def test_an_adapter_has_the_unets_dtype():
     backbone = build_backbone(unet=build_unet().bfloat16(), text_adapter=True)
-    assert {one.dtype for one in backbone.text_adapter.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in backbone.text_adapter.parameters()} == {torch.bfloat16}
     assert backbone(images(1, 64, 64), "a dog").maps[0].dtype == torch.bfloat16
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda backbone: pickle.loads(pickle.dumps(backbone))])
 def test_copies_are_independent_and_give_the_same(duplicate):
     backbone = build_backbone(timestep=3, text_adapter=True)
     pixels = images(1, 40, 72)
@@ -419,7 +427,7 @@ def test_copies_are_independent_and_give_the_same(duplicate):
 
 
 class Encoded(Dataset):
-    """Images turned into latents and text where the loader's workers are."""
+    """Encodes images and texts in the workers of the data loader."""
 
     def __init__(self, backbone: TADPBackbone):
         self.backbone = backbone
@@ -462,11 +470,12 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, dtype):
     backbone.save_pretrained(tmp_path / "saved")
     again = TADPBackbone.from_pretrained(tmp_path / "saved", dtype=dtype)
     assert again.options == backbone.options
-    mine, theirs = again.state_dict(), backbone.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) and mine[name].dtype == dtype for name in mine)
+    tensors, expected = again.state_dict(), backbone.state_dict()
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) and tensors[name].dtype == dtype for name in tensors)
     drawn = [
-        one(images(2, 40, 72), ["a dog", ""], generator=torch.Generator().manual_seed(0)) for one in (again, backbone)
+        model(images(2, 40, 72), ["a dog", ""], generator=torch.Generator().manual_seed(0))
+        for model in (again, backbone)
     ]
     assert same(*drawn)
     again.save_pretrained(tmp_path / "again")
@@ -527,7 +536,7 @@ def test_the_decoder_is_not_saved(tmp_path, backbone):
     backbone.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "vae" / "config.json").read_text())["_class_name"] == "AutoencoderKL"
     size = (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").stat().st_size
-    encoder = sum(one.numel() for one in backbone.vae.parameters()) * 4
+    encoder = sum(parameter.numel() for parameter in backbone.vae.parameters()) * 4
     assert size < encoder + 20_000
 
 
@@ -535,14 +544,16 @@ def test_saving_onto_what_was_loaded_is_safe(tmp_path, backbone):
     backbone.save_pretrained(tmp_path)
     TADPBackbone.from_pretrained(tmp_path).save_pretrained(tmp_path)
     assert all(
-        torch.equal(one, other)
-        for one, other in zip(TADPBackbone.from_pretrained(tmp_path).parameters(), backbone.parameters(), strict=True)
+        torch.equal(parameter, other)
+        for parameter, other in zip(
+            TADPBackbone.from_pretrained(tmp_path).parameters(), backbone.parameters(), strict=True
+        )
     )
 
 
 @pytest.mark.parametrize("limit", [1_000, 100_000])
 def test_a_full_disk_leaves_what_was_saved_before(tmp_path, backbone, limit):
-    """The system refuses files over a size, as a full disk would: config first, or half-way through weights."""
+    """A limit on file size stands for a full disk: writing fails at the config, or half-way through the weights."""
     build_backbone(seed=1).save_pretrained(tmp_path)
     before = tree(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -557,10 +568,10 @@ def test_a_full_disk_leaves_what_was_saved_before(tmp_path, backbone, limit):
 
 
 def test_a_tokenizer_that_cannot_be_written_is_an_output_error(tmp_path):
-    """Its library raises a bare Exception."""
+    """The tokenizers library raises a bare Exception, which becomes an OutputError."""
     backbone = build_backbone()
     backbone.text_encoder.tokenizer.add_tokens(["w" * 1_000_000])
-    limit = 900_000  # more than the weights, less than the tokenizer
+    limit = 900_000  # bytes: more than the weights, less than the tokenizer
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -596,8 +607,8 @@ def test_an_interrupted_save_leaves_what_was_saved_before(tmp_path, backbone, mo
         ),
         ({"attach_attention": (-1,)}, r"no attention at level -1"),
         ({"record_attention": (4,)}, r"no attention at level 4"),
-        ({"timestep": 1000}, r"timestep is 0 to 999; got 1000"),
-        ({"timestep": -1}, r"timestep is 0 to 999; got -1"),
+        ({"timestep": 1000}, r"timestep must be from 0 to 999; got 1000"),
+        ({"timestep": -1}, r"timestep must be from 0 to 999; got -1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, message):
@@ -606,9 +617,9 @@ def test_an_option_out_of_range_is_refused(options, message):
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(ModelError, match=r"the VAE makes 8 latent channels, the model takes 4"):
+    with pytest.raises(ModelError, match=r"the VAE makes 8 latent channels, but the model takes 4"):
         TADPBackbone(vae=build_vae(latent_channels=8), unet=build_unet())
-    with pytest.raises(ModelError, match=r"the text encoder is 24 wide, the model takes 16"):
+    with pytest.raises(ModelError, match=r"the text encoder is 24 wide, but the model takes 16"):
         TADPBackbone(
             vae=build_vae(), unet=build_unet(), text_encoder=build_text_encoder(width=24), tokenizer=build_tokenizer()
         )
@@ -618,7 +629,7 @@ def test_parts_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("captions", [["a dog"], ["a dog"] * 3, []])
 def test_other_numbers_of_captions_than_images_are_refused(backbone, captions):
-    message = rf"2 images but {len(captions)} captions; give one an image|no captions; give one an image"
+    message = rf"2 images but {len(captions)} captions; give one per image|no captions; give one an image"
     with pytest.raises(CaptionError, match=message):
         backbone(images(2, 64, 64), captions)
 
@@ -648,23 +659,25 @@ def test_what_is_no_text_is_refused(no_type_checker, backbone, text):
 
 def test_latents_that_do_not_fit_are_refused(no_type_checker, backbone):
     text = backbone.encode_text("a dog")
-    with pytest.raises(ValueError, match=r"latents are \(B, 4, H, W\); got \(1, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"latents must be \(B, 4, H, W\); got \(1, 3, 8, 8\)"):
         backbone.extract(torch.zeros(1, 3, 8, 8), text)
-    with pytest.raises(ValueError, match=r"latents are \(B, 4, H, W\); got \(4, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"latents must be \(B, 4, H, W\); got \(4, 8, 8\)"):
         backbone.extract(torch.zeros(4, 8, 8), text)
-    with pytest.raises(ValueError, match=r"multiples of 8; got 8x12\. Take them from encode_image, which pads"):
+    with pytest.raises(ValueError, match=r"multiples of 8; got 8x12\. encode_image pads images to it"):
         backbone.extract(latents(1, 8, 12), text)
     with pytest.raises(ValueError, match=r"an image of 65x64 has 9x8 cells at stride 8"):
         backbone.extract(latents(1, 8, 8), text, image_size=(65, 64))
 
 
 def test_embeddings_of_another_width_are_refused(backbone):
-    with pytest.raises(ValueError, match=rf"embeddings are 8 wide, the model takes {WIDTH}; encode the text with this"):
+    with pytest.raises(
+        ValueError, match=rf"embeddings are 8 wide, but the model takes {WIDTH}; encode the text with this"
+    ):
         backbone(images(1, 64, 64), Conditioning(torch.zeros(1, 77, 8)))
 
 
 def test_a_list_of_one_caption_does_not_serve_two_images_whichever_way_one_enters(backbone):
-    with pytest.raises(CaptionError, match="2 images but 1 captions; give one an image, or a single string for all"):
+    with pytest.raises(CaptionError, match="2 images but 1 captions; give one per image, or a single string for all"):
         backbone(torch.rand(2, 3, 64, 64), ["a dog"])
     with pytest.raises(CaptionError, match="2 images but 1 captions"):
         backbone.extract(latents(2, 8, 8), ["a dog"])
@@ -673,7 +686,7 @@ def test_a_list_of_one_caption_does_not_serve_two_images_whichever_way_one_enter
 def test_autocast_gives_all_maps_one_dtype(backbone):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         features = backbone(torch.rand(1, 3, 64, 64), "a dog")
-    assert len({one.dtype for one in features.maps}) == 1
+    assert len({level_map.dtype for level_map in features.maps}) == 1
 
 
 # Attention pooled by name
@@ -685,9 +698,9 @@ def test_pooled_attention_is_attached_in_place_of_tokens():
     backbone = build_backbone(pool_attention=names)
     plain = build_backbone()
     captions = ["a red dog", "two dogs and a raincoat"]
-    features, expected = (one(images(2, 64, 128), captions) for one in (backbone, plain))
+    features, expected = (model(images(2, 64, 128), captions) for model in (backbone, plain))
     assert backbone.feature_info.channels == (8, 16 + 3, 16 + 3, 16)
-    assert [one.shape[1] for one in features.maps] == [8, 19, 19, 16]
+    assert [level_map.shape[1] for level_map in features.maps] == [8, 19, 19, 16]
     assert torch.equal(features.maps[0], expected.maps[0])
     for level in (1, 2):
         pooled = expected.attention.pool(names, level)
@@ -703,12 +716,12 @@ def test_pooled_attention_takes_text_of_any_length():
     for length in (1, 20, 99):
         text = Conditioning(embeddings(1, length), words=((Word("dog", 0, 1),),))
         features = backbone(images(2, 64, 64), text)
-        assert [one.shape[1] for one in features.maps] == [8, 17, 17, 16]
+        assert [level_map.shape[1] for level_map in features.maps] == [8, 17, 17, 16]
         assert torch.equal(features.maps[1][:, 16], features.attention.at(1)[:, 0])
 
 
 def test_text_without_words_is_not_pooled():
-    with pytest.raises(ValueError, match=r"pooled by name, and this text has no words; pass captions, or a Cond"):
+    with pytest.raises(ValueError, match=r"pooled by name, but this text has no words; pass captions, or a Cond"):
         build_backbone(pool_attention=["dog"])(images(1, 64, 64), Conditioning(embeddings(1, 5)))
 
 
@@ -723,9 +736,9 @@ def test_names_to_pool_by_say_the_channels_without_a_text_encoder():
 def test_the_gradient_flows_through_pooled_attention_unless_detached(detach):
     backbone = build_backbone(pool_attention=["dog"], detach_attention=detach)
     features = backbone(images(1, 64, 64), "a dog on grass")
-    keys = [one for name, one in backbone.unet.named_parameters() if name.endswith("attn2.to_k.weight")]
+    keys = [parameter for name, parameter in backbone.unet.named_parameters() if name.endswith("attn2.to_k.weight")]
     grads = torch.autograd.grad(features.maps[1][:, 16].square().sum(), keys, allow_unused=True)
-    assert any(one is not None and one.abs().max() > 0 for one in grads) == (not detach)
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in grads) == (not detach)
 
 
 @torch.no_grad()
@@ -748,9 +761,9 @@ def test_a_name_that_cannot_be_found_is_refused_at_once(names):
 
 
 def test_options_of_a_wrong_kind_say_which_is_right(no_type_checker):
-    with pytest.raises(TypeError, match=r"dtype is a torch.dtype, such as torch.bfloat16; got 'bfloat16'"):
+    with pytest.raises(TypeError, match=r"dtype must be a torch.dtype, such as torch.bfloat16; got 'bfloat16'"):
         TADPBackbone.from_pretrained("tadp-tiny", dtype="bfloat16")
     for name in ("attach_attention", "record_attention"):
         for value in (True, 1, None):
-            with pytest.raises(TypeError, match=rf"{name} is a list of levels, such as \(1, 2\), .* got {value}"):
+            with pytest.raises(TypeError, match=rf"{name} must be a list of levels, such as \(1, 2\), .* got {value}"):
                 build_backbone(**{name: value})

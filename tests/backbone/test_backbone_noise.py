@@ -1,4 +1,4 @@
-"""Timesteps and noises of a backbone: against passes made one by one, and through heads, files and frameworks."""
+"""Timesteps and noises of a backbone: compared with separate passes, and used in heads, files and frameworks."""
 
 import json
 import shutil
@@ -24,26 +24,28 @@ def backbone_with(**options) -> TADPBackbone:
     return build_backbone(scheduler=SD, **options)
 
 
-def same(one, other) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+def same(features, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(features.maps, other.maps, strict=True))
 
 
 def passes_by_hand(clean, text, *, timestep: int, noises: int, seed: int = 0, scheduler=SD):
-    """Features of noisy latents, one a noise, each made by a backbone without noise."""
+    """Features of noisy latents, one per noise, each computed by a backbone without noise."""
     backbone = build_backbone(timestep=timestep)
-    made = []
+    passes = []
     for number in range(noises):
         noise = seeded_noise(clean, seed=seed, number=number).expand_as(clean)
         noisy = scheduler.add_noise(clean, noise, torch.full((len(clean),), timestep))
-        made.append(backbone.extract(noisy, text))
-    return made
+        passes.append(backbone.extract(noisy, text))
+    return passes
 
 
-def assert_mean(features, made):
-    for level, one in enumerate(features.maps):
-        torch.testing.assert_close(one, torch.stack([m.maps[level] for m in made]).mean(dim=0), rtol=1e-4, atol=1e-5)
+def assert_mean(features, passes):
+    for level, level_map in enumerate(features.maps):
+        torch.testing.assert_close(
+            level_map, torch.stack([single.maps[level] for single in passes]).mean(dim=0), rtol=1e-4, atol=1e-5
+        )
     for level in features.attention.levels:
-        expected = torch.stack([m.attention.at(level) for m in made]).mean(dim=0)
+        expected = torch.stack([single.attention.at(level) for single in passes]).mean(dim=0)
         torch.testing.assert_close(features.attention.at(level), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -68,8 +70,8 @@ def test_without_noise_a_feature_is_one_pass_bit_for_bit(timestep):
 def test_an_ensemble_is_the_mean_of_passes_over_noisy_latents(timestep, noises):
     clean, text = latents(2, 8, 16), ["a dog", "a red cat"]
     features = backbone_with(timestep=timestep, noise_samples=noises, noise_seed=5).extract(clean, text)
-    made = passes_by_hand(clean, text, timestep=timestep, noises=noises, seed=5)
-    assert_mean(features, made)
+    passes = passes_by_hand(clean, text, timestep=timestep, noises=noises, seed=5)
+    assert_mean(features, passes)
     assert relative_error(features.maps[0], build_backbone(timestep=timestep).extract(clean, text).maps[0]) > 1e-3
 
 
@@ -91,12 +93,12 @@ def test_more_noises_bring_seeds_closer_together():
     clean = latents(1, 8, 8)
 
     def apart(noises: int) -> float:
-        one, other = (
+        features, other_features = (
             backbone_with(timestep=261, noise_samples=noises, noise_seed=seed).extract(clean).maps[2] for seed in (0, 1)
         )
-        return relative_error(one, other)
+        return relative_error(features, other_features)
 
-    # of independent errors, the mean over 16 is a quarter as large
+    # The mean of 16 independent errors is a quarter as large as each.
     assert 0.1 < apart(16) / apart(1) < 0.5
 
 
@@ -108,10 +110,10 @@ def test_an_image_has_one_feature_whatever_its_batch_and_whatever_was_drawn_befo
     torch.manual_seed(11)
     for number in range(3):
         alone = backbone(batch[number : number + 1], "a dog")
-        for level, one in enumerate(alone.maps):
-            torch.testing.assert_close(one[0], whole.maps[level][number], rtol=1e-4, atol=1e-5)
+        for level, level_map in enumerate(alone.maps):
+            torch.testing.assert_close(level_map[0], whole.maps[level][number], rtol=1e-4, atol=1e-5)
     assert same(backbone(batch.flip(0), "a dog"), backbone(batch.flip(0), "a dog"))
-    # noise has the size of the padded image
+    # Noise has the size of the padded image.
     latents_alone = backbone.encode_image(batch[:1])
     assert latents_alone.shape[2:] == (8, 16)
     assert same(backbone(batch[:1]), backbone.extract(latents_alone, "", image_size=(64, 96)))
@@ -147,10 +149,10 @@ def test_timesteps_are_concatenated_in_their_order_and_attention_stays_one(pool)
     each = [build_backbone(timestep=time, attach_attention=(), record_attention=(1, 2))(pixels, text) for time in times]
     width = len(pool) or 77
     assert backbone.feature_info.channels == (3 * 8, 3 * 16 + width, 3 * 16 + width, 3 * 16)
-    assert tuple(one.shape[1] for one in features.maps) == backbone.feature_info.channels
-    for level, one in enumerate(features.maps):
+    assert tuple(level_map.shape[1] for level_map in features.maps) == backbone.feature_info.channels
+    for level, level_map in enumerate(features.maps):
         expected = torch.cat([single.maps[level] for single in each], dim=1)
-        assert torch.equal(one[:, : expected.shape[1]], expected)
+        assert torch.equal(level_map[:, : expected.shape[1]], expected)
     for level in (1, 2):
         expected = torch.stack([single.attention.at(level) for single in each]).mean(dim=0)
         torch.testing.assert_close(features.attention.at(level), expected)
@@ -168,45 +170,45 @@ def test_one_timestep_in_a_list_is_that_timestep():
 
 
 def test_one_pass_goes_at_a_time(monkeypatch):
-    """No batch of all noises: peak memory of an ensemble without gradient is that of one pass and the sums."""
-    seen = []
+    """Noises are not batched: without gradient, an ensemble needs the memory of one pass and the sums."""
+    calls = []
     run_once = Family.run_once
 
     def spy(family, model, layout, noisy, **options):
-        seen.append((len(noisy), options["timestep"]))
+        calls.append((len(noisy), options["timestep"]))
         return run_once(family, model, layout, noisy, **options)
 
     monkeypatch.setattr(Family, "run_once", spy)
     with torch.no_grad():
         backbone_with(timestep=(3, 261), noise_samples=2).extract(latents(2, 8, 8))
-    assert seen == [(2, 3), (2, 3), (2, 261), (2, 261)]
+    assert calls == [(2, 3), (2, 3), (2, 261), (2, 261)]
 
 
 def test_gradients_are_those_of_the_mean():
     clean = latents(1, 8, 8).requires_grad_()
     backbone = backbone_with(timestep=(50, 261), noise_samples=2, combine_timesteps="concatenate")
-    sum(one.square().mean() for one in backbone.extract(clean, "a dog").maps).backward()
-    got, weight = clean.grad.clone(), backbone.unet.conv_in.weight.grad
+    sum(level_map.square().mean() for level_map in backbone.extract(clean, "a dog").maps).backward()
+    gradient, weight = clean.grad.clone(), backbone.unet.conv_in.weight.grad
     clean.grad = None
     by_hand = build_backbone()
     each = []
     for time in (50, 261):
         by_hand = by_hand.with_options(timestep=time)
         noisy = [SD.add_noise(clean, seeded_noise(clean, seed=0, number=k), torch.tensor([time])) for k in range(2)]
-        made = [by_hand.extract(one, "a dog") for one in noisy]
-        each.append([(a + b) / 2 for a, b in zip(made[0].maps, made[1].maps, strict=True)])
-        attention = [{k: m.attention.at(k) for k in (1, 2)} for m in made]
+        passes = [by_hand.extract(latent, "a dog") for latent in noisy]
+        each.append([(a + b) / 2 for a, b in zip(passes[0].maps, passes[1].maps, strict=True)])
+        attention = [{k: single.attention.at(k) for k in (1, 2)} for single in passes]
         each[-1].append({k: (attention[0][k] + attention[1][k]) / 2 for k in (1, 2)})
     loss = torch.zeros(())
     for level in range(4):
-        parts = [made[level][:, : (8, 16, 16, 16)[level]] for made in each]
+        parts = [maps[level][:, : (8, 16, 16, 16)[level]] for maps in each]
         if level in (1, 2):
             parts.append((each[0][4][level] + each[1][4][level]) / 2)
         loss = loss + torch.cat(parts, dim=1).square().mean()
     loss.backward()
-    torch.testing.assert_close(got, clean.grad, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradient, clean.grad, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(weight, by_hand.unet.conv_in.weight.grad, rtol=1e-3, atol=1e-6)
-    assert got.abs().max() > 0
+    assert gradient.abs().max() > 0
 
 
 # Families
@@ -218,34 +220,34 @@ def test_each_family_takes_noise_of_its_own_kind(tmp_path, family):
     folder = build_family(family, tmp_path / "model")
     noisy = TADPBackbone.from_pretrained(folder, timestep=600, noise_samples=1, noise_seed=3)
     clean = TADPBackbone.from_pretrained(folder, timestep=600)
-    given = noisy.encode_image(images(1, 64, 64))
-    noise = seeded_noise(given, seed=3, number=0)
-    if family in ("SD 2.x", "SDXL"):  # their pipelines here have DDIM's default betas
-        mixed = DDPMScheduler().add_noise(given, noise, torch.tensor([600]))
+    clean_latents = noisy.encode_image(images(1, 64, 64))
+    noise = seeded_noise(clean_latents, seed=3, number=0)
+    if family in ("SD 2.x", "SDXL"):  # the test pipelines of these families have DDIM's default betas
+        mixed = DDPMScheduler().add_noise(clean_latents, noise, torch.tensor([600]))
     else:
-        mixed = 0.4 * given + 0.6 * noise
-    expected, got = clean.extract(mixed, "a dog"), noisy.extract(given, "a dog")
-    for one, other in zip(got.maps, expected.maps, strict=True):
-        assert relative_error(one, other) < 1e-5
-    assert relative_error(got.maps[0], clean.extract(given, "a dog").maps[0]) > 1e-3
+        mixed = 0.4 * clean_latents + 0.6 * noise
+    expected, features = clean.extract(mixed, "a dog"), noisy.extract(clean_latents, "a dog")
+    for level_map, other_map in zip(features.maps, expected.maps, strict=True):
+        assert relative_error(level_map, other_map) < 1e-5
+    assert relative_error(features.maps[0], clean.extract(clean_latents, "a dog").maps[0]) > 1e-3
 
 
 @torch.no_grad()
 def test_flow_matching_has_no_noise_at_timestep_0(tmp_path, monkeypatch):
     folder = build_family("SD 3 without T5", tmp_path / "model")
-    with pytest.raises(ValueError, match=r"no noise at timestep 0, so noise_samples=2 has no meaning; pass a later"):
+    with pytest.raises(ValueError, match=r"no noise at timestep 0, so noise_samples=2 has no effect; pass a later"):
         TADPBackbone.from_pretrained(folder, noise_samples=2)
-    seen = []
+    timesteps = []
     run_once = Family.run_once
     monkeypatch.setattr(
         Family,
         "run_once",
-        lambda *parts, **options: seen.append(options["timestep"]) or run_once(*parts, **options),
+        lambda *parts, **options: timesteps.append(options["timestep"]) or run_once(*parts, **options),
     )
     backbone = TADPBackbone.from_pretrained(folder, timestep=(0, 500), noise_samples=2)
     backbone(images(1, 64, 64))
-    assert seen == [0, 500, 500]  # nothing to average at 0
-    shutil.rmtree(folder / "scheduler")  # the family tells it
+    assert timesteps == [0, 500, 500]  # nothing to average at 0
+    shutil.rmtree(folder / "scheduler")  # the family then decides how noise is added
     assert same(
         TADPBackbone.from_pretrained(folder, **backbone.options.to_dict())(images(1, 64, 64)),
         backbone(images(1, 64, 64)),
@@ -268,9 +270,9 @@ def test_options_and_scheduler_are_saved_and_loaded(model, tmp_path):
     assert again.options == backbone.options
     features = again(images(1, 64, 64), "a dog")
     assert same(features, backbone(images(1, 64, 64), "a dog"))
-    given = backbone.encode_image(images(1, 64, 64))
-    made = passes_by_hand(given, "a dog", timestep=261, noises=2, seed=9, scheduler=scheduler)
-    first = torch.stack([one.maps[0] for one in made]).mean(dim=0)
+    clean_latents = backbone.encode_image(images(1, 64, 64))
+    passes = passes_by_hand(clean_latents, "a dog", timestep=261, noises=2, seed=9, scheduler=scheduler)
+    first = torch.stack([single.maps[0] for single in passes]).mean(dim=0)
     torch.testing.assert_close(features.maps[0][:, :8], first, rtol=1e-4, atol=1e-5)
     assert TADPBackbone.from_pretrained(tmp_path / "saved", noise_samples=0, timestep=0).options.noise_samples == 0
 
@@ -293,9 +295,9 @@ def test_folders_that_were_saved_before_still_load(model, tmp_path):
 def test_a_model_without_a_scheduler_is_assumed_to_be_stable_diffusion_and_says_so(model_source):
     with pytest.warns(UserWarning, match=r"came without scheduler/scheduler_config\.json; noise is added as in Stable"):
         assumed = TADPBackbone.from_pretrained(model_source, timestep=261, noise_samples=1)
-    told = TADPBackbone.from_pretrained(model_source, timestep=261, noise_samples=1, scheduler=SD)
-    for one, other in zip(assumed(images(1, 64, 64)).maps, told(images(1, 64, 64)).maps, strict=True):
-        torch.testing.assert_close(one, other)
+    explicit = TADPBackbone.from_pretrained(model_source, timestep=261, noise_samples=1, scheduler=SD)
+    for level_map, other_map in zip(assumed(images(1, 64, 64)).maps, explicit(images(1, 64, 64)).maps, strict=True):
+        torch.testing.assert_close(level_map, other_map)
 
 
 def test_a_task_model_keeps_timesteps_and_noise(model, tmp_path):
@@ -307,7 +309,7 @@ def test_a_task_model_keeps_timesteps_and_noise(model, tmp_path):
     loss = task(images(2, 64, 64), ["a dog", "a cat"], torch.zeros(2, 64, 64, dtype=torch.long)).loss
     loss.backward()
     assert task.head.neck.lateral_convs[1].weight.shape[1] == 2 * 16 + 77
-    for source in (backbone.source, None):  # with a base that has a name, and made from parts
+    for source in (backbone.source, None):  # with a named base model, and built from parts
         backbone._source = source
         task.save_pretrained(tmp_path / "task")
         again = TADPForSemanticSegmentation.from_pretrained(tmp_path / "task")
@@ -324,7 +326,7 @@ def test_frameworks_see_the_wider_levels():
     backbone = build_backbone(timestep=(1, 261), combine_timesteps="concatenate")
     pyramid = Pyramid(backbone, stride4="upsampled", stride4_channels=6)
     assert pyramid.feature_info.channels == (6, 16, 109, 109, 32)
-    assert tuple(one.shape[1] for one in pyramid(images(1, 64, 64))) == pyramid.feature_info.channels
+    assert tuple(level_map.shape[1] for level_map in pyramid(images(1, 64, 64))) == pyramid.feature_info.channels
 
 
 @torch.no_grad()
@@ -334,13 +336,13 @@ def test_transformers_saves_timesteps_noise_and_scheduler(model, tmp_path):
 
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(model / "scheduler")
     options = {"timestep": [1, 261], "combine_timesteps": "concatenate", "noise_samples": 1}
-    made = TADPModel(TADPConfig(base_model=str(model), backbone_options=options)).eval()
-    made.save_pretrained(tmp_path / "model")
+    model_with_noise = TADPModel(TADPConfig(base_model=str(model), backbone_options=options)).eval()
+    model_with_noise.save_pretrained(tmp_path / "model")
     again = TADPModel.from_pretrained(tmp_path / "model").eval()
-    assert again.pyramid.backbone.passes == made.pyramid.backbone.passes
+    assert again.pyramid.backbone.passes == model_with_noise.pyramid.backbone.passes
     assert again.num_features == [16, 109, 109, 32]
-    pairs = zip(made(images(1, 64, 64)).feature_maps, again(images(1, 64, 64)).feature_maps, strict=True)
-    assert all(relative_error(one, other) < 1e-5 for one, other in pairs)
+    pairs = zip(model_with_noise(images(1, 64, 64)).feature_maps, again(images(1, 64, 64)).feature_maps, strict=True)
+    assert all(relative_error(level_map, other_map) < 1e-5 for level_map, other_map in pairs)
 
 
 def test_info_tells_timesteps_noise_and_channels(model, tmp_path):
@@ -349,8 +351,8 @@ def test_info_tells_timesteps_noise_and_channels(model, tmp_path):
     TADPBackbone.from_pretrained(model, **options).save_pretrained(tmp_path / "saved")
     levels, _, facts = model_tables(str(tmp_path / "saved"))
     assert list(levels.columns[2].cells) == ["16", "32 + 77", "32 + 77", "32"]
-    told = dict(zip(*(column.cells for column in facts.columns), strict=True))
-    assert told["Timestep"] == "1, 261, concatenated; mean over 3 noises of seed 0"
+    rows = dict(zip(*(column.cells for column in facts.columns), strict=True))
+    assert rows["Timestep"] == "1, 261, concatenated; mean over 3 noises of seed 0"
     assert str(build_backbone(timestep=(0, 5)).passes) == "0, 5, averaged"
     assert str(backbone_with(timestep=5, noise_samples=1, noise_seed=2).passes) == "5; noise of seed 2"
 
@@ -361,15 +363,18 @@ def test_info_tells_timesteps_noise_and_channels(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timestep": ()}, r"timestep is a number or several; got none"),
-        ({"timestep": (5, 261, 5)}, r"each timestep counts once; got \(5, 261, 5\)"),
-        ({"timestep": (5, 1000)}, r"timestep is 0 to 999; got 1000"),
-        ({"timestep": 50, "scheduler": DDPMScheduler(num_train_timesteps=50)}, r"timestep is 0 to 49; got 50"),
+        ({"timestep": ()}, r"timestep must be one number or several; got none"),
+        ({"timestep": (5, 261, 5)}, r"timesteps must differ from each other; got \(5, 261, 5\)"),
+        ({"timestep": (5, 1000)}, r"timestep must be from 0 to 999; got 1000"),
+        (
+            {"timestep": 50, "scheduler": DDPMScheduler(num_train_timesteps=50)},
+            r"timestep must be from 0 to 49; got 50",
+        ),
         ({"noise_samples": -1}, r"noise_samples must be 0 or more; got -1"),
-        ({"noise_seed": -1, "noise_samples": 1}, r"noise_seed is 0 to 2\*\*63 - 1; got -1"),
-        ({"noise_seed": 2**63}, r"noise_seed is 0 to 2\*\*63 - 1; got 9223372036854775808"),
+        ({"noise_seed": -1, "noise_samples": 1}, r"noise_seed must be from 0 to 2\*\*63 - 1; got -1"),
+        ({"noise_seed": 2**63}, r"noise_seed must be from 0 to 2\*\*63 - 1; got 9223372036854775808"),
         ({"combine_timesteps": "sum"}, r"combine_timesteps must be one of mean, concatenate; got 'sum'"),
-        ({"noise_samples": 1, "scale_latents": False}, r"noise is for latents of unit scale; leave scale_latents"),
+        ({"noise_samples": 1, "scale_latents": False}, r"noise needs latents of unit scale; leave scale_latents"),
     ],
 )
 def test_what_has_no_meaning_is_refused(no_type_checker, options, message):
@@ -395,9 +400,11 @@ def test_what_is_no_number_is_refused(no_type_checker, options, message):
 
 
 def test_the_builders_unet_reads_its_time():
-    """Else tests of timesteps would prove nothing."""
+    """Otherwise the tests of timesteps would prove nothing."""
     unet = build_unet()
     assert isinstance(unet, UNet2DConditionModel)
     with torch.no_grad():
-        one, other = (build_backbone(timestep=time).extract(latents(1, 8, 8)).maps[0] for time in (1, 261))
-    assert relative_error(one, other) > 1e-3
+        features, other_features = (
+            build_backbone(timestep=time).extract(latents(1, 8, 8)).maps[0] for time in (1, 261)
+        )
+    assert relative_error(features, other_features) > 1e-3

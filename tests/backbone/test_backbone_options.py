@@ -1,4 +1,4 @@
-"""The options of a backbone: checked once, never changed, and others for the same weights."""
+"""The options of a backbone: they are checked once and never change, and backbones with other options share weights."""
 
 import copy
 import inspect
@@ -17,8 +17,8 @@ from tadp.features import Features
 NAMES = list(inspect.signature(TADPBackbone).parameters)[5:]
 
 
-def same(one: Features, other: Features) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+def same(features: Features, other: Features) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(features.maps, other.maps, strict=True))
 
 
 def test_options_are_the_constructors_and_are_described_where_help_shows_them():
@@ -31,7 +31,7 @@ def test_options_are_the_constructors_and_are_described_where_help_shows_them():
 
 def test_options_are_read_as_attributes_and_never_set(backbone):
     for name in NAMES:
-        if name != "text_adapter":  # which is the module
+        if name != "text_adapter":  # as an attribute of the backbone, this is the module
             assert getattr(backbone, name) == getattr(backbone.options, name)
             with pytest.raises(
                 AttributeError, match=rf"backbone\.with_options\({name}=…\) gives a backbone with another"
@@ -55,11 +55,11 @@ def test_they_write_themselves_as_json_and_read_that_again():
 
 def test_they_check_themselves(no_type_checker):
     options = build_backbone().options
-    with pytest.raises(TypeError, match=r"scale_latents is True or False; got 'no'"):
+    with pytest.raises(TypeError, match=r"scale_latents must be True or False; got 'no'"):
         options.changed(scale_latents="no")
-    with pytest.raises(TypeError, match=r"default_text is one text, or None; got a int"):
+    with pytest.raises(TypeError, match=r"default_text must be one string, or None; got a int"):
         options.changed(default_text=3)
-    with pytest.raises(TypeError, match=r"text_length is a whole number"):
+    with pytest.raises(TypeError, match=r"text_length must be a whole number"):
         options.changed(text_length="77")
     with pytest.raises(
         TypeError, match=r"unknown option 'timesteps'; a backbone has timestep, combine_timesteps, noise"
@@ -67,7 +67,7 @@ def test_they_check_themselves(no_type_checker):
         options.changed(timesteps=3)
 
 
-# Others for the same weights
+# Other options for the same weights
 
 
 @torch.no_grad()
@@ -124,7 +124,9 @@ def test_weights_and_blocks_of_their_own_are_refused(tmp_path):
         build_backbone().with_options(text_adapter=True)
     joint = TADPBackbone.from_pretrained(build_family("SD 3 without T5", tmp_path / "model"), attach_attention=())
     taps = [int(name.split(".")[1]) for name in joint.layout.taps]
-    with pytest.raises(ValueError, match=r"prepared for other blocks than .*load another backbone with blocks="):
+    with pytest.raises(
+        ValueError, match=r"shared model is prepared for other blocks than .*load another backbone with blocks="
+    ):
         joint.with_options(blocks=taps[::-1])
     with pytest.raises(ValueError, match=r"no attention at level 9"):
         joint.with_options(record_attention=(9,))
@@ -147,4 +149,6 @@ def test_a_compiled_backbone_is_not_what_other_options_run():
     backbone = build_backbone()
     backbone.compile(backend="eager")
     other = backbone.with_options(attach_attention=())
-    assert [one.shape[1] for one in other(images(1, 64, 64), "a dog").maps] == list(other.feature_info.channels)
+    assert [level_map.shape[1] for level_map in other(images(1, 64, 64), "a dog").maps] == list(
+        other.feature_info.channels
+    )

@@ -1,4 +1,4 @@
-"""Text for `backbone(images)` alone: where it comes from, and that it arrives wherever a backbone is run."""
+"""Text for `backbone(images)`: where it comes from, and that it is found wherever a framework runs the backbone."""
 
 import copy
 import pickle
@@ -19,12 +19,12 @@ from tadp.features import Features
 TEXTS = ["a dog", "a red cat", "on grass", "a blue raincoat", "photo of a dog"]
 
 
-def same(one: Features, other: Features) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+def same(features: Features, other: Features) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(features.maps, other.maps, strict=True))
 
 
 class Framework(nn.Module):
-    """What a framework does: a model that calls its backbone with images alone."""
+    """A model that calls its backbone with only images, as frameworks do."""
 
     def __init__(self, backbone: TADPBackbone):
         super().__init__()
@@ -41,7 +41,7 @@ def build_framework(**options) -> Framework:
         return Framework(build_backbone(**options))
 
 
-# Where it comes from
+# Where the text comes from
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def test_latents_take_the_same_text():
     with backbone.conditioning(TEXTS[:2]):
         assert same(backbone.extract(latents), backbone(pixels, TEXTS[:2]))
     backbone.attach_captioner(lambda batch: ["red"] * len(batch))
-    with pytest.raises(CaptionError, match=r"the attached captioner needs images, and here are latents"):
+    with pytest.raises(CaptionError, match=r"the attached captioner needs images, but this call has only latents"):
         backbone.extract(latents)
 
 
@@ -77,24 +77,24 @@ def test_the_default_text_is_saved_and_none_refuses(tmp_path):
     with strict.conditioning("a dog"):
         strict(images(1, 64, 64))
     with pytest.raises(CaptionError, match=r"no text for these images, and default_text is None. Pass captions, call"):
-        strict(images(1, 64, 64))  # the block was left
+        strict(images(1, 64, 64))  # the block has ended
 
 
 @torch.no_grad()
 def test_a_captioner_is_named_or_made_and_is_no_part_of_the_backbone():
     backbone = TADPBackbone.from_pretrained("tadp-tiny")
-    keys, seen = list(backbone.state_dict()), []
+    keys, calls = list(backbone.state_dict()), []
     pixels = images(2, 64, 64)
     backbone.attach_captioner("tadp-tiny", max_new_tokens=4)
-    said = backbone.captioner(pixels)
-    assert all(said)
-    assert same(backbone(pixels), backbone(pixels, said))
+    captions = backbone.captioner(pixels)
+    assert all(captions)
+    assert same(backbone(pixels), backbone(pixels, captions))
     assert list(backbone.state_dict()) == keys
     assert copy.deepcopy(backbone).captioner is backbone.captioner
 
     class Picky:
         def __call__(self, batch):
-            seen.append((tuple(batch.shape), torch.is_grad_enabled()))
+            calls.append((tuple(batch.shape), torch.is_grad_enabled()))
             return ["a dog", "a cat"]
 
         def __deepcopy__(self, memo):
@@ -103,7 +103,7 @@ def test_a_captioner_is_named_or_made_and_is_no_part_of_the_backbone():
     twin = copy.deepcopy(backbone.attach_captioner(Picky()))
     with torch.enable_grad():
         assert same(twin(pixels), backbone(pixels, ["a dog", "a cat"]))
-    assert seen == [((2, 3, 64, 64), False)]
+    assert calls == [((2, 3, 64, 64), False)]
 
 
 @torch.no_grad()
@@ -126,13 +126,16 @@ def test_a_copy_and_a_pickle_have_text_of_their_own(backbone):
 
 @pytest.mark.parametrize("text", [[], (), None])
 def test_a_block_without_captions_is_refused(no_type_checker, backbone, text):
-    with pytest.raises(CaptionError, match=r"a context needs captions: .* got .* The empty prompt is ''"):  # noqa: SIM117
+    with pytest.raises(CaptionError, match=r"conditioning\(\) needs captions: .* got .* The empty prompt is ''"):  # noqa: SIM117
         with backbone.conditioning(text):
             pass
 
 
 def test_captions_of_another_batch_are_refused(backbone):
-    with backbone.conditioning(TEXTS[:3]), pytest.raises(CaptionError, match=r"2 images but 3 captions; give one"):
+    with (
+        backbone.conditioning(TEXTS[:3]),
+        pytest.raises(CaptionError, match=r"2 images but 3 captions; give one per image"),
+    ):
         backbone(images(2, 64, 64))
     with (
         backbone.conditioning(backbone.encode_text(TEXTS[:3])),
@@ -150,11 +153,11 @@ def test_what_is_no_captioner_is_refused(no_type_checker):
         own(images(2, 64, 64))
 
 
-# Wherever a framework runs it
+# Where frameworks run the backbone
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def test_autocast_takes_the_blocks_text():
@@ -184,12 +187,15 @@ def test_checkpointing_around_the_backbone_takes_the_blocks_text_again(use_reent
         loss = checkpoint(model, pixels, use_reentrant=use_reentrant).square().mean()
     with pytest.raises(CaptionError, match=r"its captions are gone: 0 blocks of conditioning\(\) are open"):
         loss.backward()
-    with model.backbone.conditioning("red"), model.backbone.conditioning("blue"):  # this thread's own, the innermost
+    with (
+        model.backbone.conditioning("red"),
+        model.backbone.conditioning("blue"),
+    ):  # the inner one counts
         checkpoint(model, pixels, use_reentrant=use_reentrant).square().mean().backward()
 
 
 def test_backward_in_a_thread_of_its_own_finds_the_block():
-    """As on a GPU, whose backward is no part of the thread that called it."""
+    """On a GPU, backward runs in another thread than the one that called it."""
     model, pixels, errors = build_framework().train(), images(1, 64, 64), []
 
     def backward(loss):
@@ -209,7 +215,7 @@ def test_backward_in_a_thread_of_its_own_finds_the_block():
     with model.backbone.conditioning("a dog"):
         in_thread(checkpoint(model, pixels, use_reentrant=False).square().mean())
     assert not errors
-    assert all(torch.equal(one, expected[name]) for name, one in gradients(model).items())
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in gradients(model).items())
     with model.backbone.conditioning("a dog"), model.backbone.conditioning("a cat"):
         in_thread(checkpoint(model, pixels, use_reentrant=False).square().mean())
     assert len(errors) == 1
@@ -225,11 +231,11 @@ def test_checkpointing_inside_the_backbone_needs_no_block_in_backward():
     with model.backbone.conditioning("a dog"):
         loss = model(pixels).square().mean()
     loss.backward()
-    assert all(torch.equal(one, expected[name]) for name, one in gradients(model).items())
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in gradients(model).items())
 
 
 def compile_worker(*arguments: str) -> list[list[str]]:
-    """Lines of words that the worker printed."""
+    """Run the worker and return the words of each line that it printed."""
     worker = Path(__file__).parents[1] / "support" / "compile_worker.py"
     done = run_script(worker, *arguments)
     assert done.returncode == 0, done.stderr
@@ -252,6 +258,6 @@ def test_timesteps_and_noise_are_one_graph_from_latents_on():
 @pytest.mark.slow
 @pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
 def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
-    """Attached and recorded at once or, of one family that is quickly traced, apart."""
+    """Attention is attached and recorded in one graph, and separately for a family that is quick to trace."""
     ways = [{"SD 3": 3}.get(family, 2) for family in families or ("SD 1.x",)]
     assert compile_worker("whole", *families) == [line for n in ways for line in [["True"] * 2] * n + [["True"]]]

@@ -1,4 +1,4 @@
-"""Features of large images by tiles: against tiles put together by hand, and against a single pass where they agree."""
+"""Features of large images from tiles: compared with tiles blended by hand, and with a single pass where both agree."""
 
 import math
 
@@ -19,12 +19,12 @@ from tadp.images.tiles import grid
 SMALL = {"tile_px": 128, "overlap_px": 64}
 
 
-def same(one: Features, other: Features) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
+def same(features: Features, other: Features) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(features.maps, other.maps, strict=True))
 
 
 class Local(TADPBackbone):
-    """Every cell of its maps is a mean over that cell's pixels alone, so tiles and a single pass must agree."""
+    """A backbone whose cells are means of only their own pixels, so tiles and a single pass must agree."""
 
     def forward(self, images, text=None, **_options):
         size = images.shape[2], images.shape[3]
@@ -50,30 +50,30 @@ def test_where_a_cell_sees_itself_alone_tiles_are_a_single_pass(size, tile_px, o
     by_tiles = backbone.tiled(pixels, "", tile_px=tile_px, overlap_px=overlap_px, batch_size=3)
     single = backbone(pixels)
     assert by_tiles.image_size == size
-    for one, other in zip(by_tiles.maps, single.maps, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for level_map, other_map in zip(by_tiles.maps, single.maps, strict=True):
+        torch.testing.assert_close(level_map, other_map, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(by_tiles.attention.at(1), single.attention.at(1), rtol=1e-5, atol=1e-6)
     assert by_tiles.attention.tokens == (("a", "b", "c"),)
 
 
 def by_hand(backbone, pixels, texts, *, tile_px: int, overlap_px: int, stride_of=lambda level: 8 * 2**level):
-    """Maps and attention cell by cell: each tile's value times how far the cell is from the tile's borders."""
+    """Blend maps and attention cell by cell: a tile's weight grows with the cell's distance from the tile's border."""
     height, width = pixels.shape[2:]
     coarsest = backbone.feature_info.reduction[-1]
     starts = []
     for side in (height, width):
         padded = math.ceil(side / coarsest) * coarsest
-        found = [0]
-        while found[-1] + tile_px < padded:
-            found.append(min(found[-1] + tile_px - overlap_px, padded - tile_px))
-        starts.append(found)
+        side_starts = [0]
+        while side_starts[-1] + tile_px < padded:
+            side_starts.append(min(side_starts[-1] + tile_px - overlap_px, padded - tile_px))
+        starts.append(side_starts)
     padded = F.pad(pixels, (0, -width % coarsest, 0, -height % coarsest), mode="replicate")
     sums, weights = {}, {}
     places = [(top, left) for top in starts[0] for left in starts[1]]
     for number, (top, left) in enumerate(places):
         text = texts if isinstance(texts, str) else texts[number]
         features = backbone(padded[..., top : top + tile_px, left : left + tile_px], text)
-        parts = {("map", k): one for k, one in enumerate(features.maps)}
+        parts = {("map", k): level_map for k, level_map in enumerate(features.maps)}
         if features.attention is not None:
             parts |= {("attention", k): features.attention.at(k) for k in features.attention.levels}
         for key, part in parts.items():
@@ -102,8 +102,8 @@ def ramp(cell: int, start: int, starts: list[int], tile_px: int, stride: int) ->
 
 
 def assert_by_hand(features: Features, expected: dict) -> None:
-    for level, one in enumerate(features.maps):
-        assert relative_error(one[0], expected["map", level]) < 1e-5
+    for level, level_map in enumerate(features.maps):
+        assert relative_error(level_map[0], expected["map", level]) < 1e-5
     levels = [key[1] for key in expected if key[0] == "attention"]
     if features.attention is not None:
         assert features.attention.levels == tuple(levels)
@@ -118,7 +118,7 @@ def test_tiles_are_blended_as_by_hand(backbone, size, overlap_px):
     features = backbone.tiled(pixels, "a dog and a cat", tile_px=128, overlap_px=overlap_px)
     assert_by_hand(features, by_hand(backbone, pixels, "a dog and a cat", tile_px=128, overlap_px=overlap_px))
     single = backbone(pixels, "a dog and a cat")
-    assert [one.shape for one in features.maps] == [one.shape for one in single.maps]
+    assert [level_map.shape for level_map in features.maps] == [level_map.shape for level_map in single.maps]
     assert features.attention.words(1)[0].words == ("a", "dog", "and", "a", "cat")
     sums = features.attention.at(1).sum(dim=1)
     torch.testing.assert_close(sums, torch.ones_like(sums))  # still probabilities
@@ -130,7 +130,7 @@ def test_timesteps_and_noise_go_through_each_tile():
     backbone = build_backbone(scheduler=DDIMScheduler(), **options)
     pixels = images(1, 128, 200)
     features = backbone.tiled(pixels, "a dog", **SMALL)
-    assert tuple(one.shape[1] for one in features.maps) == backbone.feature_info.channels
+    assert tuple(level_map.shape[1] for level_map in features.maps) == backbone.feature_info.channels
     assert_by_hand(features, by_hand(backbone, pixels, "a dog", **SMALL))
 
 
@@ -143,7 +143,7 @@ def test_each_family_has_its_own_multiple(tmp_path, family):
     features = backbone.tiled(pixels, "a dog", tile_px=64, overlap_px=32)
     assert_by_hand(features, by_hand(backbone, pixels, "a dog", tile_px=64, overlap_px=32))
     texts = backbone.encode_text(["a dog", "a cat", "a red dog", "a cat"])
-    backbone = backbone.with_options(attach_attention=())  # else a tile's own text is refused
+    backbone = backbone.with_options(attach_attention=())  # with attached attention, a text per tile is refused
     each = backbone.tiled(pixels, texts, tile_px=64, overlap_px=32)
     captions = ["a dog", "a cat", "a red dog", "a cat"]
     assert_by_hand(each, by_hand(backbone, pixels, captions, tile_px=64, overlap_px=32))
@@ -166,19 +166,19 @@ def test_an_image_no_larger_than_a_tile_is_one_pass_bit_for_bit(backbone, size):
 
 @torch.no_grad()
 def test_every_pass_has_one_shape(backbone, monkeypatch):
-    seen = []
+    shapes = []
     encode = TADPBackbone.latents
     monkeypatch.setattr(
         TADPBackbone,
         "latents",
-        lambda self, pixels, *more, **how: seen.append(pixels.shape) or encode(self, pixels, *more, **how),
+        lambda self, pixels, *more, **how: shapes.append(pixels.shape) or encode(self, pixels, *more, **how),
     )
     backbone.tiled(images(1, 200, 330), "a dog", **SMALL)
-    assert set(seen) == {(1, 3, 128, 128)}
-    assert len(seen) == len(grid((200, 330), **SMALL)) == 15
-    seen.clear()
+    assert set(shapes) == {(1, 3, 128, 128)}
+    assert len(shapes) == len(grid((200, 330), **SMALL)) == 15
+    shapes.clear()
     backbone.tiled(images(1, 200, 330), "a dog", **SMALL, batch_size=4)
-    assert [shape[0] for shape in seen] == [4, 4, 4, 3]
+    assert [shape[0] for shape in shapes] == [4, 4, 4, 3]
 
 
 # Images
@@ -235,7 +235,7 @@ def test_attention_by_name_means_the_same_in_tiles_of_different_captions():
     assert_by_hand(features, expected)
     assert features.attention is None
     cat = features.maps[1][0, -1]
-    assert (cat[:, :4] == 0).all()  # there is none in the first tile
+    assert (cat[:, :4] == 0).all()  # the first tile's caption has no cat
     assert (cat[:, 4:] > 0).all()
     assert backbone.tiled(pixels, "a dog", **SMALL).attention.levels == (1, 2)
 
@@ -245,13 +245,14 @@ def test_attention_by_name_means_the_same_in_tiles_of_different_captions():
     [
         (
             {},
-            r"attention is attached by token, and a token is another word in each tile.*pool_attention=\[…\]",
+            r"attention is attached per token, but a token is a different word in the text of each tile"
+            r".*pool_attention=\[…\]",
         ),
         (
             {"attach_attention": (), "record_attention": (1,)},
-            r"attention by token cannot be put together.*record_attention",
+            r"attention per token cannot be put together.*record_attention",
         ),
-        ({"pool_attention": ("dog",), "record_attention": (0,)}, r"attention by token cannot be put together"),
+        ({"pool_attention": ("dog",), "record_attention": (0,)}, r"attention per token cannot be put together"),
     ],
 )
 def test_attention_by_token_is_refused_where_tokens_differ(options, message):
@@ -269,19 +270,19 @@ def test_an_attached_captioner_describes_each_tile():
 
     def captioner(batch):
         shapes.append(tuple(batch.shape))
-        return ["a dog" if one.mean() > pixels.mean() else "a cat" for one in batch]
+        return ["a dog" if tile.mean() > pixels.mean() else "a cat" for tile in batch]
 
     tiles = [pixels[..., :128], pixels[..., 64:192], pixels[..., 128:]]
-    said = ["a dog" if one.mean() > pixels.mean() else "a cat" for one in tiles]
-    assert set(said) == {"a dog", "a cat"}
+    captions = ["a dog" if tile.mean() > pixels.mean() else "a cat" for tile in tiles]
+    assert set(captions) == {"a dog", "a cat"}
     backbone.attach_captioner(captioner)
     features = backbone.tiled(pixels, **SMALL, batch_size=2)
     assert shapes == [(2, 3, 128, 128), (1, 3, 128, 128)]
-    expected = backbone.tiled(pixels, said, **SMALL, batch_size=2)
+    expected = backbone.tiled(pixels, captions, **SMALL, batch_size=2)
     assert same(features, expected)
-    # a text that is given comes first, and one image's is enough
+    # An argument takes precedence over the captioner, and one text is enough for all tiles.
     assert same(backbone.tiled(pixels, "a dog", **SMALL), backbone.tiled(pixels, ["a dog"], **SMALL))
-    build_backbone().attach_captioner(captioner).tiled(pixels[..., :128], **SMALL)  # one tile: nothing differs
+    build_backbone().attach_captioner(captioner).tiled(pixels[..., :128], **SMALL)  # a single tile has only one text
 
 
 @torch.no_grad()
@@ -293,11 +294,11 @@ def test_without_text_the_default_is_taken(backbone):
 
 @pytest.mark.parametrize("count", [2, 5, 16])
 def test_another_number_of_captions_is_refused_with_the_number_of_tiles(backbone, count):
-    told = (
+    message = (
         rf"one for each of its 15 tiles, 3 rows of 5, each of 128x128 pixels; got {count} captions\. "
         r"tadp\.images\.tiles\.grid"
     )
-    with pytest.raises(CaptionError, match=told):
+    with pytest.raises(CaptionError, match=message):
         backbone.tiled(images(1, 200, 330), ["a dog"] * count, **SMALL)
     with pytest.raises(CaptionError, match=rf"got {count} texts\. tadp\.images\.tiles\.grid\(\(200, 330\)"):
         backbone.tiled(images(1, 200, 330), Conditioning(embeddings(count, 77)), **SMALL)
@@ -327,14 +328,16 @@ def test_rows_of_a_text_keep_all_that_it_has():
 
 def test_the_result_has_the_dtype_and_device_asked_for_and_no_gradient(backbone):
     expected = backbone.tiled(images(1, 128, 192), "a dog", **SMALL)
-    assert not any(one.requires_grad for one in expected.maps)
+    assert not any(level_map.requires_grad for level_map in expected.maps)
     assert backbone.unet.conv_in.weight.requires_grad
     for width in (192, 64):
         half = backbone.tiled(images(1, 128, width), "a dog", **SMALL, dtype=torch.float16, device="cpu")
         single = backbone.tiled(images(1, 128, width), "a dog", **SMALL)
-        for one, other in zip((*half.maps, half.attention.at(1)), (*single.maps, single.attention.at(1)), strict=True):
-            assert one.dtype == torch.float16
-            assert relative_error(one, other) < 1e-3
+        for tensor, expected_tensor in zip(
+            (*half.maps, half.attention.at(1)), (*single.maps, single.attention.at(1)), strict=True
+        ):
+            assert tensor.dtype == torch.float16
+            assert relative_error(tensor, expected_tensor) < 1e-3
     bfloat = build_backbone().to(torch.bfloat16)
     assert bfloat.tiled(images(1, 128, 192), "a dog", **SMALL).maps[0].dtype == torch.bfloat16
     assert bfloat.tiled(images(1, 128, 192), "a dog", **SMALL, dtype=torch.float32).maps[0].dtype == torch.float32
@@ -364,8 +367,10 @@ def test_what_cannot_be_tiled_is_refused(backbone):
 
 
 def test_what_is_no_dtype_or_number_is_refused(no_type_checker, backbone):
-    for dtype, said in ((torch.int8, r"torch\.int8"), ("float16", r"'float16'")):
-        with pytest.raises(TypeError, match=rf"dtype is a floating torch\.dtype, such as torch\.float16; got {said}"):
+    for dtype, shown in ((torch.int8, r"torch\.int8"), ("float16", r"'float16'")):
+        with pytest.raises(
+            TypeError, match=rf"dtype must be a floating-point torch\.dtype, such as torch\.float16; got {shown}"
+        ):
             backbone.tiled(images(1, 64, 64), "a dog", dtype=dtype)
     with pytest.raises(TypeError, match=r"batch_size must be a whole number; got 2\.5"):
         backbone.tiled(images(1, 64, 64), "a dog", batch_size=2.5)

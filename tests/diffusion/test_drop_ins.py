@@ -120,7 +120,7 @@ def test_a_tiny_vae_encodes_in_place_of_the_models(model_source, tmp_path, where
 
 
 def test_a_vae_of_other_latents_is_refused(model_source):
-    with pytest.raises(ModelError, match=r"the VAE makes 16 latent channels, the model takes 4"):
+    with pytest.raises(ModelError, match=r"the VAE makes 16 latent channels, but the model takes 4"):
         TADPBackbone.from_pretrained(model_source, vae=build_tiny_vae(latent_channels=16))
 
 

@@ -240,12 +240,12 @@ def test_captions_of_another_batch_size_or_too_long_are_refused(backbones, famil
 
 
 def test_parts_of_other_widths_are_refused(folders, backbones):
-    with pytest.raises(ModelError, match=r"the text encoder is 32 wide, the model takes 24"):
+    with pytest.raises(ModelError, match=r"the text encoder is 32 wide, but the model takes 24"):
         TADPBackbone.from_pretrained(folders["SDXL"], unet=build_xl_unet(cross_attention_dim=24))
     unet = build_xl_unet(projection_class_embeddings_input_dim=20 + 24)
-    with pytest.raises(ModelError, match=r"pools a text to a width of 12, the model takes 20"):
+    with pytest.raises(ModelError, match=r"pools a text to a width of 12, but the model takes 20"):
         TADPBackbone.from_pretrained(folders["SDXL"], unet=unet)
-    with pytest.raises(ModelError, match=r"the VAE makes 4 latent channels, the model takes 16"):
+    with pytest.raises(ModelError, match=r"the VAE makes 4 latent channels, but the model takes 16"):
         TADPBackbone.from_pretrained(folders["FLUX"], vae=build_vae())
 
 

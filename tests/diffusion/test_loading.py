@@ -575,7 +575,7 @@ def test_a_text_encoder_of_another_width_is_refused(model):
     shutil.rmtree(model / "text_encoder")
     build_text_encoder(width=24).save_pretrained(model / "text_encoder")
     with pytest.raises(
-        ModelError, match=r"the text encoder is 24 wide, the model takes 16; use a pair trained together"
+        ModelError, match=r"the text encoder is 24 wide, but the model takes 16; use a pair trained together"
     ):
         TADPBackbone.from_pretrained(model)
 
@@ -584,7 +584,7 @@ def test_a_vae_of_other_latents_is_refused(model):
     shutil.rmtree(model / "vae")
     build_vae(latent_channels=8).save_pretrained(model / "vae")
     with pytest.raises(
-        ModelError, match=r"the VAE makes 8 latent channels, the model takes 4; use a pair trained together"
+        ModelError, match=r"the VAE makes 8 latent channels, but the model takes 4; use a pair trained together"
     ):
         TADPBackbone.from_pretrained(model)
 

@@ -238,7 +238,7 @@ def test_one_mean_for_all_channels_is_refused(no_type_checker, backbone):
 
 def test_the_name_of_a_model_is_no_backbone(no_type_checker):
     for make in (Pyramid, TimmFeatures, register_timm):
-        with pytest.raises(TypeError, match=r"a TADPBackbone is wanted; got 'tadp-tiny'"):
+        with pytest.raises(TypeError, match=r"backbone must be a TADPBackbone; got 'tadp-tiny'"):
             make("tadp-tiny")
 
 

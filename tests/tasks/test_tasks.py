@@ -938,7 +938,7 @@ def test_a_model_on_a_folder_of_this_machine_is_not_pushed(tmp_path):
 @each_task
 def test_the_name_of_a_backbone_is_none(make, no_type_checker):
     with pytest.raises(
-        TypeError, match=r"a TADPBackbone is wanted; got 'tadp-tiny'. Pass TADPBackbone.from_pretrained"
+        TypeError, match=r"backbone must be a TADPBackbone; got 'tadp-tiny'. Pass TADPBackbone.from_pretrained"
     ):
         make("tadp-tiny")
 
