@@ -1,10 +1,10 @@
-"""From images to words: any image-text-to-text model of transformers behind one call.
+"""Captions of images from any image-text-to-text model of transformers, with one call.
 
     captioner = Captioner.from_pretrained("tadp-tiny")
-    captions = captioner(["one.jpg", "two.png"])   # list[str], one an image
+    captions = captioner(["one.jpg", "two.png"])   # list[str], one caption per image
 
-BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL, SmolVLM and their like load the same way. A captioner stands beside a
-backbone and is never a part of it, so no `state_dict` holds one.
+BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL, SmolVLM and similar models load the same way. A captioner is never a
+submodule of a backbone, so no `state_dict` contains one.
 """
 
 from tadp.captioner.captioner import INSTRUCTION as INSTRUCTION

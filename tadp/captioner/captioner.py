@@ -1,4 +1,4 @@
-"""`Captioner`: a model and its processor behind one call."""
+"""`Captioner`: a model and its processor, used with one call."""
 
 import warnings
 from collections import Counter
@@ -22,22 +22,22 @@ from tadp.files.hub import HubOptions, Source
 from tadp.images.reading import ImageLike, to_pil
 from tadp.text.clip_tokenizer import TokenCounter, clip_counter, folder_counter
 
-INSTRUCTION = "Describe this image in one sentence."  # what a chat model is asked when there is no prompt
+INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if there is no prompt
 
 
 class Captioner:
-    """Captions from an image-text-to-text model: the likeliest words, or drawn with a seed; either way they reproduce.
+    """Writes captions with an image-text-to-text model, greedily or sampled with a seed; both are reproducible.
 
     Args:
-        model: A transformers model with `generate`; it is set to eval mode and stays where it is.
-        processor: The processor that belongs to it.
-        name: Where the model came from, for provenance.
-        revision: The commit it came at, for provenance.
-        batch_size: Images that go through the model at once.
-        decoding: How it chooses its words; None is greedily, up to 77 tokens.
+        model: A transformers model with `generate`. It is set to eval mode and stays on its device.
+        processor: The model's processor.
+        name: Folder or repository of the model, for provenance.
+        revision: Commit of the repository, for provenance.
+        batch_size: Number of images that go through the model at once.
+        decoding: How the words are chosen; None means greedily, up to 77 tokens.
 
     Raises:
-        ValueError: If the batch is empty, or the model cannot say that many tokens.
+        ValueError: If `batch_size` is below 1, or the model has fewer positions than the most tokens of a caption.
 
     Source:
         TADP Sec. 4.1 (BLIP-2 captions and their minimal length).
@@ -84,36 +84,37 @@ class Captioner:
     ) -> "Captioner":
         """Load a captioner from a folder or the hub.
 
-        Weights are read from safetensors alone, and no code of a repository is run.
+        Weights are read only from safetensors files, and no code from a repository is run.
 
         Args:
             name: "tadp-tiny", a folder, or a repository on the hub such as "Salesforce/blip2-opt-2.7b".
-            min_new_tokens: The fewest tokens of a caption; longer captions name more. TADP compares 0, 20 and 40.
-            max_new_tokens: The most. The text encoder of Stable Diffusion takes 77 with its start and end, so 75 of its
-                own tokens, which are others than the captioner's; a call counts them.
-            batch_size: Images that go through the model at once.
+            min_new_tokens: Minimal number of tokens in a caption. Longer captions name more; TADP compares 0, 20 and
+                40.
+            max_new_tokens: Maximal number of tokens in a caption. The text encoder of Stable Diffusion takes 77 tokens
+                with start and end, so 75 of a caption. Its tokens differ from the captioner's; each call counts them.
+            batch_size: Number of images that go through the model at once.
             num_beams: Width of the beam search; 1 is greedy.
-            temperature: 0 takes the likeliest words. Above, words are drawn from the likeliest nine tenths, the more
-                freely the higher it is: other seeds then give an image other captions.
-            seed: Of the drawing; an image and a seed give one caption, in any batch. Unused at temperature 0.
-            prompt: Text that the model continues or answers. It is not part of the captions. None: no text, but for
-                chat models, which are asked to describe the image in one sentence.
-            retry: Ask once again where a caption is empty or a loop, for five tokens or more, no three of which come
-                twice in a row.
-            dtype: Of the weights; None is float32, whatever the file holds.
-            device: Where the model goes; None is the CPU.
-            revision: Branch, tag or commit of a repository. `provenance` has the commit it led to.
-            local_files_only: Look no further than the cache. HF_HUB_OFFLINE=1 does the same.
-            cache_dir: Where downloads are kept; None is the hub library's own place.
+            temperature: 0 takes the most likely words. Above 0, words are sampled from the most likely 90 % of the
+                probability, with more variety at higher values; captions then depend on the seed.
+            seed: Seed of the sampling. An image and a seed give the same caption in any batch. Unused at temperature 0.
+            prompt: Text that the model continues or answers; it is not part of the captions. None means no text, except
+                for chat models, which are asked to describe the image in one sentence.
+            retry: Whether to try a second time if a caption is empty or a loop. The second try must have at least five
+                tokens and may not repeat any three tokens.
+            dtype: Precision of the weights; None means float32, whatever the file holds.
+            device: Device of the model; None means the CPU.
+            revision: Branch, tag or commit of a repository. `provenance` records the commit.
+            local_files_only: Whether to use only the cache. HF_HUB_OFFLINE=1 does the same.
+            cache_dir: Folder of the downloads; None means the hub library's default.
             token: Access token for gated and private repositories.
 
         Raises:
             UnknownModelError: If there is no such folder or repository, or it cannot be reached.
-            MissingFileError: If a part is missing.
-            CorruptFileError: If a file is damaged, or the weights are pickles only.
+            MissingFileError: If a part of the model is missing.
+            CorruptFileError: If a file is damaged, or there are only pickled weights.
             ModelError: If the model does not turn images into text, or lacks weights.
             MissingExtraError: If transformers needs a package for this model that is not installed.
-            ValueError: If a number is out of range, or beams and sampling are asked for at once.
+            ValueError: If a number is out of range, or both beams and sampling are requested.
         """
         decoding = Decoding(
             min_new_tokens=min_new_tokens,
@@ -137,7 +138,9 @@ class Captioner:
             batch_size=batch_size,
             decoding=decoding,
         )
-        if folder.name == "captioner" and (folder.parent / "tokenizer").is_dir():  # of a model, as tadp-tiny has one
+        if (
+            folder.name == "captioner" and (folder.parent / "tokenizer").is_dir()
+        ):  # it is part of a model, like the captioner of tadp-tiny
             captioner._tokenizer_folder = folder.parent / "tokenizer"
         return captioner
 
@@ -153,20 +156,20 @@ class Captioner:
 
     @property
     def revision(self) -> str | None:
-        """The commit it came at; None for a folder and for "tadp-tiny", which comes with tadp."""
+        """The commit of the repository; None for a folder and for "tadp-tiny", which comes with tadp."""
         return self._revision
 
     @property
     def generation(self) -> dict[str, int | float | str | bool | None]:
-        """What decides the captions besides the model, its precision included, for provenance."""
+        """Everything besides the weights that determines the captions, including the precision, for provenance."""
         return {**asdict(self._decoding), "dtype": str(_home(self._model)[1]).removeprefix("torch.")}
 
     @property
     def token_counter(self) -> TokenCounter:
-        """What counts the tokens of captions where no text encoder is given.
+        """The counter of the captions' tokens if no text encoder is given.
 
-        That is CLIP's own vocabulary, which all Stable Diffusion 1.x and 2.x have and which comes with tadp; for a
-        captioner that is part of a model, as that of "tadp-tiny" is, the model's tokenizer.
+        It uses CLIP's own vocabulary, which comes with tadp and which all Stable Diffusion 1.x and 2.x share. For a
+        captioner that is part of a model, such as "tadp-tiny", it uses the model's tokenizer.
 
         Example:
             >>> Captioner.from_pretrained("tadp-tiny").token_counter.count_tokens(["a dog on grass"])
@@ -176,7 +179,7 @@ class Captioner:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """All that decides the captions, to be kept beside them as JSON."""
+        """Everything that determines the captions, to be stored with them as JSON."""
         from importlib.metadata import version
 
         return {
@@ -195,22 +198,22 @@ class Captioner:
         text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[str]:
-        """Describe images; `describe` tells more.
+        """Describe images. `describe` returns details of each caption.
 
         Args:
-            images: One image, a batch (B, 3, H, W) or (B, H, W, 3), or a list of images of any sizes; each as
-                `tadp.images.to_pil` takes it. Files are read batch by batch.
-            text_encoder: That of the backbone the captions are for, `backbone.text_encoder`; None counts as
-                `token_counter` does. Captions with more tokens than it takes are named in a warning.
-            progress: Show a progress bar.
+            images: One image, a batch (B, 3, H, W) or (B, H, W, 3), or a list of images of any sizes, in any form that
+                `tadp.images.to_pil` takes. Files are read batch by batch.
+            text_encoder: The text encoder that will read the captions, `backbone.text_encoder`; None counts tokens with
+                `token_counter`. A warning names captions with more tokens than it takes.
+            progress: Whether to show a progress bar.
 
         Returns:
-            One caption an image, in order; an empty list for an empty list. What is still empty, or a loop, after a
-            second try is kept, with a warning that names the images.
+            One caption per image, in order; an empty list for an empty list. A caption that is still empty or a loop
+            after a second try is returned, with a warning that names the image.
 
         Raises:
             ImageError: If an image cannot be read; the message says which.
-            TypeError: If something is no image.
+            TypeError: If an argument is not an image.
 
         Example:
             >>> from tadp.datasets.scenes import Scenes
@@ -231,7 +234,7 @@ class Captioner:
         text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[Caption]:
-        """Describe images as a call does, and say of each caption how it went: no warnings, but `Caption`s.
+        """Describe images like a call does, but return `Caption`s with details instead of warning.
 
         Example:
             >>> from tadp.datasets.scenes import Scenes
@@ -247,7 +250,7 @@ class Captioner:
         return counted(captions, text_encoder or self.token_counter)
 
     def _batch(self, images: list[Image.Image]) -> list[Caption]:
-        """Captions of images that go through the model at once, those that failed a second time."""
+        """Caption images that go through the model at once, and try again for those that failed."""
         captions = [checked(text) for text in self._generate(images)]
         failed = [number for number, caption in enumerate(captions) if caption.problem]
         if failed and self._decoding.retry:
@@ -266,7 +269,7 @@ class Captioner:
         return [" ".join(text.split()) for text in texts]
 
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """The model's inputs: pixels in its dtype, token ids where there is text."""
+        """Prepare the model's inputs: pixels in its dtype, and token ids if there is text."""
         if self._processor.chat_template:
             text = {"type": "text", "text": self._decoding.prompt or INSTRUCTION}
             chats = [[{"role": "user", "content": [{"type": "image", "image": image}, text]}] for image in images]
@@ -296,8 +299,8 @@ def _check_positions(model: nn.Module, max_new_tokens: int, name: str) -> None:
     config: Any = model.config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and max_new_tokens > positions:
-        most = f" must be at most {positions} for {name!r}; got {max_new_tokens}."
-        raise OptionError(Argument("max_new_tokens"), most)
+        limit = f" must be at most {positions} for {name!r}; got {max_new_tokens}."
+        raise OptionError(Argument("max_new_tokens"), limit)
 
 
 def _listed(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
@@ -316,26 +319,26 @@ def _read(image: ImageLike, number: int, count: int) -> Image.Image:
 
 
 def _without_echo(ids: Tensor, prompt: Tensor) -> Tensor:
-    """Cut the prompt from the front of generated ids, if it is there.
+    """Remove the prompt from the start of generated ids, if it is there.
 
-    Decoder-only models repeat all of it, BLIP all but its closing token, encoder-decoders none.
+    Decoder-only models repeat the whole prompt, BLIP all but its last token, and encoder-decoders nothing.
 
     Args:
-        ids: (B, L).
-        prompt: (B, P).
+        ids: Generated token ids, (B, L).
+        prompt: Token ids of the prompt, (B, P).
 
     Returns:
         (B, L - P), (B, L - P + 1) or `ids` itself.
     """
     for length in (prompt.shape[1], prompt.shape[1] - 1):
-        # The first token is left out of the comparison: BLIP exchanges it for its own beginning of sentence.
+        # The first token is not compared: BLIP replaces it with its own start token.
         if ids.shape[1] >= length and torch.equal(ids[:, 1:length], prompt[:, 1:length]):
             return ids[:, length:]
     return ids
 
 
 def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a model takes its pixels, and in which precision: that of most weights, for some layers stay in float32."""
+    """Return the device and precision of a model's pixels. Some layers stay in float32, so most weights decide."""
     sizes: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         sizes[parameter.dtype] += parameter.numel() * parameter.is_floating_point()

@@ -1,4 +1,4 @@
-"""How a captioner chooses its words: limits, beams or seeded sampling, and a second try."""
+"""How a captioner chooses its words: length limits, beam search or seeded sampling, and a second try."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from torch import Tensor
 
 from tadp.errors import Argument, OptionError
 
-NUCLEUS = 0.9  # share of probability that is drawn from, as BLIP samples captions (Li et al. 2022, Sec. 4.3)
-# On the second try no three tokens in a row come twice, so that hardly a loop is left to fall into. A repetition
-# penalty would weigh on the end token too, which in chat models stands in the prompt.
+NUCLEUS = 0.9  # share of the probability to sample from, as BLIP does for captions (Li et al. 2022, Sec. 4.3)
+# On the second try, no three consecutive tokens may occur twice, which prevents almost all loops. A repetition penalty
+# would also affect the end token, which is part of the prompt in chat models.
 NO_REPEAT = 3
-FEWEST_TOKENS = 5  # tokens that a captioner which said nothing is held to on the second try
+FEWEST_TOKENS = 5  # minimal number of tokens on the second try
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What decides a caption besides the model and the image.
+    """The settings that determine a caption, given the model and the image.
 
     Attributes:
-        min_new_tokens: The fewest tokens of a caption.
-        max_new_tokens: The most.
+        min_new_tokens: Minimal number of tokens in a caption.
+        max_new_tokens: Maximal number of tokens in a caption.
         num_beams: Width of the beam search; 1 is greedy.
-        temperature: 0 takes the likeliest; above, words are drawn, the more freely the higher.
-        seed: Of the drawing.
-        prompt: Text that the model continues or answers.
-        retry: Try once again where a caption is empty or a loop.
+        temperature: 0 takes the most likely words; above 0, words are sampled, with more variety at higher values.
+        seed: Seed of the sampling.
+        prompt: Text that the model continues or answers; None means no text.
+        retry: Whether to try a second time if a caption is empty or a loop.
 
     Raises:
-        ValueError: If a number is out of range, or beams and sampling are asked for at once.
+        ValueError: If a number is out of range, or both beams and sampling are requested.
     """
 
     min_new_tokens: int = 0
@@ -56,30 +56,30 @@ class Decoding:
                 f" ({self.max_new_tokens}); got {self.min_new_tokens}.",
             )
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or a number above; got {self.temperature}.")
+            raise ValueError(f"temperature must be 0 or a finite number above 0; got {self.temperature}.")
         if not isinstance(self.prompt, str | None):
-            raise TypeError(f"prompt is one text for all images; got a {type(self.prompt).__name__}.")
+            raise TypeError(f"prompt must be one string for all images; got a {type(self.prompt).__name__}.")
         if self.temperature > 0 and self.num_beams > 1:
             raise OptionError(
-                f"sampling draws one caption, beams search among {self.num_beams}; got temperature {self.temperature} "
-                "too. Pass ",
+                f"sampling and beam search cannot be combined; got temperature {self.temperature} and "
+                f"{self.num_beams} beams. Pass ",
                 Argument("num_beams", 1),
                 " or temperature=0.",
             )
 
     def arguments(self, images: list[Image.Image], *, again: bool = False) -> dict[str, Any]:
-        """What `generate` of transformers is called with.
+        """Return the arguments for `generate` of transformers.
 
         Args:
-            images: Those of the batch; a drawing is seeded by `seed` and the image, so that it does not depend on the
-                batch an image comes in.
-            again: For the second try.
+            images: The images of the batch. Sampling is seeded with `seed` and the image, so that a caption does not
+                depend on the rest of the batch.
+            again: Whether this is the second try.
         """
         fewest = max(self.min_new_tokens, min(FEWEST_TOKENS, self.max_new_tokens)) if again else self.min_new_tokens
         arguments: dict[str, Any] = {
-            "do_sample": False,  # drawing is one of the logits processors below
+            "do_sample": False,  # a logits processor below does the sampling
             "num_beams": self.num_beams,
-            "max_new_tokens": self.max_new_tokens,  # always: BLIP does not read its saved generation config
+            "max_new_tokens": self.max_new_tokens,  # always given, because BLIP ignores its saved generation config
             "min_new_tokens": fewest or None,
         }
         if again:
@@ -96,14 +96,14 @@ class Decoding:
 
 
 class SeededNoise:
-    """A logits processor that makes greedy decoding draw, each row from a stream of its own.
+    """A logits processor that turns greedy decoding into sampling, with a separate random stream per row.
 
-    The largest of logits plus Gumbel noise falls on a token with that token's softmax probability (Gumbel 1954; the
-    "Gumbel-max trick"). transformers' own sampling draws all rows from one stream, so that a caption would change with
-    the batch its image comes in.
+    The maximum of logits plus Gumbel noise falls on each token with its softmax probability (Gumbel 1954; the
+    "Gumbel-max trick"). transformers' own sampling uses one stream for all rows, so a caption would depend on the rest
+    of the batch.
 
     Args:
-        seeds: One a row.
+        seeds: One seed per row.
     """
 
     def __init__(self, seeds: list[int]):
@@ -111,7 +111,7 @@ class SeededNoise:
 
     def __call__(self, input_ids: Int[Tensor, "b l"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         """Add noise to (B, V) logits."""
-        rows = [torch.empty(scores.shape[1]).exponential_(generator=one) for one in self._generators]
+        rows = [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self._generators]
         return scores - torch.stack(rows).log().to(scores)
 
 

@@ -1,4 +1,4 @@
-"""Find, check and load a captioner: model and processor, as the hub or a folder has them."""
+"""Find, check and load a captioner, that is, a model and its processor, from the hub or a folder."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ _TOKENIZER_FILES = (
 
 
 def find_captioner(name: str | Path, hub: HubOptions) -> Path:
-    """The folder that holds the model, downloaded if it must be."""
+    """Return the folder of the model, and download it if necessary."""
     if str(name) == TINY:
         return tiny_folder() / "captioner"
     return find_pretrained(
@@ -37,7 +37,7 @@ def find_captioner(name: str | Path, hub: HubOptions) -> Path:
 
 
 def check_captioner(folder: Path, name: str) -> None:
-    """Say what is wrong with a folder before a library fails on it less clearly."""
+    """Check a folder first, because transformers' own messages are less clear."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     check_pretrained(
@@ -50,36 +50,37 @@ def check_captioner(folder: Path, name: str) -> None:
     for what, files in (("image processor", _PROCESSOR_FILES), ("tokenizer", _TOKENIZER_FILES)):
         if not any((folder / file).is_file() for file in files):
             raise MissingFileError(
-                f"the captioner {name!r} has no {what}: {folder} holds none of {', '.join(files)}. "
+                f"the captioner {name!r} has no {what}: none of these files is in {folder}: {', '.join(files)}. "
                 "Save its processor there: processor.save_pretrained(folder)."
             )
 
 
 def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Model and processor of a folder that has been checked.
+    """Load model and processor from a folder that has been checked.
 
     Raises:
-        ModelError: If they do not load, or lack weights.
+        ModelError: If they cannot be loaded, or weights are missing.
         MissingExtraError: If this model needs a package that is not installed.
     """
     from transformers import AutoModelForImageTextToText, ProcessorMixin
 
     what = f"the captioner {name!r}"
-    # backend: pixels of the torchvision processors differ by 2e-5, so captions could; and it need not be there.
+    # backend: torchvision's processors give pixels that differ by 2e-5, which could change captions, and torchvision is
+    # not always installed.
     model, processor = load_pretrained(
         AutoModelForImageTextToText, _ProcessorLoader, folder, dtype=dtype, what=what, backend="pil"
     )
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(
-            f"{what} comes with a {type(processor).__name__} alone; it needs a processor, which holds "
-            "tokenizer and image processor. Save that in its folder: processor.save_pretrained(folder)."
+            f"{what} comes with only a {type(processor).__name__}; it needs a processor with a tokenizer and an image "
+            "processor. Save one in its folder: processor.save_pretrained(folder)."
         )
     pad_left(processor.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     return model, processor
 
 
 class _ProcessorLoader:
-    """Loads processors as `AutoProcessor` does, but for their part for videos: that one needs torchvision."""
+    """Loads processors like `AutoProcessor`, but without their video processor, which needs torchvision."""
 
     @staticmethod
     def from_pretrained(folder: Path, **options: Any) -> Any:
@@ -94,12 +95,12 @@ class _ProcessorLoader:
 
 
 def _without_videos(processor_class: Any) -> Any:
-    """A processor class that loads and takes images and text alone; nobody else's class is changed."""
+    """Return a subclass for images and text only. The original class stays as it is."""
     parts = processor_class.get_attributes()
     place = parts.index(_VIDEOS)
 
-    class ImagesAlone(processor_class):
-        video_processor = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM's asks, also when there is no video
+    class ImagesOnly(processor_class):
+        video_processor = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM reads these even without a video
 
         @classmethod
         def get_attributes(cls) -> list[str]:
@@ -107,7 +108,7 @@ def _without_videos(processor_class: Any) -> Any:
 
         @classmethod
         def from_args_and_dict(cls, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-            args = [*args[:place], None, *args[place:]]  # some constructors must be given it
+            args = [*args[:place], None, *args[place:]]  # some constructors require the argument
             return super().from_args_and_dict(args, processor_dict, **kwargs)
 
-    return ImagesAlone
+    return ImagesOnly

@@ -1,4 +1,4 @@
-"""A caption and how it went: empty, a loop, too long for the text encoder; and the words to say so."""
+"""Captions with their problems (empty, a loop, too long for the text encoder), and the warnings about them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +9,20 @@ from tadp.images.reading import ImageLike
 from tadp.language.repetition import is_looping
 from tadp.text.clip_tokenizer import TokenCounter
 
-_NAMED = 10  # images that a sentence lists
+_NAMED = 10  # most images that a warning lists
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a captioner said about an image, and how that went.
+    """A caption of an image, with its problem if it has one.
 
     Attributes:
         text: The caption.
-        problem: "empty" if it has no word, "looping" if it goes round in circles
-            (`tadp.language.repetition.is_looping`).
-        retried: Whether a second try was made, because the first one was empty or a loop.
-        tokens: Its length in the text encoder's tokens, start and end included; None if nobody has counted.
-        fits: Whether that is within what the text encoder takes; None if nobody has counted.
+        problem: "empty" if it has no word, "looping" if it repeats itself endlessly
+            (`tadp.language.repetition.is_looping`), None otherwise.
+        retried: Whether there was a second try because the first caption was empty or a loop.
+        tokens: Number of the text encoder's tokens, including start and end; None if they were not counted.
+        fits: Whether the text encoder takes that many tokens; None if they were not counted.
     """
 
     text: str
@@ -33,21 +33,21 @@ class Caption:
 
 
 def checked(text: str, *, retried: bool = False) -> Caption:
-    """A caption with what is wrong with it."""
+    """Make a caption of a text and detect its problem."""
     if not any(letter.isalnum() for letter in text):
         return Caption(text, "empty", retried)
     return Caption(text, "looping" if is_looping(text) else None, retried)
 
 
 def better(first: Caption, second: Caption) -> Caption:
-    """Which of two tries to keep: a loop says more than nothing, and the first one is what was asked for."""
+    """Choose between two tries. A loop is better than an empty caption; if both fail alike, keep the first."""
     if second.problem is None or (first.problem == "empty" and second.problem == "looping"):
         return second
     return replace(first, retried=True)
 
 
 def counted(captions: list[Caption], counter: TokenCounter) -> list[Caption]:
-    """The same captions with their lengths in the text encoder's tokens."""
+    """Add the number of the text encoder's tokens to captions."""
     if not captions:
         return []
     counts = counter.count_tokens([caption.text for caption in captions])
@@ -58,39 +58,39 @@ def counted(captions: list[Caption], counter: TokenCounter) -> list[Caption]:
 
 
 def troubles(captions: list[Caption], images: Sequence[ImageLike], *, who: str, retry: bool) -> Iterator[str]:
-    """A sentence a kind of trouble, with the images it befell.
+    """Yield one warning per kind of problem, with the affected images.
 
     Args:
-        captions: All of a call.
-        images: What they are captions of, to name files.
-        who: The subject of the sentences.
+        captions: All captions of a call.
+        images: The captioned images, whose file names the warnings give.
+        who: The subject of the sentences, such as "the captioner 'tadp-tiny'".
         retry: Whether second tries were made.
     """
 
     def named(flags: Iterable[bool | None]) -> str:
         return _named([number for number, flag in enumerate(flags) if flag], images)
 
-    again = "also when asked once again. " if retry else "and retry is off. "
+    again = "also on a second try. " if retry else "and retry is off. "
     again += "Pass another prompt, num_beams=5, or a temperature."
-    if empty := named(one.problem == "empty" for one in captions):
-        yield f"{who} had nothing to say about {empty}, {again}"
-    if looping := named(one.problem == "looping" for one in captions):
-        yield f"{who} went round in circles about {looping}, {again}"
-    if mended := named(one.retried and one.problem is None for one in captions):
+    if empty := named(caption.problem == "empty" for caption in captions):
+        yield f"{who} returned an empty caption for {empty}, {again}"
+    if looping := named(caption.problem == "looping" for caption in captions):
+        yield f"{who} repeated itself endlessly in the caption for {looping}, {again}"
+    if replaced := named(caption.retried and caption.problem is None for caption in captions):
         yield (
-            f"{who} said nothing of use about {mended} at first (nothing, or the same words again and again); it was "
-            "asked once more, and the second answer was taken."
+            f"{who} first returned an unusable caption for {replaced} (empty, or the same words again and again); "
+            "the caption from a second try is used."
         )
-    if long := named(one.fits is False for one in captions):
-        most = max(one.tokens or 0 for one in captions)
+    if long := named(caption.fits is False for caption in captions):
+        most = max(caption.tokens or 0 for caption in captions)
         yield (
-            f"{who} said more about {long} than the text encoder takes, up to {most} tokens. Lower max_new_tokens, or "
-            "cut it: backbone.encode_text(captions, truncate=True)."
+            f"{who} returned a longer caption for {long} than the text encoder takes, up to {most} tokens. Lower "
+            "max_new_tokens, or cut it: backbone.encode_text(captions, truncate=True)."
         )
 
 
 def _named(numbers: list[int], images: Sequence[ImageLike]) -> str:
-    """Which images, as in "image 1 (cat.png), 5 (counted from 0)"; nothing for none, no number for the only one."""
+    """Name images as in "image 1 (cat.png), 5 (counted from 0)". A single image has no number; "" if there is none."""
     if numbers and len(images) == 1:
         return Path(image).name if isinstance(image := images[0], str | Path) else "the image"
     names = [

@@ -47,12 +47,12 @@ def images() -> list[Image.Image]:
 
 @pytest.fixture
 def broken(folders, tmp_path) -> Path:
-    """A copy of the BLIP to break."""
+    """A copy of the BLIP folder that a test may break."""
     return Path(shutil.copytree(folders["blip"], tmp_path / "broken"))
 
 
 def plain(folder: Path, **options) -> Callable[..., list[str]]:
-    """A captioner whose first words count: random weights say what they say, loops and all."""
+    """A captioner without a second try, because models with random weights produce loops."""
     captioner = Captioner.from_pretrained(folder, retry=False, **options)
     return lambda images: [caption.text for caption in captioner.describe(images)]
 
@@ -69,7 +69,7 @@ def test_batches_give_the_captions_of_single_images(folders, images, kind):
 @pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("prompt", [None, "a photo of"])
 def test_captions_are_what_transformers_generates_without_prompt_and_image_tokens(folders, images, kind, prompt):
-    """An oracle that knows, for each model, how many tokens its output repeats."""
+    """The expected text uses the known number of prompt tokens that each model repeats in its output."""
     captions = plain(folders[kind], max_new_tokens=8, prompt=prompt)(images[:2])
     tokenizer = AutoTokenizer.from_pretrained(folders[kind])
     model = AutoModelForImageTextToText.from_pretrained(folders[kind], dtype=torch.float32).eval()
@@ -92,7 +92,7 @@ def plain_inputs(folder: Path, image: Image.Image, prompt: str | None) -> dict:
 
 
 def qwen2_vl_inputs(folder: Path, image: Image.Image, prompt: str | None) -> dict:
-    """By hand, for transformers' own processor needs torchvision: four patches become one image token."""
+    """Build the inputs without transformers' processor, which needs torchvision. Four patches give one image token."""
     pixels = Qwen2VLImageProcessorPil.from_pretrained(folder)(image, return_tensors="pt")
     count = int(pixels["image_grid_thw"].prod()) // 4
     text = prompt or "Describe this image in one sentence."
@@ -105,7 +105,7 @@ def qwen2_vl_inputs(folder: Path, image: Image.Image, prompt: str | None) -> dic
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_a_minimum_of_tokens_lengthens_captions(folders, images, kind):
-    """The tokenizer is word by word, but special tokens do not show; so count against a maximum below the minimum."""
+    """Special tokens do not show in the text, so the minimum is compared with a maximum below it."""
     short = plain(folders[kind], max_new_tokens=3)(images)
     long = plain(folders[kind], min_new_tokens=30, max_new_tokens=30)(images)
     assert max(len(caption.split()) for caption in short) <= 3
@@ -206,9 +206,9 @@ def test_something_else_is_no_image(folders, no_type_checker):
         ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more; got 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more; got 0"),
         ({"num_beams": 0}, "num_beams must be 1 or more; got 0"),
-        ({"temperature": -0.1}, "temperature must be 0 or a number above; got -0.1"),
-        ({"temperature": float("nan")}, "temperature must be 0 or a number above; got nan"),
-        ({"temperature": 0.7, "num_beams": 3}, "beams search among 3; got temperature 0.7 too. Pass num_beams=1"),
+        ({"temperature": -0.1}, "temperature must be 0 or a finite number above 0; got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be 0 or a finite number above 0; got nan"),
+        ({"temperature": 0.7, "num_beams": 3}, "cannot be combined; got temperature 0.7 and 3 beams. Pass num_beams=1"),
         ({"max_new_tokens": 97}, "max_new_tokens must be at most 96 for .*blip.*; got 97"),
     ],
 )
@@ -218,7 +218,7 @@ def test_numbers_out_of_range(folders, numbers, message):
 
 
 def test_a_prompt_that_is_no_text_is_refused_before_the_model_is_read(folders, no_type_checker):
-    with pytest.raises(TypeError, match="prompt is one text for all images; got a list"):
+    with pytest.raises(TypeError, match="prompt must be one string for all images; got a list"):
         Captioner.from_pretrained(folders["blip"], prompt=["a", "b"])  # type: ignore
 
 
@@ -337,7 +337,7 @@ def test_a_low_temperature_is_greedy(folders, images, kind):
 
 @pytest.fixture
 def scripted(folders, monkeypatch):
-    """A captioner that says what it is told: texts of the first try, of the second one; and how it was asked."""
+    """A function that builds a captioner with given texts for the first and second try, and records its calls."""
 
     def build(first: list[str], second: list[str] = (), **options) -> tuple[Captioner, list[dict]]:
         captioner = Captioner.from_pretrained(folders["blip"], **options)
@@ -362,10 +362,11 @@ LOOP = "a dog and a dog and a dog and a dog"
 def test_a_loop_is_asked_about_once_again(scripted, images):
     captioner, calls = scripted(["a cat", LOOP, "a car"], ["a dog on grass"])
     with pytest.warns(
-        UserWarning, match=r"nothing of use about image 1 \(counted from 0\) at first .* second answer was taken"
-    ) as said:
+        UserWarning,
+        match=r"first returned an unusable caption for image 1 \(counted from 0\) .* from a second try is used",
+    ) as caught:
         assert captioner(images[:3]) == ["a cat", "a dog on grass", "a car"]
-    assert len(said) == 1
+    assert len(caught) == 1
     assert [call["images"] for call in calls] == [3, 1]
     assert calls[1]["no_repeat_ngram_size"] == 3
     assert calls[1]["min_new_tokens"] == 5
@@ -383,19 +384,21 @@ def test_records_say_how_each_caption_went(scripted, images):
 
 def test_what_stays_bad_is_kept_and_named(scripted, images):
     captioner, _ = scripted(["", LOOP, "a cat"], ["", "a cat " * 4])
-    with pytest.warns(UserWarning, match="the captioner") as said:
+    with pytest.warns(UserWarning, match="the captioner") as caught:
         assert captioner(images[:3]) == ["", LOOP, "a cat"]
-    texts = [str(one.message) for one in said]
+    texts = [str(warning.message) for warning in caught]
     assert len(texts) == 2
-    assert "had nothing to say about image 0 (counted from 0), also when asked once again. Pass another" in texts[0]
-    assert "went round in circles about image 1 (counted from 0), also when asked once again. Pass another" in texts[1]
+    assert "returned an empty caption for image 0 (counted from 0), also on a second try. Pass another" in texts[0]
+    assert "endlessly in the caption for image 1 (counted from 0), also on a second try. Pass another" in texts[1]
 
 
 @pytest.mark.parametrize("as_file", [False, True])
 def test_an_only_image_has_no_number(scripted, images, tmp_path, as_file):
     captioner, _ = scripted([""], ["a dog on grass"])
     Image.fromarray(np.asarray(images[0])).save(tmp_path / "rex.png")
-    with pytest.warns(UserWarning, match="about rex.png at first" if as_file else "about the image at first"):
+    with pytest.warns(
+        UserWarning, match="unusable caption for rex.png" if as_file else "unusable caption for the image"
+    ):
         captioner(tmp_path / "rex.png" if as_file else images[0])
 
 
@@ -412,7 +415,7 @@ def test_a_loop_is_better_than_nothing_but_no_other_loop_than_the_first(scripted
 
 def test_no_second_try_where_none_is_wanted(scripted, images):
     captioner, calls = scripted([LOOP, ""], retry=False)
-    with pytest.warns(UserWarning, match=r"about image [01] \(counted from 0\), and retry is off"):
+    with pytest.warns(UserWarning, match=r"for image [01] \(counted from 0\), and retry is off"):
         assert captioner(images[:2]) == [LOOP, ""]
     assert len(calls) == 1
 
@@ -473,10 +476,10 @@ def test_a_warning_names_them_and_says_what_to_do(scripted, images, backbone):
     long = f"{long} {' '.join(f'{a} on {b}' for a in ('grass', 'photo') for b in ('dog', 'cat', 'car', 'tree'))}"
     captioner, _ = scripted(["", long], ["a cat"])
     assert backbone.text_encoder.count_tokens([long])[0] > backbone.text_encoder.max_length
-    with pytest.warns(UserWarning, match="the captioner") as said:
+    with pytest.warns(UserWarning, match="the captioner") as caught:
         captioner(images[:2], text_encoder=backbone.text_encoder)
-    assert "said more about image 1 (counted from 0) than the text encoder takes, up to" in str(said[-1].message)
-    assert "truncate=True" in str(said[-1].message)
+    assert "a longer caption for image 1 (counted from 0) than the text encoder takes, up to" in str(caught[-1].message)
+    assert "truncate=True" in str(caught[-1].message)
 
 
 def test_without_a_text_encoder_clips_own_tokens_are_counted(scripted, images):
@@ -489,7 +492,7 @@ def test_without_a_text_encoder_clips_own_tokens_are_counted(scripted, images):
 
 
 def test_clips_vocabulary_gives_the_ids_that_clip_was_trained_with():
-    """Ids as the documentation of CLIP and of transformers print them."""
+    """The ids are those printed in the documentation of CLIP and of transformers."""
     tokenizer = clip_counter()._tokenizer
     assert len(tokenizer) == 49408
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
@@ -523,10 +526,10 @@ def tiny_captioner() -> Captioner:
 def test_it_names_the_objects_of_scenes_it_has_not_seen(tiny_captioner):
     scenes = list(Scenes(40, seed=1, style=None))
     captions = tiny_captioner([scene.image for scene in scenes])
-    said = [set(caption.replace(",", "").split()) & set(CLASSES) for caption in captions]
+    named = [set(caption.replace(",", "").split()) & set(CLASSES) for caption in captions]
     there = [set(scene.names) for scene in scenes]
-    right = sum(len(a & b) for a, b in zip(said, there, strict=True))
-    assert right / sum(map(len, said)) >= 0.85  # precision
+    right = sum(len(a & b) for a, b in zip(named, there, strict=True))
+    assert right / sum(map(len, named)) >= 0.85  # precision
     assert right / sum(map(len, there)) >= 0.80  # recall
 
 

@@ -7,12 +7,12 @@ from tadp.captioner.decoding import Decoding, SeededNoise
 
 
 def test_the_largest_noisy_logit_is_a_draw_from_the_softmax():
-    """Frequencies of 20,000 draws within four standard deviations."""
+    """The frequencies of 20,000 draws are within four standard deviations."""
     shares, draws = torch.tensor([0.6, 0.3, 0.1]), 20_000
     logits = shares.log().expand(draws, -1) + 5
     noisy = SeededNoise(list(range(draws)))(torch.zeros(draws, 1, dtype=torch.long), logits)
-    found = torch.bincount(noisy.argmax(dim=1), minlength=3) / draws
-    assert ((found - shares).abs() < 4 * (shares * (1 - shares) / draws).sqrt()).all()
+    frequencies = torch.bincount(noisy.argmax(dim=1), minlength=3) / draws
+    assert ((frequencies - shares).abs() < 4 * (shares * (1 - shares) / draws).sqrt()).all()
 
 
 def test_what_is_ruled_out_is_never_drawn():
@@ -50,7 +50,7 @@ def test_words_are_drawn_from_the_nucleus():
     [temperature, nucleus, _] = Decoding(temperature=2.0).arguments([])["logits_processor"]
     ids, logits = torch.zeros(1, 1, dtype=torch.long), torch.tensor([[0.5, 0.45, 0.05]]).log()
     assert torch.equal(temperature(ids, logits), logits / 2)
-    # 0.9 of the probability: the third is beyond it
+    # The first two make up 0.9 of the probability, so the third is excluded.
     assert torch.isinf(nucleus(ids, logits)).tolist() == [[False, False, True]]
 
 

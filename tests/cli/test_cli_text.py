@@ -304,7 +304,7 @@ def test_two_runs_do_not_write_one_file(workplace, monkeypatch):
 
 
 def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workplace):
-    with pytest.warns(UserWarning, match=r"said more about scene\.png than the text encoder takes"):
+    with pytest.warns(UserWarning, match=r"returned a longer caption for scene\.png than the text encoder takes"):
         long = tadp.Captioner.from_pretrained("tadp-tiny", min_new_tokens=76)("scene.png")[0]
     encoder = tadp.TADPBackbone.from_pretrained("tadp-tiny").text_encoder
     assert encoder is not None
