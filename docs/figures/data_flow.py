@@ -1,8 +1,8 @@
-"""Draw how images and text become features, with the paper's symbols: docs/concepts.md shows it.
+"""Draw how images and text become features, with the paper's symbols. The figure is in docs/concepts.md.
 
     python docs/figures/data_flow.py --out docs/images/data-flow.svg
 
-Boxes are steps that can be called, plain text on the arrows is what goes from one to the next.
+A box is a step that can be called. The text on an arrow names the data that one step passes to the next.
 """
 
 import argparse
@@ -18,7 +18,7 @@ MONO = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 class Box(NamedTuple):
-    """A step: where it is, its symbol in the paper, its name here, and what it is for."""
+    """A step: its position in the figure, its symbol in the paper, its name in tadp, and its purpose."""
 
     left: int
     top: int
@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
     @property
     def middle(self) -> tuple[int, int]:
-        """Its centre."""
+        """The centre of the box, (x, y)."""
         return self.left + self.width // 2, self.top + self.height // 2
 
 
@@ -41,8 +41,8 @@ MODIFIER = Box(530, 24, "M(P)s", "CaptionModifier", "for another domain", "text"
 ENCODE_IMAGE = Box(60, 154, "E", "encode_image", "VAE encoder, frozen", "image")
 ENCODE_TEXT = Box(490, 154, "τ", "encode_text", "text encoder, frozen", "text")
 EXTRACT = Box(275, 240, "ε", "extract", "one pass of the U-Net", "both")
-MAPS = Box(60, 342, "F", "raw maps", "one a level, finest first", "both")
-ATTENTION = Box(490, 342, "A", ".attention", "one channel a token", "both")
+MAPS = Box(60, 342, "F", "raw maps", "one per level, finest first", "both")
+ATTENTION = Box(490, 342, "A", ".attention", "one channel per token", "both")
 JOINED = Box(275, 406, "V = A ⊕ F", ".maps", "joined at levels 1 and 2", "both")
 HEAD = Box(275, 506, "H", "heads", "classes, depth, boxes", "yours")
 BOXES = (IMAGES, CAPTIONER, MODIFIER, ENCODE_IMAGE, ENCODE_TEXT, EXTRACT, MAPS, ATTENTION, JOINED, HEAD)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def drawing() -> list[str]:
-    """The lines of the file."""
+    """The lines of the SVG file."""
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="{SANS}" font-size="13" fill="{INK}">',
@@ -84,7 +84,7 @@ def drawing() -> list[str]:
 
 
 def shape(box: Box) -> list[str]:
-    """A box with its three lines."""
+    """A box with its three lines of text."""
     x = box.middle[0]
     return [
         f'<rect x="{box.left}" y="{box.top}" width="{box.width}" height="{box.height}" rx="8" '
@@ -96,13 +96,13 @@ def shape(box: Box) -> list[str]:
 
 
 def arrow(*points: tuple[int, int], label: str = "", at: tuple[int, int] | None = None) -> str:
-    """A line through points with a tip at its end, and what goes along it."""
+    """A line through the points with a tip at its end, and its label, at `at` or above the middle."""
     path = "M" + "L".join(f"{x} {y}" for x, y in points)
-    drawn = f'<path d="{path}" fill="none" stroke="{FAINT}" stroke-width="1.5" marker-end="url(#tip)"/>'
+    line = f'<path d="{path}" fill="none" stroke="{FAINT}" stroke-width="1.5" marker-end="url(#tip)"/>'
     if not label:
-        return drawn
+        return line
     (x, y), (end, _) = points[0], points[-1]
-    return drawn + text(*(at or ((x + end) // 2, y - 8)), label, size=12)
+    return line + text(*(at or ((x + end) // 2, y - 8)), label, size=12)
 
 
 def text(

@@ -1,4 +1,4 @@
-"""README and docs do what they say: their code blocks run, their commands run, CI runs the README's own."""
+"""The code blocks and commands of README and docs run, and CI runs the test command of the README."""
 
 import json
 import re
@@ -24,10 +24,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny", "Salesforce/blip2-opt-2.7b": "blip2"}
 
+# Replacements on the page about base models; the file's own base model is a small one.
 BASES = {
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "madebyollin/taesdxl": "taesdxl",
-    '"v1-5-pruned-emaonly.safetensors"': '"v1-5-pruned-emaonly.safetensors", base_model="small"',  # a small one's
+    '"v1-5-pruned-emaonly.safetensors"': '"v1-5-pruned-emaonly.safetensors", base_model="small"',
 }
 
 
@@ -37,7 +38,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A folder with what the pages talk about: photos, captions.json, and a BLIP-2 on disk in place of the hub's."""
+    """The working directory, with the files that pages use: photos, captions.json and a small BLIP-2."""
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.fromarray(Scenes(2, seed=4)[number].image).save(tmp_path / "photos" / f"{number}.png")
@@ -52,11 +53,11 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:the captioner 'blip2'")  # a random one goes round in circles
+@pytest.mark.filterwarnings("ignore:the captioner 'blip2'")  # a random captioner repeats itself
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_python_blocks_run(page, workplace, monkeypatch):
     namespace: dict = {}
-    if page.name in ("export.md", "add-a-base-model.md"):  # torch.export does not see through the type checker
+    if page.name in ("export.md", "add-a-base-model.md"):  # torch.export cannot trace the type checker
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     if page.name == "base-models.md":
         build_base_models(workplace)
@@ -76,7 +77,7 @@ def test_tadp_commands_run(page, workplace):
 
 
 def build_base_models(folder: Path) -> None:
-    """A random SDXL and a tiny VAE in place of the hub's; a small model in one file, and its configurations."""
+    """Save a random SDXL and a tiny VAE to replace the hub's, a small model in one file, and its configurations."""
     write(whole("sd1"), folder / "v1-5-pruned-emaonly.safetensors")
     write_configs("sd1", folder / "small")
     build_family("SDXL", folder / "sdxl")
@@ -86,7 +87,7 @@ def build_base_models(folder: Path) -> None:
 
 
 def save_small_model(folder: Path) -> None:
-    """A segmentation model as the page before trained it, but for the training."""
+    """Save an untrained segmentation model, like the one that the pages train."""
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     names = ["background", *CLASSES]
     model = tadp.TADPForSemanticSegmentation(backbone, class_names=names, head="linear", tune="nothing", window_px=128)
@@ -96,9 +97,9 @@ def save_small_model(folder: Path) -> None:
 
 def test_the_quickstart_writes_its_pictures(tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "level 3, stride 64" in done.stdout
+    process = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert "level 3, stride 64" in process.stdout
     for name in ("scene-1", "scene-2"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 100

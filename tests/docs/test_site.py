@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, every public name is two clicks away, and it asks nothing of the network."""
+"""The site builds without a warning, makes no network requests, and has every public name within two clicks."""
 
 import ast
 import inspect
@@ -19,12 +19,16 @@ import tadp
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-NOT_FOR_IMPORT = {"tadp._lazy", "tadp.assets", "tadp.cli"}  # a helper, data, and what `tadp --help` documents
+NOT_FOR_IMPORT = {
+    "tadp._lazy",
+    "tadp.assets",
+    "tadp.cli",
+}  # a helper, data, and the command, which `tadp --help` documents
 KINDS = {"class", "exception", "function", "data", "module"}
 
 
 class Entry(NamedTuple):
-    """Where an object is described."""
+    """Where the site describes an object."""
 
     kind: str
     uri: str
@@ -33,61 +37,61 @@ class Entry(NamedTuple):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """What CI built; else it is built here, by the same command."""
+    """The folder of the site: what CI has built, or else a build by the same command."""
     if "TADP_SITE" in os.environ:
         return Path(os.environ["TADP_SITE"])
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "--quiet", str(DOCS), str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
 def entries(site) -> dict[str, Entry]:
-    """The objects.inv of the site, Python's part: a name, and where it is described."""
-    found = {}
+    """The Python entries of the site's objects.inv, by full name."""
+    result = {}
     content = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
     for line in zlib.decompress(content).decode().splitlines():
         if match := re.fullmatch(r"(\S+) py:(\w+) (-?\d+) (\S+) .*", line):
             name, kind, priority, uri = match.groups()
-            found[name] = Entry(kind, uri.replace("$", name), int(priority) < 0)
-    return found
+            result[name] = Entry(kind, uri.replace("$", name), int(priority) < 0)
+    return result
 
 
 def modules() -> list[ModuleType]:
-    """Those with an `__all__`."""
+    """The modules of tadp that have an `__all__`."""
     paths = sorted((ROOT / "tadp").rglob("*.py"))
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
     return [import_module(name) for name, path in zip(names, paths, strict=True) if "\n__all__ = [" in path.read_text()]
 
 
 def whole_modules() -> list[ModuleType]:
-    """Those that a page shows whole and that have no `__all__`."""
+    """The modules that a page documents in full and that have no `__all__`."""
     text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     names = re.findall(r"automodule:: (\S+)\n   :members:\n", text)
     return [module for module in map(import_module, names) if not hasattr(module, "__all__")]
 
 
 def imported() -> dict[str, str]:
-    """What README and docs import from tadp, by its full name: where. Examples may also use internal modules."""
+    """The full names that README and docs import from tadp, and the page. Scripts may also import internal modules."""
     sources = {}
     for page in (ROOT / "README.md", *DOCS.rglob("*.md")):
         blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
         sources[page] = "\n".join(blocks)
-    found = {}
-    for path, source in sources.items():
+    names = {}
+    for page, source in sources.items():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tadp":
-                found |= {f"{node.module}.{alias.name}": path.name for alias in node.names}
+                names |= {f"{node.module}.{alias.name}": page.name for alias in node.names}
             elif isinstance(node, ast.Import):
-                found |= {alias.name: path.name for alias in node.names if alias.name.startswith("tadp.")}
-    return found
+                names |= {alias.name: page.name for alias in node.names if alias.name.startswith("tadp.")}
+    return names
 
 
 def resolved(name: str) -> object:
-    """The object of a full name, be it a module, a member of one, or a member of a class."""
+    """The object with this full name: a module, or something defined in a module or class."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
@@ -101,15 +105,15 @@ def resolved(name: str) -> object:
 
 
 def is_described(name: str, entries: dict[str, Entry]) -> bool:
-    """Whether a name, or that under which `tadp` itself has the same object, or where it is defined, has an entry."""
+    """Whether an object has an entry, under this name, its name in `tadp` or the name of its definition."""
     value = resolved(name)
     home = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
-    own = [f"tadp.{one}" for one in tadp.__all__ if getattr(tadp, one) is value]
-    return any(one in entries for one in (name, home, *own))
+    exported = [f"tadp.{export}" for export in tadp.__all__ if getattr(tadp, export) is value]
+    return any(alias in entries for alias in (name, home, *exported))
 
 
 def links(page: Path) -> set[str]:
-    """Where the page's own text leads, the bars beside it left out."""
+    """The targets of the links in a page's own text, without its navigation bars."""
     article = re.search(r"<article.*?</article>", page.read_text(), re.DOTALL)
     assert article
     return set(re.findall(r'<a [^>]*href="([^"]+)"', article[0]))
@@ -151,7 +155,9 @@ def test_entries_are_of_things_that_are_there(entries):
 def test_every_name_is_two_clicks_away(site, entries):
     assert "api/index.html" in links(site / "index.html")
     listed = {f"api/{link}" for link in links(site / "api" / "index.html")} | {"api/index.html#tadp.__version__"}
-    described = {name: one.uri for name, one in entries.items() if one.kind in KINDS - {"module"} and not one.is_alias}
+    described = {
+        name: entry.uri for name, entry in entries.items() if entry.kind in KINDS - {"module"} and not entry.is_alias
+    }
     assert len(described) > 150
     assert {name: uri for name, uri in described.items() if uri not in listed} == {}
 
@@ -184,9 +190,11 @@ def test_the_figure_is_what_its_script_draws(tmp_path):
 
 
 def test_ci_builds_the_site_as_the_page_says():
-    said = next(
+    documented = next(
         line for line in (DOCS / "contributing.md").read_text().splitlines() if line.startswith("python -m sphinx")
     )
-    done = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python -m sphinx"))
-    assert "-W" in done
-    assert said.split()[:-1] == done.split()[:-1]
+    executed = next(
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("python -m sphinx")
+    )
+    assert "-W" in executed
+    assert documented.split()[:-1] == executed.split()[:-1]

@@ -1,4 +1,4 @@
-"""Every script in examples/ runs, at a size that takes seconds."""
+"""Every script in examples/ runs, with sizes that take seconds."""
 
 import ast
 import json
@@ -14,13 +14,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(script: str, *options: object) -> str:
-    done = run_script(EXAMPLES / script, *options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    process = run_script(EXAMPLES / script, *options)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout
 
 
 def is_script(path):
-    """What is called with options; `captioner_data.py` calls itself in further processes alone."""
+    """Whether users call the file; `captioner_data.py` only starts further processes of its own."""
     return 'if __name__ == "__main__":' in path.read_text() and path.name != "captioner_data.py"
 
 
@@ -29,7 +29,7 @@ def test_every_script_has_a_test():
     tested = Path(__file__).read_text() + (Path(__file__).parents[1] / "docs" / "test_docs.py").read_text()
     tested += (Path(__file__).parent / "test_personalize_study.py").read_text()
     tested += (Path(__file__).parent / "test_study.py").read_text()
-    tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # which make.py and learn.py run
+    tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # make.py and learn.py run these
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
 
 
@@ -44,7 +44,7 @@ def test_a_file_is_one_idea(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 150
     assert ast.get_docstring(ast.parse(text))
-    if is_script(path):  # --help: what it answers, and how it is called
+    if is_script(path):  # --help shows the docstring, with the command
         name = path.relative_to(EXAMPLES.parent).as_posix()
         assert f"python {name}" in (ast.get_docstring(ast.parse(text)) or "")
         assert "description=__doc__" in text or re.search(r"(read_options|read|main)\((TABLE, )?__doc__", text)
@@ -95,7 +95,7 @@ def test_ways_to_stride_4_are_compared():
     printed = run("stride4.py", "--steps", 2, "--batch", 2, "--scenes", 4, "--held-out", 2, "--seeds", 1)
     figures = [line.split(": ")[1] for line in printed.splitlines() if "±" in line]
     assert len(figures) == 3
-    assert all(0 <= float(one.split()[0]) <= 1 for one in figures)
+    assert all(0 <= float(figure.split()[0]) <= 1 for figure in figures)
 
 
 def test_tiles_have_no_seams_with_an_overlap_and_bounded_memory(tmp_path):
@@ -109,7 +109,7 @@ def test_tiles_have_no_seams_with_an_overlap_and_bounded_memory(tmp_path):
     assert all(0 < overlapping[f"level {level} all"] < apart[f"level {level} all"] for level in range(4))
     _, small, single, tiled = results["memory"]
     assert [row["way"] for row in (small, single, tiled)] == ["tiles", "single pass", "tiles"]
-    # four times the pixels: the result grows, what a tile takes does not
+    # with four times the pixels, the result grows, but not the memory per tile
     assert tiled["peak_mb"] - tiled["result_mb"] < 1.25 * (small["peak_mb"] - small["result_mb"])
     assert tiled["peak_mb"] < 0.6 * single["peak_mb"]
 
@@ -143,7 +143,7 @@ def test_caption_coverage_counts_and_draws(tmp_path):
     captions = {"2007_1": "two women on a couch", "2007_2": "a dog by a train station", "2007_3": ""}
     present = {"2007_1": "background person sofa", "2007_2": "background dog", "2007_3": "chair", "2011_9": "cat"}
     for name, texts in (("captions", captions), ("present", present)):
-        content = {image: {"captions": [text], "class_label": 1} for image, text in texts.items()}
+        content = {image_id: {"captions": [text], "class_label": 1} for image_id, text in texts.items()}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     files = ("--captions", tmp_path / "captions.json", "--present", tmp_path / "present.json")
     tokenizer = EXAMPLES.parent / "tadp" / "assets" / "tadp-tiny" / "tokenizer"
@@ -151,7 +151,7 @@ def test_caption_coverage_counts_and_draws(tmp_path):
     printed = run("caption_coverage.py", *files, "--tokenizer", tokenizer, *out)
     page = (tmp_path / "docs" / "coverage.md").read_text()
     assert page in printed
-    assert "| names | 0.500 | 0.250 |" in page  # the dog, and a train that is none
+    assert "| names | 0.500 | 0.250 |" in page  # the dog is right; "train" is not a train
     assert "| names and synonyms | 0.750 | 0.750 |" in page
     assert "| the same, without look-alikes | 1.000 | 0.750 |" in page
     assert "](coverage.png)" in page
@@ -162,8 +162,8 @@ def test_caption_coverage_counts_and_draws(tmp_path):
 
 
 def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
-    for name, image in (("captions", "one"), ("present", "other")):
-        (tmp_path / f"{name}.json").write_text(json.dumps({image: {"captions": ["a dog"]}}))
+    for name, image_id in (("captions", "one"), ("present", "other")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({image_id: {"captions": ["a dog"]}}))
     files = ("--captions", tmp_path / "captions.json", "--present", tmp_path / "present.json")
     with pytest.raises(AssertionError, match=r"present.json lacks 1 of the 1 images, one first"):
         run("caption_coverage.py", *files, "--out", tmp_path / "page")
@@ -176,9 +176,9 @@ def test_the_oracles_figures_are_printed_beside_those_asked_for(tmp_path):
     assert "`python examples/oracle_figures.py --scenes 400 --seed 0 --draws 2`; 400 rendered scenes" in printed
     cells = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith(("| 0", "| 1"))]
     assert [cell[:2] for cell in cells] == [[a, b] for a in ("0.50", "0.75", "1.00") for b in ("0.50", "0.75", "1.00")]
-    for asked_precision, asked_recall, precision, recall, furthest, _ in cells:
-        assert float(precision) == pytest.approx(float(asked_precision), abs=0.01)
-        assert float(recall) == pytest.approx(float(asked_recall), abs=0.01)
+    for target_precision, target_recall, precision, recall, furthest, _ in cells:
+        assert float(precision) == pytest.approx(float(target_precision), abs=0.01)
+        assert float(recall) == pytest.approx(float(target_recall), abs=0.01)
         assert float(furthest) <= 0.01
 
 
@@ -245,19 +245,19 @@ def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_pat
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["| tadp-tiny", "| tadp-tiny, its U-Net untrained", "| background everywhere"]
     runs = json.loads(page.with_suffix(".json").read_text())["runs"]
-    trained, untrained = (one[0]["figures"]["mIoU"] for one in runs.values())
+    trained, untrained = (results[0]["figures"]["mIoU"] for results in runs.values())
     assert trained != untrained
     assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
-    logs = [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))]
-    run("learn.py", *options)  # nothing is done again
-    assert [one.read_bytes() for one in sorted((tmp_path / "study").rglob("log.txt"))] == logs
+    logs = [log.read_bytes() for log in sorted((tmp_path / "study").rglob("log.txt"))]
+    run("learn.py", *options)  # nothing is repeated
+    assert [log.read_bytes() for log in sorted((tmp_path / "study").rglob("log.txt"))] == logs
 
 
 def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
     page = tmp_path / "docs" / "night"
     steps = ("--seeds", 1, "--token-steps", 1, *SMALL)
     options = ("segmentation", "--out", tmp_path / "s", "--modifiers", "textual_inversion", *steps, "--page", page)
-    run("cross_domain.py", *options, "--only", "train/null-night-0")  # all that a killed study had done
+    run("cross_domain.py", *options, "--only", "train/null-night-0")  # the only run that the killed study had finished
     folder = tmp_path / "s" / "segmentation"
     before = (folder / "train" / "null-night-0" / "result.json").read_bytes()
     printed = run("cross_domain.py", *options)
@@ -272,12 +272,12 @@ def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):
     assert rows[0][1] == f"{figures['night mIoU']:.3f}"
     assert set(figures) == {"source mIoU", "night mIoU", "night mIoU, not cleaned"}
     summary = json.loads(page.with_suffix(".json").read_text())
-    assert {one["verdict"] for one in summary["verdicts"]} == {"cannot tell", "not measured"}  # one seed tells nothing
+    assert {row["verdict"] for row in summary["verdicts"]} == {"cannot tell", "not measured"}  # one seed is not enough
     assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
 
-    done = run_script(EXAMPLES / "cross_domain.py", *options, "--lr", 1)
-    assert done.returncode
-    assert "has a study with other options (training: " in done.stderr
+    process = run_script(EXAMPLES / "cross_domain.py", *options, "--lr", 1)
+    assert process.returncode
+    assert "has a study with other options (training: " in process.stderr
 
 
 def paper_trees(root: Path) -> None:
@@ -312,8 +312,8 @@ def test_a_study_of_the_papers_data_sets_reads_them(task, step, expected, tmp_pa
     assert {f"{name}, not cleaned" for name in expected} <= set(figures)
     if task == "segmentation":
         only = ("--only", "learn/textual_inversion-night-0")
-        done = run_script(EXAMPLES / "cross_domain.py", *options, *only)
-        assert "Unpack Dark Zurich's rgb_anon/train/night" in done.stderr
+        process = run_script(EXAMPLES / "cross_domain.py", *options, *only)
+        assert "Unpack Dark Zurich's rgb_anon/train/night" in process.stderr
 
 
 @pytest.mark.slow
@@ -325,5 +325,5 @@ def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     run("tiny/make.py", "--work", tmp_path / "work", "--out", tmp_path / "tadp-tiny", *steps)
     backbone = tadp.TADPBackbone.from_pretrained(tmp_path / "tadp-tiny")
     features = backbone(Scenes(1)[0].image, "a dog")
-    assert [one.shape[1] for one in features.maps] == [32, 141, 173, 128]
+    assert [level_map.shape[1] for level_map in features.maps] == [32, 141, 173, 128]
     assert isinstance(tadp.Captioner.from_pretrained(tmp_path / "tadp-tiny" / "captioner"), tadp.Captioner)

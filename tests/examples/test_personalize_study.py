@@ -1,4 +1,4 @@
-"""The statistics and the verdicts of examples/personalize_study.py, and its scripts at a size that takes seconds."""
+"""Statistics and verdicts of examples/personalize_study.py, and its scripts with sizes that take seconds."""
 
 import json
 import sys
@@ -20,9 +20,9 @@ from personalizing.statistics import colour_distance, lab_of, texture_distance  
 
 
 def run(script, *options):
-    done = run_script(EXAMPLES / script, *options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    process = run_script(EXAMPLES / script, *options)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout
 
 
 # Statistics
@@ -40,12 +40,12 @@ def noise(seed, *, scale=20.0, shift=0.0):
 
 
 def test_colour_is_the_distance_of_means_and_of_spreads():
-    """An oracle: grey images vary along L alone, where the distance is that of two normal distributions on a line."""
-    one, other = noise(0, scale=10), noise(1, scale=20, shift=30)
-    light, light_2 = (lab_of(images)[..., 0] for images in (one, other))
+    """Grey images vary only in L, so the expected distance is that of two one-dimensional normal distributions."""
+    dark, bright = noise(0, scale=10), noise(1, scale=20, shift=30)
+    light, light_2 = (lab_of(images)[..., 0] for images in (dark, bright))
     expected = np.hypot(light.mean() - light_2.mean(), light.std() - light_2.std())
-    assert colour_distance(one, other) == pytest.approx(expected, rel=1e-3)
-    assert colour_distance(one, one) == pytest.approx(0, abs=1e-4)
+    assert colour_distance(dark, bright) == pytest.approx(expected, rel=1e-3)
+    assert colour_distance(dark, dark) == pytest.approx(0, abs=1e-4)
 
 
 def test_texture_sees_frequency_and_direction_and_neither_contrast_nor_place():
@@ -67,7 +67,7 @@ def test_texture_sees_frequency_and_direction_and_neither_contrast_nor_place():
 
 
 def results(*, shift):
-    """Figures in which what was learned lowers comics' loss by `shift`, and all else by 0.1."""
+    """Results in which the learned token lowers the loss of comics by `shift`, and that of other styles by 0.1."""
     rng = np.random.default_rng(0)
     styles = ("watercolor", "comic", "night")
     losses, distances = {}, {}
@@ -83,8 +83,8 @@ def results(*, shift):
         ]  # fmt: skip
         near, far = ({"colour": c, "texture": c, "colour of halves": 1.0, "texture of halves": 1.0} for c in (3.0, 9.0))
         names = ("caption alone", "token before learning", "style's own words")
-        others = {f"token of {other}": far for other in styles if other != style}
-        distances[style] = [dict.fromkeys(names, far) | others | {"token": near}] * 2
+        other_tokens = {f"token of {other}": far for other in styles if other != style}
+        distances[style] = [dict.fromkeys(names, far) | other_tokens | {"token": near}] * 2
     return {
         "command": "python", "machine": "here", "cpu_minutes": 1.0, "seeds": [0, 1], "images": 8, "draws": 2,
         "samples": 4,
@@ -122,14 +122,14 @@ def test_the_study_is_written_and_goes_on(tmp_path):
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, capsys):
-    made = []
+    finished = []
 
     def job(name):
-        return Job(tmp_path / name, 60, lambda: made.append(name) or (tmp_path / name).write_text(""))
+        return Job(tmp_path / name, 60, lambda: finished.append(name) or (tmp_path / name).write_text(""))
 
     (tmp_path / "one").write_text("")
     run_jobs([job("one"), job("two")], minutes=tmp_path / "minutes.json")
-    assert made == ["two"]
+    assert finished == ["two"]
     assert "1 of 2 parts remain, about 1 minutes" in capsys.readouterr().out
     assert json.loads((tmp_path / "minutes.json").read_text()) >= 0
 

@@ -1,4 +1,4 @@
-"""examples/study: its statistics and verdicts, its runs at a size that takes seconds, what is resumed, what refused."""
+"""examples/study: statistics, verdicts, runs with sizes that take seconds, resuming, and what is refused."""
 
 import itertools
 import json
@@ -62,7 +62,7 @@ SMALL = Table(
 
 
 def call(monkeypatch, script, *options):
-    """A command, in this process."""
+    """Call the main function of a script in this process."""
     monkeypatch.setattr(sys, "argv", ["script.py", *map(str, options)])
     return script()
 
@@ -75,12 +75,12 @@ def small(monkeypatch, *options, table=SMALL):
 
 
 def test_a_contrast_is_a_mean_over_seeds_with_students_interval():
-    one, other = {"0": 3.0, "1": 5.0, "2": 4.0}, {"2": 1.0, "0": 2.0, "1": 1.0, "3": 9.0}
+    first, second = {"0": 3.0, "1": 5.0, "2": 4.0}, {"2": 1.0, "0": 2.0, "1": 1.0, "3": 9.0}
     differences = [3.0 - 2.0, 5.0 - 1.0, 4.0 - 1.0]
-    found = intervals.contrast([(1, one), (-1, other)])
-    assert found.mean == pytest.approx(statistics.mean(differences))
-    assert found.half_width == pytest.approx(T_TWO * statistics.stdev(differences) / math.sqrt(3), rel=1e-3)
-    assert intervals.contrast([(1, one), (-1, {"7": 1.0})]) is None
+    estimate = intervals.contrast([(1, first), (-1, second)])
+    assert estimate.mean == pytest.approx(statistics.mean(differences))
+    assert estimate.half_width == pytest.approx(T_TWO * statistics.stdev(differences) / math.sqrt(3), rel=1e-3)
+    assert intervals.contrast([(1, first), (-1, {"7": 1.0})]) is None
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_a_verdict_follows_from_the_side_of_the_interval(mean, half, expect, ver
 
 def test_the_rank_correlation_is_that_of_the_ranks():
     rng = np.random.default_rng(0)
-    one, other = rng.standard_normal((2, 9))
-    ranks = [values.argsort().argsort() for values in (one, other)]
-    assert judging.rank_correlation(list(one), list(other)) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    first, second = rng.standard_normal((2, 9))
+    ranks = [values.argsort().argsort() for values in (first, second)]
+    assert judging.rank_correlation(list(first), list(second)) == pytest.approx(np.corrcoef(*ranks)[0, 1])
     assert judging.rank_correlation([1, 2, 3], [3, 2, 1]) == -1
 
 
 def written(folder, *, metric="mIoU", values):
-    """A table's file: row to frozen seeds; nothing tuned."""
+    """Write the results of a table, each row's values by seed, for the frozen U-Net only."""
     rows = {
         label: {metric: {"mean": statistics.mean(seeds), "seeds": {str(k): v for k, v in enumerate(seeds)}}}
         for label, seeds in values.items()
@@ -120,8 +120,8 @@ def written(folder, *, metric="mIoU", values):
 
 def test_a_lower_error_is_better(tmp_path):
     results = written(tmp_path, metric="RMSE", values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
-    asked = {"table": "t", "metric": "RMSE", "rows": {"b": 1, "a": -1}, "relative_to": "a"}
-    judgement = judging.judge({"rows": asked, "expect": "better"}, results)
+    claim = {"table": "t", "metric": "RMSE", "rows": {"b": 1, "a": -1}, "relative_to": "a"}
+    judgement = judging.judge({"rows": claim, "expect": "better"}, results)
     assert judgement.details() == "frozen: -1.000 ± 0.000 m RMSE (-47.6 %); tuned: not run yet"
     assert judgement.verdict == "frozen: agrees; tuned: not run yet"
 
@@ -129,42 +129,42 @@ def test_a_lower_error_is_better(tmp_path):
 def test_the_difference_of_two_parts_is_the_first_less_the_second(tmp_path):
     rows = [{"a": 5.0, "b": 1.0}, {"a": 3.0, "b": 2.0}]
     parts = [
-        {"unets": {"frozen": {k: {"mIoU": {"mean": v, "seeds": {"0": v, "1": v}}} for k, v in one.items()}}}
-        for one in rows
+        {"unets": {"frozen": {k: {"mIoU": {"mean": v, "seeds": {"0": v, "1": v}}} for k, v in row.items()}}}
+        for row in rows
     ]
     (tmp_path / "study-t.json").write_text(json.dumps({"parts": parts}))
-    asked = {"table": "t", "part": [0, 1], "rows": {"a": 1, "b": -1}}
-    judgement = judging.judge({"rows": asked, "expect": "better"}, Results(tmp_path))
+    claim = {"table": "t", "part": [0, 1], "rows": {"a": 1, "b": -1}}
+    judgement = judging.judge({"rows": claim, "expect": "better"}, Results(tmp_path))
     assert judgement.details().startswith("frozen: +3.00 ± 0.00 mIoU")
 
 
 def test_every_claim_names_rows_that_a_table_has(tmp_path):
-    """A label with a slip would say "not run yet" for ever."""
-    tables = {one.TABLE.name: one.TABLE for one in (table1, table3, table_s2, controls)}
-    told = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
+    """With a misspelt label, a claim would stay "not run yet" forever."""
+    tables = {script.TABLE.name: script.TABLE for script in (table1, table3, table_s2, controls)}
+    claims = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
     kinds = {"rows", "each", "cross", "compare", "show", "order", "verdict"}
-    for claim in told["claim"]:
+    for claim in claims["claim"]:
         assert {"section", "claim", "paper", "why"} <= set(claim)
         assert kinds & set(claim)
-        several = [one | {"rows": one} for one in claim.get("each", [])]
-        for one in [claim] * ("rows" in claim) + several:
-            asked = one["rows"]
-            table, parts = tables[asked["table"]], asked.get("part", 0)
+        figures = [figure | {"rows": figure} for figure in claim.get("each", [])]
+        for figure in [claim] * ("rows" in claim) + figures:
+            terms = figure["rows"]
+            table, parts = tables[terms["table"]], terms.get("part", 0)
             for part in parts if isinstance(parts, list) else [parts]:
                 labels = {row.label for row in table.parts[part].rows}
-                assert set(asked["rows"]) <= labels
-                assert asked.get("relative_to", next(iter(labels))) in labels
-            assert asked.get("metric", "mIoU") in table.metrics
-            assert one["expect"] in ("better", "worse", "same")
+                assert set(terms["rows"]) <= labels
+                assert terms.get("relative_to", next(iter(labels))) in labels
+            assert terms.get("metric", "mIoU") in table.metrics
+            assert figure["expect"] in ("better", "worse", "same")
 
 
 def test_several_sums_are_counted_frozen_and_tuned_apart(tmp_path):
     results = written(tmp_path, values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
-    asked = [
+    sums = [
         {"name": "up", "table": "t", "rows": {"a": 1, "b": -1}, "expect": "better"},
         {"name": "down", "table": "t", "rows": {"b": 1, "a": -1}, "expect": "better"},
     ]
-    judgement = judging.judge({"each": asked}, results)
+    judgement = judging.judge({"each": sums}, results)
     assert judgement.details().splitlines()[2] == "| up | +1.00 ± 0.00 mIoU | not run yet |"
     assert judgement.details().splitlines()[3].startswith("| down | -1.00")
     assert judgement.verdict == "agrees 1 of 4, not run yet 2 of 4, disagrees 1 of 4"
@@ -194,8 +194,8 @@ def test_several_figures_are_given_by_their_range_in_the_table_of_claims(tmp_pat
     assert single.in_short() == "+1.00 ± 0.00 mIoU; not run yet"
 
 
-def crossed(tmp_path, asked):
-    """A result of ours that falls by 2 ± 1, beside two columns of the paper, of which one falls and one rises."""
+def crossed(tmp_path, comparisons):
+    """Judge our result, which falls by 2 ± 1, against columns of the paper: two fall and one rises."""
     night = {"difference_mean": -0.02, "difference_half_width": 0.01, "seeds": {"0": 1, "1": 1, "2": 1}}
     verdicts = [
         {"paper": f"{name} mIoU", "ours": "night mIoU", "row": "simple", "verdict": verdict}
@@ -204,12 +204,13 @@ def crossed(tmp_path, asked):
     result = {"rows": {"simple": {"night mIoU": night}}, "verdicts": verdicts}
     (tmp_path / "cross-domain-segmentation.json").write_text(json.dumps(result))
     return judging.judge(
-        {"cross": [{"task": "segmentation", "row": "simple"} | one for one in asked]}, Results(tmp_path)
+        {"cross": [{"task": "segmentation", "row": "simple"} | comparison for comparison in comparisons]},
+        Results(tmp_path),
     )
 
 
 @pytest.mark.parametrize(
-    ("asked", "verdict"),
+    ("comparisons", "verdict"),
     [
         ([{"paper": "falls mIoU"}, {"paper": "falls too mIoU"}], "agrees"),
         ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees 1 of 2, disagrees 1 of 2"),
@@ -217,10 +218,10 @@ def crossed(tmp_path, asked):
         ([{"ours": "night mIoU", "expect": "worse"}], "agrees"),
     ],
 )
-def test_a_figure_of_ours_beside_two_of_the_paper_counts_once(tmp_path, asked, verdict):
-    answer = crossed(tmp_path, asked)
-    assert answer.details().splitlines()[2:] == ["| simple, night mIoU | -2.0 ± 1.0 | not run yet |"]
-    assert answer.verdict == f"frozen: {verdict}; tuned: not run yet"
+def test_a_figure_of_ours_beside_two_of_the_paper_counts_once(tmp_path, comparisons, verdict):
+    judgement = crossed(tmp_path, comparisons)
+    assert judgement.details().splitlines()[2:] == ["| simple, night mIoU | -2.0 ± 1.0 | not run yet |"]
+    assert judgement.verdict == f"frozen: {verdict}; tuned: not run yet"
 
 
 def test_other_domains_are_judged_with_a_tuned_unet_too_where_it_was_run(tmp_path):
@@ -228,17 +229,17 @@ def test_other_domains_are_judged_with_a_tuned_unet_too_where_it_was_run(tmp_pat
     tuned = json.loads((tmp_path / "cross-domain-segmentation.json").read_text())
     tuned["rows"]["simple"]["night mIoU"]["difference_mean"] = 0.02
     (tmp_path / "cross-domain-segmentation-tuned.json").write_text(json.dumps(tuned))
-    answer = crossed(tmp_path, [{"ours": "night mIoU", "expect": "worse"}])
-    assert answer.details().endswith("| simple, night mIoU | -2.0 ± 1.0 | +2.0 ± 1.0 |")
-    assert answer.verdict == "frozen: agrees; tuned: disagrees"
-    asked = [{"task": "segmentation", "row": "simple", "ours": "night mIoU"}, {"task": "detection"}]
-    answer = judging.judge({"cross": asked}, Results(tmp_path))  # half of the figures are missing
-    assert answer.verdict == "not run yet"
-    assert answer.details() == "-"
+    judgement = crossed(tmp_path, [{"ours": "night mIoU", "expect": "worse"}])
+    assert judgement.details().endswith("| simple, night mIoU | -2.0 ± 1.0 | +2.0 ± 1.0 |")
+    assert judgement.verdict == "frozen: agrees; tuned: disagrees"
+    comparisons = [{"task": "segmentation", "row": "simple", "ours": "night mIoU"}, {"task": "detection"}]
+    judgement = judging.judge({"cross": comparisons}, Results(tmp_path))  # half of the figures are missing
+    assert judgement.verdict == "not run yet"
+    assert judgement.details() == "-"
 
 
 def test_rank_correlations_beyond_chance_are_counted_over_all_orders():
-    """Of all 9! orders, those as far from zero as the bound are no more than 5 %, and one step nearer they are more."""
+    """At most 5 % of all 9! orders reach the bound in absolute value, and more than 5 % reach the next lower value."""
     orders = np.array(list(itertools.permutations(range(9))), np.int8)
     rho = 1 - 6 * ((orders - np.arange(9)) ** 2).sum(1) / (9 * 80)
     assert (np.abs(rho) >= judging.BEYOND_CHANCE - 1e-9).mean() <= 0.05 < (np.abs(rho) >= 0.683).mean()
@@ -249,8 +250,8 @@ def test_rank_correlations_beyond_chance_are_counted_over_all_orders():
 
 def test_a_table_has_its_figures_means_and_differences(tmp_path, monkeypatch, one_thread):
     small(monkeypatch, "--out", tmp_path, "--seeds", 3, "--unet", "frozen")
-    found = json.loads((tmp_path / "small.json").read_text())["parts"][0]
-    row = found["unets"]["frozen"]["captions"]["mIoU"]
+    part = json.loads((tmp_path / "small.json").read_text())["parts"][0]
+    row = part["unets"]["frozen"]["captions"]["mIoU"]
     values = [
         100 * json.loads(file.read_text())["figures"]["mIoU"] for file in sorted(tmp_path.glob("runs/*/captions-0-*"))
     ]
@@ -268,12 +269,12 @@ def test_a_table_has_its_figures_means_and_differences(tmp_path, monkeypatch, on
 def test_a_run_that_was_killed_goes_on_and_nothing_is_done_twice(tmp_path, monkeypatch, one_thread):
     table = replace(SMALL, parts=[replace(SMALL.parts[0], rows=[EMPTY])])
     small(monkeypatch, "--out", tmp_path / "whole", "--seeds", 1, table=table)
-    done, carry_out = [], Study.carry_out
+    finished, carry_out = [], Study.carry_out
 
     def counted(study, run, *, trial=False):
-        if not trial and len(done) == allowed:
+        if not trial and len(finished) == allowed:
             raise KeyboardInterrupt
-        done.extend([] if trial else [run.name])
+        finished.extend([] if trial else [run.name])
         return carry_out(study, run, trial=trial)
 
     monkeypatch.setattr(Study, "carry_out", counted)
@@ -281,13 +282,13 @@ def test_a_run_that_was_killed_goes_on_and_nothing_is_done_twice(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         small(monkeypatch, "--out", tmp_path / "cut", "--seeds", 1, table=table)
     assert len(list((tmp_path / "cut").glob("runs/*/*"))) == 1
-    first, allowed = done.copy(), 2
+    first, allowed = finished.copy(), 2
     small(monkeypatch, "--out", tmp_path / "cut", "--seeds", 1, table=table)
     assert len(first) == 1
-    assert len(set(done)) == len(done) == 2
+    assert len(set(finished)) == len(finished) == 2
     for file in (tmp_path / "whole").glob("runs/*/*.json"):
-        other = tmp_path / "cut" / file.relative_to(tmp_path / "whole")
-        assert json.loads(file.read_text())["figures"] == json.loads(other.read_text())["figures"]
+        resumed = tmp_path / "cut" / file.relative_to(tmp_path / "whole")
+        assert json.loads(file.read_text())["figures"] == json.loads(resumed.read_text())["figures"]
 
 
 def test_a_folder_of_other_settings_is_refused_by_name(tmp_path):
@@ -308,19 +309,21 @@ def test_a_data_set_needs_its_folder_and_the_labels_of_the_task(tmp_path, monkey
 
 
 def test_two_jobs_give_the_figures_of_one(tmp_path, monkeypatch, one_thread):
-    monkeypatch.setattr(runs, "get_context", lambda _: fork_server())  # a spawned process imports torch again
+    monkeypatch.setattr(runs, "get_context", lambda _: fork_server())  # a spawned process would import torch again
     for jobs in (1, 2):
         small(monkeypatch, "--out", tmp_path / str(jobs), "--jobs", jobs, "--seeds", 1, "--unet", "frozen")
-    one, two = (json.loads((tmp_path / f"{jobs}/small.json").read_text())["parts"][0]["unets"] for jobs in (1, 2))
-    assert one == two
+    single, parallel = (
+        json.loads((tmp_path / f"{jobs}/small.json").read_text())["parts"][0]["unets"] for jobs in (1, 2)
+    )
+    assert single == parallel
 
 
-def watch(monkeypatch, look):
-    """Call `look` with each model that is measured."""
+def watch(monkeypatch, callback):
+    """Call `callback` with each model that is measured."""
 
-    def watched(model, looked):
-        look(model)
-        return measure(model, looked)
+    def watched(model, images):
+        callback(model)
+        return measure(model, images)
 
     monkeypatch.setattr(fitting, "measure", watched)
 
@@ -328,11 +331,15 @@ def watch(monkeypatch, look):
 def test_a_tuned_unet_trains_and_a_frozen_one_does_not(tmp_path, monkeypatch):
     study = Study(replace(QUICK, lr=1e-2), out=tmp_path, task="segmentation")
     trained = []
-    watch(monkeypatch, lambda model: trained.append([one.detach().clone() for one in model.backbone.unet.parameters()]))
+
+    def record(model):
+        trained.append([parameter.detach().clone() for parameter in model.backbone.unet.parameters()])
+
+    watch(monkeypatch, record)
     for is_tuned in (False, True):
         study.carry_out(Run("segmentation", EMPTY, "normal", is_tuned, 0))
-    own = list(tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
-    frozen, tuned = ([torch.equal(one, other) for one, other in zip(found, own, strict=True)] for found in trained)
+    initial = list(tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
+    frozen, tuned = ([torch.equal(a, b) for a, b in zip(weights, initial, strict=True)] for weights in trained)
     assert all(frozen)
     assert not all(tuned)
 
@@ -349,36 +356,36 @@ def test_an_adapter_trains_under_a_frozen_unet(tmp_path, monkeypatch):
 
 
 def test_texts_are_those_of_the_paper(tmp_path):
-    half = Images(replace(QUICK, test=6), "test", out=tmp_path, task="segmentation")
+    images = Images(replace(QUICK, test=6), "test", out=tmp_path, task="segmentation")
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
-    masks = [np.unique(sample.mask) for sample in half.samples]
-    assert half.present == [[half.class_names[k] for k in one if k] for one in masks]
-    oracle = make_texts(Text("oracle"), backbone, half, seed=1)
-    assert [one.split() for one in oracle.of([0, 3])] == [half.present[0], half.present[3]]
-    captions, others = (make_texts(Text(kind), backbone, half, seed=1).texts for kind in ("captions", "others"))
-    assert others[1:] == captions[:-1]
-    assert captions != others
-    places = make_texts(Text("places"), backbone, half, seed=1)
-    first = half.places.index(half.places[0])
+    masks = [np.unique(sample.mask) for sample in images.samples]
+    assert images.present == [[images.class_names[k] for k in classes if k] for classes in masks]
+    oracle = make_texts(Text("oracle"), backbone, images, seed=1)
+    assert [text.split() for text in oracle.of([0, 3])] == [images.present[0], images.present[3]]
+    captions, swapped = (make_texts(Text(kind), backbone, images, seed=1).texts for kind in ("captions", "others"))
+    assert swapped[1:] == captions[:-1]
+    assert captions != swapped
+    places = make_texts(Text("places"), backbone, images, seed=1)
+    first = images.places.index(images.places[0])
     assert places.of([first]).embeddings.shape == (1, 1, backbone.text_encoder.width)
-    assert make_texts(Text("averaged eos"), backbone, half, seed=1).of([0]).embeddings.shape[1] == 12
+    assert make_texts(Text("averaged eos"), backbone, images, seed=1).of([0]).embeddings.shape[1] == 12
     with pytest.raises(ValueError, match="unknown kind of text: 'song'"):
-        make_texts(Text("song"), backbone, half, seed=1)
+        make_texts(Text("song"), backbone, images, seed=1)
 
 
 def test_the_plain_encoder_is_of_the_unets_size():
-    unet = sum(one.numel() for one in tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
+    unet = sum(parameter.numel() for parameter in tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
     plain = PlainSegmentation(num_classes=13, head_options={"fpn_channels": 16, "channels": 16})
-    assert sum(one.numel() for one in plain.stages.parameters()) == pytest.approx(unet, rel=0.1)
+    assert sum(parameter.numel() for parameter in plain.stages.parameters()) == pytest.approx(unet, rel=0.1)
     features = plain.features(torch.rand(2, 3, 128, 128))
-    assert [one.shape[2] for one in features.maps] == [16, 8, 4, 2]
+    assert [level_map.shape[2] for level_map in features.maps] == [16, 8, 4, 2]
     assert plain.from_features(features).logits.shape == (2, 13, 128, 128)
 
 
 # Photographs
 
 
-@pytest.mark.filterwarnings("ignore:the captioner 'tadp-tiny'")  # it has nothing to say of noise, or too much
+@pytest.mark.filterwarnings("ignore:the captioner 'tadp-tiny'")  # its captions of noise are empty or too long
 @pytest.mark.filterwarnings("ignore:caption 0 .* the rest was cut")
 @pytest.mark.parametrize("data", ["voc", "nyu"])
 def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
@@ -390,11 +397,13 @@ def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
     sizes = ("--steps", 1, "--batch", 2, "--crop-px", 24 if is_depth else 72, "--seeds", 1, "--micro-batch", 1)
     options = ("--data", data, "--root", root, "--out", tmp_path / "out", "--unet", "tuned", *sizes)
     call(monkeypatch, lambda: main(table, "dry"), *options)
-    found = json.loads((tmp_path / "out/dry.json").read_text())
-    assert found["parts"][0]["finished"] == 2
-    told = f"--data {data} --root DIR --steps 1 --batch 2 --crop-px {sizes[5]} --seeds 1 --unet tuned --micro-batch 1"
-    assert found["command"] == f"python examples/study/dry.py {told}"
-    assert all(np.isfinite(row[table.metrics[0]]["mean"]) for row in found["parts"][0]["unets"]["tuned"].values())
+    results = json.loads((tmp_path / "out/dry.json").read_text())
+    assert results["parts"][0]["finished"] == 2
+    arguments = (
+        f"--data {data} --root DIR --steps 1 --batch 2 --crop-px {sizes[5]} --seeds 1 --unet tuned --micro-batch 1"
+    )
+    assert results["command"] == f"python examples/study/dry.py {arguments}"
+    assert all(np.isfinite(row[table.metrics[0]]["mean"]) for row in results["parts"][0]["unets"]["tuned"].values())
 
 
 # Commands
@@ -405,8 +414,8 @@ def test_every_script_is_short_and_says_what_it_asks():
     names = (
         "all.py appendix_a.py controls.py domains.py figure3.py figure4.py table1.py table3.py table_s2.py verdicts.py"
     )
-    assert [one.name for one in scripts] == names.split()  # shared/table.py is the main of four
-    assert {one.stem for one in scripts} == {*everything.PARTS, "all", "verdicts"}
+    assert [script.name for script in scripts] == names.split()  # four of them share the main of shared/table.py
+    assert {script.stem for script in scripts} == {*everything.PARTS, "all", "verdicts"}
     for script in scripts:
         lines = script.read_text().splitlines()
         assert len(lines) <= 150, script
@@ -414,57 +423,63 @@ def test_every_script_is_short_and_says_what_it_asks():
 
 
 def test_all_calls_every_part_and_then_the_verdicts(monkeypatch, tmp_path):
-    called = []
-    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 0))
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda words: commands.append(words) or subprocess.CompletedProcess(words, 0)
+    )
     call(monkeypatch, everything.main, "--out", tmp_path, "--skip", "domains", "--quick", "--seeds", "2")
-    names = [Path(words[1]).stem for words in called]
+    names = [Path(words[1]).stem for words in commands]
     assert names == [*(part for part in everything.PARTS if part != "domains"), "verdicts"]
-    assert called[0][-3:] == ["--quick", "--seeds", "2"]
+    assert commands[0][-3:] == ["--quick", "--seeds", "2"]
     call(monkeypatch, everything.main, "--out", tmp_path)
-    (across,) = [words for words in called if Path(words[1]).stem == "domains"]
-    judged = called[-1]
-    assert across[across.index("--from") + 1] == judged[judged.index("--results") + 1]
+    (across,) = [words for words in commands if Path(words[1]).stem == "domains"]
+    judging_command = commands[-1]
+    assert across[across.index("--from") + 1] == judging_command[judging_command.index("--results") + 1]
     monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess(words, 3))
     with pytest.raises(SystemExit, match="figure4 ended with code 3"):
         call(monkeypatch, everything.main, "--out", tmp_path)
 
 
 def test_domains_brings_both_tables_together(monkeypatch, tmp_path):
-    found = ROOT / "docs" / "results"
-    call(monkeypatch, domains.main, "--report", "--from", found, "--page", tmp_path / "domains")
+    results = ROOT / "docs" / "results"
+    call(monkeypatch, domains.main, "--report", "--from", results, "--page", tmp_path / "domains")
     page = (tmp_path / "domains.md").read_text()
-    null = json.loads((found / "cross-domain-segmentation.json").read_text())["rows"]["null"]["night mIoU"]["mean"]
+    null = json.loads((results / "cross-domain-segmentation.json").read_text())["rows"]["null"]["night mIoU"]["mean"]
     assert f"| null | {null:.3f}" in page
     assert (tmp_path / "domains.png").exists()
-    called = []
-    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 1))
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda words: commands.append(words) or subprocess.CompletedProcess(words, 1)
+    )
     with pytest.raises(StopStudyError, match=r"cross_domain.py segmentation ended with an error"):
         call(monkeypatch, domains.main, "--out", tmp_path, "--steps", "3")
-    assert called[0][2] == "segmentation"
-    assert called[0][-2:] == ["--steps", "3"]
-    assert "--tune" not in called[0]
+    assert commands[0][2] == "segmentation"
+    assert commands[0][-2:] == ["--steps", "3"]
+    assert "--tune" not in commands[0]
 
 
 def test_domains_has_a_tuned_unet_beside_the_frozen_one(monkeypatch, tmp_path):
     for task in domains.TASKS:
-        found = json.loads((ROOT / "docs" / "results" / f"cross-domain-{task}.json").read_text())
-        (tmp_path / f"cross-domain-{task}.json").write_text(json.dumps(found))
-    found["rows"]["null"]["watercolor AP"]["mean"] = 0.123456
-    (tmp_path / "cross-domain-detection-tuned.json").write_text(json.dumps(found))
+        results = json.loads((ROOT / "docs" / "results" / f"cross-domain-{task}.json").read_text())
+        (tmp_path / f"cross-domain-{task}.json").write_text(json.dumps(results))
+    results["rows"]["null"]["watercolor AP"]["mean"] = 0.123456
+    (tmp_path / "cross-domain-detection-tuned.json").write_text(json.dumps(results))
     call(monkeypatch, domains.main, "--report", "--from", tmp_path, "--page", tmp_path / "domains")
     frozen, tuned = (tmp_path / "domains.md").read_text().split("## Table 5: detection, U-Net tuned")
     assert "0.123" in tuned
     assert "0.123" not in frozen
     assert "cross-domain-detection-tuned.md" in tuned
     assert set(json.loads((tmp_path / "domains.json").read_text())) >= {"detection", "detection, tuned"}
-    called = []
-    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words) or subprocess.CompletedProcess(words, 0))
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda words: commands.append(words) or subprocess.CompletedProcess(words, 0)
+    )
     call(monkeypatch, domains.main, "--out", tmp_path, "--page", tmp_path / "domains")
-    asked = [(words[2], Path(words[words.index("--out") + 1]).name, words[-2:]) for words in called]
-    one = tmp_path.name
-    assert [task for task, _, _ in asked] == ["segmentation", "segmentation", "detection", "detection"]
-    assert [folder for _, folder, _ in asked] == [one, "tuned", one, "tuned"]
-    assert [last == ["--tune", "all"] for _, _, last in asked] == [False, True, False, True]
+    calls = [(words[2], Path(words[words.index("--out") + 1]).name, words[-2:]) for words in commands]
+    frozen_folder = tmp_path.name
+    assert [task for task, _, _ in calls] == ["segmentation", "segmentation", "detection", "detection"]
+    assert [folder for _, folder, _ in calls] == [frozen_folder, "tuned", frozen_folder, "tuned"]
+    assert [last == ["--tune", "all"] for _, _, last in calls] == [False, True, False, True]
 
 
 def test_the_page_of_verdicts_is_made_of_what_is_there(monkeypatch, tmp_path, capsys):
@@ -492,7 +507,7 @@ def test_the_committed_pages_are_those_that_their_results_give(monkeypatch, tmp_
 
 
 def test_the_page_of_verdicts_takes_ten_minutes(monkeypatch):
-    """At 275 words per minute, without the rules of tables and the bars between cells."""
+    """At 275 words per minute, not counting the lines and bars of tables."""
     text = (ROOT / "docs" / "results" / "paper.md").read_text()
     assert len(re.findall(r"[^\s|]*\w[^\s|]*", text)) < 2750
 
@@ -514,13 +529,13 @@ def test_a_page_is_written_again_from_its_figures(monkeypatch, tmp_path, script,
 
 def test_figure_4_counts_where_names_look(monkeypatch, tmp_path):
     call(monkeypatch, figure4.main, "--quick", "--test", 6, "--out", tmp_path)
-    found = json.loads((tmp_path / "figure4.json").read_text())["texts"]
-    assert set(found) == set(figure4.TEXTS)
-    assert found["class names"]["pointing"] > found["averaged EOS"]["pointing"]
-    assert found["oracle"]["peak over mean, absent"] is None
+    texts = json.loads((tmp_path / "figure4.json").read_text())["texts"]
+    assert set(texts) == set(figure4.TEXTS)
+    assert texts["class names"]["pointing"] > texts["averaged EOS"]["pointing"]
+    assert texts["oracle"]["peak over mean, absent"] is None
     page = (tmp_path / "figure4.md").read_text()
     assert "`python examples/study/figure4.py --quick --test 6`; 6 rendered scenes" in page
-    monkeypatch.setattr(figure4, "_count", None)  # nothing is counted again
+    monkeypatch.setattr(figure4, "_count", None)  # the second call does not count again
     call(monkeypatch, figure4.main, "--quick", "--test", 6, "--out", tmp_path)
     assert (tmp_path / "figure4.md").read_text() == page
     with pytest.raises(StopStudyError, match="test: 6 then, 4 now"):
@@ -533,23 +548,23 @@ def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
         figure3, "TABLES", [replace(table, parts=[replace(table.parts[0], rows=table.parts[0].rows[:1])])]
     )
     call(monkeypatch, figure3.main, "--quick", "--seeds", 1, "--unet", "frozen", "--out", tmp_path)
-    found = json.loads((tmp_path / "figure3.json").read_text())
-    assert 0.8 < found["standard deviation of latents"]["scaled"] < 1.2
-    lengths = found["mean tokens per caption"]
+    results = json.loads((tmp_path / "figure3.json").read_text())
+    assert 0.8 < results["standard deviation of latents"]["scaled"] < 1.2
+    lengths = results["mean tokens per caption"]
     assert lengths["TADP-0"] < lengths["TADP-20"] <= lengths["TADP-40"]
     call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
-    found = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]
-    assert set(found) == set(appendix_a.WORDS)
-    assert all(0 < one["0.2"]["difference"]["mean"] < 60 for one in found.values())
+    words = json.loads((tmp_path / "a/appendix_a.json").read_text())["words"]
+    assert set(words) == set(appendix_a.WORDS)
+    assert all(0 < levels["0.2"]["difference"]["mean"] < 60 for levels in words.values())
     page = (tmp_path / "a/appendix_a.md").read_text()
-    monkeypatch.setattr(appendix_a, "measure", None)  # nothing is drawn again
+    monkeypatch.setattr(appendix_a, "measure", None)  # the second call does not draw again
     call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
     assert (tmp_path / "a/appendix_a.md").read_text() == page
 
 
 def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):
-    _, how = read("doc", ["--seeds", "2", "--out", str(tmp_path)])
-    runs = plan(controls.TABLE.parts[0].rows, how, task="segmentation", schedule="normal")
+    _, settings = read("doc", ["--seeds", "2", "--out", str(tmp_path)])
+    runs = plan(controls.TABLE.parts[0].rows, settings, task="segmentation", schedule="normal")
     assert len(runs) == 2 * (2 * 5 + 1)  # the plain encoder has nothing to freeze
     assert len({run.name for run in runs}) == len(runs)
     assert result_of(runs[0], tmp_path) is None
@@ -557,17 +572,17 @@ def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):
 
 
 def test_regions_are_measured_by_their_size():
-    """Six regions, two of each size, in an order that is not theirs; what is found of each is counted by hand."""
+    """Six regions, two of each size, in mixed order. The expected values were computed by hand."""
     sizes = RegionSizes(("background", "dog"))
-    for area, found in ((40, 40), (1, 1), (20, 15), (50, 50), (2, 1), (10, 5)):
-        truth, said = np.zeros((10, 10), int), np.zeros((10, 10), int)
-        truth.flat[:area], said.flat[:found] = 1, 1
-        sizes.update(said, truth)
+    for area, overlap in ((40, 40), (1, 1), (20, 15), (50, 50), (2, 1), (10, 5)):
+        truth, predicted = np.zeros((10, 10), int), np.zeros((10, 10), int)
+        truth.flat[:area], predicted.flat[:overlap] = 1, 1
+        sizes.update(predicted, truth)
     assert sizes.compute() == pytest.approx({"IoU small": 0.75, "IoU medium": 0.625, "IoU large": 1.0})
 
 
 def test_pixels_of_no_class_count_in_no_region():
     sizes = RegionSizes(("background", "dog"))
-    truth, said = np.array([[1, 1, 255, 0]]), np.array([[1, 0, 1, 0]])
-    sizes.update(said, truth)
+    truth, predicted = np.array([[1, 1, 255, 0]]), np.array([[1, 0, 1, 0]])
+    sizes.update(predicted, truth)
     assert sizes.compute()["IoU small"] == pytest.approx(1 / 2)

@@ -1,4 +1,4 @@
-"""The training loop of examples/training: order, accumulation, processes, checkpoints, and what may go wrong."""
+"""The training loop of examples/training: order, accumulation, processes, checkpoints and failures."""
 
 import json
 import random
@@ -42,8 +42,8 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines(out)]
 
 
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(actual: dict, expected: dict) -> bool:
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 def work(*arguments: object, processes: int | None = None) -> subprocess.CompletedProcess:
@@ -55,7 +55,7 @@ def work(*arguments: object, processes: int | None = None) -> subprocess.Complet
 
 @pytest.fixture(autouse=True)
 def own_state():
-    """Accelerate keeps a state for the process, `set_seed` sets all generators; neither is to reach other tests."""
+    """Reset Accelerate's state and all random generators, which training changes for the whole process."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -69,18 +69,18 @@ def own_state():
 
 @pytest.fixture(scope="module")
 def whole(one_thread, tmp_path_factory):
-    """The weights of a run that was left alone, with dropout and flips."""
+    """The weights and losses of an uninterrupted run with dropout and flips."""
     out = tmp_path_factory.mktemp("whole")
     return weights(train(make_options(out))), losses(out)
 
 
 def test_training_changes_what_trains_and_nothing_else(whole):
-    before, (after, said) = weights(make_model()), whole
+    before, (after, run_losses) = weights(make_model()), whole
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.split(".")[0] for name in changed} == {"head", "backbone"}
     assert not [name for name in changed if name.startswith(("backbone.vae", "backbone.text_encoder"))]
-    assert len(said) == 6
-    assert said[-1] < said[0]
+    assert len(run_losses) == 6
+    assert run_losses[-1] < run_losses[0]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(whole, tmp_path):
@@ -91,22 +91,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(whole, tm
 @pytest.mark.parametrize("kill", [("--kill-in-step", 4), ("--kill-while-saving", 4)])
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(kill, whole, tmp_path):
     assert work(tmp_path, *kill).returncode == -9
-    assert [one.name for one in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000002"]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000002"]
     model = train(make_options(tmp_path))
     assert same(weights(model), whole[0])
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert losses(tmp_path) == whole[1]
-    assert sorted(one.name for one in (tmp_path / "checkpoints").iterdir()) == ["step-00000006"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000006"]
 
 
 def test_a_lora_goes_on_to_the_same_weights_too(tmp_path):
-    alone = weights(train(make_options(tmp_path / "alone"), model=make_model(tune="lora", lora_rank=2)))
+    expected = weights(train(make_options(tmp_path / "whole"), model=make_model(tune="lora", lora_rank=2)))
     with pytest.raises(StopTraining):
         train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2), loss=stop_after(5))
     kept = load_file(next((tmp_path / "run" / "checkpoints").glob("step-*")) / "trained.safetensors")
     assert {name.split(".")[0] for name in kept} == {"head", "backbone"}
     assert all("lora" in name for name in kept if name.startswith("backbone"))
-    assert same(weights(train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2))), alone)
+    assert same(weights(train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2))), expected)
 
 
 def test_a_run_that_is_finished_gives_its_weights_again(whole, tmp_path):
@@ -115,7 +115,7 @@ def test_a_run_that_is_finished_gives_its_weights_again(whole, tmp_path):
 
 
 def with_holes() -> Kept:
-    """Scenes of which some have few labelled pixels, so that a mean of means is another than the mean."""
+    """Scenes with different numbers of labelled pixels, so that a mean of means differs from the mean."""
     data = make_data(8)
     for index in range(6):
         data[index].mask[: 62 - 4 * index] = IGNORE_LABEL
@@ -133,12 +133,12 @@ def test_accumulated_batches_are_one_large_batch(micro_batch, tmp_path):
         results.append((losses(out), weights(model)))
     (large, large_weights), (small, small_weights) = results
     assert small == pytest.approx(large, rel=1e-5)
-    for name, one in large_weights.items():
-        torch.testing.assert_close(small_weights[name], one, rtol=1e-3, atol=2e-4)
+    for name, expected in large_weights.items():
+        torch.testing.assert_close(small_weights[name], expected, rtol=1e-3, atol=2e-4)
 
 
 def test_the_weights_matter_where_labels_are_missing(tmp_path):
-    said = []
+    first_losses = []
     for number, weight in enumerate((labelled_pixels, len)):
         train(
             make_options(tmp_path / str(number), micro_batch=1, schedule={"steps": 1}),
@@ -146,25 +146,25 @@ def test_the_weights_matter_where_labels_are_missing(tmp_path):
             data=with_holes(),
             weight=weight,
         )
-        said += losses(tmp_path / str(number))
-    assert abs(said[0] - said[1]) > 1e-4
+        first_losses += losses(tmp_path / str(number))
+    assert abs(first_losses[0] - first_losses[1]) > 1e-4
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    done = work(tmp_path / "two", "--micro-batch", 2, "--dropout", 0, processes=2)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = work(tmp_path / "two", "--micro-batch", 2, "--dropout", 0, processes=2)
+    assert process.returncode == 0, process.stderr[-2000:]
     first, second = (torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first[0] == second[0] == 2
     assert same(first[1], second[1])
     model = train(make_options(tmp_path / "one"), model=make_model(dropout=0))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    for name, one in weights(model).items():
-        torch.testing.assert_close(first[1][name], one, rtol=1e-3, atol=5e-4)
+    for name, expected in weights(model).items():
+        torch.testing.assert_close(first[1][name], expected, rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_a_steps_images_are_the_same_however_they_are_split(processes, parts):
-    asked = SimpleNamespace(
+    options = SimpleNamespace(
         seed=5, micro_batch=8 // processes // parts, workers=0, schedule=Schedule(steps=9, batch=8, lr=1.0)
     )
     seen: list[set[str]] = [set(), set()]
@@ -173,14 +173,16 @@ def test_a_steps_images_are_the_same_however_they_are_split(processes, parts):
         accelerator = SimpleNamespace(
             num_processes=processes, process_index=rank, gradient_accumulation_steps=parts, device=torch.device("cpu")
         )
-        for step, made in enumerate(parts_of_epoch(data, asked, accelerator, epoch=1, start=0)):
-            assert len(made) == parts
-            seen[step] |= {image_id for part in made for image_id in part.batch.image_ids}
-    alone = SimpleNamespace(num_processes=1, process_index=0, gradient_accumulation_steps=1, device=torch.device("cpu"))
-    asked.micro_batch = 8
-    wanted = [set(made[0].batch.image_ids) for made in parts_of_epoch(data, asked, alone, epoch=1, start=0)]
-    assert seen == wanted
-    assert len(wanted[0] | wanted[1]) == 16
+        for step, step_parts in enumerate(parts_of_epoch(data, options, accelerator, epoch=1, start=0)):
+            assert len(step_parts) == parts
+            seen[step] |= {image_id for part in step_parts for image_id in part.batch.image_ids}
+    single = SimpleNamespace(
+        num_processes=1, process_index=0, gradient_accumulation_steps=1, device=torch.device("cpu")
+    )
+    options.micro_batch = 8
+    expected = [set(part.batch.image_ids) for [part] in parts_of_epoch(data, options, single, epoch=1, start=0)]
+    assert seen == expected
+    assert len(expected[0] | expected[1]) == 16
 
 
 def test_workers_change_nothing(whole, tmp_path):
@@ -201,7 +203,7 @@ def test_infinity_at_the_first_step_says_that_there_is_no_checkpoint(tmp_path):
 
 
 def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path):
-    """The loss is finite: the square root of zero is, its slope is not."""
+    """The square root of zero is finite, and so is the loss, but its gradient is not."""
     count = 0
 
     def steep(model, part):
@@ -231,25 +233,25 @@ def test_other_options_are_named(tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_captions(tmp_path):
-    asked = captioning(tmp_path)
-    [data] = with_captions([scenes(8, seed=1)], asked, ALONE)
-    first = {"schedule": {"steps": 2, "batch": 2}, "micro_batch": 2, "captions_sha256": asked.captions_sha256}
+    options = captioning(tmp_path)
+    [data] = with_captions([scenes(8, seed=1)], options, ALONE)
+    first = {"schedule": {"steps": 2, "batch": 2}, "micro_batch": 2, "captions_sha256": options.captions_sha256}
     train(make_options(tmp_path, **first), data=data)
-    again = captioning(tmp_path, captions=tmp_path / "moved.db", captioner="someone/else")
-    shutil.copy(asked.captions, again.captions)
-    with_captions([scenes(8, seed=1)], again, ALONE)
-    train(make_options(tmp_path, **first | {"captions_sha256": again.captions_sha256}), data=data)
-    with CaptionTable.open(again.captions) as table:
-        others = dict(table.items()) | {data.image_ids[3]: "a cat"}
-    other = captioning(tmp_path, captions=tmp_path / "other.json")
-    other.captions.write_text(json.dumps(others))
-    with_captions([scenes(8, seed=1)], other, ALONE)
+    moved = captioning(tmp_path, captions=tmp_path / "moved.db", captioner="someone/else")
+    shutil.copy(options.captions, moved.captions)
+    with_captions([scenes(8, seed=1)], moved, ALONE)
+    train(make_options(tmp_path, **first | {"captions_sha256": moved.captions_sha256}), data=data)
+    with CaptionTable.open(moved.captions) as table:
+        captions = dict(table.items()) | {data.image_ids[3]: "a cat"}
+    changed = captioning(tmp_path, captions=tmp_path / "other.json")
+    changed.captions.write_text(json.dumps(captions))
+    with_captions([scenes(8, seed=1)], changed, ALONE)
     with pytest.raises(StopTraining, match=r"run: captions_sha256 was '[0-9a-f]+' and is '[0-9a-f]+'\. Give"):
-        train(make_options(tmp_path, **first | {"captions_sha256": other.captions_sha256}), data=data)
+        train(make_options(tmp_path, **first | {"captions_sha256": changed.captions_sha256}), data=data)
 
 
 def stop_after(steps: int):
-    """A loss that is no number after so many steps."""
+    """A loss that becomes NaN after this number of steps."""
     count = 0
 
     def stopping(model, part):
@@ -261,25 +263,26 @@ def stop_after(steps: int):
 
 
 def limit_files(size: int) -> tuple[int, int]:
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    return old
+    """Limit the size of files in bytes, and return the previous limits."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    return limits
 
 
 @pytest.mark.parametrize("size", [2_000, 300_000])
 def test_a_full_disk_leaves_the_checkpoint_before(size, whole, tmp_path, monkeypatch):
-    """The system refuses files over a size, as a full disk would: the weights first, or the optimiser's state."""
+    """Writing fails above a file size, as on a full disk: for the weights, or later for the optimiser's state."""
     with pytest.raises(StopTraining):
         train(make_options(tmp_path / "run", save_every=3), loss=stop_after(4))
     kept = next((tmp_path / "run" / "checkpoints").glob("step-*"))
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
-    old = limit_files(size)
+    limits = limit_files(size)
     try:
         with pytest.raises(OutputError, match=r"cannot write the checkpoint of step 6: .*step-00000003 is untouched"):
             train(make_options(tmp_path / "run", save_every=3))
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert [one.name for one in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
     assert same(weights(train(make_options(tmp_path / "run", save_every=3))), whole[0])
 
@@ -295,12 +298,12 @@ def test_latents_are_made_once_and_train_to_the_same_weights(whole, tmp_path):
     original = model.backbone.encode_image
     model.backbone.encode_image = encode
     trained = train(make_options(tmp_path, cache_latents=True), model=model)
-    assert sum(seen) == 20  # each of the 10, and its mirror image
-    for name, one in weights(trained).items():
-        torch.testing.assert_close(one, whole[0][name], rtol=1e-3, atol=1e-3)
-    again = make_model()
-    again.backbone.encode_image = encode
-    train(make_options(tmp_path / "again", cache=tmp_path, cache_latents=True), model=again)
+    assert sum(seen) == 20  # 10 images and their mirror images
+    for name, tensor in weights(trained).items():
+        torch.testing.assert_close(tensor, whole[0][name], rtol=1e-3, atol=1e-3)
+    model = make_model()
+    model.backbone.encode_image = encode
+    train(make_options(tmp_path / "again", cache=tmp_path, cache_latents=True), model=model)
     assert sum(seen) == 20
 
 
@@ -328,8 +331,8 @@ def test_bfloat16_trains_and_is_near_float32(whole, tmp_path):
 
 def test_gradient_checkpointing_changes_nothing(whole, tmp_path):
     trained = weights(train(make_options(tmp_path, gradient_checkpointing=True)))
-    for name, one in trained.items():
-        torch.testing.assert_close(one, whole[0][name], rtol=1e-3, atol=1e-3)
+    for name, tensor in trained.items():
+        torch.testing.assert_close(tensor, whole[0][name], rtol=1e-3, atol=1e-3)
 
 
 def test_figures_of_an_evaluation_stand_between(tmp_path):
@@ -359,7 +362,7 @@ def voc(tmp_path) -> Path:
 
 
 class BrokenInEpochThree(Augmented):
-    """Cuts a file short when the third epoch begins."""
+    """A data set that truncates a file when the third epoch begins."""
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
@@ -402,14 +405,14 @@ ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=int, device="cpu
 
 def test_captions_are_made_once_and_kept(tmp_path, monkeypatch):
     first, second = with_captions([scenes(2, seed=1), scenes(1, seed=2)], captioning(tmp_path), ALONE)
-    said = [first[0].caption, first[1].caption, second[0].caption]
-    assert all(said)
+    captions = [first[0].caption, first[1].caption, second[0].caption]
+    assert all(captions)
     assert dict(CaptionTable.open(tmp_path / "captions.db")) == dict(
-        zip([*first.image_ids, *second.image_ids], said, strict=True)
+        zip([*first.image_ids, *second.image_ids], captions, strict=True)
     )
-    monkeypatch.setattr("tadp.Captioner.from_pretrained", None)  # nobody asks it again
-    [again] = with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
-    assert again[1].caption == said[1]
+    monkeypatch.setattr("tadp.Captioner.from_pretrained", None)  # it is not needed again
+    [reopened] = with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
+    assert reopened[1].caption == captions[1]
 
 
 def test_captions_of_another_captioner_are_not_mixed(tmp_path):
@@ -429,10 +432,10 @@ def test_trivial_answers_are_those_of_the_training_data():
     data = make_data(3)
     depths = torch.stack([torch.from_numpy(data[k].depth_m) for k in range(3)])
     below = depths < 20
-    mean, each = mean_depths(data, farthest_m=20.0)
+    mean, pixel_means = mean_depths(data, farthest_m=20.0)
     assert mean == pytest.approx(depths[below].double().mean().item(), rel=1e-6)
-    assert each[40, 7] == pytest.approx(depths[:, 40, 7][below[:, 40, 7]].mean().item(), rel=1e-6)
-    assert each[0, 0] == pytest.approx(mean)  # sky in all of them
+    assert pixel_means[40, 7] == pytest.approx(depths[:, 40, 7][below[:, 40, 7]].mean().item(), rel=1e-6)
+    assert pixel_means[0, 0] == pytest.approx(mean)  # all images show sky there
     assert largest_class(data, 13) == 0
 
 
@@ -452,19 +455,19 @@ def read(monkeypatch, *arguments: str):
 
 
 def test_a_schedule_is_the_papers_less_what_is_given(monkeypatch):
-    asked = ("--data", "ade20k", "--root", "x", "--schedule", "ade20k-8k")
-    assert read(monkeypatch, *asked).schedule == get_schedule("ade20k-8k")
-    changed = read(monkeypatch, *asked, "--epochs", "2", "--lr", "1e-3").schedule
+    arguments = ("--data", "ade20k", "--root", "x", "--schedule", "ade20k-8k")
+    assert read(monkeypatch, *arguments).schedule == get_schedule("ade20k-8k")
+    changed = read(monkeypatch, *arguments, "--epochs", "2", "--lr", "1e-3").schedule
     assert (changed.steps, changed.epochs, changed.lr, changed.warmup_steps) == (None, 2, 1e-3, 150)
     assert read(monkeypatch).schedule.steps == 600
 
 
 @pytest.mark.parametrize("missing", ["--root", "--schedule"])
 def test_a_data_set_needs_its_folder_and_a_schedule(missing, monkeypatch, capsys):
-    asked = {"--root": "x", "--schedule": "ade20k-4k"}
-    given = [word for name, value in asked.items() if name != missing for word in (name, value)]
+    options = {"--root": "x", "--schedule": "ade20k-4k"}
+    arguments = [word for name, value in options.items() if name != missing for word in (name, value)]
     with pytest.raises(SystemExit):
-        read(monkeypatch, "--data", "ade20k", *given)
+        read(monkeypatch, "--data", "ade20k", *arguments)
     assert (
         f"--data ade20k needs {'a' if missing == '--schedule' else 'its folder:'} {missing}" in capsys.readouterr().err
     )
@@ -473,8 +476,8 @@ def test_a_data_set_needs_its_folder_and_a_schedule(missing, monkeypatch, capsys
 def test_what_the_package_can_explain_ends_a_script_without_a_traceback(monkeypatch, tmp_path):
     import segmentation
 
-    asked = ("--data", "voc", "--root", str(tmp_path), "--schedule", "pascal-15-epochs", "--out", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["segmentation.py", *asked])
+    arguments = ("--data", "voc", "--root", str(tmp_path), "--schedule", "pascal-15-epochs", "--out", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments])
     with pytest.raises(SystemExit, match=r"MissingDataError: Pascal VOC needs .*JPEGImages, which is not there. Get"):
         training_options.run(segmentation.main)
 

@@ -1,4 +1,4 @@
-"""Small random models in Stable Diffusion's layout, quick to build and to run, the same for the same seed."""
+"""Small random models in Stable Diffusion's layout that build and run quickly. The same seed gives the same model."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from tadp import TADPBackbone
 
 WIDTH = 16
 START, END = "<|startoftext|>", "<|endoftext|>"
-# One token each; "raincoat" is two pieces, any other word falls into letters.
+# Each word is one token; "raincoat" is two pieces, and any other word is split into letters.
 WORDS = ("a", "and", "dog", "cat", "red", "blue", "on", "grass", "photo", "of", "coat")
 PREFIXES = ("rain",)
 
 
 def build_unet(*, seed: int = 0, channels: tuple[int, ...] = (8, 16, 16, 16), **options: Any) -> UNet2DConditionModel:
-    """SD 1.x's layout: all levels but the coarsest have cross-attention. Its attention is far from uniform."""
+    """A U-Net in SD 1.x's layout: all levels but the coarsest have cross-attention, which is far from uniform."""
     depth = len(channels)
     config: dict[str, Any] = {
         "block_out_channels": channels,
@@ -40,13 +40,13 @@ def build_unet(*, seed: int = 0, channels: tuple[int, ...] = (8, 16, 16, 16), **
 
 
 def build_sd2_unet(*, seed: int = 0, **options: Any) -> UNet2DConditionModel:
-    """SD 2.x's layout: a number of heads for each level, linear projections."""
+    """A U-Net in SD 2.x's layout: each level has its own number of heads, and projections are linear."""
     heads = {"attention_head_dim": [1, 2, 4, 4], "use_linear_projection": True, "upcast_attention": True}
     return build_unet(seed=seed, **(heads | options))
 
 
 def build_vae(*, seed: int = 0, **options: Any) -> AutoencoderKL:
-    """Stride 8, like SD's; decoder included."""
+    """A VAE with stride 8, like SD's, including the decoder."""
     config: dict[str, Any] = {
         "block_out_channels": (8, 8, 8, 8),
         "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -62,9 +62,9 @@ def build_vae(*, seed: int = 0, **options: Any) -> AutoencoderKL:
 
 
 def build_tokenizer(**options: Any) -> CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of bytes and `WORDS`."""
+    """CLIP's tokenizer with a vocabulary of single bytes, `WORDS` and `PREFIXES`."""
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    letters = [chr(b) for b in visible] + [chr(256 + k) for k in range(256 - len(visible))]  # GPT-2's bytes
+    letters = [chr(b) for b in visible] + [chr(256 + k) for k in range(256 - len(visible))]  # GPT-2's byte alphabet
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
     for word in (*(word + "</w>" for word in WORDS), *PREFIXES):
@@ -101,7 +101,7 @@ def build_text_encoder(*, seed: int = 0, width: int = WIDTH, **options: Any) -> 
 
 
 def build_backbone(*, seed: int = 0, unet: UNet2DConditionModel | None = None, **options: Any) -> TADPBackbone:
-    """A whole backbone in evaluation mode."""
+    """A complete backbone in evaluation mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         backbone = TADPBackbone(
@@ -115,7 +115,7 @@ def build_backbone(*, seed: int = 0, unet: UNet2DConditionModel | None = None, *
 
 
 def build_folder(folder: Path, *, seed: int = 0, variant: str | None = None, **unet_options: Any) -> Path:
-    """A model in diffusers' layout, whole: the VAE with its decoder, and a safety checker that is garbage."""
+    """Save a complete model in diffusers' layout, with the VAE's decoder and an invalid safety checker."""
     build_unet(seed=seed, **unet_options).save_pretrained(folder / "unet", variant=variant)
     build_vae(seed=seed).save_pretrained(folder / "vae", variant=variant)
     build_text_encoder(seed=seed).save_pretrained(folder / "text_encoder", variant=variant)
@@ -127,20 +127,20 @@ def build_folder(folder: Path, *, seed: int = 0, variant: str | None = None, **u
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
-    """(B, 3, H, W) of noise in [0, 1]."""
+    """Random images in [0, 1], (B, 3, H, W), for `shape` = B, H, W."""
     return torch.rand(shape[0], 3, *shape[1:], generator=torch.Generator().manual_seed(seed))
 
 
 def latents(*shape: int, seed: int = 0) -> torch.Tensor:
-    """(B, 4, H, W) of unit noise."""
+    """Latents drawn from a standard normal distribution, (B, 4, H, W), for `shape` = B, H, W."""
     return torch.randn(shape[0], 4, *shape[1:], generator=torch.Generator().manual_seed(seed))
 
 
 def embeddings(*shape: int, seed: int = 1) -> torch.Tensor:
-    """(B, L, `WIDTH`) of unit noise."""
+    """Text embeddings drawn from a standard normal distribution, (B, L, `WIDTH`), for `shape` = B, L."""
     return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """L2 norm of the difference over that of what was expected."""
+    """L2 norm of the difference, divided by the L2 norm of `expected`."""
     return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()

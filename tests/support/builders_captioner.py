@@ -1,6 +1,7 @@
-"""Small random captioners, saved as the hub's are.
+"""Small random captioners, saved in the same layout as the models on the hub.
 
-Spreads and seeds of BLIP and BLIP-2 are such that most images get a caption that is neither empty nor a loop.
+For BLIP and BLIP-2, the seeds and the spread of the weights are chosen so that most images get a caption that is
+neither empty nor repetitive.
 """
 
 import json
@@ -35,7 +36,7 @@ WORDS = (
     *("faces", "fish", "flower", "forest", "gray", "green", "house", "left", "medium", "middle", "near", "next"),
     *("night", "nothing", "orange", "painting", "person", "picture", "pink", "plain", "plane", "purple", "rest"),
     *("right", "room", "small", "snow", "street", "style", "the", "there", "thing", "water", "white", "with", "yellow"),
-)  # a token each for tadp-tiny too; so many that random weights seldom go round in circles
+)  # also one token each for tadp-tiny; enough words that random weights seldom repeat themselves
 CHAT = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
@@ -48,11 +49,11 @@ VISION = {
     "num_attention_heads": 2,
     "image_size": 32,
 }
-WIDE = 0.6  # standard deviation of random weights, so that other pixels give other words
+WIDE = 0.6  # standard deviation of the random weights, large enough that different images get different words
 
 
 def build_blip(folder: Path, *, seed: int = 1) -> Path:
-    """A BLIP whose decoder echoes the prompt, as the real one's does."""
+    """A BLIP whose decoder repeats the prompt, as the real one does."""
     tokenizer = _tokenizer()
     ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -67,7 +68,7 @@ def build_blip(folder: Path, *, seed: int = 1) -> Path:
 
 
 def build_blip2(folder: Path, *, seed: int = 0) -> Path:
-    """A BLIP-2 with an OPT, whose processor adds the image token and whose output repeats image and prompt tokens."""
+    """A BLIP-2 with OPT. Its processor adds the image tokens, and its output repeats the image and prompt tokens."""
     tokenizer = _tokenizer()
     image_processor = BlipImageProcessorPil(size={"height": 32, "width": 32})
     processor = Blip2Processor(image_processor, tokenizer, num_query_tokens=4)
@@ -94,7 +95,7 @@ def build_blip2(folder: Path, *, seed: int = 0) -> Path:
 
 
 def build_llava(folder: Path, *, seed: int = 0) -> Path:
-    """A decoder-only model that is talked to through a chat template."""
+    """A decoder-only model that is prompted through a chat template."""
     tokenizer = _tokenizer("<image>")
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     text = LlamaConfig(
@@ -129,9 +130,9 @@ def build_llava(folder: Path, *, seed: int = 0) -> Path:
 
 
 def build_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
-    """A decoder-only model whose images become as many tokens as they are large, and whose processor takes videos too.
+    """A decoder-only model that turns larger images into more tokens and whose processor also accepts videos.
 
-    Its files are written one by one: the processor as a whole needs torchvision.
+    The processor's files are written one at a time, because `Qwen2VLProcessor` itself needs torchvision.
     """
     marks = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>")
     words = _tokenizer(*marks)
@@ -160,7 +161,7 @@ def build_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Qwen2VLForConditionalGeneration(config)
-    pixels = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}  # areas; 1 to 9 tokens an image
+    pixels = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}  # areas in pixels, which give 1 to 9 tokens per image
     Qwen2VLImageProcessorPil(size=pixels, patch_size=8, merge_size=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>"))

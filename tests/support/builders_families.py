@@ -1,4 +1,4 @@
-"""Small random pipelines of each family of base models, whole, and folders as diffusers itself writes them."""
+"""Small, complete random pipelines of each family of base models, and folders as diffusers itself writes them."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,11 @@ def build_t5(*, seed: int = 0) -> T5EncoderModel:
 
 
 def build_xl_unet(*, seed: int = 0, **options: Any):
-    """SDXL's layout: no text at the finest level, more transformer layers at the coarsest, text and sizes as time."""
+    """A U-Net in SDXL's layout.
+
+    The finest level has no cross-attention, the coarsest has more transformer layers, and the time embedding includes
+    the pooled text embedding and the image sizes.
+    """
     return build_unet(
         seed=seed,
         channels=(8, 16, 16),
@@ -77,7 +81,7 @@ def build_xl_unet(*, seed: int = 0, **options: Any):
 
 
 def _loud(model: Any) -> Any:
-    """Attention far from uniform, and gates and modulations that are not next to zero."""
+    """Enlarge query and key weights, so that attention is far from uniform."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("to_q.weight", "to_k.weight", "add_k_proj.weight", "add_q_proj.weight")):
@@ -109,7 +113,7 @@ def build_flux(*, seed: int = 0, **options: Any) -> FluxTransformer2DModel:
 
 
 def build_pipeline(family: str, **options: Any) -> Any:
-    """A pipeline of diffusers, with all its parts. Options are the U-Net's or transformer's."""
+    """A complete pipeline of diffusers. `options` go to the U-Net or the transformer."""
     tokens = build_tokenizer()
     if family == "SD 2.x":
         return StableDiffusionPipeline(

@@ -1,4 +1,4 @@
-"""Maps as a backbone returns them, and small heads of every kind, the same for the same seed."""
+"""Maps as a backbone returns them, and small heads of every kind. The same seed gives the same weights."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def build_maps(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """Random maps of images of that size."""
+    """Random maps, as a backbone would return them for images of that height and width in pixels."""
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.randn(batch, channels, math.ceil(height / stride), math.ceil(width / stride), generator=generator).to(
@@ -59,7 +59,7 @@ def build_linear(info: FeatureInfo = INFO, **options: Any) -> LinearHead:
 
 
 def build_detection(info: FeatureInfo = INFO, **options: Any) -> DetectionHead:
-    """With random weights large enough to tell boxes apart."""
+    """A detection head whose random weights are large enough to give boxes different scores."""
     options = {"num_classes": CLASSES, "channels": 8, "hidden_channels": 16, "score_threshold": 0.0} | options
     head = _seeded(lambda: DetectionHead(info, **options))
     with torch.no_grad():
@@ -70,7 +70,7 @@ def build_detection(info: FeatureInfo = INFO, **options: Any) -> DetectionHead:
 
 
 def build_targets(height: int, width: int) -> list[Boxes]:
-    """Two images: one with two objects, one with none."""
+    """Boxes of two images: the first has two objects, the second has none."""
     boxes = torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.5, 0.1, 0.95, 0.4]]) * torch.tensor([width, height, width, height])
     return [
         Boxes(boxes, torch.tensor([1, CLASSES - 1])),
@@ -79,7 +79,7 @@ def build_targets(height: int, width: int) -> list[Boxes]:
 
 
 def run_head(head: nn.Module, maps: Features | list[Tensor], **options: Any) -> Tensor:
-    """One scalar that depends on all that a head says."""
+    """A scalar that depends on the whole output of a head."""
     if not isinstance(head, DetectionHead):
         return head(maps, **options).float().square().mean()
     size = maps.image_size if isinstance(maps, Features) else (maps[0].shape[2] * 8, maps[0].shape[3] * 8)

@@ -1,4 +1,4 @@
-"""What the tests of personalize share: a small model with a scheduler, and images."""
+"""Shared by the tests of `tadp.personalize`: a small model with a scheduler, and images."""
 
 import json
 from dataclasses import fields
@@ -17,7 +17,7 @@ EPSILON = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "skip_prk_steps": True,  # of sampling alone
+    "skip_prk_steps": True,  # concerns only sampling
 }
 QUICK: dict[str, Any] = {
     "token": "<wash>", "initializer": "photo", "steps": 4, "batch_size": 2, "lr": 1e-2, "progress": False,
@@ -38,12 +38,12 @@ def tune(model: str | Path, images: Any, **settings: Any) -> CaptionModifier:
 
 def _with_options(settings: dict[str, Any]) -> dict[str, Any]:
     names = {option.name for option in fields(RunOptions)}
-    own = {name: value for name, value in settings.items() if name not in names}
-    return own | {"options": RunOptions(**{name: value for name, value in settings.items() if name in names})}
+    arguments = {name: value for name, value in settings.items() if name not in names}
+    return arguments | {"options": RunOptions(**{name: value for name, value in settings.items() if name in names})}
 
 
 def build_model(folder: Path, *, prediction: str = "epsilon", **options: Any) -> Path:
-    """A folder like Stable Diffusion's, trained on 64 pixels, whose scheduler says what it predicts."""
+    """Save a model in Stable Diffusion's layout for images of 64 pixels, with a scheduler of this prediction type."""
     build_folder(folder, **options)
     (folder / "scheduler").mkdir()
     config = json.dumps(EPSILON | {"prediction_type": prediction})
@@ -52,6 +52,6 @@ def build_model(folder: Path, *, prediction: str = "epsilon", **options: Any) ->
 
 
 def pictures(count: int = 3, *, seed: int = 0) -> list[np.ndarray]:
-    """Noise of several shapes, (H, W, 3), uint8."""
+    """Random images of different heights, (H, W, 3), uint8."""
     rng = np.random.default_rng(seed)
     return [rng.integers(256, size=(64 + 8 * number, 80, 3), dtype=np.uint8) for number in range(count)]

@@ -16,7 +16,7 @@ def parts_of(family: str, **text_options: int) -> dict:
 
 
 def whole(family: str, **text_options: int) -> dict[str, torch.Tensor]:
-    """A checkpoint as the original code writes it: VAE decoder, schedule and averages too."""
+    """A checkpoint as the original code writes it, with the VAE decoder, the noise schedule and averaged weights."""
     parts = parts_of(family, **text_options)
     vae = VAEEncoder(parts["vae"])
     state = {f"model.diffusion_model.{there}": parts["unet"].state_dict()[here]
@@ -26,10 +26,10 @@ def whole(family: str, **text_options: int) -> dict[str, torch.Tensor]:
         "first_stage_model.decoder.conv_in.weight": torch.zeros(2), "betas": torch.zeros(3),
         "model_ema.decay": torch.tensor(0.9), "first_stage_model.post_quant_conv.bias": torch.zeros(4),
     }  # fmt: skip
-    text = {name.removeprefix("text_model."): one for name, one in parts["text_encoder"].state_dict().items()}
+    text = {name.removeprefix("text_model."): tensor for name, tensor in parts["text_encoder"].state_dict().items()}
     if family == "sd1":
         prefix = "cond_stage_model.transformer.text_model."
-        return state | {f"{prefix}{name}": one for name, one in text.items()} | {
+        return state | {f"{prefix}{name}": tensor for name, tensor in text.items()} | {
             f"{prefix}embeddings.position_ids": torch.arange(77)[None]
         }  # fmt: skip
     prefix = "cond_stage_model.model."
@@ -40,15 +40,15 @@ def whole(family: str, **text_options: int) -> dict[str, torch.Tensor]:
     for kind in ("weight", "bias"):
         state[f"{prefix}ln_final.{kind}"] = text[f"final_layer_norm.{kind}"]
         for layer in (0, 1):
-            mine, theirs = f"encoder.layers.{layer}.", f"{prefix}transformer.resblocks.{layer}."
-            joined = torch.cat([text[f"{mine}self_attn.{k}_proj.{kind}"] for k in "qkv"])
-            state[f"{theirs}attn.in_proj_{kind}"] = joined
-            state[f"{theirs}attn.out_proj.{kind}"] = text[f"{mine}self_attn.out_proj.{kind}"]
+            block, ldm_block = f"encoder.layers.{layer}.", f"{prefix}transformer.resblocks.{layer}."
+            joined = torch.cat([text[f"{block}self_attn.{k}_proj.{kind}"] for k in "qkv"])
+            state[f"{ldm_block}attn.in_proj_{kind}"] = joined
+            state[f"{ldm_block}attn.out_proj.{kind}"] = text[f"{block}self_attn.out_proj.{kind}"]
             for here, there in (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2")):
-                state[f"{theirs}{there}.{kind}"] = text[f"{mine}{here}.{kind}"]
+                state[f"{ldm_block}{there}.{kind}"] = text[f"{block}{here}.{kind}"]
             for here, there in (("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):
-                state[f"{theirs}{there}.{kind}"] = text[f"{mine}{here}.{kind}"]
-        state[f"{prefix}transformer.resblocks.2.ln_1.{kind}"] = torch.zeros(WIDTH)  # the layer that is not read
+                state[f"{ldm_block}{there}.{kind}"] = text[f"{block}{here}.{kind}"]
+        state[f"{prefix}transformer.resblocks.2.ln_1.{kind}"] = torch.zeros(WIDTH)  # the last layer, which is never run
     return state
 
 
@@ -62,7 +62,7 @@ def write(state: dict[str, torch.Tensor], path: Path) -> Path:
 
 
 def write_configs(family: str, folder: Path, **text_options: int) -> Path:
-    """A folder with the configurations of small models, and their tokenizer."""
+    """Save the configurations of the small models, and their tokenizer, in a folder."""
     for part, module in parts_of(family, **text_options).items():
         (folder / part).mkdir(parents=True)
         config = module.config.to_json_string() if part == "text_encoder" else module.to_json_string()

@@ -1,4 +1,4 @@
-"""Small training runs: random models and scenes of 64 pixels, quick to train. Puts examples/ on the path."""
+"""Small training runs: random models and scenes of 64 pixels that train quickly. Puts examples/ on the path."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ FLIP = [RandomFlip()]
 
 
 def make_options(out: Path, **changes) -> SimpleNamespace:
-    """What `read_options` would give, for a small run."""
+    """Options as `read_options` returns them, for a small run."""
     schedule = changes.pop("schedule", {})
     return SimpleNamespace(
         **(
@@ -60,7 +60,7 @@ def labelled_pixels(batch):
 
 
 def train(options, *, model=None, data=None, loss=loss, weight=labelled_pixels, accelerator=None, **more):
-    """One run in this process."""
+    """Train once in this process."""
     accumulation = options.schedule.batch // options.micro_batch
     accelerator = accelerator or Accelerator(
         cpu=True, mixed_precision=options.mixed_precision, gradient_accumulation_steps=accumulation
@@ -76,4 +76,4 @@ def train(options, *, model=None, data=None, loss=loss, weight=labelled_pixels, 
 
 
 def weights(model) -> dict[str, torch.Tensor]:
-    return {name: one.detach().clone() for name, one in model.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

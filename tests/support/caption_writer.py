@@ -1,4 +1,4 @@
-"""Adds captions to a table until it is killed; prints the ids of a call after the call returned.
+"""Add captions to a table until the process is killed; print the ids of each batch once it has been written.
 
 python caption_writer.py TABLE COUNT BATCH
 """
@@ -21,15 +21,15 @@ def caption_of(image_id: str) -> str:
 def main() -> None:
     count, batch = int(sys.argv[2]), int(sys.argv[3])
     with CaptionTable.create(sys.argv[1], provenance=SOURCE) as table:
-        left = table.missing(ids(count))
-        print("left", len(left), flush=True)
-        for start in range(0, len(left), batch):
-            some = left[start : start + batch]
+        missing = table.missing(ids(count))
+        print("left", len(missing), flush=True)
+        for start in range(0, len(missing), batch):
+            image_ids = missing[start : start + batch]
             if batch == 1:
-                table.add(some[0], caption_of(some[0]))
+                table.add(image_ids[0], caption_of(image_ids[0]))
             else:
-                table.update([(image_id, caption_of(image_id)) for image_id in some])
-            print("\n".join(some), flush=True)
+                table.update([(image_id, caption_of(image_id)) for image_id in image_ids])
+            print("\n".join(image_ids), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What test_backbone_text runs in a process without the type checker, through which torch.compile does
-not see.
+"""Compare compiled backbones with eager ones, for test_backbone_text.
 
-    python compile_worker.py captions             # each block's text, and how often it was compiled
-    python compile_worker.py whole ["SD 3" …]     # one graph of a whole call, by family; none is Stable Diffusion 1.x
+torch.compile cannot trace the type checker of the tests, so this runs in a process without it.
+
+    python compile_worker.py captions           # prints for each batch: whether the outputs are equal, compilations
+    python compile_worker.py noise              # several timesteps with noise
+    python compile_worker.py whole ["SD 3" …]   # one graph per call, for each family; default: Stable Diffusion 1.x
 """
 
 import sys
@@ -18,16 +20,18 @@ from tadp import Conditioning, TADPBackbone
 
 NONE = ((), ())
 WAYS = {"SDXL": (NONE, ((1,), (2,))), "SD 3": (NONE, ((1, 2), ()), ((), (1, 2))), "FLUX": (NONE, ((1,), (2,)))}
-SMALL = {"SDXL": {"layers_per_block": 1}}  # tracing takes its time by the layer
+SMALL = {"SDXL": {"layers_per_block": 1}}  # tracing time grows with the number of layers
 
 
-def same(one, other):
-    maps = all(torch.equal(a, b) for a, b in zip(one.maps, other.maps, strict=True))
-    if one.attention is None or other.attention is None:
-        return maps and one.attention is other.attention
-    levels = one.attention.levels == other.attention.levels
+def same(actual, expected):
+    maps = all(torch.equal(a, b) for a, b in zip(actual.maps, expected.maps, strict=True))
+    if actual.attention is None or expected.attention is None:
+        return maps and actual.attention is expected.attention
+    levels = expected.attention.levels
     return (
-        maps and levels and all(torch.equal(one.attention.at(k), other.attention.at(k)) for k in one.attention.levels)
+        maps
+        and actual.attention.levels == levels
+        and all(torch.equal(actual.attention.at(k), expected.attention.at(k)) for k in levels)
     )
 
 
@@ -43,7 +47,10 @@ def captions():
 
 
 def whole(backbone: TADPBackbone, *ways: tuple[tuple[int, ...], tuple[int, ...]]):
-    """Levels attached and recorded in these ways; other sizes and batches; with a gradient; from latents on."""
+    """Compile whole calls with these levels attached and recorded, for two image sizes and batch sizes.
+
+    Then compile `extract`, which starts from latents, with gradients.
+    """
     text = backbone.encode_text(["a dog", "a red cat"])
     plain = Conditioning(text.embeddings, pooled=text.pooled)
     calls = [(images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))]
@@ -58,7 +65,7 @@ def whole(backbone: TADPBackbone, *ways: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def noise():
-    """Several timesteps with noise, from latents on."""
+    """Compile `extract`, which starts from latents, with several timesteps and noise."""
     backbone = build_backbone(
         scheduler={"beta_schedule": "linear"}, timestep=(1, 261), noise_samples=1, combine_timesteps="concatenate"
     )

@@ -1,4 +1,4 @@
-"""One of the processes of test_backbone's distributed test."""
+"""The worker process of test_backbone's distributed test."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def train_one_step(rank: int, world_size: int, folder: str) -> None:
-    """A forward and backward pass on this rank's image; leaves the gradients in `folder`."""
+    """Run forward and backward passes on this rank's image, and save the gradients in `folder`."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
     backbone = build_backbone(text_adapter=True, attach_attention=(0, 1, 2)).train()
     model = DistributedDataParallel(backbone)
-    for text in ("a dog", None):  # a second pass finds out whether the first left some parameter without its gradient
+    for text in ("a dog", None):  # DDP fails in the second pass if the first left a parameter without gradient
         model.zero_grad(set_to_none=True)
         with backbone.conditioning("a dog"):
             maps = model(images(1, 64, 64, seed=rank), text).maps
-        sum(one.square().mean() for one in maps).backward()
-    gradients = {name: one.grad for name, one in backbone.named_parameters() if one.requires_grad}
+        sum(level_map.square().mean() for level_map in maps).backward()
+    gradients = {name: parameter.grad for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     torch.save((torch.distributed.get_world_size(), gradients), Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()

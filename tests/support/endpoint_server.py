@@ -1,4 +1,4 @@
-"""A chat endpoint on loopback that behaves as a test says."""
+"""A chat endpoint on the loopback interface whose behaviour a test chooses."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Server:
-    """Answers each request as `behave` says: with a body and a status, or anything it does itself."""
+    """Answers each request with the status and body that `behave` returns, or not at all if it returns None."""
 
     def __init__(self, behave: Callable[["Server", Any, list[str]], tuple[int, Any] | None]):
         self.behave = behave
@@ -19,11 +19,11 @@ class Server:
         self.batches: list[int] = []
         self.times: list[float] = []
         self.stop = threading.Event()
-        outer = self
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                outer.answer(self)
+                server.answer(self)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -44,7 +44,7 @@ class Server:
             if answer is not None:
                 reply(handler, *answer)
         except OSError:
-            pass  # the client gave up
+            pass  # the client closed the connection
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: Any, **headers: str) -> None:
@@ -61,7 +61,7 @@ def completion(text: Any) -> dict[str, Any]:
 
 
 def cleaned(captions: list[str]) -> tuple[int, Any]:
-    """What a well-behaved server says."""
+    """The status and body of a correct answer."""
     lines = [f"{k}. {text.replace('a watercolor painting of ', '')}" for k, text in enumerate(captions, 1)]
     return 200, completion("\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""What the paper's released feature extractor returned for a small random network; facts.json beside it explains it."""
+"""The output of the paper's released feature extractor for a small random network; facts.json describes the files."""
 
 import json
 from functools import cache
@@ -21,7 +21,7 @@ def golden(name: str) -> dict[str, torch.Tensor]:
 
 
 def expected_map(case: str, level: int) -> torch.Tensor:
-    name = f"{case}.f{level}"  # with attention on the finest level the other maps are the default's, stored once
+    name = f"{case}.f{level}"  # "attn64" differs only in the finest map; the others are stored once
     return golden("expected")[name if name in golden("expected") else name.replace("attn64", "default")]
 
 

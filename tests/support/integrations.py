@@ -1,4 +1,4 @@
-"""What the tests of tadp.integrations share: rendered scenes, a few steps of training, a pixel-wise score."""
+"""Shared by the tests of `tadp.integrations`: rendered scenes, a few training steps and a pixel-wise loss."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ BATCH = collate(RenderedScenes(2, seed=1, size=64)[:])
 
 
 def train(model, loss, *, steps: int = 3, lr: float = 3e-3) -> list[float]:
-    """The loss before each step, and after the last."""
+    """Train, and return the loss before each step and after the last."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     model.train()
     losses = []

@@ -1,7 +1,7 @@
-"""Files as the paper's release, VPD and mmseg write them, made from our models, in names written anew.
+"""State dicts as the paper's release, VPD and mmseg write them, built from our models.
 
-LDM's names are enumerated as its constructors do and put through diffusers' own conversion, so that they owe nothing to
-`tadp.convert.key_names`.
+The key names are written independently of `tadp.convert.key_names`: LDM's are listed in the order of its constructors
+and mapped to ours by diffusers' own conversion.
 """
 
 import re
@@ -26,7 +26,8 @@ def _both(*names: str) -> list[str]:
 
 def _attention(at: str) -> list[str]:
     block = f"{at}.transformer_blocks.0"
-    names = _both(*(f"{at}.{one}" for one in ("norm", "proj_in", "proj_out")), *(f"{block}.norm{k}" for k in (1, 2, 3)))
+    names = _both(*(f"{at}.{layer_name}" for layer_name in ("norm", "proj_in", "proj_out")))
+    names += _both(*(f"{block}.norm{k}" for k in (1, 2, 3)))
     names += _both(f"{block}.ff.net.0.proj", f"{block}.ff.net.2")
     for layer in ("attn1", "attn2"):
         names += [f"{block}.{layer}.to_{kind}.weight" for kind in "qkv"] + _both(f"{block}.{layer}.to_out.0")
@@ -34,25 +35,27 @@ def _attention(at: str) -> list[str]:
 
 
 def ldm_unet(unet: Any) -> dict[str, str]:
-    """diffusers' names and LDM's, by LDM's order of blocks: layers, then a resampling, level by level."""
+    """Map diffusers' names to LDM's, which number the blocks of each level: its layers, then the resampling."""
     levels, layers = len(unet.config["block_out_channels"]), unet.config["layers_per_block"]
     keys = _both("time_embed.0", "time_embed.2", "input_blocks.0.0", "out.0", "out.2")
     number = count(1)
     for level in range(levels):
         for _ in range(layers):
             at = f"input_blocks.{next(number)}"
-            keys += _both(*(f"{at}.0.{one}" for one in RESNET))
+            keys += _both(*(f"{at}.0.{layer_name}" for layer_name in RESNET))
             keys += _attention(f"{at}.1") if level < levels - 1 else []
         if level < levels - 1:
             keys += _both(f"input_blocks.{next(number)}.0.op")
     for part in (0, 2):
-        keys += _both(*(f"middle_block.{part}.{one}" for one in RESNET))
+        keys += _both(*(f"middle_block.{part}.{layer_name}" for layer_name in RESNET))
     keys += _attention("middle_block.1")
     number = count()
     for level in reversed(range(levels)):
         for layer in range(layers + 1):
             at, attended = f"output_blocks.{next(number)}", level < levels - 1
-            keys += _both(*(f"{at}.0.{one}" for one in RESNET)) + (_attention(f"{at}.1") if attended else [])
+            keys += _both(*(f"{at}.0.{layer_name}" for layer_name in RESNET)) + (
+                _attention(f"{at}.1") if attended else []
+            )
             if layer == layers and level:
                 keys += _both(f"{at}.{1 + attended}.conv")
     numbered = _numbered(keys)
@@ -68,11 +71,11 @@ def ldm_vae(vae: Any) -> dict[str, str]:
     keys = _both("encoder.conv_in", "encoder.norm_out", "encoder.conv_out", "quant_conv")
     for level in range(levels):
         for layer in range(layers):
-            keys += _both(*(f"encoder.down.{level}.block.{layer}.{one}" for one in inner))
+            keys += _both(*(f"encoder.down.{level}.block.{layer}.{layer_name}" for layer_name in inner))
         keys += _both(f"encoder.down.{level}.downsample.conv") if level < levels - 1 else []
     for part in (1, 2):
-        keys += _both(*(f"encoder.mid.block_{part}.{one}" for one in inner))
-    keys += _both(*(f"encoder.mid.attn_1.{one}" for one in ("norm", "q", "k", "v", "proj_out")))
+        keys += _both(*(f"encoder.mid.block_{part}.{layer_name}" for layer_name in inner))
+    keys += _both(*(f"encoder.mid.attn_1.{layer_name}" for layer_name in ("norm", "q", "k", "v", "proj_out")))
     converted = convert_ldm_vae_checkpoint(
         {f"first_stage_model.{key}": number for key, number in _numbered(keys).items()}, dict(vae.config)
     )
@@ -98,7 +101,7 @@ def write_vae(vae: Any, prefix: str) -> dict[str, Tensor]:
 
 
 def write_text(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """As transformers of 2023 named them, with the positions that were stored then."""
+    """The text encoder's weights, named as transformers named them in 2023, with the position ids it stored then."""
     state = {
         f"{prefix}text_model.{key.removeprefix('text_model.')}": value.clone()
         for key, value in model.state_dict().items()
@@ -141,7 +144,7 @@ def write_mmseg_depth_head(head: nn.Module) -> dict[str, Tensor]:
 
 
 def write_mmcv_head(head: nn.Module) -> dict[str, Tensor]:
-    """ConvModule: conv and bn; a scale head is convolution, doubling, convolution, doubling …"""
+    """Name layers as mmcv's `ConvModule` does: conv and bn. In a scale head, every second module is an upsampling."""
     state = {}
     for key, value in head.state_dict().items():
         parts = key.split(".")

@@ -1,4 +1,4 @@
-"""Files as the paper's, VPD's and mmseg's code would have saved them, written from small models of ours."""
+"""Files as the code of the paper, VPD and mmseg saves them, written from small models of ours."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +21,7 @@ CLASSES = ["sky", "tree", "house"]
 
 @dataclass
 class Original:
-    """A file's content, and the model of ours it was written from."""
+    """The content of a file, and the model it was written from."""
 
     model: TaskModel
     state: dict[str, Tensor]
@@ -34,15 +34,15 @@ class Original:
 
 
 def backbone_of(base: Path, **options: Any) -> TADPBackbone:
-    """The base with a U-Net and a text adapter that were trained."""
-    trained = TADPBackbone.from_pretrained(base, unet=build_unet(seed=5), timestep=1, **options)
-    if trained.text_adapter is not None:
-        randomise(trained.text_adapter, seed=6)
-    return trained
+    """The base model with another U-Net and text adapter, as if they had been trained."""
+    backbone = TADPBackbone.from_pretrained(base, unet=build_unet(seed=5), timestep=1, **options)
+    if backbone.text_adapter is not None:
+        randomise(backbone.text_adapter, seed=6)
+    return backbone
 
 
 def randomise(module: nn.Module, *, seed: int) -> None:
-    """Every tensor different from what a constructor makes, running statistics too."""
+    """Give every tensor, running statistics included, values that no constructor would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in module.state_dict().values():
@@ -57,7 +57,7 @@ def class_embeddings(count: int) -> Tensor:
 
 
 def whole(backbone: TADPBackbone, prefix: str, *, vae: bool = True, text: bool = True) -> dict[str, Tensor]:
-    """What the release keeps of Stable Diffusion besides the U-Net."""
+    """The parts of Stable Diffusion other than the U-Net that the release saves."""
     assert backbone.text_encoder is not None
     state = originals.write_schedule(prefix)
     state |= originals.write_vae(backbone.vae, f"{prefix}first_stage_model.") if vae else {}
@@ -86,12 +86,15 @@ def segmentation_model(backbone: TADPBackbone, **options: Any) -> TADPForSemanti
 
 
 def tadp_depth(base: Path) -> Original:
-    """Released depth: captions, scaled latents; U-Net and VAE twice, unused class embeddings and gamma."""
+    """The released depth model: captions and scaled latents.
+
+    The file has the U-Net and the VAE twice, and class embeddings and a gamma that are not used.
+    """
     model = depth_model(backbone_of(base, attach_attention=()))
     backbone = model.backbone
     unet = originals.write_unet(backbone.unet, "encoder.unet.unet.diffusion_model.", output=False)
-    again = {key.replace("encoder.unet.unet.", "encoder.sd_model.model."): value for key, value in unet.items()}
-    state = unet | again | originals.write_vae(backbone.vae, "encoder.encoder_vq.")
+    copy = {key.replace("encoder.unet.unet.", "encoder.sd_model.model."): value for key, value in unet.items()}
+    state = unet | copy | originals.write_vae(backbone.vae, "encoder.encoder_vq.")
     state |= whole(backbone, "encoder.sd_model.") | originals.write_depth_head(model.head)
     state |= {"encoder.class_embeddings": class_embeddings(27), "encoder.gamma": torch.full((WIDTH,), 1e-4)}
     return Original(
@@ -116,9 +119,9 @@ def vpd_depth(base: Path) -> Original:
 
 
 def mmseg_depth(base: Path) -> Original:
-    """Its 28th embedding is the mean; the VAE has its decoder."""
-    made = vpd_depth(base)
-    backbone = made.model.backbone
+    """mmseg's depth model: the 28th class embedding is the mean of the others, and the VAE includes its decoder."""
+    vpd = vpd_depth(base)
+    backbone = vpd.model.backbone
     assert backbone.text_adapter is not None
     embeddings = class_embeddings(27)
     state = originals.write_unet(backbone.unet, "backbone.unet.unet.diffusion_model.")
@@ -126,17 +129,17 @@ def mmseg_depth(base: Path) -> Original:
     state |= {"backbone.encoder_vq.decoder.conv_in.weight": torch.zeros(3)}
     state |= originals.write_adapter(backbone.text_adapter, "backbone.")
     state |= {"backbone.class_embeddings": torch.cat([embeddings, embeddings.mean(dim=0, keepdim=True)])}
-    state |= originals.write_mmseg_depth_head(made.model.head)
-    return Original(made.model, state, lambda state: {"meta": {"dataset_meta": {}}, "state_dict": state})
+    state |= originals.write_mmseg_depth_head(vpd.model.head)
+    return Original(vpd.model, state, lambda state: {"meta": {"dataset_meta": {}}, "state_dict": state})
 
 
 def mmcv_meta(**more: object) -> dict[str, object]:
-    """As mmcv 1.6 saves beside the best weights: the score is a number of numpy."""
+    """Metadata as mmcv 1.6 saves it with the best weights; the score is a numpy scalar."""
     return {"epoch": 1, "iter": 80000, "hook_msgs": {"best_score": np.float64(0.53)}, "CLASSES": tuple(CLASSES)} | more
 
 
 def tadp_segmentation(base: Path) -> Original:
-    """Released ADE20K: captions, scaled latents; the VAE stays in the whole model."""
+    """The released ADE20K model: captions and scaled latents. The VAE is saved only within `sd_model`."""
     model = segmentation_model(backbone_of(base))
     state = originals.write_unet(model.backbone.unet, "unet.unet.diffusion_model.")
     state |= whole(model.backbone, "sd_model.") | originals.write_mmcv_head(model.head)
@@ -144,7 +147,7 @@ def tadp_segmentation(base: Path) -> Original:
 
 
 def vpd_segmentation(base: Path) -> Original:
-    """VPD's: one embedding a class, each with its attention; unscaled latents."""
+    """VPD's segmentation model: one embedding and one attention map per class, and unscaled latents."""
     backbone = backbone_of(base, scale_latents=False, text_adapter=True, text_length=3)
     model = segmentation_model(backbone, prompt_mode="stored")
     embeddings = class_embeddings(3)
@@ -158,7 +161,10 @@ def vpd_segmentation(base: Path) -> Original:
 
 
 def tadp_detection(base: Path) -> Original:
-    """Released Watercolor2k: captions, ImageNet's normalisation, an unused adapter, a ResNet nobody runs; bare."""
+    """The released Watercolor2k model: captions and ImageNet's normalisation.
+
+    The file is a bare state dict, with a text adapter and a ResNet that are not used.
+    """
     model = TADPForObjectDetection(
         backbone_of(base, imagenet_pixels=True),
         class_names=[f"thing {number}" for number in range(20)],
@@ -188,9 +194,9 @@ def _written(form: str, base: Path) -> Original:
 
 
 def original_of(form: str, base: Path) -> Original:
-    """One that may be changed, all but its tensors and its model."""
-    made = _written(form, base)
-    return Original(made.model, dict(made.state), made.wrap, made.options)
+    """A shallow copy: a test may change its entries, but not its tensors or its model."""
+    original = _written(form, base)
+    return Original(original.model, dict(original.state), original.wrap, original.options)
 
 
 def convert(original: Original, base: Path, folder: Path, **options: Any) -> tuple[TaskModel, Report]:
@@ -202,9 +208,10 @@ def convert(original: Original, base: Path, folder: Path, **options: Any) -> tup
 def output_of(model: TaskModel, pixels: Tensor) -> Tensor:
     caption = "a dog and a cat" if model.prompt_mode == "captions" else None
     with torch.no_grad():
-        if isinstance(model, TADPForObjectDetection):  # its detections are few and far between
+        if isinstance(model, TADPForObjectDetection):
+            # A random detector finds too few boxes to compare, so its losses are compared.
             boxes = [Boxes(torch.tensor([[4.0, 4.0, 40.0, 50.0]]), torch.tensor([3]))] * len(pixels)
             torch.manual_seed(0)  # Faster R-CNN samples
             return torch.stack(list(model(pixels, caption, boxes).losses.values()))
-        made = model(pixels, caption)
-        return made.depth_m if isinstance(model, TADPForDepthEstimation) else made.logits
+        output = model(pixels, caption)
+        return output.depth_m if isinstance(model, TADPForDepthEstimation) else output.logits

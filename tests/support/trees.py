@@ -1,4 +1,4 @@
-"""Small data sets on disk, in exactly the folders and files that people have them in."""
+"""Small data sets on disk, with exactly the folders and files of the published ones."""
 
 import zlib
 from pathlib import Path
@@ -8,12 +8,12 @@ from PIL import Image
 
 SIZE = (24, 36)  # height and width of every image
 
-# VOC's colours of its first classes; a palette picture shows them, and holds the indices.
+# VOC's colours of its first classes. A palette image stores class indices and shows these colours.
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
 
 
 def pixels(name: str, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Noise that is another for each name."""
+    """A random image, different for each name, (H, W, 3), uint8."""
     return np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
@@ -37,7 +37,7 @@ def write_list(path: Path, lines: list[str]) -> None:
 
 
 def quadrants(*values: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Four values: top left, top right, bottom left, bottom right."""
+    """A mask of four values: top left, top right, bottom left, bottom right."""
     height, width = size
     mask = np.empty(size, np.int64)
     halves = (slice(None, height // 2), slice(height // 2, None)), (slice(None, width // 2), slice(width // 2, None))
@@ -47,19 +47,19 @@ def quadrants(*values: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def cut_short(path: Path, keep: float = 0.6) -> None:
-    """Leave the beginning of a file, as a full disk or a broken download does."""
+    """Keep only the first `keep` (a fraction) of a file, as after a full disk or a broken download."""
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
 
 
 def voc(root: Path) -> Path:
-    """VOCdevkit/VOC2012: two images of train with VOC's masks, one of SBD's, two of val."""
+    """VOCdevkit/VOC2012 with two images of train that have VOC's masks, one that only SBD labels, and two of val."""
     names = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033", "2007_000042"], "aug": ["2008_000008"]}
     for name in names["train"] + names["val"] + names["aug"]:
         write_image(root / "JPEGImages" / f"{name}.jpg")
     for name in names["train"] + names["val"]:
         write_mask(root / "SegmentationClass" / f"{name}.png", quadrants(0, 1, 20, 255), palette=True)
-    for name in names["train"] + names["aug"]:  # SBD has the images of train too, without the border of 255
+    for name in names["train"] + names["aug"]:  # SBD also labels the images of train, without VOC's border of 255
         write_mask(root / "SegmentationClassAug" / f"{name}.png", quadrants(0, 13, 13, 15))
     lists = root / "ImageSets" / "Segmentation"
     write_list(lists / "train.txt", names["train"])
@@ -79,24 +79,24 @@ def voc(root: Path) -> Path:
 
 
 def write_annotation(path: Path, objects: list[tuple[str, tuple[float, ...], int]]) -> None:
-    """VOC's XML; a person has a head, as in VOC, which is no object."""
+    """Write VOC's XML. As in VOC, a person has a part, the head, which does not count as an object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    items = ""
+    elements = ""
     for name, box, difficult in objects:
         sides = "".join(f"<{side}>{v}</{side}>" for side, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
         part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>" if name == "person" else ""
-        items += (
+        elements += (
             f"<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated>"
             f"<difficult>{difficult}</difficult><bndbox>{sides}</bndbox>{part}</object>\n"
         )
     path.write_text(
         f"<annotation><folder>VOC2012</folder><filename>{path.stem}.jpg</filename><size><width>{SIZE[1]}</width>"
-        f"<height>{SIZE[0]}</height><depth>3</depth></size><segmented>1</segmented>\n{items}</annotation>\n"
+        f"<height>{SIZE[0]}</height><depth>3</depth></size><segmented>1</segmented>\n{elements}</annotation>\n"
     )
 
 
 def cross_domain(root: Path) -> Path:
-    """The folder watercolor (or comic) of cross-domain-detection/datasets."""
+    """The folder `watercolor` (or `comic`) of cross-domain-detection/datasets."""
     for split, names in {"train": ["43248445"], "test": ["91846963", "250278059"]}.items():
         write_list(root / "ImageSets/Main" / f"{split}.txt", names)
         for name in names:
@@ -119,7 +119,7 @@ def ade20k(root: Path) -> Path:
 
 
 def cityscapes(root: Path) -> Path:
-    """leftImg8bit and gtFine as they are unpacked: ids, colours and instances; train ids made for one city alone."""
+    """leftImg8bit and gtFine as unpacked, with label ids and colours; only zurich has train ids, which users create."""
     for split, city in (("train", "aachen"), ("train", "zurich"), ("val", "frankfurt")):
         stem = f"{city}_000000_000019"
         write_image(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png")
@@ -132,13 +132,13 @@ def cityscapes(root: Path) -> Path:
 
 
 def dark_zurich(root: Path) -> Path:
-    """Dark_Zurich_val_anon.zip, unpacked."""
+    """The unpacked Dark_Zurich_val_anon.zip."""
     for number in (375, 437):
-        inside = f"val/night/GOPR0356/GOPR0356_frame_{number:06d}"
-        write_image(root / "rgb_anon" / f"{inside}_rgb_anon.png")
-        write_mask(root / "gt" / f"{inside}_gt_labelTrainIds.png", quadrants(0, 10, 13, 255))
-        write_mask(root / "gt" / f"{inside}_gt_labelIds.png", quadrants(7, 23, 26, 0))
-        write_image(root / "gt" / f"{inside}_gt_labelColor.png")
+        stem = f"val/night/GOPR0356/GOPR0356_frame_{number:06d}"
+        write_image(root / "rgb_anon" / f"{stem}_rgb_anon.png")
+        write_mask(root / "gt" / f"{stem}_gt_labelTrainIds.png", quadrants(0, 10, 13, 255))
+        write_mask(root / "gt" / f"{stem}_gt_labelIds.png", quadrants(7, 23, 26, 0))
+        write_image(root / "gt" / f"{stem}_gt_labelColor.png")
     return root
 
 
@@ -153,7 +153,7 @@ def nighttime_driving(root: Path) -> Path:
 
 
 def nyu(root: Path) -> Path:
-    """nyu_depth_v2, and the released code's lists in it."""
+    """nyu_depth_v2, with the lists of the released code."""
     for folder, listed, names in (
         ("sync", "train_list.txt", ["kitchen_0028b/{}_00045", "living_room_0019/{}_00111"]),
         ("official_splits/test", "test_list.txt", ["bathroom/{}_00045"]),
