@@ -3,8 +3,8 @@
     head = tadp.heads.SegmentationHead(backbone.feature_info, num_classes=13)
     logits = head(backbone(images, captions))  # (B, 13, H, W)
 
-A head is built from a `FeatureInfo` alone and works on the features of any backbone, of any size: `Features`, or a list
-of maps, finest first.
+A head only needs a `FeatureInfo` to be built. It works on features of any size from any matching backbone: `Features`,
+or a list of maps, finest first.
 """
 
 from tadp.heads.depth import DepthHead as DepthHead

@@ -1,14 +1,15 @@
-"""Depth in metres from features, by the head that VPD and TADP trained on NYU.
+"""Depth in metres from features, with the head that VPD and TADP trained on NYU.
 
-Its parameters are the released ones under their own names:
+Its parameters correspond to the released ones:
 
     here                                       released
     layer1, layer2, out_layer                  encoder.layer1, encoder.layer2, encoder.out_layer
     deconv_layers, conv_layers                 decoder.deconv_layers, decoder.conv_layers
     last_layer_depth                           last_layer_depth
 
-and with the default widths of the same shapes. Numbers agree for images whose height and width are multiples of 64. For
-others the released code pads the image, and its first group normalisations see the padding, which a head never gets.
+With the default widths, they also have the same shapes. The outputs agree for images whose height and width are
+multiples of 64. For other sizes the released code pads the image, and its first group normalisations see the padding,
+which a head never receives.
 """
 
 from collections.abc import Sequence
@@ -23,30 +24,31 @@ from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_counts
 from tadp.heads.maps import Norm, check_info, cut, enlarge, group_norm, make_norm, read_maps
 
-_GROUPS = 16  # of the released GroupNorm layers
+_GROUPS = 16  # as in the released GroupNorm layers
 _DECONV_CHANNELS = (32, 32, 32)
 
 
 class DepthHead(nn.Module):
-    """Features to depth.
+    """A head that predicts depth.
 
-    All levels are brought to the coarsest but one (stride 32 of 8 to 64): finer ones by strided convolutions, the
-    coarser by repetition. Then a 1x1 convolution, transposed convolutions that double the size each, and doublings by
-    interpolation up to the image, where two last convolutions decide.
+    All levels are resized to the second coarsest (stride 32 for strides 8 to 64): finer levels by strided
+    convolutions, the coarser level by repetition. A 1x1 convolution follows, then transposed convolutions that each
+    double the size, then doublings by interpolation up to the image's size, and two final convolutions.
 
     Args:
         feature_info: `backbone.feature_info`: channels and strides of the levels.
-        max_depth_m: The largest depth that can be said, in metres: 10 for NYU.
-        channels: Width at the image's size; eight times as many are between. A narrow head, for small backbones:
-            `channels=32`. Most of the time goes into the last convolutions, and grows with the square of it.
-        deconv_channels: Widths of the transposed convolutions. None is the paper's three of 32; fewer where the map
-            they begin with has a stride under 8.
-        norm: "batch" is the paper's; "group" does not depend on what else is in the batch.
+        max_depth_m: The largest depth that can be predicted, in metres; 10 for NYU.
+        channels: Number of channels at the image's size. The 1x1 convolution has eight times as many. A narrow head for
+            small backbones has `channels=32`. The last convolutions take most of the time, which grows with the square
+            of this number.
+        deconv_channels: Numbers of channels of the transposed convolutions. By default there are three with 32
+            channels, as in the paper, or fewer if the map they start from has a stride below 8.
+        norm: The normalisation. "batch" is the paper's; "group" does not depend on the other images in the batch.
 
     Raises:
-        TypeError: If `feature_info` is none, or `max_depth_m` no number.
-        ValueError: If strides do not double from level to level, a width is under 1, `max_depth_m` is not above 0, or
-            there are no transposed convolutions, or so many that the map would grow beyond the image.
+        TypeError: If `feature_info` is not a `FeatureInfo`, or `max_depth_m` is not a number.
+        ValueError: If strides do not double from level to level, if a number of channels is below 1, if `max_depth_m`
+            is not above 0, or if there are no transposed convolutions or too many for the image's size.
 
     Source:
         TADP/tadp_depth.py and VPD's depth/models_depth/model.py.
@@ -54,7 +56,7 @@ class DepthHead(nn.Module):
     Example:
         >>> info = FeatureInfo(channels=(32, 141, 173, 128), reduction=(8, 16, 32, 64))
         >>> head = DepthHead(info, max_depth_m=10.0, channels=16)
-        >>> sides = (16, 8, 4, 2)  # of images 128 by 128
+        >>> sides = (16, 8, 4, 2)  # sides of the maps of 128x128 images
         >>> maps = [torch.rand(2, width, side, side) for width, side in zip(info.channels, sides)]
         >>> tuple(head(maps).shape)
         (2, 128, 128)
@@ -72,9 +74,9 @@ class DepthHead(nn.Module):
         super().__init__()
         check_info(feature_info)
         if not isinstance(max_depth_m, Real) or isinstance(max_depth_m, bool):
-            raise TypeError(f"max_depth_m is a number, in metres; got {max_depth_m!r}.")
+            raise TypeError(f"max_depth_m must be a number, in metres; got {max_depth_m!r}.")
         if not 0 < max_depth_m < float("inf"):
-            raise ValueError(f"max_depth_m is in metres, above 0 and finite; got {max_depth_m}.")
+            raise ValueError(f"max_depth_m must be above 0 and finite, in metres; got {max_depth_m}.")
         self.feature_info, self.max_depth_m = feature_info, float(max_depth_m)
         self.grid = max(len(feature_info) - 2, 0)
         stride = feature_info.reduction[self.grid]
@@ -83,8 +85,8 @@ class DepthHead(nn.Module):
             deconv_channels = _DECONV_CHANNELS[:most]
         if not 0 < len(deconv_channels) <= most:
             raise ValueError(
-                f"deconv_channels has one width or more, and no more than double a map of stride {stride} up to the "
-                f"image, {most} at most; got {len(deconv_channels)}."
+                f"deconv_channels must have 1 to {most} entries, as each doubles a map of stride {stride} and the "
+                f"result must not outgrow the image; got {len(deconv_channels)}."
             )
         check_counts(channels=channels, deconv_channels=min(deconv_channels))
         self.doublings = (stride // 2 ** len(deconv_channels)).bit_length() - 1
@@ -120,32 +122,32 @@ class DepthHead(nn.Module):
     def forward(
         self, features: Features | Sequence[Tensor], *, image_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b height width"]:
-        """Say how far every pixel is.
+        """Predict the depth of every pixel.
 
         Args:
-            features: What the backbone returned, or a list of its maps (B, C, h, w), finest first. They are brought to
-                the head's dtype.
-            image_size: (height, width) to come out with. None is that of the images, and for a list of maps the finest
-                map's size times its stride.
+            features: The output of the backbone, or a list of its maps (B, C, h, w), finest first. The maps are
+                converted to the head's dtype.
+            image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps
+                the finest map's size times its stride.
 
         Returns:
-            Depth (B, height, width) in metres, between 0 and `max_depth_m`, float32 at least.
+            Depth in metres, (B, height, width), between 0 and `max_depth_m`, in float32 or higher precision.
 
         Raises:
-            TypeError: If `features` are no maps.
-            ValueError: If they are not the maps the head was built for.
+            TypeError: If `features` is neither `Features` nor a list of maps.
+            ValueError: If the maps do not fit the head's `feature_info`.
         """
         maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
-        one = self.conv_layers(self.deconv_layers(self.out_layer(torch.cat(self._on_grid(maps), dim=1))))
+        decoded = self.conv_layers(self.deconv_layers(self.out_layer(torch.cat(self._on_grid(maps), dim=1))))
         for _ in range(self.doublings):
-            one = F.interpolate(one, scale_factor=2.0, mode="bilinear", align_corners=False)
-        one = cut(one, self.feature_info.reduction[self.grid], size=size)
-        logits = self.last_layer_depth(one)[:, 0]
-        # bfloat16 would say depths near 10 m in steps of 6 cm
+            decoded = F.interpolate(decoded, scale_factor=2.0, mode="bilinear", align_corners=False)
+        decoded = cut(decoded, self.feature_info.reduction[self.grid], size=size)
+        logits = self.last_layer_depth(decoded)[:, 0]
+        # bfloat16 would round depths near 10 m to steps of 6 cm
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid() * self.max_depth_m
 
     def _on_grid(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """All levels at the size of the coarsest but one."""
+        """Resize all levels to the second coarsest."""
         strides = self.feature_info.reduction
         size = (maps[self.grid].shape[2], maps[self.grid].shape[3])
         finer = [self.get_submodule(f"layer{level + 1}")(maps[level]) for level in range(self.grid)]
@@ -153,12 +155,13 @@ class DepthHead(nn.Module):
             enlarge(maps[level], strides[level] // strides[self.grid], size=size, mode="nearest")
             for level in range(self.grid + 1, len(maps))
         ]
-        # Half of ceil(n), rounded up, is ceil(n / 2); a backbone that rounds down differs by a cell, and is stretched.
-        return [*(enlarge(one, 1, size=size) for one in finer), maps[self.grid], *coarser]
+        # Half of ceil(n), rounded up, is ceil(n / 2). Maps of a backbone that rounds down differ by one cell and are
+        # stretched.
+        return [*(enlarge(level_map, 1, size=size) for level_map in finer), maps[self.grid], *coarser]
 
 
 def _strided(channels: int, factor: int) -> nn.Sequential:
-    """Convolutions of stride 2 that make a map smaller by `factor`, normalised in between."""
+    """Build convolutions of stride 2 that shrink a map by `factor`, with normalisation in between."""
     layers: list[nn.Module] = []
     for number in range(factor.bit_length() - 1):
         if number:

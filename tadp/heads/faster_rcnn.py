@@ -1,4 +1,4 @@
-"""The two stages of Faster R-CNN, put together from torchvision's parts."""
+"""The two stages of Faster R-CNN, built from torchvision's parts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,14 @@ def build_stages(
     num_classes: int,
     channels: int,
     hidden_channels: int,
-    anchors_a_cell: int,
+    anchors_per_cell: int,
     score_threshold: float,
     nms_iou: float,
     max_detections: int,
     max_proposals: int,
     samples_per_image: int,
 ) -> "tuple[RegionProposalNetwork, RoIHeads]":
-    """The two stages, with the numbers that torchvision's own Faster R-CNN has."""
+    """Build the two stages, with the constants of torchvision's own Faster R-CNN."""
     try:
         with needs("detection needs torchvision", install="pip install 'tadp[detection]'"):
             from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -35,14 +35,14 @@ def build_stages(
             from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
     except RuntimeError as error:  # "operator torchvision::nms does not exist"
         raise MissingExtraError(
-            f"the installed torchvision was built for another torch than {torch.__version__} ({error}). Install both "
-            "anew: pip install -U torch 'tadp[detection]'."
+            f"the installed torchvision was built for another torch than {torch.__version__} ({error}). Reinstall "
+            "both: pip install -U torch 'tadp[detection]'."
         ) from error
-    no_anchors: Any = None  # placed by the head itself
+    no_anchors: Any = None  # `DetectionHead` places the anchors
     proposals = {"training": 2 * max_proposals, "testing": max_proposals}
     rpn = RegionProposalNetwork(
         no_anchors,
-        RPNHead(channels, anchors_a_cell),
+        RPNHead(channels, anchors_per_cell),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
@@ -68,13 +68,13 @@ def build_stages(
 
 
 def _pooler(strides: Sequence[int]) -> nn.Module:
-    """A pooler that knows the strides: by itself it guesses them from the first maps it sees, wrongly on small ones."""
+    """Build a pooler with the right strides. By default it guesses them from the first maps, which may be too small."""
     from torchvision.ops import MultiScaleRoIAlign
 
     pooler = MultiScaleRoIAlign([str(level) for level in range(len(strides))], output_size=7, sampling_ratio=2)
     side = strides[-1]
-    with torch.device("cpu"):  # whatever device the head is built on, "meta" too
+    with torch.device("cpu"):  # even if the head is built on another device, such as "meta"
         maps = {str(level): torch.zeros(1, 1, side // stride, side // stride) for level, stride in enumerate(strides)}
         pooler(maps, [torch.tensor([[0.0, 0.0, side, side]])], [(side, side)])
-    pooler.scales = [1 / stride for stride in strides]  # which it rounds to powers of 2
+    pooler.scales = [1 / stride for stride in strides]  # the pooler rounded them to powers of 2
     return pooler

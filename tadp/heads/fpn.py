@@ -1,4 +1,4 @@
-"""A feature pyramid: every level with as many channels, each informed by the coarser ones."""
+"""A feature pyramid: all levels have the same number of channels, and each receives the coarser levels."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,23 +12,23 @@ from tadp.heads.maps import check_info, enlarge
 
 
 class FPN(nn.Module):
-    """Lateral 1x1 convolutions, the coarser level added from above, and a 3x3 convolution a level.
+    """A feature pyramid network: per level a lateral 1x1 convolution, the coarser level added, and a 3x3 convolution.
 
-    The same arithmetic as mmsegmentation's neck `FPN` and as torchvision's `FeaturePyramidNetwork`, where their parts
-    are called
+    The arithmetic is the same as in mmsegmentation's neck `FPN` and torchvision's `FeaturePyramidNetwork`, where the
+    parts have these names:
 
         here                  mmsegmentation             torchvision
         lateral_convs.{k}     lateral_convs.{k}.conv     inner_blocks.{k}.0
         fpn_convs.{k}         fpn_convs.{k}.conv         layer_blocks.{k}.0
 
-    each with `weight` and `bias`.
+    Each part has a `weight` and a `bias`.
 
     Args:
-        feature_info: Channels and strides of the levels; n of them.
-        channels: Of all that comes out.
+        feature_info: Channels and strides of the levels.
+        channels: Number of channels of every output map.
 
     Raises:
-        ValueError: If strides do not double from level to level (or grow by 4, 8, ...), or there are no channels.
+        ValueError: If strides do not grow by a factor of 2, 4, 8, ... from level to level, or there are no channels.
 
     Source:
         Lin et al., Feature Pyramid Networks; TADP's mm_configs: out 256, num_outs 4.
@@ -47,11 +47,11 @@ class FPN(nn.Module):
                 nn.init.zeros_(conv.bias)  # type: ignore
 
     def forward(self, maps: Sequence[Float[Tensor, "_b _c _h _w"]]) -> list[Float[Tensor, "_b _d _h _w"]]:
-        """Maps of the same sizes, each (B, channels, h, w), finest first."""
-        laterals = [conv(one) for conv, one in zip(self.lateral_convs, maps, strict=True)]
+        """Return maps of the same sizes as `maps`, each (B, channels, h, w), finest first."""
+        laterals = [conv(level_map) for conv, level_map in zip(self.lateral_convs, maps, strict=True)]
         strides = self.feature_info.reduction
         for finer, coarser in reversed(list(pairwise(range(len(laterals))))):
             size = (laterals[finer].shape[2], laterals[finer].shape[3])
             from_above = enlarge(laterals[coarser], strides[coarser] // strides[finer], size=size, mode="nearest")
             laterals[finer] = laterals[finer] + from_above
-        return [conv(one) for conv, one in zip(self.fpn_convs, laterals, strict=True)]
+        return [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=True)]

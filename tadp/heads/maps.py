@@ -1,4 +1,4 @@
-"""What all heads do with maps: compare them with what the head was built for, normalise them, bring them to a size."""
+"""Functions that all heads share: check that maps fit the head, normalise them, and resize them."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
@@ -14,45 +14,46 @@ Norm: TypeAlias = Literal["batch", "group"]
 
 
 def check_info(info: FeatureInfo) -> None:
-    """Refuse what no head can be built for.
+    """Refuse a `FeatureInfo` that no head can be built for.
 
     Raises:
-        TypeError: If `info` is no `FeatureInfo`.
+        TypeError: If `info` is not a `FeatureInfo`.
         ValueError: If there are no levels, a level has no channels, or strides do not double.
     """
     if not isinstance(info, FeatureInfo):
-        raise TypeError(f"a head is built from a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")
+        raise TypeError(f"a head needs a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")
     if not info.channels or min(info.channels) < 1:
-        raise ValueError(f"a head needs one level or more, each with channels; got channels {info.channels}.")
+        raise ValueError(f"a head needs at least one level, each with channels; got channels {info.channels}.")
     strides = info.reduction
     powers = {strides[0] << exponent for exponent in range(32)}
     if strides[0] < 1 or list(strides) != sorted(set(strides)) or not set(strides) <= powers:
         raise ValueError(
-            "levels are finest first, each stride the one before times 2, 4, 8 or a higher power; got strides "
-            f"{strides}."
+            "levels must be finest first, and each stride must be the previous stride times a power of two; got "
+            f"strides {strides}."
         )
 
 
 def read_maps(
     features: Features | Sequence[Tensor], info: FeatureInfo, *, image_size: tuple[int, int] | None, head: nn.Module
 ) -> tuple[list[Tensor], tuple[int, int]]:
-    """The maps, and the size of the images they are of.
+    """Return the maps and the size of the output.
 
     Args:
-        features: What a backbone returned, or its maps, finest first.
-        info: What the head was built for.
-        image_size: (height, width) to come out with; None is that of the features, and for a list of maps what the
-            finest one covers.
-        head: The head; maps are brought to its dtype, unless autocast looks after that.
+        features: The output of a backbone, or a list of its maps, finest first.
+        info: The `FeatureInfo` that the head was built for.
+        image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps the
+            size that the finest map covers.
+        head: The head. Maps are converted to its dtype, unless autocast does that.
 
     Raises:
-        TypeError: If `features` are neither.
-        ValueError: If they are not the maps the head was built for.
+        TypeError: If `features` is neither `Features` nor a list of maps.
+        ValueError: If the maps do not fit `info`.
     """
     maps = list(features.maps) if isinstance(features, Features) else features
-    if isinstance(maps, Tensor) or not isinstance(maps, Sequence) or not all(isinstance(one, Tensor) for one in maps):
+    is_list = isinstance(maps, Sequence) and not isinstance(maps, Tensor)
+    if not is_list or not all(isinstance(level_map, Tensor) for level_map in maps):
         raise TypeError(
-            f"a head takes Features, or a list of maps (B, C, h, w), finest first; got {type(features).__name__}."
+            f"a head needs Features, or a list of maps (B, C, h, w), finest first; got {type(features).__name__}."
         )
     _check_maps(maps, info)
     if image_size is None and isinstance(features, Features):
@@ -61,45 +62,51 @@ def read_maps(
         height, width = maps[0].shape[-2:]
         image_size = height * info.reduction[0], width * info.reduction[0]
     if len(image_size) != 2 or min(image_size) < 1:
-        raise ValueError(f"image_size is (height, width) in pixels; got {tuple(image_size)}.")
+        raise ValueError(f"image_size must be (height, width) in pixels; got {tuple(image_size)}.")
     if not autocasts(maps[0].device):
         dtype = next(head.parameters()).dtype
-        maps = [one.to(dtype) for one in maps]
+        maps = [level_map.to(dtype) for level_map in maps]
     return list(maps), (image_size[0], image_size[1])
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether autocast chooses dtypes there; a device that has none, such as "meta", does not."""
+    """Whether autocast chooses dtypes on a device. A device without autocast, such as "meta", returns False."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Batch normalisation, or group normalisation in up to 32 groups.
+    """Build batch normalisation, or group normalisation in up to 32 groups.
 
     Raises:
-        ValueError: If `norm` is neither.
+        ValueError: If `norm` is neither "batch" nor "group".
     """
     check_choice(norm, get_args(Norm), name="norm")
     return nn.BatchNorm2d(channels) if norm == "batch" else group_norm(channels, most_groups=32)
 
 
 def group_norm(channels: int, *, most_groups: int) -> nn.GroupNorm:
-    """Group normalisation in as many groups of two channels or more as divide the channels."""
+    """Build group normalisation with the largest number of equal groups of at least two channels."""
     fitting = [groups for groups in range(1, most_groups + 1) if channels % groups == 0 and channels // groups >= 2]
     return nn.GroupNorm(max(fitting, default=1), channels)
 
 
 def check_batch(module: nn.Module, maps: Tensor, *, level: int, instead: str = "norm='group'") -> None:
-    """Refuse to take batch statistics of a single value a channel.
+    """Refuse to compute batch statistics from a single value per channel.
+
+    Args:
+        module: The module that may contain batch normalisation.
+        maps: The maps of one level, (B, C, h, w).
+        level: The number of the level, for the message.
+        instead: The option that avoids batch statistics, for the message.
 
     Raises:
-        ValueError: If the maps have one cell in all.
+        ValueError: If batch normalisation is trained and the maps have a single cell.
     """
-    trains = any(isinstance(one, nn.BatchNorm2d) and one.training for one in module.modules())
+    trains = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.modules())
     if not trains or maps[:, 0].numel() > 1:
         return
     raise ValueError(
-        f"batch statistics take more than one value a channel; level {level} has one image of one cell. Train with "
+        f"batch statistics need more than one value per channel; level {level} has one image of one cell. Train with "
         f"larger images or larger batches, build the head with {instead}, or call head.eval()."
     )
 
@@ -107,10 +114,10 @@ def check_batch(module: nn.Module, maps: Tensor, *, level: int, instead: str = "
 def enlarge(
     maps: Tensor, factor: int, *, size: tuple[int, int], mode: Literal["nearest", "bilinear"] = "bilinear"
 ) -> Tensor:
-    """Make each cell `factor` cells of a map of `size`.
+    """Enlarge maps by `factor` to `size`, so that each cell becomes `factor` x `factor` cells.
 
-    A map has ceil(size / stride) cells, so the last may reach over the edge: the maps grow by the whole factor and are
-    cut, so that cells keep their place. Where `size` is none that `factor` leads to, they are stretched.
+    A map has ceil(size / stride) cells, so its last cell may extend beyond the edge. The maps are enlarged by the whole
+    factor and then cut, so that cells keep their place. If `factor` does not lead to `size`, the maps are stretched.
     """
     if not _within_last_cell(maps, factor, size):
         return _stretch(maps, size, mode)
@@ -122,39 +129,40 @@ def enlarge(
 
 
 def cut(maps: Tensor, cell: int, *, size: tuple[int, int]) -> Tensor:
-    """Cut maps in pixels, made of whole cells, to a `size` that ends in the last cell; stretch to any other."""
-    if all(0 <= have - want < cell for have, want in zip(maps.shape[2:], size, strict=True)):
+    """Cut maps in pixels, which cover whole cells, to a `size` that ends in the last cell; stretch to other sizes."""
+    if all(0 <= pixels - side < cell for pixels, side in zip(maps.shape[2:], size, strict=True)):
         return maps[:, :, : size[0], : size[1]]
     return _stretch(maps, size, "bilinear")
 
 
 def _check_maps(maps: Sequence[Tensor], info: FeatureInfo) -> None:
-    cure = "Build the head from the feature_info of the backbone whose features it gets."
+    hint = "Build the head from the feature_info of the backbone whose features it receives."
     if len(maps) != len(info):
         raise ValueError(
             f"this head was built for {len(info)} levels (strides {', '.join(map(str, info.reduction))}); got "
-            f"{len(maps)} maps. {cure}"
+            f"{len(maps)} maps. {hint}"
         )
-    for level, (one, channels) in enumerate(zip(maps, info.channels, strict=True)):
-        if one.ndim != 4 or one.shape[1] != channels:
+    for level, (level_map, channels) in enumerate(zip(maps, info.channels, strict=True)):
+        if level_map.ndim != 4 or level_map.shape[1] != channels:
             raise ValueError(
                 f"at level {level} (stride {info.reduction[level]}) this head was built for maps (B, {channels}, h, "
-                f"w); got {tuple(one.shape)}. {cure}"
+                f"w); got {tuple(level_map.shape)}. {hint}"
             )
-        if not one.is_floating_point():
-            raise TypeError(f"maps are float tensors; got {one.dtype} at level {level}.")
-        if one.shape[0] != maps[0].shape[0]:
+        if not level_map.is_floating_point():
+            raise TypeError(f"maps must be float tensors; got {level_map.dtype} at level {level}.")
+        if level_map.shape[0] != maps[0].shape[0]:
             raise ValueError(
-                f"all levels have one map an image; got {maps[0].shape[0]} at level 0 and {one.shape[0]} at {level}."
+                f"all levels must have one map per image; got {maps[0].shape[0]} at level 0 and "
+                f"{level_map.shape[0]} at level {level}."
             )
-        before = maps[max(level - 1, 0)]
-        if one.shape[2] > before.shape[2] or one.shape[3] > before.shape[3] or 0 in one.shape[2:]:
-            sizes = ", ".join(f"{other.shape[2]}x{other.shape[3]}" for other in maps)
-            raise ValueError(f"maps come finest first, none is empty or larger than the one before; got {sizes}.")
+        finer = maps[max(level - 1, 0)]
+        if level_map.shape[2] > finer.shape[2] or level_map.shape[3] > finer.shape[3] or 0 in level_map.shape[2:]:
+            sizes = ", ".join("x".join(map(str, level_map.shape[2:])) for level_map in maps)
+            raise ValueError(f"maps must come finest first, and must not be empty; got {sizes}.")
 
 
 def _within_last_cell(maps: Tensor, factor: int, size: tuple[int, int]) -> bool:
-    return all(0 <= cells * factor - want < factor for cells, want in zip(maps.shape[2:], size, strict=True))
+    return all(0 <= cells * factor - side < factor for cells, side in zip(maps.shape[2:], size, strict=True))
 
 
 def _stretch(maps: Tensor, size: tuple[int, int], mode: Literal["nearest", "bilinear"]) -> Tensor:

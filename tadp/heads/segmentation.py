@@ -1,6 +1,6 @@
 """Semantic segmentation: a feature pyramid and the semantic-FPN decoder.
 
-It computes what mmsegmentation's neck `FPN` and decode head `FPNHead` compute, and its parameters are theirs, one to
+It computes the same as mmsegmentation's neck `FPN` and decode head `FPNHead`, and their parameters correspond one to
 one:
 
     here                            mmsegmentation
@@ -10,8 +10,9 @@ one:
     scale_heads.{k}.{n}.norm        decode_head.scale_heads.{k}.{2n}.bn
     classifier                      decode_head.conv_seg
 
-Numbers agree where each map is half as high and wide as the finer one. Where it is not, because an image's size is no
-multiple of the coarsest stride, mmsegmentation stretches maps to the finer one's size; here cells keep their place.
+The outputs agree if each map is half as high and wide as the next finer map. If it is not, because the image's size is
+not a multiple of the coarsest stride, mmsegmentation stretches maps to the finer map's size. Here, cells keep their
+place.
 """
 
 import math
@@ -27,19 +28,20 @@ from tadp.heads.maps import Norm, check_batch, check_info, enlarge, make_norm, r
 
 
 class SegmentationHead(nn.Module):
-    """Features to one score a class and pixel.
+    """A head that predicts one score per class and pixel.
 
     Args:
         feature_info: `backbone.feature_info`: channels and strides of the levels.
-        num_classes: K, two or more; a background counts as one.
-        fpn_channels: Width of the pyramid.
-        channels: Width of the decoder.
-        dropout: Share of channels dropped in training, before the classifier.
-        norm: "batch" is the paper's; "group" does not depend on what else is in the batch.
+        num_classes: Number of classes K, at least two, including a background class if there is one.
+        fpn_channels: Number of channels in the pyramid.
+        channels: Number of channels in the decoder.
+        dropout: Share of channels that are dropped before the classifier in training.
+        norm: The normalisation. "batch" is the paper's; "group" does not depend on the other images in the batch.
 
     Raises:
-        TypeError: If `feature_info` is none, or `num_classes` no integer.
-        ValueError: If classes are fewer than two, strides do not double from level to level, or a width is under 1.
+        TypeError: If `feature_info` is not a `FeatureInfo`, or `num_classes` is not an integer.
+        ValueError: If there are fewer than two classes, strides do not double from level to level, or a number of
+            channels is below 1.
 
     Source:
         Kirillov et al., Panoptic Feature Pyramid Networks, Sec. 3; TADP's and VPD's configs `fpn_r50.py` (256 channels
@@ -49,7 +51,7 @@ class SegmentationHead(nn.Module):
         >>> import torch
         >>> info = FeatureInfo(channels=(32, 141), reduction=(8, 16))
         >>> head = SegmentationHead(info, num_classes=13, fpn_channels=16, channels=16)
-        >>> maps = [torch.rand(2, 32, 13, 26), torch.rand(2, 141, 7, 13)]  # of images 97 by 201
+        >>> maps = [torch.rand(2, 32, 13, 26), torch.rand(2, 141, 7, 13)]  # maps of images of 97x201 pixels
         >>> tuple(head(maps, image_size=(97, 201)).shape)
         (2, 13, 97, 201)
     """
@@ -87,30 +89,31 @@ class SegmentationHead(nn.Module):
         """Score every class at every pixel.
 
         Args:
-            features: What the backbone returned, or a list of its maps (B, C, h, w), finest first. They are brought to
-                the head's dtype.
-            image_size: (height, width) to come out with. None is that of the images, and for a list of maps the finest
-                map's size times its stride.
+            features: The output of the backbone, or a list of its maps (B, C, h, w), finest first. The maps are
+                converted to the head's dtype.
+            image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps
+                the finest map's size times its stride.
 
         Returns:
             Logits (B, K, height, width).
 
         Raises:
-            TypeError: If `features` are no maps.
-            ValueError: If they are not the maps the head was built for, or batch normalisation is to be trained on one
+            TypeError: If `features` is neither `Features` nor a list of maps.
+            ValueError: If the maps do not fit the head's `feature_info`, or if batch normalisation is trained on one
                 image of one cell.
         """
         maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
-        for level, (one, scale_head) in enumerate(zip(maps, self.scale_heads, strict=True)):
-            check_batch(scale_head, one, level=level)
+        for level, (level_map, scale_head) in enumerate(zip(maps, self.scale_heads, strict=True)):
+            check_batch(scale_head, level_map, level=level)
         finest = (maps[0].shape[2], maps[0].shape[3])
-        scaled = [scale_head(one, finest) for one, scale_head in zip(self.neck(maps), self.scale_heads, strict=True)]
+        pyramid = zip(self.neck(maps), self.scale_heads, strict=True)
+        scaled = [scale_head(level_map, finest) for level_map, scale_head in pyramid]
         logits = self.classifier(self.dropout(sum(scaled[1:], start=scaled[0])))
         return enlarge(logits, self.feature_info.reduction[0], size=size)
 
 
 class _ScaleHead(nn.ModuleList):
-    """One level on its way to the finest: a convolution before each doubling, and one for the finest itself."""
+    """The path of one level to the finest size: a convolution before each doubling, and one for the finest level."""
 
     def __init__(self, in_channels: int, channels: int, *, doublings: int, norm: Norm):
         super().__init__(
@@ -123,7 +126,7 @@ class _ScaleHead(nn.ModuleList):
         for number, block in enumerate(self, start=1):
             maps = block(maps)
             if self.doublings:
-                cells = 2 ** (self.doublings - number)  # of the finest map, a side
+                cells = 2 ** (self.doublings - number)  # cells of the finest map per cell, along one side
                 maps = enlarge(maps, 2, size=(math.ceil(finest[0] / cells), math.ceil(finest[1] / cells)))
         return maps
 

@@ -1,14 +1,15 @@
-"""Figures of merit.
+"""Metrics for segmentation, depth, detection and captions.
 
     metric = MeanIoU(13)
     for batch in batches:
-        metric.update(logits, masks)           # tensors of any device and dtype
-    result = metric.compute()                  # frozen; print(result) is a table
-    metric.merge(other)                        # what another process counted; a metric can be pickled
+        metric.update(logits, masks)           # tensors on any device, of any dtype
+    result = metric.compute()                  # immutable; print(result) shows a table
+    metric.merge(other)                        # add the counts of another process; a metric can be pickled
 
-`MeanIoU`, `DepthMetrics`, `VOCDetection` and `COCODetection` are fed batch by batch and keep counts, or, of detections,
-what their rule needs; never images. Fed one by one or in batches, they give the same. A batch that is refused changes
-nothing. `caption_alignment` measures captions, and needs no torch; the others load it when first used.
+`MeanIoU`, `DepthMetrics`, `VOCDetection` and `COCODetection` are updated batch by batch. They keep counts, or for
+detections whatever their rule needs, but no images. The result does not depend on how images are grouped into batches,
+and a batch that raises an error changes nothing. `caption_alignment` measures captions and does not need torch; the
+other metrics load torch when they are first used.
 """
 
 from typing import TYPE_CHECKING

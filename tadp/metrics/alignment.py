@@ -1,4 +1,4 @@
-"""How well captions name what is in their images."""
+"""A measure of how well captions name the classes in their images."""
 
 import math
 from collections import Counter
@@ -12,12 +12,12 @@ from tadp.language.matching import Synonyms, mentions
 
 @dataclass(frozen=True)
 class Agreement:
-    """Mentions of a class, or of all, counted over images; an image counts once a class.
+    """Counts of captions and images for one class, or summed over all classes. Each image counts once per class.
 
     Attributes:
-        mentioned: Captions that mention it.
-        present: Images that show it.
-        both: Images that show it and whose caption mentions it.
+        mentioned: Number of captions that mention the class.
+        present: Number of images that show the class.
+        both: Number of images that show the class and whose caption mentions it.
     """
 
     mentioned: int
@@ -26,12 +26,12 @@ class Agreement:
 
     @property
     def precision(self) -> float:
-        """Share of mentions that are right, in [0, 1]; nan without a mention."""
+        """Share of mentions that are right, in [0, 1]; nan if there are no mentions."""
         return self.both / self.mentioned if self.mentioned else math.nan
 
     @property
     def recall(self) -> float:
-        """Share of what is there that is mentioned, in [0, 1]; nan if it never is there."""
+        """Share of images showing the class whose caption mentions it, in [0, 1]; nan if no image shows it."""
         return self.both / self.present if self.present else math.nan
 
 
@@ -40,9 +40,9 @@ class CaptionAlignment:
     """How well captions name the classes in their images.
 
     Attributes:
-        classes: For each class, its counts.
-        mentioned: For each caption, the classes it mentions, in the order of `classes`.
-        present: For each image, the classes that are there, in the order of `classes`.
+        classes: The counts of each class.
+        mentioned: For each caption, the classes that it mentions, in the order of `classes`.
+        present: For each image, the classes that it shows, in the order of `classes`.
     """
 
     classes: dict[str, Agreement]
@@ -51,7 +51,7 @@ class CaptionAlignment:
 
     @property
     def overall(self) -> Agreement:
-        """The counts of all classes together (micro average): a frequent class weighs more."""
+        """The counts summed over all classes (micro average), where frequent classes weigh more."""
         counts = self.classes.values()
         return Agreement(sum(c.mentioned for c in counts), sum(c.present for c in counts), sum(c.both for c in counts))
 
@@ -67,13 +67,13 @@ class CaptionAlignment:
 
     @property
     def macro_precision(self) -> float:
-        """Mean precision of the classes that are mentioned at all."""
-        return _mean([one.precision for one in self.classes.values()])
+        """Mean precision of the classes that are mentioned at least once."""
+        return _mean([agreement.precision for agreement in self.classes.values()])
 
     @property
     def macro_recall(self) -> float:
-        """Mean recall of the classes that are there at all."""
-        return _mean([one.recall for one in self.classes.values()])
+        """Mean recall of the classes that at least one image shows."""
+        return _mean([agreement.recall for agreement in self.classes.values()])
 
 
 def caption_alignment(
@@ -87,30 +87,30 @@ def caption_alignment(
     """Precision and recall of the classes that captions mention, as `tadp.language.matching.mentions` finds them.
 
     Args:
-        captions: One an image. "" mentions nothing.
-        present: For each image, the names of the classes in it; none is possible.
-        classes: All names there are. None: those that are present somewhere, so that a caption is not blamed for
+        captions: One caption per image. "" mentions no class.
+        present: For each image, the names of its classes, which may be empty.
+        classes: All class names. None means all classes that appear in `present`, so that a caption is not blamed for
             naming a class that no image shows.
-        synonyms: Further words for a class, such as `tadp.language.class_names.VOC_SYNONYMS`; plurals are found by
-            themselves. None: the names alone.
-        decoys: Phrases that hold a class's name and mean something else: "hot dog" is no dog.
+        synonyms: Further words for a class, such as `tadp.language.class_names.VOC_SYNONYMS`. Plurals are found without
+            listing them. None means that only the class names count.
+        decoys: Phrases that contain a class name but mean something else: "hot dog" is not a dog.
 
     Raises:
-        TypeError: If a caption is not a string, or `captions` is a single one.
-        CaptionError: If there is not one caption an image, or there are none.
-        ValueError: If a class is present that `classes` does not have, or a name is a class twice.
+        TypeError: If a caption is not a string, or `captions` is a single string.
+        CaptionError: If there are no captions, or not exactly one caption per image.
+        ValueError: If an image has a class that is not in `classes`, or a class name is listed twice.
 
     Source:
-        The two axes of TADP Sec. 4.2 and Tab. S2, where they are set, not measured.
+        The two axes of TADP Sec. 4.2 and Tab. S2, where they are set rather than measured.
 
     Example:
         >>> from tadp.language.class_names import VOC_SYNONYMS
         >>> captions = ["two women and a dog", "a car by a train station"]
-        >>> found = caption_alignment(captions, [{"person", "sofa"}, {"car"}], synonyms=VOC_SYNONYMS)
-        >>> found.mentioned, found.precision, round(found.recall, 2)
+        >>> alignment = caption_alignment(captions, [{"person", "sofa"}, {"car"}], synonyms=VOC_SYNONYMS)
+        >>> alignment.mentioned, alignment.precision, round(alignment.recall, 2)
         ((('person',), ('car',)), 1.0, 0.67)
-        >>> everything = caption_alignment(captions, [{"person"}, {"car"}], classes=["person", "dog", "car"])
-        >>> everything.classes["dog"].precision, everything.classes["person"].recall
+        >>> alignment = caption_alignment(captions, [{"person"}, {"car"}], classes=["person", "dog", "car"])
+        >>> alignment.classes["dog"].precision, alignment.classes["person"].recall
         (0.0, 0.0)
     """
     _check(captions, present)
@@ -118,37 +118,39 @@ def caption_alignment(
         classes = check_classes(classes)
     shown = check_present(present, classes)
     names = tuple(dict.fromkeys(name for names in shown for name in sorted(names)) if classes is None else classes)
-    there = tuple(tuple(name for name in names if name in image) for image in shown)
-    said = []
+    by_image = tuple(tuple(name for name in names if name in image) for image in shown)
+    by_caption = []
     for caption in captions:
-        found = {one.name for one in mentions(caption, (*names, *decoys), synonyms=synonyms)} if names else set()
-        said.append(tuple(name for name in names if name in found))
-    mentioned = Counter(name for one in said for name in one)
-    images = Counter(name for one in there for name in one)
-    both = Counter(name for left, right in zip(said, there, strict=True) for name in left if name in right)
-    counts = {name: Agreement(mentioned[name], images[name], both[name]) for name in names}
-    return CaptionAlignment(counts, tuple(said), there)
+        words = {mention.name for mention in mentions(caption, (*names, *decoys), synonyms=synonyms)} if names else ()
+        by_caption.append(tuple(name for name in names if name in words))
+    captions_with = Counter(name for caption_names in by_caption for name in caption_names)
+    images_with = Counter(name for image_names in by_image for name in image_names)
+    both = Counter(name for left, right in zip(by_caption, by_image, strict=True) for name in left if name in right)
+    counts = {name: Agreement(captions_with[name], images_with[name], both[name]) for name in names}
+    return CaptionAlignment(counts, tuple(by_caption), by_image)
 
 
 def _check(captions: Sequence[str], present: Sequence[Collection[str]]) -> None:
     if isinstance(captions, str):
-        raise TypeError("captions are a list of strings, one an image; got a single string. Pass [caption].")
-    for what, given in (("captions", captions), ("present", present)):
-        if isinstance(given, Mapping) or not isinstance(given, Sized):  # which would give ids, or can be read once
-            kind = type(given).__name__
-            raise TypeError(f"{what} is a list, one entry an image, in the same order as the other; got a {kind}.")
+        raise TypeError("captions must be a list of strings, one per image; got a single string. Pass [caption].")
+    for name, value in (("captions", captions), ("present", present)):
+        # A mapping would yield its ids, and an iterator can only be read once.
+        if isinstance(value, Mapping) or not isinstance(value, Sized):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a list with one entry per image, both in the same order; got a {kind}.")
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise TypeError(f"caption {number} is of type {type(caption).__name__}; captions are strings.")
     if len(captions) != len(present):
         raise CaptionError(
-            f"{len(captions)} captions for the classes of {len(present)} images; there must be one an image, in order."
+            f"there must be one caption per image, in order; got {len(captions)} captions and the classes of "
+            f"{len(present)} images."
         )
     if not captions:
-        raise CaptionError("no captions, so there is nothing to measure; give one an image.")
+        raise CaptionError("no captions, so there is nothing to measure; pass one caption per image.")
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean of what is not nan; nan if nothing is left."""
+    """The mean of the values that are not nan; nan if there are no such values."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan

@@ -21,18 +21,18 @@ _KEYS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 
 @dataclass(frozen=True, repr=False)
 class COCODetectionResult:
-    """Average precision by COCO's rule; shares in [0, 1], nan where there is nothing to find. `print` gives a table.
+    """Average precision by COCO's rule, in [0, 1]; nan where there is nothing to find. `print(result)` shows a table.
 
     Attributes:
-        map: The mean over classes, and over the overlaps 0.5, 0.55 … 0.95: what papers call AP.
-        map50: At an overlap of 0.5.
-        map75: At an overlap of 0.75.
-        map_small: As `map`, for objects under 32² pixels. An object's area here is that of its box; in COCO's own
-            files it is that of its mask.
-        map_medium: From 32² to 96² pixels.
-        map_large: From 96² pixels.
-        ap: For each class, the mean over the overlaps; nan for one that has no true box.
-        images: How many images were fed.
+        map: The mean over classes and over the overlaps 0.5, 0.55 … 0.95, which papers call AP.
+        map50: The mean over classes at an overlap of 0.5.
+        map75: The mean over classes at an overlap of 0.75.
+        map_small: `map` for objects under 32² pixels. An object's area is the area of its box here; in COCO's own files
+            it is the area of its mask.
+        map_medium: `map` for objects from 32² to 96² pixels.
+        map_large: `map` for objects from 96² pixels.
+        ap: The average precision of each class, averaged over the overlaps; nan for a class without true boxes.
+        images: Number of images that were measured.
     """
 
     map: float
@@ -55,31 +55,31 @@ class COCODetectionResult:
 
 
 class COCODetection:
-    """Average precision by COCO's rule: ten overlaps, 101 recalls, at most 100 detections an image.
+    """Average precision by COCO's rule: ten overlaps, 101 recalls, at most 100 detections per image.
 
-    The rule is that of pycocotools, run by torchmetrics on faster-coco-eval. COCO knows no `difficult` boxes; here they
-    are its crowds: they need not be found, and a detection on one is neither right nor wrong, its overlap being the
-    share of the detection that lies inside.
+    The rule is that of pycocotools, run by torchmetrics on faster-coco-eval. COCO has no `difficult` boxes, so they are
+    treated as its crowds: they need not be found, and a detection on a crowd is neither right nor wrong. The overlap
+    with a crowd is the share of the detection that lies inside it.
 
-    Kept are the boxes, labels and scores, on the CPU; all work is done by `compute`, in the process that calls it.
+    The metric keeps the boxes, labels and scores on the CPU. `compute` does all the work, in the process that calls it.
 
     Args:
-        class_names: What labels stand for, 0 the first; background is none of them.
+        class_names: Names of the classes that the labels index, from 0, without background.
 
     Attributes:
-        images: How many images were fed.
+        images: Number of images that were measured.
 
     Raises:
         MissingExtraError: If torchmetrics, torchvision or faster-coco-eval is not installed:
             pip install 'tadp[detection]'.
-        TypeError: If the names are a single string.
-        ValueError: If a name is there twice.
+        TypeError: If `class_names` is a single string.
+        ValueError: If a class name is listed twice.
 
     Example:
         >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
-        >>> found = Detections(box + 1, torch.tensor([1]), torch.tensor([0.9]))
+        >>> detections = Detections(box + 1, torch.tensor([1]), torch.tensor([0.9]))
         >>> metric = COCODetection(["cat", "dog"])
-        >>> metric.update([found], [Boxes(box, torch.tensor([1]))])
+        >>> metric.update([detections], [Boxes(box, torch.tensor([1]))])
         >>> print(metric.compute())
         AP 40.00, AP50 100.00, AP75 0.00, small 40.00, medium -, large - (%), images: 1
         class       AP
@@ -92,48 +92,50 @@ class COCODetection:
         self.images = 0
         self._found: list[dict[str, Tensor]] = []
         self._truth: list[dict[str, Tensor]] = []
-        _torchmetrics()  # what is missing is said before hours of inference
+        _torchmetrics()  # a missing package is reported now, rather than after hours of inference
 
     def update(self, detections: Sequence[Detections], boxes: Sequence[Boxes]) -> None:
-        """Keep a batch.
+        """Add a batch.
 
         Args:
-            detections: What was found, one an image; an image where nothing was found has an empty one.
-            boxes: The truth, one an image, in the same order.
+            detections: The detections, one `Detections` per image; empty for an image without detections.
+            boxes: The true boxes, one `Boxes` per image, in the same order.
 
         Raises:
-            TypeError: If they are no lists of `Detections` and `Boxes`.
-            ValueError: If they are not equally many, or a label is none of the classes. Nothing is kept then.
+            TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
+            ValueError: If the lists differ in length, or a label is outside the classes. In that case nothing is added.
         """
         check_images(detections, boxes, self.class_names)
-        for found, truth in zip(detections, boxes, strict=True):
+        for detected, truth in zip(detections, boxes, strict=True):
             difficult = torch.zeros_like(truth.labels) if truth.difficult is None else truth.difficult
-            self._found.append(_on_cpu(boxes=found.boxes.float(), labels=found.labels, scores=found.scores.float()))
+            self._found.append(
+                _on_cpu(boxes=detected.boxes.float(), labels=detected.labels, scores=detected.scores.float())
+            )
             self._truth.append(_on_cpu(boxes=truth.boxes.float(), labels=truth.labels, iscrowd=difficult.long()))
         self.images += len(boxes)
 
     def compute(self) -> COCODetectionResult:
-        """The average precisions of all that was fed.
+        """The average precisions over all images that were added.
 
         Raises:
-            ValueError: If there was no true box to find.
+            ValueError: If there are no true boxes to find.
         """
-        check_truth(sum(int((one["iscrowd"] == 0).sum()) for one in self._truth), images=self.images)
+        check_truth(sum(int((truth["iscrowd"] == 0).sum()) for truth in self._truth), images=self.images)
         metric = _torchmetrics()
         metric.update(self._found, self._truth)
-        found = metric.compute()
+        figures = metric.compute()
         ap = dict.fromkeys(self.class_names, math.nan)
-        # Without a dimension if there is one class.
-        for label, value in zip(found["classes"].view(-1).tolist(), found["map_per_class"].view(-1), strict=True):
+        # With a single class, these tensors have no dimension.
+        for label, value in zip(figures["classes"].view(-1).tolist(), figures["map_per_class"].view(-1), strict=True):
             ap[self.class_names[label]] = _share(value)
         keys = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
-        return COCODetectionResult(*(_share(found[key]) for key in keys), ap=ap, images=self.images)
+        return COCODetectionResult(*(_share(figures[key]) for key in keys), ap=ap, images=self.images)
 
     def merge(self, other: "COCODetection") -> None:
-        """Add what another has kept, which stays as it is.
+        """Add the images of another metric, which does not change.
 
         Raises:
-            TypeError: If it is another metric.
+            TypeError: If `other` is not a `COCODetection`.
             ValueError: If its classes differ.
         """
         check_merge(self, other, ("class_names",))
@@ -148,9 +150,9 @@ def _torchmetrics() -> "MeanAveragePrecision":
         from torchmetrics.detection import MeanAveragePrecision
 
         import_module("faster_coco_eval")  # torchmetrics looks for it when it computes
-        # One process computes what was merged; torchmetrics would wait for the others.
+        # One process computes the merged metric; with synchronisation, torchmetrics would wait for other processes.
         metric = MeanAveragePrecision(class_metrics=True, backend="faster_coco_eval", sync_on_compute=False)
-    metric.warn_on_many_detections = False  # more than 100 an image: COCO's rule takes the best 100
+    metric.warn_on_many_detections = False  # COCO's rule takes the best 100 per image
     return metric
 
 
@@ -159,4 +161,4 @@ def _on_cpu(**tensors: Tensor) -> dict[str, Tensor]:
 
 
 def _share(value: Tensor) -> float:
-    return math.nan if value < 0 else value.item()  # COCO's -1: nothing to find
+    return math.nan if value < 0 else value.item()  # COCO's -1 means that there is nothing to find

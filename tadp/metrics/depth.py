@@ -1,4 +1,4 @@
-"""Depth: accuracy under thresholds and errors, as NYU Depth v2 is evaluated."""
+"""Depth metrics: accuracy under thresholds and errors, as in the evaluation of NYU Depth v2."""
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -12,7 +12,7 @@ from tadp.files.checks import check_choice
 from tadp.metrics.per_class import check_merge
 
 Crop = Literal["eigen", "garg"]
-# Top, bottom, left, right, as shares of height and width.
+# Top, bottom, left and right, as shares of height and width.
 _CROPS: dict[str, tuple[Fraction, ...]] = {
     # rows 45:471 and columns 41:601 of 480x640: the released code, for NYU
     "eigen": (Fraction(45, 480), Fraction(471, 480), Fraction(41, 640), Fraction(601, 640)),
@@ -23,22 +23,22 @@ _CROPS: dict[str, tuple[Fraction, ...]] = {
 
 @dataclass(frozen=True, repr=False)
 class DepthMetricsResult:
-    """Each figure is the mean over images of the image's own figure. `print(result)` is a table.
+    """Depth figures, each computed per image and averaged over images. `print(result)` shows a table.
 
-    With p the predicted depth of a pixel, t the true one and e = ln p - ln t:
+    In the formulas, p is the predicted depth of a pixel, t its true depth, and e = ln p - ln t.
 
     Attributes:
         d1: Share of pixels with max(p / t, t / p) < 1.25, in [0, 1]; higher is better.
-        d2: The same under 1.25².
-        d3: The same under 1.25³.
+        d2: Share of pixels with max(p / t, t / p) < 1.25², in [0, 1]; higher is better.
+        d3: Share of pixels with max(p / t, t / p) < 1.25³, in [0, 1]; higher is better.
         rmse: Root of the mean of (p - t)², in metres.
         abs_rel: Mean of |p - t| / t ("REL").
         sq_rel: Mean of (p - t)² / t, in metres.
         log10: Mean of |log10 p - log10 t|.
         rmse_log: Root of the mean of e².
-        silog: Root of mean(e²) - mean(e)² / 2. KITTI's own page takes all of mean(e)² and multiplies by 100.
-        images: How many images the means are over.
-        skipped: How many were fed that had no pixel of known depth to compare.
+        silog: Root of mean(e²) - mean(e)² / 2. KITTI's own page subtracts all of mean(e)² and multiplies by 100.
+        images: Number of images in the means.
+        skipped: Number of images that were left out because they had no pixel of known depth to compare.
     """
 
     d1: float
@@ -70,25 +70,24 @@ _NAMES = tuple(field.name for field in fields(DepthMetricsResult) if field.name 
 class DepthMetrics:
     """Thresholded accuracy and errors of predicted depth, image by image, then averaged.
 
-    Pixels are compared where the true depth lies strictly between the two bounds and inside the crop; 0, NaN and
-    infinity mean that it is unknown. Each figure is that of one image; the result is the mean over images, as the
-    released code has it, so an image with few known pixels weighs as much as another. The root of RMSE is thus taken
-    in each image. An image with no pixel to compare is skipped and counted in `skipped`; the released code would
-    return NaN.
+    Pixels are compared where the true depth lies strictly between the two bounds and inside the crop. A true depth of
+    0, NaN or infinity is unknown. Each figure is computed per image and then averaged over images, as in the released
+    code, so an image with few known pixels weighs as much as any other, and the root of RMSE is taken per image. An
+    image without pixels to compare is skipped and counted in `skipped`; the released code would return NaN.
 
-    Predictions are brought between the bounds first. The released code does so for infinity alone; for its head,
-    whose depth is below 10 m by construction, the difference is that a depth under `min_depth_m` is raised to it.
+    Predictions are first clamped to the bounds. The released code only does this for infinity. For its head, whose
+    depth is always below 10 m, the difference is that a depth under `min_depth_m` is raised to it.
 
     Args:
-        min_depth_m: Least depth, over 0, in metres.
-        max_depth_m: Greatest depth in metres: NYU 10, KITTI 80.
-        crop: "eigen" is NYU's, rows 45 to 470 and columns 41 to 600 of 480x640, and the same share of another size
-            (the released code takes those rows and columns of any size). "garg" is KITTI's. None compares all of the
-            image.
+        min_depth_m: Lower bound of the depth in metres, over 0.
+        max_depth_m: Upper bound of the depth in metres: 10 for NYU, 80 for KITTI.
+        crop: The part of the image to compare. "eigen" is NYU's crop: rows 45 to 470 and columns 41 to 600 of 480x640,
+            and the same share of another size. (The released code takes these rows and columns at any size.) "garg" is
+            KITTI's crop. None compares the whole image.
 
     Attributes:
-        images: How many images were compared.
-        skipped: How many had nothing to compare.
+        images: Number of images that were compared.
+        skipped: Number of images without pixels to compare.
 
     Raises:
         ValueError: If the bounds are not 0 < min < max, or the crop is unknown.
@@ -107,7 +106,9 @@ class DepthMetrics:
 
     def __init__(self, *, min_depth_m: float = 1e-3, max_depth_m: float = 10.0, crop: Crop | None = None):
         if not 0 < min_depth_m < max_depth_m:
-            raise ValueError(f"0 < min_depth_m < max_depth_m; got {min_depth_m} and {max_depth_m}.")
+            raise ValueError(
+                f"the bounds must satisfy 0 < min_depth_m < max_depth_m; got {min_depth_m} and {max_depth_m}."
+            )
         check_choice(crop, (*_CROPS, None), name="crop")
         self.min_depth_m, self.max_depth_m = min_depth_m, max_depth_m
         self.crop: Crop | None = crop
@@ -118,25 +119,28 @@ class DepthMetrics:
         """Compare a batch.
 
         Args:
-            depth_m: Predicted depth (B, H, W) in metres.
-            target_m: True depth (B, H, W) in metres; 0, NaN or infinite where unknown.
+            depth_m: Predicted depth in metres, (B, H, W).
+            target_m: True depth in metres, (B, H, W); 0, NaN or infinity where it is unknown.
 
         Raises:
-            TypeError: If one of them is no float: depth files hold integers of another unit.
-            ValueError: If sizes differ, or a prediction is NaN, anywhere in its image. Nothing is counted then.
+            TypeError: If a depth is not a float. (Depth files hold integers in another unit.)
+            ValueError: If sizes differ, or a prediction has a NaN anywhere in its image. In that case nothing is
+                counted.
         """
         for name, maps in (("depth_m", depth_m), ("target_m", target_m)):
             if not maps.is_floating_point():
-                raise TypeError(f"{name} is in metres, as floats; got {maps.dtype}. Divide millimetres by 1000.")
+                raise TypeError(f"{name} must be metres as floats; got {maps.dtype}. Divide millimetres by 1000.")
         if depth_m.shape != target_m.shape or depth_m.ndim != 3:
             raise ValueError(
-                f"depth_m and target_m are (B, H, W), of one size; got {tuple(depth_m.shape)} and "
+                f"depth_m and target_m must both be (B, H, W), of one size; got {tuple(depth_m.shape)} and "
                 f"{tuple(target_m.shape)}. Resize the prediction to the target's size, and leave out a channel axis."
             )
-        for index, one in enumerate(depth_m):
-            if one.isnan().any():
-                fed = self.images + self.skipped + index
-                raise ValueError(f"the predicted depth of image {index} of the batch ({fed} since the start) has NaN.")
+        for index, depth in enumerate(depth_m):
+            if depth.isnan().any():
+                number = self.images + self.skipped + index
+                raise ValueError(
+                    f"the predicted depth of image {index} of the batch (image {number} since the start) contains NaN."
+                )
         for depth, target in zip(depth_m.detach().cpu(), target_m.detach().cpu(), strict=True):
             self._add(depth, target)
 
@@ -144,22 +148,22 @@ class DepthMetrics:
         """The means over all images that were compared.
 
         Raises:
-            ValueError: If none was.
+            ValueError: If no image was compared.
         """
         if not self.images:
             where = f" inside the crop {self.crop!r}" if self.crop else ""
             raise ValueError(
-                f"no depth was compared: of {self.skipped} images none has a true depth between {self.min_depth_m:g} "
-                f"and {self.max_depth_m:g} m{where}. Depth is in metres."
+                f"no depth was compared: none of the {self.skipped} images has a true depth between "
+                f"{self.min_depth_m:g} and {self.max_depth_m:g} m{where}. Depth must be in metres."
             )
         means = {name: value / self.images for name, value in self._sums.items()}
         return DepthMetricsResult(**means, images=self.images, skipped=self.skipped)
 
     def merge(self, other: "DepthMetrics") -> None:
-        """Add what another has compared, which stays as it is.
+        """Add the images of another metric, which does not change.
 
         Raises:
-            TypeError: If it is another metric.
+            TypeError: If `other` is not a `DepthMetrics`.
             ValueError: If its bounds or its crop differ.
         """
         check_merge(self, other, ("min_depth_m", "max_depth_m", "crop"))
@@ -168,7 +172,8 @@ class DepthMetrics:
         self.skipped += other.skipped
 
     def _add(self, depth: Tensor, target: Tensor) -> None:
-        # In the target's own precision, as released: 0.001 in float32 is over 0.001 in float64. NaN is in no bounds.
+        # Compared in the target's own precision, as in the released code: 0.001 in float32 is over 0.001 in float64.
+        # NaN is never within the bounds.
         known = (target > self.min_depth_m) & (target < self.max_depth_m)
         if self.crop:
             inside = torch.zeros_like(known)
@@ -189,7 +194,7 @@ def _window(height: int, width: int, *, crop: Crop) -> tuple[slice, slice]:
 
 
 def _figures(depth: Float[Tensor, " n"], target: Float[Tensor, " n"]) -> dict[str, float]:
-    """The figures of one image from its compared pixels, in float64."""
+    """Compute the figures of one image from its compared pixels, in float64."""
     ratio = torch.maximum(depth / target, target / depth)
     error, log_error = depth - target, depth.log() - target.log()
     silog = log_error.square().mean() - log_error.mean().square() / 2

@@ -1,4 +1,4 @@
-"""Average precision of detections by the rule of Pascal VOC's devkit, streaming."""
+"""Average precision of detections by the rule of Pascal VOC's devkit, updated batch by batch."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ COCO_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 @dataclass(frozen=True, repr=False)
 class VOCDetectionResult:
-    """Average precision by VOC's rule; shares in [0, 1]. `print(result)` is a table.
+    """Average precision by VOC's rule, in [0, 1]. `print(result)` shows a table.
 
     Attributes:
-        by_iou: For each least overlap, the average precision of each class; nan for a class that has no true box, but
-            difficult ones perhaps.
-        rule: "voc07" or "voc12".
-        images: How many images were fed.
+        by_iou: For each minimum overlap, the average precision of each class; nan for a class without true boxes, or
+            with only difficult ones.
+        rule: The rule, "voc07" or "voc12".
+        images: Number of images that were measured.
     """
 
     by_iou: dict[float, dict[str, float]]
@@ -33,9 +33,12 @@ class VOCDetectionResult:
 
     @property
     def ap(self) -> dict[str, float]:
-        """For each class, its average precision; with several overlaps the mean over them."""
+        """The average precision of each class, averaged over the overlaps if there are several."""
         names = next(iter(self.by_iou.values()))
-        return {name: math.fsum(one[name] for one in self.by_iou.values()) / len(self.by_iou) for name in names}
+        return {
+            name: math.fsum(precisions[name] for precisions in self.by_iou.values()) / len(self.by_iou)
+            for name in names
+        }
 
     @property
     def map(self) -> float:
@@ -55,13 +58,13 @@ class VOCDetectionResult:
     def _at(self, iou: float) -> float:
         if iou not in self.by_iou:
             raise ValueError(
-                f"not measured at an overlap of {iou}, but at {', '.join(map(str, self.by_iou))}. Build the metric "
+                f"not measured at an overlap of {iou}, only at {', '.join(map(str, self.by_iou))}. Build the metric "
                 f"with iou={iou}."
             )
         return mean_of_known(self.by_iou[iou])
 
     def __repr__(self) -> str:
-        means = ", ".join(f"{iou}: {mean_of_known(one):.4f}" for iou, one in self.by_iou.items())
+        means = ", ".join(f"{iou}: {mean_of_known(precisions):.4f}" for iou, precisions in self.by_iou.items())
         return f"VOCDetectionResult(map={self.map:.4f}, by iou {{{means}}}, rule={self.rule!r}, images={self.images})"
 
     def __str__(self) -> str:
@@ -75,42 +78,42 @@ class VOCDetectionResult:
 class VOCDetection:
     """Average precision by the rule of Pascal VOC's development kit.
 
-    From the highest score down, a detection goes to the true box of its image and class that it overlaps most. It is
-    right if the overlap is at least `iou` and the box is not taken yet; a second one on the same box is wrong. One
-    that goes to a `difficult` box is neither, and difficult boxes need not be found. Of equal scores the one fed
-    first comes first, as in a file of the devkit.
+    From the highest score down, each detection is assigned to the true box of its image and class that it overlaps
+    most. It is right if the overlap is at least `iou` and the box is not taken yet; a second detection of the same box
+    is wrong. A detection assigned to a `difficult` box is neither right nor wrong, and difficult boxes need not be
+    found. Detections with equal scores are judged in the order in which they were added, as in a file of the devkit.
 
-    The devkit adds 1 to each side, as the corners in VOC's files are pixels inside the box. Boxes here end where the
-    next pixel begins (`tadp.images.boxes.Boxes`), so a side is right - left, and the overlaps are the devkit's own once
-    a data set has turned its corners (xmin, ymin, xmax, ymax) into (xmin - 1, ymin - 1, xmax, ymax). Adding 1 to such
-    boxes would count a pixel too many. `inclusive_edges=True` is for boxes that were left as VOC has them.
+    The devkit adds 1 to each side, because the corners in VOC's files are pixels inside the box. Boxes here end where
+    the next pixel begins (`tadp.images.boxes.Boxes`), so the length of a side is right - left. The overlaps equal the
+    devkit's once a data set has converted the corners (xmin, ymin, xmax, ymax) to (xmin - 1, ymin - 1, xmax, ymax).
+    Adding 1 to such boxes would count one pixel too many. `inclusive_edges=True` is for boxes with VOC's own corners.
 
-    Of a detection its label, its score and its verdict are kept, about 20 bytes.
+    The metric keeps each detection's label, score and verdict, about 20 bytes.
 
     Args:
-        class_names: What labels stand for, 0 the first; background is none of them.
-        rule: "voc07": mean of 11 precisions. "voc12": area under the curve.
-        iou: The least overlap; or several, such as `COCO_IOUS`, over which the released evaluator averages its "AP".
-        inclusive_edges: Right and bottom are the last pixel inside the box.
+        class_names: Names of the classes that the labels index, from 0, without background.
+        rule: "voc07" is the mean of 11 precisions, "voc12" the area under the curve.
+        iou: The minimum overlap, or several, such as `COCO_IOUS`. The released evaluator averages its "AP" over those.
+        inclusive_edges: Whether right and bottom are the last pixel inside the box.
 
     Attributes:
-        images: How many images were fed.
+        images: Number of images that were measured.
 
     Raises:
-        TypeError: If the names are a single string.
-        ValueError: If the rule is unknown, an overlap is not in (0, 1], or a name is there twice.
+        TypeError: If `class_names` is a single string.
+        ValueError: If the rule is unknown, an overlap is not in (0, 1], or a class name is listed twice.
 
     Source:
         VOCevaldet.m of the devkits of 2007 and 2012. The released datasets/pascal_voc_evaluation.py (detectron2's)
-        differs: it wants more than `iou`, where the devkit wants `iou`, rounds scores to three digits and corners to
-        one, and takes equal scores in any order.
+        differs: it requires an overlap above `iou`, where the devkit also accepts `iou` itself. It also rounds scores
+        to three decimals and corners to one, and takes equal scores in any order.
 
     Example:
         >>> import torch
         >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
-        >>> found = Detections(box + 1, torch.tensor([1]), torch.tensor([0.9]))
+        >>> detections = Detections(box + 1, torch.tensor([1]), torch.tensor([0.9]))
         >>> metric = VOCDetection(["cat", "dog"])
-        >>> metric.update([found], [Boxes(box, torch.tensor([1]))])
+        >>> metric.update([detections], [Boxes(box, torch.tensor([1]))])
         >>> print(metric.compute())
         mAP 100.00 % (voc07, IoU 0.5), images: 1
         class       AP
@@ -128,36 +131,37 @@ class VOCDetection:
     ):
         check_choice(rule, get_args(Rule), name="rule")
         self.iou: tuple[float, ...] = tuple(iou) if isinstance(iou, Sequence) else (iou,)
-        if not self.iou or not all(0 < one <= 1 for one in self.iou):
-            raise ValueError(f"iou is an overlap over 0 and at most 1, or several; got {iou}.")
+        if not self.iou or not all(0 < overlap <= 1 for overlap in self.iou):
+            raise ValueError(f"iou must be an overlap over 0 and at most 1, or several; got {iou}.")
         self.class_names = tuple(check_classes(class_names))
         self.rule: Rule = rule
         self.inclusive_edges = inclusive_edges
         self.images = 0
         self._counts = np.zeros(len(self.class_names), np.int64)  # true boxes that are not difficult
-        # Of each image: the labels (N,), scores (N,) and verdicts (N, T) of what was found.
+        # For each image: the labels (N,), scores (N,) and verdicts (N, T) of its detections.
         self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, detections: Sequence[Detections], boxes: Sequence[Boxes]) -> None:
-        """Compare a batch.
+        """Judge the detections of a batch.
 
         Args:
-            detections: What was found, one an image; an image where nothing was found has an empty one.
-            boxes: The truth, one an image, in the same order.
+            detections: The detections, one `Detections` per image; empty for an image without detections.
+            boxes: The true boxes, one `Boxes` per image, in the same order.
 
         Raises:
-            TypeError: If they are no lists of `Detections` and `Boxes`.
-            ValueError: If they are not equally many, or a label is none of the classes. Nothing is counted then.
+            TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
+            ValueError: If the lists differ in length, or a label is outside the classes. In that case nothing is
+                counted.
         """
         check_images(detections, boxes, self.class_names)
-        for found, truth in zip(detections, boxes, strict=True):
-            labels, true_labels = _array(found.labels), _array(truth.labels)
+        for detected, truth in zip(detections, boxes, strict=True):
+            labels, true_labels = _array(detected.labels), _array(truth.labels)
             difficult = np.zeros(len(truth), bool) if truth.difficult is None else _array(truth.difficult)
-            scores = _array(found.scores, float)
+            scores = _array(detected.scores, float)
             overlap = overlaps(
-                _array(found.boxes, float), _array(truth.boxes, float), inclusive_edges=self.inclusive_edges
+                _array(detected.boxes, float), _array(truth.boxes, float), inclusive_edges=self.inclusive_edges
             )
-            verdicts = np.zeros((len(found), len(self.iou)), np.int8)
+            verdicts = np.zeros((len(detected), len(self.iou)), np.int8)
             for label in np.unique(labels):
                 rows, columns = labels == label, true_labels == label
                 verdicts[rows] = judge(overlap[rows][:, columns], scores[rows], difficult[columns], ious=self.iou)
@@ -166,10 +170,10 @@ class VOCDetection:
         self.images += len(boxes)
 
     def compute(self) -> VOCDetectionResult:
-        """The average precisions of all that was fed.
+        """The average precisions over all images that were added.
 
         Raises:
-            ValueError: If there was no true box to find.
+            ValueError: If there are no true boxes to find.
         """
         check_truth(int(self._counts.sum()), images=self.images)
         labels, scores, verdicts = (np.concatenate(parts) for parts in zip(*self._judged, strict=True))
@@ -183,10 +187,10 @@ class VOCDetection:
         return VOCDetectionResult(by_iou, self.rule, self.images)
 
     def merge(self, other: "VOCDetection") -> None:
-        """Add what another has compared, which stays as it is; of equal scores its own come later.
+        """Add the images of another metric, which does not change. Among equal scores, the other metric's come later.
 
         Raises:
-            TypeError: If it is another metric.
+            TypeError: If `other` is not a `VOCDetection`.
             ValueError: If its classes or its rule differ.
         """
         check_merge(self, other, ("class_names", "rule", "iou", "inclusive_edges"))
@@ -196,5 +200,5 @@ class VOCDetection:
 
 
 def _array(values: Tensor, kind: type | None = None) -> np.ndarray:
-    values = values.detach().to("cpu", copy=True)  # what is kept does not change with the caller's tensor
-    return (values.double() if kind is float else values).numpy()  # numpy has no bfloat16
+    values = values.detach().to("cpu", copy=True)  # independent of the caller's tensor
+    return (values.double() if kind is float else values).numpy()  # NumPy has no bfloat16

@@ -1,4 +1,4 @@
-"""What the metrics of several classes share: checks of a batch and of a merge, the mean and the table of figures."""
+"""Functions that the metrics of several classes share: checks of batches and merges, means and tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,64 +7,69 @@ from tadp.images.boxes import Boxes, Detections
 
 
 def check_merge(own: object, other: object, settings: Sequence[str]) -> None:
-    """Refuse to put together what was not measured alike.
+    """Refuse to merge metrics of different types or settings.
 
     Raises:
-        TypeError: If the other is another metric.
+        TypeError: If `other` is not of the same type as `own`.
         ValueError: If one of the settings differs.
     """
     if type(own) is not type(other):
-        raise TypeError(f"a {type(own).__name__} merges with its like; got {type(other).__name__}.")
+        raise TypeError(f"a {type(own).__name__} only merges with another; got {type(other).__name__}.")
     for name in settings:
         left, right = getattr(own, name), getattr(other, name)
         if left != right:
             raise ValueError(
-                f"metrics that are merged have the same {name}; got {left} and {right}. Make both with the same "
-                "settings."
+                f"metrics can only be merged if they have the same {name}; got {left} and {right}. Build both with "
+                "the same settings."
             )
 
 
 def check_images(detections: Sequence[Detections], boxes: Sequence[Boxes], class_names: tuple[str, ...]) -> None:
-    """Refuse what does not belong together.
+    """Refuse detections and boxes that do not belong together.
 
     Raises:
-        TypeError: If they are no lists of `Detections` and `Boxes`.
-        ValueError: If they are not equally many, or a label is none of the classes.
+        TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
+        ValueError: If the lists differ in length, or a label is outside the classes.
     """
     for name, values, kind in (("detections", detections, Detections), ("boxes", boxes, Boxes)):
         if isinstance(values, kind):
-            raise TypeError(f"{name} are a list, one {kind.__name__} an image; got a single one. Pass [{name}].")
-        for index, one in enumerate(values):
-            if not isinstance(one, kind):
-                raise TypeError(f"{name} are a list of {kind.__name__}; number {index} is a {type(one).__name__}.")
+            raise TypeError(
+                f"{name} must be a list with one {kind.__name__} per image; got a single {kind.__name__}. "
+                f"Pass [{name}]."
+            )
+        for index, value in enumerate(values):
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} must be a list of {kind.__name__}; number {index} is of type {type(value).__name__}."
+                )
     if len(detections) != len(boxes):
         raise ValueError(
-            f"{len(detections)} detections for the boxes of {len(boxes)} images; there must be one an image, in order. "
-            "Where nothing was found, pass Detections of no boxes."
+            f"there must be one Detections per image, in the order of the boxes; got {len(detections)} for "
+            f"{len(boxes)} images. For an image without detections, pass Detections with no boxes."
         )
     for name, values in (("detections", detections), ("boxes", boxes)):
-        for index, one in enumerate(values):
-            _check_labels(f"{name} of image {index} of the batch", one, class_names)
+        for index, value in enumerate(values):
+            _check_labels(f"{name} of image {index} of the batch", value, class_names)
 
 
 def check_truth(count: int, *, images: int) -> None:
-    """Refuse to compute without a true box.
+    """Refuse to compute average precision without a true box.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there are no true boxes.
     """
     if not count:
         raise ValueError(
-            f"average precision needs a true box to find; {images} images were fed, and none has one that is not "
-            "difficult. Feed images with boxes before compute()."
+            "average precision needs at least one true box that is not difficult; the "
+            f"{images} images so far have no such box. Call update() with images that have boxes before compute()."
         )
 
 
 def class_table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """One line a class, shares as percentages, nan as a dash.
+    """A table with one line per class, where shares are shown as percentages and nan as a dash.
 
     Args:
-        columns: For each heading, the figure of each class in [0, 1]; all have the same classes.
+        columns: For each heading, the figure of each class, in [0, 1]. All columns have the same classes.
 
     Example:
         >>> print(class_table({"IoU": {"dog": 0.5, "dining table": float("nan")}}))
@@ -81,12 +86,12 @@ def class_table(columns: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage of two digits; nan as a dash."""
+    """A share in [0, 1] as a percentage with two decimals; nan is shown as a dash."""
     return "-" if math.isnan(share) else f"{100 * share:.2f}"
 
 
 def mean_of_known(figures: Mapping[str, float]) -> float:
-    """The mean over the classes whose figure is not nan; nan if there is none."""
+    """The mean over the classes whose figure is not nan; nan if there are no such classes."""
     known = [figure for figure in figures.values() if not math.isnan(figure)]
     return math.fsum(known) / len(known) if known else math.nan
 
@@ -97,6 +102,6 @@ def _check_labels(where: str, boxes: Boxes | Detections, class_names: tuple[str,
         number = int(wrong[0])
         raise ValueError(
             f"{where}: box {number} has label {boxes.labels[number].item()}; the labels of {len(class_names)} classes "
-            f"are 0 ({class_names[0]!r}) to {len(class_names) - 1} ({class_names[-1]!r}). Count classes from 0, "
+            f"must be 0 ({class_names[0]!r}) to {len(class_names) - 1} ({class_names[-1]!r}). Count classes from 0, "
             "without background."
         )

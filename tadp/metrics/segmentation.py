@@ -1,4 +1,4 @@
-"""Mean intersection over union, streaming."""
+"""Mean intersection over union, updated batch by batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from tadp.metrics.per_class import check_merge, class_table, percent
 
 @dataclass(frozen=True, repr=False)
 class MeanIoUResult:
-    """Figures over all pixels that were counted; shares in [0, 1]. `print(result)` is a table.
+    """Figures over all pixels that were counted, in [0, 1]. `print(result)` shows a table.
 
     Attributes:
-        miou: The mean of `iou` over the classes that occur in prediction or truth.
-        iou: For each class, intersection over union; nan if it occurs in neither.
-        accuracy: For each class, the share of its true pixels that are predicted so; nan if it is never true.
+        miou: The mean of `iou` over the classes that occur in the predictions or the truth.
+        iou: The intersection over union of each class; nan for a class that occurs in neither.
+        accuracy: For each class, the share of its true pixels that are predicted as that class; nan for a class that
+            does not occur in the truth.
         pixel_accuracy: The share of all pixels that are right.
-        mean_accuracy: The mean of `accuracy` over the classes that occur in truth.
-        pixels: How many pixels were counted.
+        mean_accuracy: The mean of `accuracy` over the classes that occur in the truth.
+        pixels: Number of pixels that were counted.
     """
 
     miou: float
@@ -48,24 +49,25 @@ class MeanIoUResult:
 class MeanIoU:
     """Mean intersection over union of predicted and true class maps, over a data set.
 
-    Pixels are counted over all images together, in integers. The mean is over the classes that occur in prediction or
-    truth, so that a class that a small data set lacks does not count, but one that is predicted where it never is
-    counts as 0. Single scale or multi scale, whole or sliding window, is what the predictor does; this counts.
+    Pixels are counted over all images together, as integers. The mean is over the classes that occur in the predictions
+    or the truth. So a class that a small data set lacks does not count, but a class that is predicted and never occurs
+    counts as 0. The metric only counts: whether to predict at several scales or with a sliding window is up to the
+    predictor.
 
     Args:
-        num_classes: K. Labels are 0 to K - 1, background included where it is a class.
-        ignore_label: Pixels with this label are not counted, whatever is predicted there.
-        class_names: K names for the result. None: "0", "1", …
+        num_classes: Number of classes K. Labels are 0 to K - 1, including background if it is a class.
+        ignore_label: The label of pixels that are not counted, whatever is predicted there.
+        class_names: K names for the result; "0", "1", … by default.
 
     Attributes:
-        confusion: (K, K), int64, on the CPU: pixels of the row's class that were predicted as the column's.
-        images: How many images were fed.
+        confusion: Pixels of the row's class that were predicted as the column's class, (K, K), int64, on the CPU.
+        images: Number of images that were counted.
 
     Raises:
-        ValueError: If there is no class, or not one name for each.
+        ValueError: If there are no classes, or not exactly one name per class.
 
     Source:
-        mmsegmentation's mIoU, aAcc and mAcc, means by `nanmean`; the released schedules evaluate with it.
+        mmsegmentation's mIoU, aAcc and mAcc, which average with `nanmean`; the released schedules evaluate with it.
 
     Example:
         >>> metric = MeanIoU(3, class_names=["ground", "dog", "cat"])
@@ -82,7 +84,7 @@ class MeanIoU:
         num_classes = check_whole(num_classes, name="num_classes")
         names = tuple(map(str, range(num_classes)) if class_names is None else check_classes(class_names))
         if len(names) != num_classes:
-            raise ValueError(f"one name a class; got {len(names)} names for {num_classes} classes.")
+            raise ValueError(f"there must be one name per class; got {len(names)} names for {num_classes} classes.")
         self.num_classes, self.ignore_label, self.class_names = num_classes, ignore_label, names
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.images = 0
@@ -93,21 +95,22 @@ class MeanIoU:
         """Count a batch.
 
         Args:
-            predictions: Logits or probabilities (B, K, H, W), of which the greatest counts, or class maps (B, H, W).
-            masks: The truth, (B, H, W): 0 to K - 1, or `ignore_label`.
+            predictions: Logits or probabilities (B, K, H, W), whose highest value is the prediction, or class maps
+                (B, H, W).
+            masks: The true classes, 0 to K - 1, or `ignore_label`, (B, H, W).
 
         Raises:
-            TypeError: If masks are no integers.
-            ValueError: If sizes differ, logits are NaN or have another number of classes, or a label, or a class
-                predicted where it counts, is none of the K. Nothing is counted then.
+            TypeError: If the masks are not integers.
+            ValueError: If sizes differ, if logits are NaN or have another number of classes, or if a label or a
+                prediction at a counted pixel is outside the K classes. In that case nothing is counted.
         """
         classes = self._class_maps(predictions)
         if masks.is_floating_point() or masks.is_complex() or masks.dtype == torch.bool:
-            raise TypeError(f"masks are integers (B, H, W); got {masks.dtype}. Convert them with .long().")
+            raise TypeError(f"masks must be integers (B, H, W); got {masks.dtype}. Convert them with .long().")
         if classes.shape != masks.shape:
             raise ValueError(
-                f"predictions and masks have one size; got {_size(classes)} and {_size(masks)}. Resize the logits to "
-                "the masks' size, not the masks."
+                f"predictions and masks must have the same size; got {_size(classes)} and {_size(masks)}. Resize the "
+                "logits to the masks' size, not the masks."
             )
         truth = masks.to(classes.device, torch.int64)
         counted = truth != self.ignore_label
@@ -118,7 +121,7 @@ class MeanIoU:
         self.images += len(masks)
 
     def compute(self) -> MeanIoUResult:
-        """The figures of all that was counted.
+        """The figures over all pixels that were counted.
 
         Raises:
             ValueError: If no pixel was counted.
@@ -128,8 +131,8 @@ class MeanIoU:
         total = int(self.confusion.sum())
         if not total:
             raise ValueError(
-                f"no pixel was counted: {self.images} images were fed, and all of their pixels had the ignored label "
-                f"{self.ignore_label}. Feed images with labels before compute()."
+                f"no pixel was counted: all pixels of the {self.images} images so far have the ignored label "
+                f"{self.ignore_label}. Call update() with labelled images before compute()."
             )
         iou, accuracy = right / (true + predicted - right), right / true  # 0 / 0 is nan
         return MeanIoUResult(
@@ -142,10 +145,10 @@ class MeanIoU:
         )
 
     def merge(self, other: "MeanIoU") -> None:
-        """Add what another has counted, which stays as it is.
+        """Add the counts of another metric, which does not change.
 
         Raises:
-            TypeError: If it is another metric.
+            TypeError: If `other` is not a `MeanIoU`.
             ValueError: If its classes or its ignored label differ.
         """
         check_merge(self, other, ("class_names", "ignore_label"))
@@ -156,19 +159,19 @@ class MeanIoU:
         if predictions.is_floating_point() and predictions.ndim == 4:
             if predictions.shape[1] != self.num_classes:
                 raise ValueError(
-                    f"logits (B, K, H, W) have one channel a class; got {predictions.shape[1]} channels for "
+                    f"logits (B, K, H, W) must have one channel per class; got {predictions.shape[1]} channels for "
                     f"{self.num_classes} classes."
                 )
             classes = predictions.argmax(dim=1)
-            # The greatest of values with a NaN is the NaN, so its place shows it without a look at every channel.
+            # The maximum of values with a NaN is NaN, so there is no need to check every channel.
             greatest = predictions.gather(1, classes[:, None])[:, 0]
             if greatest.isnan().any():
                 index = int(greatest.isnan().nonzero()[0, 0])
-                raise ValueError(f"logits are numbers; those of image {index} of the batch have NaN.")
+                raise ValueError(f"logits must not be NaN; those of image {index} of the batch contain NaN.")
             return classes
         if predictions.is_floating_point() or predictions.dtype == torch.bool or predictions.ndim != 3:
             raise ValueError(
-                "predictions are float logits (B, K, H, W) or integer class maps (B, H, W); got "
+                "predictions must be float logits (B, K, H, W) or integer class maps (B, H, W); got "
                 f"{predictions.dtype} {tuple(predictions.shape)}."
             )
         return predictions.long()
@@ -179,8 +182,8 @@ class MeanIoU:
             image, row, column = wrong.nonzero()[0].tolist()
             raise ValueError(
                 f"{what} {image} of the batch has label {labels[image, row, column].item()} at row {row}, column "
-                f"{column}; the labels of {self.num_classes} classes are 0 to {self.num_classes - 1}{hint}. Map labels "
-                "to classes first, or give another num_classes or ignore_label."
+                f"{column}; the labels of {self.num_classes} classes must be 0 to {self.num_classes - 1}{hint}. Map "
+                "labels to classes first, or pass another num_classes or ignore_label."
             )
 
 

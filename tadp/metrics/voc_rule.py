@@ -1,4 +1,4 @@
-"""The rule of Pascal VOC's development kit: what a detection counts as, and the average precision that follows."""
+"""The rule of Pascal VOC's development kit: the verdict on each detection, and the resulting average precision."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,12 +13,13 @@ RIGHT, WRONG, LEFT_OUT = 1, 0, -1
 def overlaps(
     found: Float[np.ndarray, "n 4"], truth: Float[np.ndarray, "m 4"], *, inclusive_edges: bool
 ) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of each found box with each true one, in [0, 1].
+    """Intersection over union of each detected box with each true box, in [0, 1].
 
     Args:
-        found: Left, top, right, bottom in pixels.
-        truth: The same.
-        inclusive_edges: Right and bottom are the last pixel inside, so that a side is one pixel longer.
+        found: Detected boxes: left, top, right, bottom in pixels.
+        truth: True boxes: left, top, right, bottom in pixels.
+        inclusive_edges: Whether right and bottom are the last pixel inside a box, so that its sides are one pixel
+            longer.
     """
     extra = 1.0 if inclusive_edges else 0.0
     low = np.maximum(found[:, None, :2], truth[None, :, :2])
@@ -35,17 +36,18 @@ def judge(
     *,
     ious: Sequence[float],
 ) -> Int8[np.ndarray, "n t"]:
-    """What each detection of one class in one image counts as.
+    """Judge each detection of one class in one image.
 
-    From the highest score down, in the order given where scores are equal, a detection goes to the true box that it
-    overlaps most, the first of several; never to another one, even if that box is taken. With too little overlap, or
-    if the box is taken, it is wrong. If the box is `difficult`, it is left out.
+    Detections are judged from the highest score down, and in their own order if scores are equal. Each detection is
+    assigned to the true box that it overlaps most, or to the first of several such boxes, and never to another box,
+    even if that box is already taken. The detection is wrong if the overlap is too small or the box is taken. It is
+    left out if the box is `difficult`.
 
     Args:
-        overlap: Of N detections with M true boxes.
-        scores: Of the detections.
-        difficult: Of the true boxes.
-        ious: T least overlaps, each with a result of its own.
+        overlap: Overlaps of N detections with M true boxes, (N, M).
+        scores: Scores of the detections, (N,).
+        difficult: Whether each true box is difficult, (M,).
+        ious: T minimum overlaps, each with its own result.
 
     Returns:
         (N, T): RIGHT, WRONG or LEFT_OUT.
@@ -53,7 +55,7 @@ def judge(
     verdicts = np.full((len(scores), len(ious)), WRONG, np.int8)
     if overlap.shape[1] == 0:
         return verdicts
-    taken = np.zeros((len(ious), overlap.shape[1]), bool)
+    is_taken = np.zeros((len(ious), overlap.shape[1]), bool)
     nearest = overlap.argmax(axis=1)
     for row in np.argsort(-scores, kind="stable"):
         box = nearest[row]
@@ -62,9 +64,9 @@ def judge(
                 continue
             if difficult[box]:
                 verdicts[row, column] = LEFT_OUT
-            elif not taken[column, box]:
+            elif not is_taken[column, box]:
                 verdicts[row, column] = RIGHT
-                taken[column, box] = True
+                is_taken[column, box] = True
     return verdicts
 
 
@@ -72,20 +74,21 @@ def average_precision(right: Bool[np.ndarray, " n"], count: int, *, rule: Rule) 
     """The average precision of one class.
 
     Args:
-        right: Of its detections over all images, from the highest score down, without those left out.
-        count: How many true boxes there are to find, over 0.
-        rule: "voc07": the mean over the recalls 0, 0.1 … 1 of the best precision at that recall or more. "voc12": the
-            area under that best precision, over recall.
+        right: Whether each detection of the class is right, over all images, from the highest score down, without the
+            detections that are left out.
+        count: Number of true boxes to find, at least 1.
+        rule: "voc07" is the mean, over the recalls 0, 0.1 … 1, of the best precision at that recall or more. "voc12" is
+            the area under the curve of that best precision over recall.
 
     Returns:
-        In [0, 1].
+        The average precision, in [0, 1].
     """
     hits = np.cumsum(right)
     recall = hits / count
     precision = hits / np.arange(1, len(right) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or more
+    best = np.maximum.accumulate(precision[::-1])[::-1]  # best precision at this recall or more
     if rule == "voc12":
-        return float(best[right].sum() / count)  # recall grows by 1 / count at each right one
-    # As in the devkit, k * 0.1 in floating point: 3 * 0.1 is a little more than a recall of 3 / 10.
+        return float(best[right].sum() / count)  # recall grows by 1 / count at each right detection
+    # The devkit computes k * 0.1 in floating point, where 3 * 0.1 is slightly more than a recall of 3 / 10.
     first = np.searchsorted(recall, np.arange(11) * 0.1)
     return float(np.append(best, 0.0)[first].sum() / 11)

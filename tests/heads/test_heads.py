@@ -1,4 +1,4 @@
-"""What all heads have in common."""
+"""Behaviour that all heads share."""
 
 import copy
 import pickle
@@ -74,12 +74,12 @@ def test_another_size_than_the_maps_are_of_stretches(make):
 def test_the_gradient_reaches_every_map_and_every_parameter(make):
     torch.manual_seed(0)
     head = make()
-    maps = [one.requires_grad_() for one in build_maps(256, 128)]
+    maps = [level_map.requires_grad_() for level_map in build_maps(256, 128)]
     run_head(head, maps).backward()
-    for one in maps:
-        assert one.grad is not None
-        assert one.grad.abs().max() > 0
-        assert one.grad.isfinite().all()
+    for level_map in maps:
+        assert level_map.grad is not None
+        assert level_map.grad.abs().max() > 0
+        assert level_map.grad.isfinite().all()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -89,22 +89,24 @@ def test_the_gradient_reaches_every_map_and_every_parameter(make):
 @pytest.mark.parametrize("batch_of", ["maps", "features"])
 def test_a_copy_a_pickle_and_a_state_dict_give_the_same_numbers(make, batch_of):
     head = make().eval()
-    given = build_features(97, 64) if batch_of == "features" else build_maps(97, 64)
+    features = build_features(97, 64) if batch_of == "features" else build_maps(97, 64)
     fresh = make().eval()
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter += 1
     fresh.load_state_dict(head.state_dict(), strict=True)
-    expected = outputs(head, given)
-    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head)), fresh):
-        for one, two in zip(outputs(other, given), expected, strict=True):
-            assert torch.equal(one, two)
+    expected = outputs(head, features)
+    for copied in (copy.deepcopy(head), pickle.loads(pickle.dumps(head)), fresh):
+        for output, wanted in zip(outputs(copied, features), expected, strict=True):
+            assert torch.equal(output, wanted)
 
 
-def outputs(head: nn.Module, given: Features | list[Tensor]) -> list[Tensor]:
+def outputs(head: nn.Module, features: Features | list[Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        out = head(given)
-    return [out] if isinstance(out, Tensor) else [value for one in out for value in (one.boxes, one.labels, one.scores)]
+        out = head(features)
+    if isinstance(out, Tensor):
+        return [out]
+    return [value for detected in out for value in (detected.boxes, detected.labels, detected.scores)]
 
 
 @pixelwise
@@ -123,12 +125,12 @@ def test_a_half_precision_head_is_close_to_a_full_one(make):
 )
 def test_maps_are_brought_to_the_heads_dtype_and_trained_through(make, of_maps, of_head):
     head = make().to(of_head)
-    maps = [one.requires_grad_() for one in build_maps(128, 128, dtype=of_maps)]
+    maps = [level_map.requires_grad_() for level_map in build_maps(128, 128, dtype=of_maps)]
     run_head(head, maps).backward()
-    for one in maps:
-        assert one.grad is not None
-        assert one.grad.dtype == of_maps
-        assert one.grad.isfinite().all()
+    for level_map in maps:
+        assert level_map.grad is not None
+        assert level_map.grad.dtype == of_maps
+        assert level_map.grad.isfinite().all()
 
 
 @every_head
@@ -146,11 +148,10 @@ def test_heads_run_and_train_under_autocast(make, of_maps):
 def test_in_evaluation_an_image_does_not_depend_on_the_others(make):
     head = make().eval()
     both = build_maps(97, 64)
-    together, alone = outputs(head, both), outputs(head, [one[1:] for one in both])
-    for one, two in zip(
-        together[len(together) // 2 :] if make is build_detection else [together[0][1:]], alone, strict=True
-    ):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    together, separate = outputs(head, both), outputs(head, [level_map[1:] for level_map in both])
+    second = together[len(together) // 2 :] if make is build_detection else [together[0][1:]]
+    for output, wanted in zip(second, separate, strict=True):
+        torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-4)
 
 
 @every_head
@@ -171,7 +172,7 @@ def sorted_scalars(module: nn.Module) -> list[tuple[str, object]]:
 def test_shapes_can_be_had_without_numbers(make):
     with torch.device("meta"):
         head = make().eval()
-    out = head([one.to("meta") for one in build_maps(97, 64)])
+    out = head([level_map.to("meta") for level_map in build_maps(97, 64)])
     assert out.device.type == "meta"
     assert out.shape[-2:] == (104, 64)
 
@@ -200,7 +201,7 @@ def test_any_number_of_levels_and_strides_is_taken(make, channels, reduction):
 
 @pixelwise
 def test_maps_rounded_down_are_taken(make):
-    """As convolutions without padding give them: 100 // 8 = 12, 6, 3, 1."""
+    """Convolutions without padding round sizes down: 100 // 8 = 12, then 6, 3 and 1."""
     maps = [
         torch.randn(2, channels, 100 // stride, 150 // stride)
         for channels, stride in zip(INFO.channels, INFO.reduction, strict=True)
@@ -235,11 +236,11 @@ def test_another_number_of_levels_is_refused(make):
 @every_head
 def test_maps_that_do_not_belong_together_are_refused(make):
     head, maps = make(), build_maps(64, 64)
-    with pytest.raises(ValueError, match=r"one map an image; got 2 at level 0 and 1 at 2"):
+    with pytest.raises(ValueError, match=r"one map per image; got 2 at level 0 and 1 at level 2"):
         head([*maps[:2], maps[2][:1], maps[3]])
-    with pytest.raises(ValueError, match=r"finest first, none is empty or larger than the one before; got 8x8, 16x4"):
+    with pytest.raises(ValueError, match=r"finest first, and must not be empty; got 8x8, 16x4"):
         head([maps[0], torch.zeros(2, 21, 16, 4), *maps[2:]])
-    with pytest.raises(ValueError, match=r"none is empty .* 1x0"):
+    with pytest.raises(ValueError, match=r"must not be empty; .* 1x0"):
         head([*maps[:3], maps[3][..., :0]])
     with pytest.raises(ValueError, match=r"got \(21, 4, 4\)"):
         head([maps[0], maps[1][0], *maps[2:]])
@@ -249,11 +250,11 @@ def test_maps_that_do_not_belong_together_are_refused(make):
 @pytest.mark.usefixtures("no_type_checker")
 def test_what_is_no_map_is_refused(make):
     head, maps = make(), build_maps(64, 64)
-    with pytest.raises(TypeError, match=r"Features, or a list of maps \(B, C, h, w\), finest first; got Tensor"):
+    with pytest.raises(TypeError, match=r"needs Features, or a list of maps \(B, C, h, w\), finest first; got Tensor"):
         head(maps[0])
     with pytest.raises(TypeError, match=r"got dict"):
         head({"0": maps[0]})
-    with pytest.raises(TypeError, match=r"maps are float tensors; got torch.int64 at level 3"):
+    with pytest.raises(TypeError, match=r"maps must be float tensors; got torch.int64 at level 3"):
         head([*maps[:3], maps[3].long()])
 
 
@@ -261,19 +262,21 @@ def test_what_is_no_map_is_refused(make):
 @pytest.mark.parametrize("size", [(0, 10), (64,), (3, 64, 64)])
 @pytest.mark.usefixtures("no_type_checker")
 def test_a_size_that_is_none_is_refused(make, size):
-    with pytest.raises(ValueError, match=r"image_size is \(height, width\) in pixels; got \("):
+    with pytest.raises(ValueError, match=r"image_size must be \(height, width\) in pixels; got \("):
         make()(build_maps(64, 64), image_size=size)
 
 
 @every_head
 @pytest.mark.usefixtures("no_type_checker")
 def test_a_head_needs_a_feature_info_with_doubling_strides(make):
-    with pytest.raises(TypeError, match=r"built from a FeatureInfo; got list. Pass backbone.feature_info"):
+    with pytest.raises(TypeError, match=r"needs a FeatureInfo; got list. Pass backbone.feature_info"):
         make([16, 32])
     for reduction in ((16, 8), (8, 8), (8, 24), (0, 8)):
-        with pytest.raises(ValueError, match=rf"finest first, each stride .* times 2, 4, 8 .*\({reduction[0]}, "):
+        with pytest.raises(
+            ValueError, match=rf"finest first, and each stride .* times a power of two; got strides \({reduction[0]}, "
+        ):
             make(FeatureInfo((4, 4), reduction))
-    with pytest.raises(ValueError, match=r"one level or more, each with channels; got channels \(\)"):
+    with pytest.raises(ValueError, match=r"at least one level, each with channels; got channels \(\)"):
         make(FeatureInfo((), ()))
     with pytest.raises(ValueError, match=r"got channels \(4, 0\)"):
         make(FeatureInfo((4, 0), (8, 16)))
@@ -285,7 +288,7 @@ def test_a_head_needs_a_count_of_classes(make):
     for wrong in ("13", 2.0, True):
         with pytest.raises(TypeError, match=rf"num_classes must be a whole number.*; got {wrong!r}"):
             make(num_classes=wrong)
-    with pytest.raises(ValueError, match=r"num_classes is [12] or more.*; got 0"):
+    with pytest.raises(ValueError, match=r"num_classes must be [12] or more.*; got 0"):
         make(num_classes=0)
     assert type(make(num_classes=np.int64(4)).num_classes) is int
 
@@ -347,4 +350,4 @@ def test_with_group_norm_training_does_not_mix_images(make):
     options = {"dropout": 0.0} if make is build_segmentation else {}
     head = make(norm="group", **options)
     maps = build_maps(64, 128)
-    torch.testing.assert_close(head(maps)[:1], head([one[:1] for one in maps]))
+    torch.testing.assert_close(head(maps)[:1], head([level_map[:1] for level_map in maps]))

@@ -11,7 +11,7 @@ SD15 = FeatureInfo((320, 640, 1280, 1280), (8, 16, 32, 64))
 
 
 def released(weights: dict[str, Tensor], maps: list[Tensor]) -> Tensor:
-    """The released depth model from its U-Net's maps on, step by step, in evaluation."""
+    """The released depth model after its U-Net, step by step, in evaluation."""
 
     def conv(name: str, value: Tensor, **options: int) -> Tensor:
         return F.conv2d(value, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
@@ -41,7 +41,7 @@ def released(weights: dict[str, Tensor], maps: list[Tensor]) -> Tensor:
 
 @pytest.fixture
 def head() -> DepthHead:
-    """With weights large enough that depth is not 5 m everywhere."""
+    """A head whose weights are large enough that depth is not 5 m everywhere."""
     head = build_depth(channels=16)
     generator = torch.Generator().manual_seed(1)
     for name, value in head.state_dict().items():
@@ -97,14 +97,14 @@ def test_a_fresh_head_says_half_the_largest():
 def test_an_image_that_ends_within_a_cell_is_cut_and_not_squeezed(head):
     maps = build_maps(416, 448)
     whole, cut = head(maps), head(maps, image_size=(411, 443))
-    torch.testing.assert_close(cut[:, :409, :441], whole[:, :409, :441])  # the last convolutions see two pixels far
+    torch.testing.assert_close(cut[:, :409, :441], whole[:, :409, :441])  # the last convolutions reach two pixels far
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_depth_of_a_half_precision_head_is_said_in_float32(head, dtype):
     depth = head.to(dtype)(build_maps(128, 128))
     assert depth.dtype == torch.float32
-    assert not torch.equal(depth, depth.to(dtype).float())  # finer than the dtype could say
+    assert not torch.equal(depth, depth.to(dtype).float())  # finer than the dtype can represent
 
 
 def test_wider_and_fewer_transposed_convolutions_can_be_asked_for():
@@ -115,9 +115,7 @@ def test_wider_and_fewer_transposed_convolutions_can_be_asked_for():
 
 @pytest.mark.parametrize("count", [0, 6])
 def test_transposed_convolutions_that_are_none_or_too_many_are_refused(count):
-    with pytest.raises(
-        ValueError, match=rf"one width or more, and no more than double a map of stride 32.* 5 at most; got {count}"
-    ):
+    with pytest.raises(ValueError, match=rf"1 to 5 entries, as each doubles a map of stride 32 .*; got {count}"):
         build_depth(deconv_channels=(4,) * count)
 
 
@@ -132,11 +130,11 @@ def test_fewer_transposed_convolutions_are_the_default_where_a_map_is_fine(reduc
 @pytest.mark.usefixtures("no_type_checker")
 @pytest.mark.parametrize("max_depth_m", [None, "10", True])
 def test_a_largest_depth_is_a_number(max_depth_m):
-    with pytest.raises(TypeError, match=rf"max_depth_m is a number, in metres; got {max_depth_m!r}"):
+    with pytest.raises(TypeError, match=rf"max_depth_m must be a number, in metres; got {max_depth_m!r}"):
         DepthHead(INFO, max_depth_m=max_depth_m)
 
 
 @pytest.mark.parametrize("max_depth_m", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_largest_depth_that_is_none_is_refused(max_depth_m):
-    with pytest.raises(ValueError, match=rf"max_depth_m is in metres, above 0 and finite; got {max_depth_m}"):
+    with pytest.raises(ValueError, match=rf"max_depth_m must be above 0 and finite, in metres; got {max_depth_m}"):
         DepthHead(INFO, max_depth_m=max_depth_m)

@@ -23,7 +23,7 @@ NOTHING = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
 def build_oracle(head: DetectionHead, **options: Any) -> nn.Module:
-    """torchvision's own Faster R-CNN with the head's weights, to be run on ready maps, as the released code does."""
+    """Build torchvision's own Faster R-CNN with the head's weights, to run on maps as the released code does."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
@@ -49,30 +49,30 @@ def build_oracle(head: DetectionHead, **options: Any) -> nn.Module:
 def run_oracle(oracle: Any, head: DetectionHead, size: tuple[int, int], targets: list[Boxes] | None = None) -> Any:
     from torchvision.models.detection.image_list import ImageList
 
-    pyramid = OrderedDict((str(level), one) for level, one in enumerate(head.neck(build_maps(*size))))
+    pyramid = OrderedDict((str(level), level_map) for level, level_map in enumerate(head.neck(build_maps(*size))))
     images = ImageList(torch.zeros(2, 3, *size), [size] * 2)
-    truth = None if targets is None else [{"boxes": one.boxes, "labels": one.labels + 1} for one in targets]
+    truth = None if targets is None else [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]
     proposals, first = oracle.rpn(images, pyramid, truth)
-    found, second = oracle.roi_heads(pyramid, proposals, [size] * 2, truth)
-    return found if targets is None else {**first, **second}
+    detections, second = oracle.roi_heads(pyramid, proposals, [size] * 2, truth)
+    return detections if targets is None else {**first, **second}
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 192)])
 def test_detections_are_torchvisions(size):
     head = build_detection().eval()
     expected = run_oracle(build_oracle(head).eval(), head, size)
-    found = head(build_features(*size))
-    assert len(found) == 2
-    for one, other in zip(found, expected, strict=True):
-        assert len(one) > 10
-        torch.testing.assert_close(one.boxes, other["boxes"])
-        torch.testing.assert_close(one.scores, other["scores"])
-        assert torch.equal(one.labels, other["labels"] - 1)
+    detections = head(build_features(*size))
+    assert len(detections) == 2
+    for detected, wanted in zip(detections, expected, strict=True):
+        assert len(detected) > 10
+        torch.testing.assert_close(detected.boxes, wanted["boxes"])
+        torch.testing.assert_close(detected.scores, wanted["scores"])
+        assert torch.equal(detected.labels, wanted["labels"] - 1)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 192)])
 def test_losses_are_torchvisions(size):
-    """The two draw the same samples from the same seed."""
+    """Both draw the same samples from the same seed."""
     head, targets = build_detection().train(), build_targets(*size)
     oracle = build_oracle(head).train()
     torch.manual_seed(3)
@@ -80,10 +80,10 @@ def test_losses_are_torchvisions(size):
     torch.manual_seed(3)
     losses = head(build_features(*size), targets)
     assert set(losses) == set(LOSSES)
-    for name, theirs in LOSSES.items():
+    for name, torchvision_name in LOSSES.items():
         assert losses[name].ndim == 0
         assert losses[name] > 0
-        torch.testing.assert_close(losses[name], expected[theirs])
+        torch.testing.assert_close(losses[name], expected[torchvision_name])
 
 
 def test_parameters_of_the_released_widths_are_torchvisions_one_to_one():
@@ -116,11 +116,11 @@ def test_anchors_are_torchvisions_where_strides_divide_the_image(reduction):
 @pytest.mark.parametrize("size", [(65, 97), (500, 130), (129, 129)])
 def test_anchors_stand_at_the_strides_whatever_the_size(size):
     head, maps = build_detection(), build_maps(*size)
-    anchors = head._place_anchors(maps).view(-1, 3, 4)  # three a cell
+    anchors = head._place_anchors(maps).view(-1, 3, 4)  # three per cell
     centres = (anchors[:, :, :2] + anchors[:, :, 2:]) / 2
     start = 0
-    for one, stride in zip(maps, INFO.reduction, strict=True):
-        height, width = one.shape[2:]
+    for level_map, stride in zip(maps, INFO.reduction, strict=True):
+        height, width = level_map.shape[2:]
         cells = centres[start : start + height * width].view(height, width, 3, 2)
         assert torch.equal(cells[-1, -1, 0], torch.tensor([(width - 1.0) * stride, (height - 1.0) * stride]))
         assert torch.equal(cells[0, -1, 2], torch.tensor([(width - 1.0) * stride, 0.0]))
@@ -139,15 +139,14 @@ def test_pooling_knows_the_strides_whatever_image_comes_first():
 
 @pytest.mark.parametrize("size", [(97, 201), (8, 8), (65, 64), (500, 129)])
 def test_boxes_lie_in_the_image_best_first(size):
-    found = build_detection(max_detections=20).eval()(build_features(*size))
-    for one in found:
-        assert isinstance(one, Detections)
-        assert 0 < len(one) <= 20
-        assert one.boxes.min() >= 0
-        assert one.boxes[:, 2].max() <= size[1]
-        assert one.boxes[:, 3].max() <= size[0]
-        assert one.labels.max() < CLASSES
-        assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
+    for detected in build_detection(max_detections=20).eval()(build_features(*size)):
+        assert isinstance(detected, Detections)
+        assert 0 < len(detected) <= 20
+        assert detected.boxes.min() >= 0
+        assert detected.boxes[:, 2].max() <= size[1]
+        assert detected.boxes[:, 3].max() <= size[0]
+        assert detected.labels.max() < CLASSES
+        assert detected.scores.tolist() == sorted(detected.scores.tolist(), reverse=True)
 
 
 def test_a_threshold_drops_boxes_and_overlap_may_be_allowed():
@@ -164,19 +163,19 @@ def test_proposals_and_samples_can_be_fewer():
     maps, targets = build_maps(128, 128), build_targets(128, 128)
     head = build_detection(max_proposals=7, samples_per_image=4, nms_iou=1.0, max_detections=10**6)
     judged: list[int] = []
-    handle = head.roi_heads.box_predictor.register_forward_hook(lambda _, given, out: judged.append(len(given[0])))
+    handle = head.roi_heads.box_predictor.register_forward_hook(lambda _, inputs, out: judged.append(len(inputs[0])))
     head.train()(maps, targets)
-    found = head.eval()(maps)
+    detections = head.eval()(maps)
     handle.remove()
     assert judged == [2 * 4, 2 * 7]
-    assert all(len(one) <= 7 * CLASSES for one in found)
+    assert all(len(detected) <= 7 * CLASSES for detected in detections)
 
 
 def test_targets_decide_what_comes_out_and_not_the_mode():
     maps, targets = build_maps(128, 128), build_targets(128, 128)
     for head in (build_detection().train(), build_detection().eval()):
         assert set(head(maps, targets)) == set(LOSSES)
-        assert [type(one) for one in head(maps)] == [Detections] * 2
+        assert [type(detected) for detected in head(maps)] == [Detections] * 2
 
 
 def test_images_without_objects_train_the_background_alone():
@@ -191,30 +190,30 @@ def test_images_without_objects_train_the_background_alone():
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_boxes_are_as_fine_in_half_precision(mixed):
-    """Weights rounded to bfloat16 in both: box arithmetic in bfloat16 would be off by pixels."""
+    """Both heads have weights rounded to bfloat16. Box arithmetic in bfloat16 would be off by pixels."""
     half = build_detection().eval().bfloat16()
     full = build_detection().eval()
     full.load_state_dict({key: value.float() for key, value in half.state_dict().items()})
-    maps = [one.bfloat16() for one in build_maps(512, 512)]
+    maps = [level_map.bfloat16() for level_map in build_maps(512, 512)]
     size = (512, 512)
-    pyramid = full.neck([one.float() for one in maps])
+    pyramid = full.neck([level_map.float() for level_map in maps])
     proposals = [torch.tensor([[301.25, 299.5, 331.75, 402.5]])] * 2
     expected, expected_deltas = full._box_outputs(pyramid, proposals, size)
     if mixed:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits, deltas = full._box_outputs(pyramid, proposals, size)
     else:
-        logits, deltas = half._box_outputs([one.bfloat16() for one in pyramid], proposals, size)
+        logits, deltas = half._box_outputs([level_map.bfloat16() for level_map in pyramid], proposals, size)
     assert {logits.dtype, deltas.dtype} == {torch.float32}
     torch.testing.assert_close(logits, expected, rtol=0.03, atol=0.03)
     torch.testing.assert_close(deltas, expected_deltas, rtol=0.03, atol=0.03)
-    found = half(maps)[0].boxes
-    assert found.dtype == torch.float32
-    assert not torch.equal(found, found.bfloat16().float())
+    boxes = half(maps)[0].boxes
+    assert boxes.dtype == torch.float32
+    assert not torch.equal(boxes, boxes.bfloat16().float())
 
 
 def test_it_learns_one_box():
-    """The maps are one where the box is; after training it is the best detection."""
+    """The maps are 1 inside the box. After training, that box is the best detection."""
     from torchvision.ops import box_iou
 
     torch.manual_seed(0)
@@ -233,9 +232,9 @@ def test_it_learns_one_box():
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        found = head(maps)[0]
-    assert found.labels[0] == 2
-    assert box_iou(found.boxes[:1], torch.tensor([box])).item() > 0.6
+        detected = head(maps)[0]
+    assert detected.labels[0] == 2
+    assert box_iou(detected.boxes[:1], torch.tensor([box])).item() > 0.6
 
 
 # What is refused
@@ -243,19 +242,19 @@ def test_it_learns_one_box():
 
 def test_a_label_outside_the_classes_is_refused():
     targets = [NOTHING, Boxes(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([CLASSES]))]
-    with pytest.raises(ValueError, match=r"labels are 0 to 4 for 5 classes; got 5 in image 1"):
+    with pytest.raises(ValueError, match=r"labels must be 0 to 4 for 5 classes; got 5 in image 1"):
         build_detection()(build_maps(64, 64), targets)
 
 
 def test_targets_that_are_not_one_an_image_are_refused():
-    with pytest.raises(ValueError, match=r"one Boxes an image; got 1 for 2 images"):
+    with pytest.raises(ValueError, match=r"one Boxes per image; got 1 for 2 images"):
         build_detection()(build_maps(64, 64), [NOTHING])
 
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_targets_of_another_kind_are_refused():
     for targets in ([{"boxes": torch.zeros(0, 4)}] * 2, NOTHING):
-        with pytest.raises(TypeError, match=r"targets are a list of tadp.images.boxes.Boxes, one an image"):
+        with pytest.raises(TypeError, match=r"targets must be a list of tadp.images.boxes.Boxes, one per image"):
             build_detection()(build_maps(64, 64), targets)
 
 
@@ -272,24 +271,28 @@ def test_a_box_over_the_edge_is_taken():
 
 
 def test_images_of_another_size_than_the_maps_are_refused():
-    with pytest.raises(ValueError, match=r"here about 64 by 64; got 640 by 480. Scale the boxes instead"):
+    with pytest.raises(ValueError, match=r"about 64x64 for these features; got 640x480. Scale the boxes instead"):
         build_detection()(build_maps(64, 64), image_size=(640, 480))
 
 
 def test_strides_that_do_not_double_are_refused():
-    with pytest.raises(ValueError, match=r"each stride is twice the one before; got \(8, 32\). Leave a level out"):
+    with pytest.raises(
+        ValueError, match=r"each stride must be twice the previous one; got \(8, 32\). Leave a level out"
+    ):
         build_detection(FeatureInfo((4, 4), (8, 32)))
 
 
 @pytest.mark.parametrize("reduction", [(14,), (14, 28), (12, 24, 48)])
 def test_strides_of_other_backbones_are_pooled_where_they_are(reduction):
-    """A transformer of 14 pixels a patch: torchvision would round its stride to 16."""
+    """A transformer may have patches of 14 pixels; torchvision would round its stride to 16."""
     from torchvision.ops import roi_align
 
     info = FeatureInfo((4,) * len(reduction), reduction)
     head, maps = build_detection(info, channels=4), build_maps(168, 336, info=info)
-    box = torch.tensor([[20.0, 30.0, 110.0, 120.0]])  # small: pooled from the finest level
-    pooled = head.roi_heads.box_roi_pool({str(k): one for k, one in enumerate(maps)}, [box, box], [(168, 336)] * 2)
+    box = torch.tensor([[20.0, 30.0, 110.0, 120.0]])  # small, so it is pooled from the finest level
+    pooled = head.roi_heads.box_roi_pool(
+        {str(level): level_map for level, level_map in enumerate(maps)}, [box, box], [(168, 336)] * 2
+    )
     expected = roi_align(maps[0], [box, box], 7, spatial_scale=1 / reduction[0], sampling_ratio=2)
     torch.testing.assert_close(pooled, expected)
     assert torch.stack(list(head(maps, build_targets(168, 336), image_size=(168, 336)).values())).isfinite().all()
@@ -299,14 +302,14 @@ def test_strides_of_other_backbones_are_pooled_where_they_are(reduction):
     "options", [{"anchor_sizes": (32, 64)}, {"anchor_sizes": (0, 1, 2, 3)}, {"aspect_ratios": (0.0,)}]
 )
 def test_anchors_that_are_none_are_refused(options):
-    with pytest.raises(ValueError, match=r"one side in pixels for each of the 4 levels; got \["):
+    with pytest.raises(ValueError, match=r"one side in pixels, over 0, for each of the 4 levels; got \["):
         build_detection(**options)
 
 
 def test_options_that_are_none_are_refused():
     for name in ("score_threshold", "nms_iou"):
         for share in (-0.1, 1.1, float("nan")):
-            with pytest.raises(ValueError, match=rf"{name} is in \[0, 1\]; got {share}"):
+            with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\]; got {share}"):
                 build_detection(**{name: share})
     for name in ("max_detections", "max_proposals", "samples_per_image"):
         with pytest.raises(ValueError, match=rf"{name} must be 1 or more; got 0"):

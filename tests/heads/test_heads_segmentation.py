@@ -14,25 +14,25 @@ from tadp.training import losses
 
 
 def to_mmseg(key: str) -> str:
-    """The table of the module's docstring."""
+    """The names in mmsegmentation, by the table in the module's docstring."""
     key = re.sub(r"^neck\.(\w+)\.(\d+)\.", r"neck.\1.\2.conv.", key)
     key = re.sub(
-        r"^scale_heads\.(\d+)\.(\d+)\.", lambda found: f"decode_head.scale_heads.{found[1]}.{2 * int(found[2])}.", key
+        r"^scale_heads\.(\d+)\.(\d+)\.", lambda match: f"decode_head.scale_heads.{match[1]}.{2 * int(match[2])}.", key
     )
     return key.replace(".norm.", ".bn.").replace("classifier.", "decode_head.conv_seg.")
 
 
 def mmseg(weights: dict[str, Tensor], maps: list[Tensor], strides: tuple[int, ...]) -> Tensor:
-    """mmsegmentation's FPN and FPNHead in its names, step by step, in evaluation; sizes double."""
+    """mmsegmentation's FPN and FPNHead with its names, step by step, in evaluation, for sizes that double."""
 
     def conv(name: str, value: Tensor, padding: int = 0) -> Tensor:
         return F.conv2d(value, weights[f"{name}.weight"], weights.get(f"{name}.bias"), padding=padding)
 
-    laterals = [conv(f"neck.lateral_convs.{level}.conv", one) for level, one in enumerate(maps)]
+    laterals = [conv(f"neck.lateral_convs.{level}.conv", level_map) for level, level_map in enumerate(maps)]
     for level in (2, 1, 0):
         size = laterals[level].shape[2:]
         laterals[level] = laterals[level] + F.interpolate(laterals[level + 1], size=size, mode="nearest")
-    pyramid = [conv(f"neck.fpn_convs.{level}.conv", one, padding=1) for level, one in enumerate(laterals)]
+    pyramid = [conv(f"neck.fpn_convs.{level}.conv", lateral, padding=1) for level, lateral in enumerate(laterals)]
     total = torch.zeros(())
     for level, value in enumerate(pyramid):
         doublings = {8: 0, 16: 1, 32: 2, 64: 3}[strides[level]]
@@ -52,7 +52,7 @@ def mmseg(weights: dict[str, Tensor], maps: list[Tensor], strides: tuple[int, ..
 
 @pytest.fixture
 def head() -> SegmentationHead:
-    """With batch statistics and biases that are not those of a fresh one."""
+    """A head whose batch statistics and biases differ from those of a new head."""
     head = build_segmentation()
     generator = torch.Generator().manual_seed(1)
     for name, value in head.state_dict().items():
@@ -69,7 +69,7 @@ def test_numbers_are_mmsegmentations(head, size):
 
 
 def test_parameters_of_the_released_widths_are_mmsegmentations_one_to_one():
-    """SD 1.5 with the 150 classes of ADE20K as text: in_channels [320, 790, 1430, 1280]."""
+    """SD 1.5 with the 150 classes of ADE20K as text has in_channels [320, 790, 1430, 1280]."""
     with torch.device("meta"):
         head = SegmentationHead(FeatureInfo((320, 790, 1430, 1280), (8, 16, 32, 64)), num_classes=150)
     shapes = {to_mmseg(key): tuple(value.shape) for key, value in head.state_dict().items()}
@@ -105,9 +105,9 @@ def test_the_pyramid_is_torchvisions(size):
         }
     )
     maps = build_maps(*size)
-    expected = oracle(OrderedDict((str(level), one) for level, one in enumerate(maps)))
-    for one, two in zip(pyramid(maps), expected.values(), strict=True):
-        torch.testing.assert_close(one, two)
+    expected = oracle(OrderedDict((str(level), level_map) for level, level_map in enumerate(maps)))
+    for output, wanted in zip(pyramid(maps), expected.values(), strict=True):
+        torch.testing.assert_close(output, wanted)
 
 
 def test_an_image_that_ends_within_a_cell_is_cut_and_not_squeezed(head):
@@ -116,11 +116,11 @@ def test_an_image_that_ends_within_a_cell_is_cut_and_not_squeezed(head):
 
 
 def test_where_maps_are_no_halves_of_each_other_cells_keep_their_place(head):
-    """A part of 450 px, with 57, 29, 15 and 8 cells, says of its upper left corner what the whole says of it."""
+    """A part of 450 px, with 57, 29, 15 and 8 cells, gives the same upper left corner as the whole."""
     whole = build_maps(576, 576)
     part = [
-        one[..., : math.ceil(450 / stride), : math.ceil(450 / stride)]
-        for one, stride in zip(whole, INFO.reduction, strict=True)
+        level_map[..., : math.ceil(450 / stride), : math.ceil(450 / stride)]
+        for level_map, stride in zip(whole, INFO.reduction, strict=True)
     ]
     torch.testing.assert_close(
         head(part, image_size=(450, 450))[..., :64, :64], head(whole)[..., :64, :64], rtol=1e-4, atol=1e-5
@@ -136,7 +136,7 @@ def test_dropout_and_batch_statistics_are_for_training(head):
 
 
 def test_it_learns():
-    """The sign of one channel tells the class, at every level the same."""
+    """The sign of one channel shows the class, at every level."""
     torch.manual_seed(0)
     head = build_segmentation(num_classes=2)
     cells = torch.randint(2, (2, 1, 2, 2)).float()

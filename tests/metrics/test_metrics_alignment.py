@@ -13,30 +13,36 @@ NAMES = ("dog", "cat", "dining table", "bus", "person")
 
 
 def test_figures_are_those_of_boolean_arrays():
-    """An oracle of another kind: captions and classes drawn as arrays, counted by numpy."""
+    """An independent oracle: captions and classes are drawn as arrays and counted by NumPy."""
     rng = np.random.default_rng(0)
-    said, there = rng.random((2, 200, len(NAMES))) < 0.4
-    said[:, 3] = False  # never mentioned
-    there[:, 4] = False  # never there
-    captions = [" and ".join(f"two {name}s" for name, flag in zip(NAMES, row, strict=True) if flag) for row in said]
-    present = [{name for name, flag in zip(NAMES, row, strict=True) if flag} for row in there]
-    found = caption_alignment(captions, present, classes=NAMES)
-    both = said & there
-    assert found.precision == pytest.approx(both.sum() / said.sum())
-    assert found.recall == pytest.approx(both.sum() / there.sum())
+    mentioned, shown = rng.random((2, 200, len(NAMES))) < 0.4
+    mentioned[:, 3] = False  # never mentioned
+    shown[:, 4] = False  # never shown
+    captions = [
+        " and ".join(f"two {name}s" for name, flag in zip(NAMES, row, strict=True) if flag) for row in mentioned
+    ]
+    present = [{name for name, flag in zip(NAMES, row, strict=True) if flag} for row in shown]
+    alignment = caption_alignment(captions, present, classes=NAMES)
+    both = mentioned & shown
+    assert alignment.precision == pytest.approx(both.sum() / mentioned.sum())
+    assert alignment.recall == pytest.approx(both.sum() / shown.sum())
     with np.errstate(invalid="ignore"):
-        precisions, recalls = both.sum(0) / said.sum(0), both.sum(0) / there.sum(0)
+        precisions, recalls = both.sum(0) / mentioned.sum(0), both.sum(0) / shown.sum(0)
     for k, name in enumerate(NAMES):
-        assert found.classes[name].precision == pytest.approx(precisions[k], nan_ok=True)
-        assert found.classes[name].recall == pytest.approx(recalls[k], nan_ok=True)
-    assert found.macro_precision == pytest.approx(np.nanmean(precisions))
-    assert found.macro_recall == pytest.approx(np.nanmean(recalls))
-    assert [set(names) for names in found.present] == present
+        assert alignment.classes[name].precision == pytest.approx(precisions[k], nan_ok=True)
+        assert alignment.classes[name].recall == pytest.approx(recalls[k], nan_ok=True)
+    assert alignment.macro_precision == pytest.approx(np.nanmean(precisions))
+    assert alignment.macro_recall == pytest.approx(np.nanmean(recalls))
+    assert [set(names) for names in alignment.present] == present
 
 
 def test_a_class_counts_once_an_image_however_often_it_is_said():
-    found = caption_alignment(["a dog, a dog and three dogs"], [["dog", "dog"]])
-    assert (found.classes["dog"].mentioned, found.classes["dog"].present, found.classes["dog"].both) == (1, 1, 1)
+    alignment = caption_alignment(["a dog, a dog and three dogs"], [["dog", "dog"]])
+    assert (alignment.classes["dog"].mentioned, alignment.classes["dog"].present, alignment.classes["dog"].both) == (
+        1,
+        1,
+        1,
+    )
 
 
 def test_synonyms_plurals_and_names_of_several_words():
@@ -50,9 +56,9 @@ def test_synonyms_plurals_and_names_of_several_words():
 def test_a_decoy_is_no_mention():
     captions = ["a hot dog", "a dog and a hot dog"]
     assert caption_alignment(captions, [set(), {"dog"}], classes=["dog"]).precision == 0.5
-    found = caption_alignment(captions, [set(), {"dog"}], classes=["dog"], decoys=["hot dog"])
-    assert (found.precision, found.recall) == (1, 1)
-    assert list(found.classes) == ["dog"]
+    alignment = caption_alignment(captions, [set(), {"dog"}], classes=["dog"], decoys=["hot dog"])
+    assert (alignment.precision, alignment.recall) == (1, 1)
+    assert list(alignment.classes) == ["dog"]
 
 
 def test_without_a_list_captions_are_not_blamed_for_classes_that_no_image_shows():
@@ -72,8 +78,8 @@ def test_what_cannot_be_said_is_nan():
 
 
 def test_captions_of_no_and_of_four_hundred_words():
-    found = caption_alignment(["", "grass " * 400 + "dog"], [{"dog"}, {"dog"}])
-    assert found.mentioned == ((), ("dog",))
+    alignment = caption_alignment(["", "grass " * 400 + "dog"], [{"dog"}, {"dog"}])
+    assert alignment.mentioned == ((), ("dog",))
 
 
 @pytest.mark.parametrize(
@@ -81,21 +87,31 @@ def test_captions_of_no_and_of_four_hundred_words():
     [
         (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type int; captions are strings"),
         (["a dog", None], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type NoneType; captions are strings"),
-        ("a dog", [{"dog"}], TypeError, "captions are a list of strings.*Pass .caption."),
+        ("a dog", [{"dog"}], TypeError, "captions must be a list of strings.*Pass .caption."),
         (
             ["a dog"],
             ["dog"],
             TypeError,
             "present must hold a list of classes for each image; image 0 has the string 'dog'",
         ),
-        (["a dog"], [{"dog"}, {"cat"}], CaptionError, "1 captions for the classes of 2 images; there must be one"),
-        (["a dog", "a cat"], [{"dog"}], CaptionError, "2 captions for the classes of 1 images"),
-        (None, [{"dog"}], TypeError, "captions is a list, one entry an image, .*; got a NoneType"),
-        (["a dog"], {"1": {"dog"}}, TypeError, "present is a list, one entry an image, .*; got a dict"),
-        (iter(["a dog"]), [{"dog"}], TypeError, "captions is a list, one entry an image, .*; got a list_iterator"),
+        (
+            ["a dog"],
+            [{"dog"}, {"cat"}],
+            CaptionError,
+            "there must be one caption per image.*; got 1 captions and the classes of 2 images",
+        ),
+        (["a dog", "a cat"], [{"dog"}], CaptionError, "got 2 captions and the classes of 1 images"),
+        (None, [{"dog"}], TypeError, "captions must be a list with one entry per image, .*; got a NoneType"),
+        (["a dog"], {"1": {"dog"}}, TypeError, "present must be a list with one entry per image, .*; got a dict"),
+        (
+            iter(["a dog"]),
+            [{"dog"}],
+            TypeError,
+            "captions must be a list with one entry per image, .*; got a list_iterator",
+        ),
         (["a dog"], [None], TypeError, "a list of classes for each image, .. for none; image 0 has None"),
         ([], [], CaptionError, "no captions, so there is nothing to measure"),
-        ([], [{"dog"}], CaptionError, "0 captions for the classes of 1 images"),
+        ([], [{"dog"}], CaptionError, "got 0 captions and the classes of 1 images"),
     ],
 )
 def test_what_is_no_list_of_captions_is_refused(captions, present, error, message, no_type_checker):
@@ -116,8 +132,8 @@ def test_a_class_that_is_not_listed_or_listed_twice_is_refused():
 def test_every_word_of_the_table_names_its_class_and_no_other():
     for name, words in VOC_SYNONYMS.items():
         for word in (name, *words):
-            found = {one.name for one in mentions(f"a {word}", VOC_CLASSES, synonyms=VOC_SYNONYMS)}
-            assert found == {name}, word
+            names = {mention.name for mention in mentions(f"a {word}", VOC_CLASSES, synonyms=VOC_SYNONYMS)}
+            assert names == {name}, word
 
 
 def test_the_table_has_no_other_classes_and_no_word_twice():
@@ -130,37 +146,37 @@ def test_the_table_has_no_other_classes_and_no_word_twice():
 def test_every_decoy_would_be_taken_for_a_class_and_is_not():
     for decoy in VOC_DECOYS:
         assert mentions(f"a {decoy}", VOC_CLASSES, synonyms=VOC_SYNONYMS), decoy
-        found = caption_alignment(
+        alignment = caption_alignment(
             [f"a {decoy}"], [set()], classes=VOC_CLASSES, synonyms=VOC_SYNONYMS, decoys=VOC_DECOYS
         )
-        assert found.overall.mentioned == 0, decoy
+        assert alignment.overall.mentioned == 0, decoy
 
 
 def test_a_table_can_be_edited():
-    mine = VOC_SYNONYMS | {"bottle": ("flask",)}
-    assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=mine).recall == 1
+    edited = VOC_SYNONYMS | {"bottle": ("flask",)}
+    assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=edited).recall == 1
     assert caption_alignment(["two flasks"], [{"bottle"}], classes=VOC_CLASSES, synonyms=VOC_SYNONYMS).recall == 0
 
 
-@pytest.mark.parametrize("name", ["VOC", "WATERCOLOR", "COMIC", "CITYSCAPES", "ADE20K"])
-def test_a_synonym_of_any_data_set_is_one_class_alone_and_no_class_itself(name):
-    classes, synonyms = (getattr(class_names, f"{name}_{what}") for what in ("CLASSES", "SYNONYMS"))
+@pytest.mark.parametrize("data_set", ["VOC", "WATERCOLOR", "COMIC", "CITYSCAPES", "ADE20K"])
+def test_a_synonym_of_any_data_set_is_one_class_alone_and_no_class_itself(data_set):
+    classes, synonyms = (getattr(class_names, f"{data_set}_{table}") for table in ("CLASSES", "SYNONYMS"))
     assert set(synonyms) <= set(classes)
-    for one, words in synonyms.items():
+    for name, words in synonyms.items():
         for word in words:
-            assert {found.name for found in mentions(f"a {word}", classes, synonyms=synonyms)} == {one}, word
+            assert {mention.name for mention in mentions(f"a {word}", classes, synonyms=synonyms)} == {name}, word
 
 
 def test_what_is_a_class_of_its_own_elsewhere_is_no_synonym_there():
-    said = ["a van on the street", "a cyclist and a man", "a dog by the window"]
-    ade = [{"van", "road"}, {"person"}, {"animal", "windowpane"}]
+    captions = ["a van on the street", "a cyclist and a man", "a dog by the window"]
+    present = [{"van", "road"}, {"person"}, {"animal", "windowpane"}]
     tables = {"classes": class_names.ADE20K_CLASSES, "synonyms": class_names.ADE20K_SYNONYMS}
-    found = caption_alignment(said, ade, **tables)
-    assert (found.precision, found.recall) == (1, 1)
-    said = ["a dresser and a billiard table in a shack", "a handrail by two wharves", "clothes on a hearth"]
-    ade = [{"chest of drawers", "pool table", "hovel"}, {"bannister", "pier"}, {"apparel", "fireplace"}]
-    found = caption_alignment(said, ade, **tables)
-    assert (found.precision, found.recall) == (1, 1)
-    said = ["a van on the street", "a cyclist and a man"]
+    alignment = caption_alignment(captions, present, **tables)
+    assert (alignment.precision, alignment.recall) == (1, 1)
+    captions = ["a dresser and a billiard table in a shack", "a handrail by two wharves", "clothes on a hearth"]
+    present = [{"chest of drawers", "pool table", "hovel"}, {"bannister", "pier"}, {"apparel", "fireplace"}]
+    alignment = caption_alignment(captions, present, **tables)
+    assert (alignment.precision, alignment.recall) == (1, 1)
+    captions = ["a van on the street", "a cyclist and a man"]
     tables = {"classes": class_names.CITYSCAPES_CLASSES, "synonyms": class_names.CITYSCAPES_SYNONYMS}
-    assert caption_alignment(said[1:2], [{"rider", "person"}], **tables).recall == 1
+    assert caption_alignment(captions[1:2], [{"rider", "person"}], **tables).recall == 1

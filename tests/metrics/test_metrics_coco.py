@@ -21,7 +21,7 @@ def boxes_of(rows, labels, difficult=None):
     return Boxes(boxes, torch.tensor(labels, dtype=torch.int64), flags)
 
 
-def found_of(rows, labels, scores):
+def detections_of(rows, labels, scores):
     boxes = torch.tensor(rows, dtype=torch.float32).view(-1, 4)
     return Detections(boxes, torch.tensor(labels, dtype=torch.int64), torch.tensor(scores, dtype=torch.float32))
 
@@ -46,18 +46,18 @@ def measured(detections, truth, names=NAMES):
 
 
 def test_figures_are_those_of_pycocotools():
-    """The other of the two libraries, called without torchmetrics."""
+    """pycocotools, called without torchmetrics, must give the same figures."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     detections, truth = random_images()
 
     def entries(images, scored):
-        for number, one in enumerate(images, 1):
-            for row, (box, label) in enumerate(zip(one.boxes.tolist(), one.labels.tolist(), strict=True)):
+        for number, image in enumerate(images, 1):
+            for row, (box, label) in enumerate(zip(image.boxes.tolist(), image.labels.tolist(), strict=True)):
                 width, height = box[2] - box[0], box[3] - box[1]
                 entry = {"image_id": number, "category_id": label + 1, "bbox": [box[0], box[1], width, height]}
                 entry |= {"area": width * height, "iscrowd": 0}
-                yield entry | ({"score": one.scores[row].item()} if scored else {})
+                yield entry | ({"score": image.scores[row].item()} if scored else {})
 
     reference = coco.COCO()
     reference.dataset = {
@@ -73,7 +73,7 @@ def test_figures_are_those_of_pycocotools():
     evaluation.summarize()
     result = measured(detections, truth)
     ours = (result.map, result.map50, result.map75, result.map_small, result.map_medium, result.map_large)
-    expected = [math.nan if one < 0 else one for one in evaluation.stats[:6]]
+    expected = [math.nan if value < 0 else value for value in evaluation.stats[:6]]
     assert ours == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert 0.1 < result.map < 0.9
     precisions = evaluation.eval["precision"][:, :, :, 0, 2]
@@ -83,45 +83,45 @@ def test_figures_are_those_of_pycocotools():
 
 
 def test_a_case_by_hand():
-    """An overlap of 81 / 119 = 0.68: right at four of the ten thresholds."""
-    result = measured([found_of([[1, 1, 11, 11]], [0], [0.9])], [boxes_of([BOX], [0])])
+    """The overlap is 81 / 119 = 0.68, so the detection is right at four of the ten thresholds."""
+    result = measured([detections_of([[1, 1, 11, 11]], [0], [0.9])], [boxes_of([BOX], [0])])
     assert (result.map, result.map50, result.map75) == pytest.approx((0.4, 1, 0))
     assert result.map_small == pytest.approx(0.4)
     assert math.isnan(result.map_large)
 
 
 def test_one_class_alone():
-    result = measured([found_of([BOX], [0], [0.9])], [boxes_of([BOX], [0])], names=["cat"])
+    result = measured([detections_of([BOX], [0], [0.9])], [boxes_of([BOX], [0])], names=["cat"])
     assert result.ap == {"cat": pytest.approx(1)}
 
 
 def test_no_detections_at_all_is_zero():
-    result = measured([found_of([], [], [])], [boxes_of([BOX, FAR], [0, 1])])
+    result = measured([detections_of([], [], [])], [boxes_of([BOX, FAR], [0, 1])])
     assert (result.map, result.map50) == (0, 0)
     assert result.ap["cat"] == result.ap["dog"] == 0
 
 
 def test_an_image_without_boxes_can_only_lower_the_figure():
-    found = found_of([BOX], [0], [0.9])
-    assert measured([found, found], [boxes_of([BOX], [0]), boxes_of([], [])]).map50 == pytest.approx(1)
-    surer = found_of([BOX], [0], [0.99])
-    assert measured([found, surer], [boxes_of([BOX], [0]), boxes_of([], [])]).map50 == pytest.approx(0.5)
+    detected = detections_of([BOX], [0], [0.9])
+    assert measured([detected, detected], [boxes_of([BOX], [0]), boxes_of([], [])]).map50 == pytest.approx(1)
+    confident = detections_of([BOX], [0], [0.99])
+    assert measured([detected, confident], [boxes_of([BOX], [0]), boxes_of([], [])]).map50 == pytest.approx(0.5)
 
 
 def test_a_difficult_box_is_neither_right_nor_wrong():
     hard = boxes_of([BOX, FAR], [0, 0], [True, False])
-    assert measured([found_of([BOX, FAR], [0, 0], [0.9, 0.8])], [hard]).map == pytest.approx(1)
-    assert measured([found_of([FAR], [0], [0.8])], [hard]).map == pytest.approx(1)
+    assert measured([detections_of([BOX, FAR], [0, 0], [0.9, 0.8])], [hard]).map == pytest.approx(1)
+    assert measured([detections_of([FAR], [0], [0.8])], [hard]).map == pytest.approx(1)
     easy = boxes_of([BOX, FAR], [0, 0])
-    assert measured([found_of([FAR], [0], [0.8])], [easy]).map == pytest.approx(0.5, abs=0.01)
+    assert measured([detections_of([FAR], [0], [0.8])], [easy]).map == pytest.approx(0.5, abs=0.01)
 
 
 def test_one_by_one_in_batches_and_merged_are_equal():
     detections, truth = random_images()
     whole, single, left, right = (COCODetection(NAMES) for _ in range(4))
     whole.update(detections, truth)
-    for one, other in zip(detections, truth, strict=True):
-        single.update([one], [other])
+    for detected, boxes in zip(detections, truth, strict=True):
+        single.update([detected], [boxes])
     left.update(detections[:5], truth[:5])
     right.update(detections[5:], truth[5:])
     left.merge(pickle.loads(pickle.dumps(right)))
@@ -132,7 +132,7 @@ def test_one_by_one_in_batches_and_merged_are_equal():
 def test_more_than_a_hundred_detections_are_cut_without_a_word(capfd, caplog):
     scores = torch.linspace(1, 0.5, 150).tolist()
     with caplog.at_level(logging.WARNING):
-        result = measured([found_of([FAR] * 149 + [BOX], [0] * 150, scores)], [boxes_of([BOX, FAR], [0, 0])])
+        result = measured([detections_of([FAR] * 149 + [BOX], [0] * 150, scores)], [boxes_of([BOX, FAR], [0, 0])])
     assert result.map50 == pytest.approx(51 / 101)  # the 150th would be right
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -140,23 +140,23 @@ def test_more_than_a_hundred_detections_are_cut_without_a_word(capfd, caplog):
 
 def test_half_precision_gradients_and_later_changes():
     box = torch.tensor([BOX], dtype=torch.bfloat16, requires_grad=True)
-    found = Detections(box, torch.tensor([0]), torch.tensor([0.9], dtype=torch.float16))
+    detected = Detections(box, torch.tensor([0]), torch.tensor([0.9], dtype=torch.float16))
     truth = boxes_of([BOX], [0])
     metric = COCODetection(NAMES)
-    metric.update([found], [truth])
+    metric.update([detected], [truth])
     truth.boxes.add_(100)
-    found.labels.fill_(1)
+    detected.labels.fill_(1)
     assert metric.compute().map == pytest.approx(1)
 
 
 def test_no_other_process_is_waited_for(monkeypatch):
-    """torchmetrics gathers from all processes by itself; here one computes, after `merge`."""
+    """torchmetrics gathers from all processes by default; here one process computes, after `merge`."""
 
     def refuse(*arguments, **settings):
-        raise AssertionError("asked other processes")
+        raise AssertionError("called other processes")
 
     metric = COCODetection(NAMES)
-    metric.update([found_of([BOX], [0], [0.9])], [boxes_of([BOX], [0])])
+    metric.update([detections_of([BOX], [0], [0.9])], [boxes_of([BOX], [0])])
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     for name in ("all_gather", "barrier", "get_world_size", "all_gather_object"):
         monkeypatch.setattr(torch.distributed, name, refuse)
@@ -164,7 +164,7 @@ def test_no_other_process_is_waited_for(monkeypatch):
 
 
 def test_a_result_reads_as_a_table():
-    result = measured([found_of([BOX], [0], [0.9])], [boxes_of([BOX, FAR], [0, 1])])
+    result = measured([detections_of([BOX], [0], [0.9])], [boxes_of([BOX, FAR], [0, 1])])
     lines = str(result).splitlines()
     assert lines[0] == "AP 50.00, AP50 50.00, AP75 50.00, small 100.00, medium 0.00, large - (%), images: 1"
     assert [line.split() for line in lines[2:]] == [["cat", "100.00"], ["dog", "0.00"], ["bus", "-"]]
@@ -183,21 +183,23 @@ def test_the_other_metrics_load_neither_torchvision_nor_torchmetrics():
         "import sys\nfrom tadp.metrics import *\nprint(VOCDetection, MeanIoU, DepthMetrics, COCODetection)\n"
         "print(*{name.split('.')[0] for name in sys.modules} & {'torchvision', 'torchmetrics', 'transformers'})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.splitlines()[1:] == [""]
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.splitlines()[1:] == [""]
 
 
 def test_what_does_not_fit_is_refused_and_not_kept():
     metric = COCODetection(NAMES)
-    with pytest.raises(ValueError, match="boxes of image 0 of the batch: box 0 has label 3; the labels of 3 classes"):
-        metric.update([found_of([], [], [])], [boxes_of([BOX], [3])])
-    with pytest.raises(ValueError, match="1 detections for the boxes of 0 images"):
-        metric.update([found_of([], [], [])], [])
+    with pytest.raises(
+        ValueError, match="boxes of image 0 of the batch: box 0 has label 3; the labels of 3 classes must be"
+    ):
+        metric.update([detections_of([], [], [])], [boxes_of([BOX], [3])])
+    with pytest.raises(ValueError, match=r"one Detections per image, .*; got 1 for 0 images"):
+        metric.update([detections_of([], [], [])], [])
     assert metric.images == 0
-    with pytest.raises(ValueError, match="needs a true box to find; 0 images were fed"):
+    with pytest.raises(ValueError, match=r"needs at least one true box .*; the 0 images so far have no such box"):
         metric.compute()
-    metric.update([found_of([], [], [])], [boxes_of([BOX], [0], [True])])
-    with pytest.raises(ValueError, match="1 images were fed, and none has one that is not difficult"):
+    metric.update([detections_of([], [], [])], [boxes_of([BOX], [0], [True])])
+    with pytest.raises(ValueError, match="one true box that is not difficult; the 1 images so far have no such box"):
         metric.compute()
 
 

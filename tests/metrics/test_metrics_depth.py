@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tadp.metrics import DepthMetrics
 
@@ -20,7 +21,7 @@ def random_batch(seed=0, images=3, size=(48, 64)):
 
 
 def plainly(depth, target, rows=slice(None), columns=slice(None)):
-    """The figures of one image, pixel by pixel."""
+    """Compute the figures of one image, pixel by pixel."""
     pairs = [
         (min(float(p), 10.0), float(t))
         for p, t in zip(depth[rows, columns].ravel(), target[rows, columns].ravel(), strict=True)
@@ -33,9 +34,9 @@ def plainly(depth, target, rows=slice(None), columns=slice(None)):
         "rmse": math.sqrt(sum((p - t) ** 2 for p, t in pairs) / n),
         "abs_rel": sum(abs(p / t - 1) for p, t in pairs) / n,
         "sq_rel": sum((p - t) ** 2 / t for p, t in pairs) / n,
-        "log10": sum(abs(one) for one in logs) / n / math.log(10),
-        "rmse_log": math.sqrt(sum(one**2 for one in logs) / n),
-        "silog": math.sqrt(sum(one**2 for one in logs) / n - (sum(logs) / n) ** 2 / 2),
+        "log10": sum(abs(log) for log in logs) / n / math.log(10),
+        "rmse_log": math.sqrt(sum(log**2 for log in logs) / n),
+        "silog": math.sqrt(sum(log**2 for log in logs) / n - (sum(logs) / n) ** 2 / 2),
     }
 
 
@@ -47,11 +48,11 @@ def measured(depth, target, **settings):
 
 def test_figures_are_means_over_images_of_each_images_own():
     depth, target = random_batch()
-    target[0, :40] = 0  # an image of few known pixels weighs as much as the others
-    each = [plainly(one.numpy(), other.numpy()) for one, other in zip(depth, target, strict=True)]
+    target[0, :40] = 0  # an image with few known pixels weighs as much as the others
+    figures = [plainly(*map(Tensor.numpy, pair)) for pair in zip(depth, target, strict=True)]
     result = measured(depth, target)
     for name in FIGURES:
-        assert getattr(result, name) == pytest.approx(np.mean([one[name] for one in each]), rel=1e-9), name
+        assert getattr(result, name) == pytest.approx(np.mean([image[name] for image in figures]), rel=1e-9), name
     assert (result.images, result.skipped) == (3, 0)
 
 
@@ -83,10 +84,10 @@ def test_eigens_crop_is_nyus_rows_and_columns():
     spoilt = torch.where(outside, depth * 3, depth)
     assert measured(spoilt, target, crop="eigen") == measured(depth, target, crop="eigen")
     for row, column in ((45, 41), (470, 600)):
-        other = depth.clone()
-        other[0, row, column] += 5
+        changed = depth.clone()
+        changed[0, row, column] += 5
         target[0, row, column] = 3.0
-        assert measured(other, target, crop="eigen") != measured(depth, target, crop="eigen")
+        assert measured(changed, target, crop="eigen") != measured(depth, target, crop="eigen")
     inner = plainly(depth[0].numpy(), target[0].numpy(), slice(45, 471), slice(41, 601))
     assert measured(depth, target, crop="eigen").rmse == pytest.approx(inner["rmse"], rel=1e-9)
 
@@ -96,7 +97,7 @@ def test_eigens_crop_is_nyus_rows_and_columns():
     [
         ("eigen", (240, 320), slice(22, 235), slice(20, 300)),  # the same share of another size
         ("eigen", (479, 641), slice(44, 470), slice(41, 601)),
-        ("garg", (375, 1242), slice(153, 371), slice(44, 1197)),  # as int() of the released shares
+        ("garg", (375, 1242), slice(153, 371), slice(44, 1197)),  # int() of the released shares
     ],
 )
 def test_a_crop_is_a_share_of_the_image(crop, size, rows, columns):
@@ -107,7 +108,7 @@ def test_a_crop_is_a_share_of_the_image(crop, size, rows, columns):
     inner[:, rows, columns] = 1
     assert measured(depth, target, crop=crop).rmse == 1
     metric = DepthMetrics(crop=crop)
-    metric.update(depth, (1 - inner) * 2)  # known outside alone
+    metric.update(depth, (1 - inner) * 2)  # only known outside the crop
     assert (metric.images, metric.skipped) == (0, 1)
     for row in (rows.start, rows.stop - 1):
         for column in (columns.start, columns.stop - 1):
@@ -148,8 +149,8 @@ def test_one_by_one_in_batches_and_merged_are_equal():
     target[3] = 0
     whole, single, left, right = (DepthMetrics() for _ in range(4))
     whole.update(depth, target)
-    for one, other in zip(depth, target, strict=True):
-        single.update(one[None], other[None])
+    for depth_map, target_map in zip(depth, target, strict=True):
+        single.update(depth_map[None], target_map[None])
     left.update(depth[:1], target[:1])
     right.update(depth[1:], target[1:])
     left.merge(pickle.loads(pickle.dumps(right)))
@@ -178,8 +179,10 @@ def test_a_nan_in_a_prediction_names_its_image_and_counts_nothing():
     metric = DepthMetrics()
     metric.update(depth, target)
     depth[1, 0, 0] = math.nan
-    target[1, 0, 0] = 0  # not even where it would be compared
-    with pytest.raises(ValueError, match=r"predicted depth of image 1 of the batch \(4 since the start\) has NaN"):
+    target[1, 0, 0] = 0  # a pixel that is not compared
+    with pytest.raises(
+        ValueError, match=r"predicted depth of image 1 of the batch \(image 4 since the start\) contains NaN"
+    ):
         metric.update(depth, target)
     assert metric.images == 3
 
@@ -194,8 +197,13 @@ def test_a_nan_in_a_prediction_names_its_image_and_counts_nothing():
             r"one size; got \(1, 4, 4\) and \(1, 8, 8\). Resize",
         ),
         (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), ValueError, "leave out a channel axis"),
-        (torch.ones(1, 4, 4), torch.ones(1, 4, 4).int(), TypeError, "target_m is in metres.*torch.int32. Divide milli"),
-        (torch.ones(1, 4, 4).int(), torch.ones(1, 4, 4), TypeError, "depth_m is in metres"),
+        (
+            torch.ones(1, 4, 4),
+            torch.ones(1, 4, 4).int(),
+            TypeError,
+            "target_m must be metres as floats.*torch.int32. Divide milli",
+        ),
+        (torch.ones(1, 4, 4).int(), torch.ones(1, 4, 4), TypeError, "depth_m must be metres as floats"),
     ],
 )
 def test_what_does_not_fit_is_refused(depth, target, error, message, no_type_checker):
@@ -208,7 +216,9 @@ def test_what_does_not_fit_is_refused(depth, target, error, message, no_type_che
 def test_nothing_compared_is_no_figure():
     metric = DepthMetrics(crop="eigen")
     metric.update(torch.ones(2, 48, 64), torch.full((2, 48, 64), 2000.0))  # millimetres
-    with pytest.raises(ValueError, match=r"of 2 images none .* between 0.001 and 10 m inside the crop 'eigen'. Depth"):
+    with pytest.raises(
+        ValueError, match=r"none of the 2 images .* between 0.001 and 10 m inside the crop 'eigen'. Depth"
+    ):
         metric.compute()
 
 

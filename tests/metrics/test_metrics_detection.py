@@ -20,7 +20,7 @@ def boxes_of(rows, labels, difficult=None):
     return Boxes(boxes, torch.tensor(labels, dtype=torch.int64), flags)
 
 
-def found_of(rows, labels, scores):
+def detections_of(rows, labels, scores):
     boxes = torch.tensor(rows, dtype=torch.float32).view(-1, 4)
     return Detections(boxes, torch.tensor(labels, dtype=torch.int64), torch.tensor(scores, dtype=torch.float32))
 
@@ -28,7 +28,7 @@ def found_of(rows, labels, scores):
 def random_images(seed=0, images=30):
     """Boxes of whole pixels, so that pixels can be counted; detections near them, doubled, misplaced and mislabelled.
 
-    Of the four classes the last is never there; scores are all different.
+    The last of the four classes never occurs in the truth. All scores differ.
     """
     rng = np.random.default_rng(seed)
     detections, truth = [], []
@@ -43,16 +43,16 @@ def random_images(seed=0, images=30):
         stray = rng.integers(0, 20, (rng.integers(0, 3), 2))
         near = np.concatenate([near, np.concatenate([stray, stray + 10], axis=1)])
         guesses = rng.integers(0, 4, len(near))
-        for row, box in enumerate(near):  # most have the class of the box they are near
-            shared = [k for k, one in enumerate(rows) if rng.random() < 0.8 and np.abs(one - box).max() < 4]
+        for row, box in enumerate(near):  # most get the class of a box close by
+            shared = [k for k, edges in enumerate(rows) if rng.random() < 0.8 and np.abs(edges - box).max() < 4]
             guesses[row] = labels[shared[0]] if shared else guesses[row]
         scores = (rng.permutation(len(near)) * images + index) / 1000
-        detections.append(found_of(near.tolist(), guesses.tolist(), scores.tolist()))
+        detections.append(detections_of(near.tolist(), guesses.tolist(), scores.tolist()))
         truth.append(boxes_of(rows.tolist(), labels.tolist(), (rng.random(len(rows)) < 0.25).tolist()))
     return detections, truth
 
 
-# The oracle: overlaps by counting pixels, whole numbers throughout, one class and one image at a time.
+# The oracle counts pixels to get overlaps, with exact fractions, for one class and one image at a time.
 
 
 @cache
@@ -60,29 +60,29 @@ def pixels(box):
     return frozenset((x, y) for x in range(int(box[0]), int(box[2])) for y in range(int(box[1]), int(box[3])))
 
 
-def overlap_of(one, other):
-    left, right = pixels(tuple(one)), pixels(tuple(other))
-    return Fraction(len(left & right), len(left | right))
+def overlap_of(box, other_box):
+    first, second = pixels(tuple(box)), pixels(tuple(other_box))
+    return Fraction(len(first & second), len(first | second))
 
 
 def slowly(detections, truth, label, iou):
-    """Whether each detection of a class is right, from the highest score down, and how many boxes there are."""
+    """Judge each detection of a class, from the highest score down, and count the boxes to find."""
     lines = sorted(
         (-score, image, row)
-        for image, found in enumerate(detections)
-        for row, (score, guess) in enumerate(zip(found.scores.tolist(), found.labels.tolist(), strict=True))
+        for image, detected in enumerate(detections)
+        for row, (score, guess) in enumerate(zip(detected.scores.tolist(), detected.labels.tolist(), strict=True))
         if guess == label
     )
-    hard = [[False] * len(one) if one.difficult is None else one.difficult.tolist() for one in truth]
+    hard = [[False] * len(boxes) if boxes.difficult is None else boxes.difficult.tolist() for boxes in truth]
     used, right = set(), []
     for _, image, row in lines:
         best = max(
             (
                 (overlap_of(detections[image].boxes[row].tolist(), box), -number)
-                for number, (box, own) in enumerate(
+                for number, (box, true_label) in enumerate(
                     zip(truth[image].boxes.tolist(), truth[image].labels.tolist(), strict=True)
                 )
-                if own == label
+                if true_label == label
             ),
             default=(Fraction(0), 0),
         )
@@ -93,9 +93,9 @@ def slowly(detections, truth, label, iou):
             right.append(target not in used)
             used.add(target)
     count = sum(
-        own == label and not flag
-        for one, flags in zip(truth, hard, strict=True)
-        for own, flag in zip(one.labels.tolist(), flags, strict=True)
+        true_label == label and not flag
+        for boxes, flags in zip(truth, hard, strict=True)
+        for true_label, flag in zip(boxes.labels.tolist(), flags, strict=True)
     )
     return right, count
 
@@ -108,7 +108,7 @@ def average_of(right, count, rule):
         return float(sum(best) / count)
     # The points and the recalls are floating point numbers in the devkit.
     reached = [[precision for recall, precision in points if float(recall) >= k * 0.1] for k in range(11)]
-    return float(sum(max(one, default=0) for one in reached) / 11)
+    return float(sum(max(precisions, default=0) for precisions in reached) / 11)
 
 
 def measured(detections, truth, **settings):
@@ -129,117 +129,119 @@ def test_average_precision_is_that_of_counted_pixels(rule, iou, seed):
         assert 0 < sum(right) < len(right)
         expected.append(average_of(right, count, rule))
         assert result.ap[NAMES[label]] == pytest.approx(expected[-1], rel=1e-12)
-    assert math.isnan(result.ap["bus"])  # found, and never there
+    assert math.isnan(result.ap["bus"])  # detected, but never in the truth
     assert result.map == pytest.approx(np.mean(expected))
 
 
 def test_the_random_images_have_every_case():
-    """Otherwise the test above would prove less than it says."""
+    """Without all of these cases, the test above would prove less."""
     detections, truth = random_images()
     verdicts = VOCDetection(NAMES)
     verdicts.update(detections, truth)
-    counted = np.concatenate([one[2] for one in verdicts._judged]).ravel()
+    counted = np.concatenate([judged[2] for judged in verdicts._judged]).ravel()
     assert {-1, 0, 1} == set(counted.tolist())
-    assert any(len(one) == 0 for one in truth)
-    assert any(len(one) == 0 for one in detections)
-    scores = torch.cat([one.scores for one in detections])
+    assert any(len(boxes) == 0 for boxes in truth)
+    assert any(len(detected) == 0 for detected in detections)
+    scores = torch.cat([detected.scores for detected in detections])
     assert len(scores.unique()) == len(scores)
-    labels = [one.labels.tolist() for one in truth]
-    assert any(len(set(one)) < len(one) for one in labels)
+    labels = [boxes.labels.tolist() for boxes in truth]
+    assert any(len(set(image_labels)) < len(image_labels) for image_labels in labels)
 
 
 @pytest.mark.parametrize("rule", ["voc07", "voc12"])
 def test_corners_as_vocs_files_have_them_give_the_same(rule):
-    """The devkit's pixel convention: first pixel 1, the last one inside, and 1 added to a side."""
+    """In the devkit, pixels count from 1, the last pixel is inside the box, and sides are one pixel longer."""
     detections, truth = random_images()
     shift = torch.tensor([1.0, 1.0, 0.0, 0.0])
-    listed = [Detections(one.boxes + shift, one.labels, one.scores) for one in detections]
-    files = [Boxes(one.boxes + shift, one.labels, one.difficult) for one in truth]
+    shifted = [Detections(detected.boxes + shift, detected.labels, detected.scores) for detected in detections]
+    files = [Boxes(boxes.boxes + shift, boxes.labels, boxes.difficult) for boxes in truth]
     plain = measured(detections, truth, rule=rule)
-    assert measured(listed, files, rule=rule, inclusive_edges=True).ap == pytest.approx(plain.ap, nan_ok=True)
+    assert measured(shifted, files, rule=rule, inclusive_edges=True).ap == pytest.approx(plain.ap, nan_ok=True)
     assert measured(detections, truth, rule=rule, inclusive_edges=True).map != plain.map
 
 
 BOX, FAR = [0, 0, 10, 10], [20, 20, 30, 30]
 
 
-def hits(found, truth, **settings):
-    return measured([found], [truth], rule="voc12", **settings).ap["cat"]
+def hits(detected, truth, **settings):
+    return measured([detected], [truth], rule="voc12", **settings).ap["cat"]
 
 
 def test_a_second_detection_of_a_box_is_wrong():
     truth = boxes_of([BOX, FAR], [0, 0])
-    found = found_of([BOX, BOX, FAR], [0, 0, 0], [0.9, 0.8, 0.7])
-    assert hits(found, truth) == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+    detected = detections_of([BOX, BOX, FAR], [0, 0, 0], [0.9, 0.8, 0.7])
+    assert hits(detected, truth) == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
 
 
 def test_a_taken_box_sends_no_detection_to_the_next_best():
     truth = boxes_of([BOX, [0, 0, 10, 9]], [0, 0])
-    found = found_of([BOX, BOX], [0, 0], [0.9, 0.8])  # the second overlaps the other box by 0.9
-    assert hits(found, truth) == pytest.approx(1 / 2)
+    detected = detections_of([BOX, BOX], [0, 0], [0.9, 0.8])  # the second overlaps the other box by 0.9
+    assert hits(detected, truth) == pytest.approx(1 / 2)
 
 
 def test_a_difficult_box_is_neither_right_nor_wrong_however_often_it_is_found():
     truth = boxes_of([BOX, FAR], [0, 0], [True, False])
-    found = found_of([BOX, BOX, FAR], [0, 0, 0], [0.9, 0.8, 0.7])
-    assert hits(found, truth) == 1
-    assert hits(found_of([FAR], [0], [0.7]), truth) == 1  # and need not be found
+    detected = detections_of([BOX, BOX, FAR], [0, 0, 0], [0.9, 0.8, 0.7])
+    assert hits(detected, truth) == 1
+    assert hits(detections_of([FAR], [0], [0.7]), truth) == 1  # it need not be detected
 
 
 def test_a_detection_nearest_to_a_difficult_box_is_left_out_though_it_would_fit_another():
     truth = boxes_of([BOX, [0, 0, 10, 9]], [0, 0], [True, False])
-    assert hits(found_of([BOX], [0], [0.9]), truth) == 0
+    assert hits(detections_of([BOX], [0], [0.9]), truth) == 0
 
 
 def test_a_box_of_another_class_or_image_does_not_count():
-    assert hits(found_of([BOX], [0], [0.9]), boxes_of([BOX, FAR], [1, 0])) == 0
+    assert hits(detections_of([BOX], [0], [0.9]), boxes_of([BOX, FAR], [1, 0])) == 0
     elsewhere = measured(
-        [found_of([BOX], [0], [0.9]), found_of([], [], [])], [boxes_of([], []), boxes_of([BOX], [0])], rule="voc12"
+        [detections_of([BOX], [0], [0.9]), detections_of([], [], [])],
+        [boxes_of([], []), boxes_of([BOX], [0])],
+        rule="voc12",
     )
     assert elsewhere.ap["cat"] == 0
 
 
 def test_an_overlap_of_just_the_threshold_is_enough():
-    """In the devkit; its port in the released code wants more."""
-    assert hits(found_of([[0, 0, 10, 5]], [0], [0.9]), boxes_of([BOX], [0])) == 1
-    assert hits(found_of([[0, 0, 10, 4.999]], [0], [0.9]), boxes_of([BOX], [0])) == 0
+    """This is the rule of the devkit. Its port in the released code requires a larger overlap."""
+    assert hits(detections_of([[0, 0, 10, 5]], [0], [0.9]), boxes_of([BOX], [0])) == 1
+    assert hits(detections_of([[0, 0, 10, 4.999]], [0], [0.9]), boxes_of([BOX], [0])) == 0
 
 
 def test_of_equal_scores_the_first_fed_comes_first():
     truth = boxes_of([BOX], [0])
-    assert hits(found_of([BOX, FAR], [0, 0], [0.5, 0.5]), truth) == 1
-    assert hits(found_of([FAR, BOX], [0, 0], [0.5, 0.5]), truth) == 0.5
+    assert hits(detections_of([BOX, FAR], [0, 0], [0.5, 0.5]), truth) == 1
+    assert hits(detections_of([FAR, BOX], [0, 0], [0.5, 0.5]), truth) == 0.5
 
 
 def test_eleven_points_by_hand():
-    """One of two boxes found at rank 1: recall 0.5, precision 1, so the points 0 to 0.5 count."""
+    """One of two boxes is detected at rank 1: recall 0.5 and precision 1, so the points 0 to 0.5 count."""
     truth = boxes_of([BOX, FAR], [0, 0])
-    found = found_of([BOX, [30, 0, 39, 9]], [0, 0], [0.9, 0.8])
-    assert measured([found], [truth]).ap["cat"] == pytest.approx(6 / 11)
-    assert measured([found], [truth], rule="voc12").ap["cat"] == pytest.approx(1 / 2)
+    detected = detections_of([BOX, [30, 0, 39, 9]], [0, 0], [0.9, 0.8])
+    assert measured([detected], [truth]).ap["cat"] == pytest.approx(6 / 11)
+    assert measured([detected], [truth], rule="voc12").ap["cat"] == pytest.approx(1 / 2)
 
 
 def test_a_recall_of_three_tenths_falls_short_of_the_fourth_point():
-    """Floating point: 3 * 0.1 > 3 / 10, in the devkit's port as here."""
+    """In floating point, 3 * 0.1 > 3 / 10, both in the devkit's port and here."""
     rows = [[4 * k, 0, 4 * k + 3, 3] for k in range(10)]
-    found = found_of(rows[:3], [0, 0, 0], [0.9, 0.8, 0.7])
-    assert measured([found], [boxes_of(rows, [0] * 10)]).ap["cat"] == pytest.approx(3 / 11)
+    detected = detections_of(rows[:3], [0, 0, 0], [0.9, 0.8, 0.7])
+    assert measured([detected], [boxes_of(rows, [0] * 10)]).ap["cat"] == pytest.approx(3 / 11)
 
 
 def test_several_overlaps_are_those_of_one_each():
     detections, truth = random_images()
     together = measured(detections, truth, iou=COCO_IOUS)
-    alone = [measured(detections, truth, iou=iou) for iou in COCO_IOUS]
-    assert together.map50 == alone[0].map50 == alone[0].map
-    assert together.map75 == alone[5].map
-    assert together.map == pytest.approx(np.mean([one.map for one in alone]))
+    separate = [measured(detections, truth, iou=iou) for iou in COCO_IOUS]
+    assert together.map50 == separate[0].map50 == separate[0].map
+    assert together.map75 == separate[5].map
+    assert together.map == pytest.approx(np.mean([result.map for result in separate]))
     for name in NAMES[:3]:
-        assert together.ap[name] == pytest.approx(np.mean([one.ap[name] for one in alone]))
+        assert together.ap[name] == pytest.approx(np.mean([result.ap[name] for result in separate]))
 
 
 def test_an_overlap_that_was_not_measured_is_refused():
     detections, truth = random_images()
-    with pytest.raises(ValueError, match=r"not measured at an overlap of 0\.75, but at 0\.5. Build the metric"):
+    with pytest.raises(ValueError, match=r"not measured at an overlap of 0\.75, only at 0\.5. Build the metric"):
         _ = measured(detections, truth).map75
 
 
@@ -247,8 +249,8 @@ def test_one_by_one_in_batches_and_merged_are_equal():
     detections, truth = random_images()
     whole, single, left, right = (VOCDetection(NAMES, iou=(0.5, 0.75)) for _ in range(4))
     whole.update(detections, truth)
-    for one, other in zip(detections, truth, strict=True):
-        single.update([one], [other])
+    for detected, boxes in zip(detections, truth, strict=True):
+        single.update([detected], [boxes])
     left.update(detections[20:], truth[20:])
     right.update(detections[:20], truth[:20])
     left.merge(pickle.loads(pickle.dumps(right)))
@@ -259,40 +261,40 @@ def test_one_by_one_in_batches_and_merged_are_equal():
 
 def test_scores_and_boxes_of_half_precision_and_with_a_gradient():
     box = torch.tensor([BOX], dtype=torch.bfloat16, requires_grad=True)
-    found = Detections(box, torch.tensor([0]), torch.tensor([0.9], dtype=torch.float16))
-    assert hits(found, boxes_of([BOX], [0])) == 1
+    detected = Detections(box, torch.tensor([0]), torch.tensor([0.9], dtype=torch.float16))
+    assert hits(detected, boxes_of([BOX], [0])) == 1
 
 
 def test_what_is_kept_does_not_change_with_the_callers_tensors():
     metric = VOCDetection(NAMES)
-    found, truth = found_of([BOX], [0], [0.9]), boxes_of([BOX], [0])
-    metric.update([found], [truth])
-    found.labels.fill_(1)
-    found.scores.fill_(0)
+    detected, truth = detections_of([BOX], [0], [0.9]), boxes_of([BOX], [0])
+    metric.update([detected], [truth])
+    detected.labels.fill_(1)
+    detected.scores.fill_(0)
     truth.labels.fill_(1)
     assert metric.compute().ap["cat"] == 1
 
 
 def test_no_detections_at_all_is_zero():
-    assert measured([found_of([], [], [])], [boxes_of([BOX], [0])]).map == 0
-    assert measured([found_of([], [], [])], [boxes_of([BOX], [0])], rule="voc12").map50 == 0
+    assert measured([detections_of([], [], [])], [boxes_of([BOX], [0])]).map == 0
+    assert measured([detections_of([], [], [])], [boxes_of([BOX], [0])], rule="voc12").map50 == 0
 
 
 def test_torchmetrics_agrees_loosely():
-    """It interpolates at 101 recalls and sends a detection to the best box that is free."""
+    """torchmetrics interpolates at 101 recalls, and assigns a detection to the best box that is free."""
     detection = pytest.importorskip("torchmetrics.detection")
     detections, truth = random_images(images=60)
-    truth = [Boxes(one.boxes, one.labels) for one in truth]
-    theirs = detection.MeanAveragePrecision(backend="faster_coco_eval", iou_thresholds=[0.5])
-    theirs.update(
-        [{"boxes": one.boxes, "labels": one.labels, "scores": one.scores} for one in detections],
-        [{"boxes": one.boxes, "labels": one.labels} for one in truth],
+    truth = [Boxes(boxes.boxes, boxes.labels) for boxes in truth]
+    reference = detection.MeanAveragePrecision(backend="faster_coco_eval", iou_thresholds=[0.5])
+    reference.update(
+        [{"boxes": detected.boxes, "labels": detected.labels, "scores": detected.scores} for detected in detections],
+        [{"boxes": boxes.boxes, "labels": boxes.labels} for boxes in truth],
     )
-    assert measured(detections, truth, rule="voc12").map50 == pytest.approx(theirs.compute()["map"].item(), abs=0.03)
+    assert measured(detections, truth, rule="voc12").map50 == pytest.approx(reference.compute()["map"].item(), abs=0.03)
 
 
 def test_a_result_reads_as_a_table():
-    result = measured([found_of([BOX], [0], [0.9])], [boxes_of([BOX, FAR], [0, 2])], iou=COCO_IOUS, rule="voc12")
+    result = measured([detections_of([BOX], [0], [0.9])], [boxes_of([BOX, FAR], [0, 2])], iou=COCO_IOUS, rule="voc12")
     lines = str(result).splitlines()
     assert lines[0].startswith("mAP 50.00 % (voc12, IoU 0.5, 0.55")
     assert lines[1:3] == [
@@ -303,19 +305,19 @@ def test_a_result_reads_as_a_table():
     assert repr(result).startswith("VOCDetectionResult(map=0.5000, by iou {0.5: 0.5000")
 
 
-NOTHING = found_of([], [], [])
+NOTHING = detections_of([], [], [])
 
 
 @pytest.mark.parametrize(
     ("detections", "boxes", "error", "message"),
     [
         ([NOTHING], [boxes_of([BOX], [20])], ValueError, r"boxes of image 0 of the batch: box 0 has label 20; the"),
-        ([NOTHING, found_of([BOX, FAR], [0, 4], [1, 1])], [boxes_of([], [])] * 2, ValueError,
-         r"detections of image 1 .* box 1 has label 4; .* 4 classes are 0 \('cat'\) to 3 \('bus'\). Count"),
-        ([NOTHING], [], ValueError, "1 detections for the boxes of 0 images; there must be one an image"),
-        (NOTHING, [boxes_of([], [])], TypeError, r"a list, one Detections an image; got a single one. Pass \[det"),
-        ([NOTHING], boxes_of([], []), TypeError, "boxes are a list, one Boxes an image; got a single one"),
-        ([{"boxes": 1}], [boxes_of([], [])], TypeError, "detections are a list of Detections; number 0 is a dict"),
+        ([NOTHING, detections_of([BOX, FAR], [0, 4], [1, 1])], [boxes_of([], [])] * 2, ValueError,
+         r"detections of image 1 .* box 1 has label 4; .* 4 classes must be 0 \('cat'\) to 3 \('bus'\). Count"),
+        ([NOTHING], [], ValueError, "there must be one Detections per image, .*; got 1 for 0 images"),
+        (NOTHING, [boxes_of([], [])], TypeError, r"one Detections per image; got a single Detections. Pass \[det"),
+        ([NOTHING], boxes_of([], []), TypeError, "boxes must be a list with one Boxes per image; got a single Boxes"),
+        ([{"boxes": 1}], [boxes_of([], [])], TypeError, "must be a list of Detections; number 0 is of type dict"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_and_not_counted(detections, boxes, error, message, no_type_checker):
@@ -328,10 +330,10 @@ def test_what_does_not_fit_is_refused_and_not_counted(detections, boxes, error, 
 
 def test_nothing_to_find_is_no_figure():
     metric = VOCDetection(NAMES)
-    with pytest.raises(ValueError, match="needs a true box to find; 0 images were fed"):
+    with pytest.raises(ValueError, match=r"needs at least one true box .*; the 0 images so far have no such box"):
         metric.compute()
-    metric.update([found_of([BOX], [0], [0.9])], [boxes_of([BOX], [0], [True])])
-    with pytest.raises(ValueError, match="1 images were fed, and none has one that is not difficult"):
+    metric.update([detections_of([BOX], [0], [0.9])], [boxes_of([BOX], [0], [True])])
+    with pytest.raises(ValueError, match="one true box that is not difficult; the 1 images so far have no such box"):
         metric.compute()
 
 

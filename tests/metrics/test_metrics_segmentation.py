@@ -11,7 +11,7 @@ K, IGNORED = 5, 255
 
 
 def random_batch(seed=0, images=4, size=(13, 17)):
-    """Logits, and masks with ignored pixels; class 4 is in neither, class 3 is never true."""
+    """Logits, and masks with ignored pixels. Class 4 is in neither, and class 3 is only predicted."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(images, K, *size, generator=generator)
     logits[:, 4] = -100
@@ -26,20 +26,20 @@ def counted(metric, logits, masks):
 
 
 def test_figures_are_those_of_sets_of_pixels():
-    """An oracle of another kind: each class's pixels as sets of places."""
+    """An independent oracle: the pixels of each class as sets of positions."""
     logits, masks = random_batch()
     result = counted(MeanIoU(K), logits, masks)
     guess, truth = logits.argmax(1).numpy(), masks.numpy()
     places = [place for place in np.ndindex(truth.shape) if truth[place] != IGNORED]
     ious, accuracies = [], []
     for k in range(K):
-        mine = {place for place in places if guess[place] == k}
+        guessed = {place for place in places if guess[place] == k}
         true = {place for place in places if truth[place] == k}
-        ious += [len(mine & true) / len(mine | true)] if mine | true else []
-        accuracies += [len(mine & true) / len(true)] if true else []
-        assert result.iou[str(k)] == pytest.approx(ious[-1] if mine | true else math.nan, nan_ok=True)
+        ious += [len(guessed & true) / len(guessed | true)] if guessed | true else []
+        accuracies += [len(guessed & true) / len(true)] if true else []
+        assert result.iou[str(k)] == pytest.approx(ious[-1] if guessed | true else math.nan, nan_ok=True)
         assert result.accuracy[str(k)] == pytest.approx(accuracies[-1] if true else math.nan, nan_ok=True)
-    assert len(ious) == 4  # 3 is only predicted, and counts as 0; 4 is nowhere
+    assert len(ious) == 4  # class 3 is only predicted, and counts as 0; class 4 does not occur
     assert len(accuracies) == 3
     assert result.iou["3"] == 0
     assert result.miou == pytest.approx(sum(ious) / 4)
@@ -52,7 +52,7 @@ def test_the_mean_over_classes_is_that_of_mmsegs_nanmean():
     logits, masks = random_batch()
     valid = masks != IGNORED
     guess, truth = logits.argmax(1)[valid], masks[valid]
-    areas = [torch.histc(one.float(), bins=K, min=0, max=K - 1) for one in (guess[guess == truth], guess, truth)]
+    areas = [torch.histc(pixels.float(), bins=K, min=0, max=K - 1) for pixels in (guess[guess == truth], guess, truth)]
     with np.errstate(invalid="ignore"):
         expected = np.nanmean((areas[0] / (areas[1] + areas[2] - areas[0])).numpy())
     assert counted(MeanIoU(K), logits, masks).miou == pytest.approx(expected, rel=1e-6)
@@ -67,16 +67,16 @@ def test_one_by_one_in_batches_and_merged_are_equal():
     logits, masks = random_batch()
     whole, single, left, right = (MeanIoU(K) for _ in range(4))
     whole.update(logits, masks)
-    for one, mask in zip(logits, masks, strict=True):
-        single.update(one[None], mask[None])
+    for image_logits, mask in zip(logits, masks, strict=True):
+        single.update(image_logits[None], mask[None])
     left.update(logits[:1], masks[:1])
     right.update(logits[1:], masks[1:])
     left.merge(pickle.loads(pickle.dumps(right)))
-    for other in (single, left):
-        assert torch.equal(other.confusion, whole.confusion)
-        assert str(other.compute()) == str(whole.compute())
-        assert other.images == whole.images == 4
-    assert right.images == 3  # as it was
+    for metric in (single, left):
+        assert torch.equal(metric.confusion, whole.confusion)
+        assert str(metric.compute()) == str(whole.compute())
+        assert metric.images == whole.images == 4
+    assert right.images == 3  # unchanged
 
 
 def test_images_of_several_sizes_add_up():
@@ -147,12 +147,12 @@ MASK = torch.zeros(2, 4, 6, dtype=torch.int64)
         (MASK, MASK + 13, ValueError, r"mask 0 of the batch has label 13 at row 0, column 0; the labels of 3 classes"),
         (MASK, MASK - 1, ValueError, r"has label -1 .* 0 to 2 or 255 \(ignored\). Map labels to classes"),
         (MASK + 7, MASK, ValueError, "prediction 0 of the batch has label 7"),
-        (torch.zeros(2, 3, 8, 6), MASK, ValueError, "one size; got 2 of 8x6 and 2 of 4x6. Resize the logits"),
+        (torch.zeros(2, 3, 8, 6), MASK, ValueError, "same size; got 2 of 8x6 and 2 of 4x6. Resize the logits"),
         (MASK[:1], MASK, ValueError, "got 1 of 4x6 and 2 of 4x6"),
-        (torch.zeros(2, 4, 4, 6), MASK, ValueError, "one channel a class; got 4 channels for 3 classes"),
+        (torch.zeros(2, 4, 4, 6), MASK, ValueError, "one channel per class; got 4 channels for 3 classes"),
         (torch.zeros(3, 4, 6), MASK, ValueError, r"float logits .* or integer class maps .*; got torch.float32 \(3, 4"),
-        (MASK, MASK.float(), TypeError, "masks are integers .*; got torch.float32. Convert them with .long()"),
-        (MASK, MASK.bool(), TypeError, "masks are integers .*; got torch.bool"),
+        (MASK, MASK.float(), TypeError, "masks must be integers .*; got torch.float32. Convert them with .long()"),
+        (MASK, MASK.bool(), TypeError, "masks must be integers .*; got torch.bool"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_and_not_counted(predictions, masks, error, message, no_type_checker):
@@ -173,16 +173,16 @@ def test_a_wrong_label_is_found_where_it_is():
 def test_logits_with_nan_are_refused_by_image():
     logits = torch.zeros(2, 3, 4, 6)
     logits[1, 2, 3, 3] = math.nan
-    with pytest.raises(ValueError, match="logits are numbers; those of image 1 of the batch have NaN"):
+    with pytest.raises(ValueError, match="logits must not be NaN; those of image 1 of the batch contain NaN"):
         MeanIoU(3).update(logits, MASK)
 
 
 def test_nothing_counted_is_no_figure():
     metric = MeanIoU(3)
-    with pytest.raises(ValueError, match="no pixel was counted: 0 images were fed"):
+    with pytest.raises(ValueError, match="no pixel was counted: all pixels of the 0 images"):
         metric.compute()
     metric.update(MASK, MASK + 255)
-    with pytest.raises(ValueError, match="2 images were fed, and all of their pixels had the ignored label 255"):
+    with pytest.raises(ValueError, match="all pixels of the 2 images so far have the ignored label 255"):
         metric.compute()
 
 
@@ -190,7 +190,7 @@ def test_nothing_counted_is_no_figure():
     ("arguments", "error", "message"),
     [
         ({"num_classes": 0}, ValueError, "num_classes must be 1 or more; got 0"),
-        ({"num_classes": 3, "class_names": ["a", "b"]}, ValueError, "one name a class; got 2 names for 3 classes"),
+        ({"num_classes": 3, "class_names": ["a", "b"]}, ValueError, "one name per class; got 2 names for 3 classes"),
         ({"num_classes": 2, "class_names": ["a", "a"]}, ValueError, "class names must be unique; 'a' is class 0 and 1"),
         ({"num_classes": 3, "class_names": "abc"}, TypeError, r"got the string 'abc'. Pass \['abc'\]"),
     ],
@@ -205,7 +205,7 @@ def test_only_like_merges_with_like(no_type_checker):
         MeanIoU(3).merge(MeanIoU(3, ignore_label=0))
     with pytest.raises(ValueError, match="the same class_names"):
         MeanIoU(3).merge(MeanIoU(2))
-    with pytest.raises(TypeError, match="a MeanIoU merges with its like; got str"):
+    with pytest.raises(TypeError, match="a MeanIoU only merges with another; got str"):
         MeanIoU(3).merge("another")
 
 
