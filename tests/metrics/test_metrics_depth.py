@@ -5,7 +5,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tadp.metrics import DepthMetrics
 
@@ -49,7 +48,8 @@ def measured(depth, target, **settings):
 def test_figures_are_means_over_images_of_each_images_own():
     depth, target = random_batch()
     target[0, :40] = 0  # an image with few known pixels weighs as much as the others
-    figures = [plainly(*map(Tensor.numpy, pair)) for pair in zip(depth, target, strict=True)]
+    pairs = zip(depth.numpy(), target.numpy(), strict=True)
+    figures = [plainly(depth_map, target_map) for depth_map, target_map in pairs]
     result = measured(depth, target)
     for name in FIGURES:
         assert getattr(result, name) == pytest.approx(np.mean([image[name] for image in figures]), rel=1e-9), name
