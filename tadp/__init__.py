@@ -1,10 +1,10 @@
 """Text-image alignment for diffusion-based perception: a diffusion model as a vision backbone.
 
-    captions = captioner(images)               # list[str], one an image
+    captions = captioner(images)               # list[str], one per image
     features = backbone(images, captions)      # Features: maps, attention, image_size
     logits = head(features)                    # heads.SegmentationHead, DepthHead, DetectionHead, LinearHead
 
-The names below load when first used, and torch, diffusers and transformers with them.
+The names below are loaded when first used, together with torch, diffusers and transformers.
 """
 
 from typing import TYPE_CHECKING

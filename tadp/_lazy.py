@@ -1,4 +1,4 @@
-"""Names of a package that load when first used, so that importing it costs nothing."""
+"""Load the names of a package when they are first used, so that importing the package is fast."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +8,12 @@ from importlib import import_module
 def lazy(
     package: str, homes: Mapping[str, str], *, names: Sequence[str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`.
+    """Create a package's `__getattr__` and `__dir__`.
 
     Args:
-        package: Its `__name__`.
-        homes: For each name the module of the package that has it; a module has its own name.
-        names: Its `__all__`.
+        package: The package's `__name__`.
+        homes: For each name, the module of the package that defines it. For a module, this is its own name.
+        names: The package's `__all__`.
 
     Example:
         >>> getattribute, names = lazy("tadp", {"Features": "features"}, names=["Features"])

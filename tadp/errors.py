@@ -1,25 +1,25 @@
-"""What tadp raises when it can say more than Python would.
+"""The errors that tadp raises when it can explain more than a built-in error would.
 
-Every class also inherits the built-in that fits, so `except ValueError` keeps working:
+Each class also inherits from the matching built-in, so `except ValueError` keeps working:
 
     TADPError
-    ├── OptionError         ValueError         an argument's value that cannot be
+    ├── OptionError         ValueError         an argument with an invalid value
     ├── ImageError          ValueError         an image that cannot be read or used
-    ├── CaptionError        ValueError         text that does not fit the text encoder, or the images
-    │   └── UnknownIdError  KeyError           an image that a caption table does not hold
-    ├── ModifierError       ValueError         a caption modifier that cannot be made, or does not fit the backbone
-    ├── EndpointError       ConnectionError    a language model's server that gave no usable answer at all
+    ├── CaptionError        ValueError         text that does not fit the text encoder or the images
+    │   └── UnknownIdError  KeyError           an image that is missing from a caption table
+    ├── ModifierError       ValueError         a caption modifier that cannot be created, or does not fit the backbone
+    ├── EndpointError       ConnectionError    a language model's server that never gave a usable answer
     ├── ModelError          ValueError         a model that tadp cannot use as a backbone or captioner
     │   ├── UnknownModelError                  no such name, folder or repository
     │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
     │   └── CorruptFileError                   a weight file that is broken, or not safetensors
-    ├── DatasetError        ValueError         labels of a data set that are not what they should be
-    │   └── MissingDataError  FileNotFoundError  a data set that is not where it should be; what to get, and where to
+    ├── DatasetError        ValueError         invalid labels in a data set
+    │   └── MissingDataError  FileNotFoundError  a missing data set; the message says what to get, and where to put it
     ├── OutputError         OSError            a result that cannot be written (disk, permission)
-    └── MissingExtraError   ImportError        an optional dependency; the message has the pip command
+    └── MissingExtraError   ImportError        a missing optional dependency; the message has the pip command
 
-A message may name an argument, as an `Argument`. In Python it reads as Python has it; the command line, where the same
-thing is an option, spells it as that.
+A message can contain an argument, as an `Argument`. By default it is spelled as in Python; the command line, where the
+argument is an option, spells it as an option.
 
     >>> error = CaptionError("the caption is too long. Shorten it or pass ", Argument("truncate", True), ".")
     >>> str(error), error.option
@@ -34,16 +34,16 @@ from typing import Any
 
 
 class _NoValue:
-    """Where no value is told; a class, so that a pickle has the same."""
+    """Stands for "no value". It is a class so that it is still the same object after pickling."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of the library, in a message.
+    """An argument of the library in a message.
 
     Attributes:
         name: The argument's name.
-        value: The value to pass; `...` is one that the reader knows. Without one only the name is told.
+        value: The value to pass; `...` is a value that the reader knows. By default the message shows only the name.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Argument:
 
     @property
     def has_value(self) -> bool:
-        """Whether a value is told."""
+        """Whether the message shows a value."""
         return self.value is not _NoValue
 
     def __str__(self) -> str:
@@ -60,10 +60,10 @@ class Argument:
 
 
 class TADPError(Exception):
-    """Base of everything tadp raises on purpose.
+    """Base class of all errors that tadp raises on purpose.
 
     Args:
-        *message: The message, in parts where it names arguments.
+        *message: The message, split into parts wherever it contains an `Argument`.
     """
 
     def __init__(self, *message: str | Argument):
@@ -75,64 +75,64 @@ class TADPError(Exception):
 
     @property
     def option(self) -> str | None:
-        """Name of the first argument that the message names."""
+        """The name of the first argument in the message; None if it contains no argument."""
         return next((part.name for part in self.args if isinstance(part, Argument)), None)
 
     def spelled(self, spell: Callable[[Argument], str]) -> str:
-        """The message, with each argument as a function spells it."""
+        """The message, with each argument spelled by a function."""
         return "".join(spell(part) if isinstance(part, Argument) else str(part) for part in self.args)
 
 
 class OptionError(TADPError, ValueError):
-    """An argument's value that cannot be what was meant."""
+    """An argument has an invalid value."""
 
 
 class ImageError(TADPError, ValueError):
-    """An image that cannot be read, or whose values cannot be what was meant."""
+    """An image cannot be read, or has invalid values."""
 
 
 class CaptionError(TADPError, ValueError):
-    """Text that does not fit the text encoder or the images it came with; a caption file that cannot be used."""
+    """Text does not fit the text encoder or the images it came with, or a caption file cannot be used."""
 
 
 class UnknownIdError(CaptionError, KeyError):
-    """An image id that a caption table does not hold."""
+    """An image id is missing from a caption table."""
 
 
 class ModifierError(TADPError, ValueError):
-    """A caption modifier, or its learned token or U-Net, that cannot be made, or does not fit the backbone."""
+    """A caption modifier, its learned token or its U-Net cannot be created, or does not fit the backbone."""
 
 
 class EndpointError(TADPError, ConnectionError):
-    """A language model's server that cannot be reached, refuses, or never gave a usable answer."""
+    """A language model's server cannot be reached, refuses requests, or never gave a usable answer."""
 
 
 class ModelError(TADPError, ValueError):
-    """A model that tadp cannot use, and why."""
+    """tadp cannot use a model; the message says why."""
 
 
 class UnknownModelError(ModelError):
-    """A name that is neither a folder, nor a model on the hub, nor one that ships with tadp."""
+    """A name is neither a folder, nor a model on the hub, nor a model that ships with tadp."""
 
 
 class MissingFileError(ModelError, FileNotFoundError):
-    """A model folder or repository without a file that is needed."""
+    """A model folder or repository lacks a required file."""
 
 
 class CorruptFileError(ModelError):
-    """A weight file that cannot be read: truncated, damaged, or a pickle."""
+    """A weight file cannot be read because it is truncated, damaged, or a pickle."""
 
 
 class DatasetError(TADPError, ValueError):
-    """Labels of a data set that cannot be what was meant: a mask of another size, a class that is none."""
+    """Labels of a data set are invalid, such as a mask of the wrong size or an unknown class."""
 
 
 class MissingDataError(DatasetError, FileNotFoundError):
-    """A folder, list or file of a data set that is not there; the message says what to get and where it belongs."""
+    """A folder, list or file of a data set is missing; the message says what to get and where to put it."""
 
 
 class OutputError(TADPError, OSError):
-    """A result that could not be written; what was there before is untouched."""
+    """A result could not be written; a file that was there before is unchanged."""
 
 
 class MissingExtraError(TADPError, ImportError):

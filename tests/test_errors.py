@@ -1,4 +1,4 @@
-"""Errors: what their messages say, and to whom."""
+"""The messages of errors, as Python and the command line show them."""
 
 import pickle
 

@@ -1,6 +1,6 @@
-"""What a GPU could do differently: numbers against the CPU's and the released code's, memory, threads, precision.
+"""What can differ on a GPU: results compared with the CPU's and the released code's, memory, threads, precision.
 
-Runs where torch finds a GPU, `pytest tests/test_gpu.py`; elsewhere all is skipped.
+Run `pytest tests/test_gpu.py` where torch finds a GPU; elsewhere all of these tests are skipped.
 """
 
 import json
@@ -33,7 +33,7 @@ PATHS = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")]
 ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS, "HF_HUB_OFFLINE": "1"}
 CAPTIONS = ["a dog on grass", "a red cat and a blue coat"]
 SCENES = RenderedScenes(2, seed=3)
-MODELS = {  # with the name of their labels in a batch
+MODELS = {  # for each class, its options and the name of its labels in a batch
     TADPForSemanticSegmentation: ({"class_names": SCENES.class_names}, "masks"),
     TADPForDepthEstimation: ({"max_depth_m": 10.0}, "depth_m"),
     TADPForObjectDetection: ({"class_names": SCENES.box_class_names}, "boxes"),
@@ -42,7 +42,7 @@ MODELS = {  # with the name of their labels in a batch
 
 @pytest.fixture(autouse=True)
 def exact():
-    """float32 products in float32: by default cuDNN's convolutions take TensorFloat-32, which is off by 1e-3."""
+    """Compute float32 in float32: by default cuDNN's convolutions use TensorFloat-32, which is off by 1e-3."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -51,7 +51,7 @@ def exact():
 
 def parts(features) -> list[torch.Tensor]:
     recorded = [] if features.attention is None else [features.attention.at(k) for k in features.attention.levels]
-    return [one.detach().cpu() for one in (*features.maps, *recorded)]
+    return [feature.detach().cpu() for feature in (*features.maps, *recorded)]
 
 
 def furthest(actual, expected) -> float:
@@ -64,10 +64,10 @@ def test_every_map_is_the_released_codes(case, dtype):
     backbone = build.__wrapped__(case, dtype).to(GPU)
     with torch.no_grad():
         features = backbone(golden("inputs")["image"].double() / 255, Conditioning(golden("inputs")["context"].float()))
-    for level, one in enumerate(features.maps):
-        assert one.is_cuda
-        assert one.dtype == dtype
-        assert relative_error(one.cpu(), expected_map(case, level)) < TOLERANCE
+    for level, feature in enumerate(features.maps):
+        assert feature.is_cuda
+        assert feature.dtype == dtype
+        assert relative_error(feature.cpu(), expected_map(case, level)) < TOLERANCE
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 201), (333, 500), (65, 511), (8, 8)])
@@ -106,7 +106,7 @@ def test_two_threads_share_a_backbone_and_get_their_own_maps():
     backbone = build_backbone().to(GPU)
     pixels = [images(1, 64, 64, seed=seed) for seed in range(2)]
     with torch.no_grad():
-        alone = [backbone(one, caption) for one, caption in zip(pixels, CAPTIONS, strict=True)]
+        alone = [backbone(image, caption) for image, caption in zip(pixels, CAPTIONS, strict=True)]
     assert relative_error(parts(alone[0])[1], parts(alone[1])[1]) > 0.01
 
     def work(number: int):
@@ -115,30 +115,32 @@ def test_two_threads_share_a_backbone_and_get_their_own_maps():
 
     with ThreadPoolExecutor(2) as pool:
         for expected, results in zip(alone, pool.map(work, range(2)), strict=True):
-            assert max(furthest(one, expected) for one in results) < 1e-5
+            assert max(furthest(result, expected) for result in results) < 1e-5
 
 
 def gradients(backbone) -> dict[str, torch.Tensor]:
-    found = {name: one.grad.cpu() for name, one in backbone.unet.named_parameters() if one.grad is not None}
+    grads = {
+        name: parameter.grad.cpu() for name, parameter in backbone.unet.named_parameters() if parameter.grad is not None
+    }
     backbone.zero_grad(set_to_none=True)
-    return found
+    return grads
 
 
 def test_gradients_are_those_of_the_cpu_and_of_checkpointing():
     here, there = build_backbone().train(), build_backbone().to(GPU).train()
     for backbone in (here, there):
-        sum(one.square().mean() for one in backbone(images(2, 64, 64), CAPTIONS).maps).backward()
-    expected, found = gradients(here), gradients(there)
+        sum(feature.square().mean() for feature in backbone(images(2, 64, 64), CAPTIONS).maps).backward()
+    expected, moved = gradients(here), gradients(there)
     there.enable_gradient_checkpointing()
-    with there.conditioning(CAPTIONS):  # backward runs in a thread of its own
-        loss = sum(one.square().mean() for one in there(images(2, 64, 64)).maps)
+    with there.conditioning(CAPTIONS):  # backward runs in its own thread
+        loss = sum(feature.square().mean() for feature in there(images(2, 64, 64)).maps)
     loss.backward()
     again = gradients(there)
-    assert expected.keys() == found.keys() == again.keys()
-    size = torch.cat([one.flatten() for one in expected.values()]).norm()
-    for name, one in expected.items():
-        assert (found[name] - one).norm() < 1e-4 * size
-        assert (again[name] - one).norm() < 1e-4 * size
+    assert expected.keys() == moved.keys() == again.keys()
+    size = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        assert (moved[name] - gradient).norm() < 1e-4 * size
+        assert (again[name] - gradient).norm() < 1e-4 * size
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -147,7 +149,7 @@ def test_half_precision_is_near_and_has_one_dtype(backbone, dtype, memory_format
     moved = build_backbone().to(GPU, dtype=dtype, memory_format=memory_format)
     with torch.no_grad():
         features, expected = moved(images(2, 64, 64), CAPTIONS), backbone(images(2, 64, 64), CAPTIONS)
-    assert {one.dtype for one in features.maps} == {dtype}
+    assert {feature.dtype for feature in features.maps} == {dtype}
     assert furthest(features, expected) < 0.1
 
 
@@ -155,11 +157,11 @@ def test_half_precision_is_near_and_has_one_dtype(backbone, dtype, memory_format
 def test_autocast_trains(dtype):
     backbone = build_backbone().to(GPU).train()
     with torch.autocast(GPU, dtype):
-        loss = sum(one.float().square().mean() for one in backbone(images(2, 64, 64), CAPTIONS).maps)
+        loss = sum(feature.float().square().mean() for feature in backbone(images(2, 64, 64), CAPTIONS).maps)
     loss.backward()
-    found = gradients(backbone)
-    assert {one.dtype for one in found.values()} == {torch.float32}
-    assert all(one.isfinite().all() for one in found.values())
+    grads = gradients(backbone)
+    assert {gradient.dtype for gradient in grads.values()} == {torch.float32}
+    assert all(gradient.isfinite().all() for gradient in grads.values())
 
 
 def test_nothing_stays_on_the_gpu_after_a_call():
@@ -171,12 +173,12 @@ def test_nothing_stays_on_the_gpu_after_a_call():
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
 
-    held()  # workspaces of the libraries
+    held()  # allocates the libraries' workspaces
     assert held() == held()
 
 
 def test_recording_takes_no_memory_of_all_heads_probabilities():
-    """One level of 64 x 64 cells: scores and probabilities of 2 heads would be 256 MiB in float32."""
+    """For a level of 64x64 cells, scores and probabilities of 2 heads would take 256 MiB in float32."""
     backbone = build_backbone(record_attention=(0, 1, 2)).to(GPU)
     text, cells = backbone.encode_text("a dog"), latents(1, 64, 64).to(GPU)
     with torch.no_grad():
@@ -192,8 +194,8 @@ def test_a_large_image_goes_window_by_window_and_its_maps_stay_on_the_cpu():
     with torch.no_grad():
         here = backbone.tiled(images(1, 192, 256), "a dog", tile_px=128, overlap_px=64, device="cpu")
         there = backbone.tiled(images(1, 192, 256), "a dog", tile_px=128, overlap_px=64)
-    assert {one.device.type for one in here.maps} == {"cpu"}
-    assert {one.device.type for one in there.maps} == {GPU}
+    assert {feature.device.type for feature in here.maps} == {"cpu"}
+    assert {feature.device.type for feature in there.maps} == {GPU}
     assert furthest(here, there) < 1e-5
 
 
@@ -204,22 +206,22 @@ def test_a_model_learns_and_predicts_as_on_the_cpu(kind):
     model = kind(build_backbone(), **options).eval()
     here = model.predict(images(1, 96, 130)[0], CAPTIONS[0])
     there = model.to(GPU).predict(images(1, 96, 130)[0], CAPTIONS[0])
-    for name, one in vars(here).items():
-        if isinstance(one, torch.Tensor) and one.is_floating_point():
-            torch.testing.assert_close(getattr(there, name).cpu(), one, rtol=1e-2, atol=1e-3)
+    for name, value in vars(here).items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            torch.testing.assert_close(getattr(there, name).cpu(), value, rtol=1e-2, atol=1e-3)
     (batch,) = DataLoader(SCENES, batch_size=2, collate_fn=collate, pin_memory=True)
     batch = batch.to(GPU, non_blocking=True)
     loss = model.train()(batch.images, list(batch.captions), getattr(batch, labels)).loss
     loss.backward()
-    learned = [one.grad for one in model.parameters() if one.grad is not None]
-    assert all(one.is_cuda and one.isfinite().all() for one in learned)
-    assert any(one.abs().sum() > 0 for one in learned)
+    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(gradient.is_cuda and gradient.isfinite().all() for gradient in grads)
+    assert any(gradient.abs().sum() > 0 for gradient in grads)
 
 
 def test_a_compiled_backbone_gives_the_same(no_type_checker):
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny", device=GPU)
     text = backbone.encode_text(["a red car on a street"])
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # torch's own
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # from torch itself
         compiled = torch.compile(backbone)
         assert furthest(compiled(images(1, 128, 128), text), backbone(images(1, 128, 128), text)) < 1e-4
 
@@ -229,7 +231,7 @@ def test_captions_are_those_of_the_cpu(name, tmp_path):
     source = build_blip2(tmp_path / "blip2") if name == "blip2" else name
     scenes = [scene.image for scene in RenderedScenes(3, seed=5)]
     captioner, moved = (Captioner.from_pretrained(source, device=device) for device in ("cpu", GPU))
-    with warnings.catch_warnings(action="ignore"):  # a random captioner says nothing of use
+    with warnings.catch_warnings(action="ignore"):  # a random captioner writes nothing useful
         assert moved(scenes) == captioner(scenes)
 
 
@@ -240,17 +242,19 @@ def test_a_token_is_learned(tmp_path):
     (there,), (here,) = (
         load_file(tmp_path / name / "learned_embeds.safetensors").values() for name in ("token", "here")
     )
-    assert relative_error(there, here) < 1e-2  # noise is drawn on the CPU, the same for both
+    assert relative_error(there, here) < 1e-2  # the noise is drawn on the CPU, so it is the same for both
 
 
 def test_the_command_line_takes_the_gpu_by_itself(tmp_path):
     Image.fromarray(pictures(1)[0]).save(tmp_path / "scene.png")
     command = [sys.executable, "-m", "tadp", "extract", str(tmp_path / "scene.png"), "--caption", "a red car"]
-    for name, more in (("auto", []), ("cpu", ["--device", "cpu"])):
-        subprocess.run([*command, "-o", str(tmp_path / name), *more], check=True, capture_output=True, env=ENVIRONMENT)
+    for name, options in (("auto", []), ("cpu", ["--device", "cpu"])):
+        subprocess.run(
+            [*command, "-o", str(tmp_path / name), *options], check=True, capture_output=True, env=ENVIRONMENT
+        )
     auto, cpu = (load_file(tmp_path / name / "scene.safetensors") for name in ("auto", "cpu"))
     assert auto.keys() == cpu.keys()
-    assert 0 < max(relative_error(auto[key], cpu[key]) for key in cpu) < 1e-2  # with TensorFloat-32, as users have it
+    assert 0 < max(relative_error(auto[key], cpu[key]) for key in cpu) < 1e-2  # users have TensorFloat-32 on
 
 
 def test_an_example_trains_in_bfloat16(tmp_path):

@@ -1,4 +1,4 @@
-"""Names that load when first used."""
+"""Names that are loaded when first used."""
 
 from importlib import import_module
 
@@ -9,7 +9,7 @@ import pytest
 def test_every_name_of_a_package_is_there_and_no_other(name):
     package = import_module(name)
     assert dir(package) == sorted(package.__all__)
-    for one in package.__all__:
-        assert getattr(package, one) is not None
+    for attribute in package.__all__:
+        assert getattr(package, attribute) is not None
     with pytest.raises(AttributeError, match=rf"'{name}' has no attribute 'nothing'; it has {package.__all__[0]}"):
         _ = package.nothing

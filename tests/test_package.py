@@ -1,4 +1,4 @@
-"""The package as a whole: its names, the direction of its imports, its examples, and what is built from it."""
+"""The package as a whole: its names, the direction of its imports, its examples, and its built distributions."""
 
 import ast
 import doctest
@@ -28,13 +28,13 @@ DESIGN = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
 
 
 def table(header: str) -> list[tuple[str, str]]:
-    """The rows of one of design.md's tables: the code in the first column, and the second column."""
+    """The rows of a table in design.md: the code in the first column, and the text in the second column."""
     below = DESIGN.partition(f"| {header} |")[2].partition("\n\n")[0]
     return re.findall(r"^\| `([^`]+)` \| (.+) \|$", below, re.MULTILINE)
 
 
 ORDER = {folder: number for number, (folder, _) in enumerate(table("folder | what is inside"))}
-# Modules of one name: what they share is in the name, what differs in the folder.
+# Names that several modules have, and what they share; the folder says what differs.
 SHARED_NAMES = {
     "segmentation": "the head, the metric and the model of a task",
     "depth": "the same",
@@ -57,26 +57,26 @@ def folder_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def for_types_alone(node: ast.AST) -> bool:
+def is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def imports(module: str) -> set[str]:
-    """Modules of the package that a module imports: at its top, in a function, or only for type checkers."""
+    """The package's modules that a module imports: at the top, in a function, or only for type checkers."""
     return imported_by(ast.parse(path_of(module).read_text(encoding="utf-8")))
 
 
 def imported_by(tree: ast.AST) -> set[str]:
-    found = set()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"a relative import of {node.module}"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in MODULES else node.module or "")
-    return {name for name in found if name in MODULES}
+                names.add(inner if inner in MODULES else node.module or "")
+    return {name for name in names if name in MODULES}
 
 
 def imports_in_functions(module: str) -> set[str]:
@@ -118,7 +118,7 @@ def test_the_namespace_is_what_it_says():
 
 def test_names_for_type_checkers_are_the_same():
     tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
-    blocks = [node for node in tree.body if for_types_alone(node)]
+    blocks = [node for node in tree.body if is_for_type_checkers(node)]
     names = {alias.asname for block in blocks for node in block.body for alias in node.names}
     assert names == set(tadp.__all__) - {"__version__"}
 
@@ -170,20 +170,20 @@ def test_heads_see_only_what_a_backbone_returns():
 def test_no_imports_go_in_a_circle():
     graph = {module: imports(module) for module in MODULES}
     while graph:
-        leaves = {module for module, others in graph.items() if not others & graph.keys() - {module}}
+        leaves = {module for module, imported in graph.items() if not imported & graph.keys() - {module}}
         assert leaves, f"a circle among {sorted(graph)}"
-        graph = {module: others for module, others in graph.items() if module not in leaves}
+        graph = {module: imported for module, imported in graph.items() if module not in leaves}
 
 
 def test_imports_inside_functions_are_those_of_the_design_page():
-    """The command line imports inside its commands, so that `tadp --help` answers at once."""
-    found = {
+    """The command line is not included: it imports inside its commands, so that `tadp --help` is fast."""
+    imported = {
         f"{module} > {other}"
         for module in MODULES
         if module != "tadp" and folder_of(module) != "cli"
         for other in imports_in_functions(module)
     }
-    assert found == {name for name, _ in table("import inside a function | reason")}
+    assert imported == {name for name, _ in table("import inside a function | reason")}
 
 
 def test_no_two_modules_share_a_name():
@@ -216,15 +216,15 @@ def test_the_import_reader_sees_imports():
 
 
 def examples(module: str) -> list[doctest.DocTest]:
-    """Read from the source: doctest's own finder passes over functions that the type checker wraps."""
+    """Docstring examples, read from the source: doctest's finder skips functions that the type checker wraps."""
     tree = ast.parse(path_of(module).read_text(encoding="utf-8"))
-    found = []
+    tests = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
             name = f"{module}.{getattr(node, 'name', '')}"
             test = doctest.DocTestParser().get_doctest(text, {}, name, str(path_of(module)), getattr(node, "lineno", 1))
-            found += [test] if test.examples else []
-    return found
+            tests += [test] if test.examples else []
+    return tests
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if examples(module)])
@@ -246,7 +246,7 @@ def test_the_backbones_example_is_among_them():
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
-    """A folder with the wheel, which is built from the sdist, and the sdist."""
+    """A folder with the sdist and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("dist")
     run("-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT.parent), cwd=folder)
     return folder

@@ -5,15 +5,15 @@ from pathlib import Path
 
 
 def tiny_folder() -> Path:
-    """The folder of `tadp-tiny`, laid out as Stable Diffusion is on the hub, with a `captioner/` besides."""
+    """The folder of `tadp-tiny`, laid out like Stable Diffusion on the hub, plus a `captioner/` folder."""
     return Path(str(files(__name__))) / "tadp-tiny"
 
 
 def clip_merges() -> Path:
-    """The merges of CLIP's byte-pair encoding, one a line, packed; OpenAI's, under the MIT licence beside it."""
+    """OpenAI's merges of CLIP's byte-pair encoding, one per line, gzipped; the MIT licence is in the same folder."""
     return Path(str(files(__name__))) / "clip" / "merges.txt.gz"
 
 
 def single_file_configs() -> Path:
-    """Configurations of Stable Diffusion 1.5 and 2.1, for files that hold weights alone."""
+    """Configurations of Stable Diffusion 1.5 and 2.1, for files that contain only weights."""
     return Path(str(files(__name__))) / "single_file.json"

@@ -47,7 +47,7 @@ class TADPBackbone(FeatureModel):
     Args:
         vae: An `AutoencoderKL` or `AutoencoderTiny`. Only its encoder is used.
         unet: A `UNet2DConditionModel` with the layout of Stable Diffusion 1.x, 2.x or XL, or the denoiser of a later
-            model: an `SD3Transformer2DModel` or a `FluxTransformer2DModel`.
+            model: an `SD3Transformer2DModel`, a `FluxTransformer2DModel`, or the denoiser of a registered family.
         text_encoder: A CLIP text model, the `TextStack` of a model with several text encoders, or None if text always
             comes as `Conditioning`.
         tokenizer: The CLIP text model's tokenizer.

@@ -1,1 +1,1 @@
-"""The denoisers and VAEs of diffusers, run by our own loop: one pass to feature maps and attention."""
+"""The denoisers and VAEs of diffusers, run by our own loop: one pass returns feature maps and attention."""

@@ -1,7 +1,7 @@
-"""Record cross-attention during one pass, and join it to the features.
+"""Record cross-attention during one pass, and attach it to the features.
 
-The recorder is an object of the call: it travels to the attention layers through diffusers' `cross_attention_kwargs`,
-so nothing is kept on a module and two threads can share one U-Net.
+Each call has its own recorder, which reaches the attention layers through diffusers' `cross_attention_kwargs`. Nothing
+is stored on a module, so two threads can share one U-Net.
 """
 
 import itertools
@@ -15,14 +15,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 512  # rows of attention at a time, in `blockwise_attention`
+BLOCK = 512  # rows of attention that `blockwise_attention` computes at a time
 
 
 class AttentionRecorder:
-    """Collects head-averaged cross-attention of the levels asked for, during one pass.
+    """Collects head-averaged cross-attention at chosen levels during one pass.
 
     Args:
-        levels: Levels to keep, 0 the finest.
+        levels: The levels to keep; 0 is the finest.
     """
 
     def __init__(self, levels: Collection[int]):
@@ -31,15 +31,15 @@ class AttentionRecorder:
         self._closed = False
 
     def store(self, layer: str, level: int, probabilities: Float[Tensor, "b n l"]) -> None:
-        """Keep one layer's map. Gradient checkpointing runs a layer again during backward: that is not kept."""
+        """Keep one layer's map. After `close` this does nothing: checkpointing runs layers again during backward."""
         if not self._closed:
             self._maps[layer] = (level, probabilities)
 
     def close(self, sizes: dict[int, tuple[int, int]]) -> dict[int, Float[Tensor, "_b _l _h _w"]]:
-        """End the recording; returns the mean over layers of each level, in the shape of its cells.
+        """End the recording and return one attention map per level, averaged over the level's layers.
 
         Args:
-            sizes: (h, w) of each level.
+            sizes: Height and width of each level's map, in cells.
         """
         self._closed = True
         maps, self._maps = self._maps, {}
@@ -53,9 +53,9 @@ class AttentionRecorder:
 
 
 class RecordingAttnProcessor(AttnProcessor2_0):
-    """diffusers' fused attention that also hands the layer's probabilities to a recorder, when the call brings one.
+    """diffusers' fused attention that also passes the layer's probabilities to a recorder, if the call has one.
 
-    The output is computed the same way with and without a recorder, so features do not depend on what is recorded.
+    The output is computed in the same way with and without a recorder, so recording never changes the features.
 
     Args:
         layer: The layer's name in the U-Net.
@@ -89,7 +89,7 @@ class RecordingAttnProcessor(AttnProcessor2_0):
 
 
 def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:
-    """Whether `blockwise_attention` is the faster way: bfloat16 on a CPU, many tokens, no gradient, no graph of it."""
+    """Whether `blockwise_attention` is faster: bfloat16 on a CPU, many tokens, no gradient, not being compiled."""
     return (
         hidden.device.type == "cpu"
         and hidden.dtype == torch.bfloat16
@@ -102,18 +102,18 @@ def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:
 def blockwise_attention(
     query: Float[Tensor, "b n h d"], key: Float[Tensor, "b m h d"], value: Float[Tensor, "b m h d"]
 ) -> Float[Tensor, "b n h d"]:
-    """softmax(QKᵀ/√d)V, head by head and a block of rows at a time, each by two matrix products.
+    """softmax(QKᵀ/√d)V, computed head by head and in blocks of rows, with two matrix products per block.
 
-    Faster than PyTorch's fused kernel for the CPU where tokens are many: the products run in bfloat16 as a whole.
+    With many tokens this is faster than PyTorch's fused CPU kernel, because the whole products run in bfloat16.
     """
     out = torch.empty_like(query)
     scale = query.shape[-1] ** -0.5
-    for text, head in itertools.product(range(query.shape[0]), range(query.shape[2])):
-        queries, keys, values = (one[text, :, head].contiguous() for one in (query, key, value))
+    for row, head in itertools.product(range(query.shape[0]), range(query.shape[2])):
+        queries, keys, values = (tensor[row, :, head].contiguous() for tensor in (query, key, value))
         for start in range(0, len(queries), BLOCK):
             rows = queries[start : start + BLOCK]
             scores = torch.addmm(rows.new_empty(()), rows, keys.t(), beta=0, alpha=scale)
-            out[text, start : start + BLOCK, head] = scores.softmax(dim=-1) @ values
+            out[row, start : start + BLOCK, head] = scores.softmax(dim=-1) @ values
     return out
 
 
@@ -132,7 +132,7 @@ def head_averaged_probabilities(
 ) -> Float[Tensor, "b n l"]:
     """softmax(QKᵀ/√d) of a cross-attention layer, averaged over its heads; each row sums to one.
 
-    The softmax runs in float32 at least; the result has the layer's dtype.
+    The softmax is computed in float32 or higher precision; the result has the layer's dtype.
     """
     to_k: Any = attn.to_k  # diffusers types it as optional
     query = rearrange(attn.to_q(hidden_states), "b n (h d) -> b n h d", h=attn.heads)
@@ -148,8 +148,8 @@ def install_recording(unet: UNet2DConditionModel, attention_layers: Mapping[str,
     """Give every attention layer of a U-Net a processor that can record.
 
     Args:
-        unet: Its attention layers keep their weights.
-        attention_layers: Level of each cross-attention layer that may be recorded, by the layer's name.
+        unet: The U-Net to change. Its weights stay as they are.
+        attention_layers: The level of each cross-attention layer that may be recorded, by layer name.
     """
     layers = {name: name.removesuffix(".processor") for name in unet.attn_processors}
     unet.set_attn_processor(
@@ -164,11 +164,11 @@ def attach_attention(
 
     Args:
         feature: U-Net features, (B, C, H, W).
-        attention: Head-averaged attention, one channel a token, (B, L, H, W), in [0, 1].
-        detach: Stop the gradient at the attention, as the released code's checkpointing does.
+        attention: Head-averaged attention, one channel per token, (B, L, H, W), in [0, 1].
+        detach: Whether to stop the gradient at the attention, as the released code's checkpointing does.
 
     Returns:
-        (B, C + L, H, W), features first.
+        The features followed by the attention, (B, C + L, H, W).
 
     Raises:
         ValueError: If the two maps differ in batch, height or width.
@@ -181,6 +181,6 @@ def attach_attention(
             f"features {tuple(feature.shape)} and attention {tuple(attention.shape)} must agree in batch, height and "
             "width; take both from one level of one pass."
         )
-    # Under autocast the attention is float32 and the feature is not.
+    # Under autocast the attention is float32 and the features are not.
     attention = attention.to(feature.dtype)
     return torch.cat([feature, attention.detach() if detach else attention], dim=1)

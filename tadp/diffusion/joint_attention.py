@@ -1,7 +1,7 @@
-"""Record what image cells pay to text tokens in joint attention, where both are queries and keys of one softmax.
+"""Record attention from image cells to text tokens in joint attention, where one softmax covers both.
 
-The processors compute their output as diffusers does, by its fused kernel; the recorded map is a second, small
-computation of the rows of the image and the columns of the text, a few rows at a time.
+The processors compute their output as diffusers does, with its fused kernel. The recorded map is a second, small
+computation: the rows of the image and the columns of the text, a few rows at a time.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from tadp.diffusion.attention import AttentionRecorder
 
-ROWS = 256  # cells of the image at a time
+ROWS = 256  # image cells that `text_columns` computes at a time
 
 
 class RecordingJointProcessor(JointAttnProcessor2_0):
-    """diffusers' joint attention of Stable Diffusion 3 that also hands its map to a recorder, when the call brings one.
+    """diffusers' joint attention for Stable Diffusion 3 that also passes its map to a recorder, if the call has one.
 
     Args:
         layer: The layer's name in the transformer.
@@ -52,7 +52,7 @@ class RecordingJointProcessor(JointAttnProcessor2_0):
 
 
 class RecordingFluxProcessor(FluxAttnProcessor):
-    """diffusers' joint attention of FLUX that also hands its map to a recorder, when the call brings one.
+    """diffusers' joint attention for FLUX that also passes its map to a recorder, if the call has one.
 
     Args:
         layer: The layer's name in the transformer.
@@ -76,13 +76,13 @@ class RecordingFluxProcessor(FluxAttnProcessor):
         """Attend as diffusers does; see `FluxAttnProcessor`.
 
         Args:
-            attn: The layer.
-            hidden_states: Image tokens; in a single block, text tokens before them.
-            encoder_hidden_states: Text tokens of a double block.
-            attention_mask: As in diffusers.
+            attn: The attention layer.
+            hidden_states: Image tokens; in a single block, text tokens followed by image tokens.
+            encoder_hidden_states: Text tokens in a double block; None in a single block.
+            attention_mask: The mask that diffusers' processor takes.
             image_rotary_emb: Positions of text and image, as cosines and sines.
-            recorder: What keeps the map.
-            text_length: How many tokens are text.
+            recorder: The recorder that keeps the map; None records nothing.
+            text_length: The number of text tokens.
         """
         if recorder is not None and self.level in recorder.levels:
             query: Any = _heads(attn.to_q(hidden_states), attn.heads, attn.norm_q)
@@ -92,7 +92,7 @@ class RecordingFluxProcessor(FluxAttnProcessor):
                 query = torch.cat([_heads(added[0], attn.heads, attn.norm_added_q), query], dim=2)
                 key = torch.cat([_heads(added[1], attn.heads, attn.norm_added_k), key], dim=2)
             if image_rotary_emb is not None:
-                query, key = (apply_rotary_emb(one, image_rotary_emb, sequence_dim=2) for one in (query, key))
+                query, key = (apply_rotary_emb(tensor, image_rotary_emb, sequence_dim=2) for tensor in (query, key))
             text, image = key.split([text_length, key.shape[2] - text_length], dim=2)
             recorder.store(self.layer, self.level, text_columns(query[:, :, text_length:], text, image))
         attend: Any = super().__call__
@@ -102,22 +102,22 @@ class RecordingFluxProcessor(FluxAttnProcessor):
 def text_columns(
     query: Float[Tensor, "b h n d"], text: Float[Tensor, "b h l d"], image: Float[Tensor, "b h m d"]
 ) -> Float[Tensor, "b n l"]:
-    """Softmax over all keys of joint attention, of which the text's columns are kept, averaged over heads.
+    """Softmax over all keys of joint attention, of which only the text's columns are kept, averaged over heads.
 
-    A row sums to what its cell pays to the text at all, at most one; the rest goes to the image itself. `ROWS` rows are
-    computed at a time, and again in the backward pass, so that the whole matrix never exists.
+    A row sums to the share of attention that its cell gives to the text, at most 1; the rest goes to the image. `ROWS`
+    rows are computed at a time, and again in the backward pass, so that the whole matrix is never in memory.
 
     Args:
-        query: Of the image's cells, normalised and turned by their positions as the layer does.
-        text: Keys of the text's tokens.
-        image: Keys of the image's cells.
+        query: Queries of the image cells, normalised and rotated by their positions as the layer does.
+        text: Keys of the text tokens.
+        image: Keys of the image cells.
     """
     key, length = torch.cat([text, image], dim=2), text.shape[2]
-    rows = query.split(ROWS, dim=2)
+    chunks = query.split(ROWS, dim=2)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
-        parts: list[Any] = [checkpoint(_columns, one, key, length, use_reentrant=False) for one in rows]
+        parts: list[Any] = [checkpoint(_columns, rows, key, length, use_reentrant=False) for rows in chunks]
     else:
-        parts = [_columns(one, key, length) for one in rows]
+        parts = [_columns(rows, key, length) for rows in chunks]
     return torch.cat(parts, dim=1)
 
 
@@ -128,5 +128,5 @@ def _columns(query: Tensor, key: Tensor, length: int) -> Tensor:
 
 
 def _heads(tokens: Tensor, heads: int, norm: Any) -> Tensor:
-    parted = rearrange(tokens, "b n (h d) -> b h n d", h=heads)
-    return parted if norm is None else norm(parted)
+    split = rearrange(tokens, "b n (h d) -> b h n d", h=heads)
+    return split if norm is None else norm(split)

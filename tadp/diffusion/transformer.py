@@ -1,8 +1,8 @@
 """Transformers with joint attention (Stable Diffusion 3, FLUX): where their levels are, and one pass that keeps them.
 
-All blocks of such a transformer work at one stride, 16 pixels. A level is the output of one block, brought to its
-stride without parameters. As for U-Nets, the pass calls the model's own blocks, and a test holds it to the model's
-`forward`.
+All blocks of such a transformer work at one stride, 16 pixels. A level is the output of one block, resampled to the
+level's stride without parameters. As with U-Nets, the pass calls the model's own blocks, and a test compares it with
+the model's `forward`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,41 +17,41 @@ from torch.utils.checkpoint import checkpoint
 from tadp.diffusion.attention import AttentionRecorder
 from tadp.errors import ModelError
 
-PATCH = 2  # latent cells a token, each way
+PATCH = 2  # latent cells per token, in each direction
 REDUCTION = (PATCH // 2, PATCH, PATCH * 2)
-# Depth of each level's block, as a share of all blocks, finest first. Seg4Diff (arXiv:2509.18096, Fig. 8) finds that
-# image-to-text attention segments best in the middle blocks, most of all in the 9th of Stable Diffusion 3's 24. As in a
-# U-Net's decoder, the coarse level comes first.
+# Depth of each level's block as a fraction of all blocks, finest level first. Seg4Diff (arXiv:2509.18096, Fig. 8) finds
+# that image-to-text attention segments best in the middle blocks, best of all in the 9th of Stable Diffusion 3's 24. As
+# in a U-Net's decoder, the coarsest level comes from the earliest block.
 DEPTHS = (2 / 3, 1 / 2, 3 / 8)
 
 
 def joint_taps(names: Sequence[str]) -> tuple[str, ...]:
-    """The blocks that become levels of strides 8, 16 and 32, by `DEPTHS`.
+    """Names of the blocks that become the levels with strides 8, 16 and 32, chosen by `DEPTHS`.
 
     Args:
-        names: Names of a transformer's blocks in their order.
+        names: Names of the transformer's blocks, in the order in which they run.
 
     Raises:
-        ModelError: If it has too few blocks.
+        ModelError: If the transformer has too few blocks.
     """
     count = len(names)
     numbers = [round(depth * count) - 1 for depth in DEPTHS]
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ModelError(
-            f"the transformer has {count} blocks; tadp takes its levels from three, so it needs 5 or more."
+            f"the transformer has {count} blocks; it needs 5 or more, because tadp takes its levels from three."
         )
     return tuple(names[number] for number in numbers)
 
 
 def chosen_taps(names: Sequence[str], blocks: Sequence[int]) -> tuple[str, ...]:
-    """The blocks of the caller's choice, by name.
+    """Names of the blocks that the caller chose.
 
     Args:
-        names: Names of a transformer's blocks in their order.
-        blocks: Their numbers, finest level first.
+        names: Names of the transformer's blocks, in the order in which they run.
+        blocks: Numbers of the chosen blocks, finest level first.
 
     Raises:
-        ValueError: If a block does not exist, or there are not three different ones.
+        ValueError: If a block does not exist, or `blocks` are not three different numbers.
     """
     for number in blocks:
         if number not in range(len(names)):
@@ -59,7 +59,9 @@ def chosen_taps(names: Sequence[str], blocks: Sequence[int]) -> tuple[str, ...]:
             parts = "" if kinds[-1] == kinds[0] else f"; those from {kinds.index(kinds[-1])} on are {kinds[-1]}"
             raise ValueError(f"no block {number!r}; this transformer has blocks 0 to {len(names) - 1}{parts}.")
     if len(blocks) != len(DEPTHS) or len(set(blocks)) != len(DEPTHS):
-        raise ValueError(f"blocks are {len(DEPTHS)} different ones, for strides 8, 16 and 32; got {tuple(blocks)}.")
+        raise ValueError(
+            f"blocks must be {len(DEPTHS)} different numbers, for strides 8, 16 and 32; got {tuple(blocks)}."
+        )
     return tuple(names[number] for number in blocks)
 
 
@@ -67,7 +69,7 @@ def joint_pass(
     blocks: Mapping[str, nn.Module],
     image: Float[Tensor, "b n c"],
     context: Float[Tensor, "b l c"],
-    more: tuple[Any, ...],
+    arguments: tuple[Any, ...],
     *,
     taps: Sequence[str],
     size: tuple[int, int],
@@ -75,23 +77,24 @@ def joint_pass(
     record_levels: Collection[int],
     is_checkpointed: bool,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-    """Run blocks up to the last level, and keep the levels.
+    """Run a transformer's blocks up to the last level and return the maps of the levels.
 
     Args:
-        blocks: A transformer's blocks in their order, by name. Their processors can record if any level is recorded.
+        blocks: The transformer's blocks by name, in the order in which they run. If any level is recorded, their
+            processors must be able to record.
         image: Tokens of the image.
         context: Tokens of the text.
-        more: Further arguments of each block.
+        arguments: Further positional arguments of each block.
         taps: Names of the blocks that become levels, finest first.
         size: (height, width) of the image in tokens.
-        options: What the processors receive besides the recorder where a level is recorded.
-        record_levels: Levels whose attention is kept.
-        is_checkpointed: Whether blocks run again in backward.
+        options: Further arguments of the processors, passed along with the recorder if any level is recorded.
+        record_levels: Levels at which attention is recorded.
+        is_checkpointed: Whether to use gradient checkpointing, which runs each block again in the backward pass.
 
     Returns:
-        The maps, finest first: block outputs, bilinearly enlarged for stride 8 and averaged for stride 32. For each
-        recorded level, the head-averaged attention of its block from image to text, (B, L, h, w), resampled the same
-        way; a cell's values sum to what it pays to the text, at most one.
+        The maps, finest first: the outputs of the blocks, enlarged bilinearly for stride 8 and averaged for stride 32.
+        For each recorded level, the head-averaged attention of its block from image to text, (B, L, h, w), resampled
+        in the same way. The values of a cell sum to the share of attention that it gives to the text, at most 1.
     """
     recorder = AttentionRecorder(record_levels)
     kwargs: dict[str, Any] = {"recorder": recorder} | options if record_levels else {}
@@ -99,8 +102,8 @@ def joint_pass(
     for name, block in blocks.items():
         if len(outputs) == len(taps):
             break
-        arguments = (image, context, *more, kwargs)
-        context, image = checkpoint(block, *arguments, use_reentrant=False) if is_checkpointed else block(*arguments)
+        inputs = (image, context, *arguments, kwargs)
+        context, image = checkpoint(block, *inputs, use_reentrant=False) if is_checkpointed else block(*inputs)
         if name in taps:
             outputs[name] = image
     recorded = recorder.close(dict.fromkeys(record_levels, size))
@@ -108,10 +111,10 @@ def joint_pass(
         _to_stride(rearrange(outputs[tap], "b (h w) c -> b c h w", h=size[0], w=size[1]), cells)
         for tap, cells in zip(taps, REDUCTION, strict=True)
     )
-    return maps, {level: _to_stride(one, REDUCTION[level]) for level, one in recorded.items()}
+    return maps, {level: _to_stride(attention, REDUCTION[level]) for level, attention in recorded.items()}
 
 
-def _to_stride(one: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c _h _w"]:
+def _to_stride(feature: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c _h _w"]:
     if cells < PATCH:
-        return F.interpolate(one, scale_factor=PATCH // cells, mode="bilinear")
-    return F.avg_pool2d(one, cells // PATCH) if cells > PATCH else one
+        return F.interpolate(feature, scale_factor=PATCH // cells, mode="bilinear")
+    return F.avg_pool2d(feature, cells // PATCH) if cells > PATCH else feature

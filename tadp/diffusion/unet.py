@@ -1,8 +1,8 @@
 """The U-Net of Stable Diffusion 1.x, 2.x and XL: where its levels are, and one pass that returns them.
 
-The pass calls the U-Net's own blocks in the order `UNet2DConditionModel.forward` does and takes each level's map on
-the way, without hooks, so it is safe under threads, gradient checkpointing and `torch.compile`. A test holds it to
-`forward`, bit for bit.
+The pass calls the U-Net's own blocks in the same order as `UNet2DConditionModel.forward` and keeps each level's map on
+the way. It uses no hooks, so it works with threads, gradient checkpointing and `torch.compile`. A test checks that its
+result equals that of `forward` bit for bit.
 """
 
 import re
@@ -21,7 +21,7 @@ from tadp.errors import ModelError
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
-# Options of UNet2DConditionModel that change what a pass needs, and what they are in Stable Diffusion 1.x, 2.x and XL.
+# Options of UNet2DConditionModel that change what a pass does, with their values in Stable Diffusion 1.x, 2.x and XL.
 _FIXED_OPTIONS = {
     "class_embed_type": None,
     "num_class_embeds": None,
@@ -34,7 +34,11 @@ _FIXED_OPTIONS = {
 
 
 def check_unet(config: Mapping[str, Any]) -> None:
-    """A U-Net laid out like those of Stable Diffusion 1.x, 2.x and XL, or a ModelError that says what differs."""
+    """Check that a U-Net is laid out like those of Stable Diffusion 1.x, 2.x and XL.
+
+    Raises:
+        ModelError: If it is not; the message says what differs.
+    """
     for kind, blocks, known in (
         ("down", config["down_block_types"], DOWN_BLOCKS),
         ("mid", [config["mid_block_type"]], MID_BLOCKS),
@@ -57,19 +61,19 @@ def check_unet(config: Mapping[str, Any]) -> None:
             )
     if not isinstance(config["cross_attention_dim"], int):
         raise ModelError(
-            f"the U-Net's config has cross_attention_dim={config['cross_attention_dim']!r}; tadp feeds one text to all "
-            "levels, so it must be one number."
+            f"the U-Net's config has cross_attention_dim={config['cross_attention_dim']!r}; tadp passes one text to "
+            "all levels, so it must be one number."
         )
 
 
 def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
-    """The layers whose outputs are the maps, finest first.
+    """Names of the layers whose outputs are the maps, finest level first.
 
-    Each up block is a level. Its map is the output of the last layer but one, of the last at the finest, before the
-    upsampler.
+    Each up block is a level. Its map is the output of its last layer but one, or of its last layer at the finest level,
+    before the upsampler.
 
     Source:
-        VPD's output blocks 1, 4, 7 and 11, which TADP keeps; `layers_per_block` 2 gives those.
+        VPD's output blocks 1, 4, 7 and 11, which TADP also uses; `layers_per_block` 2 gives these.
     """
     blocks: Any = unet.up_blocks
     finest = len(blocks) - 1
@@ -80,7 +84,7 @@ def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
 
 
 def unet_attention_layers(unet: UNet2DConditionModel) -> dict[str, int]:
-    """Level of each cross-attention layer; those of the middle block, which has no level, are left out."""
+    """The level of each cross-attention layer by name, without the middle block, which has no level."""
     depth = len(unet.config["up_block_types"])
     layers = {}
     for name in unet.attn_processors:
@@ -102,26 +106,26 @@ def unet_pass(
     added: dict[str, Tensor] | None = None,
     record_levels: Collection[int] = (),
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-    """Run a U-Net once and keep its levels.
+    """Run a U-Net once and return the maps of its levels.
 
     Args:
-        unet: With the processors of `install_recording`, if any level is to be recorded.
-        latents: (B, C, H, W), height and width multiples of the coarsest level's reduction.
-        taps: Names of the layers whose outputs are the maps, finest first, as `unet_taps` writes them.
+        unet: The U-Net. To record any level, it needs the processors of `install_recording`.
+        latents: Latents, (B, C, H, W). Height and width are multiples of the coarsest level's reduction.
+        taps: Names of the layers whose outputs are the maps, finest level first, as `unet_taps` returns them.
         timestep: Diffusion time, 0 to 999.
-        embeddings: Text, (B, L, D).
-        mask: True where a token may be attended to, (B, L); None for all.
-        added: What is embedded beside the time, by diffusers' names; for SDXL.
-        record_levels: Levels whose cross-attention is kept.
+        embeddings: Embedded text, (B, L, D).
+        mask: True where a token may be attended to, (B, L); None for every token.
+        added: Inputs that SDXL embeds in addition to the time, under diffusers' names; None for other models.
+        record_levels: Levels at which cross-attention is recorded.
 
     Returns:
-        The maps, finest first; and for each recorded level its head- and layer-averaged attention, (B, L, h, w).
+        The maps, finest first; and for each recorded level its attention, averaged over heads and layers, (B, L, h, w).
     """
     recorder = AttentionRecorder(record_levels)
     text: dict[str, Any] = {
         "encoder_hidden_states": embeddings,
         "cross_attention_kwargs": {"recorder": recorder} if record_levels else None,
-        # diffusers' own bias for masked tokens
+        # the bias that diffusers adds for masked tokens
         "encoder_attention_mask": None if mask is None else ((1 - mask.to(latents.dtype)) * -10000.0).unsqueeze(1),
     }
     if unet.config["center_input_sample"]:
@@ -145,16 +149,16 @@ def unet_pass(
         block_skips = [skips.pop() for _ in block.resnets]
         tapped = [layer for layer in range(len(block_skips)) if _layer_name(number, block, layer) in taps]
         hidden, kept = _up_block(block, hidden, block_skips, time, text, tapped)
-        outputs |= {_layer_name(number, block, layer): one for layer, one in kept.items()}
+        outputs |= {_layer_name(number, block, layer): output for layer, output in kept.items()}
     maps = tuple(outputs[tap] for tap in taps)
-    sizes = {level: (one.shape[2], one.shape[3]) for level, one in enumerate(maps)}
+    sizes = {level: (feature.shape[2], feature.shape[3]) for level, feature in enumerate(maps)}
     return maps, recorder.close(sizes)
 
 
 def _up_block(
     block: Any, hidden: Tensor, skips: list[Tensor], time: Tensor, text: dict[str, Any], tapped: Collection[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """One up block; returns its output and those of the tapped layers, by number."""
+    """Run one up block; return its output, and the outputs of the tapped layers by number."""
     kept = {}
     for number, (resnet, skip) in enumerate(zip(block.resnets, skips, strict=True)):
         hidden = torch.cat([hidden, skip], dim=1)
@@ -172,7 +176,7 @@ def _up_block(
 
 
 def _layer_name(number: int, block: torch.nn.Module, layer: int) -> str:
-    """Name of a layer of an up block: its attention, or its resnet where it has none."""
+    """The name of a layer in an up block: its attention, or its resnet if the block has no attention."""
     return f"up_blocks.{number}.{'attentions' if _has_text(block) else 'resnets'}.{layer}"
 
 

@@ -1,4 +1,4 @@
-"""The encoder half of a Stable Diffusion VAE, or of its tiny stand-in."""
+"""The encoder half of a Stable Diffusion VAE, or of the tiny VAE that approximates it."""
 
 import json
 from typing import Any
@@ -17,20 +17,20 @@ from tadp.errors import ModelError
 
 
 class VAEEncoder(nn.Module):
-    """E of the paper: an `AutoencoderKL` without its decoder, which perception never needs.
+    """The paper's E: an `AutoencoderKL` without its decoder, which perception does not need.
 
     Args:
-        vae: Its encoder and quantisation convolution are shared, not copied.
+        vae: The autoencoder. Its encoder and quantisation convolution are shared, not copied.
 
     Raises:
-        ModelError: If its latents are normalised channel by channel, which no model that tadp reads takes.
+        ModelError: If the VAE normalises its latents per channel, which no model that tadp reads expects.
     """
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv
-        self.config: dict[str, Any] = json.loads(vae.to_json_string())  # with the class name that loading looks for
+        self.config: dict[str, Any] = json.loads(vae.to_json_string())  # includes the class name that loading needs
         if self.config.get("latents_mean") is not None:
             raise ModelError(
                 "the VAE's config has latents_mean; tadp reads VAEs with one scaling_factor and shift_factor."
@@ -38,16 +38,16 @@ class VAEEncoder(nn.Module):
 
     @property
     def reduction(self) -> int:
-        """Pixels per latent cell: 8 for Stable Diffusion."""
+        """Pixels per latent cell in each direction: 8 for Stable Diffusion."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
     @property
     def scaling_factor(self) -> float:
-        """What latents are multiplied by so that their standard deviation is about one; Rombach et al., App. G."""
+        """The factor that gives latents a standard deviation of about 1; Rombach et al., App. G."""
         return self.config["scaling_factor"]
 
     def scale(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Latents as the denoiser was trained on them: shifted, where the VAE has a shift, and scaled."""
+        """Scale latents to the range that the denoiser was trained on, and shift them first if the VAE has a shift."""
         shift = self.config.get("shift_factor")
         return (latents if shift is None else latents - shift) * self.scaling_factor
 
@@ -55,7 +55,7 @@ class VAEEncoder(nn.Module):
         """The posterior over latents, (B, 4, H / 8, W / 8), unscaled.
 
         Args:
-            images: In [-1, 1], height and width multiples of `reduction`.
+            images: Images in [-1, 1]. Height and width are multiples of `reduction`.
         """
         if torch.is_grad_enabled() or not self._is_known:
             return self._posterior(self.encoder(images))
@@ -65,15 +65,15 @@ class VAEEncoder(nn.Module):
     def with_map(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[DiagonalGaussianDistribution, Float[Tensor, "_b _c _h _w"]]:
-        """The posterior, and the encoder's own map at half the stride of latents: stride 4 for Stable Diffusion.
+        """The posterior, and the encoder's own map at half the stride of the latents: stride 4 for Stable Diffusion.
 
-        The map is the output of the last block but one, before it is halved. Without gradient.
+        The map is the output of the last block but one, before downsampling. No gradient is computed.
 
         Raises:
-            ModelError: If the encoder has blocks that Stable Diffusion's has not.
+            ModelError: If the encoder has blocks that Stable Diffusion's encoder lacks.
         """
         if not self._is_known or self.reduction < 2:
-            raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it gives no map.")
+            raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it cannot provide a map.")
         moments, half = _encode_in_place(self.encoder, images)
         return self._posterior(moments), half
 
@@ -86,7 +86,7 @@ class VAEEncoder(nn.Module):
 
 
 class Exact:
-    """What stands for a posterior where an encoder gives latents themselves; its sample is its mode."""
+    """A posterior without uncertainty, for an encoder that returns the latents themselves: its sample is its mode."""
 
     def __init__(self, latents: Float[Tensor, "b c h w"]):
         self.latents = latents
@@ -101,10 +101,10 @@ class Exact:
 
 
 class TinyVAEEncoder(nn.Module):
-    """The encoder of an `AutoencoderTiny` (TAESD): a small network that gives a VAE's scaled latents about as they are.
+    """The encoder of an `AutoencoderTiny` (TAESD): a small network that approximates a VAE's scaled latents.
 
     Args:
-        vae: Its encoder is shared, not copied.
+        vae: The autoencoder. Its encoder is shared, not copied.
     """
 
     def __init__(self, vae: AutoencoderTiny):
@@ -114,23 +114,23 @@ class TinyVAEEncoder(nn.Module):
 
     @property
     def reduction(self) -> int:
-        """Pixels per latent cell: 8."""
+        """Pixels per latent cell in each direction: 8."""
         return 2 ** (len(self.config["encoder_block_out_channels"]) - 1)
 
     @property
     def scaling_factor(self) -> float:
-        """1: the latents come out scaled."""
+        """1, because the encoder's latents are already scaled."""
         return self.config["scaling_factor"]
 
     def scale(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Latents as the denoiser was trained on them."""
+        """Scale latents to the range that the denoiser was trained on."""
         return latents * self.scaling_factor
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Exact:
         """The latents, (B, C, H / 8, W / 8).
 
         Args:
-            images: In [-1, 1], height and width multiples of `reduction`.
+            images: Images in [-1, 1]. Height and width are multiples of `reduction`.
         """
         return Exact(self.encoder(images))
 
@@ -142,7 +142,7 @@ def encoder_of(vae: AutoencoderKL | AutoencoderTiny | AnyVAE) -> AnyVAE:
     """The encoder half of an autoencoder.
 
     Raises:
-        ModelError: If it is of another kind.
+        ModelError: If `vae` is neither an `AutoencoderKL` nor an `AutoencoderTiny` nor the encoder of one.
     """
     if isinstance(vae, AnyVAE):
         return vae
@@ -154,10 +154,10 @@ def encoder_of(vae: AutoencoderKL | AutoencoderTiny | AnyVAE) -> AnyVAE:
 
 
 def _encode_in_place(encoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """The encoder's own layers in its own order, overwriting what is not needed again.
+    """Run the encoder's own layers in the usual order, overwriting tensors that are not needed again.
 
-    At 512x512 a map is 134 MB, and taking fresh memory for one costs more than the arithmetic on it. Without a gradient
-    nothing is needed twice. The numbers are the encoder's own; a test compares them bit for bit.
+    At 512x512 a map takes 134 MB, and allocating memory for it costs more than the arithmetic on it. Without a
+    gradient, no tensor is needed twice. A test checks that the result equals the encoder's own bit for bit.
     """
     half = hidden = encoder.conv_in(hidden)
     for number, block in enumerate(encoder.down_blocks):
@@ -167,9 +167,9 @@ def _encode_in_place(encoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
             half = hidden
         for downsampler in block.downsamplers or ():
             hidden = downsampler(hidden)
-    first, *others = encoder.mid_block.resnets
+    first, *further = encoder.mid_block.resnets
     hidden = _resnet(first, hidden)
-    for attention, resnet in zip(encoder.mid_block.attentions, others, strict=True):
+    for attention, resnet in zip(encoder.mid_block.attentions, further, strict=True):
         hidden = _resnet(resnet, hidden if attention is None else _attention(attention, hidden))
     return encoder.conv_out(F.silu(encoder.conv_norm_out(hidden), inplace=True)), half
 

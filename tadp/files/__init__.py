@@ -1,1 +1,1 @@
-"""Files: whole or not at all, from a folder or the hub, and packages that may not be installed."""
+"""Files that are written whole or not at all, models from a folder or the hub, and optional packages."""

@@ -1,4 +1,4 @@
-"""Which weights a module has: a short name for them, and whether they are still those that were loaded."""
+"""Identify a module's weights: a short name for them, and a check that they are still those that were loaded."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-# For each weight its shape, and values spread evenly over it.
+# For each weight, its shape and values spread evenly over it.
 WeightSample: TypeAlias = Mapping[str, tuple[torch.Size, Tensor]]
 
-_MOST_VALUES = 4096  # of each weight: training moves all of them
+_MOST_VALUES = 4096  # per weight; training changes all values, so a sample is enough
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A short name for a module's weights, from some thousand values of each: a retrained model has another."""
+    """A short name for a module's weights, computed from a few thousand values of each. Retraining changes it."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + _spread(weight).float().numpy().tobytes())
@@ -22,12 +22,12 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def sample_weights(module: nn.Module) -> WeightSample:
-    """Some values of each weight, for `has_weights` to compare later; a LoRA that is in the module is left out."""
+    """Sample some values of each weight, for `has_weights` to compare later. A LoRA in the module is ignored."""
     return {name: (weight.shape, _spread(weight).clone()) for name, weight in _own_weights(module).items()}
 
 
 def has_weights(module: nn.Module, sample: WeightSample) -> bool:
-    """Whether a module has the weights that were sampled, or those rounded to half precision and perhaps back."""
+    """Whether a module has the sampled weights, possibly rounded to half precision and converted back."""
     weights = _own_weights(module)
     return weights.keys() == sample.keys() and all(
         weight.shape == sample[name][0] and _is_rounded(_spread(weight), sample[name][1])
@@ -36,7 +36,7 @@ def has_weights(module: nn.Module, sample: WeightSample) -> bool:
 
 
 def _own_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Under a LoRA, peft keeps a layer's own weight as `base_layer`."""
+    """The weights without LoRAs; under a LoRA, peft keeps a layer's own weight as `base_layer`."""
     return {
         name.replace(".base_layer.", "."): weight
         for name, weight in module.state_dict().items()

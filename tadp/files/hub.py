@@ -1,6 +1,6 @@
-"""Find a model's files, in a folder or on the hub, and check them before a library fails on them less clearly.
+"""Find a model's files in a folder or on the hub, and check them, so that problems get a clear message.
 
-A hub model is first brought to a local folder, with exactly the files that are needed; everything after takes one way.
+A hub model is first downloaded to a local folder, with only the files that are needed. All later steps read a folder.
 """
 
 import json
@@ -29,10 +29,10 @@ class HubOptions:
 
     Attributes:
         revision: Branch, tag or commit; None is the repository's default branch.
-        variant: Which weight files, e.g. "fp16" for `model.fp16.safetensors`; None is the files without a variant.
-        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        variant: Variant of the weight files: "fp16" reads `model.fp16.safetensors`; None reads files without a variant.
+        cache_dir: The folder for downloads; None is huggingface_hub's own cache.
         token: Access token for gated and private repositories; None is the one that `hf auth login` stored.
-        local_files_only: Use only what is in the cache.
+        local_files_only: Whether to use only files in the cache and never connect to the hub.
     """
 
     revision: str | None = None
@@ -42,7 +42,7 @@ class HubOptions:
     local_files_only: bool = False
 
     def at(self, revision: str | None) -> "HubOptions":
-        """The same options for another repository, which has its own revisions."""
+        """The same options with another revision, for a repository that has its own revisions."""
         return replace(self, revision=revision)
 
     @property
@@ -58,13 +58,13 @@ class HubOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model was loaded from, for whoever wants the same one again.
+    """Where a model was loaded from, so that it can be loaded again.
 
     Attributes:
-        name: The folder, hub id or name that was asked for.
-        revision: The commit, if the model came from the hub; else the revision that was asked for, usually None.
-        weights: Samples of the parts that were loaded from there, "unet", "vae" and "text_encoder", and not replaced
-            or changed since by tadp.
+        name: The requested folder, hub id or name.
+        revision: The commit, if the model came from the hub; otherwise the requested revision, usually None.
+        weights: Samples of the weights of those parts ("unet", "vae", "text_encoder") that were loaded from there and
+            that tadp has not replaced or changed since.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Source:
         revision: str | None = None,
         weights: Mapping[str, WeightSample] | None = None,
     ) -> "Source":
-        """The source of a model that was found in a folder.
+        """The source of a model that is loaded from a folder.
 
         Example:
             >>> Source.of("owner/name", Path("models--owner--name/snapshots/0a1b2c"), revision="main")
@@ -88,20 +88,20 @@ class Source:
             >>> Source.of("my/folder", Path("my/folder"))
             Source(name='my/folder', revision=None)
         """
-        # the hub's cache keeps a commit in snapshots/<commit>
+        # The hub's cache stores a commit in snapshots/<commit>.
         return cls(str(name), folder.name if folder.parent.name == "snapshots" else revision, weights or {})
 
     def without(self, part: str) -> "Source":
-        """The source of a model of which one part was replaced."""
+        """The source of a model in which one part was replaced."""
         return replace(self, weights={name: sample for name, sample in self.weights.items() if name != part})
 
     def is_gone(self) -> bool:
-        """Whether the model was loaded from a folder that is not there any more."""
+        """Whether the model was loaded from a folder that no longer exists."""
         is_on_hub = self.revision is not None and _HUB_ID.fullmatch(self.name)
         return not (is_on_hub or self.name == "tadp-tiny" or Path(self.name).expanduser().is_dir())
 
     def has(self, part: str, module: nn.Module) -> bool:
-        """Whether a part of a model, "unet", "vae" or "text_encoder", is still what was loaded."""
+        """Whether a part of the model ("unet", "vae" or "text_encoder") still has the weights that were loaded."""
         return part in self.weights and has_weights(module, self.weights[part])
 
 
@@ -113,61 +113,61 @@ def local_folder(
     hub: HubOptions,
     ignore: list[str] | None = None,
 ) -> Path:
-    """A folder itself, or a snapshot of a hub repository.
+    """Return a local folder as it is, or download a snapshot of a hub repository.
 
     Args:
         name: A folder or a hub id.
-        patterns: The files of a repository that are needed; no others are fetched.
-        known: A sentence that says which names there are, for the error.
+        patterns: Patterns of the files to download; no other files are downloaded.
+        known: A sentence that says which names are accepted, for the error message.
         hub: How the repository is downloaded.
-        ignore: Files that are not needed even if they match.
+        ignore: Patterns of files that are not downloaded even if they match `patterns`.
 
     Raises:
-        UnknownModelError: If there is no such folder or repository, or it is not available.
+        UnknownModelError: If there is no such folder or repository, or it cannot be downloaded.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.is_file():
-        raise UnknownModelError(f"{name} is a file; a model is a folder. {known}")
+        raise UnknownModelError(f"{name} is a file, but a model is a folder. {known}")
     if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
-        raise UnknownModelError(f"unknown model {str(name)!r}: no such folder, and no hub id. {known}")
+        raise UnknownModelError(f"unknown model {str(name)!r}: it is neither a folder nor a hub id. {known}")
     try:
         snapshot = huggingface_hub.snapshot_download(
             name, allow_patterns=patterns, ignore_patterns=ignore, **hub.download
         )
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         at = f" at revision {hub.revision!r}" if hub.revision else ""
-        # Without the chain: a hundred lines of network layers, and the reason is in the message.
+        # Without the chained exception, which would print a hundred lines of network code. The message has the reason.
         raise UnknownModelError(f"cannot get {name!r}{at}: {_why(error, name)} {known}") from None
     return Path(snapshot)
 
 
 def local_file(name: str | Path, *, hub: HubOptions) -> Path:
-    """A file itself, or one of a hub repository.
+    """Return a local file as it is, or download one from a hub repository.
 
     Args:
-        name: A path, or the repository's id and the file's path in it, "owner/name/weights.safetensors".
+        name: A path, or a repository's id followed by the file's path in it: "owner/name/weights.safetensors".
         hub: How the file is downloaded.
 
     Raises:
-        UnknownModelError: If there is no such file, here or on the hub.
+        UnknownModelError: If there is no such file on this machine or on the hub.
     """
     path = Path(name).expanduser()
     if path.is_file():
         return path
     owner, _, rest = str(name).partition("/")
     repository, _, file = rest.partition("/")
-    known = "Pass a file, or owner/name/file of a hub repository."
+    known = "Pass the path of a file, or owner/name/file for a file on the hub."
     if not isinstance(name, str) or not file or not _HUB_ID.fullmatch(f"{owner}/{repository}"):
-        raise UnknownModelError(f"unknown file {str(name)!r}: it is not here, and no file of a repository. {known}")
+        raise UnknownModelError(f"unknown file {str(name)!r}: it is neither on this machine nor on the hub. {known}")
     try:
-        found = huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, **hub.download)
+        path = huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, **hub.download)
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         at = f" at revision {hub.revision!r}" if hub.revision else ""
         why = _why(error, f"{owner}/{repository}")
-        raise UnknownModelError(f"cannot get {file!r} of '{owner}/{repository}'{at}: {why} {known}") from None
-    return Path(found)
+        raise UnknownModelError(f"cannot get {file!r} from '{owner}/{repository}'{at}: {why} {known}") from None
+    return Path(path)
 
 
 def _why(error: Exception, name: str) -> str:
@@ -176,24 +176,24 @@ def _why(error: Exception, name: str) -> str:
             f"it is gated. Accept its terms at https://huggingface.co/{name} and pass token=…, or run 'hf auth login'."
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return "there is no such revision."
+        return "the repository has no such revision."
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return "the repository has no such file."
     if isinstance(error, errors.RepositoryNotFoundError):
         return "the hub has no such public repository."
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return (
-            "it is not, or not wholly, in the local cache, and the hub was not asked (offline) or did not answer. With "
-            "a connection it downloads by itself."
+            "it is not completely in the local cache, and the hub did not answer or offline mode is on. With a "
+            "connection it is downloaded automatically."
         )
     return str(error).strip().splitlines()[0]
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Within the block, transformers reads weights without a progress bar for each file; downloads, before, have one.
+    """Suppress transformers' progress bars while weights are read. Downloads happen earlier and keep their bars.
 
-    Where HF_HUB_DISABLE_PROGRESS_BARS is set, it decides.
+    If HF_HUB_DISABLE_PROGRESS_BARS is set, nothing is changed.
     """
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
@@ -201,7 +201,7 @@ def without_bars() -> Iterator[None]:
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or not logging.is_progress_bar_enabled():
         yield
         return
-    were_off = are_progress_bars_disabled()  # the hub's own, which transformers switches along
+    were_off = are_progress_bars_disabled()  # The hub's bars, which transformers turns off together with its own.
     logging.disable_progress_bar()
     try:
         yield
@@ -212,18 +212,23 @@ def without_bars() -> Iterator[None]:
 
 
 def weight_name(base: str, variant: str | None, shard: str = "") -> str:
-    """How diffusers and transformers name a weight file."""
+    """The name that diffusers and transformers give a weight file."""
     # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
     return f"{base}.{variant}{shard}.safetensors" if variant else f"{base}{shard}.safetensors"
 
 
 def index_name(base: str, variant: str | None) -> str:
-    """How they name the index of a sharded one."""
+    """The name that diffusers and transformers give the index of a sharded weight file."""
     return f"{base}.safetensors.index.{variant}.json" if variant else f"{base}.safetensors.index.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an error that names the file."""
+    """Read the object in a JSON file.
+
+    Raises:
+        MissingFileError: If the file does not exist.
+        CorruptFileError: If it is not JSON, or does not contain an object.
+    """
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
     try:
@@ -231,21 +236,21 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON: {error}. Get the file again.") from error
     if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} holds a {type(content).__name__}, not an object of names. Get the file again.")
+        raise CorruptFileError(f"{path} contains a {type(content).__name__}, not a JSON object. Get the file again.")
     return content
 
 
 def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Path]:
-    """The safetensors files in a folder, one or its shards, each checked to be readable.
+    """The safetensors files of a model: one file or several shards, each of them checked.
 
     Args:
-        folder: The model's, or the part's.
-        base: How the files are named: "model" in transformers, "diffusion_pytorch_model" in diffusers.
-        variant: What stands in the name besides, e.g. "fp16".
+        folder: The folder of the model or of one of its parts.
+        base: The base name of the files: "model" in transformers, "diffusion_pytorch_model" in diffusers.
+        variant: The variant in the files' names, such as "fp16"; None for files without a variant.
 
     Raises:
-        MissingFileError: If there are none, or a shard is missing.
-        CorruptFileError: If there are pickles alone, or a file is damaged.
+        MissingFileError: If there are no weight files, or a shard is missing.
+        CorruptFileError: If there are only pickles, or a file is damaged.
     """
     single = folder / weight_name(base, variant)
     index = folder / index_name(base, variant)
@@ -263,27 +268,27 @@ def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Pa
 
 
 def check_readable(path: Path) -> None:
-    """Read a safetensors file's header.
+    """Check a safetensors file by reading its header.
 
     Raises:
-        CorruptFileError: If the file is damaged, or no safetensors file.
+        CorruptFileError: If the file is damaged, or is not a safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise CorruptFileError(f"{path} is no whole safetensors file ({error}). Get the file again.") from error
+        raise CorruptFileError(f"{path} is not a complete safetensors file ({error}). Get the file again.") from error
 
 
 def _missing_weights(path: Path, variant: str | None) -> ModelError:
-    there = sorted(entry.name for entry in path.parent.iterdir())
-    pickles = [name for name in there if name.endswith(_PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in there):
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
         return CorruptFileError(
             f"no {path.name} in {path.parent}, only {', '.join(pickles)}: tadp reads safetensors, never pickles. "
             "Save the model again with `save_pretrained(..., safe_serialization=True)`."
         )
-    missing = f"no {path.name} in {path.parent}, which has {', '.join(there) or 'nothing'}. "
+    missing = f"no {path.name} in {path.parent}, which has {', '.join(names) or 'nothing'}. "
     if variant:
         return MissingFileError(f"{missing}Is there a variant {variant!r}?")
     return MissingFileError(f"{missing}If the weights are a variant, pass ", Argument("variant", "fp16"), ".")

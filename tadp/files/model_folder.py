@@ -1,6 +1,6 @@
-"""A model's folder in diffusers layout: found here or on the hub, its parts, and weights read into modules.
+"""A model folder in diffusers layout: finding it on disk or on the hub, its parts, and reading weights into modules.
 
-A hub model is first brought to a local folder, so that everything after takes one way.
+A hub model is first downloaded to a local folder. All later steps read a folder.
 """
 
 import warnings
@@ -21,10 +21,10 @@ from tadp.files.hub import HubOptions, index_name, local_folder, read_json, weig
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
 KNOWN_MODELS = ("tadp-tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5")
-# Part of a diffusers folder: base name of its weight files.
+# For each part of a diffusers folder, the base name of its weight files.
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
-    "transformer": "diffusion_pytorch_model",  # what later models have in place of a U-Net
+    "transformer": "diffusion_pytorch_model",  # in later models, instead of a U-Net
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
@@ -32,9 +32,9 @@ WEIGHTS = {
 }
 SCHEDULER = "scheduler/scheduler_config.json"
 _HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
-# Names of the VAE's attention before diffusers 0.15; Stable Diffusion 1.5 on the hub still has them.
+# Names in the VAE's attention before diffusers 0.15, which Stable Diffusion 1.5 on the hub still uses.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-_LINE, _LINES = 300, 8  # of a message: characters, lines
+_LINE, _LINES = 300, 8  # the most characters per line, and lines, of a shortened message
 
 
 class Moved(NamedTuple):
@@ -49,8 +49,8 @@ class Moved(NamedTuple):
     revision: str
 
 
-# Repositories that are gone. Stability AI took its own down in November 2025; those of sd2-community are copies. The
-# commits are those that public projects pin, two or more each. We have compared none with the original.
+# Repositories that no longer exist. Stability AI removed its own in November 2025; those of sd2-community are copies.
+# Each commit is one that two or more public projects pin. We have not compared the copies with the originals.
 ALIASES = {
     "runwayml/stable-diffusion-v1-5": Moved(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -71,17 +71,17 @@ ALIASES = {
 
 
 def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
-    """The local folder of a model: itself, the embedded one, or a snapshot from the hub.
+    """The local folder of a model: the given folder, the embedded model's, or a snapshot from the hub.
 
-    A repository of `ALIASES` is taken from the cache under its old name, if it is there, and otherwise from where it is
-    now, at the commit that is written there unless `hub.revision` names another, with a warning.
+    A repository in `ALIASES` is read from the cache under its old name if it is there. Otherwise it is downloaded from
+    its new name with a warning, at the commit in `ALIASES` unless `hub.revision` names another.
 
     Args:
         name: "tadp-tiny", a folder, or a hub id.
         hub: How a repository is downloaded; None is `HubOptions()`.
 
     Raises:
-        UnknownModelError: If the name is none of these, or the hub does not have or give it.
+        UnknownModelError: If the name is none of these, or the repository cannot be downloaded.
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()
@@ -96,13 +96,13 @@ def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
     except UnknownModelError:
         revision = hub.revision or moved.revision
         warnings.warn(
-            f"{name} is no longer on the hub; {moved.name} at {revision[:7]} is loaded in its place.", stacklevel=3
+            f"{name} is no longer on the hub; {moved.name} at {revision[:7]} is loaded instead.", stacklevel=3
         )
         return local_folder(moved.name, patterns=patterns, known=known, hub=hub.at(revision))
 
 
 def _patterns(variant: str | None) -> list[str]:
-    """Exactly the files a backbone reads: configs, the tokenizer, and the safetensors of one variant."""
+    """Patterns of exactly the files that a backbone reads: configs, tokenizers and the safetensors of one variant."""
     patterns = [CONFIG_NAME, ADAPTER_NAME, SCHEDULER]
     for part, base in WEIGHTS.items():
         if part.startswith("text_encoder"):
@@ -128,19 +128,19 @@ def tokenizer_part(encoder_part: str) -> str:
 
 
 def missing_part(folder: Path, part: str) -> MissingFileError:
-    """What to say of a folder that lacks a part; those of text encoders are numbered where a model has several."""
+    """The error for a folder that lacks a part. The parts of text encoders are numbered if a model has several."""
     further = "; some have more, such as text_encoder_2/ and tokenizer_2/" if part[-1].isdigit() else ""
     if part == "unet":
-        further = ", Stable Diffusion 3 and FLUX a transformer/ in place of unet/"
+        further = ", Stable Diffusion 3 and FLUX have transformer/ instead of unet/"
     return MissingFileError(f"no {part}/ in {folder}; {_HOLDS}{further}.")
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """A part's config.json.
+    """Read the config.json of a part.
 
     Raises:
-        MissingFileError: If the part or its config is not there.
-        CorruptFileError: If it is not JSON.
+        MissingFileError: If the part or its config is missing.
+        CorruptFileError: If the config is not JSON.
     """
     path = folder / part / "config.json"
     if not path.parent.is_dir():
@@ -149,7 +149,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, of those to keep; the others are never read."""
+    """Yield the name and value of each tensor to keep; the rest is never read."""
     for path in files:
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118  safe_open is not a dict
@@ -158,16 +158,16 @@ def read_tensors(files: list[Path], keep: Callable[[str], bool] = lambda _: True
 
 
 def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: Path, keep: tuple[str, ...] = ("",)):
-    """Give a model without storage the weights of files.
+    """Load weights from files into a module without storage.
 
     Raises:
-        ModelError: If they are not those of the model.
+        ModelError: If the weights do not fit the module.
     """
     state = {}
     for key, tensor in read_tensors(files, lambda key: key.startswith(keep)):
         for old, new in _OLD_NAMES.items():
             key = key.replace(old, new)
-        # A copy: safetensors maps the file, and how its tensors happen to be aligned there changes results by a bit.
+        # A copy, because safetensors maps the file, and the alignment of tensors in it changes results by a bit.
         state[key] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
     try:
         module.load_state_dict(state, strict=True, assign=True)
@@ -177,12 +177,12 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
 
 
 def save_weights(module: torch.nn.Module, path: Path) -> None:
-    """Write a module's tensors as safetensors."""
+    """Write a module's tensors to a safetensors file."""
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
 
 
 def _shortened(message: str) -> str:
-    """PyTorch's message names every tensor, hundreds of them where a file is of another model; the first ones do."""
+    """Shorten PyTorch's message, which names every tensor: hundreds of them if a file belongs to another model."""
     lines = message.splitlines()
     shown = [line if len(line) <= _LINE else f"{line[:_LINE]}… ({line.count(', ') + 1} of them)" for line in lines]
     return "\n".join(shown[:_LINES] + [f"… and {len(shown) - _LINES} more"] * (len(shown) > _LINES))

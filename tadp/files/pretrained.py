@@ -1,4 +1,4 @@
-"""A model of transformers that writes text: found in a folder or on the hub, checked, loaded whole or not at all."""
+"""Find, check and load a transformers model that writes text, from a folder or the hub, whole or not at all."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -11,28 +11,28 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# What a repository is asked for: configs, tokenizer and safetensors of its top folder, no pickles, no subfolders.
+# The files to download: configs, tokenizer and safetensors in the top folder, but no pickles and no subfolders.
 _WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
 
 def find_pretrained(name: str | Path, *, known: str, hub: HubOptions) -> Path:
-    """The folder that holds the model, downloaded if it must be; see `tadp.files.hub.local_folder`."""
+    """The folder of the model, downloaded if necessary; see `tadp.files.hub.local_folder`."""
     return local_folder(name, patterns=list(_WANTED), ignore=["*/*"], known=known, hub=hub)
 
 
 def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose: str) -> None:
-    """Say what is wrong with a folder before a library fails on it less clearly.
+    """Check a folder before loading it, so that a problem gets a clear message.
 
     Args:
-        folder: From `find_pretrained`.
-        name: What the user called it.
-        kinds: The model types that will do.
-        purpose: The end of the sentence that refuses another: "which this transformers cannot use to …".
+        folder: The folder that `find_pretrained` returned.
+        name: The name that the user passed.
+        kinds: The accepted model types.
+        purpose: The end of the error message for another type: "which this transformers cannot use to …".
 
     Raises:
-        ModelError: If the model is of another kind.
-        MissingFileError: If there are no weights.
-        CorruptFileError: If a file is damaged, or the weights are pickles only.
+        ModelError: If the model type is not one of `kinds`.
+        MissingFileError: If the folder has no weights.
+        CorruptFileError: If a file is damaged, or the weights are only pickles.
     """
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in kinds:
@@ -43,19 +43,19 @@ def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose
 def load_pretrained(
     model_class: Any, reader_class: Any, folder: Path, *, dtype: "torch.dtype", what: str, **options: Any
 ) -> "tuple[nn.Module, Any]":
-    """A model, and the processor or tokenizer that belongs to it.
+    """Load a model and its processor or tokenizer.
 
     Args:
-        model_class: An auto class of transformers.
-        reader_class: What loads the other part, from the same folder.
-        folder: One that has been checked.
-        dtype: Of the weights.
-        what: The subject of the sentences, such as "the captioner 'x'".
-        **options: Of `reader_class.from_pretrained`.
+        model_class: The transformers auto class that loads the model.
+        reader_class: The class that loads the processor or tokenizer from the same folder.
+        folder: A folder that `check_pretrained` has checked.
+        dtype: The dtype of the weights.
+        what: The subject of error messages, such as "the captioner 'x'".
+        **options: Further arguments for `reader_class.from_pretrained`.
 
     Raises:
-        ModelError: If they do not load, or lack weights.
-        MissingExtraError: If this model needs a package that is not installed.
+        ModelError: If one of the two cannot be loaded, or the model lacks weights.
+        MissingExtraError: If the model needs a package that is not installed.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -70,20 +70,20 @@ def load_pretrained(
         raise MissingExtraError(f"{what} needs a package that is not installed: {_first_line(error)}") from error
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ModelError(
-            f"{what} in {folder} could not be loaded: {_first_line(error)} Its files may not belong together, or need "
-            "another release of transformers."
+            f"{what} in {folder} could not be loaded: {_first_line(error)} Its files may not belong together, or may "
+            "need another version of transformers."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"{what} lacks {len(missing)} weights of a {type(model).__name__}, {missing[0]} first; it would speak at "
-            "random. Pass a model that was trained for this."
+            f"{what} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}; it would write "
+            "random text. Pass a model that was trained for this."
         )
     return model, reader
 
 
 def pad_left(tokenizer: Any) -> None:
-    """Let a tokenizer pad batches so that a decoder goes on from the last token."""
+    """Make a tokenizer pad on the left, so that a decoder continues from the last token of each text."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -1,1 +1,1 @@
-"""Text to embeddings: encoders, tokenizers, learned tokens, and what each token stands for."""
+"""From text to embeddings: encoders, tokenizers, learned tokens, and what each token stands for."""

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, built from the vocabulary that ships with tadp, and counting a text in its tokens."""
+"""CLIP's tokenizer, built from the vocabulary that ships with tadp, and token counts."""
 
 import gzip
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from tadp.assets import clip_merges
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-MAX_LENGTH = 77  # of every CLIP text encoder that Stable Diffusion 1.x and 2.x have, start and end included
+MAX_LENGTH = 77  # for all CLIP text encoders of Stable Diffusion 1.x and 2.x, including start and end token
 
 
 def clip_tokenizer(**options: Any) -> "CLIPTokenizer":
-    """A new tokenizer of CLIP's own vocabulary, which Stable Diffusion 1.x, 2.x and XL share.
+    """Create a tokenizer with CLIP's own vocabulary, which Stable Diffusion 1.x, 2.x and XL share.
 
     Args:
-        **options: `CLIPTokenizer`'s own, such as `pad_token`.
+        **options: Further arguments for `CLIPTokenizer`, such as `pad_token`.
 
     Source:
-        Radford et al. 2021, Sec. 2.4; the vocabulary is built as openai/CLIP builds it from its list of merges.
+        Radford et al. 2021, Sec. 2.4; the vocabulary is built from the list of merges as in openai/CLIP.
 
     Example:
         >>> clip_tokenizer()("a golden retriever").input_ids
@@ -35,35 +35,35 @@ def clip_tokenizer(**options: Any) -> "CLIPTokenizer":
     names = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
     names += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {name: number for number, name in enumerate(names)}
-    given: dict[str, Any] = {"vocab": vocabulary, "merges": merges, "model_max_length": MAX_LENGTH}
-    return CLIPTokenizer(**(given | options))
+    defaults: dict[str, Any] = {"vocab": vocabulary, "merges": merges, "model_max_length": MAX_LENGTH}
+    return CLIPTokenizer(**(defaults | options))
 
 
 def _byte_letters() -> list[str]:
-    """A letter for each byte, those that print first, as GPT-2 and CLIP write bytes."""
+    """One letter per byte, printable bytes first: how GPT-2 and CLIP write bytes."""
     printed = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [*map(chr, printed), *(chr(0x100 + number) for number in range(0x100 - len(printed)))]
 
 
 @runtime_checkable
 class TokenCounter(Protocol):
-    """What says how long a text is to a text encoder; `tadp.text.encoder.TextEncoder` does."""
+    """Anything that counts the tokens of a text for a text encoder, such as `tadp.text.encoder.TextEncoder`."""
 
     @property
     def max_length(self) -> int:
-        """Tokens a text may have, start and end included."""
+        """The most tokens that a text may have, including start and end token."""
         ...
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each text, start and end included."""
+        """The number of tokens of each text, including start and end token."""
         ...
 
 
 class TokenizerCounter:
-    """Counts with a tokenizer alone.
+    """Counts tokens with only a tokenizer.
 
     Args:
-        tokenizer: CLIP's, or one of its kind.
+        tokenizer: CLIP's tokenizer, or one of the same class.
     """
 
     max_length: int = MAX_LENGTH
@@ -72,13 +72,13 @@ class TokenizerCounter:
         self._tokenizer = tokenizer
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each text, start and end included."""
+        """The number of tokens of each text, including start and end token."""
         return [len(encoding) for encoding in self._tokenizer(list(captions), verbose=False).encodings or []]
 
 
 @lru_cache(maxsize=1)
 def clip_counter() -> TokenizerCounter:
-    """Counts in CLIP's own vocabulary, which Stable Diffusion 1.x and 2.x share; it ships with tadp.
+    """A counter with CLIP's own vocabulary, which Stable Diffusion 1.x and 2.x share and which ships with tadp.
 
     Example:
         >>> clip_counter().count_tokens(["", "a golden retriever on grass"])
@@ -89,7 +89,7 @@ def clip_counter() -> TokenizerCounter:
 
 @lru_cache(maxsize=4)
 def folder_counter(folder: Path) -> TokenizerCounter:
-    """Counts with the tokenizer in a folder."""
+    """A counter with the tokenizer in a folder."""
     from transformers import CLIPTokenizer
 
     return TokenizerCounter(CLIPTokenizer.from_pretrained(folder, local_files_only=True))

@@ -1,4 +1,4 @@
-"""Conditioning: text as the U-Net sees it, embeddings with named tokens and words."""
+"""Conditioning: encoded text as the denoiser takes it, with names for tokens and words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from tadp.errors import CaptionError
 from tadp.features import Word
 
-GATE = 1e-4  # VPD starts its text adapter almost at the identity
-_SHOWN = 8  # words of a text in its repr
+GATE = 1e-4  # at the start, VPD's text adapter is almost the identity
+_SHOWN = 8  # words in the repr
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """Text as the U-Net sees it.
+    """Encoded text as the denoiser takes it.
 
     Attributes:
-        embeddings: (B, L, D); B is 1 for text shared by all images, L is any length.
-        tokens: For each of the B texts, what each of the L embeddings stands for; a token that goes on the word of the
-            one before begins with "##" ("rain", "##coat"), and one that is a part of a letter has the letter's name.
-        words: For each of the B texts, its words and the tokens they became; punctuation and emoji are no words.
-        mask: (B, L), True where the U-Net may attend; None for everywhere, as Stable Diffusion was trained.
-        pooled: (B, P), each text as a whole, which Stable Diffusion XL, 3 and FLUX take besides; None for others.
+        embeddings: Token embeddings, (B, L, D). B is 1 for a text shared by all images; L is any length.
+        tokens: For each of the B texts, a name for each of the L embeddings. The name of a token that continues a word
+            begins with "##" ("rain", "##coat"); a token that is part of a letter has the letter as its name.
+        words: For each of the B texts, its words and their token positions. Punctuation and emoji are not words.
+        mask: True where the denoiser may attend, (B, L); None for everywhere, as Stable Diffusion was trained.
+        pooled: One embedding for each whole text, (B, P), which Stable Diffusion XL, 3 and FLUX also take; None for
+            other models.
     """
 
     embeddings: Float[Tensor, "b l d"]
@@ -36,18 +37,20 @@ class Conditioning:
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 3:
-            raise ValueError(f"embeddings are (B, L, D); got shape {tuple(self.embeddings.shape)}.")
+            raise ValueError(f"embeddings must be (B, L, D); got shape {tuple(self.embeddings.shape)}.")
         batch, length, _ = self.embeddings.shape
-        if self.tokens is not None and (len(self.tokens) != batch or any(len(one) != length for one in self.tokens)):
+        if self.tokens is not None and (
+            len(self.tokens) != batch or any(len(names) != length for names in self.tokens)
+        ):
             raise ValueError(
-                f"one token name an embedding; got {[len(t) for t in self.tokens]} for {batch} x {length}."
+                f"tokens must have one name per embedding; got {[len(t) for t in self.tokens]} for {batch} x {length}."
             )
         if self.words is not None and len(self.words) != batch:
-            raise ValueError(f"one tuple of words a text; got {len(self.words)} for {batch} texts.")
+            raise ValueError(f"words must have one tuple per text; got {len(self.words)} for {batch} texts.")
         if self.mask is not None and self.mask.shape != (batch, length):
-            raise ValueError(f"the mask is (B, L), {batch} x {length}; got {tuple(self.mask.shape)}.")
+            raise ValueError(f"mask must be (B, L), here {batch} x {length}; got {tuple(self.mask.shape)}.")
         if self.pooled is not None and (self.pooled.ndim != 2 or self.pooled.shape[0] != batch):
-            raise ValueError(f"pooled embeddings are (B, P), {batch} of them; got {tuple(self.pooled.shape)}.")
+            raise ValueError(f"pooled must be (B, P), here with B = {batch}; got {tuple(self.pooled.shape)}.")
 
     def __repr__(self) -> str:
         masked = "" if self.mask is None else f", mask {tuple(self.mask.shape)}"
@@ -58,23 +61,23 @@ class Conditioning:
         return self.embeddings.shape[0]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """Move the tensors; the mask keeps its dtype."""
+        """Move the tensors to a device and dtype; the mask keeps its dtype."""
         mask = None if self.mask is None else self.mask.to(device=device)
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
         return replace(self, embeddings=self.embeddings.to(device=device, dtype=dtype), mask=mask, pooled=pooled)
 
     def expand(self, batch: int) -> "Conditioning":
-        """Give every image of a batch its text: one text is shared, `batch` texts stay as they are.
+        """Give every image of a batch a text: a single text is repeated, and `batch` texts stay as they are.
 
         Raises:
-            CaptionError: If there are neither one nor `batch` texts.
+            CaptionError: If the number of texts is neither 1 nor `batch`.
         """
-        count = self.embeddings.shape[0]  # not len(), which knows no symbolic sizes
+        count = self.embeddings.shape[0]  # not len(), which does not support symbolic sizes
         if count == batch:
             return self
         if count != 1:
             raise CaptionError(
-                f"{batch} images but {count} texts; give one caption an image, or a single string for all."
+                f"{batch} images but {count} texts; pass one caption per image, or a single string for all."
             )
         return Conditioning(
             self.embeddings.expand(batch, -1, -1),
@@ -85,7 +88,7 @@ class Conditioning:
         )
 
     def take(self, rows: Sequence[int]) -> "Conditioning":
-        """Some of the texts, in this order; a row may come several times.
+        """Select texts by row, in the given order; a row may occur several times.
 
         Example:
             >>> Conditioning(torch.zeros(2, 77, 8)).take([0, 1, 1]).embeddings.shape
@@ -101,10 +104,10 @@ class Conditioning:
         )
 
     def apart(self) -> "Conditioning":
-        """Each embedding of one text as a text of its own, (L, 1, D), with its name; `take` then gives each image one.
+        """Split one text into L texts of one embedding each, (L, 1, D), with their names.
 
-        So an image is told its own room alone, where `prompts.averaged_eos` has an embedding for each room (TADP's
-        depth).
+        `take` then selects one of them for each image. For example, `prompts.averaged_eos` has one embedding per room,
+        and each image receives only its own room (TADP's depth).
 
         Raises:
             ValueError: If there is more than one text.
@@ -115,7 +118,7 @@ class Conditioning:
             (('kitchen',), ('kitchen',), ('bathroom',))
         """
         if len(self) != 1:
-            raise ValueError(f"one text is taken apart, (1, L, D); got {tuple(self.embeddings.shape)}.")
+            raise ValueError(f"apart() splits one text, (1, L, D); got {tuple(self.embeddings.shape)}.")
         return Conditioning(
             self.embeddings.transpose(0, 1),
             self.tokens and tuple((name,) for name in self.tokens[0]),
@@ -124,14 +127,15 @@ class Conditioning:
         )
 
     def join(self, *others: "Conditioning") -> "Conditioning":
-        """One text after the other, along L: the released code's "blip+class_emb".
+        """Concatenate texts along L, as the released code's "blip+class_emb" does.
 
-        A text shared by all images is repeated; device and dtype are this one's. Where one part has names or a mask
-        and another has none, the other's tokens are named "" and may be attended to everywhere. The pooled embedding
-        is the first part's that has one.
+        A text shared by all images is repeated. The result has the device and dtype of this conditioning. If only some
+        parts have names, the tokens of the rest are named ""; if only some have a mask, the rest may be attended to
+        everywhere. The pooled embedding is that of the first part that has one.
 
         Raises:
             CaptionError: If the parts have neither one text nor the same number of texts.
+            TypeError: If a part is not a Conditioning.
             ValueError: If the embeddings differ in width.
 
         Example:
@@ -142,15 +146,15 @@ class Conditioning:
         """
         for other in others:
             if not isinstance(other, Conditioning):
-                raise TypeError(f"a Conditioning is joined; got {type(other).__name__}. Encode text by encode_text.")
+                raise TypeError(f"join() takes Conditioning; got {type(other).__name__}. Encode text with encode_text.")
         parts = [self, *(other.to(self.embeddings.device, self.embeddings.dtype) for other in others)]
         counts = [len(part) for part in parts]
         batch = next((count for count in counts if count != 1), 1)
         if any(count not in (1, batch) for count in counts):
-            raise CaptionError(f"parts to join have one text, or all the same number; got {counts}.")
+            raise CaptionError(f"parts to join must have one text or all the same number; got {counts}.")
         widths = [part.embeddings.shape[2] for part in parts]
         if len(set(widths)) > 1:
-            raise ValueError(f"parts to join are of one width; got {widths}. Encode them with one text encoder.")
+            raise ValueError(f"parts to join must have one width; got {widths}. Encode them with one text encoder.")
         parts = [part.expand(batch) for part in parts]
         return Conditioning(
             torch.cat([part.embeddings for part in parts], dim=1),
@@ -162,7 +166,7 @@ class Conditioning:
 
 
 class TextAdapter(nn.Module):
-    """A gated residual that lets training shift the text; almost the identity at the start, exactly at gate 0.
+    """A gated residual with which training can shift the text: almost the identity at first, exactly so at gate 0.
 
     Args:
         width: D, the width of an embedding.
@@ -177,18 +181,18 @@ class TextAdapter(nn.Module):
         self.gate = nn.Parameter(torch.full((width,), GATE))
 
     def forward(self, text: Conditioning) -> Conditioning:
-        """Shift the embeddings; names and mask stay."""
+        """Shift the embeddings; names and mask stay the same."""
         return replace(text, embeddings=text.embeddings + self.gate * self.mlp(text.embeddings))
 
 
 def _first_names(words: tuple[tuple[Word, ...], ...] | None, tokens: tuple[tuple[str, ...], ...] | None) -> str:
-    """The first words of the first text, or its first tokens; "" if it came without."""
+    """The first words of the first text, or its first tokens; "" if it has neither."""
     named = [word.text for word in words[0]] if words else list(tokens[0]) if tokens else []
     return ", ".join(named[:_SHOWN]) + f" and {len(named) - _SHOWN} more" * (len(named) > _SHOWN)
 
 
 def _words_at(words: tuple[Word, ...], place: int) -> tuple[Word, ...]:
-    """Those that are whole in one embedding, as words of a text that has no other."""
+    """The words that consist of only the token at `place`, as words of a text of one token."""
     return tuple(word._replace(start=0, stop=1) for word in words if (word.start, word.stop) == (place, place + 1))
 
 
@@ -196,7 +200,7 @@ def _join_tokens(parts: list[Conditioning]) -> tuple[tuple[str, ...], ...] | Non
     if all(part.tokens is None for part in parts):
         return None
     named = [part.tokens or (("",) * part.embeddings.shape[1],) * len(part) for part in parts]
-    return tuple(tuple(chain(*one)) for one in zip(*named, strict=True))
+    return tuple(tuple(chain(*names)) for names in zip(*named, strict=True))
 
 
 def _join_words(parts: list[Conditioning]) -> tuple[tuple[Word, ...], ...] | None:
@@ -207,8 +211,8 @@ def _join_words(parts: list[Conditioning]) -> tuple[tuple[Word, ...], ...] | Non
     for part in parts:
         words = part.words or ((),) * len(part)
         joined = [
-            (*before, *(word._replace(start=word.start + offset, stop=word.stop + offset) for word in one))
-            for before, one in zip(joined, words, strict=True)
+            (*before, *(word._replace(start=word.start + offset, stop=word.stop + offset) for word in following))
+            for before, following in zip(joined, words, strict=True)
         ]
         offset += part.embeddings.shape[1]
     return tuple(joined)

@@ -1,4 +1,4 @@
-"""τ of the paper: captions in, embeddings with named tokens and words out."""
+"""The paper's τ: from captions to embeddings with named tokens and words."""
 
 import re
 import warnings
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import CLIPTextModel, CLIPTokenizer
 
-_TOKEN = re.compile(r"<[^\s<>|]+>")  # how learned tokens are written; CLIP's own have a bar, "<|endoftext|>"
+_TOKEN = re.compile(r"<[^\s<>|]+>")  # the form of learned tokens; CLIP's own tokens have bars, "<|endoftext|>"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Hidden = Literal["last", "last but one"]
 
 
 class TextEncoder(nn.Module):
-    """A frozen CLIP or OpenCLIP text encoder with its tokenizer, as Stable Diffusion 1.x and 2.x have it.
+    """A frozen CLIP or OpenCLIP text encoder with its tokenizer, as in Stable Diffusion 1.x and 2.x.
 
     Args:
         model: A CLIP text model.
-        tokenizer: A fast tokenizer, whose words can be followed to their tokens.
-        hidden: Which of the model's hidden states is the embedding: the last, after the final norm, or the last but
-            one, without, as Stable Diffusion XL and 3 take it.
+        tokenizer: A fast tokenizer, which reports the word of each token.
+        hidden: The hidden state that becomes the embedding: the last, after the final norm, or the last but one,
+            without it, which Stable Diffusion XL and 3 use.
     """
 
     def __init__(self, model: "CLIPTextModel", tokenizer: "CLIPTokenizer", *, hidden: Hidden = "last"):
@@ -42,8 +42,8 @@ class TextEncoder(nn.Module):
 
     @property
     def max_length(self) -> int:
-        """Tokens a caption may have, start and end included: 77."""
-        # A tokenizer folder without a config says 1e30.
+        """The most tokens that a caption may have, including start and end token: 77."""
+        # For a tokenizer folder without a config, model_max_length is 1e30.
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
     @property
@@ -53,31 +53,32 @@ class TextEncoder(nn.Module):
 
     @property
     def length(self) -> int:
-        """L, the embeddings of every text."""
+        """L, the number of embeddings of every text."""
         return self.max_length
 
     @property
     def pooled_width(self) -> int | None:
-        """P, the width of a text's pooled embedding; None as there is none."""
+        """P, the width of a text's pooled embedding; None, because this encoder has no pooled embedding."""
         return None
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each caption, start and end included."""
+        """The number of tokens of each caption, including start and end token."""
         return [len(encoding) for encoding in self._tokenize(list(captions))]
 
     def forward(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
     ) -> Conditioning:
-        """Encode captions; the same caption is encoded once.
+        """Encode captions; repeated captions are encoded only once.
 
-        A word in angle brackets that the tokenizer does not know, such as "<toy>", is spelled out, with a warning: it
-        is the token of a modifier that is not installed.
+        A word in angle brackets that the tokenizer does not know, such as "<toy>", is spelled out, with a warning. It
+        is usually the token of a modifier that is not installed.
 
         Args:
-            captions: One text, or several. The empty string is the empty prompt. A learned token of several vectors
-                stands there once, and is one word of the result.
-            truncate: Cut a caption that is too long, with a warning, rather than refuse it.
-            mask_padding: Let the U-Net attend to real tokens alone. Stable Diffusion was trained without.
+            captions: One text or several. The empty string is the empty prompt. A learned token of several vectors is
+                written once, and is one word of the result.
+            truncate: Whether to cut a caption that is too long, with a warning, instead of refusing it.
+            mask_padding: Whether the denoiser may attend only to real tokens. Stable Diffusion was trained without a
+                mask.
 
         Raises:
             TypeError: If a caption is not a string.
@@ -87,17 +88,17 @@ class TextEncoder(nn.Module):
         unique, position = distinct(texts)
         encodings = self._tokenize(unique)
         self.check_length(texts, [len(encodings[k]) for k in position], truncate=truncate)
-        self.tell_of_unknown(unique)
+        self.warn_about_unknown_tokens(unique)
         encoded = self.encode(unique, mask_padding=mask_padding)
         return encoded.take(position)
 
     def encode(self, texts: list[str], *, mask_padding: bool = False, keep_pooled: bool = False) -> Conditioning:
-        """Encode texts as they are, cut if they are too long: what is left of `forward` when all is checked.
+        """Encode texts without the checks of `forward`; texts that are too long are cut.
 
         Args:
-            texts: One or several.
-            mask_padding: As in `forward`.
-            keep_pooled: Keep the model's pooled embedding, for models that take one.
+            texts: One text or several.
+            mask_padding: Whether the denoiser may attend only to real tokens.
+            keep_pooled: Whether to return the model's pooled embedding, for denoisers that take one.
         """
         encodings = self._tokenize(texts)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
@@ -124,7 +125,7 @@ class TextEncoder(nn.Module):
         )
 
     def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (B, L, D), and pooled ones (B, P) if the model makes some."""
+        """Embeddings (B, L, D), and pooled embeddings (B, P) if the model has them."""
         is_last = self.hidden == "last"
         out: Any = self.model(ids, **({} if is_last else {"output_hidden_states": True}))
         # CLIPTextModelWithProjection projects what CLIPTextModel pools
@@ -137,7 +138,7 @@ class TextEncoder(nn.Module):
         return name_tokens(text, encoding, tokens, learned)
 
     def check_fit(self, captions: Sequence[str]) -> None:
-        """Refuse what is too long, where cutting it is no choice.
+        """Refuse captions that are too long, for callers that cannot cut them.
 
         Raises:
             CaptionError: If a caption has too many tokens.
@@ -147,8 +148,8 @@ class TextEncoder(nn.Module):
     def end_embeddings(self, captions: Sequence[str]) -> Float[Tensor, "b d"]:
         """The embedding at each caption's end token, (B, D), without CLIP's projection and not normalised.
 
-        Attention in CLIP is causal, so what pads a caption does not change it, and captions are padded to the longest
-        alone: several times faster than `forward`.
+        Attention in CLIP is causal, so padding does not change a caption. Captions are therefore only padded to the
+        length of the longest, which is several times faster than `forward`.
 
         Raises:
             TypeError: If a caption is not a string.
@@ -157,82 +158,88 @@ class TextEncoder(nn.Module):
         texts = check_captions(captions)
         rows = [encoding.ids for encoding in self._tokenize(texts)]
         self.check_length(texts, [len(row) for row in rows], truncate=None)
-        self.tell_of_unknown(texts)
+        self.warn_about_unknown_tokens(texts)
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
         ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
         return self.model(ids).last_hidden_state[torch.arange(len(rows), device=self.model.device), ends]
 
     def _tokenize(self, texts: list[str]) -> list["Encoding"]:
-        # Padding and truncation would become the tokenizer's state, which threads share.
+        # Padding and truncation here would change the tokenizer's state, which threads share.
         learned = learned_tokens(self.tokenizer)
         return self.tokenizer([write_out(text, learned) for text in texts], verbose=False).encodings or []
 
     def _fit(self, ids: list[int]) -> list[int]:
-        """Cut to the limit, the end token kept, or pad to it."""
+        """Cut ids to the limit, keeping the end token, or pad them to it."""
         if len(ids) > self.max_length:
             return [*ids[: self.max_length - 1], ids[-1]]
         padding: Any = self.tokenizer.pad_token_id
         return [*ids, *[padding] * (self.max_length - len(ids))]
 
     def check_length(self, texts: list[str], counts: list[int], *, truncate: bool | None) -> None:
-        """Refuse or, if `truncate`, warn of texts that are too long; None if the caller has no such choice to offer."""
+        """Refuse texts that are too long or, if `truncate`, warn about them; None if the caller has no such option."""
         for number, (text, count) in enumerate(zip(texts, counts, strict=True)):
             if count <= self.max_length:
                 continue
-            what = f"caption {number} ({text[:24]!r} …) has {count} tokens, the text encoder takes {self.max_length}"
+            problem = (
+                f"caption {number} ({text[:24]!r} …) has {count} tokens, but the text encoder takes {self.max_length}"
+            )
             if not truncate:
                 choice = () if truncate is None else (" or pass ", Argument("truncate", True))
-                raise CaptionError(f"{what}. Shorten it", *choice, ".")
-            warnings.warn(f"{what}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
+                raise CaptionError(f"{problem}. Shorten it", *choice, ".")
+            warnings.warn(f"{problem}; the rest was cut.", stacklevel=6)  # the caller of `encode_text`
 
-    def tell_of_unknown(self, texts: Iterable[str]) -> None:
-        """Warn of words that look like learned tokens and are none."""
+    def warn_about_unknown_tokens(self, texts: Iterable[str]) -> None:
+        """Warn about words that look like learned tokens but are not known."""
         rest = [text for text in texts if _TOKEN.search(text)]
         known = [token for token in self.tokenizer.get_added_vocab() if _TOKEN.search(token)] if rest else []
-        for token in sorted(known, key=len, reverse=True):  # whole: "<style>" in a token "my<style>" is known too
+        # Longest first, so that "my<style>" is recognised before "<style>".
+        for token in sorted(known, key=len, reverse=True):
             rest = [re.sub(re.escape(token), " ", text, flags=re.IGNORECASE) for text in rest]
         unknown = dict.fromkeys(token for text in rest for token in _TOKEN.findall(text))
         if unknown:
-            # The command line shows warnings that begin so.
+            # The command line shows warnings that begin with these words.
             warnings.warn(
                 f"the text encoder has no token {', '.join(map(repr, unknown))} and spells it out, letter by letter. A "
-                "learned token is there while its modifier is installed: with modifier.install(backbone).",
+                "learned token is only known while its modifier is installed: with modifier.install(backbone).",
                 stacklevel=6,
             )
 
 
 def check_captions(captions: str | Sequence[str]) -> list[str]:
-    """A list of strings.
+    """Check captions and return them as a list of strings.
 
     Raises:
-        TypeError: If something is no string; the message names it.
-        CaptionError: If there are none, or one cannot be written as UTF-8, as where a file cut an emoji in half.
+        TypeError: If a caption is not a string; the message names it.
+        CaptionError: If there are no captions, or one cannot be written as UTF-8, for example because a file cut an
+            emoji in half.
     """
     if isinstance(captions, Tensor):
-        raise TypeError("captions are strings; got a tensor. Wrap embeddings: tadp.Conditioning(embeddings).")
+        raise TypeError("captions must be strings; got a tensor. Wrap embeddings: tadp.Conditioning(embeddings).")
     if isinstance(captions, bytes) or not isinstance(captions, Iterable):
-        raise TypeError(f"captions are strings, one or a list of them; got {type(captions).__name__}.")
-    if isinstance(captions, Mapping):  # which would give its ids
+        raise TypeError(f"captions must be a string or a list of strings; got {type(captions).__name__}.")
+    if isinstance(captions, Mapping):  # iterating over it would yield its keys
         raise TypeError(
-            f"captions are a list, one an image; got a {type(captions).__name__}. Pass those of the images, in order."
+            f"captions must be a list, one caption per image in the same order; got a {type(captions).__name__}."
         )
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions are strings.")
+            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions must be strings.")
         if not text.isascii() and (half := _SURROGATE.search(text)):
             raise CaptionError(
-                f"caption {number} ({text[:24]!a}) cannot be written as UTF-8, because of character "
-                f"{half.start()}, half an emoji or a byte that was no text. Take it out."
+                f"caption {number} ({text[:24]!a}) cannot be written as UTF-8, because character {half.start()} is "
+                "half an emoji or a byte that is not text. Remove it."
             )
     if not texts:
-        raise CaptionError("no captions; give one an image, or a single string for all ('' is the empty prompt).")
+        raise CaptionError(
+            "no captions; pass one caption per image, or a single string for all ('' is the empty prompt)."
+        )
     return texts
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Each text once, and for each text its number there; a prompt of names is not the same text without them."""
+    """The distinct texts, and the index of each text among them. A `Names` prompt differs from the same plain text."""
     keys = [(text, _names_of(text)) for text in texts]
     rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
     return [text for text, _ in rows], [rows[key] for key in keys]

@@ -1,4 +1,4 @@
-"""Load the text encoders of a folder in diffusers layout, one or several, with their tokenizers."""
+"""Load the text encoders of a folder in diffusers layout, with their tokenizers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from tadp.text.stack import T5_TOKENS, T5Encoder
 
 
 class TextFiles:
-    """The text encoders of one model's folder; a family of base models says which there are.
+    """Reads the text encoders of one model folder; the family of the base model says which ones to read.
 
     Args:
-        folder: The model's.
-        variant: Which weight files.
-        dtype: Of the weights; None reads none, so that encoders have shapes only.
-        load_t5: Whether a T5 that a model can do without is loaded.
+        folder: The model folder.
+        variant: The variant of the weight files, such as "fp16"; None for files without a variant.
+        dtype: The dtype of the weights; None reads no weights, so that encoders only have shapes.
+        load_t5: Whether to load a T5 that the model also works without.
     """
 
     def __init__(
@@ -28,15 +28,15 @@ class TextFiles:
         self._folder, self._variant, self._dtype, self._load_t5 = folder, variant, dtype, load_t5
 
     def clip(self, part: str, *, projected: bool = False, hidden: Hidden = "last") -> TextEncoder:
-        """A CLIP text encoder with its tokenizer.
+        """Load a CLIP text encoder with its tokenizer.
 
         Args:
-            part: The encoder's folder, such as "text_encoder_2"; "tokenizer_2" is then its tokenizer's.
-            projected: Whether it projects what it pools.
-            hidden: Which of its hidden states is the embedding; see `TextEncoder`.
+            part: The encoder's subfolder, such as "text_encoder_2", whose tokenizer is in "tokenizer_2".
+            projected: Whether the encoder projects its pooled embedding.
+            hidden: The hidden state that becomes the embedding; see `TextEncoder`.
 
         Raises:
-            MissingFileError, CorruptFileError, ModelError: If it does not load whole.
+            MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or does not fit the rest.
         """
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -51,36 +51,36 @@ class TextFiles:
         return TextEncoder(model, CLIPTokenizer.from_pretrained(tokens, local_files_only=True), hidden=hidden)
 
     def t5(self, part: str, *, max_tokens: int = T5_TOKENS) -> T5Encoder:
-        """A T5 encoder with its tokenizer.
+        """Load a T5 encoder with its tokenizer.
 
         Args:
-            part: The encoder's folder.
-            max_tokens: What a text is cut or padded to.
+            part: The encoder's subfolder.
+            max_tokens: The number of tokens to which a text is cut or padded.
 
         Raises:
-            MissingFileError, CorruptFileError, ModelError: If it does not load whole.
+            MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or does not fit the rest.
         """
         from transformers import AutoTokenizer, T5EncoderModel
 
         kind = read_config(self._folder, part).get("model_type")
         if kind != "t5":
             raise ModelError(
-                f"{self._folder / part} holds a {kind!r}, where a T5 encoder belongs. Get the model again."
+                f"{self._folder / part} holds a {kind!r}, but must hold a T5 encoder. Get the model again."
             )
         tokens = _tokenizer_folder(self._folder, part)
         model = self._model(T5EncoderModel, part)
         return T5Encoder(model, AutoTokenizer.from_pretrained(tokens, local_files_only=True), max_tokens=max_tokens)
 
     def has_t5(self, part: str) -> bool:
-        """Whether a T5 that a model can do without is there and wanted.
+        """Whether to load a T5 that the model also works without: it exists, and `load_t5` is true.
 
         Raises:
-            MissingFileError: If its tokenizer is there and it is not.
+            MissingFileError: If the T5 is missing but its tokenizer exists.
         """
         is_there = (self._folder / part).is_dir()
         if self._load_t5 and not is_there and (self._folder / tokenizer_part(part)).is_dir():
             raise MissingFileError(
-                f"no {part}/ in {self._folder}, which has its tokenizer; pass load_t5=False to load the model without."
+                f"no {part}/ in {self._folder}, which has its tokenizer. Pass load_t5=False to load no T5."
             )
         return self._load_t5 and is_there
 
@@ -89,10 +89,10 @@ class TextFiles:
 
 
 def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> TextEncoder:
-    """The CLIP text encoder in `folder/text_encoder` with the tokenizer in `folder/tokenizer`.
+    """Load the CLIP text encoder in `folder/text_encoder` with the tokenizer in `folder/tokenizer`.
 
     Raises:
-        MissingFileError, CorruptFileError, ModelError: If it does not load whole.
+        MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or does not fit the rest.
     """
     return TextFiles(folder, variant=variant, dtype=dtype).clip("text_encoder")
 
@@ -116,12 +116,12 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
         raise ModelError(f"the weights in {folder} do not fit its config.json: {error}") from error
     missing = sorted(info["missing_keys"])
     if missing or info["mismatched_keys"]:
-        # transformers would go on with random weights
+        # transformers would continue with random weights
         raise CorruptFileError(
-            f"{folder} lacks {len(missing)} weights, {missing[:2]} …; it was saved by another version "
-            "of transformers. Save it again with this one."
+            f"{folder} lacks {len(missing)} weights ({missing[:2]} …); it was probably saved by another version of "
+            "transformers. Save it again with this version."
         )
-    for parameter in model.parameters():  # see loading.fill
+    for parameter in model.parameters():  # a copy; see tadp.files.model_folder.fill
         parameter.data = parameter.data.clone()
     return model.eval()
 
@@ -130,7 +130,7 @@ def _tokenizer_folder(folder: Path, part: str) -> Path:
     path = folder / tokenizer_part(part)
     if not path.is_dir():
         raise missing_part(folder, tokenizer_part(part))
-    # transformers would make a tokenizer without a vocabulary
+    # transformers would create a tokenizer without a vocabulary
     if not (path / "tokenizer.json").exists() and not (
         (path / "vocab.json").exists() and (path / "merges.txt").exists()
     ):

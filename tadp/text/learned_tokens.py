@@ -1,7 +1,7 @@
-"""Learned tokens: words a text encoder did not know, each of one or several vectors, and the files they come in.
+"""Learned tokens, new words of a text encoder with one or several vectors each, and the files that store them.
 
-A token of several vectors is written once in a caption. The tokenizer has it as `token`, `token_1`, `token_2` …, which
-is diffusers' way, and `TextEncoder` writes it out before it looks the words up.
+A token of several vectors is written once in a caption. As in diffusers, the tokenizer knows it as `token`, `token_1`,
+`token_2` …, and `TextEncoder` writes these out before it tokenizes the caption.
 """
 
 import copy
@@ -22,19 +22,19 @@ from tadp.files.hub import check_readable
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-UNNAMED = "emb_params"  # the key of files in which other programs store a token without its name
+UNNAMED = "emb_params"  # the key under which other programs store a token without its name
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What learns a token; `tadp.text.encoder.TextEncoder` is one."""
+    """A model and its tokenizer, to which a token can be added, such as `tadp.text.encoder.TextEncoder`."""
 
     model: Any
     tokenizer: Any
 
 
 class LearnedToken(NamedTuple):
-    """A token and its vectors, (N, D), one row a vector."""
+    """A token and its vectors, (N, D), one vector per row."""
 
     token: str
     vectors: Float[Tensor, "n d"]
@@ -44,7 +44,7 @@ class LearnedToken(NamedTuple):
 
 
 def token_names(token: str, count: int) -> list[str]:
-    """What a token of `count` vectors is called in a tokenizer.
+    """The names in the tokenizer for a token of `count` vectors.
 
     Example:
         >>> token_names("<toy>", 3)
@@ -54,7 +54,7 @@ def token_names(token: str, count: int) -> list[str]:
 
 
 def learned_tokens(tokenizer: "CLIPTokenizer") -> dict[str, int]:
-    """The tokens that were added to a tokenizer, lower-cased as it reads text, and how many vectors each has."""
+    """The tokens added to a tokenizer, in lower case, each with its number of vectors."""
     special = set(tokenizer.all_special_tokens)
     added = {token.lower() for token in tokenizer.get_added_vocab() if token not in special}
     counts = {}
@@ -69,11 +69,11 @@ def learned_tokens(tokenizer: "CLIPTokenizer") -> dict[str, int]:
 
 
 def write_out(text: str, counts: Mapping[str, int]) -> str:
-    """Write every vector of the learned tokens in a text; what is written out already stays.
+    """Write out every vector of the learned tokens in a text; tokens that are already written out stay.
 
     Args:
         text: A caption.
-        counts: From `learned_tokens`.
+        counts: The number of vectors of each token, from `learned_tokens`.
 
     Example:
         >>> write_out("a <toy> on grass", {"<toy>": 3})
@@ -82,10 +82,10 @@ def write_out(text: str, counts: Mapping[str, int]) -> str:
     if all(count == 1 for count in counts.values()):
         return text
     names = (r"(?<!\w)" * token[0].isalnum() + re.escape(token) for token in sorted(counts, key=len, reverse=True))
-    # Atomic, so that "<toy>s_1" is not taken for "<toy>" where there is a token "<toy>s".
-    found = re.compile(rf"(?P<token>(?>{'|'.join(names)}))(?:\s*(?P=token)_\d+)*(?!_\d)", re.IGNORECASE)
+    # An atomic group, so that "<toy>s_1" does not match "<toy>" if there is a token "<toy>s".
+    pattern = re.compile(rf"(?P<token>(?>{'|'.join(names)}))(?:\s*(?P=token)_\d+)*(?!_\d)", re.IGNORECASE)
 
-    def written(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         following = text[match.end() : match.end() + 1]
         token = match["token"].lower()
         if counts.get(token, 1) == 1 or (token[-1].isalnum() and (following.isalnum() or following == "_")):
@@ -93,22 +93,22 @@ def write_out(text: str, counts: Mapping[str, int]) -> str:
         # "<toy>5" must not become "<toy>_25"
         return " ".join(token_names(token, counts[token])) + " " * following.isalnum()
 
-    return found.sub(written, text)
+    return pattern.sub(replacement, text)
 
 
 def add_token(encoder: Vocabulary, token: str, vectors: Float[Tensor, "n d"]) -> None:
-    """Teach a text encoder a token.
+    """Add a learned token to a text encoder.
 
-    The tokenizer is replaced by a copy that knows it, the embedding matrix by one with its rows; who keeps the old
-    objects can put them back. The random state is not touched.
+    The tokenizer is replaced by a copy that knows the token, and the embedding matrix by a larger one with its rows. A
+    caller that keeps the old objects can restore them. The random state does not change.
 
     Args:
-        encoder: Its `tokenizer` and the input embeddings of its `model` change.
-        token: The word, e.g. "<watercolor>".
-        vectors: (N, D), D being the width of the input embeddings.
+        encoder: The text encoder, whose `tokenizer` and whose model's input embeddings are replaced.
+        token: The token's name, such as "<watercolor>".
+        vectors: The token's vectors, (N, D), where D is the width of the input embeddings.
 
     Raises:
-        ModifierError: If the token is in the vocabulary, or the vectors have another width.
+        ModifierError: If the token is already in the vocabulary, or the vectors have another width.
     """
     check_token(token)
     check_vectors(vectors, token)
@@ -116,8 +116,8 @@ def add_token(encoder: Vocabulary, token: str, vectors: Float[Tensor, "n d"]) ->
     weight: Tensor = embedding.weight
     if vectors.shape[1] != weight.shape[1]:
         raise ModifierError(
-            f"the embedding of {token!r} is {vectors.shape[1]} wide, this text encoder's are {weight.shape[1]}; it was "
-            "learned for another model."
+            f"the embedding of {token!r} is {vectors.shape[1]} wide, but this text encoder's are {weight.shape[1]} "
+            "wide; it was learned for another model."
         )
     names = token_names(token, len(vectors))
     _check_new(encoder.tokenizer, token, names)
@@ -129,8 +129,8 @@ def add_token(encoder: Vocabulary, token: str, vectors: Float[Tensor, "n d"]) ->
         raise ModifierError(f"the token {token!r} is already in the vocabulary; choose another.")
     if min(ids) > len(weight):
         raise ModifierError(
-            f"the tokenizer has {min(ids)} tokens, the text encoder {len(weight)} embeddings; use a pair that belongs "
-            "together."
+            f"the tokenizer has {min(ids)} tokens, but the text encoder has {len(weight)} embeddings; use a pair that "
+            "belongs together."
         )
     # Some models have more rows than tokens.
     extended = weight.new_empty(max(len(weight), max(ids) + 1), weight.shape[1])
@@ -142,69 +142,71 @@ def add_token(encoder: Vocabulary, token: str, vectors: Float[Tensor, "n d"]) ->
 
 
 def check_token(token: str) -> None:
-    """Refuse what cannot be a token.
+    """Refuse an invalid token.
 
     Raises:
-        TypeError: If it is no string.
-        ModifierError: If it is empty or has white space.
+        TypeError: If `token` is not a string.
+        ModifierError: If `token` is empty or contains white space.
     """
     if not isinstance(token, str):
-        raise TypeError(f"a token is a string, e.g. '<watercolor>'; got a {type(token).__name__}.")
+        raise TypeError(f"a token must be a string, such as '<watercolor>'; got a {type(token).__name__}.")
     if not token or any(letter.isspace() for letter in token):
-        raise ModifierError(f"a token is one word without white space, e.g. '<watercolor>'; got {token!r}.")
+        raise ModifierError(f"a token must be one word without white space, such as '<watercolor>'; got {token!r}.")
 
 
 def check_vectors(vectors: Tensor, token: str) -> None:
-    """Refuse what cannot be the vectors of a token.
+    """Refuse invalid vectors of a token.
 
     Raises:
-        TypeError: If they are no tensor.
-        ModifierError: If they are not (N, D) with N of 1 or more, not floating point, or not finite.
+        TypeError: If `vectors` is not a tensor.
+        ModifierError: If `vectors` is not (N, D) with N at least 1, not floating point, or not finite.
     """
     if not isinstance(vectors, Tensor):
-        raise TypeError(f"the embedding of {token!r} is a tensor, (D,) or (N, D); got a {type(vectors).__name__}.")
+        raise TypeError(f"the embedding of {token!r} must be a tensor, (D,) or (N, D); got a {type(vectors).__name__}.")
     if vectors.ndim != 2 or not vectors.numel() or not vectors.is_floating_point():
         raise ModifierError(
-            f"the embedding of {token!r} is a floating-point tensor, (D,) for one vector or (N, D) for several; got "
-            f"{vectors.dtype} of shape {tuple(vectors.shape)}."
+            f"the embedding of {token!r} must be a floating-point tensor, (D,) for one vector or (N, D) for several; "
+            f"got {vectors.dtype} of shape {tuple(vectors.shape)}."
         )
     if not torch.isfinite(vectors).all():
         raise ModifierError(f"the embedding of {token!r} has values that are not finite; its training failed.")
 
 
 def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
-    """Read a learned token from safetensors: ours, or what diffusers saves, of one or several vectors.
+    """Read a learned token of one or several vectors from a safetensors file of tadp or diffusers.
 
     Args:
         path: A .safetensors file with one tensor, (D,) or (N, D), under the token's name.
-        token: What to call it instead; needed if the file does not say.
+        token: A name that replaces the one in the file; required if the file has no name.
 
     Raises:
-        MissingFileError: If there is no such file.
-        CorruptFileError: If it is damaged, or no safetensors file; `tadp.convert.read_token` reads .bin and .pt too.
-        ModifierError: If it holds something else.
+        MissingFileError: If the file does not exist.
+        CorruptFileError: If the file is damaged, or is not a safetensors file; `tadp.convert.read_token` also reads
+            .bin and .pt files.
+        ModifierError: If the file does not contain one learned token.
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"no {path.name} in {path.parent}; pass the file of a learned token.")
+        raise MissingFileError(f"no {path.name} in {path.parent}; pass the path of a learned token's file.")
     if path.suffix.lower() in (".bin", ".pt", ".pth"):
-        raise CorruptFileError(f"{path} is no safetensors file; tadp.convert.read_token({str(path)!r}) reads it.")
+        raise CorruptFileError(f"{path} is not a safetensors file; tadp.convert.read_token({str(path)!r}) reads it.")
     check_readable(path)
     with safe_open(path, "pt") as file:
         keys = list(file.keys())
         if len(keys) != 1:
             raise ModifierError(
-                f"a learned token is one tensor under its name; {path} holds {len(keys)}: {', '.join(sorted(keys)[:4])}"
-                " …. Tokens for several text encoders (Stable Diffusion XL) are not read."
+                f"a learned token's file must contain one tensor; {path} contains {len(keys)}: "
+                f"{', '.join(sorted(keys)[:4])} …. Tokens for several text encoders (Stable Diffusion XL) are not "
+                "supported."
             )
         return named_token(file.get_tensor(keys[0]), None if keys[0] == UNNAMED else keys[0], token, path)
 
 
 def named_token(vectors: Tensor, found: str | None, token: str | None, path: Path) -> LearnedToken:
-    """Vectors from a file, as (N, D), under the name asked for or the one found.
+    """Make a learned token from a file's vectors, under `token` or, if it is None, under the name in the file.
 
     Raises:
-        ModifierError: If there is no name, or they are no vectors.
+        ModifierError: If there is no name, or the vectors are invalid.
     """
     name = token or found
     if name is None:
@@ -216,24 +218,24 @@ def named_token(vectors: Tensor, found: str | None, token: str | None, path: Pat
 
 
 def write_token(path: Path, token: str, vectors: Float[Tensor, "n d"]) -> None:
-    """Write a token so that `read_token` and diffusers' `load_textual_inversion` read it."""
+    """Write a token to a file that `read_token` and diffusers' `load_textual_inversion` can read."""
     save_file({token: vectors.contiguous()}, path)
 
 
 def _check_new(tokenizer: "CLIPTokenizer", token: str, names: list[str]) -> None:
-    """Refuse a token that the tokenizer has, or whose vectors would be taken for another's."""
+    """Refuse a token that the tokenizer already has, or whose vectors could be mistaken for another token's."""
     vocabulary = tokenizer.get_vocab()
     for name in names:
-        # Start and end stand around: three ids are one token. It sees lower case, and words, as captions do.
+        # With start and end, three ids mean one token. The tokenizer lower-cases and splits the name as in captions.
         ids = tokenizer(name).input_ids
         read = tokenizer.convert_ids_to_tokens(ids[1]) if len(ids) == 3 else None
-        # "dog</w>" and "construc" are no text that is one token, but entries whose rows would be written over.
+        # "dog</w>" and "construc" never are one token of a text, but are entries whose rows would be overwritten.
         known = next((entry for entry in (name, name.lower(), read) if entry in vocabulary), None)
         if known is not None:
             is_learned = known in learned_tokens(tokenizer)
             raise ModifierError(
                 f"the token {name!r} is already in the vocabulary, as {known!r}; "
-                f"{'perhaps its modifier is installed already; if not, ' * is_learned}choose another, such as "
+                f"{'perhaps its modifier is already installed; if not, ' * is_learned}choose another, such as "
                 f"'<{token.strip('<>')}-2>'."
             )
     base, _, number = token.lower().rpartition("_")
@@ -249,5 +251,5 @@ def _check_new(tokenizer: "CLIPTokenizer", token: str, names: list[str]) -> None
 def _added(name: str) -> Any:
     from transformers import AddedToken
 
-    # A token that looks like a word ("sks2") is none inside another word.
+    # A token that looks like a word ("sks2") is not recognised inside another word.
     return AddedToken(name, single_word=name[0].isalnum() and name[-1].isalnum(), normalized=True)

@@ -1,4 +1,4 @@
-"""Several text encoders that are one to a backbone, as base models after Stable Diffusion 2 have them."""
+"""Several text encoders that act as one for a backbone, as in base models after Stable Diffusion 2."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import CLIPTextModel, CLIPTokenizer
 
-T5_TOKENS = 256  # Stable Diffusion 3 and FLUX.1-schnell, as in diffusers' pipelines; FLUX.1-dev takes 512
+T5_TOKENS = 256  # for Stable Diffusion 3 and FLUX.1-schnell, as in diffusers' pipelines; FLUX.1-dev takes 512
 
 
 class T5Encoder(TextEncoder):
@@ -25,7 +25,7 @@ class T5Encoder(TextEncoder):
     Args:
         model: A `T5EncoderModel`.
         tokenizer: A fast tokenizer.
-        max_tokens: What a text is cut or padded to.
+        max_tokens: The number of tokens to which a text is cut or padded.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, max_tokens: int = T5_TOKENS):
@@ -34,7 +34,7 @@ class T5Encoder(TextEncoder):
 
     @property
     def max_length(self) -> int:
-        """Tokens a caption may have, its end included."""
+        """The most tokens that a caption may have, including the end token."""
         return self.max_tokens
 
     @property
@@ -46,7 +46,7 @@ class T5Encoder(TextEncoder):
     def _names(
         self, text: str, encoding: "Encoding", tokens: Sequence[str], learned: Mapping[str, int]
     ) -> tuple[str, ...]:
-        # SentencePiece writes the space before a word as "▁"; a piece without one goes on the word before.
+        # SentencePiece writes the space before a word as "▁"; a piece without it continues the previous word.
         return tuple(
             token.removeprefix("▁") if token.startswith("▁") or token.startswith("<") else f"##{token}"
             for token in tokens
@@ -57,7 +57,7 @@ class TextStack(nn.Module, ABC):
     """Several encoders, each with its tokenizer, that read one caption.
 
     Args:
-        parts: By the name of the encoder's folder in diffusers' layout: "text_encoder", "text_encoder_2" …
+        parts: The encoders by their subfolder in diffusers' layout: "text_encoder", "text_encoder_2" …
     """
 
     def __init__(self, parts: Mapping[str, TextEncoder]):
@@ -67,7 +67,7 @@ class TextStack(nn.Module, ABC):
     @property
     @abstractmethod
     def leader(self) -> TextEncoder:
-        """The encoder whose limit holds for captions."""
+        """The encoder whose token limit applies to captions."""
 
     @property
     @abstractmethod
@@ -77,7 +77,7 @@ class TextStack(nn.Module, ABC):
     @property
     @abstractmethod
     def length(self) -> int:
-        """L, the embeddings of every text."""
+        """L, the number of embeddings of every text."""
 
     @property
     @abstractmethod
@@ -86,30 +86,30 @@ class TextStack(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Encode texts as they are, cut if they are too long."""
+        """Encode texts without checking them; texts that are too long are cut."""
 
     @property
     def max_length(self) -> int:
-        """Tokens a caption may have, start and end included."""
+        """The most tokens that a caption may have, including start and end token."""
         return self.leader.max_length
 
     @property
     def tokenizer(self) -> Any:
-        """The leader's."""
+        """The leader's tokenizer."""
         return self.leader.tokenizer
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each caption to the leader, start and end included."""
+        """The number of tokens that the leader counts in each caption, including start and end token."""
         return self.leader.count_tokens(captions)
 
     def forward(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
     ) -> Conditioning:
-        """Encode captions; the same caption is encoded once. See `TextEncoder.forward`."""
+        """Encode captions; repeated captions are encoded only once. See `TextEncoder.forward`."""
         texts = check_captions(captions)
         unique, position = distinct(texts)
         self.leader.check_length(texts, self.leader.count_tokens(texts), truncate=truncate)
-        self.leader.tell_of_unknown(unique)
+        self.leader.warn_about_unknown_tokens(unique)
         return self.encode(unique, mask_padding=mask_padding).take(position)
 
     def _part(self, name: str) -> TextEncoder:
@@ -121,52 +121,57 @@ AnyText = TextEncoder | TextStack
 
 
 def text_encoder_of(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTokenizer | None") -> AnyText | None:
-    """A CLIP text model with its tokenizer as one; what is one already, or none, as it is.
+    """Combine a CLIP text model and its tokenizer into one text encoder.
+
+    A text encoder or stack is returned unchanged, and None if there is neither a model nor a tokenizer.
 
     Raises:
-        ModelError: If one of the two is missing.
+        ModelError: If only one of the two is None.
     """
     if isinstance(model, AnyText):
         return model
     if (model is None) != (tokenizer is None):
-        raise ModelError("a text encoder and its tokenizer come together; one of them is None.")
+        raise ModelError("a text encoder and its tokenizer must be passed together; one of them is None.")
     return None if model is None or tokenizer is None else TextEncoder(model, tokenizer)
 
 
 def only_encoder(encoder: AnyText) -> TextEncoder:
-    """The one text encoder of a model that has no other.
+    """The text encoder of a model that has only one.
 
     Raises:
-        ModelError: If it has several.
+        ModelError: If the model has several.
     """
     if isinstance(encoder, TextEncoder):
         return encoder
     raise ModelError(
-        f"this takes a model with one text encoder (Stable Diffusion 1.x, 2.x); this one has {len(encoder.parts)}."
+        f"this needs a model with one text encoder (Stable Diffusion 1.x, 2.x); the model has {len(encoder.parts)}."
     )
 
 
-def beside(
-    one: TextEncoder, other: TextEncoder, texts: list[str], *, mask_padding: bool, both_pooled: bool = False
+def encode_side_by_side(
+    first: TextEncoder, second: TextEncoder, texts: list[str], *, mask_padding: bool, both_pooled: bool = False
 ) -> Conditioning:
-    """Two encoders of the same tokens, joined along the width; the pooled embeddings of both, or of the other."""
-    first = one.encode(texts, mask_padding=mask_padding, keep_pooled=True)
-    second = other.encode(texts, keep_pooled=True)
-    pooled = [part.pooled for part in ((first, second) if both_pooled else (second,)) if part.pooled is not None]
-    embeddings = torch.cat([first.embeddings, second.embeddings.to(first.embeddings)], dim=2)
-    return replace(first, embeddings=embeddings, pooled=torch.cat(pooled, dim=1))
+    """Encode texts with two encoders that share tokens, and concatenate their embeddings along the width.
+
+    The pooled embedding is that of the second encoder or, if `both_pooled`, those of both.
+    """
+    left = first.encode(texts, mask_padding=mask_padding, keep_pooled=True)
+    right = second.encode(texts, keep_pooled=True)
+    pooled = [part.pooled for part in ((left, right) if both_pooled else (right,)) if part.pooled is not None]
+    embeddings = torch.cat([left.embeddings, right.embeddings.to(left.embeddings)], dim=2)
+    return replace(left, embeddings=embeddings, pooled=torch.cat(pooled, dim=1))
 
 
 def projected_width(encoder: TextEncoder) -> int:
-    """Width of what a CLIPTextModelWithProjection pools."""
+    """The width of the pooled embedding of a CLIPTextModelWithProjection."""
     config: Any = encoder.model.config
     return config.projection_dim
 
 
 def check_clips(parts: nn.ModuleDict) -> None:
-    """Two CLIPs whose tokenizers split text the same way, or a ModelError."""
-    one, other = (_vocabulary(parts[name]) for name in ("text_encoder", "text_encoder_2"))
-    if one != other:
+    """Check that the tokenizers of two CLIPs split text in the same way; otherwise raise a ModelError."""
+    first, second = (_vocabulary(parts[name]) for name in ("text_encoder", "text_encoder_2"))
+    if first != second:
         raise ModelError("tokenizer/ and tokenizer_2/ have different vocabularies; use those that came with the model.")
 
 

@@ -491,9 +491,7 @@ def test_a_fresh_adapter_may_be_asked_for_and_a_saved_one_must_be_there(tmp_path
     build_backbone(text_adapter=True).save_pretrained(tmp_path)
     assert TADPBackbone.from_pretrained(tmp_path, text_adapter=False).text_adapter is None
     (tmp_path / "text_adapter.safetensors").unlink()
-    with pytest.raises(
-        MissingFileError, match=r"no text_adapter\.safetensors in .*, whose tadp_config\.json promises it"
-    ):
+    with pytest.raises(MissingFileError, match=r"no text_adapter\.safetensors in .*, whose tadp_config\.json lists it"):
         TADPBackbone.from_pretrained(tmp_path)
 
 
@@ -623,13 +621,15 @@ def test_parts_that_do_not_fit_are_refused():
         TADPBackbone(
             vae=build_vae(), unet=build_unet(), text_encoder=build_text_encoder(width=24), tokenizer=build_tokenizer()
         )
-    with pytest.raises(ModelError, match=r"a text encoder and its tokenizer come together; one of them is None"):
+    with pytest.raises(
+        ModelError, match=r"text encoder and its tokenizer must be passed together; one of them is None"
+    ):
         TADPBackbone(vae=build_vae(), unet=build_unet(), text_encoder=build_text_encoder())
 
 
 @pytest.mark.parametrize("captions", [["a dog"], ["a dog"] * 3, []])
 def test_other_numbers_of_captions_than_images_are_refused(backbone, captions):
-    message = rf"2 images but {len(captions)} captions; give one per image|no captions; give one an image"
+    message = rf"2 images but {len(captions)} captions; give one per image|no captions; pass one caption per image"
     with pytest.raises(CaptionError, match=message):
         backbone(images(2, 64, 64), captions)
 
@@ -643,7 +643,7 @@ def test_other_numbers_of_texts_than_images_are_refused(backbone):
 
 def test_a_caption_that_is_too_long_is_counted_or_cut(backbone):
     long = "dog " * 100
-    with pytest.raises(CaptionError, match=r"caption 1 .* has 102 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"caption 1 .* has 102 tokens, but the text encoder takes 77"):
         backbone(images(2, 64, 64), ["a dog", long])
     with pytest.warns(UserWarning, match=r"caption 0 .* has 102 tokens"), torch.no_grad():
         cut = backbone(images(1, 64, 64), long, truncate=True)

@@ -110,7 +110,7 @@ def test_a_captioner_is_named_or_made_and_is_no_part_of_the_backbone():
 def test_a_long_caption_of_the_captioner_is_cut_with_a_warning(backbone):
     pixels, long = images(1, 64, 64), "a dog " * 60
     talkative = copy.deepcopy(backbone).attach_captioner(lambda batch: [long])
-    with pytest.warns(UserWarning, match=r"122 tokens, the text encoder takes 77; the rest was cut"):
+    with pytest.warns(UserWarning, match=r"122 tokens, but the text encoder takes 77; the rest was cut"):
         cut = talkative(pixels)
     assert same(cut, backbone(pixels, "a dog " * 37 + "a"))
 

@@ -305,7 +305,7 @@ def test_another_number_of_captions_is_refused_with_the_number_of_tiles(backbone
 
 
 def test_a_caption_that_is_too_long_is_counted_or_cut(backbone):
-    with pytest.raises(CaptionError, match=r"has 102 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"has 102 tokens, but the text encoder takes 77"):
         backbone.tiled(images(1, 64, 64), "dog " * 100)
     with pytest.warns(UserWarning, match=r"has 102 tokens"):
         backbone.tiled(images(1, 64, 64), "dog " * 100, truncate=True)

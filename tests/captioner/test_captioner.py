@@ -240,7 +240,7 @@ def test_a_repository_in_the_cache_loads_offline(folders, images, tmp_path):
 
 
 def test_a_file_is_not_a_folder(folders):
-    with pytest.raises(UnknownModelError, match="is a file; a model is a folder"):
+    with pytest.raises(UnknownModelError, match="is a file, but a model is a folder"):
         Captioner.from_pretrained(folders["blip"] / "config.json")
 
 
@@ -264,7 +264,7 @@ def test_a_missing_shard_is_named(broken):
 def test_cut_weights_are_corrupt(broken, keep):
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[:keep])
-    with pytest.raises(CorruptFileError, match=r"model.safetensors is no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"model.safetensors is not a complete safetensors file"):
         Captioner.from_pretrained(broken)
 
 

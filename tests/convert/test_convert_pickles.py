@@ -116,7 +116,7 @@ def test_truncated_files_are_damaged(tmp_path):
             with pytest.raises(CorruptFileError, match=r"cut\.pt is damaged"):
                 read_pickle(tmp_path / "cut.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
-    with pytest.raises(CorruptFileError, match=r"no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"not a complete safetensors file"):
         read_pickle(tmp_path / "cut.safetensors")
     with pytest.raises(MissingFileError, match=r"no such file: .*gone\.pt"):
         read_pickle(tmp_path / "gone.pt")

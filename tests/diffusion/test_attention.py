@@ -32,7 +32,7 @@ def record(unet, sample, text, levels, **options):
 
 
 def attention_by_hand(unet, sample, text) -> dict[int, torch.Tensor]:
-    """Per number of cells, (B, cells, L): softmax head by head from what hooks saw in diffusers' own forward."""
+    """Attention by number of cells, (B, cells, L), computed from what hooks saw in diffusers' own forward."""
     seen: dict[str, torch.Tensor] = {}
     hooks = []
     for name, module in unet.named_modules():
@@ -92,7 +92,7 @@ def test_recording_does_not_change_the_features():
         without = record(unet, sample, text, ())
         with_all = record(unet, sample, text, (0, 1, 2))
     assert without[1] == {}
-    assert all(torch.equal(one, other) for one, other in zip(without[0], with_all[0], strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(without[0], with_all[0], strict=True))
 
 
 def test_installing_the_recorder_does_not_change_the_unet():
@@ -116,7 +116,7 @@ def test_every_layer_runs_the_fused_kernel_whatever_is_recorded(monkeypatch):
     with torch.no_grad():
         record(unet, latents(1, 8, 8), embeddings(1, 5), (1, 2))
     assert len(counted) == len(unet.attn_processors)
-    assert counted.count(5) == len(counted) / 2  # cross-attention; the others see the image's cells
+    assert counted.count(5) == len(counted) / 2  # cross-attention; the rest is self-attention among image cells
 
 
 def test_only_the_levels_asked_for_are_computed(monkeypatch):
@@ -136,18 +136,18 @@ def test_nothing_is_kept_after_a_call(backbone):
             name: (sorted(vars(module)), [len(vars(module)[hook]) for hook in hooks])
             for name, module in backbone.named_modules()
         }
-        return modules, {name: dict(vars(one)) for name, one in backbone.unet.attn_processors.items()}
+        return modules, {name: dict(vars(processor)) for name, processor in backbone.unet.attn_processors.items()}
 
     def tensors() -> int:
         gc.collect()
-        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+        return sum(issubclass(type(obj), torch.Tensor) for obj in gc.get_objects())
 
     pixels = images(1, 64, 64)
     backbone(pixels, "a dog")
     before, count = state(), tensors()
     for _ in range(3):
         backbone(pixels, "a dog")
-        torch.stack([one.sum() for one in backbone(pixels, "a dog").maps]).sum().backward()
+        torch.stack([feature.sum() for feature in backbone(pixels, "a dog").maps]).sum().backward()
         backbone.zero_grad(set_to_none=True)
     assert state() == before
     assert tensors() <= count
@@ -166,7 +166,7 @@ def test_nothing_is_kept_after_a_call_that_failed(backbone, monkeypatch):
 
 
 def attention_gradients(backbone: TADPBackbone) -> dict[str, torch.Tensor | None]:
-    """Gradients of the attached channels alone."""
+    """Gradients that come only from the attached channels."""
     features = backbone(images(1, 64, 64), "a red dog")
     weights = torch.rand(77, 1, 1, generator=torch.Generator().manual_seed(0))
     loss = sum((features.maps[level][:, -77:] * weights).sum() for level in (1, 2))
@@ -193,12 +193,12 @@ def test_detached_attention_gives_no_gradient_and_the_same_values():
     detached, attached = build_backbone(detach_attention=True), build_backbone()
     assert all(gradient is None or not gradient.any() for gradient in attention_gradients(detached).values())
     pixels = images(1, 64, 64)
-    for one, other in zip(detached(pixels, "a dog").maps, attached(pixels, "a dog").maps, strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(detached(pixels, "a dog").maps, attached(pixels, "a dog").maps, strict=True):
+        assert torch.equal(first, second)
 
 
 def test_the_gradient_through_attention_is_the_numerical_one():
-    """Central differences in float64, for one weight of a query and of a key projection."""
+    """Compared with central differences in float64, for one weight of a query and one of a key projection."""
     backbone = build_backbone().double()
     parameters = dict(backbone.unet.named_parameters())
     sample, text = latents(1, 8, 8).double(), backbone.encode_text("a red dog")
@@ -223,7 +223,7 @@ def test_two_threads_share_a_backbone_and_get_their_own_maps(backbone):
     pixels = [images(1, 64, 64, seed=seed) for seed in range(2)]
     captions = ["a red dog", "blue grass and a cat on a coat"]
     with torch.no_grad():
-        alone = [backbone(one, caption) for one, caption in zip(pixels, captions, strict=True)]
+        alone = [backbone(image, caption) for image, caption in zip(pixels, captions, strict=True)]
     assert relative_error(alone[0].attention.at(1), alone[1].attention.at(1)) > 0.01
 
     def work(number: int):
@@ -236,8 +236,8 @@ def test_two_threads_share_a_backbone_and_get_their_own_maps(backbone):
                 assert features.attention.tokens == expected.attention.tokens
                 for level in (1, 2):
                     assert torch.equal(features.attention.at(level), expected.attention.at(level))
-                for one, other in zip(features.maps, expected.maps, strict=True):
-                    assert torch.equal(one, other)
+                for first, second in zip(features.maps, expected.maps, strict=True):
+                    assert torch.equal(first, second)
 
 
 def test_masked_padding_gets_no_attention(backbone):
@@ -245,7 +245,7 @@ def test_masked_padding_gets_no_attention(backbone):
     with torch.no_grad():
         masked = backbone(pixels, backbone.encode_text(captions, mask_padding=True)).attention
         plain = backbone(pixels, captions).attention
-    for number, length in enumerate((4, 7)):  # start, words, end
+    for number, length in enumerate((4, 7)):  # start token, words, end token
         for level in (1, 2):
             assert (masked.at(level)[number, length:] == 0).all()
             assert (plain.at(level)[number, length:] > 0).all()
@@ -283,7 +283,7 @@ def test_text_without_names_gives_maps_without_names(backbone):
 def test_a_recorder_keeps_nothing_once_it_is_closed():
     """Gradient checkpointing runs the layers again during backward, with the recorder of the forward pass."""
     recorder = AttentionRecorder((0,))
-    for layer in ("one", "two", "two"):  # a layer that ran twice counts once
+    for layer in ("one", "two", "two"):  # a layer that runs twice counts once
         recorder.store(layer, 0, torch.full((1, 6, 5), 1.0 if layer == "one" else 3.0))
     maps = recorder.close({0: (2, 3)})
     assert torch.equal(maps[0], torch.full((1, 5, 2, 3), 2.0))
@@ -334,10 +334,12 @@ def test_blockwise_features_are_as_near_to_float32_as_the_fused_kernels(monkeypa
     half = build_backbone().to(torch.bfloat16)
     pixels = images(1, 96, 128)
     with torch.no_grad():
-        want = exact(pixels, "a dog").maps
+        expected = exact(pixels, "a dog").maps
         fused = half(pixels, "a dog").maps
         monkeypatch.setattr("tadp.diffusion.attention.BLOCK", 16)
         ours = half(pixels, "a dog").maps
     assert not torch.equal(ours[0], fused[0]), "the blocks were not used"
-    for a, b, c in zip(ours, fused, want, strict=True):
-        assert (a.float() - c).norm() < 1.5 * (b.float() - c).norm() + 1e-3 * c.norm()
+    for block_map, fused_map, exact_map in zip(ours, fused, expected, strict=True):
+        assert (block_map.float() - exact_map).norm() < 1.5 * (
+            fused_map.float() - exact_map
+        ).norm() + 1e-3 * exact_map.norm()

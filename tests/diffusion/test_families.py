@@ -1,4 +1,4 @@
-"""Each family of base models, through the real from_pretrained and against diffusers' own forward."""
+"""Every family of base models, loaded by from_pretrained and compared with diffusers' own forward."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ JOINT = {"SD 3": build_sd3, "FLUX": build_flux}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A folder a family, as diffusers wrote it, that no test changes."""
+    """One folder per family, written by diffusers; tests must not change them."""
     return {family: build_family(family, tmp_path_factory.mktemp("families") / family) for family in FAMILIES}
 
 
@@ -67,9 +67,9 @@ def test_maps_have_the_promised_channels_and_cells_at_any_size(backbones, family
     assert (backbone.feature_info.channels, backbone.feature_info.reduction) == LEVELS[family]
     with torch.no_grad():
         features = backbone(images(2, *size), CAPTIONS)
-    for one, channels, stride in zip(features.maps, *LEVELS[family], strict=True):
-        assert one.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
-        assert torch.isfinite(one).all()
+    for feature, channels, stride in zip(features.maps, *LEVELS[family], strict=True):
+        assert feature.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+        assert torch.isfinite(feature).all()
     assert features.attention.levels == (1, 2)
     assert not torch.allclose(features.maps[1][0], features.maps[1][1])
 
@@ -83,8 +83,8 @@ def test_a_saved_backbone_comes_back_bit_for_bit(backbones, family, tmp_path):
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in state)
     with torch.no_grad():
-        ours, theirs = again(images(1, 64, 64), "a red dog"), backbone(images(1, 64, 64), "a red dog")
-    assert all(torch.equal(one, other) for one, other in zip(ours.maps, theirs.maps, strict=True))
+        loaded, original = again(images(1, 64, 64), "a red dog"), backbone(images(1, 64, 64), "a red dog")
+    assert all(torch.equal(first, second) for first, second in zip(loaded.maps, original.maps, strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,10 +112,10 @@ PARTS = [
 def test_a_missing_part_is_named(folders, family, part, tmp_path):
     folder = Path(shutil.copytree(folders[family], tmp_path / "model"))
     shutil.rmtree(folder / part)
-    said = rf"no {part}/ in .*model; a model folder has unet/"
+    message = rf"no {part}/ in .*model; a model folder has unet/"
     if part == "transformer":
-        said = r"no unet/ in .*model; .* Stable Diffusion 3 and FLUX a transformer/ in place of unet/"
-    with pytest.raises(MissingFileError, match=said):
+        message = r"no unet/ in .*model; .* Stable Diffusion 3 and FLUX have transformer/ instead of unet/"
+    with pytest.raises(MissingFileError, match=message):
         TADPBackbone.from_pretrained(folder)
 
 
@@ -130,14 +130,16 @@ def test_a_t5_that_is_missing_is_not_left_out_unasked(folders, tmp_path):
     folder = Path(shutil.copytree(folders["SD 3"], tmp_path / "model"))
     shutil.rmtree(folder / "text_encoder_3")
     with pytest.raises(
-        MissingFileError, match=r"no text_encoder_3/ in .*, which has its tokenizer; pass load_t5=False"
+        MissingFileError, match=r"no text_encoder_3/ in .*, which has its tokenizer\. Pass load_t5=False"
     ):
         TADPBackbone.from_pretrained(folder)
     TADPBackbone.from_pretrained(folder, load_t5=False)
 
 
 def test_a_unet_of_another_family_is_blamed_for_the_text_that_it_wants(folders):
-    with pytest.raises(MissingFileError, match=r"passed as unet= takes text .* no text_encoder_2/ in .*own family"):
+    with pytest.raises(
+        MissingFileError, match=r"passed as unet= may need a text encoder .* no text_encoder_2/ in .*own family"
+    ):
         TADPBackbone.from_pretrained(folders["SD 2.x"], unet=str(folders["SDXL"]))
 
 
@@ -145,7 +147,7 @@ def test_a_t5_of_another_kind_is_refused(folders, tmp_path):
     folder = Path(shutil.copytree(folders["FLUX"], tmp_path / "model"))
     path = folder / "text_encoder_2" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "umt5"}))
-    with pytest.raises(ModelError, match=r"text_encoder_2 holds a 'umt5', where a T5 encoder belongs"):
+    with pytest.raises(ModelError, match=r"text_encoder_2 holds a 'umt5', but must hold a T5 encoder"):
         TADPBackbone.from_pretrained(folder)
 
 
@@ -164,7 +166,7 @@ def test_an_unknown_family_is_told_of_the_known_ones(folders, tmp_path):
 
 
 def test_float16_leaves_the_vae_of_xl_in_float32(folders, tmp_path):
-    """In float16 it overflows; its config says force_upcast."""
+    """XL's VAE overflows in float16; its config has force_upcast."""
     backbone = TADPBackbone.from_pretrained(folders["SDXL"], dtype=torch.float16)
     assert next(backbone.vae.parameters()).dtype == torch.float32
     assert backbone.dtype == torch.float16
@@ -199,7 +201,7 @@ def test_text_is_what_the_pipeline_of_diffusers_makes_of_it(backbones, family):
 def test_words_are_found_among_the_tokens_of_both_encoders(backbones):
     text = backbones["SD 3"].encode_text("a red raincoat")
     places = [(word.start, word.stop) for word in text.words[0] if word.text == "raincoat"]
-    assert places == [(3, 5), (79, 81)]  # start token, "a", "red"; then T5's, which has no start token
+    assert places == [(3, 5), (79, 81)]  # after the start token, "a" and "red"; then in T5, which has no start token
     assert [text.tokens[0][k] for k in (3, 4, 79, 80, 81)] == ["rain", "##coat", "rain", "##coat", "</s>"]
     t5 = backbones["FLUX"].encode_text("a red raincoat")
     assert t5.tokens[0][:5] == ("a", "red", "rain", "##coat", "</s>")
@@ -218,7 +220,7 @@ def test_text_is_chosen_repeated_and_shared_with_what_is_pooled(backbones):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_pooled_embeddings_are_checked(backbones):
-    with pytest.raises(ValueError, match=r"pooled embeddings are \(B, P\), 2 of them; got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"pooled must be \(B, P\), here with B = 2; got \(3, 5\)"):
         Conditioning(torch.zeros(2, 4, 8), pooled=torch.zeros(3, 5))
     backbone, latents = backbones["SDXL"], noise(1, 4, 8, 8)
     with pytest.raises(ValueError, match=r"takes a pooled embedding of each text, 12 wide; this text has none"):
@@ -250,7 +252,7 @@ def test_parts_of_other_widths_are_refused(folders, backbones):
 
 
 def test_what_takes_one_text_encoder_says_so(backbones):
-    with pytest.raises(ModelError, match=r"takes a model with one text encoder .* this one has 2"):
+    with pytest.raises(ModelError, match=r"needs a model with one text encoder .* the model has 2"):
         only_encoder(backbones["SDXL"].text_encoder)
     modifier = CaptionModifier("a {caption}, <toy>", token="<toy>", embedding=torch.zeros(WIDTH))
     with pytest.raises(ModelError.__mro__[1], match=r"several text encoders, and '<toy>' was learned for one"):
@@ -259,7 +261,7 @@ def test_what_takes_one_text_encoder_says_so(backbones):
 
 def test_a_mask_is_for_cross_attention_alone(backbones):
     text = backbones["FLUX"].encode_text("a dog", mask_padding=True)
-    with pytest.raises(ValueError, match=r"the attention of FLUX takes no mask of the text"):
+    with pytest.raises(ValueError, match=r"the attention of FLUX takes no text mask"):
         backbones["FLUX"](images(1, 64, 64), text)
     masked = backbones["SDXL"](images(1, 64, 64), backbones["SDXL"].encode_text("a dog", mask_padding=True))
     assert masked.attention.at(1)[:, 4:].max() == 0
@@ -311,7 +313,7 @@ def test_a_pass_of_xl_continued_to_the_end_is_the_unets_own_output(timestep):
         maps, attention = run(unet, latents, conditioning, timestep=timestep, record_levels=(1, 2))
         assert torch.equal(unet.conv_out(unet.conv_act(unet.conv_norm_out(maps[0]))), expected)
         other, _ = run(unet, latents, conditioning, timestep=timestep, image_size=(512, 512))
-    assert {level: one.shape for level, one in attention.items()} == {1: (2, 5, 4, 8), 2: (2, 5, 2, 4)}
+    assert {level: maps.shape for level, maps in attention.items()} == {1: (2, 5, 4, 8), 2: (2, 5, 2, 4)}
     assert not torch.allclose(maps[0], other[0])
 
 
@@ -327,7 +329,7 @@ def test_xl_has_no_attention_at_its_finest_level(backbones):
 def own_forward(
     model, latents: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor, timestep: float
 ) -> torch.Tensor:
-    """diffusers' forward, with FLUX's packing written out by loops."""
+    """diffusers' forward, with FLUX's packing written out as loops."""
     if type(model).__name__ == "SD3Transformer2DModel":
         time = torch.full((len(latents),), timestep)
         return model(latents, text, pooled, time).sample
@@ -365,14 +367,14 @@ def test_levels_of_a_transformer_are_the_outputs_of_its_blocks(family, timestep)
 
 
 def test_the_blocks_of_a_level_follow_from_the_depth():
-    """Of Stable Diffusion 3's 24: the 9th, the 12th and the 16th."""
+    """Of the 24 blocks of Stable Diffusion 3, the 9th, the 12th and the 16th."""
     layout = layout_of(build_sd3(num_layers=24, num_attention_heads=1, caption_projection_dim=8))
     assert layout.taps == tuple(f"transformer_blocks.{k}" for k in (15, 11, 8))
     flux = build_flux(num_layers=19, num_single_layers=38, num_attention_heads=1)
     assert layout_of(flux).taps == tuple(f"single_transformer_blocks.{k}" for k in (18, 8, 1))
 
 
-# The first is the last block of all, after which there is no text, and the order is any.
+# The first level uses the last block, which has no text output, and the blocks are in no particular order.
 CHOSEN = {"SD 3": (5, 1, 3), "FLUX": (5, 0, 4)}
 
 
@@ -403,11 +405,13 @@ def test_the_blocks_that_become_levels_may_be_chosen(folders, family, tmp_path):
     assert again.blocks == CHOSEN[family]
     assert again.layout.taps == names
     tuned = again.train()
-    sum(one.square().sum() for one in tuned(images(1, 64, 64), "a dog").maps).backward()
-    assert [name for name, one in tuned.named_parameters() if one.requires_grad and one.grad is None] == []
+    sum(feature.square().sum() for feature in tuned(images(1, 64, 64), "a dog").maps).backward()
+    assert [
+        name for name, parameter in tuned.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ] == []
     again.freeze().unfreeze()
-    assert {name for name, one in again.named_parameters() if one.requires_grad} == {
-        name for name, one in tuned.named_parameters() if one.requires_grad
+    assert {name for name, parameter in again.named_parameters() if parameter.requires_grad} == {
+        name for name, parameter in tuned.named_parameters() if parameter.requires_grad
     }
 
 
@@ -416,9 +420,13 @@ def test_the_blocks_that_become_levels_may_be_chosen(folders, family, tmp_path):
     [
         ("SD 3", (1, 2, 6), r"no block 6; this transformer has blocks 0 to 5\."),
         ("FLUX", (-1, 2, 3), r"no block -1; .* blocks 0 to 5; those from 3 on are single_transformer_blocks"),
-        ("SD 3", (1, 2), r"blocks are 3 different ones, for strides 8, 16 and 32; got \(1, 2\)"),
-        ("FLUX", (1, 2, 2), r"blocks are 3 different ones"),
-        ("SDXL", (1, 2, 3), r"chooses among those of a transformer .* the levels of a U-Net are its 3 up blocks"),
+        ("SD 3", (1, 2), r"blocks must be 3 different numbers, for strides 8, 16 and 32; got \(1, 2\)"),
+        ("FLUX", (1, 2, 2), r"blocks must be 3 different numbers"),
+        (
+            "SDXL",
+            (1, 2, 3),
+            r"blocks= selects the levels of a transformer .* the levels of a U-Net are its 3 up blocks",
+        ),
     ],
 )
 def test_blocks_that_are_not_there_are_refused(folders, family, blocks, message):
@@ -427,16 +435,16 @@ def test_blocks_that_are_not_there_are_refused(folders, family, blocks, message)
 
 
 def rotate(heads: torch.Tensor, ids: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """FLUX's rotary embedding by complex numbers: pairs of channels, axis by axis."""
+    """FLUX's rotary embedding with complex numbers: pairs of channels, one axis after another."""
     angles = torch.cat(
         [ids[:, k : k + 1] * 10000.0 ** (-torch.arange(0, size, 2) / size) for k, size in enumerate(axes)], dim=1
     )
-    turned = torch.view_as_complex(heads.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)
-    return torch.view_as_real(turned).flatten(-2)
+    rotated = torch.view_as_complex(heads.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(rotated).flatten(-2)
 
 
 def attention_by_hand(model, name: str, latents, text, pooled) -> torch.Tensor:
-    """(B, L, h, w) of one block: the whole softmax in float64, of what hooks saw in diffusers' forward."""
+    """One block's attention, (B, L, h, w): the whole softmax in float64, from what hooks saw in diffusers' forward."""
     attn = model.get_submodule(f"{name}.attn")
     seen: dict[str, torch.Tensor] = {}
     for part in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
@@ -463,16 +471,16 @@ def attention_by_hand(model, name: str, latents, text, pooled) -> torch.Tensor:
         )
         image = [[0.0, y, x] for y in range(height) for x in range(width)]
         ids = torch.tensor([[0.0, 0.0, 0.0]] * length + image, dtype=torch.float64)
-        query, key = (rotate(one.transpose(1, 2), ids, model.config["axes_dims_rope"]) for one in (query, key))
+        query, key = (rotate(heads.transpose(1, 2), ids, model.config["axes_dims_rope"]) for heads in (query, key))
         query = query[:, :, length:]
     weights = torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
     return weights[..., :length].mean(dim=1).transpose(1, 2).unflatten(2, (height, width))
 
 
-@pytest.mark.parametrize("family", [*JOINT, "FLUX of double blocks alone"])
+@pytest.mark.parametrize("family", [*JOINT, "FLUX with only double blocks"])
 @pytest.mark.parametrize("rows", [256, 5])
 def test_joint_attention_is_the_texts_part_of_the_whole_softmax(family, rows, monkeypatch):
-    monkeypatch.setattr(tadp.diffusion.joint_attention, "ROWS", rows)  # 24 cells: one block, or five
+    monkeypatch.setattr(tadp.diffusion.joint_attention, "ROWS", rows)  # 24 cells: one chunk or five
     build = JOINT.get(family, lambda: build_flux(num_layers=6, num_single_layers=0, guidance_embeds=False))
     latents, text = noise(2, 16, 8, 12), noise(2, 7, T5_WIDTH)
     pooled = noise(2, build().config["pooled_projection_dim"])
@@ -480,7 +488,7 @@ def test_joint_attention_is_the_texts_part_of_the_whole_softmax(family, rows, mo
     with torch.no_grad():
         maps, attention = run(model, latents, Conditioning(text, pooled=pooled), record_levels=(0, 1, 2))
         unrecorded, _ = run(model, latents, Conditioning(text, pooled=pooled))
-    assert all(torch.equal(one, other) for one, other in zip(maps, unrecorded, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(maps, unrecorded, strict=True))
     for level, name in enumerate(layout_of(model).taps):
         expected = attention_by_hand(build(), name, latents, text, pooled).float()
         assert expected.std() > 0.005  # far from uniform
@@ -495,39 +503,45 @@ def test_joint_attention_is_the_texts_part_of_the_whole_softmax(family, rows, mo
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_reach_all_that_trains(folders, family, checkpointing):
-    """And nothing is left that a pass never runs, for which DDP would wait."""
+    """And no trainable parameter is left that a pass never uses, because DDP would wait for its gradient."""
     backbone = TADPBackbone.from_pretrained(folders[family], record_attention=()).train()
     backbone.enable_gradient_checkpointing(checkpointing)
     features = backbone(images(1, 64, 64), "a red dog")
-    sum((one * noise(*one.shape)).sum() for one in features.maps).backward()
-    missing = [name for name, one in backbone.named_parameters() if one.requires_grad and one.grad is None]
+    sum((feature * noise(*feature.shape)).sum() for feature in features.maps).backward()
+    missing = [
+        name for name, parameter in backbone.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     assert missing == []
-    assert all(one.grad is None for one in (*backbone.vae.parameters(), *backbone.text_encoder.parameters()))
-    assert all(torch.isfinite(one.grad).all() for one in backbone.unet.parameters() if one.grad is not None)
+    assert all(
+        parameter.grad is None for parameter in (*backbone.vae.parameters(), *backbone.text_encoder.parameters())
+    )
+    assert all(
+        torch.isfinite(parameter.grad).all() for parameter in backbone.unet.parameters() if parameter.grad is not None
+    )
 
 
 @pytest.mark.parametrize("family", JOINT)
 def test_the_gradient_flows_through_joint_attention(folders, family, monkeypatch):
-    """By chunks, each computed again in the backward pass, or at once: the same."""
-    found = []
+    """The gradient is the same for chunks, each computed again in the backward pass, and for one whole computation."""
+    gradients = []
     for rows in (256, 5):
         monkeypatch.setattr(tadp.diffusion.joint_attention, "ROWS", rows)
         backbone = TADPBackbone.from_pretrained(folders[family])
         attention = backbone(images(1, 64, 96), "a red dog").attention.at(1)
         (attention * noise(*attention.shape)).sum().backward()
         block = backbone.unet.get_submodule(backbone.layout.taps[1])
-        found.append(block.attn.to_q.weight.grad)
-    assert found[0].abs().max() > 0
-    torch.testing.assert_close(found[0], found[1])
+        gradients.append(block.attn.to_q.weight.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_a_transformer_that_does_not_fit_is_refused(backbones):
     with pytest.raises(ModelError, match=r"has patch_size=1; tadp reads 2"):
         layout_of(build_sd3(patch_size=1))
-    with pytest.raises(ModelError, match=r"has 4 blocks; tadp takes its levels from three"):
+    with pytest.raises(ModelError, match=r"has 4 blocks; it needs 5 or more, because tadp takes its levels from three"):
         layout_of(build_sd3(num_layers=4))
     with pytest.raises(
-        ValueError, match=r"has positions for 24x24 latent cells; got 28x8\. Use smaller images, or tiles"
+        ValueError, match=r"has positions for at most 24x24 latent cells; got 28x8\. Use smaller images, or tiles"
     ):
         backbones["SD 3"](images(1, 224, 64), "a dog")
 
@@ -537,9 +551,9 @@ def test_bfloat16_is_close(folders, backbones, family):
     half = TADPBackbone.from_pretrained(folders[family], dtype=torch.bfloat16)
     with torch.no_grad():
         ours, expected = half(images(1, 64, 64), "a dog").maps, backbones[family](images(1, 64, 64), "a dog").maps
-    for one, other in zip(ours, expected, strict=True):
-        assert one.dtype == torch.bfloat16
-        assert (one.float() - other).norm() < 0.1 * other.norm()
+    for feature, exact in zip(ours, expected, strict=True):
+        assert feature.dtype == torch.bfloat16
+        assert (feature.float() - exact).norm() < 0.1 * exact.norm()
 
 
 def test_a_small_unet_of_one_family_is_not_the_others():

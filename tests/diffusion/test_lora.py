@@ -1,4 +1,4 @@
-"""A LoRA is added to the weights of denoiser and text encoders: by hand, and as diffusers' own pipelines do."""
+"""A LoRA added to denoiser and text encoders equals one added by hand, and one added by diffusers' own pipelines."""
 
 import copy
 import json
@@ -17,16 +17,18 @@ from tadp.diffusion.loading.lora_fusion import add_to_encoder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
 
 
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    first_state, second_state = first.state_dict(), second.state_dict()
+    return first_state.keys() == second_state.keys() and all(
+        torch.equal(first_state[key], second_state[key]) for key in first_state
+    )
 
 
 TARGETS = ["to_q", "to_v"]
 
 
 def lora_of(model, *, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Random factors by layer, as peft names them."""
+    """Random factors for each layer, under peft's names."""
     model = copy.deepcopy(model)
     model.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=TARGETS))
     generator = torch.Generator().manual_seed(seed)
@@ -35,12 +37,12 @@ def lora_of(model, *, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def added(model, factors: dict[str, torch.Tensor], scale: float):
-    """The oracle: W + scale · B A, layer by layer."""
+    """The expected weights, W + scale · B A, computed layer by layer."""
     model, state = copy.deepcopy(model), {}
-    for name, one in model.state_dict().items():
+    for name, tensor in model.state_dict().items():
         layer = name.removesuffix(".weight")
         a, b = (factors.get(f"{layer}.lora_{side}.weight") for side in "AB")
-        state[name] = one if a is None or b is None else one + scale * b @ a
+        state[name] = tensor if a is None or b is None else tensor + scale * b @ a
     model.load_state_dict(state)
     return model
 
@@ -62,11 +64,11 @@ def test_a_lora_is_added_to_the_weights(model_source, tmp_path, form, scale):
     save_file(state, tmp_path / "pytorch_lora_weights.safetensors")
     expected = added(build_unet(), factors, scale * (1.0 if form == "diffusers" else 0.5))  # kohya: alpha / rank
     backbone = TADPBackbone.from_pretrained(model_source, lora=tmp_path, lora_scale=scale)
-    mine = backbone.unet.state_dict()
-    assert mine.keys() == expected.state_dict().keys()
+    state = backbone.unet.state_dict()
+    assert state.keys() == expected.state_dict().keys()
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(mine[name], tensor, atol=1e-5, rtol=1e-5)
-    assert all(one.requires_grad for name, one in backbone.unet.named_parameters() if "_out" not in name)
+        torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-5)
+    assert all(parameter.requires_grad for name, parameter in backbone.unet.named_parameters() if "_out" not in name)
     backbone.save_pretrained(tmp_path / "saved")
     assert same(TADPBackbone.from_pretrained(tmp_path / "saved"), backbone)
 
@@ -77,12 +79,12 @@ def test_a_lora_of_each_family_is_added(family, build, tmp_path):
     factors = lora_of(build())
     prefix = "unet" if family == "SDXL" else "transformer"
     save_file({f"{prefix}.{name}": tensor for name, tensor in factors.items()}, tmp_path / "lora.safetensors")
-    given = build()
-    backbone = TADPBackbone.from_pretrained(folder, unet=given, lora=tmp_path / "lora.safetensors")
+    unet = build()
+    backbone = TADPBackbone.from_pretrained(folder, unet=unet, lora=tmp_path / "lora.safetensors")
     expected = added(build(), factors, 1.0).state_dict()
     for name, tensor in backbone.unet.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
-    assert same(given, build())  # the one that was given is as it was
+    assert same(unet, build())  # the caller's U-Net is unchanged
 
 
 def test_kohyas_names_for_flux_are_read(tmp_path):
@@ -103,18 +105,18 @@ def test_a_lora_of_another_family_is_refused_with_what_does_not_fit(model_source
     path = tmp_path / "lora.safetensors"
     wide = {f"unet.{name}": tensor for name, tensor in lora_of(build_unet(cross_attention_dim=24)).items()}
     save_file(wide, path)
-    with pytest.raises(ModelError, match=r"attn2\.to_v, where it takes 24 channels and the model's layer 16\."):
+    with pytest.raises(ModelError, match=r"attn2\.to_v with 24 input channels, but the model's layer has 16\."):
         TADPBackbone.from_pretrained(model_source, unet=unet, lora=path)
-    save_file({f"unet.{name}": one for name, one in lora_of(build_unet(layers_per_block=2)).items()}, path)
-    with pytest.raises(ModelError, match=r"changes .*, which this model has not\. It was trained for another family"):
+    save_file({f"unet.{name}": tensor for name, tensor in lora_of(build_unet(layers_per_block=2)).items()}, path)
+    with pytest.raises(ModelError, match=r"changes .*, which this model lacks\. It was trained for another family"):
         TADPBackbone.from_pretrained(model_source, unet=unet, lora=path)
-    save_file({f"transformer.{name}": one for name, one in lora_of(build_sd3()).items()}, path)
-    with pytest.raises(ModelError, match=r"changes nothing of the unet\. It was trained for another family"):
+    save_file({f"transformer.{name}": tensor for name, tensor in lora_of(build_sd3()).items()}, path)
+    with pytest.raises(ModelError, match=r"has no weights for the unet\. It was trained for another family"):
         TADPBackbone.from_pretrained(model_source, unet=unet, lora=path)
     assert same(unet, build_unet())
 
 
-# What it does to text encoders
+# Text encoders
 
 
 def text_lora_of(encoder, *, seed: int = 2) -> dict[str, torch.Tensor]:
@@ -126,7 +128,7 @@ def text_lora_of(encoder, *, seed: int = 2) -> dict[str, torch.Tensor]:
 
 
 def fused(family: str, path: Path, scale: float):
-    """What diffusers' own pipeline makes of a LoRA."""
+    """diffusers' own pipeline after it has fused a LoRA."""
     pipeline = build_pipeline(family)
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     pipeline.fuse_lora(lora_scale=scale, components=pipeline._lora_loadable_modules)
@@ -145,9 +147,9 @@ FORMS = ["peft", "peft with settings", "kohya", "diffusers before peft"]
 
 
 def written(form: str, folder: Path, parts: dict[str, dict[str, torch.Tensor]]) -> tuple[Path, float]:
-    """A file of factors by part, and alpha / rank."""
+    """Write the factors of each part to a file; return its path, and alpha / rank."""
     path = folder / "lora.safetensors"
-    named = {f"{part}.{name}": one for part, factors in parts.items() for name, one in factors.items()}
+    named = {f"{part}.{name}": tensor for part, factors in parts.items() for name, tensor in factors.items()}
     if form == "kohya":
         tags = {
             "unet": "unet",
@@ -158,10 +160,12 @@ def written(form: str, folder: Path, parts: dict[str, dict[str, torch.Tensor]]) 
         for part, factors in parts.items():
             own = factors
             if part.startswith("text"):
-                own = {f"text_model.{name.removeprefix('text_model.')}": one for name, one in factors.items()}
-            named |= {name.replace("lora_unet_", f"lora_{tags[part]}_"): one for name, one in kohya(own, 1.0).items()}
+                own = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in factors.items()}
+            named |= {
+                name.replace("lora_unet_", f"lora_{tags[part]}_"): tensor for name, tensor in kohya(own, 1.0).items()
+            }
     if form == "diffusers before peft":
-        named = {before_peft(name): one for name, one in named.items()}
+        named = {before_peft(name): tensor for name, tensor in named.items()}
     settings = {f"{part}.{key}": value for part in parts for key, value in {"r": 2, "lora_alpha": 6}.items()}
     has_settings = form == "peft with settings"
     if has_settings:
@@ -174,7 +178,7 @@ def written(form: str, folder: Path, parts: dict[str, dict[str, torch.Tensor]]) 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("family", ["SD 2.x", "SDXL"])
 def test_text_encoders_are_changed_as_diffusers_pipeline_changes_them(family, form, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **_: None)  # an older one will do
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **_: None)  # an older version works
     if (family, form) == ("SDXL", "diffusers before peft"):
         pytest.skip("such files are older than SDXL")
     pipeline = build_pipeline(family)
@@ -183,53 +187,53 @@ def test_text_encoders_are_changed_as_diffusers_pipeline_changes_them(family, fo
     parts = {"unet": lora_of(pipeline.unet)} | {name: text_lora_of(getattr(pipeline, name)) for name in encoders}
     path, ratio = written(form, tmp_path, parts)
     backbone = TADPBackbone.from_pretrained(tmp_path / "model", lora=path, lora_scale=0.5)
-    theirs = fused(family, path, 0.5)
+    reference = fused(family, path, 0.5)
     ours = {"unet": backbone.unet}
     ours |= {name: encoder.model for name, encoder in getattr(backbone.text_encoder, "parts", {}).items()}
     ours.setdefault("text_encoder", getattr(backbone.text_encoder, "model", None))
     for part, factors in parts.items():
         state, by_hand = ours[part].state_dict(), added(getattr(pipeline, part), factors, 0.5 * ratio).state_dict()
         assert not same(ours[part], getattr(pipeline, part))
-        for name, tensor in getattr(theirs, part).state_dict().items():
+        for name, tensor in getattr(reference, part).state_dict().items():
             torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(state[name], by_hand[name], atol=1e-5, rtol=1e-5)
 
 
 def test_the_text_encoder_that_was_given_is_as_it_was_and_another_ones_lora_is_refused(model_source, tmp_path):
-    given = build_text_encoder()
-    path, _ = written("peft", tmp_path, {"text_encoder": text_lora_of(given)})
-    options = {"text_encoder": given, "tokenizer": build_tokenizer()}
+    encoder = build_text_encoder()
+    path, _ = written("peft", tmp_path, {"text_encoder": text_lora_of(encoder)})
+    options = {"text_encoder": encoder, "tokenizer": build_tokenizer()}
     backbone = TADPBackbone.from_pretrained(model_source, lora=path, **options)
-    assert same(given, build_text_encoder())
-    expected = added(given, text_lora_of(given), 1.0).state_dict()
+    assert same(encoder, build_text_encoder())
+    expected = added(encoder, text_lora_of(encoder), 1.0).state_dict()
     for name, tensor in backbone.text_encoder.model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-5)
-    assert not any(one.requires_grad for one in backbone.text_encoder.parameters())
+    assert not any(parameter.requires_grad for parameter in backbone.text_encoder.parameters())
 
     path, _ = written("peft", tmp_path, {"text_encoder": text_lora_of(build_text_encoder(width=24))})
-    with pytest.raises(ModelError, match=r"fc1 of the text encoder as a 48x24 matrix, and the model's is 32x16\."):
+    with pytest.raises(ModelError, match=r"fc1 of the text encoder as a 48x24 matrix, but the model's is 32x16\."):
         TADPBackbone.from_pretrained(model_source, lora=path)
     path, _ = written("peft", tmp_path, {"text_encoder": text_lora_of(build_text_encoder(num_hidden_layers=3))})
-    with pytest.raises(
-        ModelError, match=r"layers\.2\..* of the text encoder, which this model has not\. It was trained"
-    ):
+    with pytest.raises(ModelError, match=r"layers\.2\..* of the text encoder, which this model lacks\. It was trained"):
         TADPBackbone.from_pretrained(model_source, lora=path)
-    half = {name: one for name, one in text_lora_of(given).items() if "lora_A" in name}
+    half = {name: tensor for name, tensor in text_lora_of(encoder).items() if "lora_A" in name}
     path, _ = written("peft", tmp_path, {"text_encoder": half})
-    with pytest.raises(ModelError, match=r"has one of the two factors of .* of the text encoder"):
+    with pytest.raises(ModelError, match=r"has only one of the two factors of .* of the text encoder"):
         TADPBackbone.from_pretrained(model_source, lora=path)
     save_file({"text_encoder.encoder.layers.0.mlp.fc1.lora_C.weight": torch.zeros(2, 2)}, path)
-    with pytest.raises(ModelError, match=r"lora_C\.weight' for the text encoder, which is no factor of a LoRA"):
+    with pytest.raises(
+        ModelError, match=r"lora_C\.weight' for the text encoder, which is not a LoRA factor that tadp knows"
+    ):
         TADPBackbone.from_pretrained(model_source, lora=path)
 
 
 def test_alphas_of_some_layers_are_read_as_peft_reads_them(tmp_path):
-    """Against peft itself, on the model with the adapter."""
+    """Compared with peft itself, running the model with the adapter."""
     config = LoraConfig(
         r=2, lora_alpha=4, target_modules=["q_proj", "fc1"], alpha_pattern={"layers.1.mlp.fc1": 12}, use_rslora=True
     )
     encoder = inject_adapter_in_model(config, build_text_encoder())
-    state = {name: torch.randn_like(one) for name, one in get_peft_model_state_dict(encoder).items()}
+    state = {name: torch.randn_like(tensor) for name, tensor in get_peft_model_state_dict(encoder).items()}
     set_peft_model_state_dict(encoder, state)
     ids = torch.tensor([[5, 6, 7, 8]])
     ours = build_text_encoder()
@@ -244,19 +248,22 @@ def test_what_is_left_out_is_told_and_a_dora_is_refused(model_source, tmp_path):
     path = tmp_path / "lora.safetensors"
     save_file(state | {"text_encoder_2.encoder.layers.0.mlp.fc1.lora_A.weight": torch.zeros(2, 16)}, path)
     with pytest.warns(
-        UserWarning, match=r"changes parts that this model has not \(1 tensors, text_encoder_2.*left out"
+        UserWarning, match=r"changes parts that this model lacks \(1 tensors, the first is text_encoder_2.*ignored"
     ):
         TADPBackbone.from_pretrained(model_source, lora=path)
     save_file(state | {"unet.down_blocks.0.attentions.0.to_q.dora_scale": torch.zeros(2)}, path)
-    with pytest.raises(ModelError, match=r"is a DoRA, which diffusers would read without its magnitudes"):
+    with pytest.raises(ModelError, match=r"is a DoRA, whose magnitudes diffusers would ignore"):
         TADPBackbone.from_pretrained(model_source, lora=path)
 
 
 def test_a_folder_without_a_lora_and_a_damaged_file_are_named(model_source, tmp_path):
-    with pytest.raises(MissingFileError, match=r"no pytorch_lora_weights\.safetensors in .*, which has none; name the"):
+    with pytest.raises(
+        MissingFileError,
+        match=r"no pytorch_lora_weights\.safetensors in .*, which has no \.safetensors file\. Pass the path",
+    ):
         TADPBackbone.from_pretrained(model_source, lora=tmp_path)
     (tmp_path / "lora.safetensors").write_bytes(b"no")
-    with pytest.raises(CorruptFileError, match=r"lora\.safetensors is no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"lora\.safetensors is not a complete safetensors file"):
         TADPBackbone.from_pretrained(model_source, lora=tmp_path)
     shutil.copy(model_source / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "lora.safetensors")
     with pytest.raises(ModelError, match=r"lora\.safetensors"):

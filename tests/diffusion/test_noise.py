@@ -1,4 +1,4 @@
-"""How much noise a model's scheduler adds, and the noise itself."""
+"""The amount of noise that a model's scheduler adds, and the noise itself."""
 
 import json
 
@@ -32,7 +32,7 @@ TIMES = (0, 1, 261, 500, 999)
         DDPMScheduler(trained_betas=torch.linspace(1e-4, 0.02, 1000).tolist()),
         DDPMScheduler(num_train_timesteps=1200, beta_schedule="squaredcos_cap_v2"),
     ],
-    ids=lambda one: f"{type(one).__name__} {one.config.beta_schedule}",
+    ids=lambda scheduler: f"{type(scheduler).__name__} {scheduler.config.beta_schedule}",
 )
 def test_noise_is_added_as_the_models_own_scheduler_does(scheduler):
     clean, noise = latents(2, 8, 12), latents(2, 8, 12, seed=1)
@@ -45,7 +45,7 @@ def test_noise_is_added_as_the_models_own_scheduler_does(scheduler):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 def test_a_scheduler_of_sigmas_gives_the_same_input_to_the_model():
-    """Euler schedulers, as SDXL and SD-Turbo have them, add σ·ε and then scale by 1/√(1 + σ²)."""
+    """Euler schedulers, which SDXL and SD-Turbo use, add σ·ε and then scale by 1/√(1 + σ²)."""
     scheduler = EulerDiscreteScheduler(**SD)
     schedule = NoiseSchedule.of(scheduler_config(scheduler), kind="diffusion")
     clean, noise = latents(1, 8, 8), latents(1, 8, 8, seed=1)
@@ -58,7 +58,9 @@ def test_a_scheduler_of_sigmas_gives_the_same_input_to_the_model():
 
 @pytest.mark.parametrize("config", [None, scheduler_config(FlowMatchEulerDiscreteScheduler(shift=3.0))])
 def test_flow_matching_mixes_by_the_time_that_the_model_is_told(config):
-    scheduler = FlowMatchEulerDiscreteScheduler()  # its steps are 1 to 1,000; a shift is about which of them are taken
+    scheduler = (
+        FlowMatchEulerDiscreteScheduler()
+    )  # its steps are 1 to 1,000; a shift only changes which of them are used
     schedule = NoiseSchedule.of(config, kind="flow")
     clean, noise = latents(2, 8, 8), latents(2, 8, 8, seed=1)
     for time in (1, 261, 999):
@@ -77,12 +79,12 @@ def test_without_a_scheduler_the_noise_is_stable_diffusions():
         scheduler_config(PNDMScheduler(**SD)), kind="diffusion"
     )
     schedule = NoiseSchedule.of(None, kind="diffusion")
-    assert schedule.noise[0] == pytest.approx((1 - (1 - 0.00085)) ** 0.5, rel=1e-4)  # ᾱ_0 = 1 - β_0: 3 %, not none
+    assert schedule.noise[0] == pytest.approx((1 - (1 - 0.00085)) ** 0.5, rel=1e-4)  # ᾱ_0 = 1 - β_0: 3 %, not 0
     assert all(a**2 + b**2 == pytest.approx(1, abs=1e-6) for a, b in zip(schedule.signal, schedule.noise, strict=True))
 
 
 def test_other_ways_of_adding_noise_are_refused():
-    with pytest.raises(ModelError, match=r"scheduler is a EDMEulerScheduler; .* Use noise_samples=0"):
+    with pytest.raises(ModelError, match=r"scheduler is a EDMEulerScheduler; .* Pass noise_samples=0"):
         NoiseSchedule.of(scheduler_config(EDMEulerScheduler()), kind="diffusion")
 
 
@@ -133,8 +135,8 @@ def test_drawing_noise_leaves_the_global_generators_alone():
 def test_shapes_are_known_without_drawing():
     with torch.device("meta"):
         like = torch.empty(2, 4, 8, 8)
-    made = torch.library.opcheck(torch.ops.tadp.draw_noise.default, ([4, 8, 8], 3, 1))
-    assert set(made.values()) == {"SUCCESS"}
+    outcomes = torch.library.opcheck(torch.ops.tadp.draw_noise.default, ([4, 8, 8], 3, 1))
+    assert set(outcomes.values()) == {"SUCCESS"}
     assert seeded_noise(like, seed=0, number=0).device.type == "meta"
 
 
@@ -151,7 +153,7 @@ def test_a_configuration_is_that_of_the_file(tmp_path):
 
 
 def test_what_is_no_scheduler_is_refused(tmp_path, no_type_checker):
-    with pytest.raises(TypeError, match=r"a scheduler is one of diffusers', or its configuration; got a str"):
+    with pytest.raises(TypeError, match=r"scheduler must be a diffusers scheduler or its configuration; got a str"):
         scheduler_config("DDIM")
     (tmp_path / "scheduler").mkdir()
     (tmp_path / SCHEDULER).write_text("{")

@@ -1,4 +1,4 @@
-"""A family of base models from outside the package: a small denoiser of its own kind, which `register` makes known."""
+"""A family of base models defined outside the package: a small denoiser of a new kind, added with `register`."""
 
 import json
 from typing import Any
@@ -17,11 +17,11 @@ from tadp.export import to_program
 from tadp.modifiers import CaptionModifier
 from tadp.tasks import TADPForSemanticSegmentation
 
-LATENTS, WORDS, CHANNELS = 6, 20, (10, 12)  # two levels; the built-in families have three or four
+LATENTS, WORDS, CHANNELS = 6, 20, (10, 12)  # two levels, whereas the built-in families have three or four
 
 
 class Sketch(nn.Module):
-    """Two convolutions, and the text in between; of no class of diffusers."""
+    """Two convolutions with attention to the text in between; not a diffusers class."""
 
     def __init__(self, latents: int, words: int, channels: list[int]):
         super().__init__()
@@ -30,7 +30,7 @@ class Sketch(nn.Module):
         self.enter = nn.Conv2d(latents, fine, 3, padding=1)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
         self.to_q, self.to_k, self.to_v = nn.Linear(coarse, 8), nn.Linear(words, 8), nn.Linear(words, coarse)
-        self.leave = nn.Conv2d(fine, latents, 3, padding=1)  # what predicts noise, which a pass does not need
+        self.leave = nn.Conv2d(fine, latents, 3, padding=1)  # predicts noise, so a pass does not need it
 
     def levels(self, latents: torch.Tensor, timestep: int, text: torch.Tensor) -> tuple[torch.Tensor, ...]:
         fine = F.silu(self.enter(latents)) + timestep / 1000
@@ -91,8 +91,8 @@ def folder(backbone, tmp_path):
     return tmp_path / "sketch"
 
 
-def same(ours: tadp.Features, others: tadp.Features) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(ours.maps, others.maps, strict=True))
+def same(features: tadp.Features, reference: tadp.Features) -> bool:
+    return all(torch.equal(first, second) for first, second in zip(features.maps, reference.maps, strict=True))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 92), (8, 33)])
@@ -101,8 +101,8 @@ def test_images_of_any_size_become_levels_with_attention(backbone, size):
     features = backbone(images(2, *size), ["a dog", "a red cat"])
     assert backbone.feature_info.channels == (10, 12 + 77)
     assert backbone.feature_info.reduction == (8, 16)
-    for one, channels, stride in zip(features.maps, (10, 12 + 77), (8, 16), strict=True):
-        assert one.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+    for feature, channels, stride in zip(features.maps, (10, 12 + 77), (8, 16), strict=True):
+        assert feature.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
     torch.testing.assert_close(features.attention.at(1).sum(dim=1), torch.ones_like(features.attention.at(1)[:, 0]))
     assert torch.equal(features.maps[1][:, 12:], features.attention.at(1))
     assert features.attention.words(1)[1].words == ("a", "red", "cat")
@@ -126,12 +126,14 @@ def test_a_saved_folder_comes_back_bit_for_bit(backbone, folder):
 def test_half_precision_and_what_it_lacks(folder):
     half = tadp.TADPBackbone.from_pretrained(folder, dtype=torch.bfloat16)
     assert half(images(1, 64, 64), "a dog").maps[0].dtype == torch.bfloat16
-    with pytest.raises(ModelError, match=r"Sketches has no gradient checkpointing"):
+    with pytest.raises(ModelError, match=r"Sketches does not support gradient checkpointing"):
         half.enable_gradient_checkpointing()
     half.enable_gradient_checkpointing(False)
-    with pytest.raises(ValueError, match=r"the attention of Sketches takes no mask of the text"):
+    with pytest.raises(ValueError, match=r"the attention of Sketches takes no text mask"):
         half(images(1, 64, 64), half.encode_text("a dog", mask_padding=True))
-    with pytest.raises(ValueError, match=r"blocks chooses among .*; the levels of Sketches are fixed"):
+    with pytest.raises(
+        ValueError, match=r"blocks= selects the levels of a transformer .*; the levels of Sketches are fixed"
+    ):
         tadp.TADPBackbone.from_pretrained(folder, blocks=(0, 1, 2))
     with pytest.raises(ValueError, match=r"no attention at level 0; this model has it at 1 \(stride 16\)"):
         tadp.TADPBackbone.from_pretrained(folder, attach_attention=(0,))
@@ -145,7 +147,7 @@ def segmenter(backbone: tadp.TADPBackbone, **options: Any) -> TADPForSemanticSeg
 @pytest.mark.parametrize("tune", ["all", "lora"])
 def test_a_task_model_trains_saves_and_loads(folder, tune, tmp_path):
     model = segmenter(tadp.TADPBackbone.from_pretrained(folder), tune=tune).train()
-    trained = {name for name, one in model.backbone.unet.named_parameters() if one.requires_grad}
+    trained = {name for name, parameter in model.backbone.unet.named_parameters() if parameter.requires_grad}
     assert trained
     assert not any(name.startswith("leave") for name in trained)
     optimizer = torch.optim.AdamW(model.parameter_groups(1e-2, unet_scale=1.0))
@@ -156,7 +158,9 @@ def test_a_task_model_trains_saves_and_loads(folder, tune, tmp_path):
         loss = model(batch, "a dog", truth).loss
         optimizer.zero_grad()
         loss.backward()
-        assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
+        assert [
+            name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+        ] == []
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
@@ -183,9 +187,9 @@ def test_a_program_of_any_size_is_exported(backbone, monkeypatch):
     program = to_program(backbone)
     for batch, size in ((1, (64, 96)), (3, (32, 64))):
         text = backbone.encode_text(["a dog", "a red cat", "a cat"][:batch])
-        found = program.module()(images(batch, *size), text.embeddings)
+        exported = program.module()(images(batch, *size), text.embeddings)
         features = backbone(images(batch, *size), text)
-        assert all(torch.equal(found[f"map_{level}"], one) for level, one in enumerate(features.maps))
+        assert all(torch.equal(exported[f"map_{level}"], feature) for level, feature in enumerate(features.maps))
 
 
 def test_errors_list_it_among_the_known_families(folder):
@@ -216,7 +220,7 @@ def test_a_family_registered_again_takes_the_place_of_the_first():
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_what_is_no_family_is_refused():
-    with pytest.raises(TypeError, match=r"a family is an object of a subclass of Family; got <class"):
+    with pytest.raises(TypeError, match=r"family must be an instance of a subclass of Family; got <class"):
         register(Sketches)  # type: ignore
 
     class Elsewhere(Sketches):

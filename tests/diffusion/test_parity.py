@@ -1,4 +1,4 @@
-"""tests/data/golden holds what the paper's released feature extractor returned; its facts.json explains it."""
+"""Compare with tests/data/golden, the output of the paper's released feature extractor; facts.json explains it."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ from golden import CASES, TOLERANCE, build, expected_map, golden
 
 from tadp import Conditioning, Features
 
-ATTENTION_LEVELS = {"attn64": 0, "attn32": 1, "attn16": 2}  # named by the map's side for an image of 512
+ATTENTION_LEVELS = {"attn64": 0, "attn32": 1, "attn16": 2}  # named after the width of the map for a 512x512 image
 
 
 @cache
@@ -24,10 +24,10 @@ def features(case: str, dtype: torch.dtype) -> Features:
 @pytest.mark.parametrize("case", CASES)
 def test_every_map_is_the_released_codes(case, dtype):
     maps = features(case, dtype).maps
-    assert [list(one.shape) for one in maps] == CASES[case]["feats"]
-    for level, one in enumerate(maps):
-        assert one.dtype == dtype
-        assert relative_error(one, expected_map(case, level)) < TOLERANCE
+    assert [list(feature.shape) for feature in maps] == CASES[case]["feats"]
+    for level, feature in enumerate(maps):
+        assert feature.dtype == dtype
+        assert relative_error(feature, expected_map(case, level)) < TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -58,5 +58,5 @@ def test_the_timestep_and_the_scale_matter_more_than_the_tolerance():
     """Otherwise the cases would prove nothing."""
     cases = [case for case in CASES if case.endswith("default")]
     for level in range(4):
-        first, *others = [expected_map(case, level) for case in cases]
-        assert min(relative_error(other, first) for other in others) > 20 * TOLERANCE
+        first, *rest = [expected_map(case, level) for case in cases]
+        assert min(relative_error(other, first) for other in rest) > 20 * TOLERANCE

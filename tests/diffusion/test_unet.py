@@ -22,7 +22,7 @@ LAYOUTS = {
     "three levels": THREE_LEVELS,
     "layers by level": {"layers_per_block": (1, 2, 3), "channels": (8, 16, 24)},
     "attention on the coarsest level": ATTENTION_EVERYWHERE,
-    "attention on one level alone": {
+    "attention on only one level": {
         "channels": (8, 16, 16),
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -34,7 +34,8 @@ LAYOUTS = {
     "an activation after the time": {"time_embedding_act_fn": "silu", "channels": (8, 16)},
     "fourier time": {"time_embedding_type": "fourier", "channels": (8, 16)},
 }
-# The layers of up_blocks whose outputs are the maps, finest first, written out by hand: VPD's for two layers a block.
+# The layers of up_blocks whose outputs are the maps, finest first, written out by hand. With two layers
+# per block, they are VPD's.
 TAPS = {
     (2, 4): ("3.attentions.2", "2.attentions.1", "1.attentions.1", "0.resnets.1"),
     (1, 4): ("3.attentions.1", "2.attentions.0", "1.attentions.0", "0.resnets.0"),
@@ -56,7 +57,7 @@ def run(unet: UNet2DConditionModel, sample: torch.Tensor, text: torch.Tensor, **
 @pytest.mark.parametrize("timestep", [0, 1, 999])
 @pytest.mark.parametrize("layout", [*LAYOUTS, "SD 2.x"])
 def test_a_pass_continued_to_the_end_is_the_unets_own_output(layout, timestep):
-    """Bit for bit; if diffusers changes its forward, this fails."""
+    """Equal bit for bit; this fails if diffusers changes its forward."""
     options = LAYOUTS.get(layout)
     unet = build_sd2_unet() if options is None else build_unet(**options)
     sample, text = latents(2, 8, 16), embeddings(2, 5)
@@ -77,7 +78,7 @@ def test_a_masked_pass_is_the_unets_own_too():
 
 @pytest.mark.parametrize(("layers", "depth"), TAPS)
 def test_levels_are_taken_at_the_documented_layers(layers, depth):
-    """An oracle with hooks on diffusers' own forward."""
+    """Compared with hooks on diffusers' own forward."""
     unet = build_unet(layers_per_block=layers, channels=CHANNELS[depth])
     sample, text = latents(1, 8, 16), embeddings(1, 5)
     outputs: dict[str, torch.Tensor] = {}
@@ -92,9 +93,9 @@ def test_levels_are_taken_at_the_documented_layers(layers, depth):
     expected = [outputs[name].clone() for name in TAPS[layers, depth]]
     assert FAMILY.layout(unet).taps == tuple(f"up_blocks.{name}" for name in TAPS[layers, depth])
     maps, _ = run(unet, sample, text)
-    for level, one in enumerate(maps):
-        assert torch.equal(one, expected[level])
-        assert one.shape == (1, CHANNELS[depth][level], 8 >> level, 16 >> level)
+    for level, feature in enumerate(maps):
+        assert torch.equal(feature, expected[level])
+        assert feature.shape == (1, CHANNELS[depth][level], 8 >> level, 16 >> level)
 
 
 def test_the_layout_of_stable_diffusion_1():
@@ -114,7 +115,7 @@ def test_the_layout_of_stable_diffusion_1():
         ("two levels", (0,)),
         ("three levels", (0, 1)),
         ("attention on the coarsest level", (0, 1)),
-        ("attention on one level alone", (1,)),
+        ("attention on only one level", (1,)),
     ],
 )
 def test_attention_levels_come_from_the_blocks(layout, levels):
@@ -123,10 +124,10 @@ def test_attention_levels_come_from_the_blocks(layout, levels):
 
 def test_whole_numbers_and_tensors_are_one_timestep():
     unet, sample, text = build_unet(), latents(1, 8, 8), embeddings(1, 5)
-    for one, other in zip(
+    for first, second in zip(
         run(unet, sample, text, timestep=5)[0], run(unet, sample, text, timestep=torch.tensor(5))[0], strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize(

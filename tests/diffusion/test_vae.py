@@ -7,9 +7,9 @@ from tadp.diffusion.vae import VAEEncoder
 
 def test_the_posterior_is_the_whole_autoencoders():
     vae, pixels = build_vae(), images(2, 24, 40)
-    ours, theirs = VAEEncoder(vae)(pixels), vae.encode(pixels).latent_dist
-    assert torch.equal(ours.mean, theirs.mean)
-    assert torch.equal(ours.logvar, theirs.logvar)
+    posterior, expected = VAEEncoder(vae)(pixels), vae.encode(pixels).latent_dist
+    assert torch.equal(posterior.mean, expected.mean)
+    assert torch.equal(posterior.logvar, expected.logvar)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def test_without_a_gradient_memory_is_reused_and_the_numbers_are_the_same(option
     pixels = images(2, 24, 40).contiguous(memory_format=memory_format)
     kept = pixels.clone()
     with torch.no_grad():
-        ours, theirs = VAEEncoder(vae)(pixels), vae.encode(pixels).latent_dist
-    assert torch.equal(ours.parameters, theirs.parameters)
+        posterior, expected = VAEEncoder(vae)(pixels), vae.encode(pixels).latent_dist
+    assert torch.equal(posterior.parameters, expected.parameters)
     assert torch.equal(pixels, kept)
 
 
@@ -37,9 +37,9 @@ def test_bfloat16_on_a_cpu_attends_block_by_block_with_the_same_result(monkeypat
     exact = vae.encode(pixels).latent_dist.mean
     with torch.no_grad():
         half = vae.to(torch.bfloat16)
-        ours = VAEEncoder(half)(pixels.bfloat16()).mean
-        theirs = half.encode(pixels.bfloat16()).latent_dist.mean
-    error, usual = ((one.float() - exact).norm() / exact.norm() for one in (ours, theirs))
+        mean = VAEEncoder(half)(pixels.bfloat16()).mean
+        fused = half.encode(pixels.bfloat16()).latent_dist.mean
+    error, usual = ((latents.float() - exact).norm() / exact.norm() for latents in (mean, fused))
     assert error < 2 * usual
 
 

@@ -318,7 +318,7 @@ def test_what_cannot_work_is_refused_before_anything_is_read(backbone, photos, t
         run(backbone, photos, tmp_path / "out", levels=[4])
     with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
         run(backbone, photos, tmp_path / "out", batch_size=0)
-    with pytest.raises(CaptionError, match="tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match="tokens, but the text encoder takes 77"):
         run(backbone, photos, tmp_path / "out", "cat " * 100)
     with pytest.raises(ImageError, match="no file or folder"):
         run(backbone, tmp_path / "nothing", tmp_path / "out")

@@ -386,7 +386,7 @@ def test_a_token_that_is_there_is_refused_and_nothing_changes(own):
         ):
             CaptionModifier(token=token, embedding=vectors(1), unet=build_unet(seed=1)).install(own)
     modifier = CaptionModifier(token="<toy>", embedding=vectors())
-    match = r"the token '<toy>' is already .*perhaps its modifier is installed already; if not, choose another"
+    match = r"the token '<toy>' is already .*perhaps its modifier is already installed; if not, choose another"
     with modifier.install(own), pytest.raises(ModifierError, match=match):
         modifier.install(own)
     assert is_as_it_was(own, before, words)
@@ -475,9 +475,9 @@ def test_a_backbone_with_a_token_is_copied_with_it(own):
 def test_what_cannot_be_learned_is_refused(no_type_checker):
     with pytest.raises(ModifierError, match=r"an embedding needs the token it belongs to"):
         CaptionModifier(embedding=vectors())
-    with pytest.raises(ModifierError, match=r"a token is one word without white space"):
+    with pytest.raises(ModifierError, match=r"a token must be one word without white space"):
         CaptionModifier(token="a toy", embedding=vectors())
-    with pytest.raises(TypeError, match=r"a token is a string"):
+    with pytest.raises(TypeError, match=r"a token must be a string"):
         CaptionModifier(token=5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ModifierError, match=r"shape \(1, 1, 16\)"):
         CaptionModifier(token="<toy>", embedding=vectors(1)[None])
@@ -634,7 +634,7 @@ def test_folders_with_missing_or_broken_parts_are_refused(tmp_path):
     embeds = tmp_path / "learned_embeds.safetensors"
     whole = embeds.read_bytes()
     embeds.write_bytes(whole[:20])
-    with pytest.raises(CorruptFileError, match=r"learned_embeds\.safetensors is no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"learned_embeds\.safetensors is not a complete safetensors file"):
         CaptionModifier.from_pretrained(tmp_path)
     embeds.unlink()
     with pytest.raises(MissingFileError, match=r"no learned_embeds\.safetensors in"):

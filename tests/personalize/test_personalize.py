@@ -337,8 +337,8 @@ def refused(error, match, source, images=None, **options):
     [
         ({"token": "dog"}, ModifierError, r"the token 'dog' is already in the vocabulary, as 'dog</w>'"),
         ({"token": "Dog"}, ModifierError, r"already in the vocabulary"),
-        ({"token": "water color"}, ModifierError, r"a token is one word without white space.*'water color'"),
-        ({"token": ""}, ModifierError, r"a token is one word"),
+        ({"token": "water color"}, ModifierError, r"a token must be one word without white space.*'water color'"),
+        ({"token": ""}, ModifierError, r"a token must be one word"),
         ({"token": "<Wash>", "vectors": 2}, ModifierError, r"small letters.*'<Wash>'; take '<wash>'"),
         ({"initializer": "raincoat"}, ModifierError, r"'raincoat' is 2: 'rain', 'coat</w>'. Take a plain word"),
         ({"initializer": "red dog"}, ModifierError, r"'red dog' is 2"),
@@ -357,7 +357,7 @@ def refused(error, match, source, images=None, **options):
         ({"captions": "a.json"}, CaptionError, r"got one string. A caption file is read by CaptionTable.open\(path\)"),
         ({"captions": {"a": "b"}}, CaptionError, r"captions by name go with files; image 0 is none"),
         ({"captions": ["a dog"] * 3, "template": "{caption}"}, CaptionError, r"the text of image 0, 'a dog', lacks"),
-        ({"texts": ["a <long> " * 40 + "{token}"]}, CaptionError, r"has \d+ tokens, the text encoder takes 77"),
+        ({"texts": ["a <long> " * 40 + "{token}"]}, CaptionError, r"has \d+ tokens, but the text encoder takes 77"),
         ({"sample_prompts": []}, CaptionError, r"a list of one text or more; pass sample_every=0"),
     ],
 )  # fmt: skip

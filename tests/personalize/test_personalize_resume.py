@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_named(source, tmp_path):
     learn(source, pictures(), **EIGHT | {"steps": 2}, output=tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CorruptFileError, match=r"checkpoint.safetensors is no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"checkpoint.safetensors is not a complete safetensors file"):
         learn(source, pictures(), **EIGHT, output=tmp_path)
     path.write_bytes((tmp_path / "learned_embeds.safetensors").read_bytes())
     with pytest.raises(CorruptFileError, match=r"is not a checkpoint of tadp.personalize"):

@@ -147,7 +147,7 @@ def test_nouns_stand_once_in_their_order():
 
 
 def test_nouns_say_what_is_no_caption(no_type_checker):
-    with pytest.raises(TypeError, match=r"caption 1 is of type NoneType; captions are strings"):
+    with pytest.raises(TypeError, match=r"caption 1 is of type NoneType; captions must be strings"):
         nouns(["a dog", None])  # type: ignore
 
 
@@ -232,9 +232,9 @@ def test_many_classes_are_encoded_in_batches(encoder, monkeypatch):
 
 
 def test_a_class_longer_than_a_caption_is_refused(encoder, tmp_path):
-    with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* has 102 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* has 102 tokens, but the text encoder takes 77"):
         class_embeddings(["cat", "dog " * 100], encoder)
-    with pytest.raises(CaptionError, match=r"has 77 tokens|has 78 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"has 77 tokens|has 78 tokens, but the text encoder takes 77"):
         averaged_eos(["dog " * 75], encoder, templates=["a {}"], cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -279,7 +279,7 @@ def test_a_caption_reaches_the_prediction():
 def test_a_caption_over_the_limit_is_cut_with_a_warning(make):
     model, long = make(), "dog " * 100
     batch = images(2, 64, 64)
-    with pytest.warns(UserWarning, match="has 102 tokens, the text encoder takes 77; the rest was cut"):
+    with pytest.warns(UserWarning, match="has 102 tokens, but the text encoder takes 77; the rest was cut"):
         result = model.predict(images(1, 64, 64), long)
     with pytest.warns(UserWarning, match="the rest was cut"):
         text = model.backbone.encode_text(long, truncate=True)
@@ -851,7 +851,7 @@ def test_missing_and_unknown_tensors_are_refused(kept):
 
 def test_missing_and_damaged_files_are_named(kept):
     (kept / "model.safetensors").write_bytes(b"garbage")
-    with pytest.raises(CorruptFileError, match=r"model.safetensors is no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"model.safetensors is not a complete safetensors file"):
         TADPForSemanticSegmentation.from_pretrained(kept)
     (kept / "model.safetensors").unlink()
     with pytest.raises(MissingFileError, match=r"no model.safetensors in"):

@@ -15,33 +15,33 @@ def encoder() -> TextEncoder:
 
 
 def test_conditioning_checks_its_parts():
-    one = embeddings(2, 3)
-    with pytest.raises(ValueError, match=r"one token name an embedding; got \[3, 2\] for 2 x 3"):
-        Conditioning(one, tokens=(("a", "b", "c"), ("a", "b")))
-    with pytest.raises(ValueError, match=r"one token name an embedding; got \[3\] for 2 x 3"):
-        Conditioning(one, tokens=(("a", "b", "c"),))
-    with pytest.raises(ValueError, match=r"one tuple of words a text; got 1 for 2 texts"):
-        Conditioning(one, words=((),))
+    text = embeddings(2, 3)
+    with pytest.raises(ValueError, match=r"tokens must have one name per embedding; got \[3, 2\] for 2 x 3"):
+        Conditioning(text, tokens=(("a", "b", "c"), ("a", "b")))
+    with pytest.raises(ValueError, match=r"tokens must have one name per embedding; got \[3\] for 2 x 3"):
+        Conditioning(text, tokens=(("a", "b", "c"),))
+    with pytest.raises(ValueError, match=r"words must have one tuple per text; got 1 for 2 texts"):
+        Conditioning(text, words=((),))
 
 
 def test_conditioning_checks_its_shapes(no_type_checker):
-    with pytest.raises(ValueError, match=r"embeddings are \(B, L, D\); got shape \(3, 16\)"):
+    with pytest.raises(ValueError, match=r"embeddings must be \(B, L, D\); got shape \(3, 16\)"):
         Conditioning(embeddings(2, 3)[0])
-    with pytest.raises(ValueError, match=r"the mask is \(B, L\), 2 x 3; got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"mask must be \(B, L\), here 2 x 3; got \(2, 4\)"):
         Conditioning(embeddings(2, 3), mask=torch.ones(2, 4, dtype=torch.bool))
 
 
 def test_one_text_is_shared_and_several_stay():
     word = Word("dog", 0, 1)
-    one = Conditioning(embeddings(1, 2), (("dog", ""),), ((word,),), torch.tensor([[True, False]]))
-    shared = one.expand(3)
+    text = Conditioning(embeddings(1, 2), (("dog", ""),), ((word,),), torch.tensor([[True, False]]))
+    shared = text.expand(3)
     assert len(shared) == 3
-    assert all(torch.equal(shared.embeddings[k], one.embeddings[0]) for k in range(3))
+    assert all(torch.equal(shared.embeddings[k], text.embeddings[0]) for k in range(3))
     assert shared.tokens == (("dog", ""),) * 3
     assert shared.words == ((word,),) * 3
     assert shared.mask is not None
     assert shared.mask.shape == (3, 2)
-    assert one.expand(1) is one
+    assert text.expand(1) is text
     assert shared.expand(3) is shared
     bare = Conditioning(embeddings(1, 2)).expand(2)
     assert (bare.tokens, bare.words, bare.mask) == (None, None, None)
@@ -49,7 +49,7 @@ def test_one_text_is_shared_and_several_stay():
 
 def test_other_numbers_of_texts_are_refused():
     with pytest.raises(
-        CaptionError, match=r"3 images but 2 texts; give one caption an image, or a single string for all"
+        CaptionError, match=r"3 images but 2 texts; pass one caption per image, or a single string for all"
     ):
         Conditioning(embeddings(2, 2)).expand(3)
     with pytest.raises(CaptionError, match=r"1 images but 2 texts"):
@@ -115,9 +115,9 @@ def test_joined_texts_have_the_dtype_of_the_first():
 
 
 def test_texts_that_do_not_fit_are_not_joined():
-    with pytest.raises(CaptionError, match=r"one text, or all the same number; got \[2, 1, 3\]"):
+    with pytest.raises(CaptionError, match=r"parts to join must have one text or all the same number; got \[2, 1, 3\]"):
         Conditioning(embeddings(2, 2)).join(Conditioning(embeddings(1, 2)), Conditioning(embeddings(3, 2)))
-    with pytest.raises(ValueError, match=r"parts to join are of one width; got \[16, 8\]. Encode them with one"):
+    with pytest.raises(ValueError, match=r"parts to join must have one width; got \[16, 8\]. Encode them with one"):
         Conditioning(embeddings(1, 2)).join(Conditioning(embeddings(1, 2)[:, :, :8]))
 
 
@@ -150,7 +150,7 @@ def test_an_adapter_with_gate_zero_is_the_identity_and_almost_one_at_the_start(e
 
 @torch.no_grad()
 def test_the_adapter_adds_the_gated_mlp(encoder):
-    """TADP and VPD: text + gate · MLP(text), one gate for each channel."""
+    """TADP and VPD: text + gate · MLP(text), one gate per channel."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         adapter = TextAdapter(WIDTH)
@@ -174,15 +174,15 @@ def test_a_conditioning_prints_its_shape_and_first_words(encoder):
 def test_a_text_is_taken_apart_into_one_embedding_each():
     words = (Word("red car", 0, 2), Word("dog", 2, 3))
     text = Conditioning(torch.arange(6.0).reshape(1, 3, 2), (("red", "car", "dog"),), (words,), torch.ones(1, 3).bool())
-    each = text.apart()
-    assert torch.equal(each.embeddings, torch.tensor([[[0.0, 1.0]], [[2.0, 3.0]], [[4.0, 5.0]]]))
-    assert each.tokens == (("red",), ("car",), ("dog",))
-    assert each.words == ((), (), (Word("dog", 0, 1),))  # a word of two pieces is whole in neither
-    assert each.mask.shape == (3, 1)
-    with pytest.raises(ValueError, match=r"one text is taken apart, \(1, L, D\); got \(3, 1, 2\)"):
-        each.apart()
+    texts = text.apart()
+    assert torch.equal(texts.embeddings, torch.tensor([[[0.0, 1.0]], [[2.0, 3.0]], [[4.0, 5.0]]]))
+    assert texts.tokens == (("red",), ("car",), ("dog",))
+    assert texts.words == ((), (), (Word("dog", 0, 1),))  # a word of two tokens is whole in neither text
+    assert texts.mask.shape == (3, 1)
+    with pytest.raises(ValueError, match=r"apart\(\) splits one text, \(1, L, D\); got \(3, 1, 2\)"):
+        texts.apart()
 
 
 def test_only_a_conditioning_is_joined(no_type_checker):
-    with pytest.raises(TypeError, match=r"a Conditioning is joined; got str. Encode text by encode_text"):
+    with pytest.raises(TypeError, match=r"join\(\) takes Conditioning; got str. Encode text with encode_text"):
         Conditioning(torch.zeros(2, 77, WIDTH)).join("a dog")

@@ -29,7 +29,7 @@ def words_of(conditioning: Conditioning, number: int = 0) -> list[str]:
 
 @torch.no_grad()
 def test_embeddings_are_the_models_last_hidden_state_of_padded_tokens(encoder):
-    """An oracle that pads with the tokenizer itself."""
+    """Compared with text that the tokenizer itself pads."""
     ids = encoder.tokenizer(CAPTIONS, padding="max_length", max_length=77, return_tensors="pt").input_ids
     expected = encoder.model(ids).last_hidden_state
     text = encoder(CAPTIONS)
@@ -82,7 +82,7 @@ def test_words_know_their_tokens(encoder):
 )
 @torch.no_grad()
 def test_names_are_text_in_any_script(encoder, caption, names):
-    """The vocabulary of the test has single bytes for these."""
+    """The test vocabulary has only single bytes for these letters."""
     tokens = encoder(caption).tokens
     assert tokens is not None
     assert tokens[0][: len(names) + 2] == ("<|startoftext|>", *names, "<|endoftext|>")
@@ -111,7 +111,7 @@ def test_a_letter_that_is_one_token_is_named():
         ("שלום dog", ["שלום", "dog"]),
         ("مرحبا", ["مرحبا"]),
         ("日本 dog", ["日本", "dog"]),
-        ("एक कुत्ता", ["एक", "कुत्ता"]),  # vowel signs are none of the tokenizer's letters
+        ("एक कुत्ता", ["एक", "कुत्ता"]),  # the tokenizer does not count vowel signs as letters
         ("की बात", ["की", "बात"]),
         ("ＤＯＧ", ["ｄｏｇ"]),  # noqa: RUF001
         ("é", ["é"]),  # a letter and a combining accent, which the tokenizer joins
@@ -134,7 +134,7 @@ def test_any_text_survives_with_its_words(encoder, caption, words):
 @torch.no_grad()
 def test_a_caption_at_the_limit_fits_and_one_more_is_refused_with_its_count(encoder):
     assert encoder(" ".join(["dog"] * 75)).embeddings.shape == (1, 77, WIDTH)
-    with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* …\) has 78 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"caption 1 \('dog dog .* …\) has 78 tokens, but the text encoder takes 77"):
         encoder(["a dog", " ".join(["dog"] * 76)])
     with pytest.raises(CaptionError, match=r"has 400 tokens, .* takes 77\. Shorten it or pass truncate=True"):
         encoder("dog " * 398)
@@ -143,7 +143,9 @@ def test_a_caption_at_the_limit_fits_and_one_more_is_refused_with_its_count(enco
 @torch.no_grad()
 def test_truncation_cuts_as_the_tokenizer_does_and_warns(encoder):
     caption = "a cat and a " + "dog " * 100
-    with pytest.warns(UserWarning, match=r"caption 0 .* has 106 tokens, the text encoder takes 77; the rest was cut"):
+    with pytest.warns(
+        UserWarning, match=r"caption 0 .* has 106 tokens, but the text encoder takes 77; the rest was cut"
+    ):
         text = encoder(caption, truncate=True)
     ids = encoder.tokenizer([caption], truncation=True, max_length=77, return_tensors="pt").input_ids
     assert ids.shape == (1, 77)
@@ -175,7 +177,7 @@ def test_the_mask_covers_start_words_and_end(encoder):
 
 @torch.no_grad()
 def test_threads_do_not_disturb_one_another(encoder):
-    """A tokenizer that pads keeps that as its state: one thread saw the other's."""
+    """A tokenizer that pads keeps this as its state, which other threads would see."""
     expected = [encoder(caption) for caption in CAPTIONS]
 
     def work(number: int) -> bool:
@@ -187,7 +189,7 @@ def test_threads_do_not_disturb_one_another(encoder):
 
 @torch.no_grad()
 def test_an_openclip_encoder_pads_with_its_own_token():
-    """SD 2.x: another activation, the last layer dropped, padded with "!"."""
+    """SD 2.x has another activation, lacks the last layer, and pads with "!"."""
     tokenizer = build_tokenizer(pad_token="!")
     model = build_text_encoder(hidden_act="gelu", num_hidden_layers=3, pad_token_id=1)
     encoder = TextEncoder(model, tokenizer)
@@ -204,27 +206,27 @@ def test_an_openclip_encoder_pads_with_its_own_token():
 
 @torch.no_grad()
 def test_a_tokenizer_that_does_not_know_its_limit_takes_the_models():
-    """A folder with vocab.json and merges.txt alone has 1e30."""
+    """For a folder with only vocab.json and merges.txt, the limit is 1e30."""
     encoder = TextEncoder(build_text_encoder(max_position_embeddings=12), build_tokenizer(model_max_length=int(1e30)))
     assert encoder.max_length == 12
     assert encoder("a dog").embeddings.shape == (1, 12, WIDTH)
-    with pytest.raises(CaptionError, match=r"has 17 tokens, the text encoder takes 12"):
+    with pytest.raises(CaptionError, match=r"has 17 tokens, but the text encoder takes 12"):
         encoder("dog " * 15)
 
 
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        (["a dog", None], r"caption 1 is of type NoneType; captions are strings"),
-        ([b"dog"], r"caption 0 is of type bytes; captions are strings"),
-        (["a dog", ["a cat"]], r"caption 1 is of type list; captions are strings"),
-        (5, r"captions are strings, one or a list of them; got int"),
+        (["a dog", None], r"caption 1 is of type NoneType; captions must be strings"),
+        ([b"dog"], r"caption 0 is of type bytes; captions must be strings"),
+        (["a dog", ["a cat"]], r"caption 1 is of type list; captions must be strings"),
+        (5, r"captions must be a string or a list of strings; got int"),
         (None, r"got NoneType"),
-        ({"a": "a dog"}, r"captions are a list, one an image; got a dict"),
-        (b"a dog", r"captions are strings, one or a list of them; got bytes"),
+        ({"a": "a dog"}, r"captions must be a list, one caption per image in the same order; got a dict"),
+        (b"a dog", r"captions must be a string or a list of strings; got bytes"),
         (
             torch.zeros(1, 77, 8),
-            r"captions are strings; got a tensor. Wrap embeddings: tadp.Conditioning\(embeddings\)",
+            r"captions must be strings; got a tensor. Wrap embeddings: tadp.Conditioning\(embeddings\)",
         ),
     ],
 )
@@ -239,7 +241,7 @@ def test_half_an_emoji_is_refused_by_name(encoder):
 
 
 def test_no_captions_are_refused(encoder):
-    with pytest.raises(CaptionError, match=r"no captions; give one an image, or a single string for all"):
+    with pytest.raises(CaptionError, match=r"no captions; pass one caption per image, or a single string for all"):
         encoder([])
 
 
@@ -248,27 +250,24 @@ def test_captions_are_listed():
     assert check_captions(("a dog", "")) == ["a dog", ""]
 
 
-# Joining
-
-
 # End tokens
 
 
 @torch.no_grad()
 def test_the_end_embedding_is_what_clip_pools(encoder):
-    """transformers pools the first end token."""
+    """transformers uses the first end token as the pooled embedding."""
     ids = encoder.tokenizer(CAPTIONS, padding="max_length", max_length=77, return_tensors="pt").input_ids
     expected = encoder.model(ids).pooler_output
     torch.testing.assert_close(encoder.end_embeddings(CAPTIONS), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_caption_without_room_has_no_end_embedding(encoder):
-    with pytest.raises(CaptionError, match=r"caption 1 .* has 102 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"caption 1 .* has 102 tokens, but the text encoder takes 77"):
         encoder.end_embeddings(["a dog", "dog " * 100])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
 def test_copies_encode_the_same(encoder, duplicate):
     text = encoder("a red dog")
     again = duplicate(encoder)("a red dog")

@@ -32,7 +32,7 @@ def encoder() -> TextEncoder:
 
 
 def by_hand(encoder: TextEncoder, rows: list[torch.Tensor | str]) -> torch.Tensor:
-    """The encoder's answer to input embeddings put together by hand: strings are words, tensors learned vectors."""
+    """The encoder's output for input embeddings built by hand: strings are words, tensors are learned vectors."""
     table = encoder.model.get_input_embeddings().weight
     tokenizer = encoder.tokenizer
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -77,7 +77,7 @@ def test_other_text_is_encoded_as_before(encoder):
     ["a <toy>dog", "A <TOY> dog", "a <toy> <toy>_1 <toy>_2 dog", "a\t<toy>  dog", "a <toy> <toy>_1 dog"],
 )
 def test_a_token_is_found_however_it_is_written(encoder, caption):
-    """The third is what diffusers makes of a caption itself."""
+    """The third caption is the form that diffusers itself writes."""
     expected = by_hand(encoder, ["a", *vectors(3), "dog"])
     add_token(encoder, "<toy>", vectors(3))
     torch.testing.assert_close(encoder(caption).embeddings, expected)
@@ -109,7 +109,7 @@ def test_two_tokens_in_one_caption_keep_apart(encoder):
 def test_counts_and_the_limit_take_every_vector(encoder):
     add_token(encoder, "<toy>", vectors(40))
     assert encoder.count_tokens(["<toy>", "a <toy> dog"]) == [42, 44]
-    with pytest.raises(CaptionError, match=r"caption 0 .* has 82 tokens, the text encoder takes 77"):
+    with pytest.raises(CaptionError, match=r"caption 0 .* has 82 tokens, but the text encoder takes 77"):
         encoder("<toy> <toy>")
 
 
@@ -169,7 +169,7 @@ def test_a_token_in_the_vocabulary_is_refused(encoder, token):
 
 @pytest.mark.parametrize("token", ["dog</w>", "Dog</w>", "rain", "RAIN", "re", "phot", "x"])
 def test_a_piece_of_the_vocabulary_is_refused_though_no_text_is_that_token(encoder, token):
-    """Added, it would get the piece's id, and its vector would take the piece's row."""
+    """If it were added, it would get the piece's id, and its vector would overwrite the piece's row."""
     table = encoder.model.get_input_embeddings().weight.clone()
     with pytest.raises(ModifierError, match=r"is already in the vocabulary, as '.*choose another"):
         add_token(encoder, token, vectors(1))
@@ -199,26 +199,26 @@ def test_a_token_that_was_learned_is_refused_and_so_are_its_vectors_names(encode
 
 
 def test_a_wrong_width_is_refused(encoder):
-    with pytest.raises(ModifierError, match=r"the embedding of '<toy>' is 8 wide, this text encoder's are 16"):
+    with pytest.raises(ModifierError, match=r"the embedding of '<toy>' is 8 wide, but this text encoder's are 16 wide"):
         add_token(encoder, "<toy>", vectors(1, width=8))
     assert learned_tokens(encoder.tokenizer) == {}
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\tb", "\u00a0"])
 def test_what_is_no_word_is_refused(encoder, token):
-    with pytest.raises(ModifierError, match=r"a token is one word without white space"):
+    with pytest.raises(ModifierError, match=r"a token must be one word without white space"):
         add_token(encoder, token, vectors(1))
 
 
 def test_vectors_that_are_none_are_refused(no_type_checker, encoder):
     for wrong in (torch.zeros(0, WIDTH), torch.zeros(1, 1, WIDTH), torch.zeros(1, WIDTH, dtype=torch.int64)):
-        with pytest.raises(ModifierError, match=r"is a floating-point tensor, \(D,\) for one vector or \(N, D\)"):
+        with pytest.raises(ModifierError, match=r"must be a floating-point tensor, \(D,\) for one vector or \(N, D\)"):
             add_token(encoder, "<toy>", wrong)
     with pytest.raises(ModifierError, match=r"not finite"):
         add_token(encoder, "<toy>", torch.full((1, WIDTH), float("nan")))
-    with pytest.raises(TypeError, match=r"is a tensor, \(D,\) or \(N, D\); got a list"):
+    with pytest.raises(TypeError, match=r"must be a tensor, \(D,\) or \(N, D\); got a list"):
         add_token(encoder, "<toy>", [0.0])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match=r"a token is a string, e\.g\. '<watercolor>'; got a int"):
+    with pytest.raises(TypeError, match=r"a token must be a string, such as '<watercolor>'; got a int"):
         add_token(encoder, 5, vectors(1))  # pyright: ignore[reportArgumentType]
 
 
@@ -226,7 +226,7 @@ def test_a_pair_that_does_not_belong_together_is_refused():
     tokenizer = build_tokenizer()
     tokenizer.add_tokens(["<one>", "<two>"])
     encoder = TextEncoder(build_text_encoder(), tokenizer)
-    with pytest.raises(ModifierError, match=r"the tokenizer has 543 tokens, the text encoder 541 embeddings"):
+    with pytest.raises(ModifierError, match=r"the tokenizer has 543 tokens, but the text encoder has 541 embeddings"):
         add_token(encoder, "<toy>", vectors(1))
 
 
@@ -271,12 +271,12 @@ def test_files_that_are_no_token_are_refused(tmp_path):
         read_token(tmp_path / "token.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
     torch.save({"<toy>": torch.ones(8)}, tmp_path / "toy.bin")
-    with pytest.raises(CorruptFileError, match=r"toy\.bin is no safetensors file; tadp\.convert\.read_token"):
+    with pytest.raises(CorruptFileError, match=r"toy\.bin is not a safetensors file; tadp\.convert\.read_token"):
         read_token(tmp_path / "toy.bin")
-    with pytest.raises(CorruptFileError, match=r"no whole safetensors file"):
+    with pytest.raises(CorruptFileError, match=r"not a complete safetensors file"):
         read_token(tmp_path / "broken.safetensors")
     save_file({"clip_l": vectors(1), "clip_g": vectors(1)}, tmp_path / "xl.safetensors")
-    with pytest.raises(ModifierError, match=r"holds 2: clip_g, clip_l"):
+    with pytest.raises(ModifierError, match=r"contains 2: clip_g, clip_l"):
         read_token(tmp_path / "xl.safetensors")
     save_file({"<toy>": torch.zeros(1, 2, 3)}, tmp_path / "deep.safetensors")
     with pytest.raises(ModifierError, match=r"shape \(1, 2, 3\)"):

@@ -1,4 +1,4 @@
-"""The families of base models, one file each; `register` adds one."""
+"""The families of base models, one file per family; `register` adds another."""
 
 from tadp.diffusion.families.family import DiffusersFamily as DiffusersFamily
 from tadp.diffusion.families.family import Family as Family

@@ -1,8 +1,8 @@
-"""What a family of base models is, and which families there are.
+"""What a family of base models is, and the list of known families.
 
-Base models differ in their denoiser, where its levels are, how attention is recorded, which text encoders belong to
-them and a few smaller things. A `Family` holds all of it, so that nothing else asks which model it has.
-docs/add-a-base-model.md adds one.
+Base models differ in their denoiser, where its levels are, how attention is recorded, which text encoders they use
+and a few details. A `Family` describes all of this, so no other code needs to know which model it has.
+docs/add-a-base-model.md shows how to add a family.
 """
 
 import json
@@ -28,16 +28,16 @@ PARTS = ("unet", "transformer")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the levels of a denoiser are, and what it takes; level 0 is the finest.
+    """Where the levels of a denoiser are, and the inputs it takes; level 0 is the finest.
 
     Attributes:
         channels: Channels of each level's map.
-        reduction: Latent cells per cell of each level: (1, 2, 4, 8) for Stable Diffusion 1.x.
-        taps: Name of the module whose output becomes the map of each level.
-        attention_layers: Level of each attention layer that can be recorded, by the layer's name.
-        latent_channels: Channels of the latents: 4, or 16 since Stable Diffusion 3.
+        reduction: Latent cells per cell of each level, in each direction: (1, 2, 4, 8) for Stable Diffusion 1.x.
+        taps: For each level, the name of the module whose output becomes the map.
+        attention_layers: The level of each attention layer that can be recorded, by layer name.
+        latent_channels: Channels of the latents: 4, and 16 from Stable Diffusion 3 on.
         text_width: D, the width of a token's embedding.
-        pooled_width: P, the width of the pooled embedding of a text; None if the denoiser takes none.
+        pooled_width: P, the width of a text's pooled embedding; None if the denoiser takes no pooled embedding.
     """
 
     channels: tuple[int, ...]
@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def multiple(self) -> int:
-        """Latent height and width are padded to a multiple of this."""
+        """The number that the height and width of the latents must be multiples of."""
         return max(self.reduction)
 
 
@@ -67,9 +67,9 @@ class LoraLoader:
     """How diffusers reads the LoRAs of a family.
 
     Attributes:
-        mixin: The loader of the family's pipeline, such as `StableDiffusionLoraLoaderMixin`.
-        options: Further arguments of its `lora_state_dict`.
-        takes_alphas: Whether its loader takes alphas apart from the weights.
+        mixin: The loader class of the family's pipeline, such as `StableDiffusionLoraLoaderMixin`.
+        options: Further arguments for the loader's `lora_state_dict`.
+        takes_alphas: Whether the loader takes the alphas as an argument separate from the weights.
     """
 
     mixin: Any
@@ -78,21 +78,21 @@ class LoraLoader:
 
 
 class Family(ABC):
-    """Everything that differs between base models. A subclass has no state; one object of it goes to `register`.
+    """Everything that differs between base models. A subclass has no state; pass one instance of it to `register`.
 
-    `config`, `layout` and `one_pass` must be written. The rest has a default that suits a plain `nn.Module` with one
-    CLIP text encoder.
+    A subclass must define `config`, `layout` and `one_pass`. Everything else has a default that suits a plain
+    `nn.Module` with one CLIP text encoder.
 
     Attributes:
-        name: What messages call the family.
-        denoiser_class: Class of the denoiser. Its name stands in the config of a saved denoiser.
-        part: Folder of the denoiser in a model's folder.
-        text_parts: Folders of the text encoders.
-        noise_kind: How noise is added where a model's scheduler is not known.
-        takes_mask: Whether tokens of a text can be left out of attention.
-        takes_any_size: Whether one exported graph serves images of all sizes. False if a pass computes something from
-            the size.
-        lora_layers: Ends of the names of the layers that get a LoRA with `tune="lora"`.
+        name: The family's name in messages.
+        denoiser_class: The class of the denoiser. A saved denoiser's config contains its name.
+        part: The subfolder that holds the denoiser in a model folder.
+        text_parts: The subfolders that hold the text encoders.
+        noise_kind: How noise is added if the model's scheduler is unknown.
+        takes_mask: Whether tokens can be excluded from attention.
+        takes_any_size: Whether one exported graph works for images of all sizes. False if a pass computes something
+            from the size.
+        lora_layers: Suffixes of the names of the layers that get a LoRA with `tune="lora"`.
     """
 
     name: ClassVar[str]
@@ -104,15 +104,15 @@ class Family(ABC):
     takes_any_size: ClassVar[bool] = True
     lora_layers: ClassVar[tuple[str, ...]] = ()
 
-    # What each family must say
+    # What each family must define
 
     @abstractmethod
     def config(self, model: Any) -> Mapping[str, Any]:
-        """Arguments that build a denoiser of the same shape, as JSON has them."""
+        """Arguments that build a denoiser of the same shape, as JSON values."""
 
     @abstractmethod
     def layout(self, model: Any) -> Layout:
-        """Levels of a denoiser, and what it takes.
+        """The levels of a denoiser, and the inputs it takes.
 
         Raises:
             ModelError: If the denoiser is not laid out like the models of the family.
@@ -130,31 +130,31 @@ class Family(ABC):
         image_size: tuple[int, int],
         record_levels: Collection[int],
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """Run the denoiser once; see `run_once`, which calls it. What is recorded must not change the maps."""
+        """Run the denoiser once; see `run_once`, which calls this. Recording must not change the maps."""
 
-    # Which models belong to it
+    # Which models belong to the family
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a denoiser of `denoiser_class` with this config belongs to the family."""
         return True
 
     def read_layout(self, model: Any, blocks: Sequence[int] | None = None) -> Layout:
-        """Levels of a denoiser, at blocks of the caller's choice where `blocks` is not None."""
+        """The levels of a denoiser: at the blocks the caller chose, or at the default ones if `blocks` is None."""
         return self.layout(model) if blocks is None else self.layout_at(model, blocks)
 
     def layout_at(self, model: Any, blocks: Sequence[int]) -> Layout:
-        """Levels at other blocks than `layout` takes.
+        """The levels of a denoiser at blocks that the caller chose.
 
         Args:
-            model: A denoiser.
-            blocks: Numbers of the blocks that become levels, finest first.
+            model: The denoiser.
+            blocks: Numbers of the blocks that become levels, finest level first.
 
         Raises:
-            ValueError: If the levels of the family cannot be chosen, or a block does not exist.
+            ValueError: If the levels of this family cannot be chosen, or a block does not exist.
         """
         raise ValueError(
-            f"blocks chooses among those of a transformer (Stable Diffusion 3, FLUX); the levels of {self.name} are "
-            "fixed. Leave it out."
+            f"blocks= selects the levels of a transformer (Stable Diffusion 3, FLUX); the levels of {self.name} are "
+            "fixed. Omit it."
         )
 
     # The pass
@@ -170,26 +170,26 @@ class Family(ABC):
         image_size: tuple[int, int],
         record_levels: Collection[int] = (),
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """Run a denoiser once and keep its levels.
+        """Run a denoiser once and return the maps of its levels.
 
         Args:
-            model: A denoiser that was given to `prepare`.
-            layout: Its own layout.
-            latents: (B, C, H, W), height and width multiples of `layout.multiple`.
+            model: A denoiser that `prepare` has prepared.
+            layout: The denoiser's layout.
+            latents: Latents, (B, C, H, W). Height and width are multiples of `layout.multiple`.
             timestep: Diffusion time, 0 to 999.
-            text: One text per image, of the layout's widths.
-            image_size: (height, width) in pixels, which some models receive.
-            record_levels: Levels whose attention is kept.
+            text: One text per image, with the embedding widths of the layout.
+            image_size: (height, width) of the image in pixels, which some models take as an input.
+            record_levels: Levels at which attention is recorded.
 
         Returns:
             The maps, finest first, (B, channels[k], H / reduction[k], W / reduction[k]); and for each recorded level
-            the attention of its cells to the text, averaged over heads and layers, (B, L, h, w).
+            the attention from its cells to the text, averaged over heads and layers, (B, L, h, w).
 
         Raises:
-            ValueError: If the text has a mask and the family takes none.
+            ValueError: If the text has a mask but the family does not take one.
         """
         if text.mask is not None and not self.takes_mask:
-            raise ValueError(f"the attention of {self.name} takes no mask of the text; encode it without mask_padding.")
+            raise ValueError(f"the attention of {self.name} takes no text mask; encode the text without mask_padding.")
         return self.one_pass(
             model,
             layout,
@@ -206,12 +206,12 @@ class Family(ABC):
         self.freeze_unused(model, layout)
 
     def freeze_unused(self, model: Any, layout: Layout) -> None:
-        """Stop gradients of the layers that a pass never runs, so that DDP does not wait for them."""
+        """Freeze the layers that a pass never runs, so that DDP does not wait for their gradients."""
         for module in self.unused(model, layout):
             module.requires_grad_(False)
 
     def install_recording(self, model: Any, layout: Layout) -> None:
-        """Put processors into a denoiser that can record attention; by default it can already."""
+        """Install attention processors that can record. The default is for a denoiser that can already record."""
         return
 
     def unused(self, model: Any, layout: Layout) -> Iterable[nn.Module]:
@@ -225,46 +225,48 @@ class Family(ABC):
         timesteps: Tensor,
         embeddings: Float[Tensor, "b l d"],
     ) -> Float[Tensor, "b c h w"]:
-        """What the whole denoiser predicts of noisy latents, for `tadp.personalize`.
+        """The prediction of the whole denoiser for noisy latents, which `tadp.personalize` trains.
 
         Raises:
-            ModelError: If the family is not trained by denoising here.
+            ModelError: If `tadp.personalize` does not train this family.
         """
         raise ModelError(f"tadp.personalize does not train {self.name}; it takes Stable Diffusion 1.x and 2.x.")
 
     # Training
 
     def set_checkpointing(self, model: Any, enabled: bool) -> None:
-        """Switch gradient checkpointing.
+        """Turn gradient checkpointing on or off.
 
         Raises:
-            ModelError: If the family has none and it is switched on.
+            ModelError: If `enabled` is true and the family does not support gradient checkpointing.
         """
         if enabled:
-            raise ModelError(f"{self.name} has no gradient checkpointing; train with smaller batches or images.")
+            raise ModelError(
+                f"{self.name} does not support gradient checkpointing. Train with smaller batches or images."
+            )
 
     def is_checkpointed(self, model: Any) -> bool:
         """Whether gradient checkpointing is on."""
         return False
 
     def add_adapter(self, model: Any, config: Any) -> None:
-        """Put a LoRA into a denoiser; `config` is peft's."""
+        """Add a LoRA to a denoiser; `config` is a peft configuration."""
         from peft import inject_adapter_in_model
 
         inject_adapter_in_model(config, model)
 
     def lora(self, model: Any) -> LoraLoader:
-        """How files of LoRAs are read.
+        """How LoRA files of the family are read.
 
         Raises:
-            ModelError: If LoRA files of the family are not read.
+            ModelError: If tadp does not read LoRA files for this family.
         """
-        raise ModelError(f"tadp reads no LoRA files for {self.name}.")
+        raise ModelError(f"tadp does not read LoRA files for {self.name}.")
 
     # Files
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
-        """A denoiser from its config; on the meta device when a model is loaded, so without values."""
+        """Build a denoiser from its config. Loading calls this on the meta device, where tensors have no values."""
         return self.denoiser_class(**{name: value for name, value in config.items() if not name.startswith("_")})
 
     def save(self, model: Any, folder: Path) -> None:
@@ -275,43 +277,43 @@ class Family(ABC):
         save_weights(model, folder / f"{WEIGHTS[self.part]}.safetensors")
 
     def text(self, files: TextFiles, model: Any) -> AnyText:
-        """The text encoder, or encoders, in a model's folder.
+        """The text encoder or encoders in a model folder.
 
         Args:
-            files: Reads the encoders.
-            model: The denoiser that reads the text.
+            files: The reader of the folder's text encoders.
+            model: The denoiser that the text is for.
         """
         return files.clip(self.text_parts[0])
 
     def vae_dtype(self, config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-        """What the VAE computes in where the rest computes in `dtype`; `config` is the VAE's."""
+        """The dtype of the VAE when the rest of the model uses `dtype`; `config` is the VAE's config."""
         return dtype
 
     def native_cells(self, model: Any) -> int | None:
-        """Side of the latents that a model was trained on; None if it is not known."""
+        """The height and width of the latents that a model was trained on; None if unknown."""
         return None
 
 
 class DiffusersFamily(Family):
-    """A family whose denoiser is a model of diffusers, which brings its config, files and checkpointing with it."""
+    """A family whose denoiser is a diffusers model: diffusers provides the config, files and checkpointing."""
 
     lora_layers = ("to_q", "to_k", "to_v", "to_out.0")
 
     def config(self, model: Any) -> Mapping[str, Any]:
-        """The model's own."""
+        """The model's own config."""
         return model.config
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
-        """By diffusers."""
+        """Build a denoiser with diffusers."""
         kind: Any = self.denoiser_class
         return kind.from_config(config)
 
     def save(self, model: Any, folder: Path) -> None:
-        """By diffusers, in several files where a model is large."""
+        """Save with diffusers, which splits a large model into several files."""
         model.save_pretrained(folder)
 
     def set_checkpointing(self, model: Any, enabled: bool) -> None:
-        """By diffusers."""
+        """Turn diffusers' gradient checkpointing on or off."""
         if enabled:
             model.enable_gradient_checkpointing()
         else:
@@ -322,11 +324,11 @@ class DiffusersFamily(Family):
         return model.is_gradient_checkpointing
 
     def add_adapter(self, model: Any, config: Any) -> None:
-        """By diffusers, which can fuse it later."""
+        """Add a LoRA with diffusers, which can fuse it later."""
         model.add_adapter(config)
 
     def native_cells(self, model: Any) -> int | None:
-        """The `sample_size` of the config, the smaller side of two."""
+        """The config's `sample_size`; the smaller side if it has two."""
         size = model.config.get("sample_size")
         return min(size) if isinstance(size, list | tuple) else size
 
@@ -335,22 +337,23 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Let tadp read the models of a family: in `TADPBackbone(unet=…)`, `from_pretrained` and everything above.
+    """Let tadp use the models of a family: in `TADPBackbone(unet=…)`, `from_pretrained` and everything built on them.
 
-    Where several families take a model, the one registered last gets it. A family of the same name is replaced.
+    If several families match a model, the one registered last is used. A family with the same name is replaced.
 
     Args:
-        family: An object of a subclass of `Family`.
+        family: An instance of a subclass of `Family`.
 
     Raises:
-        TypeError: If it is not one, or its `denoiser_class` is not a module's.
+        TypeError: If `family` is not such an instance, its `denoiser_class` is not a subclass of `nn.Module`, or its
+            `part` is neither "unet" nor "transformer".
     """
     if not isinstance(family, Family):
-        raise TypeError(f"a family is an object of a subclass of Family; got {family!r}.")
+        raise TypeError(f"family must be an instance of a subclass of Family; got {family!r}.")
     if not issubclass(family.denoiser_class, nn.Module) or family.part not in PARTS:
         raise TypeError(
-            f"denoiser_class is a class of nn.Module and part one of {', '.join(PARTS)}; got {family.denoiser_class!r} "
-            f"and {family.part!r}."
+            f"denoiser_class must be a subclass of nn.Module and part one of {', '.join(PARTS)}; got "
+            f"{family.denoiser_class!r} and {family.part!r}."
         )
     _FAMILIES.pop(family.name, None)
     _FAMILIES[family.name] = family
@@ -360,7 +363,7 @@ def family_of(model: nn.Module) -> Family:
     """The family of a denoiser.
 
     Raises:
-        ModelError: If no known family takes it; the message lists them.
+        ModelError: If the denoiser belongs to no known family; the message lists the families.
     """
     for family in reversed(_FAMILIES.values()):
         if isinstance(model, family.denoiser_class) and family.matches(family.config(model)):
@@ -372,11 +375,11 @@ def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
     """The family of a saved denoiser.
 
     Args:
-        config: The denoiser's, with its `_class_name`.
-        where: Its folder, for the message.
+        config: The denoiser's config, with its `_class_name`.
+        where: The denoiser's folder, for the message.
 
     Raises:
-        ModelError: If no known family takes it; the message lists them.
+        ModelError: If the denoiser belongs to no known family; the message lists the families.
     """
     name = config.get("_class_name")
     for family in reversed(_FAMILIES.values()):
@@ -388,7 +391,7 @@ def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
 
 
 def known_families() -> str:
-    """Names of the families and the classes of their denoisers, for messages.
+    """The names of all families and their denoiser classes, for messages.
 
     Example:
         >>> known_families().startswith("Stable Diffusion 1.x and 2.x (UNet2DConditionModel), Stable Diffusion XL")

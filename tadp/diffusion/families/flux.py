@@ -1,4 +1,4 @@
-"""FLUX: a transformer with joint attention in double and single blocks, a CLIP and a T5."""
+"""FLUX: a transformer with joint attention in double and single blocks, one CLIP and one T5."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,8 +18,8 @@ from tadp.text.encoder import TextEncoder
 from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import T5_TOKENS, TextStack
 
-GUIDANCE = 1.0  # what a model distilled from guidance (FLUX.1-dev) receives: none
-DEV_TOKENS = 512  # FLUX.1-schnell, which receives no guidance, was trained with 256
+GUIDANCE = 1.0  # for models distilled from guidance (FLUX.1-dev); 1 means no guidance
+DEV_TOKENS = 512  # FLUX.1-schnell, which takes no guidance, was trained with 256
 
 
 class Flux(JointTransformerFamily):
@@ -29,10 +29,10 @@ class Flux(JointTransformerFamily):
     denoiser_class = FluxTransformer2DModel
     text_parts = ("text_encoder", "text_encoder_2")
     processor = RecordingFluxProcessor
-    patch_size = 1  # latents are packed before
+    patch_size = 1  # latents are packed before they reach the transformer
 
     def blocks(self, model: FluxTransformer2DModel) -> dict[str, nn.Module]:
-        """Double blocks, then single ones."""
+        """The double blocks, then the single blocks."""
         kinds: Any = (
             ("transformer_blocks", model.transformer_blocks),
             (
@@ -45,7 +45,7 @@ class Flux(JointTransformerFamily):
     def start(
         self, model: Any, latents: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], text: Conditioning
     ) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-        """Packed tokens; time, guidance and pooled text embedded; positions of text and image."""
+        """Packed image tokens; embedded time, guidance and pooled text; positions of text and image."""
         length = text.embeddings.shape[1]
         guidance = (torch.full_like(time, 1000 * GUIDANCE),) if model.config["guidance_embeds"] else ()
         embedded = model.time_text_embed(time, *guidance, text.pooled)
@@ -53,34 +53,34 @@ class Flux(JointTransformerFamily):
         return model.x_embedder(_packed(latents)), (embedded, positions), {"text_length": length}
 
     def text_layers(self, block: Any) -> tuple[nn.Module | None, ...]:
-        """The text's own query in a double block, and its way out; a single block has one way for both."""
+        """A double block's query and output layers for text; a single block has no separate layers for text."""
         if isinstance(block, FluxSingleTransformerBlock):
             return ()
         return block.attn.add_q_proj, block.attn.norm_added_q, block.attn.to_add_out, block.ff_context
 
     def text(self, files: TextFiles, model: FluxTransformer2DModel) -> "FluxText":
-        """CLIP for the pooled text, T5 for the tokens."""
+        """CLIP for the pooled embedding, T5 for the tokens."""
         first, second = self.text_parts
         tokens = DEV_TOKENS if model.config["guidance_embeds"] else T5_TOKENS
         return FluxText({first: files.clip(first), second: files.t5(second, max_tokens=tokens)})
 
     def lora(self, model: FluxTransformer2DModel) -> LoraLoader:
-        """That of diffusers' `FluxPipeline`."""
+        """The loader of diffusers' `FluxPipeline`."""
         from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
 
         return LoraLoader(FluxLoraLoaderMixin, {"return_alphas": True})
 
 
 class FluxText(TextStack):
-    """FLUX: the tokens are T5's; CLIP gives the pooled embedding alone.
+    """FLUX's text encoders: T5 provides the tokens, and CLIP only the pooled embedding.
 
     Args:
-        parts: "text_encoder", a CLIPTextModel, and "text_encoder_2", a T5.
+        parts: The encoders by folder name: "text_encoder", a CLIPTextModel, and "text_encoder_2", a T5.
     """
 
     @property
     def leader(self) -> TextEncoder:
-        """T5; CLIP's pooled embedding is of a caption's first 77 tokens."""
+        """T5. CLIP's pooled embedding covers the first 77 tokens of a caption."""
         return self._part("text_encoder_2")
 
     @property
@@ -90,7 +90,7 @@ class FluxText(TextStack):
 
     @property
     def length(self) -> int:
-        """512, for FLUX.1-schnell 256."""
+        """512, or 256 for FLUX.1-schnell."""
         return self.leader.length
 
     @property
@@ -99,13 +99,13 @@ class FluxText(TextStack):
         return self._part("text_encoder").width
 
     def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Embeddings (B, 512, 4096), pooled (B, 768)."""
+        """Embeddings (B, 512, 4096) and pooled embeddings (B, 768)."""
         pooled = self._part("text_encoder").encode(texts, keep_pooled=True).pooled
         return replace(self.leader.encode(texts, mask_padding=mask_padding), pooled=pooled)
 
 
 def _packed(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c4"]:
-    """Two by two latent cells per token, channel first."""
+    """Pack each 2x2 square of latent cells into one token, channels first."""
     return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=PATCH, q=PATCH)
 
 

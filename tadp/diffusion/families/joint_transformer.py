@@ -1,4 +1,4 @@
-"""What Stable Diffusion 3 and FLUX share: transformers whose blocks attend to image and text in one softmax."""
+"""The code that Stable Diffusion 3 and FLUX share: transformers that attend to image and text in one softmax."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -19,8 +19,8 @@ class JointTransformerFamily(DiffusersFamily):
     """A family whose denoiser is a transformer with joint attention.
 
     Attributes:
-        processor: Class of the processors that record; takes a layer's name and its level.
-        patch_size: What the config of the transformer must say.
+        processor: The class of the recording processors, called with a layer's name and its level.
+        patch_size: The patch size that the transformer's config must have.
     """
 
     part = "transformer"
@@ -32,13 +32,13 @@ class JointTransformerFamily(DiffusersFamily):
 
     @abstractmethod
     def blocks(self, model: Any) -> dict[str, nn.Module]:
-        """All blocks in their order, by name."""
+        """All blocks by name, in the order in which they run."""
 
     @abstractmethod
     def start(
         self, model: Any, latents: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], text: Conditioning
     ) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-        """Tokens of the image, what each block takes besides the text, and what recording processors take.
+        """The image tokens, the further arguments of each block, and the options of the recording processors.
 
         Raises:
             ValueError: If the latents are too large for the model.
@@ -46,17 +46,15 @@ class JointTransformerFamily(DiffusersFamily):
 
     @abstractmethod
     def text_layers(self, block: Any) -> Sequence[nn.Module | None]:
-        """What of a block makes the text that the next one reads."""
+        """The layers of a block that compute the text for the next block."""
 
     def layout(self, model: Any) -> Layout:
-        """Three blocks become strides 8, 16 and 32 in pixels; see `joint_taps`."""
-        found = self._layout(model)
-        return self._tapped(found, joint_taps(list(self.blocks(model))))
+        """Three blocks become the levels with strides 8, 16 and 32 pixels; see `joint_taps`."""
+        return self._with_taps(self._layout(model), joint_taps(list(self.blocks(model))))
 
     def layout_at(self, model: Any, blocks: Sequence[int]) -> Layout:
-        """The same of other blocks."""
-        found = self._layout(model)
-        return self._tapped(found, chosen_taps(list(self.blocks(model)), blocks))
+        """The same levels, taken from the blocks that the caller chose."""
+        return self._with_taps(self._layout(model), chosen_taps(list(self.blocks(model)), blocks))
 
     def _layout(self, model: Any) -> Layout:
         config = model.config
@@ -69,17 +67,17 @@ class JointTransformerFamily(DiffusersFamily):
             reduction=REDUCTION,
             taps=(),
             attention_layers={},
-            # A model whose patches are 1x1 takes latents that are packed already.
+            # A model with 1x1 patches takes latents that are already packed.
             latent_channels=config["in_channels"] * self.patch_size**2 // PATCH**2,
             text_width=config["joint_attention_dim"],
             pooled_width=config["pooled_projection_dim"],
         )
 
-    def _tapped(self, layout: Layout, taps: tuple[str, ...]) -> Layout:
+    def _with_taps(self, layout: Layout, taps: tuple[str, ...]) -> Layout:
         return replace(layout, taps=taps, attention_layers={f"{tap}.attn": level for level, tap in enumerate(taps)})
 
     def install_recording(self, model: Any, layout: Layout) -> None:
-        """Into every attention layer; those of the tapped blocks record."""
+        """Install a processor in every attention layer; only the layers of the tapped blocks record."""
         layers = {name: name.removesuffix(".processor") for name in model.attn_processors}
         kind: Any = self.processor
         model.set_attn_processor(
@@ -87,7 +85,7 @@ class JointTransformerFamily(DiffusersFamily):
         )
 
     def unused(self, model: Any, layout: Layout) -> list[nn.Module]:
-        """All that comes after the last map, and what the last block makes of the text, which no later one reads."""
+        """The layers after the last map, and the text layers of the last block, whose output no later block reads."""
         names, blocks = zip(*self.blocks(model).items(), strict=True)
         last = max(names.index(tap) for tap in layout.taps)
         modules = (*blocks[last + 1 :], model.norm_out, model.proj_out, *self.text_layers(blocks[last]))
@@ -104,14 +102,14 @@ class JointTransformerFamily(DiffusersFamily):
         image_size: tuple[int, int],
         record_levels: Collection[int],
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """The transformer up to its last level; the timestep is a thousand times the share of noise."""
+        """Run the transformer up to its last level. The timestep is 1,000 times the share of noise."""
         time = torch.full((latents.shape[0],), float(timestep), device=latents.device)
-        image, more, options = self.start(model, latents, time, text)
+        image, arguments, options = self.start(model, latents, time, text)
         return joint_pass(
             self.blocks(model),
             image,
             model.context_embedder(text.embeddings),
-            more,
+            arguments,
             taps=layout.taps,
             size=(latents.shape[2] // PATCH, latents.shape[3] // PATCH),
             options=options,

@@ -14,13 +14,13 @@ from tadp.text.conditioning import Conditioning
 
 
 class StableDiffusion(DiffusersFamily):
-    """Stable Diffusion 1.x and 2.x, and what was distilled or fine-tuned from them."""
+    """Stable Diffusion 1.x and 2.x, and models distilled or fine-tuned from them."""
 
     name = "Stable Diffusion 1.x and 2.x"
     denoiser_class = UNet2DConditionModel
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """All U-Nets but XL's; `layout` says what it does not read of others."""
+        """Match every U-Net except Stable Diffusion XL's; `layout` refuses those it cannot read."""
         return config.get("addition_embed_type") != "text_time"
 
     def layout(self, model: UNet2DConditionModel) -> Layout:
@@ -37,18 +37,18 @@ class StableDiffusion(DiffusersFamily):
         )
 
     def layout_at(self, model: UNet2DConditionModel, blocks: Sequence[int]) -> Layout:
-        """Refuse blocks: the levels of a U-Net are its up blocks."""
+        """Refuse the choice of blocks: the levels of a U-Net are its up blocks."""
         raise ValueError(
-            "blocks chooses among those of a transformer (Stable Diffusion 3, FLUX); the levels of a U-Net are its "
-            f"{len(model.config['up_block_types'])} up blocks. Leave it out."
+            "blocks= selects the levels of a transformer (Stable Diffusion 3, FLUX); the levels of a U-Net are its "
+            f"{len(model.config['up_block_types'])} up blocks. Omit it."
         )
 
     def install_recording(self, model: UNet2DConditionModel, layout: Layout) -> None:
-        """Into every attention layer; those with a level record."""
+        """Install a processor in every attention layer; only layers with a level record."""
         install_recording(model, layout.attention_layers)
 
     def unused(self, model: UNet2DConditionModel, layout: Layout) -> list[nn.Module]:
-        """The last norm and convolution, which make the prediction."""
+        """The last norm and convolution, which compute the prediction."""
         return [module for module in (model.conv_norm_out, model.conv_out) if module is not None]
 
     def one_pass(
@@ -62,7 +62,7 @@ class StableDiffusion(DiffusersFamily):
         image_size: tuple[int, int],
         record_levels: Collection[int],
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """The U-Net's pass."""
+        """Run the U-Net once; see `unet_pass`."""
         return unet_pass(
             model,
             latents,
@@ -80,12 +80,12 @@ class StableDiffusion(DiffusersFamily):
         timesteps: Tensor,
         embeddings: Float[Tensor, "b l d"],
     ) -> Float[Tensor, "b c h w"]:
-        """The noise, or the velocity."""
+        """The noise, or the velocity, depending on how the model was trained."""
         unet: Any = model
         return unet(noisy, timesteps, embeddings).sample
 
     def lora(self, model: UNet2DConditionModel) -> LoraLoader:
-        """That of diffusers' `StableDiffusionPipeline`."""
+        """The loader of diffusers' `StableDiffusionPipeline`."""
         from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 
         return LoraLoader(StableDiffusionLoraLoaderMixin)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3.x: a transformer with joint attention, two CLIPs and a T5."""
+"""Stable Diffusion 3.x: a transformer with joint attention, two CLIPs and one T5."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tadp.diffusion.transformer import PATCH
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder import TextEncoder
 from tadp.text.encoder_files import TextFiles
-from tadp.text.stack import T5_TOKENS, TextStack, beside, check_clips, projected_width
+from tadp.text.stack import T5_TOKENS, TextStack, check_clips, encode_side_by_side, projected_width
 
 
 class StableDiffusion3(JointTransformerFamily):
@@ -29,27 +29,27 @@ class StableDiffusion3(JointTransformerFamily):
     patch_size = PATCH
 
     def blocks(self, model: SD3Transformer2DModel) -> dict[str, nn.Module]:
-        """Those that read image and text."""
+        """The blocks that read image and text, which are all of them."""
         return {f"transformer_blocks.{number}": block for number, block in enumerate(model.transformer_blocks)}
 
     def start(
         self, model: Any, latents: Float[Tensor, "b c h w"], time: Float[Tensor, " b"], text: Conditioning
     ) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-        """Tokens with positions, and time and pooled text embedded."""
+        """Image tokens with positions, and the embedded time and pooled text."""
         side = model.pos_embed.pos_embed_max_size * PATCH
         if max(latents.shape[2:]) > side:
             raise ValueError(
-                f"this transformer has positions for {side}x{side} latent cells; got "
+                f"this transformer has positions for at most {side}x{side} latent cells; got "
                 f"{latents.shape[2]}x{latents.shape[3]}. Use smaller images, or tiles."
             )
         return model.pos_embed(latents).contiguous(), (model.time_text_embed(time, text.pooled),), {}
 
     def text_layers(self, block: Any) -> tuple[nn.Module | None, ...]:
-        """The text's own query, and its way out."""
+        """The text's own query and output layers."""
         return block.attn.add_q_proj, block.attn.norm_added_q, block.attn.to_add_out, block.ff_context
 
     def text(self, files: TextFiles, model: SD3Transformer2DModel) -> "SD3Text":
-        """XL's two CLIPs, both with what they pool, and T5 if it is there and wanted."""
+        """XL's two CLIPs, both with pooled embeddings, and T5 if the folder has it and it was asked for."""
         first, second, third = self.text_parts
         parts: dict[str, TextEncoder] = {
             part: files.clip(part, projected=True, hidden="last but one") for part in (first, second)
@@ -59,19 +59,19 @@ class StableDiffusion3(JointTransformerFamily):
         return SD3Text(parts, width=model.config["joint_attention_dim"])
 
     def lora(self, model: SD3Transformer2DModel) -> LoraLoader:
-        """That of diffusers' `StableDiffusion3Pipeline`, which takes no alphas apart from the weights."""
+        """The loader of diffusers' `StableDiffusion3Pipeline`, which takes no separate alphas."""
         from diffusers.loaders.lora_pipeline import SD3LoraLoaderMixin
 
         return LoraLoader(SD3LoraLoaderMixin, takes_alphas=False)
 
 
 class SD3Text(TextStack):
-    """Stable Diffusion 3: XL's two CLIPs, and after their tokens those of T5.
+    """Stable Diffusion 3's text encoders: the tokens of XL's two CLIPs, followed by those of T5.
 
     Args:
-        parts: "text_encoder" and "text_encoder_2", each a CLIPTextModelWithProjection, and "text_encoder_3", a T5, or
-            not: then its embeddings are zero, as in diffusers.
-        width: D, to which CLIP's embeddings are padded with zeros.
+        parts: The encoders by folder name: "text_encoder" and "text_encoder_2", each a CLIPTextModelWithProjection, and
+            optionally "text_encoder_3", a T5. Without it, the T5 embeddings are zero, as in diffusers.
+        width: D, the width to which CLIP's embeddings are padded with zeros.
 
     Raises:
         ModelError: If the CLIP tokenizers split text differently.
@@ -84,12 +84,12 @@ class SD3Text(TextStack):
 
     @property
     def leader(self) -> TextEncoder:
-        """CLIP-L: a caption fits when all encoders read the whole of it."""
+        """CLIP-L, which takes the fewest tokens: a caption that fits it is read whole by all encoders."""
         return self._part("text_encoder")
 
     @property
     def width(self) -> int:
-        """4096, which is T5's."""
+        """4096, the width of T5."""
         return self._width
 
     @property
@@ -105,8 +105,9 @@ class SD3Text(TextStack):
         return projected_width(self.leader) + projected_width(self._part("text_encoder_2"))
 
     def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Embeddings (B, 333, 4096), pooled (B, 2048); each word stands among CLIP's tokens and among T5's."""
-        clip = beside(self.leader, self._part("text_encoder_2"), texts, mask_padding=mask_padding, both_pooled=True)
+        """Embeddings (B, 333, 4096) and pooled embeddings (B, 2048); each word occurs in CLIP's tokens and in T5's."""
+        second = self._part("text_encoder_2")
+        clip = encode_side_by_side(self.leader, second, texts, mask_padding=mask_padding, both_pooled=True)
         clip = replace(clip, embeddings=F.pad(clip.embeddings, (0, self._width - clip.embeddings.shape[2])))
         if "text_encoder_3" in self.parts:
             return clip.join(self._part("text_encoder_3").encode(texts, mask_padding=mask_padding))

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a U-Net that also receives the pooled text and the image's size, and two CLIPs."""
+"""Stable Diffusion XL: a U-Net that also takes the pooled text and the image size, and two CLIPs."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -15,24 +15,24 @@ from tadp.diffusion.unet import unet_pass
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder import TextEncoder
 from tadp.text.encoder_files import TextFiles
-from tadp.text.stack import TextStack, beside, check_clips, projected_width
+from tadp.text.stack import TextStack, check_clips, encode_side_by_side, projected_width
 
 TIME_IDS = 6  # height and width of the original, top and left of the crop, height and width of the target
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Stable Diffusion XL, and what was distilled or fine-tuned from it."""
+    """Stable Diffusion XL, and models distilled or fine-tuned from it."""
 
     name = "Stable Diffusion XL"
     text_parts = ("text_encoder", "text_encoder_2")
     takes_any_size = False
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """U-Nets with text and sizes beside the time."""
+        """Match U-Nets that take pooled text and sizes in addition to the time."""
         return config.get("addition_embed_type") == "text_time"
 
     def layout(self, model: UNet2DConditionModel) -> Layout:
-        """As in Stable Diffusion 1.x, with pooled text."""
+        """The layout of Stable Diffusion 1.x, with the width of the pooled text."""
         config = model.config
         pooled = config["projection_class_embeddings_input_dim"] - TIME_IDS * config["addition_time_embed_dim"]
         return replace(super().layout(model), pooled_width=pooled)
@@ -48,10 +48,10 @@ class StableDiffusionXL(StableDiffusion):
         image_size: tuple[int, int],
         record_levels: Collection[int],
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """The U-Net's pass; the original is as large as the image and uncropped, and so is the target."""
+        """Run the U-Net once. Original and target size are both the image size, and the crop starts at 0, 0."""
         if text.pooled is None:
-            raise ValueError(f"{self.name} takes the pooled text; pass Conditioning(…, pooled=…).")
-        # float32, as bfloat16 cannot count pixels
+            raise ValueError(f"{self.name} needs the pooled text; pass Conditioning(…, pooled=…).")
+        # float32, because bfloat16 cannot represent every pixel count
         ids = torch.tensor([*image_size, 0, 0, *image_size], device=latents.device, dtype=torch.float32)
         return unet_pass(
             model,
@@ -65,28 +65,28 @@ class StableDiffusionXL(StableDiffusion):
         )
 
     def text(self, files: TextFiles, model: UNet2DConditionModel) -> "XLText":
-        """The last hidden state but one of two CLIPs."""
+        """Two CLIPs, of which the last hidden state but one is used."""
         first, second = self.text_parts
         clip = files.clip(first, hidden="last but one")
         return XLText({first: clip, second: files.clip(second, projected=True, hidden="last but one")})
 
     def vae_dtype(self, config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-        """float32 in place of float16, in which the VAE overflows: its config's `force_upcast`."""
+        """float32 instead of float16, where the VAE overflows, if its config has `force_upcast` or does not say."""
         return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
     def lora(self, model: UNet2DConditionModel) -> LoraLoader:
-        """That of diffusers' `StableDiffusionXLPipeline`."""
+        """The loader of diffusers' `StableDiffusionXLPipeline`."""
         from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 
         return LoraLoader(StableDiffusionXLLoraLoaderMixin, {"unet_config": model.config})
 
 
 class XLText(TextStack):
-    """Stable Diffusion XL: two CLIPs beside each other, and what the second one pools.
+    """Stable Diffusion XL's text encoders: the embeddings of two CLIPs side by side, and the second one's pooled text.
 
     Args:
-        parts: "text_encoder", a CLIPTextModel, and "text_encoder_2", a CLIPTextModelWithProjection; each gives its last
-            hidden state but one.
+        parts: The encoders by folder name: "text_encoder", a CLIPTextModel, and "text_encoder_2", a
+            CLIPTextModelWithProjection. Both return their last hidden state but one.
 
     Raises:
         ModelError: If the tokenizers split text differently.
@@ -98,7 +98,7 @@ class XLText(TextStack):
 
     @property
     def leader(self) -> TextEncoder:
-        """CLIP-L; both read the same tokens."""
+        """CLIP-L; both encoders read the same tokens."""
         return self._part("text_encoder")
 
     @property
@@ -117,5 +117,5 @@ class XLText(TextStack):
         return projected_width(self._part("text_encoder_2"))
 
     def encode(self, texts: list[str], *, mask_padding: bool = False) -> Conditioning:
-        """Embeddings (B, 77, 2048), pooled (B, 1280)."""
-        return beside(self.leader, self._part("text_encoder_2"), texts, mask_padding=mask_padding)
+        """Embeddings (B, 77, 2048) and pooled embeddings (B, 1280)."""
+        return encode_side_by_side(self.leader, self._part("text_encoder_2"), texts, mask_padding=mask_padding)

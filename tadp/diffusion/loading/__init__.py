@@ -1,1 +1,1 @@
-"""A model folder to parts of a backbone, and back."""
+"""Load the parts of a backbone from a model folder, and save them."""

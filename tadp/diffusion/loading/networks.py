@@ -1,4 +1,4 @@
-"""The networks of a model's folder, with weights or hollow, and what is loaded in their place."""
+"""Load the networks of a model folder, with weights or only with shapes, and networks that replace them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,42 +22,42 @@ _SUFFIX = ".safetensors"
 
 
 def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Any:
-    """The denoiser of a folder, in `unet/` or `transformer/`.
+    """Load the denoiser of a model folder, from `unet/` or `transformer/`.
 
     Raises:
-        ModelError: If it is of no known family, or weights and config disagree.
+        ModelError: If the denoiser belongs to no known family, or its weights do not fit its config.
     """
     return load_denoiser(folder, _denoiser_in(folder), variant=variant, dtype=dtype)
 
 
 def load_denoiser(folder: Path, part: str, *, variant: str | None, dtype: torch.dtype) -> Any:
-    """The denoiser in one folder of a model's; `part` is "" if it is the folder itself.
+    """Load a denoiser from a subfolder of a model folder; if `part` is "", from the folder itself.
 
     Raises:
-        ModelError: As `load_unet`.
+        ModelError: If the denoiser belongs to no known family, or its weights do not fit its config.
     """
     denoiser = _hollow(folder, part)
     fill(denoiser, weight_files(folder / part, WEIGHTS["unet"], variant), dtype, folder / part)
     for name, buffer in denoiser.named_buffers():
         if buffer.is_meta:
             raise ModelError(
-                f"{folder / part} has no values for {name}, a buffer of {type(denoiser).__name__} that is not saved. "
+                f"{folder / part} has no values for {name}, a buffer that {type(denoiser).__name__} does not save. "
                 "Register it with persistent=True, or compute it in the pass."
             )
     return denoiser
 
 
 def hollow_denoiser(folder: Path) -> Any:
-    """The denoiser that a folder describes, with shapes and no weights.
+    """Build the denoiser that a model folder describes, with shapes but without weights.
 
     Raises:
-        ModelError: As `load_unet`.
+        ModelError: If the config belongs to no known family or does not describe a denoiser.
     """
     return _hollow(folder, _denoiser_in(folder))
 
 
 def hollow_vae(folder: Path, part: str = "vae") -> AnyVAE:
-    """The VAE's encoder that a folder describes, with shapes and no weights."""
+    """Build the VAE encoder that a model folder describes, with shapes but without weights."""
     config = read_config(folder, part)
     kinds: dict[Any, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
     kind = kinds.get(config.get("_class_name"))
@@ -67,30 +67,30 @@ def hollow_vae(folder: Path, part: str = "vae") -> AnyVAE:
 
 
 def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.dtype, load_t5: bool = True) -> AnyText:
-    """The text encoder, or encoders, that belong to a denoiser.
+    """Load the text encoder or encoders that belong to a denoiser.
 
     Args:
-        folder: The model's.
-        denoiser: Its family says which encoders there are.
-        variant: Which weight files.
-        dtype: Of the weights.
-        load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
+        folder: The model folder.
+        denoiser: The denoiser, whose family determines which encoders are loaded.
+        variant: The variant of the weight files, such as "fp16"; None for files without a variant.
+        dtype: The dtype of the weights.
+        load_t5: Whether to load Stable Diffusion 3's T5, if the folder has it.
 
     Raises:
-        MissingFileError: If an encoder, its tokenizer or a file is missing.
-        ModelError: If an encoder is of another kind.
+        MissingFileError: If an encoder, its tokenizer or one of their files is missing.
+        ModelError: If an encoder is of a kind that the family does not use.
     """
     files = TextFiles(folder, variant=variant, dtype=dtype, load_t5=load_t5)
     return family_of(denoiser).text(files, denoiser)
 
 
 def hollow_text(folder: Path, denoiser: Any) -> AnyText:
-    """The text encoders that a folder describes, with shapes and no weights."""
+    """Build the text encoders that a model folder describes, with shapes but without weights."""
     return family_of(denoiser).text(TextFiles(folder), denoiser)
 
 
 def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str = "vae") -> AnyVAE:
-    """The encoder half of the `AutoencoderKL` or `AutoencoderTiny` in `folder/vae`; the decoder is never read."""
+    """Load the encoder half of the `AutoencoderKL` or `AutoencoderTiny` in `folder/vae`, never the decoder."""
     encoder = hollow_vae(folder, part)
     files = weight_files(folder / part, WEIGHTS["vae"], variant)
     fill(encoder, files, dtype, folder / part, keep=("encoder.", "quant_conv."))
@@ -98,18 +98,18 @@ def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str
 
 
 def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
-    """A denoiser in place of the base model's.
+    """Load a denoiser that replaces the base model's.
 
     Args:
         name: A folder or hub id with `config.json` and weights, or with `unet/` (or `transformer/`); or a .safetensors
-            file with the tensors of the base's U-Net under diffusers' names, here or on the hub
+            file with the tensors of the base's U-Net under diffusers' names, on disk or on the hub
             ("CompVis/cleandift/cleandift_sd15_unet.safetensors").
         base: The base model's folder.
-        dtype: Dtype of the weights.
-        hub: Which weight files, and how they are downloaded.
+        dtype: The dtype of the weights.
+        hub: The variant of the weight files, and how they are downloaded.
 
     Raises:
-        UnknownModelError, MissingFileError: If it is not to be had.
+        UnknownModelError, MissingFileError: If the denoiser cannot be found or downloaded.
         ModelError: If a file does not fit the base's U-Net.
     """
     if str(name).endswith(_SUFFIX):
@@ -124,15 +124,16 @@ def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: 
 
 
 def load_drop_in_vae(name: str | Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
-    """The encoder of a VAE in place of the base model's: an `AutoencoderKL` or an `AutoencoderTiny`.
+    """Load the encoder of a VAE that replaces the base model's, an `AutoencoderKL` or an `AutoencoderTiny`.
 
     Args:
         name: A folder or hub id with `config.json` and weights ("madebyollin/taesd"), or with `vae/`.
-        dtype: Dtype of the weights.
-        hub: Which weight files, and how they are downloaded.
+        dtype: The dtype of the weights.
+        hub: The variant of the weight files, and how they are downloaded.
 
     Raises:
-        UnknownModelError, MissingFileError, ModelError: If it is not to be had, or of another kind.
+        UnknownModelError, MissingFileError: If the VAE cannot be found or downloaded.
+        ModelError: If the VAE is of a kind that tadp does not read.
     """
     return _part_or_root(name, ("vae",), hub, lambda folder, part: load_vae(
         folder, variant=hub.variant, dtype=dtype, part=part
@@ -140,25 +141,25 @@ def load_drop_in_vae(name: str | Path, *, dtype: torch.dtype, hub: HubOptions) -
 
 
 def load_text_adapter(adapter: nn.Module, folder: Path, *, dtype: torch.dtype) -> None:
-    """Fill a text adapter from a saved backbone.
+    """Load the weights of a text adapter from the folder of a saved backbone.
 
     Raises:
-        MissingFileError: If the backbone was saved without.
+        MissingFileError: If the folder has no text adapter.
     """
     path = folder / ADAPTER_NAME
     if not path.exists():
-        raise MissingFileError(f"no {path.name} in {folder}, whose {CONFIG_NAME} promises it; get the model again.")
+        raise MissingFileError(f"no {path.name} in {folder}, whose {CONFIG_NAME} lists it; get the model again.")
     check_readable(path)
     fill(adapter, [path], dtype, path)
 
 
 def _denoiser_in(folder: Path) -> str:
-    """The part that is there, "unet" if none is."""
+    """The subfolder that exists, or "unet" if neither does."""
     return next((part for part in PARTS if (folder / part).is_dir()), PARTS[0])
 
 
 def _hollow(folder: Path, part: str) -> nn.Module:
-    """A denoiser without storage, from its config."""
+    """A denoiser without storage, built from its config."""
     config = read_config(folder, part)
     family = family_of_config(config, folder / part)
     return _built(family.build, config, folder / part)
@@ -178,7 +179,7 @@ def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, loa
     names = ("config.json", weight_name(base, variant), weight_name(base, variant, "-*"), index_name(base, variant))
     folder = local_folder(
         name,
-        patterns=[f"{prefix}{one}" for prefix in ("", *(f"{part}/" for part in parts)) for one in names],
+        patterns=[f"{prefix}{file}" for prefix in ("", *(f"{part}/" for part in parts)) for file in names],
         known=f"Pass a folder or hub id with config.json and weights, or with {parts[0]}/, or a {_SUFFIX} file.",
         hub=hub,
     )
@@ -187,7 +188,7 @@ def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, loa
             return load(folder, part)
     if not (folder / "config.json").exists():
         raise MissingFileError(
-            f"neither config.json nor {parts[0]}/ in {name}. If it holds weights alone, name the file: "
+            f"neither config.json nor {parts[0]}/ in {name}. If it only contains weights, pass the path of the file: "
             f"{name}/….safetensors."
         )
     return load(folder, "")

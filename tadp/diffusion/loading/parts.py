@@ -1,4 +1,4 @@
-"""The parts of a backbone from a folder in diffusers layout, and back: safetensors and JSON."""
+"""Load the parts of a backbone from a folder in diffusers layout, and save them as safetensors and JSON."""
 
 import copy
 import json
@@ -33,32 +33,34 @@ def load_parts(
     hub: HubOptions | None = None,
     load_t5: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, WeightSample]]:
-    """What a folder in diffusers layout holds of a backbone.
+    """Load the parts of a backbone from a folder in diffusers layout.
 
     Args:
-        folder: The model's.
-        dtype: Of what is loaded.
-        given: Parts in place of the folder's; None is none. U-Net and VAE may be names, which are loaded.
-        lora: A LoRA that is added to the weights of the U-Net and of text encoders.
-        lora_scale: How much of it.
-        hub: Which weight files, and how parts and a LoRA are downloaded; the revision is the folder's own, and
-            theirs are their default branches. None is `HubOptions()`.
-        load_t5: Whether Stable Diffusion 3's T5 is loaded, if the folder has it.
+        folder: The model folder.
+        dtype: The dtype of the loaded parts.
+        given: Parts that replace the folder's, by name. The U-Net and the VAE may be names of models, which are then
+            loaded. None, as a value or for the whole argument, replaces nothing.
+        lora: A LoRA that is added to the weights of the U-Net and the text encoders.
+        lora_scale: The factor by which the LoRA's change is multiplied.
+        hub: The variant of the weight files, and how replacing parts and a LoRA are downloaded. Its revision belongs to
+            the folder; the others are downloaded from their default branches. None is `HubOptions()`.
+        load_t5: Whether to load Stable Diffusion 3's T5, if the folder has it.
 
     Returns:
         U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them; the options saved with them, if
-        any; and samples of the weights of "unet", "vae" and "text_encoder" that are the folder's own.
+        any; and samples of the weights of those of "unet", "vae" and "text_encoder" that are the folder's own.
 
     Raises:
-        ModelError: As `load_unet`, `load_vae` and `load_text`.
+        ModelError: If a part is missing, is of an unknown kind or does not fit its config; see `load_unet`, `load_vae`
+            and `load_text`.
     """
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
     weights: dict[str, WeightSample] = {}
     hub = (hub or HubOptions()).at(None)
-    how: dict[str, Any] = {"variant": hub.variant, "dtype": dtype}
+    options: dict[str, Any] = {"variant": hub.variant, "dtype": dtype}
     if "unet" not in parts:
-        parts["unet"] = load_unet(folder, **how)
+        parts["unet"] = load_unet(folder, **options)
     elif isinstance(parts["unet"], str | Path):
         parts["unet"] = load_drop_in_unet(parts["unet"], folder, dtype=dtype, hub=hub)
     if "vae" not in parts:
@@ -68,13 +70,13 @@ def load_parts(
         parts["vae"] = load_drop_in_vae(parts["vae"], dtype=dtype, hub=hub)
     if "text_encoder" not in parts and saved.get("has_text_encoder", True):
         try:
-            text = load_text(folder, parts["unet"], **how, load_t5=load_t5)
+            text = load_text(folder, parts["unet"], **options, load_t5=load_t5)
         except MissingFileError as error:
             if (given or {}).get("unet") is None:
                 raise
             raise MissingFileError(
-                f"what was passed as unet= takes text that this model may not make: {error} Pass one of the model's "
-                "own family."
+                f"the denoiser passed as unet= may need a text encoder that this model does not have: {error} Pass a "
+                "denoiser of the model's own family."
             ) from error
         weights["text_encoder"] = sample_weights(text)
         if isinstance(text, TextEncoder):
@@ -86,7 +88,7 @@ def load_parts(
         weights.pop("unet", None)
         for name in ("unet", "text_encoder"):
             if name in parts and parts[name] is (given or {}).get(name):
-                parts[name] = copy.deepcopy(parts[name])  # the caller keeps theirs as it is
+                parts[name] = copy.deepcopy(parts[name])  # the caller's part stays unchanged
         fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub)
     return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {}), weights
 
@@ -101,7 +103,7 @@ def save_parts(
     scheduler: dict[str, Any] | None,
     options: dict[str, Any],
 ) -> None:
-    """Write into an empty folder; the VAE goes without its decoder.
+    """Write the parts of a backbone into an empty folder; the VAE is saved without its decoder.
 
     Raises:
         OSError: If the disk is full.
@@ -123,7 +125,7 @@ def save_parts(
 
 
 def save_text_encoder(text_encoder: AnyText, folder: Path) -> None:
-    """Write `text_encoder/` and `tokenizer/`, and the further ones of a stack."""
+    """Write `text_encoder/` and `tokenizer/`, and for a stack also `text_encoder_2/`, `tokenizer_2/` and so on."""
     parts: Any = text_encoder.parts if isinstance(text_encoder, TextStack) else {"text_encoder": text_encoder}
     for part, encoder in parts.items():
         encoder.model.save_pretrained(folder / part)
@@ -131,7 +133,7 @@ def save_text_encoder(text_encoder: AnyText, folder: Path) -> None:
 
 
 def _encoders(text: Any) -> dict[str, Any]:
-    """The models of text encoders by the name of their folder; T5, which no LoRA changes, is among them."""
+    """The models of the text encoders by folder name, including T5, which no LoRA changes."""
     if isinstance(text, TextStack):
         parts: Any = text.parts
         return {name: encoder.model for name, encoder in parts.items()}
@@ -144,5 +146,5 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     except Exception as error:
         if type(error) is not Exception:
             raise
-        # what the tokenizers library raises when the disk is full
+        # The tokenizers library raises a plain Exception when the disk is full.
         raise OSError(str(error)) from error
