@@ -1,4 +1,4 @@
-"""A backbone outside of Python: as a program of `torch.export`, and as an ONNX file."""
+"""A backbone outside of Python: as a `torch.export` program or an ONNX file."""
 
 from tadp.export.facts import Facts as Facts
 from tadp.export.onnx_file import to_onnx as to_onnx

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: a JSON object under one key."""
+"""The facts in an exported file's metadata: a JSON object under one key."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,23 +15,23 @@ KEY = "tadp"  # in the metadata of an ONNX file
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file holds, for whoever runs it.
+    """What an exported file contains, for the code that runs it.
 
     Attributes:
-        tadp: The version that wrote it.
-        model: The name that the backbone was loaded by; None if it was made from parts.
-        revision: The commit of that, if it came from the hub.
-        channels: Of each map, attached attention included, finest first.
-        strides: Of each map, in pixels.
-        attached: For each level with attention attached, how many of its channels, the last ones, are attention.
-        recorded: Levels whose attention is an output of its own.
-        tokens: Of every text.
+        tadp: Version of tadp that wrote the file.
+        model: Name that the backbone was loaded by; None if it was built from parts.
+        revision: Commit of the model, if it came from the hub.
+        channels: Channels of each map, finest first, including attached attention.
+        strides: Stride of each map in pixels, finest first.
+        attached: Number of attention channels of each level with attached attention. They are the last channels.
+        recorded: Levels whose attention is a separate output.
+        tokens: Number of tokens of every text.
         text_width: D, the width of an embedding.
         pooled_width: P, the width of a pooled embedding; None if the model takes none.
-        image_size: (height, width) in pixels; None for any from 8 up.
-        batch_size: Images of a call; None for any.
-        text: If one text is a part of the file, its tokens and words; else None.
-        options: The backbone's.
+        image_size: (height, width) in pixels; None for any size from 8 pixels up.
+        batch_size: Images per call; None for any number.
+        text: Tokens and words of the text that is part of the file; None if there is no such text.
+        options: Options of the backbone.
     """
 
     tadp: str
@@ -55,7 +55,7 @@ class Facts:
         return FeatureInfo(tuple(self.channels), tuple(self.strides))
 
     def to_json(self) -> str:
-        """The object as text."""
+        """The facts as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -68,7 +68,7 @@ class Facts:
         batch_size: int | None,
         text: Conditioning | None,
     ) -> "Facts":
-        """The facts of a backbone that is exported."""
+        """Collect the facts about a backbone that is exported."""
         source, info = backbone.source, backbone.feature_info
         return cls(
             tadp=__version__,
@@ -91,24 +91,26 @@ class Facts:
 
     @classmethod
     def read(cls, metadata: dict[str, str], where: object) -> "Facts":
-        """The facts in a file's metadata.
+        """Read the facts from a file's metadata.
 
         Raises:
-            ModelError: If the file was not written by tadp, or by a version that says other things.
+            ModelError: If the file was not written by tadp, or by a version with other facts.
         """
         if KEY not in metadata:
-            raise ModelError(f"{where} was not written by tadp.export: its metadata has no {KEY!r}. Run it by its own.")
-        said = json.loads(metadata[KEY])
+            raise ModelError(
+                f"{where} was not written by tadp.export: its metadata has no {KEY!r}. Run it with ONNX Runtime itself."
+            )
+        facts = json.loads(metadata[KEY])
         try:
-            return cls(**said)
+            return cls(**facts)
         except TypeError as error:
             raise ModelError(
-                f"{where} was written by tadp {said.get('tadp')}, whose facts this version does not read: {error}. "
+                f"{where} was written by tadp {facts.get('tadp')}, whose facts this version cannot read: {error}. "
                 "Export it again."
             ) from error
 
     def names(self) -> tuple[tuple[tuple[str, ...], ...] | None, tuple[tuple[Word, ...], ...] | None]:
-        """Tokens and words of the text that is a part of the file, as a `Conditioning` has them."""
+        """Tokens and words of the text that is part of the file, in the form of a `Conditioning`."""
         text = self.text or {}
         tokens, words = text.get("tokens"), text.get("words")
         return (

@@ -1,4 +1,4 @@
-"""What is exported of a backbone: pixels and embeddings in, named maps out, and nothing but tensors."""
+"""The part of a backbone that is exported: pixels and embeddings in, named maps out, all of them tensors."""
 
 import copy
 import math
@@ -15,24 +15,24 @@ from tadp.files.checks import check_whole
 from tadp.images.reading import MIN_SIZE
 from tadp.text.conditioning import Conditioning
 
-# The most images of a program of any batch: diffusers' upsampling goes another way from 64.
+# Largest batch of a program for any batch size: diffusers' upsampling takes another path from 64 images.
 MAX_BATCH = 63
-# The longest side of a program of any size. A bound is needed, as torch.export reasons about sizes.
+# Longest side in pixels of a program for any size. torch.export needs a bound to reason about sizes.
 MAX_SIDE = 16384
 
 
 class ExportedBackbone(nn.Module):
-    """A backbone from tensors to tensors, which is what torch.export traces.
+    """A backbone from tensors to tensors, for torch.export to trace.
 
     Args:
-        backbone: In evaluation mode.
-        text: One text for all images, which becomes a part of the graph; None takes embeddings in each call.
+        backbone: A backbone in evaluation mode.
+        text: One text for all images, which becomes part of the graph. None takes embeddings in each call.
     """
 
     def __init__(self, backbone: TADPBackbone, text: Conditioning | None = None):
         super().__init__()
         self.backbone = copy.copy(backbone)
-        self.backbone._modules = backbone._modules | {"text_encoder": None}  # a T5 is larger than all else
+        self.backbone._modules = backbone._modules | {"text_encoder": None}  # a T5 is larger than everything else
         self.has_text = text is not None
         tensors = (
             {"embeddings": None, "pooled": None}
@@ -45,32 +45,35 @@ class ExportedBackbone(nn.Module):
     def forward(
         self, pixels: Tensor, embeddings: Tensor | None = None, pooled: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The maps, `map_0` the finest, and `attention_1` and so on for the levels of `record_attention`; all float32.
+        """Compute the maps, `map_0` the finest, and `attention_1` and so on for each level of `record_attention`.
 
         Args:
             pixels: (B, 3, H, W) in [0, 1].
-            embeddings: (B, L, D); none if the text is a part of the graph.
-            pooled: (B, P), for models that take it.
+            embeddings: (B, L, D). None if the text is part of the graph.
+            pooled: Pooled embeddings, (B, P), for models that take them.
+
+        Returns:
+            Maps and attention by name, all float32.
         """
-        given: Any = self.embeddings if self.has_text else embeddings
-        text = Conditioning(given, pooled=self.pooled if self.has_text else pooled)  # pyright: ignore[reportArgumentType]
+        tokens: Any = self.embeddings if self.has_text else embeddings
+        text = Conditioning(tokens, pooled=self.pooled if self.has_text else pooled)  # pyright: ignore[reportArgumentType]
         backbone = self.backbone
         latents, _ = backbone.latents(pixels)
         maps, attention = backbone.levels(latents, text, (pixels.shape[2], pixels.shape[3]))
         for level in backbone.options.attach_attention:
             maps[level] = attach_attention(maps[level], attention[level])
-        outputs = {f"map_{level}": one.float() for level, one in enumerate(maps)}
+        outputs = {f"map_{level}": level_map.float() for level, level_map in enumerate(maps)}
         return outputs | {f"attention_{level}": attention[level].float() for level in backbone.options.record_attention}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What images a graph takes.
+    """The shape of the images that a graph takes.
 
     Attributes:
-        image_size: (height, width) in pixels; None for any.
-        batch_size: Images of a call; None for any.
-        multiple: In pixels, of which the padded height and width are multiples.
+        image_size: (height, width) in pixels; None for any size.
+        batch_size: Images per call; None for any number.
+        multiple: Number of pixels to a multiple of which height and width are padded.
     """
 
     image_size: tuple[int, int] | None
@@ -84,28 +87,28 @@ class Shape:
             return
         if isinstance(self.image_size, int | str) or not all(isinstance(side, int) for side in self.image_size):
             raise TypeError(
-                f"image_size is (height, width) in whole pixels, such as (512, 512), or None for any; got "
+                f"image_size must be (height, width) in whole pixels, such as (512, 512), or None for any size; got "
                 f"{self.image_size!r}."
             )
         if len(self.image_size) != 2 or min(self.image_size) < MIN_SIZE:
-            least = f" is (height, width) of {MIN_SIZE} pixels or more each, or None for any; got {self.image_size}."
-            raise OptionError(Argument("image_size"), least)
+            rule = f" must be (height, width) of {MIN_SIZE} pixels or more each, or None for any size"
+            raise OptionError(Argument("image_size"), f"{rule}; got {self.image_size}.")
 
     @property
     def smallest(self) -> int:
-        """The shortest side that a program of any size takes; two cells of the coarsest level.
+        """Shortest side in pixels that a program for any size takes: two cells of the coarsest level.
 
-        torch.export takes a size of 1 for a constant, never for one of many.
+        torch.export treats a size of 1 as a constant, not as a size that varies.
         """
         return 2 * self.multiple
 
     def example(self) -> tuple[int, int, int]:
-        """Images, height and width to trace with; of what may vary, numbers that are not equal by chance."""
+        """Batch size, height and width to trace with. Values that may vary are chosen to differ from each other."""
         height, width = self.image_size or (2 * self.multiple, 3 * self.multiple)
         return self.batch_size or 2, height, width
 
     def dynamic(self) -> tuple[dict[int, Any], dict[int, Any]]:
-        """What varies of pixels and of embeddings, as torch.export takes it."""
+        """The dimensions of pixels and of embeddings that vary, in the form that torch.export takes."""
         batch, sides = {}, {}
         if self.batch_size is None:
             batch = {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}
@@ -117,15 +120,15 @@ class Shape:
 
 
 def text_inputs(backbone: TADPBackbone) -> dict[str, tuple[int, ...]]:
-    """Name and shape, without the batch, of what a graph takes besides pixels.
+    """Name and shape, without the batch dimension, of each input of a graph besides pixels.
 
     Raises:
-        ValueError: If nothing says how many tokens a text has.
+        ValueError: If the number of tokens of a text is unknown.
     """
     layout = backbone.layout
     if backbone.text_length is None:
         raise ValueError(
-            "without a text encoder the number of tokens is unknown, and a graph has one; build the backbone with "
+            "without a text encoder the number of tokens is unknown, but a graph needs it; build the backbone with "
             "text_length=77."
         )
     shapes: dict[str, tuple[int, ...]] = {"embeddings": (backbone.text_length, layout.text_width)}
@@ -133,64 +136,76 @@ def text_inputs(backbone: TADPBackbone) -> dict[str, tuple[int, ...]]:
 
 
 def output_names(backbone: TADPBackbone) -> list[str]:
-    """Names of what a graph gives, in its order."""
+    """Names of a graph's outputs, in order."""
     maps = [f"map_{level}" for level in range(len(backbone.layout.channels))]
     return maps + [f"attention_{level}" for level in backbone.options.record_attention]
 
 
 def check_exportable(backbone: TADPBackbone) -> None:
-    """A backbone whose maps are a function of pixels and embeddings, or a ValueError that says what is in the way."""
+    """Refuse a backbone whose maps depend on more than pixels and embeddings.
+
+    Raises:
+        ValueError: If an option or a captioner stands in the way; the message says which.
+    """
     if backbone.options.sample_posterior:
         raise ValueError(
-            "sample_posterior draws random numbers, and an exported graph has none; load the backbone with "
-            "sample_posterior=False, so that one image gives one feature."
+            "sample_posterior draws random numbers, but an exported graph has none; load the backbone with "
+            "sample_posterior=False, which gives an image the same features every time."
         )
     if backbone.options.noise_samples:
         raise ValueError(
-            "noise_samples draws noise in Python, which is no part of an exported graph; load the backbone with "
-            "noise_samples=0. Several timesteps may be exported."
+            "noise_samples draws noise in Python, which cannot be exported; load the backbone with noise_samples=0. "
+            "Several timesteps can be exported."
         )
     if backbone.options.pool_attention:
         raise ValueError(
-            "pool_attention looks names up in each text, and an exported graph gets embeddings alone. Load the "
-            "backbone with attach_attention=(), pool_attention=() and record_attention=(…), and pool what comes out: "
+            "pool_attention looks names up in each text, but an exported graph gets only embeddings. Load the backbone "
+            "with attach_attention=(), pool_attention=() and record_attention=(…), and pool the recorded attention: "
             "features.attention.pool(names, level)."
         )
     if backbone.captioner is not None:
         raise ValueError(
-            "the attached captioner is no part of a graph, which takes embeddings; take it off with "
+            "the attached captioner cannot be exported, because a graph takes embeddings; detach it with "
             "backbone.attach_captioner(None), and caption images before the call."
         )
 
 
 def check_any_size(backbone: TADPBackbone, shape: Shape) -> None:
-    """A graph of one size, or a backbone whose graph is the same for all sizes; else a ValueError."""
+    """Refuse to export for any image size if the family's graph depends on the size.
+
+    Raises:
+        ValueError: If it does, and no image size was chosen.
+    """
     if shape.image_size is None and not backbone.family.takes_any_size:
         raise ValueError(
-            f"{backbone.family.name} receives the image's size, or where each cell is, so a graph of it has one size; "
-            "pass image_size=(height, width). The batch may still vary."
+            f"{backbone.family.name} receives the image's size or the position of each cell, so its graph works for a "
+            "single size; pass image_size=(height, width). The batch size may still vary."
         )
 
 
 def checked_text(backbone: TADPBackbone, text: str | Conditioning | None) -> Conditioning | None:
-    """The text that becomes a part of a graph.
+    """Encode and check the text that becomes part of a graph.
 
     Raises:
-        ValueError: If it is not one text, or has a mask.
+        ValueError: If it is not a single text, or has a mask.
     """
     if text is None:
         return None
     conditioning = text if isinstance(text, Conditioning) else backbone.encode_text(text)
     if len(conditioning) != 1:
         raise ValueError(
-            f"a graph holds one text, for all images; got {len(conditioning)}. Leave text out, and pass the embeddings "
-            "of each image in each call."
+            f"a graph holds one text for all images; got {len(conditioning)} texts. Leave text out, and pass "
+            "embeddings for each image in each call."
         )
     check_unmasked(conditioning)
     return conditioning
 
 
 def check_unmasked(text: Conditioning) -> None:
-    """Text without a mask, which graphs do not take, or a ValueError."""
+    """Refuse text with a mask.
+
+    Raises:
+        ValueError: If the text has a mask, which a graph cannot take.
+    """
     if text.mask is not None:
-        raise ValueError("an exported graph takes no mask of the text; encode it without mask_padding.")
+        raise ValueError("an exported graph takes no mask of the text; encode the text without mask_padding.")

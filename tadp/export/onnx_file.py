@@ -16,7 +16,7 @@ from tadp.files.checks import need
 from tadp.text.conditioning import Conditioning
 
 INSTALL = "pip install 'tadp[onnx]'"
-OPSET = 18  # what PyTorch's exporter writes; other opsets are converted from it
+OPSET = 18  # the opset that PyTorch's exporter writes; it converts to newer ones
 
 
 def to_onnx(
@@ -28,46 +28,49 @@ def to_onnx(
     text: str | Conditioning | None = None,
     opset: int = OPSET,
 ) -> Facts:
-    """Write a backbone as an ONNX file that any runtime runs. Extra `onnx`.
+    """Write a backbone as an ONNX file that any ONNX runtime can run. Needs the extra `onnx`.
 
-    Its inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models that
-    take it, `pooled` (B, P); its outputs `map_0`, the finest, to `map_n`, with attention attached as the backbone does,
-    and `attention_1` and so on for each level of `record_attention`. All are float32. Padding and cropping are part of
-    the graph. The metadata has channels, strides and more under "tadp" (`Facts`).
+    The inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models that
+    take them, pooled embeddings `pooled` (B, P). The outputs are `map_0`, the finest, to `map_n`, with attention
+    attached as in the backbone, and `attention_1` and so on for each level of `record_attention`. All are float32.
+    Padding and cropping are part of the graph. The metadata has channels, strides and more under "tadp" (`Facts`).
 
     Args:
-        backbone: As it is in evaluation mode.
-        path: The file, `backbone.onnx`. Weights of more than 1.5 GB go into a second file beside it, `….onnx.data`.
-        image_size: (height, width) in pixels; None for any from 8 up, which Stable Diffusion 1.x and 2.x have.
-        batch_size: Images of a call; None for any.
-        text: One text for all images, which becomes a part of the file; then it takes pixels alone.
+        backbone: The backbone. It is exported in evaluation mode.
+        path: File to write, such as `backbone.onnx`. Weights of more than 1.5 GB go into a second file next to it,
+            `….onnx.data`.
+        image_size: (height, width) in pixels. None allows any size from 8 pixels up, which works for Stable Diffusion
+            1.x and 2.x.
+        batch_size: Images per call. None allows any number.
+        text: One text for all images, which becomes part of the file. The file then takes only pixels.
         opset: Version of ONNX's operators, 18 or newer.
 
     Returns:
-        What was written into the metadata.
+        The facts that were written to the metadata.
 
     Raises:
-        ValueError: If a size is too small, the opset too old, or the backbone does what no graph can.
+        ValueError: If a size is too small, the opset is too old, or the backbone does something that cannot be
+            exported.
         MissingExtraError: If onnx or onnxscript is not installed.
         OutputError: If the file cannot be written.
     """
     onnx = need("onnx", install=INSTALL)
     need("onnxscript", install=INSTALL)
     if opset < OPSET:
-        raise ValueError(f"opset is {OPSET} or newer, as PyTorch's exporter writes; got {opset}.")
+        raise ValueError(f"opset must be {OPSET} or newer, as PyTorch's exporter writes; got {opset}.")
     path = Path(path).expanduser()
     if path.is_dir():
         raise OutputError(f"{path} is a folder; name the file to write: {path / 'backbone.onnx'}.")
-    program, held = trace(backbone, image_size=image_size, batch_size=batch_size, text=text)
+    program, fixed_text = trace(backbone, image_size=image_size, batch_size=batch_size, text=text)
     names = text_inputs(backbone)
-    tokens = names["embeddings"][0] if held is None else held.embeddings.shape[1]
-    facts = Facts.of(backbone, tokens=tokens, image_size=image_size, batch_size=batch_size, text=held)
-    written = _converted(program, ["pixels", *(() if held else names)], output_names(backbone), opset)
+    tokens = names["embeddings"][0] if fixed_text is None else fixed_text.embeddings.shape[1]
+    facts = Facts.of(backbone, tokens=tokens, image_size=image_size, batch_size=batch_size, text=fixed_text)
+    converted = _convert(program, ["pixels", *(() if fixed_text else names)], output_names(backbone), opset)
     reduction = backbone.feature_info.reduction
     strides = {name: reduction[int(name.partition("_")[2])] for name in output_names(backbone)}
     with replace_folder(path.parent) as folder:
         file = folder / path.name
-        written.save(file)  # the name stands in the file, for the weights beside it
+        converted.save(file)  # the file names the file of its weights, so it is saved under its final name
         model = onnx.load(file, load_external_data=False)
         if image_size is None:
             take_any_size(model, multiple=backbone.vae.reduction * backbone.layout.multiple, strides=strides)
@@ -78,7 +81,7 @@ def to_onnx(
     return facts
 
 
-def _converted(program: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
+def _convert(program: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
@@ -87,15 +90,15 @@ def _converted(program: Any, inputs: list[str], outputs: list[str], opset: int) 
 
 
 def take_any_size(model: Any, *, multiple: int, strides: dict[str, int]) -> None:
-    """Put padding in front of a graph's `pixels`, and cropping behind its maps.
+    """Add padding before a graph's `pixels`, and cropping after its maps.
 
-    As the backbone does: the last row and column are repeated up to a multiple, and a map is cut to
-    ceil(side / stride) cells.
+    This is the padding and cropping of the backbone: the last row and column are repeated up to a multiple, and a map
+    is cut to ceil(side / stride) cells.
 
     Args:
-        model: An `onnx.ModelProto`, which is changed.
-        multiple: What the graph takes multiples of, in pixels.
-        strides: For each output, pixels a cell.
+        model: An `onnx.ModelProto`, which is changed in place.
+        multiple: Number of pixels that the graph's height and width must be multiples of.
+        strides: Stride of each output in pixels, by name.
     """
     onnx = need("onnx", install=INSTALL)
     graph, helper = model.graph, onnx.helper
@@ -106,11 +109,11 @@ def take_any_size(model: Any, *, multiple: int, strides: dict[str, int]) -> None
     padding = [
         helper.make_node("Shape", ["pixels"], ["tadp/size"], start=2, end=4),
         helper.make_node("Neg", ["tadp/size"], ["tadp/minus_size"]),
-        helper.make_node("Mod", ["tadp/minus_size", "tadp/multiple"], ["tadp/missing"]),  # of the divisor's sign
+        helper.make_node("Mod", ["tadp/minus_size", "tadp/multiple"], ["tadp/missing"]),  # has the sign of the divisor
         helper.make_node("Concat", ["tadp/before", "tadp/missing"], ["tadp/pads"], axis=0),
         helper.make_node("Pad", ["pixels", "tadp/pads"], [renamed["pixels"]], mode="edge"),
     ]
-    # ONNX lists pads as all befores, then all afters, an axis each.
+    # ONNX lists the pads before each axis first, then the pads after each axis.
     constants = {"tadp/multiple": [multiple], "tadp/before": [0] * 6, "tadp/starts": [0, 0], "tadp/axes": [2, 3]}
     cropping = []
     for name, stride in strides.items():
@@ -130,11 +133,11 @@ def take_any_size(model: Any, *, multiple: int, strides: dict[str, int]) -> None
 
 
 def name_sizes(model: Any, *, strides: dict[str, int]) -> None:
-    """Call what varies of inputs and outputs "batch", "height", "width" and "ceil(height / 8)".
+    """Name the varying dimensions of inputs and outputs "batch", "height", "width", "ceil(height / 8)" and so on.
 
     Args:
-        model: An `onnx.ModelProto`, which is changed.
-        strides: For each output, pixels a cell.
+        model: An `onnx.ModelProto`, which is changed in place.
+        strides: Stride of each output in pixels, by name.
     """
     for value in (*model.graph.input, *model.graph.output):
         stride = strides.get(value.name)

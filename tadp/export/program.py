@@ -1,4 +1,4 @@
-"""A backbone as a program of `torch.export`."""
+"""A backbone as a `torch.export` program."""
 
 from typing import Any
 
@@ -17,25 +17,26 @@ def to_program(
     batch_size: int | None = None,
     text: str | Conditioning | None = None,
 ) -> ExportedProgram:
-    """Trace a backbone: pixels and embeddings in, maps out.
+    """Trace a backbone into a program: pixels and embeddings in, maps out.
 
-    The program's inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for
-    models that take it, `pooled` (B, P); all float32. It returns a dictionary: `map_0`, the finest, to `map_n`, with
-    attention attached as the backbone does, and `attention_1` and so on for each level of `record_attention`.
+    The inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models that
+    take them, pooled embeddings `pooled` (B, P), all float32. The program returns a dictionary: `map_0`, the finest, to
+    `map_n`, with attention attached as in the backbone, and `attention_1` and so on for each level of
+    `record_attention`.
 
     Args:
-        backbone: As it is in evaluation mode; of any dtype.
-        image_size: (height, width) in pixels; padding and cropping become a part. None for any multiples of the
-            backbone's own (64 pixels for Stable Diffusion 1.x) from two of them up: pad before and crop after, see
-            docs/export.md.
-        batch_size: Images of a call; None for 1 to 63.
-        text: One text for all images, which becomes a part of the program; then it takes pixels alone.
+        backbone: A backbone of any dtype. It is exported in evaluation mode.
+        image_size: (height, width) in pixels; padding and cropping then become part of the program. With None, height
+            and width may be any multiples of the backbone's own multiple (64 pixels for Stable Diffusion 1.x), at least
+            two times it; pad images before and crop maps after the call (docs/export.md).
+        batch_size: Images per call. None allows 1 to 63.
+        text: One text for all images, which becomes part of the program. The program then takes only pixels.
 
     Returns:
-        A program that `torch.export.save` writes; `program.module()(pixels, embeddings)` runs it.
+        A program for `torch.export.save` to write; `program.module()(pixels, embeddings)` runs it.
 
     Raises:
-        ValueError: If a size is too small, or the backbone does what no graph can.
+        ValueError: If a size is too small, or the backbone does something that cannot be exported.
     """
     program, _ = trace(backbone, image_size=image_size, batch_size=batch_size, text=text)
     return program
@@ -48,24 +49,24 @@ def trace(
     batch_size: int | None,
     text: str | Conditioning | None,
 ) -> tuple[ExportedProgram, Conditioning | None]:
-    """The program, and the text in it."""
+    """Trace a backbone; return the program, and the text that is part of it."""
     check_exportable(backbone)
     multiple = backbone.vae.reduction * backbone.layout.multiple
     shape = Shape(image_size, batch_size, multiple)
     check_any_size(backbone, shape)
-    held = checked_text(backbone, text)
+    fixed_text = checked_text(backbone, text)
     count, height, width = shape.example()
-    place: Any = {"device": backbone.device}
-    arguments: dict[str, torch.Tensor] = {"pixels": torch.zeros(count, 3, height, width, **place)}
-    of_pixels, of_text = shape.dynamic()
-    varies: dict[str, Any] = {"pixels": of_pixels}
-    for name, sides in ({} if held else text_inputs(backbone)).items():
-        arguments[name] = torch.zeros(count, *sides, **place)
-        varies[name] = of_text
+    device = backbone.device
+    arguments: dict[str, torch.Tensor] = {"pixels": torch.zeros(count, 3, height, width, device=device)}
+    pixel_dimensions, text_dimensions = shape.dynamic()
+    dimensions: dict[str, Any] = {"pixels": pixel_dimensions}
+    for name, sides in ({} if fixed_text else text_inputs(backbone)).items():
+        arguments[name] = torch.zeros((count, *sides), device=device)
+        dimensions[name] = text_dimensions
     was_training = backbone.training
     try:
-        graph = ExportedBackbone(backbone.eval(), held).eval()
+        graph = ExportedBackbone(backbone.eval(), fixed_text).eval()
         with torch.no_grad():
-            return torch.export.export(graph, tuple(arguments.values()), dynamic_shapes=varies), held
+            return torch.export.export(graph, tuple(arguments.values()), dynamic_shapes=dimensions), fixed_text
     finally:
         backbone.train(was_training)

@@ -1,4 +1,4 @@
-"""Run an exported ONNX file as a backbone, by ONNX Runtime."""
+"""Run an exported ONNX file as a backbone, with ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +18,21 @@ from tadp.text.conditioning import Conditioning
 
 
 class OnnxBackbone:
-    """An ONNX file of `to_onnx`, called as a backbone is: images and text in, `Features` out. Extra `onnx`.
+    """An ONNX file from `to_onnx`, called like a backbone: images and text in, `Features` out. Needs the extra `onnx`.
 
     Args:
-        path: The file.
-        providers: ONNX Runtime's, in order of preference, such as ("CUDAExecutionProvider", "CPUExecutionProvider").
+        path: The ONNX file.
+        providers: Execution providers of ONNX Runtime, in order of preference, such as ("CUDAExecutionProvider",
+            "CPUExecutionProvider").
 
     Raises:
-        MissingFileError: If there is no such file.
-        ModelError: If it is no ONNX file, or was not written by `to_onnx`.
+        MissingFileError: If the file does not exist.
+        ModelError: If it is not an ONNX file, or was not written by `to_onnx`.
         MissingExtraError: If onnxruntime is not installed.
 
     Attributes:
-        facts: What the file says of itself.
-        session: ONNX Runtime's, for whoever wants names and arrays.
+        facts: The facts in the file's metadata.
+        session: The session of ONNX Runtime, to run the graph on named arrays.
     """
 
     def __init__(self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)):
@@ -42,7 +43,7 @@ class OnnxBackbone:
         try:
             self.session: Any = runtime.InferenceSession(path, providers=list(providers))
         except runtime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
-            raise ModelError(f"{path} is no ONNX file, or a damaged one; export it again.") from error
+            raise ModelError(f"{path} is not an ONNX file, or is damaged; export it again.") from error
         self.facts = Facts.read(self.session.get_modelmeta().custom_metadata_map, path)
 
     @property
@@ -51,20 +52,21 @@ class OnnxBackbone:
         return self.facts.feature_info
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], text: Conditioning | None = None) -> Features:
-        """Features of images.
+        """Compute the features of images.
 
         Args:
             images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads.
-            text: One text for all or one an image, of `encode_text`; None if a text is a part of the file.
+            text: Encoded text, from the backbone's `encode_text`: one for all images, or one per image. None if a text
+                is part of the file.
 
         Returns:
-            As the backbone's, on the CPU and without a gradient.
+            The features that the backbone would return, on the CPU and without gradient.
 
         Raises:
-            ImageError: If an image cannot be read, or is not of the file's size.
+            ImageError: If an image cannot be read, or does not have the file's size.
             CaptionError: If there are neither one nor B texts.
-            TypeError: If the text is no `Conditioning`: a file has no text encoder.
-            ValueError: If there is no text, one too many, or one of another shape.
+            TypeError: If the text is not a `Conditioning`; the file has no text encoder.
+            ValueError: If a text is missing, given although one is part of the file, or of the wrong shape.
         """
         pixels = to_tensor(images).detach().float().cpu()
         facts = self.facts
@@ -75,19 +77,19 @@ class OnnxBackbone:
                 f"{height}x{width}. Resize them, or export with image_size=None for any size."
             )
         if facts.batch_size is not None and batch != facts.batch_size:
-            raise ImageError(f"this file takes {facts.batch_size} images a call; got {batch}.")
-        given = {"pixels": pixels}
+            raise ImageError(f"this file takes {facts.batch_size} images per call; got {batch}.")
+        inputs = {"pixels": pixels}
         if facts.text is None:
             text = self._checked(text).expand(batch)
-            given["embeddings"] = text.embeddings
+            inputs["embeddings"] = text.embeddings
             if text.pooled is not None and facts.pooled_width is not None:
-                given["pooled"] = text.pooled
+                inputs["pooled"] = text.pooled
         elif text is not None:
-            raise ValueError("a text is a part of this file; export it without text= to pass one in each call.")
-        arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in given.items()}
-        found = self.session.run(None, arrays)
-        names = [one.name for one in self.session.get_outputs()]
-        outputs = {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+            raise ValueError("this file contains its text; export it without text= to pass a text in each call.")
+        arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in inputs.items()}
+        results = self.session.run(None, arrays)
+        names = [output.name for output in self.session.get_outputs()]
+        outputs = {name: torch.from_numpy(array) for name, array in zip(names, results, strict=True)}
         return self._features(outputs, text, (height, width))
 
     def _checked(self, text: Conditioning | None) -> Conditioning:
@@ -96,8 +98,8 @@ class OnnxBackbone:
             raise ValueError("this file takes the embeddings of a text: pass encode_text(captions) of the backbone.")
         if not isinstance(text, Conditioning):
             raise TypeError(
-                f"text is a Conditioning, as the file holds no text encoder; got a {type(text).__name__}. Encode "
-                "captions with the backbone that was exported: backbone.encode_text(captions)."
+                f"text must be a Conditioning, because the file has no text encoder; got a {type(text).__name__}. "
+                "Encode captions with the backbone that was exported: backbone.encode_text(captions)."
             )
         check_unmasked(text)
         if text.embeddings.shape[1:] != (facts.tokens, facts.text_width):
@@ -109,7 +111,7 @@ class OnnxBackbone:
         if facts.pooled_width is not None and pooled != facts.pooled_width:
             raise ValueError(
                 f"this file takes a pooled embedding of each text, {facts.pooled_width} wide; this text has "
-                f"{'none' if pooled is None else f'one of {pooled}'}."
+                f"{'none' if pooled is None else f'one of width {pooled}'}."
             )
         return text
 
@@ -122,7 +124,7 @@ class OnnxBackbone:
         batch = len(maps[0])
         tokens, words = self.facts.names() if text is None else (text.tokens, text.words)
         unnamed = (("",) * self.facts.tokens,)
-        every = tokens or unnamed
-        if len(every) != batch:
-            every, words = every * batch, words and words * batch
-        return Features(maps, AttentionMaps(attention, every, words), size)
+        names = tokens or unnamed
+        if len(names) != batch:
+            names, words = names * batch, words and words * batch
+        return Features(maps, AttentionMaps(attention, names, words), size)

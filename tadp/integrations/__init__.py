@@ -1,7 +1,7 @@
-"""The backbone inside models of other frameworks: a thin module for each, which imports its framework when used.
+"""Adapters that put the backbone into models of other frameworks. Each imports its framework only when it is used.
 
-`Pyramid` is what they share, and all that plain PyTorch and Lightning need. The others are in modules named after their
-framework: `timm`, `transformers`, `smp`, `torchvision`, `detectron2`, `mmseg`.
+All of them are built on `Pyramid`, which is enough for plain PyTorch and Lightning. The others are in modules named
+after their framework: `timm`, `transformers`, `smp`, `torchvision`, `detectron2`, `mmseg`.
 """
 
 from tadp.integrations.pyramid import Pyramid as Pyramid

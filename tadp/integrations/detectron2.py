@@ -10,30 +10,30 @@ from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "it is not on PyPI; see detectron2's own installation guide."
-# What a config is to say so that detectron2 hands over RGB in [0, 1]: its models take BGR of 0 to 255 by default.
+# Config values for which detectron2 passes RGB in [0, 1]. By default its models take BGR from 0 to 255.
 PIXELS = {"PIXEL_MEAN": [0.0, 0.0, 0.0], "PIXEL_STD": [255.0, 255.0, 255.0]}
 FORMAT = "RGB"
 
 
 def backbone_of(backbone: TADPBackbone | Pyramid, *, out_features: Sequence[str] | None = None) -> Any:
-    """A `detectron2.modeling.Backbone`: maps by name, "stride8" and so on, their shapes, and the size to pad to.
+    """Wrap a backbone as a `detectron2.modeling.Backbone`, with maps named "stride8", "stride16" and so on.
 
     A config needs `MODEL.PIXEL_MEAN` and `PIXEL_STD` from `PIXELS`, and `INPUT.FORMAT = "RGB"`.
 
     Args:
-        backbone: A backbone, or a `Pyramid` with options of its own.
-        out_features: Names of the maps; None is all.
+        backbone: A backbone, or a `Pyramid` if its options are needed.
+        out_features: Names of the maps to return. None is all of them.
 
     Raises:
-        MissingExtraError: If detectron2 is missing.
-        ValueError: If a name is unknown.
+        MissingExtraError: If detectron2 is not installed.
+        ValueError: If a map's name is unknown.
     """
     modeling, layers = (need(f"detectron2.{name}", install=INSTALL) for name in ("modeling", "layers"))
     pyramid = as_pyramid(backbone)
     info = pyramid.feature_info
     names = [f"stride{stride}" for stride in info.reduction]
-    chosen = tuple(names if out_features is None else out_features)
-    unknown = [name for name in chosen if name not in names]
+    selected = tuple(names if out_features is None else out_features)
+    unknown = [name for name in selected if name not in names]
     if unknown:
         raise ValueError(f"no map {unknown[0]!r}; this backbone has {', '.join(names)}.")
 
@@ -44,11 +44,11 @@ def backbone_of(backbone: TADPBackbone | Pyramid, *, out_features: Sequence[str]
 
         def forward(self, image: Tensor) -> dict[str, Tensor]:
             maps = dict(zip(names, self.pyramid(image), strict=True))
-            return {name: maps[name] for name in chosen}
+            return {name: maps[name] for name in selected}
 
         def output_shape(self) -> dict[str, Any]:
             shapes = zip(names, info.channels, info.reduction, strict=True)
-            return {name: layers.ShapeSpec(channels=c, stride=stride) for name, c, stride in shapes if name in chosen}
+            return {name: layers.ShapeSpec(channels=c, stride=stride) for name, c, stride in shapes if name in selected}
 
         @property
         def size_divisibility(self) -> int:
@@ -58,10 +58,12 @@ def backbone_of(backbone: TADPBackbone | Pyramid, *, out_features: Sequence[str]
 
 
 def register(backbone: TADPBackbone | Pyramid, *, name: str = "build_tadp_backbone") -> None:
-    """Let a config build it: `MODEL.BACKBONE.NAME = name`. Every model built so shares the backbone.
+    """Register a backbone for configs, which select it by `MODEL.BACKBONE.NAME = name`.
+
+    All models built this way share the backbone.
 
     Raises:
-        MissingExtraError: If detectron2 is missing.
+        MissingExtraError: If detectron2 is not installed.
     """
     registry = need("detectron2.modeling", install=INSTALL).BACKBONE_REGISTRY
 

@@ -1,4 +1,4 @@
-"""mmsegmentation and mmengine: a backbone in their registry."""
+"""mmsegmentation and mmengine: a backbone in their registry of models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,26 +10,27 @@ from tadp.backbone import TADPBackbone
 from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid
 
-INSTALL = "pip install mmengine mmsegmentation, and the mmcv that they ask for."
-# What a config's data_preprocessor is to have so that images come as RGB in [0, 1].
+INSTALL = "pip install mmengine mmsegmentation, and the mmcv version that they require."
+# Options of a config's data_preprocessor for which images arrive as RGB in [0, 1].
 PREPROCESSOR = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_rgb": True}
 
 
 def register(*, name: str = "TADP") -> type:
-    """Put the backbone into mmseg's registry, so that `backbone=dict(type=name, base_model="tadp-tiny")` builds it.
+    """Add the backbone to mmseg's registry, so that `backbone=dict(type=name, base_model="tadp-tiny")` builds it.
 
-    The class takes `base_model`, what `TADPBackbone.from_pretrained` takes; `out_indices`, numbers of the pyramid's
-    maps; `pyramid`, a dict of `Pyramid`'s options; `init_cfg`, which is mmengine's and should stay None; and options of
-    `TADPBackbone.from_pretrained`. It returns a tuple of maps. The decode head's `in_channels` are its `out_channels`.
+    The registered class takes `base_model`, any model that `TADPBackbone.from_pretrained` takes; `out_indices`, the
+    numbers of the pyramid's maps to return; `pyramid`, a dict of options for `Pyramid`; `init_cfg`, an option of
+    mmengine that should stay None; and options of `TADPBackbone.from_pretrained`. It returns a tuple of maps. The
+    decode head's `in_channels` must equal its `out_channels`.
 
     Args:
-        name: What configs call it; in place of what had the name.
+        name: Name of the class in configs. A class that already has the name is replaced.
 
     Returns:
-        The class, a `mmengine.model.BaseModule`.
+        The registered class, a `mmengine.model.BaseModule`.
 
     Raises:
-        MissingExtraError: If mmengine or mmseg is missing.
+        MissingExtraError: If mmengine or mmseg is not installed.
     """
     base_module = need("mmengine.model", install=INSTALL).BaseModule
     registry = need("mmseg.registry", install=INSTALL).MODELS
@@ -48,7 +49,7 @@ def register(*, name: str = "TADP") -> type:
             channels = self.pyramid.feature_info.channels
             self.out_indices = tuple(range(len(channels)) if out_indices is None else out_indices)
             if any(index not in range(len(channels)) for index in self.out_indices):
-                raise ValueError(f"out_indices are 0 to {len(channels) - 1}; got {self.out_indices}.")
+                raise ValueError(f"out_indices must be from 0 to {len(channels) - 1}; got {self.out_indices}.")
             self.out_channels = [channels[index] for index in self.out_indices]
 
         def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:

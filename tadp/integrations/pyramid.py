@@ -1,4 +1,4 @@
-"""Images alone in, a list of maps out: what every framework wants of a backbone."""
+"""Images in, a list of maps out: the form in which every framework calls a backbone."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -15,25 +15,25 @@ from tadp.features import FeatureInfo
 from tadp.images.reading import crop_to_cells
 
 Stride4 = Literal["vae", "upsampled"]
-_TOLERANCE = 0.01  # rounding of what was normalised in half precision and is brought back
+_TOLERANCE = 0.01  # rounding errors of pixels that were normalised in half precision
 
 
 class Pyramid(nn.Module):
-    """A backbone that takes images alone and returns a list of maps, finest first.
+    """A backbone that takes only images and returns a list of maps, finest first.
 
-    The text is that of `with backbone.conditioning(captions):`, else of the captioner attached to the backbone, else
-    its `default_text`.
+    The text is that of an open `with backbone.conditioning(captions):` block, else captions from the backbone's
+    captioner, else its `default_text`.
 
     Args:
-        backbone: It is shared, not copied.
-        levels: The backbone's levels to return, 0 the finest (stride 8); None is all.
-        stride4: A further map at half the finest stride, before the others; levels keep their numbers. "vae" is the VAE
-            encoder's own map, each image's brought to zero mean and unit deviation in groups of channels: nothing to
-            train. "upsampled" is learned, a transposed convolution of level 0.
-        stride4_channels: Of the upsampled map.
-        mean: What the framework takes from pixels in [0, 1], for red, green and blue; undone here. None: images come
-            in [0, 1].
-        std: What it divides by.
+        backbone: The backbone. It is shared, not copied.
+        levels: Levels of the backbone to return; level 0 is the finest (stride 8). None is all levels.
+        stride4: Kind of an additional first map at half the finest stride; None adds no map, and levels keep their
+            numbers. "vae" is the VAE encoder's own map, normalised to zero mean and unit deviation per image and group
+            of channels; it has nothing to train. "upsampled" is a learned transposed convolution of level 0.
+        stride4_channels: Channels of the upsampled map.
+        mean: Mean that the framework subtracts from pixels in [0, 1], for red, green and blue. The pyramid undoes this
+            normalisation. With None, images come in [0, 1].
+        std: Standard deviation that the framework divides by, for red, green and blue.
 
     Raises:
         ValueError: If a level does not exist, `stride4` is unknown, or mean and std are not three numbers each.
@@ -43,7 +43,7 @@ class Pyramid(nn.Module):
         >>> pyramid = Pyramid(backbone, levels=(0, 1, 2), stride4="vae")
         >>> with torch.no_grad(), backbone.conditioning("a dog"):
         ...     maps = pyramid(torch.rand(1, 3, 64, 96))
-        >>> [tuple(one.shape) for one in maps]
+        >>> [tuple(level.shape) for level in maps]
         [(1, 64, 16, 24), (1, 32, 8, 12), (1, 141, 4, 6), (1, 173, 2, 3)]
         >>> pyramid.feature_info
         FeatureInfo(channels=(64, 32, 141, 173), reduction=(4, 8, 16, 32))
@@ -62,7 +62,7 @@ class Pyramid(nn.Module):
         super().__init__()
         refuse_name(backbone)
         if stride4 is not None and stride4 not in get_args(Stride4):
-            raise ValueError(f"stride4 is None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
+            raise ValueError(f"stride4 must be None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
         self.backbone = backbone
         info = backbone.feature_info
         self.levels = _checked_levels(levels, info)
@@ -72,20 +72,20 @@ class Pyramid(nn.Module):
         if stride4 == "upsampled":
             self.upsampler = _Upsampler(info.channels[0], stride4_channels).to(backbone.device, backbone.dtype)
         if stride4 is not None:
-            made = backbone.vae.config["block_out_channels"][-2] if stride4 == "vae" else stride4_channels
-            channels, reduction = [made, *channels], [info.reduction[0] // 2, *reduction]
+            finest = backbone.vae.config["block_out_channels"][-2] if stride4 == "vae" else stride4_channels
+            channels, reduction = [finest, *channels], [info.reduction[0] // 2, *reduction]
         self.feature_info = FeatureInfo(tuple(channels), tuple(reduction))
         self.mean, self.std = _checked_statistics(mean, std)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        """A list of maps; map k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
+        """Compute the maps; map k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
 
         Args:
-            images: In [0, 1], or normalised by `mean` and `std`; from 8 pixels up.
+            images: Images of 8 pixels or more per side, in [0, 1] or normalised by `mean` and `std`.
 
         Raises:
-            ImageError: If images are of another range or shape, or too small.
-            CaptionError: If there is no text, or captions of another batch size.
+            ImageError: If images have the wrong range or shape, or are too small.
+            CaptionError: If no text can be found, or the number of captions does not fit the batch.
         """
         features = self.backbone(self._pixels(images), vae_map=self.stride4 == "vae")
         maps = [features.maps[level] for level in self.levels]
@@ -105,14 +105,14 @@ class Pyramid(nn.Module):
         low, high = (bound.item() for bound in pixels.detach().aminmax())
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
             raise ImageError(
-                f"images are normalised by mean {self.mean} and std {self.std}; without that they run from {low:.4g} "
-                f"to {high:.4g}, not from 0 to 1. Pass the mean and std of your transforms, or neither for pixels in "
-                "[0, 1]."
+                f"images must be normalised by mean {self.mean} and std {self.std}; with that undone, they range from "
+                f"{low:.4g} to {high:.4g} instead of 0 to 1. Pass the mean and std of your transforms, or neither for "
+                "pixels in [0, 1]."
             )
         return pixels.clamp(0, 1)
 
     def _check_normalised(self, images: Any) -> None:
-        """What mean and std can be undone of, or an ImageError: bytes and paths were never normalised."""
+        """Refuse images that mean and std cannot have normalised, such as bytes and paths, with an ImageError."""
         if (
             isinstance(images, Tensor)
             and images.is_floating_point()
@@ -120,17 +120,17 @@ class Pyramid(nn.Module):
             and images.shape[-3] == 3
         ):
             return
-        what = f"a {type(images).__name__}"
+        kind = f"a {type(images).__name__}"
         if isinstance(images, Tensor):
-            what = f"a tensor of {images.dtype} and shape {tuple(images.shape)}"
+            kind = f"a tensor of {images.dtype} and shape {tuple(images.shape)}"
         raise ImageError(
-            f"with mean and std, images are a float tensor (B, 3, H, W) that was normalised by them; got {what}. "
-            "Normalise images first, or build the pyramid without mean and std, which then takes pixels and paths."
+            f"with mean and std, images must be a float tensor (B, 3, H, W) normalised by them; got {kind}. Normalise "
+            "the images first, or build the pyramid without mean and std, to pass pixels in [0, 1] or paths."
         )
 
 
 class _Upsampler(nn.Module):
-    """A map of twice the height and width."""
+    """A learned enlargement of a map to twice its height and width."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
@@ -148,14 +148,14 @@ def _channelwise(values: Sequence[float], images: Tensor) -> Tensor:
 
 def _checked_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[int, ...]:
     if isinstance(levels, int):
-        raise TypeError(f"levels are several numbers, such as (0, 1); got {levels}. One alone is ({levels},).")
+        raise TypeError(f"levels must be several numbers, such as (0, 1); got {levels}. Pass ({levels},).")
     levels = tuple(range(len(info)) if levels is None else levels)
-    there = ", ".join(f"{k} (stride {stride})" for k, stride in enumerate(info.reduction))
+    available = ", ".join(f"{k} (stride {stride})" for k, stride in enumerate(info.reduction))
     unknown = [level for level in levels if level not in range(len(info))]
     if unknown:
-        raise ValueError(f"no level {unknown[0]}; this backbone has levels {there}.")
+        raise ValueError(f"no level {unknown[0]}; this backbone has levels {available}.")
     if not levels or list(levels) != sorted(set(levels)):
-        raise ValueError(f"levels are one or more, each once, finest first; got {levels} of {there}.")
+        raise ValueError(f"levels must be one or more different levels, finest first; got {levels} of {available}.")
     return levels
 
 
@@ -163,28 +163,30 @@ def _checked_statistics(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     if (mean is None) != (std is None):
-        raise ValueError(f"mean and std come together; got mean {mean}, std {std}.")
+        raise ValueError(f"mean and std must be passed together; got mean {mean}, std {std}.")
     if mean is None or std is None:
         return None, None
     try:
         mean, std = tuple(map(float, mean)), tuple(map(float, std))  # a list, an array or a tensor
     except (TypeError, ValueError) as error:
-        raise TypeError(f"mean and std are three numbers each, one a channel; got mean {mean}, std {std}.") from error
+        raise TypeError(
+            f"mean and std must be three numbers each, one per channel; got mean {mean}, std {std}."
+        ) from error
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std are three numbers each, std over 0; got mean {mean}, std {std}.")
+        raise ValueError(f"mean and std must be three numbers each, std above 0; got mean {mean}, std {std}.")
     return mean, std
 
 
 def as_pyramid(backbone: TADPBackbone | Pyramid, **options: Any) -> Pyramid:
-    """A pyramid of a backbone, or the one that was given.
+    """Build a pyramid of a backbone; a `Pyramid` is returned as it is.
 
     Raises:
-        ValueError: If options are given with a pyramid, which has its own.
+        ValueError: If options are passed with a `Pyramid`, which has its own.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
     if isinstance(backbone, TADPBackbone):
-        return Pyramid(backbone, **given)
+        return Pyramid(backbone, **options)
     refuse_name(backbone)
-    if given:
-        raise ValueError(f"a Pyramid has its own options; leave out {', '.join(given)}, or pass the backbone.")
+    if options:
+        raise ValueError(f"a Pyramid has its own options; leave out {', '.join(options)}, or pass the backbone.")
     return backbone

@@ -1,4 +1,4 @@
-"""segmentation_models_pytorch: an encoder by name."""
+"""segmentation_models_pytorch: an encoder that decoders find by its name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +17,23 @@ INSTALL = "pip install 'tadp[smp]'."
 
 
 class SmpEncoder(nn.Module):
-    """A backbone as smp's decoders take an encoder: maps at strides 1, 2, 4, 8, 16 and 32.
+    """A backbone as an encoder for smp's decoders, with maps at strides 1, 2, 4, 8, 16 and 32.
 
-    Stride 1 is the image, stride 2 a map without channels, stride 4 the pyramid's further one, the others the
-    backbone's levels; the level of stride 64 is left out.
+    Stride 1 is the image, stride 2 a map without channels, stride 4 the additional map of `Pyramid`, and the others are
+    the backbone's levels. The level of stride 64 is left out.
 
     Args:
-        base_model: What `TADPBackbone.from_pretrained` takes; each encoder loads its own.
-        depth: How often the image is halved, 3 to 5.
-        output_stride: 8 or 16 for DeepLab: coarser maps are enlarged to this stride, by interpolation, where other
-            encoders dilate.
-        stride4: See `Pyramid`; a decoder of smp needs one.
-        mean: See `Pyramid`.
-        std: See `Pyramid`.
-        **options: `TADPBackbone.from_pretrained`'s own.
+        base_model: Name or folder of a base model, for `TADPBackbone.from_pretrained`. Each encoder loads its own.
+        depth: Number of times that the image is halved, 3 to 5.
+        output_stride: Stride to which coarser maps are enlarged by interpolation, where other encoders use dilation.
+            DeepLab needs 8 or 16.
+        stride4: Kind of the map at stride 4, which smp's decoders need; see `Pyramid`.
+        mean: Mean that was subtracted from the pixels; see `Pyramid`.
+        std: Standard deviation that the pixels were divided by; see `Pyramid`.
+        **options: Options of `TADPBackbone.from_pretrained`.
 
     Raises:
-        ValueError: If depth or output stride is another.
+        ValueError: If `depth` is not 3, 4 or 5, or `output_stride` is not 8, 16 or 32.
         ModelError: If the backbone's strides are not 8, 16 and 32.
     """
 
@@ -50,13 +50,13 @@ class SmpEncoder(nn.Module):
     ):
         super().__init__()
         if depth not in (3, 4, 5):
-            raise ValueError(f"depth is 3, 4 or 5, for strides to 8, 16 or 32; got {depth}.")
+            raise ValueError(f"depth must be 3, 4 or 5, for strides up to 8, 16 or 32; got {depth}.")
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride is 8, 16 or 32; got {output_stride}.")
+            raise ValueError(f"output_stride must be 8, 16 or 32; got {output_stride}.")
         backbone = TADPBackbone.from_pretrained(base_model, **options)
         reduction = backbone.feature_info.reduction
         if reduction[: depth - 2] != (8, 16, 32)[: depth - 2]:
-            raise ModelError(f"smp wants strides 8, 16 and 32; this backbone has {reduction}.")
+            raise ModelError(f"smp needs strides 8, 16 and 32; this backbone has {reduction}.")
         self.pyramid = Pyramid(backbone, levels=range(depth - 2), stride4=stride4, mean=mean, std=std)
         self._depth, self._stride = depth, output_stride
 
@@ -67,23 +67,23 @@ class SmpEncoder(nn.Module):
 
     @property
     def output_stride(self) -> int:
-        """Of the last map."""
+        """Stride of the last map."""
         return min(self._stride, 2**self._depth)
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Images have three channels.
+        """Check that images have three channels; the VAE takes no others.
 
         Raises:
-            ValueError: If others are asked for.
+            ValueError: If `in_channels` is not 3.
         """
         if in_channels != 3:
             raise ValueError(f"the VAE takes images of 3 channels; got in_channels={in_channels}.")
 
     def make_dilated(self, output_stride: int) -> None:
-        """Nothing to do: `output_stride` was given when the encoder was built."""
+        """Do nothing: the encoder was built with its `output_stride`."""
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        """The maps; see `Pyramid`."""
+        """Compute the maps; see `Pyramid`."""
         height, width = x.shape[2:]
         maps = self.pyramid(x)
         for number, stride in enumerate(self.pyramid.feature_info.reduction):
@@ -94,17 +94,17 @@ class SmpEncoder(nn.Module):
 
 
 def register(base_model: str | Path = "tadp-tiny", *, name: str = "tadp", **options: Any) -> None:
-    """Let `smp.Unet(name, encoder_weights=None)`, `smp.FPN` and so on build an encoder from a base model.
+    """Register an encoder from a base model, for `smp.Unet(name, encoder_weights=None)`, `smp.FPN` and so on.
 
-    `encoder_weights` stays None: the base's own weights are always loaded.
+    `encoder_weights` must stay None: the base model's own weights are always loaded.
 
     Args:
-        base_model: What `TADPBackbone.from_pretrained` takes.
-        name: What smp is to call it; in place of an encoder that had the name.
-        **options: `SmpEncoder`'s and `TADPBackbone.from_pretrained`'s own.
+        base_model: Name or folder of a base model, for `TADPBackbone.from_pretrained`.
+        name: Name of the encoder in smp. An encoder that already has the name is replaced.
+        **options: Options of `SmpEncoder` and `TADPBackbone.from_pretrained`.
 
     Raises:
-        MissingExtraError: If smp is missing.
+        MissingExtraError: If smp is not installed.
     """
     encoders = need("segmentation_models_pytorch", install=INSTALL).encoders.encoders
     encoders[name] = {"encoder": SmpEncoder, "params": {"base_model": base_model, **options}, "pretrained_settings": {}}

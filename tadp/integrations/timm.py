@@ -1,4 +1,4 @@
-"""timm: a model of `features_only=True`."""
+"""timm: a model that returns features, as with `features_only=True`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,19 @@ from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "pip install 'tadp[timm]'."
-# Options of timm's models that say nothing of a backbone's maps; code for many models passes them to all.
+# Options of timm's models that do not affect a backbone's maps. Code for many models passes them to every model.
 _WITHOUT_MEANING = {"num_classes", "global_pool", "drop_rate", "drop_path_rate", "img_size"}
 
 
 class TimmFeatures(nn.Module):
-    """A backbone as timm's `create_model(…, features_only=True)` returns one: `feature_info`, and a list of maps.
+    """A backbone in the form of timm's `create_model(…, features_only=True)`: it has `feature_info` and returns maps.
 
     Args:
-        backbone: A backbone, or a `Pyramid` with options of its own (stride 4, mean and std).
-        out_indices: Which maps of the pyramid, by number; a number n is the last n; None is all.
+        backbone: A backbone, or a `Pyramid` if its options are needed (stride 4, mean and std).
+        out_indices: Numbers of the pyramid's maps to return. A single number n is the last n maps; None is all maps.
 
     Raises:
-        MissingExtraError: If timm is missing.
+        MissingExtraError: If timm is not installed.
         ValueError: If a map does not exist.
 
     Example:
@@ -50,29 +50,30 @@ class TimmFeatures(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """What `timm.data.resolve_model_data_config` makes transforms of: the pyramid's mean and std."""
+        """The pyramid's mean and std, from which `timm.data.resolve_model_data_config` makes transforms."""
         pyramid = self.pyramid
         return {"mean": pyramid.mean or (0.0, 0.0, 0.0), "std": pyramid.std or (1.0, 1.0, 1.0)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As timm's models have it; see `TADPBackbone.enable_gradient_checkpointing`."""
+        """Switch gradient checkpointing, by timm's name; see `TADPBackbone.enable_gradient_checkpointing`."""
         self.pyramid.backbone.enable_gradient_checkpointing(enable)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        """The chosen maps; see `Pyramid`."""
+        """Compute the maps of `out_indices`; see `Pyramid`."""
         maps = self.pyramid(x)
         return [maps[index] for index in self.out_indices]
 
 
 def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
-    """Let `timm.create_model(name, features_only=True, out_indices=…)` give this backbone.
+    """Register a backbone for `timm.create_model(name, features_only=True, out_indices=…)`.
 
-    Every model made so shares it. In place of one that was registered here under the name.
+    All models created this way share the backbone. A backbone that was registered under the same name before is
+    replaced.
 
     Raises:
-        MissingExtraError: If timm is missing.
-        ValueError: If timm has a model of this name.
-        TypeError: If the backbone is a name.
+        MissingExtraError: If timm is not installed.
+        ValueError: If timm has a model of its own with this name.
+        TypeError: If `backbone` is the name of a model.
     """
     if not isinstance(backbone, Pyramid):
         refuse_name(backbone)
@@ -93,7 +94,7 @@ def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
         **options: Any,
     ) -> TimmFeatures:
         if not features_only:
-            raise ValueError(f"{name!r} gives features, no classes; pass features_only=True.")
+            raise ValueError(f"{name!r} returns features, not classes; pass features_only=True.")
         if in_chans != 3:
             raise ValueError(f"the VAE takes images of 3 channels; got in_chans={in_chans}.")
         unknown = sorted(set(options) - _WITHOUT_MEANING)
@@ -103,8 +104,8 @@ def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
         strides = features.feature_info.reduction()
         if output_stride is not None and output_stride < max(strides):
             raise ValueError(
-                f"{name!r} is not dilated: its maps have strides {strides}; got output_stride={output_stride}. Leave "
-                "it out, and choose maps by out_indices."
+                f"{name!r} cannot be dilated: its maps have strides {strides}; got output_stride={output_stride}. "
+                "Leave it out, and choose maps by out_indices."
             )
         return features
 
@@ -117,8 +118,8 @@ def _checked_indices(indices: int | Sequence[int] | None, count: int) -> tuple[i
     if isinstance(indices, int):
         indices = range(count - indices, count)
     if isinstance(indices, str):
-        raise TypeError(f"out_indices are numbers, such as (0, 1); got {indices!r}.")
-    taken = tuple(index + count if index < 0 else index for index in indices)
-    if not taken or any(index not in range(count) for index in taken):
-        raise ValueError(f"out_indices are of the {count} maps 0 to {count - 1}; got {list(indices)}.")
-    return taken
+        raise TypeError(f"out_indices must be numbers, such as (0, 1); got {indices!r}.")
+    positive = tuple(index + count if index < 0 else index for index in indices)
+    if not positive or any(index not in range(count) for index in positive):
+        raise ValueError(f"out_indices must be among the {count} maps, 0 to {count - 1}; got {list(indices)}.")
+    return positive

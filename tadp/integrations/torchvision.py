@@ -11,21 +11,22 @@ from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 
 INSTALL = "pip install 'tadp[detection]'."
-_ANCHOR_CELLS = 4  # anchors of 32 pixels at stride 8, as in TADP's released detection code
+_ANCHOR_CELLS = 4  # anchors have 32 pixels at stride 8, as in TADP's released detection code
 
 
 class DetectionBackbone(nn.Module):
-    """A backbone with a feature pyramid network, as torchvision's detectors take it: an OrderedDict of equal widths.
+    """A backbone with a feature pyramid network for torchvision's detectors: an OrderedDict of maps of equal width.
 
-    torchvision normalises and pads images itself, for other backbones: give a detector `options("faster_rcnn")` and so
-    on, which leave pixels in [0, 1], pad to the backbone's multiple, and place the anchors.
+    torchvision normalises and pads images in a way meant for other backbones. Pass a detector the arguments from
+    `options("faster_rcnn")` and so on: they leave pixels in [0, 1], pad to the backbone's multiple, and place the
+    anchors.
 
     Args:
-        backbone: A backbone, or a `Pyramid` with options of its own.
-        out_channels: Width of each map.
+        backbone: A backbone, or a `Pyramid` if its options are needed.
+        out_channels: Channels of each map.
 
     Raises:
-        MissingExtraError: If torchvision is missing.
+        MissingExtraError: If torchvision is not installed.
     """
 
     def __init__(self, backbone: TADPBackbone | Pyramid, *, out_channels: int = 256):
@@ -38,25 +39,25 @@ class DetectionBackbone(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> "OrderedDict[str, Float[Tensor, 'b c _h _w']]":
-        """Maps "0", "1", …, finest first; see `Pyramid`."""
-        return self.fpn(OrderedDict((str(number), one) for number, one in enumerate(self.pyramid(images))))
+        """Compute the maps "0", "1", …, finest first; see `Pyramid`."""
+        return self.fpn(OrderedDict((str(number), level) for number, level in enumerate(self.pyramid(images))))
 
     def options(self, model: str) -> dict[str, Any]:
-        """What a detector is built with, besides the backbone and the number of classes.
+        """Arguments of a detector besides the backbone and the number of classes.
 
         Args:
             model: "faster_rcnn", "mask_rcnn" or "retinanet".
 
         Returns:
             Arguments of torchvision's `FasterRCNN`, `MaskRCNN` or `RetinaNet`: mean 0 and deviation 1, sizes divisible
-            by the coarsest stride, anchors of four cells, and poolers that know the maps.
+            by the coarsest stride, anchors of four cells, and poolers with the names of the maps.
 
         Raises:
-            ValueError: If the model is another.
+            ValueError: If `model` is not one of the three.
         """
         known = ("faster_rcnn", "mask_rcnn", "retinanet")
         if model not in known:
-            raise ValueError(f"options are for {', '.join(known)}; got {model!r}.")
+            raise ValueError(f"model must be one of {', '.join(known)}; got {model!r}.")
         detection, ops = (need(f"torchvision.{name}", install=INSTALL) for name in ("models.detection.rpn", "ops"))
         strides = self.pyramid.feature_info.reduction
         scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)) if model == "retinanet" else (1.0,)  # Lin et al., RetinaNet

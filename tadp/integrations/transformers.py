@@ -1,4 +1,4 @@
-"""transformers: a backbone for UperNet, Mask2Former and whatever else takes one from `AutoBackbone`."""
+"""transformers: a backbone for UperNet, Mask2Former and other models that load one through `AutoBackbone`."""
 
 import base64
 import zlib
@@ -30,27 +30,28 @@ _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token",
 
 
 class TADPConfig(BackboneConfigMixin, PretrainedConfig):
-    """What `AutoBackbone.from_config` builds a backbone from.
+    """The config from which `AutoBackbone.from_config` builds a backbone.
 
-    It describes the parts of its base, and holds the tokenizer's vocabulary, so that a model that was saved loads
-    without the base: `save_pretrained` of UperNet and others writes all weights, the frozen ones too.
+    It describes the parts of the base model and holds the tokenizer's vocabulary, so that a saved model loads without
+    the base model: `save_pretrained` of UperNet and others writes all weights, including the frozen ones.
 
     Args:
-        base_model: A Stable Diffusion 1.x or 2.x model, as `TADPBackbone.from_pretrained` takes it. A model built from
-            the config starts with its weights; one loaded by `from_pretrained` does not ask for it.
-        backbone_options: `TADPBackbone`'s own, such as {"attach_attention": [1]}.
-        stride4: See `Pyramid`; the first stage then.
-        stride4_channels: See `Pyramid`.
-        mean: What the image processor takes from pixels, its `image_mean`; None for pixels in [0, 1].
-        std: What it divides by, its `image_std`.
+        base_model: Name or folder of a Stable Diffusion 1.x or 2.x model, for `TADPBackbone.from_pretrained`. A model
+            built from the config starts with its weights; a model loaded by `from_pretrained` does not need it.
+        backbone_options: Options of `TADPBackbone`, such as {"attach_attention": [1]}.
+        stride4: Kind of an additional map at stride 4, which becomes the first stage; see `Pyramid`.
+        stride4_channels: Channels of an upsampled map at stride 4; see `Pyramid`.
+        mean: Mean that the image processor subtracts, its `image_mean`. None is for pixels in [0, 1].
+        std: Standard deviation that the image processor divides by, its `image_std`.
         out_features: Stages to return, by name: "stride8", …
-        out_indices: The same by number, from 0 at the finest; None of both is all stages.
-        parts: What the constructor finds out of the base.
-        **kwargs: `PretrainedConfig`'s own.
+        out_indices: Stages to return, by number, with 0 the finest. If this and `out_features` are None, all stages are
+            returned.
+        parts: Description of the base model's parts, which the constructor reads from the base model if it is None.
+        **kwargs: Arguments of `PretrainedConfig`.
 
     Raises:
-        UnknownModelError: If there is no such base.
-        ModelError: If the base is of another family, or has an `AutoencoderTiny`.
+        UnknownModelError: If there is no such base model.
+        ModelError: If the base model is of another family, or has an `AutoencoderTiny`.
 
     Example:
         >>> TADPConfig(base_model="tadp-tiny", stride4="vae").stage_names
@@ -89,10 +90,10 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
 
 
 class TADPModel(BackboneMixin, PreTrainedModel):
-    """The backbone of a `TADPConfig`; `pyramid.backbone` is the `TADPBackbone`, for `conditioning` and captioner.
+    """The backbone that a `TADPConfig` describes. `pyramid.backbone` is the `TADPBackbone`, for text and captioner.
 
     Raises:
-        ModelError: If the config has no base.
+        ModelError: If the config has no base model.
     """
 
     config_class = TADPConfig
@@ -103,8 +104,8 @@ class TADPModel(BackboneMixin, PreTrainedModel):
     def __init__(self, config: TADPConfig):
         super().__init__(config)
         if config.parts is None:
-            raise ModelError("this TADPConfig has no base; build it as TADPConfig(base_model='tadp-tiny').")
-        is_loading = torch.get_default_device().type == "meta"  # from_pretrained, which brings all weights
+            raise ModelError("this TADPConfig has no base model; pass one, as in TADPConfig(base_model='tadp-tiny').")
+        is_loading = torch.get_default_device().type == "meta"  # within from_pretrained, which loads all weights
         if is_loading or config.base_model is None:
             backbone = _build(config.parts, config.backbone_options)
         else:
@@ -120,7 +121,7 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         self.num_features = list(self.pyramid.feature_info.channels)
         if not is_loading:
             for module in self.modules():
-                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  else drawn anew at random
+                module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  otherwise reset at random
         self.post_init()
 
     def forward(
@@ -131,15 +132,15 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         return_dict: bool | None = None,
         **_options: Any,
     ) -> BackboneOutput | tuple[tuple[Tensor, ...]]:
-        """The stages asked for; see `Pyramid`."""
+        """Compute the stages of `out_features`; see `Pyramid`."""
         maps = self.pyramid(pixel_values)
-        chosen = tuple(maps[self.stage_names.index(name)] for name in self.out_features)
+        selected = tuple(maps[self.stage_names.index(name)] for name in self.out_features)
         if return_dict is False:
-            return (chosen,)
-        return BackboneOutput(feature_maps=chosen, hidden_states=tuple(maps) if output_hidden_states else None)
+            return (selected,)
+        return BackboneOutput(feature_maps=selected, hidden_states=tuple(maps) if output_hidden_states else None)
 
     def train(self, mode: bool = True) -> "TADPModel":
-        """Set training mode; what never trains is frozen again, since `from_pretrained` makes new parameters."""
+        """Set the training mode, and freeze the frozen parts again, because `from_pretrained` makes new parameters."""
         super().train(mode)
         backbone = self.pyramid.backbone
         backbone.vae.requires_grad_(False)
@@ -149,44 +150,44 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         return self
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing: all weights are loaded, or were drawn by their own layers."""
+        """Do nothing: all weights are loaded, or were initialised by their own layers."""
 
 
 def register() -> None:
-    """Tell `AutoConfig` and `AutoBackbone` of tadp; before a config or a saved model is loaded, too."""
+    """Register tadp with `AutoConfig` and `AutoBackbone`. Loading a config or a saved model needs this too."""
     AutoConfig.register("tadp", TADPConfig, exist_ok=True)
     AutoBackbone.register(TADPConfig, TADPModel, exist_ok=True)
 
 
 def _describe(base_model: str) -> dict[str, Any]:
-    """The configs of a base's parts, its tokenizer and scheduler, and the options saved with it."""
+    """Read the configs of a base model's parts, its tokenizer and scheduler, and the options saved with it."""
     folder = model_folder(base_model)
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     denoiser = hollow_denoiser(folder)
     family = family_of(denoiser)
     if len(family.text_parts) > 1:
         raise ModelError(
-            f"{base_model} is a {family.name}; a TADPConfig describes Stable Diffusion 1.x and 2.x, and further "
-            "families with one text encoder. Others go into a model of your own through tadp.integrations.Pyramid."
+            f"{base_model} is a {family.name}; a TADPConfig describes Stable Diffusion 1.x and 2.x, and other "
+            "families with one text encoder. Use tadp.integrations.Pyramid to put this one into a model of your own."
         )
     parts: dict[str, Any] = {"unet": read_config(folder, family.part), "vae": read_config(folder, "vae")}
     if parts["vae"].get("_class_name") == "AutoencoderTiny":
         raise ModelError(f"{base_model} has an AutoencoderTiny; a TADPConfig describes models with an AutoencoderKL.")
     if saved.get("has_text_encoder", True):
         parts["text_encoder"] = read_config(folder, "text_encoder")
-        parts["tokenizer"] = _packed(folder / "tokenizer")
+        parts["tokenizer"] = _pack_tokenizer(folder / "tokenizer")
     parts["reduction"] = list(family.layout(denoiser).reduction)
     return parts | {"scheduler": read_scheduler(folder), "options": saved.get("options", {})}
 
 
-def _packed(folder: Path) -> dict[str, Any]:
+def _pack_tokenizer(folder: Path) -> dict[str, Any]:
     tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     content = tokenizer.backend_tokenizer.to_str().encode()
     options = {name: getattr(tokenizer, name) for name in _TOKENIZER_OPTIONS}
     return options | {"content": base64.b85encode(zlib.compress(content, 9)).decode()}
 
 
-def _unpacked(packed: dict[str, Any]) -> CLIPTokenizer:
+def _unpack_tokenizer(packed: dict[str, Any]) -> CLIPTokenizer:
     from tokenizers import Tokenizer
 
     content = zlib.decompress(base64.b85decode(packed["content"])).decode()
@@ -195,11 +196,11 @@ def _unpacked(packed: dict[str, Any]) -> CLIPTokenizer:
 
 
 def _build(parts: dict[str, Any], options: dict[str, Any]) -> TADPBackbone:
-    """A backbone whose weights are random, or none yet."""
+    """Build a backbone with random weights, or without weights on the meta device."""
     text = {}
     if "text_encoder" in parts:
         config = CLIPTextConfig.from_dict(parts["text_encoder"])
-        text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpacked(parts["tokenizer"])}
+        text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpack_tokenizer(parts["tokenizer"])}
     vae: Any = AutoencoderKL.from_config(parts["vae"])
     unet = family_of_config(parts["unet"], Path("the base of this TADPConfig")).build(parts["unet"])
     return TADPBackbone(vae=VAEEncoder(vae), unet=unet, scheduler=parts.get("scheduler"), **text, **options)

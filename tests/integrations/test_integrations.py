@@ -1,4 +1,4 @@
-"""Each framework's own model trains on scenes with the backbone in it, and comes back from its own files the same."""
+"""Models of each framework train on scenes with the backbone, and load from their own files unchanged."""
 
 import copy
 import sys
@@ -23,7 +23,7 @@ PIXELS, CAPTIONS = BATCH.images, BATCH.captions
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small random base on disk: the U-Net as SD's, the text encoder with a full vocabulary."""
+    """A small base model on disk with random weights, a U-Net like Stable Diffusion's and a full vocabulary."""
     return build_folder(tmp_path_factory.mktemp("base") / "sd")
 
 
@@ -40,28 +40,28 @@ def evaluated(model, call):
 def test_maps_are_the_backbones_and_levels_keep_their_numbers(backbone):
     pixels = images(2, 72, 100)
     with backbone.conditioning("a dog"):
-        plain, chosen = Pyramid(backbone)(pixels), Pyramid(backbone, levels=(1, 3))(pixels)
+        plain, selected = Pyramid(backbone)(pixels), Pyramid(backbone, levels=(1, 3))(pixels)
         for stride4 in ("vae", "upsampled"):
             pyramid = Pyramid(backbone, levels=(1, 3), stride4=stride4, stride4_channels=12)
-            fine, *others = pyramid(pixels)
+            fine, *levels = pyramid(pixels)
             assert fine.shape == (2, {"vae": 8, "upsampled": 12}[stride4], 18, 25)
             assert pyramid.feature_info.reduction == (4, 16, 64)
-            assert [one.shape[1] for one in (fine, *others)] == list(pyramid.feature_info.channels)
-            assert all(torch.equal(a, b) for a, b in zip(others, chosen, strict=True))
+            assert [level_map.shape[1] for level_map in (fine, *levels)] == list(pyramid.feature_info.channels)
+            assert all(torch.equal(a, b) for a, b in zip(levels, selected, strict=True))
     expected = backbone(pixels, "a dog").maps
     assert all(torch.equal(a, b) for a, b in zip(plain, expected, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(chosen, expected[1::2], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(selected, expected[1::2], strict=True))
 
 
 @torch.no_grad()
 def test_the_vaes_map_is_what_its_encoder_computes(backbone):
-    pixels, seen = images(1, 64, 128), []
-    handle = backbone.vae.encoder.down_blocks[-2].resnets[-1].register_forward_hook(lambda *a: seen.append(a[2]))
+    pixels, maps = images(1, 64, 128), []
+    handle = backbone.vae.encoder.down_blocks[-2].resnets[-1].register_forward_hook(lambda *a: maps.append(a[2]))
     with torch.enable_grad():
-        backbone.vae.encoder(2 * pixels - 1)  # diffusers' own order of layers
+        backbone.vae.encoder(2 * pixels - 1)  # in diffusers' order of layers
     handle.remove()
     features = backbone(pixels, "a dog", vae_map=True)
-    torch.testing.assert_close(features.vae_map, seen[0].detach())
+    torch.testing.assert_close(features.vae_map, maps[0].detach())
     assert backbone(pixels, "a dog").vae_map is None
     assert torch.equal(features.maps[0], backbone(pixels, "a dog").maps[0])
     fine = Pyramid(backbone, stride4="vae")(pixels)[0]
@@ -74,11 +74,15 @@ def test_the_vaes_map_is_what_its_encoder_computes(backbone):
 def test_normalised_images_are_brought_back(backbone):
     pixels = images(1, 64, 64)
     normalised = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    for got, expected in zip(Pyramid(backbone, mean=MEAN, std=STD)(normalised), Pyramid(backbone)(pixels), strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    for level_map, expected in zip(
+        Pyramid(backbone, mean=MEAN, std=STD)(normalised), Pyramid(backbone)(pixels), strict=True
+    ):
+        torch.testing.assert_close(level_map, expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ImageError, match=r"not in \[0, 1\]. Undo its normalisation: image \* std \+ mean"):
         Pyramid(backbone)(normalised)
-    with pytest.raises(ImageError, match=r"without that they run from .* not from 0 to 1. Pass the mean and std"):
+    with pytest.raises(
+        ImageError, match=r"with that undone, they range from .* instead of 0 to 1. Pass the mean and std"
+    ):
         Pyramid(backbone, mean=MEAN, std=STD)(normalised * 3)
 
 
@@ -86,11 +90,11 @@ def test_normalised_images_are_brought_back(backbone):
     ("options", "message"),
     [
         ({"levels": (0, 4)}, r"no level 4; this backbone has levels 0 \(stride 8\), 1 \(stride 16\)"),
-        ({"levels": ()}, r"levels are one or more, each once, finest first; got \(\)"),
-        ({"levels": (2, 0)}, r"levels are one or more, each once, finest first"),
-        ({"stride4": "unet"}, r"stride4 is None, 'vae' or 'upsampled'; got 'unet'"),
-        ({"mean": MEAN}, r"mean and std come together"),
-        ({"mean": MEAN, "std": (1.0, 0.0, 1.0)}, r"three numbers each, std over 0"),
+        ({"levels": ()}, r"levels must be one or more different levels, finest first; got \(\)"),
+        ({"levels": (2, 0)}, r"levels must be one or more different levels, finest first"),
+        ({"stride4": "unet"}, r"stride4 must be None, 'vae' or 'upsampled'; got 'unet'"),
+        ({"mean": MEAN}, r"mean and std must be passed together"),
+        ({"mean": MEAN, "std": (1.0, 0.0, 1.0)}, r"must be three numbers each, std above 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(no_type_checker, backbone, options, message):
@@ -99,7 +103,7 @@ def test_options_that_cannot_be_are_refused(no_type_checker, backbone, options, 
 
 
 def test_one_level_is_a_list_of_one(no_type_checker, backbone):
-    with pytest.raises(TypeError, match=r"levels are several numbers, such as \(0, 1\); got 2. One alone is \(2,\)"):
+    with pytest.raises(TypeError, match=r"levels must be several numbers, such as \(0, 1\); got 2\. Pass \(2,\)"):
         Pyramid(backbone, levels=2)
 
 
@@ -115,7 +119,7 @@ def test_inputs_that_cannot_be_are_refused(backbone):
 
 
 def test_plain_pytorch_needs_nothing(tmp_path):
-    """tadp's own head on a pyramid from stride 4 on, saved by torch."""
+    """A head of tadp on a pyramid with stride 4, saved by torch."""
     torch.manual_seed(0)
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     pyramid = Pyramid(backbone, stride4="upsampled", stride4_channels=16)
@@ -142,7 +146,7 @@ def test_plain_pytorch_needs_nothing(tmp_path):
 
 
 class WrittenForTimm(nn.Module):
-    """Code that knows nothing of tadp."""
+    """A model written for timm, without knowledge of tadp."""
 
     def __init__(self, name):
         super().__init__()
@@ -150,7 +154,7 @@ class WrittenForTimm(nn.Module):
 
         self.encoder = timm.create_model(name, pretrained=True, features_only=True, out_indices=(0, 1, 2))
         info = self.encoder.feature_info
-        assert [one["reduction"] for one in info.get_dicts()] == info.reduction()
+        assert [stage["reduction"] for stage in info.get_dicts()] == info.reduction()
         self.laterals = nn.ModuleDict(
             {stage: nn.Conv2d(width, 16, 1) for stage, width in zip(info.module_name(), info.channels(), strict=True)}
         )
@@ -160,7 +164,9 @@ class WrittenForTimm(nn.Module):
         maps = self.encoder(x)
         assert isinstance(maps, list)
         pairs = zip(self.laterals.values(), maps, strict=True)
-        return self.predict(sum(nn.functional.interpolate(layer(one), maps[0].shape[2:]) for layer, one in pairs))
+        return self.predict(
+            sum(nn.functional.interpolate(layer(level_map), maps[0].shape[2:]) for layer, level_map in pairs)
+        )
 
 
 def test_code_for_timms_features_runs_unchanged(tmp_path):
@@ -179,7 +185,7 @@ def test_code_for_timms_features_runs_unchanged(tmp_path):
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     with torch.no_grad(), again.encoder.pyramid.backbone.conditioning(CAPTIONS):
         assert torch.equal(again(normalised), expected)
-    with pytest.raises(ValueError, match=r"gives features, no classes; pass features_only=True"):
+    with pytest.raises(ValueError, match=r"returns features, not classes; pass features_only=True"):
         __import__("timm").create_model("tadp_test")
 
 
@@ -190,7 +196,7 @@ def test_timms_own_models_and_their_options_are_left_alone(backbone):
     with pytest.raises(ValueError, match=r"timm has a model 'resnet18' of its own; choose another name"):
         register_timm(backbone, name="resnet18")
     assert type(timm.create_model("resnet18")) is type(before)
-    for _ in range(2):  # one's own may be registered again
+    for _ in range(2):  # a name that tadp registered may be registered again
         register_timm(backbone, name="mine")
     with pytest.raises(ValueError, match=r"images of 3 channels; got in_chans=1"):
         timm.create_model("mine", features_only=True, in_chans=1)
@@ -202,8 +208,8 @@ def test_timms_options_do_what_they_say_or_are_refused(no_type_checker, backbone
     register_timm(Pyramid(backbone, mean=MEAN, std=STD), name="normalised")
     register_timm(backbone, name="plain")
     for name, mean, std in (("normalised", MEAN, STD), ("plain", (0, 0, 0), (1, 1, 1))):
-        made = timm.create_model(name, features_only=True, num_classes=0, output_stride=64)
-        config = timm.data.resolve_model_data_config(made)
+        features = timm.create_model(name, features_only=True, num_classes=0, output_stride=64)
+        config = timm.data.resolve_model_data_config(features)
         assert (config["mean"], config["std"]) == (mean, std)
     own = build_backbone()
     register_timm(own, name="own")
@@ -215,24 +221,24 @@ def test_timms_options_do_what_they_say_or_are_refused(no_type_checker, backbone
         TypeError, match=r"'plain' has no option 'out_indicies'; it takes features_only and out_indices"
     ):
         timm.create_model("plain", features_only=True, out_indicies=(0,))
-    with pytest.raises(TypeError, match=r"out_indices are numbers, such as \(0, 1\); got '01'"):
+    with pytest.raises(TypeError, match=r"out_indices must be numbers, such as \(0, 1\); got '01'"):
         timm.create_model("plain", features_only=True, out_indices="01")
 
 
 def test_what_was_never_normalised_is_refused_where_mean_and_std_are_undone(no_type_checker, backbone):
     pyramid = Pyramid(backbone, mean=torch.tensor(MEAN), std=torch.tensor(STD))
     assert pyramid.mean == pytest.approx(MEAN)
-    for given, what in (
+    for pixels, kind in (
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"a tensor of torch.uint8 and shape \(1, 3, 64, 64\)"),
         (torch.zeros(1, 1, 64, 64), r"a tensor of torch.float32 and shape \(1, 1, 64, 64\)"),
         (["photo.jpg"], "a list"),
     ):
-        with pytest.raises(ImageError, match=rf"a float tensor \(B, 3, H, W\) that was normalised by them; got {what}"):
-            pyramid(given)
+        with pytest.raises(ImageError, match=rf"must be a float tensor \(B, 3, H, W\) normalised by them; got {kind}"):
+            pyramid(pixels)
 
 
 def test_one_mean_for_all_channels_is_refused(no_type_checker, backbone):
-    with pytest.raises(TypeError, match=r"three numbers each, one a channel; got mean 0.5, std 0.5"):
+    with pytest.raises(TypeError, match=r"must be three numbers each, one per channel; got mean 0.5, std 0.5"):
         Pyramid(backbone, mean=0.5, std=0.5)
 
 
@@ -248,9 +254,9 @@ def test_out_indices_are_timms(backbone):
         features = TimmFeatures(backbone, out_indices=indices)
         assert features.feature_info.reduction() == strides
         with torch.no_grad():
-            assert [one.shape[1] for one in features(pixels)] == features.feature_info.channels()
+            assert [level_map.shape[1] for level_map in features(pixels)] == features.feature_info.channels()
     assert features.feature_info.channels(1) == features.feature_info[1]["num_chs"]
-    with pytest.raises(ValueError, match=r"out_indices are of the 4 maps 0 to 3; got \[0, 4\]"):
+    with pytest.raises(ValueError, match=r"out_indices must be among the 4 maps, 0 to 3; got \[0, 4\]"):
         TimmFeatures(backbone, out_indices=(0, 4))
 
 
@@ -292,16 +298,18 @@ def test_smps_rules_of_channels_and_depth(smp, folder):
     for depth, strides in ((3, (1, 2, 4, 8)), (4, (1, 2, 4, 8, 16)), (5, (1, 2, 4, 8, 16, 32))):
         encoder = smp.encoders.get_encoder("tadp_test", depth=depth, weights=None)
         maps = encoder(images(1, 64, 96))
-        assert [one.shape[1] for one in maps] == encoder.out_channels
-        assert [tuple(one.shape[2:]) for one in maps] == [(64 // stride, 96 // stride) for stride in strides]
+        assert [level_map.shape[1] for level_map in maps] == encoder.out_channels
+        assert [tuple(level_map.shape[2:]) for level_map in maps] == [
+            (64 // stride, 96 // stride) for stride in strides
+        ]
         assert encoder.output_stride == strides[-1]
     dilated = smp.encoders.get_encoder("tadp_test", weights=None, output_stride=16)
     assert dilated(images(1, 64, 64))[-1].shape[2:] == (4, 4)
     with pytest.raises(ValueError, match=r"takes images of 3 channels; got in_channels=4"):
         smp.Unet("tadp_test", encoder_weights=None, in_channels=4)
-    with pytest.raises(ValueError, match=r"depth is 3, 4 or 5, for strides to 8, 16 or 32; got 6"):
+    with pytest.raises(ValueError, match=r"depth must be 3, 4 or 5, for strides up to 8, 16 or 32; got 6"):
         SmpEncoder(base_model=folder, depth=6)
-    with pytest.raises(ValueError, match=r"output_stride is 8, 16 or 32; got 4"):
+    with pytest.raises(ValueError, match=r"output_stride must be 8, 16 or 32; got 4"):
         SmpEncoder(base_model=folder, output_stride=4)
 
 
@@ -316,13 +324,13 @@ def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
 
     from tadp.integrations.torchvision import DetectionBackbone
 
-    made = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet"}[kind]
+    class_name = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet"}[kind]
 
     def build():
         backbone = DetectionBackbone(tadp.TADPBackbone.from_pretrained(folder), out_channels=8)
         few = {"detections_per_img": 5} if kind == "retinanet" else {"box_detections_per_img": 5, **FEW_PROPOSALS}
         options = {"num_classes": CLASSES, "min_size": 64, "max_size": 64, **few, **backbone.options(kind)}
-        return getattr(detection, made)(backbone, **options)
+        return getattr(detection, class_name)(backbone, **options)
 
     torch.manual_seed(0)
     model = build()
@@ -330,8 +338,8 @@ def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
     for boxes, mask in zip(BATCH.boxes, BATCH.masks, strict=True):
         labels = boxes.labels + 1
         targets.append({"boxes": boxes.boxes, "labels": labels, "masks": mask == labels[:, None, None]})
-    seen = []
-    model.backbone.pyramid.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    batches = []
+    model.backbone.pyramid.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
 
     def loss():
         with model.backbone.pyramid.backbone.conditioning(["a dog", "a red cat"]):
@@ -339,7 +347,7 @@ def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
 
     losses = train(model, loss, steps=4)
     assert min(losses[1:]) < losses[0]
-    torch.testing.assert_close(seen[0], PIXELS)  # neither normalised nor resized
+    torch.testing.assert_close(batches[0], PIXELS)  # neither normalised nor resized
 
     def call(of):
         (of if kind == "retinanet" else of.roi_heads).score_thresh = 0.0
@@ -350,16 +358,16 @@ def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
     torch.save(model.state_dict(), tmp_path / "model.pt")
     again = build().eval()
     again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    for one, other in zip(evaluated(again, lambda: call(again)), expected, strict=True):
-        assert one.keys() == other.keys()
-        assert len(one["boxes"])
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    for detections, expected_detections in zip(evaluated(again, lambda: call(again)), expected, strict=True):
+        assert detections.keys() == expected_detections.keys()
+        assert len(detections["boxes"])
+        assert all(torch.equal(detections[name], expected_detections[name]) for name in detections)
 
 
 def test_a_detectors_options_are_for_those_known(backbone):
     from tadp.integrations.torchvision import DetectionBackbone
 
-    with pytest.raises(ValueError, match=r"options are for faster_rcnn, mask_rcnn, retinanet; got 'ssd'"):
+    with pytest.raises(ValueError, match=r"model must be one of faster_rcnn, mask_rcnn, retinanet; got 'ssd'"):
         DetectionBackbone(backbone).options("ssd")
 
 
@@ -392,14 +400,14 @@ def module(name):
     return __import__(f"tadp.integrations.{name}", fromlist=["_"])
 
 
-# detectron2 and mmseg, against stand-ins of their published contract
+# detectron2 and mmseg, with stand-ins that follow their documentation
 
 
 def stand_in(monkeypatch, name, **names):
-    made = types.ModuleType(name)
-    vars(made).update(names)
-    monkeypatch.setitem(sys.modules, name, made)
-    return made
+    package = types.ModuleType(name)
+    vars(package).update(names)
+    monkeypatch.setitem(sys.modules, name, package)
+    return package
 
 
 @pytest.fixture
@@ -414,8 +422,8 @@ def detectron2(monkeypatch):
         pass
 
     class Registry(dict):
-        def register(self, made):
-            self[made.__name__] = made
+        def register(self, builder):
+            self[builder.__name__] = builder
 
     stand_in(monkeypatch, "detectron2")
     stand_in(monkeypatch, "detectron2.layers", ShapeSpec=ShapeSpec)
@@ -423,16 +431,16 @@ def detectron2(monkeypatch):
 
 
 def test_detectron2s_contract(detectron2, backbone):
-    made = module("detectron2").backbone_of(Pyramid(backbone, stride4="vae"), out_features=("stride4", "stride16"))
-    assert isinstance(made, detectron2.Backbone)
-    assert made.size_divisibility == 64
-    shapes = made.output_shape()
+    wrapped = module("detectron2").backbone_of(Pyramid(backbone, stride4="vae"), out_features=("stride4", "stride16"))
+    assert isinstance(wrapped, detectron2.Backbone)
+    assert wrapped.size_divisibility == 64
+    shapes = wrapped.output_shape()
     with torch.no_grad():
-        maps = made(images(2, 64, 128))
+        maps = wrapped(images(2, 64, 128))
     assert list(maps) == list(shapes) == ["stride4", "stride16"]
-    for name, one in maps.items():
+    for name, level_map in maps.items():
         stride = shapes[name].stride
-        assert one.shape == (2, shapes[name].channels, 64 // stride, 128 // stride)
+        assert level_map.shape == (2, shapes[name].channels, 64 // stride, 128 // stride)
     module("detectron2").register(backbone)
     built = detectron2.BACKBONE_REGISTRY["build_tadp_backbone"](None, None)
     assert list(built.output_shape()) == ["stride8", "stride16", "stride32", "stride64"]
@@ -479,8 +487,8 @@ def test_mmsegs_contract(mmseg, folder, backbone):
     with torch.no_grad():
         maps = built(images(1, 64, 64))
     assert isinstance(maps, tuple)
-    assert [one.shape[1] for one in maps] == built.out_channels
-    assert [one.shape[2] for one in maps] == [16, 4]
+    assert [level_map.shape[1] for level_map in maps] == built.out_channels
+    assert [level_map.shape[2] for level_map in maps] == [16, 4]
     assert built.pyramid.backbone.default_text == "a dog"
-    with pytest.raises(ValueError, match=r"out_indices are 0 to 3; got \(4,\)"):
+    with pytest.raises(ValueError, match=r"out_indices must be from 0 to 3; got \(4,\)"):
         mmseg.MODELS.build({"type": "TADP", "base_model": str(folder), "out_indices": (4,)})

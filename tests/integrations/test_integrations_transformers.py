@@ -1,4 +1,4 @@
-"""transformers' UperNet and Mask2Former train with the backbone and come back from their files, without the base."""
+"""UperNet and Mask2Former of transformers train with the backbone, and load from their files without the base model."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def base(tmp_path):
 
 
 def trainable(model):
-    return {name for name, one in model.named_parameters() if one.requires_grad}
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def build_upernet(base, **options):
@@ -47,7 +47,7 @@ def test_upernet_trains_and_comes_back_without_the_base(base, tmp_path):
     model = build_upernet(base, backbone_options={"attach_attention": [1]})
     inner = model.backbone.pyramid.backbone
     fresh = tadp.TADPBackbone.from_pretrained(base).state_dict()
-    assert all(torch.equal(one, fresh[name]) for name, one in inner.state_dict().items())  # not drawn anew
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in inner.state_dict().items())  # not reset at random
 
     def logits(of):
         with of.backbone.pyramid.backbone.conditioning(CAPTIONS):
@@ -74,7 +74,9 @@ def test_mask2former_trains_and_comes_back(base, tmp_path):
     model = Mask2Former(Mask2FormerConfig(backbone_config=TADPConfig(base_model=str(base)), **MASK2FORMER))
     classes = [mask.unique() for mask in BATCH.masks]
     targets = {
-        "mask_labels": [(mask == one[:, None, None]).float() for mask, one in zip(BATCH.masks, classes, strict=True)],
+        "mask_labels": [
+            (mask == labels[:, None, None]).float() for mask, labels in zip(BATCH.masks, classes, strict=True)
+        ],
         "class_labels": classes,
     }
 
@@ -96,17 +98,17 @@ def test_mask2former_trains_and_comes_back(base, tmp_path):
 @torch.no_grad()
 def test_a_backbone_is_had_from_auto_backbone_with_the_bases_weights(base, tmp_path):
     config = TADPConfig(base_model=str(base), out_features=["stride8", "stride32"], mean=[0.5] * 3, std=[0.5] * 3)
-    made = AutoBackbone.from_config(config).eval()
+    model = AutoBackbone.from_config(config).eval()
     pixels = images(2, 64, 96)
-    with made.pyramid.backbone.conditioning("a dog"):
-        maps = made(2 * pixels - 1).feature_maps
-        assert made(2 * pixels - 1, return_dict=False)[0][0].shape == maps[0].shape
-        assert len(made(2 * pixels - 1, output_hidden_states=True).hidden_states) == 4
+    with model.pyramid.backbone.conditioning("a dog"):
+        maps = model(2 * pixels - 1).feature_maps
+        assert model(2 * pixels - 1, return_dict=False)[0][0].shape == maps[0].shape
+        assert len(model(2 * pixels - 1, output_hidden_states=True).hidden_states) == 4
     expected = tadp.TADPBackbone.from_pretrained(base)(pixels, "a dog").maps
-    for one, other in zip(maps, (expected[0], expected[2]), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert made.channels == [one.shape[1] for one in maps]
-    made.save_pretrained(tmp_path / "saved")
+    for level_map, expected_map in zip(maps, (expected[0], expected[2]), strict=True):
+        torch.testing.assert_close(level_map, expected_map, atol=1e-5, rtol=1e-5)
+    assert model.channels == [level_map.shape[1] for level_map in maps]
+    model.save_pretrained(tmp_path / "saved")
     again = TADPModel.from_pretrained(tmp_path / "saved")
     assert again.out_features == ["stride8", "stride32"]
     with again.pyramid.backbone.conditioning("a dog"):
@@ -117,15 +119,15 @@ def test_a_backbone_is_had_from_auto_backbone_with_the_bases_weights(base, tmp_p
 def test_what_cannot_be_is_refused(base):
     with pytest.raises(UnknownModelError, match=r"nowhere"):
         TADPConfig(base_model="/nowhere")
-    with pytest.raises(ModelError, match=r"has no base; build it as TADPConfig\(base_model='tadp-tiny'\)"):
+    with pytest.raises(ModelError, match=r"has no base model; pass one, as in TADPConfig\(base_model='tadp-tiny'\)"):
         TADPModel(TADPConfig())
     with pytest.raises(ValueError, match=r"out_features must be a subset of stage_names"):
         TADPConfig(base_model=str(base), out_features=["stride4"])
-    made = TADPModel(TADPConfig(base_model=str(base)))
+    model = TADPModel(TADPConfig(base_model=str(base)))
     with pytest.raises(ImageError, match=r"not in \[0, 1\]"):
-        made(images(1, 64, 64) * 2 - 1)
-    with made.pyramid.backbone.conditioning(CAPTIONS), pytest.raises(CaptionError, match=r"1 images but 2 captions"):
-        made(images(1, 64, 64))
+        model(images(1, 64, 64) * 2 - 1)
+    with model.pyramid.backbone.conditioning(CAPTIONS), pytest.raises(CaptionError, match=r"1 images but 2 captions"):
+        model(images(1, 64, 64))
 
 
 def test_bases_that_a_config_does_not_describe_are_refused(base, tmp_path):
