@@ -1,12 +1,12 @@
-"""Caption cleaning: drop what a caption says of the target domain, so that a modifier can say it in one way.
+"""Caption cleaning: remove mentions of the target domain, so that a modifier can name it in the same way everywhere.
 
     cleaner = RuleCleaner("watercolor")
     cleaner(["a watercolor painting of a dog"])   # ["a dog"]
-    cleaner.clean(captions)                        # CleaningReport: what changed, what failed, what still names it
+    cleaner.clean(captions)                        # CleaningReport: changes, failures, remaining mentions
 
-`RuleCleaner` needs nothing, `ModelCleaner` a language model of transformers, `EndpointCleaner` the address of a server
-that speaks OpenAI's chat protocol. None loses a caption: one that cannot be cleaned stays as it was, and the report
-says why.
+`RuleCleaner` needs nothing else, `ModelCleaner` needs a language model of transformers, and `EndpointCleaner` the
+address of a server with OpenAI's chat protocol. No cleaner loses a caption: if one cannot be cleaned, it stays as it
+was, and the report says why.
 
 Source: TADP Sec. 4.3, which asks GPT-3.5.
 """

@@ -1,4 +1,4 @@
-"""What a language model is asked, and whether its answer can be a cleaned caption."""
+"""The instruction to a language model, and checks whether its answer can be a cleaned caption."""
 
 import re
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "`": "`"}
 
 
 class AnswerError(TADPError):
-    """An answer that cannot be used. It stays inside this package: the caption is kept, and the report says why."""
+    """An answer that cannot be used. It never leaves this package: the caption is kept, and the report says why."""
 
-    most_repeats, wait_s = 1, 0.0  # the same question mostly gets the same answer
+    most_repeats, wait_s = 1, 0.0  # the same request usually gets the same answer
 
 
 def instruction(domain: Domain) -> str:
-    """What the model is to do with captions, whatever form they come in."""
+    """Write the instruction to the model, without the format of captions and answers."""
     words = ", ".join((*domain.nouns, *domain.adjectives, *domain.media)[:8])
     return (
         f"You edit captions of images. Take out of a caption every mention that the image is of the kind "
@@ -28,51 +28,51 @@ def instruction(domain: Domain) -> str:
 
 
 def numbered(captions: Sequence[str]) -> str:
-    """Captions as a numbered list, one a line."""
+    """Write captions as a numbered list, one per line."""
     return "\n".join(f"{number}. {' '.join(text.split())}" for number, text in enumerate(captions, 1))
 
 
 def read_numbered(answer: str, count: int) -> list[str]:
-    r"""The lines of a numbered list from 1 to `count`, without their numbers.
+    r"""Read the lines of a numbered list from 1 to `count`, without their numbers.
 
-    Text before the list, and after it past an empty line, is let be.
+    Text before the list, and text after it that follows an empty line, is ignored.
 
     Raises:
-        AnswerError: If the numbers are not 1 to `count`, each once, or a line of the list has none.
+        AnswerError: If the numbers are not 1 to `count`, each once, or a line of the list has no number.
 
     Example:
         >>> read_numbered("Sure:\n1. a dog\n2. a cat", 2)
         ['a dog', 'a cat']
     """
-    found: list[str] = []
+    captions: list[str] = []
     complete = False
     for line in answer.splitlines():
         match = _NUMBERED.match(line)
         if not line.strip():
-            complete = len(found) == count
-        elif complete or not (found or match):
+            complete = len(captions) == count
+        elif complete or not (captions or match):
             continue
-        elif match and int(match[1]) == len(found) + 1:
-            found.append(match[2])
+        elif match and int(match[1]) == len(captions) + 1:
+            captions.append(match[2])
         else:
-            raise AnswerError(f"a line of the answer does not belong: {line.strip()[:60]!r}")
-    if len(found) != count:
-        raise AnswerError(f"{len(found)} captions came back for {count}")
-    return found
+            raise AnswerError(f"the answer has an unexpected line: {line.strip()[:60]!r}")
+    if len(captions) != count:
+        raise AnswerError(f"the answer has {len(captions)} captions for {count}")
+    return captions
 
 
 def check_answer(caption: str, answer: str, domain: Domain, *, batch: Sequence[str] = ()) -> str:
-    """An answer for one caption, without quotation marks around it.
+    """Check the answer for one caption, and return it without surrounding quotation marks.
 
     Args:
-        caption: What was asked for.
-        answer: What came back.
-        domain: Whose words may go.
-        batch: The captions that were asked for together, whose answers may have changed places.
+        caption: The caption that was to be cleaned.
+        answer: The model's answer for it.
+        domain: The domain whose words may be missing from the answer.
+        batch: All captions of the same request, whose answers may have been swapped.
 
     Raises:
-        AnswerError: If it is empty, cannot be written as UTF-8, is much longer than the caption, has none of its
-            words, or has more of another caption's.
+        AnswerError: If the answer is empty, cannot be written as UTF-8, is much longer than the caption, has none of
+            its words, or has more words of another caption.
     """
     text = " ".join(answer.split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not caption.strip().startswith(text[0]):
@@ -81,15 +81,15 @@ def check_answer(caption: str, answer: str, domain: Domain, *, batch: Sequence[s
         raise AnswerError("the answer is empty")
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # half an emoji, where a server counts its tokens in the wrong place
+    except UnicodeEncodeError:  # half an emoji, from a server that splits text in the wrong place
         raise AnswerError(f"the answer cannot be written as UTF-8: {ascii(text)[:60]}") from None
     if len(text) > 1.5 * len(caption) + 20:
         raise AnswerError(f"the answer is much longer than the caption: {text[:60]!r} …")
     words = set(content_words(caption, ignored=domain.words))
-    said = set(content_words(text))
-    if words and not words & said:
+    answered = set(content_words(text))
+    if words and not words & answered:
         raise AnswerError(f"the answer has none of the caption's words: {text[:60]!r}")
     for other in batch:
-        if len(said & set(content_words(other, ignored=domain.words))) > len(said & words):
-            raise AnswerError(f"the answer is rather that of another caption, {other[:60]!r}: {text[:60]!r}")
+        if len(answered & set(content_words(other, ignored=domain.words))) > len(answered & words):
+            raise AnswerError(f"the answer seems to be for another caption, {other[:60]!r}: {text[:60]!r}")
     return text

@@ -1,4 +1,4 @@
-"""One request to a chat endpoint, and every way it can go wrong, as one kind of error that never has the key in it."""
+"""One request to a chat endpoint. All its failures become one kind of error, which never contains the key."""
 
 import asyncio
 import html
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import httpx2
 
 _ENDING = "/chat/completions"
-_MOST_BYTES = 4 * 2**20  # of an answer: far more than any list of captions
+_MOST_BYTES = 4 * 2**20  # largest answer; far more than any list of captions
 _MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-_FOR_ALL = {401, 403, 404, 405}  # every other request would get the same answer
+_FOR_ALL = {401, 403, 404, 405}  # every other request would get the same response
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "tadp"}
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-_SHORT = 8  # characters: "ollama", "EMPTY" and the like are no secrets, and may be part of a longer word
+_SHORT = 8  # characters; shorter keys, such as "ollama" or "EMPTY", are not secret and may be part of a longer word
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)", re.DOTALL)
 
 
@@ -39,10 +39,10 @@ class ServerError(TADPError):
     """A request that failed. Only its text leaves this package.
 
     Args:
-        message: What happened; without the key.
-        may_pass: Whether to try again may help.
-        for_all: Whether no other request can go better.
-        wait_s: How long the server asks to wait.
+        message: Description of the failure, without the key.
+        may_pass: Whether another attempt may succeed.
+        for_all: Whether all other requests would fail too.
+        wait_s: Seconds that the server asks to wait; None if it does not ask.
     """
 
     def __init__(self, message: str, *, may_pass: bool = True, for_all: bool = False, wait_s: float | None = None):
@@ -51,22 +51,22 @@ class ServerError(TADPError):
 
 
 def chat_url(url: str) -> str:
-    """The full address of a chat endpoint, from the API's base or itself.
+    """Return the full address of a chat endpoint, given that address or the API's base.
 
     Raises:
-        ValueError: If it is not an http address, or carries a name, password or query.
+        ValueError: If it is not an http address, or contains a user name, password or query.
 
     Example:
         >>> chat_url("http://localhost:8000/v1/")
         'http://localhost:8000/v1/chat/completions'
     """
     if not isinstance(url, str):
-        raise TypeError(f"the endpoint's url is a string; got a {type(url).__name__}.")
+        raise TypeError(f"the endpoint's url must be a string; got a {type(url).__name__}.")
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise OptionError(
-            "the endpoint's url has a name, password or query in it, which would show in messages; put the key into an "
-            "environment variable and name that with ",
+            "the endpoint's url must not contain a user name, password or query, because messages show it; put the key "
+            "into an environment variable and pass that variable's name as ",
             Argument("key_variable"),
             ".",
         )
@@ -77,37 +77,38 @@ def chat_url(url: str) -> str:
 
 
 def check_key(key: str | None, variable: str) -> None:
-    """Refuse a key that no header can carry, without showing it.
+    """Refuse a key that no header can hold, without showing it.
 
     Raises:
-        ValueError: If it has white space around or in it, or letters outside ASCII.
+        ValueError: If it has white space, or letters outside ASCII.
     """
     if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ValueError(f"the key in {variable} has white space or letters that no key has; set it again.")
+        raise ValueError(f"the key in {variable} has white space or letters outside ASCII; set it again.")
 
 
 def check_variable(name: str) -> None:
-    """Refuse what does not name an environment variable, without showing it: it may be the key.
+    """Refuse a value that is not the name of an environment variable, without showing it: it may be the key.
 
     Raises:
-        ValueError: If it is not written as such names are, and no variable of that name is set.
+        ValueError: If it does not look like such a name, and no variable of that name is set.
     """
     if not (isinstance(name, str) and (_VARIABLE.fullmatch(name) or name in os.environ)):
         raise OptionError(
             Argument("key_variable"),
-            " takes the name of an environment variable, such as OPENAI_API_KEY; what it got is no such "
-            "name, and is not shown, for it may be the key itself. Put the key into the variable.",
+            " must be the name of an environment variable, such as OPENAI_API_KEY. The value is not shown, because it "
+            "may be the key itself; put the key into the variable.",
         )
 
 
 def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: float) -> str:
-    """Ask once, and return the text of the answer.
+    """Send one request, and return the text of the answer.
 
-    Works inside a running event loop too, such as a notebook's: the exchange has a loop of its own, in a thread.
+    This also works inside a running event loop, such as a notebook's, because the exchange has its own loop in a
+    thread.
 
     Raises:
-        AnswerError: If the server answered, but with no chat completion, with too long a one, or with the key in it.
-        ServerError: If it did not.
+        AnswerError: If the response is not a chat completion, is too long, or contains the key.
+        ServerError: If there is no response.
     """
     import httpx2
     from anyio.from_thread import start_blocking_portal
@@ -121,15 +122,16 @@ def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: 
         if status < 300:
             return _text_of(body, os.environ.get(key_variable))
         failure = _refused(status, wait, key_variable)
-    raise failure from None  # the other's frames hold the headers
+    raise failure from None  # the frames of the original error hold the headers
 
 
 async def _exchange(url: str, content: str, key_variable: str, timeout_s: float) -> tuple[int, str | None, bytes]:
-    """The status, the Retry-After header and the body of an answer.
+    """Return the status, the Retry-After header and the body of a response.
 
-    The deadline holds for all of it. A client's own time-outs start anew with every byte, so a server that drips could
-    hold on to one for ever: in the status line, in headers, in one "100 Continue" after the other. No redirect is
-    followed, as it could take captions elsewhere, and no proxy is used to this machine.
+    One deadline covers the whole exchange. A client's own time-outs start again with every byte, so a server that sends
+    single bytes (of the status line, of headers, or one "100 Continue" after another) could hold the connection
+    forever. Redirects are not followed, because they could send captions elsewhere, and no proxy is used for this
+    machine.
 
     Raises:
         TimeoutError: If the exchange is not over after `timeout_s` seconds.
@@ -139,7 +141,7 @@ async def _exchange(url: str, content: str, key_variable: str, timeout_s: float)
     import httpx2
 
     def signed(call: "httpx2.Request") -> "httpx2.Request":
-        # Not in a variable, where a traceback that shows variables would show it.
+        # The key is never in a local variable, because some tracebacks show those.
         if os.environ.get(key_variable):
             call.headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
         return call
@@ -157,13 +159,13 @@ async def _exchange(url: str, content: str, key_variable: str, timeout_s: float)
                     raise AnswerError(f"the answer is longer than {_MOST_BYTES} bytes")
             return response.status_code, response.headers.get("Retry-After"), bytes(body)
     finally:
-        # A look-up of a host that hangs in the old executor is not waited for when the loop closes.
+        # With a new executor, closing the loop does not wait for a host lookup that hangs in the old one.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
 
 
 @contextmanager
 def _key_out_of_logs(key_variable: str) -> Iterator[None]:
-    """Drop the client's debugging messages that have the key: a server may send it back in a header."""
+    """Drop debug messages of the client that contain the key, which a server may send back in a header."""
 
     def is_clean(record: LogRecord) -> bool:
         return not holds(record.getMessage(), os.environ.get(key_variable))
@@ -189,7 +191,7 @@ def _is_this_machine(url: str) -> bool:
 def _unreached(error: Exception, timeout_s: float) -> ServerError:
     causes = list(_causes(error))
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return ServerError(f"no whole answer within the time-out of {timeout_s:g} s")
+        return ServerError(f"no complete answer within the time-out of {timeout_s:g} s")
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ServerError("the connection was refused (is the server running?)", for_all=True)
     if any(isinstance(cause, socket.gaierror) for cause in causes):
@@ -197,12 +199,12 @@ def _unreached(error: Exception, timeout_s: float) -> ServerError:
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             return ServerError(f"no secure connection: {cause.reason}", may_pass=False, for_all=True)
-    # Only its kind: a message about headers could hold one.
+    # Only the type is given: a message about headers could contain the key.
     return ServerError(f"the connection broke ({type(error).__name__})")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that led to it."""
+    """Iterate over an error and its causes."""
     while error is not None:
         yield error
         if isinstance(error, BaseExceptionGroup):
@@ -214,16 +216,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _refused(status: int, wait: str | None, key_variable: str) -> ServerError:
     message = f"the server answers {status} {responses.get(status, '')}".rstrip()
     if status in (401, 403) and os.environ.get(key_variable):
-        message += f": it wants another key than the one in {key_variable}"
+        message += f": it does not accept the key in {key_variable}"
     elif status in (401, 403):
-        message += f": it wants a key, and {key_variable} is not set"
+        message += f": it requires a key, but {key_variable} is not set"
     return ServerError(
         message, may_pass=status in _MAY_PASS, for_all=status in _FOR_ALL or status < 400, wait_s=_retry_after(wait)
     )
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number of them or a date; None if there is neither."""
+    """Return the seconds to wait from a Retry-After header, a number or a date; None if it is neither."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -236,22 +238,22 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _text_of(body: bytes, key: str | None) -> str:
-    """The text of a completion. A server may send back what it got, and answers are quoted in messages."""
+    """Return the text of a completion, without the key: a server may send it back, and messages quote answers."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        # All of the body goes through the filter, for half a key would pass it.
+        # The filter sees the whole body, because it would not recognise half a key.
         shown = without(body.decode("utf-8", "backslashreplace"), key)[:60]
-        raise AnswerError(f"the answer is no chat completion: {shown!r}") from None
+        raise AnswerError(f"the answer is not a chat completion: {shown!r}") from None
     if not isinstance(content, str):
-        raise AnswerError(f"the answer has no text, but a {type(content).__name__}")
+        raise AnswerError(f"the answer has a {type(content).__name__} in place of text")
     if holds(content, key):
-        raise AnswerError(f"the answer has the key in it: {without(content, key)[:60]!r}")
+        raise AnswerError(f"the answer contains the key: {without(content, key)[:60]!r}")
     return content
 
 
 def holds(text: str, key: str | None) -> bool:
-    r"""Whether a text has a key in it: as it is, or as JSON, HTML or an address may spell it.
+    r"""Whether a text contains a key, as it is or in the escaped form of JSON, HTML or a URL.
 
     Example:
         >>> [holds(text, "sk-a/b+secret") for text in (r"it is sk-a\/b+secret", "sk-a%2Fb%2Bsecret", "sk-a")]
@@ -261,7 +263,7 @@ def holds(text: str, key: str | None) -> bool:
 
 
 def without(text: str, key: str | None) -> str:
-    """A text with asterisks in the key's place; only asterisks, where the key stands in another spelling.
+    """Replace the key in a text with asterisks, or the whole text if it contains the key in an escaped form.
 
     Example:
         >>> without("your key is sk-0123456789", "sk-0123456789")

@@ -1,4 +1,4 @@
-"""What every cleaner is: captions in, as many out, and a report of what became of each."""
+"""The base class of cleaners, and their report: as many captions out as in, and the result for each."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -12,39 +12,39 @@ from tadp.language.grammar import content_words, without_bullet
 
 
 class Cleaner(ABC):
-    """Drops what captions say of a domain."""
+    """Removes mentions of a domain from captions."""
 
     domain: Domain
 
     def __call__(self, captions: str | Sequence[str], *, progress: bool = False) -> list[str]:
-        """The captions, cleaned, one for each. Warns of those that stayed as they were; raises as `clean`."""
+        """Return the cleaned captions, one per caption. Warns about captions that stayed; see `clean` for errors."""
         report = self.clean(captions, progress=progress)
-        warn_of_failures(report)
+        warn_about_failures(report)
         return list(report.after)
 
     @abstractmethod
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> "CleaningReport":
-        """The captions before and after, and what could not be cleaned.
+        """Clean captions, and report captions before and after and those that could not be cleaned.
 
         Args:
-            captions: One or several; the same caption is cleaned once.
-            progress: Show a progress bar.
+            captions: One caption or several. Repeated captions are cleaned once.
+            progress: Whether to show a progress bar.
 
         Raises:
             TypeError: If a caption is not a string.
-            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
+            CleaningInterrupted: On Ctrl-C; its `report` has the captions cleaned until then.
         """
 
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """Captions before and after cleaning, in the same order; every one is there.
+    """All captions before and after cleaning, in the same order.
 
     Attributes:
-        domain: What was to be dropped.
-        before: The captions that came.
-        after: The captions to go on with. None is empty that was not.
-        failures: Why a caption that was to be cleaned is not, or not wholly, by its number, counted from 0.
+        domain: The domain whose mentions were to be removed.
+        before: The captions before cleaning.
+        after: The captions after cleaning. Only captions that were empty before are empty.
+        failures: Reasons why captions were not cleaned, or not completely, by their numbers counted from 0.
     """
 
     domain: Domain
@@ -54,13 +54,16 @@ class CleaningReport:
 
     def __post_init__(self) -> None:
         if len(self.before) != len(self.after):
-            raise ValueError(f"one caption after for each before; got {len(self.after)} for {len(self.before)}.")
+            raise ValueError(
+                f"there must be one caption after cleaning for each before; got {len(self.after)} for "
+                f"{len(self.before)}."
+            )
 
     @classmethod
     def of_unique(
         cls, domain: Domain, before: Sequence[str], cleaned: Mapping[str, str], failures: Mapping[str, str]
     ) -> "CleaningReport":
-        """The report where each caption was cleaned once, however often it stands there; others stay as they were."""
+        """Make the report from results by caption, each of which may occur several times; the rest is unchanged."""
         return cls(
             domain,
             tuple(before),
@@ -73,7 +76,7 @@ class CleaningReport:
 
     @property
     def changed(self) -> tuple[int, ...]:
-        """Numbers of the captions that are not as they were."""
+        """Numbers of the captions that changed."""
         return tuple(k for k, (old, new) in enumerate(zip(self.before, self.after, strict=True)) if old != new)
 
     @property
@@ -83,21 +86,21 @@ class CleaningReport:
 
     @property
     def naming_after(self) -> tuple[int, ...]:
-        """Numbers of the captions that name the domain still."""
+        """Numbers of the captions that still name the domain."""
         return tuple(k for k, text in enumerate(self.after) if self.domain.named_in(text))
 
     @property
     def words_lost(self) -> Counter[str]:
-        """Words of content that captions lost besides the domain's own, and how often."""
+        """Content words other than the domain's own that captions lost, with their counts."""
         return sum((self._lost(number) for number in self.changed), Counter())
 
     @property
     def content_changed(self) -> tuple[int, ...]:
-        """Numbers of the captions that lost or gained a word of content other than the domain's own."""
+        """Numbers of the captions that lost or gained a content word other than the domain's own."""
         return tuple(number for number in self.changed if self._lost(number) or self._gained(number))
 
     def summary(self) -> str:
-        """The figures in a few lines."""
+        """Summarise the figures in a few lines."""
         count = len(self)
         lines = [
             f"{count} captions, domain {self.domain.name!r}: {len(self.changed)} changed, {len(self.failures)} failed",
@@ -113,7 +116,7 @@ class CleaningReport:
         return "\n".join(lines)
 
     def _lost(self, number: int) -> Counter[str]:
-        # By phrase: of a "comic book" the book is the comic's, of "a comic and a book" it is not.
+        # Whole phrases count: in "a comic book" the book is a domain word, in "a comic and a book" it is not.
         own = self.domain.without(without_bullet(self.before[number]))
         return Counter(content_words(own)) - Counter(content_words(self.after[number]))
 
@@ -122,10 +125,10 @@ class CleaningReport:
 
 
 class CleaningInterrupted(KeyboardInterrupt):
-    """Ctrl-C while captions are cleaned.
+    """Ctrl-C during cleaning.
 
     Attributes:
-        report: What was cleaned until then; the other captions are in it as they were.
+        report: The captions cleaned until then; the others are in it as they were.
     """
 
     def __init__(self, report: CleaningReport):
@@ -137,7 +140,7 @@ class CleaningInterrupted(KeyboardInterrupt):
 def keeping(
     domain: Domain, before: Sequence[str], cleaned: Mapping[str, str], failures: Mapping[str, str]
 ) -> Iterator[None]:
-    """On Ctrl-C, hand over what was cleaned rather than drop it.
+    """On Ctrl-C, pass on the captions that were cleaned so far.
 
     Raises:
         CleaningInterrupted: On Ctrl-C.
@@ -145,8 +148,8 @@ def keeping(
     try:
         yield
     except KeyboardInterrupt:
-        left = {text: "interrupted" for text in before if text.strip() and text not in cleaned and text not in failures}
-        raise CleaningInterrupted(CleaningReport.of_unique(domain, before, cleaned, {**failures, **left})) from None
+        rest = {text: "interrupted" for text in before if text.strip() and text not in cleaned and text not in failures}
+        raise CleaningInterrupted(CleaningReport.of_unique(domain, before, cleaned, {**failures, **rest})) from None
 
 
 def _share(numbers: tuple[int, ...], count: int) -> str:
@@ -154,28 +157,28 @@ def _share(numbers: tuple[int, ...], count: int) -> str:
 
 
 def listed(captions: str | Sequence[str]) -> list[str]:
-    """Captions as a list: one, several or none.
+    """Return captions as a list, given one, several or none.
 
     Raises:
-        TypeError: If something is no string.
+        TypeError: If a caption is not a string.
     """
     if not isinstance(captions, Iterable):
-        raise TypeError(f"captions are strings, one or a list of them; got {type(captions).__name__}.")
-    if isinstance(captions, Mapping):  # which would give its ids
-        raise TypeError(f"captions are a list; got {type(captions).__name__}. Pass list(captions.values()).")
+        raise TypeError(f"captions must be a string or a list of strings; got {type(captions).__name__}.")
+    if isinstance(captions, Mapping):  # its ids would count as captions
+        raise TypeError(f"captions must be a list; got {type(captions).__name__}. Pass list(captions.values()).")
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions are strings.")
+            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions must be strings.")
     return texts
 
 
-def warn_of_failures(report: CleaningReport) -> None:
-    """One warning for all captions that stayed as they were."""
+def warn_about_failures(report: CleaningReport) -> None:
+    """Give one warning about all captions that could not be cleaned."""
     if report.failures:
         number, reason = next(iter(report.failures.items()))
         warnings.warn(
-            f"{len(report.failures)} of {len(report)} captions could not be cleaned and stay as they were; the first "
-            f"is caption {number} ({report.before[number][:40]!r}): {reason}. clean() returns them all.",
+            f"{len(report.failures)} of {len(report)} captions could not be cleaned and stay as they were. The first "
+            f"is caption {number} ({report.before[number][:40]!r}): {reason}. clean() reports all of them.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""How captions name a domain: the words of each domain of the paper, or of any other."""
+"""The words by which captions name a domain, for the domains of the paper and for your own."""
 
 import re
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ from tadp.errors import CaptionError
 _ART = (
     "painting", "drawing", "illustration", "depiction", "rendering", "sketch", "artwork", "art", "print", "doodle",
 )  # fmt: skip
-# Pictures of any kind. They are left alone, unless a word of the domain stands with them: "a foggy photo of".
+# Pictures of any kind. They stay unless a word of the domain is next to them: "a foggy photo of".
 PICTURES = (
     "image", "picture", "photo", "photograph", "portrait", "view", "scene", "shot", "page", "strip", "panel", "cover",
     "poster", "footage", "still", "version", "style", "effect",
 )  # fmt: skip
-# Things called after what they are for or about. A list of all there are is not to be had; these are frequent.
+# Places, objects and people named after their purpose or subject. The lists are not complete; they have frequent ones.
 _PLACES = (
     "shop", "store", "club", "convention", "festival", "fair", "museum", "library", "class", "course", "workshop",
     "collection", "collector", "artist", "fan", "rack", "shelf", "stand",
 )  # fmt: skip
-_PAINTING_THINGS = (
+_PAINTING_SUPPLIES = (
     "set", "box", "kit", "palette", "pan", "paint", "brush", "paintbrush", "paint brush", "pen", "pencil", "crayon",
     "marker", "paper", "pad", "tube", "supplies", "painter",
 )  # fmt: skip
-_NIGHT_THINGS = (
+_AFTER_NIGHT = (
     "club", "stand", "gown", "dress", "shirt", "cap", "light", "lamp", "table", "market", "bus", "train", "shift",
     "school", "owl", "heron", "vision", "goggles", "watch", "watchman", "guard",
 )  # fmt: skip
-_FOG_THINGS = ("light", "lamp", "horn", "machine")
-_DARK_THINGS = (
+_AFTER_FOG = ("light", "lamp", "horn", "machine")
+_AFTER_DARK = (
     "blue", "brown", "green", "red", "grey", "gray", "pink", "purple", "orange", "hair", "haired", "skin",
     "skinned", "eyes", "wood", "wooden", "colored", "coloured", "suit", "jacket", "shirt", "dress", "coat",
 )  # fmt: skip
@@ -36,18 +36,19 @@ _DARK_THINGS = (
 
 @dataclass(frozen=True)
 class Domain:
-    """The words by which captions name a domain. Plurals in -s are understood.
+    """The words by which captions name a domain. Plurals in -s are recognised too.
 
     Attributes:
-        name: As a person would say it: "watercolor".
-        nouns: Name it, before a noun or on their own: "watercolor", "comic strip", "night".
-        adjectives: Name it before a noun: "foggy", "dark".
-        media: Kinds of picture of that domain, dropped where they introduce what is shown ("a drawing of a dog"), kept
-            where they are a thing ("a man holds a drawing").
-        prepositions: What a phrase begins with that places the picture in the domain: "in" a comic, "at" night.
-        settings: What may follow a domain word in a phrase of place or time: "on a foggy day".
+        name: Name of the domain in plain words: "watercolor".
+        nouns: Nouns that name it, before another noun or on their own: "watercolor", "comic strip", "night".
+        adjectives: Adjectives that name it before a noun: "foggy", "dark".
+        media: Kinds of picture in that domain. They are removed where they introduce the content ("a drawing of a
+            dog"), and kept where they are an object ("a man holds a drawing").
+        prepositions: First words of phrases that place the picture in the domain: "in" a comic, "at" night.
+        settings: Words that may follow a domain word in a phrase of place or time: "on a foggy day".
         keep: Phrases with a word of the domain that do not name it: "dark hair".
-        compounds: Things called after the domain, whose names no rule takes apart: "comic book store", "night club".
+        compounds: Names of objects and places that contain a word of the domain. No rule changes them: "comic book
+            store", "night club".
     """
 
     name: str
@@ -61,17 +62,17 @@ class Domain:
 
     def __post_init__(self) -> None:
         if not (self.nouns or self.adjectives) or not all((*self.nouns, *self.adjectives, *self.media)):
-            raise CaptionError("a domain has at least one word, and no empty ones; pass e.g. nouns=('watercolor',).")
+            raise CaptionError("a domain must have at least one word, and no empty ones; pass nouns=('watercolor',).")
 
     @property
     def words(self) -> frozenset[str]:
-        """Every single word that belongs to the domain's naming, plurals included."""
+        """All single words in the domain's nouns, adjectives and media, including plurals."""
         phrases = (*self.nouns, *self.adjectives, *self.media)
         singles = {word for phrase in phrases for word in re.split(r"[\s-]+", phrase.lower())}
         return frozenset(singles | {f"{word}s" for word in singles} | {f"{word}es" for word in singles})
 
     def named_in(self, caption: str) -> bool:
-        """Whether a caption names the domain, by a noun or an adjective of it; a medium alone does not.
+        """Whether a caption names the domain with one of its nouns or adjectives. A medium by itself does not count.
 
         Example:
             >>> [DOMAINS["watercolor"].named_in(text) for text in ("two watercolors", "a drawing of a cat")]
@@ -80,7 +81,7 @@ class Domain:
         return bool(re.search(any_of((*self.nouns, *self.adjectives)), self.mask_kept(caption), re.IGNORECASE))
 
     def without(self, caption: str) -> str:
-        """The caption without the domain's words and media. No sentence any more, but what it says besides.
+        """Return the rest of a caption without the domain's words and media. It need not be grammatical.
 
         Example:
             >>> DOMAINS["comic"].without("a comic book and a book").split()
@@ -94,23 +95,23 @@ class Domain:
         return bool(self.media and re.search(any_of(self.media), caption, re.IGNORECASE))
 
     def mask_kept(self, caption: str) -> str:
-        """The caption, with the phrases to keep written so that no rule meets their words; as long as before."""
+        """Mask the phrases of `keep` in a caption, so that no rule matches their words. The length stays."""
         return mask(caption, self.keep)
 
 
 def mask(caption: str, phrases: Sequence[str]) -> str:
-    """The caption, with zeros in the place of some phrases; as long as before."""
+    """Replace phrases of a caption with null characters, so that its length stays."""
     return re.sub(any_of(phrases), lambda match: "\0" * len(match[0]), caption, flags=re.IGNORECASE)
 
 
 def unmask(masked: str, caption: str, phrases: Sequence[str]) -> str:
-    """What was made of a masked caption, with the phrases of the caption in their places again."""
+    """Put the phrases of the caption back into a text that was made from its masked form."""
     kept = iter(re.findall(any_of(phrases), caption, re.IGNORECASE))
     return re.sub("\0+", lambda match: next(kept, match[0]), masked)
 
 
 def any_of(phrases: Sequence[str]) -> str:
-    """A pattern for any of some phrases as whole words, the longest first, plurals included.
+    """Return a pattern for any of the phrases as whole words, longest first, including plurals.
 
     Example:
         >>> re.findall(any_of(["comic", "comic strip"]), "a comic strip, comics, a comical dog")
@@ -122,8 +123,8 @@ def any_of(phrases: Sequence[str]) -> str:
     return rf"(?<!\w)(?:{'|'.join(sorted(escaped, key=len, reverse=True))})(?:e?s)?(?!\w)"
 
 
-def _compounds(nouns: Sequence[str], things: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{noun} {thing}" for noun in nouns for thing in things)
+def _compounds(nouns: Sequence[str], heads: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{noun} {head}" for noun in nouns for head in heads)
 
 
 _WATERCOLOR = ("watercolor", "watercolour", "water color", "water colour", "aquarelle")
@@ -134,7 +135,7 @@ DOMAINS = {
         nouns=_WATERCOLOR,
         media=_ART,
         prepositions=("in", "with"),
-        compounds=_compounds(_WATERCOLOR, (*_PAINTING_THINGS, *_PLACES)),
+        compounds=_compounds(_WATERCOLOR, (*_PAINTING_SUPPLIES, *_PLACES)),
     ),
     "comic": Domain("comic", nouns=_COMIC, media=_ART, compounds=_compounds((*_COMIC, "comics"), _PLACES)),
     "night": Domain(
@@ -143,8 +144,8 @@ DOMAINS = {
         adjectives=("dark",),
         prepositions=("at", "in", "by", "on", "during", "through", "under"),
         settings=("time",),
-        keep=tuple(f"dark {word}" for word in _DARK_THINGS),
-        compounds=_compounds(("night",), _NIGHT_THINGS),
+        keep=tuple(f"dark {word}" for word in _AFTER_DARK),
+        compounds=_compounds(("night",), _AFTER_NIGHT),
     ),
     "foggy": Domain(
         "foggy",
@@ -152,7 +153,7 @@ DOMAINS = {
         adjectives=("foggy", "misty", "hazy"),
         prepositions=("in", "on", "through", "with", "under", "during"),
         settings=("day", "morning", "evening", "weather", "condition"),
-        compounds=_compounds(("fog",), _FOG_THINGS),
+        compounds=_compounds(("fog",), _AFTER_FOG),
     ),
     "dashcam": Domain(
         "dashcam",
@@ -163,7 +164,7 @@ DOMAINS = {
 
 
 def domain_of(domain: str | Domain | Sequence[str]) -> Domain:
-    """A domain by its name, itself, or made of any words.
+    """Return a domain, given its name, a `Domain`, or a list of words.
 
     Raises:
         CaptionError: If the name is unknown.

@@ -1,4 +1,4 @@
-"""Clean captions by asking a server that speaks OpenAI's chat protocol."""
+"""Clean captions with a server that uses OpenAI's chat protocol."""
 
 import os
 import random
@@ -19,36 +19,38 @@ from tadp.errors import EndpointError
 from tadp.files.checks import check_whole
 
 _FORM = " You get a numbered list of captions; answer with the edited captions under the same numbers, nothing else."
-_HARMLESS = "a dog on grass"  # a server that cannot take this caption takes none
+_HARMLESS = "a dog on grass"  # a server that fails with this caption fails with every caption
 
 
 class EndpointCleaner(Cleaner):
-    """Asks a language model behind an OpenAI-compatible chat endpoint to drop mentions of a domain.
+    """Asks a language model behind an OpenAI-compatible chat endpoint to remove mentions of a domain.
 
-    Captions go in numbered batches. An answer counts if as many captions come back as went, and each can be an edited
-    caption, of this one rather than of another of its batch. A request that fails is repeated a few times, later and
-    later; a batch that keeps failing is halved, each half with one repetition; a caption that fails alone stays as it
-    was. So one failure costs its own caption and no other. Where several requests in a row fail, a caption that no
-    server minds is asked for, "a dog on grass"; if that fails too, the server is down, and the rest is left as it was
-    rather than asked for. The report says which captions stayed, and why.
+    Captions are sent in numbered batches. An answer is used if it has as many captions as the batch and each can be an
+    edited form of its own caption rather than of another one. A failed request is repeated a few times with growing
+    waits. A batch that keeps failing is split in half, and each half may be repeated once; a single caption that fails
+    stays as it was. One failure therefore affects no other caption. After several failures in a row, the cleaner sends
+    a harmless caption, "a dog on grass". If that fails too, the server is down, and the remaining captions stay as they
+    were without further requests. The report says which captions stayed, and why.
 
-    The key is read from the environment at each call, sent to that server alone, and written nowhere.
+    The key is read from the environment at each call, sent only to that server, and never stored or shown.
 
     Args:
-        url: The API's base, e.g. "http://localhost:8000/v1", or its full address ending in /chat/completions.
-        model: The model's name there.
+        url: The API's base, such as "http://localhost:8000/v1", or its full address ending in /chat/completions.
+        model: Name of the model on the server.
         domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
-        key_variable: The environment variable with the key; a server that asks for none works without.
-        batch_size: Captions a request.
+        key_variable: Name of the environment variable with the key. It may be unset if the server needs no key.
+        batch_size: Captions per request.
         timeout_s: Seconds for a whole request, from the connection to the last byte of the answer.
         retries: How often a failed request is repeated.
-        backoff_s: Seconds before the first repetition, doubled for each further one; half to all of it, at random.
-        max_wait_s: The most seconds between two attempts, also where the server asks for more (Retry-After).
-        temperature: Sent with each request; None sends none, for models that take no other than their own.
-        seed: Of the random waits.
+        backoff_s: Longest wait in seconds before the first repetition; it doubles with each further one. The wait is
+            random, between half of that and all of it.
+        max_wait_s: Most seconds between two attempts, even if the server asks for more (Retry-After).
+        temperature: Temperature in each request; None sends no temperature, for models that allow only their own.
+        seed: Seed of the random waits.
 
     Raises:
-        ValueError: If a number is out of range, the URL is none, or carries a key, or `key_variable` is no such name.
+        ValueError: If a number is out of range, the URL is invalid or contains a key, or `key_variable` is not the name
+            of a variable.
         CaptionError: If the domain is unknown.
 
     Source:
@@ -90,23 +92,23 @@ class EndpointCleaner(Cleaner):
         return f"EndpointCleaner({self.url!r}, {self.model!r}, domain={self.domain.name!r})"
 
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
-        """The captions before and after, and what could not be cleaned.
+        """Clean captions, and report captions before and after and those that could not be cleaned.
 
         Args:
-            captions: One or several; the same caption is asked for once, an empty one never.
-            progress: Show a progress bar.
+            captions: One caption or several. Repeated captions are sent once, empty ones never.
+            progress: Whether to show a progress bar.
 
         Raises:
             TypeError: If a caption is not a string.
-            EndpointError: If the server cannot be reached, refuses, or fails, and has cleaned no caption before. If it
-                fails later, what it has cleaned is returned.
-            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
+            EndpointError: If the server cannot be reached, refuses, or fails before it has cleaned any caption. If it
+                fails later, the captions cleaned until then are returned.
+            CleaningInterrupted: On Ctrl-C; its `report` has the captions cleaned until then.
         """
         texts = listed(captions)
         check_key(os.environ.get(self.key_variable), self.key_variable)
         unique = [text for text in dict.fromkeys(texts) if text.strip()]
         starts = range(0, len(unique), self.batch_size)
-        # Halving one batch down to one caption may fail at each size and then at the next caption.
+        # Splitting one batch down to a single caption may fail at each size, and then at the next caption.
         work = _Work(
             deque(_Batch(unique[start : start + self.batch_size], self.retries) for start in starts),
             most_failures=self.batch_size.bit_length() + 2,
@@ -122,12 +124,12 @@ class EndpointCleaner(Cleaner):
         if work.server_failure and not work.cleaned:
             raise EndpointError(
                 f"{self.url} gave no usable answer: {work.server_failure}. Check the address, the model's name "
-                f"({self.model!r}) and the key in {self.key_variable}; the captions are as they were."
+                f"({self.model!r}) and the key in {self.key_variable}; the captions are unchanged."
             )
         return CleaningReport.of_unique(self.domain, texts, work.cleaned, work.failures)
 
     def _step(self, work: "_Work", rng: random.Random) -> None:
-        """One batch: cleaned, halved, or given up."""
+        """Process one batch: clean it, split it in half, or give up."""
         batch = work.batches.popleft()
         try:
             answers = self._ask(batch, rng)
@@ -147,19 +149,19 @@ class EndpointCleaner(Cleaner):
                     work.failures[caption] = str(error)
 
     def _probe(self, work: "_Work", rng: random.Random) -> None:
-        """Tell a server that is down from neighbouring captions that it cannot take."""
+        """Find out whether the server is down, or only fails with a few neighbouring captions."""
         try:
-            with suppress(AnswerError):  # not well, but it answers
+            with suppress(AnswerError):  # a bad answer shows that the server works
                 self._ask(_Batch([_HARMLESS], self.retries), rng)
             work.failed_in_row = 0
         except ServerError as error:
             work.give_up(error)
 
     def _ask(self, batch: "_Batch", rng: random.Random) -> list[str]:
-        """As many answers as captions; repeated after failures that may pass.
+        """Request one answer per caption, and repeat the request after failures that may pass.
 
         Raises:
-            AnswerError: If the last answer was no such list.
+            AnswerError: If the last answer was not a list of that length.
             ServerError: If the last attempt failed.
         """
         content = instruction(self.domain) + _FORM
@@ -175,8 +177,9 @@ class EndpointCleaner(Cleaner):
             return read_numbered(answer, len(batch.captions))
 
         def wait_s(state: RetryCallState) -> float:
-            asked, own = _error_of(state).wait_s, self.backoff_s * 2 ** (state.attempt_number - 1) * rng.uniform(0.5, 1)
-            return min(own if asked is None else asked, self.max_wait_s)
+            requested_s = _error_of(state).wait_s
+            own_s = self.backoff_s * 2 ** (state.attempt_number - 1) * rng.uniform(0.5, 1)
+            return min(own_s if requested_s is None else requested_s, self.max_wait_s)
 
         return Retrying(
             retry=retry_if_exception_type((AnswerError, ServerError)),
@@ -187,13 +190,13 @@ class EndpointCleaner(Cleaner):
 
 
 def _error_of(state: RetryCallState) -> Any:
-    """What went wrong at the last attempt."""
+    """Return the error of the last attempt."""
     return state.outcome and state.outcome.exception()
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Captions to ask for together, and how often."""
+    """Captions to send together, and how often to repeat the request."""
 
     captions: list[str]
     retries: int
@@ -205,22 +208,22 @@ class _Batch:
 
 @dataclass
 class _Work:
-    """Batches still to ask for, and what became of the others."""
+    """The batches still to send, and the results of the others."""
 
     batches: deque[_Batch]
     most_failures: int
     cleaned: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     failed_in_row: int = 0
-    server_failure: str | None = None  # the last one, if nothing came after it
+    server_failure: str | None = None  # the server's failure at the last request, if it failed
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether so much failed that the server may be down."""
+        """Whether so many requests failed in a row that the server may be down."""
         return bool(self.batches) and self.failed_in_row >= self.most_failures
 
     def fail(self, batch: _Batch, error: AnswerError | ServerError) -> None:
-        """Halve a batch, or keep its captions as they were; and all others, if none can go better."""
+        """Split a batch in half, or leave its single caption as it was; give up if every request would fail."""
         if isinstance(error, ServerError):
             self.failed_in_row += 1
             self.server_failure = str(error)
@@ -235,7 +238,7 @@ class _Work:
             self.failures[batch.captions[0]] = str(error)
 
     def give_up(self, error: ServerError) -> None:
-        """Keep all captions that are left as they were."""
-        for one in self.batches:
-            self.failures.update(dict.fromkeys(one.captions, f"given up, as the server fails: {error}"))
+        """Leave all remaining captions as they were."""
+        for batch in self.batches:
+            self.failures.update(dict.fromkeys(batch.captions, f"not sent, because the server fails: {error}"))
         self.batches.clear()

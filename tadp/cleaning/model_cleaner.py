@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# What a model without a chat template sees before the caption: what a person would do with other captions.
+# Examples of edited captions, which a model without a chat template sees before the caption.
 _EXAMPLES = (
     ("a {word} picture of two dogs on a sled", "two dogs on a sled"),
     ("a man holds an umbrella", "a man holds an umbrella"),
@@ -22,18 +22,18 @@ _EXAMPLES = (
 
 
 class ModelCleaner(Cleaner):
-    """Asks a text-generation model of transformers to drop mentions of a domain, one caption a prompt, greedily.
+    """Asks a text-generation model of transformers to remove mentions of a domain, greedily, one caption per prompt.
 
-    An answer that cannot be an edited caption (empty, far longer, none of the caption's words) is not taken: the
-    caption stays as it was, and the report says why.
+    An answer that cannot be an edited caption (empty, much longer, or with none of the caption's words) is not used:
+    the caption stays as it was, and the report says why.
 
     Args:
-        model: A causal language model; it is set to eval mode and stays where it is.
-        tokenizer: Its own; one with a chat template is used by it.
+        model: A causal language model. It is set to eval mode and stays on its device.
+        tokenizer: The model's tokenizer. If it has a chat template, prompts follow that.
         domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
-        name: Where the model came from.
-        batch_size: Captions that go through the model at once.
-        max_new_tokens: The most tokens of an answer.
+        name: Folder or repository of the model.
+        batch_size: Number of captions that go through the model at once.
+        max_new_tokens: Maximal number of tokens in an answer.
 
     Raises:
         ValueError: If a number is below 1.
@@ -81,25 +81,25 @@ class ModelCleaner(Cleaner):
     ) -> "ModelCleaner":
         """Load a language model from a folder or the hub.
 
-        Weights are read from safetensors alone, and no code of a repository is run.
+        Weights are read only from safetensors files, and no code from a repository is run.
 
         Args:
             name: A folder, or a repository on the hub such as "Qwen/Qwen2.5-1.5B-Instruct".
-            domain: As the class takes it.
-            batch_size: As the class takes it.
-            max_new_tokens: As the class takes it.
-            dtype: Of the weights; None is float32, whatever the file holds.
-            device: Where the model goes; None is the CPU.
+            domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
+            batch_size: Number of captions that go through the model at once.
+            max_new_tokens: Maximal number of tokens in an answer.
+            dtype: Precision of the weights; None means float32, whatever the file holds.
+            device: Device of the model; None means the CPU.
             revision: Branch, tag or commit of a repository.
-            local_files_only: Look no further than the cache.
-            cache_dir: Where downloads are kept; None is the hub library's own place.
+            local_files_only: Whether to use only the cache.
+            cache_dir: Folder of the downloads; None means the hub library's default.
             token: Access token for gated and private repositories.
 
         Raises:
             UnknownModelError: If there is no such folder or repository, or it cannot be reached.
             MissingFileError: If a file is missing.
-            CorruptFileError: If a file is damaged, or the weights are pickles only.
-            ModelError: If it is no causal language model, or lacks weights.
+            CorruptFileError: If a file is damaged, or there are only pickled weights.
+            ModelError: If it is not a causal language model, or lacks weights.
         """
         from tadp.files.hub import HubOptions
         from tadp.files.pretrained import find_pretrained
@@ -147,7 +147,7 @@ class ModelCleaner(Cleaner):
                 batch = unique[start : start + self.batch_size]
                 try:
                     answers = self._answers(batch)
-                except RuntimeError as error:  # of torch, such as a GPU out of memory
+                except RuntimeError as error:  # torch's errors, such as a GPU out of memory
                     if not cleaned:
                         raise
                     why = next(iter(str(error).splitlines()), type(error).__name__)
@@ -157,7 +157,7 @@ class ModelCleaner(Cleaner):
                 for caption, answer in zip(batch, answers, strict=True):
                     try:
                         if answer is None:
-                            raise AnswerError("the prompt is longer than the model takes")
+                            raise AnswerError("the prompt is longer than the model allows")
                         cleaned[caption] = check_answer(caption, answer, self.domain)
                     except AnswerError as error:
                         failed[caption] = str(error)
@@ -165,7 +165,7 @@ class ModelCleaner(Cleaner):
         return CleaningReport.of_unique(self.domain, texts, cleaned, failed)
 
     def _answers(self, captions: list[str]) -> list[str | None]:
-        """The first line of each answer; None, where the model cannot take a prompt as long."""
+        """Return the first line of each answer; None if the prompt is too long for the model."""
         import torch
 
         prompts = [self._prompt(caption) for caption in captions]
@@ -210,7 +210,7 @@ class ModelCleaner(Cleaner):
 
 
 def _load(folder: Path, name: str, dtype: "torch.dtype | None") -> tuple[Any, Any]:
-    """Model and tokenizer of a folder, each checked to be whole."""
+    """Load model and tokenizer from a folder, after checking that both are complete."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

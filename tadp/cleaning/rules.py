@@ -1,4 +1,4 @@
-"""Clean captions by rules of English: no model, no network, the same answer each time."""
+"""Clean captions by rules of English, without a model or network, and with the same result each time."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tadp.language.lexicon import DANGLING, DETERMINERS, FUNCTION_WORDS, THINGS_
 
 NOTHING_ELSE = "the caption says nothing else"
 _DETERMINER = rf"(?:(?:{'|'.join(sorted(DETERMINERS, key=len, reverse=True))}|a series of|a collection of)\s+)?"
-# What a picture may be called before it is called a drawing.
+# Words that may come before a kind of picture, such as "ink" in "an ink drawing".
 _KINDS = (
     "black and white", "black-and-white", "abstract", "acrylic", "beautiful", "cartoon", "charcoal", "children's",
     "clean", "close up", "color", "colored", "colorful", "colour", "colourful", "cute", "dense", "detailed",
@@ -22,18 +22,18 @@ _KINDS = (
 )  # fmt: skip
 _MATERIAL = r"(?:\s+(?:and|on)\s+(?:acrylic|board|canvas|charcoal|gouache|ink|paper|pastel|pen|pencil))*"
 _SHOWS = r"(?:that |which )?(?:of|shows|showing|depicts|depicting|features|featuring|about)"
-_MADE = "painted|drawn|rendered|done|made|illustrated|depicted"
-_TAKEN = "shown|seen|taken|recorded"
+_PAINTED = "painted|drawn|rendered|done|made|illustrated|depicted"
+_SHOWN = "shown|seen|taken|recorded"
 _WORD = r"[^\W\d_][\w'’-]*"  # noqa: RUF001
 
 
 class RuleCleaner(Cleaner):
-    """Drops what captions say of a domain, by rules of English.
+    """Removes mentions of a domain from captions by rules of English.
 
     "a watercolor painting of a dog" and "a dog, in the style of a watercolor" become "a dog", "a cartoon cat" becomes
-    "a cat", "a street at night" "a street". A drawing that is a thing in the picture stays ("a man holds a drawing").
-    A list's mark before a caption ("- ", "20. ") goes too. Where nothing would be left, or half a phrase, the rest of
-    the caption stays as it was, and the report says so.
+    "a cat", and "a street at night" becomes "a street". A drawing that is an object in the picture stays ("a man holds
+    a drawing"). A list marker before a caption ("- ", "20. ") is removed too. If nothing or only half a phrase would be
+    left, the rest of the caption stays as it was, and the report says so.
 
     Args:
         domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
@@ -59,9 +59,9 @@ class RuleCleaner(Cleaner):
         self._modifier = re.compile(rf"({own}){manner}[ -]+(?=\w)", re.IGNORECASE)
         self._adjective = re.compile(any_of(self.domain.adjectives), re.IGNORECASE)
         self._medium = re.compile(any_of((*self.domain.media, *PICTURES)), re.IGNORECASE)
-        # "a man holding a watercolor of a cat": the watercolor is a thing that he holds
+        # "a man holding a watercolor of a cat": the watercolor is an object that he holds
         self._picture = re.compile(rf"(?<=\s)(an?\s+)?({own})(?=\s+of\b)", re.IGNORECASE)
-        # "hummingbird watercolor painting": a name of up to three words, nothing that joins them
+        # "hummingbird watercolor painting": a name of up to three words, without function words
         joining = "|".join(DETERMINERS | FUNCTION_WORDS)
         name = rf"(?:(?!(?:{joining})\b){_WORD}\s+){{1,3}}?"
         self._label = re.compile(rf"({name}){own}(?:[\s-]+{self._medium.pattern})*", re.IGNORECASE)
@@ -82,7 +82,7 @@ class RuleCleaner(Cleaner):
         return CleaningReport.of_unique(self.domain, texts, cleaned, failures)
 
     def _clean(self, text: str) -> tuple[str, str | None]:
-        """The text, and why it stayed as it was if it did."""
+        """Return the cleaned text, and the reason if it stayed as it was or still names the domain."""
         plain = without_bullet(text)
         masked = mask(plain, self._whole)
         cleaned = masked
@@ -92,7 +92,7 @@ class RuleCleaner(Cleaner):
         if label and words_of(label[1])[-1] not in _KINDS:
             cleaned = label[1]
         if self.domain.media:
-            cleaned = self._picture.sub(_thing, cleaned)
+            cleaned = self._picture.sub(_as_picture, cleaned)
         cleaned = self._drop_modifiers(cleaned)
         if cleaned == masked:
             return plain or text, self._why_named(plain)
@@ -106,19 +106,19 @@ class RuleCleaner(Cleaner):
         return cleaned, self._why_named(cleaned)
 
     def _why_named(self, text: str) -> str | None:
-        """Why a caption that rules have gone over still names the domain; None if it does not."""
+        """Return why a caption still names the domain after the rules; None if it does not."""
         if not self.domain.named_in(text):
             return None
-        if found := re.search(any_of(self.domain.compounds), text, re.IGNORECASE):
-            return f"{found[0]!r} is a thing called after the domain"
-        return "names the domain in a way that no rule drops" if self._says_more(words_of(text)) else NOTHING_ELSE
+        if compound := re.search(any_of(self.domain.compounds), text, re.IGNORECASE):
+            return f"{compound[0]!r} is a compound with the domain's name, which no rule changes"
+        return "names the domain in a way that no rule covers" if self._says_more(words_of(text)) else NOTHING_ELSE
 
     def _says_more(self, words: list[str]) -> bool:
         """Whether there is a word besides the domain's own."""
         return bool(set(words) - DETERMINERS - self.domain.words - set(PICTURES))
 
     def _drop_modifiers(self, text: str) -> str:
-        """Drop the domain's words that stand before a noun, and set the article before them right."""
+        """Remove the domain's words before a noun, and correct the article before them."""
         position = 0
         while match := self._modifier.search(text, position):
             before, after = text[: match.start()], text[match.end() :]
@@ -134,7 +134,7 @@ class RuleCleaner(Cleaner):
         return text
 
     def _is_modifier(self, word: str, following: str) -> bool:
-        """Whether a word of the domain belongs to the noun after it, or is a noun of its own."""
+        """Whether a word of the domain belongs to the noun after it, rather than being a noun of its own."""
         if following == "and":
             return bool(self._adjective.fullmatch(word))
         if following in DETERMINERS or following in FUNCTION_WORDS:
@@ -143,7 +143,7 @@ class RuleCleaner(Cleaner):
 
 
 def _phrases(domain: Domain, own: str) -> list[str]:
-    """What is dropped wherever it is found, in this order; `own` is any word that names the domain."""
+    """Return patterns of the phrases that are removed, in this order; `own` matches any word that names the domain."""
     art = any_of(domain.media)
     picture = any_of((*domain.media, *PICTURES))
     kind = rf"(?:(?:{any_of((*_KINDS, *domain.media, *PICTURES))}|{own})[\s,-]+)"
@@ -154,31 +154,31 @@ def _phrases(domain: Domain, own: str) -> list[str]:
     end = r"(?=\s*(?:[.;:!?]|$|,(?!\s*(?:and|or)\b)))"  # not "a pen, a comic, and a cup"
     stop = rf"(?=\s*(?:[.,;:!?]|$|\b(?:{'|'.join(FUNCTION_WORDS)})\b))"
     verb = r"(?:(?:is|are)\s+)?"
-    # With a comic, or covered by comics, is somebody who has some; with fog, or covered by it, is the picture.
-    painted = _MADE if domain.media else rf"{_MADE}|{_TAKEN}|covered"
+    # "with a comic" or "covered in comics" describes somebody who has comics; "covered in fog" describes the picture.
+    painted = _PAINTED if domain.media else rf"{_PAINTED}|{_SHOWN}|covered"
     places = [word for word in domain.prepositions if not (word == "with" and domain.media)]
     free = "(?<!covered)(?<!interested)"  # "a man interested in comics"
     manner = rf"(?:{own}(?<!s)|(?:an?\s+)?{own}[\s-]+(?:style|effect|technique)s?)"
     patterns = [
         rf"^(?:{page}|{named}),?\s+(?:{_SHOWS}|with)\s+(?=\S)",
         rf"^{drawing},?\s+{_SHOWS}\s+(?=\S)" if domain.media else None,
-        rf",?\s*{verb}(?:(?:{_MADE}|{_TAKEN})\s+)?in\s+the\s+style\s+of\s+{named}{stop}",
+        rf",?\s*{verb}(?:(?:{_PAINTED}|{_SHOWN})\s+)?in\s+the\s+style\s+of\s+{named}{stop}",
         rf",?\s+{verb}(?:{painted})\s+(?:in|with|using|by|from)\s+{named}{stop}",
-        rf",?\s+{verb}(?:{_TAKEN})\s+in\s+{named}{stop}",
+        rf",?\s+{verb}(?:{_SHOWN})\s+in\s+{named}{stop}",
         rf"{free}(?:^|,?\s+){verb}(?:late\s+)?(?:{'|'.join(places)})\s+{named}{stop}" if places else None,
         rf",?\s+{verb}with\s+{manner}{stop}" if places != list(domain.prepositions) else None,
         rf",\s*{named}{end}",
-        rf"\s+{verb}(?:(?:{_MADE}|{_TAKEN})\s+)?in\s+{drawing}{end}" if domain.media else None,
+        rf"\s+{verb}(?:(?:{_PAINTED}|{_SHOWN})\s+)?in\s+{drawing}{end}" if domain.media else None,
     ]
     return [pattern for pattern in patterns if pattern]
 
 
-def _thing(match: re.Match[str]) -> str:
+def _as_picture(match: re.Match[str]) -> str:
     return f"{'a ' if match[1] else ''}{'pictures' if match[2].endswith('s') else 'picture'}"
 
 
 def _with_article(before: str, after: str) -> str:
-    """Two halves of a caption joined; an "a" or "an" between them as the second half wants it."""
+    """Join two parts of a caption, and choose "a" or "an" before the second part by its sound."""
     article = re.search(r"\ban?\s+$", before, re.IGNORECASE)
     if article:
         right = article_for(after)

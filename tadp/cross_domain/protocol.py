@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from tadp.backbone import TADPBackbone
 from tadp.cleaning import Cleaner
-from tadp.cleaning.cleaner import warn_of_failures
+from tadp.cleaning.cleaner import warn_about_failures
 from tadp.cross_domain.views import Recaptioned, Unlabelled, UnlabelledImage
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import CaptionError, ModifierError
@@ -84,7 +84,7 @@ class Protocol:
             captions = {image.image_id: _caption_of(image) for image in images}
         ids = list(captions)
         report = self.cleaner.clean([captions[image_id] for image_id in ids], progress=progress)
-        warn_of_failures(report)
+        warn_about_failures(report)
         cleaned = dict(zip(ids, report.after, strict=True))
         return Recaptioned(data, self.modifier, captions=cleaned, report=report)
 

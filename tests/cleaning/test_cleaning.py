@@ -1,4 +1,4 @@
-"""Cleaning by rules, its report, and the check of a language model's answers."""
+"""Cleaning by rules, its report, and the checks of a language model's answers."""
 
 import re
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_dropped_stays_and_is_reported(domain, caption):
 def test_a_thing_called_after_the_domain_stays_and_is_reported(domain, caption, cleaned):
     report = RuleCleaner(domain).clean(caption)
     assert report.after == (cleaned,)
-    assert report.failures[0].endswith("is a thing called after the domain")
+    assert report.failures[0].endswith("is a compound with the domain's name, which no rule changes")
     assert report.naming_after == (0,)
 
 
@@ -201,9 +201,9 @@ def test_any_words_make_a_domain():
 def test_an_unknown_domain_is_refused_with_those_there_are():
     with pytest.raises(CaptionError, match=r"unknown domain 'oil'; there are watercolor, comic, night, foggy, dashcam"):
         RuleCleaner("oil")
-    with pytest.raises(CaptionError, match=r"a domain has at least one word"):
+    with pytest.raises(CaptionError, match=r"a domain must have at least one word"):
         RuleCleaner([])
-    with pytest.raises(CaptionError, match=r"a domain has at least one word, and no empty ones"):
+    with pytest.raises(CaptionError, match=r"a domain must have at least one word, and no empty ones"):
         RuleCleaner([""])
 
 
@@ -257,7 +257,7 @@ def test_the_report_counts_what_changed():
 
 
 def test_words_that_are_the_domains_only_in_a_phrase_count_as_lost():
-    """The book of a comic book is the domain's own word, another book is not."""
+    """The book in "comic book" is a word of the domain; any other book is not."""
     before = ("a girl with a comic book", "a comic of a girl with a book", "a comic of a black dog and a black cat")
     report = CleaningReport(DOMAINS["comic"], before, ("a girl with a book", "a girl", "a dog and a cat"), {})
     assert report.words_lost == {"book": 1, "black": 2}
@@ -288,13 +288,13 @@ def test_an_interrupted_cleaning_hands_over_what_it_has(monkeypatch):
 
 
 def test_the_order_of_words_is_no_change_of_content():
-    """As the paper's example has it: "an image of a bird and a dog"."""
+    """The paper's own example changes the order: "an image of a bird and a dog"."""
     report = CleaningReport(DOMAINS["watercolor"], ("a watercolor of a dog and a bird",), ("a bird and a dog",), {})
     assert report.content_changed == ()
 
 
 def test_a_report_has_a_caption_for_each():
-    with pytest.raises(ValueError, match=r"one caption after for each before; got 0 for 1"):
+    with pytest.raises(ValueError, match=r"one caption after cleaning for each before; got 0 for 1"):
         CleaningReport(DOMAINS["comic"], ("a",), (), {})
     assert "0 captions" in CleaningReport(DOMAINS["comic"], (), (), {}).summary()
 
@@ -308,7 +308,7 @@ def test_media_are_told_apart_from_the_domain():
     assert not DOMAINS["night"].medium_in("a drawing")
 
 
-# Answers of language models, and what they may not show
+# Answers of language models, and keys that must not show
 
 
 @pytest.mark.parametrize(
@@ -343,14 +343,14 @@ def test_lists_are_read_as_models_write_them(answer):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("", r"0 captions came back for 2"),
-        ("a dog\na cat", r"0 captions came back for 2"),
-        ("1. a dog", r"1 captions came back for 2"),
-        ("1. a dog\n1. a cat", r"does not belong: '1\. a cat'"),
-        ("2. a cat\n1. a dog", r"does not belong: '2\. a cat'"),
-        ("1. a dog\nwho runs\n2. a cat", r"does not belong: 'who runs'"),
-        ("1. a dog\n2. a cat\n3. a bird", r"3 captions came back for 2"),
-        ("1. a dog\n2. ", r"does not belong: '2\.'"),
+        ("", r"the answer has 0 captions for 2"),
+        ("a dog\na cat", r"the answer has 0 captions for 2"),
+        ("1. a dog", r"the answer has 1 captions for 2"),
+        ("1. a dog\n1. a cat", r"unexpected line: '1\. a cat'"),
+        ("2. a cat\n1. a dog", r"unexpected line: '2\. a cat'"),
+        ("1. a dog\nwho runs\n2. a cat", r"unexpected line: 'who runs'"),
+        ("1. a dog\n2. a cat\n3. a bird", r"the answer has 3 captions for 2"),
+        ("1. a dog\n2. ", r"unexpected line: '2\.'"),
     ],
 )
 def test_other_lists_are_refused(answer, message):
@@ -378,7 +378,7 @@ def test_an_answer_is_not_that_of_a_neighbour():
     batch = ["a watercolor of a black dog on grass", "a watercolor of a black cat on sand", "a black dog", "a painting"]
     assert check_answer(batch[0], "a black dog on grass", DOMAINS["watercolor"], batch=batch) == "a black dog on grass"
     assert check_answer(batch[2], "a black dog", DOMAINS["watercolor"], batch=batch) == "a black dog"
-    with pytest.raises(AnswerError, match=r"rather that of another caption, 'a watercolor of a black cat on sand'"):
+    with pytest.raises(AnswerError, match=r"seems to be for another caption, 'a watercolor of a black cat on sand'"):
         check_answer(batch[0], "a black cat on sand", DOMAINS["watercolor"], batch=batch)
 
 
@@ -388,5 +388,5 @@ def test_the_model_is_told_the_words():
 
 
 def test_a_table_of_captions_is_not_cleaned_by_its_ids(no_type_checker):
-    with pytest.raises(TypeError, match=r"captions are a list; got dict. Pass list\(captions.values\(\)\)"):
+    with pytest.raises(TypeError, match=r"captions must be a list; got dict. Pass list\(captions.values\(\)\)"):
         RuleCleaner("watercolor")({"a watercolor of a dog": "a cat"})

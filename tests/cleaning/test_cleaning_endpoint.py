@@ -36,7 +36,7 @@ def test_captions_are_cleaned_in_batches_and_in_order():
         report = cleaner(server.url, batch_size=3).clean([*CAPTIONS, CAPTIONS[2], "", "  "])
     assert report.after == (*CLEANED, "2 dogs", "", "  ")
     assert not report.failures
-    assert server.batches == [3, 3, 2]  # the repeated one is asked for once, the empty ones never
+    assert server.batches == [3, 3, 2]  # repeated captions are sent once, empty ones never
     assert server.keys == [f"Bearer {KEY}"] * 3
     assert server.requests[0]["model"] == "gpt"
     assert server.requests[0]["temperature"] == 0
@@ -83,8 +83,8 @@ def test_waits_grow_and_reproduce(monkeypatch):
         (lambda: "3", 3, 3),
         (lambda: formatdate(time.time() + 30, usegmt=True), 20, 30),
         (lambda: formatdate(time.time() - 30, usegmt=True), 0, 0),
-        (lambda: "3600", 60, 60),  # the most that it waits
-        (lambda: "soon", 0.0005, 0.001),  # its own
+        (lambda: "3600", 60, 60),  # limited by max_wait_s
+        (lambda: "soon", 0.0005, 0.001),  # the wait of backoff_s
         (lambda: "-5", 0.0005, 0.001),
     ],
 )
@@ -120,8 +120,8 @@ def test_neighbours_that_the_server_cannot_take_cost_no_other(status, first, bat
     captions = [f"a watercolor painting of {number} dogs" for number in range(60)]
     bad = captions[first : first + 3]
 
-    def behave(server, handler, asked):
-        return (status, {}) if set(bad) & set(asked) else cleaned(asked)
+    def behave(server, handler, batch):
+        return (status, {}) if set(bad) & set(batch) else cleaned(batch)
 
     with serving(behave) as server:
         report = cleaner(server.url, batch_size=batch_size, retries=0).clean(captions)
@@ -142,17 +142,17 @@ def test_a_server_that_refuses_every_caption_is_not_asked_for_all():
 
 def test_an_interrupt_hands_over_what_was_cleaned():
     with serving(lambda server, handler, captions: cleaned(captions)) as server:
-        one = cleaner(server.url, batch_size=2)
-        ask = one._ask
+        stopped_cleaner = cleaner(server.url, batch_size=2)
+        ask = stopped_cleaner._ask
 
         def stopping(batch, rng):
             if CAPTIONS[4] in batch.captions:
                 raise KeyboardInterrupt
             return ask(batch, rng)
 
-        one._ask = stopping
+        stopped_cleaner._ask = stopping
         with pytest.raises(CleaningInterrupted) as stopped:
-            one.clean(CAPTIONS)
+            stopped_cleaner.clean(CAPTIONS)
     assert stopped.value.report.after == (*CLEANED[:4], *CAPTIONS[4:])
     assert set(stopped.value.report.failures.values()) == {"interrupted"}
 
@@ -203,14 +203,14 @@ def test_an_answer_that_is_no_edited_caption_is_asked_for_again_alone_and_then_l
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"<html>gateway</html>", r"no chat completion: '<html>gateway"),
-        (b"", r"no chat completion"),
-        (b"\xff\xfe\x00", r"no chat completion"),
-        ([], r"no chat completion"),
-        ({"choices": []}, r"no chat completion"),
-        ({"choices": [{"message": {"content": None}}]}, r"no text, but a NoneType"),
-        (completion("I am sorry, Dave."), r"0 captions came back for 1"),
-        (b"[" * 200_000, r"no chat completion: '[[["),
+        (b"<html>gateway</html>", r"not a chat completion: '<html>gateway"),
+        (b"", r"not a chat completion"),
+        (b"\xff\xfe\x00", r"not a chat completion"),
+        ([], r"not a chat completion"),
+        ({"choices": []}, r"not a chat completion"),
+        ({"choices": [{"message": {"content": None}}]}, r"a NoneType in place of text"),
+        (completion("I am sorry, Dave."), r"the answer has 0 captions for 1"),
+        (b"[" * 200_000, r"not a chat completion: '[[["),
         (completion("1. 7 dogs \ud83d"), r"cannot be written as UTF-8"),
     ],
 )
@@ -225,7 +225,7 @@ def test_junk_leaves_the_captions_and_is_reported(body, reason):
 def test_a_call_warns_of_what_stayed():
     with (
         serving(lambda server, handler, captions: (200, b"junk")) as server,
-        pytest.warns(UserWarning, match=r"1 of 1 captions could not be cleaned.*no chat completion: 'junk'"),
+        pytest.warns(UserWarning, match=r"1 of 1 captions could not be cleaned.*not a chat completion: 'junk'"),
     ):
         assert cleaner(server.url)("a watercolor of a dog") == ["a watercolor of a dog"]
 
@@ -248,7 +248,7 @@ def test_a_server_that_hangs_is_left_after_the_time_out():
 
     with serving(behave) as server:
         start = time.monotonic()
-        with pytest.raises(EndpointError, match=r"no whole answer within the time-out of 0\.2 s"):
+        with pytest.raises(EndpointError, match=r"no complete answer within the time-out of 0\.2 s"):
             cleaner(server.url, timeout_s=0.2, retries=1).clean("a dog")
         assert time.monotonic() - start < 20
     assert len(server.batches) == 2
@@ -272,7 +272,7 @@ def test_a_server_that_drips_is_left_too():
     ids=["status", "headers", "continue"],
 )
 def test_a_server_that_drips_before_its_answer_is_left_too(first, then):
-    """Each byte sets a socket's own time-out back, so headers without end would hold on to it."""
+    """Each byte resets a socket's own time-out, so endless headers would hold the connection."""
     shut = threading.Event()
 
     def behave(server, handler, captions):
@@ -287,10 +287,10 @@ def test_a_server_that_drips_before_its_answer_is_left_too(first, then):
 
     with serving(behave) as server:
         start = time.monotonic()
-        with pytest.raises(EndpointError, match=r"no whole answer within the time-out of 0\.3 s"):
+        with pytest.raises(EndpointError, match=r"no complete answer within the time-out of 0\.3 s"):
             cleaner(server.url, timeout_s=0.3, retries=0).clean("a dog")
         assert time.monotonic() - start < 4
-        assert shut.wait(4)  # the connection is shut, not left behind
+        assert shut.wait(4)  # the connection is closed, not abandoned
 
 
 def test_a_look_up_of_the_host_that_hangs_is_left_too(monkeypatch):
@@ -298,7 +298,7 @@ def test_a_look_up_of_the_host_that_hangs_is_left_too(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20))
     start = time.monotonic()
     try:
-        with pytest.raises(EndpointError, match=r"no whole answer within the time-out of 0\.2 s"):
+        with pytest.raises(EndpointError, match=r"no complete answer within the time-out of 0\.2 s"):
             cleaner("http://slow.invalid/v1", timeout_s=0.2, retries=0).clean("a dog")
         assert time.monotonic() - start < 10
     finally:
@@ -322,7 +322,7 @@ def test_an_interrupt_ends_an_exchange_at_once():
 
 
 def test_captions_are_cleaned_inside_a_running_event_loop():
-    """As in a notebook."""
+    """A notebook has such a loop."""
 
     async def cell(url: str) -> list[str]:
         return cleaner(url)(CAPTIONS)
@@ -402,7 +402,7 @@ def test_a_refusal_is_not_repeated(status):
 
 
 def test_a_redirect_is_not_followed():
-    """It could take captions and key elsewhere."""
+    """A redirect could send captions and key elsewhere."""
     with serving(lambda server, handler, captions: cleaned(captions)) as other:
 
         def behave(server, handler, captions):
@@ -418,56 +418,56 @@ def test_a_redirect_is_not_followed():
 
 def test_a_missing_key_is_named(monkeypatch):
     with serving(lambda server, handler, captions: (401, {})) as server:
-        with pytest.raises(EndpointError, match=r"it wants another key than the one in OPENAI_API_KEY"):
+        with pytest.raises(EndpointError, match=r"it does not accept the key in OPENAI_API_KEY"):
             cleaner(server.url).clean("a dog")
         monkeypatch.delenv("OPENAI_API_KEY")
-        with pytest.raises(EndpointError, match=r"it wants a key, and OPENAI_API_KEY is not set"):
+        with pytest.raises(EndpointError, match=r"it requires a key, but OPENAI_API_KEY is not set"):
             cleaner(server.url).clean("a dog")
 
 
 def test_the_key_is_shown_nowhere(caplog, capfd):
-    """Not by a server that sends it back, not in a representation, a log, a message or a chain of errors."""
+    """The key is in no repr, log, message or chain of errors, even if the server sends it back."""
     caplog.set_level(logging.DEBUG)
-    said: list[str] = []
+    shown: list[str] = []
 
     def echo(server, handler, captions):
-        said_key = handler.headers["Authorization"].removeprefix("Bearer ")
+        sent_key = handler.headers["Authorization"].removeprefix("Bearer ")
         answers: list[Any] = [
-            completion(f"1. a dog {said_key}"),
-            json.dumps(completion(f"1. a dog {said_key}")).replace("/", "\\/").encode(),
-            json.dumps(completion(f"1. a dog {said_key}")).replace("sk", "\\u0073k").encode(),
-            completion("1. a dog " + said_key.replace("/", "%2F")),
-            f"your key is {said_key}".encode(),
-            json.dumps({"key": said_key}).replace("/", "\\/").encode(),
-            json.dumps({"key": said_key}).replace("sk", "\\u0073k").encode(),
-            f"<p>{said_key.replace('/', '&#47;')}".encode(),
+            completion(f"1. a dog {sent_key}"),
+            json.dumps(completion(f"1. a dog {sent_key}")).replace("/", "\\/").encode(),
+            json.dumps(completion(f"1. a dog {sent_key}")).replace("sk", "\\u0073k").encode(),
+            completion("1. a dog " + sent_key.replace("/", "%2F")),
+            f"your key is {sent_key}".encode(),
+            json.dumps({"key": sent_key}).replace("/", "\\/").encode(),
+            json.dumps({"key": sent_key}).replace("sk", "\\u0073k").encode(),
+            f"<p>{sent_key.replace('/', '&#47;')}".encode(),
         ]
         if len(server.batches) <= len(answers):
             return 200, answers[len(server.batches) - 1]
-        reply(handler, 401, f"bad key {said_key}".encode(), X_Key=said_key)
+        reply(handler, 401, f"bad key {sent_key}".encode(), X_Key=sent_key)
         return None
 
     with serving(echo) as server:
-        one = cleaner(server.url, retries=0)
-        said += [repr(one), str(vars(one))]
+        endpoint = cleaner(server.url, retries=0)
+        shown += [repr(endpoint), str(vars(endpoint))]
         for _ in range(9):
             try:
-                report = one.clean("a dog")
+                report = endpoint.clean("a dog")
             except EndpointError as error:
-                said += [str(error), repr(error), repr(error.__context__), repr(error.__cause__)]
+                shown += [str(error), repr(error), repr(error.__context__), repr(error.__cause__)]
             else:
                 assert report.after == ("a dog",)
                 assert report.failures
-                said.append(str(report))
+                shown.append(str(report))
     assert server.keys == [f"Bearer {KEY}"] * 9
-    said += [record.getMessage() for record in caplog.records] + list(capfd.readouterr())
-    assert not [text for text in said if "0123456789" in text]
-    assert sum("***" in text for text in said) == 8
+    shown += [record.getMessage() for record in caplog.records] + list(capfd.readouterr())
+    assert not [text for text in shown if "0123456789" in text]
+    assert sum("***" in text for text in shown) == 8
 
 
 @pytest.mark.parametrize("wrong", ["sk-SECRET123", "gsk_secret123", "sk secret123", "", "sk-SECRET=123"])
 def test_a_key_in_the_place_of_its_variable_is_refused_unseen(wrong):
-    with pytest.raises(ValueError, match=r"key_variable takes the name of an environment variable") as raised:
+    with pytest.raises(ValueError, match=r"key_variable must be the name of an environment variable") as raised:
         cleaner("http://host/v1", key_variable=wrong)
     assert "123" not in str(raised.value)
 
@@ -481,7 +481,7 @@ def test_a_variable_that_is_set_may_have_any_name(monkeypatch):
 def test_a_key_that_no_header_can_carry_is_refused_unseen(monkeypatch, wrong):
     monkeypatch.setenv("OPENAI_API_KEY", wrong)
     with pytest.raises(
-        ValueError, match=r"the key in OPENAI_API_KEY has white space or letters that no key has"
+        ValueError, match=r"the key in OPENAI_API_KEY has white space or letters outside ASCII"
     ) as raised:
         cleaner("http://127.0.0.1:9/v1").clean("a dog")
     assert "sk" not in str(raised.value)
@@ -515,5 +515,5 @@ def test_numbers_out_of_range_are_refused():
 
 
 def test_captions_that_are_none_are_refused(no_type_checker):
-    with pytest.raises(TypeError, match=r"caption 0 is of type int; captions are strings"):
+    with pytest.raises(TypeError, match=r"caption 0 is of type int; captions must be strings"):
         cleaner("http://127.0.0.1:9").clean([5])

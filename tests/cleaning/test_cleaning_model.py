@@ -1,4 +1,4 @@
-"""The cleaner that asks a local language model: a tiny random one on disk, and one that answers as a good one would."""
+"""The cleaner with a local language model: a tiny random one on disk, and a stub that answers correctly."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ TEMPLATE = "{% for message in messages %}[{{ message.role }}] {{ message.content
 
 
 def build_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
-    """Bytes, and an end."""
+    """A tokenizer of single bytes and an end token."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Good(torch.nn.Module):
-    """Answers as a good model would, and remembers what it was asked."""
+    """Answers as a good model would, and records its prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, room: int | None = None):
         super().__init__()
@@ -88,14 +88,14 @@ def test_a_random_model_costs_no_caption(folder):
 
 
 def test_answers_do_not_depend_on_the_batch(folder):
-    one, four = (ModelCleaner.from_pretrained(folder, max_new_tokens=8, batch_size=size) for size in (1, 4))
+    single, batched = (ModelCleaner.from_pretrained(folder, max_new_tokens=8, batch_size=size) for size in (1, 4))
     captions = [text for text in CAPTIONS if text]
-    assert one.clean(captions).failures == four.clean(captions).failures
+    assert single.clean(captions).failures == batched.clean(captions).failures
 
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_batch_on_which_the_model_fails_costs_no_other(monkeypatch, failing):
-    """Out of memory on one batch; if it is the first, nothing is lost by saying so at once."""
+    """The model runs out of memory on one batch. On the first batch this is an error, as nothing is lost."""
     model = Good(build_tokenizer())
     generate = model.generate
 
@@ -121,7 +121,7 @@ def test_a_prompt_that_is_too_long_is_reported():
     model = Good(build_tokenizer(), room=700)
     report = ModelCleaner(model, model.tokenizer).clean(["a watercolor painting of a dog", "a dog " * 100])
     assert report.after == ("a dog", "a dog " * 100)
-    assert report.failures == {1: "the prompt is longer than the model takes"}
+    assert report.failures == {1: "the prompt is longer than the model allows"}
 
 
 def test_folders_that_hold_no_language_model_are_refused(folder, tmp_path):

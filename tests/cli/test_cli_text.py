@@ -492,7 +492,7 @@ def test_clean_shows_a_bar_on_a_terminal_alone(workplace, monkeypatch):
 def test_a_key_in_the_place_of_its_variable_is_not_shown(workplace):
     arguments = ("--endpoint", "http://127.0.0.1:9", "--language-model", "x", "--key-variable", "sk-SECRET123")
     result = tadp_run("clean", "captions.json", "-o", "out.json", *arguments, code=2)
-    assert "takes the name of an environment variable" in plain(result.stderr)
+    assert "must be the name of an environment variable" in plain(result.stderr)
     assert "SECRET" not in result.output + result.stderr
 
 
