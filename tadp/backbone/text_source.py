@@ -153,7 +153,7 @@ class TextSource:
         captions = check_captions(text)
         if not isinstance(text, str) and len(captions) != count:
             raise CaptionError(
-                f"{count} images but {len(captions)} captions; give one per image, or a single string for all."
+                f"{count} images but {len(captions)} captions; pass one caption per image, or a single string for all."
             )
         return encode(captions, truncate=truncate)
 

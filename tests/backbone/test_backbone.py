@@ -629,7 +629,9 @@ def test_parts_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("captions", [["a dog"], ["a dog"] * 3, []])
 def test_other_numbers_of_captions_than_images_are_refused(backbone, captions):
-    message = rf"2 images but {len(captions)} captions; give one per image|no captions; pass one caption per image"
+    message = (
+        rf"2 images but {len(captions)} captions; pass one caption per image|no captions; pass one caption per image"
+    )
     with pytest.raises(CaptionError, match=message):
         backbone(images(2, 64, 64), captions)
 
@@ -677,7 +679,9 @@ def test_embeddings_of_another_width_are_refused(backbone):
 
 
 def test_a_list_of_one_caption_does_not_serve_two_images_whichever_way_one_enters(backbone):
-    with pytest.raises(CaptionError, match="2 images but 1 captions; give one per image, or a single string for all"):
+    with pytest.raises(
+        CaptionError, match="2 images but 1 captions; pass one caption per image, or a single string for all"
+    ):
         backbone(torch.rand(2, 3, 64, 64), ["a dog"])
     with pytest.raises(CaptionError, match="2 images but 1 captions"):
         backbone.extract(latents(2, 8, 8), ["a dog"])

@@ -134,7 +134,7 @@ def test_a_block_without_captions_is_refused(no_type_checker, backbone, text):
 def test_captions_of_another_batch_are_refused(backbone):
     with (
         backbone.conditioning(TEXTS[:3]),
-        pytest.raises(CaptionError, match=r"2 images but 3 captions; give one per image"),
+        pytest.raises(CaptionError, match=r"2 images but 3 captions; pass one caption per image"),
     ):
         backbone(images(2, 64, 64))
     with (
