@@ -99,7 +99,7 @@ def test_a_claim_that_does_not_hold_is_said():
     assert "**not for" not in good
     assert "with only the caption: holds for watercolor, night (the interval is below zero), **not for comic" in bad
     assert "closer in colour than with only the caption: **holds** for all three styles (for every seed)." in bad
-    assert "Nearer in 6 of 6." in bad
+    assert "Closer in 6 of 6 cases." in bad
     assert "| comic | +0.1" in bad
 
 

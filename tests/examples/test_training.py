@@ -418,7 +418,7 @@ def test_captions_are_made_once_and_kept(tmp_path, monkeypatch):
 def test_captions_of_another_captioner_are_not_mixed(tmp_path):
     with CaptionTable.create(tmp_path / "captions.db") as table:
         table.add("plain-1-000000", "a dog")
-    with pytest.raises(CaptionError, match="those are of unknown origin, these by 'tadp-tiny'"):
+    with pytest.raises(CaptionError, match="the table's are of unknown origin, the new ones by 'tadp-tiny'"):
         with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
 
 
