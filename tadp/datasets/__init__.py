@@ -1,10 +1,10 @@
-"""Data sets in one form: image, caption, mask, depth, boxes.
+"""Data sets in a common form: image, caption, mask, depth and boxes.
 
     data = PascalVOC("VOCdevkit/VOC2012", split="trainaug", captions=CaptionTable.open("captions.db"))
     train = Augmented(data, [RandomResize((0.5, 2.0)), RandomCrop(512, cat_max_ratio=0.75), RandomFlip(), PadTo(512)])
     loader = torch.utils.data.DataLoader(train, batch_size=4, shuffle=True, collate_fn=collate)
 
-The names below load when first used, and torch with them; `tadp.datasets.scenes` has no use for it.
+The names below are imported when they are first used, and torch with them. `tadp.datasets.scenes` does not need torch.
 """
 
 from typing import TYPE_CHECKING

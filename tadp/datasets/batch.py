@@ -1,4 +1,4 @@
-"""From samples to a batch of tensors."""
+"""Batches of samples as tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ from tadp.images.boxes import Boxes
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:
-    """B samples as tensors; what they do not have is None.
+    """B samples as tensors. A label that the samples do not have is None.
 
-    A DataLoader with `pin_memory=True` pins it, and `to` moves it.
+    A DataLoader with `pin_memory=True` pins a batch, and `to` moves it to a device.
 
     Attributes:
-        images: (B, 3, H, W), float32, in [0, 1].
-        image_ids: B names.
-        captions: B captions.
-        masks: (B, H, W), int64, 255 where nothing is known.
-        depth_m: (B, H, W), float32, metres; 0, NaN and infinity where nothing is known.
+        images: Images (B, 3, H, W), float32, in [0, 1].
+        image_ids: The B names of the images.
+        captions: The B captions.
+        masks: The class of each pixel, or 255 where it is unknown, (B, H, W), int64.
+        depth_m: Depth in metres, (B, H, W), float32; 0, NaN and infinity where it is unknown.
         boxes: The boxes of each image, in pixels.
     """
 
@@ -44,33 +44,34 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same on a device; from pinned memory, `non_blocking` goes on while it is copied."""
+        """Return a copy on a device. With `non_blocking` and pinned memory, the call does not wait for the copy."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """The same in memory that a GPU can read."""
+        """Return a copy in pinned memory, which a GPU can read directly."""
         return self._with_tensors(Tensor.pin_memory)
 
     def _with_tensors(self, change: Any) -> "Batch":
-        def changed(one: Any) -> Any:
-            new = {name: change(value) for name, value in vars(one).items() if isinstance(value, Tensor)}
-            return replace(one, **new)
+        def changed(record: Any) -> Any:
+            new = {name: change(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
+            return replace(record, **new)
 
-        boxes = None if self.boxes is None else [changed(one) for one in self.boxes]
+        boxes = None if self.boxes is None else [changed(image_boxes) for image_boxes in self.boxes]
         return replace(changed(self), boxes=boxes)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples into a batch: the `collate_fn` of a DataLoader.
+    """Combine samples into a batch. Pass this function to a DataLoader as `collate_fn`.
 
     Args:
-        samples: B of one size, B at least 1. All have a caption, a mask, depth, boxes, or none has.
+        samples: At least one sample, all of the same size. Each kind of label (caption, mask, depth, boxes) must be in
+            all samples or in none.
 
     Returns:
-        Tensors on the CPU, with memory of their own.
+        A batch of tensors on the CPU, which share no memory with the samples.
 
     Raises:
-        ValueError: If there are none, they have several sizes, or some lack what others have.
+        ValueError: If there are no samples, if they differ in size, or if some lack a label that others have.
 
     Example:
         >>> from tadp.datasets import RenderedScenes
@@ -81,36 +82,36 @@ def collate(samples: Sequence[Sample]) -> Batch:
         (3, 3, 128, 128)
     """
     if not samples:
-        raise ValueError("a batch has one sample or more; got none.")
+        raise ValueError("a batch needs at least one sample; got none.")
     sizes = dict.fromkeys(sample.image_size for sample in samples)
     if len(sizes) > 1:
-        found = ", ".join(map(sides, sizes))
+        listed = ", ".join(map(sides, sizes))
         largest = tuple(max(size[axis] for size in sizes) for axis in (0, 1))
         raise ValueError(
-            f"the images of a batch have one size; got {found} (height x width). Pad them, "
+            f"the images of a batch must have one size; got {listed} (height x width). Pad them with "
             f"PadTo({largest}), or crop or resize them to one size first."
         )
     pixels = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    masks, depths = _of_all("mask", samples), _of_all("depth_m", samples)
+    masks, depths = _values("mask", samples), _values("depth_m", samples)
     return Batch(
         images=rearrange(pixels, "b h w c -> b c h w").contiguous().float().div_(255),
         image_ids=[sample.image_id for sample in samples],
-        captions=_of_all("caption", samples),
+        captions=_values("caption", samples),
         masks=None if masks is None else torch.from_numpy(np.stack(masks)),
         depth_m=None if depths is None else torch.from_numpy(np.stack(depths)),
-        boxes=_of_all("boxes", samples),
+        boxes=_values("boxes", samples),
     )
 
 
-def _of_all(name: str, samples: Sequence[Sample]) -> list[Any] | None:
+def _values(name: str, samples: Sequence[Sample]) -> list[Any] | None:
     values = [getattr(sample, name) for sample in samples]
-    lacking = [sample.image_id for sample, value in zip(samples, values, strict=True) if value is None]
-    if not lacking:
+    missing = [sample.image_id for sample, value in zip(samples, values, strict=True) if value is None]
+    if not missing:
         return values
-    if len(lacking) < len(samples):
+    if len(missing) < len(samples):
         raise ValueError(
-            f"all samples of a batch have {name}, or none; {lacking[0]!r} has none, and another has. Take them from "
-            "one data set, or drop what some lack: dataclasses.replace(sample, "
+            f"either all samples of a batch must have {name}, or none; {missing[0]!r} lacks it and others have it. "
+            "Take the samples from one data set, or drop the label that some lack: dataclasses.replace(sample, "
             f"{name}=None)."
         )
     return None

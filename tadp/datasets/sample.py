@@ -1,4 +1,4 @@
-"""One image of a data set, and what is known of it."""
+"""One image of a data set, and its labels."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,26 @@ from jaxtyping import Float, Integer, UInt8
 
 from tadp.images.boxes import Boxes
 
-IGNORE_LABEL = 255  # of masks: pixels that no loss and no metric counts
+IGNORE_LABEL = 255  # the label of mask pixels that no loss and no metric counts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sample:
-    """One image and its labels; what a data set does not have is None.
+    """One image and its labels. A label that the data set does not have is None.
 
     Attributes:
-        image: (H, W, 3), uint8, red, green, blue.
-        image_id: Its name in the data set, by which captions are looked up.
-        caption: What is said of it.
-        mask: (H, W), int64, made so from any integers: the class of each pixel, from 0; `IGNORE_LABEL` (255) where
-            nothing is known.
-        depth_m: (H, W), float32, made so from any floats, metres; 0, NaN and infinity where nothing is known.
-        boxes: Its objects, in pixels of this image.
+        image: Red, green and blue levels, (H, W, 3), uint8.
+        image_id: The image's name in the data set. Captions are looked up by it.
+        caption: The image's caption.
+        mask: The class of each pixel, from 0, or `IGNORE_LABEL` (255) where it is unknown, (H, W), int64. Other integer
+            types are converted.
+        depth_m: Depth in metres, (H, W), float32; 0, NaN and infinity where it is unknown. Other float types are
+            converted.
+        boxes: The objects in the image, in pixels of this image.
 
     Raises:
-        TypeError: If an array is none, or has another type or number of axes.
-        ValueError: If mask or depth have another size than the image.
+        TypeError: If an array is not a NumPy array, or has another type or number of axes.
+        ValueError: If the mask or the depth differs from the image in size.
 
     Example:
         >>> Sample(np.zeros((48, 64, 3), np.uint8), "a.jpg", mask=np.zeros((48, 64), np.int64))
@@ -43,31 +44,31 @@ class Sample:
         self._widen()
         _check_kind("image", self.image, np.uint8, 3)
         if self.image.shape[2] != 3:
-            cure = ""
+            hint = ""
             if self.image.shape[0] == 3:
-                cure = " Pass image.transpose(1, 2, 0)."
+                hint = " Pass image.transpose(1, 2, 0)."
             elif self.image.shape[2] in (1, 4):
-                cure = " Pass np.asarray(picture.convert('RGB'))."
-            raise TypeError(f"an image is (H, W, 3); {self.image_id!r} has shape {self.image.shape}.{cure}")
+                hint = " Pass np.asarray(picture.convert('RGB'))."
+            raise TypeError(f"an image must be (H, W, 3); {self.image_id!r} has shape {self.image.shape}.{hint}")
         for name, plane, dtype in (("mask", self.mask, np.int64), ("depth_m", self.depth_m, np.float32)):
             if plane is None:
                 continue
             _check_kind(name, plane, dtype, 2)
             if plane.shape != self.image_size:
                 raise ValueError(
-                    f"{name} has the size of its image; {self.image_id!r} has {sides(plane.shape)} for an image of "
-                    f"{sides(self.image_size)} (height x width)."
+                    f"{name} must have the size of its image; {self.image_id!r} has {sides(plane.shape)} for an image "
+                    f"of {sides(self.image_size)} (height x width)."
                 )
 
     def _widen(self) -> None:
-        """Bring what is an array of the right kind to the dtypes that the package counts on."""
+        """Convert masks of any integer type to int64, and depth of any float type to float32."""
         if isinstance(self.mask, np.ndarray) and np.issubdtype(self.mask.dtype, np.integer):
             object.__setattr__(self, "mask", self.mask.astype(np.int64, copy=False))
         if isinstance(self.depth_m, np.ndarray) and np.issubdtype(self.depth_m.dtype, np.floating):
             object.__setattr__(self, "depth_m", self.depth_m.astype(np.float32, copy=False))
         if self.boxes is not None and not isinstance(self.boxes, Boxes):
             raise TypeError(
-                "boxes are tadp.images.boxes.Boxes(boxes, labels); "
+                "boxes must be tadp.images.boxes.Boxes(boxes, labels); "
                 f"{self.image_id!r} has a {type(self.boxes).__name__}."
             )
 
@@ -89,24 +90,25 @@ class Sample:
 
 
 def sides(image_size: tuple[int, ...]) -> str:
-    """A size for a message: "480x640"."""
+    """A size as text, such as "480x640"."""
     return "x".join(map(str, image_size))
 
 
 def _check_kind(name: str, value: np.ndarray, dtype: type, axes: int) -> None:
     if not isinstance(value, np.ndarray):
-        cure = " Pass np.asarray(picture.convert('RGB'))." if name == "image" else " Pass np.asarray(…)."
-        raise TypeError(f"{name} is a NumPy array; got {type(value).__name__}.{cure}")
+        hint = " Pass np.asarray(picture.convert('RGB'))." if name == "image" else " Pass np.asarray(…)."
+        raise TypeError(f"{name} must be a NumPy array; got {type(value).__name__}.{hint}")
     if value.dtype != dtype or value.ndim != axes:
-        cure = ""
+        hint = ""
         if value.ndim == axes and name == "image" and np.issubdtype(value.dtype, np.floating):
-            cure = " Pass (255 * image).round().astype(np.uint8) if it runs from 0 to 1."
+            hint = " Pass (255 * image).round().astype(np.uint8) if it ranges from 0 to 1."
         elif value.ndim == axes and name == "depth_m":
-            cure = " Pass metres as floats: millimetres / 1000."
+            hint = " Pass metres as floats: millimetres / 1000."
         elif value.ndim == axes and name == "mask":
-            cure = " Pass mask.astype(np.int64)."
+            hint = " Pass mask.astype(np.int64)."
         elif value.ndim == 2 and name == "image":
-            cure = " Pass np.stack([image] * 3, axis=-1)."
+            hint = " Pass np.stack([image] * 3, axis=-1)."
         raise TypeError(
-            f"{name} is an array of {np.dtype(dtype)} with {axes} axes; got {value.dtype}, shape {value.shape}.{cure}"
+            f"{name} must be an array of {np.dtype(dtype)} with {axes} axes; got {value.dtype}, shape "
+            f"{value.shape}.{hint}"
         )

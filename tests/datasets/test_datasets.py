@@ -1,4 +1,4 @@
-"""What all data sets share: names, indices, captions, damaged files, workers."""
+"""Behaviour that all data sets share: names, indices, captions, damaged files and workers."""
 
 import pickle
 
@@ -23,7 +23,7 @@ def voc(tmp_path):
 
 
 def many(root, count: int):
-    """ADE20K's tree with so many images."""
+    """ADE20K's folders with `count` images."""
     for number in range(count):
         name = f"ADE_train_{number:08d}"
         trees.write_image(root / "images/training" / f"{name}.jpg")
@@ -62,14 +62,26 @@ def test_a_sample_says_what_it_holds():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"image": np.zeros((4, 6, 3))}, TypeError, "image is an array of uint8 with 3 axes; got float64"),
-        ({"image": np.zeros((4, 6, 4), np.uint8)}, TypeError, r"an image is \(H, W, 3\)"),
-        ({"image": torch.zeros(4, 6, 3)}, TypeError, "image is a NumPy array; got Tensor"),
-        ({"mask": np.zeros((4, 6), np.float32)}, TypeError, "mask is an array of int64 with 2 axes; got float32"),
-        ({"depth_m": np.zeros((4, 6), np.uint16)}, TypeError, "depth_m is an array of float32 with 2 axes; got uint16"),
-        ({"boxes": [[1, 2, 3, 4]]}, TypeError, r"boxes are tadp.images.boxes.Boxes\(boxes, labels\); 'a' has a list"),
-        ({"mask": np.zeros((4, 5), np.int64)}, ValueError, "mask has the size of its image; 'a' has 4x5 for .* 4x6"),
-        ({"depth_m": np.zeros((6, 4), np.float32)}, ValueError, "depth_m has the size of its image; 'a' has 6x4"),
+        ({"image": np.zeros((4, 6, 3))}, TypeError, "image must be an array of uint8 with 3 axes; got float64"),
+        ({"image": np.zeros((4, 6, 4), np.uint8)}, TypeError, r"an image must be \(H, W, 3\)"),
+        ({"image": torch.zeros(4, 6, 3)}, TypeError, "image must be a NumPy array; got Tensor"),
+        ({"mask": np.zeros((4, 6), np.float32)}, TypeError, "mask must be an array of int64 with 2 axes; got float32"),
+        (
+            {"depth_m": np.zeros((4, 6), np.uint16)},
+            TypeError,
+            "depth_m must be an array of float32 with 2 axes; got uint16",
+        ),
+        (
+            {"boxes": [[1, 2, 3, 4]]},
+            TypeError,
+            r"boxes must be tadp.images.boxes.Boxes\(boxes, labels\); 'a' has a list",
+        ),
+        (
+            {"mask": np.zeros((4, 5), np.int64)},
+            ValueError,
+            "mask must have the size of its image; 'a' has 4x5 for .* 4x6",
+        ),
+        ({"depth_m": np.zeros((6, 4), np.float32)}, ValueError, "depth_m must have the size of its image; 'a' has 6x4"),
     ],
 )
 def test_samples_that_do_not_fit_together_are_refused(change, error, message, no_type_checker):
@@ -132,21 +144,23 @@ def test_a_missing_caption_is_named_at_once_with_the_table_and_what_its_ids_look
     table.to_json(tmp_path / "captions.json")
     table = CaptionTable.open(tmp_path / "captions.json")
     message = (
-        r"captions.json, images: 1> has no caption of '2007_000033', nor of 1 more of its 2 images. Its ids look "
+        r"captions.json, images: 1> has no caption for '2007_000033', nor for 1 more of its 2 images. Its ids look "
         r"like '2007_0"
     )
     with pytest.raises(UnknownIdError, match=message):
         PascalVOC(voc, split="val", captions=table)
-    with pytest.raises(UnknownIdError, match=r"a mapping of 1 captions has no caption of '2007_000042'. Its ids"):
+    with pytest.raises(UnknownIdError, match=r"a mapping of 1 captions has no caption for '2007_000042'. Its ids"):
         PascalVOC(voc, split="val", captions={"2007_000033": "a plane"})
-    with pytest.raises(UnknownIdError, match=r"has no caption of '2007_000033', .* It is empty"):
+    with pytest.raises(UnknownIdError, match=r"has no caption for '2007_000033', .* It is empty"):
         PascalVOC(voc, split="val", captions={})
 
 
 def test_captions_that_are_none_are_refused(voc, no_type_checker):
-    with pytest.raises(TypeError, match=r"got a str. A file is read by CaptionTable.open\(path\)"):
+    with pytest.raises(TypeError, match=r"got a str. To read a file, use CaptionTable.open\(path\)"):
         PascalVOC(voc, split="val", captions="captions.json")
-    with pytest.raises(CaptionError, match=r"a caption is a string; that of '2007_000033' is a dict. The authors'"):
+    with pytest.raises(
+        CaptionError, match=r"a caption must be a string; the caption of '2007_000033' is a dict. To read the"
+    ):
         PascalVOC(voc, split="val", captions={name: {"captions": ["a plane"]} for name in VAL})
 
 
@@ -200,8 +214,8 @@ def test_damaged_files_are_skipped_when_asked_with_a_warning_and_a_list(tmp_path
     ids = data.image_ids
     with pytest.warns(UserWarning, match="skipped") as warned:
         assert [data[index].image_id for index in range(5)] == [ids[0], ids[3], ids[3], ids[3], ids[0]]
-    assert len(warned) == 3  # one a file, though 2 was met twice
-    assert f"skipped {ids[1]!r}, took {ids[3]!r} instead: " in str(warned[0].message)
+    assert len(warned) == 3  # one per file, although image 2 was read twice
+    assert f"skipped {ids[1]!r}, used {ids[3]!r} instead: " in str(warned[0].message)
     assert set(data.skipped) == {ids[1], ids[2], ids[4]}
     assert all(f"{image_id[:-4]}.png cannot be read" in why for image_id, why in data.skipped.items())
 
@@ -216,7 +230,7 @@ def test_when_nothing_can_be_read_skipping_ends(voc):
 
 def test_wrong_labels_are_never_skipped(voc):
     trees.write_mask(voc / "SegmentationClass/2007_000033.png", trees.quadrants(0, 21, 33, 255))
-    with pytest.raises(DatasetError, match=r"2007_000033.png has pixels of value 21, 33, which is no class"):
+    with pytest.raises(DatasetError, match=r"2007_000033.png has pixels of value 21, 33, which is not a class"):
         PascalVOC(voc, split="val", on_error="skip")[0]
 
 
@@ -257,14 +271,14 @@ def test_rendered_scenes_come_with_everything():
             assert data.class_names.index(name) in sample.mask[top:bottom, left:right]
     assert data.image_ids == [f"plain-3-00000{k}" for k in range(6)] == [sample.image_id for sample in data]
     assert data[-1].image_id == data[5].image_id
-    assert [one.image_id for one in data[4:]] == data.image_ids[4:]
+    assert [sample.image_id for sample in data[4:]] == data.image_ids[4:]
 
 
 def test_rendered_scenes_take_captions_and_styles():
     assert RenderedScenes(1, style=None).image_ids == ["mixed-0-000000"]
     assert "night" in RenderedScenes(1, style="night")[0].caption
     assert RenderedScenes(1, captions={"plain-0-000000": "a scene"})[0].caption == "a scene"
-    with pytest.raises(UnknownIdError, match="rendered scenes: a mapping of 1 captions has no caption of 'plain-0-00"):
+    with pytest.raises(UnknownIdError, match="rendered scenes: a mapping of 1 captions has no caption for 'plain-0-00"):
         RenderedScenes(2, captions={"plain-0-000000": "a scene"})
     assert len(RenderedScenes(0, captions={})) == 0
 
@@ -278,7 +292,7 @@ def test_masks_and_depth_of_other_widths_are_widened():
 
 
 @pytest.mark.parametrize(
-    ("kept", "cure"),
+    ("change", "hint"),
     [
         ({"image": np.zeros((4, 4, 3))}, r"Pass \(255 \* image\)"),
         ({"image": np.zeros((4, 4), np.uint8)}, r"Pass np.stack"),
@@ -288,6 +302,6 @@ def test_masks_and_depth_of_other_widths_are_widened():
         ({"depth_m": np.zeros((4, 4), np.uint16)}, r"Pass metres as floats: millimetres / 1000"),
     ],
 )
-def test_an_array_of_the_wrong_kind_is_told_how_to_mend_it(kept, cure, no_type_checker):
-    with pytest.raises(TypeError, match=cure):
-        Sample(**{"image": np.zeros((4, 4, 3), np.uint8), "image_id": "a"} | kept)
+def test_an_array_of_the_wrong_kind_is_told_how_to_mend_it(change, hint, no_type_checker):
+    with pytest.raises(TypeError, match=hint):
+        Sample(**{"image": np.zeros((4, 4, 3), np.uint8), "image_id": "a"} | change)

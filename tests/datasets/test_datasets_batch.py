@@ -1,4 +1,4 @@
-"""Samples to batches, and data sets seen through transforms: the same numbers in any worker and any order."""
+"""Batches of samples, and data sets with transforms: the same numbers in any worker and in any order."""
 
 import pickle
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_depth_that_is_unknown_stays_so():
 def test_images_of_several_sizes_are_refused_with_the_sizes_and_how_to_pad():
     samples = [Sample(np.zeros((*size, 3), np.uint8), "a") for size in ((30, 50), (40, 20), (30, 50))]
     with pytest.raises(
-        ValueError, match=r"one size; got 30x50, 40x20 \(height x width\). Pad them, PadTo\(\(40, 50\)\)"
+        ValueError, match=r"must have one size; got 30x50, 40x20 \(height x width\). Pad them with PadTo\(\(40, 50\)\)"
     ):
         collate(samples)
     assert collate([PadTo((40, 50))(sample) for sample in samples]).images.shape == (3, 3, 40, 50)
@@ -79,12 +79,14 @@ def test_images_of_several_sizes_are_refused_with_the_sizes_and_how_to_pad():
 @pytest.mark.parametrize("name", ["caption", "mask", "depth_m", "boxes"])
 def test_what_some_samples_lack_is_refused(name):
     samples = [SCENES[0], replace(SCENES[1], **{name: None})]
-    with pytest.raises(ValueError, match=f"all samples of a batch have {name}, or none; 'plain-3-000001' has none"):
+    with pytest.raises(
+        ValueError, match=f"all samples of a batch must have {name}, or none; 'plain-3-000001' lacks it"
+    ):
         collate(samples)
 
 
 def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="a batch has one sample or more; got none"):
+    with pytest.raises(ValueError, match="a batch needs at least one sample; got none"):
         collate([])
 
 
@@ -100,15 +102,15 @@ def test_a_batch_moves_with_all_its_tensors(monkeypatch):
 
 
 def test_a_batch_pins_all_its_tensors(monkeypatch):
-    """Pinning itself needs a GPU."""
+    """Pinning is mocked, because it needs a GPU."""
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(self), self.clone())[1])
     boxes = Boxes(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([1]), torch.tensor([True]))
     batch = collate([replace(SCENES[0], boxes=boxes)])
-    again = batch.pin_memory()
+    copied = batch.pin_memory()
     assert len(pinned) == 6
-    assert again.boxes[0].difficult is not boxes.difficult
-    assert again.boxes[0].difficult.tolist() == [True]
+    assert copied.boxes[0].difficult is not boxes.difficult
+    assert copied.boxes[0].difficult.tolist() == [True]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,4 @@
-"""Transforms of colour: the numbers of mmseg and albumentations, and nothing but the image changes."""
+"""Colour transforms: the numbers are those of mmseg and albumentations, and only the image changes."""
 
 import colorsys
 
@@ -30,7 +30,7 @@ def constant(level: int) -> Sample:
 
 
 def levels(transform, sample: Sample, count: int = 300) -> np.ndarray:
-    """What a picture of one level becomes, over many draws."""
+    """The levels that a picture of one level becomes, over many draws."""
     generator = rng()
     return np.array([int(transform(sample, generator).image[0, 0, 0]) for _ in range(count)])
 
@@ -97,10 +97,10 @@ def test_distortion_adds_up_to_32_and_multiplies_by_half_to_one_and_a_half():
 def test_contrast_comes_before_or_after_the_colours():
     red = Sample(np.full((2, 2, 3), [200, 100, 100], np.uint8), "a")
     distort = PhotometricDistortion(brightness=0, contrast=(1.5, 1.5), saturation=(0.2, 0.2), hue=0)
-    found = {tuple(distort(red, rng(seed)).image[0, 0].tolist()) for seed in range(60)}
-    one_of_them = {(255, 150, 150), (200, 180, 180)}
-    # both: 1.5 of (200, 180, 180) is white; (255, 150, 150) has a saturation of 7/17, and a fifth of it is left
-    assert found == {(200, 100, 100), (255, 255, 255), (255, 234, 234)} | one_of_them
+    results = {tuple(distort(red, rng(seed)).image[0, 0].tolist()) for seed in range(60)}
+    single_changes = {(255, 150, 150), (200, 180, 180)}
+    # With both changes, 1.5 times (200, 180, 180) is white, and (255, 150, 150) keeps a fifth of its saturation, 7/17.
+    assert results == {(200, 100, 100), (255, 255, 255), (255, 234, 234)} | single_changes
 
 
 def test_brightness_and_contrast_are_a_fifth():
@@ -113,9 +113,9 @@ def test_brightness_and_contrast_are_a_fifth():
 
 
 def test_gamma_is_a_power():
-    found = levels(Gamma((0.8, 1.2), probability=1), constant(64))
+    results = levels(Gamma((0.8, 1.2), probability=1), constant(64))
     low, high = (255 * (64 / 255) ** power for power in (1.2, 0.8))
-    assert round(low) <= found.min() < found.max() <= round(high)
+    assert round(low) <= results.min() < results.max() <= round(high)
     assert (Gamma((2, 2), probability=1)(constant(128), rng()).image == round(255 * (128 / 255) ** 2)).all()
 
 
@@ -146,23 +146,23 @@ def test_a_strip_of_the_image_shows_the_depth():
         widths.append(len(columns))
     assert min(widths) == 1
     assert 15 < max(widths) <= 30
-    with pytest.raises(ValueError, match="CutDepth pastes depth, and 'grey' has none"):
+    with pytest.raises(ValueError, match="CutDepth needs samples with depth; 'grey' has none"):
         CutDepth()(constant(1), rng())
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PhotometricDistortion(brightness=-1), "brightness is the most either way, 0 or more; got -1"),
-        (lambda: PhotometricDistortion(hue=float("nan")), "hue is the most either way, 0 or more; got nan"),
+        (lambda: PhotometricDistortion(brightness=-1), "brightness is a largest change and must be 0 or more; got -1"),
+        (lambda: PhotometricDistortion(hue=float("nan")), "hue is a largest change and must be 0 or more; got nan"),
         (
             lambda: PhotometricDistortion(contrast=(2, 1)),
-            r"contrast is a range from a least to a largest, .*got \(2, 1\)",
+            r"contrast must be a range \(lowest, highest\), .*got \(2, 1\)",
         ),
-        (lambda: BrightnessContrast(probability=2), r"probability is in \[0, 1\]; got 2"),
-        (lambda: Gamma((-1, 1)), r"gamma is a range .*got \(-1, 1\)"),
-        (lambda: HueSaturationValue(value=-3), "value is the most either way, 0 or more; got -3"),
-        (lambda: CutDepth(max_width=0), r"max_width is in \(0, 1\] and max_depth_m over 0; got 0 and 10"),
+        (lambda: BrightnessContrast(probability=2), r"probability must be in \[0, 1\]; got 2"),
+        (lambda: Gamma((-1, 1)), r"gamma must be a range .*got \(-1, 1\)"),
+        (lambda: HueSaturationValue(value=-3), "value is a largest change and must be 0 or more; got -3"),
+        (lambda: CutDepth(max_width=0), r"max_width must be in \(0, 1\] and max_depth_m over 0; got 0 and 10"),
         (lambda: CutDepth(max_depth_m=0), "got 0.75 and 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Each reader on its data set's own folders: which files, which classes, which numbers."""
+"""Each reader on the folders of its data set: the right files, classes and numbers."""
 
 import numpy as np
 import pytest
@@ -90,13 +90,15 @@ def test_a_root_that_is_one_folder_off_is_put_right(voc, tmp_path):
 def test_a_mask_of_colours_is_refused(voc):
     path = voc / "SegmentationClass/2007_000033.png"
     Image.open(path).convert("RGB").save(path)
-    with pytest.raises(DatasetError, match=r"2007_000033.png is a picture of colours \(mode RGB\)"):
+    with pytest.raises(DatasetError, match=r"2007_000033.png is a colour picture \(mode RGB\)"):
         PascalVOC(voc, split="val")[0]
 
 
 def test_a_mask_of_another_size_is_refused(voc):
     trees.write_mask(voc / "SegmentationClass/2007_000033.png", np.zeros((36, 24)))
-    with pytest.raises(DatasetError, match=r"2007_000033.png is 36x24, and the image '2007_000033' 24x36 \(height x"):
+    with pytest.raises(
+        DatasetError, match=r"2007_000033.png is 36x24, and the image '2007_000033' is 24x36 \(height x"
+    ):
         PascalVOC(voc, split="val")[0]
 
 
@@ -109,7 +111,7 @@ def test_a_mask_of_16_bits_is_read_and_its_values_are_checked(voc):
         PascalVOC(voc, split="val")[0]
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"\n \n", "is empty"), (b"\xff\xfe\x00", "it is no text")])
+@pytest.mark.parametrize(("content", "message"), [(b"\n \n", "is empty"), (b"\xff\xfe\x00", "it is not text")])
 def test_a_list_that_is_none_is_refused(voc, content, message):
     (voc / "ImageSets/Segmentation/val.txt").write_bytes(content)
     with pytest.raises(DatasetError, match=f"val.txt.* {message}"):
@@ -144,8 +146,8 @@ def test_labels_count_the_classes_that_are_wanted(voc):
 @pytest.mark.parametrize(
     ("class_names", "message"),
     [
-        (("aeroplane", "person"), "'aeroplane' is no class of Pascal VOC. Here it is 'airplane'"),
-        (("zebra",), "'zebra' is no class of Pascal VOC. They are airplane, bicycle"),
+        (("aeroplane", "person"), "'aeroplane' is spelled 'airplane' here"),
+        (("zebra",), "'zebra' is not a class of Pascal VOC. Its classes are airplane, bicycle"),
         (("cat", "dog", "cat"), "class names must be unique; 'cat' is class 0 and 2"),
         ((), r"no class_names; give at least one name"),
     ],
@@ -161,14 +163,18 @@ def test_classes_that_are_none_are_refused(voc, class_names, message):
         (
             "dog",
             (5, 5, 4, 9),
-            r"2007_000033.xml, object 0: a box has an area; got xmin, ymin, xmax, ymax of \(5.0, 5.0, 4",
+            r"2007_000033.xml, object 0: a box must have an area; got \(5.0, 5.0, 4",
         ),
-        ("dog", (9, 5, 3, 9), "object 0: a box has an area"),
+        ("dog", (9, 5, 3, 9), "object 0: a box must have an area"),
         ("dog", (37, 1, 40, 9), r"object 0: the box .* lies outside its image of 24x36"),
-        ("zebra", (1, 1, 4, 9), "object 0: 'zebra' is no class of Pascal VOC; its classes are airplane"),
-        ("dog", ("left", 1, 4, 9), r"object 0: a box has the numbers xmin, ymin, xmax, ymax, .*; got \['left', '1'"),
-        ("dog", ("", 1, 4, 9), "object 0: a box has the numbers xmin"),
-        ("dog", ("nan", 1, 4, 9), "object 0: a box has the numbers xmin"),
+        ("zebra", (1, 1, 4, 9), "object 0: 'zebra' is not a class of Pascal VOC; its classes are airplane"),
+        (
+            "dog",
+            ("left", 1, 4, 9),
+            r"object 0: a box must have the numbers xmin, ymin, xmax, ymax, .*; got \['left', '1'",
+        ),
+        ("dog", ("", 1, 4, 9), "object 0: a box must have the numbers xmin"),
+        ("dog", ("nan", 1, 4, 9), "object 0: a box must have the numbers xmin"),
     ],
 )
 def test_wrong_boxes_are_refused_with_file_and_object(voc, name, box, message):
@@ -211,10 +217,10 @@ def test_drawings_have_six_classes_or_vocs(tmp_path, reader):
     assert data[0].boxes.labels.tolist() == [0, 5]
     in_voc = reader(root, class_names=VOC_CLASSES)[0].boxes.labels
     assert [VOC_CLASSES[label] for label in in_voc] == ["bicycle", "person"]
-    with pytest.raises(ValueError, match=f"none of sheep is in {reader.__name__}; it has bicycle"):
+    with pytest.raises(ValueError, match=f"{reader.__name__} has none of sheep; it has bicycle"):
         reader(root, class_names=("sheep",))
     trees.write_annotation(root / "Annotations/91846963.xml", [("sheep", (1, 1, 5, 5), 0)])
-    with pytest.raises(DatasetError, match=f"'sheep' is no class of {reader.__name__}"):
+    with pytest.raises(DatasetError, match=f"'sheep' is not a class of {reader.__name__}"):
         _ = reader(root)[0]
     with pytest.raises(MissingDataError, match=f"{reader.__name__} needs .* Get {reader.__name__} of Inoue"):
         reader(tmp_path / "nowhere")
@@ -264,7 +270,7 @@ def test_cityscapes_ids_become_train_ids(tmp_path):
     data = Cityscapes(trees.cityscapes(tmp_path))
     assert data.image_ids == [f"{city}/{city}_000000_000019_leftImg8bit.png" for city in ("aachen", "zurich")]
     assert corners(data[0].mask) == [0, 18, 255, 255]  # road, bicycle, unlabeled, caravan
-    assert (data[0].mask == data[1].mask).all()  # whose train ids were made by Cityscapes' scripts
+    assert (data[0].mask == data[1].mask).all()  # the second file has train ids from Cityscapes' scripts
     assert data.class_names == CITYSCAPES_CLASSES
     assert Cityscapes(tmp_path, split="val").image_ids == ["frankfurt/frankfurt_000000_000019_leftImg8bit.png"]
 
@@ -346,8 +352,8 @@ def test_nyus_millimetres_become_metres(nyu):
 
 
 def test_the_list_may_be_elsewhere_and_have_more_columns(nyu, tmp_path):
-    trees.write_list(tmp_path / "mine.txt", ["bathroom/rgb_00045.jpg bathroom/sync_depth_00045.png 518.8579"])
-    data = NYUDepthV2(nyu, split="test", file_list=tmp_path / "mine.txt")
+    trees.write_list(tmp_path / "other.txt", ["bathroom/rgb_00045.jpg bathroom/sync_depth_00045.png 518.8579"])
+    data = NYUDepthV2(nyu, split="test", file_list=tmp_path / "other.txt")
     assert data.image_ids == ["bathroom/rgb_00045.jpg"]
     assert data[0].depth_m.max() > 9
 
@@ -361,21 +367,21 @@ def test_nyu_says_what_to_get_and_where_the_list_is(nyu, tmp_path):
     ):
         NYUDepthV2(nyu, split="test")
     (nyu / "sync/living_room_0019/sync_depth_00111.png").unlink()
-    with pytest.raises(MissingDataError, match=r"sync_depth_00111.png is not there. Get the 24,231 pairs"):
+    with pytest.raises(MissingDataError, match=r"sync_depth_00111.png is not there. Get sync.zip, the 24,231 pairs"):
         NYUDepthV2(nyu)
     trees.write_list(nyu / "train_list.txt", ["/kitchen_0028b/rgb_00045.jpg"])
-    with pytest.raises(DatasetError, match=r"train_list.txt, line 1: a line has an image and its depth"):
+    with pytest.raises(DatasetError, match=r"train_list.txt, line 1: a line must have an image and its depth"):
         NYUDepthV2(nyu)
 
 
 def test_depth_of_8_bits_or_another_size_is_refused(nyu):
     path = nyu / "official_splits/test/bathroom/sync_depth_00045.png"
     Image.fromarray(np.full(trees.SIZE, 200, np.uint8)).save(path)
-    with pytest.raises(DatasetError, match=r"sync_depth_00045.png is a picture of mode L; depth is 16 bits of grey"):
+    with pytest.raises(DatasetError, match=r"sync_depth_00045.png is a picture of mode L; depth must be a 16-bit grey"):
         NYUDepthV2(nyu, split="test")[0]
     Image.fromarray(np.full((12, 18), 200, np.uint16)).save(path)
     with pytest.raises(
-        DatasetError, match=r"sync_depth_00045.png is 12x18, and the image '/bathroom/rgb_00045.jpg' 24x36"
+        DatasetError, match=r"sync_depth_00045.png is 12x18, and the image '/bathroom/rgb_00045.jpg' is 24x36"
     ):
         NYUDepthV2(nyu, split="test")[0]
     Image.fromarray(np.random.default_rng(0).integers(0, 9999, trees.SIZE, dtype=np.uint16)).save(path)
@@ -384,7 +390,7 @@ def test_depth_of_8_bits_or_another_size_is_refused(nyu):
         NYUDepthV2(nyu, split="test")[0]
 
 
-# Folders of one's own
+# Your own folders
 
 
 @pytest.fixture
@@ -426,9 +432,11 @@ def test_a_mask_of_black_and_white_is_told_of_once(own):
     for name in ("0.png", "1.png"):
         Image.fromarray(np.tile(np.array([0, 255], np.uint8), (30, 20))).save(own / "masks" / name)
     data = MaskFolder(own / "photos", own / "masks", class_names=["ground", "ball"])
-    with pytest.warns(UserWarning, match=r"0.png has 0 and 255 alone.* none of it is 'ball'.* write 1") as told:
+    with pytest.warns(
+        UserWarning, match=r"0.png only has the values 0 and 255.* no pixels of 'ball'.* write 1"
+    ) as warned:
         assert len(list(data)) == 2
-    assert len(told) == 1
+    assert len(warned) == 1
     Image.fromarray(np.tile(np.array([0, 1, 255, 0], np.uint8), (30, 10))).save(own / "masks" / "0.png")
     assert MaskFolder(own / "photos", own / "masks", class_names=["ground", "ball"])[0].mask is not None
 
@@ -438,7 +446,7 @@ def test_names_of_a_mask_folder_are_a_list_that_a_mask_can_count(own):
     for wrong, got in (("ball", "the string 'ball'"), (2, "int")):
         with pytest.raises(TypeError, match=rf"class_names must be a list of strings; got {got}"):
             MaskFolder(own / "photos", own / "masks", class_names=wrong)
-    for count, message in ((0, "no class_names"), (256, r"a mask counts 1 to 255 classes.*got 256 names")):
+    for count, message in ((0, "no class_names"), (256, r"a mask can have 1 to 255 classes.*got 256 names")):
         with pytest.raises(ValueError, match=message):
             MaskFolder(own / "photos", own / "masks", class_names=[str(k) for k in range(count)])
     assert len(MaskFolder(own / "photos", own / "masks", class_names=[str(k) for k in range(255)]).class_names) == 255
@@ -447,7 +455,7 @@ def test_names_of_a_mask_folder_are_a_list_that_a_mask_can_count(own):
 def test_a_mask_folder_says_what_is_missing(own):
     with pytest.raises(MissingDataError, match=r"no folder .*nowhere"):
         MaskFolder(own / "nowhere", own / "masks", class_names=["a"])
-    with pytest.raises(DatasetError, match=r"pixels of value 1, which is no class; .* have 0 and 255"):
+    with pytest.raises(DatasetError, match=r"pixels of value 1, which is not a class; .* have 0 and 255"):
         MaskFolder(own / "photos", own / "masks", class_names=["ground"])[1]
     (own / "masks" / "1.png").unlink()
     with pytest.raises(MissingDataError, match=r"1\.png is not there.* a.png for a.jpg"):

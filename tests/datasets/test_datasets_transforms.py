@@ -1,4 +1,4 @@
-"""Transforms of size and window: image, mask, depth and boxes stay together."""
+"""Transforms of size and window change image, mask, depth and boxes together."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def marked(row: int, column: int, *, side: int = 6, size: tuple[int, int] = (60, 80)) -> Sample:
-    """A black picture with one bright square; mask, depth and a box say where it is."""
+    """A black picture with one bright square, which mask, depth and a box mark."""
     image, mask = np.zeros((*size, 3), np.uint8), np.zeros(size, np.int64)
     depth_m = np.full(size, 9, np.float32)
     window = slice(row, row + side), slice(column, column + side)
@@ -38,7 +38,7 @@ def marked(row: int, column: int, *, side: int = 6, size: tuple[int, int] = (60,
 
 
 def bounds(plane: np.ndarray) -> list[int]:
-    """left, top, right, bottom of what is true."""
+    """Left, top, right and bottom of the area that is true."""
     rows, columns = np.nonzero(plane)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
@@ -64,7 +64,7 @@ TOGETHER = [
 ]
 
 
-@pytest.mark.parametrize(("transform", "tolerance"), TOGETHER, ids=lambda one: repr(one))
+@pytest.mark.parametrize(("transform", "tolerance"), TOGETHER, ids=lambda value: repr(value))
 def test_a_marked_square_is_where_image_mask_depth_and_box_say(transform, tolerance):
     for seed in range(4):
         sample = transform(marked(24, 30), rng(seed))
@@ -79,37 +79,38 @@ def test_a_marked_square_is_where_image_mask_depth_and_box_say(transform, tolera
 def test_all_in_a_row_keep_scenes_together():
     transforms = [RandomResize((0.8, 2.0)), RandomCrop(80, cat_max_ratio=0.9), RandomFlip(), PadTo(80)]
     for seed, sample in enumerate(SCENES):
-        scenes_depths = {}
+        depths = {}
         for label in sample.boxes.labels.tolist():
-            scenes_depths[label] = set(sample.depth_m[sample.mask == label + 1].tolist())
+            depths[label] = set(sample.depth_m[sample.mask == label + 1].tolist())
         generator = rng(seed)
         for transform in transforms:
             sample = transform(sample, generator)
         assert sample.image.shape == (80, 80, 3)
         for box, label in zip(sample.boxes.boxes.tolist(), sample.boxes.labels.tolist(), strict=True):
             inside = sample.mask == label + 1
-            left, top, right, bottom = bounds(inside)  # a box that was clipped need not be tight
+            left, top, right, bottom = bounds(inside)  # a clipped box need not be tight
             assert min(left - box[0], top - box[1], box[2] - right, box[3] - bottom) >= -1
-            assert set(sample.depth_m[inside].tolist()) == scenes_depths[label]
+            assert set(sample.depth_m[inside].tolist()) == depths[label]
 
 
-@pytest.mark.parametrize("transform", [one for one, _ in TOGETHER], ids=repr)
+@pytest.mark.parametrize("transform", [transform for transform, _ in TOGETHER], ids=repr)
 def test_what_a_sample_lacks_it_lacks_after_and_what_came_in_is_unchanged(transform):
     bare = Sample(marked(1, 1).image, "bare")
     after = transform(bare, rng())
     assert (after.mask, after.depth_m, after.boxes, after.caption) == (None, None, None, None)
     assert (bare.image == marked(1, 1).image).all()
-    torch.from_numpy(after.image)  # which takes no array that runs backwards
+    torch.from_numpy(after.image)  # PyTorch refuses negative strides
 
 
-@pytest.mark.parametrize("transform", [one for one, _ in TOGETHER], ids=repr)
+@pytest.mark.parametrize("transform", [transform for transform, _ in TOGETHER], ids=repr)
 def test_boxes_without_difficult_and_no_boxes_pass(transform):
     image = marked(1, 1).image
-    one = transform(Sample(image, "a", boxes=Boxes(torch.tensor([[30.0, 24, 36, 30]]), torch.tensor([3]))), rng()).boxes
-    assert one.difficult is None
-    assert one.labels.tolist() == [3]
-    none = transform(Sample(image, "a", boxes=Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))), rng()).boxes
-    assert none.boxes.shape == (0, 4)
+    single = Boxes(torch.tensor([[30.0, 24, 36, 30]]), torch.tensor([3]))
+    boxes = transform(Sample(image, "a", boxes=single), rng()).boxes
+    assert boxes.difficult is None
+    assert boxes.labels.tolist() == [3]
+    empty = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert transform(Sample(image, "a", boxes=empty), rng()).boxes.boxes.shape == (0, 4)
 
 
 # Resize
@@ -136,9 +137,9 @@ def test_twice_the_size_repeats_each_label_twice_and_half_of_it_is_the_same_agai
     twice = Resize((192, 192))(sample)
     assert (twice.mask == sample.mask.repeat(2, 0).repeat(2, 1)).all()
     assert (twice.depth_m == sample.depth_m.repeat(2, 0).repeat(2, 1)).all()
-    again = Resize((96, 96))(twice)
-    assert (again.mask == sample.mask).all()
-    assert torch.equal(again.boxes.boxes, sample.boxes.boxes)
+    restored = Resize((96, 96))(twice)
+    assert (restored.mask == sample.mask).all()
+    assert torch.equal(restored.boxes.boxes, sample.boxes.boxes)
 
 
 def test_a_third_of_the_size_takes_the_middle_one_of_three():
@@ -166,15 +167,15 @@ def test_ratios_are_drawn_evenly_over_the_range():
 @pytest.mark.parametrize("image_size", [(333, 500), (500, 333), (512, 683), (400, 2400)])
 @pytest.mark.parametrize("ratio", [0.5, 0.83, 1.0, 1.77, 2.0])
 def test_sizes_are_those_of_mmseg(image_size, ratio):
-    """Its img_scale=(2048, 512) with a ratio, give or take the pixel that it loses by cutting the scale down."""
+    """mmseg uses img_scale=(2048, 512) with a ratio. It may lose a pixel, because it truncates the scale."""
     longest, shortest = int(2048 * ratio), int(512 * ratio)
     factor = min(longest / max(image_size), shortest / min(image_size))
     expected = [int(side * factor + 0.5) for side in image_size]
     sample = Sample(np.zeros((*image_size, 3), np.uint8), "a")
-    found = RandomResize((ratio, ratio), size=512, longest=2048)(sample, rng()).image_size
-    assert np.abs(np.subtract(found, expected)).max() <= 2
+    resized = RandomResize((ratio, ratio), size=512, longest=2048)(sample, rng()).image_size
+    assert np.abs(np.subtract(resized, expected)).max() <= 2
     if (512 * ratio).is_integer() and (2048 * ratio).is_integer():
-        assert list(found) == expected
+        assert list(resized) == expected
 
 
 # Crop
@@ -185,14 +186,14 @@ def test_a_crop_is_a_window_of_its_size_anywhere():
     corners = set()
     for seed in range(60):
         window = RandomCrop((94, 95), min_visible=0)(sample, rng(seed))
-        found = [
+        matches = [
             (top, left)
             for top in range(3)
             for left in range(2)
             if (sample.image[top : top + 94, left : left + 95] == window.image).all()
         ]
-        corners |= set(found)
-        assert len(found) == 1
+        corners |= set(matches)
+        assert len(matches) == 1
     assert corners == {(top, left) for top in range(3) for left in range(2)}
 
 
@@ -214,8 +215,8 @@ def test_a_box_is_clipped_and_dropped_with_its_label_when_little_is_left():
         torch.tensor([False, True, True, False, False]),
     )
     sample = Sample(np.zeros((40, 40, 3), np.uint8), "a", boxes=boxes)
-    kept = CenterCrop(20, min_visible=0.25)(sample).boxes  # the window is 10 to 30 both ways
-    # box 0: a quarter is left; 1: 3/8; 2: all of it; 3: half; 4: all, but it has no pixel each way
+    kept = CenterCrop(20, min_visible=0.25)(sample).boxes  # the window is from 10 to 30 both ways
+    # A quarter of box 0 is left, 3/8 of box 1, all of box 2, half of box 3, and all of box 4, which is under a pixel.
     assert kept.labels.tolist() == [0, 1, 2, 3]
     assert kept.boxes.tolist() == [[0, 0, 10, 10], [5, 0, 20, 10], [0, 0, 10, 10], [0, 15, 10, 20]]
     assert kept.difficult.tolist() == [False, True, True, False]
@@ -236,9 +237,9 @@ def test_windows_of_one_class_are_drawn_again():
     def share_mixed(ratio: float) -> float:
         windows = [RandomCrop(100, cat_max_ratio=ratio)(sample, rng(seed)).mask for seed in range(200)]
         labelled = [window[window != 255] for window in windows]
-        return np.mean([0.25 < np.mean(one) < 0.75 if one.size else False for one in labelled])
+        return np.mean([0.25 < np.mean(window) < 0.75 if window.size else False for window in labelled])
 
-    # 49 of 301 corners are good. One draw: 0.16; all eleven bad: (1 - 0.16) ** 10 = 0.17, of which 0.16 are good.
+    # 49 of 301 corners are good, so one draw is good with 0.16, and one of eleven draws with 1 - (1 - 0.16) ** 11.
     assert abs(share_mixed(1.0) - 49 / 301) < 0.08
     assert abs(share_mixed(0.75) - (1 - (1 - 49 / 301) ** 11)) < 0.08
 
@@ -282,7 +283,9 @@ def test_nothing_is_known_of_what_is_padded(fill, value):
 
 
 def test_an_image_larger_than_its_padding_is_refused():
-    with pytest.raises(ValueError, match=r"'marked' is 60x80 \(height x width\), larger than the 70x70 to pad to"):
+    with pytest.raises(
+        ValueError, match=r"'marked' is 60x80 \(height x width\), which is larger than the padded size, 70x70"
+    ):
         PadTo(70)(marked(1, 1))
 
 
@@ -292,18 +295,18 @@ def test_an_image_larger_than_its_padding_is_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Resize(0), "a size is 1 pixel or more each way; got 0"),
+        (lambda: Resize(0), "a size must be 1 pixel or more each way; got 0"),
         (lambda: Resize((10, 0)), r"each way; got \(10, 0\)"),
         (lambda: Resize(10, longest=9), "got size=10 and longest=9"),
         (lambda: Resize((10, 10), longest=20), r"got size=\(10, 10\) and longest=20"),
-        (lambda: RandomResize((0.0, 1.0)), r"a least and a largest over 0; got \(0.0, 1.0\)"),
+        (lambda: RandomResize((0.0, 1.0)), r"ratio must be \(smallest, largest\), both over 0; got \(0.0, 1.0\)"),
         (lambda: RandomResize((2.0, 1.0)), r"over 0; got \(2.0, 1.0\)"),
-        (lambda: RandomResize(longest=10), "longest=10 goes with a size"),
+        (lambda: RandomResize(longest=10), "longest=10 needs a size"),
         (lambda: RandomCrop(0), "each way; got 0"),
-        (lambda: RandomCrop(9, cat_max_ratio=0), r"cat_max_ratio is a share, in \(0, 1\]; got 0"),
-        (lambda: RandomCrop(9, min_visible=1.5), r"min_visible is a share, in \[0, 1\]; got 1.5"),
-        (lambda: CenterCrop(9, min_visible=-1), r"min_visible is a share, in \[0, 1\]; got -1"),
-        (lambda: RandomFlip(2), r"probability is a share, in \[0, 1\]; got 2"),
+        (lambda: RandomCrop(9, cat_max_ratio=0), r"cat_max_ratio must be in \(0, 1\]; got 0"),
+        (lambda: RandomCrop(9, min_visible=1.5), r"min_visible must be in \[0, 1\]; got 1.5"),
+        (lambda: CenterCrop(9, min_visible=-1), r"min_visible must be in \[0, 1\]; got -1"),
+        (lambda: RandomFlip(2), r"probability must be in \[0, 1\]; got 2"),
         (lambda: PadTo(9, fill="red"), "fill must be one of edge, zero, grey; got 'red'"),
     ],
 )
@@ -318,7 +321,7 @@ def test_bad_arguments_are_refused(make, message, no_type_checker):
         (lambda: RandomCrop([32, 32]), r"number of pixels, or \(height, width\); got \[32, 32\]"),
         (lambda: Resize(32.5), r"or \(height, width\); got 32.5"),
         (lambda: PadTo((8, 8, 3)), r"or \(height, width\); got \(8, 8, 3\)"),
-        (lambda: RandomResize(2.0), r"ratio is a least and a largest, such as \(0.5, 2.0\); got 2.0"),
+        (lambda: RandomResize(2.0), r"ratio must be \(smallest, largest\), such as \(0.5, 2.0\); got 2.0"),
     ],
 )
 def test_sizes_and_ratios_of_another_kind_are_refused(make, message, no_type_checker):
@@ -327,7 +330,7 @@ def test_sizes_and_ratios_of_another_kind_are_refused(make, message, no_type_che
 
 
 def test_a_negative_label_is_no_class_of_a_crop():
-    """-1 is what others ignore; a model is built for it with ignore_label=-1."""
+    """Other libraries ignore -1. A model is built for such masks with ignore_label=-1."""
     sample = Sample(np.zeros((40, 40, 3), np.uint8), "a", mask=np.full((40, 40), -1))
     cropped = RandomCrop(20, cat_max_ratio=0.75)(sample, np.random.default_rng(0))
     assert cropped.mask.min() == cropped.mask.max() == -1

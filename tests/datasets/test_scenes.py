@@ -1,4 +1,4 @@
-"""Rendered scenes: reproducible, and labels that agree with each other and with the picture."""
+"""Rendered scenes are reproducible, and their labels agree with each other and with the picture."""
 
 import numpy as np
 import pytest
@@ -19,10 +19,10 @@ SCENES = list(Scenes(40, seed=11))
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not():
-    again, other = Scenes(40, seed=11)[3], Scenes(40, seed=12)[3]
-    assert (again.image == SCENES[3].image).all()
-    assert again.caption() == SCENES[3].caption()
-    assert (other.image != SCENES[3].image).any()
+    repeated, different = Scenes(40, seed=11)[3], Scenes(40, seed=12)[3]
+    assert (repeated.image == SCENES[3].image).all()
+    assert repeated.caption() == SCENES[3].caption()
+    assert (different.image != SCENES[3].image).any()
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are():
@@ -60,8 +60,8 @@ def test_an_object_is_visible_from_its_share_of_pixels_up():
 
 def test_depth_is_that_of_the_object_in_front_and_grows_to_the_horizon():
     for scene in SCENES:
-        for item, label in zip(scene.visible, scene.labels, strict=True):
-            assert np.allclose(scene.depth_m[scene.mask == label], item.distance_m)
+        for scene_object, label in zip(scene.visible, scene.labels, strict=True):
+            assert np.allclose(scene.depth_m[scene.mask == label], scene_object.distance_m)
         ground = np.where(scene.mask == 0, scene.depth_m, np.nan)
         assert scene.depth_m.max() == MAX_DEPTH_M
         for column in (0, 64, 127):
@@ -71,7 +71,7 @@ def test_depth_is_that_of_the_object_in_front_and_grows_to_the_horizon():
 
 def test_nearer_objects_hide_farther_ones():
     for scene in SCENES:
-        distances = [item.distance_m for item in scene.layout.objects]
+        distances = [scene_object.distance_m for scene_object in scene.layout.objects]
         assert distances == sorted(distances, reverse=True)
 
 
@@ -79,7 +79,7 @@ def test_the_plain_caption_names_every_visible_object_left_to_right_with_its_col
     for scene in SCENES:
         words = scene.caption().replace(",", "").split()
         assert [word for word in words if word in CLASSES] == scene.names
-        assert [word for word in words if word in COLORS] == [item.color for item in scene.visible]
+        assert [word for word in words if word in COLORS] == [scene_object.color for scene_object in scene.visible]
         assert scene.caption().endswith(BACKGROUNDS[scene.layout.background][0])
 
 

@@ -389,7 +389,7 @@ def test_an_image_that_breaks_in_the_third_epoch_is_named(voc, tmp_path):
 
 
 def test_it_is_skipped_when_that_is_asked_for(voc, tmp_path):
-    with pytest.warns(UserWarning, match="skipped '2007_000002', took '2007_000003' instead"):
+    with pytest.warns(UserWarning, match="skipped '2007_000002', used '2007_000003' instead"):
         train_on(voc, tmp_path / "run", on_error="skip")
     assert len(losses(tmp_path / "run")) == 5
 

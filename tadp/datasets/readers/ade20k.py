@@ -14,24 +14,24 @@ _GET = (
     "Get ADEChallengeData2016.zip (ADE20K's scene parsing benchmark of 2016, from MIT) and unpack it so that "
     "{root}/images and {root}/annotations are there."
 )
-# In the files 0 is "none of the 150"; the class of value k is k - 1.
+# In the files, 0 means none of the 150 classes, and value k means class k - 1.
 _TABLE = class_table({0: IGNORE_LABEL, IGNORE_LABEL: IGNORE_LABEL} | {k: k - 1 for k in range(1, 151)})
 
 
 class ADE20K(FolderDataset):
     """ADE20K for segmentation: 20,210 images to train on and 2,000 to validate, 150 classes.
 
-    A mask's file has 0 where none of the classes is; here that is `IGNORE_LABEL`, and classes count from 0. Ids are
-    file names, "ADE_train_00000001.jpg", which the released code looks captions up by.
+    In the mask files, 0 means none of the classes. Here it becomes `IGNORE_LABEL`, and classes count from 0. Ids are
+    file names, such as "ADE_train_00000001.jpg"; the released code looks up captions by them.
 
     Args:
         root: The folder ADEChallengeData2016.
-        split: The folder in images and annotations.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: The name of the folder in images and annotations.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
 
     Source:

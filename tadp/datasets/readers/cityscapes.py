@@ -1,4 +1,4 @@
-"""Cityscapes, and what the data sets in its form share: 19 classes by train id."""
+"""Cityscapes, and the reader for all data sets in its form: 19 classes by train id."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,20 +19,21 @@ _OF_TRAIN_IDS = class_table({value: value for value in (*range(19), IGNORE_LABEL
 
 
 class CityscapesForm(FolderDataset):
-    """Images with masks of Cityscapes' classes, as ..._labelTrainIds.png or ..._labelIds.png in a second tree.
+    """Images with masks of Cityscapes' classes, ..._labelTrainIds.png or ..._labelIds.png, in a second folder tree.
 
-    Where the mask of train ids is there, it is read; else the mask of ids, which is mapped.
+    If an image has a mask of train ids, it is read. Otherwise the mask of ids is read and mapped to train ids.
 
     Args:
         root: The data set's folder.
-        images: Where the images are in it; ids are paths below that.
-        masks: Where the masks are in it, in the same folders.
-        image_suffix: What the images' names end in.
-        mask_stem: What the masks' names have in its place, before labelTrainIds.png or labelIds.png.
-        name: The data set's, for messages.
-        advice: What to do where something is missing, for messages.
-        captions: As in `FolderDataset`.
-        on_error: As in `FolderDataset`.
+        images: The subfolder with the images. Ids are paths below it.
+        masks: The subfolder with the masks, which has the same folders as `images`.
+        image_suffix: The end of the images' file names.
+        mask_stem: The text that replaces `image_suffix` in the masks' file names, before labelTrainIds.png or
+            labelIds.png.
+        name: The data set's name, for messages.
+        advice: How to get a missing file, for messages.
+        captions: The caption of each image, by its id; see `FolderDataset`.
+        on_error: The reaction to an image that cannot be read; see `FolderDataset`.
     """
 
     def __init__(
@@ -51,15 +52,15 @@ class CityscapesForm(FolderDataset):
         root = Path(root)
         image_root = require(root / images, root=root, name=name, advice=advice)
         mask_root = require(root / masks, root=root, name=name, advice=advice)
-        there: dict[Path, set[str]] = {}
+        listings: dict[Path, set[str]] = {}
         records = []
         for path in find_images(image_root, image_suffix):
             inside = path.relative_to(image_root)
             folder = mask_root / inside.parent
             stem = path.name.removesuffix(image_suffix) + mask_stem
-            if folder not in there:
-                there[folder] = listing(folder)
-            kind = "labelTrainIds" if f"{stem}labelTrainIds.png" in there[folder] else "labelIds"
+            if folder not in listings:
+                listings[folder] = listing(folder)
+            kind = "labelTrainIds" if f"{stem}labelTrainIds.png" in listings[folder] else "labelIds"
             records.append(Record(inside.as_posix(), path, folder / f"{stem}{kind}.png"))
         super().__init__(
             records, name=name, advice=advice, class_names=CITYSCAPES_CLASSES, captions=captions, on_error=on_error
@@ -73,17 +74,17 @@ class CityscapesForm(FolderDataset):
 class Cityscapes(CityscapesForm):
     """Cityscapes for segmentation: 2,975 images to train on and 500 to validate, 19 classes.
 
-    Ids are paths below the split, "aachen/aachen_000000_000019_leftImg8bit.png", which the released code looks captions
-    up by.
+    Ids are paths below the split, such as "aachen/aachen_000000_000019_leftImg8bit.png"; the released code looks up
+    captions by them.
 
     Args:
         root: The folder with leftImg8bit and gtFine.
-        split: The annotations of "test" are not public.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: The split to read, "train" or "val". The annotations of "test" are not public.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
 
     Source:

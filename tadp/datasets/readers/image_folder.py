@@ -1,4 +1,4 @@
-"""What the readers of data sets on disk share: the list of images, captions, and what happens to a damaged file."""
+"""The base class of the readers of data sets on disk: the list of images, captions, and damaged files."""
 
 import os
 import warnings
@@ -16,11 +16,11 @@ from tadp.files.checks import check_choice
 Captions = Mapping[str, str]  # the caption of each image, by its id
 OnError = Literal["raise", "skip"]
 
-_MOST_SKIPPED = 100  # in a row; then it is not a file that is broken, but the disk
+_MOST_SKIPPED = 100  # in a row; with more, the disk is broken rather than a file
 
 
 class Record(NamedTuple):
-    """Where one image and its labels are."""
+    """The files of one image and its labels."""
 
     image_id: str
     image: Path
@@ -28,27 +28,28 @@ class Record(NamedTuple):
 
 
 class FolderDataset(ABC):
-    """Images and their labels in files, read when they are asked for; a map-style data set for a DataLoader.
+    """Images and labels in files, which are read on access. It is a map-style data set for a DataLoader.
 
     Attributes:
-        class_names: What the labels count, in their order; empty if there are no classes.
-        skipped: With `on_error="skip"`: the images that could not be read in this process, and why.
+        class_names: Names of the classes that the labels index; empty if there are no classes.
+        skipped: With `on_error="skip"`, the images that could not be read in this process, and the reasons.
 
     Args:
-        records: Where the images are. All files must be there.
+        records: The files of the images and labels. All files must exist.
         name: The data set's name, for messages.
-        advice: What to do where a file is missing, for messages.
-        class_names: As above.
-        captions: A caption an image, by its id: a `CaptionTable`, or any mapping. None: samples have no caption.
-        on_error: What happens to an image whose files are damaged, or gone since the start. "raise" stops with an error
-            that names the file. "skip" gives the next image that can be read in its place, with a warning that names
-            both; for training, as an evaluation would count the next image twice. Labels that are readable but wrong
-            are always an error.
+        advice: How to get a missing file, for messages.
+        class_names: Names of the classes that the labels index; empty if there are no classes.
+        captions: The caption of each image, by its id: a `CaptionTable` or any other mapping. None for samples without
+            captions.
+        on_error: The reaction to an image whose files are damaged, or were removed since the start. "raise" stops with
+            an error that names the file. "skip" returns the next readable image instead, with a warning that names
+            both. Only skip in training, because an evaluation would count the next image twice. Labels that can be read
+            but are wrong are always an error.
 
     Raises:
-        MissingDataError: If a file is not there.
+        MissingDataError: If a file is missing.
         UnknownIdError: If an image has no caption.
-        CaptionError: If captions are no strings.
+        CaptionError: If captions are not strings.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class FolderDataset(ABC):
 
     @property
     def image_paths(self) -> dict[str, Path]:
-        """The file of each image, by its id: what `CaptionTable.fill` takes."""
+        """The file of each image, by its id, as `CaptionTable.fill` needs them."""
         return {record.image_id: record.image for record in self._records}
 
     def __repr__(self) -> str:
@@ -104,7 +105,7 @@ class FolderDataset(ABC):
 
     @abstractmethod
     def _label(self, sample: Sample, path: Path) -> Sample:
-        """The sample with its labels, which are in that file."""
+        """Add the labels in a file to the sample."""
 
     def _load(self, record: Record) -> Sample:
         caption = None if self._captions is None else caption_of(self._captions, record.image_id)
@@ -129,21 +130,21 @@ class FolderDataset(ABC):
         for record, error in failures:
             if record.image_id not in self.skipped:
                 self.skipped[record.image_id] = str(error)
-                warnings.warn(f"skipped {record.image_id!r}, took {instead!r} instead: {error}", stacklevel=4)
+                warnings.warn(f"skipped {record.image_id!r}, used {instead!r} instead: {error}", stacklevel=4)
 
 
 def check_image_captions(captions: Captions, image_ids: list[str], name: str) -> None:
-    """Refuse captions that lack one of the images, or are none.
+    """Refuse captions that lack one of the images, or are not a mapping of strings.
 
     Raises:
-        TypeError: If they are no mapping.
-        UnknownIdError: If an image has none; the message says what the ids of the table look like.
-        CaptionError: If the first is no string.
+        TypeError: If `captions` is not a mapping.
+        UnknownIdError: If an image has no caption. The message shows what the ids of the table look like.
+        CaptionError: If the first image's caption is not a string.
     """
     if not isinstance(captions, Mapping):
         raise TypeError(
-            "captions are a CaptionTable, or a mapping from image id to caption; got a "
-            f"{type(captions).__name__}. A file is read by CaptionTable.open(path)."
+            "captions must be a CaptionTable, or a mapping from image id to caption; got a "
+            f"{type(captions).__name__}. To read a file, use CaptionTable.open(path)."
         )
     if isinstance(captions, CaptionTable):
         missing = captions.missing(image_ids)
@@ -151,12 +152,12 @@ def check_image_captions(captions: Captions, image_ids: list[str], name: str) ->
         missing = [image_id for image_id in image_ids if image_id not in captions]
     if missing:
         table = repr(captions) if isinstance(captions, CaptionTable) else f"a mapping of {len(captions)} captions"
-        more = f", nor of {len(missing) - 1} more of its {len(image_ids)} images" if len(missing) > 1 else ""
+        more = f", nor for {len(missing) - 1} more of its {len(image_ids)} images" if len(missing) > 1 else ""
         example = next(iter(captions), None)
         hint = "It is empty." if example is None else f"Its ids look like {example!r}."
         raise UnknownIdError(
-            f"{name}: {table} has no caption of {missing[0]!r}{more}. {hint} To caption what is missing, build the "
-            "data set without captions: table.fill(data.image_paths, captioner)."
+            f"{name}: {table} has no caption for {missing[0]!r}{more}. {hint} To add the missing captions, build the "
+            "data set without captions and call table.fill(data.image_paths, captioner)."
         )
     if image_ids:
         caption_of(captions, image_ids[0])
@@ -166,43 +167,43 @@ def caption_of(captions: Captions, image_id: str) -> str:
     """The caption of one image.
 
     Raises:
-        CaptionError: If it is no string.
+        CaptionError: If the caption is not a string.
     """
     caption = captions[image_id]
     if not isinstance(caption, str):
         raise CaptionError(
-            f"a caption is a string; that of {image_id!r} is a {type(caption).__name__}. The authors' caption files "
-            "are read by CaptionTable.from_json(path)."
+            f"a caption must be a string; the caption of {image_id!r} is a {type(caption).__name__}. To read the "
+            "authors' caption files, use CaptionTable.from_json(path)."
         )
     return caption
 
 
 def require(path: Path, *, root: Path, name: str, advice: str) -> Path:
-    """A folder or list of a data set, if it is there.
+    """Return the path of a folder or list if it exists.
 
     Raises:
-        MissingDataError: If it is not. Where it is found above or below the root, the message says so.
+        MissingDataError: If the path does not exist. If it exists above or below the root, the message says where.
     """
     if path.exists():
         return path
     inside = path.relative_to(root)
-    near = [root.parent / inside, *root.glob(f"*/{inside}"), *root.glob(f"*/*/{inside}")]
-    found = next((one for one in near if one.exists()), None)
-    if found is not None:
-        advice = f"Did you mean {found.parents[len(inside.parts) - 1]}?"
+    nearby = [root.parent / inside, *root.glob(f"*/{inside}"), *root.glob(f"*/*/{inside}")]
+    match = next((candidate for candidate in nearby if candidate.exists()), None)
+    if match is not None:
+        advice = f"Did you mean {match.parents[len(inside.parts) - 1]}?"
     raise MissingDataError(f"{name} needs {path}, which is not there. {advice}")
 
 
 def find_images(folder: Path, suffix: str) -> list[Path]:
-    """Files in and below a folder whose names end so, sorted; hidden ones left out."""
-    found = (Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(path for path in found if path.name.endswith(suffix) and not path.name.startswith("."))
+    """List the files in a folder and its subfolders whose names end in `suffix`, sorted, without hidden files."""
+    paths = (Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(path for path in paths if path.name.endswith(suffix) and not path.name.startswith("."))
 
 
 def listing(folder: Path) -> set[str]:
-    """Names in a folder; none if there is no such folder."""
+    """The names in a folder; an empty set if the folder does not exist."""
     try:
-        return set(os.listdir(folder))  # noqa: PTH208  names are all that is wanted, and there are many
+        return set(os.listdir(folder))  # noqa: PTH208  only names are needed, and there are many
     except (FileNotFoundError, NotADirectoryError):
         return set()
 

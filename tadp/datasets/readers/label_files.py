@@ -1,4 +1,4 @@
-"""Read one file of a data set: an image, a mask, depth, a list, the objects of an annotation."""
+"""Read one file of a data set: an image, a mask, depth, a list, or the objects of an annotation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ _DEPTH_MODES = ("I;16", "I;16B", "I")
 
 
 class XMLObject(NamedTuple):
-    """An object as a VOC annotation has it: 1-based pixels, all inclusive."""
+    """An object of a VOC annotation. Pixels count from 1, and all sides are inclusive."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -28,30 +28,30 @@ class XMLObject(NamedTuple):
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "_h _w 3"]:
-    """Pixels as `predict` sees them: upright, grey of 16 bits by its own white, what is transparent on white.
+    """Read pixels as `predict` does: upright, 16-bit greys scaled to 8 bits, transparent images on white.
 
     Raises:
-        ImageError: If the file is not there, damaged, or its values cannot be what was meant.
+        ImageError: If the file is missing or damaged, or its values are out of range.
     """
     pixels = decode(path, str(path), None)
     if pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
-        return np.array(pixels)  # Pillow's own memory cannot be written to
+        return np.array(pixels)  # Pillow's own memory is read-only
     return np.array(to_pil(path, max_pixels=None))
 
 
 def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:
-    """The numbers in a mask; of a palette picture the indices, not the colours.
+    """Read the values of a mask. For a picture with a palette these are the indices, not the colours.
 
     Raises:
-        ImageError: If the file is not there, or damaged.
-        DatasetError: If it is a colour picture.
+        ImageError: If the file is missing or damaged.
+        DatasetError: If the file is a colour picture.
     """
 
     def pixels(image: Image.Image) -> np.ndarray:
         if image.mode not in _INDEX_MODES:
             raise DatasetError(
-                f"{path} is a picture of colours (mode {image.mode}); a mask has one number a pixel. Take the files "
-                "that the data set came with, or turn its colours back into class numbers."
+                f"{path} is a colour picture (mode {image.mode}); a mask must have one value per pixel. Use the files "
+                "that came with the data set, or convert the colours back to class numbers."
             )
         return np.array(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
 
@@ -59,55 +59,55 @@ def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:
 
 
 def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, "256"]:
-    """For each value that a pixel may have, its class; -1 for values that no file may have."""
+    """A table with the class of each pixel value, and -1 for values that must not occur."""
     table = np.full(256, -1, np.int64)
     table[list(class_of)] = list(class_of.values())
     return table
 
 
 def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, "256"], *, name: str) -> Sample:
-    """The sample with the mask in a file.
+    """Add the mask in a file to a sample.
 
     Args:
-        sample: The image.
-        path: A picture of one channel, or of a palette.
-        table: As `class_table` makes it.
-        name: The data set's, for messages.
+        sample: The sample without a mask.
+        path: A picture with one channel or a palette.
+        table: The class of each pixel value, from `class_table`.
+        name: The data set's name, for messages.
 
     Raises:
-        ImageError: If the file is not there, or damaged.
-        DatasetError: If it has another size than the image, or a value that is no class.
+        ImageError: If the file is missing or damaged.
+        DatasetError: If the mask differs from the image in size, or has a value that is not a class.
     """
     values = read_indices(path)
     if values.shape != sample.image_size:
         raise DatasetError(
-            f"a mask has the size of its image; {path} is {sides(values.shape)}, and the image {sample.image_id!r} "
-            f"{sides(sample.image_size)} (height x width). Get both again."
+            f"a mask must have the size of its image; {path} is {sides(values.shape)}, and the image "
+            f"{sample.image_id!r} is {sides(sample.image_size)} (height x width). Download both again."
         )
     mask = table[values.clip(0, 255)]
     wrong = (mask < 0) | (values < 0) | (values > 255)
     if wrong.any():
-        found = ", ".join(map(str, np.unique(values[wrong])[:5].tolist()))
+        listed = ", ".join(map(str, np.unique(values[wrong])[:5].tolist()))
         raise DatasetError(
-            f"{path} has pixels of value {found}, which is no class; masks of {name} have {_ranges(table)}. Take the "
-            f"files that the data set came with, or give pixels of no class the value {IGNORE_LABEL}."
+            f"{path} has pixels of value {listed}, which is not a class; masks of {name} have {_ranges(table)}. Use "
+            f"the files that came with the data set, or set pixels without a class to {IGNORE_LABEL}."
         )
     return replace(sample, mask=mask)
 
 
 def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
-    """Metres from a 16-bit picture of millimetres.
+    """Read depth in metres from a 16-bit picture in millimetres.
 
     Raises:
-        ImageError: If the file is not there, or damaged.
-        DatasetError: If it does not have 16 bits.
+        ImageError: If the file is missing or damaged.
+        DatasetError: If the picture does not have 16 bits.
     """
 
     def metres(image: Image.Image) -> np.ndarray:
         if image.mode not in _DEPTH_MODES:
             raise DatasetError(
-                f"{path} is a picture of mode {image.mode}; depth is 16 bits of grey, in millimetres. A picture of "
-                "8 bits was made for looking at: take the file that the data set came with."
+                f"{path} is a picture of mode {image.mode}; depth must be a 16-bit grey picture, in millimetres. 8-bit "
+                "pictures are only for viewing: use the file that came with the data set."
             )
         return np.array(image).astype(np.float32) / 1000
 
@@ -115,26 +115,28 @@ def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without white space around them.
+    """Read the lines of a text file that are not empty, without surrounding white space.
 
     Raises:
-        DatasetError: If it is no text, or has no such line.
+        DatasetError: If the file is not a text file, or is empty.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is a list, a text file with an image a line; it is no text ({error}).") from error
+        raise DatasetError(
+            f"{path} must be a list, a text file with one image per line; it is not text ({error})."
+        ) from error
     if not any(lines):
-        raise DatasetError(f"{path} is empty; it lists an image a line. Get it again.")
+        raise DatasetError(f"{path} is empty; it must list one image per line. Download it again.")
     return [line for line in lines if line]
 
 
 def read_objects(path: Path) -> list[XMLObject]:
-    """The objects of an annotation in VOC's XML.
+    """Read the objects of an annotation in VOC's XML.
 
     Raises:
-        ImageError: If the file is not there, or cut short.
-        DatasetError: If an object lacks a side of its box, or it is no number.
+        ImageError: If the file is missing or cut short.
+        DatasetError: If a side of an object's box is missing or not a number.
     """
     try:
         tree = ElementTree.parse(path)
@@ -144,7 +146,7 @@ def read_objects(path: Path) -> list[XMLObject]:
 
 
 def _ranges(table: Int64[np.ndarray, "256"]) -> str:
-    """The values in a table, as "0 to 20 and 255"."""
+    """The values in a table as text, such as "0 to 20 and 255"."""
     runs: list[list[int]] = []
     for value in np.flatnonzero(table >= 0).tolist():
         if runs and value == runs[-1][-1] + 1:
@@ -165,8 +167,8 @@ def _object(element: ElementTree.Element, where: str) -> XMLObject:
         return XMLObject(name.strip(), (left, top, right, bottom), bool(int(difficult)))
     except ValueError as error:
         raise DatasetError(
-            f"{where}: a box has the numbers xmin, ymin, xmax, ymax, and difficult is 0 or 1; got {values} and "
-            f"{difficult!r}."
+            f"{where}: a box must have the numbers xmin, ymin, xmax, ymax, and difficult must be 0 or 1; got {values} "
+            f"and {difficult!r}."
         ) from error
 
 

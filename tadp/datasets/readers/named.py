@@ -22,12 +22,12 @@ TaskName = Literal["segmentation", "depth", "detection"]
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """What a name stands for.
+    """The data set behind a name.
 
     Attributes:
-        kind: The class.
-        tasks: What its labels are for.
-        train: The split to train on; None if it is for tests alone.
+        kind: The class of the data set.
+        tasks: The tasks that its labels are for.
+        train: The split to train on; None if the data set is only for tests.
         test: The split to test on.
     """
 
@@ -37,7 +37,7 @@ class NamedDataset:
     test: str
 
 
-# The seeds that tadp-tiny was not trained on; its training took 0, and 1 to watch it.
+# Seeds that tadp-tiny was not trained with. Its training used seed 0, and seed 1 to monitor it.
 SCENE_SEEDS = {"train": 101, "test": 102}
 SCENE_COUNTS = {"train": 2000, "test": 500}
 DATASETS: dict[str, NamedDataset] = {
@@ -63,19 +63,20 @@ def open_dataset(
     on_error: OnError = "raise",
     **options: Any,
 ) -> Any:
-    """A data set by its name.
+    """Open a data set by its name.
 
     Args:
-        name: One of `DATASETS`.
-        root: Its folder; rendered scenes need none.
-        split: By default the one to test on.
-        captions: A table or mapping, or the path of a caption file; None for none (rendered scenes have their own).
-        on_error: "raise", or "skip" what cannot be read; see `FolderDataset`.
-        **options: The class's own; for scenes `count`, `seed`, `style`, `size`.
+        name: A key of `DATASETS`.
+        root: The data set's folder. Rendered scenes need no folder.
+        split: The split to read; by default the split to test on.
+        captions: A table or mapping of captions, or the path of a caption file. None for no captions (rendered scenes
+            have their own).
+        on_error: "raise" an error for images that cannot be read, or "skip" them; see `FolderDataset`.
+        **options: Options of the data set's class; for scenes, these are `count`, `seed`, `style` and `size`.
 
     Raises:
-        ValueError: If the name or split is unknown, or a root is missing.
-        MissingDataError: If something is not there; the message says what to get.
+        ValueError: If the name or the split is unknown, or `root` is missing.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
 
     Example:
@@ -94,5 +95,5 @@ def open_dataset(
         options = {"count": SCENE_COUNTS[split], "seed": SCENE_SEEDS[split]} | options
         return RenderedScenes(options.pop("count"), options.pop("seed"), captions=captions, **options)
     if root is None:
-        raise ValueError(f"{name} is read from a folder; pass root=….")
+        raise ValueError(f"{name} needs its folder; pass root=….")
     return entry.kind(root, split=split, captions=captions, on_error=on_error, **options)

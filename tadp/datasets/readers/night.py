@@ -1,4 +1,4 @@
-"""Streets at night, labelled as Cityscapes is: the paper's target domains for a model that was trained there."""
+"""Streets at night with Cityscapes' classes: the paper's target domains for models trained on Cityscapes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from tadp.files.checks import check_choice
 
 @dataclass(frozen=True)
 class _Folders:
-    """Where a set keeps its files, of its only split."""
+    """The folders and file names of a data set with a single split."""
 
     split: str
     images: str
@@ -23,7 +23,7 @@ class _Folders:
 
 
 class _Night(CityscapesForm):
-    """What the two have in common."""
+    """The reader that both data sets share."""
 
     folders: ClassVar[_Folders]
 
@@ -35,16 +35,16 @@ class _Night(CityscapesForm):
         captions: Captions | None = None,
         on_error: OnError = "raise",
     ):
-        here = self.folders
-        check_choice(here.split if split is None else split, (here.split,), name="split")
+        folders = self.folders
+        check_choice(folders.split if split is None else split, (folders.split,), name="split")
         super().__init__(
             root,
-            images=f"{here.images}/{here.split}",
-            masks=f"{here.masks}/{here.split}",
-            image_suffix=here.image_suffix,
-            mask_stem=here.mask_stem,
-            name=here.name,
-            advice=f"{here.advice} and unpack it so that {here.images} and {here.masks} are in {root}.",
+            images=f"{folders.images}/{folders.split}",
+            masks=f"{folders.masks}/{folders.split}",
+            image_suffix=folders.image_suffix,
+            mask_stem=folders.mask_stem,
+            name=folders.name,
+            advice=f"{folders.advice} and unpack it so that {folders.images} and {folders.masks} are in {root}.",
             captions=captions,
             on_error=on_error,
         )
@@ -53,16 +53,17 @@ class _Night(CityscapesForm):
 class DarkZurich(_Night):
     """The 50 validation images of Dark Zurich, 19 classes.
 
-    Ids are paths below the split, "night/GOPR0356/GOPR0356_frame_000375_rgb_anon.png", as in the authors' caption file.
+    Ids are paths below the split, such as "night/GOPR0356/GOPR0356_frame_000375_rgb_anon.png", as in the authors'
+    caption file.
 
     Args:
         root: The folder with rgb_anon and gt.
-        split: "val" alone: the annotations of "test" are not public, and "train" has none.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: Only "val". The annotations of "test" are not public, and "train" has no annotations.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
 
     Source:
@@ -83,16 +84,16 @@ class DarkZurich(_Night):
 class NighttimeDriving(_Night):
     """The 50 test images of Nighttime Driving, 19 classes, coarsely labelled.
 
-    Ids are paths below leftImg8bit/test, "night/0_frame_1824_leftImg8bit.png", as in the authors' caption file.
+    Ids are paths below leftImg8bit/test, such as "night/0_frame_1824_leftImg8bit.png", as in the authors' caption file.
 
     Args:
         root: The folder NighttimeDrivingTest, with leftImg8bit and gtCoarse_daytime_trainvaltest.
-        split: "test" alone.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: Only "test".
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
 
     Source:

@@ -1,4 +1,4 @@
-"""Pascal VOC in its VOCdevkit folder: masks with SBD's further ones, and boxes."""
+"""Pascal VOC in its VOCdevkit folder: masks, including those of SBD, and boxes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tadp.language.class_names import VOC_CLASSES
 VOCSplit = Literal["train", "val", "trainval", "trainaug"]
 VOCBoxSplit = Literal["train", "val", "trainval", "test"]
 
-# VOC's own spelling where the paper's differs.
+# VOC's own spelling, where the paper spells a class differently.
 _SPELLED = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
@@ -31,12 +31,13 @@ _GET = (
     "{root}/JPEGImages is there."
 )
 _GET_LIST = (
-    "It lists the 10,582 images of trainaug, a name a line; the paper's released code has it as datasets/trainaug.txt. "
-    "Or keep SBD's part of it as aug.txt beside train.txt."
+    "It lists the 10,582 images of trainaug, one name per line. Copy it from datasets/trainaug.txt of the paper's "
+    "released code, or put SBD's part of it as aug.txt next to train.txt."
 )
 _GET_MASKS = (
-    "VOC comes with the masks of train and val. Those that trainaug adds are from SBD (Semantic Boundaries Dataset), "
-    "as the index pictures that go round as SegmentationClassAug: unpack them to {root}/SegmentationClassAug."
+    "VOC comes with the masks of train and val. The masks that trainaug adds are from SBD (Semantic Boundaries "
+    "Dataset). They are available as index pictures named SegmentationClassAug: unpack them to "
+    "{root}/SegmentationClassAug."
 )
 _TABLE = class_table({value: value for value in (*range(21), IGNORE_LABEL)})
 
@@ -44,21 +45,22 @@ _TABLE = class_table({value: value for value in (*range(21), IGNORE_LABEL)})
 class PascalVOC(FolderDataset):
     """Pascal VOC 2012 for segmentation: 20 classes and the background, which is class 0.
 
-    Ids are names without suffix, "2007_000032", as in the authors' caption files. A mask is VOC's own
-    (SegmentationClass) where there is one, and else SBD's (SegmentationClassAug).
+    Ids are file names without suffix, such as "2007_000032", as in the authors' caption files. A mask is VOC's own
+    (SegmentationClass) if there is one, and SBD's (SegmentationClassAug) otherwise.
 
     Args:
         root: The folder VOCdevkit/VOC2012, with JPEGImages, SegmentationClass and ImageSets/Segmentation.
-        split: "trainaug" (10,582 images) needs ImageSets/Segmentation/trainaug.txt, or aug.txt beside train.txt.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: The split to read. "trainaug" (10,582 images) needs ImageSets/Segmentation/trainaug.txt, or aug.txt next
+            to train.txt.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
 
     Source:
-        TADP's datasets/VOCDataset.py for folders, lists and names of classes.
+        TADP's datasets/VOCDataset.py for folders, lists and class names.
 
     Example:
         >>> data = PascalVOC("VOCdevkit/VOC2012", split="val")  # doctest: +ELLIPSIS
@@ -101,24 +103,24 @@ class PascalVOC(FolderDataset):
 
 
 class VOCBoxes(FolderDataset):
-    """Boxes in the folders and the XML of Pascal VOC, whatever the pictures.
+    """Boxes in the folder structure and XML of Pascal VOC, for any kind of images.
 
-    In a sample, boxes count pixels from 0 with right and bottom exclusive; the XML's are 1-based and inclusive, so left
-    and top become one less. Objects marked as difficult are kept, and marked.
+    In a sample, boxes count pixels from 0, and right and bottom are exclusive. In the XML, pixels count from 1 and all
+    sides are inclusive, so left and top are reduced by 1. Objects marked as difficult are kept, with the mark.
 
     Args:
         root: A folder with JPEGImages, Annotations and ImageSets/Main.
-        split: The list to read: ImageSets/Main/<split>.txt.
-        known: All classes that its annotations name, in this package's spelling.
-        class_names: Those that are wanted, in the order that labels count; objects of other known classes are left out.
-        name: The data set's, for messages.
-        advice: What to do where something is missing, for messages.
-        captions: As in `FolderDataset`.
-        on_error: As in `FolderDataset`.
+        split: The list to read, ImageSets/Main/<split>.txt.
+        known: All classes in the annotations, in this package's spelling.
+        class_names: Names of the classes that the labels index. Objects of other known classes are left out.
+        name: The data set's name, for messages.
+        advice: How to get a missing file, for messages.
+        captions: The caption of each image, by its id; see `FolderDataset`.
+        on_error: The reaction to an image that cannot be read; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there.
-        ValueError: If a name in `class_names` is no class of Pascal VOC, stands twice, or none is in `known`.
+        MissingDataError: If a file or folder is missing.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC or is listed twice, or none is in `known`.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class VOCBoxes(FolderDataset):
         names = read_lines(require(root / "ImageSets/Main" / f"{split}.txt", root=root, name=name, advice=advice))
         self._known = tuple(known)
         super().__init__(
-            [Record(one, images / f"{one}.jpg", root / "Annotations" / f"{one}.xml") for one in names],
+            [Record(stem, images / f"{stem}.jpg", root / "Annotations" / f"{stem}.xml") for stem in names],
             name=name,
             advice=advice,
             class_names=class_names,
@@ -149,64 +151,64 @@ class VOCBoxes(FolderDataset):
 
     @property
     def box_class_names(self) -> tuple[str, ...]:
-        """What the labels of boxes count: `class_names`."""
+        """Names of the classes that the labels of boxes index: `class_names`."""
         return self.class_names
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        read = enumerate(read_objects(path))
-        found = [self._checked(item, f"{path}, object {number}", sample) for number, item in read]
-        kept = [one for one in found if one.name in self.class_names]
+        numbered = enumerate(read_objects(path))
+        annotated = [self._converted(entry, f"{path}, object {number}", sample) for number, entry in numbered]
+        kept = [entry for entry in annotated if entry.name in self.class_names]
         boxes = Boxes(
-            torch.tensor([one.box for one in kept], dtype=torch.float32).reshape(-1, 4),
-            torch.tensor([self.class_names.index(one.name) for one in kept], dtype=torch.int64),
-            torch.tensor([one.is_difficult for one in kept], dtype=torch.bool),
+            torch.tensor([entry.box for entry in kept], dtype=torch.float32).reshape(-1, 4),
+            torch.tensor([self.class_names.index(entry.name) for entry in kept], dtype=torch.int64),
+            torch.tensor([entry.is_difficult for entry in kept], dtype=torch.bool),
         )
         return replace(sample, boxes=boxes)
 
-    def _checked(self, item: XMLObject, where: str, sample: Sample) -> XMLObject:
-        """The object in this package's spelling and pixels."""
-        name = _SPELLED.get(item.name, item.name)
+    def _converted(self, entry: XMLObject, where: str, sample: Sample) -> XMLObject:
+        """Check an object, and convert it to this package's spelling and pixels."""
+        name = _SPELLED.get(entry.name, entry.name)
         if name not in self._known:
             raise DatasetError(
-                f"{where}: {item.name!r} is no class of {self._name}; its classes are {', '.join(self._known)}."
+                f"{where}: {entry.name!r} is not a class of {self._name}; its classes are {', '.join(self._known)}."
             )
-        left, top, right, bottom = item.box
+        left, top, right, bottom = entry.box
         left, top = left - 1, top - 1
         height, width = sample.image_size
         if right <= left or bottom <= top:
             raise DatasetError(
-                f"{where}: a box has an area; got xmin, ymin, xmax, ymax of {item.box}. Mend the file, or leave the "
-                "object out of it."
+                f"{where}: a box must have an area; got {entry.box} for xmin, ymin, xmax, ymax. Fix the file or remove "
+                "the object from it."
             )
         if left >= width or top >= height or right <= 0 or bottom <= 0:
             raise DatasetError(
-                f"{where}: the box {item.box} lies outside its image of {sides(sample.image_size)} (height x width). "
+                f"{where}: the box {entry.box} lies outside its image of {sides(sample.image_size)} (height x width). "
                 "Get the annotation that belongs to this image."
             )
-        return XMLObject(name, (left, top, right, bottom), item.is_difficult)
+        return XMLObject(name, (left, top, right, bottom), entry.is_difficult)
 
 
 class PascalVOCDetection(VOCBoxes):
     """Pascal VOC 2007 or 2012 for detection, 20 classes.
 
-    The paper trains on both trainval splits, `torch.utils.data.ConcatDataset([voc2012, voc2007])`, and tests on
-    2007's test.
+    The paper trains on both trainval splits, `torch.utils.data.ConcatDataset([voc2012, voc2007])`, and tests on the
+    test split of 2007.
 
     Args:
         root: The folder VOCdevkit/VOC2012 or VOCdevkit/VOC2007, with JPEGImages, Annotations and ImageSets/Main.
-        split: "test" is 2007's; 2012's has no public annotations.
-        class_names: The classes that are wanted, in the order that labels count; objects of others are left out.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: The split to read. "test" only exists for 2007, as the annotations for 2012 are not public.
+        class_names: Names of the classes that the labels index. Objects of other classes are left out.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
-        ValueError: If a name in `class_names` is no class of Pascal VOC, or stands twice.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC, or is listed twice.
 
     Source:
         TADP's train_tadp.py for the splits, datasets/datamodules.py for pixels that count from 0. (Its training reads
-        the XML with torchvision, and leaves the coordinates as they are.)
+        the XML with torchvision and does not convert the coordinates.)
     """
 
     def __init__(
@@ -239,7 +241,7 @@ def _segmentation_names(root: Path, split: VOCSplit) -> list[str]:
         advice = _GET.format(root=root)
         return read_lines(require(lists / f"{split}.txt", root=root, name="Pascal VOC", advice=advice))
     if (lists / "trainaug.txt").exists():
-        # Some lists have two paths a line: /JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png
+        # Some lists have two paths per line: /JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png
         return [Path(line.split()[0]).stem for line in read_lines(lists / "trainaug.txt")]
     if (lists / "aug.txt").exists() and (lists / "train.txt").exists():
         return list(dict.fromkeys(read_lines(lists / "train.txt") + read_lines(lists / "aug.txt")))
@@ -247,9 +249,14 @@ def _segmentation_names(root: Path, split: VOCSplit) -> list[str]:
 
 
 def _check_names(class_names: Sequence[str], known: Sequence[str], name: str) -> None:
-    for one in check_classes(class_names, name="class_names"):
-        if one not in VOC_CLASSES:
-            hint = f"Here it is {_SPELLED[one]!r}." if one in _SPELLED else f"They are {', '.join(VOC_CLASSES)}."
-            raise ValueError(f"class_names: {one!r} is no class of Pascal VOC. {hint}")
+    for class_name in check_classes(class_names, name="class_names"):
+        if class_name in _SPELLED:
+            raise ValueError(
+                f"class_names: {class_name!r} is spelled {_SPELLED[class_name]!r} here; pass that instead."
+            )
+        if class_name not in VOC_CLASSES:
+            raise ValueError(
+                f"class_names: {class_name!r} is not a class of Pascal VOC. Its classes are {', '.join(VOC_CLASSES)}."
+            )
     if not set(class_names) & set(known):
-        raise ValueError(f"class_names: none of {', '.join(class_names)} is in {name}; it has {', '.join(known)}.")
+        raise ValueError(f"class_names: {name} has none of {', '.join(class_names)}; it has {', '.join(known)}.")

@@ -18,7 +18,7 @@ _GET = (
 
 
 class _Drawings(VOCBoxes):
-    """What the two have in common."""
+    """The reader that both data sets share."""
 
     own_classes: ClassVar[tuple[str, ...]]
 
@@ -46,20 +46,22 @@ class _Drawings(VOCBoxes):
 
 
 class Watercolor2k(_Drawings):
-    """1,000 watercolors to train on, 1,000 to test, with boxes; ids are names without suffix, "43248445".
+    """Watercolor2k: 1,000 watercolors to train on and 1,000 to test, with boxes.
+
+    Ids are file names without suffix, such as "43248445".
 
     Args:
         root: The folder `watercolor`, with JPEGImages, Annotations and ImageSets/Main.
-        split: The paper tests on "test".
-        class_names: What labels count, its own six by default. `VOC_CLASSES` gives the labels of a detector that was
-            trained on Pascal VOC.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: The split to read, "train" or "test". The paper tests on "test".
+        class_names: Names of the classes that the labels index; by default the data set's own six. Pass `VOC_CLASSES`
+            to get the labels of a detector that was trained on Pascal VOC.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
-        ValueError: If a name in `class_names` is no class of Pascal VOC, or none is in Watercolor2k.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC, or Watercolor2k has none of them.
 
     Source:
         TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
@@ -69,20 +71,22 @@ class Watercolor2k(_Drawings):
 
 
 class Comic2k(_Drawings):
-    """1,000 comics to train on, 1,000 to test, with boxes; ids are names without suffix, "79182947".
+    """Comic2k: 1,000 comics to train on and 1,000 to test, with boxes.
+
+    Ids are file names without suffix, such as "79182947".
 
     Args:
         root: The folder `comic`, with JPEGImages, Annotations and ImageSets/Main.
-        split: The paper tests on "test".
-        class_names: What labels count, its own six by default. `VOC_CLASSES` gives the labels of a detector that was
-            trained on Pascal VOC.
-        captions: A `CaptionTable`, or a mapping from id to caption; None for none.
-        on_error: As in `FolderDataset`.
+        split: The split to read, "train" or "test". The paper tests on "test".
+        class_names: Names of the classes that the labels index; by default the data set's own six. Pass `VOC_CLASSES`
+            to get the labels of a detector that was trained on Pascal VOC.
+        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
+        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        MissingDataError: If something is not there; the message says what to get.
+        MissingDataError: If a file or folder is missing. The message says how to get it.
         UnknownIdError: If an image has no caption.
-        ValueError: If a name in `class_names` is no class of Pascal VOC, or none is in Comic2k.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC, or Comic2k has none of them.
 
     Source:
         TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.

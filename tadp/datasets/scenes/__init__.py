@@ -1,7 +1,7 @@
-"""Rendered scenes: coloured objects on a ground plane, with everything a perception task asks for.
+"""Rendered scenes: coloured objects on a ground plane, with all the labels that perception tasks need.
 
-A scene is a small record drawn from (seed, index); rendering it gives the image, a class mask, depth in metres, boxes
-and a caption. Nothing is downloaded, and the same numbers give the same pixels with the same numpy and Pillow.
+A scene is a small record drawn from (seed, index). Rendering it gives the image, a class mask, depth in metres, boxes
+and a caption. Nothing is downloaded. The same seed and index give the same pixels with the same NumPy and Pillow.
 
     scenes = Scenes(1000, seed=1)
     scene = scenes[0]

@@ -1,4 +1,4 @@
-"""Where rendered scenes take place: sky, ground, and what they are called."""
+"""The places of rendered scenes: their sky, their ground, and their names."""
 
 import numpy as np
 from PIL import Image
@@ -17,16 +17,16 @@ BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int], st
 
 
 def backdrop(background: str, horizon: float, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Sky and ground of a scene.
+    """Draw the sky and the ground of a scene.
 
     Args:
-        background: A name of `BACKGROUNDS`.
+        background: A key of `BACKGROUNDS`.
         horizon: Row of the horizon, as a share of the image's height.
         size: Height and width in pixels.
-        rng: Source of tints, clouds and texture.
+        rng: Random number generator for tints, clouds and texture.
 
     Returns:
-        (size, size, 3), uint8.
+        The picture, (size, size, 3), uint8.
     """
     _, sky, ground, texture = BACKGROUNDS[background]
     tint = rng.normal(0, 6, (2, 3))

@@ -1,4 +1,4 @@
-"""Rendered scenes as samples: mask, depth, boxes and caption of every image, with nothing to download."""
+"""Rendered scenes as samples with mask, depth, boxes and caption, without a download."""
 
 from collections.abc import Iterator
 from typing import overload
@@ -14,24 +14,24 @@ from tadp.images.boxes import Boxes
 
 
 class RenderedScenes:
-    """A data set of rendered scenes, made when they are asked for; the same seed gives the same samples.
+    """A data set of rendered scenes, which are rendered on access. The same seed gives the same samples.
 
-    A mask has 0 for background and k for `box_class_names[k - 1]`; depth is up to `scenes.MAX_DEPTH_M`, which the sky
-    has; boxes are those of the visible objects. Ids are style, seed and number: "plain-0-000003".
+    In a mask, 0 is background and k is `box_class_names[k - 1]`. Depth is at most `scenes.MAX_DEPTH_M`, the depth of
+    the sky. Boxes belong to visible objects. Ids consist of style, seed and number, such as "plain-0-000003".
 
     Attributes:
-        class_names: What masks count: "background", then the 12 classes.
-        box_class_names: What the labels of boxes count: the 12 classes.
+        class_names: Names of the classes in masks: "background", then the 12 classes.
+        box_class_names: Names of the 12 classes that the labels of boxes index.
         scenes: The scenes themselves.
 
     Args:
         count: Number of scenes.
-        seed: Another seed is another data set; two data sets share no scene.
-        style: One style for all; None mixes them.
-        size: Height and width in pixels, from 32 up.
-        max_objects: 1 to 4.
-        captions: A `CaptionTable`, or a mapping from id to caption. None: `scene.caption()`, which names every visible
-            object with its colour, and the place.
+        seed: Seed of the scenes. Data sets with different seeds share no scenes.
+        style: The style of all scenes; None mixes the styles.
+        size: Height and width in pixels, at least 32.
+        max_objects: Largest number of objects in a scene, 1 to 4.
+        captions: A `CaptionTable`, or a mapping from id to caption. By default the caption is `scene.caption()`, which
+            names every visible object with its colour, and the place.
 
     Raises:
         ValueError: If `count`, `style` or `max_objects` is out of range.

@@ -1,4 +1,4 @@
-"""A scene as a record of numbers, drawn from (seed, index), and rendered with all its labels."""
+"""Scenes as records of numbers, drawn from (seed, index) and rendered with all their labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,14 +16,14 @@ from tadp.files.checks import check_choice
 Style = Literal["plain", "watercolor", "comic", "night"]
 STYLES: tuple[Style, ...] = get_args(Style)
 MAX_DEPTH_M = 20.0  # the sky, and the ground near the horizon
-VISIBLE_SHARE = 0.004  # an object counts as visible from this share of the image's pixels
+VISIBLE_SHARE = 0.004  # an object is visible if it covers this share of the image's pixels or more
 _SUPERSAMPLE = 2
 _LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}
 
 
 @dataclass(frozen=True)
 class SceneLayout:
-    """A scene before rendering. Objects stand far to near."""
+    """A scene before rendering. Objects are ordered from far to near."""
 
     objects: tuple[SceneObject, ...]
     background: str
@@ -39,7 +39,7 @@ class SceneLayout:
             size: Height and width in pixels, at least 32.
         """
         if size < 32:
-            raise ValueError(f"a scene is rendered at 32 px or more; got {size}.")
+            raise ValueError(f"a scene must be rendered at 32 px or more; got {size}.")
         rng = np.random.default_rng(self.noise_seed)
         canvas = Image.fromarray(backdrop(self.background, self.horizon, size, rng)).resize(
             (size * _SUPERSAMPLE, size * _SUPERSAMPLE), Image.Resampling.NEAREST
@@ -47,12 +47,12 @@ class SceneLayout:
         mask = np.zeros((size, size), np.uint8)
         owner = np.full((size, size), -1, np.int8)
         depth = _ground_depth(self.horizon, size)
-        for number, item in enumerate(self.objects):
-            silhouette = draw_object(canvas, item, self.horizon)
+        for number, scene_object in enumerate(self.objects):
+            silhouette = draw_object(canvas, scene_object, self.horizon)
             covered = np.asarray(silhouette.reduce(_SUPERSAMPLE)) > 127
-            mask[covered] = _LABELS[item.name]
+            mask[covered] = _LABELS[scene_object.name]
             owner[covered] = number
-            depth[covered] = item.distance_m
+            depth[covered] = scene_object.distance_m
         image = np.asarray(canvas.reduce(_SUPERSAMPLE)).astype(np.float32)
         image += rng.normal(0, 3, image.shape).astype(np.float32)
         image = apply_style(np.clip(image, 0, 255).astype(np.uint8), self.style, rng)
@@ -66,35 +66,37 @@ class Scene:
 
     layout: SceneLayout
     image: np.ndarray
-    """(H, W, 3), uint8."""
+    """The picture, (H, W, 3), uint8."""
     mask: np.ndarray
-    """(H, W), uint8: 0 is background, k is `CLASSES[k - 1]`."""
+    """The class of each pixel, (H, W), uint8: 0 is background, k is `CLASSES[k - 1]`."""
     depth_m: np.ndarray
-    """(H, W), float32 metres, up to `MAX_DEPTH_M`."""
+    """Depth in metres, (H, W), float32, up to `MAX_DEPTH_M`."""
     boxes: np.ndarray
-    """(N, 4), float32: left, top, right, bottom in pixels, of the visible part of each visible object."""
+    """Left, top, right, bottom in pixels of the visible part of each visible object, (N, 4), float32."""
     visible: tuple[SceneObject, ...]
     """The N visible objects, left to right."""
     shares: tuple[float, ...]
-    """The share of the image's pixels each visible object covers."""
+    """The share of the image's pixels that each visible object covers."""
 
     @property
     def names(self) -> list[str]:
         """Class names of the visible objects, left to right."""
-        return [item.name for item in self.visible]
+        return [scene_object.name for scene_object in self.visible]
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,), int64: the mask's value of each visible object."""
+        """The mask's value for each visible object, (N,), int64."""
         return np.array([_LABELS[name] for name in self.names], np.int64)
 
     def caption(self, rng: np.random.Generator | None = None, *, long: bool = False) -> str:
-        """Words for what is visible.
+        """Describe the visible objects and the place.
 
         Args:
-            rng: Without one, the plain sentence: every visible object with its colour, left to right, then the place
-                and the style. With one, the same facts in another form: other order, size words, an attribute left out.
-            long: Add a sentence for each object: size, side and distance.
+            rng: Random number generator for the form of the caption. By default the caption is a plain sentence with
+                every visible object and its colour, left to right, then the place and the style. With a generator, it
+                states the same facts in another form: in another order, with words for size, or without some
+                attributes.
+            long: Whether to add a sentence for each object, with its size, side and distance.
         """
         background = self.layout.background
         text = sentence(self.visible, self.shares, background, self.layout.style, rng)
@@ -102,14 +104,14 @@ class Scene:
 
 
 class Scenes:
-    """A data set of rendered scenes, made when asked for; index it, or give it to a DataLoader.
+    """A sequence of rendered scenes, which are rendered on access. Index it, or pass it to a DataLoader.
 
     Args:
         count: Number of scenes.
-        seed: Another seed is another data set; two data sets share no scene.
-        size: Height and width in pixels.
-        style: One style for all; None draws 70 % plain, 10 % each of the others.
-        max_objects: 1 to 4.
+        seed: Seed of the scenes. Sequences with different seeds share no scenes.
+        size: Height and width in pixels, at least 32.
+        style: The style of all scenes; None draws 70 % plain scenes and 10 % of each other style.
+        max_objects: Largest number of objects in a scene, 1 to 4.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", ma
     if style is None:
         style = STYLES[int(rng.choice(len(STYLES), p=(0.7, 0.1, 0.1, 0.1)))]
     return SceneLayout(
-        objects=tuple(sorted(objects, key=lambda item: -item.distance_m)),
+        objects=tuple(sorted(objects, key=lambda scene_object: -scene_object.distance_m)),
         background=str(rng.choice(list(BACKGROUNDS))),
         horizon=float(rng.uniform(0.3, 0.55)),
         style=style,
@@ -163,7 +165,7 @@ def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", ma
 
 
 def restyle(layout: SceneLayout, style: Style) -> SceneLayout:
-    """The same scene in another style."""
+    """Return the same scene in another style."""
     return replace(layout, style=style)
 
 
@@ -175,13 +177,13 @@ def _ground_depth(horizon: float, size: int) -> np.ndarray:
 
 
 def _visible(owner: np.ndarray, count: int) -> tuple[np.ndarray, tuple[int, ...], tuple[float, ...]]:
-    """Boxes, numbers and shares of the objects that can be seen, left to right."""
-    found = []
+    """Boxes, numbers and shares of the visible objects, left to right."""
+    visible = []
     for number in range(count):
         rows, columns = np.nonzero(owner == number)
         if len(rows) >= VISIBLE_SHARE * owner.size:
             box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            found.append((columns.mean(), box, number, len(rows) / owner.size))
-    found.sort()
-    boxes = np.array([box for _, box, _, _ in found], np.float32).reshape(-1, 4)
-    return boxes, tuple(number for _, _, number, _ in found), tuple(share for *_, share in found)
+            visible.append((columns.mean(), box, number, len(rows) / owner.size))
+    visible.sort()
+    boxes = np.array([box for _, box, _, _ in visible], np.float32).reshape(-1, 4)
+    return boxes, tuple(number for _, _, number, _ in visible), tuple(share for *_, share in visible)

@@ -15,45 +15,47 @@ def sentence(
     style: str,
     rng: np.random.Generator | None,
 ) -> str:
-    """What is visible, and where; with a generator in one of many forms.
+    """Describe the visible objects and their place; with a generator, in one of many forms.
 
     Args:
         visible: The objects, left to right.
-        shares: The share of the image's pixels that each covers.
-        background: A name of `BACKGROUNDS`.
+        shares: The share of the image's pixels that each object covers.
+        background: A key of `BACKGROUNDS`.
         style: The scene's style.
-        rng: Source of the form; None for the plain sentence.
+        rng: Random number generator for the form of the sentence; None for the plain sentence.
     """
-    items = list(visible)
+    objects = list(visible)
     place = BACKGROUNDS[background][0]
     if rng is None:
-        phrases = [f"{_article(item.color)} {item.name}" for item in items]
+        phrases = [f"{_article(shown.color)} {shown.name}" for shown in objects]
         return _styled(_listed(phrases) + " " + place, style)
-    items = [items[k] for k in rng.permutation(len(items))] if rng.random() < 0.5 else items
+    objects = [objects[k] for k in rng.permutation(len(objects))] if rng.random() < 0.5 else objects
     share_of = dict(zip(visible, shares, strict=True))
     phrases = []
-    for item in items:
-        words = [_size_word(share_of[item])] if rng.random() < 0.3 else []
-        words += [item.color] if rng.random() < 0.8 else []
-        words += [item.pattern] if item.pattern != "plain" and rng.random() < 0.15 else []
-        phrases.append(_article(" ".join([w for w in words if w] + [item.name])))
+    for scene_object in objects:
+        words = [_size_word(share_of[scene_object])] if rng.random() < 0.3 else []
+        words += [scene_object.color] if rng.random() < 0.8 else []
+        words += [scene_object.pattern] if scene_object.pattern != "plain" and rng.random() < 0.15 else []
+        phrases.append(_article(" ".join([word for word in words if word] + [scene_object.name])))
     joiner = (" and ", " next to ", " with ")[rng.choice(3, p=(0.6, 0.25, 0.15))]
     text = _listed(phrases, joiner)
-    if rng.random() < 0.9 or not items:
+    if rng.random() < 0.9 or not objects:
         text = f"{text} {place}"
     opening = ("", "a picture of ", "a photo of ")[rng.choice(3, p=(0.7, 0.15, 0.15))] if style == "plain" else ""
     return _styled(opening + text, style)
 
 
 def details(visible: Sequence[SceneObject], shares: Sequence[float], background: str) -> str:
-    """A sentence or two on each object: size, distance and side."""
+    """Describe each object in a sentence or two: its size, distance and side."""
     sentences = []
-    for item, share in zip(visible, shares, strict=True):
-        side = "on the left" if item.x < 0.36 else "on the right" if item.x > 0.64 else "in the middle"
-        distance = "near" if item.distance_m < 3.3 else "far"
-        sentences.append(f"the {item.name} is {_size_word(share) or 'medium'}, {distance} and {side}")
-        if len(visible) <= 2:  # so that four objects still fit 77 tokens
-            sentences.append(f"it is {item.pattern} and faces {'left' if item.faces_left else 'right'}")
+    for scene_object, share in zip(visible, shares, strict=True):
+        x = scene_object.x
+        side = "on the left" if x < 0.36 else "on the right" if x > 0.64 else "in the middle"
+        distance = "near" if scene_object.distance_m < 3.3 else "far"
+        sentences.append(f"the {scene_object.name} is {_size_word(share) or 'medium'}, {distance} and {side}")
+        if len(visible) <= 2:  # four objects must still fit into 77 tokens
+            direction = "left" if scene_object.faces_left else "right"
+            sentences.append(f"it is {scene_object.pattern} and faces {direction}")
     if len(visible) <= 3:
         sentences.append(f"there is {'nothing else' if visible else 'nothing'} {BACKGROUNDS[background][0]}")
     return "".join(f". {sentence}" for sentence in sentences)

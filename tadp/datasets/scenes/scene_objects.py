@@ -1,4 +1,4 @@
-"""The objects of a rendered scene: their colours, where they stand, and how they are painted."""
+"""The objects of a rendered scene: their colours, positions and drawing."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,12 +31,12 @@ FIXED_PAINTS = {
     "yolk": (250, 190, 40),
 }
 NEAREST_M, FARTHEST_M = 2.0, 5.5
-FOCAL = 0.72  # height in image heights of a 1 m object at the nearest distance
+FOCAL = 0.72  # height of a 1 m object at the nearest distance, as a share of the image's height
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: what, which colours, and where it stands."""
+    """One object: its class, colours, position and pose."""
 
     name: str
     color: str
@@ -45,20 +45,20 @@ class SceneObject:
     """Centre, as a share of the image's width."""
     distance_m: float
     lift: float
-    """How far above the ground a flying object is, as a share of the free space."""
+    """Height of a flying object above the ground, as a share of the free space."""
     tilt: float
-    """Radians."""
+    """Rotation in radians."""
     faces_left: bool
     pattern: Literal["plain", "striped", "dotted"]
     pattern_shift: tuple[float, float]
 
 
 def sample_object(rng: np.random.Generator, name: str, x: float) -> SceneObject:
-    """Draw the colours, distance and pose of an object whose class and place are given."""
+    """Draw random colours, distance and pose for an object of a given class and place."""
     usual = sprites()[name].colors
-    # 60 %: a class mostly has its usual colours, so colour helps but never decides.
+    # In 60 % of cases a class has its usual colours, so colour is a clue but never decides.
     color = str(rng.choice(usual)) if rng.random() < 0.6 else str(rng.choice(list(COLORS)))
-    second = str(rng.choice([c for c in COLORS if c != color]))
+    second = str(rng.choice([candidate for candidate in COLORS if candidate != color]))
     return SceneObject(
         name=name,
         color=color,
@@ -73,48 +73,50 @@ def sample_object(rng: np.random.Generator, name: str, x: float) -> SceneObject:
     )
 
 
-def _placement(item: SceneObject, horizon: float) -> tuple[float, float, float]:
+def _placement(scene_object: SceneObject, horizon: float) -> tuple[float, float, float]:
     """Centre row, half height and half width, as shares of the image's height."""
-    sprite = sprites()[item.name]
-    nearness = NEAREST_M / item.distance_m
+    sprite = sprites()[scene_object.name]
+    nearness = NEAREST_M / scene_object.distance_m
     height = sprite.height_m * FOCAL * nearness
     foot = horizon + (0.98 - horizon) * nearness
     if sprite.flies:
-        foot -= item.lift * max(foot - height - 0.04, 0.0)
+        foot -= scene_object.lift * max(foot - height - 0.04, 0.0)
     return foot - height / 2, height / 2, height / 2 * sprite.aspect
 
 
-def draw_object(canvas: Image.Image, item: SceneObject, horizon: float) -> Image.Image:
+def draw_object(canvas: Image.Image, scene_object: SceneObject, horizon: float) -> Image.Image:
     """Paint an object onto the canvas.
 
     Returns:
-        Its silhouette, mode L.
+        The object's silhouette, a picture of mode "L".
     """
     side = canvas.width
-    row, half_height, half_width = _placement(item, horizon)
-    c, s = np.cos(item.tilt), np.sin(item.tilt)
-    mirror = -1.0 if item.faces_left else 1.0
-    paints = FIXED_PAINTS | {"body": COLORS[item.color], "second": COLORS[item.second_color]}
+    row, half_height, half_width = _placement(scene_object, horizon)
+    c, s = np.cos(scene_object.tilt), np.sin(scene_object.tilt)
+    mirror = -1.0 if scene_object.faces_left else 1.0
+    paints = FIXED_PAINTS | {"body": COLORS[scene_object.color], "second": COLORS[scene_object.second_color]}
     silhouette, body = Image.new("L", canvas.size), Image.new("L", canvas.size)
     brush, outline, tint = ImageDraw.Draw(canvas), ImageDraw.Draw(silhouette), ImageDraw.Draw(body)
-    for role, polygon in sprites()[item.name].polygons:
+    for role, polygon in sprites()[scene_object.name].polygons:
         points = []
         for x, y in polygon:
             u, v = mirror * x * half_width, y * half_height
-            points.append(((item.x + c * u - s * v) * side, (row + s * u + c * v) * side))
+            points.append(((scene_object.x + c * u - s * v) * side, (row + s * u + c * v) * side))
         brush.polygon(points, fill=paints[role])
         outline.polygon(points, fill=255)
         tint.polygon(points, fill=255 if role == "body" else 0)
-    if item.pattern != "plain":
+    if scene_object.pattern != "plain":
         light = tuple(int(0.55 * v + 0.45 * w) for v, w in zip(paints["second"], paints["body"], strict=True))
-        canvas.paste(light, mask=ImageChops.multiply(body, _pattern(item, side, half_height)))
+        canvas.paste(light, mask=ImageChops.multiply(body, _pattern(scene_object, side, half_height)))
     return silhouette
 
 
-def _pattern(item: SceneObject, side: int, half_height: float) -> Image.Image:
+def _pattern(scene_object: SceneObject, side: int, half_height: float) -> Image.Image:
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
     period = max(half_height * 0.42, 0.03)
-    u = columns / period + item.pattern_shift[0]
-    v = rows / period + item.pattern_shift[1]
-    marks = (u + 0.4 * v) % 1 < 0.4 if item.pattern == "striped" else (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07
+    u = columns / period + scene_object.pattern_shift[0]
+    v = rows / period + scene_object.pattern_shift[1]
+    marks = (
+        (u + 0.4 * v) % 1 < 0.4 if scene_object.pattern == "striped" else (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07
+    )
     return Image.fromarray(marks.astype(np.uint8) * 255)

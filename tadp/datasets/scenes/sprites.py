@@ -1,7 +1,7 @@
-"""The twelve things a rendered scene can hold, each a list of polygons.
+"""The twelve kinds of objects in rendered scenes, each drawn as a list of polygons.
 
-Coordinates are the object's own: x and y in [-1, 1], y down, standing on y = 1 and facing right. A polygon's paint is
-a role: "body" takes the object's colour, "second" its second colour, the rest are fixed.
+Coordinates are relative to the object: x and y are in [-1, 1], y points down, and the object stands on y = 1 and faces
+right. A polygon's paint is a role: "body" is the object's colour, "second" its second colour, and the others are fixed.
 """
 
 import math
@@ -16,7 +16,9 @@ Polygon = tuple[Paint, tuple[Point, ...]]
 
 @dataclass(frozen=True)
 class Sprite:
-    """Polygons far to near, the real height in metres (compressed), width over height, usual colours."""
+    """The drawing of a class: polygons from back to front, height in metres (real heights, compressed), ratio of width
+    to height, usual colours, and whether it flies.
+    """
 
     polygons: tuple[Polygon, ...]
     height_m: float

@@ -5,7 +5,7 @@ from PIL import Image, ImageFilter
 
 
 def apply_style(image: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
-    """Restyle an image, (H, W, 3) uint8; the geometry stays, so masks and depth still fit."""
+    """Apply a style to an image, (H, W, 3), uint8. The geometry does not change, so masks and depth still fit."""
     if style == "watercolor":
         return _watercolor(image, rng)
     if style == "comic":
@@ -16,7 +16,7 @@ def apply_style(image: np.ndarray, style: str, rng: np.random.Generator) -> np.n
 
 
 def _watercolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Soft flat washes on grainy paper: median filter, bleached colours, darker rims, low-frequency pigment."""
+    """Soft flat washes on grainy paper: a median filter, faded colours, darker rims and uneven pigment."""
     size = image.shape[0]
     washed = Image.fromarray(image).filter(ImageFilter.MedianFilter(5)).filter(ImageFilter.GaussianBlur(size / 200))
     rims = _edges(washed)[..., None]

@@ -1,4 +1,4 @@
-"""A data set seen through transforms, whose random numbers depend on seed, epoch and item alone."""
+"""A data set with transforms, whose random numbers only depend on the seed, the epoch and the index."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from tadp.datasets.transforms.geometric import Transform
 
 @runtime_checkable
 class SampleSource(Protocol):
-    """What has a length and gives samples by index: the data sets here, `torch.utils.data.ConcatDataset`, a list."""
+    """Anything with a length that returns samples by index, such as a data set, a `ConcatDataset` or a list."""
 
     def __len__(self) -> int: ...
 
@@ -20,21 +20,21 @@ class SampleSource(Protocol):
 
 
 class Augmented:
-    """A data set seen through transforms.
+    """A data set with transforms applied to its samples.
 
-    The random numbers of item i in epoch e are those of (seed, e, i). So an item is the same in whichever worker or
-    process it is made, and after a training run was resumed. Workers that live through several epochs
-    (`persistent_workers=True`) are told of the epoch too.
+    The random numbers for sample i in epoch e are seeded by (seed, e, i). So a sample is the same in every worker and
+    process, and after a training run is resumed. Workers that live for several epochs (`persistent_workers=True`) also
+    receive the epoch.
 
     Attributes:
-        data: What is seen.
-        transforms: What it is seen through, in order.
-        seed: 0 or more.
+        data: The data set before the transforms.
+        transforms: The transforms, in the order in which they are applied.
+        seed: The seed of the random numbers.
 
     Args:
-        data: Samples by index.
-        transforms: Functions of a sample and a generator.
-        seed: Another seed draws other numbers.
+        data: A data set that returns samples by index.
+        transforms: Functions of a sample and a generator, in the order in which they are applied.
+        seed: Seed of the random numbers, 0 or more.
 
     Raises:
         ValueError: If the seed is negative.
@@ -52,7 +52,7 @@ class Augmented:
         if seed < 0:
             raise ValueError(f"a seed must be 0 or more; got {seed}.")
         self.data, self.transforms, self.seed = data, list(transforms), seed
-        # In shared memory, so that workers which were started in an earlier epoch see it change.
+        # Shared memory, so that workers that were started in an earlier epoch see the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
@@ -61,10 +61,10 @@ class Augmented:
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other numbers from now on; call it before each epoch.
+        """Set the epoch whose random numbers are drawn. Call it before each epoch.
 
         Raises:
-            ValueError: If it is negative.
+            ValueError: If `epoch` is negative.
         """
         if epoch < 0:
             raise ValueError(f"an epoch must be 0 or more; got {epoch}.")

@@ -1,12 +1,12 @@
-"""Change the size and the window of a sample; image, mask, depth and boxes change together.
+"""Resize, crop, flip and pad samples; image, mask, depth and boxes change together.
 
-A transform is a function of a sample and a generator of random numbers, so that the same generator state gives the
-same result. Those that draw nothing may be called without.
+A transform is a function of a sample and a random number generator, and the same generator state gives the same result.
+Transforms without random numbers may be called without a generator.
 
     small = Resize(512, longest=2048)(sample)
     train = Augmented(data, [RandomResize((0.5, 2.0)), RandomCrop(512, cat_max_ratio=0.75), RandomFlip(), PadTo(512)])
 
-Captions stay as they are: one that says "left" is wrong after a flip.
+Captions do not change, so a caption that says "left" is wrong after a flip.
 """
 
 from collections.abc import Callable
@@ -27,17 +27,17 @@ _CROP_TRIES = 10  # mmseg's RandomCrop
 
 @dataclass(frozen=True)
 class Resize:
-    """Resize to a size, or so that the shorter side has one.
+    """Resize to a fixed size, or to a fixed shorter side.
 
-    The image is bilinear, and antialiased where it shrinks (mmseg's is not); mask and depth take the nearest pixel.
-    Depth keeps its metres.
+    The image is resized bilinearly, and antialiased where it shrinks (unlike in mmseg). Mask and depth take the nearest
+    pixel. Depth values, in metres, do not change.
 
     Attributes:
-        size: Pixels of the shorter side, the ratio kept; or (height, width).
-        longest: Most pixels of the longer side; the shorter gets less where it would be exceeded.
+        size: The shorter side in pixels, which keeps the ratio of the sides, or (height, width).
+        longest: Largest length of the longer side in pixels. If it would be exceeded, the shorter side becomes shorter.
 
     Raises:
-        ValueError: If a size is under 1, or `longest` stands beside (height, width).
+        ValueError: If a size is below 1, or `longest` is combined with (height, width).
 
     Source:
         `Resize(512, longest=2048)` is the `img_scale=(2048, 512)` of the ADE20K configuration, without its ratios.
@@ -62,19 +62,20 @@ class Resize:
 
 @dataclass(frozen=True)
 class RandomResize:
-    """Resize by a ratio drawn evenly from a range, the ratio of the sides kept.
+    """Resize by a factor drawn uniformly from a range. The ratio of the sides is kept.
 
     Attributes:
-        ratio: Least and largest.
-        size: What the ratio is of: None, the image's own size; or the size that `Resize(size, longest=longest)` gives.
-        longest: As in `Resize`, times the ratio too.
+        ratio: Smallest and largest factor.
+        size: The shorter side in pixels before the factor is applied, as in `Resize`. None starts from the image's own
+            size.
+        longest: Largest length of the longer side in pixels before the factor is applied, as in `Resize`.
 
     Raises:
-        ValueError: If the range is empty or has 0 in it, a size is under 1, or `longest` stands without a size.
+        ValueError: If the range is empty or contains 0, a size is below 1, or `longest` is set without a size.
 
     Source:
-        TADP's ade20k_vpd.py: `RandomResize((0.5, 2.0), size=512, longest=2048)`. Its Pascal VOC draws from
-        0.5 to 2 of the image's own size.
+        TADP's ade20k_vpd.py: `RandomResize((0.5, 2.0), size=512, longest=2048)`. For Pascal VOC it draws from 0.5 to 2
+        times the image's own size.
     """
 
     ratio: tuple[float, float] = (0.5, 2.0)
@@ -84,12 +85,12 @@ class RandomResize:
 
     def __post_init__(self) -> None:
         if not isinstance(self.ratio, tuple | list) or len(self.ratio) != 2:
-            raise TypeError(f"ratio is a least and a largest, such as (0.5, 2.0); got {self.ratio!r}.")
+            raise TypeError(f"ratio must be (smallest, largest), such as (0.5, 2.0); got {self.ratio!r}.")
         low, high = self.ratio
         if not 0 < low <= high:
-            raise ValueError(f"ratio is a least and a largest over 0; got {self.ratio}.")
+            raise ValueError(f"ratio must be (smallest, largest), both over 0; got {self.ratio}.")
         if self.size is None and self.longest is not None:
-            raise ValueError(f"longest={self.longest} goes with a size, of the shorter side; pass size=.")
+            raise ValueError(f"longest={self.longest} needs a size for the shorter side; pass size=.")
         _check_resizing(1 if self.size is None else self.size, self.longest)
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
@@ -102,20 +103,20 @@ class RandomResize:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Cut a window out at random; an image that is smaller is cut to what there is, and `PadTo` makes it whole.
+    """Cut out a random window. A side of the image that is shorter than the window is kept; `PadTo` can pad it.
 
     Attributes:
-        size: Height and width of the window, or (height, width), in pixels.
-        cat_max_ratio: Where there is a mask: draw again, up to ten times, while one class has this share or more of the
-            window's labelled pixels. 1: take the first.
-        min_visible: A box is clipped to the window. It is dropped, with its label, if less than this share of its area
-            is left, or less than a pixel of a side.
+        size: Side of a square window, or (height, width), in pixels.
+        cat_max_ratio: For samples with a mask: draw again, up to ten times, while one class covers this share or more
+            of the window's labelled pixels. 1 accepts the first window.
+        min_visible: Boxes are clipped to the window. A box is dropped, with its label, if less than this share of its
+            area is left, or less than one pixel of a side.
 
     Raises:
-        ValueError: If a size is under 1, or a share not in (0, 1], or [0, 1].
+        ValueError: If a size is below 1, `cat_max_ratio` is not in (0, 1], or `min_visible` is not in [0, 1].
 
     Source:
-        mmseg's RandomCrop, which ade20k_vpd.py has with 512 and 0.75. Boxes are this package's.
+        mmseg's RandomCrop, which ade20k_vpd.py uses with 512 and 0.75. The treatment of boxes is our own.
     """
 
     size: int | tuple[int, int]
@@ -126,7 +127,7 @@ class RandomCrop:
     def __post_init__(self) -> None:
         _pair(self.size)
         if not 0 < self.cat_max_ratio <= 1:
-            raise ValueError(f"cat_max_ratio is a share, in (0, 1]; got {self.cat_max_ratio}.")
+            raise ValueError(f"cat_max_ratio must be in (0, 1]; got {self.cat_max_ratio}.")
         _check_share("min_visible", self.min_visible)
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
@@ -142,20 +143,20 @@ class RandomCrop:
     def _is_mixed(self, mask: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> bool:
         (top, left), (height, width) = corner, size
         window = mask[top : top + height, left : left + width]
-        counts = np.bincount(window[(window != IGNORE_LABEL) & (window >= 0)])  # negative: another label to ignore
+        counts = np.bincount(window[(window != IGNORE_LABEL) & (window >= 0)])  # negative labels are ignored too
         return bool(np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum())
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut the window in the middle out; an image that is smaller is cut to what there is.
+    """Cut out the window in the middle. A side of the image that is shorter than the window is kept.
 
     Attributes:
-        size: Height and width of the window, or (height, width), in pixels.
-        min_visible: As in `RandomCrop`.
+        size: Side of a square window, or (height, width), in pixels.
+        min_visible: Share of a box's area that must lie in the window to keep the box; see `RandomCrop`.
 
     Raises:
-        ValueError: If a size is under 1, or `min_visible` not in [0, 1].
+        ValueError: If a size is below 1, or `min_visible` is not in [0, 1].
     """
 
     size: int | tuple[int, int]
@@ -168,7 +169,7 @@ class CenterCrop:
 
     def __call__(self, sample: Sample, generator: np.random.Generator | None = None) -> Sample:
         size = _pair(self.size)
-        top, left = (max(there - wanted, 0) // 2 for there, wanted in zip(sample.image_size, size, strict=True))
+        top, left = (max(side - target, 0) // 2 for side, target in zip(sample.image_size, size, strict=True))
         return geometry.crop(sample, (top, left), size, min_visible=self.min_visible)
 
 
@@ -177,10 +178,10 @@ class RandomFlip:
     """Exchange left and right at random.
 
     Attributes:
-        probability: How often.
+        probability: Probability that a sample is flipped.
 
     Raises:
-        ValueError: If it is not in [0, 1].
+        ValueError: If `probability` is not in [0, 1].
     """
 
     probability: float = 0.5
@@ -194,17 +195,17 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class PadTo:
-    """Pad on the right and at the bottom to one size, so that a batch can be made.
+    """Pad on the right and at the bottom to a fixed size, so that images can form a batch.
 
-    What is added to a mask is `IGNORE_LABEL` (255), to depth 0, which is unknown; boxes stay.
+    Masks are padded with `IGNORE_LABEL` (255) and depth with 0, which means unknown. Boxes do not change.
 
     Attributes:
-        size: Height and width, or (height, width), in pixels; no image may be larger.
-        fill: "edge" repeats the last row and column, as the backbone does for itself. "grey" is what the paper's code
-            pads with, "zero" is black.
+        size: Side of a square, or (height, width), in pixels. No image may be larger.
+        fill: The content of the added pixels. "edge" repeats the last row and column, as the backbone does when it pads
+            images. "grey" is used by the paper's code, and "zero" is black.
 
     Raises:
-        ValueError: If a size is under 1, or there is no such fill; when called, if an image is larger.
+        ValueError: If a size is below 1, or `fill` is unknown. When called, if an image is larger than `size`.
 
     Example:
         >>> PadTo(128)(Sample(np.zeros((100, 120, 3), np.uint8), "a"))
@@ -225,8 +226,7 @@ class PadTo:
 
 def _draw_corner(sample: Sample, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
     top, left = (
-        int(generator.integers(max(there - wanted, 0) + 1))
-        for there, wanted in zip(sample.image_size, size, strict=True)
+        int(generator.integers(max(side - target, 0) + 1)) for side, target in zip(sample.image_size, size, strict=True)
     )
     return top, left
 
@@ -234,10 +234,10 @@ def _draw_corner(sample: Sample, size: tuple[int, int], generator: np.random.Gen
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int | np.integer) for side in sides):
-        raise TypeError(f"a size is a number of pixels, or (height, width); got {size!r}.")
+        raise TypeError(f"a size must be a number of pixels, or (height, width); got {size!r}.")
     height, width = sides
     if min(height, width) < 1:
-        raise ValueError(f"a size is 1 pixel or more each way; got {size}.")
+        raise ValueError(f"a size must be 1 pixel or more each way; got {size}.")
     return height, width
 
 
@@ -245,11 +245,11 @@ def _check_resizing(size: int | tuple[int, int], longest: int | None) -> None:
     _pair(size)
     if longest is not None and (isinstance(size, tuple) or longest < size):
         raise ValueError(
-            f"longest is the most pixels of the longer side, where size is the shorter side's; got size={size} and "
-            f"longest={longest}."
+            "longest limits the longer side, so it must not be less than size, which must be one number for the "
+            f"shorter side; got size={size} and longest={longest}."
         )
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share, in [0, 1]; got {value}.")
+        raise ValueError(f"{name} must be in [0, 1]; got {value}.")

@@ -1,4 +1,4 @@
-"""Resize, crop, flip and pad a sample: image, mask, depth and boxes as one."""
+"""Resize, crop, flip and pad a sample: its image, mask, depth and boxes together."""
 
 from dataclasses import replace
 from typing import Literal
@@ -12,11 +12,13 @@ from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.images.boxes import Boxes
 
 Fill = Literal["edge", "zero", "grey"]
-_GREY = 128  # 127.5, what the released code pads with, is no level
+_GREY = 128  # the released code pads with 127.5, which is not an 8-bit level
 
 
 def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
-    """To (height, width): the image bilinear, with antialiasing where it shrinks; mask and depth nearest."""
+    """Resize to (height, width): the image bilinearly, antialiased where it shrinks, and mask and depth to the nearest
+    pixel.
+    """
     if image_size == sample.image_size:
         return sample
     height, width = image_size
@@ -37,17 +39,17 @@ def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
 
 
 def crop(sample: Sample, corner: tuple[int, int], image_size: tuple[int, int], *, min_visible: float = 0.0) -> Sample:
-    """The window from (top, left), or what of it is in the image.
+    """Cut out a window, or the part of it that lies in the image.
 
     Args:
-        sample: The image.
-        corner: (top, left).
-        image_size: (height, width) of the window.
-        min_visible: A box stays, clipped to the window, if at least this share of its area is in it, and a pixel of it
-            each way.
+        sample: The sample to crop.
+        corner: (top, left) of the window in pixels.
+        image_size: (height, width) of the window in pixels.
+        min_visible: Share of a box's area that must lie in the window to keep the box. A box is clipped to the window,
+            and at least one pixel each way must be left.
     """
     top, left = corner
-    height, width = (min(wanted, there) for wanted, there in zip(image_size, _rest(sample, corner), strict=True))
+    height, width = (min(side, room) for side, room in zip(image_size, _rest(sample, corner), strict=True))
     window = slice(top, top + height), slice(left, left + width)
     return replace(
         sample,
@@ -59,7 +61,7 @@ def crop(sample: Sample, corner: tuple[int, int], image_size: tuple[int, int], *
 
 
 def flip(sample: Sample) -> Sample:
-    """Left and right exchanged."""
+    """Exchange left and right."""
     boxes = sample.boxes
     if boxes is not None:
         left, top, right, bottom = boxes.boxes.unbind(dim=1)
@@ -75,16 +77,16 @@ def flip(sample: Sample) -> Sample:
 
 
 def pad(sample: Sample, image_size: tuple[int, int], *, fill: Fill) -> Sample:
-    """To (height, width) on the right and at the bottom; nothing is known of what is added.
+    """Pad to (height, width) on the right and at the bottom. The labels of the added pixels are unknown.
 
     Raises:
-        ValueError: If the image is larger.
+        ValueError: If the image is larger than `image_size`.
     """
-    missing = [wanted - there for wanted, there in zip(image_size, sample.image_size, strict=True)]
+    missing = [target - side for target, side in zip(image_size, sample.image_size, strict=True)]
     if min(missing) < 0:
         raise ValueError(
-            f"the image {sample.image_id!r} is {sides(sample.image_size)} (height x width), larger than the "
-            f"{sides(image_size)} to pad to. Crop or resize it first."
+            f"the image {sample.image_id!r} is {sides(sample.image_size)} (height x width), which is larger than the "
+            f"padded size, {sides(image_size)}. Crop or resize it first."
         )
     if not any(missing):
         return sample
@@ -102,7 +104,7 @@ def pad(sample: Sample, image_size: tuple[int, int], *, fill: Fill) -> Sample:
 
 
 def fit(image_size: tuple[int, int], shortest: float, longest: float | None) -> tuple[int, int]:
-    """The size of the same ratio whose shorter side is `shortest`, or less where the longer would exceed `longest`."""
+    """The size with the same ratio whose shorter side is `shortest`, or less if the longer would exceed `longest`."""
     ratio = shortest / min(image_size)
     if longest is not None:
         ratio = min(ratio, longest / max(image_size))
@@ -111,11 +113,11 @@ def fit(image_size: tuple[int, int], shortest: float, longest: float | None) -> 
 
 
 def _mirrored(plane: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(plane[:, ::-1])  # PyTorch takes no array that runs backwards
+    return np.ascontiguousarray(plane[:, ::-1])  # PyTorch does not accept negative strides
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-    """For each of `new` pixels, the one of `old` under its centre."""
+    """For each of `new` pixels, the index of the pixel of `old` under its centre."""
     return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
 
 

@@ -1,7 +1,7 @@
-"""Change the colours of a sample at random; mask, depth and boxes stay.
+"""Change the colours of a sample at random. Mask, depth and boxes do not change.
 
-`PhotometricDistortion` is what the paper trains segmentation with. `CutDepth`, `BrightnessContrast`, `Gamma` and
-`HueSaturationValue`, in this order with a flip and a crop of 480 after `CutDepth`, are what it trains depth with.
+The paper trains segmentation with `PhotometricDistortion`. It trains depth with `CutDepth`, `BrightnessContrast`,
+`Gamma` and `HueSaturationValue`, in this order, with a flip and a crop of 480 after `CutDepth`.
 """
 
 from dataclasses import dataclass, replace
@@ -14,19 +14,21 @@ from tadp.datasets.sample import Sample
 
 @dataclass(frozen=True)
 class PhotometricDistortion:
-    """Brightness, contrast, saturation and hue, each in half of the samples; contrast before or after the colours.
+    """Change brightness, contrast, saturation and hue, each in half of the samples.
+
+    Contrast changes before or after saturation and hue, at random.
 
     Attributes:
-        brightness: Most levels, of 255, that are added or taken.
-        contrast: Range of the factor.
-        saturation: Range of the factor.
-        hue: Most degrees that hues are turned, of 360.
+        brightness: Largest shift of the levels in either direction, where white is 255.
+        contrast: Range of the contrast factor.
+        saturation: Range of the saturation factor.
+        hue: Largest rotation of the hue in either direction, in degrees of 360.
 
     Raises:
-        ValueError: If a number is negative, or a range empty.
+        ValueError: If a number is negative, or a range is empty.
 
     Source:
-        mmseg's PhotoMetricDistortion with its defaults, which ade20k_vpd.py has; its hue of 18 counts two degrees each.
+        mmseg's PhotoMetricDistortion with its defaults, as in ade20k_vpd.py. Its hue of 18 is in steps of two degrees.
     """
 
     brightness: float = 32.0
@@ -62,15 +64,15 @@ class PhotometricDistortion:
 
 @dataclass(frozen=True)
 class BrightnessContrast:
-    """Multiply and add: contrast, then brightness.
+    """Change contrast by a factor, and then brightness by a shift.
 
     Attributes:
-        brightness: Most that is added or taken, as a share of white.
-        contrast: Most that the factor differs from 1.
-        probability: How often.
+        brightness: Largest shift in either direction, as a share of white.
+        contrast: Largest difference of the factor from 1.
+        probability: Probability that a sample is changed.
 
     Raises:
-        ValueError: If a number is negative, or the probability not in [0, 1].
+        ValueError: If a number is negative, or the probability is not in [0, 1].
 
     Source:
         albumentations' RandomBrightnessContrast with its defaults, in TADP's datasets/depth/base_dataset.py.
@@ -98,10 +100,10 @@ class Gamma:
 
     Attributes:
         gamma: Range of the power.
-        probability: How often.
+        probability: Probability that a sample is changed.
 
     Raises:
-        ValueError: If the range is empty or negative, or the probability not in [0, 1].
+        ValueError: If the range is empty or negative, or the probability is not in [0, 1].
 
     Source:
         albumentations' RandomGamma with its defaults, in TADP's datasets/depth/base_dataset.py.
@@ -123,16 +125,16 @@ class Gamma:
 
 @dataclass(frozen=True)
 class HueSaturationValue:
-    """Turn the hue, and add to saturation and value.
+    """Rotate the hue, and shift saturation and value.
 
     Attributes:
-        hue: Most degrees, of 360, either way.
-        saturation: Most levels, of 255, either way.
-        value: Most levels, of 255, either way.
-        probability: How often.
+        hue: Largest rotation in either direction, in degrees of 360.
+        saturation: Largest shift in either direction, where the maximum is 255.
+        value: Largest shift in either direction, where white is 255.
+        probability: Probability that a sample is changed.
 
     Raises:
-        ValueError: If a number is negative, or the probability not in [0, 1].
+        ValueError: If a number is negative, or the probability is not in [0, 1].
 
     Source:
         albumentations' HueSaturationValue with its defaults (hue 20 of 180), in TADP's datasets/depth/base_dataset.py.
@@ -151,25 +153,27 @@ class HueSaturationValue:
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
         if generator.random() >= self.probability:
             return sample
-        hue, saturation, value = (generator.uniform(-most, most) for most in (self.hue, self.saturation, self.value))
+        limits = (self.hue, self.saturation, self.value)
+        hue, saturation, value = (generator.uniform(-limit, limit) for limit in limits)
         return replace(sample, image=_change_hsv(sample.image, hue=hue, saturation=saturation / 255, value=value / 255))
 
 
 @dataclass(frozen=True)
 class CutDepth:
-    """Paste the depth into a strip of the image, top to bottom, so that a model learns from its edges.
+    """Paste the depth into a vertical strip of the image, so that a model learns from its edges.
 
     Attributes:
-        max_width: Widest strip, as a share of what is right of its left edge.
-        max_depth_m: The depth that is white; what is farther is white too, what is unknown black.
-        probability: How often.
+        max_width: Largest width of the strip, as a share of the image to the right of the strip's left edge.
+        max_depth_m: The depth that is drawn white, in metres. Larger depths are also white, and unknown depth is black.
+        probability: Probability that a sample is changed.
 
     Raises:
-        ValueError: If a share is not in [0, 1], or the depth not over 0; when called, if a sample has no depth.
+        ValueError: If a share is not in [0, 1], or the depth is not over 0. When called, if a sample has no depth.
 
     Source:
-        GLPDepth's vertical CutDepth, in TADP's datasets/depth/base_dataset.py. There it is every fourth sample, and
-        millimetres go into 8 bits, where they overflow; here a fourth is drawn, and depth is scaled to white.
+        GLPDepth's vertical CutDepth, in TADP's datasets/depth/base_dataset.py. There, every fourth sample is changed,
+        and millimetres overflow in 8 bits. Here, a sample is changed with a probability of one in four, and depth is
+        scaled to white.
     """
 
     max_width: float = 0.75
@@ -180,12 +184,12 @@ class CutDepth:
         _check_probability(self.probability)
         if not 0 < self.max_width <= 1 or self.max_depth_m <= 0:
             raise ValueError(
-                f"max_width is in (0, 1] and max_depth_m over 0; got {self.max_width} and {self.max_depth_m}."
+                f"max_width must be in (0, 1] and max_depth_m over 0; got {self.max_width} and {self.max_depth_m}."
             )
 
     def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
         if sample.depth_m is None:
-            raise ValueError(f"CutDepth pastes depth, and {sample.image_id!r} has none. Leave it out.")
+            raise ValueError(f"CutDepth needs samples with depth; {sample.image_id!r} has none. Leave CutDepth out.")
         if generator.random() >= self.probability:
             return sample
         width = sample.image_size[1]
@@ -210,11 +214,11 @@ def _change_hsv(
     saturation: float = 0.0,
     value: float = 0.0,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Through hue (degrees), saturation and value (shares); without 8 bits between, so that 0 changes nothing."""
+    """Change hue (in degrees), saturation and value (as shares), without rounding in between, so 0 changes nothing."""
     red, green, blue = (np.ascontiguousarray(image[..., channel], np.float32) for channel in range(3))
     high = np.maximum(np.maximum(red, green), blue)
     chroma = high - np.minimum(np.minimum(red, green), blue)
-    divisor = np.maximum(chroma, 1)  # levels are whole: of a grey, 0 is divided by 1
+    divisor = np.maximum(chroma, 1)  # levels are whole numbers; for greys, 0 is divided by 1
     blue_or_green = np.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
     sixths = (np.where(high == red, (green - blue) / divisor, blue_or_green) + hue / 60) % 6
     share = (chroma / np.maximum(high, 1) * saturation_factor + saturation).clip(0, 1)
@@ -231,15 +235,15 @@ def _change_hsv(
 def _check_not_negative(**numbers: float) -> None:
     for name, number in numbers.items():
         if not number >= 0:
-            raise ValueError(f"{name} is the most either way, 0 or more; got {number}.")
+            raise ValueError(f"{name} is a largest change and must be 0 or more; got {number}.")
 
 
 def _check_ranges(**ranges: tuple[float, float]) -> None:
     for name, (low, high) in ranges.items():
         if not 0 <= low <= high:
-            raise ValueError(f"{name} is a range from a least to a largest, 0 or more; got {(low, high)}.")
+            raise ValueError(f"{name} must be a range (lowest, highest), both 0 or more; got {(low, high)}.")
 
 
 def _check_probability(probability: float) -> None:
     if not 0 <= probability <= 1:
-        raise ValueError(f"probability is in [0, 1]; got {probability}.")
+        raise ValueError(f"probability must be in [0, 1]; got {probability}.")
