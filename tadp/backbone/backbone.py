@@ -256,7 +256,7 @@ class TADPBackbone(FeatureModel):
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
             return self.features(latents, text, size)
-        return self.features(latents, self._encoded(text, len(latents), truncate=truncate), size, names_vary=True)
+        return self.features(latents, self._find_text(text, len(latents), truncate=truncate), size, names_vary=True)
 
     def forward(
         self,
@@ -293,7 +293,7 @@ class TADPBackbone(FeatureModel):
         pixels = to_tensor(images)
         names_vary = not isinstance(text, Conditioning)
         if not isinstance(text, Conditioning):  # before the slow part, in case the text is refused
-            text = self._encoded(text, len(pixels), pixels=pixels, truncate=truncate)
+            text = self._find_text(text, len(pixels), pixels=pixels, truncate=truncate)
         latents, half = self.latents(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
         features = self.features(latents, text, size, names_vary=names_vary)
@@ -393,7 +393,7 @@ class TADPBackbone(FeatureModel):
         self._texts = self._texts.with_captioner(captioner, **options)
         return self
 
-    def _encoded(
+    def _find_text(
         self, text: str | Sequence[str] | None, count: int, *, truncate: bool, pixels: Tensor | None = None
     ) -> Conditioning:
         default = self.options.default_text

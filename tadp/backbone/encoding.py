@@ -28,7 +28,7 @@ def encode(
         vae: The VAE encoder.
         pixels: (B, 3, H, W) in [0, 1].
         options: How pixels are normalised, and latents are sampled and scaled.
-        multiple: Number of cells to a multiple of which the latents' height and width are padded.
+        multiple: The latents' height and width are padded to a multiple of this number of cells.
         generator: Source of random numbers for `sample_posterior`.
         vae_map: Whether to return the map.
 
@@ -37,7 +37,7 @@ def encode(
     """
     weight = next(vae.parameters())
     padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), vae.reduction * multiple)
-    normalised = _imagenet(padded) if options.imagenet_pixels else 2 * padded - 1
+    normalised = _normalise_by_imagenet(padded) if options.imagenet_pixels else 2 * padded - 1
     if not vae_map:
         posterior, half = vae(normalised), None
     elif isinstance(vae, VAEEncoder):
@@ -68,6 +68,6 @@ def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
         )
 
 
-def _imagenet(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+def _normalise_by_imagenet(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     return (pixels - mean) / deviation

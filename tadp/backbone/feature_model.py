@@ -268,7 +268,7 @@ class FeatureModel(nn.Module):
                 that torch.compile makes, where they would be constants.
         """
         maps, attention = self.levels(latents, text, image_size)
-        return (_joined_uncompiled if names_vary else _joined)(maps, attention, text, image_size, self.options)
+        return (_join_uncompiled if names_vary else _join)(maps, attention, text, image_size, self.options)
 
     def train(self: Model, mode: bool = True) -> Model:
         """Set the training mode; the frozen VAE and text encoder stay in evaluation mode."""
@@ -332,7 +332,7 @@ class FeatureModel(nn.Module):
             )
 
 
-def _joined(
+def _join(
     maps: list[Tensor],
     attention: dict[int, Tensor],
     text: Conditioning,
@@ -351,4 +351,4 @@ def _joined(
     return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
 
 
-_joined_uncompiled = never_compiled(_joined)  # otherwise each new caption would compile again
+_join_uncompiled = never_compiled(_join)  # otherwise each new caption would compile again

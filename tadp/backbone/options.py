@@ -78,11 +78,11 @@ class BackboneOptions:
                 raise TypeError(f"{name} must be True or False; got {getattr(self, name)!r}.")
         names, synonyms = checked_names(self.pool_attention, self.pool_synonyms)
         self._set(
-            timestep=_checked_timestep(self.timestep),
+            timestep=_check_timestep(self.timestep),
             noise_samples=check_whole(self.noise_samples, name="noise_samples", minimum=0),
             noise_seed=check_whole(self.noise_seed, name="noise_seed", minimum=None),
-            attach_attention=_level_set(self.attach_attention, "attach_attention"),
-            record_attention=_level_set(self.record_attention, "record_attention"),
+            attach_attention=_sort_levels(self.attach_attention, "attach_attention"),
+            record_attention=_sort_levels(self.record_attention, "record_attention"),
             text_length=None
             if self.text_length is None
             else check_whole(self.text_length, name="text_length", minimum=0),
@@ -228,7 +228,7 @@ def described_options() -> str:
     return (BackboneOptions.__doc__ or "").partition("    Attributes:\n")[2].partition("\n\n    Raises:")[0].strip()
 
 
-def _checked_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:
+def _check_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:
     """Check one timestep or several; `Passes` checks that the model's schedule has them."""
     numbers = timestep if isinstance(timestep, Sequence) and not isinstance(timestep, str) else [timestep]
     timesteps = [check_whole(number, name="timestep", minimum=None) for number in numbers]
@@ -239,7 +239,7 @@ def _checked_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:
     return tuple(timesteps) if len(timesteps) > 1 else timesteps[0]
 
 
-def _level_set(levels: Any, name: str) -> tuple[int, ...]:
+def _sort_levels(levels: Any, name: str) -> tuple[int, ...]:
     if isinstance(levels, int) or not isinstance(levels, Iterable):
         raise TypeError(f"{name} must be a list of levels, such as (1, 2), or () for none; got {levels!r}.")
     return tuple(sorted(set(levels)))

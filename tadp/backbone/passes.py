@@ -102,12 +102,12 @@ class Passes:
             that each token has one channel, and the values of a cell have the same sum as in one pass.
         """
         timesteps = self.options.timesteps
-        results = (self._at(timestep, one_pass, latents, dtype) for timestep in timesteps)
+        results = (self._run_at(timestep, one_pass, latents, dtype) for timestep in timesteps)
         if self.width > 1:
-            return _concatenated(list(results))
+            return _concatenate(list(results))
         return _mean(results, len(timesteps))
 
-    def _at(
+    def _run_at(
         self, timestep: int, one_pass: Callable[..., PassResult], latents: Tensor, dtype: torch.dtype
     ) -> PassResult:
         schedule = self.schedule
@@ -124,7 +124,7 @@ class Passes:
         return _mean(results, samples)
 
 
-def _concatenated(results: list[PassResult]) -> PassResult:
+def _concatenate(results: list[PassResult]) -> PassResult:
     maps = tuple(torch.cat(level, dim=1) for level in zip(*(maps for maps, _ in results), strict=True))
     return maps, _mean((((), attention) for _, attention in results), len(results))[1]
 

@@ -106,7 +106,7 @@ class TextSource:
         return replace(self, blocks=Blocks())
 
     def with_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TextSource":
-        """Return the same source with another captioner, which a name loads, or without one.
+        """Return the same source with another captioner. A string loads a captioner by name; None removes it.
 
         Raises:
             TypeError: If `captioner` cannot be called.
@@ -145,7 +145,7 @@ class TextSource:
         Raises:
             CaptionError: If no text can be found, or the number of captions is neither one nor that of the images.
         """
-        text = self._without_images(text, default)
+        text = self._find_without_images(text, default)
         if text is None:
             text, truncate = self._describe(pixels), True
         if isinstance(text, Conditioning):
@@ -175,7 +175,7 @@ class TextSource:
         Raises:
             CaptionError: If no text can be found, or there is neither one text nor one per tile.
         """
-        text = self._without_images(text, default)
+        text = self._find_without_images(text, default)
         if text is None:
             return None
         if not isinstance(text, Conditioning):
@@ -189,7 +189,7 @@ class TextSource:
             )
         return text if isinstance(text, Conditioning) else encode(text, truncate=truncate)
 
-    def _without_images(self, text: Text | None, default: str | None) -> Text | None:
+    def _find_without_images(self, text: Text | None, default: str | None) -> Text | None:
         """Find the text of a call without looking at its images; None if the captioner has to."""
         if text is None:
             text = self.blocks.current()

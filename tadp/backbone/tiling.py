@@ -68,7 +68,7 @@ def blend(
         features = extract(pixels, text if text is None or len(text) == 1 else text.take(numbers))
         first = first or features.attention
         for row, number in enumerate(numbers):
-            whole.add(number, _parts(features, row, with_attention=with_attention))
+            whole.add(number, _parts_of_tile(features, row, with_attention=with_attention))
     return whole.features(first if with_attention else None)
 
 
@@ -98,7 +98,7 @@ class _Whole:
             if key not in self._sums:
                 height, width = (side[-1].cells.stop for side in self._shares[key[1]])
                 self._sums[key] = torch.zeros(1, len(part), height, width, **options)
-            self._sums[key][0, :, down.cells, across.cells] += _weighted(part, down, across).to(**options)
+            self._sums[key][0, :, down.cells, across.cells] += _weight(part, down, across).to(**options)
 
     def features(self, named: AttentionMaps | None) -> Features:
         """The features of the whole image.
@@ -114,14 +114,14 @@ class _Whole:
         return Features(tuple(maps), attention, self.tiles.image_size)
 
 
-def _weighted(part: Tensor, down: Share, across: Share) -> Tensor:
+def _weight(part: Tensor, down: Share, across: Share) -> Tensor:
     part = part[:, : len(down.weights), : len(across.weights)]  # cells beyond the edge do not belong to the image
     precise = torch.promote_types(part.dtype, torch.float32)
     weights = down.weights[:, None] * across.weights
     return part.to(precise) * weights.to(part.device, precise)
 
 
-def _parts(features: Features, number: int, *, with_attention: bool) -> dict[Key, Tensor]:
+def _parts_of_tile(features: Features, number: int, *, with_attention: bool) -> dict[Key, Tensor]:
     parts: dict[Key, Tensor] = {("map", level): batch[number] for level, batch in enumerate(features.maps)}
     if with_attention and features.attention is not None:
         for level in features.attention.levels:

@@ -73,7 +73,7 @@ class Shape:
     Attributes:
         image_size: (height, width) in pixels; None for any size.
         batch_size: Images per call; None for any number.
-        multiple: Number of pixels to a multiple of which height and width are padded.
+        multiple: Height and width are padded to a multiple of this number of pixels.
     """
 
     image_size: tuple[int, int] | None

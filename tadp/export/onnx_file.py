@@ -70,7 +70,7 @@ def to_onnx(
     strides = {name: reduction[int(name.partition("_")[2])] for name in output_names(backbone)}
     with replace_folder(path.parent) as folder:
         file = folder / path.name
-        converted.save(file)  # the file names the file of its weights, so it is saved under its final name
+        converted.save(file)  # under its final name, which it stores to find its weights
         model = onnx.load(file, load_external_data=False)
         if image_size is None:
             take_any_size(model, multiple=backbone.vae.reduction * backbone.layout.multiple, strides=strides)

@@ -80,7 +80,7 @@ class OnnxBackbone:
             raise ImageError(f"this file takes {facts.batch_size} images per call; got {batch}.")
         inputs = {"pixels": pixels}
         if facts.text is None:
-            text = self._checked(text).expand(batch)
+            text = self._check_text(text).expand(batch)
             inputs["embeddings"] = text.embeddings
             if text.pooled is not None and facts.pooled_width is not None:
                 inputs["pooled"] = text.pooled
@@ -90,9 +90,9 @@ class OnnxBackbone:
         results = self.session.run(None, arrays)
         names = [output.name for output in self.session.get_outputs()]
         outputs = {name: torch.from_numpy(array) for name, array in zip(names, results, strict=True)}
-        return self._features(outputs, text, (height, width))
+        return self._to_features(outputs, text, (height, width))
 
-    def _checked(self, text: Conditioning | None) -> Conditioning:
+    def _check_text(self, text: Conditioning | None) -> Conditioning:
         facts = self.facts
         if text is None:
             raise ValueError("this file takes the embeddings of a text: pass encode_text(captions) of the backbone.")
@@ -115,7 +115,7 @@ class OnnxBackbone:
             )
         return text
 
-    def _features(self, outputs: dict[str, Tensor], text: Conditioning | None, size: tuple[int, int]) -> Features:
+    def _to_features(self, outputs: dict[str, Tensor], text: Conditioning | None, size: tuple[int, int]) -> Features:
         maps = tuple(outputs[f"map_{level}"] for level in range(len(self.feature_info)))
         attention = {int(level): maps[int(level)][:, -count:] for level, count in self.facts.attached.items()}
         attention |= {level: outputs[f"attention_{level}"] for level in self.facts.recorded}

@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
             raise ValueError(f"stride4 must be None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
         self.backbone = backbone
         info = backbone.feature_info
-        self.levels = _checked_levels(levels, info)
+        self.levels = _check_levels(levels, info)
         self.stride4 = stride4
         self.upsampler = None
         channels, reduction = [info.channels[k] for k in self.levels], [info.reduction[k] for k in self.levels]
@@ -75,7 +75,7 @@ class Pyramid(nn.Module):
             finest = backbone.vae.config["block_out_channels"][-2] if stride4 == "vae" else stride4_channels
             channels, reduction = [finest, *channels], [info.reduction[0] // 2, *reduction]
         self.feature_info = FeatureInfo(tuple(channels), tuple(reduction))
-        self.mean, self.std = _checked_statistics(mean, std)
+        self.mean, self.std = _check_statistics(mean, std)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Compute the maps; map k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
@@ -87,7 +87,7 @@ class Pyramid(nn.Module):
             ImageError: If images have the wrong range or shape, or are too small.
             CaptionError: If no text can be found, or the number of captions does not fit the batch.
         """
-        features = self.backbone(self._pixels(images), vae_map=self.stride4 == "vae")
+        features = self.backbone(self._undo_normalisation(images), vae_map=self.stride4 == "vae")
         maps = [features.maps[level] for level in self.levels]
         if features.vae_map is not None:
             groups = self.backbone.vae.config["norm_num_groups"]
@@ -97,7 +97,7 @@ class Pyramid(nn.Module):
             maps.insert(0, crop_to_cells(fine, features.image_size, self.feature_info.reduction[0]))
         return maps
 
-    def _pixels(self, images: Tensor) -> Tensor:
+    def _undo_normalisation(self, images: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
             return images
         self._check_normalised(images)
@@ -146,7 +146,7 @@ def _channelwise(values: Sequence[float], images: Tensor) -> Tensor:
     return torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
 
 
-def _checked_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[int, ...]:
+def _check_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[int, ...]:
     if isinstance(levels, int):
         raise TypeError(f"levels must be several numbers, such as (0, 1); got {levels}. Pass ({levels},).")
     levels = tuple(range(len(info)) if levels is None else levels)
@@ -159,7 +159,7 @@ def _checked_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[in
     return levels
 
 
-def _checked_statistics(
+def _check_statistics(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     if (mean is None) != (std is None):

@@ -38,7 +38,7 @@ class TimmFeatures(nn.Module):
         models = need("timm.models", install=INSTALL)
         self.pyramid = as_pyramid(backbone)
         info = self.pyramid.feature_info
-        indices = _checked_indices(out_indices, len(info))
+        indices = _check_indices(out_indices, len(info))
         self.out_indices = indices
         self.feature_info = models.FeatureInfo(
             [
@@ -112,7 +112,7 @@ def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
     registry._model_entrypoints[name] = entry
 
 
-def _checked_indices(indices: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+def _check_indices(indices: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     if indices is None:
         return tuple(range(count))
     if isinstance(indices, int):
