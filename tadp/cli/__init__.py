@@ -1,7 +1,7 @@
 """The command line: `extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict`, `evaluate`, `convert`;
 `personalize`, `export`.
 
-torch and its company are imported inside the commands, so that `tadp --help` answers at once.
+torch, diffusers and transformers are imported inside the commands, so that `tadp --help` is fast.
 """
 
 from tadp.cli import caption as caption

@@ -11,8 +11,8 @@ from rich.markup import escape
 from tadp._version import __version__
 from tadp.cli.terminal import Commands, Dtype
 
-_EXAMPLE_WIDTH = 70  # in 80 columns, with two before and a backslash after
-_EXIT_CODES = "Exit codes: 0 all went well, 1 something failed (it is named), 2 wrong usage, 130 interrupted."
+_EXAMPLE_WIDTH = 70  # fits 80 columns with two characters of indent and a backslash at the end
+_EXIT_CODES = "Exit codes: 0 success, 1 something failed (see the errors), 2 wrong usage, 130 interrupted."
 
 app = typer.Typer(
     cls=Commands,
@@ -28,7 +28,7 @@ Images = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGES",
-        help="Image files, folders (with all below them) and quoted patterns.",
+        help="Image files, folders (including subfolders) and quoted patterns.",
         show_default=False,
     ),
 ]
@@ -41,51 +41,64 @@ CaptionerName = Annotated[
     str | None,
     typer.Option(
         "--captioner",
-        help="The model that captions each image: tadp-tiny, a folder, or a hub id. Without --caption and "
-        "--captioner a model that brings its own captioner, as tadp-tiny does, uses that; others need one of the two.",
+        help="The model that captions each image: tadp-tiny, a folder, or a hub id. The default is the model's own "
+        "captioner, as tadp-tiny has; a model without a captioner needs --caption or --captioner.",
         show_default=False,
     ),
 ]
-MinNewTokens = Annotated[int, typer.Option("--min-new-tokens", min=0, help="The fewest tokens a captioner says.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The most tokens a captioner says.")]
+MinNewTokens = Annotated[
+    int, typer.Option("--min-new-tokens", min=0, help="Minimum length of a generated caption, in tokens.")
+]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Maximum length of a generated caption, in tokens.")
+]
 Truncate = Annotated[
-    bool, typer.Option("--truncate", help="Cut a --caption that is too long for the text encoder, not refuse it.")
+    bool,
+    typer.Option("--truncate", help="Cut a --caption that is too long for the text encoder instead of refusing it."),
 ]
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a hub model.", show_default=False)
 ]
-Variant = Annotated[str | None, typer.Option("--variant", help="Which weight files, e.g. fp16.", show_default=False)]
-Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", show_default="cuda if there is one, else cpu")
+Variant = Annotated[
+    str | None, typer.Option("--variant", help="Variant of the weight files, e.g. fp16.", show_default=False)
 ]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of the model, and of the tensors written.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="Device to run on, e.g. cpu, cuda, cuda:1 or mps.", show_default="cuda if available, else cpu"
+    ),
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Data type of the model and of the tensors that are written.")
+]
 MaxSide = Annotated[
     int | None,
-    typer.Option("--max-side", min=8, help="Shrink images whose longer side is over this, in pixels."),
+    typer.Option("--max-side", min=8, help="Shrink images whose longer side has more pixels than this."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Number of images processed at once.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 
-def _version(wanted: bool) -> bool:
-    if wanted:
+def _print_version(requested: bool) -> bool:
+    if requested:
         typer.echo(f"tadp {__version__}")
         raise typer.Exit
-    return wanted
+    return requested
 
 
 def help_text(text: str | None, examples: Iterable[str]) -> str:
-    """A docstring, refilled for any terminal, with examples."""
+    """The help of a command: its docstring, one line per paragraph so that any terminal can wrap it, and examples."""
     paragraphs = [" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text or "").split("\n\n")]
-    paragraphs.append("Examples:\n" + "\n".join(f"  {_broken(example)}" for example in examples))
+    paragraphs.append("Examples:\n" + "\n".join(f"  {_wrap_example(example)}" for example in examples))
     return escape("\n\n".join(paragraphs))
 
 
-def _broken(example: str) -> str:
-    r"""A command over lines that fit 80 columns, each but the last with the backslash of a shell.
+def _wrap_example(example: str) -> str:
+    r"""A command wrapped to 80 columns, with a backslash at the end of every line but the last.
 
     Example:
-        >>> print(_broken("tadp clean captions.json -o cleaned.json --domain comic --language-model owner/a-long-name"))
+        >>> example = "tadp clean captions.json -o cleaned.json --domain comic --language-model owner/a-long-name"
+        >>> print(_wrap_example(example))
         tadp clean captions.json -o cleaned.json --domain comic \
               --language-model owner/a-long-name
     """
@@ -111,7 +124,7 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
 
 @app.callback(
     help=help_text(
-        "A diffusion model as a vision backbone: features, captions, and what each word looks at.",
+        "Use a diffusion model as a vision backbone: get features, captions, and an attention map of each word.",
         (
             "tadp show photo.jpg",
             "tadp extract photos -o features",
@@ -122,7 +135,7 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
 )
 def _tadp(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before the commands."""
+    """The options that come before the name of a command."""

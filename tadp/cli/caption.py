@@ -1,4 +1,4 @@
-"""`tadp caption`: images in words."""
+"""`tadp caption`: write captions of images."""
 
 import os
 import sqlite3
@@ -43,39 +43,47 @@ def caption(
     ] = None,
     min_new_tokens: MinNewTokens = 0,
     max_new_tokens: MaxNewTokens = 77,
-    num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Width of the beam search; 1 is greedy.")] = 1,
+    num_beams: Annotated[
+        int, typer.Option("--num-beams", min=1, help="Width of the beam search; 1 is greedy decoding.")
+    ] = 1,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="What the model continues or answers.", show_default=False)
+        str | None,
+        typer.Option("--prompt", help="A text for the model to continue, or a question to answer.", show_default=False),
     ] = None,
     batch_size: BatchSize = 8,
     text_encoder: Annotated[
         str | None,
         typer.Option(
             "--text-encoder",
-            help="Name the captions that this model's text encoder cannot take whole.",
-            show_default="the captioner's model's, or else CLIP, as Stable Diffusion has it",
+            help="Warn about captions that are too long for this model's text encoder.",
+            show_default="the captioner's own model, or else Stable Diffusion's CLIP",
         ),
     ] = None,
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
     revision: Revision = None,
-    mix: Annotated[bool, typer.Option("--mix", help="Add to a .db by another model, or with other options.")] = False,
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Add to a .db even if its captions came from another model or other options.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Describe images in words, one line per image.
 
-    With -o it writes a file by image id: the image's file name without suffix, "rex" for photos/rex.jpg; where two
-    images have the same name, their paths below the folder, "a/rex" and "b/rex". A .json has the form of the paper's
-    authors, {"rex": {"captions": ["a dog on grass"]}}. Images that cannot be read, or about which the model says
-    nothing, are named and left out; captions that are too long for the text encoder are named and kept. Interrupted, it
-    writes what it has, unless there is a whole file to replace, which stays; killed, or where a file stays, it leaves
-    captions.json.part.db, with which the same command goes on. --overwrite replaces a file when its captions are
-    complete, and drops a .part.db of another model or other options.
+    With -o, the captions are also written to a file, by image id. The id is the file name without its suffix, such as
+    "rex" for photos/rex.jpg. If two images have the same name, their ids are their paths below the folder, "a/rex" and
+    "b/rex". A .json has the format of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
+    cannot be read, or for which the model writes no caption, are reported and left out. Captions that are too long for
+    the text encoder are reported and kept.
 
-    A .db is for many images: captions are kept batch by batch, a second run goes on where the first stopped, whatever
-    stopped it, and captions by another model or with other options are refused, unless you pass --mix. Its ids are
-    paths below the folder you name, pets/rex for photos/pets/rex.jpg of photos, so name the same folder each time; an
-    id that another file has already is refused.
+    If you interrupt the command, it writes the captions it has, but never replaces an existing complete file with an
+    incomplete one. If it is killed, or an existing file is kept, the captions are in captions.json.part.db, and the
+    same command continues from there. --overwrite replaces an existing file once all captions are complete, and
+    discards a .part.db from another model or other options.
+
+    Use a .db for many images. Captions are saved after every batch, and a second run continues where the first stopped,
+    for whatever reason. Captions from another model or other options are refused unless you pass --mix. The ids are
+    paths below the folder you pass, such as pets/rex for photos/pets/rex.jpg in photos, so pass the same folder every
+    time. An id that already belongs to another file is refused.
     """
     import torch
 
@@ -84,9 +92,10 @@ def caption(
 
     is_table = output is not None and check_caption_file(output, overwrite=overwrite)
     if mix and not is_table:
-        raise typer.BadParameter("this is for a .db, which another run adds to.", param_hint="--mix")
-    found = ImageList.of(images)
-    ids = {key: image for image, key in (found.path_ids() if is_table else caption_ids(found.names)).items()}
+        raise typer.BadParameter("only a .db can be added to; pass --output with a .db.", param_hint="--mix")
+    image_list = ImageList.of(images)
+    keys = image_list.path_ids() if is_table else caption_ids(image_list.names)
+    ids = {key: image for image, key in keys.items()}
     describe = load_captioner(
         model,
         device,
@@ -119,13 +128,13 @@ def _fill_database(
     overwrite: bool,
     text_encoder: "TextEncoder | None",
 ) -> int:
-    """Caption images into a table on disk; how many have no caption."""
+    """Caption images into a table on disk; returns how many images have no caption."""
     from tadp.captions import CaptionTable, Provenance
 
     if overwrite:
         output.unlink(missing_ok=True)
     with CaptionTable.create(output, provenance=Provenance.of(describe), mix=mix) as table:
-        _check_sources(table, images, home=output.parent, redo="make the table anew with --overwrite")
+        _check_sources(table, images, home=output.parent, redo="write the table again with --overwrite")
         return _fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
 
 
@@ -147,14 +156,16 @@ def _fill_table(
     home: Path | None,
     text_encoder: "TextEncoder | None" = None,
 ) -> int:
-    """Caption what a table lacks, printing each; returns how many images have none in the end.
+    """Caption the images that a table lacks and print each caption; returns how many images still have no caption.
 
     Args:
-        table: In memory, or on disk.
-        images: By id.
+        table: The table to fill, in memory or on disk.
+        images: The images by id.
         describe: The captioner.
-        home: The folder of a table on disk, from which the sources of its captions are told; None for one in memory.
-        text_encoder: Captions that it cannot take whole are named; None is the captioner's own `token_counter`.
+        home: The folder of a table on disk; the sources of its captions are paths relative to it. None for a table in
+            memory.
+        text_encoder: The text encoder that captions should fit; longer captions are reported. None is the captioner's
+            own `token_counter`.
 
     Raises:
         CaptionError: If the table has the caption of another file under an id.
@@ -177,19 +188,18 @@ def _fill_table(
                 except ImageError as error:
                     failed += 1
                     fail(error)
-            said = describe.describe(list(pictures.values()), text_encoder=counter) if pictures else []
-            spoken = dict(zip(pictures, said, strict=True))
-            for key, caption in spoken.items():
+            captions = describe.describe(list(pictures.values()), text_encoder=counter) if pictures else []
+            for key, caption in zip(pictures, captions, strict=True):
                 if caption.text:
                     fields = None if home is None else {SOURCE: _source(images[key], home)}
                     table.add(key, caption.text, fields=fields)
                 failed += not caption.text
-                typer.echo(f"{images[key]}: {caption.text or '(the captioner said nothing)'}")
+                typer.echo(f"{images[key]}: {caption.text or '(the captioner wrote no caption)'}")
                 if caption.problem == "looping":
-                    _warn(f"{images[key]}: the caption goes round in circles, asked twice.")
+                    _warn(f"{images[key]}: the caption repeats itself, also on a second try.")
                 if caption.fits is False:
                     _warn(
-                        f"{images[key]}: the caption has {caption.tokens} tokens, the text encoder takes "
+                        f"{images[key]}: the caption has {caption.tokens} tokens, but the text encoder takes "
                         f"{counter.max_length}."
                     )
             bar.advance(task, min(describe.batch_size, len(todo) - start))
@@ -204,15 +214,15 @@ def _fill_file(
     overwrite: bool,
     text_encoder: "TextEncoder | None",
 ) -> int:
-    """Caption images into a file that can only be written at the end; returns how many have no caption.
+    """Caption images into a file that can only be written at the end; returns how many images have no caption.
 
-    Till then captions are in a table on disk beside it, the part file. A run that is killed leaves that, and the next
-    goes on with it. A file that was there is replaced only by a whole one. What does not go into the file stays in the
-    part file.
+    Until then, the captions are in a table on disk next to the file, the part file. If a run is killed, the part file
+    remains and the next run continues with it. An existing file is only replaced by a complete one. Captions that do
+    not go into the file stay in the part file.
 
     Raises:
-        CaptionError: If a run with another model or other options left one, and `overwrite` is false; or one with
-            other files of the same ids.
+        CaptionError: If there is a part file from another model or other options and `overwrite` is false, or one with
+            captions of other files under the same ids.
         OutputError: If another run is writing the file.
     """
     from tadp.captions import CaptionTable, Provenance
@@ -227,25 +237,25 @@ def _fill_file(
             return failed
         finally:  # Ctrl-C included
             done = CaptionTable(provenance=provenance)
-            done.update((key, table.all(key)) for key in images if key in table)  # in order, without their sources
+            done.update((key, table.all(key)) for key in images if key in table)  # in order, without the sources
             left = len(table) - len(done)
             table.close()
             if done and (is_done or is_new):
                 _write_table(done, output)
             if not is_done and not is_new:
-                _warn(f"{output} is as it was. What is captioned is in {part}, with which the same command goes on.")
+                _warn(f"{output} is unchanged. The new captions are in {part}; the same command continues from there.")
             elif left:
-                _warn(f"{part} stays: it has {left} captions of other images, for a run that names those too.")
+                _warn(f"{part} is kept: it has {left} captions of images that were not passed this time.")
             else:
                 part.unlink(missing_ok=True)
 
 
 @contextmanager
 def _only_run(output: Path) -> Iterator[None]:
-    """Hold a lock on a file to be written, which ends with the process whatever ends that.
+    """Hold a lock on the output file. However the process ends, the lock is released.
 
     Raises:
-        OutputError: If another process holds it, or the folder cannot be written.
+        OutputError: If another process holds the lock, or the folder cannot be written.
     """
     lock = output.with_name(f"{output.name}.part.lock")
     try:
@@ -269,37 +279,37 @@ def _only_run(output: Path) -> Iterator[None]:
 
 
 def _part_table(part: Path, provenance: "Provenance", *, overwrite: bool) -> "CaptionTable":
-    """A part file to go on with, or a new one; `overwrite` drops one of another origin."""
+    """A part file to continue with, or a new one; `overwrite` replaces one with captions of another origin."""
     from tadp.captions import CaptionTable
     from tadp.captions.records import differences
 
     try:
         table = CaptionTable.create(part, provenance=provenance, mix=True)
-        others = [one for one in table.provenances if one != provenance]
-        if not others:
+        foreign = [origin for origin in table.provenances if origin != provenance]
+        if not foreign:
             return table
         table.close()
-        why = ["its captions are of another origin: ", *differences(others[0], provenance), "."]
+        why = ["its captions have another origin: ", *differences(foreign[0], provenance), "."]
     except CaptionError as error:
         why = list(error.args)
     if not overwrite:
         raise CaptionError(
-            f"{part} was left by a run that did not finish, and cannot be continued: ",
+            f"{part} was left by a run that did not finish, and this run cannot continue it: ",
             *why,
-            " Pass --overwrite to drop it, or the options of that run to go on with it.",
+            " Pass --overwrite to replace it, or the options of that run to continue it.",
         )
     part.unlink()
     return CaptionTable.create(part, provenance=provenance, mix=True)
 
 
 def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path, redo: str) -> None:
-    """Refuse images of which the table has the caption of another file under their id.
+    """Refuse images under whose id the table has the caption of another file.
 
     Args:
-        table: On disk.
-        images: By id.
+        table: A table on disk.
+        images: The images by id.
         home: The table's folder.
-        redo: What to do if the file was moved.
+        redo: The advice to give if the file was moved.
 
     Raises:
         CaptionError: If there is such an image.
@@ -310,21 +320,24 @@ def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path
     for key, image in images.items():
         if key in missing:
             continue
-        known, source = table.record(key).fields.get(SOURCE), _source(image, home)  # None: by a tadp that kept none
+        known, source = (
+            table.record(key).fields.get(SOURCE),
+            _source(image, home),
+        )  # None: written by a tadp that kept no sources
         if known is not None and known != source:
             raise CaptionError(
-                f"the table has a caption {key!r} already, of {home / known}, and {image} is another file. Pass a "
-                f"folder above both, or another table; if the file was moved, {redo}."
+                f"the table already has a caption {key!r}, of {home / known}, and {image} is another file. Pass a "
+                f"folder that contains both, or another table; if the file was moved, {redo}."
             )
 
 
 def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) -> bool:
-    """Whether it is a table on disk, which a run can resume; refuse what cannot be written before any work is done.
+    """Whether a file is a table on disk, which a run can resume. A file that cannot be written is refused early.
 
     Args:
-        output: The file.
-        overwrite: It may be there.
-        tables: Tables on disk can be written.
+        output: The file to write.
+        overwrite: Whether the file may exist already.
+        tables: Whether a table on disk may be written.
     """
     from tadp.captions import SUFFIXES
 
@@ -333,21 +346,21 @@ def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) ->
         return True
     if suffix not in (".json", ".jsonl", ".ndjson", ".parquet"):
         raise typer.BadParameter(
-            f"{output} has none of the suffixes .json, .jsonl, .parquet{', .db' * tables}.", param_hint="--output"
+            f"{output} must have one of the suffixes .json, .jsonl, .parquet{', .db' * tables}.", param_hint="--output"
         )
     if output.exists() and not overwrite:
         raise OutputError(
-            f"{output} is there already. Pass --overwrite to replace it, or another name"
+            f"{output} already exists. Pass --overwrite to replace it, or another name"
             f"{'; to resume a run, use a .db' * tables}."
         )
     return False
 
 
 def _load_text_encoder(model: str | None) -> "TextEncoder | None":
-    """The text encoder of a model that captions are counted for, if one was asked for.
+    """The text encoder of a model, which counts the tokens of captions; None if no model is named.
 
     Raises:
-        ModelError: If it is not available.
+        ModelError: If the model is not available.
     """
     import torch
 
@@ -358,13 +371,13 @@ def _load_text_encoder(model: str | None) -> "TextEncoder | None":
 
 
 def _warn(message: str) -> None:
-    """A line that is no error."""
+    """Print a line that is not an error."""
     typer.secho(message, fg="yellow", err=True)
 
 
 def _source(image: Path, home: Path) -> str:
-    """Where an image is, seen from the table: both may be moved together."""
+    """An image's path relative to the table's folder, so that both can be moved together."""
     try:
         return Path(os.path.relpath(image, home)).as_posix()
     except ValueError:  # on another drive
-        return Path(os.path.abspath(image)).as_posix()  # noqa: PTH100  links stay
+        return Path(os.path.abspath(image)).as_posix()  # noqa: PTH100  does not resolve links

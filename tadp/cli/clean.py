@@ -1,4 +1,4 @@
-"""`tadp clean`: captions without the words of a domain."""
+"""`tadp clean`: remove the words of a domain from captions."""
 
 import warnings
 from dataclasses import replace
@@ -24,41 +24,51 @@ if TYPE_CHECKING:
     "tadp clean captions.json -o cleaned.json --domain night --endpoint http://localhost:8000/v1 --language-model NAME",
 )
 def clean(
-    captions: Annotated[Path, typer.Argument(metavar="CAPTIONS", help="A caption file.", show_default=False)],
+    captions: Annotated[
+        Path, typer.Argument(metavar="CAPTIONS", help="The caption file to clean.", show_default=False)
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write: .json, .jsonl or .parquet.", show_default=False)
     ],
     domain: Annotated[
         str,
-        typer.Option("--domain", help="watercolor, comic, night, foggy, dashcam; or words, with a comma after each."),
+        typer.Option(
+            "--domain",
+            help="watercolor, comic, night, foggy or dashcam; or words of your own, with a comma after each.",
+        ),
     ] = "watercolor",
     language_model: Annotated[
         str | None,
-        typer.Option("--language-model", help="Ask this model of transformers, or of --endpoint.", show_default=False),
+        typer.Option(
+            "--language-model",
+            help="Clean with this language model: a hub id for transformers, or a model of --endpoint.",
+            show_default=False,
+        ),
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option("--endpoint", help="An OpenAI-compatible server's address.", show_default=False),
+        typer.Option("--endpoint", help="Address of an OpenAI-compatible server.", show_default=False),
     ] = None,
     key_variable: Annotated[
-        str, typer.Option("--key-variable", help="Environment variable that holds the endpoint's key.")
+        str, typer.Option("--key-variable", help="Environment variable that holds the API key of the endpoint.")
     ] = "OPENAI_API_KEY",
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Drop what captions say of a domain: "a watercolor painting of a dog" becomes "a dog".
+    """Remove what captions say about a domain: "a watercolor painting of a dog" becomes "a dog".
 
-    By rules, which need nothing; or by a language model, as the paper did. A caption that cannot be cleaned stays as it
-    is and is named, and the exit code is 1; none is lost. Other fields of the file stay, and where captions came from
-    is kept with what cleaned them. Interrupted, it writes what it has, the other captions as they were.
+    Captions are cleaned by rules, which need no model, or by a language model, as in the paper. No caption is lost: one
+    that cannot be cleaned is kept unchanged and reported, and the exit code is then 1. Other fields of the file are
+    kept, and the record of where the captions came from also names the cleaner. If you interrupt the command, it writes
+    the captions cleaned so far, and the others unchanged.
     """
     from tadp.captions import CaptionTable
     from tadp.cleaning import CleaningInterrupted
 
     check_caption_file(output, overwrite=overwrite, tables=False)
     if endpoint is not None and language_model is None:
-        raise typer.BadParameter("an endpoint needs the name of its model.", param_hint="--language-model")
-    with warnings.catch_warnings(record=True) as left_out:  # the line that a killed writer did not finish
+        raise typer.BadParameter("--endpoint needs the name of a model.", param_hint="--language-model")
+    with warnings.catch_warnings(record=True) as left_out:  # an unfinished last line, left by a killed writer
         table = CaptionTable.open(captions)
     for warning in left_out:
         print_warning(warning.message)
@@ -93,8 +103,8 @@ def _domain(text: str) -> str | list[str]:
         return words
     if text not in DOMAINS:
         raise typer.BadParameter(
-            f"{text!r} is no domain; there are {', '.join(DOMAINS)}. Words of your own have a comma after them: "
-            f"{words[0] if words else 'sketch'},",
+            f"{text!r} is not a domain; the domains are {', '.join(DOMAINS)}. Words of your own need a comma after "
+            f"them: {words[0] if words else 'sketch'},",
             param_hint="--domain",
         )
     return text
@@ -114,7 +124,7 @@ def _cleaner(
 
 
 def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cleaner: str, output: Path) -> None:
-    """Write the captions of a report in the records' places, with the cleaner where it is known who captioned."""
+    """Write the cleaned captions in place of the records' own. Records with a provenance also name the cleaner."""
     from tadp._version import __version__
     from tadp.captions import formats
     from tadp.captions.records import new_record
@@ -132,5 +142,5 @@ def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cle
     writers = {".json": formats.write_json, ".parquet": formats.write_parquet}
     writers.get(output.suffix.lower(), formats.write_jsonl)(output, results)
     if output.suffix.lower() == ".json" and any(record.provenance for record in records):
-        note = f"{output} has no place for where captions came from; a .jsonl or .parquet keeps it."
+        note = f"{output} does not say where the captions came from; write a .jsonl or .parquet to keep that."
         typer.secho(note, fg="yellow", err=True)

@@ -1,4 +1,4 @@
-"""`tadp convert`: a trained file of the paper's release, of VPD or of mmseg's VPD becomes a folder of ours."""
+"""`tadp convert`: convert a checkpoint of the paper's release, of VPD or of mmseg's VPD to a folder of tadp."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ConvertTask(StrEnum):
-    """What a file must be."""
+    """The task that a checkpoint must be for."""
 
     auto = "auto"
     segmentation = "segmentation"
@@ -31,56 +31,72 @@ class ConvertTask(StrEnum):
     "tadp convert tadp_watercolor.pt -o tadp-watercolor --learned-token '<watercolor>'",
 )
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint: a pickle, or safetensors.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write: new, or empty.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint: a pickle or a safetensors file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; it must be new or empty.")],
     base_model: Annotated[
         str,
-        typer.Option("--base-model", help="The Stable Diffusion it was trained from; VAE and text encoder are its."),
+        typer.Option(
+            "--base-model",
+            help="The Stable Diffusion model it was trained from, which provides the VAE and the text encoder.",
+        ),
     ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    task: Annotated[ConvertTask, typer.Option("--task", help="What the file must be; auto takes what it is.")] = (
-        ConvertTask.auto
-    ),
+    task: Annotated[
+        ConvertTask, typer.Option("--task", help="The task that the file must be for; auto accepts any.")
+    ] = ConvertTask.auto,
     classes: Annotated[
         str | None,
-        typer.Option("--classes", help="Names in the order of the outputs, with commas.", show_default="of the file"),
+        typer.Option(
+            "--classes",
+            help="Class names in the order of the outputs, separated by commas.",
+            show_default="those in the file or of its data set",
+        ),
     ] = None,
     scale_latents: Annotated[
         bool | None,
         typer.Option(
-            "--scale-latents/--no-scale-latents", help="For depth files, which do not tell.", show_default="as released"
+            "--scale-latents/--no-scale-latents",
+            help="Whether latents were scaled in training; only depth files do not record it.",
+            show_default="as released",
         ),
     ] = None,
     imagenet_pixels: Annotated[
         bool | None,
         typer.Option(
-            "--imagenet-pixels/--no-imagenet-pixels", help="How pixels were normalised.", show_default="as released"
+            "--imagenet-pixels/--no-imagenet-pixels",
+            help="Whether pixels were normalised by ImageNet's mean and deviation.",
+            show_default="as released",
         ),
     ] = None,
     room: Annotated[
         str | None,
-        typer.Option("--room", help="The room of VPD's 27 that images show.", show_default="the mean of all"),
+        typer.Option(
+            "--room", help="The room that all images show, one of VPD's 27.", show_default="the mean of all rooms"
+        ),
     ] = None,
     learned_token: Annotated[
         str | None,
         typer.Option(
-            "--learned-token", help="What a token in the file is called; '' leaves it out.", show_default=False
+            "--learned-token", help="Name of a learned token in the file; '' leaves it out.", show_default=False
         ),
     ] = None,
     allow_unused: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow-unused", help="Pattern of tensors that may be left out; may be repeated.", show_default=False
+            "--allow-unused", help="Pattern of tensor names that may be left out. Repeatable.", show_default=False
         ),
     ] = None,
     ignore_frozen: Annotated[
-        bool, typer.Option("--ignore-frozen", help="Use the base's VAE and text encoder though the file has others.")
+        bool,
+        typer.Option(
+            "--ignore-frozen", help="Use the base model's VAE and text encoder even if the file has different ones."
+        ),
     ] = False,
     revision: Revision = None,
 ) -> None:
-    """Turn a file of the paper's release, of VPD or of mmseg's VPD into a folder that tadp loads.
+    """Convert a checkpoint of the paper's release, of VPD or of mmseg's VPD to a folder that tadp loads.
 
-    Nothing in the file is run. Every tensor is converted, compared with the base, or dropped for a reason that is
-    printed; a file with a tensor that is unknown or missing is refused.
+    No code in the file is run. Every tensor is converted, compared with the base model, or dropped for a reason that is
+    printed. A file with unknown or missing tensors is refused.
     """
     from tadp.convert import convert_file
 
@@ -100,12 +116,12 @@ def convert(
             ignore_frozen=ignore_frozen,
             revision=revision,
         )
-    _show(report)
-    typer.echo(f"wrote {output}; tadp predict {report.task} IMAGE --model {output}")
+    _print_report(report)
+    typer.echo(f"wrote {output}. To use it: tadp predict {report.task} IMAGE --model {output}")
 
 
-def _show(report: "Report") -> None:
-    table = Table("part", "tensors", "what became of it", title=Text(f"{report.kind} ({report.task})"))
+def _print_report(report: "Report") -> None:
+    table = Table("part", "tensors", "result", title=Text(f"{report.kind} ({report.task})"))
     table.columns[1].justify = "right"
     for part in report.parts:
         table.add_row(Text(part.name), str(part.tensors), Text(part.fate))

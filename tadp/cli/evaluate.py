@@ -1,4 +1,4 @@
-"""`tadp evaluate`: a trained task model measured."""
+"""`tadp evaluate`: measure a trained task model."""
 
 import json
 import math
@@ -32,8 +32,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="scenes, voc, voc-detection, ade20k, nyu, cityscapes, dark-zurich, nighttime-driving, watercolor2k or "
-        "comic2k.",
+        help="Data set: scenes, voc, voc-detection, ade20k, nyu, cityscapes, dark-zurich, nighttime-driving, "
+        "watercolor2k or comic2k.",
         show_default=False,
     ),
 ]
@@ -51,35 +51,43 @@ def evaluate(
     model: TaskModelOption,
     data: Data = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Or a folder of your own images, with --masks.", show_default=False)
+        Path | None,
+        typer.Option("--images", help="A folder of your own images, in place of --data.", show_default=False),
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option("--masks", help="The folder of their masks, PNG files of the same names.", show_default=False),
+        typer.Option(
+            "--masks", help="The folder of masks of --images, PNG files with the same names.", show_default=False
+        ),
     ] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.", show_default=False)] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the data set.", show_default=False)] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Which images.", show_default="the one to test on")
+        str | None, typer.Option("--split", help="Split of the data set.", show_default="the test split")
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Only the first so many images.", show_default="all")
+        int | None, typer.Option("--count", min=1, help="Number of images, from the first.", show_default="all")
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option("--captions", help="Caption file by image id, from tadp caption.", show_default=False)
+        Path | None, typer.Option("--captions", help="Caption file written by tadp caption.", show_default=False)
     ] = None,
     captioner: CaptionerOption = None,
     base_model: BaseModel = None,
     crop: Annotated[
-        str | None, typer.Option("--crop", help="eigen or garg: where depth is compared.", show_default="everywhere")
+        str | None,
+        typer.Option(
+            "--crop", help="Part of the image where depth is compared: eigen or garg.", show_default="the whole image"
+        ),
     ] = None,
-    rule: Annotated[str, typer.Option("--rule", help="voc07, voc12 or coco: how detections are scored.")] = "voc07",
+    rule: Annotated[
+        str, typer.Option("--rule", help="Rule by which detections are scored: voc07, voc12 or coco.")
+    ] = "voc07",
     window_px: WindowPx = None,
     stride_px: StridePx = None,
     short_side_px: ShortSidePx = None,
     flip: Flip = False,
     multi_scale: MultiScale = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file of the figures.", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="JSON file to write the figures to.", show_default=False)
     ] = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
@@ -87,11 +95,11 @@ def evaluate(
 ) -> None:
     """Measure a task model on a data set and print its figures.
 
-    The data set is one of --data, or for segmentation your own --images and --masks, whose values are the model's
-    classes in their order, and 255 where there is none.
+    Choose a data set with --data. For segmentation you can also pass your own --images and --masks. The values of a
+    mask are the indices of the model's classes, and 255 marks pixels without a label.
 
-    Captions come from --captions, or else from the captioner, image by image. Rendered scenes have their own, of what
-    is truly there; --captioner takes a captioner's in their place.
+    Captions come from --captions, or else from the captioner. Rendered scenes have true captions of their own;
+    --captioner replaces them with a captioner's.
     """
     from tadp.tasks import evaluate as measure
 
@@ -102,13 +110,13 @@ def evaluate(
     samples = _open_data(task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks)
     _check_classes(task, predictor, samples, data or "--masks")
     metric = predictor.make_metric(**_metric_options(task, crop=crop, rule=rule))
-    described = captioner is not None or (captions is None and data != "scenes")
-    if described:
+    uses_captioner = captioner is not None or (captions is None and data != "scenes")
+    if uses_captioner:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
     total = len(samples) if count is None else min(count, len(samples))
     with progress() as bar:
         shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
-        result = measure(predictor, shown, metric=metric, captions="captioner" if described else "data", **options)
+        result = measure(predictor, shown, metric=metric, captions="captioner" if uses_captioner else "data", **options)
     typer.echo(str(result))
     if output is not None:
         _save_figures(result, output)
@@ -116,20 +124,20 @@ def evaluate(
 
 
 def _check_data(task: Task, data: str | None, *, root: Path | None, images: Path | None, masks: Path | None) -> None:
-    """Refuse what names no data set, or several, before a model is loaded."""
+    """Refuse options that name no data set, or more than one, before a model is loaded."""
     from tadp.datasets.readers.named import DATASETS
 
     if data is None:
         if images is None or masks is None:
-            raise typer.BadParameter("give --data NAME, or --images FOLDER and --masks FOLDER.", param_hint="--data")
+            raise typer.BadParameter("pass --data NAME, or --images FOLDER and --masks FOLDER.", param_hint="--data")
         if task is not Task.segmentation:
             raise typer.BadParameter(f"masks are labels for segmentation, not for {task.value}.", param_hint="--masks")
         return
     if images is not None or masks is not None:
-        raise typer.BadParameter("give --data, or --images and --masks, not both.", param_hint="--data")
+        raise typer.BadParameter("pass --data, or --images and --masks, not both.", param_hint="--data")
     if data not in DATASETS:
         raise typer.BadParameter(
-            f"unknown data set {data!r}; known: {', '.join(DATASETS)}. Images of your own: --images and --masks.",
+            f"unknown data set {data!r}; known: {', '.join(DATASETS)}. For your own images, pass --images and --masks.",
             param_hint="--data",
         )
     if task.value not in DATASETS[data].tasks:
@@ -156,7 +164,7 @@ def _open_data(
     from tadp.datasets import MaskFolder
     from tadp.datasets.readers.named import open_dataset
 
-    # the detection sets give the labels of any model that knows their classes
+    # the detection data sets map their labels to the model's class names
     labels = {"class_names": model.class_names} if task is Task.detection and data != "scenes" else {}
     try:
         if data is not None:
@@ -170,14 +178,14 @@ def _open_data(
 
 
 def _check_classes(task: Task, model: Any, samples: Any, data: str) -> None:
-    """Refuse a data set whose labels mean something else than the model's."""
+    """Refuse a data set whose classes differ from the model's."""
     if task is Task.depth:
         return
-    theirs = tuple(samples.box_class_names if task is Task.detection else samples.class_names)
-    if theirs == model.class_names:
+    names = tuple(samples.box_class_names if task is Task.detection else samples.class_names)
+    if names == model.class_names:
         return
     raise typer.BadParameter(
-        f"{data} has {len(theirs)} classes ({', '.join(theirs[:4])}, …), the model {len(model.class_names)} "
+        f"{data} has {len(names)} classes ({', '.join(names[:4])}, …), but the model has {len(model.class_names)} "
         f"({', '.join(model.class_names[:4])}, …); they must be the same, in the same order.",
         param_hint="--data",
     )
@@ -187,11 +195,11 @@ def _metric_options(task: Task, *, crop: str | None, rule: str) -> dict[str, Any
     """The options of a task's `make_metric`."""
     if task is Task.depth:
         if crop not in (None, "eigen", "garg"):
-            raise typer.BadParameter(f"the crops are eigen and garg; got {crop!r}.", param_hint="--crop")
+            raise typer.BadParameter(f"the crop must be eigen or garg; got {crop!r}.", param_hint="--crop")
         return {"crop": crop}
     if task is Task.detection:
         if rule not in ("voc07", "voc12", "coco"):
-            raise typer.BadParameter(f"the rules are voc07, voc12 and coco; got {rule!r}.", param_hint="--rule")
+            raise typer.BadParameter(f"the rule must be voc07, voc12 or coco; got {rule!r}.", param_hint="--rule")
         return {"rule": rule}
     return {}
 
@@ -204,7 +212,7 @@ def _save_figures(result: Any, target: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON, which has no nan."""
+    """A value for JSON, which has no NaN: NaN becomes None."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""`tadp export`: a backbone becomes an ONNX file."""
+"""`tadp export`: write a backbone as an ONNX file."""
 
 import re
 from pathlib import Path
@@ -21,22 +21,24 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.", show_default=False)],
     image_size: Annotated[
         str | None,
-        typer.Option("--size", help="Height x width in pixels, such as 512x512.", show_default="any from 8x8 up"),
+        typer.Option(
+            "--size", help="Height x width of images in pixels, such as 512x512.", show_default="any from 8x8 up"
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images a call.", show_default="any")
+        int | None, typer.Option("--batch-size", min=1, help="Number of images per call.", show_default="any")
     ] = None,
     text: Annotated[
         str | None,
         typer.Option(
-            "--text", help="One text for all images, made part of the file.", show_default="embeddings in each call"
+            "--text", help="A text for all images, stored in the file.", show_default="each call gets embeddings"
         ),
     ] = None,
-    opset: Annotated[int, typer.Option("--opset", min=18, help="Version of ONNX's operators.")] = 18,
+    opset: Annotated[int, typer.Option("--opset", min=18, help="Version of the ONNX operator set.")] = 18,
     revision: Revision = None,
     variant: Variant = None,
 ) -> None:
-    """Write a backbone as an ONNX file that any runtime runs: images and embeddings in, maps out.
+    """Write a backbone as an ONNX file, which takes images and embeddings and returns maps.
 
     Needs pip install 'tadp[onnx]'. Attention is attached to the maps as the model's configuration says.
     """
@@ -45,7 +47,7 @@ def export(
     sides = re.fullmatch(r"(\d+)x(\d+)", image_size or "0x0")
     if sides is None:
         raise typer.BadParameter(
-            f"{image_size!r} is not a size; write height x width, such as 512x512.", param_hint="--size"
+            f"{image_size!r} is not a size; pass height x width, such as 512x512.", param_hint="--size"
         )
     backbone = load_backbone(model, dtype=Dtype.float32, device="cpu", revision=revision, variant=variant)
     sides_px = None if image_size is None else (int(sides[1]), int(sides[2]))

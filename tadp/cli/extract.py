@@ -1,4 +1,4 @@
-"""`tadp extract`: folders of images to folders of features."""
+"""`tadp extract`: write the features of a folder of images to a folder."""
 
 import math
 from collections import Counter
@@ -47,7 +47,7 @@ from tadp.errors import TADPError
 if TYPE_CHECKING:
     from tadp.extract import Outcome
 
-_ROWS_SHOWN = 20  # of a run over many images
+_ROWS_SHOWN = 20  # rows of the table that is printed after a run
 
 
 @command(
@@ -66,7 +66,7 @@ def extract(
     caption: Caption = None,
     captions: Annotated[
         Path | None,
-        typer.Option("--captions", help="A caption file by image id, as `tadp caption -o` writes.", show_default=False),
+        typer.Option("--captions", help="Caption file, as `tadp caption -o` writes it.", show_default=False),
     ] = None,
     captioner: CaptionerName = None,
     min_new_tokens: MinNewTokens = 0,
@@ -74,52 +74,55 @@ def extract(
     truncate: Truncate = False,
     level: Annotated[
         list[int] | None,
-        typer.Option("--level", min=0, help="A map to write, 0 the finest. Repeatable.", show_default="all"),
+        typer.Option(
+            "--level", min=0, help="Level of a map to write; 0 is the finest. Repeatable.", show_default="all"
+        ),
     ] = None,
     attention: Annotated[
         list[int] | None,
         typer.Option(
             "--attention",
             min=0,
-            help="A level whose attention is written besides those joined to the maps. Repeatable.",
-            show_default="none besides",
+            help="A level whose attention is also written, besides that attached to the maps. Repeatable.",
+            show_default="none",
         ),
     ] = None,
     max_side: MaxSide = None,
     tile: Annotated[
         int | None,
-        typer.Option("--tile", min=1, help="Side of tiles, in pixels, for large images.", show_default="one pass"),
+        typer.Option("--tile", min=1, help="Side of tiles in pixels, for large images.", show_default="no tiles"),
     ] = None,
-    overlap: Annotated[int, typer.Option("--overlap", min=0, help="What neighbouring tiles share, in pixels.")] = 128,
+    overlap: Annotated[int, typer.Option("--overlap", min=0, help="Overlap of neighbouring tiles in pixels.")] = 128,
     batch_size: BatchSize = 8,
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
     revision: Revision = None,
     variant: Variant = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make anew what other settings, or an older image, left there.")
+        bool, typer.Option("--overwrite", help="Replace results from other settings or from an older image.")
     ] = False,
 ) -> None:
     """Write the features of images, one file per image.
 
-    For photos/pets/rex.jpg, `tadp extract photos -o features` writes features/pets/rex.safetensors, with map.0 (the
-    finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides, channels
-    and settings. rex.jpg beside rex.png become rex.jpg.json and rex.png.json.
+    For photos/pets/rex.jpg, `tadp extract photos -o features` writes two files: features/pets/rex.safetensors, with
+    map.0 (the finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides,
+    channels and settings. If there are both rex.jpg and rex.png, they become rex.jpg.json and rex.png.json.
 
-    A large image goes through in tiles with --tile, blended where they overlap, in the memory of the result and of
-    --batch-size tiles; its caption is that of the whole image.
+    With --tile, a large image is processed in tiles, which are blended where they overlap. Memory is needed for the
+    result and for --batch-size tiles. All tiles use the caption of the whole image.
 
-    Run it again to go on: images that are done are skipped. If they were done with other settings, or the picture has
-    changed, nothing is touched unless you pass --overwrite. A killed run leaves no half-written file that counts.
+    To continue a run, run the command again: finished images are skipped. If they were made with other settings, or an
+    image has changed, nothing is replaced unless you pass --overwrite. A run that is killed leaves no half-written
+    results.
     """
     from tadp.captions import CaptionTable
     from tadp.extract import ImageList, extract_images, writable_folder
     from tadp.images.tiles import grid
 
     if captions is not None and (caption is not None or captioner is not None):
-        raise typer.BadParameter("give --captions, --caption or --captioner, one of them.", param_hint="--captions")
+        raise typer.BadParameter("pass only one of --captions, --caption and --captioner.", param_hint="--captions")
     source = "" if captions is not None else caption_source(model, caption, captioner)
-    found = ImageList.of(images)
+    image_list = ImageList.of(images)
     words = CaptionTable.open(captions) if captions is not None else caption
     writable_folder(output)
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
@@ -135,7 +138,7 @@ def extract(
         )
     outcomes = extract_images(
         backbone,
-        found,
+        image_list,
         output,
         captions=words,
         model=model,
@@ -150,7 +153,7 @@ def extract(
     )
     if caption is not None and truncate and is_cut(backbone, caption):
         warn_about_cut("--caption")
-    tally = _followed(outcomes, len(found.names), is_one_caption=caption is not None)
+    tally = _follow(outcomes, len(image_list.names), is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
         warn_about_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)
@@ -162,15 +165,15 @@ def extract(
 
 @dataclass
 class _Tally:
-    """What became of a run: how many images went which way, the first that were done, and what stopped it."""
+    """The result of a run: images by status, the first finished ones, and the error that stopped it, if any."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: "list[Outcome]" = field(default_factory=list)
     stopped: BaseException | None = None
 
 
-def _followed(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool) -> _Tally:
-    """The run to its end, or to what stops it, with a bar; naming at once what failed or whose own caption was cut."""
+def _follow(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool) -> _Tally:
+    """Follow a run until it ends or is stopped, with a progress bar, and report failed images and cut captions."""
     tally = _Tally()
     try:
         with progress() as bar:
@@ -193,10 +196,10 @@ def _print_tally(tally: _Tally, output: Path) -> None:
     if tally.first:
         _print_outcomes(tally.first, tally.counts["done"])
     if tally.counts:
-        said = {"done": "done", "skipped": "done before", "failed": "failed"}
+        labels = {"done": "done", "skipped": "done before", "failed": "failed"}
         parts = [
-            f"{tally.counts[status]} {words}"
-            for status, words in said.items()
+            f"{tally.counts[status]} {label}"
+            for status, label in labels.items()
             if tally.counts[status] or status == "done"
         ]
         typer.echo(f"{', '.join(parts)}; in {output}")

@@ -1,4 +1,4 @@
-"""`tadp info`: what a model is, in tables: levels, parts and numbers, from only its configuration."""
+"""`tadp info`: print tables of a model's levels, parts and numbers, which are read from its configuration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,9 +24,9 @@ def info(
     revision: Revision = None,
     variant: Variant = None,
 ) -> None:
-    """Tell what a model's levels, channels, strides and parts are.
+    """Print the levels, channels, strides and parts of a model.
 
-    No weights are loaded. Of a hub model that is not here yet, only the configuration is downloaded.
+    No weights are loaded. If a hub model is not on this machine, only its configuration is downloaded.
     """
     silence()
     console = Console(highlight=False)
@@ -36,17 +36,17 @@ def info(
 
 
 def model_tables(model: str, *, revision: str | None = None, variant: str | None = None) -> list[Table]:
-    """Levels, parts and numbers of a model, each as a table.
+    """Three tables of a model: levels, parts and numbers.
 
     Args:
-        model: As `TADPBackbone.from_pretrained` takes it. Of a hub model that is not here, only the configuration is
-            downloaded.
-        revision: Its branch, tag or commit.
-        variant: Which weight files are measured.
+        model: A name, folder or hub id for `TADPBackbone.from_pretrained`. If a hub model is not on this machine, only
+            its configuration is downloaded.
+        revision: Branch, tag or commit of a hub model.
+        variant: Variant of the weight files whose size is shown.
 
     Raises:
         UnknownModelError: If there is no such model.
-        ModelError: If the model is of an unknown kind, or lacks a part.
+        ModelError: If the kind of the model is unknown, or a part is missing.
     """
     folder = _model_files(model, revision, variant)
     backbone = _hollow_backbone(folder)
@@ -97,7 +97,7 @@ def _part_table(folder: Path, variant: str | None, backbone: "TADPBackbone") -> 
 
 
 def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
-    """A model's folder; of a hub model that is not here, one with only its configuration."""
+    """A model's folder. If a hub model is not on this machine, the folder has only its configuration."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -111,14 +111,14 @@ def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
         if "/" not in model or Path(model).exists() or len(Path(model).parts) != 2:
             raise
         try:
-            wanted = [CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER]
-            return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+            patterns = [CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER]
+            return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, HFValidationError, OSError):
             raise error from None
 
 
 def _hollow_backbone(folder: Path) -> "TADPBackbone":
-    """The backbone that a folder describes, with shapes and no weights."""
+    """The backbone that a folder describes, with shapes but without weights."""
     from tadp.backbone import TADPBackbone
     from tadp.diffusion.loading.networks import hollow_denoiser, hollow_text, hollow_vae
     from tadp.diffusion.noise import read_scheduler

@@ -1,4 +1,4 @@
-"""`tadp predict`: a trained task model at work; what `tadp evaluate` shares with it."""
+"""`tadp predict`: predict with a trained task model. Also the options that `tadp evaluate` shares with it."""
 
 import json
 from enum import StrEnum
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Task(StrEnum):
-    """What is predicted."""
+    """The task of a model."""
 
     segmentation = "segmentation"
     depth = "depth"
@@ -31,26 +31,38 @@ TaskModelOption = Annotated[
 ]
 BaseModel = Annotated[
     str | None,
-    typer.Option("--base-model", help="What it was trained on, if it is elsewhere now.", show_default=False),
+    typer.Option(
+        "--base-model",
+        help="The base model of --model, if it is no longer where it was saved from.",
+        show_default=False,
+    ),
 ]
 CaptionerOption = Annotated[
     str | None,
-    typer.Option("--captioner", help="Who describes the images; the model's own by default.", show_default=False),
+    typer.Option("--captioner", help="The captioner that describes the images.", show_default="the model's own"),
 ]
 WindowPx = Annotated[
     int | None,
-    typer.Option("--window-px", min=8, help="Side of the windows.", show_default="the model's own"),
+    typer.Option("--window-px", min=8, help="Side of the windows in pixels.", show_default="the model's own"),
 ]
 StridePx = Annotated[
-    int | None, typer.Option("--stride-px", min=1, help="From window to window.", show_default="the model's own")
+    int | None,
+    typer.Option(
+        "--stride-px", min=1, help="Distance between neighbouring windows in pixels.", show_default="the model's own"
+    ),
 ]
 ShortSidePx = Annotated[
     int | None,
-    typer.Option("--short-side-px", min=8, help="Bring the shorter side to this before.", show_default="as it is"),
+    typer.Option(
+        "--short-side-px",
+        min=8,
+        help="First resize images so that the shorter side has this length.",
+        show_default="no resizing",
+    ),
 ]
-Flip = Annotated[bool, typer.Option("--flip", help="Predict the mirrored image too, and average.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Also predict the mirrored image, and average.")]
 MultiScale = Annotated[
-    bool, typer.Option("--multi-scale", help="Predict at six sizes, 0.5 to 1.75, and average (segmentation).")
+    bool, typer.Option("--multi-scale", help="Predict at six scales, 0.5 to 1.75, and average (segmentation only).")
 ]
 
 
@@ -79,12 +91,12 @@ def predict(
 ) -> None:
     """Predict classes, depth or objects, and write a picture and data.
 
-    For photo.jpg it writes photo.TASK.plot.png to look at, and the data: photo.segmentation.png (grey values are
-    classes), photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json.
+    For photo.jpg it writes a picture, photo.TASK.plot.png, and the data: photo.segmentation.png (grey values are class
+    indices) or photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json.
 
-    Run it again to go on: images that are done are skipped. If they were done by another model or with other options,
-    or the picture has changed, nothing is touched unless you pass --overwrite. One unreadable image is named and the
-    others go through.
+    To continue a run, run the command again: finished images are skipped. If they were made by another model or with
+    other options, or an image has changed, nothing is replaced unless you pass --overwrite. An unreadable image is
+    reported, and the others are still predicted.
     """
     from tadp.extract.outputs import file_digest
 
@@ -106,7 +118,7 @@ def predict(
         for image, target in bar.track(list(todo.items()), description="predicting"):
             try:
                 result: Any = predictor.predict(image, caption, **options)
-                # the data last, and of it the .json, by which an image counts as done
+                # the data last, with the .json at the end: an image counts as done when its .json exists
                 record = {"settings": settings, "image_sha256": file_digest(image)}
                 written = [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target, record=record)]
             except (ImageError, CaptionError) as error:
@@ -121,9 +133,9 @@ def predict(
 
 
 def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
-    """For each result's name its image, and how many arguments led to none.
+    """The image of each result's name, and how many arguments led to no image.
 
-    A name depends only on its own argument: "rex" for photos/rex.jpg, "pets/rex" for what is below a folder.
+    A name depends only on its own argument: "rex" for photos/rex.jpg, "pets/rex" for an image below a folder.
     """
     from tadp.extract import output_names
 
@@ -131,15 +143,15 @@ def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
     failed = 0
     for argument in images:
         try:
-            found = output_names([argument])
+            image_names = output_names([argument])
         except ImageError as error:
             fail(error)
             failed += 1
             continue
-        for image, name in found.items():
+        for image, name in image_names.items():
             if names.get(name, image) != image:
                 raise typer.BadParameter(
-                    f"{names[name]} and {image} would both be written as {name}; predict them into two folders.",
+                    f"{names[name]} and {image} would both be written as {name}; write them to two folders.",
                     param_hint="IMAGES",
                 )
             names[name] = image
@@ -154,20 +166,22 @@ def predict_options(
     flip: bool,
     multi_scale: bool,
 ) -> dict[str, Any]:
-    """The options of a task's `predict`; those it has not are wrong usage."""
+    """The options of a task's `predict`; options that the task does not have are wrong usage."""
     if task is Task.detection:
-        given = {
+        unsupported = {
             "--stride-px": stride_px,
             "--short-side-px": short_side_px,
             "--flip": flip,
             "--multi-scale": multi_scale,
         }
-        for option, value in given.items():
+        for option, value in unsupported.items():
             if value:
-                raise typer.BadParameter("detection sees the whole image at once.", param_hint=option)
+                raise typer.BadParameter("detection processes the whole image at once.", param_hint=option)
         return {} if window_px is None else {"image_px": window_px}
     if task is Task.depth and multi_scale:
-        raise typer.BadParameter("depth depends on the size of things; use --flip.", param_hint="--multi-scale")
+        raise typer.BadParameter(
+            "predicted depth depends on the scale of the image; use only --flip.", param_hint="--multi-scale"
+        )
     options: dict[str, Any] = {
         "window_px": window_px,
         "stride_px": stride_px,
@@ -178,11 +192,11 @@ def predict_options(
 
 
 def check_stride(model: Any, options: dict[str, Any]) -> None:
-    """Refuse windows with gaps between them before an image is read."""
+    """Refuse a stride that would leave gaps between windows, before an image is read."""
     stride, window = options.get("stride_px"), options.get("window_px")
     if stride is not None and stride > (window or model.window_px):
         raise typer.BadParameter(
-            f"at most the side of a window, {window or model.window_px}, or there would be gaps.",
+            f"the stride must be at most the side of a window, {window or model.window_px}, or there would be gaps.",
             param_hint="--stride-px",
         )
 
@@ -193,7 +207,7 @@ def load_task(
     """A task model on its device.
 
     Raises:
-        ModelError: If it is a model of another task.
+        ModelError: If the model is for another task.
     """
     import torch
 
@@ -213,7 +227,7 @@ def load_task(
 
 
 def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None, device: str | None) -> None:
-    """Attach a captioner where the model needs one, and refuse words where it takes none."""
+    """Attach a captioner if the model needs one, and refuse captions if the model does not take them."""
     if model.prompt_mode != "captions":
         if caption or captioner:
             raise typer.BadParameter(
@@ -223,12 +237,12 @@ def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None
         return
     if caption:
         if captioner:
-            raise typer.BadParameter("give --caption or --captioner, not both.", param_hint="--caption")
+            raise typer.BadParameter("pass --caption or --captioner, not both.", param_hint="--caption")
         return
     name = captioner or model.captioner_name
     if name is None:
         raise typer.BadParameter(
-            "this model wants captions and does not know its captioner. Pass --caption TEXT, or --captioner NAME such "
+            "this model needs captions and does not know its captioner. Pass --caption TEXT, or --captioner NAME, such "
             "as tadp-tiny or Salesforce/blip2-opt-2.7b.",
             param_hint="--captioner",
         )
@@ -238,19 +252,19 @@ def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None
 def _prediction_settings(
     model: "TaskModel", *, name: str, revision: str | None, caption: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that decides a prediction besides the image, as JSON has it.
+    """Everything that determines a prediction besides the image, as JSON values.
 
     Args:
-        model: Its weights are told by a fingerprint, so that a model that was trained again is another.
-        name: As it was asked for.
-        revision: As it was asked for.
-        caption: For all images; None where a captioner describes them, or the model's text is its own.
-        options: Of the model's `predict`.
+        model: The model. A fingerprint of its weights is recorded, so that a retrained model counts as another model.
+        name: The model's name, as it was passed.
+        revision: The model's revision, as it was passed.
+        caption: The caption of all images; None if a captioner describes them or the model uses its own text.
+        options: Options of the model's `predict`.
     """
     from tadp.extract import fingerprint
 
-    own: Any = model.captioner  # from `prepare_captions`
-    captioner = None if own is None else {"name": own.name, **own.generation}
+    attached: Any = model.captioner  # from `prepare_captions`
+    captioner = None if attached is None else {"name": attached.name, **attached.generation}
     settings = {
         "model": name,
         "revision": revision,
@@ -263,14 +277,14 @@ def _prediction_settings(
 
 
 def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Path, Path]:
-    """The images without a result of these settings.
+    """The images that have no result with these settings.
 
     Args:
-        todo: For each image the path of its result, without suffix.
-        settings: From `_prediction_settings`.
+        todo: The path of each image's result, without suffix.
+        settings: The result of `_prediction_settings`.
 
     Raises:
-        OutputError: If results are there that were made otherwise; the message says how.
+        OutputError: If there are results from other settings; the message names the difference.
     """
     left, in_the_way = {}, {}
     for image, target in todo.items():
@@ -282,7 +296,7 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
     if in_the_way:
         name, why = next(iter(in_the_way.items()))
         raise OutputError(
-            f"{len(in_the_way)} of these {len(todo)} results are there, made otherwise: for {name}, {why}. Pass "
+            f"{len(in_the_way)} of these {len(todo)} results exist with other settings: for {name}, {why}. Pass "
             "another folder, or ",
             Argument("overwrite", True),
             ".",
@@ -291,7 +305,7 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
 
 
 def _record(file: Path) -> dict[str, Any] | None:
-    """What is said of a result; None if there is none, or it was cut short."""
+    """The record of a result; None if there is none, or it is incomplete."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -300,16 +314,16 @@ def _record(file: Path) -> dict[str, Any] | None:
 
 
 def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:
-    """In what this result is not what would be made now; None if in nothing."""
+    """How an existing result differs from the one that would be written now; None if it does not differ."""
     from tadp.extract.outputs import brief, file_digest
 
     before = record.get("settings")
     if not isinstance(before, dict):
-        return "it does not say how"
+        return "its settings were not recorded"
     for key, value in settings.items():
         if before.get(key) != value:
             return f"{key} was {brief(before.get(key))} and is {brief(value)}"
-    return None if record.get("image_sha256") == file_digest(image) else "the picture was another one"
+    return None if record.get("image_sha256") == file_digest(image) else "the image has changed"
 
 
 def _summary(result: Any) -> str:

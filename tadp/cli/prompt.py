@@ -1,4 +1,4 @@
-"""`tadp prompt`: what a backbone is told in each mode."""
+"""`tadp prompt`: show the text that a backbone gets in each prompt mode."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from tadp.text.conditioning import Conditioning
     from tadp.text.stack import AnyText
 
-TOLERANCE = 0.01  # of the oracle's precision and recall
+TOLERANCE = 0.01  # difference in the oracle's precision and recall that is not worth a note
 
 
 class Mode(StrEnum):
-    """What G of the paper is."""
+    """The source of the text, which is G in the paper."""
 
     null = "null"
     class_names = "class-names"
@@ -42,90 +42,96 @@ class Mode(StrEnum):
     "tadp prompt caption photo.jpg --modifier watercolor:simple",
 )
 def prompt(
-    mode: Annotated[Mode, typer.Argument(metavar="MODE", help="What is said, see above.", show_default=False)],
+    mode: Annotated[Mode, typer.Argument(metavar="MODE", help="The prompt mode, see above.", show_default=False)],
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGES", help="For caption and nouns: image files, folders.", show_default=False),
+        typer.Argument(metavar="IMAGES", help="For caption and nouns: image files and folders.", show_default=False),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
             "--classes",
-            help="Names with commas between, or @FILE with one a line, where a name may have commas itself.",
+            help="Class names separated by commas, or @FILE with one name per line, which may contain commas.",
             show_default=False,
         ),
     ] = None,
     present: Annotated[
         str | None,
-        typer.Option("--present", help="For oracle: the classes in the image, as for --classes.", show_default=False),
+        typer.Option(
+            "--present", help="For oracle: the classes in the image, written like --classes.", show_default=False
+        ),
     ] = None,
-    precision: Annotated[float, typer.Option("--precision", help="Of the oracle: above 0, up to 1.")] = 1.0,
-    recall: Annotated[float, typer.Option("--recall", help="Of the oracle: 0 to 1.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Which names the oracle drops and adds.")] = 0,
+    precision: Annotated[
+        float, typer.Option("--precision", help="Precision of the oracle, above 0 and at most 1.")
+    ] = 1.0,
+    recall: Annotated[float, typer.Option("--recall", help="Recall of the oracle, from 0 to 1.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for the names that the oracle drops and adds.")] = 0,
     modifier: Annotated[
         str | None,
         typer.Option(
             "--modifier",
-            help="One of the paper's as DOMAIN:KIND, e.g. watercolor:simple, or a saved modifier's folder.",
+            help="A modifier of the paper as DOMAIN:KIND, e.g. watercolor:simple, or the folder of a saved modifier.",
             show_default=False,
         ),
     ] = None,
     model: Model = TINY,
     captioner: Annotated[
-        str | None, typer.Option("--captioner", help="For caption and nouns.", show_default="the model's own")
+        str | None,
+        typer.Option("--captioner", help="For caption and nouns: the captioner.", show_default="the model's own"),
     ] = None,
     device: Device = None,
     revision: Revision = None,
     variant: Variant = None,
 ) -> None:
-    """Show the text that a backbone gets in each mode, and how many tokens of the text encoder it takes.
+    """Show the text that a backbone gets in each prompt mode, and how many tokens of the text encoder it has.
 
-    MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name by itself),
-    averaged-eos (one embedding a class, over 80 templates), oracle (the names of what is there, with the precision and
-    recall that came of it), caption (a captioner's words) or nouns (the nouns of those).
+    MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name encoded
+    separately), averaged-eos (one embedding per class, averaged over 80 templates), oracle (the names of the classes in
+    the image, with the realised precision and recall), caption (a captioner's caption) or nouns (the nouns of that
+    caption).
     """
     from tadp import prompts
 
     if images and mode not in (Mode.caption, Mode.nouns):
-        raise typer.BadParameter(f"{mode} is said without images; got {images[0]}.", param_hint="IMAGES")
+        raise typer.BadParameter(f"{mode} takes no images; got {images[0]}.", param_hint="IMAGES")
     backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
     encoder = backbone.text_encoder
     if encoder is None:
         raise typer.BadParameter(f"{model} has no text encoder.", param_hint="--model")
     rename = _modifier(modifier, backbone, model) if modifier is not None else None
-    said: list[str] | Conditioning
+    text: list[str] | Conditioning
     note = ""
     with wrong_usage():
         if mode is Mode.null:
-            said = prompts.null(1)
+            text = prompts.null(1)
         elif mode is Mode.class_names:
-            said = prompts.class_names(_names(classes, "--classes"))
+            text = prompts.class_names(_names(classes, "--classes"))
         elif mode is Mode.oracle:
-            here = _names(present, "--present")
+            present_names = _names(present, "--present")
             named = prompts.oracle_classes(
-                [here], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
+                [present_names], _names(classes or present, "--classes"), precision=precision, recall=recall, seed=seed
             )
-            said = prompts.class_names(named[0]) if named[0] else prompts.null(1)
-            note = _realised(prompts.agreement(named, [here]), precision, recall)
+            text = prompts.class_names(named[0]) if named[0] else prompts.null(1)
+            note = _realised(prompts.agreement(named, [present_names]), precision, recall)
         elif mode in (Mode.caption, Mode.nouns):
-            said = _captions(images, captioner or own_captioner(model), device)
-            said = prompts.nouns(said) if mode is Mode.nouns else said
+            text = _captions(images, captioner or own_captioner(model), device)
+            text = prompts.nouns(text) if mode is Mode.nouns else text
         elif rename is not None:
-            raise typer.BadParameter(f"{mode} is not said in words, which a modifier needs.", param_hint="--modifier")
+            raise typer.BadParameter(f"a modifier needs words, which {mode} does not have.", param_hint="--modifier")
         else:
             make = prompts.class_embeddings if mode is Mode.class_embeddings else prompts.averaged_eos
-            said = make(_names(classes, "--classes"), backbone)
-    if isinstance(said, list):
-        _print_prompts(rename(said) if rename else said, encoder)
+            text = make(_names(classes, "--classes"), backbone)
+    if isinstance(text, list):
+        _print_prompts(rename(text) if rename else text, encoder)
     else:
-        _print_embeddings(said)
+        _print_embeddings(text)
     if note:
         typer.echo(note)
 
 
 def _names(text: str | None, option: str) -> list[str]:
     if text is None:
-        raise typer.BadParameter("this mode needs it: names with commas between, or @FILE.", param_hint=option)
+        raise typer.BadParameter("this mode needs it: names separated by commas, or @FILE.", param_hint=option)
     if text.startswith("@"):
         try:
             lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
@@ -134,15 +140,15 @@ def _names(text: str | None, option: str) -> list[str]:
             raise CaptionError(
                 f"cannot read the class names in {text[1:]}: {why}. Pass a text file, as @FILE."
             ) from error
-    elif _is_there(text) and Path(text).is_file():
+    elif _exists(text) and Path(text).is_file():
         raise typer.BadParameter(f"{text} is a file; pass @{text} for the names in it.", param_hint=option)
     else:
         lines = text.split(",")
     return [line.strip() for line in lines if line.strip()]
 
 
-def _is_there(name: str) -> bool:
-    """Whether a file or folder is called so; a text that is too long for a name is none."""
+def _exists(name: str) -> bool:
+    """Whether a file or folder has this name; False for a text that is too long to be a file name."""
     try:
         return Path(name).exists()
     except OSError:
@@ -155,7 +161,7 @@ def _captions(images: list[str] | None, captioner: str | None, device: str | Non
     if not images:
         raise typer.BadParameter("caption and nouns need images.", param_hint="IMAGES")
     if captioner is None:
-        raise typer.BadParameter("this model brings no captioner.", param_hint="--captioner")
+        raise typer.BadParameter("this model has no captioner of its own; pass one.", param_hint="--captioner")
     return load_captioner(captioner, device)([to_pil(image) for image in list_images(images)])
 
 
@@ -163,8 +169,8 @@ def _modifier(name: str, backbone: "TADPBackbone", model: str) -> "CaptionModifi
     """A modifier, installed into the backbone."""
     from tadp.modifiers import CaptionModifier
 
-    if ":" not in name or _is_there(name):
-        if "/" not in name and not _is_there(name):
+    if ":" not in name or _exists(name):
+        if "/" not in name and not _exists(name):
             raise typer.BadParameter(
                 f"{name} is neither DOMAIN:KIND, e.g. watercolor:simple, nor a folder.", param_hint="--modifier"
             )
@@ -190,7 +196,7 @@ def _paper_modifier(name: str) -> "CaptionModifier":
     domains, kinds = get_args(PaperDomain), get_args(Kind)
     if domain not in domains or kind not in kinds:
         raise typer.BadParameter(
-            f"{name} is no DOMAIN:KIND; domains are {', '.join(domains)}, kinds {', '.join(kinds)}.",
+            f"{name} is not a valid DOMAIN:KIND; domains are {', '.join(domains)}; kinds are {', '.join(kinds)}.",
             param_hint="--modifier",
         )
     return CaptionModifier.for_domain(cast(Any, domain), cast(Any, kind))
@@ -204,21 +210,24 @@ def _print_prompts(prompts: list[str], encoder: "AnyText") -> None:
         over = "" if count <= encoder.max_length else ", too many"
         table.add_row(Text(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
     Console(highlight=False).print(table)
-    typer.echo("(start and end are a token each)")
+    typer.echo("(start and end are one token each)")
 
 
-def _realised(found: "Agreement", precision: float, recall: float) -> str:
-    """What the oracle came to, which for one image is seldom what was asked."""
-    came = f"{found.precision:.3f}" if found.mentioned else "undefined, nothing is named"
-    note = f"realised: recall {found.recall:.3f}, asked {recall:g}; precision {came}, asked {precision:g}"
-    if not found.mentioned or abs(found.recall - recall) > TOLERANCE or abs(found.precision - precision) > TOLERANCE:
-        note += ". Names are whole, and this is one image: over a data set both are within 0.01."
+def _realised(agreement: "Agreement", precision: float, recall: float) -> str:
+    """The oracle's realised precision and recall, which for one image usually differ from the requested ones."""
+    reached = f"{agreement.precision:.3f}" if agreement.mentioned else "undefined, no class is named"
+    note = (
+        f"realised: recall {agreement.recall:.3f}, requested {recall:g}; precision {reached}, requested {precision:g}"
+    )
+    off = max(abs(agreement.recall - recall), abs(agreement.precision - precision))
+    if not agreement.mentioned or off > TOLERANCE:
+        note += ". One image has only a few whole names; over a data set both are within 0.01."
     return note
 
 
 def _print_embeddings(text: "Conditioning") -> None:
     _, length, width = text.embeddings.shape
-    typer.echo(f"{length} embeddings of width {width}, without start and end, one attention channel each:")
+    typer.echo(f"{length} embeddings of width {width} (no start or end token), each with one attention channel:")
     tokens, words = text.tokens[0] if text.tokens else (), text.words[0] if text.words else ()
     if all(word.stop == word.start + 1 for word in words):
         typer.echo(", ".join(tokens))

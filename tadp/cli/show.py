@@ -1,4 +1,4 @@
-"""`tadp show`: what each word of a caption looks at, as a picture."""
+"""`tadp show`: draw where each word of a caption looks in an image."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,12 +37,12 @@ def show(
         typer.Option(
             "--output",
             "-o",
-            help="PNG, JPEG or WebP to write; replaced if it is there.",
-            show_default="<image>.words.png, here",
+            help="PNG, JPEG or WebP file to write. An existing file is replaced.",
+            show_default="<image>.words.png in the current folder",
         ),
     ] = None,
     model: Model = TINY,
-    caption: Annotated[str | None, typer.Option("--caption", help="The image's caption.", show_default=False)] = None,
+    caption: Annotated[str | None, typer.Option("--caption", help="Caption of the image.", show_default=False)] = None,
     captioner: CaptionerName = None,
     min_new_tokens: MinNewTokens = 0,
     max_new_tokens: MaxNewTokens = 77,
@@ -52,25 +52,28 @@ def show(
         typer.Option(
             "--level",
             min=0,
-            help="Whose attention to show, 0 the finest; several are averaged. Repeatable.",
+            help="Level whose attention is shown; 0 is the finest. Repeatable: several levels are averaged.",
             show_default="the two finest",
         ),
     ] = None,
-    all_words: Annotated[bool, typer.Option("--all-words", help="Show a, the, of, in … too.")] = False,
+    all_words: Annotated[bool, typer.Option("--all-words", help="Also show words such as a, the, of, in.")] = False,
     max_side: Annotated[
         int | None,
         typer.Option(
-            "--max-side", min=8, help="Shrink the image to this for the model.", show_default="the model's size"
+            "--max-side",
+            min=8,
+            help="Shrink the image for the model if its longer side has more pixels than this.",
+            show_default="the model's own size",
         ),
     ] = None,
     device: Device = None,
     revision: Revision = None,
     variant: Variant = None,
 ) -> None:
-    """Draw what each word of a caption looks at.
+    """Draw where each word of a caption looks in an image.
 
-    The picture shows the image, its caption, and one heat map per word. Each heat map is scaled by itself, and fades
-    into the image where the word draws little attention; the number is the most that any place pays it, from 0 to 1.
+    The picture shows the image, its caption, and one heat map per word. Each heat map has its own colour scale and is
+    transparent where attention is low. The number next to it is the highest attention at any position, from 0 to 1.
     """
     import torch
 
@@ -92,7 +95,7 @@ def show(
         describe = load_captioner(source, device, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
         words = describe(picture)[0]
     if not words:
-        raise CaptionError(f"{source!r} had nothing to say about {image}. Pass --caption.")
+        raise CaptionError(f"{source!r} wrote no caption for {image}. Pass --caption.")
     shrunk = shrink(picture, max_side or _native_px(backbone))
     with torch.inference_mode():
         features = backbone(shrunk, words, truncate=truncate or caption is None)
@@ -106,7 +109,7 @@ def show(
 
 
 def _levels_shown(level: list[int] | None, backbone: "TADPBackbone", model: str) -> list[int]:
-    """The levels asked for, or the two finest that have attention."""
+    """The requested levels, or the two finest that have attention."""
     check_levels(level, backbone.layout.attention_levels, backbone, "--level")
     levels = level or list(backbone.layout.attention_levels[:2])
     if not levels:
@@ -115,7 +118,7 @@ def _levels_shown(level: list[int] | None, backbone: "TADPBackbone", model: str)
 
 
 def _native_px(backbone: "TADPBackbone") -> int:
-    """The side of the images that a model was trained on."""
+    """The side of the images that a model was trained on, in pixels."""
     native = backbone.family.native_cells(backbone.unet)
     return 512 if native is None else native * backbone.vae.reduction
 
@@ -123,10 +126,10 @@ def _native_px(backbone: "TADPBackbone") -> int:
 def _check_target(target: Path, image: Path) -> None:
     if target.suffix.lower() not in _PICTURES:
         raise typer.BadParameter(
-            f"{target} has no suffix of a picture; those are {', '.join(_PICTURES)}.", param_hint="--output"
+            f"the suffix of {target} must be one of {', '.join(_PICTURES)}.", param_hint="--output"
         )
     if target.exists() and image.exists() and target.samefile(image):
-        raise typer.BadParameter(f"{target} is the image itself.", param_hint="--output")
+        raise typer.BadParameter(f"{target} is the image itself; choose another file.", param_hint="--output")
 
 
 def _save_picture(sheet: Any, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: loading with little noise, errors in one line, progress on the error stream."""
+"""Functions that the commands share: quiet loading, one-line errors, and progress on the error stream."""
 
 import logging
 import sys
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from tadp.captioner import Captioner
 
 TINY = "tadp-tiny"
-_UNKNOWN_TOKEN = "the text encoder has no token"  # how a warning of `tadp.text.encoder` begins
+_UNKNOWN_TOKEN = "the text encoder has no token"  # the beginning of a warning of `tadp.text.encoder`
 
 
 class Dtype(StrEnum):
-    """What the model computes in, and what is written."""
+    """Data types of a model and of the tensors that it writes."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class Commands(TyperGroup):
-    """Turns what tadp raises on purpose into one line and exit code 1, and Ctrl-C into 130."""
+    """Commands that print tadp's own errors in one line with exit code 1, and end with 130 on Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             with warnings.catch_warnings():
-                # Other libraries' are for developers; tadp's own say what a user should know of a run.
+                # Warnings of other libraries are for developers; tadp's own are for users of the command.
                 warnings.simplefilter("ignore")
                 warnings.filterwarnings("always", category=UserWarning, module=r"tadp\.")
                 warnings.filterwarnings("always", message=_UNKNOWN_TOKEN)
-                warnings.showwarning = _once()
+                warnings.showwarning = _print_each_once()
                 return super().invoke(ctx)
         except typer.BadParameter as error:
             error.message = error.message.removeprefix("Value error, ")  # pydantic's, in newer releases of typer
@@ -59,12 +59,12 @@ class Commands(TyperGroup):
             fail(message)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            typer.secho("interrupted; what was done is kept.", fg="yellow", err=True)
+            typer.secho("interrupted; finished work is kept.", fg="yellow", err=True)
             raise typer.Exit(130) from error
 
 
-def _once() -> Callable[..., None]:
-    """What shows a warning, each text once."""
+def _print_each_once() -> Callable[..., None]:
+    """A function for `warnings.showwarning` that prints each text only once."""
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
@@ -76,8 +76,9 @@ def _once() -> Callable[..., None]:
 
 
 def as_option(argument: Argument, command: Any) -> str:
-    """An argument of the library as a command's option; as it is in Python if the command does not have it."""
-    option = next((one for one in command.params if one.name == argument.name), None) if command else None
+    """A library argument written as an option of a command, or as in Python if the command has no such option."""
+    parameters = command.params if command else []
+    option = next((parameter for parameter in parameters if parameter.name == argument.name), None)
     if option is None or option.param_type_name != "option":
         return str(argument)
     names = option.secondary_opts if argument.value is False and option.secondary_opts else option.opts
@@ -89,7 +90,7 @@ def as_option(argument: Argument, command: Any) -> str:
 
 
 def fail(error: TADPError | str) -> None:
-    """Say what went wrong in one line."""
+    """Print an error in one line."""
     typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
 
 
@@ -100,7 +101,7 @@ def print_warning(message: Warning | str) -> None:
 
 @contextmanager
 def wrong_usage(option: str | None = None) -> Iterator[None]:
-    """What the library refuses as a wrong value, other than what it raises on purpose, is a wrong option here."""
+    """Report a ValueError of the library as wrong usage of an option, unless it is one of tadp's own errors."""
     try:
         yield
     except ValueError as error:
@@ -121,25 +122,25 @@ def silence() -> None:
 
 
 def warn_about_tiny(captioner: str, *, others: str) -> None:
-    """Say what the embedded captioner is good for, if it spoke, so that nobody takes its word for a photograph.
+    """Warn that the embedded captioner is not made for photographs, if it was used.
 
     Args:
-        captioner: Who spoke.
-        others: The options of the command that name others.
+        captioner: The captioner that was used.
+        others: The options of the command that choose another one.
     """
     if captioner == TINY:
-        note = f"{TINY} knows only rendered scenes. Photographs need another {others}."
+        note = f"{TINY} knows only rendered scenes. For photographs, choose another {others}."
         typer.secho(note, dim=True, err=True)
 
 
 def warn_about_cut(whose: str) -> None:
-    """Say that a caption lost its end."""
-    note = f"{whose}: the caption is longer than the text encoder takes; its end was cut."
+    """Warn that the end of a caption was cut."""
+    note = f"{whose}: the caption is too long for the text encoder; its end was cut."
     typer.secho(note, fg="yellow", err=True)
 
 
 def is_cut(backbone: "TADPBackbone", caption: str) -> bool:
-    """Whether a caption is longer than a backbone's text encoder takes."""
+    """Whether a caption is too long for a backbone's text encoder."""
     encoder = backbone.text_encoder
     return encoder is not None and encoder.count_tokens([caption])[0] > encoder.max_length
 
@@ -153,16 +154,16 @@ def own_captioner(model: str) -> str | None:
 
 
 def caption_source(model: str, caption: str | None, captioner: str | None) -> str:
-    """The captioner to use; "" where there is a caption."""
+    """The captioner to use; "" if there is a caption."""
     if caption is not None and captioner is not None:
-        raise typer.BadParameter("give --caption or --captioner, not both.", param_hint="--caption")
+        raise typer.BadParameter("pass --caption or --captioner, not both.", param_hint="--caption")
     if caption is not None:
         return ""
     source = captioner or own_captioner(model)
     if source is None:
         raise typer.BadParameter(
-            f"{model} brings no captioner. Pass --caption TEXT for all images (--caption '' is the empty prompt), or "
-            f"--captioner NAME, such as {TINY} or Salesforce/blip2-opt-2.7b.",
+            f"{model} has no captioner of its own. Pass --caption TEXT for all images (--caption '' is the empty "
+            f"prompt), or --captioner NAME, such as {TINY} or Salesforce/blip2-opt-2.7b.",
             param_hint="--captioner",
         )
     return source
@@ -184,17 +185,17 @@ def load_backbone(
             revision=revision,
             variant=variant,
             dtype=getattr(torch, dtype.value),
-            # the fastest for each: docs/speed.md
+            # the faster layout for each data type: docs/speed.md
             memory_format=torch.channels_last if dtype is Dtype.bfloat16 else torch.contiguous_format,
         ).to(place)
 
 
-def check_levels(levels: list[int] | None, there: Collection[int], backbone: "TADPBackbone", option: str) -> None:
-    """Refuse levels that are not there as wrong usage of an option."""
+def check_levels(levels: list[int] | None, known: Collection[int], backbone: "TADPBackbone", option: str) -> None:
+    """Refuse unknown levels as wrong usage of an option."""
     for level in levels or ():
-        if level not in there:
-            strides = ", ".join(f"{k} (stride {backbone.feature_info.reduction[k]})" for k in there)
-            raise typer.BadParameter(f"there is no level {level}; there are {strides}.", param_hint=option)
+        if level not in known:
+            strides = ", ".join(f"{k} (stride {backbone.feature_info.reduction[k]})" for k in known)
+            raise typer.BadParameter(f"there is no level {level}; the levels are {strides}.", param_hint=option)
 
 
 def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner":
@@ -212,7 +213,7 @@ def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner"
 
 
 def find_device(name: str | None) -> "torch.device":
-    """The device of that name; None is the GPU, if there is one."""
+    """The device with this name; None is the GPU if there is one, else the CPU."""
     import torch
 
     try:
@@ -226,13 +227,13 @@ def find_device(name: str | None) -> "torch.device":
 
 
 def status(text: str) -> AbstractContextManager[Any]:
-    """A spinner with a text, on a terminal."""
+    """A spinner with a text, shown only on a terminal."""
     console = Console(stderr=True)
     return console.status(Text(text)) if console.is_terminal else nullcontext()
 
 
 def progress() -> Progress:
-    """A bar that goes when it is done, on a terminal."""
+    """A progress bar that disappears when it is complete, shown only on a terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -241,6 +242,6 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # above the bar on a terminal, untouched into a file or pipe
+        redirect_stdout=sys.stdout.isatty(),  # above the bar on a terminal, unchanged in a file or pipe
         disable=not console.is_terminal,
     )

@@ -63,7 +63,7 @@ def test_help_has_examples_and_exit_codes(command):
     text = plain(tadp_run(command, "--help").output)
     assert "Examples:" in text
     assert f"tadp {command}" in text
-    assert "Exit codes: 0 all went well" in text
+    assert "Exit codes: 0 success" in text
 
 
 def test_help_and_version_need_no_torch():
@@ -113,7 +113,7 @@ def test_extract_writes_a_table_and_two_files_an_image_and_resumes(photos):
 
 
 def said_by(captioner: Path, image: Path) -> str:
-    """Whatever it says: this captioner's weights are random, and what it says may be too long."""
+    """The captioner's caption. Its weights are random, so the caption is arbitrary and may be too long."""
     return Captioner.from_pretrained(captioner).describe(image)[0].text
 
 
@@ -141,7 +141,7 @@ def test_extract_takes_a_captioner_and_names_what_it_cannot_read(photos, blip):
 def test_a_model_that_brings_a_captioner_uses_it(photos, blip, tmp_path):
     model = shutil.copytree(tiny_folder(), tmp_path / "model", ignore=shutil.ignore_patterns("captioner"))
     refused = plain(tadp_run("extract", photos, "-o", "out", "-m", model, code=2).output)
-    assert "brings no captioner. Pass --caption TEXT" in refused
+    assert "has no captioner of its own. Pass --caption TEXT" in refused
     shutil.copytree(blip, model / "captioner")
     tadp_run("extract", photos / "z.png", "-o", "out", "-m", model)
     settings = json.loads(Path("out/z.json").read_text())["settings"]
@@ -157,7 +157,7 @@ def test_caption_prints_and_writes_the_authors_layout(photos, blip):
     assert captions["z"] == {"captions": [expected]}
     assert f"photos/z.png: {expected}\n" in result.stdout
     assert "text.jpg" in result.stderr
-    assert "c.json is there already" in tadp_run("caption", photos, "--model", blip, "-o", "c.json", code=1).stderr
+    assert "c.json already exists" in tadp_run("caption", photos, "--model", blip, "-o", "c.json", code=1).stderr
 
 
 def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
@@ -212,7 +212,7 @@ def test_ctrl_c_ends_extract_with_130_and_keeps_what_is_done(photos):
     assert 0 < done < 64
     # The signal may come between writing an image's record and counting it.
     assert f"{done} done; in out" in output or f"{done - 1} done; in out" in output
-    assert "interrupted; what was done is kept." in errors
+    assert "interrupted; finished work is kept." in errors
     assert "Traceback" not in errors
     assert not list(Path("out").rglob(".*"))
 
@@ -312,7 +312,7 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
         ),
         (
             ("extract", "photos", "-o", "out", "--caption", "x", "--level", "7"),
-            "there is no level 7; there are 0 (stride",
+            "there is no level 7; the levels are 0 (stride",
         ),
         (
             ("extract", "photos", "-o", "out", "--caption", "x", "--attention", "3"),
@@ -327,7 +327,7 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
         ),
         (("show", "photos/z.png", "--caption", "x", "--level", "3"), "for --level: there is no level 3"),
         (("show", "photos/z.png", "--caption", " . "), "show needs a caption with words"),
-        (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "has no suffix of a picture"),
+        (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "the suffix of z.txt must be one of .png"),
         (("show", "photos/z.png", "--caption", "x", "-o", "photos/z.png"), "photos/z.png is the image itself"),
         (("caption", "photos", "--max-new-tokens", "500"), "--max-new-tokens must be at most 128 for 'tadp-tiny'"),
         (("prompt", "class-names", "--classes", "a,b,a"), "class names must be unique; 'a' is class 0 and 2"),
@@ -376,7 +376,7 @@ def test_a_long_caption_is_cut_where_that_is_asked_for_and_said_once(photos):
     result = tadp_run("extract", photos, "-o", "out", "--caption", long, "--truncate")
     assert result.stderr.count("its end was cut") == 1
     shown = tadp_run("show", photos / "z.png", "--caption", long, "--truncate", "-o", "z.words.png")
-    assert f"{photos / 'z.png'}: the caption is longer than the text encoder takes; its end was cut" in shown.stderr
+    assert f"{photos / 'z.png'}: the caption is too long for the text encoder; its end was cut" in shown.stderr
 
 
 def test_an_argument_is_spelled_as_the_option_that_a_command_has():

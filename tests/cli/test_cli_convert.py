@@ -14,12 +14,12 @@ from tadp.tasks import TADPForDepthEstimation
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base and a file of VPD's depth model."""
+    """A folder with a base model and a checkpoint of VPD's depth model."""
     root = tmp_path_factory.mktemp("convert")
     vpd_depth(build_folder(root / "base")).save(root / "vpd.pth")
     return root

@@ -17,16 +17,16 @@ TASKS = ("segmentation", "depth", "detection")
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A small untrained model of each task, in folders."""
+    """A folder with a small untrained model of each task."""
     root = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
-    made = {
+    untrained = {
         "segmentation": tadp.TADPForSemanticSegmentation(
             backbone, class_names=["background", *CLASSES], head="linear", tune="nothing", window_px=128
         ),
@@ -37,11 +37,11 @@ def models(tmp_path_factory):
             backbone, class_names=CLASSES, tune="nothing", image_px=128, head_options={"channels": 8}
         ),
     }
-    for task, model in made.items():
+    for task, model in untrained.items():
         model.captioner_name = "tadp-tiny"
         model.save_pretrained(root / task)
-    made["segmentation"].captioner_name = None
-    made["segmentation"].save_pretrained(root / "without")
+    untrained["segmentation"].captioner_name = None
+    untrained["segmentation"].save_pretrained(root / "without")
     return root
 
 
@@ -109,7 +109,7 @@ def test_what_another_model_or_option_predicted_is_not_taken_for_done(models, ph
     refused(image, *options[:-1], "a cat", why='text was {"caption": "a dog"} and is {"caption": "a cat"}')
     other = tmp_path / "0.png"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(other)
-    refused(other, *options, why="the picture was another one")
+    refused(other, *options, why="the image has changed")
     assert "1 already done" in run("predict", "segmentation", image, *options).output
     retrained = tadp.TADPForSemanticSegmentation.from_pretrained(model)
     with torch.no_grad():
@@ -138,14 +138,14 @@ def test_predict_takes_a_caption_and_names_what_it_cannot_read(models, photos, t
     [
         (("segmentation", "-m", "without"), "does not know its captioner"),
         (("segmentation", "-m", "segmentation", "--caption", "a", "--captioner", "b"), "--caption or --captioner"),
-        (("depth", "-m", "depth", "--multi-scale"), "use --flip"),
+        (("depth", "-m", "depth", "--multi-scale"), "use only --flip"),
         (("depth", "-m", "depth", "--stride-px", "129"), "at most the side of a window, 128"),
         (("segmentation", "-m", "without", "--window-px", "64", "--stride-px", "65"), "the side of a window, 64"),
         (("segmentation", "-m", "without", "--window-px", "0"), "should be greater than or equal to 8"),
         (("segmentation", "-m", "without", "--stride-px", "0"), "should be greater than or equal to 1"),
         (("depth", "-m", "depth", "--short-side-px", "-3"), "should be greater than or equal to 8"),
         (("detection", "-m", "detection", "--window-px", "0"), "should be greater than or equal to 8"),
-        (("detection", "-m", "detection", "--flip"), "sees the whole image at once"),
+        (("detection", "-m", "detection", "--flip"), "processes the whole image at once"),
     ],
 )
 def test_wrong_usage_of_predict_is_said(arguments, message, models, photos, tmp_path):
@@ -217,18 +217,20 @@ def test_a_model_of_other_classes_is_refused_before_the_first_image(tmp_path):
 
 
 def test_evaluate_takes_the_captioners_words_where_asked(models, monkeypatch):
-    said = []
+    captions = []
     predict = tadp.TADPForSemanticSegmentation.predict
     monkeypatch.setattr(
         tadp.TADPForSemanticSegmentation,
         "predict",
-        lambda self, image, caption=None, **options: said.append(caption) or predict(self, image, caption, **options),
+        lambda self, image, caption=None, **options: (
+            captions.append(caption) or predict(self, image, caption, **options)
+        ),
     )
     options = ("-m", models / "segmentation", "--data", "scenes", "--count", 1)
     assert run("evaluate", "segmentation", *options).exit_code == 0
     assert run("evaluate", "segmentation", *options, "--captioner", "tadp-tiny").exit_code == 0
-    assert said[0]
-    assert said[1] is None
+    assert captions[0]
+    assert captions[1] is None
 
 
 def test_evaluate_is_what_the_library_measures(models, tmp_path):
@@ -277,15 +279,15 @@ def test_images_and_masks_of_ones_own_are_measured(models, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("segmentation",), "give --data NAME, or --images FOLDER and --masks FOLDER"),
-        (("segmentation", "--images", "photos"), "give --data NAME, or --images FOLDER and --masks FOLDER"),
+        (("segmentation",), "pass --data NAME, or --images FOLDER and --masks FOLDER"),
+        (("segmentation", "--images", "photos"), "pass --data NAME, or --images FOLDER and --masks FOLDER"),
         (("depth", "--images", "photos", "--masks", "masks"), "masks are labels for segmentation, not for depth"),
         (("segmentation", "--data", "scenes", "--masks", "masks"), "not both"),
         (("segmentation", "--data", "coco"), "unknown data set 'coco'; known: scenes, voc"),
         (("depth", "--data", "voc", "--root", "."), "voc has labels for segmentation, not for depth"),
         (("segmentation", "--data", "voc"), "voc is read from a folder"),
-        (("depth", "--data", "scenes", "--crop", "middle"), "the crops are eigen and garg"),
-        (("detection", "--data", "scenes", "--rule", "voc10"), "the rules are voc07, voc12 and coco"),
+        (("depth", "--data", "scenes", "--crop", "middle"), "the crop must be eigen or garg"),
+        (("detection", "--data", "scenes", "--rule", "voc10"), "the rule must be voc07, voc12 or coco"),
     ],
 )
 def test_wrong_usage_of_evaluate_is_said(arguments, message, models):

@@ -39,35 +39,35 @@ def test_each_mode_says_its_words_and_counts_their_tokens(workplace):
     assert "dog dining table" in tadp_run("prompt", "class-names", "--classes", "@names.txt").output
     null = plain(tadp_run("prompt", "null").output)
     assert "(empty prompt) 2 of 77" in null
-    assert "(start and end are a token each)" in null
+    assert "(start and end are one token each)" in null
     assert "dog car 4 of 77" in plain(
         tadp_run("prompt", "oracle", "--classes", "dog,cat,car", "--present", "car,dog").output
     )
-    said = tadp_run("prompt", "averaged-eos", "--classes", "dog, cat").output
-    assert said.splitlines()[1] == "dog, cat"
-    assert said.startswith("2 embeddings of width 96, without start and end, one attention channel each:")
+    output = tadp_run("prompt", "averaged-eos", "--classes", "dog, cat").output
+    assert output.splitlines()[1] == "dog, cat"
+    assert output.startswith("2 embeddings of width 96 (no start or end token), each with one attention channel:")
     pieces = tadp_run("prompt", "class-embeddings", "--classes", "red car,dog").output
-    assert plain(pieces).endswith("each: Name Embeddings Tokens red car 2 red, car dog 1 dog")
+    assert plain(pieces).endswith("channel: Name Embeddings Tokens red car 2 red, car dog 1 dog")
 
 
 def test_the_oracle_says_what_precision_and_recall_it_came_to(workplace):
     classes = ",".join(f"class {number}" for number in range(23))
     arguments = ("prompt", "oracle", "--classes", classes, "--present", classes)
-    assert "realised: recall 0.261, asked 0.25; precision 1.000, asked 1" in plain(
+    assert "realised: recall 0.261, requested 0.25; precision 1.000, requested 1" in plain(
         tadp_run(*arguments, "--recall", 0.25).output
     )
-    one = ("prompt", "oracle", "--classes", "dog", "--present", "dog")
-    said = plain(tadp_run(*one, "--precision", 0.5, "--recall", 0.5).output)
-    assert "(empty prompt)" in said
-    assert "realised: recall 0.000, asked 0.5; precision undefined, nothing is named, asked 0.5" in said
-    assert "Names are whole" in said
-    assert "Names are whole" not in plain(tadp_run(*one).output)
+    single = ("prompt", "oracle", "--classes", "dog", "--present", "dog")
+    output = plain(tadp_run(*single, "--precision", 0.5, "--recall", 0.5).output)
+    assert "(empty prompt)" in output
+    assert "realised: recall 0.000, requested 0.5; precision undefined, no class is named, requested 0.5" in output
+    assert "One image has only a few whole names" in output
+    assert "One image has only a few whole names" not in plain(tadp_run(*single).output)
 
 
 def test_a_modifier_rewrites_what_is_said(workplace):
     caption = tadp.Captioner.from_pretrained("tadp-tiny")("scene.png")[0]
-    said = plain(tadp_run("prompt", "caption", "scene.png", "--modifier", "comic:simple").output)
-    assert f"a comic style painting of {caption}" in said
+    output = plain(tadp_run("prompt", "caption", "scene.png", "--modifier", "comic:simple").output)
+    assert f"a comic style painting of {caption}" in output
     tadp.CaptionModifier("{caption} in the rain").save_pretrained("rain")
     assert f"{caption} in the rain" in plain(tadp_run("prompt", "caption", "scene.png", "--modifier", "rain").output)
 
@@ -101,19 +101,23 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("prompt", "class-names", "--classes", "some.txt"), 2, "some.txt is a file; pass @some.txt for the names"),
         (("prompt", "class-names", "--classes", "@none.txt"), 1, "in none.txt: No such file or directory. Pass"),
         (("caption", "scene.png", "-o", "captions.json"), 1, "to resume a run, use a .db"),
-        (("caption", "scene.png", "-o", "out.json", "--mix"), 2, "this is for a .db"),
+        (("caption", "scene.png", "-o", "out.json", "--mix"), 2, "only a .db can be added to"),
         (("prompt", "class-names"), 2, "--classes"),
         (("prompt", "oracle", "--classes", "dog"), 2, "--present"),
         (("prompt", "caption"), 2, "need images"),
-        (("prompt", "null", "many"), 2, "null is said without images; got many"),
-        (("clean", "captions.json", "-o", "out.json", "--domain", "sketch"), 2, "have a comma after them: sketch,"),
-        (("clean", "captions.json", "-o", "out.json", "--domain", ","), 2, "',' is no domain"),
-        (("prompt", "averaged-eos", "--classes", "dog", "--modifier", "comic:simple"), 2, "not said in words"),
+        (("prompt", "null", "many"), 2, "null takes no images; got many"),
+        (("clean", "captions.json", "-o", "out.json", "--domain", "sketch"), 2, "need a comma after them: sketch,"),
+        (("clean", "captions.json", "-o", "out.json", "--domain", ","), 2, "',' is not a domain"),
+        (
+            ("prompt", "averaged-eos", "--classes", "dog", "--modifier", "comic:simple"),
+            2,
+            "a modifier needs words, which averaged-eos does not have",
+        ),
         (("prompt", "shout", "--classes", "dog"), 2, "shout"),
         (("prompt", "class-names", "--classes", "@nothing.txt"), 1, "nothing.txt"),
         (("prompt", "null", "--modifier", "moon:simple"), 2, "domains are watercolor, comic, night"),
         (("clean", "nothing.json", "-o", "out.json"), 1, "no such file: nothing.json"),
-        (("clean", "captions.json", "-o", "captions.json"), 1, "is there already"),
+        (("clean", "captions.json", "-o", "captions.json"), 1, "captions.json already exists"),
         (("clean", "captions.json", "-o", "out.txt"), 2, "suffixes"),
         (("clean", "captions.json", "-o", "out.json", "--endpoint", "http://127.0.0.1:9"), 2, "--language-model"),
         (("clean", "broken.json", "-o", "out.json"), 1, "broken.json, line 2, column 7: this is not JSON"),
@@ -148,7 +152,7 @@ def test_an_image_never_has_the_caption_of_another_of_its_name(workplace):
     scene_files("a/img.png", "b/img.png")
     caption_into("c.db", "a")
     result = caption_into("c.db", "b", code=1)
-    assert "the table has a caption 'img' already, of a/img.png, and b/img.png is another file" in result.stderr
+    assert "the table already has a caption 'img', of a/img.png, and b/img.png is another file" in result.stderr
     assert dict(tadp.CaptionTable.open("c.db")) == {"img": said_by_tadp("a/img.png")}
     assert "would both have the id 'img'" in caption_into("d.db", "a", "b", code=1).stderr
     caption_into("d.db", ".")
@@ -192,7 +196,7 @@ def test_captions_in_another_precision_are_of_another_origin(workplace):
 
 
 def caption_and_die(how: signal.Signals) -> None:
-    """`tadp caption`, ended by a signal when it describes the third image. Runs in a process of its own."""
+    """`tadp caption`, stopped by a signal when it describes the third image. It runs in its own process."""
     real, calls = Captioner.describe, []
 
     def describe(self, images, **options):
@@ -213,7 +217,7 @@ def test_a_killed_run_into_json_loses_nothing(workplace, how):
     assert done.returncode == -getattr(signal, how), done.stderr
     refused = tadp_run("caption", "photos", "-o", "c.json", code=1)
     assert "c.json.part.db was left by a run that did not finish" in refused.stderr
-    assert "max-new-tokens was 6 and is 77. Pass --overwrite to drop it" in refused.stderr
+    assert "max-new-tokens was 6 and is 77. Pass --overwrite to replace it" in refused.stderr
     assert "mix" not in refused.stderr
     assert "2 done before" in caption_into("c.json", "photos").output
     expected = {name: {"captions": [said_by_tadp(f"photos/{name}.png")]} for name in "abc"}
@@ -222,7 +226,7 @@ def test_a_killed_run_into_json_loses_nothing(workplace, how):
 
 
 def stop_at(monkeypatch, call: int, error: BaseException) -> None:
-    """Let a captioner raise at one of its calls."""
+    """Make the captioner raise an error at a given call."""
     real, calls = tadp.Captioner.describe, []
 
     def describe(self, images, **options):
@@ -235,15 +239,15 @@ def stop_at(monkeypatch, call: int, error: BaseException) -> None:
 
 
 def leave_part(*paths: str) -> None:
-    """A part file of c.json, as a run leaves it that is killed at its end."""
+    """Write a part file of c.json, as a run leaves it that is killed at its end."""
     caption_into("c.json.part.db", *paths)
 
 
 def test_captions_of_images_that_are_not_named_again_stay_in_the_part_file(workplace):
     scene_files("photos/a.png", "photos/b.png", "photos/c.png")
     leave_part("photos")
-    told = caption_into("c.json", "photos/a.png").stderr
-    assert "c.json.part.db stays: it has 2 captions of other images" in told
+    errors = caption_into("c.json", "photos/a.png").stderr
+    assert "c.json.part.db is kept: it has 2 captions of images that were not passed" in errors
     assert list(json.loads(Path("c.json").read_text())) == ["a"]
     assert "3 done before" in caption_into("c.json", "photos", "--overwrite").output
     assert list(json.loads(Path("c.json").read_text())) == ["a", "b", "c"]
@@ -258,8 +262,9 @@ def test_a_run_that_stops_leaves_the_file_that_it_was_to_replace(workplace, monk
     arguments = ("photos", "--batch-size", "1", "--overwrite")
     with monkeypatch.context() as patch:
         stop_at(patch, 3, error)
-        told = caption_into("c.json", *arguments, code=130 if isinstance(error, KeyboardInterrupt) else 1).stderr
-    assert "c.json is as it was. What is captioned is in c.json.part.db, with which the same command goes on" in told
+        errors = caption_into("c.json", *arguments, code=130 if isinstance(error, KeyboardInterrupt) else 1).stderr
+    message = "c.json is unchanged. The new captions are in c.json.part.db; the same command continues from there"
+    assert message in errors
     assert Path("c.json").read_bytes() == whole
     assert "2 done before" in caption_into("c.json", *arguments).output
     assert Path("c.json").read_bytes() == whole
@@ -270,7 +275,7 @@ def test_overwrite_drops_a_part_file_of_other_options_or_another_kind(workplace)
     scene_files("photos/a.png")
     for leave in (lambda: leave_part("photos"), lambda: Path("c.json.part.db").write_text("junk" * 200)):
         leave()
-        assert "Pass --overwrite to drop it" in tadp_run("caption", "photos", "-o", "c.json", code=1).stderr
+        assert "Pass --overwrite to replace it" in tadp_run("caption", "photos", "-o", "c.json", code=1).stderr
         assert Path("c.json.part.db").exists()
         assert "done before" not in tadp_run("caption", "photos", "-o", "c.json", "--overwrite").output
         Path("c.json").unlink()
@@ -280,9 +285,9 @@ def test_a_part_file_of_another_file_under_the_same_id_is_neither_used_nor_lost(
     scene_files("a/img.png", "b/img.png")
     leave_part("a")
     before = Path("c.json.part.db").read_bytes()
-    told = caption_into("c.json", "b", "--overwrite", code=1).stderr
-    assert "b/img.png is another file" in told
-    assert "if the file was moved, remove c.json.part.db" in told
+    errors = caption_into("c.json", "b", "--overwrite", code=1).stderr
+    assert "b/img.png is another file" in errors
+    assert "if the file was moved, remove c.json.part.db" in errors
     assert not Path("c.json").exists()
     assert Path("c.json.part.db").read_bytes() == before
 
@@ -311,20 +316,20 @@ def test_captions_too_long_for_the_text_encoder_are_named_with_their_count(workp
     [count] = encoder.count_tokens([long])
     assert count > 77
     result = tadp_run("caption", "scene.png", "--min-new-tokens", 76)
-    assert f"scene.png: the caption has {count} tokens, the text encoder takes 77." in result.stderr
-    assert "the text encoder takes" not in tadp_run("caption", "scene.png").stderr
+    assert f"scene.png: the caption has {count} tokens, but the text encoder takes 77." in result.stderr
+    assert "but the text encoder takes" not in tadp_run("caption", "scene.png").stderr
     other = tadp_run("caption", "scene.png", "--min-new-tokens", 76, "--text-encoder", "tadp-tiny")
     assert f"scene.png: the caption has {count} tokens" in other.stderr
     assert "unknown model 'none'" in tadp_run("caption", "scene.png", "--text-encoder", "none", code=1).stderr
 
 
 def test_captions_of_a_captioner_by_itself_are_counted_in_clips_tokens(workplace):
-    shutil.copytree(tiny_folder() / "captioner", "alone")
-    long = tadp.Captioner.from_pretrained("alone", min_new_tokens=76).describe("scene.png")[0]
+    shutil.copytree(tiny_folder() / "captioner", "captioner")
+    long = tadp.Captioner.from_pretrained("captioner", min_new_tokens=76).describe("scene.png")[0]
     assert long.tokens is not None
     assert long.tokens == clip_counter().count_tokens([long.text])[0]
-    result = tadp_run("caption", "scene.png", "--model", "alone", "--min-new-tokens", 76)
-    expected = f"scene.png: the caption has {long.tokens} tokens, the text encoder takes 77."
+    result = tadp_run("caption", "scene.png", "--model", "captioner", "--min-new-tokens", 76)
+    expected = f"scene.png: the caption has {long.tokens} tokens, but the text encoder takes 77."
     assert (expected in result.stderr) == (long.tokens > 77)
 
 
@@ -399,8 +404,8 @@ def test_clean_keeps_where_captions_came_from_and_adds_itself(workplace):
     tadp_run("clean", "out.jsonl", "-o", "again.jsonl", "--domain", "comic")
     twice = read_lines("again.jsonl")[0]["provenance"]["generation"]["cleaner"]
     assert twice == f"{by}; RuleCleaner('comic') of tadp {tadp.__version__}"
-    told = plain(tadp_run("clean", "in.jsonl", "-o", "out.json").stderr)
-    assert "out.json has no place for where captions came from; a .jsonl or .parquet keeps it." in told
+    errors = plain(tadp_run("clean", "in.jsonl", "-o", "out.json").stderr)
+    assert "out.json does not say where the captions came from; write a .jsonl or .parquet to keep that." in errors
 
 
 def test_clean_keeps_where_captions_came_from_in_parquet(workplace):
@@ -455,7 +460,7 @@ def test_an_answer_with_half_an_emoji_costs_no_other(workplace):
 
 
 def test_ctrl_c_keeps_what_was_cleaned(workplace):
-    """In a process of its own, and a real signal, as a terminal sends it."""
+    """A real signal to a separate process, as a terminal sends it."""
     write_lines(*({"id": str(k), "captions": [f"a watercolor painting of {k} dogs"]} for k in range(50)))
 
     def behave(server, handler, asked):
@@ -475,9 +480,9 @@ def test_ctrl_c_keeps_what_was_cleaned(workplace):
             # a shell starts what it puts into the background with Ctrl-C ignored, and this would inherit that
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert "interrupted" in told
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
     assert [row["captions"][0] for row in read_lines()] == [
         f"{k} dogs" if k < 20 else f"a watercolor painting of {k} dogs" for k in range(50)
     ]
@@ -500,11 +505,11 @@ def test_clean_names_the_files_it_can_write(workplace):
     Path("some.json").write_text(json.dumps({"a": "a watercolor of a dog"}))
     for name in ("cleaned.csv", "cleaned.db"):
         done = tadp_run("clean", "some.json", "-o", name, code=2)
-        assert f"{name} has none of the suffixes .json, .jsonl, .parquet." in plain(done.stderr)
+        assert f"{name} must have one of the suffixes .json, .jsonl, .parquet." in plain(done.stderr)
     assert ".db" not in plain(tadp_run("clean", "some.json", "-o", "some.json", code=1).stderr)
 
 
 def test_the_note_on_the_embedded_captioner_names_options_that_the_command_has(workplace):
     Image.fromarray(Scenes(1, seed=5)[0].image).save("a.png")
-    assert "Photographs need another --model." in plain(tadp_run("caption", "a.png").stderr)
+    assert "For photographs, choose another --model." in plain(tadp_run("caption", "a.png").stderr)
     assert "another --model and --captioner." in plain(tadp_run("show", "a.png").stderr)
