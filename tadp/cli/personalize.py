@@ -1,4 +1,4 @@
-"""`tadp personalize token`, `tadp personalize dreambooth`: bring a model nearer to a domain with a few images of it."""
+"""`tadp personalize token` and `tadp personalize dreambooth`: adapt a model to a domain with a few images of it."""
 
 import inspect
 import re
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tadp.captions import CaptionTable
     from tadp.modifiers import CaptionModifier
 
-_EXIT_CODES = "Exit codes: 0 all went well, 1 something failed (it is named), 2 wrong usage, 130 interrupted."
+_EXIT_CODES = "Exit codes: 0 success, 1 something failed (see the errors), 2 wrong usage, 130 interrupted."
 
 personalize = typer.Typer(
     cls=Commands,
@@ -32,24 +32,22 @@ personalize = typer.Typer(
 app.add_typer(
     personalize,
     name="personalize",
-    help="Teach a model a style or a thing with five to twenty images: a new word, or a tuned U-Net.",
+    help="Teach a model a style or an object from five to twenty images: as a new word, or by tuning the U-Net.",
     epilog=_EXIT_CODES,
 )
 
 
 class Kind(StrEnum):
-    """What the images share."""
+    """The kind of concept that the images share."""
 
     style = "style"
     object = "object"
 
 
-Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder for the result, samples, and the checkpoint to continue from.")
-]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the result, samples, and the checkpoint.")]
 Captions = Annotated[
     Path | None,
-    typer.Option("--captions", help="Caption file by image name, from tadp caption.", show_default=False),
+    typer.Option("--captions", help="Caption file written by tadp caption.", show_default=False),
 ]
 Template = typer.Option(
     help="Template of the modifier, with {caption}.", show_default="a TOKEN style painting of {caption}"
@@ -57,58 +55,58 @@ Template = typer.Option(
 
 
 def run_parameters(defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
-    """The options of a command that come from the fields of `RunOptions`, as parameters that typer reads.
+    """The options of a command that come from the fields of `RunOptions`, as parameters for typer.
 
     Args:
-        defaults: What the command's method takes where a field is None.
+        defaults: The command's own defaults for fields that are None.
     """
     texts = field_texts(RunOptions)
-    # as for every command: the device is found, types have names, and a bar is shown on a terminal
-    found = {"device": (Device, None)}
+    # as for every command: --device has a default, --dtype takes a name, and a bar is only shown on a terminal
+    options = {"device": (Device, None)}
     for option in fields(RunOptions):
         if option.name == "dtype":
-            found["dtype"] = _option(option, texts["dtype"], Dtype.float32, kind=Dtype)
+            options["dtype"] = _option(option, texts["dtype"], Dtype.float32, kind=Dtype)
         elif option.name not in ("device", "progress"):
             default = defaults.get(option.name, option.default)
-            found[option.name] = _option(option, texts[option.name], default, kind=option.type)
+            options[option.name] = _option(option, texts[option.name], default, kind=option.type)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return [
-        inspect.Parameter(name, keyword, default=found[name][1], annotation=found[name][0])
+        inspect.Parameter(name, keyword, default=options[name][1], annotation=options[name][0])
         for name in texts
-        if name in found
+        if name in options
     ]
 
 
 def field_texts(options: type) -> dict[str, str]:
-    """What the `Attributes` of a dataclass's docstring say, by field.
+    """The descriptions of the `Attributes` in a dataclass's docstring, by field.
 
     Example:
         >>> field_texts(RunOptions)["lr"]
         'Learning rate, constant over all steps; None is 1e-4 for a token or a LoRA and 5e-6 for a whole U-Net.'
     """
     attributes = (inspect.getdoc(options) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
-    found = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    descriptions = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in descriptions}
 
 
 def _option(option: Field[Any], text: str, default: Any, *, kind: Any) -> tuple[Any, Any]:
-    """The annotation and default of a field's option. "…; None is X." at the end of its text names the default None."""
-    meaning, _, instead = text.removesuffix(".").partition("; None is ")
+    """The annotation and default of a field's option. "…; None is X." at the end of its text describes the default."""
+    meaning, _, default_text = text.removesuffix(".").partition("; None is ")
     name = option.name.replace("_", "-")
     if kind == Sequence[str] | None:
         name, kind = name.removesuffix("s"), list[str] | None
-        meaning += "; may be given again"
+        meaning += ". Repeatable"
     info = typer.Option(
         f"--{name}/--no-{name}" if default is True else f"--{name}",
         min=option.metadata.get("least"),
         help=f"{meaning}.",
-        show_default=instead if default is None else True,
+        show_default=default_text if default is None else True,
     )
     return Annotated[kind, info], default
 
 
 def _command(defaults: Mapping[str, Any], *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command, with the fields of `RunOptions` as options in place of its `**run`."""
+    """Register a function as a command whose `**run` becomes options, one per field of `RunOptions`."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function)
@@ -129,17 +127,17 @@ def _command(defaults: Mapping[str, Any], *examples: str) -> Callable[[Callable[
 def token(
     images: Images,
     token: Annotated[str, typer.Option(help="The new word.")],
-    initializer: Annotated[str, typer.Option(help="A word of one token whose vector the new word starts from.")],
+    initializer: Annotated[str, typer.Option(help="A word of one token; the new word starts from its vector.")],
     output: Output,
     model: Model = TINY,
-    vectors: Annotated[int, typer.Option(min=1, help="How many vectors the word has.")] = 1,
-    kind: Annotated[Kind, typer.Option(help="What the images share.")] = Kind.style,
+    vectors: Annotated[int, typer.Option(min=1, help="Number of vectors of the word.")] = 1,
+    kind: Annotated[Kind, typer.Option(help="The kind of concept that the images share.")] = Kind.style,
     template: Annotated[str | None, Template] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help="What images are called in training, with {token}; may be given again.",
-            show_default="textual inversion's lists",
+            help="Training text of the images, with {token}. Repeatable: one is drawn at random each time.",
+            show_default="the lists of textual inversion",
         ),
     ] = None,
     captions: Captions = None,
@@ -147,15 +145,16 @@ def token(
     variant: Variant = None,
     **run: Any,
 ) -> None:
-    """Learn a word that means what the images share, by textual inversion.
+    """Learn a new word for the style or object that the images share, by textual inversion.
 
-    Nothing else of the model changes. The folder gets learned_embeds.safetensors, which diffusers reads, modifier.json
-    for tadp.CaptionModifier.from_pretrained, and samples/. If the run is killed, the same command continues it.
+    The rest of the model does not change. The output folder gets learned_embeds.safetensors, which diffusers reads,
+    modifier.json for tadp.CaptionModifier.from_pretrained, and samples/. If the run is killed, the same command
+    continues it.
     """
     from tadp.files.hub import HubOptions
     from tadp.personalize import learn_token
 
-    with _reported():
+    with _print_warnings():
         modifier = learn_token(
             model,
             images,
@@ -165,12 +164,12 @@ def token(
             kind=kind.value,
             template=template,
             texts=text,
-            captions=_table(captions),
+            captions=_open_table(captions),
             output=output,
             options=_run_options(run),
             hub=HubOptions(revision=revision, variant=variant),
         )
-    _report(output, modifier)
+    _print_result(output, modifier)
 
 
 @_command(
@@ -182,22 +181,25 @@ def dreambooth(
     images: Images,
     output: Output,
     model: Model = TINY,
-    token: Annotated[str, typer.Option(help="A word with hardly a meaning of its own.")] = "sks",
+    token: Annotated[str, typer.Option(help="A word with hardly any meaning of its own.")] = "sks",
     prompt: Annotated[str | None, Template] = None,
     instance_prompt: Annotated[
-        str | None, typer.Option(help="What every image is called in training.", show_default="the prompt")
+        str | None, typer.Option(help="Training text of every image.", show_default="the prompt")
     ] = None,
     captions: Captions = None,
     prior: Annotated[
-        list[str] | None, typer.Option(help="Images to remember; may be given again.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Prior images: files, a folder or a pattern that the model should not forget. Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     draw_prior: Annotated[
-        int | None, typer.Option(min=1, help="Draw this many images to remember.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Number of prior images to draw with the model before training.", show_default=False),
     ] = None,
-    prior_prompt: Annotated[
-        str | None, typer.Option(help="What the images to remember show.", show_default=False)
-    ] = None,
-    prior_weight: Annotated[float, typer.Option(help="Weight of the loss of the images to remember.")] = 1.0,
+    prior_prompt: Annotated[str | None, typer.Option(help="A prompt for the prior images.", show_default=False)] = None,
+    prior_weight: Annotated[float, typer.Option(help="Weight of the loss of the prior images.")] = 1.0,
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="Train a LoRA of this rank.", show_default="the whole U-Net")
     ] = None,
@@ -205,24 +207,24 @@ def dreambooth(
     variant: Variant = None,
     **run: Any,
 ) -> None:
-    """Tune the U-Net, or a LoRA of it, until a rare word means what the images share.
+    """Tune the U-Net, or a LoRA of it, so that a rare word stands for the style or object that the images share.
 
-    The folder gets unet/, which diffusers reads, modifier.json for tadp.CaptionModifier.from_pretrained, and samples/;
-    with a LoRA also pytorch_lora_weights.safetensors. If the run is killed, the same command continues it.
+    The output folder gets unet/, which diffusers reads, modifier.json for tadp.CaptionModifier.from_pretrained, and
+    samples/; with a LoRA also pytorch_lora_weights.safetensors. If the run is killed, the same command continues it.
     """
     from tadp.files.hub import HubOptions
     from tadp.personalize import dreambooth as tune
 
     if prior and draw_prior:
-        raise typer.BadParameter("give --prior or --draw-prior, not both.", param_hint="--prior")
-    with _reported():
+        raise typer.BadParameter("pass --prior or --draw-prior, not both.", param_hint="--prior")
+    with _print_warnings():
         modifier = tune(
             model,
             images,
             token=token,
             prompt=prompt,
             instance_prompt=instance_prompt,
-            captions=_table(captions),
+            captions=_open_table(captions),
             prior_images=prior or draw_prior,
             prior_prompt=prior_prompt,
             prior_weight=prior_weight,
@@ -231,25 +233,25 @@ def dreambooth(
             options=_run_options(run),
             hub=HubOptions(revision=revision, variant=variant),
         )
-    _report(output, modifier)
+    _print_result(output, modifier)
 
 
 def _run_options(run: Mapping[str, Any]) -> RunOptions:
     import torch
 
-    found = {"device": find_device(run["device"]), "dtype": getattr(torch, run["dtype"].value)}
-    return RunOptions(**{**run, **found}, progress=sys.stderr.isatty())
+    resolved = {"device": find_device(run["device"]), "dtype": getattr(torch, run["dtype"].value)}
+    return RunOptions(**{**run, **resolved}, progress=sys.stderr.isatty())
 
 
-def _table(path: Path | None) -> "CaptionTable | None":
+def _open_table(path: Path | None) -> "CaptionTable | None":
     from tadp.captions import CaptionTable
 
     return None if path is None else CaptionTable.open(path)
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
-    """Print the library's warnings, such as an image left out or a schedule assumed; a wrong value is wrong usage."""
+def _print_warnings() -> Iterator[None]:
+    """Print the library's warnings about images and the noise schedule, and report wrong values as wrong usage."""
     silence()
     with warnings.catch_warnings(), wrong_usage():
         warnings.filterwarnings("always", message=r"no scheduler/|\d+ of \d+ images")
@@ -257,8 +259,8 @@ def _reported() -> Iterator[None]:
         yield
 
 
-def _report(output: Path, modifier: "CaptionModifier") -> None:
-    typer.echo(f"{modifier('a dog')[0]!r} is what captions become now. Wrote {output}.")
+def _print_result(output: Path, modifier: "CaptionModifier") -> None:
+    typer.echo(f"wrote {output}. With this modifier, 'a dog' becomes {modifier('a dog')[0]!r}.")
     samples = output / "samples"
     if samples.is_dir():
         typer.echo(f"samples: {samples}")

@@ -1,8 +1,8 @@
 """Carry a model to a domain for which there are no labels: the paper's cross-domain protocol, on any data.
 
     protocol = Protocol(CaptionModifier.style("watercolor"), cleaner=RuleCleaner("watercolor"))
-    train = protocol.source(voc)                # its captions under the modifier
-    test = protocol.target(watercolor2k)        # captions cleaned of the domain, then under the same modifier
+    train = protocol.source(voc)                # captions are modified
+    test = protocol.target(watercolor2k)        # captions are cleaned of the domain, then modified
     with protocol.installed(backbone):          # a learned token or a tuned U-Net, if the modifier has one
         ...                                     # build, train and measure the model
     ten = images_of(watercolor2k_train, count=10)  # only images, for learn_token and dreambooth

@@ -1,4 +1,4 @@
-"""The table of a study: one row per modifier, several seeds, mean and interval, and the difference to the null row."""
+"""The table of a study: for each modifier the mean over seeds, its interval, and the difference to the null row."""
 
 import json
 import math
@@ -18,7 +18,7 @@ Seeds = Mapping[int, float] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and the half width of its 95 % interval.
+    """A mean over seeds with the half width of its 95 % interval.
 
     Attributes:
         mean: Mean of the values.
@@ -69,8 +69,8 @@ class ModifierTable:
     """Figures by modifier, column and seed.
 
     Args:
-        figures: Values by row, column and seed. A row may lack columns, and a column seeds. A seed may be text, as in
-            JSON.
+        figures: Values by row, column and seed. A row may lack columns, and a column may lack seeds. A seed may be a
+            string, as in JSON.
         null: The row that the others are compared with.
 
     Raises:
@@ -108,14 +108,14 @@ class ModifierTable:
         return list(dict.fromkeys(column for columns in self.figures.values() for column in columns))
 
     def value(self, row: str, column: str) -> Estimate | None:
-        """Mean and interval; None where there is no figure."""
+        """Mean and interval of a cell; None if it has no figures."""
         seeds = self.figures[row].get(column)
         return estimate(seeds.values()) if seeds else None
 
     def difference(self, row: str, column: str) -> Estimate | None:
-        """The row minus the null row, seed by seed, over the seeds that both have; None if there are none.
+        """The row minus the null row, seed by seed, over the seeds that both have; None if they share no seed.
 
-        A seed fixes the head's first weights and the order of images for all rows, so differences spread less.
+        A seed fixes the head's first weights and the order of images for all rows, so differences vary less than means.
         """
         own, null = self.figures[row].get(column, {}), self.figures[self.null].get(column, {})
         differences = [own[seed] - null[seed] for seed in own if seed in null]
@@ -140,7 +140,7 @@ class ModifierTable:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """All figures, and for each column mean, half width and the difference to the null row; sorted by row."""
+        """All figures by row, with mean, half width and the difference to the null row for each column."""
         rows = {
             row: {
                 column: {
@@ -156,16 +156,16 @@ class ModifierTable:
 
 
 def _by_seed(seeds: Seeds, row: str, column: str) -> dict[int, float]:
-    what = f"figures of row {row!r}, column {column!r}"
+    cell = f"figures of row {row!r}, column {column!r}"
     if not isinstance(seeds, Mapping):
-        raise TypeError(f"{what} go by seed, such as {{0: 0.50, 1: 0.54}}; got a {type(seeds).__name__}.")
+        raise TypeError(f"{cell} must be given by seed, such as {{0: 0.50, 1: 0.54}}; got a {type(seeds).__name__}.")
     try:
         by_seed = {int(seed): value for seed, value in seeds.items()}
     except ValueError as error:
-        raise ValueError(f"{what}: a seed is a whole number; got {', '.join(map(repr, seeds))}.") from error
+        raise ValueError(f"{cell}: a seed must be a whole number; got {', '.join(map(repr, seeds))}.") from error
     for seed, value in by_seed.items():
         if not math.isfinite(value):
-            raise ValueError(f"{what}: that of seed {seed} is {value}. Leave it out, or run it again.")
+            raise ValueError(f"{cell}: the figure of seed {seed} is {value}. Leave it out, or run it again.")
     return by_seed
 
 

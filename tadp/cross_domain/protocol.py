@@ -1,4 +1,4 @@
-"""The protocol: which captions a model is trained with, and which it is tested with."""
+"""The protocol: the captions that a model is trained with, and those that it is tested with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from tadp.modifiers import CaptionModifier, Installation, Kind, PaperDomain
 
 @dataclass(frozen=True)
 class Protocol:
-    """Train on the source with a modifier, test with the same modifier on the target, whose captions are cleaned first.
+    """Train on the source with a modifier, and test on the target with the same modifier after cleaning the captions.
 
     No label of the target is used: cleaning receives only captions.
 
@@ -46,9 +46,11 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if not isinstance(self.modifier, CaptionModifier):
-            raise TypeError(f"modifier is a CaptionModifier; got {self.modifier!r}. CaptionModifier() changes nothing.")
+            raise TypeError(
+                f"modifier must be a CaptionModifier; got {self.modifier!r}. CaptionModifier() changes nothing."
+            )
         if isinstance(self.cleaner, str):
-            raise TypeError(f"cleaner is a Cleaner; got {self.cleaner!r}. Pass RuleCleaner({self.cleaner!r}).")
+            raise TypeError(f"cleaner must be a Cleaner; got {self.cleaner!r}. Pass RuleCleaner({self.cleaner!r}).")
 
     def source(self, data: SampleSource) -> Recaptioned:
         """The source domain, to train on: each caption is modified."""
@@ -60,22 +62,22 @@ class Protocol:
         """The target domain, to test on: each caption is cleaned, then modified.
 
         Args:
-            data: The data set; its labels are passed on to the evaluation, and nothing here reads them.
-            captions: Captions by image id, such as a `CaptionTable`. By default those of the samples, for which every
-                image is read once.
-            progress: Show a progress bar.
+            data: The data set. Its labels are passed on to the evaluation, but are not read here.
+            captions: Captions by image id, such as a `CaptionTable`. The default is the samples' own captions, for
+                which every image is read once.
+            progress: Whether to show a progress bar.
 
         Returns:
-            The data set; its `report` says what was cleaned.
+            The data set with the new captions; its `report` lists what was cleaned.
 
         Raises:
             CaptionError: If an image has no caption.
-            TypeError: If captions are not a mapping by id.
+            TypeError: If `captions` is not a mapping by id.
         """
         if captions is not None and not isinstance(captions, Mapping):
             raise TypeError(
-                f"captions go by image id, such as a CaptionTable or {{'image-1': 'a dog'}}; got a "
-                f"{type(captions).__name__}. A file is opened by CaptionTable.open(path)."
+                f"captions must be given by image id, such as a CaptionTable or {{'image-1': 'a dog'}}; got a "
+                f"{type(captions).__name__}. Open a caption file with CaptionTable.open(path)."
             )
         if self.cleaner is None:
             return Recaptioned(data, self.modifier, captions=captions)
@@ -106,11 +108,11 @@ def six_modifiers(
 
     Args:
         domain: "watercolor", "comic" or "night".
-        inverted: What `learn_token` returned; without it there is no "textual_inversion".
-        tuned: What `dreambooth` returned; without it there is no "dreambooth".
+        inverted: The result of `learn_token`; without it there is no "textual_inversion".
+        tuned: The result of `dreambooth`; without it there is no "dreambooth".
 
     Raises:
-        ModifierError: If the domain is unknown, `inverted` brings no token, or `tuned` no U-Net.
+        ModifierError: If the domain is unknown, `inverted` has no token, or `tuned` has no U-Net.
 
     Source:
         TADP Tables 4 and 5.
@@ -124,9 +126,9 @@ def six_modifiers(
         unrelated ['a watercolor painting of a dog']
     """
     if inverted is not None and not inverted.tokens:
-        raise ModifierError(f"inverted is what learn_token returns, with a token; got {inverted!r}.")
+        raise ModifierError(f"inverted must be a modifier with a token, as learn_token returns; got {inverted!r}.")
     if tuned is not None and not tuned.brings_unet:
-        raise ModifierError(f"tuned is what dreambooth returns, with a U-Net; got {tuned!r}.")
+        raise ModifierError(f"tuned must be a modifier with a U-Net, as dreambooth returns; got {tuned!r}.")
     learned = {"textual_inversion": inverted, "dreambooth": tuned}
     order = ("null", "simple", "textual_inversion", "dreambooth", "nearby", "unrelated")
     six: dict[Kind, CaptionModifier] = {}
@@ -140,7 +142,7 @@ def six_modifiers(
 def _caption_of(image: UnlabelledImage) -> str:
     if image.caption is None:
         raise CaptionError(
-            f"image {image.image_id!r} has no caption to clean; open its data set with captions=, a table that a "
-            "captioner has filled."
+            f"image {image.image_id!r} has no caption to clean; open its data set with captions=, a table filled by a "
+            "captioner."
         )
     return image.caption

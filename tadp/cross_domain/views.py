@@ -15,7 +15,7 @@ from tadp.modifiers import CaptionModifier
 
 
 class Recaptioned:
-    """A data set whose captions are rewritten; images and labels are its own.
+    """A data set with rewritten captions; images and labels are unchanged.
 
     Attributes:
         data: The data set itself, with its class names.
@@ -23,7 +23,7 @@ class Recaptioned:
 
     Args:
         data: Samples by index.
-        modifier: Rewrites each caption.
+        modifier: The modifier that rewrites each caption.
         captions: Captions by image id, in place of the samples' own.
         report: The report of the cleaning, if captions were cleaned.
     """
@@ -56,8 +56,8 @@ class Recaptioned:
         caption = sample.caption if self._captions is None else self._captions.get(sample.image_id)
         if caption is None:
             raise CaptionError(
-                f"image {sample.image_id!r} has no caption to modify; open its data set with captions=, a table that a "
-                "captioner has filled."
+                f"image {sample.image_id!r} has no caption to modify; open its data set with captions=, a table filled "
+                "by a captioner."
             )
         return replace(sample, caption=self.modifier(caption)[0])
 
@@ -67,7 +67,7 @@ class Recaptioned:
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledImage:
-    """What may be known about an image of the target domain before a model is evaluated on it.
+    """An image of the target domain without its labels, which must not be used before the evaluation.
 
     Attributes:
         image: Pixels, (H, W, 3), uint8.
@@ -93,7 +93,7 @@ class UnlabelledImage:
 
 
 class Unlabelled:
-    """A data set as images and captions; its labels cannot be reached through its samples.
+    """A data set as images and captions. Its samples give no access to the labels.
 
     Args:
         data: Samples by index.
@@ -121,10 +121,10 @@ its boxes is in the data set itself.
 
 
 def images_of(data: SampleSource, *, count: int = 10, seed: int = 0) -> list[UInt8[np.ndarray, "_h _w 3"]]:
-    """Some images of a data set, drawn without repetition: what `learn_token` and `dreambooth` take.
+    """Random images of a data set without repetition, for `learn_token` and `dreambooth`.
 
     Args:
-        data: Images of the target domain; not those that a model is tested on.
+        data: Images of the target domain. Do not use images that a model is tested on.
         count: The number of images.
         seed: Seed of the draw.
 
@@ -137,6 +137,6 @@ def images_of(data: SampleSource, *, count: int = 10, seed: int = 0) -> list[UIn
         [(128, 128, 3), (128, 128, 3)]
     """
     if not 1 <= count <= len(data):
-        raise ValueError(f"count is 1 to the data set's number of images, {len(data)}; got {count}.")
-    seen = Unlabelled(data)
-    return [seen[int(index)].image for index in np.random.default_rng(seed).permutation(len(data))[:count]]
+        raise ValueError(f"count must be from 1 to the data set's number of images, {len(data)}; got {count}.")
+    images = Unlabelled(data)
+    return [images[int(index)].image for index in np.random.default_rng(seed).permutation(len(data))[:count]]

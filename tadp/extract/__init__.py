@@ -1,12 +1,12 @@
-"""Folders of images to files of features: resumable, and safe to kill at any moment.
+"""Write the features of folders of images to files. A run can be resumed, and killed at any moment.
 
     for outcome in extract_images(backbone, "photos", "features", captions=captioner, model="tadp-tiny"):
         print(outcome.name, outcome.status)
 
 For the image `photos/pets/rex.jpg` it writes `features/pets/rex.safetensors`, with `map.0`, `map.1` … (finest first,
 each (C, h, w)) and `attention.<level>` (L, h, w), and then `features/pets/rex.json`: the caption, its tokens and words,
-strides, channels, and the settings that made them. Both appear whole or not at all; an image counts as done when its
-JSON is there, and that is written last.
+strides, channels, and the settings of the run. Each file is complete or does not exist. The JSON is written last, and
+an image counts as done when it exists.
 """
 
 from tadp.captions.image_ids import ImageList as ImageList

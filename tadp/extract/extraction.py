@@ -1,4 +1,4 @@
-"""The run: read, caption, pass, write, image by image of a list."""
+"""A run of the extraction: read the images of a list, caption them, compute their features, and write the files."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +34,12 @@ class Outcome:
     """The result for one image.
 
     Attributes:
-        image: Its path.
-        name: Its results' name below the output folder, without ".safetensors" or ".json".
-        status: "done" now, "skipped" because it was done before, or "failed".
-        record: What its JSON holds; None if it failed.
-        error: Why it failed.
-        truncated: The caption was longer than the text encoder takes, and was cut.
+        image: Path of the image.
+        name: Name of the results below the output folder, without ".safetensors" or ".json".
+        status: "done" in this run, "skipped" because it was done before, or "failed".
+        record: The content of the results' JSON; None if the image failed.
+        error: The reason why the image failed; None otherwise.
+        truncated: Whether the caption was too long for the text encoder and was cut.
     """
 
     image: Path
@@ -66,48 +66,49 @@ def extract_images(
     truncate: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Outcome]:
-    """Write the features of images, and go on where an earlier run stopped.
+    """Write the features of images, and continue where an earlier run stopped.
 
-    An image is skipped if its results are there, whole, from the same picture, with the same settings. Results from
-    another picture or other settings stop the run before it starts, unless `overwrite`.
+    An image is skipped if there are complete results of the same image with the same settings. Results of another image
+    or with other settings stop the run before it starts, unless `overwrite` is set.
 
     Args:
-        backbone: The backbone to run. Its options say which attention is recorded, its dtype is that of the files.
-        paths: Image files, folders and patterns, as `tadp.images.list_images` takes them; or what they lead to.
+        backbone: The backbone to run. Its options decide which attention is recorded; its dtype is that of the files.
+        paths: Image files, folders and patterns, in any form that `tadp.images.list_images` takes, or an `ImageList`.
         output: The folder to write to. It mirrors the folders of the images.
         captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
-            `CaptionTable`, where ids are those of `path_ids` or `caption_ids`. What a captioner or a table says beyond
-            the text encoder's limit is cut, with a warning; a text given here is refused, unless `truncate`. An image
-            that the table lacks fails.
-        model: What the backbone was loaded from, for the record.
+            `CaptionTable` with the ids of `path_ids` or `caption_ids`. Captions of a captioner or a table that are too
+            long for the text encoder are cut, with a warning; a single text that is too long is refused, unless
+            `truncate` is set. An image that the table lacks fails.
+        model: The name that the backbone was loaded by, for the record.
         revision: The model's branch, tag or commit, for the record.
-        levels: Which maps to write; None is all.
-        max_side_px: Images with a longer side are shrunk to it first; None takes them as they are.
-        tile_px: Take features from tiles of this side, `TADPBackbone.tiled`, under one caption per image; None is one
-            pass per image. Images are then never floats as a whole.
-        overlap_px: Pixels that neighbouring tiles share.
-        batch_size: Images read and captioned at once; those of one size go through the backbone together, as do so many
-            tiles of an image.
-        truncate: Cut a text given here that is too long, with a warning, rather than refuse it.
-        overwrite: Replace results from other settings.
+        levels: Levels of the maps to write; None is all.
+        max_side_px: Images with a longer side are first shrunk to this length; None keeps their size.
+        tile_px: Side of the tiles that features are computed from (`TADPBackbone.tiled`), with one caption per image;
+            None is one pass per image. With tiles, a whole image is never held as floats.
+        overlap_px: Overlap of neighbouring tiles in pixels.
+        batch_size: Images that are read and captioned at once. Images of one size are one batch of the backbone; with
+            tiles, this is the number of tiles per batch.
+        truncate: Whether to cut a single text that is too long, with a warning, instead of refusing it.
+        overwrite: Whether to replace results from other settings.
 
     Yields:
-        One outcome per image, as it becomes known: first those done before, then the others in order.
+        One outcome per image: first the images that were done before, then the others in order.
 
     Raises:
-        ImageError: If a path leads to no image. One that can't be read is an outcome, not an error.
+        ImageError: If a path leads to no image. An image that cannot be read is an outcome, not an error.
         OutputError: If the folder cannot be written, or has results from other settings.
         CaptionError: If the text is too long.
-        ValueError: If a level does not exist, a number is under 1, or tiles are no multiple of the coarsest stride.
+        ValueError: If a level does not exist, a number is below 1, or the tiles' side is not a multiple of the coarsest
+            stride.
     """
-    for what, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
+    for name, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
         if number is not None and number < 1:
-            raise ValueError(f"{what} must be 1 or more; got {number}.")
+            raise ValueError(f"{name} must be 1 or more; got {number}.")
     levels = _known_levels(backbone, levels)
     tiling: dict[str, Any] | None = None
     if tile_px is not None:
         tiling = {"tile_px": tile_px, "overlap_px": overlap_px}
-        grid((tile_px, tile_px), **tiling, multiple=backbone.feature_info.reduction[-1])  # which checks them
+        grid((tile_px, tile_px), **tiling, multiple=backbone.feature_info.reduction[-1])  # checks the sizes
     text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
     images = ImageList.of(paths)
     run = _Run(
@@ -127,7 +128,7 @@ def extract_images(
     if in_the_way and not overwrite:
         name, why = next(iter(in_the_way.items()))
         raise OutputError(
-            f"{run.folder} holds {len(in_the_way)} of these {len(run.names)} results, made otherwise: for {name}, "
+            f"{run.folder} holds {len(in_the_way)} of these {len(run.names)} results with other settings: for {name}, "
             f"{why}. Pass another folder, or ",
             Argument("overwrite", True),
             ".",
@@ -148,7 +149,7 @@ def _settings(
     max_side_px: int | None,
     tiling: Mapping[str, int] | None,
 ) -> dict[str, Any]:
-    """All that decides the numbers, as JSON has it, so that another run can tell if its results would be the same."""
+    """Everything that determines the results, as JSON values, so that another run can compare its own settings."""
     if isinstance(captions, str):
         source = {"text": captions}
     elif isinstance(captions, Captioner):
@@ -171,14 +172,14 @@ def _settings(
 
 @dataclass(frozen=True)
 class _Run:
-    """What is the same for all images of a run, and what is done with some of them."""
+    """A run with its settings, which are the same for all images, and its steps."""
 
     backbone: TADPBackbone
-    names: Mapping[Path, str]  # of results, by image
+    names: Mapping[Path, str]  # names of the results by image
     folder: Path
-    ids: Mapping[Path, str]  # in a table of captions
+    ids: Mapping[Path, str]  # ids in the caption table by image
     captions: str | Captioner | Mapping[str, str]
-    text: Conditioning | None  # that of `captions`, where it is one text
+    text: Conditioning | None  # the encoded `captions`, if that is one text
     settings: dict[str, Any]
     levels: tuple[int, ...]
     max_side_px: int | None
@@ -194,7 +195,7 @@ class _Run:
         return {image: captions if isinstance(captions, str) else captions.get(self.ids[image]) for image in self.names}
 
     def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:
-        """Images that are read and captioned at once."""
+        """Read and caption images at once, and write their results."""
         pixels: dict[Path, Pixels] = {}
         for image in images:
             try:
@@ -210,7 +211,7 @@ class _Run:
             yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
 
     def _pass(self, pixels: Mapping[Path, Pixels], captions: list[str]) -> Iterator[Outcome]:
-        """One pass over images of one size, or one image by tiles; and their files."""
+        """Run the backbone on images of one size, or on one image in tiles, and write their files."""
         encoder, text, truncated = self.backbone.text_encoder, self.text, [False] * len(captions)
         if encoder is not None:
             truncated = [count > encoder.max_length for count in encoder.count_tokens(captions)]
@@ -228,7 +229,7 @@ class _Run:
 
     def _features(self, pixels: list[Pixels], text: Conditioning) -> Features:
         if self.tiling is None:
-            return self.backbone(torch.stack([torch.as_tensor(one) for one in pixels]), text)
+            return self.backbone(torch.stack([torch.as_tensor(image) for image in pixels]), text)
         return self.backbone.tiled(pixels[0], text, **self.tiling, batch_size=self.batch_size, device="cpu")
 
     def _record(self, image: Path, caption: str, features: Features, text: Conditioning, number: int) -> dict[str, Any]:
@@ -260,17 +261,17 @@ def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple
 
 
 def _read(image: Path, max_side_px: int | None, *, is_stored: bool) -> Pixels:
-    """(3, H, W) in [0, 1]; or (H, W, …) with the levels that are stored."""
+    """The pixels of an image: (3, H, W) in [0, 1], or (H, W, …) with the levels stored in the file."""
     picture = image if max_side_px is None else shrink(to_pil(image), max_side_px)
     if not is_stored:
         return to_tensor(picture)[0]
     levels = decode(picture, repr(str(image)), MAX_PIXELS)
-    Crops(levels)  # refuses what cannot be used
+    Crops(levels)  # refuses levels that cannot be used
     return levels
 
 
 def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:
-    """The picture, shrunk if its longer side is over the limit; never under 8 pixels."""
+    """The picture, shrunk if its longer side is over the limit. No side becomes shorter than 8 pixels."""
     scale = max_side_px / max(picture.size)
     if scale >= 1:
         return picture
@@ -279,8 +280,8 @@ def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:
 
 def _by_size(pixels: dict[Path, Pixels]) -> list[list[Path]]:
     groups: dict[tuple[int, ...], list[Path]] = {}
-    for image, one in pixels.items():
-        groups.setdefault(tuple(one.shape), []).append(image)
+    for path, image in pixels.items():
+        groups.setdefault(tuple(image.shape), []).append(path)
     return list(groups.values())
 
 

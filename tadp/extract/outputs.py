@@ -1,4 +1,4 @@
-"""The files of one image's results: whole or not there, and told from those of other settings."""
+"""The files of one image's results, which are complete or do not exist, and are compared with the current settings."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tadp.files.atomic import replace_file
 def done_before(
     names: Mapping[Path, str], folder: Path, *, settings: dict[str, Any], captions: Mapping[Path, str | None]
 ) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
-    """Records of the images that need no work; and the names of results that another run left there, each with why."""
+    """The records of finished images, and the names of results that differ from this run, each with the difference."""
     done, in_the_way = {}, {}
     for image, name in names.items():
         record = _whole_record(folder, name)
@@ -31,27 +31,27 @@ def done_before(
         elif image in captions and record["caption"] != captions[image]:
             in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(captions[image])}"
         elif record["image_sha256"] != file_digest(image):
-            in_the_way[name] = f"the picture was another one ({record['image']})"
+            in_the_way[name] = f"the results are of another image ({record['image']})"
         else:
             done[image] = record
     return done, in_the_way
 
 
 def brief(value: Any) -> str:
-    """A value as JSON, cut if it is long."""
+    """A value as JSON, shortened if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _whole_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of results that are complete; None if anything of them is missing or cut short."""
+    """The record of complete results; None if any part of them is missing or incomplete."""
     try:
         record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         size = (folder / f"{name}.safetensors").stat().st_size
     except (OSError, ValueError):
         return None
-    wanted = {"settings", "image", "image_sha256", "file_bytes", "caption"}
-    if not isinstance(record, dict) or not wanted <= record.keys() or not isinstance(record["settings"], dict):
+    required = {"settings", "image", "image_sha256", "file_bytes", "caption"}
+    if not isinstance(record, dict) or not required <= record.keys() or not isinstance(record["settings"], dict):
         return None
     return record if record["file_bytes"] == size else None
 
@@ -66,13 +66,13 @@ def file_digest(image: Path) -> str | None:
 
 
 def write_result(target: Path, tensors: dict[str, Tensor], *, record: dict[str, Any]) -> dict[str, Any]:
-    """The tensors, then the record that makes them count."""
+    """Write the tensors, and then the record, which marks the image as done."""
     tensor_file = target.with_name(target.name + ".safetensors")
     record_file = target.with_name(target.name + ".json")
     with replace_file(tensor_file) as partial:
-        partial.write_bytes(save(tensors))  # save_file would make a file that only its owner may read
+        partial.write_bytes(save(tensors))  # save_file would write a file that only its owner may read
         record = record | {"file_bytes": partial.stat().st_size}
-        # From here to the new record nothing counts as done, so that an old record never vouches for new tensors.
+        # From here to the new record the image does not count as done, so an old record never belongs to new tensors.
         record_file.unlink(missing_ok=True)
     with replace_file(record_file) as partial:
         lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
@@ -83,7 +83,7 @@ def write_result(target: Path, tensors: dict[str, Tensor], *, record: dict[str, 
 
 
 def _remove_leftovers(file: Path) -> None:
-    """Delete what killed runs left half-written of this file (see `tadp.files.atomic.replace_file`)."""
+    """Delete half-written copies of this file that killed runs left (see `tadp.files.atomic.replace_file`)."""
     for partial in file.parent.glob(f".{escape(file.name)}.*.part"):
         process = re.search(r"\.(\d+)\.part$", partial.name)
         if process and os.name == "posix" and not _is_running(int(process[1])):
@@ -92,9 +92,9 @@ def _remove_leftovers(file: Path) -> None:
 
 def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)  # signal 0 asks and does nothing
+        os.kill(process, 0)  # signal 0 only checks that the process exists
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # a process of another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""Caption modifiers: what brings captions, and the backbone with them, nearer to a target domain.
+"""Caption modifiers, which adapt captions, and possibly the backbone, to a target domain.
 
     modifier = CaptionModifier.style("watercolor")
     modifier(["a dog on a sled"])          # ["a watercolor painting of a dog on a sled"]

@@ -1,4 +1,4 @@
-"""What modifiers do to the text: the paper's templates, and how a caption is fitted into one."""
+"""The text of modifiers: the paper's templates, and how a caption is fitted into a template."""
 
 import re
 import string
@@ -10,9 +10,9 @@ from tadp.language.grammar import article_for, has_determiner, lower_first, take
 PaperDomain = Literal["watercolor", "comic", "night"]
 Kind = Literal["null", "simple", "nearby", "unrelated", "textual_inversion", "dreambooth"]
 
-# The paper's, without the article that the released code puts before every caption ("of a a dog"). Dark Zurich and
-# Nighttime Driving share theirs. Of the night's DreamBooth the paper says "the same template as in textual inversion";
-# this is what the code runs, and the one place where it puts no article.
+# The paper's templates, without the article that the released code puts before every caption ("of a a dog"). Dark
+# Zurich and Nighttime Driving share the templates of "night". For DreamBooth at night, the paper says "the same
+# template as in textual inversion"; ours is the one that the code uses, and the only one without the code's article.
 TEMPLATES: dict[str, dict[str, str]] = {
     "watercolor": {
         "null": "{caption}",
@@ -39,7 +39,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "dreambooth": "a dashcam photo of {caption} at TOKEN night",
     },
 }
-DREAMBOOTH_WORD = "sks"  # a token that CLIP's vocabulary has and hardly any text
+DREAMBOOTH_WORD = "sks"  # a token of CLIP's vocabulary that hardly any text contains
 _NO_ARTICLE = ("night", "dreambooth")
 
 
@@ -48,16 +48,16 @@ def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
 
     Args:
         domain: A key of `TEMPLATES`.
-        kind: One of the paper's six.
-        token: Stands for the learned concept, where there is one.
-        literal: Use the released code's template, with "a " before the caption.
+        kind: One of the paper's six kinds of modifier.
+        token: The word for the learned concept, if the template has one.
+        literal: Whether to use the released code's template, with "a " before the caption.
 
     Raises:
         ModifierError: If there is no such domain or kind.
     """
     if domain not in TEMPLATES:
         raise ModifierError(
-            f"unknown domain {domain!r}; the paper has {', '.join(TEMPLATES)}. For others say it in words, as in "
+            f"unknown domain {domain!r}; the paper has {', '.join(TEMPLATES)}. For another one, describe it in words: "
             "CaptionModifier('a rainy photo of {caption}'), or CaptionModifier.style('watercolor') for a style."
         )
     if kind not in TEMPLATES[domain]:
@@ -69,7 +69,7 @@ def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
 
 
 def style_template(token: str) -> str:
-    """The paper's template for a style that was learned, with its word.
+    """The paper's template for a learned style, with the token of the style.
 
     Source:
         TADP Sec. 4.3.
@@ -86,38 +86,38 @@ def _with_token(template: str, token: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Refuse a template without a place for the caption, or with one for something else.
+    """Refuse a template without `{caption}`, or with another placeholder.
 
     Raises:
-        TypeError: If it is not a string.
-        ModifierError: If it has no `{caption}`, an unknown placeholder, or a brace that is neither.
+        TypeError: If the template is not a string.
+        ModifierError: If it has no `{caption}`, an unknown placeholder, or an unmatched brace.
     """
     if not isinstance(template, str):
-        raise TypeError(f"a template is a string; got {type(template).__name__}.")
+        raise TypeError(f"a template must be a string; got {type(template).__name__}.")
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ModifierError(
-            f"the template {template!r} has a brace that opens or closes nothing ({error}); double it to mean a brace."
+            f"the template {template!r} has an unmatched brace ({error}); double it to write a literal brace."
         ) from error
     fields = [part[1:] for part in parts if part[1] is not None]
     for name, form, conversion in fields:
         if name != "caption" or form or conversion:
             raise ModifierError(
-                f"the template {template!r} has a placeholder other than {{caption}}, {name!r}; double its braces if "
-                "they are meant to be braces."
+                f"the template {template!r} has a placeholder other than {{caption}}, {name!r}; double its braces to "
+                "write literal braces."
             )
     if not fields:
-        raise ModifierError(f"a template has {{caption}} where the caption goes; got {template!r}.")
+        raise ModifierError(f"a template must have {{caption}} where the caption goes; got {template!r}.")
 
 
 def fill_literally(template: str, caption: str) -> str:
-    """The caption in the template, as it is."""
+    """The template with the caption inserted unchanged."""
     return template.format(caption=caption)
 
 
 def fill_grammatically(template: str, caption: str) -> str:
-    """The caption in the template, so that it reads: see `CaptionModifier`."""
+    """The template with the caption fitted in grammatically; see `CaptionModifier`."""
     if template == "{caption}":
         return caption
     caption = " ".join(without_bullet(caption).split())
@@ -137,7 +137,7 @@ def fill_grammatically(template: str, caption: str) -> str:
 
 
 def _fit_article(before: str, caption: str) -> str:
-    """A template's article before the caption: gone where the caption takes none, "an" where it sounds so."""
+    """Fit the template's article to the caption: remove it if the caption takes none, or write "an" where needed."""
     article = re.search(r"(?<!\S)(an?|the)\s+$", before, re.IGNORECASE)
     if not article:
         return before

@@ -16,7 +16,7 @@ from tadp.text.learned_tokens import LearnedToken, add_token
 
 
 class Installation:
-    """What a modifier put into a backbone; `undo()` takes it out, as does the end of a `with` block.
+    """A modifier's changes to a backbone. `undo()` or the end of a `with` block reverts them.
 
     The backbone then has its own tokenizer, embedding matrix and U-Net again, bit for bit.
     """
@@ -27,19 +27,19 @@ class Installation:
         self._after = _State.of(backbone)
 
     def undo(self) -> None:
-        """Take out what was installed; a second time does nothing.
+        """Revert the installation. A second call does nothing.
 
         Raises:
-            ModifierError: If another modifier was installed since, and not undone.
+            ModifierError: If another modifier was installed later and is still installed.
         """
         if self._before is None:
             return
         now = _State.of(self._backbone)
-        for was, put, there in zip(self._before, self._after, now, strict=True):
-            if was is not put and there is not put:
+        for original, installed, current in zip(self._before, self._after, now, strict=True):
+            if original is not installed and current is not installed:
                 raise ModifierError(
-                    "the backbone's tokens or U-Net were changed after this modifier was installed; undo what was "
-                    "installed later first."
+                    "the backbone's tokens or U-Net were changed after this modifier was installed; first undo what "
+                    "was installed later."
                 )
         self._before.restore(self._backbone, self._after)
         self._before = None
@@ -52,11 +52,11 @@ class Installation:
 
 
 def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: nn.Module | None) -> Installation:
-    """Add tokens to a backbone's text encoder and put a copy of a U-Net in the place of its own; all, or nothing.
+    """Add tokens to a backbone's text encoder and replace its U-Net by a copy of `unet`. On failure nothing is changed.
 
     Raises:
-        ModifierError: If a token is in the vocabulary or has another width, the U-Net is of another shape, or there is
-            no text encoder to add a token to.
+        ModifierError: If a token is already in the vocabulary or its vectors have another width, the U-Net has another
+            shape, or there is no text encoder to add a token to.
     """
     before = _State.of(backbone)
     try:
@@ -75,7 +75,7 @@ def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: nn.Module 
 
 
 class _State(NamedTuple):
-    """What an installation may change; compared by identity."""
+    """The parts that an installation may change, compared by identity."""
 
     tokenizer: Any
     weight: Tensor | None
@@ -91,7 +91,7 @@ class _State(NamedTuple):
         return cls(encoder.tokenizer, embedding.weight, backbone.unet, backbone.source)
 
     def restore(self, backbone: TADPBackbone, changed: "_State") -> None:
-        """Put back what differs from `changed`, where the backbone is by now."""
+        """Put back the parts that differ from `changed`, on the backbone's current device."""
         if self.unet is not changed.unet:
             unet: Any = self.unet
             backbone.unet = _moved(unet, backbone).train(backbone.unet.training)
@@ -116,14 +116,15 @@ def _swap_unet(backbone: TADPBackbone, unet: nn.Module) -> None:
     layout = family.read_layout(unet, backbone.blocks)
     if family.name != backbone.family.name or layout != backbone.layout:
         raise ModifierError(
-            f"the modifier's U-Net ({family.name}: {layout}) is of another shape than the backbone's "
+            f"the modifier's U-Net ({family.name}: {layout}) has another shape than the backbone's "
             f"({backbone.family.name}: {backbone.layout}); it was fine-tuned from another model."
         )
     old = backbone.unet
     new: Any = _moved(copy.deepcopy(unet), backbone)
     if not all(parameter.is_contiguous() for parameter in old.parameters()):
         new.to(memory_format=torch.channels_last)
-    trains = {name.replace(".base_layer", ""): one.requires_grad for name, one in old.named_parameters()}  # as of LoRA
+    # ".base_layer" is in the names of layers with a LoRA
+    trains = {name.replace(".base_layer", ""): value.requires_grad for name, value in old.named_parameters()}
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(trains.get(name, False))
     family.prepare(new, layout)
@@ -134,6 +135,6 @@ def _swap_unet(backbone: TADPBackbone, unet: nn.Module) -> None:
 
 
 def _moved(unet: nn.Module, backbone: TADPBackbone) -> Any:
-    """A U-Net at a backbone's device and dtype."""
-    # Past diffusers' own `to`, which warns of layers that stay in float32, and lists none. `backbone.to` casts all too.
+    """A U-Net on a backbone's device and in its dtype."""
+    # diffusers' own `to` warns about layers that stay in float32, but lists none. `backbone.to` casts all layers too.
     return nn.Module.to(unet, backbone.device, backbone.dtype)

@@ -1,4 +1,4 @@
-"""`CaptionModifier`: words around a caption, and what they refer to."""
+"""`CaptionModifier`: words around a caption, and the learned token or U-Net that they refer to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,29 +27,28 @@ from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
 
 
 class CaptionModifier:
-    """Rewrites captions, and may bring a learned token or a U-Net that the new words refer to.
+    """Rewrites captions, and may add a learned token or a U-Net that the new words refer to.
 
     A caption is fitted into the template so that the result reads well. Only the seam changes: the caption's first
     letter is lower-cased if its first word is known not to be a name (`tadp.language.grammar.lower_first`); a list
     marker before it ("- ", "20. ") is removed; a full stop is removed if words follow; and an article of the template
     is removed, or becomes "an", as the caption needs it (`tadp.language.grammar.takes_article`: "of a {caption}" with
-    "two dogs", "people", "water in a glass"). A caption without an article gets none, and the rest of it stays as it
-    is.
+    "two dogs", "people", "water in a glass"). A caption without an article gets none, and the rest of it is unchanged.
 
     Args:
         template: The words around the caption, with `{caption}` in its place, once or more; a literal brace is doubled,
             as in `str.format`. Braces in captions are left as they are.
         token: A word that `install` teaches the text encoder. The template or the captions use it.
-        embedding: The token's vectors, (D,) or (N, D); D is the width of the text encoder. A token of several vectors
-            still stands in a caption once. Without it, `install` asks for a backbone that knows the token.
-        unet: A fine-tuned U-Net that `install` puts in the place of the backbone's.
-        literal: Insert captions unchanged.
+        embedding: The token's vectors, (D,) or (N, D); D is the width of the text encoder. A token with several vectors
+            is still written once in a caption. Without vectors, `install` needs a backbone that knows the token.
+        unet: A fine-tuned U-Net that `install` puts in place of the backbone's.
+        literal: Whether to insert captions unchanged.
 
     Raises:
-        ModifierError: If the template has no `{caption}`, or the token or its embedding cannot be one.
+        ModifierError: If the template has no `{caption}`, or the token or its embedding is invalid.
 
     Source:
-        TADP Sec. 4.3: the template is M(P)s, what is installed M(P)ε.
+        TADP Sec. 4.3: the template is M(P)s; the token and the U-Net are M(P)ε.
 
     Example:
         >>> CaptionModifier("a foggy photo of {caption}")(["Two dogs on a sled", "the sea"])
@@ -69,24 +68,26 @@ class CaptionModifier:
 
     @staticmethod
     def _of(steps: Sequence[Step]) -> "CaptionModifier":
-        """A modifier of several steps, which go together."""
+        """A modifier made of several steps, after checking that they can be combined."""
         if sum(step.unet is not None for step in steps) > 1:
-            raise ModifierError("a backbone has one U-Net, and more than one of these modifiers brings its own.")
+            raise ModifierError("a backbone has one U-Net, and more than one of these modifiers has its own.")
         taught = [step.token for step in steps if step.token is not None and step.vectors is not None]
         if len({token.lower() for token in taught}) < len(taught):
-            raise ModifierError(f"two of these modifiers bring one token, of {', '.join(taught)}; rename one of them.")
+            raise ModifierError(
+                f"two of these modifiers add the same token, of {', '.join(taught)}; rename one of them."
+            )
         joined = CaptionModifier()
         joined._steps = tuple(steps)
         return joined
 
     @classmethod
     def style(cls, style: str, *, medium: str = "painting") -> "CaptionModifier":
-        """A style in words: "a {style} {medium} of {caption}".
+        """A modifier that names a style in words: "a {style} {medium} of {caption}".
 
         Args:
-            style: Such as "watercolor".
-            medium: What it is a style of; "" where the style says so itself, as "pencil sketch" does. A style that ends
-                in it, as "oil painting", does not get it twice.
+            style: The style, such as "watercolor".
+            medium: The kind of image, such as "painting"; "" if the style already names it, as "pencil sketch" does. If
+                the style ends in the medium, as "oil painting" does, the medium is not repeated.
 
         Example:
             >>> CaptionModifier.style("watercolor")("a dog on a sled")
@@ -99,12 +100,12 @@ class CaptionModifier:
             ['an oil painting of a dog']
         """
         if not isinstance(style, str):
-            raise TypeError(f"a style is a string, e.g. 'watercolor'; got a {type(style).__name__}.")
+            raise TypeError(f"a style must be a string, e.g. 'watercolor'; got a {type(style).__name__}.")
         if medium and style.lower().split()[-1:] == [medium.lower()]:
             medium = ""
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")
         if not words:
-            raise ModifierError("a style is at least one word; got none.")
+            raise ModifierError("a style must have at least one word; got none.")
         article = f"{article_for(words)} " if takes_article(words) else ""
         return cls(f"{article}{words} of {{caption}}")
 
@@ -125,17 +126,17 @@ class CaptionModifier:
             domain: "watercolor" (Watercolor2k), "comic" (Comic2k), or "night" (Dark Zurich, Nighttime Driving).
             kind: "null", "simple", "nearby" and "unrelated" only change words; "textual_inversion" has a learned token
                 (embedding=), "dreambooth" a fine-tuned U-Net (unet=).
-            literal: The released code's strings, which put "a " before every caption: "of a a dog".
+            literal: Whether to use the released code's strings, which put "a " before every caption: "of a a dog".
             token: The learned token, "<watercolor>" by default; for DreamBooth its word, "sks" by default.
-            embedding: The learned token's.
-            unet: DreamBooth's.
+            embedding: Vectors of the learned token.
+            unet: The U-Net tuned by DreamBooth.
 
         Raises:
-            ModifierError: If there is no such domain or kind, or it has no place for what was passed.
+            ModifierError: If there is no such domain or kind, or the kind does not take an argument that was passed.
 
         Source:
             TADP Sec. 4.3, Tables 4 and 5. The watercolor's "simple" is "a watercolor painting of", as in the code and
-            Sec. 4.3's example; where the text has "a X style painting of", the code does so only for comics.
+            Sec. 4.3's example. The text also has "a X style painting of", which the code only uses for comics.
 
         Example:
             >>> CaptionModifier.for_domain("comic")("a dog")
@@ -144,13 +145,13 @@ class CaptionModifier:
             ['a watercolor painting of a a dog']
         """
         inverted, tuned = kind == "textual_inversion", kind == "dreambooth"
-        for what, value, allowed in (
+        for argument, value, allowed in (
             ("token", token, inverted or tuned),
             ("embedding", embedding, inverted),
             ("unet", unet, tuned),
         ):
             if value is not None and not allowed:
-                raise ModifierError(f"the modifier {kind!r} takes no {what}; pass it to CaptionModifier itself.")
+                raise ModifierError(f"the modifier {kind!r} takes no {argument}; pass it to CaptionModifier itself.")
         if token is not None:
             check_token(token)
         name = token or (DREAMBOOTH_WORD if tuned else f"<{domain}>")
@@ -174,8 +175,8 @@ class CaptionModifier:
             name: The folder, or a hub id.
             dtype: Type of the U-Net; None is float32.
             revision: Branch, tag or commit on the hub.
-            local_files_only: Never ask the hub.
-            cache_dir: Where hub files are kept.
+            local_files_only: Use only files that are already on this machine.
+            cache_dir: Folder in which downloaded files are kept.
             token: Access token for gated and private repositories.
 
         Raises:
@@ -209,7 +210,7 @@ class CaptionModifier:
 
     @property
     def brings_unet(self) -> bool:
-        """Whether `install` puts a U-Net in the place of the backbone's."""
+        """Whether `install` replaces the backbone's U-Net."""
         return any(step.unet is not None for step in self._steps)
 
     def __repr__(self) -> str:
@@ -222,9 +223,9 @@ class CaptionModifier:
         return " | ".join(parts)
 
     def __call__(self, captions: str | Sequence[str]) -> list[str]:
-        """The captions, rewritten, one for each; an empty list for an empty list.
+        """The rewritten captions, one per caption; an empty list for an empty list.
 
-        An empty caption leaves the template's own words: "a watercolor painting".
+        An empty caption gives only the template's words: "a watercolor painting".
 
         Raises:
             TypeError: If a caption is not a string.
@@ -238,10 +239,10 @@ class CaptionModifier:
         return texts
 
     def then(self, *others: "CaptionModifier") -> "CaptionModifier":
-        """This modifier, and others on what it returns; `a | b` is `a.then(b)`.
+        """This modifier followed by others, each applied to the captions of the one before; `a | b` is `a.then(b)`.
 
         Raises:
-            ModifierError: If two of them bring a U-Net, or the same token.
+            ModifierError: If two of them have a U-Net, or the same token.
 
         Example:
             >>> both = CaptionModifier("{caption} in the rain") | CaptionModifier.style("watercolor")
@@ -254,17 +255,18 @@ class CaptionModifier:
         return self.then(other) if isinstance(other, CaptionModifier) else NotImplemented
 
     def install(self, backbone: TADPBackbone) -> Installation:
-        """Teach a backbone the learned tokens, and give it a copy of the U-Net; all of it, or nothing.
+        """Add the learned tokens to a backbone, and replace its U-Net by a copy of the modifier's.
 
-        The copy goes to the backbone's device and dtype; training it leaves the modifier's as it was. Install before an
-        optimiser is built: the U-Net's parameters are new.
+        If a part cannot be installed, nothing is changed.
+        The copy has the backbone's device and dtype; training it does not change the modifier's U-Net. Install before
+        you build an optimizer, because the U-Net's parameters are new.
 
         Returns:
-            What takes it out again: `undo()`, or the end of a `with` block.
+            The installation, which is reverted by `undo()` or at the end of a `with` block.
 
         Raises:
-            ModifierError: If a token is in the vocabulary already or has vectors of another width, a token has no
-                embedding and the backbone does not know it, or the U-Net is of another shape.
+            ModifierError: If a token is already in the vocabulary or its vectors have another width, a token has no
+                embedding and the backbone does not know it, or the U-Net has another shape.
 
         Example:
             >>> import tadp
@@ -291,10 +293,10 @@ class CaptionModifier:
         return install(backbone, learned, unets[0] if unets else None)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the modifier as a folder: JSON, each learned token as diffusers reads it, the U-Net in its layout.
+        """Write the modifier to a folder: JSON, and the learned tokens and the U-Net in diffusers' formats.
 
         Raises:
-            OutputError: If the folder cannot be written; what it held is still there.
+            OutputError: If the folder cannot be written; its old contents are kept.
         """
         with replace_folder(Path(folder)) as part:
             write_steps(part, self._steps)

@@ -1,4 +1,4 @@
-"""One modifier as it was made, of which a composition has several; and the folder that keeps them."""
+"""The steps of a modifier (a composed modifier has several), and the folder in which they are saved."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ CONFIG_NAME = "modifier.json"
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A template, and what its words refer to; see `CaptionModifier`."""
+    """A template, and the token and U-Net that its words refer to; see `CaptionModifier`."""
 
     template: str
     literal: bool
@@ -39,10 +39,10 @@ def new_step(
     unet: nn.Module | None,
     literal: bool,
 ) -> Step:
-    """A step, after everything about it was checked; the vectors are a copy, (N, D).
+    """A step after checking its parts. Its vectors are a copy, (N, D).
 
     Raises:
-        ModifierError: If the template has no `{caption}`, or the token or its embedding cannot be one.
+        ModifierError: If the template has no `{caption}`, or the token or its embedding is invalid.
     """
     check_template(template)
     vectors = None
@@ -58,7 +58,7 @@ def new_step(
 
 
 def write_steps(folder: Path, steps: Sequence[Step]) -> None:
-    """Write into an empty folder: JSON, each learned token as diffusers reads it, the U-Net in its layout."""
+    """Write steps to an empty folder: JSON, and the learned tokens and the U-Net in diffusers' formats."""
     entries = []
     for number, step in enumerate(steps):
         if step.token is not None and step.vectors is not None:
@@ -79,7 +79,7 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
 
 
 def read_steps(folder: Path, *, dtype: torch.dtype) -> list[Step]:
-    """The steps that a folder keeps, one or more.
+    """The steps that were saved in a folder, at least one.
 
     Raises:
         MissingFileError: If a file is missing.

@@ -1,11 +1,11 @@
-"""Bring a diffusion model nearer to a domain with a few unlabelled images of it.
+"""Adapt a diffusion model to a domain with a few unlabelled images of it.
 
     modifier = learn_token("tadp-tiny", "watercolors", token="<wash>", initializer="painting", output="wash")
     modifier = dreambooth("tadp-tiny", "watercolors", token="sks", output="sks", options=RunOptions(steps=400))
     with modifier.install(backbone):
         features = backbone(images, modifier(captions))
 
-The names below load when first used, and torch with them; `RunOptions` works without torch.
+The names below, and torch with them, are loaded at first use. `RunOptions` needs no torch.
 
 Source: TADP Sec. 4.3: textual inversion and DreamBooth, with the numbers of its released model_personalization/.
 """

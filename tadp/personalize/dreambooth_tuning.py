@@ -1,4 +1,4 @@
-"""DreamBooth: tune the U-Net, or a LoRA of it, until a rare word means what a few images share."""
+"""DreamBooth: tune the U-Net, or a LoRA of it, so that a rare word stands for the concept that a few images share."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ from tadp.personalize.training_images import PRIOR, Captions, Concept, Images, T
 from tadp.tasks.lora_training import add_lora, save_lora
 from tadp.text.learned_tokens import check_token
 
-_PRIOR_STREAM = 2  # of random numbers
+_PRIOR_STREAM = 2  # a stream of random numbers, as in the training loop
 _DRAWN_AT_ONCE = 4
 
 
@@ -56,54 +56,54 @@ def dreambooth(
     options: RunOptions | None = None,
     hub: HubOptions | None = None,
 ) -> CaptionModifier:
-    """Tune a U-Net on a few images, so that a word that says little becomes their style or thing.
+    """Tune a U-Net on a few images, so that a word with little meaning of its own stands for their style or object.
 
-    The text encoder and the VAE stay as they are. The loss is the model's own, as in `learn_token`.
+    The text encoder and the VAE do not change. The loss is the model's own, as in `learn_token`.
 
     With `output`, the folder gets the modifier (unet/, which diffusers reads, and modifier.json), training.json,
-    samples/, with a LoRA also pytorch_lora_weights.safetensors for diffusers' `load_lora_weights`, and
-    checkpoint.safetensors, three times the size of what trains, from which a run that was killed continues; delete it
-    when no more steps are wanted.
+    samples/, and checkpoint.safetensors; with a LoRA also pytorch_lora_weights.safetensors for diffusers'
+    `load_lora_weights`. A run that was killed continues from the checkpoint, which is three times the size of the
+    parameters that train; delete it when you need no more steps.
 
     Args:
         model: "tadp-tiny", a folder in diffusers layout, or a hub id.
         images: Five to twenty images, in any form that `learn_token` takes.
-        token: A word with hardly a meaning of its own; it may be in the vocabulary.
-        prompt: Template of the modifier that is returned, with the token; by default the paper's "a sks style painting
-            of {caption}".
-        instance_prompt: What every image is called in training. By default it is the template with the image's
-            caption, or without one, "a sks style painting". The released script has "an image in sks style".
+        token: A word with hardly any meaning of its own; it may be in the vocabulary.
+        prompt: Template of the returned modifier, with the token; by default the paper's "a sks style painting of
+            {caption}".
+        instance_prompt: Training text of every image. By default, it is the template with the image's caption, or "a
+            sks style painting" without captions. The released script has "an image in sks style".
         captions: Captions of the images, in any form that `learn_token` takes.
-        prior_images: Prior preservation: images that the U-Net is to remember, or the number of images that the model
-            draws before it is trained; None is no prior preservation, as in the released script.
-        prior_prompt: What the prior images show, "a painting".
+        prior_images: Images for prior preservation, which the U-Net should not forget, or the number of such images
+            that the model draws before training. None is no prior preservation, as in the released script.
+        prior_prompt: Text of the prior images, such as "a painting".
         prior_weight: Weight of the loss of the prior images.
-        lora_rank: Train a LoRA of this rank on all attention projections; None trains the whole U-Net. The modifier
-            has the LoRA merged into a U-Net. Needs peft.
-        max_grad_norm: The norm to which the gradient is clipped; None leaves it.
+        lora_rank: Rank of a LoRA on all attention projections, which trains instead of the U-Net; None trains the whole
+            U-Net. The returned modifier has the LoRA merged into its U-Net. A LoRA needs peft.
+        max_grad_norm: Norm to which the gradient is clipped; None does not clip.
         output: Folder for the result, samples and the checkpoint; None keeps nothing on disk.
-        options: Steps, learning rate, seed, device and the rest of the run's options; None is all defaults. A step has
-            as many prior images as others.
+        options: Steps, learning rate, seed, device and the other options of the run; None is all defaults. Each step
+            has as many prior images as training images.
         hub: Revision and download options of a hub model.
 
     Returns:
         A modifier with the tuned U-Net, float32 on the CPU.
 
     Raises:
-        ModifierError: If a prompt lacks the token, prior images and prompt do not come together, the loss is not
-            finite, or the checkpoint is of another run.
-        ImageError: If there are no images, or one cannot be read; all that cannot are named, before any training.
+        ModifierError: If a prompt lacks the token, only one of `prior_images` and `prior_prompt` is passed, the loss is
+            not finite, or the checkpoint belongs to another run.
+        ImageError: If there are no images, or some cannot be read; the message names all of these before training.
         CaptionError: If a text is too long, or there is not one caption per image.
         MissingExtraError: If peft or bitsandbytes is needed and not installed.
         ModelError: If the model is not available or lacks a part.
-        OutputError: If something cannot be written; the last checkpoint is untouched.
-        TypeError: If an argument has another type.
+        OutputError: If a file cannot be written; the last checkpoint is kept.
+        TypeError: If an argument has the wrong type.
         ValueError: If a number is out of its range.
 
     Source:
-        Ruiz et al. 2023; TADP Sec. 4.3. Steps, batch and rate are those of the released dreambooth_pascal.sh, decay and
-        clipping train_dreambooth.py's defaults. It passes a number of prior images but not --with_prior_preservation,
-        so it trained without; and it never mirrors.
+        Ruiz et al. 2023; TADP Sec. 4.3. Steps, batch size and learning rate are those of the released
+        dreambooth_pascal.sh; weight decay and clipping are the defaults of train_dreambooth.py. The script passes a
+        number of prior images but not --with_prior_preservation, so it trained without them. It never mirrors images.
 
     Example:
         >>> from tadp.datasets.scenes import Scenes
@@ -172,8 +172,7 @@ def _check_prompts(
             raise ModifierError(lacks, Argument("token"), ".")
     if (prior_images is None) != (prior_prompt is None):
         raise ModifierError(
-            "prior preservation needs images and what they show; pass both, e.g. prior_images=200 to have them drawn, "
-            "and ",
+            "prior preservation needs images and a prompt; pass both, e.g. prior_images=200 to draw 200 images, and ",
             Argument("prior_prompt", "a painting"),
             ".",
         )
@@ -208,7 +207,7 @@ def _prepare(model: DiffusionModel, options: SettledOptions, *, lora_rank: int |
 
 
 def _finish(model: DiffusionModel, *, output: Path | None, is_lora: bool) -> Any:
-    """The tuned U-Net, a LoRA merged into it after it was written."""
+    """The tuned U-Net. A LoRA is first written to the folder and then merged into the U-Net."""
     unet: Any = model.backbone.unet
     model.backbone.enable_gradient_checkpointing(False)
     unet.float().cpu()
@@ -230,9 +229,10 @@ def _prior(
     options: SettledOptions,
     output: Path | None,
 ) -> TrainingImages:
-    """Read the prior images, or draw them; they are cropped as the other images are.
+    """Read the prior images, or draw them. They are cropped like the training images.
 
-    Drawn ones are written to OUTPUT/prior-…/0000.png, and not drawn again when a run continues, unless one is damaged.
+    Drawn images are written to OUTPUT/prior-…/0000.png and so on. A run that continues reads them again, unless one is
+    damaged.
     """
     crops: dict[str, Any] = {"side_px": like.side_px, "flip": like.flip, "random_crop": like.random_crop}
     if not isinstance(images, int):
@@ -250,7 +250,7 @@ def _draw_prior(
     folder = None if output is None else output / f"{PRIOR}{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
     sampler = None
     drawn: list[Image.Image] = []
-    # Always the same images together, so that a run that continues draws what it would have drawn.
+    # The same images are always drawn together, so that a run that continues draws the same ones.
     for start in tqdm(range(0, count, _DRAWN_AT_ONCE), desc="drawing prior images", disable=not options.progress):
         numbers = range(start, start + _DRAWN_AT_ONCE)
         paths = [] if folder is None else [folder / f"{number:04}.png" for number in numbers]
@@ -267,7 +267,7 @@ def _draw_prior(
 
 
 def _read_drawn(paths: list[Path]) -> list[Image.Image] | None:
-    """What was drawn before; None if an image is missing or damaged, as all are drawn together."""
+    """The images that were drawn before; None if one is missing or damaged, because all are drawn together."""
     if not paths or not all(path.exists() for path in paths):
         return None
     try:

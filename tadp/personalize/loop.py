@@ -1,6 +1,6 @@
-"""The training loop that learning a token and DreamBooth share: seeded step by step, resumable, stopped by a bad loss.
+"""The training loop of token learning and DreamBooth. It can be resumed, and stops if the loss is not finite.
 
-All random numbers of a step come from (seed, step), so a run that was killed continues as it would have gone.
+All random numbers of a step depend only on (seed, step), so a run that was killed continues with the same numbers.
 """
 
 import math
@@ -47,11 +47,12 @@ def train(
         folder: The run's folder.
         sample_prompts: Prompts of the sheets of samples.
         description: Text of the progress bar.
-        max_grad_norm: The norm to which the gradient is clipped; None leaves it.
+        max_grad_norm: Norm to which the gradient is clipped; None does not clip.
 
     Raises:
-        MissingFileError: If samples are wanted and the model has no decoder to draw with.
-        ModifierError: If the loss or its gradient is not finite, the checkpoint is of another run, or has more steps.
+        MissingFileError: If samples should be drawn and the model has no decoder.
+        ModifierError: If the loss or its gradient is not finite, or the checkpoint belongs to another run or has more
+            steps.
         OutputError: If the folder cannot be written or has no room for a checkpoint, before the first step; or if a
             checkpoint or a sheet cannot be written later.
     """
@@ -60,9 +61,9 @@ def train(
     done = folder.load(trained, optimizer)
     if done > options.steps:
         raise ModifierError(
-            f"this run has done {done} steps already, more than ",
+            f"this run has already done {done} steps, more than ",
             Argument("steps", options.steps),
-            ". Ask for as many or more, or pass ",
+            ". Pass at least that many, or pass ",
             Argument("resume", False),
             " to start again.",
         )
@@ -71,33 +72,33 @@ def train(
     if sheets is not None and done == 0:
         sheets.write(0)
     draws = [(concept, Latents(model, concept.images)) for concept in concepts]
-    taken: int | None = done  # the steps that are complete; None during a step of the optimizer
+    complete: int | None = done  # the number of complete steps; None during a step of the optimizer
     with tqdm(
         range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
     ) as bar:
         try:
             for step in bar:
                 loss = _backward(model, draws, step, trained.values(), options, folder, max_grad_norm)
-                taken = None
+                complete = None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                taken = step + 1
+                complete = step + 1
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-                if taken == options.steps or taken % options.checkpoint_every == 0:
-                    folder.save(taken, trained, optimizer)
-                if sheets is not None and (taken == options.steps or taken % options.sample_every == 0):
-                    sheets.write(taken)
+                if complete == options.steps or complete % options.checkpoint_every == 0:
+                    folder.save(complete, trained, optimizer)
+                if sheets is not None and (complete == options.steps or complete % options.sample_every == 0):
+                    sheets.write(complete)
         except KeyboardInterrupt:
-            if taken is not None and taken > (folder.saved_step or 0):
-                folder.save(taken, trained, optimizer)
+            if complete is not None and complete > (folder.saved_step or 0):
+                folder.save(complete, trained, optimizer)
             raise
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], options: SettledOptions) -> torch.optim.Optimizer:
-    """AdamW, in 8 bits if the options ask for it.
+    """AdamW, or its 8-bit variant if the options request it.
 
     Raises:
-        MissingExtraError: If they do, and bitsandbytes is not installed or does not work here.
+        MissingExtraError: If 8 bits are requested and bitsandbytes is not installed or does not work here.
     """
     settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if not options.adam_8bit:
@@ -106,7 +107,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: SettledOptions)
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:
         raise MissingExtraError(
-            "8-bit Adam needs bitsandbytes, whose older releases need a GPU; pip install -U bitsandbytes, or leave ",
+            "8-bit Adam needs bitsandbytes, whose older releases need a GPU; pip install -U bitsandbytes, or pass ",
             Argument("adam_8bit", False),
             ".",
         ) from error
@@ -122,12 +123,12 @@ def _sheets(
 
 
 def _check_room(path: Path, trained: Iterable[nn.Parameter], options: SettledOptions) -> None:
-    """Refuse a disk without room for a checkpoint before the first step, rather than after the hundredth."""
-    bytes_per_value = 6 if options.adam_8bit else 12  # the parameter, and Adam's two means
+    """Refuse a disk without room for a checkpoint before the first step, instead of failing at the first checkpoint."""
+    bytes_per_value = 6 if options.adam_8bit else 12  # the parameter and Adam's two means
     needed, free = bytes_per_value * sum(values.numel() for values in trained), shutil.disk_usage(path).free
     if free < needed:
         raise OutputError(
-            f"a checkpoint takes {_size(needed)}, and {path} has {_size(free)} left. Free some space or choose "
+            f"a checkpoint takes {_size(needed)}, but {path} has {_size(free)} left. Free some space or choose "
             "another folder; nothing was trained."
         )
 
@@ -145,7 +146,7 @@ def _backward(
     folder: RunFolder,
     max_grad_norm: float | None,
 ) -> float:
-    """The loss of a step; its gradient is in the parameters, clipped."""
+    """The loss of a step. Its clipped gradient is stored in the parameters."""
     loss = 0.0
     for part in _losses(model, draws, step, options):
         loss += part.item()
@@ -159,10 +160,10 @@ def _backward(
 
 def _check(value: float, what: str, step: int, options: SettledOptions, folder: RunFolder) -> None:
     if not math.isfinite(value):
-        again = (" Either is another run: give another output, or ", Argument("resume", False), ".")
+        again = (" Both make it another run: pass another output, or ", Argument("resume", False), ".")
         raise ModifierError(
-            f"the {what} is {value} in step {step + 1}, so training stopped. {folder} Take a smaller "
-            f"learning rate than {options.lr:g}, or float32 for the whole model.",
+            f"the {what} is {value} in step {step + 1}, so training stopped. {folder} Use a smaller learning rate than "
+            f"{options.lr:g}, or float32 for the whole model.",
             *(() if folder.path is None else again),
         )
 
@@ -170,7 +171,7 @@ def _check(value: float, what: str, step: int, options: SettledOptions, folder: 
 def _losses(
     model: DiffusionModel, draws: Sequence[tuple[Concept, Latents]], step: int, options: SettledOptions
 ) -> Iterator[Tensor]:
-    """The parts of a step's loss, one at a time; each is to be run backward before the next is asked for."""
+    """The parts of a step's loss, one at a time. Run each part backward before you take the next."""
     rng = np.random.default_rng((options.seed, _STEP, step))
     size = options.micro_batch or options.batch_size
     cells_of = model.backbone.vae.reduction
@@ -201,7 +202,7 @@ def _embeddings(model: DiffusionModel, texts: list[str]) -> Tensor:
 
 
 def _indices(count: int, step: int, options: SettledOptions) -> list[int]:
-    """The images of a step: whole rounds through all images, each round in an order of its own."""
+    """The images of a step. Steps go through all images in rounds, each round in its own random order."""
     places = range(step * options.batch_size, (step + 1) * options.batch_size)
     orders: dict[int, Callable[[int], int]] = {
         epoch: np.random.default_rng((options.seed, _EPOCH, epoch)).permutation(count).item

@@ -1,4 +1,4 @@
-"""The training objective: the error of the U-Net's denoising, as the model itself was trained. How to measure it:
+"""The training objective, which is the denoising error that the model itself was trained with. To measure it:
 
     plain = denoising_loss("tadp-tiny", images, captions="a scene")
     learned = denoising_loss("tadp-tiny", images, captions="a scene", modifier=modifier)
@@ -25,10 +25,10 @@ _KEPT_POSTERIORS = 1024  # 64 x 64 cells each are 134 MB
 
 
 class Latents:
-    """Latents of square crops of images: a crop is encoded once, and its posterior is sampled every time.
+    """Latents of square crops of images. A crop is encoded once, and its posterior is sampled every time.
 
     Args:
-        model: The model whose VAE encodes.
+        model: The model with the VAE.
         images: The images.
     """
 
@@ -41,7 +41,7 @@ class Latents:
 
         Args:
             crops: The square crops.
-            noise: Unit noise that picks a point of each posterior; zeros for its mode.
+            noise: Unit noise that selects a sample of each posterior; zeros select its mode.
         """
         posteriors = [self._posterior(crop) for crop in crops]
         mean, std = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
@@ -52,7 +52,7 @@ class Latents:
         if crop not in self._kept:
             backbone = self._model.backbone
             pixels = self._images.cut(crop).to(backbone.device, next(backbone.vae.parameters()).dtype)
-            # one at a time, so that a square's latents do not depend on what was in memory
+            # one at a time, so that the latents of a crop do not depend on other crops
             with torch.no_grad():
                 posterior = backbone.vae(pixels * 2 - 1)
             if len(self._kept) >= _KEPT_POSTERIORS:
@@ -75,7 +75,7 @@ def denoising_losses(
         model: The model, which predicts the noise or the velocity, as its scheduler says.
         latents: Scaled latents.
         noise: Unit noise of the same shape.
-        timesteps: Timesteps from 0; on the CPU or the model's device.
+        timesteps: Timesteps counted from 0, on the CPU or the model's device.
         embeddings: Embeddings of each image's text.
 
     Source:
@@ -99,26 +99,26 @@ def denoising_loss(
     side_px: int | None = None,
     batch_size: int = 8,
 ) -> Float[Tensor, " n"]:
-    """How badly a model denoises images, given their captions.
+    """The denoising error of a model on images, given their captions.
 
-    Timesteps are spread evenly over those of training, and one seed gives one noise, so two captions, or two
-    modifiers, are compared on equal terms.
+    Timesteps are spread evenly over those of training, and the noise depends only on the seed, so two captions or two
+    modifiers can be compared fairly.
 
     Args:
-        model: A name, or what `load_diffusion` returned.
-        images: Held-out images, in any form that `learn_token` takes; the square in the middle of each is used.
-        captions: One caption per image, or one for all.
-        modifier: Rewrites the captions, and is installed while the loss is measured.
+        model: The name of a model, or the result of `load_diffusion`.
+        images: Held-out images, in any form that `learn_token` takes; the central square of each is used.
+        captions: One caption per image, or one for all images.
+        modifier: A modifier that rewrites the captions and is installed while the loss is measured.
         draws: Pairs of timestep and noise per image.
         seed: Seed of the noise.
-        side_px: Side of the squares in pixels; None is what the model was trained on.
+        side_px: Side of the squares in pixels; None is the size that the model was trained on.
         batch_size: Noisy images per forward pass.
 
     Returns:
-        The mean over the draws of each image, (N,), on the CPU.
+        The mean error of each image over its draws, (N,), on the CPU.
 
     Raises:
-        CaptionError: If there is neither one caption nor one per image.
+        CaptionError: If there is neither one caption for all images nor one per image.
         ImageError: If an image cannot be read.
         ModelError: If the model cannot be used.
 
@@ -133,7 +133,7 @@ def denoising_loss(
     held_out = read_images(images, side_px=side_px or model.side_px, random_crop=False, flip=False)
     texts = [captions] * len(held_out) if isinstance(captions, str) else list(captions)
     if len(texts) != len(held_out):
-        raise CaptionError(f"{len(held_out)} images but {len(texts)} captions; give one per image, or one for all.")
+        raise CaptionError(f"{len(held_out)} images but {len(texts)} captions; pass one per image, or one for all.")
     steps = model.noise.config["num_train_timesteps"]
     with torch.no_grad(), modifier.install(model.backbone) if modifier else nullcontext():
         words = modifier(texts) if modifier else texts

@@ -1,4 +1,4 @@
-"""The folder of a run: a checkpoint to continue from, a record of what was trained, and the result."""
+"""The folder of a run: the checkpoint to continue from, the record of the run, and the result."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ from tadp.personalize.training_images import Concept
 
 CHECKPOINT_NAME, RECORD_NAME = "checkpoint.safetensors", "training.json"
 _TRAINED, _OPTIMIZER = "trained.", "optimizer."
-# A run may continue with more steps. The options that are not here change no number, or only its last bits.
+# A run may continue with more steps. Options that are not listed here change no number, or only its last bits.
 _COMPARED = ("batch_size", "lr", "weight_decay", "seed", "adam_8bit")
 
 
 def identity_of(
     model: DiffusionModel, concepts: Sequence[Concept], options: SettledOptions, **settings: Any
 ) -> dict[str, Any]:
-    """What makes a run this run, in JSON: the model by name and commit, images by a digest, texts in full, the numbers.
+    """The identity of a run, as JSON values: the model's name and commit, a digest of the images, texts and numbers.
 
     Args:
         model: The model that is trained.
-        concepts: What it is trained on.
+        concepts: The images and texts that it is trained on.
         options: The options of the run.
-        **settings: The settings that only this kind of training has.
+        **settings: Settings that are specific to this kind of training.
     """
     source = model.backbone.source
     name = source.name if source else str(model.folder)
@@ -45,12 +45,12 @@ def identity_of(
             key: value for key, value in model.noise.config.items() if key in ("prediction_type", "beta_schedule")
         },
         "dtype": str(model.precision).removeprefix("torch."),
-        "concepts": [_described(concept) for concept in concepts],
+        "concepts": [_describe(concept) for concept in concepts],
         **{name: getattr(options, name) for name in _COMPARED},
     }
 
 
-def _described(concept: Concept) -> dict[str, Any]:
+def _describe(concept: Concept) -> dict[str, Any]:
     texts = [list(texts) for texts in concept.texts]
     images = concept.images
     return {
@@ -65,18 +65,18 @@ def _described(concept: Concept) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The folder of one run. Each file is replaced in one move, so a kill or a full disk leaves the one before.
+    """The folder of one run. Each file is replaced atomically, so the old file survives a kill or a full disk.
 
     Args:
         path: The folder; None keeps nothing on disk.
-        identity: What makes the run this run. A checkpoint of another run is refused.
-        resume: Continue from the checkpoint that is there; otherwise start again.
+        identity: The identity of the run. A checkpoint with another identity is refused.
+        resume: Whether to continue from an existing checkpoint; otherwise the run starts again.
     """
 
     def __init__(self, path: Path | None, *, identity: Mapping[str, Any], resume: bool = True):
         self.path = path
         self.saved_step: int | None = None
-        self._identity = json.loads(json.dumps(dict(identity)))  # as it is when it is read again
+        self._identity = json.loads(json.dumps(dict(identity)))  # in the form that a checkpoint holds
         self._resume = resume
 
     @property
@@ -92,23 +92,23 @@ class RunFolder:
 
         Raises:
             CorruptFileError: If the checkpoint is damaged.
-            ModifierError: If it belongs to another run.
+            ModifierError: If the checkpoint belongs to another run.
         """
         path = self.checkpoint
         if path is None:
             return 0
-        for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed
+        for part in path.parent.glob(f".{path.name}.*.part"):  # left by a run that was killed
             part.unlink(missing_ok=True)
         if not self._resume or not path.exists():
             return 0
         tensors, state = _read(path)
         self._compare(state["identity"], path)
-        kept = {key.removeprefix(_TRAINED): value for key, value in tensors.items() if key.startswith(_TRAINED)}
-        if {key: value.shape for key, value in kept.items()} != {key: value.shape for key, value in trained.items()}:
+        saved = {key.removeprefix(_TRAINED): value for key, value in tensors.items() if key.startswith(_TRAINED)}
+        if {key: value.shape for key, value in saved.items()} != {key: value.shape for key, value in trained.items()}:
             raise CorruptFileError(f"{path} holds other tensors than this run trains. Delete it to start again.")
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(kept[name])
+                parameter.copy_(saved[name])
         _restore(optimizer, tensors, state["optimizer"])
         self.saved_step = state["step"]
         return state["step"]
@@ -117,7 +117,7 @@ class RunFolder:
         """Write the checkpoint after a number of steps.
 
         Raises:
-            OutputError: If it cannot be written; the checkpoint before is untouched.
+            OutputError: If it cannot be written; the previous checkpoint is kept.
         """
         if self.checkpoint is None:
             return
@@ -136,10 +136,10 @@ class RunFolder:
         self.saved_step = step
 
     def finish(self, modifier: CaptionModifier, *, steps: int) -> None:
-        """Write the modifier that a run led to, and the record of the run.
+        """Write the resulting modifier and the record of the run.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If a file cannot be written.
         """
         if self.path is None:
             return
@@ -149,9 +149,9 @@ class RunFolder:
             part.write_text(text + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        """What is kept of the run, as a sentence for error messages."""
+        """A sentence about the last checkpoint, for error messages."""
         if self.path is None:
-            return "No output was given, so no checkpoint is kept."
+            return "No output was passed, so no checkpoint is kept."
         if self.saved_step is None:
             return "There is no checkpoint yet."
         return f"The checkpoint of step {self.saved_step} is kept in {self.checkpoint}."
@@ -160,9 +160,9 @@ class RunFolder:
         changed = list(_differences(old, self._identity))
         if changed:
             raise ModifierError(
-                f"{path} is of another run: ",
+                f"{path} belongs to another run: ",
                 *[part for name, change in changed for part in ("; ", Argument(name), change)][1:],
-                ". Give the same settings, another output, or ",
+                ". Pass the same settings, another output, or ",
                 Argument("resume", False),
                 " to start again and replace it.",
             )
@@ -181,7 +181,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """An optimizer's state of one parameter; bitsandbytes nests part of it one level down, and reads it flat."""
+    """An optimizer's state of one parameter, flattened: bitsandbytes nests part of it, but loads it flat."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value)
@@ -205,7 +205,7 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]
             yield from _differences(old.get(key), new.get(key), key)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for before, now in zip(old, new, strict=True):
-            if before != now:  # the first says enough
+            if before != now:  # only the first difference is reported
                 yield from _differences(before, now, name)
                 return
     elif old != new:

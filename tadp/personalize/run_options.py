@@ -1,4 +1,4 @@
-"""`RunOptions`: how a run of training goes, the same for learning a token and for DreamBooth."""
+"""`RunOptions`: the options of a training run, which are the same for learning a token and for DreamBooth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from tadp.files.checks import check_whole
 if TYPE_CHECKING:  # the command line reads this file's options, and torch takes seconds to load
     import torch
 
-# What the options leave open; the numbers of TADP's released scripts, see `learn_token` and `dreambooth`.
+# Defaults of options that are None: the numbers of TADP's released scripts, see `learn_token` and `dreambooth`.
 TOKEN_DEFAULTS: dict[str, Any] = {"steps": 5_000, "batch_size": 16, "lr": 1e-4, "checkpoint_every": 100}
 DREAMBOOTH_DEFAULTS: dict[str, Any] = {"steps": 1_000, "batch_size": 1, "checkpoint_every": 500}
 UNET_LR, LORA_LR = 5e-6, 1e-4
@@ -25,30 +25,30 @@ def _at_least(least: int, *, default: int | None = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run of `learn_token` or `dreambooth` goes: its steps, its images, what it writes, where it computes.
+    """The options of a run of `learn_token` or `dreambooth`: steps, images, files to write, and device.
 
-    The options of `tadp personalize` are made of these fields: names, types, defaults, and the texts below.
+    The options of `tadp personalize` are generated from these fields: names, types, defaults, and the texts below.
 
     Attributes:
         steps: Steps of the optimizer; None is 5,000 for a token and 1,000 for DreamBooth.
         batch_size: Images per step; None is 16 for a token and 1 for DreamBooth.
-        micro_batch: Images per forward pass, to save memory; None is all of a step.
+        micro_batch: Images per forward pass, to save memory; None is all images of a step.
         lr: Learning rate, constant over all steps; None is 1e-4 for a token or a LoRA and 5e-6 for a whole U-Net.
         weight_decay: Weight decay of AdamW.
         seed: Seed of all random numbers. One seed gives one result.
-        side_px: Side of the square crops, in pixels; None is what the model was trained on.
+        side_px: Side of the square crops, in pixels; None is the size that the model was trained on.
         flip: Mirror each crop with a probability of one half.
-        random_crop: Take the square crop anywhere along the longer side, rather than from the middle.
-        skip_unreadable: Leave out images that cannot be read, with a warning, rather than stop.
+        random_crop: Take the square crop at a random place along the longer side, instead of in the middle.
+        skip_unreadable: Leave out images that cannot be read, with a warning, instead of stopping.
         resume: Continue from the checkpoint in the output folder, if there is one.
         checkpoint_every: Steps between checkpoints; None is 100 for a token and 500 for DreamBooth.
         sample_every: Steps between sheets of samples, which need the VAE's decoder; 0 draws none.
-        sample_prompts: Prompts of the sheets of samples, each a whole text with the token; None is one or two that fit
+        sample_prompts: Prompts of the sheets of samples, each a full text with the token; None is one or two that fit
             the run.
-        gradient_checkpointing: Compute activations again in the backward pass: less memory, more time.
+        gradient_checkpointing: Compute activations again in the backward pass, which takes less memory and more time.
         adam_8bit: Use the 8-bit AdamW of bitsandbytes.
-        dtype: Type that the model computes in. What trains is float32 in any case; None is float32.
-        device: Where to train; None is the CPU.
+        dtype: Data type that the model computes in. Parameters that train are always float32; None is float32.
+        device: Device to train on; None is the CPU.
         progress: Show a progress bar.
 
     Raises:
@@ -96,12 +96,12 @@ class RunOptions:
         prompts = self.sample_prompts
         if isinstance(prompts, str) or (prompts is not None and not prompts):
             samples = Argument("sample_every", 0)
-            raise CaptionError("sample_prompts is a list of one text or more; pass ", samples, " for no samples.")
+            raise CaptionError("sample_prompts must be a list of one or more texts; pass ", samples, " for no samples.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettledOptions(RunOptions):
-    """The options of a run that knows its method, so that its numbers are settled."""
+    """The options of a run with the defaults of its method filled in."""
 
     steps: int = field()
     batch_size: int = field()
@@ -113,29 +113,29 @@ class SettledOptions(RunOptions):
         """Options with a method's defaults in place of None.
 
         Args:
-            options: What the caller passed; None is all defaults.
+            options: The caller's options; None is all defaults.
             defaults: The method's defaults by name.
 
         Raises:
-            TypeError: If they are not `RunOptions`.
+            TypeError: If `options` is not a `RunOptions`.
         """
         options = RunOptions() if options is None else options
         if not isinstance(options, RunOptions):
             kind = type(options).__name__
-            raise TypeError(f"options are a RunOptions, such as options=RunOptions(steps=100); got a {kind}.")
-        given: dict[str, Any] = {option.name: getattr(options, option.name) for option in fields(RunOptions)}
-        given |= {name: value for name, value in defaults.items() if given[name] is None}
-        return cls(**given)
+            raise TypeError(f"options must be a RunOptions, such as options=RunOptions(steps=100); got a {kind}.")
+        values: dict[str, Any] = {option.name: getattr(options, option.name) for option in fields(RunOptions)}
+        values |= {name: value for name, value in defaults.items() if values[name] is None}
+        return cls(**values)
 
 
 def check_number(name: str, value: object, *, or_zero: bool = False) -> None:
-    """Refuse what is not a finite number over 0, or 0 where it may be.
+    """Check that a value is a finite number above 0, or 0 if `or_zero` is set.
 
     Raises:
-        TypeError: If it is not a number.
-        OptionError: If it is out of range.
+        TypeError: If the value is not a number.
+        OptionError: If the value is out of range.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} is a number; got {value!r} ({type(value).__name__}).")
+        raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
     if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
-        raise OptionError(Argument(name), f" is {'0 or more' if or_zero else 'over 0'}; got {value}.")
+        raise OptionError(Argument(name), f" must be {'0 or more' if or_zero else 'above 0'}; got {value}.")

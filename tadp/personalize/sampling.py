@@ -21,13 +21,13 @@ from tadp.modifiers import CaptionModifier
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.text.encoder import check_captions
 
-STEPS = 25  # as the released script draws while it learns
-GUIDANCE = 4.0  # what tadp-tiny is drawn with; 7.5 is usual for Stable Diffusion
-COLUMNS = 4  # of a sheet
+STEPS = 25  # used by the released script for samples during training
+GUIDANCE = 4.0  # suits tadp-tiny; 7.5 is usual for Stable Diffusion
+COLUMNS = 4  # samples per row of a sheet
 
 
 class Sampler:
-    """Draws with a model as it is at the time of the call.
+    """Draws images with a model in its current state.
 
     Args:
         model: The model; its folder must have the VAE's decoder.
@@ -56,8 +56,8 @@ class Sampler:
             texts: What to draw.
             keys: Seeds of each image's noise: a tuple of numbers, such as (seed, index).
             steps: Denoising steps.
-            guidance: How far to go from the empty text's prediction to the text's and beyond; 1 is the text's own.
-            side_px: Side of the images in pixels; None is what the model was trained on.
+            guidance: Scale of the classifier-free guidance; 1 is the prediction for the text without guidance.
+            side_px: Side of the images in pixels; None is the size that the model was trained on.
         """
         model = self._model
         device = model.backbone.device
@@ -77,12 +77,12 @@ class Sampler:
 
 
 class SampleSheets:
-    """Writes FOLDER/step-00000100.png and so on; the noise is the same on each, so that sheets can be compared.
+    """Writes FOLDER/step-00000100.png and so on. All sheets use the same noise, so that they can be compared.
 
     Args:
-        folder: Where the sheets are written.
-        sampler: Draws the samples.
-        prompts: The prompts; each has a row of samples.
+        folder: The folder of the sheets.
+        sampler: The sampler that draws the samples.
+        prompts: The prompts, one per row of samples.
         seed: Seed of the noise.
         side_px: Side of a sample in pixels.
     """
@@ -95,7 +95,7 @@ class SampleSheets:
         """Draw and write the sheet of a step.
 
         Raises:
-            OutputError: If it cannot be written.
+            OutputError: If the sheet cannot be written.
         """
         keys = [(self._seed, column) for column in range(COLUMNS)]
         rows = [self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px) for text in self._prompts]
@@ -115,17 +115,17 @@ def draw(
     side_px: int | None = None,
     batch_size: int = 8,
 ) -> list[Image.Image]:
-    """Draw images of prompts, with or without a modifier.
+    """Draw images from prompts, with or without a modifier.
 
     Args:
-        model: A name, or what `load_diffusion` returned.
-        prompts: What to draw; with a modifier, captions for it to rewrite.
+        model: The name of a model, or the result of `load_diffusion`.
+        prompts: Texts of the images to draw; a modifier rewrites them as captions.
         modifier: A modifier to install while the images are drawn.
         count: Images per prompt. The k-th image of any prompt starts from the same noise.
         seed: Seed of the noise.
         steps: Denoising steps.
-        guidance: Scale of the classifier-free guidance; 1 is none.
-        side_px: Side of the images in pixels; None is what the model was trained on.
+        guidance: Scale of the classifier-free guidance; 1 is no guidance.
+        side_px: Side of the images in pixels; None is the size that the model was trained on.
         batch_size: Images per forward pass.
 
     Returns:
@@ -134,7 +134,7 @@ def draw(
     Raises:
         MissingFileError: If the model's VAE has no decoder.
         CaptionError: If a prompt is too long.
-        ValueError: If `count`, `steps` or `batch_size` is under 1.
+        ValueError: If `count`, `steps` or `batch_size` is below 1.
 
     Example:
         >>> [image.size for image in draw("tadp-tiny", "a red car on a street", steps=1)]
@@ -170,10 +170,10 @@ def _load_decoder(model: DiffusionModel) -> Any:
     files = weight_files(folder, WEIGHTS["vae"], model.variant)
     if next(read_tensors(files, lambda key: key.startswith("decoder.conv_in.")), None) is None:
         raise MissingFileError(
-            f"the VAE in {folder} has no decoder, as tadp saves backbones, so nothing can be drawn. Pass the model "
-            "that it was made from, or ",
+            f"the VAE in {folder} has no decoder, because tadp saves backbones without it, so nothing can be drawn. "
+            "Pass the model that the backbone was loaded from, or ",
             Argument("sample_every", 0),
-            " to learn without samples.",
+            " to train without samples.",
         )
     vae: Any = AutoencoderKL.from_pretrained(
         model.folder, subfolder="vae", variant=model.variant, use_safetensors=True, local_files_only=True

@@ -1,4 +1,4 @@
-"""Textual inversion: learn the vectors of a new word from a few images, and nothing else."""
+"""Textual inversion: learn only the vectors of a new word, from a few images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ from tadp.text.learned_tokens import add_token, check_token, token_names
 Kind = Literal["style", "object"]
 TOKEN = "{token}"
 
-# What images are called while a token is learned, drawn at random: the lists of textual inversion (Gal et al.,
-# arXiv:2208.01618), as TADP's released model_personalization/textual_inversion_misc/textual_inversion_script.py has
-# them. Two texts are in the second list twice, and so are drawn twice as often.
+# Training texts, drawn at random while a token is learned: the lists of textual inversion (Gal et al.,
+# arXiv:2208.01618), as in TADP's released model_personalization/textual_inversion_misc/textual_inversion_script.py.
+# Two texts are in the second list twice, so they are drawn twice as often.
 OBJECT_TEXTS: tuple[str, ...] = (
     "a photo of a {token}",
     "a rendering of a {token}",
@@ -81,15 +81,15 @@ STYLE_TEXTS: tuple[str, ...] = (
 
 
 def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> list[str]:
-    """The texts around a token, by which images are called while it is learned.
+    """The training texts of images while a token is learned.
 
     Args:
-        token: What stands in place of `{token}`.
-        kind: Which list, if no texts are given.
+        token: The word that replaces `{token}`.
+        kind: The list of texts to use if no texts are passed.
         texts: Other texts, each with `{token}`.
 
     Raises:
-        ModifierError: If the kind is unknown, there is no text, or one has no place for the token.
+        ModifierError: If the kind is unknown, there is no text, or a text has no `{token}`.
 
     Example:
         >>> texts_of("<night>", kind="style", texts=["a dark {token} photo", "a {token} photo of a street"])
@@ -100,10 +100,10 @@ def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> l
     check_choice(kind, get_args(Kind), name="kind", error=ModifierError)
     chosen = list({"style": STYLE_TEXTS, "object": OBJECT_TEXTS}[kind] if texts is None else texts)
     if isinstance(texts, str) or not chosen:
-        raise ModifierError("texts is a list of one text or more, each with {token}.")
+        raise ModifierError("texts must be a list of one or more texts, each with {token}.")
     for text in chosen:
         if TOKEN not in text:
-            raise ModifierError(f"each text has {{token}} where the token goes; got {text!r}.")
+            raise ModifierError(f"each text must have {{token}} where the token goes; got {text!r}.")
     return [text.replace(TOKEN, token) for text in chosen]
 
 
@@ -122,52 +122,53 @@ def learn_token(
     options: RunOptions | None = None,
     hub: HubOptions | None = None,
 ) -> CaptionModifier:
-    """Learn a word that means what a few images share, such as their style.
+    """Learn a new word for the style or object that a few images share.
 
-    The U-Net, the VAE and the text encoder with all words it knows stay as they are, bit for bit. The loss is the
-    model's own: the error of predicting the noise, or the velocity, as its scheduler says.
+    The U-Net, the VAE and the text encoder with all the words it knows do not change, bit for bit. The loss is the
+    model's own: the error of predicting the noise or the velocity, depending on its scheduler.
 
     With `output`, the folder gets the modifier (learned_embeds.safetensors, which diffusers reads, and modifier.json),
-    training.json, samples/, and checkpoint.safetensors. A run that was killed continues from there when it is asked for
-    again, and ends with the same token as one that was not; a finished run returns at once, and one that is asked for
-    more steps takes them. On a GPU, equal runs may differ in their last bits.
+    training.json, samples/, and checkpoint.safetensors. If a run is killed, the same call continues from the checkpoint
+    and ends with the same token as an uninterrupted run. If the run is finished, the call returns at once, or does the
+    remaining steps if you ask for more. On a GPU, equal runs may differ in their last bits.
 
     Args:
         model: "tadp-tiny", a folder in diffusers layout, or a hub id.
         images: Five to twenty images: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
-        token: The new word, "<watercolor>"; not one that the tokenizer has. In small letters, if it has several
-            vectors.
-        initializer: A word of one token whose vector the new ones start from, "painting".
-        vectors: How many vectors the word has.
-        kind: What the images share, "style" or "object". The defaults of `texts` and `template` depend on it.
-        template: Template of the modifier that is returned. By default "a <token> style painting of {caption}", as in
-            the paper, for a style; for an object "{caption}", and captions use the token.
-        texts: What the images are called in training, each text with `{token}`; textual inversion's lists by default.
-        captions: Captions of the images, one each, or by the id that `tadp caption` gives them: the name without
-            suffix, with its folder where two have one name. Then each image's text is the template with its caption,
-            and `texts` are not used.
+        token: The new word, such as "<watercolor>". It must not be in the tokenizer's vocabulary, and must be lower
+            case if it has several vectors.
+        initializer: A word of one token, such as "painting". The new word starts from its vector.
+        vectors: Number of vectors of the word.
+        kind: The kind of concept that the images share: "style" or "object". It decides the defaults of `texts` and
+            `template`.
+        template: Template of the returned modifier. The default for a style is the paper's "a <token> style painting of
+            {caption}"; for an object it is "{caption}", and captions contain the token themselves.
+        texts: Training texts of the images, each with `{token}`; by default the lists of textual inversion.
+        captions: Captions of the images: one per image in order, or by the ids of `tadp caption` (the file name without
+            suffix, with its folder if two images have the same name). With captions, the training text of an image is
+            the template with its caption, and `texts` are not used.
         output: Folder for the result, samples and the checkpoint; None keeps nothing on disk.
-        options: Steps, learning rate, seed, device and the rest of the run's options; None is all defaults. What
-            `dtype` says of the model, the vectors are float32.
+        options: Steps, learning rate, seed, device and the other options of the run; None is all defaults. The vectors
+            are float32, whatever the `dtype` of the model.
         hub: Revision and download options of a hub model.
 
     Returns:
         A modifier with the token and its vectors.
 
     Raises:
-        ModifierError: If the token cannot be used or is in the vocabulary, the initializer is not one token, the loss
-            is not finite, or the checkpoint is of another run.
-        ImageError: If there are no images, or one cannot be read; all that cannot are named, before any training.
+        ModifierError: If the token is invalid or already in the vocabulary, the initializer is not one token, the loss
+            is not finite, or the checkpoint belongs to another run.
+        ImageError: If there are no images, or some cannot be read; the message names all of these before training.
         CaptionError: If a text is too long, or there is not one caption per image.
         ModelError: If the model is not available or lacks a part.
-        OutputError: If something cannot be written; the last checkpoint is untouched.
-        TypeError: If an argument has another type.
+        OutputError: If a file cannot be written; the last checkpoint is kept.
+        TypeError: If an argument has the wrong type.
         ValueError: If a number is out of its range.
 
     Source:
-        Gal et al. 2023; TADP Sec. 4.3. Steps, batch, rate and decay are the defaults of the released
-        textual_inversion_script.py, to which textual_inversion_pascal.sh adds none. Its schedule is called "constant",
-        which has no warm-up. It squeezes images into a square; ours are cropped.
+        Gal et al. 2023; TADP Sec. 4.3. Steps, batch size, learning rate and weight decay are the defaults of the
+        released textual_inversion_script.py, which textual_inversion_pascal.sh does not change. Its schedule is
+        "constant", which has no warm-up. The script squeezes images into a square; here they are cropped.
 
     Example:
         >>> from tadp.datasets.scenes import Scenes
@@ -204,7 +205,7 @@ def learn_token(
     if settled.gradient_checkpointing:
         loaded.backbone.enable_gradient_checkpointing()
     learned = nn.Parameter(start.float().clone())
-    with _meaning(loaded.text_encoder, token, learned):
+    with _embed_with(loaded.text_encoder, token, learned):
         train(
             loaded,
             [concept],
@@ -220,15 +221,15 @@ def learn_token(
 
 
 @contextmanager
-def _meaning(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iterator[None]:
-    """Let the text encoder look up a token's vectors in a parameter; its own matrix is only read."""
+def _embed_with(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iterator[None]:
+    """Make the text encoder take a token's vectors from a parameter. Its own embedding matrix is only read."""
     embedding: Any = encoder.model.get_input_embeddings()
     ids: Any = encoder.tokenizer.convert_tokens_to_ids(token_names(token, len(vectors)))
 
-    def look_up(module: nn.Module, arguments: tuple[Tensor, ...], found: Tensor) -> Tensor:
+    def look_up(module: nn.Module, arguments: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         for number, row in enumerate(ids):
-            found = torch.where((arguments[0] == row)[..., None], vectors[number].to(found.dtype), found)
-        return found
+            embedded = torch.where((arguments[0] == row)[..., None], vectors[number].to(embedded.dtype), embedded)
+        return embedded
 
     vectors.data = vectors.data.to(embedding.weight.device)
     hook = embedding.register_forward_hook(look_up)
@@ -241,11 +242,11 @@ def _meaning(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iterato
 def _check_word(token: str, initializer: str, vectors: int) -> None:
     check_token(token)
     if not isinstance(initializer, str):
-        raise TypeError(f"initializer is a word, such as 'painting'; got a {type(initializer).__name__}.")
+        raise TypeError(f"initializer must be a word, such as 'painting'; got a {type(initializer).__name__}.")
     if vectors > 1 and token != token.lower():
         raise ModifierError(
-            f"a token of several vectors is written in small letters, since diffusers finds no more than the first of "
-            f"{token!r}; take {token.lower()!r}."
+            f"a token with several vectors must be lower case, because diffusers finds only the first vector of "
+            f"{token!r}; use {token.lower()!r}."
         )
 
 
@@ -255,15 +256,15 @@ def _initial(encoder: TextEncoder, initializer: str, vectors: int) -> Float[Tens
     if len(ids) != 1:
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
         raise ModifierError(
-            f"the initializer is a word of one token; {initializer!r} is {len(ids)}: {pieces}. Take a plain word such "
-            "as 'painting' or 'photo'."
+            f"the initializer must be a word of one token; {initializer!r} is {len(ids)}: {pieces}. Use a plain word, "
+            "such as 'painting' or 'photo'."
         )
     weight: Tensor = encoder.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
     return weight.detach()[ids].repeat(vectors, 1)
 
 
 def _texts(images: TrainingImages, words: CaptionModifier, called: list[str], token: str) -> list[list[str]]:
-    """What each image may be called."""
+    """The training texts of each image."""
     if images.captions is None:
         return [called] * len(images)
     written = words(images.captions)

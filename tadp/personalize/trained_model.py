@@ -1,4 +1,4 @@
-"""A diffusion model complete enough to be trained: a backbone, and the noise schedule it was trained with."""
+"""A diffusion model with all that training needs: a backbone and the noise schedule that it was trained with."""
 
 import warnings
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ class DiffusionModel:
     Attributes:
         backbone: The whole U-Net, the text encoder and the VAE's encoder.
         noise: A diffusers scheduler that adds noise as in the model's training.
-        folder: Where the model's files are, the VAE's decoder among them.
-        precision: What a pass computes in; parameters that train are float32 in any case.
-        variant: Which weight files, e.g. "fp16"; None is the files without a variant.
+        folder: Folder of the model's files, including the VAE's decoder.
+        precision: Data type that a pass computes in. Parameters that train are always float32.
+        variant: Variant of the weight files, e.g. "fp16"; None is the files without a variant.
     """
 
     backbone: TADPBackbone
@@ -43,7 +43,7 @@ class DiffusionModel:
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The text encoder, which `load_diffusion` made sure of."""
+        """The text encoder. `load_diffusion` checks that there is one."""
         encoder = self.backbone.text_encoder
         if encoder is None:
             raise ModelError(f"the model in {self.folder} has no text encoder.")
@@ -51,13 +51,13 @@ class DiffusionModel:
 
     @property
     def side_px(self) -> int:
-        """Side of the square images it was trained on: 512 for Stable Diffusion 1.x."""
+        """Side of the square images that the model was trained on: 512 for Stable Diffusion 1.x."""
         cells = self.backbone.family.native_cells(self.backbone.unet) or 64
         return cells * self.backbone.vae.reduction
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in `precision`, also where parameters of another precision take part."""
+        """Compute in `precision`, even if some parameters have another precision."""
         lower = self.precision is not torch.float32
         with torch.autocast(self.backbone.device.type, self.precision if lower else torch.bfloat16, enabled=lower):
             yield
@@ -65,7 +65,7 @@ class DiffusionModel:
     def predict(
         self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, " b"], embeddings: Float[Tensor, "b l d"]
     ) -> Float[Tensor, "b c h w"]:
-        """What the U-Net predicts for noisy latents: the noise, or the velocity."""
+        """The U-Net's prediction for noisy latents: the noise, or the velocity."""
         backbone = self.backbone
         with self.computing():
             return backbone.family.denoise(
@@ -80,27 +80,31 @@ def load_diffusion(
     device: torch.device | str | None = None,
     hub: HubOptions | None = None,
 ) -> DiffusionModel:
-    """Load what training by denoising needs; the VAE's decoder is loaded only to draw.
+    """Load a model for training by denoising. The VAE's decoder is only loaded to draw images.
 
     Args:
         name: "tadp-tiny", a folder in diffusers layout, or a hub id.
-        dtype: Type of all parts; None is float32.
-        device: Where the model goes; None is the CPU.
+        dtype: Data type of all parts; None is float32.
+        device: Device of the model; None is the CPU.
         hub: Revision and download options of a hub model.
 
     Raises:
         ModelError: If the model is not available, lacks a part, has no text encoder, or predicts neither noise nor
             velocity.
-        TypeError: If it is not a name.
+        TypeError: If `name` is not a name.
     """
     if not isinstance(name, str | Path):
-        raise TypeError(f"the model is a folder or a hub id, since training needs all of it; got a {_kind(name)}.")
+        kind = type(name).__name__
+        raise TypeError(
+            f"the model must be a folder or a hub id, because training needs all of its parts; got a {kind}. Pass the "
+            "name that it was loaded from."
+        )
     hub = hub or HubOptions()
     backbone = TADPBackbone.from_pretrained(name, dtype=dtype, device=device, attach_attention=(), **asdict(hub))
     if backbone.text_encoder is None:
         raise ModelError(
-            f"{name} was saved without its text encoder, and what is learned is a word's meaning to it; use a model "
-            "with text_encoder/ and tokenizer/."
+            f"{name} was saved without its text encoder, which training needs; use a model with text_encoder/ and "
+            "tokenizer/."
         )
     only_encoder(backbone.text_encoder)
     folder = model_folder(name, hub=hub)
@@ -113,16 +117,14 @@ def _noise(scheduler: dict[str, Any] | None, folder: Path) -> "DDPMScheduler":
     config = scheduler or ASSUMED_NOISE
     if scheduler is None:
         warnings.warn(
-            f"no {SCHEDULER} in {folder}; Stable Diffusion 1.x's noise is assumed, since most models of this shape "
-            "were made from it: 1,000 steps, scaled-linear betas from 0.00085 to 0.012, the noise predicted. If the "
-            "model predicts velocity (Stable Diffusion 2.x at 768 pixels), copy its scheduler/ there.",
+            f"no {SCHEDULER} in {folder}; Stable Diffusion 1.x's noise is assumed, because most models of this shape "
+            "were trained from it: 1,000 steps, scaled-linear betas from 0.00085 to 0.012, and the noise is predicted. "
+            "If the model predicts velocity (Stable Diffusion 2.x at 768 pixels), copy its scheduler/ there.",
             stacklevel=4,
         )
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
-        raise ModelError(f"{folder / SCHEDULER} says {prediction!r}; models predict 'epsilon' or 'v_prediction'.")
+        raise ModelError(
+            f"{folder / SCHEDULER} says {prediction!r}; the prediction must be 'epsilon' or 'v_prediction'."
+        )
     return ddpm_scheduler(config)
-
-
-def _kind(thing: object) -> str:
-    return f"{type(thing).__name__}. Pass the name that it was loaded from"

@@ -1,4 +1,4 @@
-"""The few images that a token or a U-Net is taught, with their texts: all are read and checked before training."""
+"""Training images with their texts. All images are read and checked before training."""
 
 import hashlib
 import os
@@ -18,14 +18,14 @@ from tadp.captions.image_ids import ImageList
 from tadp.errors import CaptionError, ImageError
 from tadp.images.reading import ImageLike, list_images, to_pil
 
-SAMPLES, PRIOR = "samples", "prior-"  # folders in an output: what the model drew
+SAMPLES, PRIOR = "samples", "prior-"  # names of the output's folders with images that the model drew
 
 Images = ImageLike | Sequence[ImageLike] | Iterator[ImageLike]
 Captions = Sequence[str] | Mapping[str, str]
 
 
 class Crop(NamedTuple):
-    """A square of an image: its left upper corner in pixels, and whether it is mirrored."""
+    """A square of an image: its top left corner in pixels, and whether it is mirrored."""
 
     index: int
     top: int
@@ -34,14 +34,14 @@ class Crop(NamedTuple):
 
 
 class TrainingImages:
-    """Images of one concept, in memory, their shorter sides brought to one length.
+    """Images of one concept, in memory, resized so that their shorter sides have the same length.
 
     Args:
         pixels: (H, W, 3) arrays, uint8, whose shorter sides are `side_px`.
         side_px: Side of the square crops in pixels.
         captions: One caption per image, or None.
-        flip: Mirror each crop with a probability of one half.
-        random_crop: Take crops anywhere; otherwise from the middle.
+        flip: Whether to mirror each crop with a probability of one half.
+        random_crop: Whether to take crops at random places; otherwise they are taken in the middle.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TrainingImages:
 
     @property
     def digest(self) -> str:
-        """A digest that tells these images, in this order, from others."""
+        """A digest that identifies these images in this order."""
         digest = hashlib.sha256()
         for pixels in self.pixels:
             digest.update(repr(pixels.shape).encode() + pixels.tobytes())
@@ -73,7 +73,7 @@ class TrainingImages:
         return Crop(index, (height - self.side_px) // 2, (width - self.side_px) // 2, False)
 
     def draw(self, index: int, rng: np.random.Generator) -> Crop:
-        """A square of an image; takes three random numbers, whatever is drawn."""
+        """A random square of an image. It always uses three random numbers."""
         height, width = self.pixels[index].shape[:2]
         down, right, mirror = rng.random(3)
         crop = self.middle(index)
@@ -83,7 +83,7 @@ class TrainingImages:
         return crop._replace(mirrored=self.flip and bool(mirror < 0.5))
 
     def cut(self, crop: Crop) -> Float[Tensor, "1 3 s s"]:
-        """The square's pixels, in [0, 1]."""
+        """The pixels of a crop, in [0, 1]."""
         square = self.pixels[crop.index][crop.top :, crop.left :][: self.side_px, : self.side_px]
         square = square[:, ::-1] if crop.mirrored else square
         return torch.from_numpy(square.transpose(2, 0, 1).copy())[None].float().div_(255)
@@ -91,12 +91,12 @@ class TrainingImages:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """Images, and what each may be called.
+    """Images and their training texts.
 
     Attributes:
         images: The images.
-        texts: For each image, one text or several; each time one of them is drawn.
-        weight: Weight of their loss.
+        texts: One or more texts per image; each time, one of them is drawn at random.
+        weight: Weight of the loss of these images.
     """
 
     images: TrainingImages
@@ -114,20 +114,21 @@ def read_images(
     flip: bool = True,
     random_crop: bool = True,
 ) -> TrainingImages:
-    """Read images and bring the shorter side of each to a length.
+    """Read images and resize them so that the shorter side of each has a given length.
 
     Args:
         images: A folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch of them.
         side_px: The length in pixels.
         captions: One caption per image in the same order, or captions by id: the path below the folder without suffix,
             or the file's name without suffix.
-        skip_unreadable: Leave out images that cannot be read, with a warning that names them, rather than refuse all.
-        output: The run's folder; what the run drew there does not count as an image of a folder or pattern.
+        skip_unreadable: Whether to leave out images that cannot be read, with a warning that names them, instead of
+            raising an error.
+        output: The run's folder. Images that the run drew there are not training images.
         flip: See `TrainingImages`.
         random_crop: See `TrainingImages`.
 
     Raises:
-        ImageError: If there are no images, or one cannot be read; all that cannot are named.
+        ImageError: If there are no images, or some cannot be read; the message names all of these.
         CaptionError: If there is not one caption per image.
     """
     images = list(images) if isinstance(images, Iterator) else images
@@ -145,10 +146,10 @@ def read_images(
         pixels.append(np.asarray(_resized(picture, side_px)))
         kept.append(number)
     if wrong:
-        what = f"{len(wrong)} of {len(sources)} images cannot be used: {' '.join(wrong)}"
+        problem = f"{len(wrong)} of {len(sources)} images cannot be used: {' '.join(wrong)}"
         if not skip_unreadable or not kept:
-            raise ImageError(f"{what} Repair or remove it; nothing was trained or written.")
-        warnings.warn(f"{what} The others are used.", stacklevel=3)
+            raise ImageError(f"{problem} Repair or remove them; nothing was trained or written.")
+        warnings.warn(f"{problem} The other images are used.", stacklevel=3)
     texts = None if texts is None else [texts[number] for number in kept]
     return TrainingImages(pixels, side_px=side_px, captions=texts, flip=flip, random_crop=random_crop)
 
@@ -164,20 +165,22 @@ def _sources(images: ImageLike | Sequence[ImageLike], output: Path | None) -> li
     for image in images:
         listed.extend(_listed(image, output) if isinstance(image, str | Path) else [image])
     if not listed:
-        raise ImageError("expected at least one image; got an empty list. Five to twenty of one style do.")
+        raise ImageError("expected at least one image; got an empty list. Pass five to twenty images of one style.")
     return listed
 
 
 def _listed(path: str | Path, output: Path | None) -> list[Path]:
-    """The images that a path leads to; what the run itself drew there is left out, unless a path names the file."""
-    found = list_images(path)
+    """The images that a path leads to, without those that the run itself drew, unless the path names such a file."""
+    paths = list_images(path)
     if output is None or Path(path).is_file():
-        return found
+        return paths
     drawn = [folder.resolve() for folder in (output / SAMPLES, *output.glob(f"{PRIOR}*"))]
-    left = [image for image in found if not any(image.resolve().is_relative_to(folder) for folder in drawn)]
-    if not left:
-        raise ImageError(f"{str(path)!r} holds what this run itself drew and no other image; pass its images.")
-    return left
+    rest = [image for image in paths if not any(image.resolve().is_relative_to(folder) for folder in drawn)]
+    if not rest:
+        raise ImageError(
+            f"{str(path)!r} holds only images that this run itself drew; pass the folder of the training images."
+        )
+    return rest
 
 
 def _captions(
@@ -189,19 +192,22 @@ def _captions(
         paths = [source for source in sources if isinstance(source, str | Path)]
         if len(paths) < len(sources):
             number = next(number for number, source in enumerate(sources) if not isinstance(source, str | Path))
-            raise CaptionError(f"captions by name go with files; image {number} is none. Pass a list of captions.")
-        given: Any = images  # paths all
-        ids = {os.path.abspath(path): one for path, one in ImageList.of(given).ids_in(captions).items()}  # noqa: PTH100
+            raise CaptionError(
+                f"captions by name need image files; image {number} is not a file. Pass a list of captions."
+            )
+        all_paths: Any = images
+        keys = ImageList.of(all_paths).ids_in(captions)
+        ids = {os.path.abspath(path): key for path, key in keys.items()}  # noqa: PTH100
         names = [ids[os.path.abspath(path)] for path in paths]  # noqa: PTH100
-        absent = [name for name in names if name not in captions]
-        if absent:
-            like = f" Its ids look like {next(iter(captions))!r}." if len(captions) else ""
-            raise CaptionError(f"{len(absent)} of {len(names)} images have no caption, such as {absent[0]!r}.{like}")
+        missing = [name for name in names if name not in captions]
+        if missing:
+            hint = f" The ids of the captions look like {next(iter(captions))!r}." if len(captions) else ""
+            raise CaptionError(f"{len(missing)} of {len(names)} images have no caption, such as {missing[0]!r}.{hint}")
         return [captions[name] for name in names]
     if isinstance(captions, str) or len(captions) != len(sources):
         count = "one string" if isinstance(captions, str) else len(captions)
-        file = " A caption file is read by CaptionTable.open(path)." if isinstance(captions, str) else ""
-        raise CaptionError(f"{len(sources)} images need as many captions, one each; got {count}.{file}")
+        hint = " Open a caption file with CaptionTable.open(path)." if isinstance(captions, str) else ""
+        raise CaptionError(f"there must be one caption for each of the {len(sources)} images; got {count}.{hint}")
     return list(captions)
 
 

@@ -25,7 +25,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images."""
+    """A folder with three images."""
     path = tmp_path / "images"
     path.mkdir()
     for number, pixels in enumerate(pictures()):
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["personalize", *(str(one) for one in arguments)])
+    return CliRunner().invoke(app, ["personalize", *(str(argument) for argument in arguments)])
 
 
 def learn(folder, source, output, *more):
@@ -79,7 +79,7 @@ def test_dreambooth_writes_a_unet_and_a_lora(folder, source, tmp_path):
     assert tadp.CaptionModifier.from_pretrained(output)("a dog") == ["a sks style painting of a dog"]
     assert (output / "pytorch_lora_weights.safetensors").exists()
     record = json.loads((output / "training.json").read_text())
-    assert [one["texts"] for one in record["concepts"]] == [["an image in sks style"], ["a photo"]]
+    assert [concept["texts"] for concept in record["concepts"]] == [["an image in sks style"], ["a photo"]]
     assert not record["concepts"][0]["flip"]
     assert record["lr"] == 1e-4
     prior = ("--prior", folder, "--prior-prompt", "a photo")
@@ -95,7 +95,7 @@ def test_dreambooth_writes_a_unet_and_a_lora(folder, source, tmp_path):
         (("--initializer", "raincoat"), 1, "'raincoat' is 2: 'rain', 'coat</w>'"),
         (("--steps", "0"), 2, "greater than or equal to 1"),
         (("--side-px", "7"), 2, "greater than or equal to 8"),
-        (("--lr", "0"), 2, "lr is over 0; got 0.0"),
+        (("--lr", "0"), 2, "lr must be above 0; got 0.0"),
         (("-m", "nowhere"), 1, "unknown model 'nowhere'"),
     ],
 )
@@ -148,14 +148,14 @@ def test_a_command_has_the_options_of_a_run(name, defaults):
             assert option.default == "float32"
         else:
             assert option.default == defaults.get(field.name, field.default)
-    assert options["micro_batch"].show_default == "all of a step"
+    assert options["micro_batch"].show_default == "all images of a step"
     assert options["flip"].secondary_opts == ["--no-flip"]
     assert not options["adam_8bit"].secondary_opts
-    assert "may be given again" in options["sample_prompts"].help
+    assert "Repeatable" in options["sample_prompts"].help
 
 
 def test_every_option_of_a_run_arrives(folder, source, tmp_path, monkeypatch):
-    """Given as options, all values but those of flags that are off reach the library."""
+    """All values that are passed as options reach the library."""
     seen = {}
     monkeypatch.setattr(
         "tadp.personalize.learn_token",
@@ -165,10 +165,10 @@ def test_every_option_of_a_run_arrives(folder, source, tmp_path, monkeypatch):
         "steps": 3, "batch_size": 2, "micro_batch": 1, "lr": 0.5, "weight_decay": 0.25, "seed": 9, "side_px": 32,
         "checkpoint_every": 7, "sample_every": 6, "dtype": "bfloat16", "device": "cpu",
     }  # fmt: skip
-    given = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", value)]
+    options = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", value)]
     flags = ("--no-flip", "--no-random-crop", "--skip-unreadable", "--no-resume", "--gradient-checkpointing")
     prompts = ("--adam-8bit", "--sample-prompt", "a <x>", "--sample-prompt", "the <x>")
-    done = run("token", folder, "--token", "<x>", "--initializer", "photo", "-o", tmp_path, *given, *flags, *prompts)
+    done = run("token", folder, "--token", "<x>", "--initializer", "photo", "-o", tmp_path, *options, *flags, *prompts)
     assert done.exit_code == 0, done.output
     on = {"skip_unreadable", "gradient_checkpointing", "adam_8bit"}
     off = {"flip", "random_crop", "resume", "progress"}

@@ -75,13 +75,13 @@ def test_the_source_is_said_under_the_modifier_and_nothing_else_changes():
 def test_the_target_is_cleaned_first_and_then_said_under_the_same_modifier():
     spy = Spy()
     seen = Protocol(CaptionModifier("{caption}, drawn"), cleaner=spy).target(COMICS)
-    assert [one.caption for one in seen] == [f"clean {one.caption}, drawn" for one in COMICS]
-    assert spy.given == [[one.caption for one in COMICS]]  # strings alone, once
-    assert seen.report.before == tuple(one.caption for one in COMICS)
+    assert [sample.caption for sample in seen] == [f"clean {sample.caption}, drawn" for sample in COMICS]
+    assert spy.given == [[sample.caption for sample in COMICS]]  # only strings, and only once
+    assert seen.report.before == tuple(sample.caption for sample in COMICS)
 
 
 def test_without_a_cleaner_the_targets_captions_keep_the_domain():
-    assert [one.caption for one in Protocol().target(COMICS)] == [one.caption for one in COMICS]
+    assert [sample.caption for sample in Protocol().target(COMICS)] == [sample.caption for sample in COMICS]
 
 
 def test_captions_of_a_table_are_cleaned_without_reading_an_image():
@@ -92,7 +92,7 @@ def test_captions_of_a_table_are_cleaned_without_reading_an_image():
     table = dict.fromkeys(COMICS.image_ids, "a comic of two dogs")
     Protocol(cleaner=RuleCleaner("comic")).target(Closed(6, seed=21, style="comic"), captions=table)
     seen = Protocol(cleaner=RuleCleaner("comic")).target(COMICS, captions=table)
-    assert {one.caption for one in seen} == {"two dogs"}
+    assert {sample.caption for sample in seen} == {"two dogs"}
 
 
 def test_what_could_not_be_cleaned_is_told():
@@ -120,12 +120,12 @@ def test_a_view_goes_to_the_workers_of_a_loader():
 
 @pytest.mark.parametrize("label", ["mask", "depth_m", "boxes"])
 def test_an_unlabelled_image_has_no_label_to_look_at(label):
-    one = Unlabelled(COMICS)[0]
-    assert np.array_equal(one.image, COMICS[0].image)
-    assert one.caption == COMICS[0].caption
+    unlabelled = Unlabelled(COMICS)[0]
+    assert np.array_equal(unlabelled.image, COMICS[0].image)
+    assert unlabelled.caption == COMICS[0].caption
     with pytest.raises(AttributeError, match=f"image without labels here.*its {label} is in the data set itself"):
-        getattr(one, label)
-    assert label not in vars(one)
+        getattr(unlabelled, label)
+    assert label not in vars(unlabelled)
 
 
 class Watched:
@@ -156,7 +156,7 @@ def test_images_are_drawn_once_each_and_by_the_seed():
     assert sorted(first) == [0, 1, 2, 3]
     assert [image[0, 0, 0] for image in images_of(Watched(), count=4, seed=1)] == first
     assert any([image[0, 0, 0] for image in images_of(Watched(), count=4, seed=seed)] != first for seed in range(5))
-    with pytest.raises(ValueError, match="count is 1 to the data set's number of images, 4; got 5"):
+    with pytest.raises(ValueError, match="count must be from 1 to the data set's number of images, 4; got 5"):
         images_of(Watched(), count=5)
 
 
@@ -178,7 +178,7 @@ def test_the_six_modifiers_are_the_papers_in_its_order(inverted, tuned):
 
 
 def test_modifiers_that_were_not_learned_are_refused(no_type_checker):
-    with pytest.raises(ModifierError, match="inverted is what learn_token returns, with a token"):
+    with pytest.raises(ModifierError, match="inverted must be a modifier with a token, as learn_token returns"):
         six_modifiers("comic", inverted=CaptionModifier())
     with pytest.raises(ModifierError, match="tuned is what dreambooth returns, with a U-Net"):
         six_modifiers("comic", tuned=CaptionModifier())
@@ -204,12 +204,12 @@ def test_a_model_with_an_installed_modifier_trains_and_reloads_to_the_same_predi
         batch = collate(list(protocol.source(COMICS))[:2])
         model(batch.images, batch.captions, batch.masks).loss.backward()
         torch.optim.SGD(model.head.parameters(), lr=0.1).step()
-        said = model.predict(sample.image, sample.caption).scores
+        scores = model.predict(sample.image, sample.caption).scores
         model.save_pretrained(tmp_path / "model")
     again = tadp.TADPForSemanticSegmentation.from_pretrained(tmp_path / "model")
-    assert torch.equal(again.predict(sample.image, sample.caption).scores, said)
-    other = model.predict(sample.image, CaptionModifier()(COMICS[0].caption)[0]).scores  # the modifier is out again
-    assert not torch.equal(other, said)
+    assert torch.equal(again.predict(sample.image, sample.caption).scores, scores)
+    plain = model.predict(sample.image, CaptionModifier()(COMICS[0].caption)[0]).scores  # without the modifier
+    assert not torch.equal(plain, scores)
 
 
 # The table
@@ -222,9 +222,9 @@ def test_intervals_are_students():
     for count in (2, 3, 5, 31, 32, 100):
         values = rng.normal(0.5, 0.1, count).tolist()
         half = stats.t.ppf(0.975, count - 1) * statistics.stdev(values) / math.sqrt(count)
-        found = estimate(values)
-        assert found.mean == pytest.approx(np.mean(values))
-        assert found.half_width == pytest.approx(half, rel=2e-4)
+        result = estimate(values)
+        assert result.mean == pytest.approx(np.mean(values))
+        assert result.half_width == pytest.approx(half, rel=2e-4)
 
 
 def test_the_sign_is_told_where_the_interval_leaves_zero():
@@ -232,7 +232,7 @@ def test_the_sign_is_told_where_the_interval_leaves_zero():
         1, -1, 0, 0,
     ]  # fmt: skip
     assert str(estimate([0.5])) == "0.500"
-    with pytest.raises(ValueError, match="needs a value or more"):
+    with pytest.raises(ValueError, match="an estimate needs at least one value"):
         estimate([])
 
 
@@ -245,10 +245,10 @@ def test_differences_are_taken_seed_by_seed():
     assert table.columns == ["x", "y"]
     assert "| simple | 0.567 ± 0.872 | +0.100 ± 0.000 | 1.000 |" in table.markdown(compared=["x"])
     assert ModifierTable({"plain": {"x": {0: 0.1}}}, null="plain").markdown().startswith("| | x | x - plain |")
-    told = json.loads(table.to_json())["rows"]
-    assert told["simple"]["x"]["seeds"] == {"1": 0.6, "0": 0.2, "7": 0.9}
-    assert told["simple"]["x"]["difference_mean"] == pytest.approx(0.1)
-    assert told["simple"]["y"]["half_width"] is None
+    rows = json.loads(table.to_json())["rows"]
+    assert rows["simple"]["x"]["seeds"] == {"1": 0.6, "0": 0.2, "7": 0.9}
+    assert rows["simple"]["x"]["difference_mean"] == pytest.approx(0.1)
+    assert rows["simple"]["y"]["half_width"] is None
 
 
 def test_a_table_has_a_row_to_compare_with():
@@ -268,7 +268,11 @@ def test_a_table_is_read_from_its_own_json():
 @pytest.mark.parametrize(
     ("seeds", "error", "match"),
     [
-        ([0.5, 0.6], TypeError, r"row 'null', column 'x' go by seed, such as \{0: 0.50, 1: 0.54\}; got a list"),
+        (
+            [0.5, 0.6],
+            TypeError,
+            r"row 'null', column 'x' must be given by seed, such as \{0: 0.50, 1: 0.54\}; got a list",
+        ),
         (0.5, TypeError, r"got a float"),
         ({"first": 0.5}, ValueError, r"a seed is a whole number; got 'first'"),
         ({0: 0.5, 1: math.nan}, ValueError, r"that of seed 1 is nan. Leave it out"),
@@ -281,14 +285,16 @@ def test_figures_that_are_none_are_refused(seeds, error, match, no_type_checker)
 
 @pytest.mark.parametrize("captions", [["a dog"], "captions.json"])
 def test_captions_of_a_target_go_by_id(captions, no_type_checker):
-    with pytest.raises(TypeError, match=r"captions go by image id.*got a (list|str). A file is opened by CaptionTable"):
+    with pytest.raises(
+        TypeError, match=r"captions must be given by image id.*got a (list|str). Open a caption file with CaptionTable"
+    ):
         Protocol().target(COMICS, captions=captions)
 
 
 def test_names_are_no_parts_of_a_protocol(no_type_checker):
-    with pytest.raises(TypeError, match=r"modifier is a CaptionModifier; got 'comic'"):
+    with pytest.raises(TypeError, match=r"modifier must be a CaptionModifier; got 'comic'"):
         Protocol("comic")
-    with pytest.raises(TypeError, match=r"cleaner is a Cleaner; got 'comic'. Pass RuleCleaner\('comic'\)"):
+    with pytest.raises(TypeError, match=r"cleaner must be a Cleaner; got 'comic'. Pass RuleCleaner\('comic'\)"):
         Protocol(cleaner="comic")
 
 

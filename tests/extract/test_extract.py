@@ -45,10 +45,10 @@ def photos(tmp_path) -> Path:
 
 
 def run(backbone, paths, output, captions=CAPTION, **options) -> dict[str, str]:
-    """Statuses by name."""
+    """The status of each image by name."""
     return {
-        one.name: one.status
-        for one in extract_images(backbone, paths, output, captions=captions, model="tadp-tiny", **options)
+        outcome.name: outcome.status
+        for outcome in extract_images(backbone, paths, output, captions=captions, model="tadp-tiny", **options)
     }
 
 
@@ -56,8 +56,8 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def same_tensors(one: Path, other: Path) -> bool:
-    a, b = load_file(one), load_file(other)
+def same_tensors(first: Path, second: Path) -> bool:
+    a, b = load_file(first), load_file(second)
     return a.keys() == b.keys() and all(torch.allclose(a[key], b[key], atol=1e-4, rtol=1e-3) for key in a)
 
 
@@ -151,7 +151,7 @@ def test_a_retrained_model_is_another_setting(photos, tmp_path):
 def test_another_picture_under_the_same_name_is_noticed(backbone, photos, tmp_path):
     run(backbone, photos / "pets" / "s0.png", tmp_path / "out")
     shutil.copy(photos / "pets" / "s1.png", photos / "pets" / "s0.png")
-    with pytest.raises(OutputError, match=r"for s0, the picture was another one \(.*s0\.png\)"):
+    with pytest.raises(OutputError, match=r"for s0, the results are of another image \(.*s0\.png\)"):
         run(backbone, photos / "pets" / "s0.png", tmp_path / "out")
 
 
@@ -181,10 +181,10 @@ def test_an_unreadable_image_is_named_and_the_others_go_through(backbone, photos
     whole = (photos / "pets" / "s0.png").read_bytes()
     (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
     outcomes = list(extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="m", batch_size=2))
-    failed = {one.name: str(one.error) for one in outcomes if one.status == "failed"}
+    failed = {outcome.name: str(outcome.error) for outcome in outcomes if outcome.status == "failed"}
     assert failed.keys() == {"text", "cut"}
     assert "text.jpg" in failed["text"]
-    assert sum(one.status == "done" for one in outcomes) == 5
+    assert sum(outcome.status == "done" for outcome in outcomes) == 5
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_done(backbone, photos, tmp_path, monkeypatch):
@@ -334,7 +334,7 @@ def test_a_captioner_s_long_caption_is_cut_and_said(backbone, photos, tmp_path, 
         outcomes = list(
             extract_images(backbone, photos / "pets", tmp_path / "out", captions=captioner, model="m", batch_size=2)
         )
-    assert [one.truncated for one in outcomes] == [True, True]
+    assert [outcome.truncated for outcome in outcomes] == [True, True]
 
 
 def test_shrinking_keeps_the_shape_and_never_enlarges():

@@ -149,16 +149,16 @@ def test_captions_that_are_none_are_refused(no_type_checker):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("a photo", r"a template has \{caption\} where the caption goes; got 'a photo'"),
-        ("", r"a template has \{caption\}"),
-        ("a {{caption}}", r"a template has \{caption\}"),
+        ("a photo", r"a template must have \{caption\} where the caption goes; got 'a photo'"),
+        ("", r"a template must have \{caption\}"),
+        ("a {{caption}}", r"a template must have \{caption\}"),
         ("a {style} photo of {caption}", r"a placeholder other than \{caption\}, 'style'"),
         ("{} of {caption}", r"a placeholder other than \{caption\}, ''"),
         ("{caption!r}", r"a placeholder other than"),
         ("{caption:>9}", r"a placeholder other than"),
         ("{caption.upper}", r"a placeholder other than \{caption\}, 'caption\.upper'"),
-        ("{caption", r"a brace that opens or closes nothing"),
-        ("caption} {caption}", r"a brace that opens or closes nothing"),
+        ("{caption", r"an unmatched brace"),
+        ("caption} {caption}", r"an unmatched brace"),
     ],
 )
 def test_a_template_without_a_place_for_the_caption_is_refused(template, message):
@@ -167,12 +167,12 @@ def test_a_template_without_a_place_for_the_caption_is_refused(template, message
 
 
 def test_a_template_that_is_no_string_is_refused(no_type_checker):
-    with pytest.raises(TypeError, match=r"a template is a string; got NoneType"):
+    with pytest.raises(TypeError, match=r"a template must be a string; got NoneType"):
         CaptionModifier(None)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_style_that_is_no_string_is_refused(no_type_checker):
-    with pytest.raises(TypeError, match=r"a style is a string, e.g. 'watercolor'; got a int"):
+    with pytest.raises(TypeError, match=r"a style must be a string, e.g. 'watercolor'; got a int"):
         CaptionModifier.style(3)  # pyright: ignore[reportArgumentType]
 
 
@@ -333,11 +333,11 @@ def test_a_unet_is_swapped_as_a_copy_and_swapped_back(own):
 
 
 def test_swapping_a_unet_says_nothing(own, monkeypatch):
-    """diffusers warns at each cast of layers that stay in float32, and lists none."""
-    said = []
-    monkeypatch.setattr("diffusers.models.modeling_utils.logger.warning", said.append)
+    """At each cast, diffusers warns about layers that stay in float32, but lists none."""
+    warned = []
+    monkeypatch.setattr("diffusers.models.modeling_utils.logger.warning", warned.append)
     CaptionModifier(unet=build_unet(seed=1)).install(own).undo()
-    assert not said
+    assert not warned
 
 
 def test_a_swapped_unet_takes_over_how_the_other_was_used(own):
@@ -400,7 +400,7 @@ def test_a_failure_half_way_changes_nothing(own):
             CaptionModifier(token="<two>", embedding=vectors(1, width=8)),
             r"'<two>' is 8 wide, this text encoder's are 16",
         ),
-        (CaptionModifier(unet=build_unet(channels=(8, 8, 16, 16))), r"is of another shape than the backbone's"),
+        (CaptionModifier(unet=build_unet(channels=(8, 8, 16, 16))), r"has another shape than the backbone's"),
         (CaptionModifier(unet=build_unet(cross_attention_dim=8)), r"text_width 8\) is of another shape"),
     ):
         with pytest.raises(ModifierError, match=message):
@@ -529,9 +529,11 @@ def test_composition_keeps_what_was_literal():
 
 
 def test_parts_that_exclude_each_other_are_refused():
-    with pytest.raises(ModifierError, match=r"a backbone has one U-Net, and more than one"):
+    with pytest.raises(
+        ModifierError, match=r"a backbone has one U-Net, and more than one of these modifiers has its own"
+    ):
         CaptionModifier(unet=build_unet()) | CaptionModifier(unet=build_unet())
-    with pytest.raises(ModifierError, match=r"two of these modifiers bring one token, of <toy>, <TOY>"):
+    with pytest.raises(ModifierError, match=r"two of these modifiers add the same token, of <toy>, <TOY>"):
         CaptionModifier(token="<toy>", embedding=vectors()) | CaptionModifier(token="<TOY>", embedding=vectors())
     with pytest.raises(TypeError, match=r"unsupported operand"):
         CaptionModifier() | "a dog"  # pyright: ignore[reportOperatorIssue]
@@ -625,7 +627,7 @@ def test_folders_that_hold_no_modifier_are_refused(tmp_path):
             CaptionModifier.from_pretrained(tmp_path)
     step = {"template": "x", "literal": False, "token": None, "has_embedding": False, "has_unet": False}
     (tmp_path / "modifier.json").write_text(json.dumps({"steps": [step]}))
-    with pytest.raises(ModifierError, match=r"a template has \{caption\}"):
+    with pytest.raises(ModifierError, match=r"a template must have \{caption\}"):
         CaptionModifier.from_pretrained(tmp_path)
 
 

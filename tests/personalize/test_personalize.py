@@ -72,7 +72,7 @@ def test_only_the_new_vectors_move(source, monkeypatch):
     for name, value in before.items():
         rows = after[name][: len(value)] if name == matrix else after[name]
         assert torch.equal(rows, value), name
-    # the two rows that were added have the initializer's vector to the end: what is learned is beside the matrix
+    # the two new rows keep the initializer's vector: the learned vectors are not in the matrix
     photo = loaded[0].text_encoder.tokenizer("photo").input_ids[1]
     assert len(after[matrix]) == len(before[matrix]) + 2
     assert torch.equal(after[matrix][-2:], before[matrix][[photo, photo]])
@@ -80,11 +80,11 @@ def test_only_the_new_vectors_move(source, monkeypatch):
     assert vectors.shape == (2, WIDTH)
     assert (vectors - before[matrix][photo]).abs().amax(dim=1).min() > 1e-3
     assert not torch.equal(vectors[0], vectors[1])
-    assert all(one.grad is None for one in loaded[0].backbone.parameters())
+    assert all(parameter.grad is None for parameter in loaded[0].backbone.parameters())
 
 
 def test_learning_lowers_the_loss_that_is_measured(source):
-    """Of the images it learned from, against the word it began with."""
+    """The loss of the training images is lower than with the word that the token started from."""
     images = pictures(1)
     modifier = learn(
         source, images, **QUICK | {"steps": 60, "lr": 3e-2, "batch_size": 4}, texts=["{token}"], random_crop=False
@@ -96,7 +96,7 @@ def test_learning_lowers_the_loss_that_is_measured(source):
 
 
 def test_the_gradient_is_that_of_the_loss(source):
-    """An oracle: the token's row of the embedding matrix itself, by a loss computed anew."""
+    """The oracle is the gradient of the token's row in the embedding matrix, from a loss computed independently."""
     model = load_diffusion(source)
     start = textual_inversion._initial(model.text_encoder, "photo", 1)
     textual_inversion.add_token(model.text_encoder, "<wash>", start)
@@ -256,12 +256,14 @@ def test_captions_go_by_file_name(source, tmp_path, monkeypatch):
     monkeypatch.setattr(textual_inversion, "train", lambda model, concepts, **rest: seen.append(concepts))
     learn(source, tmp_path, **QUICK, captions={"two": "a cat", "one": "a dog"})
     assert seen[0][0].texts == [["a <wash> style painting of a dog"], ["a <wash> style painting of a cat"]]
-    with pytest.raises(CaptionError, match=r"1 of 2 images have no caption, such as 'two'\. Its ids look like '\w+'"):
+    with pytest.raises(
+        CaptionError, match=r"1 of 2 images have no caption, such as 'two'\. The ids of the captions look like '\w+'"
+    ):
         learn(source, tmp_path, **QUICK, captions={"one": "a dog"})
 
 
 def test_captions_go_by_the_ids_that_tadp_caption_gives(source, tmp_path, monkeypatch):
-    """A name that two folders have comes with its folder; nobody gets another's caption."""
+    """If two folders have an image of the same name, its id includes the folder, so captions are not mixed up."""
     for name, pixels in zip(("a/1", "b/1", "b/two"), pictures(3), strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
@@ -278,30 +280,32 @@ def test_captions_go_by_the_ids_that_tadp_caption_gives(source, tmp_path, monkey
 
 
 def test_images_come_in_any_row(source):
-    """A batch, or what a generator gives, is the same as a list."""
-    batch = np.stack([one[:64, :64] for one in pictures()])
+    """A batch or a generator gives the same result as a list."""
+    batch = np.stack([image[:64, :64] for image in pictures()])
     tensors = torch.from_numpy(batch).permute(0, 3, 1, 2)
-    one, *others = (learn(source, images, **QUICK) for images in (list(batch), batch, tensors, iter(batch)))
-    assert all(torch.equal(embedding_of(one), embedding_of(other)) for other in others)
+    first, *rest = (learn(source, images, **QUICK) for images in (list(batch), batch, tensors, iter(batch)))
+    assert all(torch.equal(embedding_of(first), embedding_of(modifier)) for modifier in rest)
 
 
 def test_what_a_run_drew_is_none_of_its_images(source, tmp_path):
-    """The output may be the images' own folder, or lie in it."""
+    """The output may be the folder of the images, or a folder in it."""
     for number, pixels in enumerate(pictures()):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     for output in (tmp_path, tmp_path / "out"):
         settings = QUICK | {"sample_every": 2, "checkpoint_every": 2, "output": output}
         first = learn(source, tmp_path, **settings | {"steps": 2})
         assert len(list((output / "samples").iterdir())) == 2
-        learn(source, tmp_path, **settings)  # goes on: the images are the same
+        learn(source, tmp_path, **settings)  # continues, because the images are the same
         again = learn(source, tmp_path, **settings | {"steps": 2}, resume=False)
         assert torch.equal(embedding_of(first), embedding_of(again))
         assert json.loads((output / "training.json").read_text())["concepts"][0]["count"] == 3
         for drawn in (tmp_path / "samples").iterdir():
-            drawn.unlink()  # which are images to another output
-    refused(ImageError, r"holds what this run itself drew", source, tmp_path / "out", output=tmp_path / "out")
-    one = next((tmp_path / "out" / "samples").iterdir())
-    learn(source, [one], **QUICK, output=tmp_path / "out", resume=False)
+            drawn.unlink()  # for another output, they would be training images
+    refused(
+        ImageError, r"holds only images that this run itself drew", source, tmp_path / "out", output=tmp_path / "out"
+    )
+    sample = next((tmp_path / "out" / "samples").iterdir())
+    learn(source, [sample], **QUICK, output=tmp_path / "out", resume=False)
 
 
 def test_the_lists_are_textual_inversions():
@@ -339,26 +343,26 @@ def refused(error, match, source, images=None, **options):
         ({"token": "Dog"}, ModifierError, r"already in the vocabulary"),
         ({"token": "water color"}, ModifierError, r"a token must be one word without white space.*'water color'"),
         ({"token": ""}, ModifierError, r"a token must be one word"),
-        ({"token": "<Wash>", "vectors": 2}, ModifierError, r"small letters.*'<Wash>'; take '<wash>'"),
-        ({"initializer": "raincoat"}, ModifierError, r"'raincoat' is 2: 'rain', 'coat</w>'. Take a plain word"),
+        ({"token": "<Wash>", "vectors": 2}, ModifierError, r"lower case.*'<Wash>'; use '<wash>'"),
+        ({"initializer": "raincoat"}, ModifierError, r"'raincoat' is 2: 'rain', 'coat</w>'. Use a plain word"),
         ({"initializer": "red dog"}, ModifierError, r"'red dog' is 2"),
         ({"initializer": " "}, ModifierError, r"a word of one token; ' ' is 0: none"),
         ({"vectors": 0}, ValueError, r"vectors must be 1 or more; got 0"),
         ({"steps": 0}, ValueError, r"steps must be 1 or more; got 0"),
         ({"batch_size": 0}, ValueError, r"batch_size must be 1 or more; got 0"),
-        ({"lr": 0.0}, ValueError, r"lr is over 0; got 0.0"),
-        ({"lr": float("nan")}, ValueError, r"lr is over 0; got nan"),
+        ({"lr": 0.0}, ValueError, r"lr must be above 0; got 0.0"),
+        ({"lr": float("nan")}, ValueError, r"lr must be above 0; got nan"),
         ({"seed": -1}, ValueError, r"seed must be 0 or more; got -1"),
         ({"side_px": 0}, ValueError, r"side_px must be 8 or more; got 0"),
-        ({"texts": ["a photo"]}, ModifierError, r"each text has \{token\} where the token goes; got 'a photo'"),
-        ({"texts": []}, ModifierError, r"one text or more"),
-        ({"template": "a photo"}, ModifierError, r"a template has \{caption\}"),
-        ({"captions": ["a dog"]}, CaptionError, r"3 images need as many captions, one each; got 1"),
+        ({"texts": ["a photo"]}, ModifierError, r"each text must have \{token\} where the token goes; got 'a photo'"),
+        ({"texts": []}, ModifierError, r"a list of one or more texts"),
+        ({"template": "a photo"}, ModifierError, r"a template must have \{caption\}"),
+        ({"captions": ["a dog"]}, CaptionError, r"there must be one caption for each of the 3 images; got 1"),
         ({"captions": "a.json"}, CaptionError, r"got one string. A caption file is read by CaptionTable.open\(path\)"),
-        ({"captions": {"a": "b"}}, CaptionError, r"captions by name go with files; image 0 is none"),
+        ({"captions": {"a": "b"}}, CaptionError, r"captions by name need image files; image 0 is not a file"),
         ({"captions": ["a dog"] * 3, "template": "{caption}"}, CaptionError, r"the text of image 0, 'a dog', lacks"),
         ({"texts": ["a <long> " * 40 + "{token}"]}, CaptionError, r"has \d+ tokens, but the text encoder takes 77"),
-        ({"sample_prompts": []}, CaptionError, r"a list of one text or more; pass sample_every=0"),
+        ({"sample_prompts": []}, CaptionError, r"a list of one or more texts; pass sample_every=0"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_refused_before_training(options, error, match, source, monkeypatch):
@@ -373,8 +377,8 @@ def test_a_wrong_argument_is_refused_before_training(options, error, match, sour
         ({"vectors": True}, r"vectors must be a whole number; got True \(bool\)"),
         ({"seed": None}, r"seed must be a whole number.*got None"),
         ({"side_px": 64.0}, r"side_px must be a whole number.*got 64.0"),
-        ({"lr": "1e-3"}, r"lr is a number; got '1e-3' \(str\)"),
-        ({"initializer": None}, r"initializer is a word, such as 'painting'; got a NoneType"),
+        ({"lr": "1e-3"}, r"lr must be a number; got '1e-3' \(str\)"),
+        ({"initializer": None}, r"initializer must be a word, such as 'painting'; got a NoneType"),
     ],
 )
 def test_what_is_of_a_wrong_kind_is_refused_before_training(options, match, source, monkeypatch, no_type_checker):
@@ -416,9 +420,9 @@ def test_one_unreadable_among_ten_is_named_and_nothing_is_lost(source, ten, tmp_
 def test_what_is_unreadable_may_be_left_out_with_its_caption(source, ten, monkeypatch):
     seen = []
     monkeypatch.setattr(textual_inversion, "train", lambda model, concepts, **rest: seen.append(concepts[0]))
-    with pytest.warns(UserWarning, match=r"1 of 10 images cannot be used: .*6\.png.* The others are used"):
+    with pytest.warns(UserWarning, match=r"1 of 10 images cannot be used: .*6\.png.* The other images are used"):
         learn(source, ten, **QUICK, skip_unreadable=True, captions={str(k): f"a {k}" for k in range(10)})
-    assert [one[0][-1] for one in seen[0].texts] == list("012345789")
+    assert [texts[0][-1] for texts in seen[0].texts] == list("012345789")
     assert len(seen[0].images) == 9
     refused(ImageError, r"1 of 1 images", source, [ten / "6.png"], skip_unreadable=True)
 
@@ -434,11 +438,11 @@ def test_a_model_without_a_text_encoder_is_refused(source, model, tmp_path, no_t
     bare = tadp.TADPBackbone(vae=backbone.vae, unet=backbone.unet, attach_attention=())
     bare.save_pretrained(tmp_path / "bare")
     refused(ModelError, r"was saved without its text encoder", tmp_path / "bare")
-    refused(TypeError, r"the model is a folder or a hub id.*TADPBackbone", bare)
+    refused(TypeError, r"the model must be a folder or a hub id.*TADPBackbone", bare)
 
 
 def test_a_model_that_predicts_something_else_is_refused(tmp_path):
-    refused(ModelError, r"says 'sample'; models predict", build_model(tmp_path / "sd", prediction="sample"))
+    refused(ModelError, r"says 'sample'; the prediction must be", build_model(tmp_path / "sd", prediction="sample"))
 
 
 def test_a_model_without_a_decoder_learns_without_samples(source, tmp_path):
@@ -455,7 +459,7 @@ def test_8_bit_adam_without_bitsandbytes_says_what_to_install(source, monkeypatc
 
 
 def broken_after(monkeypatch, step):
-    """The loss is no number from a step on."""
+    """Make the loss NaN from a given step on."""
     losses = loop._losses
 
     def broken(model, draws, now, options):
@@ -473,7 +477,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
         refused(
             ModifierError,
             r"the loss is nan in step 6.*The checkpoint of step 4 is kept in .*smaller learning rate than 0.01, "
-            r"or float32 for the whole model. Either is another run: give another output, or resume=False\.",
+            r"or float32 for the whole model. Both make it another run: pass another output, or resume=False\.",
             source,
             **settings,
         )
@@ -481,7 +485,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
     assert torch.equal(embedding_of(learn(source, pictures(), **settings)), embedding_of(whole))
     with monkeypatch.context() as patch:
         broken_after(patch, 0)
-        refused(ModifierError, r"step 1, so .*No output was given", source)
+        refused(ModifierError, r"step 1, so .*No output was passed", source)
 
 
 def test_a_gradient_that_is_not_finite_stops_too(source, monkeypatch):
@@ -497,7 +501,7 @@ def test_an_output_that_cannot_take_a_checkpoint_is_refused_before_training(sour
         patch.setattr(loop, "_losses", lambda *a: pytest.fail("trained"))
         refused(OutputError, r"cannot make the folder .*file: File exists", source, output=tmp_path / "file")
         patch.setattr(loop.shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
-        refused(OutputError, r"a checkpoint takes 0.0 MB, and .*out has .* left. Free", source, output=tmp_path / "out")
+        refused(OutputError, r"a checkpoint takes 0.0 MB, but .*out has .* left. Free", source, output=tmp_path / "out")
     assert (tmp_path / "file").read_text() == "mine"
     for free in (needed, 0):  # a run that is finished writes no checkpoint
         monkeypatch.setattr(loop.shutil, "disk_usage", lambda folder, free=free: usage._replace(free=free))

@@ -127,16 +127,16 @@ def test_prior_images_add_their_weighted_loss(source, monkeypatch):
 
     monkeypatch.setattr(loop, "_losses", watch)
     prior = {"prior_images": pictures(2, seed=9), "prior_prompt": "a photo"}
-    one = TUNE | {"steps": 1}
-    tune(source, pictures(), **one, **prior)
-    tune(source, pictures(), **one, **prior, prior_weight=0.5)
+    single_step = TUNE | {"steps": 1}
+    tune(source, pictures(), **single_step, **prior)
+    tune(source, pictures(), **single_step, **prior, prior_weight=0.5)
     assert len(parts[0]) == len(parts[1]) == 2
     assert parts[0][0] == parts[1][0]
     assert parts[1][1] == pytest.approx(parts[0][1] / 2)
     monkeypatch.undo()
-    without = unet_of(tune(source, pictures(), **one)).state_dict()
-    none = unet_of(tune(source, pictures(), **one, **prior, prior_weight=0.0)).state_dict()
-    kept = unet_of(tune(source, pictures(), **one, **prior)).state_dict()
+    without = unet_of(tune(source, pictures(), **single_step)).state_dict()
+    none = unet_of(tune(source, pictures(), **single_step, **prior, prior_weight=0.0)).state_dict()
+    kept = unet_of(tune(source, pictures(), **single_step, **prior)).state_dict()
     assert all(torch.equal(none[name], value) for name, value in without.items())
     assert any(not torch.equal(kept[name], value) for name, value in without.items())
 
@@ -204,9 +204,13 @@ def test_what_images_are_called(source, options, text, monkeypatch):
         ({"prior_images": 0, "prior_prompt": "a photo"}, ValueError, r"1 or more; got 0"),
         ({"prior_images": [], "prior_prompt": "a photo"}, ImageError, r"at least one image"),
         ({"lora_rank": 0}, ValueError, r"lora_rank must be 1 or more; got 0"),
-        ({"prior_images": pictures(), "prior_prompt": "a", "prior_weight": -1.0}, ValueError, r"prior_weight is 0 or"),
-        ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm is over 0; got 0.0"),
-        ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm is over 0; got -1.0"),
+        (
+            {"prior_images": pictures(), "prior_prompt": "a", "prior_weight": -1.0},
+            ValueError,
+            r"prior_weight must be 0 or",
+        ),
+        ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm must be above 0; got 0.0"),
+        ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm must be above 0; got -1.0"),
         ({"steps": 0}, ValueError, r"steps must be 1 or more; got 0"),
     ],
 )

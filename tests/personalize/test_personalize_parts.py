@@ -76,7 +76,7 @@ def test_a_method_repeats_no_option(method):
 
 def test_something_else_than_options_is_refused(source, no_type_checker):
     with pytest.raises(
-        TypeError, match=r"options are a RunOptions, such as options=RunOptions\(steps=100\); got a dict"
+        TypeError, match=r"options must be a RunOptions, such as options=RunOptions\(steps=100\); got a dict"
     ):
         dreambooth(source, pictures(1), options={"steps": 2})
 
@@ -86,7 +86,7 @@ def test_something_else_than_options_is_refused(source, no_type_checker):
 
 def test_shorter_sides_are_brought_to_one_length():
     read = read_images([np.zeros((30, 90, 3), np.uint8), np.zeros((200, 100, 3), np.uint8)], side_px=64)
-    assert [one.shape for one in read.pixels] == [(64, 192, 3), (128, 64, 3)]
+    assert [image.shape for image in read.pixels] == [(64, 192, 3), (128, 64, 3)]
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is():
@@ -164,14 +164,14 @@ def test_the_denoising_loss_is_the_mean_over_even_times(model):
     latents = Latents(model, read).sample([read.middle(1)], torch.zeros(1, 4, 8, 8))
     noise = torch.from_numpy(np.random.default_rng((4, 1)).standard_normal((3, 4, 8, 8), dtype=np.float32))
     with torch.no_grad():
-        one = denoising_losses(
+        expected = denoising_losses(
             model,
             latents.repeat(3, 1, 1, 1),
             noise=noise,
             timesteps=torch.tensor([166, 500, 833]),
             embeddings=model.text_encoder("a cat").embeddings.repeat(3, 1, 1),
         )
-    torch.testing.assert_close(losses[1], one.mean())
+    torch.testing.assert_close(losses[1], expected.mean())
 
 
 def test_a_modifier_is_installed_while_it_is_measured(model):
@@ -233,7 +233,7 @@ def test_drawing_nothing_is_refused(source, option):
 
 def test_a_model_without_a_decoder_cannot_draw(source, tmp_path):
     tadp.TADPBackbone.from_pretrained(source).save_pretrained(tmp_path)
-    with pytest.raises(MissingFileError, match=r"has no decoder, as tadp saves backbones"):
+    with pytest.raises(MissingFileError, match=r"has no decoder, because tadp saves backbones without it"):
         draw(tmp_path, "a dog")
 
 

@@ -1,4 +1,4 @@
-"""A run goes on as if nothing had happened, or says why it does not."""
+"""A run continues as if it had not been interrupted, or reports why it cannot."""
 
 import os
 import signal
@@ -88,7 +88,7 @@ def test_a_finished_run_takes_no_step_and_more_steps_are_taken_from_its_end(sour
     learn(source, pictures(), **EIGHT, output=tmp_path)
     assert steps == [5, 6, 7]
     assert torch.equal(vectors(tmp_path), whole)
-    with pytest.raises(ModifierError, match=r"has done 8 steps already, more than steps=4.*resume=False"):
+    with pytest.raises(ModifierError, match=r"has already done 8 steps, more than steps=4.*resume=False"):
         learn(source, pictures(), **EIGHT | {"steps": 4}, output=tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_another_run_is_not_gone_on_with(source, tmp_path):
         (pictures(), {"lr": 1.0}, r"another run: lr was 0.01 and is 1.0"),
         (pictures(), {"seed": 5}, r"seed was 0 and is 5"),
         (pictures(), {"initializer": "dog"}, r"initializer was 'photo' and is 'dog'"),
-        (pictures(seed=1), {}, r"another run: images was '\w+' and is '\w+'\. Give"),
+        (pictures(seed=1), {}, r"another run: images was '\w+' and is '\w+'\. Pass"),
         (pictures(), {"captions": ["a dog"] * len(pictures())}, r"another run: texts was .* and is "),
     ):
         with pytest.raises(ModifierError, match=match):
@@ -156,21 +156,21 @@ def test_every_image_has_its_turn(source):
 
 
 class EightBitAdam(torch.optim.AdamW):
-    """Hands its state out as bitsandbytes' AdamW8bit does as of 0.50: tensors one level down, read at either."""
+    """Saves its state like AdamW8bit of bitsandbytes 0.50, which nests tensors one level down and loads both forms."""
 
     def state_dict(self):
-        given = super().state_dict()
+        saved = super().state_dict()
         state = {
             index: {"step": int(values["step"]), "quantized": {key: values[key] for key in ("exp_avg", "exp_avg_sq")}}
-            for index, values in given["state"].items()
+            for index, values in saved["state"].items()
         }
-        return given | {"state": state}
+        return saved | {"state": state}
 
-    def load_state_dict(self, given):
+    def load_state_dict(self, saved):
         state = {
-            index: values | {"step": torch.tensor(float(values["step"]))} for index, values in given["state"].items()
+            index: values | {"step": torch.tensor(float(values["step"]))} for index, values in saved["state"].items()
         }
-        super().load_state_dict(given | {"state": state})
+        super().load_state_dict(saved | {"state": state})
 
 
 def test_8_bit_adam_goes_on_too(source, whole, tmp_path, monkeypatch):
