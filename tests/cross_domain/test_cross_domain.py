@@ -180,7 +180,7 @@ def test_the_six_modifiers_are_the_papers_in_its_order(inverted, tuned):
 def test_modifiers_that_were_not_learned_are_refused(no_type_checker):
     with pytest.raises(ModifierError, match="inverted must be a modifier with a token, as learn_token returns"):
         six_modifiers("comic", inverted=CaptionModifier())
-    with pytest.raises(ModifierError, match="tuned is what dreambooth returns, with a U-Net"):
+    with pytest.raises(ModifierError, match="tuned must be a modifier with a U-Net, as dreambooth returns"):
         six_modifiers("comic", tuned=CaptionModifier())
     with pytest.raises(ModifierError, match="unknown domain 'fog'"):
         six_modifiers("fog")  # type: ignore[arg-type]
@@ -274,8 +274,8 @@ def test_a_table_is_read_from_its_own_json():
             r"row 'null', column 'x' must be given by seed, such as \{0: 0.50, 1: 0.54\}; got a list",
         ),
         (0.5, TypeError, r"got a float"),
-        ({"first": 0.5}, ValueError, r"a seed is a whole number; got 'first'"),
-        ({0: 0.5, 1: math.nan}, ValueError, r"that of seed 1 is nan. Leave it out"),
+        ({"first": 0.5}, ValueError, r"a seed must be a whole number; got 'first'"),
+        ({0: 0.5, 1: math.nan}, ValueError, r"the figure of seed 1 is nan. Leave it out"),
     ],
 )
 def test_figures_that_are_none_are_refused(seeds, error, match, no_type_checker):

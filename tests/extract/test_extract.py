@@ -320,7 +320,7 @@ def test_what_cannot_work_is_refused_before_anything_is_read(backbone, photos, t
         run(backbone, photos, tmp_path / "out", batch_size=0)
     with pytest.raises(CaptionError, match="tokens, but the text encoder takes 77"):
         run(backbone, photos, tmp_path / "out", "cat " * 100)
-    with pytest.raises(ImageError, match="no file or folder"):
+    with pytest.raises(ImageError, match="is not a file or folder, and no file matches it"):
         run(backbone, tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
