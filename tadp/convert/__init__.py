@@ -1,11 +1,11 @@
-"""Files that other programs wrote, pickles included: here, with `weights_only=True`, and nowhere else.
+"""Reading files of other programs, including pickles. Only this package reads pickles, with `weights_only=True`.
 
     report = tadp.convert.convert_file("tadp_depth_blipmin40.ckpt", "my-depth-model")
     model = tadp.TADPForDepthEstimation.from_pretrained("my-depth-model")
     token = tadp.convert.read_token("learned_embeds.bin")
     backbone = tadp.convert.from_single_file("v1-5-pruned-emaonly.ckpt", tokenizer="clip-tokenizer/")
 
-What a pickle asks for is looked at before it is read.
+The names that a pickle refers to are checked before it is read.
 """
 
 from tadp.convert.ledger import Part as Part

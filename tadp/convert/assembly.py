@@ -1,4 +1,4 @@
-"""Build the model that a file is of, and find its tensors in the file."""
+"""Build the model that a file was saved from, and find the model's tensors in the file."""
 
 import re
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning
 from tadp.text.stack import only_encoder
 
-_CAPTIONER = "Salesforce/blip2-opt-2.7b"  # that of the release
-# What training leaves beside the weights.
+_CAPTIONER = "Salesforce/blip2-opt-2.7b"  # the release's captioner
+# Keys that training saves next to the weights.
 _TRAINING = {
     *("optimizer", "meta", "epoch", "iter", "iteration", "step", "global_step", "lr_scheduler", "lr_schedulers"),
     *("scheduler", "scaler", "best", "args", "param_schedulers", "message_hub", "optimizer_states", "loops"),
@@ -31,7 +31,7 @@ _SCHEDULE = re.compile(
     r"(log_one_minus_|sqrt_|sqrt_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(_prev)?|betas"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|scale_factor"
 )
-_UNUSED_UNET = ("conv_norm_out.", "conv_out.")  # never run; the depth models lack them
+_UNUSED_UNET = ("conv_norm_out.", "conv_out.")  # they never run, and the depth models lack them
 _ADAPTER = {
     "mlp.0.weight": "text_adapter.fc.0.weight",
     "mlp.0.bias": "text_adapter.fc.0.bias",
@@ -43,16 +43,16 @@ _ADAPTER = {
 
 @dataclass(frozen=True)
 class File:
-    """A file that was recognised.
+    """A file whose form was recognised.
 
     Attributes:
-        path: Of the file.
-        form: Whose it is.
-        ledger: Its tensors.
-        others: What else stands in it.
-        text: The text it was trained with.
+        path: Path of the file.
+        form: Form of the file.
+        ledger: Tensors of the file.
+        others: Other content of the file.
+        text: Text that the model was trained with.
         head: Options of our head.
-        class_names: Of the head's outputs; none for depth.
+        class_names: Names of the head's outputs; empty for depth.
     """
 
     path: Path
@@ -65,15 +65,15 @@ class File:
 
 
 def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[tasks.TaskModel, list[str]]:
-    """The task model on a backbone, with random weights in its head, and notes on what was assumed.
+    """Build the task model on a backbone, with random weights in its head, and notes on what was assumed.
 
     Raises:
-        ModelError: If a room is asked for where there is none to choose.
+        ModelError: If a room is given, but the file has no embeddings of rooms.
     """
     embeddings = file.ledger.state.get(f"{file.form.root}class_embeddings")
     stored = file.text.mode == "stored"
     if room is not None and not (stored and file.form.task == "depth"):
-        raise ModelError(f"room is for depth models with class embeddings; {file.path} has none to choose from.")
+        raise ModelError(f"room is for depth models with class embeddings; {file.path} has no rooms to choose from.")
     options: dict[str, Any] = {"head_options": file.head, "prompt_mode": file.text.mode}
     notes = []
     if file.form.task == "depth":
@@ -85,7 +85,7 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
             "pad_with_grey": True,
         }
         model: tasks.TaskModel = tasks.TADPForDepthEstimation(backbone, **options)
-        notes.append("max_depth_m = 10, as released for NYU Depth v2: the file does not tell")
+        notes.append("max_depth_m = 10, as released for NYU Depth v2; the file does not record it")
     elif file.form.task == "segmentation":
         model = tasks.TADPForSemanticSegmentation(
             backbone, class_names=file.class_names, window_px=512, stride_px=341, **options
@@ -98,18 +98,18 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
         if file.form.task == "depth":
             notes.append(f"text: the embedding of {room}" if room else "text: the mean of the rooms' embeddings")
     if file.form.root == "backbone." and backbone.attach_attention:
-        notes.append("mmseg's own code does not get through an attention map; this file is read as VPD's is")
+        notes.append("mmseg's own code fails with attention maps; this file is read like VPD's")
     if not stored:
         model.captioner_name = _CAPTIONER
     if backbone.scale_latents:
-        notes.append("latents are the posterior's mode; the released code sampled where it scaled")
+        notes.append("latents are the posterior's mode; the released code samples them when it scales them")
     return model, notes
 
 
 def account(
     file: File, model: tasks.TaskModel, *, ignore_frozen: bool, base: str
 ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-    """Go through all of the file: the modules with tensors to load into them. The ledger keeps what is wrong."""
+    """Account for the whole file, and return modules with the tensors to load. The ledger collects problems."""
     form, ledger, backbone = file.form, file.ledger, model.backbone
     weights = [
         (backbone.unet, _take_unet(file, backbone)),
@@ -122,7 +122,7 @@ def account(
     ledger.drop(
         "text adapter",
         lambda key: key.startswith(f"{form.root}text_adapter.") or key == f"{form.root}gamma",
-        "the text did not go through it",
+        "the model did not use it",
     )
     _class_embeddings(file, backbone)
     _frozen(file, backbone, ignore=ignore_frozen, base=base)
@@ -136,9 +136,9 @@ def account(
         ledger.drop("ResNet-50", lambda key: key.startswith("decode_head.backbone."), "built, and never run")
     for key, value in file.others.items():
         if key in _TRAINING:
-            ledger.parts.append(Part(key, sum(1 for _ in tensors_in(value)), "dropped: of the training"))
+            ledger.parts.append(Part(key, sum(1 for _ in tensors_in(value)), "dropped: training state"))
         else:
-            ledger.problem("unknown", f"{key} (beside the weights)")
+            ledger.problem("unknown", f"{key} (next to the weights)")
     return weights
 
 
@@ -147,9 +147,9 @@ def _take_unet(file: File, backbone: TADPBackbone) -> dict[str, Tensor]:
     unet: Any = backbone.unet
     prefix = f"{form.unet}diffusion_model."
     names = {here: prefix + there for here, there in ldm_unet_names(unet).items()}
-    taken = ledger.take("U-Net", names, backbone.unet.state_dict(), optional=_UNUSED_UNET)
-    ledger.drop_copy("U-Net again", f"{form.whole}model.diffusion_model.", prefix)
-    return taken
+    tensors = ledger.take("U-Net", names, backbone.unet.state_dict(), optional=_UNUSED_UNET)
+    ledger.drop_copy("second U-Net", f"{form.whole}model.diffusion_model.", prefix)
+    return tensors
 
 
 def _class_embeddings(file: File, backbone: TADPBackbone) -> None:
@@ -168,13 +168,13 @@ def _class_embeddings(file: File, backbone: TADPBackbone) -> None:
 
 
 def _frozen(file: File, backbone: TADPBackbone, *, ignore: bool, base: str) -> None:
-    """VAE and text encoder: what there is of them must be the base's."""
+    """Compare VAE and text encoder with the base model's, as far as the file has them."""
     form, ledger = file.form, file.ledger
     vae: Any = backbone.vae
     inside = f"{form.whole}first_stage_model."
     prefix = form.vae if ledger.has(form.vae) else inside
     if prefix != inside:
-        ledger.drop_copy("VAE again", inside, prefix)
+        ledger.drop_copy("second VAE", inside, prefix)
     names = {here: prefix + there for here, there in ldm_vae_names(vae).items()}
     ledger.compare("VAE encoder", names, backbone.vae.state_dict(), base=base, ignore=ignore)
     ledger.drop(
@@ -185,7 +185,7 @@ def _frozen(file: File, backbone: TADPBackbone, *, ignore: bool, base: str) -> N
     prefix = f"{form.whole}cond_stage_model.transformer."
     if backbone.text_encoder is None:
         if ignore:
-            ledger.drop("text encoder", lambda key: key.startswith(prefix), f"{base} has none to compare it with")
+            ledger.drop("text encoder", lambda key: key.startswith(prefix), f"{base} has no text encoder to compare")
         return
     model = only_encoder(backbone.text_encoder).model
     text: Mapping[str, Tensor] = model.state_dict()

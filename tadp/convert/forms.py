@@ -1,4 +1,4 @@
-"""Whose file it is: the forms that the paper's release, VPD and mmseg's VPD come in, told by the names of tensors."""
+"""The forms of files from the paper's release, VPD and mmseg's VPD, recognised by the names of tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ _FIRST = "diffusion_model.input_blocks.0.0.weight"
 
 @dataclass(frozen=True)
 class Form:
-    """Where a kind of file keeps its parts.
+    """Where one kind of file keeps its parts.
 
     Attributes:
-        kind: Whose it is, for people.
-        task: What it predicts.
-        root: Before the names of class embeddings, text adapter, VAE and the copy of the whole model.
-        unet: Before the U-Net's.
-        head: Which names the head has.
+        kind: Description of the kind, for messages.
+        task: Task of the model.
+        root: Prefix of class embeddings, text adapter, VAE and the copy of the whole model.
+        unet: Prefix of the U-Net.
+        head: Naming scheme of the head.
     """
 
     kind: str
@@ -34,12 +34,12 @@ class Form:
 
     @property
     def vae(self) -> str:
-        """Before the VAE's, if it stands alone."""
+        """Prefix of the VAE, if it is stored separately."""
         return f"{self.root}encoder_vq."
 
     @property
     def whole(self) -> str:
-        """Before what the released code keeps of the whole Stable Diffusion."""
+        """Prefix of the parts of Stable Diffusion that the released code keeps."""
         return f"{self.root}sd_model."
 
 
@@ -53,18 +53,18 @@ MMSEG = Form("mmseg's VPD for segmentation", "segmentation", "backbone.", "backb
 
 
 def state_of(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by name, and what else stands in the file.
+    """Return the tensors by name, and the other content of the file.
 
-    The model lies in `model` (depth), in `state_dict` (mmcv) or bare (detection), and its names may begin with
-    `module.`, as DistributedDataParallel leaves them.
+    The model is in `model` (depth), in `state_dict` (mmcv) or at the top level (detection). Its names may begin with
+    `module.`, which DistributedDataParallel adds.
 
     Raises:
         ModelError: If there are no named tensors.
     """
-    others: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            others = {str(key): value for key, value in content.items() if key != wrapper}
+            rest = {str(key): value for key, value in content.items() if key != wrapper}
             content = content[wrapper]
             break
     if not isinstance(content, Mapping) or not content:
@@ -72,20 +72,20 @@ def state_of(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any
     wrong = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if wrong:
         raise ModelError(
-            f"{path} holds {len(wrong)} things besides tensors where a model's tensors are expected, such as "
-            f"{wrong[0]!r}. It is no checkpoint of a form tadp knows."
+            f"{path} holds {len(wrong)} values other than tensors where a model's tensors are expected, such as "
+            f"{wrong[0]!r}. It is not a checkpoint in a form that tadp knows."
         )
     state = {str(key): value for key, value in content.items()}
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state, others
+    return state, rest
 
 
 def recognise(state: Mapping[str, Tensor], path: Path) -> Form:
-    """Whose file it is.
+    """Recognise the form of a file.
 
     Raises:
-        ModelError: If it is another kind of file; the message says which, where that can be told.
+        ModelError: If it is another kind of file; the message says which, if tadp can recognise it.
     """
     unets = {key.removesuffix(_FIRST) for key in state if key.endswith(_FIRST)}
     has_neck = any(key.startswith("neck.") for key in state)
@@ -99,13 +99,13 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Form:
         if not any(key.startswith("fpn.") for key in state):
             raise ModelError(
                 f"{path} is the paper's Pascal segmentation, whose decoder is segmentation_models_pytorch's FPN; tadp "
-                "has no such head. Its mmcv models (ADE20K, Cityscapes) can be converted."
+                "has no such head. The paper's mmcv models (ADE20K, Cityscapes) can be converted."
             )
         return DETECTION
-    raise ModelError(f"{path} is no file of the paper's release, of VPD or of mmseg's VPD: {_what(state, unets)}")
+    raise ModelError(f"{path} is not a file of the paper's release, VPD or mmseg's VPD: {_describe(state, unets)}")
 
 
-def _what(state: Mapping[str, Tensor], unets: set[str]) -> str:
+def _describe(state: Mapping[str, Tensor], unets: set[str]) -> str:
     keys = list(state)
     if "model." in unets:
         return "it is a whole Stable Diffusion checkpoint without a head. Load it in diffusers' layout as a backbone."
@@ -114,5 +114,5 @@ def _what(state: Mapping[str, Tensor], unets: set[str]) -> str:
     if any(key.startswith(("down_blocks.", "unet.down_blocks.")) for key in keys):
         return "it is a U-Net in diffusers' layout, without a head. Put it into a TADPBackbone."
     if unets:
-        return f"its U-Net stands under {', '.join(sorted(unets))}, where none of them has it."
-    return f"it has no U-Net of LDM; its {len(keys)} tensors begin with {', '.join(keys[:3])}."
+        return f"its U-Net is under {', '.join(sorted(unets))}, which none of them uses."
+    return f"it has no U-Net under LDM's names; its {len(keys)} tensors begin with {', '.join(keys[:3])}."

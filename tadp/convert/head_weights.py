@@ -1,7 +1,4 @@
-"""The heads of the originals: their sizes, read from a file, and what their tensors are called there.
-
-`tadp.heads` has the tables of names, part by part.
-"""
+"""The sizes of the original heads, read from a file, and the names of their tensors there."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +26,7 @@ _MMSEG_DEPTH = {
     "conv_layers.": "decode_head.decoder.conv_layers.",
     "last_layer_depth.": "decode_head.depth_pred_layer.",
 }
-_BEFORE_TORCHVISION_0_13 = (  # a convolution had no block around it
+_BEFORE_TORCHVISION_0_13 = (  # convolutions were not wrapped in a block
     re.compile(r"^(fpn\.(?:inner|layer)_blocks\.\d+)\.0\."),
     re.compile(r"^(decode_head\.rpn\.head\.conv)\.0\.0\."),
 )
@@ -42,29 +39,29 @@ _LATERAL = {
 
 
 def head_widths(form: Form, state: Mapping[str, Tensor], levels: int) -> tuple[int, ...] | None:
-    """Channels of the maps that the head takes, finest first; None where it takes the U-Net's alone.
+    """Return the channels of the maps that the head takes, finest first; None if it takes only the U-Net's.
 
     Raises:
-        ModelError: If the head takes another number of maps.
+        ModelError: If the head takes a different number of maps.
     """
     if form.task == "depth":
         return None
     pattern = _LATERAL["torchvision" if form.head == "torchvision" else "mmcv"]
-    found = {int(match[1]): key for key in state if (match := re.fullmatch(pattern, key))}
-    if sorted(found) != list(range(levels)):
+    keys = {int(match[1]): key for key in state if (match := re.fullmatch(pattern, key))}
+    if sorted(keys) != list(range(levels)):
         raise ModelError(
-            f"the head of this file takes {len(found)} maps, the base's U-Net gives {levels}. Pass ",
+            f"the head of this file takes {len(keys)} maps, but the base's U-Net has {levels}. Pass ",
             Argument("base_model", ...),
             ".",
         )
-    return tuple(int(state[found[level]].shape[1]) for level in range(levels))
+    return tuple(int(state[keys[level]].shape[1]) for level in range(levels))
 
 
 def head_options(form: Form, state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Any], int]:
-    """Arguments of our head, and the number of classes, 0 for depth.
+    """Return the arguments of our head, and the number of classes, 0 for depth.
 
     Raises:
-        ModelError: If a tensor that tells a size is missing.
+        ModelError: If a tensor is missing that determines a size.
     """
     if form.head == "torchvision":
         hidden = _shape(state, "decode_head.roi_heads.box_head.fc6.weight", path)
@@ -86,12 +83,12 @@ def head_options(form: Form, state: Mapping[str, Tensor], path: Path) -> tuple[d
 
 def _shape(state: Mapping[str, Tensor], key: str, path: Path) -> Sequence[int]:
     if key not in state or state[key].ndim == 0:
-        raise ModelError(f"{path} cannot be converted. 1 missing: {key}, which tells a size of the head.")
+        raise ModelError(f"{path} cannot be converted. 1 missing: {key}, which determines a size of the head.")
     return [int(side) for side in state[key].shape]
 
 
 def head_names(form: Form, head: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Our names of a head's tensors, and the file's."""
+    """Map our names of a head's tensors to the file's."""
     rename = {"mmcv": _mmcv, "torchvision": _torchvision, "depth": _depth, "mmseg depth": _mmseg_depth}[form.head]
     names = {name: rename(name) for name in head.state_dict()}
     for old in _BEFORE_TORCHVISION_0_13 if form.head == "torchvision" else ():
@@ -116,7 +113,7 @@ def _prefixed(name: str, table: Mapping[str, str]) -> str:
 
 def _mmcv(name: str) -> str:
     match = re.fullmatch(r"scale_heads\.(\d+)\.(\d+)\.(conv|norm)\.(\w+)", name)
-    if match:  # between two convolutions stands a doubling
+    if match:  # an upsampling between two convolutions counts as a layer
         part = "bn" if match[3] == "norm" else "conv"
         return f"decode_head.scale_heads.{match[1]}.{2 * int(match[2])}.{part}.{match[4]}"
     if name.startswith("classifier."):

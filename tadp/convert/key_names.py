@@ -1,7 +1,7 @@
-"""What the modules of Stable Diffusion are called in its original code (LDM), which the paper, VPD and mmseg kept.
+"""The names of Stable Diffusion's tensors in its original code (LDM), which the paper, VPD and mmseg kept.
 
-Each function takes a module as diffusers or transformers has it and returns, for every name of its `state_dict`, LDM's.
-They are made from the module's own blocks, so they hold for any size and number of layers.
+Each function takes a module of diffusers or transformers, and returns LDM's name for every name of its `state_dict`.
+The names derive from the module's own blocks, so they are right for any size and number of layers.
 """
 
 import re
@@ -21,7 +21,7 @@ _UNET_PLACES = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_UNET_LAYERS = {  # of a residual block; those of attention have the same names
+_UNET_LAYERS = {  # layers of a residual block; attention layers have the same names in both
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -44,9 +44,9 @@ _VAE_LAYERS = (
 
 
 def ldm_unet_names(unet: "UNet2DConditionModel") -> dict[str, str]:
-    """Names of a U-Net's tensors in diffusers, and in LDM.
+    """Map the names of a U-Net's tensors in diffusers to those in LDM.
 
-    LDM counts input and output blocks through all levels; a resampling is a block of its own on the way down, and the
+    LDM numbers input and output blocks through all levels. A resampling is a block of its own on the way down, and the
     last part of a block on the way up.
     """
     places = dict(_UNET_PLACES)
@@ -92,9 +92,9 @@ def _ldm_unet_name(name: str, places: dict[str, str]) -> str:
 
 
 def ldm_vae_names(vae: VAEEncoder) -> dict[str, str]:
-    """Our names of a VAE encoder's tensors, which are diffusers', and LDM's.
+    """Map our names of a VAE encoder's tensors, which are diffusers', to those in LDM.
 
-    The projections of its attention are 1x1 convolutions there and matrices here.
+    The projections of its attention are 1x1 convolutions in LDM and matrices here.
 
     Example:
         >>> import tadp
@@ -112,8 +112,8 @@ def ldm_vae_names(vae: VAEEncoder) -> dict[str, str]:
 
 
 def ldm_text_names(model: nn.Module) -> dict[str, str]:
-    """Names of a CLIP text model's tensors in transformers, and in LDM's `cond_stage_model.transformer`.
+    """Map the names of a CLIP text model's tensors in transformers to those in LDM's `cond_stage_model.transformer`.
 
-    Versions of transformers differ in whether `text_model.` stands before them.
+    Only some versions of transformers have the prefix `text_model.`.
     """
     return {name: f"text_model.{name.removeprefix('text_model.')}" for name in model.state_dict()}

@@ -1,4 +1,4 @@
-"""An account of a file's tensors: each is taken, compared or dropped, or the file is refused; and its report."""
+"""Accounting for a file's tensors (each is used, compared or dropped, or the file is refused), and the report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from tadp.errors import Argument, ModelError
 
-_SHOWN = 4  # names an error lists of each kind
-_SAME = 1e-3  # relative L2: half precision rounds by less, another model differs by more
+_SHOWN = 4  # most names that an error lists per kind of problem
+_SAME = 1e-3  # relative L2 difference: rounding to half precision is below, another model is above
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a file's tensors, and where they went.
+    """A group of a file's tensors, and what happened to them.
 
     Attributes:
-        name: What they are.
-        tensors: How many.
-        fate: "converted", "same as the base", or "dropped" and why.
+        name: Name of the group.
+        tensors: Number of tensors.
+        fate: "converted", or "dropped" with the reason.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a file.
+    """The result of a conversion.
 
     Attributes:
-        kind: Whose file it is.
+        kind: Kind of the file.
         task: "segmentation", "depth" or "detection".
-        parts: Every tensor of the file is in one of them.
-        options: What was written into the config, of what the released code decides elsewhere.
-        notes: What the file does not tell and was assumed.
+        parts: Groups of tensors; every tensor of the file is in one of them.
+        options: Options that the config records and that the released code sets elsewhere.
+        notes: Assumptions about settings that the file does not record.
     """
 
     kind: str
@@ -57,11 +57,11 @@ class Report:
 
 
 class Ledger:
-    """The tensors of a file by name, of which those that are not yet accounted for are known.
+    """The tensors of a file by name, with a record of which are not accounted for yet.
 
     Args:
-        state: The file's tensors.
-        path: Of the file, for messages.
+        state: Tensors of the file.
+        path: Path of the file, for messages.
     """
 
     def __init__(self, state: Mapping[str, Tensor], path: Path):
@@ -74,73 +74,73 @@ class Ledger:
     def take(
         self, name: str, names: Mapping[str, str], module: Mapping[str, Tensor], *, optional: Sequence[str] = ()
     ) -> dict[str, Tensor]:
-        """The tensors for a module, under its own names.
+        """Return the tensors for a module under the module's own names.
 
         Args:
-            name: What they are, for the report.
-            names: The module's names, and the file's.
-            module: Its `state_dict`, whose shapes they must have.
-            optional: Beginnings of the module's names that the file may lack.
+            name: Name of the group, for the report.
+            names: The file's name for each of the module's names.
+            module: The module's `state_dict`, whose shapes the tensors must have.
+            optional: Prefixes of the module's names that the file may lack.
         """
-        taken = self._fitting(names, module, tuple(optional))
-        for here, tensor in taken.items():
+        tensors = self._fitting(names, module, tuple(optional))
+        for here, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 self._problem("not finite", names[here])
-        self.parts.append(Part(name, len(taken), "converted"))
-        return taken
+        self.parts.append(Part(name, len(tensors), "converted"))
+        return tensors
 
     def compare(
         self, name: str, names: Mapping[str, str], module: Mapping[str, Tensor], *, base: str, ignore: bool = False
     ) -> None:
-        """Make sure that a frozen module in the file is the base's; with `ignore`, say only whether it is."""
-        found = self._fitting(names, module, ("",)) if any(there in self.state for there in names.values()) else {}
-        if not found:
+        """Check that a frozen module in the file equals the base's; with `ignore`, only report whether it does."""
+        tensors = self._fitting(names, module, ("",)) if any(there in self.state for there in names.values()) else {}
+        if not tensors:
             return
-        self._missing(names, found, module)
-        other = [here for here, tensor in found.items() if not _same(tensor, module[here])]
-        if other and not ignore:
-            for here in other:
-                self._problem(f"other weights than in {base}", names[here])
+        self._missing(names, tensors, module)
+        different = [here for here, tensor in tensors.items() if not _same(tensor, module[here])]
+        if different and not ignore:
+            for here in different:
+                self._problem(f"unlike those in {base}", names[here])
         fate = f"dropped: frozen, the same as in {base}"
-        if other:
-            fate = f"dropped: {len(other)} differ from {base}, whose are used"
-        self.parts.append(Part(name, len(found), fate))
+        if different:
+            fate = f"dropped: {len(different)} differ from {base}, whose weights are used"
+        self.parts.append(Part(name, len(tensors), fate))
 
     def drop_copy(self, name: str, prefix: str, original: str) -> None:
-        """Leave out a second copy of what stands elsewhere, if it is one."""
+        """Drop a second copy of another group, after checking that it is a copy."""
         copies = self._of(lambda key: key.startswith(prefix))
         for key in copies:
             twin = self.state.get(original + key.removeprefix(prefix))
             if twin is None or not _equal(self.state[key], twin):
                 self._problem(f"different from its copy in {original}*", key)
         if copies:
-            self.parts.append(Part(name, len(copies), f"dropped: a second copy of {original}*, the same"))
+            self.parts.append(Part(name, len(copies), f"dropped: an identical copy of {original}*"))
 
     def drop(self, name: str, chosen: Callable[[str], bool], why: str) -> None:
-        """Leave out what is known not to be needed."""
+        """Drop tensors that are known not to be needed."""
         dropped = self._of(chosen)
         if dropped:
             self.parts.append(Part(name, len(dropped), f"dropped: {why}"))
 
     def has(self, prefix: str) -> bool:
-        """Whether the file has such a name."""
+        """Whether the file has a name with this prefix."""
         return any(key.startswith(prefix) for key in self.state)
 
     def problem(self, what: str, key: str) -> None:
-        """Remember a reason to refuse the file."""
+        """Record a reason to refuse the file."""
         self._problem(what, key)
 
     def close(self, *, allow_unused: Sequence[str] = ()) -> None:
-        """Refuse the file if anything in it is unknown, or missing from it.
+        """Refuse the file if a tensor is unknown or missing, or another problem was recorded.
 
         Args:
-            allow_unused: Patterns of names that may be left out.
+            allow_unused: Patterns of names that may remain unused.
 
         Raises:
-            ModelError: With the names.
+            ModelError: If there is a problem; the message has the names.
         """
         for pattern in allow_unused:
-            self.drop(f"allowed: {pattern}", lambda key, pattern=pattern: fnmatchcase(key, pattern), "as asked")
+            self.drop(f"allowed: {pattern}", lambda key, pattern=pattern: fnmatchcase(key, pattern), "as requested")
         for key in self._left:
             self._problem("unknown", key)
         if not self._problems:
@@ -154,18 +154,18 @@ class Ledger:
     def _hints(self) -> list[str | Argument]:
         hints: list[str | Argument] = []
         if "unknown" in self._problems:
-            hints += [" What is not needed can be left out with ", Argument("allow_unused", ["pattern*"]), "."]
-        if any(what.startswith("other weights") for what in self._problems):
-            hints += [" Pass as ", Argument("base_model", ...), " the model it was trained on, or "]
-            hints += [Argument("ignore_frozen", True), " to use the base's."]
+            hints += [" If the model does not need them, pass ", Argument("allow_unused", ["pattern*"]), "."]
+        if any(what.startswith("unlike those in") for what in self._problems):
+            hints += [" Pass the model it was trained on as ", Argument("base_model", ...), ", or "]
+            hints += [Argument("ignore_frozen", True), " to use the base's weights."]
         if any(what.startswith("of another shape") for what in self._problems):
-            hints += [" Is it of another size than the base? Pass ", Argument("base_model", ...), "."]
+            hints += [" If it has another size than the base, pass ", Argument("base_model", ...), "."]
         return hints
 
     def _fitting(
         self, names: Mapping[str, str], module: Mapping[str, Tensor], optional: tuple[str, ...]
     ) -> dict[str, Tensor]:
-        found = {}
+        fitting = {}
         for here, there in names.items():
             if there not in self._left:
                 if not here.startswith(optional):
@@ -174,15 +174,15 @@ class Ledger:
             del self._left[there]
             tensor = _as_matrix(self.state[there], module[here].ndim)
             if tensor.shape == module[here].shape:
-                found[here] = tensor
+                fitting[here] = tensor
             else:
                 shapes = f"{tuple(tensor.shape)} for {tuple(module[here].shape)}"
                 self._problem("of another shape", f"{there} ({shapes})")
-        return found
+        return fitting
 
-    def _missing(self, names: Mapping[str, str], found: Mapping[str, Tensor], module: Mapping[str, Tensor]) -> None:
+    def _missing(self, names: Mapping[str, str], fitting: Mapping[str, Tensor], module: Mapping[str, Tensor]) -> None:
         for here, there in names.items():
-            if here not in found and there not in self.state and module[here].is_floating_point():
+            if here not in fitting and there not in self.state and module[here].is_floating_point():
                 self._problem("missing", there)
 
     def _of(self, chosen: Callable[[str], bool]) -> list[str]:
@@ -196,15 +196,15 @@ class Ledger:
 
 
 def _as_matrix(tensor: Tensor, ndim: int) -> Tensor:
-    """A 1x1 convolution as the matrix it is."""
+    """Reshape a 1x1 convolution into a matrix where one is expected."""
     return tensor[:, :, 0, 0] if tensor.ndim == 4 and ndim == 2 and tensor.shape[2:] == (1, 1) else tensor
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    if not other.is_floating_point():
-        return torch.equal(one, other)
-    return bool((one.float() - other.float()).norm() <= _SAME * other.float().norm() + 1e-6)
+def _same(tensor: Tensor, base: Tensor) -> bool:
+    if not base.is_floating_point():
+        return torch.equal(tensor, base)
+    return bool((tensor.float() - base.float()).norm() <= _SAME * base.float().norm() + 1e-6)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and (left.data_ptr() == right.data_ptr() or torch.equal(left, right))

@@ -1,4 +1,4 @@
-"""Read a pickle of tensors after a look at it, so that nothing in it is run and none of it is larger than its file."""
+"""Read pickles of tensors after a check, so that no code in them runs and no tensor is larger than the file."""
 
 import pickle
 import pickletools
@@ -17,10 +17,10 @@ from torch import Tensor
 from tadp.errors import CorruptFileError, MissingFileError
 from tadp.files.hub import check_readable
 
-_LARGEST_PICKLE = 2**28  # bytes of structure, tensors not counted; an optimiser's is a few million
-# In files of torch before 1.6: magic number, protocol, machine, content, keys of storages; then raw numbers.
+_LARGEST_PICKLE = 2**28  # bytes without the tensors' data; an optimiser's pickle has a few million
+# Pickles in files of torch before 1.6: magic number, protocol, machine, content, keys of storages; then raw numbers.
 _LEGACY_PICKLES = 5
-# What `weights_only=True` builds: tensors and plain values. The second wall is torch's own list.
+# Names of tensors and plain values, which `weights_only=True` builds. torch then checks its own list too.
 _HARMLESS = re.compile(
     r"collections\.(OrderedDict|Counter)"
     r"|torch\.(\w+Storage|Size|device|Tensor|float\w+|bfloat16|double|half|u?int\w+|long|short|bool|complex\w+)"
@@ -30,26 +30,26 @@ _HARMLESS = re.compile(
 )
 _NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
-# Opcodes that call something, and that torch.save never writes.
+# Opcodes that call a function, and that torch.save never writes.
 _STRANGE = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
 _INTEGERS = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"}
-_CURE = "Save its tensors alone where you trust it (torch.save(model.state_dict(), …)), or get another file."
+_HINT = "If you trust the file, save only its tensors (torch.save(model.state_dict(), …)); or get another file."
 
 
 def read_pickle(path: Path) -> Any:
-    """What a file of `torch.save`, or a safetensors file, holds: tensors and plain values.
+    """Read tensors and plain values from a file of `torch.save` or a safetensors file.
 
-    Before torch reads it, its size is compared with what it declares, and the names in its pickle are compared with
-    a list of harmless ones; nothing is run for that. Numbers of numpy, which mmcv puts beside its tensors, are read
-    without numpy. Tensors of a zip stay in the file until they are used.
+    Before torch reads it, the declared sizes are compared with the file's size, and the names in the pickle with a list
+    of harmless ones, without running anything. Numbers of numpy, which mmcv saves with its tensors, are read without
+    numpy. Tensors in a zip stay in the file until they are used.
 
     Args:
-        path: .safetensors, or any other suffix for a pickle.
+        path: Path of the file. With any suffix other than .safetensors, it is read as a pickle.
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is truncated or damaged, declares more than it holds, or needs more than tensors and
-            plain values; the message names what it asks for.
+        CorruptFileError: If it is truncated or damaged, declares more than it holds, or refers to anything but tensors
+            and plain values; the message gives the name.
 
     Example:
         >>> import tempfile
@@ -59,39 +59,39 @@ def read_pickle(path: Path) -> Any:
         {'state_dict': {'weight': tensor([1., 1.])}, 'epoch': 3}
     """
     if path.is_dir():
-        raise MissingFileError(f"{path} is a folder, and one file is wanted. from_pretrained reads folders.")
+        raise MissingFileError(f"{path} is a folder, but a file is needed. from_pretrained reads folders.")
     if not path.is_file():
         raise MissingFileError(f"no such file: {path}. Check its spelling and the working folder.")
     if path.suffix == ".safetensors":
         check_readable(path)
         return load_file(path)
     zipped = zipfile.is_zipfile(path)
-    _look(path, zipped=zipped)
+    _check_file(path, zipped=zipped)
     try:
         with torch.serialization.safe_globals(_stand_ins()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
-        # torch's own message advises to run what is in the file.
+        # torch's own message recommends running the code in the file.
         raise CorruptFileError(
-            f"{path} is damaged: it has the form of a file of torch.save, and torch cannot read it. Get the file again."
+            f"{path} is damaged: it looks like a file of torch.save, but torch cannot read it. Get the file again."
         ) from error
     _check_tensors(content, path)
     return content
 
 
 def tensors_in(content: Any) -> Iterator[Tensor]:
-    """All tensors in nested dictionaries and lists."""
+    """Iterate over all tensors in nested dictionaries and lists."""
     if isinstance(content, Tensor):
         yield content
     elif isinstance(content, Mapping):
-        for one in content.values():
-            yield from tensors_in(one)
+        for value in content.values():
+            yield from tensors_in(value)
     elif isinstance(content, list | tuple):
-        for one in content:
-            yield from tensors_in(one)
+        for value in content:
+            yield from tensors_in(value)
 
 
-def _look(path: Path, *, zipped: bool) -> None:
+def _check_file(path: Path, *, zipped: bool) -> None:
     size = path.stat().st_size
     try:
         if zipped:
@@ -103,12 +103,12 @@ def _look(path: Path, *, zipped: bool) -> None:
         if isinstance(error, CorruptFileError):
             raise
         raise CorruptFileError(
-            f"{path} is damaged, or no file of torch.save ({error}); nothing in it was run. Get the file again."
+            f"{path} is damaged, or not a file of torch.save ({error}); nothing in it was run. Get the file again."
         ) from error
 
 
 def _structure(path: Path, size: int) -> bytes:
-    """The pickle in a zip, if the zip is what torch writes: nothing compressed, and no larger than its file."""
+    """Return the pickle in a zip, after checking that torch could have written it: uncompressed and not too large."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         for member in members:
@@ -123,12 +123,15 @@ def _structure(path: Path, size: int) -> bytes:
                 f"{path} declares {declared} bytes of content in a file of {size}. Nothing in it was run."
             )
         if any(member.filename.endswith("constants.pkl") for member in members):
-            raise CorruptFileError(f"{path} is a TorchScript program, not weights; nothing in it was run. {_CURE}")
+            raise CorruptFileError(f"{path} is a TorchScript program, not weights; nothing in it was run. {_HINT}")
         pickles = [member for member in members if Path(member.filename).name == "data.pkl"]
         if len(pickles) != 1:
-            raise CorruptFileError(f"{path} is a zip, and no file of torch.save: it has {len(pickles)} data.pkl.")
+            raise CorruptFileError(f"{path} is a zip, but not a file of torch.save: it has {len(pickles)} data.pkl.")
         if pickles[0].file_size > _LARGEST_PICKLE:
-            raise CorruptFileError(f"{path}: its pickle has {pickles[0].file_size} bytes besides tensors; too many.")
+            raise CorruptFileError(
+                f"{path}: its pickle has {pickles[0].file_size} bytes without the tensors' data; at most "
+                f"{_LARGEST_PICKLE} are allowed."
+            )
         return archive.read(pickles[0])
 
 
@@ -144,12 +147,12 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
                 integer = int(argument or 0)
             if opcode.name == "GLOBAL":
                 _check_name(str(argument).replace(" ", "."), path)
-            elif opcode.name in _STRANGE and not strings[1]:  # torch names what it asks for, so this is no pickle
-                raise CorruptFileError(f"{path} is no file of torch.save; nothing in it was run. Pass a checkpoint.")
+            elif opcode.name in _STRANGE and not strings[1]:  # a pickle would have given a name before
+                raise CorruptFileError(f"{path} is not a file of torch.save; nothing in it was run. Pass a checkpoint.")
             elif opcode.name in _STRANGE:
                 raise CorruptFileError(
-                    f"{path} asks for {'.'.join(strings)} by {opcode.name}, which torch.save never writes; nothing in "
-                    f"it was run. {_CURE}"
+                    f"{path} refers to {'.'.join(strings)} with {opcode.name}, which torch.save never writes; nothing "
+                    f"in it was run. {_HINT}"
                 )
             elif opcode.name == "BINPERSID":
                 declared[strings[0] + strings[1]] = integer
@@ -163,7 +166,7 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
 def _check_name(name: str, path: Path) -> None:
     if not _HARMLESS.fullmatch(name) and name not in (*_NUMPY, _PARAMETER_DICT):
         raise CorruptFileError(
-            f"{path} holds more than tensors and plain values: it asks for {name}; nothing in it was run. {_CURE}"
+            f"{path} holds more than tensors and plain values: it refers to {name}; nothing in it was run. {_HINT}"
         )
 
 
@@ -173,13 +176,13 @@ def _check_tensors(content: Any, path: Path) -> None:
             raise CorruptFileError(f"{path} holds a {tensor.layout} tensor on {tensor.device}; tadp reads dense ones.")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CorruptFileError(
-                f"{path} declares a tensor {tuple(tensor.shape)}, and holds {tensor.untyped_storage().nbytes()} bytes "
-                "for it."
+                f"{path} declares a tensor {tuple(tensor.shape)}, but holds only {tensor.untyped_storage().nbytes()} "
+                "bytes for it."
             )
 
 
 class _NumpyType:
-    """Stands in for numpy.dtype: keeps its code, and does nothing."""
+    """Stands in for numpy.dtype: keeps the type code and does nothing else."""
 
     def __init__(self, code: str = "", *_: object):
         self.code = code
@@ -189,12 +192,12 @@ class _NumpyType:
 
 
 def _numpy_number(kind: _NumpyType, data: bytes = b"") -> float | int | None:
-    """Stands in for numpy's scalar: a plain number, or None for what is none."""
+    """Stands in for numpy's scalar: returns a plain number, or None if it is not a number."""
     form = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i", "b1": "<?"}.get(kind.code)
     return struct.unpack(form, data)[0] if form and len(data) == struct.calcsize(form) else None
 
 
 def _stand_ins() -> list[Any]:
     dtype, *scalars = _NUMPY
-    # The original code keeps its tensors in a ParameterDict, which is a dictionary and no more.
+    # The original code keeps its tensors in a ParameterDict, which is a harmless dictionary.
     return [torch.nn.ParameterDict, (_NumpyType, dtype), *((_numpy_number, name) for name in scalars)]

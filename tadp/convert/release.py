@@ -1,4 +1,4 @@
-"""Convert a whole file: the paper's release, VPD's, or mmseg's VPD, to a folder that a task model loads."""
+"""Convert a whole file of the paper's release, of VPD or of mmseg's VPD to a folder that a task model loads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,37 +46,41 @@ def convert_file(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Report:
-    """Turn a trained file of others into a folder for `TADPFor….from_pretrained`.
+    """Convert a model trained with other code into a folder for `TADPFor….from_pretrained`.
 
-    Read are the paper's depth, mmcv segmentation (ADE20K, Cityscapes) and detection files, VPD's depth and
-    segmentation, and mmseg's VPD: pickles, with nothing in them run, or safetensors. All of them run at timestep 1.
-    Every tensor of the file is used, compared, or dropped for a reason that the report gives; else the file is refused.
+    It reads the paper's depth, mmcv segmentation (ADE20K, Cityscapes) and detection files, VPD's depth and segmentation
+    files, and mmseg's VPD, as pickles (without running anything in them) or safetensors. All of them run at timestep 1.
+    Every tensor of the file is used, compared, or dropped for a reason that the report gives; otherwise the file is
+    refused.
 
     Args:
-        path: The file.
-        output: A folder that is not there yet, or is empty.
-        base_model: The Stable Diffusion it was trained from, in diffusers' layout: VAE and text encoder come from it.
-        task: What the file must be; "auto" takes what it is.
-        class_names: In the order of the head's outputs; by default those in the file, or those of the data set with as
-            many classes (ADE20K, Cityscapes, Pascal VOC).
-        scale_latents: Whether latents were scaled. Segmentation and detection files tell it, by where their VAE is; for
-            depth the default is what was released: scaled with captions, unscaled with class embeddings (VPD).
-        imagenet_pixels: Whether pixels were normalised by ImageNet's mean and deviation. The default is what was
-            released: for detection and Cityscapes they were.
-        room: For depth with class embeddings, the room that all images show, one of VPD's 27; by default their mean.
-        learned_token: What a learned token in the file is called; "" leaves it out.
-        allow_unused: Patterns of names that may be in the file and are not used.
-        ignore_frozen: Use the base's VAE and text encoder though the file has others.
-        revision: Of the base.
-        local_files_only: Never ask the hub.
-        cache_dir: Where hub models are kept.
+        path: Path of the file.
+        output: Folder to write, which must not exist or be empty.
+        base_model: The Stable Diffusion model that it was trained from, in diffusers' layout. VAE and text encoder come
+            from it.
+        task: Expected task of the file; "auto" accepts any.
+        class_names: Names of the head's outputs, in order. The default is the names in the file, or those of the data
+            set with as many classes (ADE20K, Cityscapes, Pascal VOC).
+        scale_latents: Whether latents were scaled. Segmentation and detection files show this by the place of their
+            VAE. For depth, the default is that of the releases: scaled with captions, unscaled with class embeddings
+            (VPD).
+        imagenet_pixels: Whether pixels were normalised with ImageNet's mean and deviation. The default is that of the
+            releases: true for detection and Cityscapes.
+        room: For depth models with class embeddings, the room that all images show, one of VPD's 27. The default is
+            the mean of all rooms.
+        learned_token: Name of a learned token in the file; "" leaves the token out.
+        allow_unused: Patterns of names in the file that may remain unused.
+        ignore_frozen: Whether to use the base's VAE and text encoder even if the file has different ones.
+        revision: Branch, tag or commit of the base model.
+        local_files_only: Whether to use only local files, without asking the hub.
+        cache_dir: Folder of models from the hub.
 
     Returns:
-        What became of each part, what was written into the config, and what was assumed.
+        A report of every part of the file, the options in the config, and what was assumed.
 
     Raises:
-        MissingFileError, CorruptFileError: If there is no such file, or it is damaged, or needs more than tensors.
-        ModelError: If it is of another kind, or a tensor is unknown, missing, of another shape or not finite; if an
+        MissingFileError, CorruptFileError: If there is no such file, it is damaged, or it needs more than tensors.
+        ModelError: If it is another kind of file, a tensor is unknown, missing, of another shape or not finite, or an
             option does not fit the file.
         OutputError: If the folder is not empty or cannot be written.
 
@@ -86,7 +90,7 @@ def convert_file(
     """
     path, output = Path(path), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output} is not empty; choose another folder, nothing was changed.")
+        raise OutputError(f"{output} is not empty; choose another folder. Nothing was changed.")
     hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     state, others = state_of(read_pickle(path), path)
     form = recognise(state, path)
@@ -111,7 +115,7 @@ def convert_file(
     weights = account(file, model, ignore_frozen=ignore_frozen, base=str(base_model))
     file.ledger.close(allow_unused=allow_unused)
     for module, tensors in weights:
-        module.load_state_dict(tensors, strict=False)  # what may be missing is known
+        module.load_state_dict(tensors, strict=False)  # the ledger has checked what may be missing
     if learned is not None and encoder is not None:
         notes.append(learn(encoder, learned_token, learned, path))
     model.record["notes"] = f"Converted from {path.name}: {form.kind}."
@@ -121,32 +125,37 @@ def convert_file(
 
 
 def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: Path, hub: HubOptions) -> TADPBackbone:
-    """The base as the file's model was built on it; compared with the text that its head takes."""
+    """Load the base with the file's options, and check it against the text that the head takes."""
     length = text.length if text.mode == "stored" else None
     backbone = TADPBackbone.from_pretrained(base, **asdict(hub), text_length=length, **options)
     if text.mode == "captions" and text.length not in (None, backbone.text_length):
         raise ModelError(
-            f"{path}: the head takes the attention of {text.length} tokens, a caption of {base} has "
-            f"{backbone.text_length}. A file trained with captions and class embeddings joined is not read."
+            f"{path}: the head takes the attention of {text.length} tokens, but a caption of {base} has "
+            f"{backbone.text_length}. Files trained with captions joined to class embeddings are not supported."
         )
     return backbone
 
 
 def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, wanted: bool | None) -> bool:
-    """As the file was trained: unscaled, VAE and U-Net go apart; scaled, the VAE stays where the whole model has it."""
+    """Return whether the file was trained with scaled latents.
+
+    Without scaling, the released code stores the VAE separately; with scaling, the VAE stays inside the whole model.
+    """
     if form.task == "depth" and form.root == "encoder.":
-        # The depth models keep both in any case.
+        # The depth models always store both.
         return text.mode == "captions" if wanted is None else wanted
     apart = any(key.startswith(form.vae) for key in state)
     inside = any(key.startswith(f"{form.whole}first_stage_model.") for key in state)
-    if not apart and not inside:  # the VAE was taken out
+    if not apart and not inside:  # the VAE was removed from the file
         return text.mode == "captions" if wanted is None else wanted
-    told = not apart
-    if wanted not in (None, told):
+    scaled = not apart
+    if wanted not in (None, scaled):
         raise ModelError(
-            "this file was trained with ", Argument("scale_latents", told), ", as its names tell; leave the option out."
+            "the names in this file show that it was trained with ",
+            Argument("scale_latents", scaled),
+            "; leave the option out.",
         )
-    return told
+    return scaled
 
 
 def _imagenet_pixels(form: Form, state: Mapping[str, Tensor], others: dict[str, Any], wanted: bool | None) -> bool:
@@ -171,8 +180,8 @@ def _class_names(
     meta = others.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     data = meta.get("dataset_meta")
-    found = wanted or meta.get("CLASSES") or (data.get("classes") if isinstance(data, dict) else None)
-    names = found or _CLASSES.get((form.task, count))
+    recorded = meta.get("CLASSES") or (data.get("classes") if isinstance(data, dict) else None)
+    names = wanted or recorded or _CLASSES.get((form.task, count))
     if names is None:
         raise ModelError(f"{path} has {count} classes and does not name them; pass class_names= (--classes).")
     if len(names) != count:

@@ -1,4 +1,4 @@
-"""A whole Stable Diffusion 1.x or 2.x in one file, as the original code and most of the web store it."""
+"""A whole Stable Diffusion 1.x or 2.x model in one file, the format of the original code and of most web sites."""
 
 import json
 import re
@@ -58,26 +58,27 @@ def from_single_file(
 ) -> TADPBackbone:
     """Load a .safetensors or .ckpt file of Stable Diffusion 1.x or 2.x as a backbone.
 
-    A .ckpt is read as `convert_file` reads one: tensors and plain values, nothing is run. U-Net, VAE encoder and text
-    encoder are taken to the last tensor; the decoder, averages and schedules are left. Which of the two it is follows
-    from the text encoder. The configurations and CLIP's vocabulary come with tadp, so nothing else is needed.
+    A .ckpt is read like in `convert_file`: only tensors and plain values, and no code is run. All tensors of the U-Net,
+    the VAE encoder and the text encoder are used; the decoder, averages and schedules are ignored. The text encoder
+    shows whether it is version 1 or 2. The configurations and CLIP's vocabulary come with tadp, so no other file is
+    needed.
 
     Args:
-        path: The file.
-        base_model: A folder in diffusers layout that describes the model, `unet/config.json` and so on, if it is of
-            another shape than Stable Diffusion 1.5 and 2.1; its `tokenizer/`, if it has one, is used too.
-        tokenizer: The tokenizer, or a folder or hub id with one; CLIP's own by default.
-        dtype: Of all parts; None is float32.
-        device: Where it goes; None is the CPU.
-        local_files_only: Never ask the hub.
-        cache_dir: Where hub models are kept.
-        token: For gated models.
-        **options: `TADPBackbone`'s own.
+        path: Path of the file.
+        base_model: Folder in diffusers' layout that describes the model (`unet/config.json` and so on), if its shape
+            differs from Stable Diffusion 1.5 and 2.1. Its `tokenizer/` is used too, if there is one.
+        tokenizer: A tokenizer, or a folder or hub id with one; None means CLIP's own.
+        dtype: Precision of all parts; None means float32.
+        device: Device of the backbone; None means the CPU.
+        local_files_only: Whether to use only local files, without asking the hub.
+        cache_dir: Folder of models from the hub.
+        token: Access token for gated models.
+        **options: Options of `TADPBackbone`.
 
     Raises:
-        MissingFileError, CorruptFileError: If there is no such file, or it is damaged, or needs more than tensors.
-        ModelError: If it is of another family, or a tensor is missing, unknown or of another shape.
-        UnknownModelError: If the tokenizer is not to be had.
+        MissingFileError, CorruptFileError: If there is no such file, it is damaged, or it needs more than tensors.
+        ModelError: If it is another family, or a tensor is missing, unknown or of another shape.
+        UnknownModelError: If the tokenizer is not available.
 
     Source:
         The original code's layout (LDM): `model.diffusion_model`, `first_stage_model`, `cond_stage_model`.
@@ -92,15 +93,15 @@ def from_single_file(
     unet, vae, text = _hollow(configs)
     _check_vocabulary(words, text)
     ledger = Ledger(_parted(state) if family == "sd2" else state, path)
-    taken = [
+    parts = [
         (unet, _take(ledger, "U-Net", unet, ldm_unet_names(unet), _UNET)),
         (vae, _take(ledger, "VAE encoder", vae, ldm_vae_names(vae), _VAE)),
         (text, _take_text(ledger, text, family)),
     ]
     _drop_rest(ledger, text, family)
     ledger.close()
-    for module, tensors in taken:
-        # A copy: the file stays closed, and how its tensors lie in it changes nothing.
+    for module, tensors in parts:
+        # Copies do not keep the file open, and do not depend on how tensors are laid out in it.
         copies = {name: tensor.to(dtype or torch.float32, copy=True) for name, tensor in tensors.items()}
         module.load_state_dict(copies, strict=True, assign=True)
     backbone = TADPBackbone(unet=unet, vae=vae, text_encoder=text, tokenizer=words, **options)
@@ -108,14 +109,14 @@ def from_single_file(
 
 
 def _family(state: Mapping[str, Tensor], path: Path) -> str:
-    """The name of the configurations that come with tadp."""
+    """Return the family, by which the configurations that come with tadp are named."""
     for family, prefix in (("sd1", _CLIP), ("sd2", _OPENCLIP)):
         if any(name.startswith(prefix) for name in state):
             return family
     known = "tadp reads single files of Stable Diffusion 1.x and 2.x, with their text encoder"
     if any(name.startswith("conditioner.") for name in state):
-        raise ModelError(f"{path} is a Stable Diffusion XL in one file; {known}. Get it in diffusers' layout.")
-    raise ModelError(f"{path} has no text encoder of LDM (cond_stage_model.*); {known}.")
+        raise ModelError(f"{path} is a Stable Diffusion XL model in one file; {known}. Get it in diffusers' layout.")
+    raise ModelError(f"{path} has no text encoder under LDM's names (cond_stage_model.*); {known}.")
 
 
 def _configs(family: str, base_model: str | Path | None) -> dict[str, dict[str, Any]]:
@@ -124,25 +125,25 @@ def _configs(family: str, base_model: str | Path | None) -> dict[str, dict[str, 
     return {part: read_json(Path(base_model) / part / "config.json") for part in ("unet", "vae", "text_encoder")}
 
 
-def _tokenizer(given: Any, hub: HubOptions, family: str) -> "CLIPTokenizer":
+def _tokenizer(source: Any, hub: HubOptions, family: str) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
-    if given is None:
-        # Stable Diffusion 2 was trained on padding with token 0, which is "!".
+    if source is None:
+        # Stable Diffusion 2 was trained with padding token 0, which is "!".
         return clip_tokenizer(**({"pad_token": "!"} if family == "sd2" else {}))
-    if not isinstance(given, str | Path):
-        return given
+    if not isinstance(source, str | Path):
+        return source
     known = "Pass a folder with tokenizer.json, or with vocab.json and merges.txt, a hub id, or a CLIPTokenizer."
     patterns = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
     return CLIPTokenizer.from_pretrained(
-        local_folder(given, patterns=patterns, known=known, hub=hub), local_files_only=True
+        local_folder(source, patterns=patterns, known=known, hub=hub), local_files_only=True
     )
 
 
 def _check_vocabulary(tokenizer: "CLIPTokenizer", text: Any) -> None:
     if len(tokenizer) > text.config.vocab_size:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the text encoder takes {text.config.vocab_size}; pass the "
+            f"the tokenizer has {len(tokenizer)} tokens, but the text encoder takes {text.config.vocab_size}; pass the "
             "tokenizer that the file was trained with as tokenizer=."
         )
 
@@ -155,7 +156,7 @@ def _hollow(configs: dict[str, dict[str, Any]]) -> tuple[Any, VAEEncoder, Any]:
         unet = StableDiffusion().build(configs["unet"])
         autoencoder: Any = AutoencoderKL.from_config(configs["vae"])
         vae = VAEEncoder(autoencoder)
-    # Not on the meta device: its table of positions is no part of the file.
+    # Not on the meta device, because the file does not contain its table of positions.
     return unet, vae, CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
 
 
@@ -170,7 +171,7 @@ def _take_text(ledger: Ledger, text: nn.Module, family: str) -> dict[str, Tensor
 
 
 def _openclip_name(name: str) -> str:
-    """OpenCLIP's name of a tensor of a CLIP text model, its queries, keys and values parted."""
+    """Return OpenCLIP's name of a CLIP text model's tensor, with queries, keys and values separated."""
     name = name.removeprefix("text_model.")
     if name in _OPENCLIP_PLACES:
         return _OPENCLIP_PLACES[name]
@@ -180,14 +181,14 @@ def _openclip_name(name: str) -> str:
 
 
 def _parted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenCLIP keeps queries, keys and values of a layer in one tensor."""
+    """Split OpenCLIP's tensors, each of which holds the queries, keys and values of a layer."""
     parted = {}
     for name, tensor in state.items():
         match = re.fullmatch(r"(.*\.attn\.)in_proj_(weight|bias)", name) if name.startswith(_OPENCLIP) else None
         if match is None:
             parted[name] = tensor
         else:
-            parted |= {f"{match[1]}{k}.{match[2]}": one for k, one in zip("qkv", tensor.chunk(3), strict=True)}
+            parted |= {f"{match[1]}{k}.{match[2]}": part for k, part in zip("qkv", tensor.chunk(3), strict=True)}
     return parted
 
 
@@ -200,15 +201,15 @@ def _drop_rest(ledger: Ledger, text: Any, family: str) -> None:
     ledger.drop(
         "schedule, averages and training state",
         lambda name: not name.startswith((_UNET, _VAE, "cond_stage_model.")),
-        "a backbone needs none",
+        "a backbone needs none of them",
     )
     last = text.config.num_hidden_layers
     unused = {f"{_OPENCLIP}{name}" for name in ("text_projection", "logit_scale", "attn_mask")}
     if family == "sd1":
         unused = {f"{_CLIP}text_model.embeddings.position_ids"}
     ledger.drop(
-        "unused of the text encoder",
-        # Stable Diffusion 2 takes OpenCLIP's last layer but one, so its last is not in the configuration.
+        "unused parts of the text encoder",
+        # Stable Diffusion 2 reads OpenCLIP's second-to-last layer, so the last is not in the configuration.
         lambda name: name in unused or name.startswith(f"{_OPENCLIP}transformer.resblocks.{last}."),
         "positions, projection, and the layer after the one that is read",
     )

@@ -1,4 +1,4 @@
-"""The text in files of others: captions or class embeddings of a model, told by its tensors; and learned tokens."""
+"""The text in files of other programs: whether a model used captions or class embeddings, and learned tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ _VOCABULARY = "cond_stage_model.transformer.text_model.embeddings.token_embeddin
 
 @dataclass(frozen=True)
 class FileText:
-    """The text of a file.
+    """The text that the model in a file was trained with.
 
     Attributes:
         mode: "captions", or "stored" for class embeddings.
-        attach_attention: Levels whose maps the head takes with attention.
-        length: Tokens of the text, where attention is attached; else None.
+        attach_attention: Levels whose maps the head takes with attached attention.
+        length: Number of tokens in the text; None if no attention is attached.
         adapter: Whether the text adapter in the file was used.
     """
 
@@ -48,28 +48,28 @@ def read_text(
 ) -> FileText:
     """Find out which text a file was trained with.
 
-    The head's channels beyond the U-Net's are the text's tokens: as many as class embeddings, or a caption's. Without
-    attention, a text encoder in the file says that it was captions.
+    The head's channels beyond the U-Net's are tokens of the text, either one per class embedding or those of a caption.
+    Without attention, a text encoder in the file means captions.
 
     Args:
-        form: Of the file.
-        state: Its tensors.
-        widths: Channels of the maps its head takes; None for the U-Net's own.
-        channels: Of the base's U-Net, finest first.
-        path: For messages.
+        form: Form of the file.
+        state: Tensors of the file.
+        widths: Channels of the maps that the head takes; None means the U-Net's own.
+        channels: Channels of the base's U-Net, finest first.
+        path: Path of the file, for messages.
 
     Raises:
-        ModelError: If the channels fit neither.
+        ModelError: If the channels fit neither kind of text.
     """
     extra = [width - own for width, own in zip(widths or channels, channels, strict=True)]
     levels = tuple(level for level, tokens in enumerate(extra) if tokens)
     lengths = {extra[level] for level in levels}
     if len(lengths) > 1 or min(extra) < 0:
         raise ModelError(
-            f"{path}: the head takes {', '.join(map(str, widths or ()))} channels, the base's U-Net gives "
-            f"{', '.join(map(str, channels))}; the rest is not one number of tokens. Pass ",
+            f"{path}: the head takes {', '.join(map(str, widths or ()))} channels, but the base's U-Net has "
+            f"{', '.join(map(str, channels))}; the difference is not the same number of tokens everywhere. Pass ",
             Argument("base_model", ...),
-            " if it is of another size; heads on self-attention are not read.",
+            " if the base has another size; heads on self-attention are not supported.",
         )
     length = lengths.pop() if lengths else None
     embeddings = state.get(f"{form.root}class_embeddings")
@@ -79,7 +79,7 @@ def read_text(
         stored = length == embeddings.shape[0]
     else:
         stored = not any(key.startswith(f"{form.whole}cond_stage_model.") for key in state)
-    # The released detection model always has an adapter, and gives it class embeddings alone.
+    # The released detection model always has an adapter, but uses it only for class embeddings.
     adapter = any(key.startswith(f"{form.root}text_adapter.") for key in state)
     return FileText(
         "stored" if stored else "captions", levels, length, adapter and (stored or form.task != "detection")
@@ -87,11 +87,11 @@ def read_text(
 
 
 def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Float[Tensor, "1 d"]:
-    """What a depth model is told: the embedding of one room, or of rooms on average.
+    """Choose the text of a depth model: the embedding of one room, or the mean of all rooms.
 
     Args:
-        embeddings: (K, D) of VPD's 27 rooms; mmseg's have their mean as a further row.
-        room: One of `NYU_ROOMS`; None for the mean, which mmseg takes where the room is not known.
+        embeddings: Embeddings of VPD's 27 rooms, (K, D). mmseg's files have their mean as a further row.
+        room: One of `NYU_ROOMS`; None means the mean, which mmseg uses if the room is unknown.
 
     Raises:
         ModelError: If there is no such room.
@@ -101,7 +101,7 @@ def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Floa
         return embeddings[:count].float().mean(dim=0, keepdim=True)
     if room not in NYU_ROOMS or embeddings.shape[0] not in (count, count + 1):
         raise ModelError(
-            f"room is one of {', '.join(NYU_ROOMS)}; got {room!r} for a file of {embeddings.shape[0]} embeddings."
+            f"room must be one of {', '.join(NYU_ROOMS)}; got {room!r}, and the file has {len(embeddings)} embeddings."
         )
     return embeddings[NYU_ROOMS.index(room)][None]
 
@@ -109,7 +109,7 @@ def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Floa
 def split_vocabulary(
     state: Mapping[str, Tensor], form: Form, encoder: TextEncoder | None
 ) -> tuple[dict[str, Tensor], Float[Tensor, "n d"] | None]:
-    """The tensors with a vocabulary as large as the base's, and the vectors of learned tokens after it, if any."""
+    """Cut the vocabulary to the base's size, and return the vectors of learned tokens after it, if there are any."""
     key = form.whole + _VOCABULARY
     if key not in state or encoder is None:
         return dict(state), None
@@ -122,35 +122,36 @@ def split_vocabulary(
 
 
 def learn(encoder: TextEncoder, token: str | None, vectors: Float[Tensor, "n d"], path: Path) -> str:
-    """Teach the text encoder a file's learned token, or leave it out; returns what was done.
+    """Add a file's learned token to the text encoder, or leave it out, and return a note on that.
 
     Raises:
-        ModelError: If its name is not given: a file has the vectors alone.
+        ModelError: If no name is given, since the file has only the vectors.
     """
     if token is None:
         raise ModelError(
-            f"{path} has a learned token of {len(vectors)} vectors, and not its name. Pass ",
+            f"{path} has a learned token of {len(vectors)} vectors, but not its name. Pass its name, such as ",
             Argument("learned_token", "<watercolor>"),
-            ", or whatever it is called, or '' to leave it out.",
+            ", or '' to leave it out.",
         )
     if not token:
-        return f"a learned token of {len(vectors)} vectors was left out, as asked"
+        return f"a learned token of {len(vectors)} vectors was left out, as requested"
     model: nn.Module = encoder.model
     add_token(encoder, token, vectors.detach().float().clone())
     model.requires_grad_(False)
-    return f"{token} is a word of the model, of {len(vectors)} vectors"
+    return f"the model has the learned token {token} of {len(vectors)} vectors"
 
 
 def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
-    """Read a learned token from any file that Textual Inversion comes in.
+    """Read a learned token from any file format of Textual Inversion.
 
     Args:
-        path: diffusers' learned_embeds.bin, {token: vectors}; AUTOMATIC1111's or the original code's .pt, with
-            string_to_param; one bare tensor; or a .safetensors file, as `tadp.text.learned_tokens.read_token` does.
-        token: What to call it instead; needed if the file does not say.
+        path: diffusers' learned_embeds.bin, {token: vectors}; a .pt file of AUTOMATIC1111 or the original code, with
+            string_to_param; a file with one bare tensor; or a .safetensors file, see
+            `tadp.text.learned_tokens.read_token`.
+        token: New name of the token; required if the file does not name it.
 
     Returns:
-        The token and its vectors, (N, D), in float32 or what the file holds.
+        The token and its vectors, (N, D), in the file's precision.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -173,15 +174,16 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
     content = read_pickle(path)
     name: str | None = None
     if isinstance(content, dict) and "string_to_param" in content:
-        given = content.get("name")
-        name = given if isinstance(given, str) and given != UNNAMED_TOKEN else None
+        stored = content.get("name")
+        name = stored if isinstance(stored, str) and stored != UNNAMED_TOKEN else None
         content = dict(content["string_to_param"].items())
     if isinstance(content, dict):
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         if len(tensors) != 1:
             raise ModifierError(
-                f"a learned token is one tensor under its name; {path} holds {len(tensors)} tensors, under "
-                f"{', '.join(sorted(map(str, content))[:4])} …. Tokens for several text encoders are not read."
+                f"the file of a learned token must hold one named tensor; {path} holds {len(tensors)} tensors, under "
+                f"{', '.join(sorted(map(str, content))[:4])} …. Tokens for several text encoders are not "
+                "supported."
             )
         [(key, content)] = tensors.items()
         name = name or (key if key != UNNAMED_TOKEN else None)

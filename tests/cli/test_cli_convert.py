@@ -50,7 +50,7 @@ def test_a_file_is_converted_reported_and_can_predict(folder):
     ("options", "message"),
     [
         (("--task", "detection"), "is a depth file, not detection"),
-        (("--room", "attic"), "room is one of printer_room"),
+        (("--room", "attic"), "room must be one of printer_room"),
         (("--classes", "sky, tree"), "a depth model has no classes"),
     ],
 )
@@ -72,5 +72,5 @@ def test_a_damaged_file_leaves_nothing(folder, tmp_path):
     torch.save({"optimizer": {}, "state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
     done = run("convert", tmp_path / "other.pth", "-o", tmp_path / "made", "--base-model", folder / "base")
     assert done.exit_code == 1
-    assert "it has no U-Net of LDM" in done.output
+    assert "it has no U-Net under LDM's names" in done.output
     assert not (tmp_path / "made").exists()

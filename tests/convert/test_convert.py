@@ -1,4 +1,4 @@
-"""Files of other programs."""
+"""Learned tokens in files of other programs."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ def vectors(count: int) -> torch.Tensor:
 
 
 def a1111(count: int, **more: object) -> dict[str, object]:
-    """What AUTOMATIC1111 saves."""
+    """The content of a file that AUTOMATIC1111 saves."""
     return {
         "string_to_token": {"*": 265},
         "string_to_param": {"*": vectors(count).requires_grad_()},
@@ -41,8 +41,8 @@ def a1111(count: int, **more: object) -> dict[str, object]:
 )
 def test_tokens_are_read_and_can_be_installed(tmp_path, name, content, token, count):
     torch.save(content, tmp_path / name)
-    found, read = read_token(tmp_path / name)
-    assert found == token
+    name_read, read = read_token(tmp_path / name)
+    assert name_read == token
     torch.testing.assert_close(read.float(), vectors(count), rtol=1e-3, atol=1e-3)
     assert not read.requires_grad
     assert read_token(tmp_path / name, token="<car>").token == "<car>"
@@ -75,7 +75,7 @@ def test_safetensors_are_read_too(tmp_path):
 
 
 class Evil:
-    """Would leave a file behind, if it were run."""
+    """Creates a folder if its pickle is run."""
 
     def __init__(self, path):
         self.path = path
@@ -91,7 +91,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
     for name in ("evil.bin", "plain.pt"):
         with pytest.raises(
             CorruptFileError,
-            match=rf"{name} holds more than tensors .*: it asks for (posix|nt)\.mkdir; nothing in it was run",
+            match=rf"{name} holds more than tensors .*: it refers to (posix|nt)\.mkdir; nothing in it was run",
         ):
             read_token(tmp_path / name)
     assert not trace.exists()

@@ -1,4 +1,4 @@
-"""LDM's names, and torchvision's, against what their own code calls its tensors."""
+"""The names of LDM and torchvision, compared with the names in their own code."""
 
 import originals
 import pytest
@@ -40,7 +40,7 @@ def test_golden_parts_too():
 
 
 def test_names_of_stable_diffusion_1_5_as_its_checkpoint_has_them():
-    """A few as they stand in v1-5-pruned-emaonly.ckpt, whose levels have two layers and whose coarsest no attention."""
+    """A few names are copied from v1-5-pruned-emaonly.ckpt: two layers per level, no attention at the coarsest."""
     names = ldm_unet_names(build_unet(layers_per_block=2))
     for here, there in {
         "conv_in.weight": "input_blocks.0.0.weight",
@@ -71,15 +71,15 @@ def test_detection_names_are_those_of_torchvisions_modules():
     backbone = resnet18(weights=None)
     backbone.out_channels = 256
     detector = FasterRCNN(backbone, num_classes=21)
-    theirs = {f"fpn.{key}": value for key, value in pyramid.state_dict().items()} | {
+    state = {f"fpn.{key}": value for key, value in pyramid.state_dict().items()} | {
         f"decode_head.{key}": value for key, value in detector.state_dict().items() if not key.startswith("backbone.")
     }
-    names = head_names(DETECTION, head, theirs)
-    assert sorted(names.values()) == sorted(theirs)
+    names = head_names(DETECTION, head, state)
+    assert sorted(names.values()) == sorted(state)
     for here, there in names.items():
-        assert head.state_dict()[here].shape == theirs[there].shape
-    head.load_state_dict({here: theirs[there] for here, there in names.items()})
+        assert head.state_dict()[here].shape == state[there].shape
+    head.load_state_dict({here: state[there] for here, there in names.items()})
     maps = [torch.rand(1, width, 16 // 2**level, 16 // 2**level) for level, width in enumerate(info.channels)]
-    expected = pyramid({str(level): one for level, one in enumerate(maps)}).values()
-    for one, other in zip(head.neck(maps), expected, strict=True):
-        torch.testing.assert_close(one, other)
+    expected = pyramid({str(level): level_map for level, level_map in enumerate(maps)}).values()
+    for result, reference in zip(head.neck(maps), expected, strict=True):
+        torch.testing.assert_close(result, reference)

@@ -1,4 +1,4 @@
-"""What is looked at before a pickle is read, and what is refused; nothing in a file is run."""
+"""The checks before a pickle is read, and the files that are refused; nothing in a file is run."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from tadp.errors import CorruptFileError, MissingFileError
 
 
 class Evil:
-    """Would leave a folder behind, if it were run."""
+    """Creates a folder if its pickle is run."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -28,11 +28,11 @@ class Evil:
 
 
 class Setting:
-    """Harmless, and still more than a plain value."""
+    """A harmless object that is more than a plain value."""
 
 
 def rewrite(path: Path, target: Path, *, compression: int = zipfile.ZIP_STORED, **replaced: bytes) -> Path:
-    """A copy of a zip with other content under some names, without their folder and with "." as "_"."""
+    """Copy a zip and replace the content of some files, given without folder and with "_" in place of "."."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", compression) as new:
         for member in old.infolist():
             name = member.filename.partition("/")[2].replace(".", "_")
@@ -51,28 +51,28 @@ def test_tensors_and_plain_values_are_read(zipped, tmp_path):
         "plain": [1, 2.5, "text", None, True, (1, 2), {"a"}, Counter("aa"), torch.float16],
     }
     torch.save(content, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
-    found = read_pickle(tmp_path / "file.pt")
-    assert found.keys() == content.keys()
-    assert found["plain"] == content["plain"]
+    restored = read_pickle(tmp_path / "file.pt")
+    assert restored.keys() == content.keys()
+    assert restored["plain"] == content["plain"]
     for key, tensor in content["state_dict"].items():
-        assert torch.equal(found["state_dict"][key], tensor)
-    assert found["state_dict"]["weight"].data_ptr() == found["state_dict"]["again"].data_ptr()
+        assert torch.equal(restored["state_dict"][key], tensor)
+    assert restored["state_dict"]["weight"].data_ptr() == restored["state_dict"]["again"].data_ptr()
 
 
 @pytest.mark.parametrize("value", [np.float64(0.53), np.float32(0.5), np.int64(-3), np.bool_(True)])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_numbers_of_numpy_are_read_as_numbers(value, zipped, tmp_path):
-    """As in {"meta": {"hook_msgs": {"best_score": …}}}, which mmcv saves."""
+    """mmcv saves such numbers: {"meta": {"hook_msgs": {"best_score": …}}}."""
     torch.save({"best_score": value}, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
-    found = read_pickle(tmp_path / "file.pth")["best_score"]
-    assert found == value.item()
-    assert type(found) is type(value.item())
+    score = read_pickle(tmp_path / "file.pth")["best_score"]
+    assert score == value.item()
+    assert type(score) is type(value.item())
 
 
 def test_arrays_of_numpy_are_more_than_plain_values(tmp_path):
     torch.save({"array": np.zeros(3)}, tmp_path / "file.pth")
     with pytest.raises(
-        CorruptFileError, match=r"asks for numpy\._?core\.multiarray\._reconstruct; nothing in it was run"
+        CorruptFileError, match=r"refers to numpy\._?core\.multiarray\._reconstruct; nothing in it was run"
     ):
         read_pickle(tmp_path / "file.pth")
 
@@ -88,22 +88,24 @@ def test_hostile_pickles_do_not_run(tmp_path):
     torch.save({"model": torch.ones(1)}, tmp_path / "good.pth")
     strange = pickle.dumps({"model": evil}, protocol=4)
     rewrite(tmp_path / "good.pth", tmp_path / "swapped.pth", data_pkl=strange)
-    # An allowed name whose call would do harm with another's arguments: it takes none of them.
+    # Calls of getattr could do harm with a module as the argument, so the name itself is refused.
     call = b"cbuiltins\ngetattr\n(cbuiltins\n__import__\nS'x'\ntR."
     rewrite(tmp_path / "good.pth", tmp_path / "getattr.pth", data_pkl=call)
     for name in sorted(path.name for path in tmp_path.glob("*.pth") if path.name != "good.pth"):
         for read in (read_pickle, lambda path: convert_file(path, tmp_path / "made", base_model="tadp-tiny")):
-            with pytest.raises(CorruptFileError, match=r"asks for .*(mkdir|getattr).*nothing in it was run"):
+            with pytest.raises(CorruptFileError, match=r"refers to .*(mkdir|getattr).*nothing in it was run"):
                 read(tmp_path / name)
     assert not trace.exists()
     assert not (tmp_path / "made").exists()
-    with pytest.raises(FileNotFoundError):  # it would have run: pickle's own reader does
+    with pytest.raises(FileNotFoundError):  # pickle's own reader does run it
         pickle.loads(pickle.dumps(Evil(tmp_path / "no" / "where")))
 
 
 def test_objects_are_refused_by_name(tmp_path):
     torch.save({"model": {}, "setting": Setting()}, tmp_path / "file.pth")
-    with pytest.raises(CorruptFileError, match=r"asks for .*Setting; nothing in it was run\. Save its tensors alone"):
+    with pytest.raises(
+        CorruptFileError, match=r"refers to .*Setting; nothing in it was run\. If you trust the file, save"
+    ):
         read_pickle(tmp_path / "file.pth")
 
 
@@ -121,7 +123,7 @@ def test_truncated_files_are_damaged(tmp_path):
     with pytest.raises(MissingFileError, match=r"no such file: .*gone\.pt"):
         read_pickle(tmp_path / "gone.pt")
     (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(CorruptFileError, match=r"text.jpg is no file of torch.save; nothing in it was run"):
+    with pytest.raises(CorruptFileError, match=r"text.jpg is not a file of torch.save; nothing in it was run"):
         read_pickle(tmp_path / "text.jpg")
 
 
@@ -134,7 +136,7 @@ def test_a_zip_that_grows_is_refused_unread(tmp_path):
 
 
 def test_members_that_overlap_are_refused(tmp_path):
-    """Many names for the same bytes."""
+    """Many names refer to the same bytes."""
     with zipfile.ZipFile(tmp_path / "overlap.pt", "w") as archive:
         archive.writestr("file/data.pkl", pickle.dumps({}, protocol=2))
         archive.writestr("file/data/0", b"\0" * 1000)
@@ -146,7 +148,7 @@ def test_members_that_overlap_are_refused(tmp_path):
 
 def test_tensors_larger_than_their_file_are_refused(tmp_path):
     torch.save({"w": torch.zeros(1).expand(10**9)}, tmp_path / "view.pt")
-    with pytest.raises(CorruptFileError, match=r"declares a tensor \(1000000000,\), and holds 4 bytes for it"):
+    with pytest.raises(CorruptFileError, match=r"declares a tensor \(1000000000,\), but holds only 4 bytes for it"):
         read_pickle(tmp_path / "view.pt")
     torch.save({"w": torch.zeros(70_000)}, tmp_path / "good.pt", _use_new_zipfile_serialization=False)
     content = (tmp_path / "good.pt").read_bytes()
@@ -161,7 +163,7 @@ def test_tensors_larger_than_their_file_are_refused(tmp_path):
 def test_other_zips_and_tensors_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("notes.txt", "hello")
-    with pytest.raises(CorruptFileError, match=r"is a zip, and no file of torch\.save: it has 0 data\.pkl"):
+    with pytest.raises(CorruptFileError, match=r"is a zip, but not a file of torch\.save: it has 0 data\.pkl"):
         read_pickle(tmp_path / "other.pt")
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         archive.writestr("m/data.pkl", b"\x80\x02N.")
@@ -169,7 +171,7 @@ def test_other_zips_and_tensors_are_refused(tmp_path):
     with pytest.raises(CorruptFileError, match=r"is a TorchScript program"):
         read_pickle(tmp_path / "script.pt")
     torch.save({"w": torch.eye(2).to_sparse()}, tmp_path / "sparse.pt")
-    with pytest.raises(CorruptFileError, match=r"asks for torch\._utils\._rebuild_sparse_tensor"):
+    with pytest.raises(CorruptFileError, match=r"refers to torch\._utils\._rebuild_sparse_tensor"):
         read_pickle(tmp_path / "sparse.pt")
 
 

@@ -1,4 +1,4 @@
-"""Files of the paper's release, of VPD and of mmseg's VPD, written in their names, become models of ours."""
+"""Files in the forms of the paper's release, VPD and mmseg's VPD are converted to our models."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_a_file_becomes_the_model_it_was_written_from(form, base, tmp_path):
     assert expected.isfinite().all()
     torch.testing.assert_close(output_of(model, pixels), expected, rtol=1e-5, atol=1e-6)
     tensors = sum(part.tensors for part in report.parts)
-    assert tensors == len(original.state) + (form == "tadp depth")  # and the optimizer's
+    assert tensors == len(original.state) + (form == "tadp depth")  # plus the optimizer's tensors
 
 
 @pytest.mark.parametrize(
@@ -75,18 +75,18 @@ def test_how_a_file_was_trained_is_in_the_report_and_the_config(form, expected, 
 def test_what_is_dropped_is_said_with_its_reason(base, tmp_path):
     _, report = convert(original_of("tadp depth", base), base, tmp_path)
     fates = {part.name: part.fate for part in report.parts}
-    assert fates["U-Net again"] == "dropped: a second copy of encoder.unet.unet.diffusion_model.*, the same"
-    assert fates["VAE again"] == "dropped: a second copy of encoder.encoder_vq.*, the same"
+    assert fates["second U-Net"] == "dropped: an identical copy of encoder.unet.unet.diffusion_model.*"
+    assert fates["second VAE"] == "dropped: an identical copy of encoder.encoder_vq.*"
     assert fates["VAE encoder"] == fates["text encoder"] == f"dropped: frozen, the same as in {base}"
     assert fates["VAE decoder"] == "dropped: perception never decodes"
-    assert fates["optimizer"] == "dropped: of the training"
+    assert fates["optimizer"] == "dropped: training state"
     assert fates["class embeddings"] == "dropped: the text was captions"
-    assert "latents are the posterior's mode; the released code sampled where it scaled" in report.notes
+    assert "latents are the posterior's mode; the released code samples them when it scales them" in report.notes
 
 
 @pytest.mark.parametrize("case", ["t1.unscaled.default", "t1.scaled.default"])
 def test_golden_weights_in_the_originals_names_give_the_golden_features(case, tmp_path):
-    """The features of the paper's released extractor, for the first image; its text stands as class embeddings."""
+    """The features equal the paper's released extractor's for the first image, with its text as class embeddings."""
     unet = load_unet(GOLDEN, variant=None, dtype=torch.float32)
     vae = load_vae(GOLDEN, variant=None, dtype=torch.float32)
     TADPBackbone(unet=build_like(unet), vae=vae, text_length=11).save_pretrained(tmp_path / "base")
@@ -97,21 +97,20 @@ def test_golden_weights_in_the_originals_names_give_the_golden_features(case, tm
     scaled = ".scaled." in case
     state |= originals.write_vae(vae, "sd_model.first_stage_model." if scaled else "encoder_vq.")
     state |= {"class_embeddings": context[0]} | originals.write_mmcv_head(model.head)
-    made, _ = convert(Original(model, state), tmp_path / "base", tmp_path, class_names=CLASSES)
-    assert made.backbone.scale_latents == scaled
+    converted, _ = convert(Original(model, state), tmp_path / "base", tmp_path, class_names=CLASSES)
+    assert converted.backbone.scale_latents == scaled
     with torch.no_grad():
-        features = made.features(golden("inputs")["image"][:1].double() / 255)
-    for level, one in enumerate(features.maps):
-        assert relative_error(one, expected_map(case, level)[:1]) < TOLERANCE
+        features = converted.features(golden("inputs")["image"][:1].double() / 255)
+    for level, level_map in enumerate(features.maps):
+        assert relative_error(level_map, expected_map(case, level)[:1]) < TOLERANCE
 
 
 def build_like(unet: Any) -> Any:
-    """The same U-Net untrained, which a conversion must replace."""
-    made = type(unet).from_config(dict(unet.config))
-    return made.eval()
+    """Build the same U-Net untrained; a conversion must replace its weights."""
+    return type(unet).from_config(dict(unet.config)).eval()
 
 
-# What is asked for
+# Options
 
 
 def test_a_room_may_be_chosen(base, tmp_path):
@@ -122,7 +121,7 @@ def test_a_room_may_be_chosen(base, tmp_path):
     assert "text: the embedding of kitchen" in report.notes
     other = Conditioning(original.state["encoder.class_embeddings"][None, 8:9])
     assert model.predict(images(1, 64, 64), other).depth_m.shape == (64, 64)
-    with pytest.raises(ModelError, match=r"room is one of printer_room, .*; got 'attic'"):
+    with pytest.raises(ModelError, match=r"room must be one of printer_room, .*; got 'attic'"):
         convert_file(tmp_path / "file.pth", tmp_path / "other", base_model=base, room="attic")
 
 
@@ -132,7 +131,7 @@ def test_a_depth_file_does_not_tell_its_scale_and_may_be_told(base, tmp_path):
 
 
 def test_a_segmentation_file_tells_its_scale(base, tmp_path):
-    with pytest.raises(ModelError, match=r"was trained with scale_latents=True, as its names tell"):
+    with pytest.raises(ModelError, match=r"show that it was trained with scale_latents=True; leave"):
         convert(original_of("tadp segmentation", base), base, tmp_path, scale_latents=False)
 
 
@@ -151,8 +150,8 @@ def test_nineteen_classes_of_the_release_are_cityscapes_with_its_normalisation(b
     model = segmentation_model(backbone_of(base), class_names=names)
     original = original_of("tadp segmentation", base)
     state = {key: value for key, value in original.state.items() if not key.startswith(("neck.", "decode_head."))}
-    made, report = convert(Original(model, state | originals.write_mmcv_head(model.head)), base, tmp_path)
-    assert made.class_names[:2] == ("road", "sidewalk")
+    converted, report = convert(Original(model, state | originals.write_mmcv_head(model.head)), base, tmp_path)
+    assert converted.class_names[:2] == ("road", "sidewalk")
     assert report.options["imagenet_pixels"]
 
 
@@ -171,24 +170,26 @@ def test_a_learned_token_in_the_file_needs_its_name(base, tmp_path):
     key = "sd_model.cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
     vector = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(3))
     original.state[key] = torch.cat([original.state[key], vector])
-    with pytest.raises(ModelError, match=r"a learned token of 1 vectors, and not its name. Pass learned_token="):
+    with pytest.raises(
+        ModelError, match=r"a learned token of 1 vectors, but not its name. Pass its name, such as learned_token="
+    ):
         convert(original, base, tmp_path)
     model, report = convert(original, base, tmp_path, learned_token="<toy>")
-    assert "<toy> is a word of the model, of 1 vectors" in report.notes
+    assert "the model has the learned token <toy> of 1 vectors" in report.notes
     encoder = model.backbone.text_encoder
     assert encoder is not None
     assert encoder("a <toy>").words[0][1].text == "<toy>"
     assert torch.equal(encoder.model.get_input_embeddings().weight[-1], vector[0])
     without = convert_file(tmp_path / "file.pth", tmp_path / "b", base_model=base, learned_token="", **original.options)
-    assert "a learned token of 1 vectors was left out, as asked" in without.notes
+    assert "a learned token of 1 vectors was left out, as requested" in without.notes
 
 
 def test_safetensors_are_read_too(base, tmp_path):
     original = original_of("vpd depth", base)
     save_file(original.state, tmp_path / "file.safetensors")
     convert_file(tmp_path / "file.safetensors", tmp_path / "made", base_model=base)
-    made = TADPForDepthEstimation.from_pretrained(tmp_path / "made")
-    assert torch.equal(output_of(made, images(1, 64, 64)), output_of(original.model, images(1, 64, 64)))
+    converted = TADPForDepthEstimation.from_pretrained(tmp_path / "made")
+    assert torch.equal(output_of(converted, images(1, 64, 64)), output_of(original.model, images(1, 64, 64)))
 
 
 def test_half_precision_becomes_single_and_a_rounded_vae_is_the_bases(base, tmp_path):
@@ -226,7 +227,7 @@ def test_unknown_tensors_are_named(form, base, tmp_path):
     original = original_of(form, base)
     prefix = "module." * (form == "tadp depth")
     original.state[f"{prefix}decode_head.mystery.weight"] = torch.zeros(2)
-    with pytest.raises(ModelError, match=r"1 unknown: decode_head\.mystery\.weight\. What is not needed"):
+    with pytest.raises(ModelError, match=r"1 unknown: decode_head\.mystery\.weight\. If the model does not need them"):
         convert(original, base, tmp_path)
     assert not (tmp_path / "made").exists()
 
@@ -274,19 +275,21 @@ def test_missing_tensors_are_named(form, keys, base, tmp_path):
 def test_a_missing_tensor_that_tells_a_size_is_named(base, tmp_path):
     original = original_of("tadp segmentation", base)
     del original.state["decode_head.conv_seg.weight"]
-    with pytest.raises(ModelError, match=r"1 missing: decode_head\.conv_seg\.weight, which tells a size of the head"):
+    with pytest.raises(
+        ModelError, match=r"1 missing: decode_head\.conv_seg\.weight, which determines a size of the head"
+    ):
         convert(original, base, tmp_path)
 
 
 def test_files_without_their_frozen_parts_take_them_from_the_base(base, tmp_path):
-    """The VAE's place told how latents were scaled; without it that is as released, or as asked."""
+    """The place of the VAE shows how latents were scaled. Without it, the releases' default or the option decides."""
     original = original_of("tadp segmentation", base)
     original.state = {key: value for key, value in original.state.items() if not key.startswith("sd_model.")}
     model, report = convert(original, base, tmp_path)
     assert torch.equal(output_of(model, images(1, 64, 64)), output_of(original.model, images(1, 64, 64)))
     assert {part.name for part in report.parts} == {"U-Net", "head", "meta", "optimizer"}
-    told = convert_file(tmp_path / "file.pth", tmp_path / "other", base_model=base, scale_latents=False)
-    assert (report.options["scale_latents"], told.options["scale_latents"]) == (True, False)
+    unscaled = convert_file(tmp_path / "file.pth", tmp_path / "other", base_model=base, scale_latents=False)
+    assert (report.options["scale_latents"], unscaled.options["scale_latents"]) == (True, False)
 
 
 def test_a_tensor_of_another_shape_is_named(base, tmp_path):
@@ -324,16 +327,16 @@ def test_a_second_copy_that_differs_is_named(base, tmp_path):
 def test_another_vae_or_text_encoder_than_the_bases_is_named(key, base, tmp_path):
     original = original_of("tadp segmentation", base)
     original.state[key] = original.state[key] + 0.1
-    with pytest.raises(ModelError, match=rf"1 other weights than in .*: {key}.* Pass as base_model="):
+    with pytest.raises(ModelError, match=rf"1 unlike those in .*: {key}.* trained on as base_model="):
         convert(original, base, tmp_path)
     _, report = convert(original, base, tmp_path, ignore_frozen=True)
-    assert any(part.fate == f"dropped: 1 differ from {base}, whose are used" for part in report.parts)
+    assert any(part.fate == f"dropped: 1 differ from {base}, whose weights are used" for part in report.parts)
 
 
 def test_training_state_beside_the_weights_is_known_and_other_things_are_not(base, tmp_path):
     original = original_of("vpd depth", base)
     original.wrap = lambda state: {"model": state, "epoch": 25, "surprise": [1]}
-    with pytest.raises(ModelError, match=r"1 unknown: surprise \(beside the weights\)"):
+    with pytest.raises(ModelError, match=r"1 unknown: surprise \(next to the weights\)"):
         convert(original, base, tmp_path)
 
 
@@ -364,10 +367,12 @@ def test_joined_text_and_other_bases_are_refused(base, tmp_path):
     for level in (1, 2):
         key = f"neck.lateral_convs.{level}.conv.weight"
         original.state[key] = torch.cat([original.state[key], torch.zeros(8, 3, 1, 1)], dim=1)
-    with pytest.raises(ModelError, match=r"the head takes the attention of 80 tokens, a caption of .* has 77"):
+    with pytest.raises(ModelError, match=r"the head takes the attention of 80 tokens, but a caption of .* has 77"):
         convert(original, base, tmp_path)
     original.state["neck.lateral_convs.1.conv.weight"] = torch.zeros(8, 20, 1, 1)
-    with pytest.raises(ModelError, match=r"the rest is not one number of tokens. Pass base_model="):
+    with pytest.raises(
+        ModelError, match=r"the difference is not the same number of tokens everywhere. Pass base_model="
+    ):
         convert(original, base, tmp_path)
 
 
@@ -383,9 +388,9 @@ def test_files_of_another_kind_say_what_they_are(base, tmp_path):
         ({"unet.down_blocks.0.attn.to_q.lora_A.weight": torch.zeros(1)}, r"it is a LoRA"),
         (dict(unet.state_dict()), r"it is a U-Net in diffusers' layout"),
         (pascal, r"the paper's Pascal segmentation, whose decoder is segmentation_models_pytorch's"),
-        (odd, r"its U-Net stands under net\., where none of them has it"),
-        ({"weight": torch.zeros(1)}, r"it has no U-Net of LDM; its 1 tensors begin with weight"),
-        ({"weight": "no"}, r"holds 1 things besides tensors .*, such as 'weight'"),
+        (odd, r"its U-Net is under net\., which none of them uses"),
+        ({"weight": torch.zeros(1)}, r"it has no U-Net under LDM's names; its 1 tensors begin with weight"),
+        ({"weight": "no"}, r"holds 1 values other than tensors .*, such as 'weight'"),
         ([torch.zeros(1)], r"holds a list, not tensors by name"),
     ):
         torch.save(content, tmp_path / "odd.pth")

@@ -1,4 +1,4 @@
-"""Whole Stable Diffusion models in one file, written here under the names of the original code."""
+"""Whole Stable Diffusion models in one file, written with the names of the original code."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tadp.errors import CorruptFileError, MissingFileError, ModelError, UnknownM
 
 @pytest.fixture
 def base(tmp_path):
-    """A function: a folder with the configurations of small models, and their tokenizer."""
+    """A function that writes a folder with the configurations of small models and their tokenizer."""
     return lambda family: write_configs(family, tmp_path / "base")
 
 
@@ -27,12 +27,12 @@ def test_a_single_file_is_the_same_model(family, suffix, base, tmp_path):
     path = write(whole(family), tmp_path / f"model{suffix}")
     loaded = from_single_file(path, base_model=base(family), timestep=1)
     expected = TADPBackbone(**parts_of(family), tokenizer=build_tokenizer(), timestep=1).eval()
-    state, theirs = loaded.state_dict(), expected.state_dict()
-    assert state.keys() == theirs.keys()
-    assert all(torch.equal(state[name], theirs[name]) for name in state)
+    state, expected_state = loaded.state_dict(), expected.state_dict()
+    assert state.keys() == expected_state.keys()
+    assert all(torch.equal(state[name], expected_state[name]) for name in state)
     with torch.no_grad():
-        ours, maps = loaded(images(1, 64, 64), "a red dog").maps, expected(images(1, 64, 64), "a red dog").maps
-    assert all(torch.equal(one, other) for one, other in zip(ours, maps, strict=True))
+        maps, expected_maps = (model(images(1, 64, 64), "a red dog").maps for model in (loaded, expected))
+    assert all(torch.equal(left, right) for left, right in zip(maps, expected_maps, strict=True))
     loaded.save_pretrained(tmp_path / "saved")
     assert TADPBackbone.from_pretrained(tmp_path / "saved").timestep == 1
 
@@ -42,7 +42,7 @@ def test_the_tokenizer_may_be_given_and_the_dtype_chosen(base, tmp_path):
     folder = base("sd1")
     for tokenizer in (build_tokenizer(), folder / "tokenizer"):
         loaded = from_single_file(path, base_model=folder, tokenizer=tokenizer, dtype=torch.bfloat16)
-        assert {one.dtype for one in loaded.parameters()} == {torch.bfloat16}
+        assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
 
 
 CLIP = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
@@ -50,7 +50,7 @@ CLIP = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_
 
 @pytest.mark.parametrize(("family", "padding"), [("sd1", "<|endoftext|>"), ("sd2", "!")])
 def test_clips_own_tokenizer_comes_with_us_and_pads_as_the_family_was_trained(family, padding, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", None)  # nothing is asked for
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)  # nothing may be downloaded
     folder = write_configs(family, tmp_path / "base", **CLIP)
     shutil.rmtree(folder / "tokenizer")
     path = write(whole(family, **CLIP), tmp_path / "model.safetensors")
@@ -71,7 +71,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(base, tmp_path):
     shutil.rmtree(folder / "tokenizer")
     path = write(whole("sd1"), tmp_path / "model.safetensors")
     with pytest.raises(
-        ModelError, match=r"the tokenizer has 49408 tokens, the text encoder takes \d+; pass the tokenizer"
+        ModelError, match=r"the tokenizer has 49408 tokens, but the text encoder takes \d+; pass the tokenizer"
     ):
         from_single_file(path, base_model=folder)
     with pytest.raises(UnknownModelError, match=r"cannot get 'someone/words'.* Pass a folder with tokenizer\.json"):
@@ -80,18 +80,24 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(base, tmp_path):
 
 def test_the_configurations_that_come_with_us_are_those_of_the_examples():
     configs = json.loads(single_file_configs().read_text())
-    assert {family: one["text_encoder"]["hidden_size"] for family, one in configs.items()} == {"sd1": 768, "sd2": 1024}
-    assert {family: one["unet"]["cross_attention_dim"] for family, one in configs.items()} == {"sd1": 768, "sd2": 1024}
+    assert {family: config["text_encoder"]["hidden_size"] for family, config in configs.items()} == {
+        "sd1": 768,
+        "sd2": 1024,
+    }
+    assert {family: config["unet"]["cross_attention_dim"] for family, config in configs.items()} == {
+        "sd1": 768,
+        "sd2": 1024,
+    }
     public = json.loads((Path(__file__).parents[2] / "examples" / "base_models.json").read_text())
-    assert all(one["unet"] == public[family]["config"] for family, one in configs.items())
+    assert all(config["unet"] == public[family]["config"] for family, config in configs.items())
 
 
 def test_files_of_other_families_are_refused(tmp_path):
     path = write({"conditioner.embedders.0.weight": torch.zeros(2)}, tmp_path / "xl.safetensors")
-    with pytest.raises(ModelError, match=r"xl\.safetensors is a Stable Diffusion XL in one file"):
+    with pytest.raises(ModelError, match=r"xl\.safetensors is a Stable Diffusion XL model in one file"):
         from_single_file(path)
     path = write({"model.diffusion_model.out.0.weight": torch.zeros(2)}, tmp_path / "unet.safetensors")
-    with pytest.raises(ModelError, match=r"has no text encoder of LDM \(cond_stage_model\.\*\)"):
+    with pytest.raises(ModelError, match=r"has no text encoder under LDM's names \(cond_stage_model\.\*\)"):
         from_single_file(path)
     with pytest.raises(MissingFileError, match=r"no such file: .*none\.ckpt"):
         from_single_file(tmp_path / "none.ckpt")
