@@ -1,9 +1,9 @@
-"""G of the paper: the text that goes with images, in each form of its Sec. 3 and 4.2.
+"""Prompts: the text for images, in every form of the paper's Sec. 3 and 4.2 (its G).
 
-    backbone(images, prompts.class_names(classes, count=len(images)))   # list[str], one an image
+    backbone(images, prompts.class_names(classes, count=len(images)))   # list[str], one prompt per image
     backbone(images, prompts.averaged_eos(classes, backbone))           # Conditioning, shared by all images
 
-What can be said in words is a list of strings, the rest is a `Conditioning`; a backbone takes both. Captions come from
+Prompts in words are lists of strings, and embeddings are a `Conditioning`; a backbone takes both. Captions come from
 `tadp.Captioner`, whose `min_new_tokens` is the paper's minimal caption length (0, 20, 40).
 """
 

@@ -1,4 +1,4 @@
-"""Prompts that are embeddings: class names, each encoded by itself, and averaged end tokens."""
+"""Prompts that are embeddings: class names, each encoded separately, and averaged end tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,11 @@ NAMES = 64  # names encoded at a time, each padded to 77 tokens
 
 @torch.no_grad()
 def class_embeddings(classes: Sequence[str], encoder: TextEncoder | TADPBackbone) -> Conditioning:
-    """Each class name encoded by itself; the tokens of its words, one class after the other.
+    """Encode each class name separately, and return the tokens of its words, one class after the other.
 
-    Unlike a prompt it has no start token, end token or padding, and no limit of 77 tokens. The released code (its
-    "class_names") keeps one start token, before the first class; the paper keeps "the tokens corresponding to the
-    actual word", and so do we.
+    Unlike a prompt, the result has no start token, end token or padding, and no limit of 77 tokens. The released code
+    (its "class_names") keeps one start token, before the first class. The paper keeps "the tokens corresponding to the
+    actual word", and we follow the paper.
 
     Args:
         classes: Class names of a data set; "_" becomes a space.
@@ -39,7 +39,7 @@ def class_embeddings(classes: Sequence[str], encoder: TextEncoder | TADPBackbone
         (1, L, D), where L is the number of tokens of all names; `tokens` are the pieces, `words` the classes.
 
     Raises:
-        ValueError: If there are no classes, or one is empty or stands twice.
+        ValueError: If there are no classes, or one is empty or occurs twice.
         TypeError: If a class is not a string.
         CaptionError: If a single name is longer than a caption may be.
 
@@ -53,23 +53,23 @@ def class_embeddings(classes: Sequence[str], encoder: TextEncoder | TADPBackbone
         (('dog', 'red', 'car'), [('dog', 0, 1), ('red car', 1, 3)])
     """
     classes = check_classes(classes)
-    names, found = [readable(name) for name in classes], _text_encoder(encoder)
-    found.check_fit(names)
+    names, text_encoder = [readable(name) for name in classes], _text_encoder(encoder)
+    text_encoder.check_fit(names)
     words: list[Word] = []
     tokens: list[str] = []
     pieces: list[Tensor] = []
     for start in range(0, len(names), NAMES):
-        encoded = found(names[start : start + NAMES], mask_padding=True)
+        encoded = text_encoder(names[start : start + NAMES], mask_padding=True)
         if encoded.tokens is None or encoded.mask is None:
             raise ModelError("this text encoder names no tokens; pass a tadp.text.encoder.TextEncoder.")
         own = encoded.mask.clone()
         own[:, 0] = False  # the start token
         counts = encoded.mask.sum(dim=1) - 2
         own[torch.arange(len(own)), counts + 1] = False  # the end token
-        pieces.append(encoded.embeddings[own])  # a copy: the batch can go
-        for name, count, one in zip(classes[start:], counts.tolist(), encoded.tokens, strict=False):
+        pieces.append(encoded.embeddings[own])  # a copy, so that the batch can be freed
+        for name, count, own_tokens in zip(classes[start:], counts.tolist(), encoded.tokens, strict=False):
             words.append(Word(name, len(tokens), len(tokens) + count, stands_apart=True))
-            tokens += one[1 : count + 1]
+            tokens += own_tokens[1 : count + 1]
     return Conditioning(torch.cat(pieces)[None], (tuple(tokens),), (tuple(words),))
 
 
@@ -82,27 +82,27 @@ def averaged_eos(
     cache_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Conditioning:
-    """One embedding per class: that of the first end token, averaged over sentence templates.
+    """Return one embedding per class: that of the first end token, averaged over sentence templates.
 
     The `class_embeddings.pth` of VPD and of the paper's released code holds the same: CLIP's last hidden state after
-    its final norm, neither projected nor normalised. Their scripts cut a prompt at 20 tokens; here it is whole.
+    its final norm, neither projected nor normalised. Their scripts cut prompts at 20 tokens; here prompts are not cut.
 
-    The embeddings are computed once per encoder, classes and templates, and kept in a safetensors file. A change in
-    any of them, also in the encoder's weights, leads to another file.
+    The embeddings are computed once per encoder, classes and templates, and stored in a safetensors file. A change in
+    any of them, including the encoder's weights, leads to another file.
 
     Args:
         classes: Class names of a data set; "_" becomes a space.
         encoder: A text encoder, or a backbone that has one.
         templates: Sentences with one `{}` each.
-        cache_dir: Folder of the files; None is huggingface_hub's folder for the assets of libraries, which follows
+        cache_dir: Folder of the files; None means huggingface_hub's folder for the assets of libraries, which follows
             `HF_HOME` and `HF_ASSETS_CACHE`.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         (1, K, D) for K classes; `tokens` and `words` are the classes.
 
     Raises:
-        ValueError: If there are no classes, one is empty or stands twice, or a template lacks its `{}`.
+        ValueError: If there are no classes, one is empty or occurs twice, or a template lacks its `{}`.
         TypeError: If a class is not a string.
         CaptionError: If a name in its template is longer than a caption may be.
 
@@ -118,16 +118,16 @@ def averaged_eos(
         (torch.Size([1, 2]), (('dog', 'pine tree'),))
     """
     classes, templates = check_classes(classes), _checked_templates(templates)
-    found = _text_encoder(encoder)
+    text_encoder = _text_encoder(encoder)
     names = [readable(name) for name in classes]
     embeddings = cached(
-        lambda: _average(found, names, templates, progress),
-        key=cache_key(found, names, templates),
-        shape=(len(names), found.width),
+        lambda: _average(text_encoder, names, templates, progress),
+        key=cache_key(text_encoder, names, templates),
+        shape=(len(names), text_encoder.width),
         cache_dir=cache_dir,
     )
     words = tuple(Word(name, number, number + 1, stands_apart=True) for number, name in enumerate(classes))
-    return Conditioning(embeddings.to(found.model.device)[None], (tuple(classes),), (words,))
+    return Conditioning(embeddings.to(text_encoder.model.device)[None], (tuple(classes),), (words,))
 
 
 def _average(
@@ -142,20 +142,22 @@ def _average(
 def _text_encoder(encoder: TextEncoder | TADPBackbone) -> TextEncoder:
     if encoder is None or isinstance(encoder, str | int):
         raise TypeError(f"a backbone or its text_encoder is needed; got {encoder!r}. Load it with from_pretrained.")
-    found = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
-    if found is None:
+    text_encoder = encoder if isinstance(encoder, TextEncoder) else encoder.text_encoder
+    if text_encoder is None:
         raise ModelError("this backbone has no text encoder; pass one, or load a backbone with one.")
-    return only_encoder(found)
+    return only_encoder(text_encoder)
 
 
 def _checked_templates(templates: Sequence[str]) -> list[str]:
     if isinstance(templates, str):
-        raise TypeError(f"templates are a list of strings; got the string {templates!r}. Pass [{templates!r}].")
+        raise TypeError(f"templates must be a list of strings; got the string {templates!r}. Pass [{templates!r}].")
     if not templates:
         raise ValueError("no templates; leave the argument out for CLIP's 80.")
     for number, template in enumerate(templates):
         if not isinstance(template, str):
-            raise TypeError(f"a template is a string; template {number} is of type {type(template).__name__}.")
+            raise TypeError(f"a template must be a string; template {number} is of type {type(template).__name__}.")
         if template.count("{}") != 1:
-            raise ValueError(f"a template has one {{}}, where the class name goes; template {number} is {template!r}.")
+            raise ValueError(
+                f"a template must have one {{}} in the place of the class name; template {number} is {template!r}."
+            )
     return list(templates)

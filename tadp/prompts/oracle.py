@@ -11,7 +11,7 @@ from tadp.features import Names
 from tadp.files.checks import check_classes, check_present
 from tadp.metrics import Agreement
 
-TOLERANCE = 0.01  # of precision and recall, where whole numbers permit
+TOLERANCE = 0.01  # of precision and recall, if whole numbers permit
 
 
 def oracle(
@@ -22,9 +22,9 @@ def oracle(
     recall: float = 1.0,
     seed: int = 0,
 ) -> list[str]:
-    """The names of the classes in each image, separated by spaces, at a precision and recall over the data set.
+    """Return the names of the classes in each image, separated by spaces, at a precision and recall over all images.
 
-    `oracle_classes` returns the same names as lists, and says how they are drawn.
+    `oracle_classes` returns the same names as lists, and describes how they are drawn.
 
     Source:
         TADP Eq. 5. Its released code drops and adds each class independently at random, so that the precision depends
@@ -46,7 +46,7 @@ def oracle_classes(
     recall: float = 1.0,
     seed: int = 0,
 ) -> list[list[str]]:
-    """Which classes the oracle names in each image.
+    """Return the classes that the oracle names in each image.
 
     Precision and recall are those of all images together: TP / (TP + FP) and TP / (TP + FN). The numbers of names
     to drop and to add are fixed first, so that both figures are within 0.01 of the requested ones if whole numbers
@@ -75,23 +75,23 @@ def oracle_classes(
     index = {name: number for number, name in enumerate(classes)}
     there = [sorted({index[name] for name in names}) for names in check_present(present, index)]
     if not 0 < precision <= 1:
-        rule = f" is above 0, up to 1; got {precision}. To name nothing, pass "
+        rule = f" must be above 0 and at most 1; got {precision}. To name nothing, pass "
         raise OptionError(Argument("precision"), rule, Argument("recall", 0), ".")
     if not 0 <= recall <= 1:
-        raise OptionError(Argument("recall"), f" is 0 to 1; got {recall}.")
+        raise OptionError(Argument("recall"), f" must be from 0 to 1; got {recall}.")
     if seed < 0:
-        raise OptionError(Argument("seed"), f" is 0 or more; got {seed}.")
-    counts = np.array([len(one) for one in there], dtype=np.int64)
+        raise OptionError(Argument("seed"), f" must be 0 or more; got {seed}.")
+    counts = np.array([len(own) for own in there], dtype=np.int64)
     room = np.where(counts > 0, len(classes) - counts, 0)
     right, false = _totals(int(counts.sum()), int(room.sum()), precision, recall)
     kept = _draw(there, _spread(right, counts, counts, np.random.default_rng((seed, 0))), seed=(seed, 1))
-    absent = [sorted({*range(len(classes))} - set(one)) for one in there]
+    absent = [sorted({*range(len(classes))} - set(own)) for own in there]
     added = _draw(absent, _spread(false, counts, room, np.random.default_rng((seed, 2))), seed=(seed, 3))
-    return [[classes[k] for k in sorted((*one, *other))] for one, other in zip(kept, added, strict=True)]
+    return [[classes[k] for k in sorted((*own, *false_ones))] for own, false_ones in zip(kept, added, strict=True)]
 
 
 def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) -> Agreement:
-    """Precision and recall of named classes over all images.
+    """Compute precision and recall of named classes over all images.
 
     Args:
         named: The classes named in each image, as from `oracle_classes`.
@@ -101,19 +101,19 @@ def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) 
         ValueError: If the two have different numbers of images.
 
     Example:
-        >>> found = agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])
-        >>> found.precision, found.recall
+        >>> result = agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])
+        >>> result.precision, result.recall
         (0.6666666666666666, 0.6666666666666666)
     """
     if len(named) != len(present):
-        raise ValueError(f"one list of names per image; got {len(named)} named, {len(present)} present.")
+        raise ValueError(f"there must be one list of names per image; got {len(named)} named, {len(present)} present.")
     both = sum(len(set(names) & set(classes)) for names, classes in zip(named, present, strict=True))
     mentioned, there = (sum(len(set(names)) for names in lists) for lists in (named, present))
     return Agreement(mentioned=mentioned, present=there, both=both)
 
 
 def _totals(present: int, room: int, precision: float, recall: float) -> tuple[int, int]:
-    """The numbers of right and of false names: the nearest recall at which precision is near enough too."""
+    """Choose the numbers of right and false names: the nearest recall at which the precision is near enough too."""
     if not recall:
         return 0, 0
     aim = round(recall * present)
@@ -125,8 +125,8 @@ def _totals(present: int, room: int, precision: float, recall: float) -> tuple[i
     wanted, reached = right * (1 - precision) / precision, _precision(right, false)
     if wanted > room and abs(reached - precision) > TOLERANCE:
         warnings.warn(
-            f"precision {precision} takes {wanted:.0f} false names, and these images have room for {room}; precision "
-            f"is {reached:.3f}. Give more classes, or ask for a higher one.",
+            f"precision {precision} needs {wanted:.0f} false names, but these images have room for {room}; the "
+            f"precision is {reached:.3f}. Give more classes, or request a higher precision.",
             stacklevel=4,
         )
     return right, false
@@ -161,6 +161,6 @@ def _spread(total: int, counts: np.ndarray, limits: np.ndarray, rng: np.random.G
 def _draw(lists: list[list[int]], shares: np.ndarray, *, seed: tuple[int, int]) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     return [
-        rng.choice(one, share, replace=False).tolist() if share else []
-        for one, share in zip(lists, shares, strict=True)
+        rng.choice(candidates, share, replace=False).tolist() if share else []
+        for candidates, share in zip(lists, shares, strict=True)
     ]

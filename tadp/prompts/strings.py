@@ -8,10 +8,10 @@ from tadp.text.encoder import check_captions
 
 
 def null(count: int) -> list[str]:
-    """The empty prompt for each of `count` images.
+    """Return the empty prompt for each of `count` images.
 
     Raises:
-        ValueError: If the count is below one.
+        ValueError: If `count` is below 1.
 
     Source:
         TADP Fig. 2, "null".
@@ -20,18 +20,18 @@ def null(count: int) -> list[str]:
 
 
 def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
-    """All class names in one prompt, separated by spaces, for each of `count` images.
+    """Return all class names in one prompt, separated by spaces, for each of `count` images.
 
-    The text encoder may read two neighbouring names as a third, "hot" and "dog" as "hot dog". `AttentionMaps.pool` does
-    not: the prompts are `tadp.features.Names`, strings that know where each name ends. A prompt that was changed, or
-    read from a file, is a plain string, and its words are joined again.
+    The text encoder may read two neighbouring names as a third: "hot" and "dog" as "hot dog". `AttentionMaps.pool` does
+    not, because the prompts are `tadp.features.Names`, strings that record where each name ends. A prompt that was
+    changed, or read from a file, is a plain string, and neighbouring names may be joined again.
 
     Args:
         classes: Class names of a data set; "_" becomes a space.
         count: Number of images, since a backbone takes one prompt per image.
 
     Raises:
-        ValueError: If there are no classes, one is empty or stands twice, or the count is below one.
+        ValueError: If there are no classes, one is empty or occurs twice, or `count` is below 1.
         TypeError: If a class is not a string.
 
     Source:
@@ -45,7 +45,7 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
 
 
 def nouns(captions: str | Sequence[str]) -> list[str]:
-    """The nouns of captions, each once, in their order: the paper's TADP(NO).
+    """Return the nouns of each caption, each once, in their order: the paper's TADP(NO).
 
     The paper tags with NLTK, whose tagger must be downloaded; this function uses textblob's `PatternTagger`, which
     needs no download. A caption without nouns becomes "", the empty prompt.
@@ -69,13 +69,13 @@ def nouns(captions: str | Sequence[str]) -> list[str]:
 
 
 def _nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
-    found = [word for word, tag in tagged if tag.startswith("NN") and any(letter.isalnum() for letter in word)]
-    return list(dict.fromkeys(found))
+    words = [word for word, tag in tagged if tag.startswith("NN") and any(letter.isalnum() for letter in word)]
+    return list(dict.fromkeys(words))
 
 
 def _checked_count(count: int) -> int:
     if not isinstance(count, int):
-        raise TypeError(f"count is the number of images; got {type(count).__name__}. Pass count=len(images).")
+        raise TypeError(f"count must be the number of images; got {type(count).__name__}. Pass count=len(images).")
     if count < 1:
-        raise ValueError(f"one prompt per image, for at least one image; got count={count}.")
+        raise ValueError(f"count must be 1 or more, as there is one prompt per image; got count={count}.")
     return count

@@ -1,4 +1,4 @@
-"""Keep embeddings that take long to compute, under a key of everything that decides them."""
+"""Store embeddings that take long to compute, under a key of everything that determines them."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from tadp.errors import OutputError
 from tadp.files.atomic import replace_file
 from tadp.text.encoder import TextEncoder
 
-FORMAT = 1  # goes up when the same key would mean other numbers
-_UNUSED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # a config's, for the key
+FORMAT = 1  # increased when the same key would stand for different numbers
+_UNUSED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # not part of the key
 
 
 def cached(
@@ -28,22 +28,22 @@ def cached(
     shape: tuple[int, int],
     cache_dir: str | Path | None = None,
 ) -> Float[Tensor, "k d"]:
-    """The embeddings that are kept under a key; if there are none, they are computed and kept.
+    """Return the embeddings stored under a key; if there are none, compute and store them.
 
-    A damaged file is written again. Two processes may do so at once: each writes its own file, and the last one stays.
-    If the cache cannot be written, there is a warning and the result.
+    A damaged file is written again. Several processes may do this at once: each writes its own file, and the last one
+    stays. If the cache cannot be written, there is a warning, and the embeddings are returned.
 
     Args:
-        make: Computes the embeddings.
-        key: The key, see `cache_key`.
+        make: Function that computes the embeddings.
+        key: Key of the embeddings, see `cache_key`.
         shape: Shape of the embeddings.
-        cache_dir: Folder of the files; None is huggingface_hub's folder for such files, `HF_ASSETS_CACHE`, by default
-            `$HF_HOME/assets`.
+        cache_dir: Folder of the files; None means huggingface_hub's folder for such files, `HF_ASSETS_CACHE`, by
+            default `$HF_HOME/assets`.
     """
     try:
         folder = Path(cache_dir).expanduser() if cache_dir else cached_assets_path("tadp", "averaged-eos", f"v{FORMAT}")
     except (OSError, ValueError) as error:
-        warnings.warn(f"embeddings are not kept: {error}. Pass cache_dir=, or set HF_HOME.", stacklevel=4)
+        warnings.warn(f"embeddings are not stored: {error}. Pass cache_dir=, or set HF_HOME.", stacklevel=4)
         return make()
     path = folder / f"{key}.safetensors"
     kept = _read(path, shape)
@@ -55,12 +55,12 @@ def cached(
         with replace_file(path) as part:
             save_file({"embeddings": content}, part, metadata={"sha256": _digest(content)})
     except OutputError as error:
-        warnings.warn(f"embeddings are not kept: {error} Or pass cache_dir=.", stacklevel=4)
+        warnings.warn(f"embeddings are not stored: {error} Or pass cache_dir=.", stacklevel=4)
     return embeddings
 
 
 def cache_key(encoder: TextEncoder, *parts: Sequence[str]) -> str:
-    """A hash of an encoder (weights, config, tokenizer) and of lists of strings."""
+    """Return a hash of an encoder (weights, config, tokenizer) and of lists of strings."""
     config = {name: value for name, value in encoder.model.config.to_dict().items() if name not in _UNUSED}
     total = hashlib.sha256(json.dumps([FORMAT, config, *map(list, parts)], sort_keys=True, default=str).encode())
     total.update(encoder.tokenizer.backend_tokenizer.to_str().encode())
@@ -70,7 +70,7 @@ def cache_key(encoder: TextEncoder, *parts: Sequence[str]) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """The embeddings in a file; None if there is no file, or it is damaged."""
+    """Read the embeddings in a file; None if there is no file, or it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             tensor = file.get_tensor("embeddings").clone()

@@ -97,7 +97,11 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
         (("prompt", "null", "--modifier", "watercolor:textual_inversion"), 2, "<watercolor>, which tadp-tiny does not"),
         (("prompt", "null", "--modifier", "watercolor"), 2, "neither DOMAIN:KIND, e.g. watercolor:simple"),
         (("prompt", "zebra"), 2, "Invalid value for 'MODE': 'zebra' is not one of"),
-        (("prompt", "oracle", "--classes", "dog", "--present", "dog", "--recall", "2"), 2, "recall is 0 to 1; got 2"),
+        (
+            ("prompt", "oracle", "--classes", "dog", "--present", "dog", "--recall", "2"),
+            2,
+            "recall must be from 0 to 1; got 2",
+        ),
         (("prompt", "class-names", "--classes", "some.txt"), 2, "some.txt is a file; pass @some.txt for the names"),
         (("prompt", "class-names", "--classes", "@none.txt"), 1, "in none.txt: No such file or directory. Pass"),
         (("caption", "scene.png", "-o", "captions.json"), 1, "to resume a run, use a .db"),

@@ -14,16 +14,16 @@ CELLS = [(precision, recall) for precision in (0.5, 0.75, 1.0) for recall in (0.
 
 
 def scenes(count: int, *, classes: list[str] = CLASSES, seed: int = 0) -> list[list[str]]:
-    """Classes in each of some images: mostly one to three, sometimes none."""
+    """Draw the classes in `count` images: mostly one to three, sometimes none."""
     rng = random.Random(seed)
     return [rng.sample(classes, rng.choice([0, 1, 1, 2, 2, 3, 5])) for _ in range(count)]
 
 
 def counted(named: list[list[str]], present: list[list[str]]) -> tuple[float, float]:
-    """Precision and recall, an oracle by counting pairs."""
-    said = {(number, name) for number, names in enumerate(named) for name in names}
+    """Compute precision and recall independently, by counting pairs of image and name."""
+    mentioned = {(number, name) for number, names in enumerate(named) for name in names}
     there = {(number, name) for number, names in enumerate(present) for name in names}
-    return len(said & there) / len(said), len(said & there) / len(there)
+    return len(mentioned & there) / len(mentioned), len(mentioned & there) / len(there)
 
 
 def test_a_perfect_oracle_names_what_is_there_in_the_order_of_the_classes():
@@ -42,13 +42,13 @@ def test_precision_and_recall_are_those_asked_for(precision, recall):
     named = oracle_classes(present, CLASSES, precision=precision, recall=recall, seed=3)
     realised = counted(named, present)
     assert realised == pytest.approx((precision, recall), abs=0.01)
-    found = agreement(named, present)
-    assert (found.precision, found.recall) == pytest.approx(realised)
+    measured = agreement(named, present)
+    assert (measured.precision, measured.recall) == pytest.approx(realised)
 
 
 @pytest.mark.parametrize(("precision", "recall"), CELLS)
 def test_it_holds_on_the_scenes_that_tadp_renders(precision, recall):
-    present = [[item.name for item in sample_layout(np.random.default_rng((0, k))).objects] for k in range(2000)]
+    present = [[placed.name for placed in sample_layout(np.random.default_rng((0, k))).objects] for k in range(2000)]
     named = oracle_classes(present, SCENE_CLASSES, precision=precision, recall=recall)
     realised = counted(named, [sorted(set(names)) for names in present])
     print(f"asked {precision}, {recall}: realised {realised[0]:.4f}, {realised[1]:.4f}")
@@ -57,10 +57,10 @@ def test_it_holds_on_the_scenes_that_tadp_renders(precision, recall):
 
 @pytest.mark.parametrize("count", [1, 3, 10, 60])
 def test_whole_numbers_are_as_near_as_they_can_be(count):
-    """Against every pair of numbers: if any is within 0.01 of both, so is ours."""
+    """If any pair of numbers is within 0.01 of both figures, then so is ours."""
     present = scenes(count, seed=count)
     total = sum(map(len, present))
-    room = sum(len(CLASSES) - len(one) for one in present if one)
+    room = sum(len(CLASSES) - len(names) for names in present if names)
     for precision in (0.31, 0.5, 0.62, 0.75, 0.9):
         for recall in (0.1, 0.5, 0.67, 0.75, 0.99, 1.0):
             permitted = any(
@@ -106,7 +106,7 @@ def test_a_seed_drops_the_same_whatever_the_precision():
 
 
 def test_each_class_is_as_likely_to_be_dropped_and_added():
-    """Within five standard deviations of a fair draw."""
+    """The counts are within five standard deviations of a fair draw."""
     present = [["class 0", "class 1", "class 2", "class 3"]] * 4000
     named = oracle_classes(present, CLASSES, precision=0.5, recall=0.5)
     for name in CLASSES:
@@ -118,7 +118,7 @@ def test_each_class_is_as_likely_to_be_dropped_and_added():
 def test_strings_and_lists_are_one_draw():
     present = scenes(50)
     named = oracle_classes(present, CLASSES, precision=0.75, recall=0.5, seed=9)
-    assert oracle(present, CLASSES, precision=0.75, recall=0.5, seed=9) == [" ".join(one) for one in named]
+    assert oracle(present, CLASSES, precision=0.75, recall=0.5, seed=9) == [" ".join(names) for names in named]
 
 
 def test_nothing_there_names_nothing():
@@ -129,13 +129,13 @@ def test_nothing_there_names_nothing():
 
 def test_where_there_is_no_room_for_false_names_it_says_so():
     present = [["a", "b"], ["a", "b"], ["a", "b"], ["a"]]
-    with pytest.warns(UserWarning, match=r"0.5 takes 7 false names, and these images have room for 1; .* 0.875"):
+    with pytest.warns(UserWarning, match=r"0.5 needs 7 false names, but these images have room for 1; .* 0.875"):
         named = oracle_classes(present, ["a", "b"], precision=0.5)
     assert named == [["a", "b"]] * 4
 
 
 def test_false_names_go_where_there_is_room():
-    """The first image has all the classes but one, and would get nine."""
+    """The first image has all classes but one, and would get nine false names."""
     present = [CLASSES[:19], ["class 0"], ["class 1"]]
     named = oracle_classes(present, CLASSES, precision=0.5)
     assert counted(named, present) == pytest.approx((0.5, 1.0), abs=0.01)
@@ -148,19 +148,19 @@ def test_agreement_is_undefined_without_names_or_without_what_is_there():
     assert nothing.precision != nothing.precision
     assert nothing.recall == 0
     assert agreement([["a"]], [[]]).recall != agreement([["a"]], [[]]).recall
-    with pytest.raises(ValueError, match=r"one list of names per image; got 1 named, 2 present"):
+    with pytest.raises(ValueError, match=r"there must be one list of names per image; got 1 named, 2 present"):
         agreement([["a"]], [["a"], []])
 
 
 @pytest.mark.parametrize("precision", [0, -0.5, 1.01, float("nan")])
 def test_a_precision_out_of_range_is_refused(precision):
-    with pytest.raises(ValueError, match=r"precision is above 0, up to 1; got .*pass recall=0"):
+    with pytest.raises(ValueError, match=r"precision must be above 0 and at most 1; got .*pass recall=0"):
         oracle([["dog"]], ["dog"], precision=precision)
 
 
 @pytest.mark.parametrize("recall", [-0.1, 1.5, float("nan")])
 def test_a_recall_out_of_range_is_refused(recall):
-    with pytest.raises(ValueError, match=r"recall is 0 to 1; got"):
+    with pytest.raises(ValueError, match=r"recall must be from 0 to 1; got"):
         oracle([["dog"]], ["dog"], recall=recall)
 
 
@@ -189,7 +189,7 @@ def test_what_is_no_list_of_lists_is_refused(no_type_checker, present, message):
 
 
 def test_a_seed_below_zero_is_refused():
-    with pytest.raises(ValueError, match=r"seed is 0 or more; got -1"):
+    with pytest.raises(ValueError, match=r"seed must be 0 or more; got -1"):
         oracle([["dog"]], ["dog"], seed=-1)
 
 

@@ -29,7 +29,7 @@ def encoder() -> TextEncoder:
 
 @pytest.fixture
 def batches(encoder, monkeypatch) -> list[int]:
-    """How many texts went through the encoder, call by call."""
+    """The number of texts that went through the encoder in each call."""
     seen: list[int] = []
     forward = encoder.model.forward
     monkeypatch.setattr(encoder.model, "forward", lambda ids: seen.append(len(ids)) or forward(ids))
@@ -41,7 +41,7 @@ def batches(encoder, monkeypatch) -> list[int]:
 
 def test_null_is_the_empty_prompt_for_each_image():
     assert null(3) == ["", "", ""]
-    with pytest.raises(ValueError, match=r"one prompt per image, for at least one image; got count=0"):
+    with pytest.raises(ValueError, match=r"count must be 1 or more, as there is one prompt per image; got count=0"):
         null(0)
 
 
@@ -62,7 +62,7 @@ def test_names_in_one_prompt_keep_their_borders(encoder):
     assert text.tokens is not None
     assert plain.tokens is not None
     assert text.tokens[0] == plain.tokens[0]
-    # An oracle of its own: the tokens before a name are those of the prompt that ends before it.
+    # An independent check: the tokens before a name are those of the prompt that ends before it.
     ends = [count - 1 for count in encoder.count_tokens(["", "hot", "hot dog", "hot dog dining table"])]
     assert [(word.start, word.stop) for word in text.words[0]] == list(itertools.pairwise(ends))
     maps = torch.rand(2, text.embeddings.shape[1], 4, 4, generator=torch.Generator().manual_seed(0))
@@ -162,7 +162,7 @@ def test_nouns_without_textblob_say_how_to_get_it(monkeypatch):
 
 @torch.no_grad()
 def test_each_class_is_encoded_alone_and_keeps_its_own_tokens(encoder):
-    """An oracle that finds the tokens with the tokenizer itself."""
+    """The expected embeddings come from the tokenizer and the model themselves."""
     text = class_embeddings(CLASSES, encoder)
     pieces = []
     for name in ("dog", "blue coat", "red cat"):
@@ -190,15 +190,15 @@ def test_a_class_of_any_characters_has_tokens(encoder, tmp_path, name):
     assert averaged_eos([name], encoder, templates=["a {}"], cache_dir=tmp_path).tokens == ((name,),)
 
 
-@pytest.mark.parametrize("make", [class_embeddings, lambda *given: averaged_eos(*given, templates=["a {}"])])
+@pytest.mark.parametrize("make", [class_embeddings, lambda *arguments: averaged_eos(*arguments, templates=["a {}"])])
 def test_no_name_is_pooled_from_two_classes_side_by_side(encoder, tmp_path, monkeypatch, make):
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path))
     text = make(["hot", "dog"], encoder)
     joined = encoder("a hot").join(text)
-    for one in (text, joined):
-        length = one.embeddings.shape[1]
+    for conditioning in (text, joined):
+        length = conditioning.embeddings.shape[1]
         maps = torch.rand(1, length, 2, 2, generator=torch.Generator().manual_seed(0))
-        attention = AttentionMaps({1: maps}, one.tokens, one.words)
+        attention = AttentionMaps({1: maps}, conditioning.tokens, conditioning.words)
         assert attention.pool(["hot dog"], 1).missing() == (("hot dog",),)
         pooled = attention.pool(["dog", "hot", "hot dog"], 1)
         assert pooled.missing() == (("hot dog",),)
@@ -220,7 +220,7 @@ def test_many_classes_are_encoded_in_batches(encoder, monkeypatch):
     names = [f"dog {number}" for number in range(7)]
     whole = class_embeddings(names, encoder)
     sizes = []
-    hook = encoder.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    hook = encoder.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     monkeypatch.setattr("tadp.prompts.embeddings.NAMES", 3)
     try:
         parted = class_embeddings(names, encoder)
@@ -251,7 +251,7 @@ def test_clips_templates_are_eighty_and_have_one_place_each():
 
 @torch.no_grad()
 def test_averaged_eos_is_the_mean_of_what_clip_pools_not_normalised(encoder, tmp_path):
-    """An oracle: padded to 77 by the tokenizer, pooled by transformers."""
+    """The expected embeddings are padded to 77 tokens by the tokenizer and pooled by transformers."""
     text = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
     for number, name in enumerate(["dog", "blue coat", "red cat"]):
         prompts_of_one = [template.format(name) for template in TEMPLATES]
@@ -340,7 +340,7 @@ def test_a_damaged_file_is_made_again(encoder, tmp_path, batches, damage):
     else:
         path.unlink()
         path.mkdir()
-        with pytest.warns(UserWarning, match=r"embeddings are not kept: cannot write .*pass cache_dir="):
+        with pytest.warns(UserWarning, match=r"embeddings are not stored: cannot write .*pass cache_dir="):
             text = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path)
         assert torch.equal(text.embeddings, expected)
         return
@@ -352,7 +352,7 @@ def test_a_damaged_file_is_made_again(encoder, tmp_path, batches, damage):
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_alone(encoder, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(UserWarning, match=r"embeddings are not kept: cannot write"):
+    with pytest.warns(UserWarning, match=r"embeddings are not stored: cannot write"):
         text = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path / "file")
     assert text.embeddings.shape == (1, 3, WIDTH)
 
@@ -379,7 +379,7 @@ def test_threads_may_average_at_once(encoder, tmp_path):
     for thread in threads:
         thread.join()
     assert len(results) == 4
-    assert all(torch.equal(one, expected) for one in results)
+    assert all(torch.equal(embeddings, expected) for embeddings in results)
     assert len(list((tmp_path / "all").iterdir())) == 1
 
 
@@ -396,22 +396,22 @@ def test_processes_may_average_at_once(encoder, tmp_path):
     workers = [context.Process(target=average_in_a_process, args=(str(tmp_path), start, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=500) for _ in workers]
+    outputs = [results.get(timeout=500) for _ in workers]
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
     (path,) = tmp_path.iterdir()
     kept = averaged_eos(CLASSES, encoder, templates=TEMPLATES, cache_dir=tmp_path).embeddings
     assert path.suffix == ".safetensors"
-    for one in found:
-        torch.testing.assert_close(torch.tensor(one[0]), kept)
+    for output in outputs:
+        torch.testing.assert_close(torch.tensor(output[0]), kept)
 
 
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
         ([], r"no templates; leave the argument out for CLIP's 80"),
-        (["a {}", "a photo"], r"a template has one \{\}, where the class name goes; template 1 is 'a photo'"),
+        (["a {}", "a photo"], r"a template must have one \{\} in the place of the class name; template 1 is 'a photo'"),
         (["{} and {}"], r"template 0 is '\{\} and \{\}'"),
     ],
 )
@@ -421,7 +421,7 @@ def test_templates_without_one_place_are_refused(encoder, tmp_path, templates, m
 
 
 def test_one_string_of_templates_is_refused(encoder):
-    with pytest.raises(TypeError, match=r"templates are a list of strings; got the string 'a \{\}'"):
+    with pytest.raises(TypeError, match=r"templates must be a list of strings; got the string 'a \{\}'"):
         averaged_eos(CLASSES, encoder, templates="a {}")
 
 
@@ -447,7 +447,7 @@ def test_a_backbone_without_a_text_encoder_makes_no_embeddings(make):
 
 
 def modes(backbone: TADPBackbone, folder: Path) -> dict[str, list[str] | Conditioning]:
-    """Each of the paper's, for two images."""
+    """Build the text of each of the paper's modes for two images."""
     present = [["dog"], ["red cat", "dog"]]
     return {
         "null": null(2),
@@ -480,7 +480,7 @@ def test_the_backbone_takes_each_mode_and_names_its_channels(tmp_path, mode):
     length = text.embeddings.shape[1] if isinstance(text, Conditioning) else 77
     backbone = build_backbone(text_length=length)
     features = backbone(images(2, 64, 64), text)
-    assert [one.shape[1] for one in features.maps] == list(backbone.feature_info.channels)
+    assert [level_map.shape[1] for level_map in features.maps] == list(backbone.feature_info.channels)
     assert features.attention.at(1).shape[:2] == (2, length)
     assert [len(names) for names in features.attention.tokens] == [length, length]
     assert features.attention.tokens[0][: len(EXPECTED[mode])] == EXPECTED[mode]
@@ -492,7 +492,7 @@ def test_the_backbone_takes_each_mode_and_names_its_channels(tmp_path, mode):
 def test_attention_is_pooled_by_class_in_each_mode(tmp_path, mode):
     backbone = build_backbone(pool_attention=["dog", "red cat"])
     features = backbone(images(2, 64, 64), modes(backbone, tmp_path)[mode])
-    assert [one.shape[1] for one in features.maps] == [8, 18, 18, 16]
+    assert [level_map.shape[1] for level_map in features.maps] == [8, 18, 18, 16]
     pooled = features.attention.pool(["dog", "red cat"], 1)
     there = {
         "null": [[False, False], [False, False]],
@@ -522,14 +522,14 @@ def test_joined_text_says_which_length_to_announce(tmp_path):
 
 
 @pytest.mark.parametrize("make", [class_embeddings, averaged_eos])
-@pytest.mark.parametrize("given", ["tadp-tiny", None])
-def test_the_name_of_a_model_is_no_text_encoder(make, given, no_type_checker):
-    with pytest.raises(TypeError, match=rf"a backbone or its text_encoder is needed; got {given!r}"):
-        make(["dog"], given)
+@pytest.mark.parametrize("wrong", ["tadp-tiny", None])
+def test_the_name_of_a_model_is_no_text_encoder(make, wrong, no_type_checker):
+    with pytest.raises(TypeError, match=rf"a backbone or its text_encoder is needed; got {wrong!r}"):
+        make(["dog"], wrong)
 
 
 def test_what_is_no_template_and_no_count_is_refused(encoder, no_type_checker):
-    with pytest.raises(TypeError, match=r"a template is a string; template 1 is of type int"):
+    with pytest.raises(TypeError, match=r"a template must be a string; template 1 is of type int"):
         averaged_eos(["dog"], encoder, templates=["a {}", 3])  # type: ignore
-    with pytest.raises(TypeError, match=r"count is the number of images; got str. Pass count=len\(images\)"):
+    with pytest.raises(TypeError, match=r"count must be the number of images; got str. Pass count=len\(images\)"):
         null("3")  # type: ignore
