@@ -358,7 +358,7 @@ def refused(error, match, source, images=None, **options):
         ({"texts": []}, ModifierError, r"a list of one or more texts"),
         ({"template": "a photo"}, ModifierError, r"a template must have \{caption\}"),
         ({"captions": ["a dog"]}, CaptionError, r"there must be one caption for each of the 3 images; got 1"),
-        ({"captions": "a.json"}, CaptionError, r"got one string. A caption file is read by CaptionTable.open\(path\)"),
+        ({"captions": "a.json"}, CaptionError, r"got one string. Open a caption file with CaptionTable.open\(path\)"),
         ({"captions": {"a": "b"}}, CaptionError, r"captions by name need image files; image 0 is not a file"),
         ({"captions": ["a dog"] * 3, "template": "{caption}"}, CaptionError, r"the text of image 0, 'a dog', lacks"),
         ({"texts": ["a <long> " * 40 + "{token}"]}, CaptionError, r"has \d+ tokens, but the text encoder takes 77"),
