@@ -65,7 +65,7 @@ class Plan:
         plan, present = cls(), set(present)
         for where, record in records:
             known = plan.fresh.get(record.id) or plan.changed.get(record.id) or existing.get(record.id)
-            if known is not None and _says_the_same(known, record):
+            if known is not None and _is_same(known, record):
                 continue
             if known is not None and not replace:
                 plan.error = CaptionError(where + _conflict(known, record))
@@ -87,7 +87,7 @@ class Plan:
         return counts
 
 
-def _says_the_same(known: CaptionRecord, record: CaptionRecord) -> bool:
+def _is_same(known: CaptionRecord, record: CaptionRecord) -> bool:
     return known.captions == record.captions and (not record.fields or record.fields == known.fields)
 
 

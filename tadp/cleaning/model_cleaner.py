@@ -123,17 +123,17 @@ class ModelCleaner(Cleaner):
         return f"ModelCleaner({self.name!r}, domain={self.domain.name!r})"
 
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
-        """The captions before and after, and what could not be cleaned.
+        """Clean captions, and report captions before and after and those that could not be cleaned.
 
         Args:
-            captions: One or several; the same caption is asked for once, an empty one never.
-            progress: Show a progress bar.
+            captions: One caption or several. Repeated captions are processed once, empty ones never.
+            progress: Whether to show a progress bar.
 
         Raises:
             TypeError: If a caption is not a string.
-            RuntimeError: Of torch, if the model fails before it has cleaned a caption; later, the captions of that
-                batch stay as they were, and the report says why.
-            CleaningInterrupted: On Ctrl-C; its `report` has what was cleaned until then.
+            RuntimeError: If the model fails (in torch) before it has cleaned any caption. If it fails later, the
+                captions of that batch stay as they were, and the report says why.
+            CleaningInterrupted: On Ctrl-C; its `report` has the captions cleaned until then.
         """
         texts = listed(captions)
         unique = [text for text in dict.fromkeys(texts) if text.strip()]

@@ -49,7 +49,7 @@ class File:
         path: Path of the file.
         form: Form of the file.
         ledger: Tensors of the file.
-        others: Other content of the file.
+        extra: Other content of the file.
         text: Text that the model was trained with.
         head: Options of our head.
         class_names: Names of the head's outputs; empty for depth.
@@ -58,7 +58,7 @@ class File:
     path: Path
     form: Form
     ledger: Ledger
-    others: dict[str, Any]
+    extra: dict[str, Any]
     text: FileText
     head: dict[str, Any]
     class_names: tuple[str, ...]
@@ -134,7 +134,7 @@ def account(
     ledger.drop("moving average", lambda key: key.startswith(f"{form.whole}model_ema."), "the model ran without it")
     if form.task == "detection":
         ledger.drop("ResNet-50", lambda key: key.startswith("decode_head.backbone."), "built, and never run")
-    for key, value in file.others.items():
+    for key, value in file.extra.items():
         if key in _TRAINING:
             ledger.parts.append(Part(key, sum(1 for _ in tensors_in(value)), "dropped: training state"))
         else:

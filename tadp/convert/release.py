@@ -92,7 +92,7 @@ def convert_file(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is not empty; choose another folder. Nothing was changed.")
     hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-    state, others = state_of(read_pickle(path), path)
+    state, extra = state_of(read_pickle(path), path)
     form = recognise(state, path)
     if task not in ("auto", form.task):
         raise ModelError(f"{path} is a {form.task} file, not {task}: {form.kind}.")
@@ -101,7 +101,7 @@ def convert_file(
     options = {
         "timestep": 1,
         "scale_latents": _scale_latents(form, state, text, scale_latents),
-        "imagenet_pixels": _imagenet_pixels(form, state, others, imagenet_pixels),
+        "imagenet_pixels": _imagenet_pixels(form, state, extra, imagenet_pixels),
         "attach_attention": text.attach_attention,
         "text_adapter": text.adapter,
     }
@@ -109,8 +109,8 @@ def convert_file(
     encoder = None if backbone.text_encoder is None else only_encoder(backbone.text_encoder)
     state, learned = split_vocabulary(state, form, encoder)
     head, classes = head_options(form, state, path)
-    names = _class_names(form, classes, others, class_names, path)
-    file = File(path, form, Ledger(state, path), others, text, head, names)
+    names = _class_names(form, classes, extra, class_names, path)
+    file = File(path, form, Ledger(state, path), extra, text, head, names)
     model, notes = build_model(file, backbone, room)
     weights = account(file, model, ignore_frozen=ignore_frozen, base=str(base_model))
     file.ledger.close(allow_unused=allow_unused)
@@ -136,20 +136,20 @@ def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: 
     return backbone
 
 
-def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, wanted: bool | None) -> bool:
+def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, requested: bool | None) -> bool:
     """Return whether the file was trained with scaled latents.
 
     Without scaling, the released code stores the VAE separately; with scaling, the VAE stays inside the whole model.
     """
     if form.task == "depth" and form.root == "encoder.":
         # The depth models always store both.
-        return text.mode == "captions" if wanted is None else wanted
+        return text.mode == "captions" if requested is None else requested
     apart = any(key.startswith(form.vae) for key in state)
     inside = any(key.startswith(f"{form.whole}first_stage_model.") for key in state)
     if not apart and not inside:  # the VAE was removed from the file
-        return text.mode == "captions" if wanted is None else wanted
+        return text.mode == "captions" if requested is None else requested
     scaled = not apart
-    if wanted not in (None, scaled):
+    if requested not in (None, scaled):
         raise ModelError(
             "the names in this file show that it was trained with ",
             Argument("scale_latents", scaled),
@@ -158,10 +158,10 @@ def _scale_latents(form: Form, state: Mapping[str, Tensor], text: FileText, want
     return scaled
 
 
-def _imagenet_pixels(form: Form, state: Mapping[str, Tensor], others: dict[str, Any], wanted: bool | None) -> bool:
-    if wanted is not None:
-        return wanted
-    meta = others.get("meta")
+def _imagenet_pixels(form: Form, state: Mapping[str, Tensor], extra: dict[str, Any], requested: bool | None) -> bool:
+    if requested is not None:
+        return requested
+    meta = extra.get("meta")
     config = str(meta.get("config", "")) if isinstance(meta, dict) else ""
     if "123.675" in config or "[127.5" in config:  # mmcv keeps the training's config as text
         return "123.675" in config
@@ -171,17 +171,17 @@ def _imagenet_pixels(form: Form, state: Mapping[str, Tensor], others: dict[str, 
 
 
 def _class_names(
-    form: Form, count: int, others: dict[str, Any], wanted: Sequence[str] | None, path: Path
+    form: Form, count: int, extra: dict[str, Any], requested: Sequence[str] | None, path: Path
 ) -> tuple[str, ...]:
     if form.task == "depth":
-        if wanted is not None:
+        if requested is not None:
             raise ModelError(f"a depth model has no classes; got class_names for {path}.")
         return ()
-    meta = others.get("meta")
+    meta = extra.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     data = meta.get("dataset_meta")
     recorded = meta.get("CLASSES") or (data.get("classes") if isinstance(data, dict) else None)
-    names = wanted or recorded or _CLASSES.get((form.task, count))
+    names = requested or recorded or _CLASSES.get((form.task, count))
     if names is None:
         raise ModelError(f"{path} has {count} classes and does not name them; pass class_names= (--classes).")
     if len(names) != count:
