@@ -159,13 +159,7 @@ class TADPBackbone(FeatureModel):
         folder, dtype = model_folder(name, hub=hub), dtype or torch.float32
         replacements = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
         parts, saved, weights = load_parts(
-            folder,
-            dtype=dtype,
-            given=replacements,
-            lora=lora,
-            lora_scale=lora_scale,
-            hub=hub,
-            load_t5=load_t5,
+            folder, dtype=dtype, given=replacements, lora=lora, lora_scale=lora_scale, hub=hub, load_t5=load_t5
         )
         backbone = cls(**(parts | saved | options))
         backbone._source = Source.of(name, folder, revision=revision, weights=weights)
@@ -398,13 +392,6 @@ class TADPBackbone(FeatureModel):
     ) -> Conditioning:
         default = self.options.default_text
         return self._texts.resolve(text, count, self.encode_text, default=default, pixels=pixels, truncate=truncate)
-
-
-def refuse_name(backbone: object) -> None:
-    """Refuse the name of a model in place of a backbone: a name does not say which options to load it with."""
-    if isinstance(backbone, str | Path):
-        name = str(backbone)
-        raise TypeError(f"backbone must be a TADPBackbone; got {name!r}. Pass TADPBackbone.from_pretrained({name!r}).")
 
 
 TADPBackbone.__doc__ = (TADPBackbone.__doc__ or "").replace("{options}", described_options())

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -352,3 +353,10 @@ def _join(
 
 
 _join_uncompiled = never_compiled(_join)  # otherwise each new caption would compile again
+
+
+def refuse_name(backbone: object) -> None:
+    """Refuse the name of a model in place of a backbone: a name does not say which options to load it with."""
+    if isinstance(backbone, str | Path):
+        name = str(backbone)
+        raise TypeError(f"backbone must be a TADPBackbone; got {name!r}. Pass TADPBackbone.from_pretrained({name!r}).")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
-from tadp.backbone.backbone import refuse_name
+from tadp.backbone.feature_model import refuse_name
 from tadp.errors import ImageError
 from tadp.features import FeatureInfo
 from tadp.images.reading import crop_to_cells

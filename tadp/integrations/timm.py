@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
-from tadp.backbone.backbone import refuse_name
+from tadp.backbone.feature_model import refuse_name
 from tadp.files.checks import need
 from tadp.integrations.pyramid import Pyramid, as_pyramid
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
-from tadp.backbone.backbone import refuse_name
+from tadp.backbone.feature_model import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.features import Features
 from tadp.heads import DepthHead

@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from tadp.backbone import TADPBackbone, Text
-from tadp.backbone.backbone import refuse_name
+from tadp.backbone.feature_model import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features

@@ -1,6 +1,7 @@
 """A family of base models defined outside the package: a small denoiser of a new kind, added with `register`."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -177,7 +178,7 @@ def test_a_modifier_brings_a_denoiser_of_the_same_shape(backbone):
     with CaptionModifier("{caption}", unet=build_sketch(seed=1)).install(backbone):
         assert not same(backbone(images(1, 64, 64), "a dog"), before)
     assert same(backbone(images(1, 64, 64), "a dog"), before)
-    with pytest.raises(ModelError.__mro__[1], match=r"U-Net \(Sketches: .* text_width 24\) is of another shape"):
+    with pytest.raises(ModelError.__mro__[1], match=r"U-Net \(Sketches: .* text_width 24\) has another shape than"):
         CaptionModifier("{caption}", unet=build_sketch(words=24)).install(backbone)
 
 
@@ -228,3 +229,38 @@ def test_what_is_no_family_is_refused():
 
     with pytest.raises(TypeError, match=r"part one of unet, transformer; got .*'denoiser'"):
         register(Elsewhere())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"channels": (10, 13)},
+            r"map of level 1 must be \(B, 13 channels, .*of Sketches; .*\(1, 12, 4, 4\)",
+        ),
+        ({"channels": (10, 12, 12), "reduction": (1, 2, 2)}, "returned 2 maps; its layout has 3"),
+        ({"reduction": (1, 4)}, "map of level 1 must have 2x2 cells .* latents of 8x8; its pass returned 4x4"),
+        ({"taps": ("enter", "up")}, "has 'up' in taps, but the denoiser has no module of that name"),
+        ({"attention_layers": {"to_x": 1}}, "has 'to_x' in attention_layers"),
+        ({"attention_layers": {"to_q": 0}}, "attention of level 0 must have 8x8 cells"),
+    ],
+)
+def test_a_layout_that_differs_from_the_pass_is_refused(change, message, monkeypatch):
+    right = Sketches.layout
+
+    def wrong(self: Sketches, model: Sketch) -> Layout:
+        return replace(right(self, model), **change)
+
+    monkeypatch.setattr(Sketches, "layout", wrong)
+    family, model = family_of(build_sketch()), build_sketch()
+    text = tadp.Conditioning(torch.zeros(1, 5, WORDS))
+
+    def run() -> None:
+        layout = family.read_layout(model)
+        family.run_once(
+            model, layout, torch.zeros(1, LATENTS, 8, 8), timestep=0, text=text, image_size=(64, 64),
+            record_levels=layout.attention_levels,
+        )  # fmt: skip
+
+    with pytest.raises(ModelError, match=message):
+        run()

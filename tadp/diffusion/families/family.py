@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.noise import Kind
 from tadp.errors import ModelError
 from tadp.files.model_folder import WEIGHTS, save_weights
@@ -24,42 +25,6 @@ from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
 
 PARTS = ("unet", "transformer")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the levels of a denoiser are, and the inputs it takes; level 0 is the finest.
-
-    Attributes:
-        channels: Channels of each level's map.
-        reduction: Latent cells per cell of each level, in each direction: (1, 2, 4, 8) for Stable Diffusion 1.x.
-        taps: For each level, the name of the module whose output becomes the map.
-        attention_layers: The level of each attention layer that can be recorded, by layer name.
-        latent_channels: Channels of the latents: 4, and 16 from Stable Diffusion 3 on.
-        text_width: D, the width of a token's embedding.
-        pooled_width: P, the width of a text's pooled embedding; None if the denoiser takes no pooled embedding.
-    """
-
-    channels: tuple[int, ...]
-    reduction: tuple[int, ...]
-    taps: tuple[str, ...]
-    attention_layers: Mapping[str, int]
-    latent_channels: int
-    text_width: int
-    pooled_width: int | None = None
-
-    def __str__(self) -> str:
-        return f"channels {self.channels}, latent_channels {self.latent_channels}, text_width {self.text_width}"
-
-    @property
-    def attention_levels(self) -> tuple[int, ...]:
-        """Levels at which attention to the text can be recorded."""
-        return tuple(sorted(set(self.attention_layers.values())))
-
-    @property
-    def multiple(self) -> int:
-        """The number that the height and width of the latents must be multiples of."""
-        return max(self.reduction)
 
 
 @dataclass(frozen=True)
@@ -130,7 +95,22 @@ class Family(ABC):
         image_size: tuple[int, int],
         record_levels: Collection[int],
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """Run the denoiser once; see `run_once`, which calls this. Recording must not change the maps."""
+        """Run the denoiser once and return the maps of its levels.
+
+        Args:
+            model: The denoiser.
+            layout: The denoiser's layout.
+            latents: Latents, (B, C, H, W). Height and width are multiples of `layout.multiple`.
+            timestep: Diffusion time, an integer from 0 to 999.
+            text: One text per image, with the embedding widths of the layout.
+            image_size: (height, width) of the image in pixels, before padding.
+            record_levels: Levels at which attention is recorded. Recording must not change the maps.
+
+        Returns:
+            The maps, finest first, (B, channels[k], H / reduction[k], W / reduction[k]); and for each recorded level
+            the attention from its cells to the text, averaged over heads and layers, (B, L, h, w) with the height and
+            width of the map. The values of a cell sum to one over the tokens, or to less in joint attention.
+        """
 
     # Which models belong to the family
 
@@ -140,7 +120,9 @@ class Family(ABC):
 
     def read_layout(self, model: Any, blocks: Sequence[int] | None = None) -> Layout:
         """The levels of a denoiser: at the blocks the caller chose, or at the default ones if `blocks` is None."""
-        return self.layout(model) if blocks is None else self.layout_at(model, blocks)
+        layout = self.layout(model) if blocks is None else self.layout_at(model, blocks)
+        layout.check_names(model, self.name)
+        return layout
 
     def layout_at(self, model: Any, blocks: Sequence[int]) -> Layout:
         """The levels of a denoiser at blocks that the caller chose.
@@ -170,27 +152,15 @@ class Family(ABC):
         image_size: tuple[int, int],
         record_levels: Collection[int] = (),
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """Run a denoiser once and return the maps of its levels.
-
-        Args:
-            model: A denoiser that `prepare` has prepared.
-            layout: The denoiser's layout.
-            latents: Latents, (B, C, H, W). Height and width are multiples of `layout.multiple`.
-            timestep: Diffusion time, 0 to 999.
-            text: One text per image, with the embedding widths of the layout.
-            image_size: (height, width) of the image in pixels, which some models take as an input.
-            record_levels: Levels at which attention is recorded.
-
-        Returns:
-            The maps, finest first, (B, channels[k], H / reduction[k], W / reduction[k]); and for each recorded level
-            the attention from its cells to the text, averaged over heads and layers, (B, L, h, w).
+        """Call `one_pass`, and check its result against the layout. The arguments are those of `one_pass`.
 
         Raises:
+            ModelError: If the result differs from the layout.
             ValueError: If the text has a mask but the family does not take one.
         """
         if text.mask is not None and not self.takes_mask:
             raise ValueError(f"the attention of {self.name} takes no text mask; encode the text without mask_padding.")
-        return self.one_pass(
+        maps, attention = self.one_pass(
             model,
             layout,
             latents,
@@ -199,6 +169,15 @@ class Family(ABC):
             image_size=image_size,
             record_levels=record_levels,
         )
+        layout.check_pass(
+            maps,
+            attention,
+            latents,
+            tokens=text.embeddings.shape[1],
+            record_levels=tuple(record_levels),
+            family=self.name,
+        )
+        return maps, attention
 
     def prepare(self, model: Any, layout: Layout) -> None:
         """Make a denoiser able to record attention, and freeze the layers that a pass never runs."""

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.diffusion.families.family import DiffusersFamily, Layout
+from tadp.diffusion.families.family import DiffusersFamily
+from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.transformer import PATCH, REDUCTION, chosen_taps, joint_pass, joint_taps
 from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.diffusion.attention import install_recording
-from tadp.diffusion.families.family import DiffusersFamily, Layout, LoraLoader
+from tadp.diffusion.families.family import DiffusersFamily, LoraLoader
+from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.unet import check_unet, unet_attention_layers, unet_pass, unet_taps
 from tadp.text.conditioning import Conditioning
 

@@ -9,7 +9,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp.diffusion.families.family import Layout, LoraLoader
+from tadp.diffusion.families.family import LoraLoader
+from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.families.stable_diffusion import StableDiffusion
 from tadp.diffusion.unet import unet_pass
 from tadp.text.conditioning import Conditioning

@@ -1,0 +1,98 @@
+"""`Layout`: where the levels of a denoiser are, and whether a denoiser and its pass agree with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tadp.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the levels of a denoiser are, and the inputs it takes; level 0 is the finest.
+
+    Attributes:
+        channels: Channels of each level's map.
+        reduction: Latent cells per cell of each level, in each direction: (1, 2, 4, 8) for Stable Diffusion 1.x.
+        taps: For each level, the name of the module whose output becomes the map.
+        attention_layers: The level of each attention layer that can be recorded, by layer name.
+        latent_channels: Channels of the latents: 4, and 16 from Stable Diffusion 3 on.
+        text_width: D, the width of a token's embedding.
+        pooled_width: P, the width of a text's pooled embedding; None if the denoiser takes no pooled embedding.
+    """
+
+    channels: tuple[int, ...]
+    reduction: tuple[int, ...]
+    taps: tuple[str, ...]
+    attention_layers: Mapping[str, int]
+    latent_channels: int
+    text_width: int
+    pooled_width: int | None = None
+
+    def __str__(self) -> str:
+        return f"channels {self.channels}, latent_channels {self.latent_channels}, text_width {self.text_width}"
+
+    @property
+    def attention_levels(self) -> tuple[int, ...]:
+        """Levels at which attention to the text can be recorded."""
+        return tuple(sorted(set(self.attention_layers.values())))
+
+    @property
+    def multiple(self) -> int:
+        """The number that the height and width of the latents must be multiples of."""
+        return max(self.reduction)
+
+    def check_names(self, model: nn.Module, family: str) -> None:
+        """Refuse a layout that names layers which the denoiser lacks.
+
+        Raises:
+            ModelError: If a name in `taps` or `attention_layers` is not a module of the denoiser.
+        """
+        modules = dict(model.named_modules())
+        for kind, names in (("taps", self.taps), ("attention_layers", self.attention_layers)):
+            for name in names:
+                if name not in modules:
+                    raise ModelError(
+                        f"the layout of {family} has {name!r} in {kind}, but the denoiser has no module of that name."
+                    )
+
+    def check_pass(
+        self,
+        maps: Sequence[Tensor],
+        attention: Mapping[int, Tensor],
+        latents: Tensor,
+        *,
+        tokens: int,
+        record_levels: Sequence[int],
+        family: str,
+    ) -> None:
+        """Refuse the result of a pass that differs from the layout.
+
+        Sizes are not checked while a graph is compiled or exported, where they may be symbols.
+
+        Raises:
+            ModelError: If the number of maps, their channels or sizes, or the recorded attention differ.
+        """
+        if len(maps) != len(self.channels):
+            raise ModelError(f"a pass of {family} returned {len(maps)} maps; its layout has {len(self.channels)}.")
+        height, width = latents.shape[2:]
+        for level, (feature_map, channels, cells) in enumerate(zip(maps, self.channels, self.reduction, strict=True)):
+            results = [("map", feature_map, channels, "channels")]
+            if level in record_levels:
+                if level not in attention:
+                    raise ModelError(f"a pass of {family} returned no attention for level {level}, which is recorded.")
+                results.append(("attention", attention[level], tokens, "tokens"))
+            for kind, result, count, unit in results:
+                if result.ndim != 4 or result.shape[1] != count:
+                    raise ModelError(
+                        f"the {kind} of level {level} must be (B, {count} {unit}, height, width) by the layout of "
+                        f"{family}; its pass returned {tuple(result.shape)}."
+                    )
+                size = (height // cells, width // cells)
+                if not torch.compiler.is_compiling() and tuple(result.shape[2:]) != size:
+                    raise ModelError(
+                        f"the {kind} of level {level} must have {size[0]}x{size[1]} cells by the layout of {family}, "
+                        f"for latents of {height}x{width}; its pass returned {result.shape[2]}x{result.shape[3]}."
+                    )
