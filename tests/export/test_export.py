@@ -249,7 +249,7 @@ def test_the_command_line_writes_a_file_with_a_text_in_it(model_source, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "64"], "'64' is not a size; write height x width"),
+        (["--size", "64"], "'64' is not a size; pass height x width"),
         (["--size", "4x64"], "--size must be (height, width) of 8 pixels or more each"),
         (["--opset", "11"], "--opset"),
     ],

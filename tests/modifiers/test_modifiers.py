@@ -301,7 +301,7 @@ def test_what_was_installed_last_goes_first(own):
     first = CaptionModifier(token="<one>", embedding=vectors(1)).install(own)
     second = CaptionModifier(token="<two>", embedding=vectors(3, seed=1)).install(own)
     with pytest.raises(
-        ModifierError, match=r"changed after this modifier was installed; undo what was installed later"
+        ModifierError, match=r"changed after this modifier was installed; first undo what was installed later"
     ):
         first.undo()
     second.undo()
@@ -398,7 +398,7 @@ def test_a_failure_half_way_changes_nothing(own):
     for bad, message in (
         (
             CaptionModifier(token="<two>", embedding=vectors(1, width=8)),
-            r"'<two>' is 8 wide, this text encoder's are 16",
+            r"'<two>' is 8 wide, but this text encoder's are 16 wide",
         ),
         (CaptionModifier(unet=build_unet(channels=(8, 8, 16, 16))), r"has another shape than the backbone's"),
         (CaptionModifier(unet=build_unet(cross_attention_dim=8)), r"text_width 8\) is of another shape"),
@@ -483,7 +483,7 @@ def test_what_cannot_be_learned_is_refused(no_type_checker):
         CaptionModifier(token="<toy>", embedding=vectors(1)[None])
     with pytest.raises(ModifierError, match=r"not finite"):
         CaptionModifier(token="<toy>", embedding=vectors() / 0)
-    with pytest.raises(TypeError, match=r"is a tensor, \(D,\) or \(N, D\); got a list"):
+    with pytest.raises(TypeError, match=r"must be a tensor, \(D,\) or \(N, D\); got a list"):
         CaptionModifier(token="<toy>", embedding=[1.0])  # pyright: ignore[reportArgumentType]
 
 

@@ -106,7 +106,7 @@ def test_the_gradient_is_that_of_the_loss(source):
     def loss(embeddings):
         return model.predict(noisy, times, embeddings).square().mean()
 
-    with textual_inversion._meaning(model.text_encoder, "<wash>", vectors):
+    with textual_inversion._embed_with(model.text_encoder, "<wash>", vectors):
         loss(model.text_encoder("a <wash> photo").embeddings).backward()
     weight = model.text_encoder.model.get_input_embeddings().weight
     with torch.no_grad():
@@ -323,7 +323,7 @@ def test_an_object_brings_its_own_template(source):
 
 def test_tadp_tiny_and_a_folder_without_a_scheduler(source, model, tmp_path):
     assert load_diffusion("tadp-tiny").noise.config["prediction_type"] == "v_prediction"
-    with pytest.warns(UserWarning, match=r"no scheduler/scheduler_config.json .* the noise predicted"):
+    with pytest.warns(UserWarning, match=r"no scheduler/scheduler_config.json in .* the noise is predicted"):
         modifier = learn(model, pictures(), **QUICK)
     assert torch.equal(embedding_of(modifier), embedding_of(learn(source, pictures(), **QUICK)))
 
