@@ -75,6 +75,7 @@ def short_types(app, what, name, obj, options, lines):
 
 def _marked_up(text):
     text = re.sub(r"(?<!`)`([^`]+)`(?!`)", _code, text)
+    text = re.sub(r"\bdocs/([\w/-]+)\.md\b", r":doc:`/\1`", text)  # a page of this site
     return re.sub(r"\|(\S[^|\n]*)\|", r"\|\1\|", text)  # |p - t| is a difference, no substitution
 
 
