@@ -29,11 +29,12 @@ def page_of(results: dict[str, Any]) -> str:
 
 
 HOW_CHOSEN = """The settings were chosen on ten night scenes of seed 100, with held-out images and captions of that
-seed. None of these is used above. A shorter trial with watercolors of that seed also favoured captions; comics were
-not used. *Before* and *learned* are losses, and the other figures are distances of samples from held-out images.
-*Texts* describe the images in training: textual inversion's neutral texts ("a painting in the style of …", of whose
-words `tadp-tiny` knows few), the template without a caption, or the template with a caption as above. We chose the
-setting that brings samples nearest among those that lower the loss."""
+seed. None of these is used above. *Texts* describe the images in training: textual inversion's neutral texts ("a
+painting in the style of …", most of whose words `tadp-tiny` does not know), the template without a caption, or the
+template with a caption as above. *Before* and *learned* are losses, and the other figures are distances of samples from
+held-out images; *halves* gives the distances in colour and in texture. Of the settings that lower the loss, we chose
+the one whose samples are closest to the held-out images. In a shorter trial with watercolors of that seed, captions
+also did best; comics were not used."""
 
 
 def choice_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -52,10 +53,10 @@ def choice_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 TINY_KNEW = """\
-**`tadp-tiny` saw these styles in its training**, in 10 % of its scenes each, and knows their words ("a watercolor
-painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images, without any
-word for the style, lead to what the model already has. It does not ask whether a model can learn a style that it never
-saw. `tadp-tiny` was not trained on any image of the study."""
+**`tadp-tiny` saw these styles in its training**, each in 10 % of the scenes, and learned a phrase for each of them ("a
+watercolor painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images,
+without any word for the style, are enough for the model to find a style that it already knows. It does not ask whether
+a model can learn a style that it never saw. `tadp-tiny` was not trained on any image of the study."""
 
 
 def _opening(results: dict[str, Any]) -> str:
@@ -68,29 +69,32 @@ def _opening(results: dict[str, Any]) -> str:
     return f"""# Does a learned token capture its style?
 
 Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time. Seeds
-{", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and order
-of training. {settings}.
+{", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and
+training order. {settings}.
 
 {known} All styles are learned with the same template, "a … style painting of {{caption}}". The token starts from the
-word "painting", and the template itself is close to what the model calls a comic. While the model learns, the ten
-images are described by the captions of `tadp-tiny`'s captioner without their words for the style (`RuleCleaner`). No
-label is used.
+word "painting", and the template itself is close to the model's phrase for comics. During training, each image is
+described by a caption that `tadp-tiny`'s captioner wrote, with any words for the style removed (`RuleCleaner`). No
+labels are used.
 
 **Loss** is measured on {count} held-out images per seed with captions that do not name the style, at {results["draws"]}
-timesteps and noises per image, which are the same in every column. *Before* is the same sentence before learning.
-*Other styles'* is the mean over what was learned from the other two styles. *Own words* is the sentence that the
-model was trained with. Differences are paired by image: the tables give their mean with a 95 % interval over {
-        count * len(seeds)
-    } images of {len(seeds)} seeds, and in brackets the smallest and the largest mean of a seed. The interval
-applies to what these {len(seeds)} seeds learned. They are too few for an interval over everything that could be
-learned.
+timesteps per image, spread evenly. Timesteps and noise are the same in every column. *Only caption* is the caption
+without the template, and *learned* is the template with what was learned from the style. *Before* is the template
+before learning. *Other styles'* is the template with what was learned from each of the other two styles instead, as a
+mean. *Own words* is the phrase for the style that the model was trained with. Differences are paired by image: the
+tables give their mean with a 95 % interval over {count * len(seeds)} images of {
+        len(seeds)
+    } seeds, and in brackets the smallest and the largest of the means per seed. The interval
+accounts for the choice of images only, given what these {len(seeds)} seeds learned. Another seed would learn something
+else, and {len(seeds)} seeds are too few for an interval over seeds.
 
 **Samples** are drawn for {samples} captions of other scenes, from the same noise in each condition (DDIM,
 {results["denoising_steps"]} steps, guidance 4). They are compared with {samples} held-out images of the style *after a
 pass through the VAE*, because the VAE also blurs all samples. *Colour* is the Wasserstein distance between Gaussians
-fitted to all pixels in CIE Lab. *Texture* is the root mean square difference, in decibels, of the power of lightness in
-octaves and four directions, with each image's variance set to one. *Halves* is the distance of {samples} other held-out
-images from these, which shows the effect of chance. Figures are means over seeds, with the smallest and the largest in
+fitted to all pixels in CIE Lab. *Texture* compares the spatial frequencies of lightness, after each image's variance
+is set to one: it is the root mean square difference of their power, in decibels, over bands of one octave and four
+directions. *Halves* is the distance between the {samples} held-out images and {samples} others of the same style, which
+shows how large a distance arises by chance. Figures are means over seeds, with the smallest and the largest in
 brackets."""
 
 

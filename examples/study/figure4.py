@@ -126,20 +126,28 @@ def write(
     """Write the page and its figures, and the picture if there are rows for it."""
     figures, page = summary["texts"], how.page or how.out / "figure4"
     headings = list(next(iter(figures.values())))
-    lines = ["| text | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
+    shown = [heading.replace("names that are there", "names of objects in the scene") for heading in headings]
+    lines = ["| text | " + " | ".join(shown) + " |", "|---" * (len(headings) + 1) + "|"]
     for name, values in figures.items():
         cells = ["-" if value is None else f"{value:.3g}" for value in values.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     opening = (
         f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}, nothing is trained; "
         f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. Attention at strides 8, 16 "
-        "and 32, resized to the image and averaged. Pointing: how often the map of a name peaks on an object of that "
-        "name. Peak over mean: the largest value of a map over its mean, which separates maps with one clear peak from "
-        "even ones. A star marks names of objects in the scene."
+        "and 32, resized to the image and averaged. The texts: an oracle, which names exactly the classes in the "
+        "scene; a caption; averaged EOS, one embedding per class, which is its end token's averaged over sentence "
+        "templates; and all class names. Pointing: how often the attention map of a class name peaks on an object of "
+        "that class. Peak over mean: the largest value of a map over its mean, which separates maps with one clear "
+        "peak from flat ones. In the picture, a star marks the names of objects in the scene."
     )
     if rows is not None:
         write_sheet(rows, page)
-    parts = ["# Figure 4: attention maps", opening, "\n".join(lines), f"![Attention maps by text]({page.name}.png)"]
+    parts = [
+        "# The paper's Figure 4: where does each word attend?",
+        opening,
+        "\n".join(lines),
+        f"![Attention maps by text]({page.name}.png)",
+    ]
     write_page(page, parts, summary)
 
 

@@ -98,7 +98,10 @@ def table(section: dict[str, str], judged: list[Judged]) -> str:
 
 def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
     """A page with all figures of the claims of some sections, and why we think each came out as it did."""
-    parts = [f"# {sections[0]['title']}", "Back to [the paper on one page](paper.md), which explains the verdicts."]
+    parts = [
+        f"# {sections[0]['title']}",
+        "Back to [the paper on one page](paper.md), which explains the verdicts and the words *frozen* and *tuned*.",
+    ]
     for section in sections:
         parts += [f"## {section['name']}"] * (len(sections) > 1)
         level = "###" if len(sections) > 1 else "##"
@@ -106,7 +109,9 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
             parts += [f"{level} {claim['claim'].rstrip('.')}", f"The paper: {claim['paper']}."]
             if judgement.figures and "" not in judgement.figures:
                 parts += [
-                    "Ours, in percentage points, as differences to null:" if "cross" in claim else "Ours:",
+                    "Ours, in percentage points, as differences from the null row (plain captions):"
+                    if "cross" in claim
+                    else "Ours:",
                     judgement.details(),
                 ]
             elif judgement.details() != "-":

@@ -109,10 +109,10 @@ class FeatureModel(nn.Module):
     def with_options(self: Model, **options: Any) -> Model:
         """Return a backbone with other options that shares the VAE, U-Net, text encoder and text adapter.
 
-        Training, moving or freezing one backbone, or installing something in it, does so for both, and `train()` sets
-        the mode of both. An open `conditioning()` block gives its text to both. The new backbone starts with the same
-        source and captioner; a later `attach_captioner` changes only the backbone it is called on. A `copy.deepcopy`
-        shares nothing.
+        What is done to the parts of one backbone is done to both: training, freezing, moving, or installing a modifier.
+        `train()` sets the mode of both, and an open `conditioning()` block gives its text to both. The new backbone
+        starts with the same source and captioner; a later `attach_captioner` changes only the backbone it is called on.
+        A `copy.deepcopy` shares nothing.
 
         Args:
             **options: Any options of the constructor, except `text_adapter`, which has weights of its own, and `blocks`
@@ -120,7 +120,7 @@ class FeatureModel(nn.Module):
 
         Raises:
             TypeError: If an option is unknown or of the wrong type.
-            ValueError: If an option is out of range, or needs other weights or another layout.
+            ValueError: If an option is out of range, or the shared weights cannot run with it.
 
         Example:
             >>> import tadp

@@ -332,12 +332,14 @@ def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path
 
 
 def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) -> bool:
-    """Whether a file is a table on disk, which a run can resume. A file that cannot be written is refused early.
+    """Check that a file of captions can be written, before any work is done. Returns whether it is an SQLite table.
+
+    A run can resume an SQLite table; other files are written at the end.
 
     Args:
         output: The file to write.
-        overwrite: Whether the file may exist already.
-        tables: Whether a table on disk may be written.
+        overwrite: Whether a file that exists already may be replaced.
+        tables: Whether the command can write an SQLite table.
     """
     from tadp.captions import SUFFIXES
 

@@ -86,24 +86,24 @@ class UnlabelledImage:
     def __getattr__(self, name: str) -> NoReturn:
         if name in ("mask", "depth_m", "boxes"):
             raise AttributeError(
-                f"{self.image_id!r} is an image without labels here, so that none of the target domain is used; its "
-                f"{name} is in the data set itself."
+                f"{self.image_id!r} is an image without labels here, so that no label of the target domain is "
+                f"used. To evaluate, read {name} from the data set itself."
             )
         raise AttributeError(name)
 
 
 class Unlabelled:
-    """A data set as images and captions. Its samples give no access to the labels.
+    """A view of a data set that has its images and captions, but gives no access to its labels.
 
     Args:
-        data: Samples by index.
+        data: The data set, or any other sequence of samples.
 
     Example:
         >>> from tadp.datasets import RenderedScenes
         >>> Unlabelled(RenderedScenes(3, style="comic"))[0].boxes
         Traceback (most recent call last):
-        AttributeError: 'comic-0-000000' is an image without labels here, so that none of the target domain is used; \
-its boxes is in the data set itself.
+        AttributeError: 'comic-0-000000' is an image without labels here, so that no label of the target domain is \
+used. To evaluate, read boxes from the data set itself.
     """
 
     def __init__(self, data: SampleSource):

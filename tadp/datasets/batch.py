@@ -25,7 +25,7 @@ class Batch:
         image_ids: The B names of the images.
         captions: The B captions.
         masks: The class of each pixel, or 255 where it is unknown, (B, H, W), int64.
-        depth_m: Depth in metres, (B, H, W), float32; 0, NaN and infinity where it is unknown.
+        depth_m: Depth in metres, (B, H, W), float32; 0, NaN or infinity where it is unknown.
         boxes: The boxes of each image, in pixels.
     """
 

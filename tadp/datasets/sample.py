@@ -20,7 +20,7 @@ class Sample:
         caption: The image's caption.
         mask: The class of each pixel, from 0, or `IGNORE_LABEL` (255) where it is unknown, (H, W), int64. Other integer
             types are converted.
-        depth_m: Depth in metres, (H, W), float32; 0, NaN and infinity where it is unknown. Other float types are
+        depth_m: Depth in metres, (H, W), float32; 0, NaN or infinity where it is unknown. Other float types are
             converted.
         boxes: The objects in the image, in pixels of this image.
 

@@ -36,14 +36,14 @@ def check_info(info: FeatureInfo) -> None:
 def read_maps(
     features: Features | Sequence[Tensor], info: FeatureInfo, *, image_size: tuple[int, int] | None, head: nn.Module
 ) -> tuple[list[Tensor], tuple[int, int]]:
-    """Return the maps and the size of the output.
+    """Check a head's input. Returns the maps in the head's dtype, and the size of the head's output.
 
     Args:
         features: The output of a backbone, or a list of its maps, finest first.
         info: The `FeatureInfo` that the head was built for.
         image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps the
             size that the finest map covers.
-        head: The head. Maps are converted to its dtype, unless autocast does that.
+        head: The head that reads the maps. They are converted to its dtype, unless autocast does that.
 
     Raises:
         TypeError: If `features` is neither `Features` nor a list of maps.

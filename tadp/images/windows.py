@@ -193,11 +193,11 @@ class _Side:
     """The windows along one side of an image.
 
     Args:
-        seen: Length of the side in pixels, at the size that the windows see.
-        length: Length of the side in pixels, in the image itself and in the result.
+        seen: Length of the side in pixels after the image is resized for prediction.
+        length: Length of the side in pixels before that, which is also its length in the result.
         window: Length of the windows' side in pixels.
         stride: Pixels from one window to the next.
-        cell_px: Pixels per value.
+        cell_px: Side of the square of pixels that one predicted value covers.
     """
 
     def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int):

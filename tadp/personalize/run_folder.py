@@ -27,7 +27,7 @@ _COMPARED = ("batch_size", "lr", "weight_decay", "seed", "adam_8bit")
 def identity_of(
     model: DiffusionModel, concepts: Sequence[Concept], options: SettledOptions, **settings: Any
 ) -> dict[str, Any]:
-    """The identity of a run, as JSON values: the model's name and commit, a digest of the images, texts and numbers.
+    """What identifies a run, as JSON values: the model and commit, a digest of the images, the texts, and the settings.
 
     Args:
         model: The model that is trained.

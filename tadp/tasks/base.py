@@ -41,7 +41,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             attached captioner writes. All other modes use one text for all images: "class_names", "class_embeddings",
             "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or "stored" (embeddings passed to
             `store_text` and saved with the model, such as those of converted checkpoints).
-        prompt_classes: The class names for the three modes that need them.
+        prompt_classes: The class names in the text; required for "class_names", "class_embeddings" and "averaged_eos".
         tune: The part of the U-Net that trains: "all", "lora" (a LoRA of its attention; needs the extra `train`), or
             "nothing". The part that trains is saved with the model; the rest is loaded from the base model again.
         lora_rank: Rank of the LoRA.

@@ -27,7 +27,7 @@ class SegmentationResult:
         class_names: K names.
         probabilities: (K, H, W) if they were requested, else None.
         caption: The caption that the model used; None if its text is the same for all images.
-        image: The image.
+        image: The input image, which `plot` shows.
     """
 
     class_map: Int64[Tensor, "_h _w"]
@@ -74,7 +74,7 @@ class DepthResult:
     Attributes:
         depth_m: (H, W), metres.
         caption: The caption that the model used; None if its text is the same for all images.
-        image: The image.
+        image: The input image, which `plot` shows.
     """
 
     depth_m: Float[Tensor, "_h _w"]
@@ -119,7 +119,7 @@ class DetectionResult:
         scores: (N,), in [0, 1].
         class_names: K names.
         caption: The caption that the model used; None if its text is the same for all images.
-        image: The image.
+        image: The input image, which `plot` shows.
     """
 
     boxes: Float[Tensor, "_n 4"]

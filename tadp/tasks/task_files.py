@@ -55,7 +55,7 @@ def save_task(
     """Write a model into an empty folder.
 
     Args:
-        folder: The folder.
+        folder: The folder to write to. It exists and is empty.
         kind: Name of the model's class.
         backbone: The model's backbone.
         head: The model's head.

@@ -123,7 +123,7 @@ def test_an_unlabelled_image_has_no_label_to_look_at(label):
     unlabelled = Unlabelled(COMICS)[0]
     assert np.array_equal(unlabelled.image, COMICS[0].image)
     assert unlabelled.caption == COMICS[0].caption
-    with pytest.raises(AttributeError, match=f"image without labels here.*its {label} is in the data set itself"):
+    with pytest.raises(AttributeError, match=f"image without labels here.*read {label} from the data set itself"):
         getattr(unlabelled, label)
     assert label not in vars(unlabelled)
 

@@ -167,7 +167,7 @@ def test_several_sums_are_counted_frozen_and_tuned_apart(tmp_path):
     judgement = judging.judge({"each": sums}, results)
     assert judgement.details().splitlines()[2] == "| up | +1.00 ± 0.00 mIoU | not run yet |"
     assert judgement.details().splitlines()[3].startswith("| down | -1.00")
-    assert judgement.verdict == "agrees 1 of 4, not run yet 2 of 4, disagrees 1 of 4"
+    assert judgement.verdict == "agrees in 1 of 4, not run yet in 2 of 4, disagrees in 1 of 4"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def crossed(tmp_path, comparisons):
     ("comparisons", "verdict"),
     [
         ([{"paper": "falls mIoU"}, {"paper": "falls too mIoU"}], "agrees"),
-        ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees 1 of 2, disagrees 1 of 2"),
+        ([{"paper": "falls mIoU"}, {"paper": "rises mIoU"}], "agrees in 1 of 2, disagrees in 1 of 2"),
         ([{"paper": "falls mIoU", "expect": "better"}], "disagrees"),
         ([{"ours": "night mIoU", "expect": "worse"}], "agrees"),
     ],

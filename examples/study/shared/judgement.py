@@ -87,7 +87,7 @@ def counted(verdicts: Sequence[str]) -> str:
     counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
     if len(counts) == 1:
         return verdicts[0]
-    return ", ".join(f"{word} {count} of {len(verdicts)}" for word, count in counts.items())
+    return ", ".join(f"{word} in {count} of {len(verdicts)}" for word, count in counts.items())
 
 
 def joined(verdicts: Mapping[str, str]) -> str:

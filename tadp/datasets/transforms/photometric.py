@@ -22,7 +22,7 @@ class PhotometricDistortion:
         brightness: Largest shift of the levels in either direction, where white is 255.
         contrast: Range of the contrast factor.
         saturation: Range of the saturation factor.
-        hue: Largest rotation of the hue in either direction, in degrees of 360.
+        hue: Largest rotation of the hue in either direction, in degrees; 360 is a full turn.
 
     Raises:
         ValueError: If a number is negative, or a range is empty.
@@ -128,7 +128,7 @@ class HueSaturationValue:
     """Rotate the hue, and shift saturation and value.
 
     Attributes:
-        hue: Largest rotation in either direction, in degrees of 360.
+        hue: Largest rotation in either direction, in degrees; 360 is a full turn.
         saturation: Largest shift in either direction, where the maximum is 255.
         value: Largest shift in either direction, where white is 255.
         probability: Probability that a sample is changed.
