@@ -401,7 +401,7 @@ def test_a_failure_half_way_changes_nothing(own):
             r"'<two>' is 8 wide, but this text encoder's are 16 wide",
         ),
         (CaptionModifier(unet=build_unet(channels=(8, 8, 16, 16))), r"has another shape than the backbone's"),
-        (CaptionModifier(unet=build_unet(cross_attention_dim=8)), r"text_width 8\) is of another shape"),
+        (CaptionModifier(unet=build_unet(cross_attention_dim=8)), r"text_width 8\) has another shape"),
     ):
         with pytest.raises(ModifierError, match=message):
             (good | bad).install(own)
