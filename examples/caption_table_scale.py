@@ -26,7 +26,7 @@ from tables.opening import MB, measure, timed
 from tadp.captions import CaptionTable, Provenance
 
 SOURCE = Provenance("made-up", generation={"min_new_tokens": 20})
-FORMATS = {".db": "SQLite, on disk", ".jsonl": "JSON Lines, into memory", ".parquet": "Parquet, into memory"}
+FORMATS = {".db": "SQLite, on disk", ".jsonl": "JSON Lines, in memory", ".parquet": "Parquet, in memory"}
 
 
 def write(path: Path, entries: int) -> dict[str, dict[str, Any]]:
@@ -66,17 +66,17 @@ def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
         f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, pyarrow {version('pyarrow')}"
     )
     lines = [
-        f"# A caption table of {options.entries:,} images",
+        f"# A caption table for {options.entries:,} images",
         "",
         f"Command: `python examples/caption_table_scale.py {numbers}`; {machine}.",
         "",
-        f"A table of {options.entries:,} images was opened in a new process, and {options.lookups:,} random ids were "
-        "looked up, with the files in the system's cache. Seconds are CPU time, with wall time in brackets. The last "
-        "three columns are percentiles of the wall time of a look-up, in microseconds. Memory is the growth of the "
-        "process's resident size.",
+        f"A table with a caption for each of {options.entries:,} images was opened in a new process, and "
+        f"{options.lookups:,} random ids were looked up. The operating system already had the files in its cache. "
+        "Seconds are CPU time, with wall time in brackets. The last three columns are percentiles of the wall time of "
+        "a look-up, in microseconds. Memory is the increase in the process's resident set size.",
         "",
-        "| format | file, MB | written in, s | opened in, s | memory for opening, MB | for look-ups, MB | median "
-        "| 90% | 99% |",
+        "| format | file, MB | time to write, s | time to open, s | memory to open, MB | memory to look up, MB "
+        "| median | 90% | 99% |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for suffix, name in FORMATS.items():

@@ -38,13 +38,14 @@ COMPILED = {
     "tadp, bfloat16, channels_last, compiled": (Variant("", dtype=HALF, memory_format=LAST, compiled=True), False)
 }
 PARTS = 4
+CHECKPOINTED = "U-Net trained, bfloat16, gradient checkpointing"
 STEPS: dict[str, dict[str, Any]] = {
-    "U-Net trains, TensorFloat-32": {"tf32": True},
-    "U-Net trains, bfloat16": {"half": True},
-    "and gradient checkpointing": {"half": True, "checkpointing": True},
-    f"and the batch in {PARTS} parts": {"half": True, "checkpointing": True, "parts": PARTS},
+    "U-Net trained, TensorFloat-32": {"tf32": True},
+    "U-Net trained, bfloat16": {"half": True},
+    CHECKPOINTED: {"half": True, "checkpointing": True},
+    f"{CHECKPOINTED}, batch in {PARTS} parts": {"half": True, "checkpointing": True, "parts": PARTS},
     "LoRA of rank 16, bfloat16": {"half": True, "tune": "lora"},
-    "LoRA, gradient checkpointing": {"half": True, "tune": "lora", "checkpointing": True},
+    "LoRA of rank 16, bfloat16, gradient checkpointing": {"half": True, "tune": "lora", "checkpointing": True},
     "U-Net frozen, bfloat16": {"half": True, "tune": "nothing"},
 }
 

@@ -45,11 +45,13 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
         "# Time and memory on a GPU",
         "",
         f"Command: `python examples/gpu_cost.py {command}`; {name}, torch {torch.__version__}. {options.batch} images "
-        f"of {side}x{side} at a time; medians of {options.rounds} rounds. Memory is in GB (10^9 bytes), as torch "
-        "allocates it. Held: weights, inputs and the state of the optimizer. Extra: the peak of a call in addition to "
-        "what is held. Difference: the largest relative L2 error of a map compared with tadp in float32.",
+        f"of {side}x{side} at a time; medians of {options.rounds} rounds. Memory is in GB (10^9 bytes), as counted "
+        "by torch's allocator. Held: what stays allocated between calls, which is weights, inputs and the state of the "
+        "optimizer. Extra: how much more is allocated at the peak of a call.",
         "",
-        "A pass of VAE encoder and U-Net:",
+        "One pass through the VAE encoder and the U-Net. Plain: an implementation that writes out every attention "
+        "probability, like the released code. Difference: the relative L2 difference of tadp's maps from its maps in "
+        "float32, for the level where it is largest.",
         "",
         "| variant | images per second | held | extra | difference |",
         "|---|---|---|---|---|",
@@ -57,7 +59,7 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
     for name, row in passes.items():
         error = "" if row["error"] is None else f"{row['error']:.1e}"
         lines.append(f"| {name} | {shown(row, options)} | {error} |")
-    lines += ["", "A training step that starts from latents (AdamW's averages are included in held):", ""]
+    lines += ["", "A training step that starts from latents. AdamW's moving averages count as held.", ""]
     lines += ["| training | images per second | held | extra |", "|---|---|---|---|"]
     lines += [f"| {name} | {shown(row, options)} |" for name, row in steps.items()]
     return "\n".join(lines) + "\n"

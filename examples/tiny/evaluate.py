@@ -25,6 +25,7 @@ import tadp
 from tadp.datasets.scenes import Scenes
 
 TRAIN_SEED = 101  # the checkpoint was trained on seed 0, and seed 1 was its held-out set
+CONTROL = ("plain", "model")  # the end of the path of the control, as docs/tadp-tiny.md trains it
 
 
 def main() -> None:
@@ -63,14 +64,19 @@ def main() -> None:
 def _markdown(results: dict) -> str:
     run, chance = results["run"], results["localisation"].pop("chance")
     lines = [
-        f"# What {run['command'].split()[-1]} knows about held-out scenes",
+        f"# What {_shown(run['command'].split()[-1])} knows about held-out scenes",
         "",
         f"Command: `{run['command']}`; {run['test_scenes']} held-out scenes (seed {TEST_SEED}); {run['machine']}; "
         f"{run['minutes']} minutes.",
         "",
     ]
     lines += [
-        "| words in the attention maps, t = 0 | level 0 (stride 8) | level 1 (16) | level 2 (32) | chance |",
+        "Do words find their objects in the cross-attention maps, at timestep 0? Pointing: the share of objects that "
+        "contain the centre of the strongest cell of their word's map. Right object: in scenes with two or more "
+        "objects, the share of words whose mean attention is highest on their own object. The prompt is a caption that "
+        "names every object, or a list of the objects' names.",
+        "",
+        "| measure, prompt | level 0 (stride 8) | level 1 (16) | level 2 (32) | chance |",
         "|---|---|---|---|---|",
     ]
     for prompt, scores in results["localisation"].items():
@@ -82,7 +88,14 @@ def _markdown(results: dict) -> str:
             )
     results["localisation"]["chance"] = chance
     if "captions" in results:
-        lines += ["", "| captions by the captioner | visible objects named | named objects visible |", "|---|---|---|"]
+        lines += [
+            "",
+            "Does the captioner name the objects? For scenes of each style, the share of visible objects that its "
+            "captions name, and the share of the objects named there that are visible:",
+            "",
+            "| style | visible objects named | named objects visible |",
+            "|---|---|---|",
+        ]
         lines += [
             f"| {style} | {score['recall']:.3f} | {score['precision']:.3f} |"
             for style, score in results["captions"].items()
@@ -90,8 +103,12 @@ def _markdown(results: dict) -> str:
     if "miou" in results:
         lines += [
             "",
-            f"| mIoU of a small head on frozen features, {len(run['head_seeds'])} seeds (mean ± s.d.) "
-            "| features | with attention |",
+            "How well can a small head segment the scenes from frozen features, with different texts for the U-Net? "
+            f"The table gives mIoU (mean ± s.d. over {len(run['head_seeds'])} seeds of the head), without attention "
+            'maps and with those of levels 1 and 2 attached. "Captions, every object named" are correct captions from '
+            'the scene generator, and "oracle names" are the names of exactly the visible objects.',
+            "",
+            "| text | features | with attention |",
             "|---|---|---|",
         ]
         for name, scores in results["miou"].items():
@@ -101,6 +118,10 @@ def _markdown(results: dict) -> str:
             ]
             lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"
+
+
+def _shown(model: str) -> str:
+    return "the control without supervised attention" if Path(model).parts[-2:] == CONTROL else model
 
 
 def _options() -> argparse.Namespace:

@@ -334,7 +334,7 @@ class CaptionTable(Mapping[str, str]):
         return write_in_chunks(self._store, records, replace=replace, mix=self._mix)
 
     def to_json(self, path: str | Path) -> None:
-        """Write the authors' JSON with one image per line. The format has no place for provenance.
+        """Write JSON in the format of the paper's authors, with one image per line. It has no place for provenance.
 
         Raises:
             ValueError: If the suffix is not .json.

@@ -106,10 +106,10 @@ def extract(
 
     For photos/pets/rex.jpg, `tadp extract photos -o features` writes two files: features/pets/rex.safetensors, with
     map.0 (the finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides,
-    channels and settings. If there are both rex.jpg and rex.png, they become rex.jpg.json and rex.png.json.
+    channels and settings. If there is also a rex.png, the names are rex.jpg.json, rex.png.json and so on.
 
-    With --tile, a large image is processed in tiles, which are blended where they overlap. Memory is needed for the
-    result and for --batch-size tiles. All tiles use the caption of the whole image.
+    With --tile, a large image is processed in tiles, which are blended where they overlap. Memory then has to hold
+    the result and --batch-size tiles at a time. All tiles use the caption of the whole image.
 
     To continue a run, run the command again: finished images are skipped. If they were made with other settings, or an
     image has changed, nothing is replaced unless you pass --overwrite. A run that is killed leaves no half-written

@@ -281,10 +281,11 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
 
     Args:
         todo: The path of each image's result, without suffix.
-        settings: The result of `_prediction_settings`.
+        settings: The settings of this run, as `_prediction_settings` returns them.
 
     Raises:
-        OutputError: If there are results from other settings; the message names the difference.
+        OutputError: If a result was made with other settings or from another version of its image. The message names
+            the difference.
     """
     left, in_the_way = {}, {}
     for image, target in todo.items():

@@ -70,7 +70,7 @@ def prompt(
         str | None,
         typer.Option(
             "--modifier",
-            help="A modifier of the paper as DOMAIN:KIND, e.g. watercolor:simple, or the folder of a saved modifier.",
+            help="One of the paper's modifiers as DOMAIN:KIND, e.g. watercolor:simple, or a saved modifier's folder.",
             show_default=False,
         ),
     ] = None,
@@ -83,12 +83,12 @@ def prompt(
     revision: Revision = None,
     variant: Variant = None,
 ) -> None:
-    """Show the text that a backbone gets in each prompt mode, and how many tokens of the text encoder it has.
+    """Show the text that a prompt mode gives to the backbone, and its length in tokens of the text encoder.
 
     MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name encoded
     separately), averaged-eos (one embedding per class, averaged over 80 templates), oracle (the names of the classes in
-    the image, with the realised precision and recall), caption (a captioner's caption) or nouns (the nouns of that
-    caption).
+    the image; the precision and recall that were reached are shown with them), caption (a captioner's caption) or nouns
+    (the nouns of that caption).
     """
     from tadp import prompts
 

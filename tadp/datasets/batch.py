@@ -22,8 +22,8 @@ class Batch:
 
     Attributes:
         images: Images (B, 3, H, W), float32, in [0, 1].
-        image_ids: The B names of the images.
-        captions: The B captions.
+        image_ids: The name of each image.
+        captions: The caption of each image.
         masks: The class of each pixel, or 255 where it is unknown, (B, H, W), int64.
         depth_m: Depth in metres, (B, H, W), float32; 0, NaN or infinity where it is unknown.
         boxes: The boxes of each image, in pixels.

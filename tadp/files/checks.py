@@ -62,7 +62,7 @@ def check_choice(
         error: The class of the error to raise.
 
     Raises:
-        OptionError: If `value` is not among the choices and `error` names no other class.
+        OptionError: If `value` is not among the choices. If you pass `error`, that class is raised instead.
 
     Example:
         >>> check_choice("layer", ("batch", "group"), name="norm")

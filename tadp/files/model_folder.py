@@ -71,10 +71,10 @@ ALIASES = {
 
 
 def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
-    """The local folder of a model: the given folder, the embedded model's, or a snapshot from the hub.
+    """The local folder of a model: the given folder, that of the model in this package, or a snapshot from the hub.
 
-    A repository in `ALIASES` is read from the cache under its old name if it is there. Otherwise it is downloaded from
-    its new name with a warning, at the commit in `ALIASES` unless `hub.revision` names another.
+    A repository in `ALIASES` has moved. If the cache has it under its old name, it is read from there. Otherwise it is
+    downloaded under its new name with a warning, at the commit in `ALIASES` unless `hub.revision` names another.
 
     Args:
         name: "tadp-tiny", a folder, or a hub id.

@@ -33,7 +33,7 @@ class DetectionHead(nn.Module):
         channels: Number of channels in the pyramid.
         hidden_channels: Number of channels of the two layers that classify a box.
         anchor_sizes: Side of each level's anchors in pixels. By default it is four cells of the level: 32 to 256 for
-            strides 8 to 64, as released.
+            strides 8 to 64, as in the released code.
         aspect_ratios: Ratios of height to width of the anchors.
         score_threshold: Boxes with a lower score are not reported.
         nms_iou: If two boxes of a class overlap by more than this, only the one with the higher score is kept.
@@ -44,10 +44,11 @@ class DetectionHead(nn.Module):
             with 64, a small model trains several times as fast.
 
     Raises:
-        MissingExtraError: If torchvision is missing, or does not fit the installed torch.
+        MissingExtraError: If torchvision is missing, or is built for another version of torch.
         TypeError: If `feature_info` is not a `FeatureInfo`, or `num_classes` is not an integer.
         ValueError: If there are no classes, if a stride is not twice the previous one, if there is not one anchor size
-            per level, if a threshold is outside [0, 1], or if a largest number or a number of samples is below 1.
+            per level, if a threshold is outside [0, 1], or if `max_detections`, `max_proposals` or
+            `samples_per_image` is below 1.
 
     Source:
         Ren et al., Faster R-CNN; Lin et al., Feature Pyramid Networks; TADP/tadp_objdet.py for the default sizes.

@@ -12,7 +12,10 @@ from tadp.heads.maps import check_info, enlarge
 
 
 class FPN(nn.Module):
-    """A feature pyramid network: per level a lateral 1x1 convolution, the coarser level added, and a 3x3 convolution.
+    """A feature pyramid network.
+
+    Each level goes through a 1x1 ("lateral") convolution, the next coarser level is added, and a 3x3 convolution gives
+    the output.
 
     The arithmetic is the same as in mmsegmentation's neck `FPN` and torchvision's `FeaturePyramidNetwork`, where the
     parts have these names:
@@ -28,7 +31,7 @@ class FPN(nn.Module):
         channels: Number of channels of every output map.
 
     Raises:
-        ValueError: If strides do not grow by a factor of 2, 4, 8, ... from level to level, or there are no channels.
+        ValueError: If strides do not grow by a factor of 2, 4, 8, ... from level to level, or `channels` is below 1.
 
     Source:
         Lin et al., Feature Pyramid Networks; TADP's mm_configs: out 256, num_outs 4.

@@ -38,16 +38,16 @@ def judge(
 ) -> Int8[np.ndarray, "n t"]:
     """Judge each detection of one class in one image.
 
-    Detections are judged from the highest score down, and in their own order if scores are equal. Each detection is
-    assigned to the true box that it overlaps most, or to the first of several such boxes, and never to another box,
-    even if that box is already taken. The detection is wrong if the overlap is too small or the box is taken. It is
-    left out if the box is `difficult`.
+    Detections are judged from the highest score down; those with equal scores, in the order given. Each is compared
+    only with the true box that it overlaps most (in a tie, the first). It is right if the overlap is large enough and
+    no earlier detection was right for the same box, and wrong otherwise. But if the overlap is large enough and the
+    box is `difficult`, the detection is left out.
 
     Args:
-        overlap: Overlaps of N detections with M true boxes, (N, M).
+        overlap: Intersection over union of N detections with M true boxes, (N, M).
         scores: Scores of the detections, (N,).
         difficult: Whether each true box is difficult, (M,).
-        ious: T minimum overlaps, each with its own result.
+        ious: T thresholds that an overlap must reach. Each gives its own column of the result.
 
     Returns:
         (N, T): RIGHT, WRONG or LEFT_OUT.

@@ -54,9 +54,9 @@ class Sampler:
 
         Args:
             texts: What to draw.
-            keys: Seeds of each image's noise: a tuple of numbers, such as (seed, index).
+            keys: For each image, the seed of its noise: a tuple of numbers such as (seed, index).
             steps: Denoising steps.
-            guidance: Scale of the classifier-free guidance; 1 is the prediction for the text without guidance.
+            guidance: Scale of the classifier-free guidance; 1 is no guidance.
             side_px: Side of the images in pixels; None is the size that the model was trained on.
         """
         model = self._model

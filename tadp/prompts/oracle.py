@@ -22,9 +22,10 @@ def oracle(
     recall: float = 1.0,
     seed: int = 0,
 ) -> list[str]:
-    """Return the names of the classes in each image, separated by spaces, at a precision and recall over all images.
+    """Return the names of the classes in each image, separated by spaces, with a given precision and recall.
 
-    `oracle_classes` returns the same names as lists, and describes how they are drawn.
+    `oracle_classes` takes the same arguments and returns the same names as lists. Its description says how they are
+    drawn.
 
     Source:
         TADP Eq. 5. Its released code drops and adds each class independently at random, so that the precision depends

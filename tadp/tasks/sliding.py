@@ -42,8 +42,8 @@ def window_and_stride(
 
     Args:
         window_px: Side of the windows; None is the model's own.
-        stride_px: Distance between neighbouring windows. None is the model's own stride if the window is the model's
-            own too, and `thirds` thirds of the window otherwise.
+        stride_px: Distance between neighbouring windows. None is the model's own stride if `window_px` is also None,
+            and `thirds` thirds of `window_px` otherwise.
         thirds: The default stride, in thirds of a window.
         own: The model's own window and stride.
 

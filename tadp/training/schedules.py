@@ -33,16 +33,16 @@ class Schedule:
         lr: The head's highest learning rate.
         unet_scale: The U-Net's learning rate, as a share of the head's.
         weight_decay: AdamW's weight decay for matrices and kernels.
-        shape: The shape of the curve. "poly" falls as (1 - progress)^power. "rise_and_fall" rises as progress^power for
-            half of the epochs, falls in the same way, and then stays at the minimum. "constant" does not change.
+        shape: How the learning rate changes. "poly" falls as (1 - progress)^power. "rise_and_fall" rises as
+            progress^power for half of the epochs, rounded down, and then falls as 1 - progress^power for as many; in an
+            epoch that is left over, it stays at the minimum. "constant" does not change.
         power: Exponent of the curves "poly" and "rise_and_fall"; 1 is a straight line.
-        min_lr: Lowest learning rate of these two curves, at the scale of `lr`.
+        min_lr: The head's lowest learning rate in these two curves. The U-Net's is scaled by `unet_scale`.
         warmup_steps: Number of steps at the start during which the rate is multiplied by a factor that grows linearly
             from `warmup_ratio` to 1.
         warmup_ratio: The factor at the first step of the warm-up.
-        stretch: Length of the run that the curve belongs to, in multiples of this run. If it is over 1, only the
-            beginning of the curve is used.
-        source: The file of the released code.
+        stretch: Factor by which the curve is longer than the run. If it is over 1, the run ends before the curve does.
+        source: The file of the released code that the settings are from.
         note: How the schedule differs from the released code's settings, and why.
 
     Raises:

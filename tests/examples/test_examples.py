@@ -135,7 +135,7 @@ def test_the_scale_of_a_caption_table_is_measured(tmp_path):
     assert page.read_text() == printed
     assert "`python examples/caption_table_scale.py --entries 300 --lookups 50 --seed 0`" in printed
     rows = [line.split(" | ") for line in printed.splitlines() if "memory |" in line or "on disk |" in line]
-    assert [row[0] for row in rows] == ["| SQLite, on disk", "| JSON Lines, into memory", "| Parquet, into memory"]
+    assert [row[0] for row in rows] == ["| SQLite, on disk", "| JSON Lines, in memory", "| Parquet, in memory"]
     assert all(0.1 < float(row[6]) < 1e6 for row in rows)
 
 

@@ -134,11 +134,16 @@ class FolderDataset(ABC):
 
 
 def check_image_captions(captions: Captions, image_ids: list[str], name: str) -> None:
-    """Refuse captions that lack one of the images, or are not a mapping of strings.
+    """Check that captions are a mapping that has a caption for every image.
+
+    Args:
+        captions: The captions to check.
+        image_ids: The ids of all images. Only the caption of the first is read.
+        name: The name of the data set, with which the message begins.
 
     Raises:
         TypeError: If `captions` is not a mapping.
-        UnknownIdError: If an image has no caption. The message shows what the ids of the table look like.
+        UnknownIdError: If an image has no caption. The message quotes an id that has one.
         CaptionError: If the first image's caption is not a string.
     """
     if not isinstance(captions, Mapping):

@@ -21,7 +21,7 @@ class RenderedScenes:
 
     Attributes:
         class_names: Names of the classes in masks: "background", then the 12 classes.
-        box_class_names: Names of the 12 classes that the labels of boxes index.
+        box_class_names: Names of the 12 classes. The label of a box is an index into this tuple.
         scenes: The scenes themselves.
 
     Args:

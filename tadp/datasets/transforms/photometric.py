@@ -163,17 +163,19 @@ class CutDepth:
     """Paste the depth into a vertical strip of the image, so that a model learns from its edges.
 
     Attributes:
-        max_width: Largest width of the strip, as a share of the image to the right of the strip's left edge.
+        max_width: Largest width of the strip, as a share of the distance from its left edge to the right edge of the
+            image.
         max_depth_m: The depth that is drawn white, in metres. Larger depths are also white, and unknown depth is black.
         probability: Probability that a sample is changed.
 
     Raises:
-        ValueError: If a share is not in [0, 1], or the depth is not over 0. When called, if a sample has no depth.
+        ValueError: If `max_width` is not in (0, 1], `max_depth_m` is not above 0, or `probability` is not in [0, 1].
+            When called, if a sample has no depth.
 
     Source:
         GLPDepth's vertical CutDepth, in TADP's datasets/depth/base_dataset.py. There, every fourth sample is changed,
-        and millimetres overflow in 8 bits. Here, a sample is changed with a probability of one in four, and depth is
-        scaled to white.
+        and millimetres overflow in 8 bits. Here, a sample is changed with a probability of one in four, and
+        `max_depth_m` is white.
     """
 
     max_width: float = 0.75
