@@ -46,9 +46,7 @@ def test_a_coordinate_that_is_no_number_is_refused(value):
 
 
 def test_a_negative_label_is_refused():
-    with pytest.raises(
-        ValueError, match=r"labels must be 0 or more, as classes count from 0 without background; got -1"
-    ):
+    with pytest.raises(ValueError, match=r"labels must be 0 or more: classes count from 0, without background; got -1"):
         Boxes(TWO, torch.tensor([-1, 3]))
 
 
