@@ -125,13 +125,14 @@ def write(
 ) -> None:  # fmt: skip
     """Write the page and its figures, and the picture if there are rows for it."""
     figures, page = summary["texts"], how.page or how.out / "figure4"
-    headings = list(next(iter(figures.values())))
-    shown = [heading.replace("names that are there", "names of objects in the scene") for heading in headings]
-    lines = ["| text | " + " | ".join(shown) + " |", "|---" * (len(headings) + 1) + "|"]
+    headings = [*next(iter(figures.values()))]
+    shown = " | ".join(headings).replace("names that are there", "names of objects in the scene")
+    lines = [f"| text | {shown} |\n" + "|---" * (len(headings) + 1) + "|"]
     for name, values in figures.items():
         cells = ["-" if value is None else f"{value:.3g}" for value in values.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     opening = (
+        "# The paper's Figure 4: where does each word attend?\n\n"
         f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}, nothing is trained; "
         f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. Attention at strides 8, 16 "
         "and 32, resized to the image and averaged. The texts: an oracle, which names exactly the classes in the "
@@ -142,13 +143,7 @@ def write(
     )
     if rows is not None:
         write_sheet(rows, page)
-    parts = [
-        "# The paper's Figure 4: where does each word attend?",
-        opening,
-        "\n".join(lines),
-        f"![Attention maps by text]({page.name}.png)",
-    ]
-    write_page(page, parts, summary)
+    write_page(page, [opening, "\n".join(lines), f"![Attention maps by text]({page.name}.png)"], summary)
 
 
 if __name__ == "__main__":
