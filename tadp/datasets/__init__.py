@@ -4,7 +4,8 @@
     train = Augmented(data, [RandomResize((0.5, 2.0)), RandomCrop(512, cat_max_ratio=0.75), RandomFlip(), PadTo(512)])
     loader = torch.utils.data.DataLoader(train, batch_size=4, shuffle=True, collate_fn=collate)
 
-The names below are imported when they are first used, and torch with them. `tadp.datasets.scenes` does not need torch.
+Every name of this package is imported when it is first used, which also imports torch. `tadp.datasets.scenes` does not
+need torch.
 """
 
 from typing import TYPE_CHECKING

@@ -16,17 +16,20 @@ from tadp.images.boxes import Boxes
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:
-    """B samples as tensors. A label that the samples do not have is None.
+    """A batch of B samples as tensors, as `collate` returns it.
 
-    A DataLoader with `pin_memory=True` pins a batch, and `to` moves it to a device.
+    Captions and labels that the samples do not have are None. A DataLoader with `pin_memory=True` pins a batch, and
+    `to` moves it to a device.
 
     Attributes:
-        images: Images (B, 3, H, W), float32, in [0, 1].
-        image_ids: The name of each image.
-        captions: The caption of each image.
-        masks: The class of each pixel, or 255 where it is unknown, (B, H, W), int64.
-        depth_m: Depth in metres, (B, H, W), float32; 0, NaN or infinity where it is unknown.
-        boxes: The boxes of each image, in pixels.
+        images: Images, (B, 3, H, W), float32, in [0, 1].
+        image_ids: The name of each image in its data set, a list of B strings.
+        captions: The caption of each image, a list of B strings; None if the samples have no captions.
+        masks: The class of each pixel, (B, H, W), int64, counted from 0; 255 where the class is unknown. None if the
+            samples have no masks.
+        depth_m: Depth in metres, (B, H, W), float32; 0, NaN or infinity where it is unknown. None if the samples have
+            no depth.
+        boxes: The boxes of each image, a list of B `Boxes` in pixels; None if the samples have no boxes.
     """
 
     images: Float[Tensor, "_b 3 _h _w"]
@@ -64,14 +67,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Combine samples into a batch. Pass this function to a DataLoader as `collate_fn`.
 
     Args:
-        samples: At least one sample, all of the same size. Each kind of label (caption, mask, depth, boxes) must be in
-            all samples or in none.
+        samples: The samples to combine: at least one, with images of the same size. Captions, masks, depth and boxes
+            must each be present in all samples or in none.
 
     Returns:
-        A batch of tensors on the CPU, which share no memory with the samples.
+        A batch of tensors on the CPU. They share no memory with the samples.
 
     Raises:
-        ValueError: If there are no samples, if they differ in size, or if some lack a label that others have.
+        ValueError: If there are no samples, if their images differ in size, or if some samples lack a caption, mask,
+            depth or boxes that others have.
 
     Example:
         >>> from tadp.datasets import RenderedScenes

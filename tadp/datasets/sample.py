@@ -12,20 +12,20 @@ IGNORE_LABEL = 255  # the label of mask pixels that no loss and no metric counts
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sample:
-    """One image and its labels. A label that the data set does not have is None.
+    """One image of a data set, with its caption and labels. Those that the data set does not have are None.
 
     Attributes:
-        image: Red, green and blue levels, (H, W, 3), uint8.
-        image_id: The image's name in the data set. Captions are looked up by it.
-        caption: The image's caption.
-        mask: The class of each pixel, from 0, or `IGNORE_LABEL` (255) where it is unknown, (H, W), int64. Other integer
-            types are converted.
+        image: The image as RGB values, (H, W, 3), uint8.
+        image_id: The image's name in the data set, by which its caption is looked up.
+        caption: The image's caption; None if it has no caption.
+        mask: The class of each pixel, (H, W), int64, counted from 0; `IGNORE_LABEL` (255) where the class is unknown.
+            Other integer types are converted. None if there is no mask.
         depth_m: Depth in metres, (H, W), float32; 0, NaN or infinity where it is unknown. Other float types are
-            converted.
-        boxes: The objects in the image, in pixels of this image.
+            converted. None if there is no depth.
+        boxes: The objects in the image, in pixels of this image; None if there are no boxes.
 
     Raises:
-        TypeError: If an array is not a NumPy array, or has another type or number of axes.
+        TypeError: If `image`, `mask` or `depth_m` is not a NumPy array of the type and number of axes above.
         ValueError: If the mask or the depth differs from the image in size.
 
     Example:

@@ -35,10 +35,12 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; on success its entries replace those of the same name in `path`.
+    """Yield an empty temporary folder to fill. If the block succeeds, its entries are moved to `path`.
+
+    An entry of `path` with the same name is replaced; other entries of `path` are kept.
 
     Raises:
-        OutputError: If the disk is full, or the folder cannot be written to. `path` then still holds its old entries.
+        OutputError: If the disk is full, or `path` cannot be written to. `path` then still has its old entries.
     """
     partial = None
     try:

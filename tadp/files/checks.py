@@ -11,19 +11,19 @@ from tadp.language.matching import readable
 
 
 def check_whole(value: Any, *, name: str, minimum: int | None = 1, unit: str = "", note: str = "") -> int:
-    """Return a whole number as a plain int.
+    """Check that a value is a whole number, and return it as an int.
 
     Args:
-        value: The value that was passed: an int, or anything that Python accepts as one, such as a NumPy integer. A
-            bool is refused.
-        name: The argument's name, for the message.
-        minimum: The smallest value allowed; None allows any.
-        unit: The unit that is counted, in the singular, for the message.
-        note: Words to add to the rule in the message, such as ", or None for any".
+        value: The value to check: an int, or anything that Python accepts as an index, such as a NumPy integer. A bool
+            is refused.
+        name: Name of the argument that was passed, for the error message.
+        minimum: Smallest value allowed, 1 by default; None allows any value.
+        unit: Unit of the number in the singular, such as "pixel", for the error message; "" for a number without unit.
+        note: Words to add to the rule in the error message, such as ", or None for any".
 
     Raises:
         TypeError: If `value` is not a whole number.
-        OptionError: If `value` is below the minimum.
+        OptionError: If `value` is below `minimum`.
 
     Example:
         >>> check_whole(512, name="window_px", unit="pixel")
@@ -53,16 +53,16 @@ def check_counts(**counts: Any) -> None:
 def check_choice(
     value: Any, choices: Collection[str | None], *, name: str, error: type[TADPError] = OptionError
 ) -> None:
-    """Refuse a value that is not among the choices.
+    """Check that a value is one of the allowed choices.
 
     Args:
-        value: The value that was passed.
+        value: The value to check.
         choices: The values that are allowed.
-        name: The argument's name, for the message.
-        error: The class of the error to raise.
+        name: Name of the argument that was passed, for the error message.
+        error: Class of the error to raise; `OptionError` by default.
 
     Raises:
-        OptionError: If `value` is not among the choices. If you pass `error`, that class is raised instead.
+        OptionError: If `value` is not among the choices. If `error` is passed, that class is raised instead.
 
     Example:
         >>> check_choice("layer", ("batch", "group"), name="norm")
@@ -74,15 +74,16 @@ def check_choice(
 
 
 def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]:
-    """Return class names as a list.
+    """Check class names, and return them as a list.
 
     Args:
-        classes: The class names, in a fixed order.
-        name: The argument's name, for the message.
+        classes: The class names in the order of the class indices.
+        name: Name of the argument that was passed, for the error message.
 
     Raises:
         TypeError: If `classes` is not an ordered collection of strings.
-        ValueError: If there are no names, a name is empty, or two names read the same, as "red_cat" and "red cat" do.
+        ValueError: If there are no names, if a name is empty, or if two names only differ in how they are written, as
+            "red_cat" and "red cat" do.
     """
     if isinstance(classes, str):
         raise TypeError(f"{name} must be a list of strings; got the string {classes!r}. Pass [{classes!r}].")
@@ -109,15 +110,15 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
 
 
 def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | None) -> list[list[str]]:
-    """Return the classes in each image as lists.
+    """Check the names of the classes in each image, and return one list of names per image.
 
     Args:
-        present: For each image, the names of its classes.
-        classes: All class names; None allows any name.
+        present: For each image, the names of the classes that it shows.
+        classes: The names that are allowed; None allows any name.
 
     Raises:
         TypeError: If `present` is not a list of lists or sets of names.
-        ValueError: If an image has a class that is not in `classes`.
+        ValueError: If a name in `present` is not in `classes`.
     """
     if isinstance(present, str | Mapping) or not isinstance(present, Iterable):
         raise TypeError(f"present must hold a list of classes for each image; got {type(present).__name__}.")
@@ -143,14 +144,14 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
 
 @contextmanager
 def needs(what: str, *, install: str) -> Iterator[None]:
-    """Wrap the import of an optional package; if it fails, the error says how to install the package.
+    """A context for the import of an optional package. If the import fails, the error says how to install the package.
 
     Args:
-        what: The need, for the message: "a LoRA needs peft".
-        install: The command that installs the package: "pip install 'tadp[train]'".
+        what: What the package is needed for, for the error message, such as "a LoRA needs peft".
+        install: Command that installs the package, such as "pip install 'tadp[train]'".
 
     Raises:
-        MissingExtraError: If the package is not installed, or does not load.
+        MissingExtraError: If the package is not installed or fails to load.
     """
     try:
         yield
@@ -159,14 +160,14 @@ def needs(what: str, *, install: str) -> Iterator[None]:
 
 
 def need(module: str, *, install: str) -> Any:
-    """Import a module of an optional package when it is first used.
+    """Import a module of an optional package, and return the module.
 
     Args:
-        module: The module's name, such as "timm.models".
-        install: The command that installs the package: "pip install 'tadp[timm]'".
+        module: Full name of the module, such as "timm.models".
+        install: Command that installs the package, such as "pip install 'tadp[timm]'".
 
     Raises:
-        MissingExtraError: If the package is not installed, or does not load.
+        MissingExtraError: If the package is not installed or fails to load.
     """
     with needs(f"this needs {module.partition('.')[0]}", install=install):
         return import_module(module)

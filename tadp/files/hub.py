@@ -1,6 +1,7 @@
-"""Find a model's files in a folder or on the hub, and check them, so that problems get a clear message.
+"""Find a model's files in a folder or on the Hugging Face hub, and check them, so that problems get a clear message.
 
-A hub model is first downloaded to a local folder, with only the files that are needed. All later steps read a folder.
+A model on the hub is first downloaded to a local folder, with only the files that are needed. All later steps read that
+folder.
 """
 
 import json
@@ -25,13 +26,13 @@ _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class HubOptions:
-    """Where a model's files are found on the hub, and how they are downloaded.
+    """Which version of a model's files is read from the Hugging Face hub, and how the files are downloaded.
 
     Attributes:
-        revision: Branch, tag or commit; None is the repository's default branch.
+        revision: Branch, tag or commit of the repository; None is its default branch.
         variant: Variant of the weight files: "fp16" reads `model.fp16.safetensors`; None reads files without a variant.
-        cache_dir: The folder for downloads; None is huggingface_hub's own cache.
-        token: Access token for gated and private repositories; None is the one that `hf auth login` stored.
+        cache_dir: Folder for downloads; None is huggingface_hub's own cache.
+        token: Access token for gated and private repositories; None is the token that `hf auth login` stored.
         local_files_only: Whether to use only files in the cache and never connect to the hub.
     """
 
@@ -61,10 +62,10 @@ class Source:
     """Where a model was loaded from, so that it can be loaded again.
 
     Attributes:
-        name: The requested folder, hub id or name.
-        revision: The commit, if the model came from the hub; otherwise the requested revision, usually None.
-        weights: Samples of the weights of those parts ("unet", "vae", "text_encoder") that were loaded from there and
-            that tadp has not replaced or changed since.
+        name: The folder, the hub id ("owner/name") or the name "tadp-tiny" that the user asked for.
+        revision: The commit of a model from the hub; for other models the requested revision, usually None.
+        weights: Samples of the weights of each part ("unet", "vae", "text_encoder") that was loaded from there and that
+            tadp has not replaced or changed since.
     """
 
     name: str
@@ -80,7 +81,13 @@ class Source:
         revision: str | None = None,
         weights: Mapping[str, WeightSample] | None = None,
     ) -> "Source":
-        """The source of a model that is loaded from a folder.
+        """Describe the source of a model that is loaded from a folder. The commit is read from the path of a download.
+
+        Args:
+            name: The folder, hub id or name that the user asked for.
+            folder: The local folder that is loaded.
+            revision: The requested branch, tag or commit; None if none was requested.
+            weights: Samples of the weights of each part that is loaded from the folder; None is no samples.
 
         Example:
             >>> Source.of("owner/name", Path("models--owner--name/snapshots/0a1b2c"), revision="main")
@@ -113,17 +120,17 @@ def local_folder(
     hub: HubOptions,
     ignore: list[str] | None = None,
 ) -> Path:
-    """Return a local folder as it is, or download a snapshot of a hub repository.
+    """Return the path of a local folder, after downloading it if the name is a repository on the hub.
 
     Args:
-        name: A folder or a hub id.
-        patterns: Patterns of the files to download; no other files are downloaded.
+        name: A folder, or a hub id ("owner/name").
+        patterns: Glob patterns of the files to download; no other files are downloaded.
         known: A sentence that says which names are accepted, for the error message.
-        hub: How the repository is downloaded.
-        ignore: Patterns of files that are not downloaded even if they match `patterns`.
+        hub: The revision to download, and how to download it.
+        ignore: Glob patterns of files that are not downloaded even if they match `patterns`; None is no patterns.
 
     Raises:
-        UnknownModelError: If there is no such folder or repository, or it cannot be downloaded.
+        UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -144,11 +151,12 @@ def local_folder(
 
 
 def local_file(name: str | Path, *, hub: HubOptions) -> Path:
-    """Return a local file as it is, or download one from a hub repository.
+    """Return the path of a local file, after downloading it if the name is a file on the hub.
 
     Args:
-        name: A path, or a repository's id followed by the file's path in it: "owner/name/weights.safetensors".
-        hub: How the file is downloaded.
+        name: A path, or the id of a repository on the hub followed by the file's path in it, such as
+            "owner/name/weights.safetensors".
+        hub: The revision to download, and how to download it.
 
     Raises:
         UnknownModelError: If there is no such file on this machine or on the hub.
@@ -241,16 +249,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a model: one file or several shards, each of them checked.
+    """List the safetensors files of a model, one file or several shards, after checking each of them.
 
     Args:
         folder: The folder of the model or of one of its parts.
-        base: The base name of the files: "model" in transformers, "diffusion_pytorch_model" in diffusers.
+        base: Base name of the files: "model" in transformers, "diffusion_pytorch_model" in diffusers.
         variant: The variant in the files' names, such as "fp16"; None for files without a variant.
 
     Raises:
         MissingFileError: If there are no weight files, or a shard is missing.
-        CorruptFileError: If there are only pickles, or a file is damaged.
+        CorruptFileError: If all weight files are pickles, which are never loaded, or a file is damaged.
     """
     single = folder / weight_name(base, variant)
     index = folder / index_name(base, variant)

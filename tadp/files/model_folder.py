@@ -71,17 +71,18 @@ ALIASES = {
 
 
 def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
-    """The local folder of a model: the given folder, that of the model in this package, or a snapshot from the hub.
+    """Return the local folder of a model, after downloading the model if it is on the hub.
 
-    A repository in `ALIASES` has moved. If the cache has it under its old name, it is read from there. Otherwise it is
-    downloaded under its new name with a warning, at the commit in `ALIASES` unless `hub.revision` names another.
+    Some repositories on the hub have moved (`ALIASES`). If the cache has such a model under its old name, it is read
+    from there. Otherwise it is downloaded under its new name, with a warning, at the commit in `ALIASES` unless
+    `hub.revision` names another.
 
     Args:
-        name: "tadp-tiny", a folder, or a hub id.
-        hub: How a repository is downloaded; None is `HubOptions()`.
+        name: "tadp-tiny" (the model that is part of this package), a folder, or a hub id ("owner/name").
+        hub: The revision to download, and how to download it; None is `HubOptions()`.
 
     Raises:
-        UnknownModelError: If the name is none of these, or the repository cannot be downloaded.
+        UnknownModelError: If `name` is none of these, or the repository cannot be downloaded.
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()

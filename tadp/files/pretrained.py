@@ -21,18 +21,19 @@ def find_pretrained(name: str | Path, *, known: str, hub: HubOptions) -> Path:
 
 
 def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose: str) -> None:
-    """Check a folder before loading it, so that a problem gets a clear message.
+    """Check the folder of a transformers model before it is loaded, so that a problem gets a clear message.
 
     Args:
         folder: The folder that `find_pretrained` returned.
-        name: The name that the user passed.
-        kinds: The accepted model types.
-        purpose: The end of the error message for another type: "which this transformers cannot use to …".
+        name: The folder or hub id that the user passed, for messages.
+        kinds: The accepted values of `model_type` in the model's config.json.
+        purpose: What the model should do, which ends the error message about another model type after "which this
+            transformers cannot use to".
 
     Raises:
         ModelError: If the model type is not one of `kinds`.
         MissingFileError: If the folder has no weights.
-        CorruptFileError: If a file is damaged, or the weights are only pickles.
+        CorruptFileError: If a file is damaged, or all weight files are pickles, which are never loaded.
     """
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in kinds:
@@ -43,18 +44,18 @@ def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose
 def load_pretrained(
     model_class: Any, reader_class: Any, folder: Path, *, dtype: "torch.dtype", what: str, **options: Any
 ) -> "tuple[nn.Module, Any]":
-    """Load a model and its processor or tokenizer.
+    """Load a transformers model, and its processor or tokenizer.
 
     Args:
-        model_class: The transformers auto class that loads the model.
+        model_class: The transformers auto class that loads the model, such as `AutoModelForCausalLM`.
         reader_class: The class that loads the processor or tokenizer from the same folder.
         folder: A folder that `check_pretrained` has checked.
-        dtype: The dtype of the weights.
+        dtype: The dtype of the loaded weights.
         what: The subject of error messages, such as "the captioner 'x'".
         **options: Further arguments for `reader_class.from_pretrained`.
 
     Raises:
-        ModelError: If one of the two cannot be loaded, or the model lacks weights.
+        ModelError: If the model, or its processor or tokenizer, cannot be loaded, or weights are missing.
         MissingExtraError: If the model needs a package that is not installed.
     """
     from huggingface_hub.errors import StrictDataclassError

@@ -1,10 +1,10 @@
 """Images: reading, padding and cropping, boxes, windows and tiles.
 
-`to_tensor` reads paths, PIL images, arrays and tensors as (B, 3, H, W) in [0, 1]. `pad_to_multiple` pads images to a
-multiple of a stride, and `crop_to_cells` removes the padding from their maps.
+`to_tensor` reads paths, PIL images, arrays and tensors as one tensor (B, 3, H, W) in [0, 1]. `pad_to_multiple` pads
+images so that their sides are multiples of a stride, and `crop_to_cells` removes the padding from their feature maps.
 
-Channels are red, green, blue. BGR, which `cv2.imread` returns, cannot be distinguished from RGB: reverse the channels
-with `image[..., ::-1]` first. Colour profiles are not applied.
+Channels are red, green, blue. An array in BGR order, which `cv2.imread` returns, cannot be recognised as such: reverse
+its channels with `image[..., ::-1]` first. Colour profiles are not applied.
 """
 
 from tadp.images.reading import MAX_PIXELS as MAX_PIXELS

@@ -9,19 +9,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Boxes:
-    """The objects of one image, N of them; N may be 0.
+    """The true boxes of the N objects in one image; N may be 0.
 
     Attributes:
-        boxes: Left, top, right, bottom in pixels, (N, 4). Right and bottom are exclusive, so a box that covers one
-            pixel in the corner is 0, 0, 1, 1. A box may extend beyond the image's edge.
-        labels: The index of each object's class in the data set's class names, from 0, (N,), int64. Background is not
-            a class.
-        difficult: Whether the data set marks each object as hard to recognise, (N,); its evaluation rules leave these
-            objects out. None if it marks no objects.
+        boxes: Left, top, right and bottom of each box in pixels, (N, 4), float. Pixels are counted from 0, and right
+            and bottom are exclusive: a box that only covers the top left pixel is 0, 0, 1, 1. A box may extend beyond
+            the image's edge.
+        labels: Class of each object, as an index into the data set's class names, (N,), int64, 0 or more. Background
+            is not a class.
+        difficult: Whether the data set marks each object as hard to recognise, (N,), bool. The data set's evaluation
+            ignores such objects. None if the data set has no such marks.
 
     Raises:
         TypeError: If an argument is not a tensor of the type and shape above.
-        ValueError: If the lengths differ, a box has no area or a coordinate that is not finite, or a label is negative.
+        ValueError: If the tensors differ in length, a box has no area or a coordinate that is not finite, or a label
+            is negative.
 
     Example:
         >>> Boxes(torch.tensor([[2.0, 3.0, 10.0, 8.0]]), torch.tensor([4]))
@@ -56,16 +58,18 @@ class Boxes:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """The objects that a detector found in one image, N of them; N may be 0.
+    """The N objects that a detector found in one image; N may be 0.
 
     Attributes:
-        boxes: Left, top, right, bottom in pixels, (N, 4), as in `Boxes`.
-        labels: The index of each object's class, from 0, (N,), int64.
-        scores: The detector's confidence in each box, (N,).
+        boxes: Left, top, right and bottom of each box in pixels, (N, 4), float. Right and bottom are exclusive, as in
+            `Boxes`.
+        labels: Class of each object, as an index into the detector's class names, (N,), int64, 0 or more.
+        scores: The detector's confidence in each object, (N,), float; higher is more confident.
 
     Raises:
         TypeError: If an argument is not a tensor of the type and shape above.
-        ValueError: If the lengths differ, a box has no area, a number is not finite, or a label is negative.
+        ValueError: If the tensors differ in length, a box has no area, a coordinate or a score is not finite, or a
+            label is negative.
     """
 
     boxes: Float[Tensor, "_n 4"]

@@ -23,18 +23,19 @@ from tadp.images.reading import (
 
 
 class Crops:
-    """Cuts parts out of an image. The image is stored with 8 or 16 bits; only the parts become float32.
+    """Cuts parts out of a large image. To save memory, only the parts are converted to float32, not the whole image.
 
     Args:
-        image: An image that `tadp.images.to_tensor` reads; with a batch axis it must hold one image.
-        max_pixels: The largest number of pixels that is read; None lifts the limit.
+        image: One image in any form that `tadp.images.to_tensor` reads. An array or tensor with a batch axis must
+            contain exactly one image.
+        max_pixels: Largest number of pixels (height times width) that the image may have; None removes the limit.
 
     Attributes:
         size: (height, width) of the image in pixels.
 
     Raises:
-        ImageError: If the image cannot be read or used.
-        TypeError: If `image` is not of a type in `ImageLike`.
+        ImageError: If the image cannot be read, has more than `max_pixels` pixels, or has values out of range.
+        TypeError: If `image` is not a path, a PIL image, an array or a tensor.
     """
 
     def __init__(self, image: ImageLike, *, max_pixels: int | None = MAX_PIXELS):

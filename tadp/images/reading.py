@@ -1,7 +1,7 @@
-"""Read paths, PIL images, arrays and tensors as (B, 3, H, W) in [0, 1]; pad images to a multiple, and crop maps back.
+"""Read images as one tensor (B, 3, H, W) in [0, 1], pad them to a multiple of a stride, and crop their maps back.
 
-Channels are red, green, blue. BGR, which `cv2.imread` returns, cannot be distinguished from RGB: reverse the channels
-with `image[..., ::-1]` first. Colour profiles are not applied.
+Channels are red, green, blue. An array in BGR order, which `cv2.imread` returns, cannot be recognised as such: reverse
+its channels with `image[..., ::-1]` first. Colour profiles are not applied.
 """
 
 import math
@@ -42,15 +42,16 @@ def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Im
     """Read one image as an upright 8-bit RGB picture.
 
     Args:
-        image: An image that `to_tensor` reads; an array or tensor with a batch axis must hold one image.
-        max_pixels: The largest number of pixels (height times width) that is read; None lifts the limit.
+        image: One image in any form that `to_tensor` reads. An array or tensor with a batch axis must contain exactly
+            one image.
+        max_pixels: Largest number of pixels (height times width) that the image may have; None removes the limit.
 
     Returns:
-        A new image of mode "RGB". Values with more than 8 bits are rounded to the nearest 8-bit level.
+        A new image of mode "RGB". Values with more than 8 bits are rounded to the nearest 8-bit value.
 
     Raises:
-        ImageError: If the image cannot be read, or its values are out of range.
-        TypeError: If `image` is not of a type in `ImageLike`.
+        ImageError: If the image cannot be read, has more than `max_pixels` pixels, or has values out of range.
+        TypeError: If `image` is not a path, a PIL image, an array or a tensor.
     """
     pixels = _read(image, "image", max_pixels)
     if len(pixels) != 1:
@@ -64,29 +65,30 @@ def to_tensor(
 ) -> Float[Tensor, "b 3 h w"]:
     """Read images as one batch in [0, 1].
 
-    Files and PIL images are turned upright by their EXIF orientation. Transparent images are composited on white.
-    8-bit values are divided by 255 and 16-bit greys by 65535; Pillow reads 16-bit colour at 8 bits. Floats must
-    already lie in [0, 1], with a tolerance of 0.01 for the rounding of a resize, and are not clipped.
+    Files and PIL images are turned upright according to their EXIF orientation. Transparent images are composited on
+    white. 8-bit values are divided by 255 and 16-bit greys by 65535. Colour files with 16 bits per channel are read
+    with 8 bits, as Pillow does. Float values must already lie in [0, 1], with a tolerance of 0.01 for the rounding
+    error of a resize; they are not clipped.
 
-    A file with several frames (animation, pages) is refused, because it is unclear which frame is meant. A PIL image
-    is read at its current frame.
+    A file with several frames (an animation, or pages) is refused, because it is unclear which frame is meant. A PIL
+    image is read at its current frame.
 
     Args:
         images: A path; a PIL image; an array (H, W), (H, W, C) or (B, H, W, C) with 1 (grey), 3 (RGB) or 4
             (RGBA) channels, of uint8, uint16 or float; a tensor (3, H, W) or (B, 3, H, W) of these types; or a
             list of single images, all of one size.
-        max_pixels: The largest number of pixels (height times width) that an image may have, checked before it is
-            decoded; None lifts the limit. Pillow's own limits still apply to files: a warning above
-            `PIL.Image.MAX_IMAGE_PIXELS`, an error above twice that.
+        max_pixels: Largest number of pixels (height times width) that an image may have, checked before the image is
+            decoded; None removes the limit. For files, Pillow's own limits still apply: Pillow warns above
+            `PIL.Image.MAX_IMAGE_PIXELS`, and raises an error above twice that number.
 
     Returns:
-        (B, 3, H, W) in [0, 1], float32 on the CPU. A float tensor keeps its dtype, device and gradient, and a float
-        batch is returned unchanged.
+        The images, (B, 3, H, W), in [0, 1], float32 on the CPU. A float tensor keeps its dtype, device and gradient; a
+        float tensor with a batch axis is returned unchanged.
 
     Raises:
-        ImageError: If an image cannot be read, if its values are out of range, if a side is under 8 pixels, or if a
-            list mixes sizes.
-        TypeError: If an image is not of a type in `ImageLike`.
+        ImageError: If an image cannot be read, has values out of range, has more than `max_pixels` pixels or a side
+            under 8 pixels, or if a list contains images of different sizes.
+        TypeError: If an image is not a path, a PIL image, an array or a tensor.
     """
     if isinstance(images, str | bytes) or not isinstance(images, Sequence):
         return _read(images, "image", max_pixels)
@@ -105,14 +107,14 @@ def to_tensor(
 
 
 def pad_to_multiple(images: Float[Tensor, "b 3 h w"], multiple: int) -> Float[Tensor, "b 3 _h _w"]:
-    """Repeat the last row and column until both sides are multiples.
+    """Pad images on the right and at the bottom, by repeating their last column and row, to multiples of a number.
 
     Args:
-        images: Images (B, 3, H, W).
-        multiple: The number of pixels that height and width become multiples of.
+        images: Images, (B, 3, H, W).
+        multiple: The number of pixels, 1 or more, that height and width become multiples of.
 
     Returns:
-        The images, padded on the right and at the bottom; the same tensor if they need no padding.
+        The padded images, (B, 3, H', W'); the same tensor as `images` if no padding is needed.
 
     Raises:
         ValueError: If `multiple` is under 1.
@@ -128,15 +130,15 @@ def pad_to_multiple(images: Float[Tensor, "b 3 h w"], multiple: int) -> Float[Te
 def crop_to_cells(
     feature: Float[Tensor, "b c h w"], image_size: tuple[int, int], reduction: int
 ) -> Float[Tensor, "b c _h _w"]:
-    """Drop the cells that only cover padding.
+    """Remove the cells of a feature map that only cover padding.
 
     Args:
-        feature: The feature map of a padded image, (B, C, h, w).
-        image_size: (height, width) of the image before padding, in pixels.
-        reduction: Stride of the map, in pixels per cell.
+        feature: Feature map of padded images, (B, C, h, w).
+        image_size: (height, width) of the images before padding, in pixels.
+        reduction: Stride of the map: the width of a cell in pixels.
 
     Returns:
-        (B, C, ceil(height / reduction), ceil(width / reduction)).
+        The cells that cover the images, (B, C, ceil(height / reduction), ceil(width / reduction)).
 
     Raises:
         ValueError: If the map is too small to come from an image of this size.
@@ -151,20 +153,20 @@ def crop_to_cells(
 
 
 def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Expand files, folders and glob patterns into image files.
+    """List the image files that files, folders and glob patterns stand for.
 
-    A file is listed as it is, whatever its suffix. A folder is expanded to all images in it and its subfolders. Images
-    are recognised by their suffix (`SUFFIXES`, in any case), and hidden files and folders are left out. A pattern, such
-    as `"photos/**/*.png"`, is expanded to the images and folders that it matches.
+    A file is listed whatever its suffix. A folder stands for all images in it and its subfolders. There, images are
+    recognised by their suffix (one of `tadp.images.reading.SUFFIXES`, in lower or upper case), and hidden files and
+    folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the images and folders that it matches.
 
     Args:
-        paths: One path or several. A file that is reached twice is listed once.
+        paths: One path or several. A file that several paths lead to is listed once.
 
     Returns:
-        Paths in the order of `paths`, sorted within each folder or pattern.
+        Paths of the images, in the order of `paths` and sorted within each folder or pattern.
 
     Raises:
-        ImageError: If a path leads to no image.
+        ImageError: If one of the paths leads to no image.
     """
     listed: dict[Path, None] = {}
     for path in [paths] if isinstance(paths, str | Path) else paths:

@@ -3,8 +3,9 @@
     for tile in grid((3000, 4000), tile_px=512, overlap_px=128):
         crop = image[:, tile.rows, tile.columns]           # image is (3, H, W); tiles come row by row
 
-Tiles begin on multiples of the coarsest stride, so that the cells of a tile are cells of the whole image at every
-level. All tiles have the same size: the last tile of a row or column is moved back to end with the image's last cell.
+Tiles begin at multiples of the coarsest level's stride, so that at every level the cells of a tile are also cells of
+the whole image. All tiles have the same size: the last tile of a row or column is moved back so that it ends with the
+image's last cell.
 """
 
 from collections.abc import Iterator
@@ -27,11 +28,12 @@ class Tile(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The contribution of a tile to a map, along one side.
+    """The contribution of a tile to the map of the whole image along one side, height or width.
 
     Attributes:
-        cells: The cells of the whole image's map that the tile covers.
-        weights: The tile's weight at each of these cells. The weights of all tiles at a cell sum to one.
+        cells: Range of the cells of the whole image's map that the tile covers.
+        weights: The tile's weight at each of these cells, (N,), in [0, 1]. At each cell, the weights of all tiles sum
+            to one.
     """
 
     cells: slice
@@ -40,14 +42,14 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of one image. Iteration yields them row by row, and `len()` counts them.
+    """The positions of the tiles of one image. Iteration yields them row by row, and `len()` returns their number.
 
     Attributes:
         image_size: (height, width) of the image in pixels.
         tile_size: (height, width) of every tile in pixels. The last tile of a row or column may extend beyond the
             image's edge, by less than one cell of the coarsest level.
-        tops: The first pixel row of each row of tiles.
-        lefts: The first pixel column of each column of tiles.
+        tops: First pixel row of each row of tiles, counted from 0.
+        lefts: First pixel column of each column of tiles, counted from 0.
     """
 
     image_size: tuple[int, int]
@@ -75,13 +77,17 @@ class TileGrid:
         return [(top, left) for top in self.tops for left in self.lefts]
 
     def shares(self, reduction: int) -> tuple[list[Share], list[Share]]:
-        """The contribution of each row of tiles to the rows of a map, and of each column of tiles to its columns.
+        """The weights with which the maps of tiles are blended into the map of the whole image.
 
-        A tile counts fully where no other tile overlaps it. Where it overlaps the next tile, its weight falls linearly
-        to zero at its border, because a network sees the least context there.
+        The weight of a tile is one where no other tile overlaps it. Where tiles overlap, it falls linearly to zero at
+        the tile's border, because a network sees the least context there.
 
         Args:
-            reduction: The map's stride, in pixels per cell. It must divide the coarsest stride.
+            reduction: Stride of the map: the width of a cell in pixels. It must divide the coarsest level's stride.
+
+        Returns:
+            The contribution of each row of tiles to the rows of the map, and that of each column of tiles to its
+            columns.
         """
         down, across = (
             _shares(starts, tile, size, reduction)
@@ -96,14 +102,15 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
     Args:
         image_size: (height, width) of the image in pixels.
         tile_px: Side of a tile in pixels. A side of the image that is not longer than a tile is not divided.
-        overlap_px: Pixels that neighbouring tiles share. The last two tiles of a row or column share more if the
-            sizes do not divide evenly.
-        multiple: The coarsest stride, `backbone.feature_info.reduction[-1]`: 64 for Stable Diffusion 1.x and 2.x, 32
-            for XL, 3.x and FLUX. `tile_px` and `overlap_px` must be multiples of it.
+        overlap_px: Number of pixels by which neighbouring tiles overlap. The last two tiles of a row or column overlap
+            more if the sizes do not divide evenly.
+        multiple: Stride of the coarsest level, `backbone.feature_info.reduction[-1]`: 64 for Stable Diffusion 1.x and
+            2.x, 32 for XL, 3.x and FLUX. `tile_px` and `overlap_px` must be multiples of it.
 
     Raises:
         TypeError: If a size is not an integer.
-        ValueError: If a size is not a multiple of `multiple`, or the overlap is not smaller than the tile.
+        ValueError: If `tile_px` or `overlap_px` is not a multiple of `multiple`, or `overlap_px` is not less than
+            `tile_px`.
 
     Example:
         >>> tiles = grid((3000, 4000))

@@ -4,12 +4,13 @@
     for rows, columns, values in mean_tiles(views):
         result[:, rows, columns] = values                  # (K, up to 256, up to 256)
 
-Where windows overlap, their values are averaged. The windows may see the image at another size, as in a test at several
-scales; the result always has the image's own size.
+Where windows overlap, their values are averaged. The image can be resized before it is divided into windows, for a
+prediction at several scales; the result always has the image's original size.
 
 Three steps follow the prediction of a window: its values are enlarged to pixels, averaged where windows overlap, and
-resized to the image's size. All three are linear and separate for rows and columns. So each window adds R · values · Cᵀ
-to a tile, and only the values that the head returned are kept: for a segmentation head, one per 64 pixels.
+resized to the image's size. All three are linear, and separate for rows and columns. So each window adds R · values ·
+Cᵀ to a tile, with a matrix R for rows and a matrix C for columns. In memory are only the values that the head returned:
+for a segmentation head, one per 64 pixels.
 """
 
 import math
@@ -25,18 +26,19 @@ TILE_PX = 256
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """The pixels where windows begin along one side of an image.
+    """The first pixels of the windows along one side of an image, which together cover the whole side.
 
     Args:
         length: Length of the image's side in pixels.
-        window: Length of the window's side in pixels.
-        stride: Pixels from one window to the next. The last window is moved back to end with the image.
+        window: Length of a window's side in pixels. A shorter image gets one window.
+        stride: Number of pixels from the start of one window to the start of the next, from 1 to `window`. The last
+            window is moved back so that it ends with the image.
 
     Raises:
-        ValueError: If the stride is under 1, or leaves gaps.
+        ValueError: If the stride is under 1, or is larger than the window, which would leave gaps.
 
     Source:
-        The sliding test of mmsegmentation, with which the released code is tested at 512 and 341.
+        The sliding-window test of mmsegmentation, which the paper's released code uses with window 512 and stride 341.
 
     Example:
         >>> window_starts(1000, 512, 341)
@@ -51,23 +53,24 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 class WindowedPrediction:
-    """The prediction for one image at one size, computed window by window as its tiles are read.
+    """The prediction for one image at one scale, computed window by window when a tile of the result is read.
 
-    Each window is predicted once if the tiles are read in the order of `mean_tiles`: one band across the image after
-    another.
+    Each window is predicted only once if the tiles are read row by row, as `mean_tiles` does.
 
     Args:
-        predict: A function from a window (1, C, h, w) to values (1, K, ceil(h / cell_px), ceil(w / cell_px)).
+        predict: A function from a window of the image, (1, C, h, w), to K values per cell,
+            (1, K, ceil(h / cell_px), ceil(w / cell_px)).
         image: The image, (1, C, H, W), in [0, 1].
-        window: Side of a window in pixels. A smaller image is a single window.
-        stride: Pixels from one window to the next; the window's side by default.
-        size: (height, width) at which the windows see the image; its own size by default. The result has the image's
-            own size in either case.
+        window: Side of a window in pixels. A smaller image is predicted as a single window.
+        stride: Number of pixels from the start of one window to the start of the next, from 1 to `window`; None is
+            `window`, so that windows do not overlap.
+        size: (height, width) in pixels to which the image is resized before prediction; None keeps its size. The result
+            has the image's original size in either case.
         flipped: Whether to predict the mirrored image and mirror the result back.
-        cell_px: Side of the square of pixels that one value covers. The values are enlarged bilinearly.
+        cell_px: Side in pixels of the square that one predicted value covers. The values are enlarged bilinearly.
 
     Raises:
-        ValueError: If the stride is under 1, or leaves gaps.
+        ValueError: If the stride is under 1, or is larger than the window, which would leave gaps.
     """
 
     def __init__(
@@ -152,15 +155,16 @@ def mean_tiles(
     finish: Callable[[Float[Tensor, "k n m"]], Float[Tensor, "k n m"]] = lambda values: values,
     tile_px: int = TILE_PX,
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "k n m"]]]:
-    """The mean of several views of one image, tile by tile.
+    """The mean of several predictions for one image, tile by tile.
 
     Args:
-        views: Predictions for the same image.
-        finish: A function that is applied to each view's values before the mean, such as a softmax.
+        views: Predictions for the same image, for example at several scales or mirrored.
+        finish: A function that is applied to each prediction's values before the mean, such as a softmax. By default,
+            the values do not change.
         tile_px: Side of a tile in pixels.
 
     Yields:
-        The tile's rows, its columns, and its values.
+        For each tile, its range of rows, its range of columns, and its mean values, (K, rows, columns).
     """
     size = views[0].size
     axis = band_axis(size)
@@ -193,11 +197,11 @@ class _Side:
     """The windows along one side of an image.
 
     Args:
-        seen: Length of the side in pixels after the image is resized for prediction.
-        length: Length of the side in pixels before that, which is also its length in the result.
-        window: Length of the windows' side in pixels.
-        stride: Pixels from one window to the next.
-        cell_px: Side of the square of pixels that one predicted value covers.
+        seen: Length of the image's side in pixels after the image is resized for prediction.
+        length: Length of the image's side in pixels before resizing, which is also its length in the result.
+        window: Length of a window's side in pixels.
+        stride: Number of pixels from the start of one window to the start of the next.
+        cell_px: Side in pixels of the square that one predicted value covers.
     """
 
     def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int):

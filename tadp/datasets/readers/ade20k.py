@@ -21,18 +21,21 @@ _TABLE = class_table({0: IGNORE_LABEL, IGNORE_LABEL: IGNORE_LABEL} | {k: k - 1 f
 class ADE20K(FolderDataset):
     """ADE20K for segmentation: 20,210 images to train on and 2,000 to validate, 150 classes.
 
-    In the mask files, 0 means none of the classes. Here it becomes `IGNORE_LABEL`, and classes count from 0. Ids are
-    file names, such as "ADE_train_00000001.jpg"; the released code looks up captions by them.
+    In ADE20K's mask files, 0 means "none of the 150 classes" and the classes are 1 to 150. In a sample, 0 becomes
+    `IGNORE_LABEL` (255) and the classes are 0 to 149. Image ids are file names, such as "ADE_train_00000001.jpg". The
+    paper's released code looks up captions by the same ids.
 
     Args:
-        root: The folder ADEChallengeData2016.
-        split: The name of the folder in images and annotations.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        root: The folder ADEChallengeData2016, with the subfolders images and annotations.
+        split: The split to read, "training" (the default) or "validation". It is the name of a subfolder of images and
+            of annotations.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Source:
         TADP's mm_configs/_base_/datasets/ade20k_vpd.py (`reduce_zero_label=True`).

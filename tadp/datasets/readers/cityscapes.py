@@ -19,21 +19,23 @@ _OF_TRAIN_IDS = class_table({value: value for value in (*range(19), IGNORE_LABEL
 
 
 class CityscapesForm(FolderDataset):
-    """Images with masks of Cityscapes' classes, ..._labelTrainIds.png or ..._labelIds.png, in a second folder tree.
+    """Images and masks in Cityscapes' file layout, with Cityscapes' 19 classes.
 
-    If an image has a mask of train ids, it is read. Otherwise the mask of ids is read and mapped to train ids.
+    Masks are in a folder tree of their own and are named ..._labelTrainIds.png or ..._labelIds.png. Train ids are
+    Cityscapes' numbers 0 to 18 of the 19 classes that its benchmark evaluates. If an image has a mask of train ids,
+    that mask is read. Otherwise the mask of ids is read and converted to train ids.
 
     Args:
         root: The data set's folder.
-        images: The subfolder with the images. Ids are paths below it.
-        masks: The subfolder with the masks, which has the same folders as `images`.
-        image_suffix: The end of the images' file names.
+        images: The subfolder of `root` with the images. The id of an image is its path below this folder.
+        masks: The subfolder of `root` with the masks. It has the same subfolders as `images`.
+        image_suffix: The end of the images' file names, such as "_leftImg8bit.png".
         mask_stem: The text that replaces `image_suffix` in the masks' file names, before labelTrainIds.png or
-            labelIds.png.
+            labelIds.png, such as "_gtFine_".
         name: The data set's name, for messages.
-        advice: How to get a missing file, for messages.
-        captions: The caption of each image, by its id; see `FolderDataset`.
-        on_error: The reaction to an image that cannot be read; see `FolderDataset`.
+        advice: A sentence that says how to get a missing file, for messages.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
     """
 
     def __init__(
@@ -74,18 +76,20 @@ class CityscapesForm(FolderDataset):
 class Cityscapes(CityscapesForm):
     """Cityscapes for segmentation: 2,975 images to train on and 500 to validate, 19 classes.
 
-    Ids are paths below the split, such as "aachen/aachen_000000_000019_leftImg8bit.png"; the released code looks up
-    captions by them.
+    Image ids are paths below the split's folder, such as "aachen/aachen_000000_000019_leftImg8bit.png". The paper's
+    released code looks up captions by the same ids.
 
     Args:
-        root: The folder with leftImg8bit and gtFine.
-        split: The split to read, "train" or "val". The annotations of "test" are not public.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        root: The folder of the data set, with the subfolders leftImg8bit and gtFine.
+        split: The split to read, "train" (the default) or "val". There is no "test", because its annotations are not
+            public.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Source:
         TADP's mm_configs/_base_/datasets/cityscapes_half_512x512.py.

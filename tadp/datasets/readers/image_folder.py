@@ -28,28 +28,29 @@ class Record(NamedTuple):
 
 
 class FolderDataset(ABC):
-    """Images and labels in files, which are read on access. It is a map-style data set for a DataLoader.
+    """A map-style data set of images and labels in files, which are read when a sample is accessed.
+
+    This is the base class of the data sets in this package. A subclass lists the files and reads the labels.
 
     Attributes:
         class_names: Names of the classes that the labels index; empty if there are no classes.
-        skipped: With `on_error="skip"`, the images that could not be read in this process, and the reasons.
+        skipped: The images that could not be read in this process, with the reasons, if `on_error` is "skip".
 
     Args:
-        records: The files of the images and labels. All files must exist.
+        records: The image file and the label file of each sample. All files must exist.
         name: The data set's name, for messages.
-        advice: How to get a missing file, for messages.
-        class_names: Names of the classes that the labels index; empty if there are no classes.
-        captions: The caption of each image, by its id: a `CaptionTable` or any other mapping. None for samples without
-            captions.
-        on_error: The reaction to an image whose files are damaged, or were removed since the start. "raise" stops with
-            an error that names the file. "skip" returns the next readable image instead, with a warning that names
-            both. Only skip in training, because an evaluation would count the next image twice. Labels that can be read
-            but are wrong are always an error.
+        advice: A sentence that says how to get a missing file, for messages.
+        class_names: Names of the classes that the labels index; empty, the default, if there are no classes.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image's files are damaged, or were removed after this object was created. "raise"
+            raises an error that names the file. "skip" returns the next readable image instead, with a warning that
+            names both images. Use "skip" only in training: an evaluation would count the next image twice. Labels that
+            can be read but are wrong always raise an error.
 
     Raises:
-        MissingDataError: If a file is missing.
-        UnknownIdError: If an image has no caption.
-        CaptionError: If captions are not strings.
+        MissingDataError: If a file in `records` is missing.
+        UnknownIdError: If `captions` lacks the caption of an image.
+        CaptionError: If the captions are not strings.
     """
 
     def __init__(
@@ -134,16 +135,16 @@ class FolderDataset(ABC):
 
 
 def check_image_captions(captions: Captions, image_ids: list[str], name: str) -> None:
-    """Check that captions are a mapping that has a caption for every image.
+    """Check that a mapping has a caption for every image.
 
     Args:
-        captions: The captions to check.
-        image_ids: The ids of all images. Only the caption of the first is read.
-        name: The name of the data set, with which the message begins.
+        captions: The captions to check, a mapping from image id to caption.
+        image_ids: The ids of all images. Every id must be a key; only the caption of the first image is read.
+        name: The name of the data set, which begins the error messages.
 
     Raises:
         TypeError: If `captions` is not a mapping.
-        UnknownIdError: If an image has no caption. The message quotes an id that has one.
+        UnknownIdError: If an image has no caption. The message quotes an id that has one, to show how ids are written.
         CaptionError: If the first image's caption is not a string.
     """
     if not isinstance(captions, Mapping):

@@ -40,10 +40,10 @@ def read_image(path: Path) -> UInt8[np.ndarray, "_h _w 3"]:
 
 
 def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:
-    """Read the values of a mask. For a picture with a palette these are the indices, not the colours.
+    """Read the values of a mask. The values of a picture with a palette are its palette indices, not its colours.
 
     Raises:
-        ImageError: If the file is missing or damaged.
+        ImageError: If the file at `path` is missing or damaged.
         DatasetError: If the file is a colour picture.
     """
 
@@ -66,17 +66,17 @@ def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, "256"]:
 
 
 def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, "256"], *, name: str) -> Sample:
-    """Add the mask in a file to a sample.
+    """Read a mask from a file, and return the sample with that mask.
 
     Args:
         sample: The sample without a mask.
-        path: A picture with one channel or a palette.
-        table: The class of each pixel value, from `class_table`.
+        path: The mask file, a picture with one channel or a palette.
+        table: The class of each of the 256 pixel values, as `class_table` returns it.
         name: The data set's name, for messages.
 
     Raises:
-        ImageError: If the file is missing or damaged.
-        DatasetError: If the mask differs from the image in size, or has a value that is not a class.
+        ImageError: If the mask file is missing or damaged.
+        DatasetError: If the mask and the image differ in size, or a value of the mask is not a class in `table`.
     """
     values = read_indices(path)
     if values.shape != sample.image_size:

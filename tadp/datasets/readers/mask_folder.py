@@ -15,24 +15,28 @@ from tadp.images.reading import SUFFIXES
 
 
 class MaskFolder(FolderDataset):
-    """Images in one folder, masks of the same names in another: photos/a.jpg and masks/a.png.
+    """Your own images in one folder, and masks with the same names in another: photos/a.jpg and masks/a.png.
 
-    A mask is a picture with one channel or a palette. Its values are classes from 0, and 255 where the class is
-    unknown. With two classes, a mask of only 0 and 255 causes a warning, once, because white is often meant to be the
-    second class. Ids are file names without suffix, such as "a", as `tadp caption` writes them.
+    A mask is a picture with one channel or a palette. Each value is the index of the pixel's class, counted from 0, or
+    255 where the class is unknown. If there are two classes, the first mask that only contains 0 and 255 causes a
+    warning, because such masks often mean the second class by 255. Image ids are file names without their suffix, such
+    as "a". Caption files written by the command `tadp caption` have the same ids.
 
     Args:
         images: The folder of images.
-        masks: The folder of masks, which are .png files.
-        class_names: Names of the classes that the values index, including background if it is a class.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        masks: The folder of masks, with one .png file per image.
+        class_names: Names of the classes in the order of their indices, 1 to 255 names. Background needs a name too if
+            the masks have it as a class.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
-        MissingDataError: If a folder is missing or empty, or an image has no mask; the message says which.
-        UnknownIdError: If an image has no caption.
+        MissingDataError: If a folder is missing or empty, or an image has no mask. The message says which.
+        UnknownIdError: If `captions` lacks the caption of an image.
         TypeError: If `class_names` is a single string.
-        ValueError: If two images only differ in their suffix, or there are no class names, or more than 255.
+        ValueError: If the names of two images differ only in their suffix, or if there are no class names or more than
+            255.
     """
 
     def __init__(

@@ -22,13 +22,13 @@ TaskName = Literal["segmentation", "depth", "detection"]
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """The data set behind a name.
+    """What one of the names in `DATASETS` stands for: a data set's class, its tasks and its splits.
 
     Attributes:
         kind: The class of the data set.
-        tasks: The tasks that its labels are for.
-        train: The split to train on; None if the data set is only for tests.
-        test: The split to test on.
+        tasks: The tasks that the data set has labels for.
+        train: Name of the split to train on; None if the data set is only for tests.
+        test: Name of the split to test on.
     """
 
     kind: type
@@ -67,17 +67,20 @@ def open_dataset(
 
     Args:
         name: A key of `DATASETS`.
-        root: The data set's folder. Rendered scenes need no folder.
-        split: The split to read; by default the split to test on.
-        captions: A table or mapping of captions, or the path of a caption file. None for no captions (rendered scenes
-            have their own).
-        on_error: "raise" an error for images that cannot be read, or "skip" them; see `FolderDataset`.
-        **options: Options of the data set's class; for scenes, these are `count`, `seed`, `style` and `size`.
+        root: The data set's folder. None, the default, is only allowed for "scenes", which are rendered and need no
+            folder.
+        split: The split to read; None is the split to test on.
+        captions: A `CaptionTable` or another mapping from image id to caption, or the path of a caption file. None
+            gives samples without captions, except for "scenes", which have captions of their own.
+        on_error: What happens if an image cannot be read: "raise" an error, or "skip" it and return the next readable
+            image, with a warning; see `FolderDataset`.
+        **options: Further arguments of the data set's class; for "scenes", these are `count`, `seed`, `style` and
+            `size`.
 
     Raises:
-        ValueError: If the name or the split is unknown, or `root` is missing.
+        ValueError: If `name` or `split` is unknown, or `root` is missing.
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Example:
         >>> open_dataset("scenes", split="train", count=3)

@@ -53,18 +53,20 @@ class _Night(CityscapesForm):
 class DarkZurich(_Night):
     """The 50 validation images of Dark Zurich, 19 classes.
 
-    Ids are paths below the split, such as "night/GOPR0356/GOPR0356_frame_000375_rgb_anon.png", as in the authors'
-    caption file.
+    Image ids are paths below the split's folder, such as "night/GOPR0356/GOPR0356_frame_000375_rgb_anon.png", as in the
+    caption file of the paper's authors.
 
     Args:
-        root: The folder with rgb_anon and gt.
-        split: Only "val". The annotations of "test" are not public, and "train" has no annotations.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        root: The folder of the data set, with the subfolders rgb_anon and gt.
+        split: The split to read, which can only be "val". The annotations of "test" are not public, and "train" has
+            none.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Source:
         TADP's mm_configs/_base_/datasets/cityscapes_to_darkzurich_512x512.py.
@@ -84,17 +86,19 @@ class DarkZurich(_Night):
 class NighttimeDriving(_Night):
     """The 50 test images of Nighttime Driving, 19 classes, coarsely labelled.
 
-    Ids are paths below leftImg8bit/test, such as "night/0_frame_1824_leftImg8bit.png", as in the authors' caption file.
+    Image ids are paths below leftImg8bit/test, such as "night/0_frame_1824_leftImg8bit.png", as in the caption file of
+    the paper's authors.
 
     Args:
-        root: The folder NighttimeDrivingTest, with leftImg8bit and gtCoarse_daytime_trainvaltest.
-        split: Only "test".
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        root: The folder NighttimeDrivingTest, with the subfolders leftImg8bit and gtCoarse_daytime_trainvaltest.
+        split: The split to read, which can only be "test".
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Source:
         TADP's mm_configs/_base_/datasets/cityscapes_to_nighttime_512x512.py.

@@ -25,23 +25,26 @@ _GET_LIST = (
 
 
 class NYUDepthV2(FolderDataset):
-    """NYU Depth v2 for depth: 24,231 images to train on, 654 to test, 480x640, up to 10 m.
+    """NYU Depth v2 for depth: 24,231 images to train on and 654 to test, 480x640 pixels, with depths up to 10 m.
 
-    Depth is in metres, read from 16-bit pictures in millimetres, and 0 where the sensor measured nothing. Ids are the
-    images' names in the list, such as "/kitchen_0028b/rgb_00045.jpg"; the released code looks up captions by them.
+    Depth is read from 16-bit pictures in millimetres and converted to metres. It is 0 where the sensor measured
+    nothing. Image ids are the images' names in the file list, such as "/kitchen_0028b/rgb_00045.jpg". The paper's
+    released code looks up captions by the same ids.
 
     Args:
-        root: The folder nyu_depth_v2, with sync ("train") or official_splits/test ("test").
-        split: The split to read, "train" or "test".
-        file_list: The list of pairs; by default <root>/train_list.txt or <root>/test_list.txt. Only the first two names
-            of a line are read.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        root: The folder nyu_depth_v2, with the subfolder sync for "train", or official_splits/test for "test".
+        split: The split to read, "train" or "test" (the default).
+        file_list: A text file with one image per line: the name of the image, a space, and the name of its depth
+            picture, both relative to the split's folder. Further words of a line are ignored. None is
+            <root>/train_list.txt or <root>/test_list.txt.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
-        DatasetError: If the list is not a list of pairs.
+        UnknownIdError: If `captions` lacks the caption of an image.
+        DatasetError: If a line of the file list does not name an image and its depth picture.
 
     Source:
         TADP's datasets/depth/nyudepthv2.py.

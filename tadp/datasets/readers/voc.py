@@ -45,19 +45,21 @@ _TABLE = class_table({value: value for value in (*range(21), IGNORE_LABEL)})
 class PascalVOC(FolderDataset):
     """Pascal VOC 2012 for segmentation: 20 classes and the background, which is class 0.
 
-    Ids are file names without suffix, such as "2007_000032", as in the authors' caption files. A mask is VOC's own
-    (SegmentationClass) if there is one, and SBD's (SegmentationClassAug) otherwise.
+    Image ids are file names without suffix, such as "2007_000032", as in the caption files of the paper's authors. If
+    VOC has a mask of an image (in SegmentationClass), that mask is read. Otherwise the mask of SBD, the Semantic
+    Boundaries Dataset, is read (in SegmentationClassAug).
 
     Args:
         root: The folder VOCdevkit/VOC2012, with JPEGImages, SegmentationClass and ImageSets/Segmentation.
-        split: The split to read. "trainaug" (10,582 images) needs ImageSets/Segmentation/trainaug.txt, or aug.txt next
-            to train.txt.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        split: The split to read. "trainaug" (10,582 images, VOC's and SBD's) needs the list trainaug.txt in
+            ImageSets/Segmentation, or the list aug.txt there next to train.txt.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Source:
         TADP's datasets/VOCDataset.py for folders, lists and class names.
@@ -105,22 +107,25 @@ class PascalVOC(FolderDataset):
 class VOCBoxes(FolderDataset):
     """Boxes in the folder structure and XML of Pascal VOC, for any kind of images.
 
-    In a sample, boxes count pixels from 0, and right and bottom are exclusive. In the XML, pixels count from 1 and all
-    sides are inclusive, so left and top are reduced by 1. Objects marked as difficult are kept, with the mark.
+    In a sample, pixels are counted from 0, and the right and bottom sides of a box are exclusive. In the XML files,
+    pixels are counted from 1 and all sides are inclusive, so left and top are reduced by 1. Objects marked as difficult
+    are kept and marked in `Boxes.difficult`.
 
     Args:
         root: A folder with JPEGImages, Annotations and ImageSets/Main.
-        split: The list to read, ImageSets/Main/<split>.txt.
-        known: All classes in the annotations, in this package's spelling.
-        class_names: Names of the classes that the labels index. Objects of other known classes are left out.
+        split: Name of the list of images to read: ImageSets/Main/<split>.txt.
+        known: Names of all classes that occur in the annotations, in this package's spelling ("dining table" for VOC's
+            "diningtable").
+        class_names: Names of the classes that the labels index. Objects of other classes in `known` are left out.
         name: The data set's name, for messages.
-        advice: How to get a missing file, for messages.
-        captions: The caption of each image, by its id; see `FolderDataset`.
-        on_error: The reaction to an image that cannot be read; see `FolderDataset`.
+        advice: A sentence that says how to get a missing file, for messages.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing.
-        ValueError: If a name in `class_names` is not a class of Pascal VOC or is listed twice, or none is in `known`.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC or is listed twice, or none of the names is
+            in `known`.
     """
 
     def __init__(
@@ -191,24 +196,26 @@ class VOCBoxes(FolderDataset):
 class PascalVOCDetection(VOCBoxes):
     """Pascal VOC 2007 or 2012 for detection, 20 classes.
 
-    The paper trains on both trainval splits, `torch.utils.data.ConcatDataset([voc2012, voc2007])`, and tests on the
-    test split of 2007.
+    The paper trains on the "trainval" splits of both years, `torch.utils.data.ConcatDataset([voc2012, voc2007])`, and
+    tests on the "test" split of 2007.
 
     Args:
         root: The folder VOCdevkit/VOC2012 or VOCdevkit/VOC2007, with JPEGImages, Annotations and ImageSets/Main.
-        split: The split to read. "test" only exists for 2007, as the annotations for 2012 are not public.
-        class_names: Names of the classes that the labels index. Objects of other classes are left out.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        split: The split to read. "test" only exists for 2007, because the annotations for 2012 are not public.
+        class_names: Names of the classes that the labels index; all 20 by default. Objects of other classes are left
+            out.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
+        UnknownIdError: If `captions` lacks the caption of an image.
         ValueError: If a name in `class_names` is not a class of Pascal VOC, or is listed twice.
 
     Source:
-        TADP's train_tadp.py for the splits, datasets/datamodules.py for pixels that count from 0. (Its training reads
-        the XML with torchvision and does not convert the coordinates.)
+        TADP's train_tadp.py for the splits; its datasets/datamodules.py for pixels that are counted from 0. (TADP's
+        training reads the XML with torchvision and does not convert the coordinates.)
     """
 
     def __init__(

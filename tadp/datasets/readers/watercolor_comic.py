@@ -48,23 +48,24 @@ class _Drawings(VOCBoxes):
 class Watercolor2k(_Drawings):
     """Watercolor2k: 1,000 watercolors to train on and 1,000 to test, with boxes.
 
-    Ids are file names without suffix, such as "43248445".
+    Image ids are file names without suffix, such as "43248445".
 
     Args:
         root: The folder `watercolor`, with JPEGImages, Annotations and ImageSets/Main.
-        split: The split to read, "train" or "test". The paper tests on "test".
+        split: The split to read, "train" or "test" (the default, which the paper tests on).
         class_names: Names of the classes that the labels index; by default the data set's own six. Pass `VOC_CLASSES`
             to get the labels of a detector that was trained on Pascal VOC.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
-        ValueError: If a name in `class_names` is not a class of Pascal VOC, or Watercolor2k has none of them.
+        UnknownIdError: If `captions` lacks the caption of an image.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC, or Watercolor2k has none of the classes.
 
     Source:
-        TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
+        TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py in the paper's code.
     """
 
     own_classes = WATERCOLOR_CLASSES
@@ -73,23 +74,24 @@ class Watercolor2k(_Drawings):
 class Comic2k(_Drawings):
     """Comic2k: 1,000 comics to train on and 1,000 to test, with boxes.
 
-    Ids are file names without suffix, such as "79182947".
+    Image ids are file names without suffix, such as "79182947".
 
     Args:
         root: The folder `comic`, with JPEGImages, Annotations and ImageSets/Main.
-        split: The split to read, "train" or "test". The paper tests on "test".
+        split: The split to read, "train" or "test" (the default, which the paper tests on).
         class_names: Names of the classes that the labels index; by default the data set's own six. Pass `VOC_CLASSES`
             to get the labels of a detector that was trained on Pascal VOC.
-        captions: A `CaptionTable`, or a mapping from id to caption. None for samples without captions.
-        on_error: The reaction to an image that cannot be read, "raise" or "skip"; see `FolderDataset`.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
 
     Raises:
         MissingDataError: If a file or folder is missing. The message says how to get it.
-        UnknownIdError: If an image has no caption.
-        ValueError: If a name in `class_names` is not a class of Pascal VOC, or Comic2k has none of them.
+        UnknownIdError: If `captions` lacks the caption of an image.
+        ValueError: If a name in `class_names` is not a class of Pascal VOC, or Comic2k has none of the classes.
 
     Source:
-        TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py of its code.
+        TADP Sec. 4.3; datasets/datamodules.py and train_tadp.py in the paper's code.
     """
 
     own_classes = COMIC_CLASSES

@@ -1,7 +1,8 @@
 """Rendered scenes: coloured objects on a ground plane, with all the labels that perception tasks need.
 
-A scene is a small record drawn from (seed, index). Rendering it gives the image, a class mask, depth in metres, boxes
-and a caption. Nothing is downloaded. The same seed and index give the same pixels with the same NumPy and Pillow.
+A scene is a small description that is drawn at random from a seed and an index. Rendering it gives the image, a class
+mask, depth in metres, boxes and a caption. Nothing is downloaded. With the same versions of NumPy and Pillow, the same
+seed and index always give the same pixels.
 
     scenes = Scenes(1000, seed=1)
     scene = scenes[0]

@@ -20,13 +20,13 @@ def backdrop(background: str, horizon: float, size: int, rng: np.random.Generato
     """Draw the sky and the ground of a scene.
 
     Args:
-        background: A key of `BACKGROUNDS`.
-        horizon: Row of the horizon, as a share of the image's height.
-        size: Height and width in pixels.
+        background: The kind of place to draw, a key of `BACKGROUNDS`.
+        horizon: Row of the horizon from the top, as a share of the image's height, in [0, 1].
+        size: Height and width of the picture in pixels.
         rng: Random number generator for tints, clouds and texture.
 
     Returns:
-        The picture, (size, size, 3), uint8.
+        The picture as RGB values, (size, size, 3), uint8.
     """
     _, sky, ground, texture = BACKGROUNDS[background]
     tint = rng.normal(0, 6, (2, 3))

@@ -14,28 +14,29 @@ from tadp.images.boxes import Boxes
 
 
 class RenderedScenes:
-    """A data set of rendered scenes, which are rendered on access. The same seed gives the same samples.
+    """A data set of scenes that are rendered when a sample is accessed. The same seed gives the same samples.
 
-    In a mask, 0 is background and k is `box_class_names[k - 1]`. Depth is at most `scenes.MAX_DEPTH_M`, the depth of
-    the sky. Boxes belong to visible objects. Ids consist of style, seed and number, such as "plain-0-000003".
+    In a mask, 0 is background and k is `box_class_names[k - 1]`. The largest depth is `MAX_DEPTH_M` in
+    `tadp.datasets.scenes`, the depth of the sky. There is one box per visible object. Image ids consist of style, seed
+    and index, such as "plain-0-000003".
 
     Attributes:
-        class_names: Names of the classes in masks: "background", then the 12 classes.
-        box_class_names: Names of the 12 classes. The label of a box is an index into this tuple.
-        scenes: The scenes themselves.
+        class_names: Names of the classes in masks: "background", then the 12 object classes.
+        box_class_names: Names of the 12 object classes. The label of a box is an index into this tuple.
+        scenes: The sequence of `Scene` objects that are rendered.
 
     Args:
         count: Number of scenes.
-        seed: Seed of the scenes. Data sets with different seeds share no scenes.
-        style: The style of all scenes; None mixes the styles.
-        size: Height and width in pixels, at least 32.
-        max_objects: Largest number of objects in a scene, 1 to 4.
-        captions: A `CaptionTable`, or a mapping from id to caption. By default the caption is `scene.caption()`, which
-            names every visible object with its colour, and the place.
+        seed: Seed of the scenes, 0 by default. Data sets with different seeds share no scenes.
+        style: Style of all scenes: "plain" (the default), "watercolor", "comic" or "night". None mixes the styles.
+        size: Height and width of the images in pixels, at least 32; 128 by default.
+        max_objects: Largest number of objects in a scene, 1 to 4; 4 by default.
+        captions: A `CaptionTable` or another mapping from image id to caption. None uses each scene's own caption,
+            `Scene.caption()`, which names the place and every visible object with its colour.
 
     Raises:
         ValueError: If `count`, `style` or `max_objects` is out of range.
-        UnknownIdError: If an image has no caption in `captions`.
+        UnknownIdError: If `captions` lacks the caption of an image.
 
     Example:
         >>> sample = RenderedScenes(10, seed=1)[3]

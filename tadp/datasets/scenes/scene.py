@@ -92,11 +92,10 @@ class Scene:
         """Describe the visible objects and the place.
 
         Args:
-            rng: Random number generator for the form of the caption. By default the caption is a plain sentence with
-                every visible object and its colour, left to right, then the place and the style. With a generator, it
-                states the same facts in another form: in another order, with words for size, or without some
-                attributes.
-            long: Whether to add a sentence for each object, with its size, side and distance.
+            rng: Random number generator for the form of the caption. None, the default, gives a plain sentence with
+                every visible object and its colour, from left to right, then the place and the style. A generator
+                varies the sentence: it draws another order, adds words for size, or leaves out some attributes.
+            long: Whether to add one sentence per object, with the object's size, side of the image and distance.
         """
         background = self.layout.background
         text = sentence(self.visible, self.shares, background, self.layout.style, rng)
@@ -104,14 +103,15 @@ class Scene:
 
 
 class Scenes:
-    """A sequence of rendered scenes, which are rendered on access. Index it, or pass it to a DataLoader.
+    """A sequence of scenes that are rendered when they are accessed. Index it, or pass it to a DataLoader.
 
     Args:
         count: Number of scenes.
-        seed: Seed of the scenes. Sequences with different seeds share no scenes.
-        size: Height and width in pixels, at least 32.
-        style: The style of all scenes; None draws 70 % plain scenes and 10 % of each other style.
-        max_objects: Largest number of objects in a scene, 1 to 4.
+        seed: Seed of the scenes, 0 by default. Sequences with different seeds share no scenes.
+        size: Height and width of the images in pixels, at least 32; 128 by default.
+        style: Style of all scenes: "plain" (the default), "watercolor", "comic" or "night". None draws each scene's
+            style at random: plain with probability 70 %, and each other style with 10 %.
+        max_objects: Largest number of objects in a scene, 1 to 4; 4 by default.
     """
 
     def __init__(

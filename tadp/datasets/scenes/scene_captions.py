@@ -15,14 +15,14 @@ def sentence(
     style: str,
     rng: np.random.Generator | None,
 ) -> str:
-    """Describe the visible objects and their place; with a generator, in one of many forms.
+    """Describe the visible objects and their place in a sentence.
 
     Args:
-        visible: The objects, left to right.
-        shares: The share of the image's pixels that each object covers.
-        background: A key of `BACKGROUNDS`.
-        style: The scene's style.
-        rng: Random number generator for the form of the sentence; None for the plain sentence.
+        visible: The visible objects, from left to right.
+        shares: The share of the image's pixels that each of these objects covers, in [0, 1].
+        background: The kind of place, a key of `BACKGROUNDS`.
+        style: The scene's style, such as "plain" or "night".
+        rng: Random number generator that draws one of many forms of the sentence; None gives the plain form.
     """
     objects = list(visible)
     place = BACKGROUNDS[background][0]

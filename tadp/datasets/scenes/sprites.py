@@ -1,7 +1,8 @@
 """The twelve kinds of objects in rendered scenes, each drawn as a list of polygons.
 
 Coordinates are relative to the object: x and y are in [-1, 1], y points down, and the object stands on y = 1 and faces
-right. A polygon's paint is a role: "body" is the object's colour, "second" its second colour, and the others are fixed.
+right. Each polygon names its paint: "body" is the object's colour, "second" is its second colour, and the other paints
+have fixed colours.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Transforms of an image together with its labels. Random numbers come from the sample's own generator.
+"""Transforms of an image together with its labels. `Augmented` gives each sample its own random number generator.
 
 train = Augmented(data, [RandomResize((0.5, 2.0)), RandomCrop(512), RandomFlip(), PhotometricDistortion(), PadTo(512)])
 """

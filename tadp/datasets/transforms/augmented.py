@@ -22,9 +22,9 @@ class SampleSource(Protocol):
 class Augmented:
     """A data set with transforms applied to its samples.
 
-    The random numbers for sample i in epoch e are seeded by (seed, e, i). So a sample is the same in every worker and
-    process, and after a training run is resumed. Workers that live for several epochs (`persistent_workers=True`) also
-    receive the epoch.
+    The random numbers for sample i in epoch e are seeded by (seed, e, i). So a sample is the same in every worker
+    process, and after a training run is resumed. Call `set_epoch` before each epoch; it also reaches workers that live
+    for several epochs (`persistent_workers=True`).
 
     Attributes:
         data: The data set before the transforms.
@@ -32,9 +32,10 @@ class Augmented:
         seed: The seed of the random numbers.
 
     Args:
-        data: A data set that returns samples by index.
-        transforms: Functions of a sample and a generator, in the order in which they are applied.
-        seed: Seed of the random numbers, 0 or more.
+        data: A data set that returns a `Sample` for an index.
+        transforms: Functions from a sample and a random number generator to a sample, in the order in which they are
+            applied.
+        seed: Seed of the random numbers, 0 or more; 0 by default.
 
     Raises:
         ValueError: If the seed is negative.

@@ -1,12 +1,12 @@
-"""Resize, crop, flip and pad samples; image, mask, depth and boxes change together.
+"""Resize, crop, flip and pad samples. Image, mask, depth and boxes change together.
 
-A transform is a function of a sample and a random number generator, and the same generator state gives the same result.
-Transforms without random numbers may be called without a generator.
+A transform is a function of a sample and a NumPy random number generator. The same state of the generator gives the
+same result. Transforms that use no random numbers can be called without a generator.
 
     small = Resize(512, longest=2048)(sample)
     train = Augmented(data, [RandomResize((0.5, 2.0)), RandomCrop(512, cat_max_ratio=0.75), RandomFlip(), PadTo(512)])
 
-Captions do not change, so a caption that says "left" is wrong after a flip.
+Captions do not change, so a caption that contains "left" is wrong after a flip.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,23 @@ _CROP_TRIES = 10  # mmseg's RandomCrop
 
 @dataclass(frozen=True)
 class Resize:
-    """Resize to a fixed size, or to a fixed shorter side.
+    """Resize samples to a fixed size, or to a fixed length of the shorter side.
 
-    The image is resized bilinearly, and antialiased where it shrinks (unlike in mmseg). Mask and depth take the nearest
-    pixel. Depth values, in metres, do not change.
+    The image is resized bilinearly, with antialiasing where it shrinks (unlike in mmseg). Mask and depth take the value
+    of the nearest pixel. The depth values, in metres, do not change.
 
     Attributes:
-        size: The shorter side in pixels, which keeps the ratio of the sides, or (height, width).
-        longest: Largest length of the longer side in pixels. If it would be exceeded, the shorter side becomes shorter.
+        size: Either one integer, the new length of the shorter side in pixels, where the ratio of the sides is kept; or
+            the new (height, width) in pixels.
+        longest: Largest length of the longer side in pixels. If the longer side would exceed it, the image is made
+            smaller until it fits. None sets no limit. Only allowed if `size` is one integer.
 
     Raises:
         ValueError: If a size is below 1, or `longest` is combined with (height, width).
 
     Source:
-        `Resize(512, longest=2048)` is the `img_scale=(2048, 512)` of the ADE20K configuration, without its ratios.
+        `Resize(512, longest=2048)` is the `img_scale=(2048, 512)` of TADP's ADE20K configuration without its random
+        ratios.
 
     Example:
         >>> Resize(64)(Sample(np.zeros((100, 200, 3), np.uint8), "a"))
@@ -62,20 +65,21 @@ class Resize:
 
 @dataclass(frozen=True)
 class RandomResize:
-    """Resize by a factor drawn uniformly from a range. The ratio of the sides is kept.
+    """Resize samples by a factor drawn uniformly from a range. The ratio of the sides is kept.
 
     Attributes:
-        ratio: Smallest and largest factor.
-        size: The shorter side in pixels before the factor is applied, as in `Resize`. None starts from the image's own
+        ratio: Smallest and largest factor; (0.5, 2.0) by default.
+        size: Length of the shorter side in pixels that the factor is multiplied with. None multiplies the image's own
             size.
-        longest: Largest length of the longer side in pixels before the factor is applied, as in `Resize`.
+        longest: Largest length of the longer side in pixels before the factor is applied, as in `Resize`. None sets no
+            limit.
 
     Raises:
         ValueError: If the range is empty or contains 0, a size is below 1, or `longest` is set without a size.
 
     Source:
-        TADP's ade20k_vpd.py: `RandomResize((0.5, 2.0), size=512, longest=2048)`. For Pascal VOC it draws from 0.5 to 2
-        times the image's own size.
+        TADP's ade20k_vpd.py: `RandomResize((0.5, 2.0), size=512, longest=2048)`. For Pascal VOC, TADP's code draws from
+        0.5 to 2 times the image's own size.
     """
 
     ratio: tuple[float, float] = (0.5, 2.0)
@@ -103,20 +107,22 @@ class RandomResize:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Cut out a random window. A side of the image that is shorter than the window is kept; `PadTo` can pad it.
+    """Cut out a random window of samples. A side of the image that is shorter than the window is kept; `PadTo` pads it.
 
     Attributes:
-        size: Side of a square window, or (height, width), in pixels.
-        cat_max_ratio: For samples with a mask: draw again, up to ten times, while one class covers this share or more
-            of the window's labelled pixels. 1 accepts the first window.
-        min_visible: Boxes are clipped to the window. A box is dropped, with its label, if less than this share of its
-            area is left, or less than one pixel of a side.
+        size: Size of the window in pixels: one integer for a square, or (height, width).
+        cat_max_ratio: Largest share of the window's labelled pixels that one class may cover, in (0, 1]; only used for
+            samples with a mask. While a class covers this share or more, another window is drawn, up to ten times. 1,
+            the default, accepts the first window.
+        min_visible: Smallest share of a box's area that must lie in the window, in [0, 1]; 0.25 by default. Boxes are
+            clipped to the window. A box is dropped, with its label, if a smaller share is left, or less than one pixel
+            of a side.
 
     Raises:
         ValueError: If a size is below 1, `cat_max_ratio` is not in (0, 1], or `min_visible` is not in [0, 1].
 
     Source:
-        mmseg's RandomCrop, which ade20k_vpd.py uses with 512 and 0.75. The treatment of boxes is our own.
+        mmseg's RandomCrop, which TADP's ade20k_vpd.py uses with 512 and 0.75. The treatment of boxes is our own.
     """
 
     size: int | tuple[int, int]
@@ -149,11 +155,12 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut out the window in the middle. A side of the image that is shorter than the window is kept.
+    """Cut out the window in the middle of samples. A side of the image that is shorter than the window is kept.
 
     Attributes:
-        size: Side of a square window, or (height, width), in pixels.
-        min_visible: Share of a box's area that must lie in the window to keep the box; see `RandomCrop`.
+        size: Size of the window in pixels: one integer for a square, or (height, width).
+        min_visible: Smallest share of a box's area that must lie in the window to keep the box, in [0, 1]; 0.25 by
+            default. See `RandomCrop`.
 
     Raises:
         ValueError: If a size is below 1, or `min_visible` is not in [0, 1].
@@ -195,17 +202,18 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class PadTo:
-    """Pad on the right and at the bottom to a fixed size, so that images can form a batch.
+    """Pad samples on the right and at the bottom to a fixed size, so that they can form a batch.
 
     Masks are padded with `IGNORE_LABEL` (255) and depth with 0, which means unknown. Boxes do not change.
 
     Attributes:
-        size: Side of a square, or (height, width), in pixels. No image may be larger.
-        fill: The content of the added pixels. "edge" repeats the last row and column, as the backbone does when it pads
-            images. "grey" is used by the paper's code, and "zero" is black.
+        size: Size after padding in pixels: one integer for a square, or (height, width). No image may be larger.
+        fill: Content of the added pixels. "edge" (the default) repeats the last row and column, as the backbone does
+            when it pads images. "grey" is the colour that the paper's code uses, and "zero" is black.
 
     Raises:
-        ValueError: If a size is below 1, or `fill` is unknown. When called, if an image is larger than `size`.
+        ValueError: If a size is below 1, if `fill` is unknown, or, when a sample is padded, if its image is larger than
+            `size`.
 
     Example:
         >>> PadTo(128)(Sample(np.zeros((100, 120, 3), np.uint8), "a"))

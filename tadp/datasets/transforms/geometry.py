@@ -39,14 +39,15 @@ def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
 
 
 def crop(sample: Sample, corner: tuple[int, int], image_size: tuple[int, int], *, min_visible: float = 0.0) -> Sample:
-    """Cut out a window, or the part of it that lies in the image.
+    """Cut out a window of a sample, or the part of the window that lies in the image.
 
     Args:
         sample: The sample to crop.
-        corner: (top, left) of the window in pixels.
+        corner: (top, left) of the window in pixels of the image.
         image_size: (height, width) of the window in pixels.
-        min_visible: Share of a box's area that must lie in the window to keep the box. A box is clipped to the window,
-            and at least one pixel each way must be left.
+        min_visible: Smallest share of a box's area that must lie in the window to keep the box, in [0, 1]. Boxes are
+            clipped to the window. A box of which less than one pixel is left in either direction is dropped in any
+            case.
     """
     top, left = corner
     height, width = (min(side, room) for side, room in zip(image_size, _rest(sample, corner), strict=True))

@@ -14,21 +14,22 @@ from tadp.datasets.sample import Sample
 
 @dataclass(frozen=True)
 class PhotometricDistortion:
-    """Change brightness, contrast, saturation and hue, each in half of the samples.
+    """Change brightness, contrast, saturation and hue of images at random, each with a probability of one half.
 
-    Contrast changes before or after saturation and hue, at random.
+    Contrast is changed either before or after saturation and hue, at random.
 
     Attributes:
-        brightness: Largest shift of the levels in either direction, where white is 255.
-        contrast: Range of the contrast factor.
-        saturation: Range of the saturation factor.
+        brightness: Largest shift of pixel values in either direction, on the scale from 0 to 255.
+        contrast: Smallest and largest factor of the contrast.
+        saturation: Smallest and largest factor of the saturation.
         hue: Largest rotation of the hue in either direction, in degrees; 360 is a full turn.
 
     Raises:
         ValueError: If a number is negative, or a range is empty.
 
     Source:
-        mmseg's PhotoMetricDistortion with its defaults, as in ade20k_vpd.py. Its hue of 18 is in steps of two degrees.
+        mmseg's PhotoMetricDistortion with its defaults, as in TADP's ade20k_vpd.py. Its hue of 18 is in steps of two
+        degrees.
     """
 
     brightness: float = 32.0
@@ -64,12 +65,12 @@ class PhotometricDistortion:
 
 @dataclass(frozen=True)
 class BrightnessContrast:
-    """Change contrast by a factor, and then brightness by a shift.
+    """Multiply the contrast of images by a random factor, and then shift their brightness.
 
     Attributes:
-        brightness: Largest shift in either direction, as a share of white.
+        brightness: Largest shift in either direction, as a share of white: 0.2 is 51 of 255.
         contrast: Largest difference of the factor from 1.
-        probability: Probability that a sample is changed.
+        probability: Probability that a sample is changed, in [0, 1].
 
     Raises:
         ValueError: If a number is negative, or the probability is not in [0, 1].
@@ -96,11 +97,11 @@ class BrightnessContrast:
 
 @dataclass(frozen=True)
 class Gamma:
-    """Raise values, as shares of white, to a power.
+    """Apply a random gamma to images: pixel values, scaled to [0, 1], are raised to that power.
 
     Attributes:
-        gamma: Range of the power.
-        probability: Probability that a sample is changed.
+        gamma: Smallest and largest power.
+        probability: Probability that a sample is changed, in [0, 1].
 
     Raises:
         ValueError: If the range is empty or negative, or the probability is not in [0, 1].
@@ -125,20 +126,20 @@ class Gamma:
 
 @dataclass(frozen=True)
 class HueSaturationValue:
-    """Rotate the hue, and shift saturation and value.
+    """Rotate the hue of images, and shift their saturation and value (of HSV), each by a random amount.
 
     Attributes:
         hue: Largest rotation in either direction, in degrees; 360 is a full turn.
-        saturation: Largest shift in either direction, where the maximum is 255.
-        value: Largest shift in either direction, where white is 255.
-        probability: Probability that a sample is changed.
+        saturation: Largest shift in either direction, on the scale from 0 to 255.
+        value: Largest shift in either direction, on the scale from 0 to 255.
+        probability: Probability that a sample is changed, in [0, 1].
 
     Raises:
         ValueError: If a number is negative, or the probability is not in [0, 1].
 
     Source:
         albumentations' HueSaturationValue with its defaults (hue 20 of 180), in TADP's datasets/depth/base_dataset.py.
-        Its Pascal VOC has `HueSaturationValue(hue=20, saturation=10, value=10, probability=1)`.
+        For Pascal VOC, TADP's code uses `HueSaturationValue(hue=20, saturation=10, value=10, probability=1)`.
     """
 
     hue: float = 40.0
@@ -160,22 +161,22 @@ class HueSaturationValue:
 
 @dataclass(frozen=True)
 class CutDepth:
-    """Paste the depth into a vertical strip of the image, so that a model learns from its edges.
+    """Replace a vertical strip of the image with its depth as grey values, so that a model learns from depth edges.
 
     Attributes:
         max_width: Largest width of the strip, as a share of the distance from its left edge to the right edge of the
-            image.
-        max_depth_m: The depth that is drawn white, in metres. Larger depths are also white, and unknown depth is black.
-        probability: Probability that a sample is changed.
+            image, in (0, 1].
+        max_depth_m: Depth in metres that is drawn white. Larger depths are also white, and unknown depth is black.
+        probability: Probability that a sample is changed, in [0, 1].
 
     Raises:
         ValueError: If `max_width` is not in (0, 1], `max_depth_m` is not above 0, or `probability` is not in [0, 1].
-            When called, if a sample has no depth.
+            Also when the transform is called, if the sample has no depth.
 
     Source:
         GLPDepth's vertical CutDepth, in TADP's datasets/depth/base_dataset.py. There, every fourth sample is changed,
-        and millimetres overflow in 8 bits. Here, a sample is changed with a probability of one in four, and
-        `max_depth_m` is white.
+        and the depth in millimetres overflows in 8 bits. Here, a sample is changed with a probability of one in four,
+        and `max_depth_m` is white.
     """
 
     max_width: float = 0.75
