@@ -1,12 +1,14 @@
-"""Caption cleaning: remove mentions of the target domain, so that a modifier can name it in the same way everywhere.
+"""Caption cleaning: remove what captions say about a domain, a kind of image such as watercolors.
+
+A modifier can then name the target domain in the same way in every caption.
 
     cleaner = RuleCleaner("watercolor")
     cleaner(["a watercolor painting of a dog"])   # ["a dog"]
     cleaner.clean(captions)                        # CleaningReport: changes, failures, remaining mentions
 
-`RuleCleaner` needs nothing else, `ModelCleaner` needs a language model of transformers, and `EndpointCleaner` the
-address of a server with OpenAI's chat protocol. No cleaner loses a caption: if one cannot be cleaned, it stays as it
-was, and the report says why.
+`RuleCleaner` needs no model, `ModelCleaner` needs a language model of transformers, and `EndpointCleaner` needs the
+address of a server with OpenAI's chat protocol. No cleaner loses a caption: a caption that cannot be cleaned stays as
+it was, and the report says why.
 
 Source: TADP Sec. 4.3, which asks GPT-3.5.
 """

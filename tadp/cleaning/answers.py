@@ -33,12 +33,12 @@ def numbered(captions: Sequence[str]) -> str:
 
 
 def read_numbered(answer: str, count: int) -> list[str]:
-    r"""Read the lines of a numbered list from 1 to `count`, without their numbers.
+    r"""Read the lines of a list that is numbered from 1 to `count`, and return them without their numbers.
 
-    Text before the list, and text after it that follows an empty line, is ignored.
+    Text before the list is ignored, and so is text after the list that follows an empty line.
 
     Raises:
-        AnswerError: If the numbers are not 1 to `count`, each once, or a line of the list has no number.
+        AnswerError: If the numbers are not 1 to `count` in this order, or a line of the list has no number.
 
     Example:
         >>> read_numbered("Sure:\n1. a dog\n2. a cat", 2)
@@ -62,17 +62,18 @@ def read_numbered(answer: str, count: int) -> list[str]:
 
 
 def check_answer(caption: str, answer: str, domain: Domain, *, batch: Sequence[str] = ()) -> str:
-    """Check the answer for one caption, and return it without surrounding quotation marks.
+    """Check a language model's answer for one caption, and return it without surrounding quotation marks.
 
     Args:
-        caption: The caption that was to be cleaned.
-        answer: The model's answer for it.
-        domain: The domain whose words may be missing from the answer.
-        batch: All captions of the same request, whose answers may have been swapped.
+        caption: The caption before cleaning.
+        answer: The model's answer for this caption.
+        domain: The domain that was to be removed, whose words may be missing from the answer.
+        batch: All captions of the same request, because a model may swap their answers; empty for a request with one
+            caption.
 
     Raises:
         AnswerError: If the answer is empty, cannot be written as UTF-8, is much longer than the caption, has none of
-            its words, or has more words of another caption.
+            the caption's words, or has more words of another caption in `batch`.
     """
     text = " ".join(answer.split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not caption.strip().startswith(text[0]):

@@ -36,13 +36,13 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)", re.DOTALL)
 
 
 class ServerError(TADPError):
-    """A request that failed. Only its text leaves this package.
+    """A request that failed. The error itself never leaves this package; its message is used in reports and warnings.
 
     Args:
-        message: Description of the failure, without the key.
-        may_pass: Whether another attempt may succeed.
-        for_all: Whether all other requests would fail too.
-        wait_s: Seconds that the server asks to wait; None if it does not ask.
+        message: Description of the failure. It must not contain the API key.
+        may_pass: Whether the same request may succeed if it is repeated.
+        for_all: Whether all other requests would fail for the same reason.
+        wait_s: Time in seconds that the server asks to wait before the next request; None if it does not ask.
     """
 
     def __init__(self, message: str, *, may_pass: bool = True, for_all: bool = False, wait_s: float | None = None):
@@ -51,10 +51,10 @@ class ServerError(TADPError):
 
 
 def chat_url(url: str) -> str:
-    """Return the full address of a chat endpoint, given that address or the API's base.
+    """Return the full address of a chat endpoint, given either that address or the base address of the API.
 
     Raises:
-        ValueError: If it is not an http address, or contains a user name, password or query.
+        ValueError: If `url` is not an http or https address, or contains a user name, password, query or fragment.
 
     Example:
         >>> chat_url("http://localhost:8000/v1/")
@@ -87,10 +87,11 @@ def check_key(key: str | None, variable: str) -> None:
 
 
 def check_variable(name: str) -> None:
-    """Refuse a value that is not the name of an environment variable, without showing it: it may be the key.
+    """Refuse a value that is not the name of an environment variable. The message does not show it: it may be the key.
 
     Raises:
-        ValueError: If it does not look like such a name, and no variable of that name is set.
+        ValueError: If `name` is not written in capitals like the name of a variable, and no variable of that name is
+            set.
     """
     if not (isinstance(name, str) and (_VARIABLE.fullmatch(name) or name in os.environ)):
         raise OptionError(
@@ -103,12 +104,18 @@ def check_variable(name: str) -> None:
 def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: float) -> str:
     """Send one request, and return the text of the answer.
 
-    This also works inside a running event loop, such as a notebook's, because the exchange has its own loop in a
-    thread.
+    This also works inside a running event loop, such as a notebook's, because the exchange has its own event loop in
+    another thread.
+
+    Args:
+        url: Full address of the chat endpoint.
+        request: Body of the request, as JSON values.
+        key_variable: Name of the environment variable that holds the API key. The variable may be unset.
+        timeout_s: Time in seconds for the whole exchange.
 
     Raises:
         AnswerError: If the response is not a chat completion, is too long, or contains the key.
-        ServerError: If there is no response.
+        ServerError: If the server sends no complete response in time, or refuses the request.
     """
     import httpx2
     from anyio.from_thread import start_blocking_portal
@@ -128,14 +135,14 @@ def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: 
 async def _exchange(url: str, content: str, key_variable: str, timeout_s: float) -> tuple[int, str | None, bytes]:
     """Return the status, the Retry-After header and the body of a response.
 
-    One deadline covers the whole exchange. A client's own time-outs start again with every byte, so a server that sends
-    single bytes (of the status line, of headers, or one "100 Continue" after another) could hold the connection
-    forever. Redirects are not followed, because they could send captions elsewhere, and no proxy is used for this
-    machine.
+    One deadline covers the whole exchange. An HTTP client's own time-outs start again with every byte, so a server that
+    sends single bytes (of the status line, of headers, or one "100 Continue" after another) could keep the connection
+    open forever. Redirects are not followed, because they could send captions to another server. No proxy is used for
+    addresses of this machine.
 
     Raises:
         TimeoutError: If the exchange is not over after `timeout_s` seconds.
-        AnswerError: If the body is too long.
+        AnswerError: If the body is longer than 4 MiB.
         httpx2.HTTPError: If the server cannot be reached, or does not speak HTTP.
     """
     import httpx2
@@ -253,7 +260,7 @@ def _text_of(body: bytes, key: str | None) -> str:
 
 
 def holds(text: str, key: str | None) -> bool:
-    r"""Whether a text contains a key, as it is or in the escaped form of JSON, HTML or a URL.
+    r"""Whether a text contains a key, either literally or escaped as in JSON, HTML or a URL.
 
     Example:
         >>> [holds(text, "sk-a/b+secret") for text in (r"it is sk-a\/b+secret", "sk-a%2Fb%2Bsecret", "sk-a")]

@@ -24,7 +24,7 @@ class Cleaner(ABC):
 
     @abstractmethod
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> "CleaningReport":
-        """Clean captions, and report captions before and after and those that could not be cleaned.
+        """Clean captions, and report all captions before and after, and which could not be cleaned.
 
         Args:
             captions: One caption or several. Repeated captions are cleaned once.
@@ -32,19 +32,19 @@ class Cleaner(ABC):
 
         Raises:
             TypeError: If a caption is not a string.
-            CleaningInterrupted: On Ctrl-C; its `report` has the captions cleaned until then.
+            CleaningInterrupted: If the user presses Ctrl-C. The error's `report` has the captions cleaned until then.
         """
 
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """All captions before and after cleaning, in the same order.
+    """All captions before and after cleaning, and the reasons why some could not be cleaned.
 
     Attributes:
         domain: The domain whose mentions were to be removed.
         before: The captions before cleaning.
-        after: The captions after cleaning. Only captions that were empty before are empty.
-        failures: Reasons why captions were not cleaned, or not completely, by their numbers counted from 0.
+        after: The captions after cleaning, in the same order. A caption is empty only if it was empty before.
+        failures: For each caption that was not cleaned, or not completely, its number counted from 0 and the reason.
     """
 
     domain: Domain

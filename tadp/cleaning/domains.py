@@ -36,19 +36,24 @@ _AFTER_DARK = (
 
 @dataclass(frozen=True)
 class Domain:
-    """The words by which captions name a domain. Plurals in -s are recognised too.
+    """A kind of image, such as watercolors or photographs at night, and the words by which captions name it.
+
+    Plurals in -s are recognised too.
 
     Attributes:
-        name: Name of the domain in plain words: "watercolor".
-        nouns: Nouns that name it, before another noun or on their own: "watercolor", "comic strip", "night".
-        adjectives: Adjectives that name it before a noun: "foggy", "dark".
-        media: Kinds of picture in that domain. They are removed where they introduce the content ("a drawing of a
-            dog"), and kept where they are an object ("a man holds a drawing").
-        prepositions: First words of phrases that place the picture in the domain: "in" a comic, "at" night.
-        settings: Words that may follow a domain word in a phrase of place or time: "on a foggy day".
-        keep: Phrases with a word of the domain that do not name it: "dark hair".
-        compounds: Names of objects and places that contain a word of the domain. No rule changes them: "comic book
-            store", "night club".
+        name: Name of the domain in plain words, such as "watercolor".
+        nouns: Nouns that name the domain, before another noun or on their own, such as "watercolor", "comic strip" or
+            "night".
+        adjectives: Adjectives that name the domain before a noun, such as "foggy" or "dark".
+        media: Words for kinds of picture in the domain, such as "drawing". They are removed where they introduce the
+            content ("a drawing of a dog"), and kept where they are an object ("a man holds a drawing").
+        prepositions: First words of phrases that place the picture in the domain, such as "in" (a comic) or "at"
+            (night).
+        settings: Nouns that may follow a word of the domain in a phrase of place or time, such as "day" in "on a foggy
+            day".
+        keep: Phrases that contain a word of the domain but do not name it, such as "dark hair".
+        compounds: Names of objects and places that contain a word of the domain, such as "comic book store" or "night
+            club". No rule changes them.
     """
 
     name: str
@@ -81,7 +86,7 @@ class Domain:
         return bool(re.search(any_of((*self.nouns, *self.adjectives)), self.mask_kept(caption), re.IGNORECASE))
 
     def without(self, caption: str) -> str:
-        """Return the rest of a caption without the domain's words and media. It need not be grammatical.
+        """Return a caption without the domain's words and media. The rest need not be grammatical.
 
         Example:
             >>> DOMAINS["comic"].without("a comic book and a book").split()
@@ -111,7 +116,7 @@ def unmask(masked: str, caption: str, phrases: Sequence[str]) -> str:
 
 
 def any_of(phrases: Sequence[str]) -> str:
-    """Return a pattern for any of the phrases as whole words, longest first, including plurals.
+    """Return a regular expression that matches any of the phrases as whole words, longest first, including plurals.
 
     Example:
         >>> re.findall(any_of(["comic", "comic strip"]), "a comic strip, comics, a comical dog")
@@ -164,10 +169,10 @@ DOMAINS = {
 
 
 def domain_of(domain: str | Domain | Sequence[str]) -> Domain:
-    """Return a domain, given its name, a `Domain`, or a list of words.
+    """Return a `Domain`, given its name, a `Domain`, or a list of the nouns that name it.
 
     Raises:
-        CaptionError: If the name is unknown.
+        CaptionError: If `domain` is a name that is not in `DOMAINS`.
 
     Example:
         >>> domain_of(["woodcut", "linocut"]).named_in("woodcuts of a town")

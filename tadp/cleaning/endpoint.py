@@ -25,33 +25,37 @@ _HARMLESS = "a dog on grass"  # a server that fails with this caption fails with
 class EndpointCleaner(Cleaner):
     """Asks a language model behind an OpenAI-compatible chat endpoint to remove mentions of a domain.
 
-    Captions are sent in numbered batches. An answer is used if it has as many captions as the batch and each can be an
-    edited form of its own caption rather than of another one. A failed request is repeated a few times with growing
-    waits. A batch that keeps failing is split in half, and each half may be repeated once; a single caption that fails
-    stays as it was. One failure therefore affects no other caption. After several failures in a row, the cleaner sends
-    a harmless caption, "a dog on grass". If that fails too, the server is down, and the remaining captions stay as they
-    were without further requests. The report says which captions stayed, and why.
+    Each request contains a numbered list of captions, a batch. The answer is used if it has as many captions as the
+    batch, and each of them can be an edited form of its own caption rather than of another one. A failed request is
+    repeated a few times with growing waits. A batch that keeps failing is split in half, and each half may be repeated
+    once; a single caption that fails stays as it was. So a caption that fails affects no other caption. After several
+    failures in a row, the cleaner sends a harmless caption, "a dog on grass". If that fails too, the server is assumed
+    to be down, and the remaining captions stay as they were without further requests. The report says which captions
+    stayed as they were, and why.
 
-    The key is read from the environment at each call, sent only to that server, and never stored or shown.
+    The API key is read from the environment at each call, sent only to that server, and never stored or shown.
 
     Args:
-        url: The API's base, such as "http://localhost:8000/v1", or its full address ending in /chat/completions.
+        url: Base address of the API, such as "http://localhost:8000/v1", or its full address ending in
+            /chat/completions.
         model: Name of the model on the server.
-        domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
-        key_variable: Name of the environment variable with the key. It may be unset if the server needs no key.
-        batch_size: Captions per request.
-        timeout_s: Seconds for a whole request, from the connection to the last byte of the answer.
-        retries: How often a failed request is repeated.
-        backoff_s: Longest wait in seconds before the first repetition; it doubles with each further one. The wait is
-            random, between half of that and all of it.
-        max_wait_s: Most seconds between two attempts, even if the server asks for more (Retry-After).
-        temperature: Temperature in each request; None sends no temperature, for models that allow only their own.
+        domain: The domain whose mentions are removed: "watercolor", "comic", "night", "foggy" or "dashcam"; a list of
+            nouns that name another domain; or a `Domain`.
+        key_variable: Name of the environment variable that holds the API key. The variable may be unset if the server
+            needs no key.
+        batch_size: Number of captions per request, 1 or more.
+        timeout_s: Time limit in seconds for a whole request, from the connection to the last byte of the answer.
+        retries: How often a failed request is repeated; 0 or more.
+        backoff_s: Longest wait in seconds before the first repetition. It doubles with each further repetition. The
+            actual wait is random, between half of the longest wait and all of it.
+        max_wait_s: Longest wait in seconds between two attempts, even if the server asks for more (Retry-After).
+        temperature: Sampling temperature sent with each request; None sends none, for models that only allow their own.
         seed: Seed of the random waits.
 
     Raises:
-        ValueError: If a number is out of range, the URL is invalid or contains a key, or `key_variable` is not the name
-            of a variable.
-        CaptionError: If the domain is unknown.
+        ValueError: If a number is out of range, `url` is not a valid address or contains a key, or `key_variable` is
+            not the name of a variable.
+        CaptionError: If `domain` is an unknown name.
 
     Source:
         TADP Sec. 4.3, which asks GPT-3.5.
@@ -92,17 +96,17 @@ class EndpointCleaner(Cleaner):
         return f"EndpointCleaner({self.url!r}, {self.model!r}, domain={self.domain.name!r})"
 
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
-        """Clean captions, and report captions before and after and those that could not be cleaned.
+        """Clean captions, and report all captions before and after, and which could not be cleaned.
 
         Args:
-            captions: One caption or several. Repeated captions are sent once, empty ones never.
+            captions: One caption or several. Repeated captions are sent once, and empty captions are not sent.
             progress: Whether to show a progress bar.
 
         Raises:
             TypeError: If a caption is not a string.
-            EndpointError: If the server cannot be reached, refuses, or fails before it has cleaned any caption. If it
-                fails later, the captions cleaned until then are returned.
-            CleaningInterrupted: On Ctrl-C; its `report` has the captions cleaned until then.
+            EndpointError: If the server cannot be reached, refuses the request, or fails before any caption is cleaned.
+                If it fails later, no error is raised, and the report has the captions cleaned until then.
+            CleaningInterrupted: If the user presses Ctrl-C. The error's `report` has the captions cleaned until then.
         """
         texts = listed(captions)
         check_key(os.environ.get(self.key_variable), self.key_variable)
@@ -158,11 +162,11 @@ class EndpointCleaner(Cleaner):
             work.give_up(error)
 
     def _ask(self, batch: "_Batch", rng: random.Random) -> list[str]:
-        """Request one answer per caption, and repeat the request after failures that may pass.
+        """Request one answer per caption of a batch. The request is repeated after failures that may be temporary.
 
         Raises:
-            AnswerError: If the last answer was not a list of that length.
-            ServerError: If the last attempt failed.
+            AnswerError: If the last answer was not a list with one answer per caption.
+            ServerError: If the last attempt got no answer.
         """
         content = instruction(self.domain) + _FORM
         request: dict[str, object] = {

@@ -22,22 +22,24 @@ _EXAMPLES = (
 
 
 class ModelCleaner(Cleaner):
-    """Asks a text-generation model of transformers to remove mentions of a domain, greedily, one caption per prompt.
+    """Asks a text-generation model of transformers to remove mentions of a domain from captions.
 
-    An answer that cannot be an edited caption (empty, much longer, or with none of the caption's words) is not used:
-    the caption stays as it was, and the report says why.
+    Each prompt contains one caption, and the answer is decoded greedily. An answer that cannot be an edited form of the
+    caption (because it is empty, much longer, or has none of the caption's words) is not used: the caption stays as it
+    was, and the report says why.
 
     Args:
         model: A causal language model. It is set to eval mode and stays on its device.
-        tokenizer: The model's tokenizer. If it has a chat template, prompts follow that.
-        domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
-        name: Folder or repository of the model.
-        batch_size: Number of captions that go through the model at once.
-        max_new_tokens: Maximal number of tokens in an answer.
+        tokenizer: The model's tokenizer. If it has a chat template, the prompts use it.
+        domain: The domain whose mentions are removed: "watercolor", "comic", "night", "foggy" or "dashcam"; a list of
+            nouns that name another domain; or a `Domain`.
+        name: Folder or hub id of the model, for reports.
+        batch_size: Number of captions that go through the model at once, 1 or more.
+        max_new_tokens: Largest number of tokens in an answer, 1 or more.
 
     Raises:
-        ValueError: If a number is below 1.
-        CaptionError: If the domain is unknown.
+        ValueError: If `batch_size` or `max_new_tokens` is below 1.
+        CaptionError: If `domain` is an unknown name.
 
     Source:
         TADP Sec. 4.3, which asks GPT-3.5.
@@ -84,22 +86,23 @@ class ModelCleaner(Cleaner):
         Weights are read only from safetensors files, and no code from a repository is run.
 
         Args:
-            name: A folder, or a repository on the hub such as "Qwen/Qwen2.5-1.5B-Instruct".
-            domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
-            batch_size: Number of captions that go through the model at once.
-            max_new_tokens: Maximal number of tokens in an answer.
-            dtype: Precision of the weights; None means float32, whatever the file holds.
-            device: Device of the model; None means the CPU.
-            revision: Branch, tag or commit of a repository.
-            local_files_only: Whether to use only the cache.
-            cache_dir: Folder of the downloads; None means the hub library's default.
-            token: Access token for gated and private repositories.
+            name: A folder, or the id of a repository on the hub, such as "Qwen/Qwen2.5-1.5B-Instruct".
+            domain: The domain whose mentions are removed: "watercolor", "comic", "night", "foggy" or "dashcam"; a list
+                of nouns that name another domain; or a `Domain`.
+            batch_size: Number of captions that go through the model at once, 1 or more.
+            max_new_tokens: Largest number of tokens in an answer, 1 or more.
+            dtype: Precision of the loaded weights; None is float32, whatever the precision in the file.
+            device: Device of the model; None is the CPU.
+            revision: Branch, tag or commit of the repository; None is its default branch.
+            local_files_only: Whether to use only files in the cache and never connect to the hub.
+            cache_dir: Folder for downloads; None is huggingface_hub's own cache.
+            token: Access token for gated and private repositories; None is the token that `hf auth login` stored.
 
         Raises:
-            UnknownModelError: If there is no such folder or repository, or it cannot be reached.
-            MissingFileError: If a file is missing.
-            CorruptFileError: If a file is damaged, or there are only pickled weights.
-            ModelError: If it is not a causal language model, or lacks weights.
+            UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.
+            MissingFileError: If a file of the model is missing.
+            CorruptFileError: If a file is damaged, or all weight files are pickles, which are never loaded.
+            ModelError: If the model is not a causal language model, or weights are missing.
         """
         from tadp.files.hub import HubOptions
         from tadp.files.pretrained import find_pretrained
@@ -123,17 +126,17 @@ class ModelCleaner(Cleaner):
         return f"ModelCleaner({self.name!r}, domain={self.domain.name!r})"
 
     def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
-        """Clean captions, and report captions before and after and those that could not be cleaned.
+        """Clean captions, and report all captions before and after, and which could not be cleaned.
 
         Args:
-            captions: One caption or several. Repeated captions are processed once, empty ones never.
+            captions: One caption or several. Repeated captions are processed once, and empty captions stay empty.
             progress: Whether to show a progress bar.
 
         Raises:
             TypeError: If a caption is not a string.
-            RuntimeError: If the model fails (in torch) before it has cleaned any caption. If it fails later, the
-                captions of that batch stay as they were, and the report says why.
-            CleaningInterrupted: On Ctrl-C; its `report` has the captions cleaned until then.
+            RuntimeError: If torch raises one, for example because memory is full, before any caption is cleaned. If
+                this happens later, the captions of that batch stay as they were, and the report says why.
+            CleaningInterrupted: If the user presses Ctrl-C. The error's `report` has the captions cleaned until then.
         """
         texts = listed(captions)
         unique = [text for text in dict.fromkeys(texts) if text.strip()]

@@ -32,14 +32,15 @@ class RuleCleaner(Cleaner):
 
     "a watercolor painting of a dog" and "a dog, in the style of a watercolor" become "a dog", "a cartoon cat" becomes
     "a cat", and "a street at night" becomes "a street". A drawing that is an object in the picture stays ("a man holds
-    a drawing"). A list marker before a caption ("- ", "20. ") is removed too. If nothing or only half a phrase would be
-    left, the rest of the caption stays as it was, and the report says so.
+    a drawing"). A list marker before a caption ("- ", "20. ") is removed too. If cleaning would leave nothing or only
+    half a phrase, the caption stays as it was, without the list marker, and the report says so.
 
     Args:
-        domain: "watercolor", "comic", "night", "foggy", "dashcam"; a list of words; or a `Domain`.
+        domain: The domain whose mentions are removed: "watercolor", "comic", "night", "foggy" or "dashcam"; a list of
+            nouns that name another domain; or a `Domain`.
 
     Raises:
-        CaptionError: If the domain is unknown.
+        CaptionError: If `domain` is an unknown name.
 
     Example:
         >>> cleaner = RuleCleaner("watercolor")

@@ -1,7 +1,8 @@
-"""The command line: `extract`, `show` and `info`; `caption`, `prompt` and `clean`; `predict`, `evaluate`, `convert`;
-`personalize`, `export`.
+"""The command line, `tadp COMMAND`, with one module per command.
 
-torch, diffusers and transformers are imported inside the commands, so that `tadp --help` is fast.
+The commands are `extract`, `show` and `info` for features; `caption`, `prompt` and `clean` for text; `predict`,
+`evaluate` and `convert` for task models; and `personalize` and `export`. torch, diffusers and transformers are imported
+inside the commands, so that `tadp --help` is fast.
 """
 
 from tadp.cli import caption as caption

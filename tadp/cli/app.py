@@ -94,7 +94,7 @@ def help_text(text: str | None, examples: Iterable[str]) -> str:
 
 
 def _wrap_example(example: str) -> str:
-    r"""A command wrapped to 80 columns, with a backslash at the end of every line but the last.
+    r"""Wrap an example command to 80 columns, with a backslash at the end of every line but the last.
 
     Example:
         >>> example = "tadp clean captions.json -o cleaned.json --domain comic --language-model owner/a-long-name"

@@ -69,21 +69,21 @@ def caption(
 ) -> None:
     """Describe images in words, one line per image.
 
-    With -o, the captions are also written to a file, by image id. The id is the file name without its suffix, such as
-    "rex" for photos/rex.jpg. If two images have the same name, their ids are their paths below the folder, "a/rex" and
-    "b/rex". A .json has the format of the paper's authors, {"rex": {"captions": ["a dog on grass"]}}. Images that
-    cannot be read, or for which the model writes no caption, are reported and left out. Captions that are too long for
-    the text encoder are reported and kept.
+    With -o, the captions are also written to a file, by image id. An image's id is its file name without the suffix,
+    such as "rex" for photos/rex.jpg. If two images have the same name, their ids are their paths below the folder,
+    such as "a/rex" and "b/rex". A .json file has the format of the paper's authors, {"rex": {"captions": ["a dog on
+    grass"]}}. Images that cannot be read, or for which the model writes no caption, are reported and left out. Captions
+    that are too long for the text encoder are reported and kept.
 
-    If you interrupt the command, it writes the captions it has, but never replaces an existing complete file with an
-    incomplete one. If it is killed, or an existing file is kept, the captions are in captions.json.part.db, and the
-    same command continues from there. --overwrite replaces an existing file once all captions are complete, and
-    discards a .part.db from another model or other options.
+    If you interrupt the command, it writes the captions it has, but it never replaces an existing complete file with an
+    incomplete one. If the command is killed, or an existing file is kept, the captions are in captions.json.part.db
+    (next to captions.json), and the same command continues from there. --overwrite replaces an existing file once all
+    captions are complete, and discards a .part.db from another model or other options.
 
-    Use a .db for many images. Captions are saved after every batch, and a second run continues where the first stopped,
-    for whatever reason. Captions from another model or other options are refused unless you pass --mix. The ids are
-    paths below the folder you pass, such as pets/rex for photos/pets/rex.jpg in photos, so pass the same folder every
-    time. An id that already belongs to another file is refused.
+    For many images, write a .db file. Captions are saved after every batch, and a second run continues wherever the
+    first stopped. If the file has captions from another model or other options, the command stops unless you pass
+    --mix. In a .db, ids are paths below the folder you pass, such as pets/rex for photos/pets/rex.jpg in photos, so
+    pass the same folder every time. An id that already belongs to another image file is refused.
     """
     import torch
 
@@ -156,19 +156,22 @@ def _fill_table(
     home: Path | None,
     text_encoder: "TextEncoder | None" = None,
 ) -> int:
-    """Caption the images that a table lacks and print each caption; returns how many images still have no caption.
+    """Caption the images that a table has no caption for, and print each caption.
 
     Args:
         table: The table to fill, in memory or on disk.
-        images: The images by id.
-        describe: The captioner.
-        home: The folder of a table on disk; the sources of its captions are paths relative to it. None for a table in
-            memory.
-        text_encoder: The text encoder that captions should fit; longer captions are reported. None is the captioner's
+        images: Paths of the images, by image id.
+        describe: The captioner to run.
+        home: The folder that contains a table on disk. The table stores the paths of images relative to it. None for a
+            table in memory.
+        text_encoder: The text encoder that captions should fit; longer captions are reported. None uses the captioner's
             own `token_counter`.
 
+    Returns:
+        The number of images that still have no caption.
+
     Raises:
-        CaptionError: If the table has the caption of another file under an id.
+        CaptionError: If the table has the caption of another image file under the id of an image.
     """
     from tadp.captions.image_ids import SOURCE
     from tadp.images.reading import to_pil
@@ -214,15 +217,18 @@ def _fill_file(
     overwrite: bool,
     text_encoder: "TextEncoder | None",
 ) -> int:
-    """Caption images into a file that can only be written at the end; returns how many images have no caption.
+    """Write the captions of images to a file that can only be written at the end, such as a .json file.
 
     Until then, the captions are in a table on disk next to the file, the part file. If a run is killed, the part file
     remains and the next run continues with it. An existing file is only replaced by a complete one. Captions that do
     not go into the file stay in the part file.
 
+    Returns:
+        The number of images that have no caption.
+
     Raises:
-        CaptionError: If there is a part file from another model or other options and `overwrite` is false, or one with
-            captions of other files under the same ids.
+        CaptionError: If a part file comes from another model or other options and `overwrite` is false, or if a part
+            file has captions of other image files under the same ids.
         OutputError: If another run is writing the file.
     """
     from tadp.captions import CaptionTable, Provenance
@@ -303,16 +309,16 @@ def _part_table(part: Path, provenance: "Provenance", *, overwrite: bool) -> "Ca
 
 
 def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path, redo: str) -> None:
-    """Refuse images under whose id the table has the caption of another file.
+    """Check that the captions that a table has for images belong to the same image files.
 
     Args:
         table: A table on disk.
-        images: The images by id.
-        home: The table's folder.
-        redo: The advice to give if the file was moved.
+        images: Paths of the images, by image id.
+        home: The folder that contains the table.
+        redo: The advice for the case that an image was moved, for the error message.
 
     Raises:
-        CaptionError: If there is such an image.
+        CaptionError: If the table has the caption of another image file under the id of an image.
     """
     from tadp.captions.image_ids import SOURCE
 
@@ -332,14 +338,16 @@ def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path
 
 
 def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) -> bool:
-    """Check that a file of captions can be written, before any work is done. Returns whether it is an SQLite table.
-
-    A run can resume an SQLite table; other files are written at the end.
+    """Check that a file of captions can be written, before any work is done.
 
     Args:
         output: The file to write.
-        overwrite: Whether a file that exists already may be replaced.
+        overwrite: Whether an existing file may be replaced.
         tables: Whether the command can write an SQLite table.
+
+    Returns:
+        Whether the file is an SQLite table, which is written as the run proceeds and can be resumed. Other files are
+        written at the end.
     """
     from tadp.captions import SUFFIXES
 

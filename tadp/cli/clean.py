@@ -57,10 +57,11 @@ def clean(
 ) -> None:
     """Remove what captions say about a domain: "a watercolor painting of a dog" becomes "a dog".
 
-    Captions are cleaned by rules, which need no model, or by a language model, as in the paper. No caption is lost: one
-    that cannot be cleaned is kept unchanged and reported, and the exit code is then 1. Other fields of the file are
-    kept, and the record of where the captions came from also names the cleaner. If you interrupt the command, it writes
-    the captions cleaned so far, and the others unchanged.
+    A domain is a kind of image, such as watercolors or photographs at night. Captions are cleaned by rules, which need
+    no model, or by a language model, as in the paper. No caption is lost: one that cannot be cleaned is kept unchanged
+    and reported, and the exit code is then 1. Other fields of the file are kept, and the record of where the captions
+    came from also names the cleaner. If you interrupt the command, it writes the captions that are cleaned so far, and
+    the others unchanged.
     """
     from tadp.captions import CaptionTable
     from tadp.cleaning import CleaningInterrupted

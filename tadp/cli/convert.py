@@ -93,10 +93,10 @@ def convert(
     ] = False,
     revision: Revision = None,
 ) -> None:
-    """Convert a checkpoint of the paper's release, of VPD or of mmseg's VPD to a folder that tadp loads.
+    """Convert a checkpoint of the paper's release, of VPD, or of VPD in mmsegmentation to a folder that tadp loads.
 
-    No code in the file is run. Every tensor is converted, compared with the base model, or dropped for a reason that is
-    printed. A file with unknown or missing tensors is refused.
+    No code in the file is run. Every tensor is converted, compared with the base model, or left out for a reason that
+    is printed. A file with unknown or missing tensors is refused.
     """
     from tadp.convert import convert_file
 

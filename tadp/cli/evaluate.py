@@ -93,13 +93,14 @@ def evaluate(
     dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
 ) -> None:
-    """Measure a task model on a data set and print its figures.
+    """Measure how well a task model predicts a data set, and print the figures.
 
-    Choose a data set with --data. For segmentation you can also pass your own --images and --masks. The values of a
-    mask are the indices of the model's classes, and 255 marks pixels without a label.
+    A task model is a backbone and a head that were trained together, for segmentation, depth or detection. Choose a
+    data set with --data. For segmentation you can also pass your own --images and --masks. The values of a mask are the
+    indices of the model's classes, and 255 marks pixels without a label.
 
-    Captions come from --captions, or else from the captioner. Rendered scenes have true captions of their own;
-    --captioner replaces them with a captioner's.
+    Captions come from the file in --captions, or else from the captioner. Rendered scenes have true captions of their
+    own; with --captioner, the captioner's captions are used instead.
     """
     from tadp.tasks import evaluate as measure
 

@@ -105,15 +105,16 @@ def extract(
     """Write the features of images, one file per image.
 
     For photos/pets/rex.jpg, `tadp extract photos -o features` writes two files: features/pets/rex.safetensors, with
-    map.0 (the finest), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens, words, strides,
-    channels and settings. If there is also a rex.png, the names are rex.jpg.json, rex.png.json and so on.
+    the maps map.0 (the finest level), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens,
+    words, strides, channels and settings. If there is also a rex.png, the names are rex.jpg.json, rex.png.json and so
+    on.
 
     With --tile, a large image is processed in tiles, which are blended where they overlap. Memory then has to hold
     the result and --batch-size tiles at a time. All tiles use the caption of the whole image.
 
-    To continue a run, run the command again: finished images are skipped. If they were made with other settings, or an
-    image has changed, nothing is replaced unless you pass --overwrite. A run that is killed leaves no half-written
-    results.
+    To continue a run, run the command again: finished images are skipped. If their results were made with other
+    settings, or an image has changed, nothing is replaced unless you pass --overwrite. A run that is killed leaves no
+    half-written results.
     """
     from tadp.captions import CaptionTable
     from tadp.extract import ImageList, extract_images, writable_folder

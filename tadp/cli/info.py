@@ -36,17 +36,17 @@ def info(
 
 
 def model_tables(model: str, *, revision: str | None = None, variant: str | None = None) -> list[Table]:
-    """Three tables of a model: levels, parts and numbers.
+    """Describe a model in three tables: its levels, its parts, and its key numbers.
 
     Args:
-        model: A name, folder or hub id for `TADPBackbone.from_pretrained`. If a hub model is not on this machine, only
-            its configuration is downloaded.
-        revision: Branch, tag or commit of a hub model.
-        variant: Variant of the weight files whose size is shown.
+        model: A name, folder or hub id that `TADPBackbone.from_pretrained` accepts. If a model on the hub has not been
+            downloaded yet, only its configuration is downloaded.
+        revision: Branch, tag or commit of a model on the hub; None is the default branch.
+        variant: Variant of the weight files whose size is shown, such as "fp16"; None for files without a variant.
 
     Raises:
         UnknownModelError: If there is no such model.
-        ModelError: If the kind of the model is unknown, or a part is missing.
+        ModelError: If the model belongs to no known family, or a part is missing.
     """
     folder = _model_files(model, revision, variant)
     backbone = _hollow_backbone(folder)

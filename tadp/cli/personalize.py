@@ -78,7 +78,7 @@ def run_parameters(defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
 
 
 def field_texts(options: type) -> dict[str, str]:
-    """The descriptions of the `Attributes` in a dataclass's docstring, by field.
+    """Return the description of each field of a dataclass, from the `Attributes` section of its docstring.
 
     Example:
         >>> field_texts(RunOptions)["lr"]
@@ -147,9 +147,9 @@ def token(
 ) -> None:
     """Learn a new word for the style or object that the images share, by textual inversion.
 
-    The rest of the model does not change. The output folder gets learned_embeds.safetensors, which diffusers reads,
-    modifier.json for tadp.CaptionModifier.from_pretrained, and samples/. If the run is killed, the same command
-    continues it.
+    The rest of the model does not change. The output folder gets learned_embeds.safetensors, which diffusers reads;
+    modifier.json, which tadp.CaptionModifier.from_pretrained reads; and the folder samples, with images drawn during
+    training. If the run is killed, the same command continues it.
     """
     from tadp.files.hub import HubOptions
     from tadp.personalize import learn_token
@@ -207,10 +207,11 @@ def dreambooth(
     variant: Variant = None,
     **run: Any,
 ) -> None:
-    """Tune the U-Net, or a LoRA of it, so that a rare word stands for the style or object that the images share.
+    """Tune the U-Net, or train a LoRA for it, so that a rare word stands for the style or object that the images share.
 
-    The output folder gets unet/, which diffusers reads, modifier.json for tadp.CaptionModifier.from_pretrained, and
-    samples/; with a LoRA also pytorch_lora_weights.safetensors. If the run is killed, the same command continues it.
+    The output folder gets the folder unet, which diffusers reads; modifier.json, which
+    tadp.CaptionModifier.from_pretrained reads; and the folder samples, with images drawn during training. With a LoRA,
+    it also gets pytorch_lora_weights.safetensors. If the run is killed, the same command continues it.
     """
     from tadp.files.hub import HubOptions
     from tadp.personalize import dreambooth as tune

@@ -89,14 +89,15 @@ def predict(
     revision: Revision = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict classes, depth or objects, and write a picture and data.
+    """Predict classes, depth or objects, and write the predictions as pictures and as data.
 
-    For photo.jpg it writes a picture, photo.TASK.plot.png, and the data: photo.segmentation.png (grey values are class
-    indices) or photo.depth.png (16-bit millimetres), each with a small .json, or photo.detection.json.
+    For photo.jpg, the command writes a picture to look at, photo.TASK.plot.png, and the data: photo.segmentation.png
+    (grey values are class indices) or photo.depth.png (16-bit millimetres), each with a small .json file, or
+    photo.detection.json.
 
-    To continue a run, run the command again: finished images are skipped. If they were made by another model or with
-    other options, or an image has changed, nothing is replaced unless you pass --overwrite. An unreadable image is
-    reported, and the others are still predicted.
+    To continue a run, run the command again: finished images are skipped. If their results were made by another model
+    or with other options, or an image has changed, nothing is replaced unless you pass --overwrite. An unreadable image
+    is reported, and the others are still predicted.
     """
     from tadp.extract.outputs import file_digest
 
@@ -252,14 +253,15 @@ def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None
 def _prediction_settings(
     model: "TaskModel", *, name: str, revision: str | None, caption: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything that determines a prediction besides the image, as JSON values.
+    """Return everything that determines a prediction besides the image, as JSON values.
 
     Args:
-        model: The model. A fingerprint of its weights is recorded, so that a retrained model counts as another model.
-        name: The model's name, as it was passed.
-        revision: The model's revision, as it was passed.
+        model: The task model. A fingerprint of its weights is recorded, so that a retrained model counts as another
+            model.
+        name: The model's name, as the user passed it.
+        revision: The model's revision, as the user passed it; None if none was passed.
         caption: The caption of all images; None if a captioner describes them or the model uses its own text.
-        options: Options of the model's `predict`.
+        options: Arguments of the model's `predict`.
     """
     from tadp.extract import fingerprint
 
@@ -277,15 +279,15 @@ def _prediction_settings(
 
 
 def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Path, Path]:
-    """The images that have no result with these settings.
+    """Return the images that have no result yet, with the paths of their results.
 
     Args:
-        todo: The path of each image's result, without suffix.
+        todo: For the path of each image, the path of its result without suffix.
         settings: The settings of this run, as `_prediction_settings` returns them.
 
     Raises:
-        OutputError: If a result was made with other settings or from another version of its image. The message names
-            the difference.
+        OutputError: If an existing result was made with other settings or from another version of its image. The
+            message names the difference.
     """
     left, in_the_way = {}, {}
     for image, target in todo.items():

@@ -85,10 +85,10 @@ def prompt(
 ) -> None:
     """Show the text that a prompt mode gives to the backbone, and its length in tokens of the text encoder.
 
-    MODE is null (the empty prompt), class-names (all names in one line), class-embeddings (each name encoded
+    MODE is one of: null (the empty prompt), class-names (all names in one line), class-embeddings (each name encoded
     separately), averaged-eos (one embedding per class, averaged over 80 templates), oracle (the names of the classes in
-    the image; the precision and recall that were reached are shown with them), caption (a captioner's caption) or nouns
-    (the nouns of that caption).
+    the image, with the precision and recall that they reach), caption (a captioner's caption) or nouns (the nouns of
+    that caption).
     """
     from tadp import prompts
 

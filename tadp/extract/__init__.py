@@ -1,12 +1,13 @@
-"""Write the features of folders of images to files. A run can be resumed, and killed at any moment.
+"""Write the features of folders of images to files. A run can be killed at any moment and resumed later.
 
     for outcome in extract_images(backbone, "photos", "features", captions=captioner, model="tadp-tiny"):
         print(outcome.name, outcome.status)
 
-For the image `photos/pets/rex.jpg` it writes `features/pets/rex.safetensors`, with `map.0`, `map.1` … (finest first,
-each (C, h, w)) and `attention.<level>` (L, h, w), and then `features/pets/rex.json`: the caption, its tokens and words,
-strides, channels, and the settings of the run. Each file is complete or does not exist. The JSON is written last, and
-an image counts as done when it exists.
+For the image `photos/pets/rex.jpg`, this example writes two files. `features/pets/rex.safetensors` contains one map per
+level, `map.0`, `map.1` … (finest first, each (C, h, w)), and `attention.<level>`, (L, h, w) with one channel per token,
+for each level whose attention is attached or recorded. `features/pets/rex.json` contains the caption, its tokens and
+words, the strides and channels of the maps, and the settings of the run. A file is always complete: none is ever half
+written. The JSON is written last, and an image counts as done when its JSON exists.
 """
 
 from tadp.captions.image_ids import ImageList as ImageList

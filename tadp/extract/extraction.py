@@ -31,14 +31,15 @@ Pixels = Tensor | np.ndarray
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for one image.
+    """What `extract_images` did with one image.
 
     Attributes:
         image: Path of the image.
-        name: Name of the results below the output folder, without ".safetensors" or ".json".
-        status: "done" in this run, "skipped" because it was done before, or "failed".
-        record: The content of the results' JSON; None if the image failed.
-        error: The reason why the image failed; None otherwise.
+        name: Path of the image's two result files, relative to the output folder and without ".safetensors" or
+            ".json".
+        status: "done" if the results were written in this run, "skipped" if they existed before, or "failed".
+        record: Content of the result's JSON file; None if the image failed.
+        error: The error because of which the image failed; None if it did not fail.
         truncated: Whether the caption was too long for the text encoder and was cut.
     """
 
@@ -66,40 +67,47 @@ def extract_images(
     truncate: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Outcome]:
-    """Write the features of images, and continue where an earlier run stopped.
+    """Compute the features of images and write them to files. A run continues where an earlier run stopped.
 
-    An image is skipped if there are complete results of the same image with the same settings. Results of another image
-    or with other settings stop the run before it starts, unless `overwrite` is set.
+    An image is skipped if the output folder has complete results of the same image with the same settings. If it has
+    results of another image or with other settings under the same name, the run stops before it starts, unless
+    `overwrite` is set.
 
     Args:
-        backbone: The backbone to run. Its options decide which attention is recorded; its dtype is that of the files.
-        paths: Image files, folders and patterns, in any form that `tadp.images.list_images` takes, or an `ImageList`.
-        output: The folder to write to. It mirrors the folders of the images.
-        captions: One text for all images ("" is the empty prompt), a captioner, or captions by image id, such as a
-            `CaptionTable` with the ids of `path_ids` or `caption_ids`. Captions of a captioner or a table that are too
-            long for the text encoder are cut, with a warning; a single text that is too long is refused, unless
-            `truncate` is set. An image that the table lacks fails.
-        model: The name that the backbone was loaded by, for the record.
-        revision: The model's branch, tag or commit, for the record.
-        levels: Levels of the maps to write; None is all.
-        max_side_px: Images with a longer side are first shrunk to this length; None keeps their size.
-        tile_px: Side of the tiles that features are computed from (`TADPBackbone.tiled`), with one caption per image;
-            None is one pass per image. With tiles, a whole image is never held as floats.
-        overlap_px: Overlap of neighbouring tiles in pixels.
-        batch_size: Images that are read and captioned at once. Images of one size are one batch of the backbone; with
-            tiles, this is the number of tiles per batch.
+        backbone: The backbone to run. Its options determine the levels whose attention is written; its dtype is also
+            the dtype of the files.
+        paths: Image files, folders and glob patterns, in any form that `tadp.images.list_images` accepts, or an
+            `ImageList`.
+        output: The folder to write to. It gets the same subfolders as the images.
+        captions: The text of the images: one text for all of them ("" is the empty prompt), a captioner, or a mapping
+            from image id to caption, such as a `CaptionTable`, with the ids of `path_ids` or `caption_ids`. Captions
+            from a captioner or a mapping that are too long for the text encoder are cut, with a warning. A single text
+            that is too long is refused, unless `truncate` is set. An image without a caption in the mapping fails.
+        model: The name under which the backbone was loaded. It is written to the record of each image.
+        revision: The model's branch, tag or commit, for the record; None if none was requested.
+        levels: Levels of the maps to write, 0 is the finest; None is all levels.
+        max_side_px: Largest length of an image's longer side in pixels. Larger images are first shrunk to it; None
+            keeps every image's size.
+        tile_px: Side in pixels of the tiles into which an image is divided (see `TADPBackbone.tiled`); all its tiles
+            use the image's caption. None runs the whole image in one pass. With tiles, the whole image is never in
+            memory as floats.
+        overlap_px: Number of pixels by which neighbouring tiles overlap, 128 by default.
+        batch_size: Number of images that are read and captioned together; those of the same size are one batch of the
+            backbone. With tiles, it is the number of tiles per batch. 8 by default.
         truncate: Whether to cut a single text that is too long, with a warning, instead of refusing it.
-        overwrite: Whether to replace results from other settings.
+        overwrite: Whether to replace results of other images or from other settings.
 
     Yields:
-        One outcome per image: first the images that were done before, then the others in order.
+        One outcome per image: first the images that were done before, then the others in their order.
 
     Raises:
-        ImageError: If a path leads to no image. An image that cannot be read is an outcome, not an error.
-        OutputError: If the folder cannot be written, or has results from other settings.
-        CaptionError: If the text is too long.
+        ImageError: If one of the paths leads to no image. An image that cannot be read raises no error; its outcome is
+            "failed".
+        OutputError: If the output folder cannot be written to, or has results from other settings and `overwrite` is
+            not set.
+        CaptionError: If `captions` is a single text that is too long and `truncate` is not set.
         ValueError: If a level does not exist, a number is below 1, or the tiles' side is not a multiple of the coarsest
-            stride.
+            level's stride.
     """
     for name, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
         if number is not None and number < 1:

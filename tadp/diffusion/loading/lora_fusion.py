@@ -31,20 +31,21 @@ _DEFAULT_ALPHA = 8  # peft's default
 
 
 def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale: float, hub: HubOptions) -> None:
-    """Add a LoRA to the weights of a denoiser and its text encoders: it then costs nothing and is saved with them.
+    """Add a LoRA to the weights of a denoiser and its text encoders.
 
-    diffusers' own loader reads the file, so files from diffusers, peft and kohya's scripts all work.
+    The LoRA then needs no computation of its own and is saved with the weights. diffusers' own loader reads the file,
+    so files from diffusers, peft and kohya's scripts all work.
 
     Args:
-        unet: The denoiser to change, from the family that the LoRA was trained for.
+        unet: The denoiser to change. It must belong to the family of base models that the LoRA was trained for.
         encoders: The text encoder models to change, by folder name, such as "text_encoder".
-        name: A .safetensors file, a folder that contains one, or either of them on the hub.
-        scale: The factor by which the LoRA's change is multiplied.
-        hub: How the file is downloaded.
+        name: A .safetensors file or a folder that contains one, on this machine or on the hub.
+        scale: Factor by which the LoRA's change of the weights is multiplied; 1 applies it as trained.
+        hub: The revision to download, and how to download it.
 
     Raises:
         UnknownModelError, MissingFileError, CorruptFileError: If the file cannot be found, downloaded or read.
-        ModelError: If the LoRA was trained for another family; the message says what does not fit.
+        ModelError: If the LoRA was trained for another family. The message says what does not fit.
         MissingExtraError: If peft is not installed.
     """
     path = _lora_file(name, hub)
@@ -74,20 +75,21 @@ def add_to_encoder(
     metadata: Mapping[str, Any],
     scale: float,
 ) -> None:
-    """Add the factors of a LoRA to a text encoder's weights.
+    """Add a LoRA to a text encoder's weights.
 
     Args:
         model: The CLIP text model to change.
-        state: The factors, under the names that diffusers' loaders give them, without the name of the part.
+        state: The low-rank factors of the LoRA, under the names that diffusers' loaders give them, without the prefix
+            "text_encoder".
         path: The file's path, for messages.
         alphas: The alpha of each layer, under the name of its first factor plus ".alpha". A layer without an entry
             takes its alpha from `metadata`; if that is empty too, alpha is the layer's rank.
-        metadata: peft's settings, if the file has them.
-        scale: The factor by which the change is multiplied.
+        metadata: peft's settings; empty if the file has none.
+        scale: Factor by which the LoRA's change of the weights is multiplied.
 
     Raises:
-        ModelError: If a tensor is not a factor of a LoRA, or the model lacks its layer or has it with other widths. The
-            model is then unchanged.
+        ModelError: If a tensor in `state` is not a factor of a LoRA, or the model lacks the factor's layer or has it
+            with another width. The model is then unchanged.
     """
     layers = {name.removeprefix("text_model."): module for name, module in model.named_modules()}
     factors: dict[str, dict[str, Tensor]] = {}

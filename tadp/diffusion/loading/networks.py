@@ -70,15 +70,15 @@ def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.
     """Load the text encoder or encoders that belong to a denoiser.
 
     Args:
-        folder: The model folder.
-        denoiser: The denoiser, whose family determines which encoders are loaded.
-        variant: The variant of the weight files, such as "fp16"; None for files without a variant.
-        dtype: The dtype of the weights.
-        load_t5: Whether to load Stable Diffusion 3's T5, if the folder has it.
+        folder: A model folder in diffusers' layout.
+        denoiser: The denoiser. Its family determines which text encoders are loaded.
+        variant: Variant of the weight files, such as "fp16"; None for files without a variant.
+        dtype: The dtype of the loaded weights.
+        load_t5: Whether to load T5, the third text encoder of Stable Diffusion 3, if the folder has it.
 
     Raises:
         MissingFileError: If an encoder, its tokenizer or one of their files is missing.
-        ModelError: If an encoder is of a kind that the family does not use.
+        ModelError: If an encoder is of a kind that the denoiser's family does not use.
     """
     files = TextFiles(folder, variant=variant, dtype=dtype, load_t5=load_t5)
     return family_of(denoiser).text(files, denoiser)
@@ -98,19 +98,19 @@ def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str
 
 
 def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
-    """Load a denoiser that replaces the base model's.
+    """Load a denoiser that replaces the denoiser of a base model.
 
     Args:
-        name: A folder or hub id with `config.json` and weights, or with `unet/` (or `transformer/`); or a .safetensors
-            file with the tensors of the base's U-Net under diffusers' names, on disk or on the hub
-            ("CompVis/cleandift/cleandift_sd15_unet.safetensors").
+        name: One of two: a folder or hub id with `config.json` and weights, either directly or in the subfolder `unet`
+            or `transformer`; or a .safetensors file with tensors of the base model's U-Net under diffusers' names, on
+            disk or on the hub ("CompVis/cleandift/cleandift_sd15_unet.safetensors").
         base: The base model's folder.
-        dtype: The dtype of the weights.
-        hub: The variant of the weight files, and how they are downloaded.
+        dtype: The dtype of the loaded weights.
+        hub: The variant of the weight files, the revision to download, and how to download it.
 
     Raises:
         UnknownModelError, MissingFileError: If the denoiser cannot be found or downloaded.
-        ModelError: If a file does not fit the base's U-Net.
+        ModelError: If the tensors of a .safetensors file do not fit the base model's U-Net.
     """
     if str(name).endswith(_SUFFIX):
         path = local_file(name, hub=hub)
@@ -124,16 +124,17 @@ def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: 
 
 
 def load_drop_in_vae(name: str | Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
-    """Load the encoder of a VAE that replaces the base model's, an `AutoencoderKL` or an `AutoencoderTiny`.
+    """Load the encoder of a VAE that replaces the base model's VAE.
 
     Args:
-        name: A folder or hub id with `config.json` and weights ("madebyollin/taesd"), or with `vae/`.
-        dtype: The dtype of the weights.
-        hub: The variant of the weight files, and how they are downloaded.
+        name: A folder or hub id with `config.json` and weights, either directly ("madebyollin/taesd") or in the
+            subfolder `vae`.
+        dtype: The dtype of the loaded weights.
+        hub: The variant of the weight files, the revision to download, and how to download it.
 
     Raises:
         UnknownModelError, MissingFileError: If the VAE cannot be found or downloaded.
-        ModelError: If the VAE is of a kind that tadp does not read.
+        ModelError: If the VAE is neither an `AutoencoderKL` nor an `AutoencoderTiny`.
     """
     return _part_or_root(name, ("vae",), hub, lambda folder, part: load_vae(
         folder, variant=hub.variant, dtype=dtype, part=part

@@ -38,21 +38,21 @@ def load_parts(
     Args:
         folder: The model folder.
         dtype: The dtype of the loaded parts.
-        given: Parts that replace the folder's, by name. The U-Net and the VAE may be names of models, which are then
-            loaded. None, as a value or for the whole argument, replaces nothing.
-        lora: A LoRA that is added to the weights of the U-Net and the text encoders.
-        lora_scale: The factor by which the LoRA's change is multiplied.
-        hub: The variant of the weight files, and how replacing parts and a LoRA are downloaded. Its revision belongs to
-            the folder; the others are downloaded from their default branches. None is `HubOptions()`.
-        load_t5: Whether to load Stable Diffusion 3's T5, if the folder has it.
+        given: Parts that replace those of the folder, by name ("unet", "vae", …). For "unet" and "vae", a value can be
+            the name of a model, which is then loaded. None, as a value or as the whole argument, replaces nothing.
+        lora: A LoRA to add to the weights of the U-Net and the text encoders; None adds nothing.
+        lora_scale: Factor by which the LoRA's change of the weights is multiplied; 1 by default.
+        hub: The variant of the weight files, and how replacing parts and the LoRA are downloaded. They come from their
+            default branches: `hub.revision` is the revision of the folder. None is `HubOptions()`.
+        load_t5: Whether to load T5, the third text encoder of Stable Diffusion 3, if the folder has it.
 
     Returns:
-        U-Net, VAE, text encoder, tokenizer and scheduler as `TADPBackbone` takes them; the options saved with them, if
-        any; and samples of the weights of those of "unet", "vae" and "text_encoder" that are the folder's own.
+        Three dictionaries. The parts: U-Net, VAE, text encoder, tokenizer and scheduler, as arguments of
+        `TADPBackbone`. The backbone's options that were saved in the folder, empty if there are none. And samples of
+        the weights of those of "unet", "vae" and "text_encoder" that were loaded from the folder.
 
     Raises:
-        ModelError: If a part is missing, is of an unknown kind or does not fit its config; see `load_unet`, `load_vae`
-            and `load_text`.
+        ModelError: If a part is missing, is of an unknown kind, or does not fit its config.
     """
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
