@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from pathlib import Path
@@ -53,3 +54,23 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def nltk_data(tmp_path, monkeypatch):
+    """A folder of NLTK data in the real layout: a sentence splitter without rules and a tagger of six words."""
+    from nltk import data, tag
+    from nltk.tag.perceptron import PerceptronTagger
+
+    splitter = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    tagger = tmp_path / "taggers" / "averaged_perceptron_tagger_eng"
+    for folder in (splitter, tagger):
+        folder.mkdir(parents=True)
+    for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
+        (splitter / name).touch()
+    words = {"a": "DT", "dog": "NN", "two": "CD", "cats": "NNS", "Paris": "NNP", "runs": "VBZ"}
+    for name, value in {"weights": {}, "tagdict": words, "classes": sorted(words.values())}.items():
+        (tagger / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(value))
+    monkeypatch.setattr(data, "path", [str(tmp_path)])
+    monkeypatch.setattr(tag, "_get_tagger", lambda lang: PerceptronTagger())  # it keeps the first one it loads
+    return tmp_path

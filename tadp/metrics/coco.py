@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from tadp.metrics.per_class import check_images, check_merge, check_truth, class
 if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision
 
+# pycocotools compares in float64 with these values. An overlap such as 0.7 is often exact, so rounding decides.
+_OVERLAPS = np.linspace(0.5, 0.95, 10).tolist()
+_RECALLS = np.linspace(0, 1, 101).tolist()
 _KEYS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 
 
@@ -109,9 +113,9 @@ class COCODetection:
         for detected, truth in zip(detections, boxes, strict=True):
             difficult = torch.zeros_like(truth.labels) if truth.difficult is None else truth.difficult
             self._found.append(
-                _on_cpu(boxes=detected.boxes.float(), labels=detected.labels, scores=detected.scores.float())
+                _on_cpu(boxes=detected.boxes.double(), labels=detected.labels, scores=detected.scores.double())
             )
-            self._truth.append(_on_cpu(boxes=truth.boxes.float(), labels=truth.labels, iscrowd=difficult.long()))
+            self._truth.append(_on_cpu(boxes=truth.boxes.double(), labels=truth.labels, iscrowd=difficult.long()))
         self.images += len(boxes)
 
     def compute(self) -> COCODetectionResult:
@@ -151,7 +155,13 @@ def _torchmetrics() -> "MeanAveragePrecision":
 
         import_module("faster_coco_eval")  # torchmetrics looks for it when it computes
         # One process computes the merged metric; with synchronisation, torchmetrics would wait for other processes.
-        metric = MeanAveragePrecision(class_metrics=True, backend="faster_coco_eval", sync_on_compute=False)
+        metric = MeanAveragePrecision(
+            iou_thresholds=_OVERLAPS,
+            rec_thresholds=_RECALLS,
+            class_metrics=True,
+            backend="faster_coco_eval",
+            sync_on_compute=False,
+        )
     metric.warn_on_many_detections = False  # COCO's rule takes the best 100 per image
     return metric
 

@@ -1,10 +1,14 @@
 """Prompts that are strings: the empty one, class names, the nouns of captions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+from tadp.errors import MissingDataError
 from tadp.features import Names
-from tadp.files.checks import check_classes, needs
+from tadp.files.checks import check_choice, check_classes, needs
 from tadp.text.encoder import check_captions
+
+_Tag = Callable[[str], Sequence[tuple[str, str]]]
 
 
 def null(count: int) -> list[str]:
@@ -44,16 +48,23 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
     return [Names(check_classes(classes))] * _checked_count(count)
 
 
-def nouns(captions: str | Sequence[str]) -> list[str]:
+def nouns(captions: str | Sequence[str], *, tagger: Literal["pattern", "nltk"] = "pattern") -> list[str]:
     """Return the nouns of each caption, each once, in their order: the paper's TADP(NO).
 
-    The paper tags with NLTK, whose tagger must be downloaded; this function uses textblob's `PatternTagger`, which
-    needs no download. A caption without nouns becomes "", the empty prompt.
+    A caption without nouns becomes "", the empty prompt.
+
+    Args:
+        captions: One caption, or a list of captions.
+        tagger: What tells nouns from other words: "pattern" is textblob's `PatternTagger`, which needs no download.
+            "nltk" is NLTK's perceptron, the paper's choice. As in the released code, it takes only common nouns
+            (NN, NNS), so "Paris" is left out.
 
     Raises:
-        MissingExtraError: If textblob is not installed.
+        MissingExtraError: If textblob or NLTK is not installed.
         TypeError: If a caption is not a string.
         CaptionError: If there are no captions.
+        OptionError: If `tagger` is neither "pattern" nor "nltk".
+        MissingDataError: If NLTK does not find the data of its tokenizer and tagger. The message names the download.
 
     Source:
         TADP Sec. 4.2; `get_nouns` of its released code.
@@ -62,14 +73,36 @@ def nouns(captions: str | Sequence[str]) -> list[str]:
         >>> nouns(["a dog and a cat next to a red dog", "running fast"])
         ['dog cat', '']
     """
-    with needs("nouns need textblob", install="pip install 'tadp[nouns]'"):
-        from textblob.en.taggers import PatternTagger
-    tagger = PatternTagger()
-    return [" ".join(_nouns(tagger.tag(text))) for text in check_captions(captions)]
+    check_choice(tagger, ("pattern", "nltk"), name="tagger")
+    texts = check_captions(captions)
+    with needs("nouns need textblob and nltk", install="pip install 'tadp[nouns]'"):
+        tag, kinds = _nltk() if tagger == "nltk" else _pattern()
+    return [" ".join(_nouns(tag(text), kinds)) for text in texts]
 
 
-def _nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
-    words = [word for word, tag in tagged if tag.startswith("NN") and any(letter.isalnum() for letter in word)]
+def _pattern() -> tuple[_Tag, tuple[str, ...]]:
+    from textblob.en.taggers import PatternTagger
+
+    return PatternTagger().tag, ("NN", "NNS", "NNP", "NNPS")
+
+
+def _nltk() -> tuple[_Tag, tuple[str, ...]]:
+    from nltk import pos_tag, word_tokenize
+
+    def tag(text: str) -> Sequence[tuple[str, str]]:
+        try:
+            return pos_tag(word_tokenize(text))
+        except LookupError as error:
+            raise MissingDataError(
+                'tagger="nltk" needs the NLTK data "punkt_tab" and "averaged_perceptron_tagger_eng"; at least '
+                "one is not installed. Run: python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng"
+            ) from error
+
+    return tag, ("NN", "NNS")
+
+
+def _nouns(tagged: Sequence[tuple[str, str]], kinds: tuple[str, ...]) -> list[str]:
+    words = [word for word, tag in tagged if tag in kinds and any(letter.isalnum() for letter in word)]
     return list(dict.fromkeys(words))
 
 

@@ -161,6 +161,16 @@ def test_caption_coverage_counts_and_draws(tmp_path):
         assert min(plot.size) > 200
 
 
+def test_nouns_counts_where_the_taggers_agree(nltk_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("NLTK_DATA", str(nltk_data))
+    texts = ("a dog", "two cats", "a dog in Paris")  # NLTK leaves out Paris, which is a name
+    content = {str(number): {"captions": [text]} for number, text in enumerate(texts)}
+    (tmp_path / "few_captions.json").write_text(json.dumps(content))
+    printed = run("nouns.py", tmp_path / "few_captions.json", "--out", tmp_path / "nouns.md")
+    assert "| few | 3 | 0.667 | 1.000 | 0.750 |" in printed
+    assert (tmp_path / "nouns.md").read_text() in printed
+
+
 def test_caption_coverage_needs_the_classes_of_every_image(tmp_path):
     for name, image_id in (("captions", "one"), ("present", "other")):
         (tmp_path / f"{name}.json").write_text(json.dumps({image_id: {"captions": ["a dog"]}}))

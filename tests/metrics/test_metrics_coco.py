@@ -45,11 +45,39 @@ def measured(detections, truth, names=NAMES):
     return metric.compute()
 
 
-def test_figures_are_those_of_pycocotools():
+def whole_pixels(images=40):
+    """Boxes in whole pixels, whose overlaps are exact fractions such as 14 / 20, in numbers that divide 100."""
+    generator = torch.Generator().manual_seed(1)
+    detections, truth = [], []
+    for _ in range(images):
+        rows = torch.tensor([[x, y, x + 20.0, y + 20.0] for x in (0, 60) for y in (0, 60)])
+        labels = torch.randint(0, 2, (4,), generator=generator)
+        truth.append(Boxes(rows, labels))
+        found = rows.clone()
+        found[:, 2] -= torch.randint(0, 11, (4,), generator=generator)  # overlaps of 10 / 20 to 20 / 20
+        scores = torch.randint(1, 50, (4,), generator=generator) / 50
+        detections.append(Detections(found, labels, scores))
+    return detections, truth
+
+
+def fractions(images=10):
+    """Boxes in float64 that float32 cannot hold, with overlaps at the thresholds."""
+    detections, truth = [], []
+    for number in range(images):
+        box = torch.tensor([[0.1, 0.1, 0.1 + 1 / 3, 0.1 + 1 / 3]], dtype=torch.float64)
+        truth.append(Boxes(box, torch.tensor([0])))
+        found = box.clone()
+        found[:, 2] = 0.1 + (0.5 + 0.05 * number) / 3
+        detections.append(Detections(found, torch.tensor([0]), torch.tensor([0.5 + number / 100], dtype=torch.float64)))
+    return detections, truth
+
+
+@pytest.mark.parametrize("images", [random_images, whole_pixels, fractions])
+def test_figures_are_those_of_pycocotools(images):
     """pycocotools, called without torchmetrics, must give the same figures."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    detections, truth = random_images()
+    detections, truth = images()
 
     def entries(images, scored):
         for number, image in enumerate(images, 1):
@@ -78,7 +106,9 @@ def test_figures_are_those_of_pycocotools():
     assert 0.1 < result.map < 0.9
     precisions = evaluation.eval["precision"][:, :, :, 0, 2]
     for label, name in enumerate(NAMES[:2]):
-        assert result.ap[name] == pytest.approx(precisions[:, :, label].mean(), abs=1e-6)
+        values = precisions[:, :, label]
+        expected = math.nan if (values < 0).all() else values.mean()
+        assert result.ap[name] == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert math.isnan(result.ap["bus"])
 
 

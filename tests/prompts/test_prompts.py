@@ -5,6 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
+import nltk
 import pytest
 import torch
 from builders import WIDTH, build_backbone, build_text_encoder, build_tokenizer, images
@@ -12,7 +13,7 @@ from running import fork_server
 from safetensors import safe_open
 
 from tadp import Conditioning, TADPBackbone, prompts
-from tadp.errors import CaptionError, MissingExtraError, ModelError
+from tadp.errors import CaptionError, MissingDataError, MissingExtraError, ModelError, OptionError
 from tadp.features import AttentionMaps, Names, Word
 from tadp.prompts import CLIP_TEMPLATES, averaged_eos, class_embeddings, class_names, nouns, null
 from tadp.text.conditioning import TextAdapter
@@ -153,8 +154,29 @@ def test_nouns_say_what_is_no_caption(no_type_checker):
 
 def test_nouns_without_textblob_say_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "textblob.en.taggers", None)
-    with pytest.raises(MissingExtraError, match=r"nouns need textblob, .*: pip install 'tadp\[nouns\]'"):
+    with pytest.raises(MissingExtraError, match=r"nouns need textblob and nltk, .*: pip install 'tadp\[nouns\]'"):
         nouns("a dog")
+
+
+def test_nouns_by_nltk_are_those_of_the_released_code(nltk_data):
+    def released(sentence):
+        tagged = nltk.pos_tag(nltk.word_tokenize(sentence))
+        return " ".join(dict.fromkeys(word for word, tag in tagged if tag in ("NN", "NNS")))
+
+    captions = ["a dog runs", "two cats. a dog in Paris", "two dogs and a dog", ""]
+    assert nouns(captions, tagger="nltk") == [released(caption) for caption in captions]
+    assert nouns("two cats runs Paris", tagger="nltk") == ["cats"]
+
+
+def test_nouns_by_nltk_name_the_data_they_lack(tmp_path, monkeypatch):
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    with pytest.raises(MissingDataError, match=r"nltk.downloader punkt_tab averaged_perceptron_tagger_eng"):
+        nouns("a dog", tagger="nltk")
+
+
+def test_an_unknown_tagger_is_refused(no_type_checker):
+    with pytest.raises(OptionError, match="tagger must be one of pattern, nltk; got 'spacy'"):
+        nouns("a dog", tagger="spacy")
 
 
 # Class embeddings
