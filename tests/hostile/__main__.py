@@ -1,0 +1,115 @@
+"""Run all kinds and kills, or some of them, and write the table of counts."""
+
+import argparse
+import platform
+import sys
+import time
+from collections import Counter, defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
+from .cases import all_kinds
+from .child import Outcome
+from .kills import COMMANDS, all_kills
+from .warm import run, warm
+
+LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
+PAGE = """# Robustness
+
+What tadp does with bad input, and what is left when a command is killed. Written by `{command}`.
+
+A **kind** is one reader with one sort of damage, or one key or argument with one class of wrong value. It is handled if
+tadp gives the right value, or a clear error: one of its own, at most 600 characters long, that names the file, key or
+argument, with exit code 1 or 2 and no traceback on the command line. Each kind runs in a process of its own, with
+limits on time ({seconds:g} s) and memory ({megabytes} MB on top of the loaded libraries); a few kinds have others.
+The process may start no other process, open no connection except to a test server on the same machine, and run no code
+from the input; an attempt counts as "other", as does everything else: another exception, a wrong value, a crash, a
+limit that was reached.
+
+A **kill** is SIGKILL at one of the moments when a command touches a file, spread over the whole run, or at a random
+time. Then the same command runs to its end. It counts as right if there was no incomplete file under a final name
+after the kill, and if the files at the end are those of an undisturbed run, with nothing left over.
+
+{kinds} kinds: {right} right values, {clear} clear errors, {other} other. {kills} kills over {commands} commands:
+{recovered} recovered, {lost} not.
+
+| family | tried | right value | clear error | other |
+|---|--:|--:|--:|--:|
+{kind_rows}
+
+| command that was killed | tried | recovered | other |
+|---|--:|--:|--:|
+{kill_rows}
+
+{failures}Seed {seed}, {minutes:.0f} minutes on one core. {machine}; Python {python}, {libraries}. The families are in
+`tests/hostile`; the test suite runs a sample of them.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("--out", type=Path, help="page to write")
+    parser.add_argument("--only", default="", help="run what begins with this, such as 'image files' or 'kill extract'")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true", help="also print what was handled")
+    options = parser.parse_args()
+    names = [name for name in (*all_kinds(), *all_kills()) if name.startswith(options.only)]
+    start, outcomes = time.monotonic(), {}
+    with warm():
+        for name in names:
+            outcomes[name] = outcome = run(name, options.seed)
+            if options.verbose or not outcome.is_handled:
+                cost = f"{outcome.seconds:.1f} s, {outcome.megabytes:.0f} MB"
+                print(f"{outcome.verdict:5} {name} ({cost}): {outcome.detail}", flush=True)
+    minutes = (time.monotonic() - start) / 60
+    print(Counter(outcome.verdict for outcome in outcomes.values()), f"{minutes:.1f} minutes")
+    if options.out:
+        options.out.write_text(page(outcomes, seed=options.seed, minutes=minutes), encoding="utf-8")
+    sys.exit(any(not outcome.is_handled for outcome in outcomes.values()))
+
+
+def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
+    """The page with the tables of counts."""
+    kinds, kills = all_kinds(), all_kills()
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, outcome in outcomes.items():
+        group = kinds[name].family if name in kinds else kills[name].command
+        counts[group][outcome.verdict] += 1
+    families = [group for group in counts if group not in COMMANDS]
+    commands = [group for group in counts if group in COMMANDS]
+    total = sum((counts[group] for group in families), Counter())
+    killed = sum((counts[group] for group in commands), Counter())
+    failed = [f"- {name}: {outcome.detail[:200]}" for name, outcome in outcomes.items() if not outcome.is_handled]
+    example = next(iter(kinds.values()))
+    return PAGE.format(
+        command="python -m tests.hostile --out docs/results/robustness.md",
+        seconds=example.seconds,
+        megabytes=example.megabytes,
+        kinds=total.total(),
+        right=total["right"],
+        clear=total["clear"],
+        other=total["other"],
+        kills=killed.total(),
+        commands=len(commands),
+        recovered=killed["right"],
+        lost=killed["other"],
+        kind_rows="\n".join(
+            f"| {name} | {counts[name].total()} | {counts[name]['right']} | {counts[name]['clear']} | "
+            f"{counts[name]['other']} |"
+            for name in families
+        ),
+        kill_rows="\n".join(
+            f"| {name} | {counts[name].total()} | {counts[name]['right']} | {counts[name]['other']} |"
+            for name in commands
+        ),
+        failures="\n".join(["Other:", "", *failed, "", ""]) if failed else "",
+        seed=seed,
+        minutes=minutes,
+        machine=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        libraries=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Commands that are killed at any moment and run again; the result must be that of a run that nobody disturbed.
+
+A kill happens at the n-th event that touches a file of the case (open, rename, remove, mkdir, fsync and so on), with n
+spread over the whole run, or at a random time. After it, a file that has the final name of a result must have its final
+content, and the same command, run again, must end as if nothing had happened: same files, same contents, nothing else.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from .cases import RefusedError, tadp
+from .child import Outcome, fork
+from .fixtures import copy
+
+EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod", "os.utime",
+          "shutil.rmtree", "shutil.move", "sqlite3.connect", "tempfile.mkstemp", "tempfile.mkdtemp")  # fmt: skip
+KILLS = 13  # per command; the last three are at random times
+SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes.
+
+    Attributes:
+        arguments: Of `tadp`; run in the folder that `inputs` fills.
+        inputs: Fixtures that are copied into the folder.
+        grows: A regular expression for files that grow under their final name, as a table on disk does.
+        rest: A regular expression for files that may differ or remain, with a reason in the table below.
+    """
+
+    arguments: tuple[str, ...]
+    inputs: tuple[str, ...]
+    grows: str = r"^$"
+    rest: str = r"^$"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """The `number`-th kill of a command."""
+
+    command: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"kill {self.command}: {self.number}"
+
+
+COMMANDS: dict[str, Command] = {
+    "caption to .json": Command(("caption", "photos", "-o", "out.json", "--batch-size", "1"), ("photos",)),
+    "caption to .db": Command(
+        ("caption", "photos", "-o", "out.db", "--batch-size", "1"), ("photos",), grows=r"^out\.db"
+    ),
+    "extract": Command(("extract", "photos", "-o", "out", "--batch-size", "2"), ("photos",)),
+    "clean": Command(("clean", "captions/captions.jsonl", "-o", "out.jsonl"), ("captions",)),
+    "show": Command(("show", "photos/photo-0.png", "--caption", "a red dog", "-o", "out.png"), ("photos",)),
+}
+
+
+@cache
+def all_kills() -> dict[str, Kill]:
+    """All kills by name."""
+    return {str(kill): kill for command in COMMANDS for kill in (Kill(command, k) for k in range(KILLS))}
+
+
+@cache
+def unbroken(name: str) -> tuple[dict[str, str], int, float]:
+    """The files that a command leaves when nobody disturbs it, the number of events, and its duration."""
+    with tempfile.TemporaryDirectory(prefix="hostile-") as place:
+        folder = _prepare(COMMANDS[name], Path(place))
+        start = time.monotonic()
+        ended = fork(lambda: _run(COMMANDS[name], folder), log=Path(place, "log"), wait_s=SECONDS)
+        assert (ended.value or [None])[0] == 0, f"tadp {name} fails: {ended} {Path(place, 'log').read_text()}"
+        return _snapshot(folder), ended.value[2], time.monotonic() - start
+
+
+def run_kill(kill: Kill, seed: int) -> Outcome:
+    """Kill a command, run it again, and compare the result with that of an undisturbed run."""
+    command, rng, start = COMMANDS[kill.command], Random(f"{seed} {kill}"), time.monotonic()
+    expected, events, seconds = unbroken(kill.command)
+    at_event = at_time = None
+    if kill.number < KILLS - 3:
+        at_event = min(events, max(1, round((kill.number + rng.random()) * events / (KILLS - 3))))
+    else:
+        at_time = rng.random() * seconds
+    moment = f"event {at_event} of {events}" if at_event else f"{at_time:.2f} s of {seconds:.2f} s"
+    with tempfile.TemporaryDirectory(prefix="hostile-") as place:
+        folder, log = _prepare(command, Path(place)), Path(place, "log")
+        fork(lambda: _run(command, folder, at_event=at_event, at_time=at_time), log=log, wait_s=SECONDS)
+        left, unfinished = _snapshot(folder), f"{command.grows}|{command.rest}"
+        early = _differences(left, expected, only_existing=True, leave_out=unfinished)
+        if left == expected:  # killed after the last step
+            return Outcome("right", f"killed at {moment}, when it was done", time.monotonic() - start)
+        between = sorted(set(left) - set(expected))
+        ended = fork(lambda: _run(command, folder), log=log, wait_s=SECONDS)
+        late = _differences(_snapshot(folder), expected, only_existing=False, leave_out=command.rest)
+    cost = time.monotonic() - start, ended.megabytes
+    if early:
+        return Outcome("other", f"killed at {moment}: incomplete under a final name: {', '.join(early)}", *cost)
+    if ended.value is None or ended.value[0] != 0:
+        return Outcome("other", f"killed at {moment}, left {between}; run again: {ended.value or ended}", *cost)
+    if late:
+        return Outcome("other", f"killed at {moment}, left {between}; after the second run: {'; '.join(late)}", *cost)
+    return Outcome("right", f"killed at {moment}", *cost)
+
+
+def _prepare(command: Command, place: Path) -> Path:
+    folder = place / "case"
+    folder.mkdir()
+    for name in command.inputs:
+        copy(name, folder)
+    return folder
+
+
+def _run(
+    command: Command, folder: Path, *, at_event: int | None = None, at_time: float | None = None
+) -> tuple[int, str, int]:
+    """Run a command; return its exit code, what it printed, and how many events there were."""
+    os.chdir(folder)
+    count = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in EVENTS and _is_below(arguments, folder):
+            count += 1
+            if count == at_event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def synchronise(file: Any, real: Callable[[Any], None] = os.fsync) -> None:
+        sys.audit("open", str(folder), None, 0)
+        real(file)
+
+    os.fsync = synchronise
+    sys.addaudithook(hook)
+    if at_time is not None:
+        timer = threading.Timer(at_time, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
+    try:
+        return 0, tadp(*command.arguments), count
+    except RefusedError as refusal:
+        return *refusal.args, count
+    except AssertionError as error:
+        return -1, str(error), count
+
+
+def _is_below(arguments: tuple[Any, ...], folder: Path) -> bool:
+    for argument in arguments[:2]:
+        if isinstance(argument, bytes):
+            argument = os.fsdecode(argument)
+        if isinstance(argument, str | os.PathLike) and (
+            not Path(argument).is_absolute() or str(argument).startswith(str(folder))
+        ):
+            return bool(str(argument)) and str(argument) not in ("r", "rb")
+    return False
+
+
+def _snapshot(folder: Path) -> dict[str, str]:
+    """The content of every file below a folder, without what depends on the moment or the folder's name."""
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir()))
+    return {str(path.relative_to(folder)): _content(path, str(folder)) for path in files}
+
+
+def _content(path: Path, folder: str) -> str:
+    if path.is_dir():
+        return "empty folder"
+    data = path.read_bytes()
+    if data.startswith(b"SQLite format 3"):
+        try:
+            with sqlite3.connect(path) as table:
+                names = [name for (name,) in table.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+                rows = {name: sorted(map(str, table.execute(f'SELECT * FROM "{name}"'))) for name in sorted(names)}
+            return json.dumps(rows)
+        except sqlite3.Error as error:
+            return f"broken: {error}"
+        finally:
+            table.close()
+    data = data.replace(folder.encode(), b"FOLDER")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _differences(actual: dict[str, str], expected: dict[str, str], *, only_existing: bool, leave_out: str) -> list[str]:
+    names = sorted(set(actual) & set(expected) if only_existing else set(actual) | set(expected))
+    differences = []
+    for name in names:
+        if re.search(leave_out, name) or actual.get(name) == expected.get(name):
+            continue
+        state = "missing" if name not in actual else "left over" if name not in expected else "different"
+        differences.append(f"{name} ({state})")
+    return differences
