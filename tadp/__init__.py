@@ -4,7 +4,8 @@
     features = backbone(images, captions)      # Features: maps, attention, image_size
     logits = head(features)                    # heads.SegmentationHead, DepthHead, DetectionHead, LinearHead
 
-The names below are loaded when first used, together with torch, diffusers and transformers.
+Every name of this package is imported when it is first used, together with torch, diffusers and transformers. So
+`import tadp` is fast.
 """
 
 from typing import TYPE_CHECKING

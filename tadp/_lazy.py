@@ -8,11 +8,12 @@ from importlib import import_module
 def lazy(
     package: str, homes: Mapping[str, str], *, names: Sequence[str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Create a package's `__getattr__` and `__dir__`.
+    """Create a package's `__getattr__` and `__dir__`, so that its names are imported when they are first used.
 
     Args:
         package: The package's `__name__`.
-        homes: For each name, the module of the package that defines it. For a module, this is its own name.
+        homes: For each public name, the name of the package's module that defines it. For a name that is itself a
+            module, the same name.
         names: The package's `__all__`.
 
     Example:

@@ -1,6 +1,6 @@
-"""The errors that tadp raises when it can explain more than a built-in error would.
+"""The errors that tadp raises where it can explain more than a built-in error would.
 
-Each class also inherits from the matching built-in, so `except ValueError` keeps working:
+Each class also inherits from the built-in error in the second column, so `except ValueError` also catches it:
 
     TADPError
     ├── OptionError         ValueError         an argument with an invalid value
@@ -9,7 +9,7 @@ Each class also inherits from the matching built-in, so `except ValueError` keep
     │   └── UnknownIdError  KeyError           an image that is missing from a caption table
     ├── ModifierError       ValueError         a caption modifier that cannot be created, or does not fit the backbone
     ├── EndpointError       ConnectionError    a language model's server that never gave a usable answer
-    ├── ModelError          ValueError         a model that tadp cannot use as a backbone or captioner
+    ├── ModelError          ValueError         a model that tadp cannot use as a backbone, captioner or task model
     │   ├── UnknownModelError                  no such name, folder or repository
     │   ├── MissingFileError  FileNotFoundError  a model that lacks a part
     │   └── CorruptFileError                   a weight file that is broken, or not safetensors
@@ -18,8 +18,8 @@ Each class also inherits from the matching built-in, so `except ValueError` keep
     ├── OutputError         OSError            a result that cannot be written (disk, permission)
     └── MissingExtraError   ImportError        a missing optional dependency; the message has the pip command
 
-A message can contain an argument, as an `Argument`. By default it is spelled as in Python; the command line, where the
-argument is an option, spells it as an option.
+A message can contain the name of an argument, as an `Argument`. By default it is written as in Python; the command
+line, where the argument is an option, writes it as an option.
 
     >>> error = CaptionError("the caption is too long. Shorten it or pass ", Argument("truncate", True), ".")
     >>> str(error), error.option

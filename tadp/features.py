@@ -16,11 +16,11 @@ _SHOWN = 8  # how many names the repr of pooled maps lists
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """The contract between a backbone and a head; level 0 is the finest.
+    """The shapes of a backbone's maps, from which a head is built. Level 0 is the finest.
 
     Attributes:
-        channels: Channels of each map, attention channels included.
-        reduction: Stride of each map, in pixels per cell, e.g. (8, 16, 32, 64).
+        channels: Number of channels of each level's map, including the channels of attached attention.
+        reduction: Stride of each level's map: the width of a cell in pixels, such as (8, 16, 32, 64).
     """
 
     channels: tuple[int, ...]
@@ -50,14 +50,14 @@ class Word(NamedTuple):
 
 
 class Names(str):
-    """A prompt made of names joined by spaces, which also knows where each name ends.
+    """A prompt that consists of names joined by spaces, and records where each name ends.
 
-    The text encoder receives the string. Its words are the names, kept apart as in class embeddings, so that "hot"
-    next to "dog" does not mean "hot dog". The results of `str` methods are plain strings, and a prompt read from a
-    file is one too.
+    The text encoder receives the string. When attention is averaged per name, a name never spans two names of the
+    prompt, so "hot" next to "dog" does not count as "hot dog". The methods of `str` return plain strings, without this
+    information, and so does reading a prompt from a file.
 
     Args:
-        names: The names, in order. Each "_" becomes a space.
+        names: The names in the order of the prompt. Each "_" becomes a space.
 
     Example:
         >>> prompt = Names(["hot", "dog"])
@@ -78,11 +78,11 @@ class Names(str):
 
 @dataclass(frozen=True, eq=False)
 class WordMaps:
-    """Attention maps of one image, one per word of its caption, in order.
+    """Attention maps of one image, one per word of its caption, in the order of the words.
 
     Attributes:
         words: The W words of the caption. A word that occurs twice is listed twice.
-        maps: Attention per word, averaged over the word's tokens, (W, h, w), in [0, 1].
+        maps: Attention of each cell to each word, averaged over the word's tokens, (W, h, w), in [0, 1].
     """
 
     words: tuple[str, ...]
@@ -111,12 +111,13 @@ class WordMaps:
 
 @dataclass(frozen=True, eq=False)
 class PooledMaps:
-    """Attention averaged per name: one channel per name, whatever the texts are.
+    """Attention averaged per name, with one channel per name whatever the texts of the images are.
 
     Attributes:
-        maps: Attention for K names, (B, K, h, w), in [0, 1]; zero if the name is not in the image's text.
-        names: The K names.
-        present: Whether each name is in the image's text, (B, K).
+        maps: Attention of each cell to each of K names, (B, K, h, w), in [0, 1]. It is zero if the image's text does
+            not contain the name.
+        names: The K names, in the order of the channels.
+        present: Whether each image's text contains each name, (B, K), bool.
     """
 
     maps: Float[Tensor, "b k _h _w"]
@@ -139,14 +140,16 @@ class PooledMaps:
 class AttentionMaps:
     """Cross-attention from each cell of the image to each token of its text.
 
-    The values are probabilities, averaged over the heads and layers of a level, so each cell's values sum to one over
-    the tokens. In a model with joint attention (SD 3, FLUX) they sum to the share of its attention that the cell pays
-    to the text, which is at most one. To iterate over levels: `for level in attention.levels: attention.at(level)`.
+    The values are probabilities, averaged over the attention heads and layers of a level, so the values of a cell sum
+    to one over the tokens. In models with joint attention (Stable Diffusion 3, FLUX), a cell attends to the text and to
+    the image, and its values sum to the share of the text, which is at most one. To iterate over the levels, write
+    `for level in attention.levels: attention.at(level)`.
 
     Attributes:
-        maps: Attention of each recorded level, (B, L, h, w).
-        tokens: For each image, the names of its L tokens; empty strings if the text has no token names.
-        spans: For each image, its words and their token positions; None if the text has no words.
+        maps: Attention of each recorded level, by level, (B, L, h, w) with one channel per token.
+        tokens: For each image, the L tokens of its text as strings; empty strings if they are not known.
+        spans: For each image, the words of its text and the positions of their tokens; None if the words are not known,
+            as for embeddings that were computed elsewhere.
     """
 
     maps: Mapping[int, Float[Tensor, "_b _l _h _w"]]
@@ -176,10 +179,17 @@ class AttentionMaps:
         return self.maps[level]
 
     def words(self, level: int) -> tuple[WordMaps, ...]:
-        """Attention per word at one level, as one `WordMaps` per image; the tokens of a word are averaged.
+        """Return the attention per word at one level, averaged over the tokens of each word.
+
+        Args:
+            level: A level that was recorded; `levels` lists them.
+
+        Returns:
+            One `WordMaps` per image.
 
         Raises:
-            ValueError: If the level was not recorded, or the text has no words (embeddings made elsewhere).
+            ValueError: If the level was not recorded, or the words of the text are not known, as for embeddings that
+                were computed elsewhere.
         """
         return tuple(
             WordMaps(
@@ -190,27 +200,27 @@ class AttentionMaps:
         )
 
     def pool(self, names: Sequence[str], level: int, *, synonyms: Synonyms | None = None) -> PooledMaps:
-        """Attention per name at one level, with the same number of channels for every text.
+        """Return the attention per name at one level, with one channel per name for every text.
 
-        A name is a word, a noun or a class of several words. Names are matched as `tadp.language.matching.mentions`
-        matches them: case does not matter, a plural counts as its singular, and the longest of several overlapping
-        names counts. A name never spans two texts that were joined. In class embeddings and in prompts that are
-        `Names`, it never spans two classes, and a class that is itself a name only counts for that name. A name's map
-        is the mean over its tokens and its occurrences. So a single word has the same map as in `words`, and a value
-        means the same however long the name and the text are: the attention that one token of the name gets.
+        A name is a word, a noun, or a class of several words. Names are found in the text as in
+        `tadp.language.matching.mentions`: case does not matter, a plural counts as its singular, and the longest of
+        several overlapping names counts. A name never spans two texts that were joined. In class embeddings and in
+        prompts that are `Names`, a name never spans two classes, and a class that is itself a name only counts for that
+        name. A name's map is the mean over its tokens and its occurrences, so it is the attention that one token of the
+        name gets, however long the name and the text are. For a single word, it equals the map in `words`.
 
         Args:
             names: The K names, in the order of the channels.
             level: A level that was recorded; `levels` lists them.
-            synonyms: Further words for each name, such as `{"person": ["man", "woman"]}`.
+            synonyms: Further words for each name, such as `{"person": ["man", "woman"]}`; None adds no words.
 
         Returns:
-            Maps (B, K, h, w), zero for a name that is not in a text; `present` and `missing()` report these names.
-            Gradients flow to the attention.
+            The maps, (B, K, h, w), which are zero where a text does not contain a name; `present` and `missing()`
+            report such names. Gradients flow back to the attention.
 
         Raises:
-            ValueError: If the level was not recorded, the text has no words, there are no names, or a name has
-                neither letters nor digits.
+            ValueError: If the level was not recorded, the words of the text are not known, `names` is empty, or a name
+                has neither letters nor digits.
             TypeError: If a name is not a string, or `names` is a single string.
         """
         maps = self.at(level)
@@ -234,15 +244,16 @@ class AttentionMaps:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """One pass through the backbone.
+    """The result of a backbone for a batch of images: feature maps and attention.
 
     Attributes:
-        maps: One map per level, finest first; level k is (B, channels[k], ceil(H / reduction[k]),
-            ceil(W / reduction[k])).
-        attention: The recorded cross-attention; None if no attention was recorded.
+        maps: One feature map per level, finest first. That of level k is (B, channels[k], ceil(H / reduction[k]),
+            ceil(W / reduction[k])), with channels and reduction from the backbone's `feature_info`.
+        attention: The attention that was attached or recorded; None if there is none.
         image_size: (height, width) of the images in pixels.
-        vae_map: If requested, the VAE encoder's map at half the finest stride, (B, C, ceil(H / 4), ceil(W / 4)) for
-            Stable Diffusion. It does not belong to the levels, and has no gradient. None if it was not requested.
+        vae_map: A map of the VAE encoder at half the stride of the finest level, (B, C, ceil(H / 4), ceil(W / 4)) for
+            Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called
+            with `vae_map=True`.
     """
 
     maps: tuple[Float[Tensor, "_b _c _h _w"], ...]

@@ -38,29 +38,29 @@ if TYPE_CHECKING:
 
 
 class TADPBackbone(FeatureModel):
-    """A Stable Diffusion VAE encoder and U-Net as a vision backbone, steered by text.
+    """A diffusion model's VAE encoder and U-Net as a vision backbone: from images and text to feature maps.
 
-    The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Levels are counted from the
-    finest: in Stable Diffusion 1.x, level 0 has stride 8 and level 3 has stride 64. docs/base-models.md has the other
-    families.
+    The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Maps are taken at several
+    resolutions, called levels and counted from the finest: in Stable Diffusion 1.x, level 0 has stride 8 (one cell per
+    8x8 pixels) and level 3 has stride 64. docs/base-models.md lists the levels of other base models.
 
     Args:
-        vae: An `AutoencoderKL` or `AutoencoderTiny`. Only its encoder is used.
+        vae: An `AutoencoderKL` or `AutoencoderTiny` of diffusers. Only its encoder is used.
         unet: A `UNet2DConditionModel` with the layout of Stable Diffusion 1.x, 2.x or XL, or the denoiser of a later
             model: an `SD3Transformer2DModel`, a `FluxTransformer2DModel`, or the denoiser of a registered family.
-        text_encoder: A CLIP text model, the `TextStack` of a model with several text encoders, or None if text always
-            comes as `Conditioning`.
-        tokenizer: The CLIP text model's tokenizer.
-        scheduler: The model's diffusers scheduler or its configuration, which says how noise is added. None adds noise
-            as Stable Diffusion does, or by flow matching, depending on the family.
+        text_encoder: A CLIP text model, or the `TextStack` of a model with several text encoders. None if all text is
+            passed as `Conditioning`.
+        tokenizer: The CLIP text model's tokenizer; None if `text_encoder` is not a CLIP text model.
+        scheduler: The model's diffusers scheduler or its configuration, which determines how noise is added. None adds
+            noise as the base models of the same family do: by diffusion or by flow matching.
         {options}
 
     Raises:
         ModelError: If the parts do not fit each other, or the U-Net's layout is unknown.
-        ValueError: If a level, a block or the timestep does not exist.
+        ValueError: If a level, a block or a timestep in the options does not exist.
 
     Source:
-        TADP Sec. 3; the tapped layers and the attention follow its released code.
+        TADP Sec. 3. The layers whose output is read, and the attention, follow the paper's released code.
     """
 
     def __init__(
@@ -129,28 +129,29 @@ class TADPBackbone(FeatureModel):
             name: "tadp-tiny" (comes with tadp), a folder in diffusers layout, or a hub id such as
                 "stable-diffusion-v1-5/stable-diffusion-v1-5".
             revision: Branch, tag or commit on the hub. None is the default branch.
-            variant: Variant of the weight files, e.g. "fp16". None is the files without a variant.
+            variant: Variant of the weight files, such as "fp16". None is the files without a variant.
             dtype: Dtype of all parts. None is float32.
-            device: Device of the backbone, e.g. "cuda". None is the CPU. `.to(device)` moves it later.
+            device: Device of the backbone, such as "cuda". None is the CPU. `.to(device)` moves the backbone later.
             memory_format: Memory format of the convolutions. `torch.channels_last` suits bfloat16 (docs/speed.md).
-            local_files_only: Whether to use only files that are already here, and never ask the hub.
-            cache_dir: Folder in which hub models are kept. None is huggingface_hub's own cache.
-            token: Access token for gated models. None is the one that `hf auth login` stored.
-            unet: A U-Net to load instead of the model's own: a module, a folder, a hub id, or a .safetensors file with
+            local_files_only: Whether to use only files on this machine and never connect to the hub.
+            cache_dir: Folder for downloads. None is huggingface_hub's own cache.
+            token: Access token for gated models. None is the token that `hf auth login` stored.
+            unet: A U-Net to use instead of the model's own: a module, a folder, a hub id, or a .safetensors file with
                 the tensors of the model's U-Net, local or on the hub ("owner/name/file.safetensors").
-            vae: A VAE instead of the model's own, in the same forms. An `AutoencoderTiny` is faster and a bit coarser.
+            vae: A VAE to use instead of the model's own: a module, a folder or a hub id. An `AutoencoderTiny` is
+                faster, and its latents are a little less exact.
             lora: A LoRA to add to U-Net and text encoder: a file, a folder or a hub id. Needs the extra `train`.
-            lora_scale: Factor on the LoRA's weights.
+            lora_scale: Factor by which the LoRA's change of the weights is multiplied.
             text_encoder: A text encoder to use instead of the model's own, which is then not loaded.
             tokenizer: The tokenizer of `text_encoder`.
             load_t5: Whether to load the T5 of Stable Diffusion 3, which is twice as large as everything else. Without
                 it, only the two CLIP encoders read a caption.
-            **options: Options of `TADPBackbone`. The defaults are those saved with the model.
+            **options: Options of `TADPBackbone`. Others keep the values saved with the model, or else their defaults.
 
         Raises:
             UnknownModelError: If there is no such model.
             MissingFileError, CorruptFileError: If a file is missing, damaged, or a pickle; the message says which.
-            ModelError: If the model is of an unknown kind.
+            ModelError: If the model belongs to no known family.
             TypeError: If `dtype` is not a `torch.dtype`.
         """
         if dtype is not None and not isinstance(dtype, torch.dtype):
@@ -170,12 +171,12 @@ class TADPBackbone(FeatureModel):
         return backbone.eval() if device is None else backbone.to(device).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the backbone as a folder in diffusers layout, which `from_pretrained` loads bit for bit.
+        """Write the backbone to a folder in diffusers layout. `from_pretrained` then loads exactly the same weights.
 
         The VAE is written without its decoder. If saving fails, the folder keeps its former content.
 
         Raises:
-            OutputError: If the folder cannot be written.
+            OutputError: If `folder` cannot be written to.
         """
         with replace_folder(Path(folder)) as new_folder:
             save_parts(
@@ -207,15 +208,17 @@ class TADPBackbone(FeatureModel):
         """Encode images to latents: E of the paper.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads. Images are padded on the right
-                and bottom, with the edge repeated, to the U-Net's multiple (64 pixels for Stable Diffusion).
-            generator: Source of random numbers for `sample_posterior`.
+            images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. They are padded on
+                the right and at the bottom, by repeating the edge, to a multiple of the coarsest level's stride (64
+                pixels for Stable Diffusion 1.x).
+            generator: Random number generator for the option `sample_posterior`; None is torch's global one.
 
         Returns:
-            Latents of the padded image, (B, 4, H / 8, W / 8), scaled if `scale_latents`. They carry no gradient.
+            Latents of the padded images, (B, 4, H / 8, W / 8) for Stable Diffusion 1.x, multiplied by the VAE's scaling
+            factor if `scale_latents` is set. They carry no gradient.
 
         Raises:
-            ImageError: If an image cannot be read or used.
+            ImageError: If an image cannot be read, or has values or a size that cannot be used.
         """
         return self.latents(to_tensor(images), generator)[0]
 
@@ -232,19 +235,19 @@ class TADPBackbone(FeatureModel):
         This is one pass at `timestep`, or several passes if there are several timesteps or noises.
 
         Args:
-            latents: Clean latents, from `encode_image` or a cache of its results. Noise is added here.
-            text: Captions, or a `Conditioning` with one text or one per image. None finds the text as
-                `backbone(images)` does, except that an attached captioner cannot be used: it needs images.
-            image_size: (height, width) in pixels before padding, to which maps are cropped. None is the size that the
-                latents cover.
+            latents: Latents without noise, (B, C, H, W), as `encode_image` returns them. Noise is added here.
+            text: One caption for all images, one caption per image, or a `Conditioning`. None uses the same text as
+                `backbone(images)`, except that an attached captioner cannot be used, because it needs images.
+            image_size: (height, width) of the images before padding, in pixels, to which maps are cropped. None is the
+                size that the latents cover.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
 
         Returns:
-            Maps, finest first, cropped to ceil(size / stride) cells, and the attention of the levels asked for.
+            The maps, finest first, cropped to ceil(size / stride) cells, and the attached and recorded attention.
 
         Raises:
-            CaptionError: If there are neither one nor B texts.
-            ValueError: If latents or embeddings have the wrong width or size.
+            CaptionError: If the number of texts is neither one nor B.
+            ValueError: If latents or text embeddings have a width or a size that the denoiser does not take.
         """
         check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
@@ -261,19 +264,19 @@ class TADPBackbone(FeatureModel):
         generator: torch.Generator | None = None,
         vae_map: bool = False,
     ) -> Features:
-        """Compute the features of images under captions.
+        """Compute the features of images, given their captions.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], of any height and width from 8 pixels up, or anything
+            images: Images (B, 3, H, W) in [0, 1], of any height and width from 8 pixels up, or anything that
                 `tadp.images.to_tensor` reads.
-            text: One caption per image, one string for all, or a `Conditioning`. None takes the text of an open
-                `conditioning()` block, else captions from the attached captioner, else `default_text`.
+            text: One caption per image, one caption for all images, or a `Conditioning`. None uses the text of an open
+                `conditioning()` block; without one, captions from the attached captioner; without that, `default_text`.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
-            generator: Source of random numbers for `sample_posterior`.
-            vae_map: Whether to return the VAE encoder's map at half the finest stride too, as `Features.vae_map`.
+            generator: Random number generator for the option `sample_posterior`; None is torch's global one.
+            vae_map: Whether to also return a map of the VAE encoder, as `Features.vae_map`.
 
         Raises:
-            ImageError, CaptionError, ValueError: If `encode_image`, `encode_text` or `extract` would raise it.
+            ImageError, CaptionError, ValueError: If `encode_image`, `encode_text` or `extract` raises them.
 
         Example:
             >>> import tadp
@@ -315,31 +318,33 @@ class TADPBackbone(FeatureModel):
         The result carries no gradient. Peak memory is that of the result, of a pass over `batch_size` tiles, and of the
         image as it is stored. To the model, every tile is an image of its own: it normalises and attends over a tile
         rather than over the whole image, so the result differs from that of a single pass (docs/large-images.md has
-        measurements). An image no larger than a tile gets a single pass, bit for bit.
+        measurements). An image no larger than a tile gets a single pass, with exactly its result.
 
         Args:
             image: One image, in any form that `tadp.images.to_tensor` reads.
             text: One caption or `Conditioning` for all tiles, or one per tile, row by row, in the order of
-                `tadp.images.tiles.grid`. None finds the text as `backbone(images)` does; an attached captioner then
+                `tadp.images.tiles.grid`. None uses the same text as `backbone(images)`; an attached captioner then
                 describes each tile.
-            tile_px: Side of a tile, a multiple of the coarsest stride; best about the size the model was trained on.
-            overlap_px: Pixels that neighbouring tiles share, a multiple of the coarsest stride, less than `tile_px`.
+            tile_px: Side of a tile in pixels, a multiple of the coarsest level's stride; best near the training size.
+            overlap_px: Number of pixels by which neighbouring tiles overlap, a multiple of the coarsest level's stride
+                and less than `tile_px`.
             batch_size: Number of tiles per pass. With 1, every pass has the same shape.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
-            dtype: Dtype of the result. None is that of the backbone's features.
+            dtype: Dtype of the result. None is the dtype of the backbone's features.
             device: Device of the result. None is the backbone's. "cpu" keeps a large result out of the GPU's memory.
-            max_pixels: Largest number of pixels that is read. None lifts the limit.
+            max_pixels: Largest number of pixels that the image may have. None removes the limit.
             progress: Whether to show a progress bar.
 
         Returns:
-            Features shaped as by a single pass: level k is (1, channels[k], ceil(H / reduction[k]),
-            ceil(W / reduction[k])). If each tile has its own text, `attention` is None; pooled attention that is
-            attached is still in the maps.
+            Features with the shapes of a single pass: the map of level k is (1, channels[k], ceil(H / reduction[k]),
+            ceil(W / reduction[k])). If each tile has its own text, `attention` is None, but pooled attention is still
+            attached to the maps.
 
         Raises:
-            CaptionError, ImageError: If there is neither one text nor one per tile, or the image cannot be read.
-            TypeError, ValueError: If a size is not a multiple, `overlap_px` is not less than `tile_px`, another
-                argument is of the wrong type, or attention by token is asked for while each tile has its own text.
+            CaptionError, ImageError: If the number of texts is neither one nor that of the tiles, or the image cannot
+                be read.
+            TypeError, ValueError: If an argument has a wrong type or value, or if each tile has its own text and the
+                backbone attaches or records attention per token.
         """
         check_tiling(batch_size, dtype)
         crops, reduction = Crops(image, max_pixels=max_pixels), self.feature_info.reduction
@@ -356,12 +361,12 @@ class TADPBackbone(FeatureModel):
         )  # fmt: skip
 
     def conditioning(self, text: Text) -> AbstractContextManager[None]:
-        """Give `backbone(images)` this text within a `with` block, for frameworks that pass only images.
+        """Set the text of `backbone(images)` within a `with` block, for frameworks that only pass images.
 
         Each thread has its own blocks.
 
         Args:
-            text: One caption per image of the batch, one string for all, or a `Conditioning`.
+            text: One caption per image of the batch, one caption for all images, or a `Conditioning`.
 
         Raises:
             CaptionError: If `text` is None or empty.
@@ -369,20 +374,20 @@ class TADPBackbone(FeatureModel):
         return self._texts.blocks.open(text)
 
     def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
-        """Let `backbone(images)` write a caption for each image when it is called without text.
+        """Attach a captioner, which describes the images whenever `backbone(images)` is called without text.
 
         An open `conditioning()` block takes precedence. The captioner is not a part of the backbone: it is not saved or
-        moved with it, and copies of the backbone share it. Captions over the text encoder's limit are cut, with a
-        warning.
+        moved with the backbone, and copies of the backbone share it. Captions over the text encoder's limit are cut,
+        with a warning.
 
         Args:
-            captioner: A `Captioner`, the name of one, or any function from (B, 3, H, W) in [0, 1] to B captions. None
-                detaches the present captioner.
+            captioner: A `Captioner`, the name of one, or any function from images (B, 3, H, W) in [0, 1] to B captions.
+                None detaches the attached captioner.
             **options: Options of `Captioner.from_pretrained`, if `captioner` is a name.
 
         Raises:
-            UnknownModelError: If there is no such captioner.
-            TypeError: If `captioner` is of another type.
+            UnknownModelError: If `captioner` is a name and there is no such captioner.
+            TypeError: If `captioner` is neither a name, a function nor None.
         """
         self._texts = self._texts.with_captioner(captioner, **options)
         return self

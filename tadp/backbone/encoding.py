@@ -22,18 +22,21 @@ def encode(
     generator: torch.Generator | None,
     vae_map: bool,
 ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-    """Encode images to latents; also return the VAE encoder's map at half their stride if `vae_map` is True.
+    """Encode images to latents, and optionally return a map of the VAE encoder too.
 
     Args:
         vae: The VAE encoder.
-        pixels: (B, 3, H, W) in [0, 1].
-        options: How pixels are normalised, and latents are sampled and scaled.
-        multiple: The latents' height and width are padded to a multiple of this number of cells.
-        generator: Source of random numbers for `sample_posterior`.
-        vae_map: Whether to return the map.
+        pixels: Images (B, 3, H, W) in [0, 1].
+        options: The backbone's options, which determine how pixels are normalised and latents sampled and scaled.
+        multiple: Number of latent cells to whose multiple the height and width of the latents are padded.
+        generator: Random number generator for the option `sample_posterior`; None is torch's global one.
+        vae_map: Whether to also return the VAE encoder's map at half the latents' stride.
+
+    Returns:
+        The latents, (B, C, H', W'), and the map; None in place of the map if it is not requested.
 
     Raises:
-        ModelError: If the map is asked for and the VAE has none.
+        ModelError: If `vae_map` is set and the VAE has no such map.
     """
     weight = next(vae.parameters())
     padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), vae.reduction * multiple)
@@ -49,10 +52,10 @@ def encode(
 
 
 def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
-    """Refuse latents that the denoiser cannot take.
+    """Check that latents have a shape that the denoiser takes.
 
     Args:
-        latents: Latents that should be (B, channels, H, W).
+        latents: The latents to check, which should be (B, channels, H, W).
         channels: Number of channels that the denoiser takes.
         multiple: Number that H and W must be multiples of.
 

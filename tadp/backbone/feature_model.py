@@ -34,27 +34,28 @@ Model = TypeVar("Model", bound="FeatureModel")
 
 
 class FeatureModel(nn.Module):
-    """The networks of a diffusion model and how they are run: latents and encoded text in, features out.
+    """The networks of a diffusion model, run from latents and encoded text to features.
 
-    The VAE and the text encoder are frozen. The denoiser trains unless you call `freeze()`. `TADPBackbone` adds loading
-    and saving, images in every form, and finding the text of a call.
+    This is the base class of `TADPBackbone`, which adds loading and saving, reading images in every form, and choosing
+    the text of a call. The VAE and the text encoder are frozen. The denoiser trains unless you call `freeze()`.
 
     Args:
-        options: How the model is run.
+        options: Options of the backbone, such as its timestep and the levels with attached attention.
         vae: An `AutoencoderKL` or `AutoencoderTiny`. Only its encoder is used.
         unet: The denoiser.
-        text_encoder: A CLIP text model, the `TextStack` of a model with several text encoders, or None.
-        tokenizer: The CLIP text model's tokenizer.
+        text_encoder: A CLIP text model, or the `TextStack` of a model with several text encoders. None if all text is
+            passed as `Conditioning`.
+        tokenizer: The CLIP text model's tokenizer; None if `text_encoder` is not a CLIP text model.
         scheduler: The model's diffusers scheduler or its configuration; None if it is not known.
 
     Attributes:
-        family: The family of the base model.
-        layout: Levels and widths of the denoiser.
-        passes: The passes that make up one call.
+        family: The family of the base model, which describes its architecture.
+        layout: Where the denoiser's levels are, and how wide they are.
+        passes: The runs of the denoiser that make up one call.
 
     Raises:
-        ModelError: If the parts do not fit each other, or the denoiser is of an unknown kind.
-        ValueError: If a level, a block or the timestep does not exist.
+        ModelError: If the parts do not fit each other, or the denoiser belongs to no known family.
+        ValueError: If a level, a block or a timestep in the options does not exist.
     """
 
     # The options can be read, not set; `with_options` gives a backbone with other options.
@@ -109,18 +110,18 @@ class FeatureModel(nn.Module):
     def with_options(self: Model, **options: Any) -> Model:
         """Return a backbone with other options that shares the VAE, U-Net, text encoder and text adapter.
 
-        What is done to the parts of one backbone is done to both: training, freezing, moving, or installing a modifier.
-        `train()` sets the mode of both, and an open `conditioning()` block gives its text to both. The new backbone
-        starts with the same source and captioner; a later `attach_captioner` changes only the backbone it is called on.
-        A `copy.deepcopy` shares nothing.
+        Training, freezing or moving one of the two backbones, or installing a modifier in it, also affects the other.
+        `train()` sets the mode of both, and an open `conditioning()` block sets the text of both. The new backbone
+        starts with the same captioner; a later `attach_captioner` only changes the backbone that it is called on. To
+        get a backbone that shares nothing, use `copy.deepcopy`.
 
         Args:
-            **options: Any options of the constructor, except `text_adapter`, which has weights of its own, and `blocks`
-                that the U-Net was not prepared for.
+            **options: Options of `TADPBackbone` to change. `text_adapter` cannot be changed, because it has weights of
+                its own, and `blocks` only to blocks with the same levels.
 
         Raises:
             TypeError: If an option is unknown or of the wrong type.
-            ValueError: If an option is out of range, or the shared weights cannot run with it.
+            ValueError: If an option is out of range, or the shared weights cannot be used with it.
 
         Example:
             >>> import tadp
@@ -153,11 +154,11 @@ class FeatureModel(nn.Module):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """Channels and strides of the maps, finest first.
+        """The channels and strides of the maps, finest level first.
 
         Raises:
-            ModelError: If attention is attached per token and the number of tokens is unknown, because there is neither
-                a text encoder nor `text_length`.
+            ModelError: If attention is attached per token and the number of tokens is not known, because the backbone
+                has no text encoder and the option `text_length` is not set.
         """
         options = self.options
         attached = len(options.pool_attention) or options.text_length
@@ -192,13 +193,15 @@ class FeatureModel(nn.Module):
         Args:
             captions: One text or several; "" is the empty prompt.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
-            mask_padding: Whether the U-Net attends only to real tokens. Stable Diffusion was trained without this.
+            mask_padding: Whether the U-Net ignores the padding after the end of a text. Stable Diffusion was trained
+                without this.
 
         Returns:
-            CLIP's last hidden state, (B, 77, 768) for Stable Diffusion 1.5, with the names of the tokens.
+            The encoded texts with their tokens and words. For Stable Diffusion 1.5, this is CLIP's last hidden state,
+            (B, 77, 768).
 
         Raises:
-            CaptionError: If a caption is too long; the message counts its tokens.
+            CaptionError: If a caption is too long and `truncate` is not set. The message gives its number of tokens.
             ModelError: If the backbone has no text encoder.
         """
         if self.text_encoder is None:
@@ -209,12 +212,15 @@ class FeatureModel(nn.Module):
     def latents(
         self, pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None, *, vae_map: bool = False
     ) -> tuple[Float[Tensor, "_b _c _h _w"], Float[Tensor, "_b _d _p _q"] | None]:
-        """Encode pixels, padded to the model's multiple, to latents; also return the VAE's map if `vae_map` is True.
+        """Encode images to latents, and optionally return a map of the VAE encoder too.
 
         Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            generator: Source of random numbers for `sample_posterior`.
-            vae_map: Whether to return the VAE encoder's map at half the latents' stride too.
+            pixels: Images (B, 3, H, W) in [0, 1]. They are padded to a multiple of the coarsest level's stride.
+            generator: Random number generator for the option `sample_posterior`; None is torch's global one.
+            vae_map: Whether to also return the VAE encoder's map at half the latents' stride.
+
+        Returns:
+            The latents, (B, C, H', W'), and the map; None in place of the map if it is not requested.
         """
         return encode(
             self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
@@ -223,16 +229,21 @@ class FeatureModel(nn.Module):
     def levels(
         self, latents: Float[Tensor, "b c h w"], text: Conditioning, image_size: tuple[int, int]
     ) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """Compute the maps and the attention of each level, as separate tensors. Sizes may be symbolic.
+        """Compute the maps and the attention of each level, without attaching the attention to the maps.
+
+        Sizes may be symbolic, while a graph is exported.
 
         Args:
-            latents: Clean latents, (B, C, H, W).
-            text: One text, or one per image.
-            image_size: (height, width) in pixels before padding, to which maps are cropped.
+            latents: Latents without noise, (B, C, H, W).
+            text: The encoded text: one text for all images, or one per image.
+            image_size: (height, width) of the images before padding, in pixels, to which maps are cropped.
+
+        Returns:
+            The maps, finest first, and the attention of each recorded level, by level.
 
         Raises:
-            ValueError: If the text has the wrong width or length.
-            CaptionError: If there are neither one nor B texts.
+            ValueError: If the text has a width or a length that the denoiser does not take.
+            CaptionError: If the number of texts is neither one nor B.
         """
         self.options.check_text(text, self.layout)
         tensors = Conditioning(text.embeddings, mask=text.mask, pooled=text.pooled).to(latents.device, self.dtype)
@@ -259,14 +270,14 @@ class FeatureModel(nn.Module):
         *,
         names_vary: bool = False,
     ) -> Features:
-        """Compute the maps of each level, with attention attached.
+        """Compute the features of latents: the map of each level, with attention attached where the options say so.
 
         Args:
-            latents: Clean latents, (B, C, H, W).
-            text: One text, or one per image.
-            image_size: (height, width) in pixels before padding, to which maps are cropped.
-            names_vary: Whether the names of tokens and words change between calls. They are then kept out of graphs
-                that torch.compile makes, where they would be constants.
+            latents: Latents without noise, (B, C, H, W).
+            text: The encoded text: one text for all images, or one per image.
+            image_size: (height, width) of the images before padding, in pixels, to which maps are cropped.
+            names_vary: Whether the strings of tokens and words change between calls. If so, they are kept out of the
+                graphs of torch.compile, where they would be constants.
         """
         maps, attention = self.levels(latents, text, image_size)
         return (_join_uncompiled if names_vary else _join)(maps, attention, text, image_size, self.options)
@@ -301,9 +312,11 @@ class FeatureModel(nn.Module):
         """Return the trainable parameters as groups for an optimiser, without weight decay on norms and biases.
 
         Args:
-            lr: Learning rate of the text adapter.
-            unet_scale: Learning rate of the U-Net as a fraction of `lr`; 0.1 in the released segmentation code.
-            weight_decay: Weight decay of matrices and kernels; 5e-3 in the released segmentation code.
+            lr: Learning rate of the text adapter, if there is one.
+            unet_scale: Learning rate of the U-Net as a fraction of `lr`. The default, 0.1, is that of the paper's
+                segmentation code.
+            weight_decay: Weight decay of matrices and kernels. The default, 5e-3, is that of the paper's segmentation
+                code.
         """
         groups = decay_groups(self.unet, lr=lr * unet_scale, weight_decay=weight_decay)
         if self.text_adapter is not None:

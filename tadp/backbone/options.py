@@ -19,36 +19,42 @@ _SEEDS = 2**63
 class BackboneOptions:
     """The options of a `TADPBackbone`.
 
-    Lists become tuples, and levels are sorted without duplicates. The backbone checks what depends on the model, such
-    as which levels have attention.
+    Lists become tuples, and levels are sorted without duplicates. What depends on the model, such as which levels have
+    attention, is checked when a backbone is built.
 
     Attributes:
-        timestep: Diffusion timestep at which features are read, 0 to 999, or several timesteps. The paper says 0; its
-            released code runs 1. docs/noise.md lists what other work uses, also for the next three options.
-        combine_timesteps: Whether the maps of several timesteps are averaged, or concatenated in their order. Attention
-            is always averaged.
-        noise_samples: Number of noises to average over, the same for every image. With 0, no noise is added.
+        timestep: Diffusion timestep at which features are read, 0 to 999, or several timesteps. The paper's text says
+            0; its released code runs 1. docs/noise.md lists the timesteps and the noise that other work uses.
+        combine_timesteps: How the maps of several timesteps are combined: "mean" averages them, "concatenate"
+            concatenates their channels in the order of the timesteps. Attention is always averaged.
+        noise_samples: Number of noise samples over which features are averaged; the same noise is added to every image.
+            With 0, no noise is added.
         noise_seed: Seed of the noise.
-        scale_latents: Whether latents are multiplied by the VAE's scaling factor (0.18215), as in training.
-        sample_posterior: Whether to sample the VAE's posterior, as the released code does, instead of taking its mode,
-            which gives the same features for the same image every time.
-        imagenet_pixels: Whether the VAE gets pixels normalised by ImageNet's mean and deviation, as in the training of
-            the released detection and Cityscapes models, instead of pixels in [-1, 1], which it was made for.
+        scale_latents: Whether latents are multiplied by the VAE's scaling factor (0.18215 in Stable Diffusion 1.x), as
+            in the base model's training.
+        sample_posterior: Whether latents are sampled from the VAE's posterior, as in the paper's released code. If not,
+            its mode is used, and the same image always gives the same features.
+        imagenet_pixels: Whether the VAE gets pixels normalised by ImageNet's mean and standard deviation, as in the
+            training of the paper's released detection and Cityscapes models. If not, it gets pixels in [-1, 1], for
+            which it was made.
         attach_attention: Levels whose maps get the attention as further channels, one per token. The paper uses (1, 2).
-        detach_attention: Whether to stop the gradient at the attached attention. The released code does so without
-            saying it.
-        record_attention: Further levels whose attention is returned but not attached.
-        text_adapter: Whether to train VPD's gated adapter on the text.
-        text_length: Number of tokens of every text, which `feature_info` counts as channels. None is that of the text
-            encoder: 77.
-        pool_attention: Names (words, nouns, classes) by which attention is pooled before it is attached. Maps then get
-            one channel per name instead of one per token, for text of any length. A name that a text lacks gives
-            zeros. See `AttentionMaps.pool`.
-        pool_synonyms: Further words for these names, such as `{"person": ["man", "woman"]}`.
-        default_text: Text of `backbone(images)` when nothing else provides one. "" is the empty prompt; None refuses
-            such a call.
-        blocks: Numbers of the three blocks of a transformer (Stable Diffusion 3, FLUX) that become the levels of
-            strides 8, 16 and 32, with their attention. None takes the blocks listed in docs/base-models.md.
+        detach_attention: Whether to stop the gradient at the attached attention. The paper's released code does so,
+            although the paper does not mention it.
+        record_attention: Levels whose attention is returned without being attached, in addition to the levels in
+            `attach_attention`.
+        text_adapter: Whether to add the text adapter of VPD: a small network that trains with the head, and whose
+            output is added to the encoded text.
+        text_length: Number of tokens of every text, from which `feature_info` counts the channels of attached
+            attention. None is the length of the text encoder, 77 for Stable Diffusion.
+        pool_attention: Names (words, nouns or classes) over which attention is averaged before it is attached. Maps
+            then get one channel per name instead of one per token, for text of any length. The channel is zero if the
+            text lacks the name. Empty for attention per token. See `AttentionMaps.pool`.
+        pool_synonyms: Further words for the names in `pool_attention`, such as `{"person": ["man", "woman"]}`; None
+            adds no words.
+        default_text: Text of `backbone(images)` if there is neither a text, an open `conditioning()` block nor a
+            captioner. "" is the empty prompt; None raises an error in this case.
+        blocks: Numbers of the three blocks of a transformer (Stable Diffusion 3 or FLUX) that become the levels of
+            strides 8, 16 and 32, with their attention. None uses the blocks listed in docs/base-models.md.
 
     Raises:
         TypeError: If an option is of the wrong type.
@@ -130,14 +136,14 @@ class BackboneOptions:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check_levels(self, layout: Layout, vae_reduction: int) -> None:
-        """Refuse attention at a level without attention.
+        """Check that the levels whose attention is attached or recorded have attention.
 
         Args:
-            layout: The denoiser's levels.
-            vae_reduction: Pixels per latent cell.
+            layout: Where the denoiser's levels are, and which have attention.
+            vae_reduction: Width of a latent cell in pixels, for the message.
 
         Raises:
-            ValueError: If attention is asked for at a level without attention.
+            ValueError: If `attach_attention` or `record_attention` has a level that does not exist or has no attention.
         """
         for level in self.attention_levels:
             if level not in layout.attention_levels:
@@ -147,15 +153,15 @@ class BackboneOptions:
                 raise ValueError(f"no attention at level {level}; this model has it at {levels}.")
 
     def check_text(self, text: Conditioning, layout: Layout) -> None:
-        """Refuse text that the denoiser cannot take, or that gives other channels than `feature_info` says.
+        """Check that the denoiser can take a text, and that its attention has as many channels as in `feature_info`.
 
         Args:
-            text: Text of any length.
-            layout: The denoiser's widths.
+            text: The encoded text, of any length.
+            layout: The denoiser's levels and the widths of its inputs.
 
         Raises:
-            ValueError: If the text has the wrong width or length, or lacks the pooled embedding or the words that the
-                model or `pool_attention` needs.
+            ValueError: If the text has the wrong width or length, lacks the pooled embedding that the model needs, or
+                lacks the words that `pool_attention` needs.
         """
         _, length, width = text.embeddings.shape
         if width != layout.text_width:

@@ -21,10 +21,10 @@ PassResult: TypeAlias = tuple[tuple[Tensor, ...], dict[int, Tensor]]
 
 @dataclass(frozen=True)
 class Passes:
-    """The passes of a backbone. `Passes.of` checks the options against the model's noise schedule.
+    """The passes of a backbone: runs of its denoiser, one per timestep and noise sample. Create them with `Passes.of`.
 
     Attributes:
-        options: Options of the backbone, with its timesteps and noises.
+        options: Options of the backbone, with its timesteps and the number of noise samples.
         scheduler: Configuration of the model's scheduler; None if it is not known.
         schedule: How much noise is added at each timestep; None if no noise is added.
     """
@@ -37,16 +37,17 @@ class Passes:
     def of(
         cls, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None", kind: Kind
     ) -> "Passes":
-        """Plan the passes of a model with these options.
+        """Plan the passes of a model, and check its options against the noise schedule.
 
         Args:
-            options: Options of the backbone, with its timesteps and noises.
+            options: Options of the backbone, with its timesteps and the number of noise samples.
             scheduler: The model's diffusers scheduler or its configuration; None if it is not known.
             kind: How the model's family adds noise if the scheduler is not known.
 
         Raises:
             TypeError: If `scheduler` is neither a diffusers scheduler nor a configuration.
-            ValueError: If the schedule lacks a timestep, or has no noise there.
+            ValueError: If a timestep is not in the noise schedule, or if noise is to be added but the schedule has none
+                at these timesteps.
             ModelError: If the scheduler adds noise in a way that tadp does not know.
         """
         config = scheduler_config(scheduler)
@@ -93,13 +94,14 @@ class Passes:
         """Run all passes, one at a time.
 
         Args:
-            one_pass: Function from latents and `timestep=` to maps and attention.
-            latents: Clean latents.
-            dtype: Dtype of the latents that a pass takes.
+            one_pass: Function from latents and the keyword argument `timestep` to maps and attention.
+            latents: Latents without noise, (B, C, H, W).
+            dtype: Dtype of the latents that `one_pass` takes.
 
         Returns:
-            Maps averaged over noises, and averaged or concatenated over timesteps. Attention is averaged over both, so
-            that each token has one channel, and the values of a cell have the same sum as in one pass.
+            The maps, averaged over noise samples and averaged or concatenated over timesteps; and the attention,
+            averaged over both, so that each token has one channel and the values of a cell have the same sum as in one
+            pass.
         """
         timesteps = self.options.timesteps
         results = (self._run_at(timestep, one_pass, latents, dtype) for timestep in timesteps)

@@ -1,7 +1,9 @@
-"""The text of a call, in this order: its argument, the text of an open block, the captioner's captions, the default.
+"""The choice of the text for a call of the backbone.
 
-Each thread has its own `with backbone.conditioning(text)` blocks. Gradient checkpointing around a backbone calls it
-again during backward, on a GPU in a separate thread; the call then takes the text of the only block that is open.
+The first of these that exists is used: the argument of the call, the text of an open `with backbone.conditioning(text)`
+block, captions from the attached captioner, the default text. Each thread has its own blocks. Gradient checkpointing
+around a backbone calls it again during backward, on a GPU in a separate thread; that call then uses the text of the
+only block that is open.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,16 +136,16 @@ class TextSource:
         """Find the text of a call, and encode it.
 
         Args:
-            text: The argument of the call.
+            text: The text that was passed to the call; None if none was passed.
             count: Number of images in the call.
-            encode: Function from captions and `truncate=` to a `Conditioning`.
-            default: Text to use if nothing else provides one. None refuses such a call.
-            pixels: The images, in [0, 1], for the captioner. None if only latents are at hand.
-            truncate: Whether captions over the token limit are cut, with a warning, instead of refused. Captions by the
-                captioner are always cut.
+            encode: Function from captions and the keyword argument `truncate` to a `Conditioning`.
+            default: Text to use if there is no other; None raises an error in this case.
+            pixels: The images, (B, 3, H, W) in [0, 1], for the captioner. None if the call only has latents.
+            truncate: Whether captions over the token limit are cut, with a warning, instead of refused. Captions from
+                the captioner are always cut.
 
         Raises:
-            CaptionError: If no text can be found, or the number of captions is neither one nor that of the images.
+            CaptionError: If there is no text, or the number of captions is neither one nor that of the images.
         """
         text = self._find_without_images(text, default)
         if text is None:
@@ -160,20 +162,20 @@ class TextSource:
     def resolve_tiles(
         self, text: Text | None, tiles: TileGrid, encode: Encode, *, default: str | None, truncate: bool = False
     ) -> Conditioning | None:
-        """Find the text of an image in tiles, and encode it.
+        """Find the text of an image that is divided into tiles, and encode it.
 
         Args:
-            text: The argument of the call.
+            text: The text that was passed to the call; None if none was passed.
             tiles: Tiles of the image.
-            encode: Function from captions and `truncate=` to a `Conditioning`.
-            default: Text to use if nothing else provides one. None refuses such a call.
+            encode: Function from captions and the keyword argument `truncate` to a `Conditioning`.
+            default: Text to use if there is no other; None raises an error in this case.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
 
         Returns:
-            One text for all tiles or one per tile; None if the captioner is to describe each tile.
+            One text for all tiles or one per tile. None if the attached captioner describes each tile.
 
         Raises:
-            CaptionError: If no text can be found, or there is neither one text nor one per tile.
+            CaptionError: If there is no text, or the number of texts is neither one nor that of the tiles.
         """
         text = self._find_without_images(text, default)
         if text is None:

@@ -18,7 +18,7 @@ Key = tuple[str, int]
 
 
 def check_tiling(batch_size: int, dtype: torch.dtype | None) -> None:
-    """Check the batch size and the dtype of a tiled call.
+    """Check the batch size and the dtype that were passed to `TADPBackbone.tiled`.
 
     Raises:
         TypeError: If `dtype` is not a floating-point `torch.dtype`, or `batch_size` is not an integer.
@@ -45,15 +45,15 @@ def blend(
     """Compute the features of an image's tiles, and blend them where tiles overlap.
 
     Args:
-        extract: Backbone, or another function from tiles, (B, 3, H, W) in [0, 1], and their text to features.
-        crops: The image.
+        extract: The backbone, or another function from tiles, (B, 3, H, W) in [0, 1], and their text to features.
+        crops: The image, from which tiles are cut.
         tiles: Positions of the tiles.
-        text: One text for all tiles, or one per tile. None lets `extract` find a text for each tile.
-        reduction: Stride of each level, in pixels.
-        with_attention: Whether attention per token is put together too. All tiles then need the same text.
+        text: One text for all tiles, or one per tile. With None, `extract` chooses the text of each tile.
+        reduction: Stride of each level in pixels, finest first.
+        with_attention: Whether attention per token is blended too. All tiles must then have the same text.
         batch_size: Number of tiles per pass.
-        dtype: Dtype of the result. None keeps that of `extract`.
-        device: Device of the result. None keeps that of `extract`.
+        dtype: Dtype of the result; None keeps the dtype that `extract` returns.
+        device: Device of the result; None keeps the device that `extract` returns.
         progress: Whether to show a progress bar.
 
     Returns:
