@@ -3,8 +3,8 @@
     captioner = Captioner.from_pretrained("tadp-tiny")
     captions = captioner(["one.jpg", "two.png"])   # list[str], one caption per image
 
-BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL, SmolVLM and similar models load the same way. A captioner is never a
-submodule of a backbone, so no `state_dict` contains one.
+BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL, SmolVLM and similar models are loaded in the same way. A captioner is
+never a submodule of a backbone, so a backbone's `state_dict` never contains a captioner.
 """
 
 from tadp.captioner.captioner import INSTRUCTION as INSTRUCTION

@@ -26,21 +26,24 @@ INSTRUCTION = "Describe this image in one sentence."  # the question to a chat m
 
 
 class Captioner:
-    """Writes captions with an image-text-to-text model, greedily or sampled with a seed; both are reproducible.
+    """Writes captions of images with an image-text-to-text model.
+
+    Captions are reproducible: words are chosen greedily, or sampled with a seed.
 
     Args:
-        model: A transformers model with `generate`. It is set to eval mode and stays on its device.
-        processor: The model's processor.
-        name: Folder or repository of the model, for provenance.
-        revision: Commit of the repository, for provenance.
-        batch_size: Number of images that go through the model at once.
-        decoding: How the words are chosen; None means greedily, up to 77 tokens.
+        model: A transformers model with a `generate` method. It is set to eval mode and stays on its device.
+        processor: The model's processor, which prepares images and text.
+        name: Folder or hub id of the model, for the record of where captions came from (`provenance`).
+        revision: Commit of the repository, for the same record; None if there is no commit.
+        batch_size: Number of images that go through the model at once, 1 or more.
+        decoding: Settings by which words are chosen; None chooses the most likely words, up to 77 tokens.
 
     Raises:
-        ValueError: If `batch_size` is below 1, or the model has fewer positions than the most tokens of a caption.
+        ValueError: If `batch_size` is below 1, or captions of `max_new_tokens` tokens are longer than the model can
+            generate.
 
     Source:
-        TADP Sec. 4.1 (BLIP-2 captions and their minimal length).
+        TADP Sec. 4.1 (BLIP-2 captions and their minimum length).
     """
 
     def __init__(
@@ -87,34 +90,38 @@ class Captioner:
         Weights are read only from safetensors files, and no code from a repository is run.
 
         Args:
-            name: "tadp-tiny", a folder, or a repository on the hub such as "Salesforce/blip2-opt-2.7b".
-            min_new_tokens: Minimal number of tokens in a caption. Longer captions name more; TADP compares 0, 20 and
-                40.
-            max_new_tokens: Maximal number of tokens in a caption. The text encoder of Stable Diffusion takes 77 tokens
-                with start and end, so 75 of a caption. Its tokens differ from the captioner's; each call counts them.
-            batch_size: Number of images that go through the model at once.
-            num_beams: Width of the beam search; 1 is greedy.
+            name: "tadp-tiny", a folder, or the id of a repository on the hub, such as "Salesforce/blip2-opt-2.7b".
+            min_new_tokens: Smallest number of tokens in a caption, in the captioner's own tokens. Longer captions name
+                more of the image; the paper compares 0, 20 and 40.
+            max_new_tokens: Largest number of tokens in a caption, in the captioner's own tokens. Stable Diffusion's
+                text encoder takes 77 tokens including start and end. Its tokens are others than the captioner's, so
+                every call counts them, and warns about captions that are too long.
+            batch_size: Number of images that go through the model at once, 1 or more.
+            num_beams: Number of beams of the beam search; 1 is greedy decoding.
             temperature: 0 takes the most likely words. Above 0, words are sampled from the most likely 90 % of the
                 probability, with more variety at higher values; captions then depend on the seed.
-            seed: Seed of the sampling. An image and a seed give the same caption in any batch. Unused at temperature 0.
-            prompt: Text that the model continues or answers; it is not part of the captions. None means no text, except
-                for chat models, which are asked to describe the image in one sentence.
-            retry: Whether to try a second time if a caption is empty or a loop. The second try must have at least five
-                tokens and may not repeat any three tokens.
-            dtype: Precision of the weights; None means float32, whatever the file holds.
-            device: Device of the model; None means the CPU.
-            revision: Branch, tag or commit of a repository. `provenance` records the commit.
-            local_files_only: Whether to use only the cache. HF_HUB_OFFLINE=1 does the same.
-            cache_dir: Folder of the downloads; None means the hub library's default.
-            token: Access token for gated and private repositories.
+            seed: Seed of the sampling; not used if the temperature is 0. With the same seed, an image gets the same
+                caption whatever the other images of the batch are.
+            prompt: Text that the model continues or answers. It is not part of the captions. None gives no text, except
+                that chat models are asked to describe the image in one sentence.
+            retry: Whether to try a second time if a caption is empty or repeats itself endlessly. The second caption
+                must have at least five tokens and may not repeat any three tokens.
+            dtype: Precision of the loaded weights; None is float32, whatever the precision in the file.
+            device: Device of the model; None is the CPU.
+            revision: Branch, tag or commit of the repository; None is its default branch. `provenance` records the
+                commit.
+            local_files_only: Whether to use only files in the cache and never connect to the hub. The environment
+                variable HF_HUB_OFFLINE=1 has the same effect.
+            cache_dir: Folder for downloads; None is huggingface_hub's own cache.
+            token: Access token for gated and private repositories; None is the token that `hf auth login` stored.
 
         Raises:
-            UnknownModelError: If there is no such folder or repository, or it cannot be reached.
+            UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.
             MissingFileError: If a part of the model is missing.
-            CorruptFileError: If a file is damaged, or there are only pickled weights.
-            ModelError: If the model does not turn images into text, or lacks weights.
+            CorruptFileError: If a file is damaged, or all weight files are pickles, which are never loaded.
+            ModelError: If the model does not turn images into text, or weights are missing.
             MissingExtraError: If transformers needs a package for this model that is not installed.
-            ValueError: If a number is out of range, or both beams and sampling are requested.
+            ValueError: If a number is out of range, or if `num_beams` is above 1 and `temperature` above 0.
         """
         decoding = Decoding(
             min_new_tokens=min_new_tokens,
@@ -166,10 +173,10 @@ class Captioner:
 
     @property
     def token_counter(self) -> TokenCounter:
-        """The counter of the captions' tokens if no text encoder is given.
+        """Counts the text encoder's tokens in captions if a call of the captioner gets no text encoder.
 
-        It uses CLIP's own vocabulary, which comes with tadp and which all Stable Diffusion 1.x and 2.x share. For a
-        captioner that is part of a model, such as "tadp-tiny", it uses the model's tokenizer.
+        It uses CLIP's own vocabulary, which comes with tadp and is the same in Stable Diffusion 1.x and 2.x. For a
+        captioner that is part of a base model, such as "tadp-tiny", it uses the tokenizer of that model.
 
         Example:
             >>> Captioner.from_pretrained("tadp-tiny").token_counter.count_tokens(["a dog on grass"])
@@ -198,22 +205,22 @@ class Captioner:
         text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[str]:
-        """Describe images. `describe` returns details of each caption.
+        """Write one caption per image. The method `describe` also returns details of each caption.
 
         Args:
             images: One image, a batch (B, 3, H, W) or (B, H, W, 3), or a list of images of any sizes, in any form that
-                `tadp.images.to_pil` takes. Files are read batch by batch.
-            text_encoder: The text encoder that will read the captions, `backbone.text_encoder`; None counts tokens with
-                `token_counter`. A warning names captions with more tokens than it takes.
+                `tadp.images.to_pil` reads. Files are read batch by batch.
+            text_encoder: The text encoder that will read the captions, such as `backbone.text_encoder`. A warning
+                lists captions with more tokens than it takes. None counts tokens with `token_counter`.
             progress: Whether to show a progress bar.
 
         Returns:
-            One caption per image, in order; an empty list for an empty list. A caption that is still empty or a loop
-            after a second try is returned, with a warning that names the image.
+            One caption per image, in the order of the images; an empty list for an empty list. A caption that is still
+            empty or repeats itself endlessly after the second try is returned too, with a warning that names the image.
 
         Raises:
-            ImageError: If an image cannot be read; the message says which.
-            TypeError: If an argument is not an image.
+            ImageError: If an image cannot be read. The message says which.
+            TypeError: If `images` contains something that is not an image.
 
         Example:
             >>> from tadp.datasets.scenes import Scenes
@@ -234,7 +241,15 @@ class Captioner:
         text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[Caption]:
-        """Describe images like a call does, but return `Caption`s with details instead of warning.
+        """Write one caption per image, like a call of the captioner, but with details of each caption and no warnings.
+
+        Args:
+            images: The images, as in a call of the captioner.
+            text_encoder: The text encoder that will read the captions; None counts tokens with `token_counter`.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            One `Caption` per image, with its text, its number of tokens, and whether something is wrong with it.
 
         Example:
             >>> from tadp.datasets.scenes import Scenes
@@ -319,16 +334,17 @@ def _read(image: ImageLike, number: int, count: int) -> Image.Image:
 
 
 def _without_echo(ids: Tensor, prompt: Tensor) -> Tensor:
-    """Remove the prompt from the start of generated ids, if it is there.
+    """Remove the prompt from the start of generated token ids, if the model repeats it there.
 
-    Decoder-only models repeat the whole prompt, BLIP all but its last token, and encoder-decoders nothing.
+    Decoder-only models repeat the whole prompt, BLIP repeats all but its last token, and encoder-decoder models repeat
+    nothing.
 
     Args:
         ids: Generated token ids, (B, L).
         prompt: Token ids of the prompt, (B, P).
 
     Returns:
-        (B, L - P), (B, L - P + 1) or `ids` itself.
+        The token ids of the captions: (B, L - P), (B, L - P + 1), or `ids` itself if the prompt is not repeated.
     """
     for length in (prompt.shape[1], prompt.shape[1] - 1):
         # The first token is not compared: BLIP replaces it with its own start token.

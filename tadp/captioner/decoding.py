@@ -21,19 +21,19 @@ FEWEST_TOKENS = 5  # minimal number of tokens on the second try
 
 @dataclass(frozen=True)
 class Decoding:
-    """The settings that determine a caption, given the model and the image.
+    """The settings by which a captioner chooses the words of a caption.
 
     Attributes:
-        min_new_tokens: Minimal number of tokens in a caption.
-        max_new_tokens: Maximal number of tokens in a caption.
-        num_beams: Width of the beam search; 1 is greedy.
+        min_new_tokens: Smallest number of tokens in a caption, 0 or more.
+        max_new_tokens: Largest number of tokens in a caption.
+        num_beams: Number of beams of the beam search; 1 is greedy decoding.
         temperature: 0 takes the most likely words; above 0, words are sampled, with more variety at higher values.
-        seed: Seed of the sampling.
-        prompt: Text that the model continues or answers; None means no text.
-        retry: Whether to try a second time if a caption is empty or a loop.
+        seed: Seed of the sampling; not used if the temperature is 0.
+        prompt: Text that the model continues or answers; None gives no text.
+        retry: Whether to try a second time if a caption is empty or repeats itself endlessly.
 
     Raises:
-        ValueError: If a number is out of range, or both beams and sampling are requested.
+        ValueError: If a number is out of range, or if `num_beams` is above 1 and `temperature` above 0.
     """
 
     min_new_tokens: int = 0
@@ -68,12 +68,12 @@ class Decoding:
             )
 
     def arguments(self, images: list[Image.Image], *, again: bool = False) -> dict[str, Any]:
-        """Return the arguments for `generate` of transformers.
+        """Return the arguments for the `generate` method of transformers.
 
         Args:
-            images: The images of the batch. Sampling is seeded with `seed` and the image, so that a caption does not
-                depend on the rest of the batch.
-            again: Whether this is the second try.
+            images: The images of the batch. If words are sampled, each image's random numbers are seeded with `seed`
+                and the image, so that a caption does not depend on the rest of the batch.
+            again: Whether this is the second try for these images.
         """
         fewest = max(self.min_new_tokens, min(FEWEST_TOKENS, self.max_new_tokens)) if again else self.min_new_tokens
         arguments: dict[str, Any] = {
@@ -96,14 +96,14 @@ class Decoding:
 
 
 class SeededNoise:
-    """A logits processor that turns greedy decoding into sampling, with a separate random stream per row.
+    """A logits processor that turns greedy decoding into sampling, with separate random numbers for each image.
 
-    The maximum of logits plus Gumbel noise falls on each token with its softmax probability (Gumbel 1954; the
-    "Gumbel-max trick"). transformers' own sampling uses one stream for all rows, so a caption would depend on the rest
-    of the batch.
+    It adds Gumbel noise to the logits. Each token then has the largest sum with its softmax probability (Gumbel 1954;
+    the "Gumbel-max trick"), so greedy decoding draws from the softmax distribution. transformers' own sampling shares
+    one random number generator among all rows, so a caption would depend on the rest of the batch.
 
     Args:
-        seeds: One seed per row.
+        seeds: One seed per row of the batch.
     """
 
     def __init__(self, seeds: list[int]):

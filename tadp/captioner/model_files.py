@@ -56,11 +56,16 @@ def check_captioner(folder: Path, name: str) -> None:
 
 
 def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-    """Load model and processor from a folder that has been checked.
+    """Load a captioner's model and processor from a folder that has been checked.
+
+    Args:
+        folder: The model's folder.
+        name: The folder or hub id that the user passed, for messages.
+        dtype: The dtype of the loaded weights.
 
     Raises:
-        ModelError: If they cannot be loaded, or weights are missing.
-        MissingExtraError: If this model needs a package that is not installed.
+        ModelError: If the model or the processor cannot be loaded, or weights are missing.
+        MissingExtraError: If the model needs a package that is not installed.
     """
     from transformers import AutoModelForImageTextToText, ProcessorMixin
 

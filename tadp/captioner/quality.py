@@ -14,14 +14,15 @@ _NAMED = 10  # most images that a warning lists
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption of an image, with its problem if it has one.
+    """A caption of an image, with what is wrong with it, if anything.
 
     Attributes:
         text: The caption.
-        problem: "empty" if it has no word, "looping" if it repeats itself endlessly
-            (`tadp.language.repetition.is_looping`), None otherwise.
-        retried: Whether there was a second try because the first caption was empty or a loop.
-        tokens: Number of the text encoder's tokens, including start and end; None if they were not counted.
+        problem: "empty" if the caption has no word; "looping" if it repeats itself endlessly, as
+            `tadp.language.repetition.is_looping` decides; None if nothing is wrong.
+        retried: Whether this is the second try, because the first caption was empty or repeated itself endlessly.
+        tokens: Number of tokens of the caption in the text encoder, including start and end; None if they were not
+            counted.
         fits: Whether the text encoder takes that many tokens; None if they were not counted.
     """
 
@@ -58,13 +59,13 @@ def counted(captions: list[Caption], counter: TokenCounter) -> list[Caption]:
 
 
 def troubles(captions: list[Caption], images: Sequence[ImageLike], *, who: str, retry: bool) -> Iterator[str]:
-    """Yield one warning per kind of problem, with the affected images.
+    """Yield one warning per kind of problem in captions, with the affected images.
 
     Args:
-        captions: All captions of a call.
-        images: The captioned images, whose file names the warnings give.
-        who: The subject of the sentences, such as "the captioner 'tadp-tiny'".
-        retry: Whether second tries were made.
+        captions: All captions of one call of the captioner.
+        images: The captioned images. The warnings contain their file names.
+        who: The subject of the warnings, such as "the captioner 'tadp-tiny'".
+        retry: Whether there was a second try for captions with a problem.
     """
 
     def named(flags: Iterable[bool | None]) -> str:

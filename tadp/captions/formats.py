@@ -1,8 +1,8 @@
-"""Caption tables in formats that other programs read: the authors' JSON, JSON Lines and Parquet.
+"""Caption tables in formats that other programs read: JSON as the paper's authors write it, JSON Lines and Parquet.
 
 JSON is read as a whole, the other two row by row, so that they may be larger than memory. A row has an `id`, `captions`
-(a list) or a `caption` (a string), and any other fields. The provenance is in each row rather than in a header, so that
-files can be split, shuffled and joined, and any reader can use them.
+(a list) or a `caption` (a string), and any other fields. The record of where captions came from, their provenance, is
+in each row rather than in a header. So files can be split, shuffled and joined, and any reader can use them.
 """
 
 import codecs
@@ -26,11 +26,11 @@ _ROWS = 10_000  # rows per row group, and per read
 
 
 def read(path: Path) -> Iterator[Located]:
-    """Read the records of a file in the format of its suffix.
+    """Read the caption records of a file, in the format that its suffix stands for.
 
     Raises:
-        CaptionError: If there is no such file, it has an unknown suffix, or it is broken; the message says where.
-        MissingExtraError: If it is Parquet and pyarrow is not installed.
+        CaptionError: If there is no such file, if its suffix is unknown, or if it is broken. The message says where.
+        MissingExtraError: If it is a Parquet file and pyarrow is not installed.
     """
     readers = {".json": read_json, ".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
     if path.suffix.lower() not in readers:

@@ -28,14 +28,19 @@ class ImageList:
 
     @classmethod
     def of(cls, paths: "str | Path | Sequence[str | Path] | ImageList") -> "ImageList":
-        """List the images that paths lead to, see `tadp.images.list_images`. An `ImageList` is returned as it is.
+        """List the images that files, folders and glob patterns stand for, with a unique name for each.
 
-        A name is the path below the given folder, without suffix: "pets/rex" for "photos/pets/rex.jpg" in the folder
-        "photos". For several paths, it is the path below the folder they share. If two names would be the same (rex.jpg
-        and rex.png), both keep their suffix. If several paths lead to one file, the first counts.
+        The name of an image is its path below the folder that was passed, without suffix: "pets/rex" for
+        "photos/pets/rex.jpg" in the folder "photos". If several paths are passed, it is the path below the folder that
+        contains all of them. If two names would be the same (rex.jpg and rex.png), both keep their suffix. If several
+        paths lead to one file, the first of them counts.
+
+        Args:
+            paths: Files, folders and patterns as in `tadp.images.list_images`, or an `ImageList`, which is returned
+                unchanged.
 
         Raises:
-            ImageError: If a path leads to no image.
+            ImageError: If one of the paths leads to no image.
         """
         if isinstance(paths, ImageList):
             return paths
@@ -97,12 +102,13 @@ def output_names(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
 
 
 def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
-    """Return the id of each image in the caption file of one run.
+    """Return the id of each image in a caption file that is written in one run.
 
-    It is the file name without suffix, or the name of its result if two images share that.
+    The id is the image's file name without suffix. If two images have the same file name, it is the name of the image
+    in `names`.
 
     Args:
-        names: The name of each image's result, from `output_names`.
+        names: A unique name for each image, as `output_names` returns it.
     """
     stems, full = Counter(image.stem for image in names), {image.name for image in names if image.suffix}
     return {
@@ -114,12 +120,15 @@ def caption_ids(names: Mapping[Path, str]) -> dict[Path, str]:
 def path_ids(paths: str | Path | Sequence[str | Path]) -> dict[Path, str]:
     """Return an id for each image that does not depend on the other images, for tables that grow over several runs.
 
-    It is the path below the folder that leads to the image, without suffix: "pets/rex" for "photos/pets/rex.jpg" in the
-    folder "photos" or the pattern "photos/*/*.jpg", and "rex" if the path is the file itself. If several paths lead to
-    one file, the first counts.
+    The id is the image's path below the folder that was passed, without suffix: "pets/rex" for "photos/pets/rex.jpg" in
+    the folder "photos" or the pattern "photos/*/*.jpg". It is "rex" if the file itself was passed. If several paths
+    lead to one file, the first of them counts.
+
+    Args:
+        paths: Files, folders and patterns, as in `tadp.images.list_images`.
 
     Raises:
-        ImageError: If a path leads to no image.
+        ImageError: If one of the paths leads to no image.
         CaptionError: If two images would have the same id.
     """
     return ImageList.of(paths).path_ids()

@@ -34,17 +34,17 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where captions came from. Two provenances are equal only if everything in them is equal.
+    """Where captions came from: the model and its settings. Two provenances are equal if everything in them is equal.
 
     Args:
-        captioner: Folder or repository of the model, or any other name of a source.
-        revision: Commit of the repository; None if there is no commit.
-        generation: Arguments of the generation, as JSON can hold them.
-        versions: Versions of the libraries that wrote the captions.
+        captioner: Folder or hub id of the captioner, or the name of any other source of captions.
+        revision: Commit of the captioner's repository; None if there is no commit.
+        generation: The settings with which captions were generated, as JSON values; empty if they are not known.
+        versions: Versions of the libraries that wrote the captions, by name; empty if they are not known.
 
     Raises:
-        TypeError: If JSON cannot hold a value.
-        CaptionError: If the captioner's name is empty.
+        TypeError: If a value cannot be written as JSON.
+        CaptionError: If `captioner` is empty.
     """
 
     captioner: str
@@ -95,13 +95,13 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """Everything that a table holds about one image.
+    """Everything that a `CaptionTable` stores about one image.
 
     Args:
         id: The image's id.
-        captions: Its captions, at least one. `table[id]` is the first.
-        fields: Further fields, such as `class_label`, as JSON can hold them.
-        provenance: Where the captions came from; None if that is unknown.
+        captions: The image's captions, at least one. `table[id]` returns the first.
+        fields: Further information about the image, such as its `class_label`, as JSON values by name.
+        provenance: Where the captions came from; None if that is not known.
     """
 
     id: str
@@ -113,10 +113,16 @@ class CaptionRecord:
 def new_record(
     image_id: Any, captions: Any, fields: Any = None, *, provenance: Provenance | None = None
 ) -> CaptionRecord:
-    """Make a record after checking all its parts.
+    """Check the parts of a record, and create it.
+
+    Args:
+        image_id: The image's id, a string.
+        captions: One caption or several, strings.
+        fields: Further information about the image, as JSON values by name; None if there is none.
+        provenance: Where the captions came from; None if that is not known.
 
     Raises:
-        TypeError: If the id or a caption is not a string, or JSON cannot hold a field.
+        TypeError: If the id or a caption is not a string, or a field cannot be written as JSON.
         CaptionError: If there is no caption, a caption is empty, or a text cannot be written as UTF-8.
     """
     check_id(image_id)

@@ -1,7 +1,8 @@
-"""A caption table's records in one SQLite file.
+"""The storage of a caption table on disk: its records in one SQLite file.
 
-We use SQLite's rollback journal: between two transactions everything is in the one file, which can be copied, and read
-where nothing can be written. With `synchronous=EXTRA`, a completed transaction survives a power failure too.
+We use SQLite's rollback journal. So between two transactions all data is in this one file, which can be copied, and can
+be read from a disk that cannot be written to. With `synchronous=EXTRA`, a completed transaction also survives a power
+failure.
 """
 
 import json
@@ -43,10 +44,11 @@ _inherited: list[sqlite3.Connection] = []  # connections of the parent process, 
 
 
 class SqliteStore:
-    """Records in one SQLite file, in the order of their ids.
+    """Caption records in one SQLite file, in the order of their ids.
 
-    A connection belongs to the process that opened it: a worker, forked or spawned, opens its own at first use. Once
-    `write` has returned, its records are on disk. If it does not return, either all of them are or none.
+    A connection belongs to the process that opened it. A worker process, forked or spawned, opens its own connection at
+    first use. Once `write` has returned, its records are on disk. If the process is killed during `write`, either all
+    of its records are on disk or none.
     """
 
     def __init__(self, path: Path, *, is_writable: bool):

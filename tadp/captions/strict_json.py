@@ -13,16 +13,17 @@ from tadp.errors import CaptionError
 
 
 def loads(content: bytes, where: str, *, is_line: bool = False, find: Callable[[str], int | None] | None = None) -> Any:
-    """Parse strict JSON: UTF-8, no NaN, no repeated name in an object.
+    """Parse strict JSON: encoded as UTF-8, without NaN, and without repeated names in an object.
 
     Args:
-        content: The content of a file or a line.
-        where: Name of the file or line for messages.
-        is_line: Whether messages give only the column, not the line.
-        find: Function that finds the flaw in a text that is JSON but not strict JSON; None gives no position.
+        content: The content of a file or of one line.
+        where: Name of the file or line, for messages.
+        is_line: Whether `content` is a single line. Messages then give the column of an error but no line number.
+        find: Function that returns the position of the flaw in a text that is JSON but not strict JSON. Without it,
+            the message about such a flaw has no position.
 
     Raises:
-        CaptionError: If the content is broken; the message gives the position after `where`.
+        CaptionError: If the content is not strict JSON. The message gives the position after `where`.
     """
 
     def position(text: str, offset: int) -> str:

@@ -19,17 +19,17 @@ _NEAR_IDS = 5000  # tables up to this size are searched for similar ids
 
 
 class CaptionTable(Mapping[str, str]):
-    """Captions by image id: a mapping from id to the first caption, with methods to add, merge and export.
+    """Captions by image id: a mapping from id to the image's first caption, with methods to add, merge and export.
 
     A table is in memory, or on disk in one SQLite file with the suffix .db. On disk, once `add`, `update`, `merge` or
-    `fill` has returned, its captions are stored, whatever happens to the process afterwards. A call that was killed
-    leaves only whole transactions, each of at most 50,000 images and about a second. Threads and workers, forked or
-    spawned, may share a table, and several processes may add to one file. A pickled table opens the file again.
+    `fill` has returned, its captions are stored, whatever happens to the process afterwards. If a call is killed, the
+    captions of its finished transactions, of at most 50,000 images and about a second each, are kept. Threads and
+    worker processes can share a table, and several processes can add to one file. A pickled table opens the file again.
 
     Args:
-        pairs: Ids and captions to start with, see `update`.
-        provenance: Where the captions that are added come from; None if that is unknown.
-        mix: Whether the table may hold captions of several provenances.
+        pairs: Captions to start with, a mapping or pairs of image id and captions, as in `update`.
+        provenance: Where the captions that are added come from; None if that is not known.
+        mix: Whether the table may contain captions of different provenances.
 
     Example:
         >>> table = CaptionTable({"2007_000032": "two planes on a runway"})
@@ -56,11 +56,11 @@ class CaptionTable(Mapping[str, str]):
 
     @classmethod
     def from_json(cls, path: str | Path) -> "CaptionTable":
-        """Read the authors' JSON, {id: {"captions": [...], "class_label": 1}}, into memory.
+        """Read JSON in the format of the paper's authors, {id: {"captions": [...], "class_label": 1}}, into memory.
 
         Raises:
-            CaptionError: If there is no such file, it is broken (the message has line and column), an id occurs twice,
-                or an entry has no captions.
+            CaptionError: If there is no such file, if it is broken (the message gives line and column), if an id occurs
+                twice, or if an entry has no captions.
         """
         return cls._read(Path(path), formats.read_json(Path(path)))
 
@@ -73,8 +73,8 @@ class CaptionTable(Mapping[str, str]):
         table on disk. Captions added to a table in memory are not written back to the file.
 
         Raises:
-            CaptionError: If there is no such file, it is another kind of file, or it is broken; the message says where.
-            MissingExtraError: If it is Parquet and pyarrow is not installed: pip install 'tadp[parquet]'.
+            CaptionError: If there is no such file, or it is not a caption file or broken; the message says where.
+            MissingExtraError: If it is a Parquet file and pyarrow is not installed (pip install 'tadp[parquet]').
         """
         path = Path(path)
         if not path.is_file():
@@ -89,12 +89,12 @@ class CaptionTable(Mapping[str, str]):
 
         Args:
             path: A file with the suffix .db, .sqlite or .sqlite3.
-            provenance: Where the captions that are added come from; None if that is unknown.
-            mix: Whether the table may hold captions of several provenances.
+            provenance: Where the captions that are added come from; None if that is not known.
+            mix: Whether the table may contain captions of different provenances.
 
         Raises:
-            CaptionError: If the file is something else, or has captions of another provenance and `mix` is false.
-            OutputError: If it cannot be written.
+            CaptionError: If the file is not a caption table, or has captions of another provenance and `mix` is false.
+            OutputError: If the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in SUFFIXES:
@@ -139,11 +139,11 @@ class CaptionTable(Mapping[str, str]):
         return self.record(image_id).captions
 
     def record(self, image_id: str) -> CaptionRecord:
-        """Return everything that the table holds about an image: captions, fields, provenance.
+        """Return everything that the table stores about an image: captions, fields and provenance.
 
         Raises:
-            TypeError: If the id is not a string.
-            UnknownIdError: If the table does not hold the image; the message names similar ids.
+            TypeError: If `image_id` is not a string.
+            UnknownIdError: If the table does not contain the image; the message names similar ids.
         """
         check_id(image_id)
         records = self._store.get([image_id])
@@ -222,18 +222,18 @@ class CaptionTable(Mapping[str, str]):
         """Store the captions of one image. Each call is a transaction; `update` is faster for many images.
 
         Args:
-            image_id: Any text, such as "2007_000033" or "a/b/c.jpg".
+            image_id: Id of the image, any text such as "2007_000033" or "a/b/c.jpg".
             captions: One caption or several.
-            fields: Further fields to store, such as {"class_label": 1}.
-            replace: Whether to replace other captions of this image. Its fields stay unless new ones are given.
+            fields: Further information to store, such as {"class_label": 1}, as JSON values by name.
+            replace: Whether other captions of this image may be replaced. Its fields stay unless `fields` is passed.
 
         Returns:
-            Whether the image is new. Adding the same captions again changes nothing.
+            Whether the image is new in the table. Adding the same captions again changes nothing.
 
         Raises:
-            TypeError: If the id or a caption is not a string, or JSON cannot hold a field.
-            CaptionError: If there is no caption or an empty one, the image already has other captions, or the table's
-                captions have another provenance.
+            TypeError: If the id or a caption is not a string, or a field cannot be written as JSON.
+            CaptionError: If there is no caption, a caption is empty, the image already has other captions and `replace`
+                is false, or the table has captions of another provenance and `mix` is false.
             OutputError: If the file cannot be written; its content is unchanged.
         """
         record = new_record(image_id, captions, fields, provenance=self._provenance)
@@ -247,20 +247,20 @@ class CaptionTable(Mapping[str, str]):
     ) -> int:
         """Store the captions of many images.
 
-        Pairs from a slow iterator are written about once a second. If a pair is wrong or the iterator raises, all pairs
-        before are stored.
+        Pairs from a slow iterator are written about once a second. If a pair is wrong or the iterator raises an error,
+        all pairs before it are stored.
 
         Args:
-            pairs: Ids and captions, or another table, which is merged.
-            replace: Whether to replace other captions of these images.
+            pairs: A mapping or pairs of image id and captions, or another table, which is merged.
+            replace: Whether other captions of these images may be replaced.
 
         Returns:
-            How many images are new.
+            The number of images that are new in the table.
 
         Raises:
             TypeError: If an id or a caption is not a string.
-            CaptionError: If an image has no caption or an empty one, already has other captions, or the table's
-                captions have another provenance.
+            CaptionError: If an image has no caption or an empty one, if it already has other captions and `replace` is
+                false, or if the table has captions of another provenance and `mix` is false.
             OutputError: If the file cannot be written.
         """
         if isinstance(pairs, CaptionTable):
@@ -274,14 +274,14 @@ class CaptionTable(Mapping[str, str]):
 
         Args:
             source: A table, or any caption file that `open` reads. JSON Lines and Parquet may be larger than memory.
-            replace: Whether to replace other captions of these images.
+            replace: Whether other captions of these images may be replaced.
 
         Returns:
-            How many images are new.
+            The number of images that are new in the table.
 
         Raises:
-            CaptionError: If the file cannot be read, or a row must be refused (see `open` and `add`); all rows before
-                it are stored.
+            CaptionError: If the file cannot be read, or a row is wrong (see `open` and `add`); all rows before it are
+                stored.
             OutputError: If the table's file cannot be written.
         """
         if not isinstance(source, CaptionTable):
@@ -299,24 +299,23 @@ class CaptionTable(Mapping[str, str]):
         batch_size: int = 8,
         progress: bool = False,
     ) -> int:
-        """Caption the images that the table does not hold, batch by batch.
+        """Caption the images that the table does not contain, batch by batch.
 
         The captions of each batch are stored at once, so a run that was stopped can resume where it was. An image for
-        which the captioner returns an empty caption stays missing, and a warning gives the first such image.
+        which the captioner returns an empty caption stays missing, and a warning names the first such image.
 
         Args:
-            images: Ids and images, or ids and paths. Only the missing ones reach the captioner.
+            images: Images or their paths by id, a mapping or pairs. Only images that are missing reach the captioner.
             captioner: A `tadp.Captioner`, or a function from a list of images to a list of as many captions.
-            batch_size: Number of images per batch.
+            batch_size: Number of images per batch, 1 or more.
             progress: Whether to show a progress bar.
 
         Returns:
-            How many images are new.
+            The number of images that are new in the table.
 
         Raises:
             ValueError: If `batch_size` is below 1.
-            CaptionError: If an id occurs twice among the images, or the captioner does not return one caption per
-                image.
+            CaptionError: If an id occurs twice in `images`, or the captioner does not return one caption per image.
             OutputError: If the file cannot be written.
 
         Example:
@@ -334,7 +333,7 @@ class CaptionTable(Mapping[str, str]):
         return write_in_chunks(self._store, records, replace=replace, mix=self._mix)
 
     def to_json(self, path: str | Path) -> None:
-        """Write JSON in the format of the paper's authors, with one image per line. It has no place for provenance.
+        """Write JSON in the format of the paper's authors, with one image per line. Provenance is not written.
 
         Raises:
             ValueError: If the suffix is not .json.
@@ -343,7 +342,7 @@ class CaptionTable(Mapping[str, str]):
         formats.write_json(Path(path), self.records())
 
     def to_jsonl(self, path: str | Path) -> None:
-        """Write JSON Lines: {"id": …, "captions": […]}, with any further fields and the provenance in each line.
+        """Write JSON Lines: {"id": …, "captions": […]}, with the further fields and the provenance in each line.
 
         Raises:
             ValueError: If the suffix is not .jsonl or .ndjson.
@@ -353,7 +352,7 @@ class CaptionTable(Mapping[str, str]):
         formats.write_jsonl(Path(path), self.records())
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write Parquet: id, captions (list of strings), fields and provenance (JSON objects, or null).
+        """Write Parquet with the columns id, captions (lists of strings), fields and provenance (JSON, or null).
 
         Raises:
             ValueError: If the suffix is not .parquet.

@@ -1,11 +1,11 @@
-"""Reading files of other programs, including pickles. Only this package reads pickles, with `weights_only=True`.
+"""Read files of other programs, including pickles. Only this package reads pickles, always with `weights_only=True`.
 
     report = tadp.convert.convert_file("tadp_depth_blipmin40.ckpt", "my-depth-model")
     model = tadp.TADPForDepthEstimation.from_pretrained("my-depth-model")
     token = tadp.convert.read_token("learned_embeds.bin")
     backbone = tadp.convert.from_single_file("v1-5-pruned-emaonly.ckpt", tokenizer="clip-tokenizer/")
 
-The names that a pickle refers to are checked before it is read.
+The functions and classes that a pickle refers to are compared with a list of harmless ones before it is read.
 """
 
 from tadp.convert.ledger import Part as Part

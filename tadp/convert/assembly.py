@@ -43,16 +43,16 @@ _ADAPTER = {
 
 @dataclass(frozen=True)
 class File:
-    """A file whose form was recognised.
+    """A checkpoint of other code, after its form was recognised.
 
     Attributes:
         path: Path of the file.
-        form: Form of the file.
-        ledger: Tensors of the file.
-        extra: Other content of the file.
-        text: Text that the model was trained with.
-        head: Options of our head.
-        class_names: Names of the head's outputs; empty for depth.
+        form: The kind of the file, which determines the names of its tensors.
+        ledger: The tensors of the file, with a record of which are used.
+        extra: The content of the file besides its tensors.
+        text: The text that the model was trained with.
+        head: Arguments with which tadp's head for this model is built.
+        class_names: Names of the classes that the head predicts, in the order of its outputs; empty for depth.
     """
 
     path: Path

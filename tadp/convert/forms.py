@@ -16,14 +16,14 @@ _FIRST = "diffusion_model.input_blocks.0.0.weight"
 
 @dataclass(frozen=True)
 class Form:
-    """Where one kind of file keeps its parts.
+    """A kind of checkpoint, and the prefixes of its tensors' names by which its parts are found.
 
     Attributes:
-        kind: Description of the kind, for messages.
+        kind: Description of the kind of file, for messages.
         task: Task of the model.
-        root: Prefix of class embeddings, text adapter, VAE and the copy of the whole model.
+        root: Prefix of the class embeddings, the text adapter, the VAE and the copy of the whole base model.
         unet: Prefix of the U-Net.
-        head: Naming scheme of the head.
+        head: The code base whose names the head's tensors have.
     """
 
     kind: str
@@ -53,13 +53,17 @@ MMSEG = Form("mmseg's VPD for segmentation", "segmentation", "backbone.", "backb
 
 
 def state_of(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors by name, and the other content of the file.
+    """Return the tensors of a file by name, and the other content of the file.
 
-    The model is in `model` (depth), in `state_dict` (mmcv) or at the top level (detection). Its names may begin with
-    `module.`, which DistributedDataParallel adds.
+    The model's tensors are under the key `model` (depth), under the key `state_dict` (mmcv) or at the top level
+    (detection). The prefix `module.`, which DistributedDataParallel adds to names, is removed.
+
+    Args:
+        content: The content of the file, as `read_pickle` returns it.
+        path: Path of the file, for messages.
 
     Raises:
-        ModelError: If there are no named tensors.
+        ModelError: If the content has no named tensors.
     """
     rest: dict[str, Any] = {}
     for wrapper in _WRAPPERS:

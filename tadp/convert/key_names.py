@@ -1,7 +1,8 @@
-"""The names of Stable Diffusion's tensors in its original code (LDM), which the paper, VPD and mmseg kept.
+"""The names of Stable Diffusion's tensors in its original code, LDM. Files of the paper, VPD and mmseg have these
+names.
 
-Each function takes a module of diffusers or transformers, and returns LDM's name for every name of its `state_dict`.
-The names derive from the module's own blocks, so they are right for any size and number of layers.
+Each function takes a module of diffusers or transformers, and returns LDM's name for every name in its `state_dict`.
+The names are derived from the module's own blocks, so they are right for any size and number of layers.
 """
 
 import re
@@ -46,8 +47,8 @@ _VAE_LAYERS = (
 def ldm_unet_names(unet: "UNet2DConditionModel") -> dict[str, str]:
     """Map the names of a U-Net's tensors in diffusers to those in LDM.
 
-    LDM numbers input and output blocks through all levels. A resampling is a block of its own on the way down, and the
-    last part of a block on the way up.
+    LDM numbers the input and output blocks of all levels consecutively. Downsampling is a block of its own, and
+    upsampling is the last part of a block.
     """
     places = dict(_UNET_PLACES)
     blocks: Any = unet.down_blocks
@@ -92,9 +93,9 @@ def _ldm_unet_name(name: str, places: dict[str, str]) -> str:
 
 
 def ldm_vae_names(vae: VAEEncoder) -> dict[str, str]:
-    """Map our names of a VAE encoder's tensors, which are diffusers', to those in LDM.
+    """Map the names of a VAE encoder's tensors in tadp, which are those of diffusers, to the names in LDM.
 
-    The projections of its attention are 1x1 convolutions in LDM and matrices here.
+    The projections of the encoder's attention are 1x1 convolutions in LDM and matrices in tadp.
 
     Example:
         >>> import tadp

@@ -32,13 +32,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a conversion.
+    """What became of every tensor of a converted file.
 
     Attributes:
-        kind: Kind of the file.
-        task: "segmentation", "depth" or "detection".
-        parts: Groups of tensors; every tensor of the file is in one of them.
-        options: Options that the config records and that the released code sets elsewhere.
+        kind: Description of the kind of file.
+        task: Task of the model: "segmentation", "depth" or "detection".
+        parts: The groups of tensors. Every tensor of the file is in one of them.
+        options: The backbone's options that were written to the converted model's configuration, because the file
+            itself does not contain them.
         notes: Assumptions about settings that the file does not record.
     """
 
@@ -74,13 +75,13 @@ class Ledger:
     def take(
         self, name: str, names: Mapping[str, str], module: Mapping[str, Tensor], *, optional: Sequence[str] = ()
     ) -> dict[str, Tensor]:
-        """Return the tensors for a module under the module's own names.
+        """Return the tensors of the file for one module, under the module's own names, and count them as used.
 
         Args:
-            name: Name of the group, for the report.
-            names: The file's name for each of the module's names.
-            module: The module's `state_dict`, whose shapes the tensors must have.
-            optional: Prefixes of the module's names that the file may lack.
+            name: Name of this group of tensors, for the report.
+            names: The name in the file for each name in the module.
+            module: The module's `state_dict`. The file's tensors must have the same shapes.
+            optional: Prefixes of names in the module whose tensors the file may lack.
         """
         tensors = self._fitting(names, module, tuple(optional))
         for here, tensor in tensors.items():
@@ -131,13 +132,13 @@ class Ledger:
         self._problem(what, key)
 
     def close(self, *, allow_unused: Sequence[str] = ()) -> None:
-        """Refuse the file if a tensor is unknown or missing, or another problem was recorded.
+        """Check that every tensor of the file was used, and that no problem was recorded.
 
         Args:
-            allow_unused: Patterns of names that may remain unused.
+            allow_unused: Glob patterns of names of tensors that may remain unused.
 
         Raises:
-            ModelError: If there is a problem; the message has the names.
+            ModelError: If a tensor is unknown or missing, or another problem was recorded. The message has the names.
         """
         for pattern in allow_unused:
             self.drop(f"allowed: {pattern}", lambda key, pattern=pattern: fnmatchcase(key, pattern), "as requested")

@@ -37,19 +37,20 @@ _HINT = "If you trust the file, save only its tensors (torch.save(model.state_di
 
 
 def read_pickle(path: Path) -> Any:
-    """Read tensors and plain values from a file of `torch.save` or a safetensors file.
+    """Read tensors and plain values from a file that was written by `torch.save`, or from a safetensors file.
 
-    Before torch reads it, the declared sizes are compared with the file's size, and the names in the pickle with a list
-    of harmless ones, without running anything. Numbers of numpy, which mmcv saves with its tensors, are read without
-    numpy. Tensors in a zip stay in the file until they are used.
+    Before torch reads a pickle, the sizes that it declares are compared with the file's size, and the functions and
+    classes that it refers to are compared with a list of harmless ones. Nothing in the pickle is run for this. NumPy's
+    numbers, which mmcv saves with its tensors, are read without NumPy. Tensors in a zip file are only loaded when they
+    are used.
 
     Args:
-        path: Path of the file. With any suffix other than .safetensors, it is read as a pickle.
+        path: Path of the file. With any suffix other than .safetensors, the file is read as a pickle.
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is truncated or damaged, declares more than it holds, or refers to anything but tensors
-            and plain values; the message gives the name.
+        CorruptFileError: If the file is truncated or damaged, declares more data than it contains, or refers to
+            anything but tensors and plain values. The message names what it refers to.
 
     Example:
         >>> import tempfile

@@ -46,43 +46,45 @@ def convert_file(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Report:
-    """Convert a model trained with other code into a folder for `TADPFor….from_pretrained`.
+    """Convert a checkpoint of other code to a task model: a folder that `TADPForDepthEstimation` and its siblings load.
 
-    It reads the paper's depth, mmcv segmentation (ADE20K, Cityscapes) and detection files, VPD's depth and segmentation
-    files, and mmseg's VPD, as pickles (without running anything in them) or safetensors. All of them run at timestep 1.
-    Every tensor of the file is used, compared, or dropped for a reason that the report gives; otherwise the file is
-    refused.
+    The function reads the paper's files for depth, segmentation (mmcv; ADE20K and Cityscapes) and detection, VPD's
+    files for depth and segmentation, and mmseg's VPD, as pickles (without running anything in them) or safetensors. All
+    of these models run at timestep 1. Every tensor of the file is used, compared with the base model, or left out for a
+    reason that the report gives. A file with any other tensor is refused.
 
     Args:
         path: Path of the file.
-        output: Folder to write, which must not exist or be empty.
-        base_model: The Stable Diffusion model that it was trained from, in diffusers' layout. VAE and text encoder come
-            from it.
-        task: Expected task of the file; "auto" accepts any.
-        class_names: Names of the head's outputs, in order. The default is the names in the file, or those of the data
-            set with as many classes (ADE20K, Cityscapes, Pascal VOC).
-        scale_latents: Whether latents were scaled. Segmentation and detection files show this by the place of their
-            VAE. For depth, the default is that of the releases: scaled with captions, unscaled with class embeddings
-            (VPD).
-        imagenet_pixels: Whether pixels were normalised with ImageNet's mean and deviation. The default is that of the
-            releases: true for detection and Cityscapes.
-        room: For depth models with class embeddings, the room that all images show, one of VPD's 27. The default is
-            the mean of all rooms.
-        learned_token: Name of a learned token in the file; "" leaves the token out.
-        allow_unused: Patterns of names in the file that may remain unused.
-        ignore_frozen: Whether to use the base's VAE and text encoder even if the file has different ones.
-        revision: Branch, tag or commit of the base model.
-        local_files_only: Whether to use only local files, without asking the hub.
-        cache_dir: Folder of models from the hub.
+        output: Folder to write to. It must be empty or not exist yet.
+        base_model: The Stable Diffusion model from which the file's model was trained: a folder in diffusers' layout,
+            or a hub id. VAE and text encoder come from it.
+        task: Expected task of the file; "auto", the default, accepts any task.
+        class_names: Names of the classes that the head predicts, in the order of its outputs. None uses the names in
+            the file, or those of the data set with as many classes (ADE20K, Cityscapes or Pascal VOC).
+        scale_latents: Whether latents were multiplied by the VAE's scaling factor in training. Segmentation and
+            detection files show this by the place of their VAE. None, for depth, assumes what the releases do: scaled
+            for models with captions, unscaled for models with class embeddings (VPD).
+        imagenet_pixels: Whether pixels were normalised with ImageNet's mean and standard deviation in training. None
+            assumes what the releases do: true for detection and Cityscapes, false otherwise.
+        room: For depth models with class embeddings: the room that all images show, one of VPD's 27 names of rooms.
+            None uses the mean of all rooms.
+        learned_token: Name of the learned token in the file, such as "<watercolor>"; the file only has its vectors. ""
+            leaves the token out. None is for files without a learned token.
+        allow_unused: Glob patterns of names of tensors in the file that may remain unused.
+        ignore_frozen: Whether to use the base model's VAE and text encoder even if the file has different ones.
+        revision: Branch, tag or commit of the base model on the hub; None is its default branch.
+        local_files_only: Whether to use only files on this machine and never connect to the hub.
+        cache_dir: Folder for downloads; None is huggingface_hub's own cache.
 
     Returns:
-        A report of every part of the file, the options in the config, and what was assumed.
+        A report of what became of every part of the file, the options in the new configuration, and the assumptions.
 
     Raises:
-        MissingFileError, CorruptFileError: If there is no such file, it is damaged, or it needs more than tensors.
-        ModelError: If it is another kind of file, a tensor is unknown, missing, of another shape or not finite, or an
-            option does not fit the file.
-        OutputError: If the folder is not empty or cannot be written.
+        MissingFileError, CorruptFileError: If there is no such file, if it is damaged, or if it contains more than
+            tensors and plain values.
+        ModelError: If the file is of an unknown kind or for another task, a tensor is unknown, missing, of another
+            shape or not finite, or an argument does not fit the file.
+        OutputError: If the folder is not empty or cannot be written to.
 
     Source:
         TADP/tadp_depth.py, TADP/tadp_seg_mm.py, TADP/tadp_objdet.py and TADP/utils/inference.py of the release; VPD's

@@ -58,27 +58,29 @@ def from_single_file(
 ) -> TADPBackbone:
     """Load a .safetensors or .ckpt file of Stable Diffusion 1.x or 2.x as a backbone.
 
-    A .ckpt is read like in `convert_file`: only tensors and plain values, and no code is run. All tensors of the U-Net,
-    the VAE encoder and the text encoder are used; the decoder, averages and schedules are ignored. The text encoder
-    shows whether it is version 1 or 2. The configurations and CLIP's vocabulary come with tadp, so no other file is
-    needed.
+    A .ckpt is a pickle. Only tensors and plain values are read from it, and no code is run. All tensors of the U-Net,
+    the VAE encoder and the text encoder are used; the VAE's decoder, averaged weights and noise schedules are ignored.
+    The text encoder's tensors show whether the model is version 1 or 2. The configurations and CLIP's vocabulary come
+    with tadp, so no other file is needed.
 
     Args:
         path: Path of the file.
-        base_model: Folder in diffusers' layout that describes the model (`unet/config.json` and so on), if its shape
-            differs from Stable Diffusion 1.5 and 2.1. Its `tokenizer/` is used too, if there is one.
-        tokenizer: A tokenizer, or a folder or hub id with one; None means CLIP's own.
-        dtype: Precision of all parts; None means float32.
-        device: Device of the backbone; None means the CPU.
-        local_files_only: Whether to use only local files, without asking the hub.
-        cache_dir: Folder of models from the hub.
-        token: Access token for gated models.
+        base_model: Folder in diffusers' layout that describes the model's architecture (`unet/config.json` and so on).
+            Its `tokenizer` is used too, if it has one. None means that the file has the architecture of Stable
+            Diffusion 1.5 or 2.1.
+        tokenizer: A tokenizer, or a folder or hub id that contains one; None is CLIP's own.
+        dtype: Precision of all parts; None is float32.
+        device: Device of the backbone; None is the CPU.
+        local_files_only: Whether to use only files on this machine and never connect to the hub.
+        cache_dir: Folder for downloads; None is huggingface_hub's own cache.
+        token: Access token for gated models; None is the token that `hf auth login` stored.
         **options: Options of `TADPBackbone`.
 
     Raises:
-        MissingFileError, CorruptFileError: If there is no such file, it is damaged, or it needs more than tensors.
-        ModelError: If it is another family, or a tensor is missing, unknown or of another shape.
-        UnknownModelError: If the tokenizer is not available.
+        MissingFileError, CorruptFileError: If there is no such file, if it is damaged, or if it contains more than
+            tensors and plain values.
+        ModelError: If the file contains another kind of model, or a tensor is missing, unknown or of another shape.
+        UnknownModelError: If there is no such tokenizer.
 
     Source:
         The original code's layout (LDM): `model.diffusion_model`, `first_stage_model`, `cond_stage_model`.

@@ -31,10 +31,10 @@ class FileText:
     """The text that the model in a file was trained with.
 
     Attributes:
-        mode: "captions", or "stored" for class embeddings.
-        attach_attention: Levels whose maps the head takes with attached attention.
+        mode: "captions", or "stored" for class embeddings, which are stored in the file.
+        attach_attention: Levels at whose maps the head expects attached attention.
         length: Number of tokens in the text; None if no attention is attached.
-        adapter: Whether the text adapter in the file was used.
+        adapter: Whether the model uses the text adapter in the file.
     """
 
     mode: Literal["captions", "stored"]
@@ -48,18 +48,18 @@ def read_text(
 ) -> FileText:
     """Find out which text a file was trained with.
 
-    The head's channels beyond the U-Net's are tokens of the text, either one per class embedding or those of a caption.
-    Without attention, a text encoder in the file means captions.
+    If the head takes more channels than the U-Net has, the additional channels are attention, one per token: either one
+    per class embedding or 77 of a caption. If it does not, a text encoder in the file means captions.
 
     Args:
-        form: Form of the file.
-        state: Tensors of the file.
-        widths: Channels of the maps that the head takes; None means the U-Net's own.
-        channels: Channels of the base's U-Net, finest first.
+        form: The kind of the file, which determines the names of its tensors.
+        state: The tensors of the file, by name.
+        widths: Number of channels of each map that the head takes, finest first; None if they are those of the U-Net.
+        channels: Number of channels of each map of the base model's U-Net, finest first.
         path: Path of the file, for messages.
 
     Raises:
-        ModelError: If the channels fit neither kind of text.
+        ModelError: If the number of additional channels fits neither class embeddings nor captions.
     """
     extra = [width - own for width, own in zip(widths or channels, channels, strict=True)]
     levels = tuple(level for level, tokens in enumerate(extra) if tokens)
@@ -87,14 +87,15 @@ def read_text(
 
 
 def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Float[Tensor, "1 d"]:
-    """Choose the text of a depth model: the embedding of one room, or the mean of all rooms.
+    """Choose the text of a VPD depth model: the embedding of one kind of room, or the mean over all rooms.
 
     Args:
-        embeddings: Embeddings of VPD's 27 rooms, (K, D). mmseg's files have their mean as a further row.
-        room: One of `NYU_ROOMS`; None means the mean, which mmseg uses if the room is unknown.
+        embeddings: Embeddings of VPD's 27 kinds of room, (K, D). mmseg's files have the mean of these embeddings as a
+            further row.
+        room: One of `NYU_ROOMS`; None is the mean, which mmseg uses if the room is not known.
 
     Raises:
-        ModelError: If there is no such room.
+        ModelError: If `room` is not one of `NYU_ROOMS`.
     """
     count = len(NYU_ROOMS)
     if room is None:
@@ -142,21 +143,21 @@ def learn(encoder: TextEncoder, token: str | None, vectors: Float[Tensor, "n d"]
 
 
 def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
-    """Read a learned token from any file format of Textual Inversion.
+    """Read a token that was learned by textual inversion, from a file in any of the usual formats.
 
     Args:
-        path: diffusers' learned_embeds.bin, {token: vectors}; a .pt file of AUTOMATIC1111 or the original code, with
-            string_to_param; a file with one bare tensor; or a .safetensors file, see
-            `tadp.text.learned_tokens.read_token`.
-        token: New name of the token; required if the file does not name it.
+        path: Path of the file: diffusers' learned_embeds.bin, {token: vectors}; a .pt file of AUTOMATIC1111 or of
+            textual inversion's original code, with string_to_param; a file with a single tensor; or a .safetensors
+            file (see `tadp.text.learned_tokens.read_token`).
+        token: New name of the token; None keeps the name in the file. Required if the file has no name.
 
     Returns:
-        The token and its vectors, (N, D), in the file's precision.
+        The token's name and its N vectors, (N, D), in the file's precision.
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is damaged, or holds more than tensors and plain values; nothing in it is run.
-        ModifierError: If it holds no learned token, or does not name it.
+        CorruptFileError: If the file is damaged, or contains more than tensors and plain values. Nothing in it is run.
+        ModifierError: If the file contains no learned token, or no name for it and `token` is None.
 
     Example:
         >>> import tempfile, torch

@@ -1,11 +1,13 @@
-"""Carry a model to a domain for which there are no labels: the paper's cross-domain protocol, on any data.
+"""Train a model where labels exist (the source domain) for images where they do not (the target domain).
+
+This is the paper's cross-domain protocol, for any data sets:
 
     protocol = Protocol(CaptionModifier.style("watercolor"), cleaner=RuleCleaner("watercolor"))
-    train = protocol.source(voc)                # captions are modified
-    test = protocol.target(watercolor2k)        # captions are cleaned of the domain, then modified
-    with protocol.installed(backbone):          # a learned token or a tuned U-Net, if the modifier has one
+    train = protocol.source(voc)                # captions are modified to name the target domain
+    test = protocol.target(watercolor2k)        # captions are first cleaned of words about the domain, then modified
+    with protocol.installed(backbone):          # installs the modifier's learned token or tuned U-Net, if it has one
         ...                                     # build, train and measure the model
-    ten = images_of(watercolor2k_train, count=10)  # only images, for learn_token and dreambooth
+    ten = images_of(watercolor2k_train, count=10)  # images without labels, for learn_token and dreambooth
 
 Source: TADP Sec. 4.3.
 """

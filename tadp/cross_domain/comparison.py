@@ -22,8 +22,8 @@ class Estimate:
 
     Attributes:
         mean: Mean of the values.
-        half_width: Half width by Student's t; infinite for a single value, which has no spread.
-        count: Number of values.
+        half_width: Half width of the 95 % interval by Student's t; infinite if there is only one value.
+        count: Number of values, one per seed.
     """
 
     mean: float
@@ -66,16 +66,16 @@ def _beyond_the_table(degrees: int) -> float:
 
 
 class ModifierTable:
-    """Figures by modifier, column and seed.
+    """A table that compares modifiers: one row per modifier, one column per figure, and one value per seed.
 
     Args:
-        figures: Values by row, column and seed. A row may lack columns, and a column may lack seeds. A seed may be a
-            string, as in JSON.
-        null: The row that the others are compared with.
+        figures: The values by row, column and seed, three nested mappings. Rows may lack columns, and columns may lack
+            seeds. A seed may be a string, as in JSON.
+        null: Name of the row that the others are compared with, "null" by default.
 
     Raises:
-        TypeError: If the figures of a column are not a mapping by seed.
-        ValueError: If the null row is missing, a seed is not a whole number, or a figure is not finite.
+        TypeError: If the values of a column are not a mapping by seed.
+        ValueError: If the row `null` is missing, a seed is not a whole number, or a value is not finite.
 
     Example:
         >>> table = ModifierTable({
@@ -113,9 +113,10 @@ class ModifierTable:
         return estimate(seeds.values()) if seeds else None
 
     def difference(self, row: str, column: str) -> Estimate | None:
-        """The row minus the null row, seed by seed, over the seeds that both have; None if they share no seed.
+        """The mean difference between a row and the null row, over the seeds that both have; None if they share none.
 
-        A seed fixes the head's first weights and the order of images for all rows, so differences vary less than means.
+        The difference is taken seed by seed. A seed determines the head's initial weights and the order of images in
+        all rows, so differences vary less than the values themselves.
         """
         own, null = self.figures[row].get(column, {}), self.figures[self.null].get(column, {})
         differences = [own[seed] - null[seed] for seed in own if seed in null]

@@ -17,14 +17,17 @@ from tadp.modifiers import CaptionModifier, Installation, Kind, PaperDomain
 
 @dataclass(frozen=True)
 class Protocol:
-    """Train on the source with a modifier, and test on the target with the same modifier after cleaning the captions.
+    """The paper's cross-domain protocol: how captions change in training and in testing.
 
-    No label of the target is used: cleaning receives only captions.
+    The source is the domain with labels, on which a model is trained. The target is the domain that it should work on.
+    In training, a modifier makes the captions of the source name the target domain. In testing, captions of the target
+    are first cleaned of words about the domain, and then the same modifier is applied. No label of the target is used:
+    cleaning only receives captions.
 
     Attributes:
-        modifier: The modifier that names the target domain; the default changes nothing, which is the paper's null.
-        cleaner: Removes what captions of the target already say about the domain; with None the captions are left as
-            they are, and may name the domain at test time.
+        modifier: The modifier that names the target domain. The default changes nothing, which the paper calls null.
+        cleaner: The cleaner that removes what captions of the target already say about the domain. With None, captions
+            are not cleaned, and may name the domain in other words than the modifier.
 
     Source:
         TADP Sec. 4.3, which cleans with GPT-3.5.
@@ -59,20 +62,20 @@ class Protocol:
     def target(
         self, data: SampleSource, *, captions: Mapping[str, str] | None = None, progress: bool = False
     ) -> Recaptioned:
-        """The target domain, to test on: each caption is cleaned, then modified.
+        """Return a data set of the target domain, to test on, with captions that are cleaned and then modified.
 
         Args:
-            data: The data set. Its labels are passed on to the evaluation, but are not read here.
-            captions: Captions by image id, such as a `CaptionTable`. The default is the samples' own captions, for
-                which every image is read once.
+            data: The data set. Its labels stay available for the evaluation, but are not read here.
+            captions: A `CaptionTable` or another mapping from image id to caption. None uses the samples' own captions,
+                for which every image is read once.
             progress: Whether to show a progress bar.
 
         Returns:
-            The data set with the new captions; its `report` lists what was cleaned.
+            The data set with the new captions. Its `report` lists what was cleaned.
 
         Raises:
             CaptionError: If an image has no caption.
-            TypeError: If `captions` is not a mapping by id.
+            TypeError: If `captions` is not a mapping from image id to caption.
         """
         if captions is not None and not isinstance(captions, Mapping):
             raise TypeError(
@@ -91,12 +94,12 @@ class Protocol:
         return Recaptioned(data, self.modifier, captions=cleaned, report=report)
 
     def installed(self, backbone: TADPBackbone) -> Installation:
-        """Install the modifier's learned token and U-Net in a backbone, until the end of a `with` block.
+        """Install the modifier's learned token and tuned U-Net, if it has any, for the duration of a `with` block.
 
-        Build the task model inside the block: a modifier with a U-Net gives the backbone new parameters.
+        Build the task model inside the block, because a modifier with a U-Net replaces the backbone's parameters.
 
         Raises:
-            ModifierError: See `CaptionModifier.install`.
+            ModifierError: If the modifier does not fit the backbone; see `CaptionModifier.install`.
         """
         return self.modifier.install(backbone)
 
@@ -104,15 +107,15 @@ class Protocol:
 def six_modifiers(
     domain: PaperDomain, *, inverted: CaptionModifier | None = None, tuned: CaptionModifier | None = None
 ) -> dict[Kind, CaptionModifier]:
-    """The paper's six modifiers for one of its target domains, in the order of its tables.
+    """Return the paper's six modifiers for one of its target domains, by name and in the order of the paper's tables.
 
     Args:
-        domain: "watercolor", "comic" or "night".
-        inverted: The result of `learn_token`; without it there is no "textual_inversion".
-        tuned: The result of `dreambooth`; without it there is no "dreambooth".
+        domain: The target domain: "watercolor", "comic" or "night".
+        inverted: The modifier that `learn_token` returned. Without it, the result has no "textual_inversion".
+        tuned: The modifier that `dreambooth` returned. Without it, the result has no "dreambooth".
 
     Raises:
-        ModifierError: If the domain is unknown, `inverted` has no token, or `tuned` has no U-Net.
+        ModifierError: If `domain` is unknown, `inverted` has no learned token, or `tuned` has no U-Net.
 
     Source:
         TADP Tables 4 and 5.

@@ -15,17 +15,17 @@ from tadp.modifiers import CaptionModifier
 
 
 class Recaptioned:
-    """A data set with rewritten captions; images and labels are unchanged.
+    """A data set whose captions are rewritten by a modifier. Images and labels do not change.
 
     Attributes:
-        data: The data set itself, with its class names.
-        report: The report of the cleaning; None if captions were not cleaned.
+        data: The original data set, with its class names.
+        report: The report of the caption cleaning; None if captions were not cleaned.
 
     Args:
-        data: Samples by index.
+        data: The original data set, which returns a `Sample` for an index.
         modifier: The modifier that rewrites each caption.
-        captions: Captions by image id, in place of the samples' own.
-        report: The report of the cleaning, if captions were cleaned.
+        captions: Captions by image id that replace the samples' own; None uses the samples' own captions.
+        report: The report of the caption cleaning; None if captions were not cleaned.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Recaptioned:
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledImage:
-    """An image of the target domain without its labels, which must not be used before the evaluation.
+    """An image of the target domain without its labels, because they must not be used before the evaluation.
 
     Attributes:
-        image: Pixels, (H, W, 3), uint8.
-        image_id: The image's id.
-        caption: The image's caption, if it has one.
+        image: The image as RGB values, (H, W, 3), uint8.
+        image_id: The image's id in its data set.
+        caption: The image's caption; None if it has no caption.
     """
 
     image: UInt8[np.ndarray, "_h _w 3"]
@@ -93,10 +93,10 @@ class UnlabelledImage:
 
 
 class Unlabelled:
-    """A view of a data set that has its images and captions, but gives no access to its labels.
+    """A view of a data set with its images and captions, but without access to its labels.
 
     Args:
-        data: The data set, or any other sequence of samples.
+        data: The data set, or any other sequence of `Sample` objects.
 
     Example:
         >>> from tadp.datasets import RenderedScenes
@@ -121,15 +121,18 @@ used. To evaluate, read boxes from the data set itself.
 
 
 def images_of(data: SampleSource, *, count: int = 10, seed: int = 0) -> list[UInt8[np.ndarray, "_h _w 3"]]:
-    """Random images of a data set without repetition, for `learn_token` and `dreambooth`.
+    """Draw images of a data set at random, without repetition, as training images for `learn_token` and `dreambooth`.
 
     Args:
-        data: Images of the target domain. Do not use images that a model is tested on.
-        count: The number of images.
-        seed: Seed of the draw.
+        data: A data set of the target domain. Do not use images that a model is tested on.
+        count: The number of images to draw; 10 by default.
+        seed: Seed of the random choice.
+
+    Returns:
+        The images as RGB values, each (H, W, 3), uint8.
 
     Raises:
-        ValueError: If the data set has fewer images.
+        ValueError: If the data set has fewer than `count` images.
 
     Example:
         >>> from tadp.datasets import RenderedScenes
