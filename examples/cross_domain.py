@@ -3,7 +3,7 @@ r"""Test models in domains without training labels: six caption modifiers, sever
     python examples/cross_domain.py detection --out study --page docs/results/cross-domain-detection
     python examples/cross_domain.py segmentation --out study --jobs 2
     python examples/cross_domain.py detection --data paper --root DATA --out paper --seeds 1 \
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b --mixed-precision bf16
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2 --mixed-precision bf16
 
 The first command trains on plain rendered scenes and tests on watercolors and comics. The second trains on day and
 tests on night. With --data paper, models go from VOC to Watercolor2k and Comic2k (detection), or from Cityscapes to

@@ -2,7 +2,7 @@ r"""Train a depth model and measure it on held-out images.
 
     python examples/depth.py --out run
     python examples/depth.py --data nyu --root nyu_depth_v2 --captions nyu.db --schedule nyu-25-epochs --flip-test \
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b \
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2 \
         --mixed-precision bf16 --micro-batch 3 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/depth.py --out run
 

@@ -2,7 +2,7 @@ r"""Train a detector and measure it on held-out images. Needs pip install 'tadp[
 
     python examples/detection.py --out run
     python examples/detection.py --data voc --root VOCdevkit --captions voc.db --schedule voc-detection-10-epochs \
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b \
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2 \
         --mixed-precision bf16 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/detection.py --out run
 

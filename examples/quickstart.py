@@ -5,7 +5,7 @@
 Prints each caption and the shape of each feature map, and writes one picture per scene with a heat map for each word.
 
 With Stable Diffusion and your own photographs: --model stable-diffusion-v1-5/stable-diffusion-v1-5
---captioner Salesforce/blip2-opt-2.7b --images photo.jpg
+--captioner blip2 --images photo.jpg
 """
 
 import argparse

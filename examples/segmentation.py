@@ -3,7 +3,7 @@ r"""Train a segmentation model and measure it on held-out images.
     python examples/segmentation.py --out run
     python examples/segmentation.py --data ade20k --root ADEChallengeData2016 --captions ade20k.db \
         --schedule ade20k-8k --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
-        --captioner Salesforce/blip2-opt-2.7b --mixed-precision bf16 --micro-batch 4 --workers 8 --out run
+        --captioner blip2 --mixed-precision bf16 --micro-batch 4 --workers 8 --out run
     python -m torch.distributed.run --nproc_per_node 2 examples/segmentation.py --out run
 
 The first command trains tadp-tiny on rendered scenes. The folder OUT receives metrics.jsonl, checkpoints (call again to

@@ -2,7 +2,7 @@ r"""Table 1 of the paper: does the text decide how well a diffusion model segmen
 
     python examples/study/table1.py --out study --page docs/results/study-table1
     python examples/study/table1.py --data voc --root VOCdevkit/VOC2012 --out voc --unet tuned --device cuda \
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b --micro-batch 2
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2 --micro-batch 2
 
 Compares eleven kinds of text for the U-Net, frozen and tuned, with three seeds each, and shows the paper's figures for
 Pascal VOC. Three of them also run on the fast schedule, as in the paper's Table S1 for ADE20K. Finished runs are not

@@ -2,7 +2,7 @@ r"""Table 3 of the paper: does the text decide how well a diffusion model estima
 
     python examples/study/table3.py --out study --page docs/results/study-table3
     python examples/study/table3.py --data nyu --root nyu_depth_v2 --out nyu --unet tuned --device cuda \
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2-opt-2.7b --micro-batch 3
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2 --micro-batch 3
 
 Compares rows that differ in text and latent scaling, on a normal and on a fast schedule, and shows the paper's figures
 for NYU Depth v2. The paper's depth head takes no attention, so the text acts only through the features.

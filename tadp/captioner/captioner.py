@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tadp._version import __version__
 from tadp.captioner.decoding import Decoding
-from tadp.captioner.model_files import check_captioner, find_captioner, load_captioner
+from tadp.captioner.model_files import ALIASES, check_captioner, find_captioner, load_captioner, repository_of
 from tadp.captioner.quality import Caption, better, checked, counted, troubles
 from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.hub import HubOptions, Source
@@ -90,7 +90,9 @@ class Captioner:
         Weights are read only from safetensors files, and no code from a repository is run.
 
         Args:
-            name: "tadp-tiny", a folder, or the id of a repository on the hub, such as "Salesforce/blip2-opt-2.7b".
+            name: "tadp-tiny", which knows only rendered scenes; "blip2", the paper's captioner for photographs
+                (Salesforce/blip2-opt-2.7b: 3.7 billion parameters, 15 GB in float32, 7.5 GB in half precision); or any
+                folder or the id of any repository on the hub.
             min_new_tokens: Smallest number of tokens in a caption, in the captioner's own tokens. Longer captions name
                 more of the image; the paper compares 0, 20 and 40.
             max_new_tokens: Largest number of tokens in a caption, in the captioner's own tokens. Stable Diffusion's
@@ -106,7 +108,8 @@ class Captioner:
                 that chat models are asked to describe the image in one sentence.
             retry: Whether to try a second time if a caption is empty or repeats itself endlessly. The second caption
                 must have at least five tokens and may not repeat any three tokens.
-            dtype: Precision of the loaded weights; None is float32, whatever the precision in the file.
+            dtype: Precision of the loaded weights; None is float32, whatever the precision in the file, except
+                that "blip2" on a GPU is loaded in float16, as in the paper's code.
             device: Device of the model; None is the CPU.
             revision: Branch, tag or commit of the repository; None is its default branch. `provenance` records the
                 commit.
@@ -134,9 +137,10 @@ class Captioner:
         )
         _check_batch_size(batch_size)  # before gigabytes are loaded
         hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        name = repository_of(name)
         folder = find_captioner(name, hub)
         check_captioner(folder, str(name))
-        model, processor = load_captioner(folder, str(name), dtype or torch.float32)
+        model, processor = load_captioner(folder, str(name), dtype or _default_dtype(str(name), device))
         captioner = cls(
             model if device is None else model.to(device),
             processor,
@@ -303,6 +307,11 @@ class Captioner:
         return {
             key: value.to(device, dtype if value.is_floating_point() else value.dtype) for key, value in inputs.items()
         }
+
+
+def _default_dtype(name: str, device: torch.device | str | None) -> torch.dtype:
+    on_gpu = device is not None and torch.device(device).type != "cpu"
+    return torch.float16 if on_gpu and name in ALIASES.values() else torch.float32
 
 
 def _check_batch_size(batch_size: int) -> None:

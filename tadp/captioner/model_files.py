@@ -13,6 +13,7 @@ from tadp.files.hub import HubOptions
 from tadp.files.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
 
 TINY = "tadp-tiny"
+ALIASES = {"blip2": "Salesforce/blip2-opt-2.7b"}  # the paper's captioner
 _VIDEOS = "video_processor"
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = (
@@ -25,13 +26,18 @@ _TOKENIZER_FILES = (
 )
 
 
+def repository_of(name: str | Path) -> str | Path:
+    """Return the repository that an alias stands for. Other names, and names of existing folders, stay as they are."""
+    return name if Path(name).is_dir() else ALIASES.get(str(name), name)
+
+
 def find_captioner(name: str | Path, hub: HubOptions) -> Path:
     """Return the folder of the model, and download it if necessary."""
     if str(name) == TINY:
         return tiny_folder() / "captioner"
     return find_pretrained(
         name,
-        known=f"{TINY!r} ships with tadp; 'Salesforce/blip2-opt-2.7b' is on the hub. Or pass a captioner's folder.",
+        known=f"{TINY!r} ships with tadp; 'blip2' is Salesforce/blip2-opt-2.7b on the hub. Or pass the folder of one.",
         hub=hub,
     )
 

@@ -55,7 +55,7 @@ _ROWS_SHOWN = 20  # rows of the table that is printed after a run
     "tadp extract photos -o features --captions captions.json",
     'tadp extract photos "more/**/*.png" -o features --caption "a street"',
     "tadp extract photos -o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
-    "--captioner Salesforce/blip2-opt-2.7b --min-new-tokens 20",
+    "--captioner blip2 --min-new-tokens 20",
     "tadp extract photos -o features --level 1 --level 2 --dtype bfloat16",
     "tadp extract photos -o features --tile 512 --overlap 128",
 )

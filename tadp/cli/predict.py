@@ -69,7 +69,7 @@ MultiScale = Annotated[
 @command(
     "tadp predict segmentation photo.jpg --model my-model",
     "tadp predict depth photos -o depth --model my-model --caption 'a kitchen'",
-    "tadp predict detection photo.jpg --model my-model --captioner Salesforce/blip2-opt-2.7b",
+    "tadp predict detection photo.jpg --model my-model --captioner blip2",
 )
 def predict(
     task: TaskArgument,
@@ -244,7 +244,7 @@ def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None
     if name is None:
         raise typer.BadParameter(
             "this model needs captions and does not know its captioner. Pass --caption TEXT, or --captioner NAME, such "
-            "as tadp-tiny or Salesforce/blip2-opt-2.7b.",
+            "as tadp-tiny or blip2.",
             param_hint="--captioner",
         )
     model.attach_captioner(load_captioner(name, device))

@@ -163,7 +163,7 @@ def caption_source(model: str, caption: str | None, captioner: str | None) -> st
     if source is None:
         raise typer.BadParameter(
             f"{model} has no captioner of its own. Pass --caption TEXT for all images (--caption '' is the empty "
-            f"prompt), or --captioner NAME, such as {TINY} or Salesforce/blip2-opt-2.7b.",
+            f"prompt), or --captioner NAME, such as {TINY} or blip2.",
             param_hint="--captioner",
         )
     return source

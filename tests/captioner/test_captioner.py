@@ -239,6 +239,24 @@ def test_a_repository_in_the_cache_loads_offline(folders, images, tmp_path):
     assert captioner.revision == captioner.provenance["revision"] == Provenance.of(captioner).revision == commit
 
 
+def test_blip2_is_the_papers_captioner(folders, images, tmp_path, monkeypatch):
+    """A small model of BLIP-2's architecture in the hub's cache stands in for the real one."""
+    repository = tmp_path / "models--Salesforce--blip2-opt-2.7b"
+    shutil.copytree(folders["blip2"], repository / "snapshots" / ("0123456789" * 4))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123456789" * 4)
+    offline = {"local_files_only": True, "cache_dir": tmp_path, "max_new_tokens": 5}
+    captioner = Captioner.from_pretrained("blip2", **offline)
+    assert captioner.name == "Salesforce/blip2-opt-2.7b"
+    assert captioner.generation["dtype"] == "float32"
+    assert captioner(images[0]) == Captioner.from_pretrained(folders["blip2"], max_new_tokens=5)(images[0])
+    on_gpu = Captioner.from_pretrained("blip2", device="meta", **offline)
+    assert on_gpu.generation["dtype"] == "float16"
+    shutil.copytree(folders["blip"], tmp_path / "here" / "blip2")
+    monkeypatch.chdir(tmp_path / "here")  # a folder of that name comes first
+    assert Captioner.from_pretrained("blip2", max_new_tokens=5).name == "blip2"
+
+
 def test_a_file_is_not_a_folder(folders):
     with pytest.raises(UnknownModelError, match="is a file, but a model is a folder"):
         Captioner.from_pretrained(folders["blip"] / "config.json")

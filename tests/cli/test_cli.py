@@ -51,7 +51,7 @@ def test_examples_of_the_help_fit_80_columns_and_can_be_pasted(monkeypatch):
         start
     ].endswith(" \\")
     joined = " ".join("\n".join(lines).replace("\\\n", " ").split())
-    assert "-o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner Salesforce/blip2" in joined
+    assert "-o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2" in joined
 
 
 def test_help_has_no_double_brackets():

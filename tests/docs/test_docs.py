@@ -22,7 +22,7 @@ from tadp.datasets.scenes import CLASSES, Scenes
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny", "Salesforce/blip2-opt-2.7b": "blip2"}
+HUB = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "tadp-tiny"}
 
 # Replacements on the page about base models; the file's own base model is a small one.
 BASES = {
