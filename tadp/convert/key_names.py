@@ -1,5 +1,4 @@
-"""The names of Stable Diffusion's tensors in its original code, LDM. Files of the paper, VPD and mmseg have these
-names.
+"""The names of Stable Diffusion's tensors in its original code, LDM, which files of the paper, VPD and mmseg use.
 
 Each function takes a module of diffusers or transformers, and returns LDM's name for every name in its `state_dict`.
 The names are derived from the module's own blocks, so they are right for any size and number of layers.

@@ -1,7 +1,7 @@
-"""Record cross-attention during one pass, and attach it to the features.
+"""Record cross-attention while a U-Net runs, and attach it to the features.
 
-Each call has its own recorder, which reaches the attention layers through diffusers' `cross_attention_kwargs`. Nothing
-is stored on a module, so two threads can share one U-Net.
+Each call of the U-Net has its own recorder, which reaches the attention layers through diffusers'
+`cross_attention_kwargs`. Nothing is stored on a module, so two threads can share one U-Net.
 """
 
 import itertools
@@ -53,9 +53,10 @@ class AttentionRecorder:
 
 
 class RecordingAttnProcessor(AttnProcessor2_0):
-    """diffusers' fused attention that also passes the layer's probabilities to a recorder, if the call has one.
+    """diffusers' fused attention, which can also pass the layer's attention probabilities to a recorder.
 
-    The output is computed in the same way with and without a recorder, so recording never changes the features.
+    It does so if the call of the U-Net has a recorder. The output is computed in the same way with and without a
+    recorder, so recording never changes the features.
 
     Args:
         layer: The layer's name in the U-Net.
@@ -102,9 +103,9 @@ def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:
 def blockwise_attention(
     query: Float[Tensor, "b n h d"], key: Float[Tensor, "b m h d"], value: Float[Tensor, "b m h d"]
 ) -> Float[Tensor, "b n h d"]:
-    """softmax(QKᵀ/√d)V, computed head by head and in blocks of rows, with two matrix products per block.
+    """Compute attention, softmax(QKᵀ/√d)V, head by head and in blocks of rows, with two matrix products per block.
 
-    With many tokens this is faster than PyTorch's fused CPU kernel, because the whole products run in bfloat16.
+    With many tokens, this is faster than PyTorch's fused CPU kernel, because both products run entirely in bfloat16.
     """
     out = torch.empty_like(query)
     scale = query.shape[-1] ** -0.5
@@ -145,11 +146,11 @@ def head_averaged_probabilities(
 
 
 def install_recording(unet: UNet2DConditionModel, attention_layers: Mapping[str, int]) -> None:
-    """Give every attention layer of a U-Net a processor that can record.
+    """Set a processor that can record attention in every attention layer of a U-Net.
 
     Args:
-        unet: The U-Net to change. Its weights stay as they are.
-        attention_layers: The level of each cross-attention layer that may be recorded, by layer name.
+        unet: The U-Net to change. Its weights do not change.
+        attention_layers: The level of each cross-attention layer that can be recorded, by layer name.
     """
     layers = {name: name.removesuffix(".processor") for name in unet.attn_processors}
     unet.set_attn_processor(
@@ -163,12 +164,13 @@ def attach_attention(
     """Concatenate token attention onto a feature map.
 
     Args:
-        feature: U-Net features, (B, C, H, W).
-        attention: Head-averaged attention, one channel per token, (B, L, H, W), in [0, 1].
-        detach: Whether to stop the gradient at the attention, as the released code's checkpointing does.
+        feature: Feature map of the U-Net, (B, C, H, W).
+        attention: Attention averaged over heads, with one channel per token, (B, L, H, W), in [0, 1].
+        detach: Whether to stop the gradient at the attention. The gradient checkpointing of the paper's released code
+            has this effect.
 
     Returns:
-        The features followed by the attention, (B, C + L, H, W).
+        The feature map followed by the attention, (B, C + L, H, W).
 
     Raises:
         ValueError: If the two maps differ in batch, height or width.

@@ -1,7 +1,7 @@
-"""Record attention from image cells to text tokens in joint attention, where one softmax covers both.
+"""Record the attention of image cells to text tokens in joint attention, where one softmax covers image and text.
 
-The processors compute their output as diffusers does, with its fused kernel. The recorded map is a second, small
-computation: the rows of the image and the columns of the text, a few rows at a time.
+The processors compute their output as diffusers does, with its fused kernel. The recorded map is a second, smaller
+computation: of the attention matrix, only the rows of the image and the columns of the text, a few rows at a time.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ ROWS = 256  # image cells that `text_columns` computes at a time
 
 
 class RecordingJointProcessor(JointAttnProcessor2_0):
-    """diffusers' joint attention for Stable Diffusion 3 that also passes its map to a recorder, if the call has one.
+    """diffusers' joint attention for Stable Diffusion 3, which can also pass its attention map to a recorder.
 
     Args:
         layer: The layer's name in the transformer.
@@ -52,7 +52,7 @@ class RecordingJointProcessor(JointAttnProcessor2_0):
 
 
 class RecordingFluxProcessor(FluxAttnProcessor):
-    """diffusers' joint attention for FLUX that also passes its map to a recorder, if the call has one.
+    """diffusers' joint attention for FLUX, which can also pass its attention map to a recorder.
 
     Args:
         layer: The layer's name in the transformer.
@@ -77,12 +77,12 @@ class RecordingFluxProcessor(FluxAttnProcessor):
 
         Args:
             attn: The attention layer.
-            hidden_states: Image tokens; in a single block, text tokens followed by image tokens.
-            encoder_hidden_states: Text tokens in a double block; None in a single block.
-            attention_mask: The mask that diffusers' processor takes.
-            image_rotary_emb: Positions of text and image, as cosines and sines.
-            recorder: The recorder that keeps the map; None records nothing.
-            text_length: The number of text tokens.
+            hidden_states: The image tokens in a double block; text tokens followed by image tokens in a single block.
+            encoder_hidden_states: The text tokens in a double block; None in a single block.
+            attention_mask: The mask that diffusers' processor takes; None for no mask.
+            image_rotary_emb: The positions of text and image tokens, as cosines and sines.
+            recorder: The recorder that stores the attention map; None records nothing.
+            text_length: Number of text tokens, which is needed in a single block.
         """
         if recorder is not None and self.level in recorder.levels:
             query: Any = _heads(attn.to_q(hidden_states), attn.heads, attn.norm_q)
@@ -102,15 +102,17 @@ class RecordingFluxProcessor(FluxAttnProcessor):
 def text_columns(
     query: Float[Tensor, "b h n d"], text: Float[Tensor, "b h l d"], image: Float[Tensor, "b h m d"]
 ) -> Float[Tensor, "b n l"]:
-    """Softmax over all keys of joint attention, of which only the text's columns are kept, averaged over heads.
+    """Compute the joint attention of image cells to text tokens, averaged over heads.
 
-    A row sums to the share of attention that its cell gives to the text, at most 1; the rest goes to the image. `ROWS`
-    rows are computed at a time, and again in the backward pass, so that the whole matrix is never in memory.
+    The softmax is over all keys, text and image, but only the columns of the text are returned. A row sums to the share
+    of attention that its cell gives to the text, at most 1. `ROWS` rows are computed at a time, and again in the
+    backward pass, so that the whole matrix is never in memory.
 
     Args:
-        query: Queries of the image cells, normalised and rotated by their positions as the layer does.
-        text: Keys of the text tokens.
-        image: Keys of the image cells.
+        query: Queries of the N image cells, (B, heads, N, d), normalised and rotated by their positions as in the
+            layer.
+        text: Keys of the L text tokens, (B, heads, L, d).
+        image: Keys of the image cells, (B, heads, M, d).
     """
     key, length = torch.cat([text, image], dim=2), text.shape[2]
     chunks = query.split(ROWS, dim=2)

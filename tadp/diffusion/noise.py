@@ -1,10 +1,11 @@
-"""The amount of noise that a model was trained with at each timestep, and seeded noise to add to latents.
+"""How much noise a model was trained with at each timestep, and seeded noise to add to latents.
 
     schedule = NoiseSchedule.of(scheduler_config, kind="diffusion")
     noisy = schedule.add(latents, seeded_noise(latents, seed=0, number=0), timestep=261)
 
-There are two kinds: diffusion (Stable Diffusion 1.x, 2.x, XL, and models distilled from them) and flow matching
-(Stable Diffusion 3.x, FLUX). Both compute x_t = signal_t · x + noise_t · ε and differ in the two shares.
+There are two kinds of schedule: diffusion (Stable Diffusion 1.x, 2.x, XL, and models distilled from them) and flow
+matching (Stable Diffusion 3.x, FLUX). Both compute noisy latents as x_t = signal_t · x + noise_t · ε, and differ in the
+two factors.
 """
 
 import json
@@ -50,11 +51,11 @@ Kind = Literal["diffusion", "flow"]
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The shares of image and noise in latents, x_t = signal[t] · x + noise[t] · ε.
+    """The factors of image and noise in noisy latents, x_t = signal[t] · x + noise[t] · ε, for each timestep t.
 
     Attributes:
-        signal: The share of the image at each timestep from 0: √ᾱ_t for diffusion, 1 - t / 1000 for flow matching.
-        noise: The share of the noise at each timestep from 0: √(1 - ᾱ_t) for diffusion, t / 1000 for flow matching.
+        signal: Factor of the image at each timestep from 0: √ᾱ_t for diffusion, 1 - t / 1000 for flow matching.
+        noise: Factor of the noise at each timestep from 0: √(1 - ᾱ_t) for diffusion, t / 1000 for flow matching.
     """
 
     signal: tuple[float, ...]
@@ -62,15 +63,15 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None, *, kind: Kind) -> "NoiseSchedule":
-        """The schedule that a diffusers scheduler's configuration describes.
+        """Return the noise schedule that a diffusers scheduler's configuration describes.
 
         Args:
-            config: The contents of `scheduler_config.json`; None means Stable Diffusion's betas, or flow matching over
-                1,000 steps.
-            kind: The kind of schedule that None stands for.
+            config: The content of `scheduler_config.json`. None is the default schedule of `kind`: Stable Diffusion's
+                betas, or flow matching over 1,000 steps.
+            kind: The kind of schedule if `config` is None: "diffusion" or "flow".
 
         Raises:
-            ModelError: If the scheduler adds noise in another way.
+            ModelError: If the scheduler adds noise neither by diffusion nor by flow matching.
         """
         config = ({"_class_name": "FlowMatch"} if kind == "flow" else ASSUMED_NOISE) if config is None else config
         name = config.get("_class_name", "")
@@ -90,12 +91,12 @@ class NoiseSchedule:
     def add(
         self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "_b c h w"], timestep: int
     ) -> Float[Tensor, "b c h w"]:
-        """Add noise to latents, as the model saw them in training at a timestep.
+        """Add noise to latents, so that they look as in the model's training at a timestep.
 
         Args:
-            latents: Scaled latents without noise.
-            noise: Noise of unit variance, one for all images or one per image.
-            timestep: Timestep, from 0 to the last of the schedule.
+            latents: Latents without noise, (B, C, H, W), multiplied by the VAE's scaling factor.
+            noise: Noise of unit variance: (1, C, H, W) for all images, or (B, C, H, W).
+            timestep: Timestep, from 0 to the last timestep of the schedule.
 
         Returns:
             Noisy latents, (B, C, H, W), in float32 or higher precision.
@@ -105,15 +106,16 @@ class NoiseSchedule:
 
 
 def seeded_noise(latents: Float[Tensor, "b c h w"], *, seed: int, number: int) -> Float[Tensor, "1 c h w"]:
-    """Noise of unit variance, the same for all images of a batch, so that the position in the batch does not matter.
+    """Draw noise of unit variance, one for all images of a batch, so that an image's place in the batch does not
+    matter.
 
-    The noise is drawn on the CPU and then moved, so it is the same on every device. `torch.compile` treats drawing it
-    as one call.
+    The noise is drawn on the CPU and then moved, so it is the same on every device. `torch.compile` does not look into
+    this function, and treats it as a single operation.
 
     Args:
-        latents: Latents that determine the channels, height, width and device of the noise.
+        latents: Latents, (B, C, H, W), that determine the channels, height, width and device of the noise.
         seed: Seed of the noise, 0 or more.
-        number: Index of the noise among those with this seed, 0 or more.
+        number: Number of the noise sample among those with this seed, 0 or more.
 
     Returns:
         Noise, (1, C, H, W), float32, on the device of the latents.

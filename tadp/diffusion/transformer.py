@@ -1,8 +1,8 @@
-"""Transformers with joint attention (Stable Diffusion 3, FLUX): where their levels are, and one pass that keeps them.
+"""Transformers with joint attention (Stable Diffusion 3, FLUX): where their levels are, and a pass that returns them.
 
-All blocks of such a transformer work at one stride, 16 pixels. A level is the output of one block, resampled to the
-level's stride without parameters. As with U-Nets, the pass calls the model's own blocks, and a test compares it with
-the model's `forward`.
+All blocks of such a transformer work at one stride, 16 pixels. The map of a level is the output of one block, resampled
+to the level's stride without parameters. The pass calls the model's own blocks, and a test compares it with the model's
+`forward`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -26,10 +26,13 @@ DEPTHS = (2 / 3, 1 / 2, 3 / 8)
 
 
 def joint_taps(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the blocks that become the levels with strides 8, 16 and 32, chosen by `DEPTHS`.
+    """Choose the blocks that become the levels with strides 8, 16 and 32, by their depth in the transformer (`DEPTHS`).
 
     Args:
         names: Names of the transformer's blocks, in the order in which they run.
+
+    Returns:
+        The names of the three blocks, finest level first.
 
     Raises:
         ModelError: If the transformer has too few blocks.
@@ -44,11 +47,11 @@ def joint_taps(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def chosen_taps(names: Sequence[str], blocks: Sequence[int]) -> tuple[str, ...]:
-    """Names of the blocks that the caller chose.
+    """Return the names of the blocks that the user chose by number.
 
     Args:
         names: Names of the transformer's blocks, in the order in which they run.
-        blocks: Numbers of the chosen blocks, finest level first.
+        blocks: Numbers of the three chosen blocks, counted from 0, finest level first.
 
     Raises:
         ValueError: If a block does not exist, or `blocks` are not three different numbers.
@@ -77,24 +80,26 @@ def joint_pass(
     record_levels: Collection[int],
     is_checkpointed: bool,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-    """Run a transformer's blocks up to the last level and return the maps of the levels.
+    """Run a transformer's blocks up to the last block that is a level, and return the maps of the levels.
 
     Args:
         blocks: The transformer's blocks by name, in the order in which they run. If any level is recorded, their
-            processors must be able to record.
-        image: Tokens of the image.
-        context: Tokens of the text.
+            attention processors must be able to record.
+        image: Tokens of the image, (B, N, C).
+        context: Tokens of the text, (B, L, C).
         arguments: Further positional arguments of each block.
-        taps: Names of the blocks that become levels, finest first.
-        size: (height, width) of the image in tokens.
-        options: Further arguments of the processors, passed along with the recorder if any level is recorded.
+        taps: Names of the blocks that become levels, finest level first.
+        size: (height, width) of the image in tokens, so that N = height · width.
+        options: Further arguments of the attention processors, which are passed with the recorder if any level is
+            recorded.
         record_levels: Levels at which attention is recorded.
         is_checkpointed: Whether to use gradient checkpointing, which runs each block again in the backward pass.
 
     Returns:
         The maps, finest first: the outputs of the blocks, enlarged bilinearly for stride 8 and averaged for stride 32.
-        For each recorded level, the head-averaged attention of its block from image to text, (B, L, h, w), resampled
-        in the same way. The values of a cell sum to the share of attention that it gives to the text, at most 1.
+        And for each recorded level, the attention of its block from image to text, averaged over heads, (B, L, h, w),
+        resampled in the same way. The values of a cell sum to the share of attention that it gives to the text, at
+        most 1.
     """
     recorder = AttentionRecorder(record_levels)
     kwargs: dict[str, Any] = {"recorder": recorder} | options if record_levels else {}

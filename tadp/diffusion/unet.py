@@ -1,4 +1,4 @@
-"""The U-Net of Stable Diffusion 1.x, 2.x and XL: where its levels are, and one pass that returns them.
+"""The U-Net of Stable Diffusion 1.x, 2.x and XL: where its levels are, and a pass that returns them.
 
 The pass calls the U-Net's own blocks in the same order as `UNet2DConditionModel.forward` and keeps each level's map on
 the way. It uses no hooks, so it works with threads, gradient checkpointing and `torch.compile`. A test checks that its
@@ -67,13 +67,14 @@ def check_unet(config: Mapping[str, Any]) -> None:
 
 
 def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
-    """Names of the layers whose outputs are the maps, finest level first.
+    """Return the names of the layers whose outputs are the maps, finest level first.
 
-    Each up block is a level. Its map is the output of its last layer but one, or of its last layer at the finest level,
-    before the upsampler.
+    Each up block of the U-Net is a level. Its map is the output of the block's last layer but one; at the finest level,
+    that of the last layer. Both come before the upsampler.
 
     Source:
-        VPD's output blocks 1, 4, 7 and 11, which TADP also uses; `layers_per_block` 2 gives these.
+        VPD's output blocks 1, 4, 7 and 11 (in LDM's numbering), which TADP also uses. U-Nets whose `layers_per_block`
+        is 2 have these.
     """
     blocks: Any = unet.up_blocks
     finest = len(blocks) - 1
@@ -109,13 +110,15 @@ def unet_pass(
     """Run a U-Net once and return the maps of its levels.
 
     Args:
-        unet: The U-Net. To record any level, it needs the processors of `install_recording`.
-        latents: Latents, (B, C, H, W). Height and width are multiples of the coarsest level's reduction.
+        unet: The U-Net. To record attention, it needs the processors that `install_recording` sets.
+        latents: Latents with their noise, (B, C, H, W). Height and width are multiples of the coarsest level's
+            reduction.
         taps: Names of the layers whose outputs are the maps, finest level first, as `unet_taps` returns them.
-        timestep: Diffusion time, 0 to 999.
-        embeddings: Embedded text, (B, L, D).
-        mask: True where a token may be attended to, (B, L); None for every token.
-        added: Inputs that SDXL embeds in addition to the time, under diffusers' names; None for other models.
+        timestep: Diffusion timestep, 0 to 999.
+        embeddings: Embeddings of the text, (B, L, D).
+        mask: Whether each token can be attended to, (B, L), bool; None for all tokens.
+        added: Inputs that Stable Diffusion XL embeds in addition to the timestep, under diffusers' names; None for
+            other models.
         record_levels: Levels at which cross-attention is recorded.
 
     Returns:

@@ -17,13 +17,13 @@ from tadp.errors import ModelError
 
 
 class VAEEncoder(nn.Module):
-    """The paper's E: an `AutoencoderKL` without its decoder, which perception does not need.
+    """The encoder of an `AutoencoderKL`, E in the paper. The decoder is left out, because perception does not need it.
 
     Args:
         vae: The autoencoder. Its encoder and quantisation convolution are shared, not copied.
 
     Raises:
-        ModelError: If the VAE normalises its latents per channel, which no model that tadp reads expects.
+        ModelError: If the VAE normalises its latents per channel. No base model that tadp supports has such a VAE.
     """
 
     def __init__(self, vae: AutoencoderKL):
@@ -65,9 +65,13 @@ class VAEEncoder(nn.Module):
     def with_map(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[DiagonalGaussianDistribution, Float[Tensor, "_b _c _h _w"]]:
-        """The posterior, and the encoder's own map at half the stride of the latents: stride 4 for Stable Diffusion.
+        """Return the posterior of the latents, and a map of the encoder at half the stride of the latents.
 
-        The map is the output of the last block but one, before downsampling. No gradient is computed.
+        For Stable Diffusion, that is stride 4. The map is the output of the encoder's last block but one, before
+        downsampling. No gradient is computed.
+
+        Args:
+            images: Images (B, 3, H, W), normalised as the VAE expects.
 
         Raises:
             ModelError: If the encoder has blocks that Stable Diffusion's encoder lacks.
@@ -154,10 +158,11 @@ def encoder_of(vae: AutoencoderKL | AutoencoderTiny | AnyVAE) -> AnyVAE:
 
 
 def _encode_in_place(encoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the encoder's own layers in the usual order, overwriting tensors that are not needed again.
+    """Run the encoder's own layers in the usual order, and overwrite tensors that are not needed again.
 
-    At 512x512 a map takes 134 MB, and allocating memory for it costs more than the arithmetic on it. Without a
-    gradient, no tensor is needed twice. A test checks that the result equals the encoder's own bit for bit.
+    For an image of 512x512 pixels a map takes 134 MB, and allocating this memory takes longer than the arithmetic on
+    it. Without a gradient, no tensor is needed twice. A test checks that the result equals the encoder's own bit for
+    bit.
     """
     half = hidden = encoder.conv_in(hidden)
     for number, block in enumerate(encoder.down_blocks):

@@ -1,4 +1,4 @@
-"""Pictures drawn with Pillow: heat maps of words, classes, depth and boxes over an image, and contact sheets.
+"""Draw pictures with Pillow: heat maps of words, classes, depth and boxes over an image, and sheets of many pictures.
 
 words = pixel_words(features, backbone.feature_info, levels=(0, 1))
 word_sheet(image, words, caption).save("words.png")

@@ -46,11 +46,12 @@ def map_colors(share: Float[np.ndarray, "*size"], colors: Float[np.ndarray, "n 3
     """Convert values to colours.
 
     Args:
-        share: Values in [0, 1].
-        colors: Colours at equal steps from 0 to 1, such as `HEAT`. Colours in between are interpolated.
+        share: Values in [0, 1], of any shape.
+        colors: N colours for values at equal steps from 0 to 1, (N, 3), such as `HEAT`. In between, colours are
+            interpolated.
 
     Returns:
-        Red, green and blue levels from 0 to 255.
+        The colours as RGB values from 0 to 255, with a last axis of size 3.
     """
     steps = share * (len(colors) - 1)
     lower = np.minimum(steps.astype(int), len(colors) - 2)
@@ -58,16 +59,16 @@ def map_colors(share: Float[np.ndarray, "*size"], colors: Float[np.ndarray, "n 3
 
 
 def fit(text: str, width: float, *, size_px: int, least_px: int = _LEAST_TEXT_PX) -> tuple[str, Font]:
-    """Fit a line of text into a width: first shrink the font if necessary, then shorten the text with "…".
+    """Fit a line of text into a width. If necessary, first the font is made smaller, then the text is cut with "…".
 
     Args:
         text: The line of text.
         width: The available width in pixels.
-        size_px: The font size to use if the text fits, in pixels.
-        least_px: The smallest font size, in pixels.
+        size_px: Font size in pixels if the text fits.
+        least_px: Smallest font size in pixels.
 
     Returns:
-        The text and its font.
+        The text, possibly cut, and its font.
     """
     while size_px > least_px and font(size_px).getlength(text) > width:
         size_px -= 1
@@ -82,12 +83,12 @@ def arrange(
     """Arrange pictures on a page. Each column is as wide as its widest picture, each row as high as its highest.
 
     Args:
-        rows: Rows of pictures. No row may be longer than the first.
+        rows: Rows of pictures. No row may have more pictures than the first.
         margins_px: Left, top, right and bottom margins in pixels.
         gap_px: The gap between columns and the gap between rows, in pixels.
 
     Returns:
-        The page, the left edges of the columns, and the upper edges of the rows.
+        The page, the left edges of the columns in pixels, and the upper edges of the rows in pixels.
     """
     left, top, right, bottom = margins_px
     lefts, uppers = [left], [top]
@@ -110,16 +111,16 @@ def sheet(
     titles: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw a contact sheet: pictures in rows and columns, with each column as wide as its widest picture.
+    """Draw a sheet of pictures in rows and columns. Each column is as wide as its widest picture.
 
     Args:
-        rows: Rows of pictures, all of the same length.
-        title: A title above the whole sheet.
-        titles: One title per column, written above it.
-        labels: One label per row, written above it.
+        rows: Rows of pictures, all with the same number of pictures.
+        title: A title above the whole sheet; "" for none.
+        titles: One title per column, written above the column; empty for no titles.
+        labels: One label per row, written above the row; empty for no labels.
 
     Raises:
-        ValueError: If there are no pictures, or rows differ in length.
+        ValueError: If there are no pictures, or rows differ in their number of pictures.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError(

@@ -3,11 +3,11 @@
     words = pixel_words(features, backbone.feature_info, levels=(0, 1))
     word_sheet(image, words, caption).save("words.png")
 
-The pictures only need Pillow. On a sheet, each word's heat is scaled from the word's lowest to its highest value, and
-then weakened by the square root of its highest value over the highest value of the sheet. Without the second step, the
-noise of a word that attends to nothing would glow like an object. Faint heat also darkens its surroundings less, so
-such a word shows a faded image, where a tint means a weak preference, rather than a black panel. Faint and strong words
-can therefore not be compared by eye, so each word's highest value is written next to it.
+On a sheet, each word's heat is scaled from the word's lowest to its highest value. It is then multiplied by the square
+root of the ratio of the word's highest value to the highest value of the sheet. Without this second step, the noise of
+a word that no cell attends to would glow like an object. Weak heat also darkens its surroundings less, so such a word
+shows a faded image rather than a black panel. Weak and strong words can therefore not be compared by eye, so each
+word's highest value is written next to it.
 """
 
 import math
@@ -36,22 +36,22 @@ _TITLE_PX, _LABEL_PX, _NUMBER_PX = 34, 26, 19
 
 
 def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequence[int], index: int = 0) -> WordMaps:
-    """Attention of one image per word, at the image's own size.
+    """Return the attention of one image per word, at the image's own size.
 
-    Each level is enlarged by its stride and cropped to the image, and then the levels are averaged. So maps of
-    different strides, and of padded images, lie over the right pixels.
+    The attention of each level is enlarged by the level's stride and cropped to the image, and then the levels are
+    averaged. So maps of different strides, and of padded images, match the pixels of the image.
 
     Args:
-        features: The features of a pass that recorded attention.
+        features: Features with recorded attention.
         feature_info: The `feature_info` of the backbone that computed the features.
-        levels: The levels to average. Each must have been recorded.
-        index: The image's position in the batch.
+        levels: The levels to average. The attention of each must have been recorded.
+        index: Position of the image in the batch, counted from 0.
 
     Returns:
-        Maps (W, height, width), one per word.
+        The words, and one map per word, (W, height, width).
 
     Raises:
-        ValueError: If no level is passed, a level was not recorded, or the text has no words.
+        ValueError: If `levels` is empty, a level was not recorded, or the words of the text are not known.
     """
     if not levels:
         raise ValueError("pass at least one level.")
@@ -70,21 +70,21 @@ def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequen
 
 
 def overlay(image: ImageLike, heat: Float[Tensor, "h w"], *, strength: float = 1.0) -> Image.Image:
-    """Draw a heat map over an image: cold places lose their colour and turn dark, hot places glow.
+    """Draw a heat map over an image: places with low values lose their colour and turn dark, high values glow.
 
     Args:
-        image: An image that `tadp.images.to_pil` reads.
-        heat: The heat map, of any size and with any finite values. It is smoothly stretched over the whole image and
-            scaled from its lowest to its highest value. A constant map is cold everywhere.
-        strength: How bright the hottest place and how dark the coldest place are drawn, from 0 (only the image, in
-            faded colours) to 1.
+        image: One image in any form that `tadp.images.to_pil` reads.
+        heat: The heat map, (h, w), of any size and with any finite values. It is smoothly enlarged to the whole image
+            and scaled from its lowest to its highest value. A constant map counts as low everywhere.
+        strength: How bright high values and how dark low values are drawn, from 0 (only the image, in faded colours) to
+            1, the default.
 
     Returns:
         A picture of the image's size.
 
     Raises:
         ImageError: If the image cannot be read.
-        ValueError: If the map is not (h, w), or holds NaN or infinite values.
+        ValueError: If `heat` is not (h, w), or contains NaN or infinite values.
     """
     picture = to_pil(image)
     share = strength * _stretched(heat, picture.size)  # (H, W) in [0, 1]
@@ -106,15 +106,15 @@ def word_sheet(
     enlarged and large images are shrunk.
 
     Args:
-        image: An image that `tadp.images.to_pil` reads.
-        words: Maps of words, from `pixel_words` or `AttentionMaps.words`.
+        image: One image in any form that `tadp.images.to_pil` reads.
+        words: One map per word, from `pixel_words` or `AttentionMaps.words`.
         caption: The caption to write at the top.
-        all_words: Whether to show articles and prepositions (`SKIPPED_WORDS`) too. They are always shown if the caption
-            has no other words.
-        columns: Pictures per row; by default, the number that makes the sheet about 1.8 times as wide as high.
+        all_words: Whether to also show articles, prepositions and similar words (`SKIPPED_WORDS`). They are always
+            shown if the caption has no other words.
+        columns: Number of pictures per row; None is the number that makes the sheet about 1.8 times as wide as high.
 
     Raises:
-        CaptionError: If there are no words.
+        CaptionError: If `words` has no words.
         ImageError: If the image cannot be read.
 
     Example:

@@ -28,15 +28,15 @@ def class_picture(
     """Draw classes over an image, with a legend of the classes that occur, the largest first.
 
     Args:
-        image: An image that `tadp.images.to_pil` reads.
-        class_map: Indices into `class_names`, (H, W). Pixels with other values, such as 255, and pixels of the class
-            "background" are left clear.
-        class_names: The K class names.
+        image: One image in any form that `tadp.images.to_pil` reads.
+        class_map: Class of each pixel, as an index into `class_names`, (H, W). Pixels with other values, such as 255,
+            and pixels of the class "background" get no colour.
+        class_names: The K class names, in the order of their indices.
         opacity: Opacity of the colours, from 0 to 1.
 
     Raises:
         ImageError: If the image cannot be read.
-        ValueError: If the map and the image differ in size, or the opacity is not from 0 to 1.
+        ValueError: If `class_map` and the image differ in size, or `opacity` is not from 0 to 1.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be from 0 to 1; got {opacity}.")
@@ -96,9 +96,9 @@ def box_picture(
     The box with the highest score lies on top. Labels do not cover one another where there is room.
 
     Args:
-        image: An image that `tadp.images.to_pil` reads.
-        found: The boxes, in the image's pixels.
-        class_names: The class names that the labels index.
+        image: One image in any form that `tadp.images.to_pil` reads.
+        found: The boxes to draw, in pixels of the image.
+        class_names: The class names, in the order of their indices in `found.labels`.
         note: A note to write below the picture; "" for none.
 
     Raises:

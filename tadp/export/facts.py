@@ -15,23 +15,23 @@ KEY = "tadp"  # in the metadata of an ONNX file
 
 @dataclass(frozen=True)
 class Facts:
-    """What an exported file contains, for the code that runs it.
+    """What an exported file contains, as information for the code that runs it.
 
     Attributes:
         tadp: Version of tadp that wrote the file.
-        model: Name that the backbone was loaded by; None if it was built from parts.
-        revision: Commit of the model, if it came from the hub.
-        channels: Channels of each map, finest first, including attached attention.
+        model: Name under which the backbone was loaded; None if it was built from parts.
+        revision: Commit of the model, if it came from the hub; otherwise None.
+        channels: Number of channels of each map, finest first, including attached attention.
         strides: Stride of each map in pixels, finest first.
         attached: Number of attention channels of each level with attached attention. They are the last channels.
-        recorded: Levels whose attention is a separate output.
+        recorded: Levels whose attention is an output of its own.
         tokens: Number of tokens of every text.
-        text_width: D, the width of an embedding.
-        pooled_width: P, the width of a pooled embedding; None if the model takes none.
-        image_size: (height, width) in pixels; None for any size from 8 pixels up.
-        batch_size: Images per call; None for any number.
-        text: Tokens and words of the text that is part of the file; None if there is no such text.
-        options: Options of the backbone.
+        text_width: D, the width of a token's embedding.
+        pooled_width: P, the width of a text's pooled embedding; None if the model takes no pooled embedding.
+        image_size: (height, width) of the images in pixels; None for any size from 8 pixels up.
+        batch_size: Number of images per call; None for any number.
+        text: Tokens and words of the text that is part of the file; None if the text is an input.
+        options: Options of the backbone, by name.
     """
 
     tadp: str

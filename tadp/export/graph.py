@@ -22,11 +22,11 @@ MAX_SIDE = 16384
 
 
 class ExportedBackbone(nn.Module):
-    """A backbone from tensors to tensors, for torch.export to trace.
+    """A module that runs a backbone with tensors as inputs and outputs, so that torch.export can trace it.
 
     Args:
         backbone: A backbone in evaluation mode.
-        text: One text for all images, which becomes part of the graph. None takes embeddings in each call.
+        text: One encoded text for all images, which becomes part of the graph. With None, embeddings are an input.
     """
 
     def __init__(self, backbone: TADPBackbone, text: Conditioning | None = None):
@@ -45,15 +45,16 @@ class ExportedBackbone(nn.Module):
     def forward(
         self, pixels: Tensor, embeddings: Tensor | None = None, pooled: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Compute the maps, `map_0` the finest, and `attention_1` and so on for each level of `record_attention`.
+        """Compute the maps, and the attention of each level in the option `record_attention`.
 
         Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            embeddings: (B, L, D). None if the text is part of the graph.
-            pooled: Pooled embeddings, (B, P), for models that take them.
+            pixels: Images (B, 3, H, W) in [0, 1].
+            embeddings: Embeddings of the texts, (B, L, D). None if the text is part of the graph.
+            pooled: Pooled embeddings of the texts, (B, P), for models that take them; otherwise None.
 
         Returns:
-            Maps and attention by name, all float32.
+            The maps, "map_0" (the finest), "map_1" …, and the attention, such as "attention_1" for level 1, all
+            float32.
         """
         tokens: Any = self.embeddings if self.has_text else embeddings
         text = Conditioning(tokens, pooled=self.pooled if self.has_text else pooled)  # pyright: ignore[reportArgumentType]
@@ -71,9 +72,9 @@ class Shape:
     """The shape of the images that a graph takes.
 
     Attributes:
-        image_size: (height, width) in pixels; None for any size.
-        batch_size: Images per call; None for any number.
-        multiple: Height and width are padded to a multiple of this number of pixels.
+        image_size: (height, width) of the images in pixels; None for any size.
+        batch_size: Number of images per call; None for any number.
+        multiple: Number of pixels to whose multiple height and width are padded.
     """
 
     image_size: tuple[int, int] | None

@@ -28,29 +28,30 @@ def to_onnx(
     text: str | Conditioning | None = None,
     opset: int = OPSET,
 ) -> Facts:
-    """Write a backbone as an ONNX file that any ONNX runtime can run. Needs the extra `onnx`.
+    """Write a backbone as an ONNX file that any ONNX runtime can run. This needs the extra `onnx`.
 
     The inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models that
-    take them, pooled embeddings `pooled` (B, P). The outputs are `map_0`, the finest, to `map_n`, with attention
-    attached as in the backbone, and `attention_1` and so on for each level of `record_attention`. All are float32.
-    Padding and cropping are part of the graph. The metadata has channels, strides and more under "tadp" (`Facts`).
+    take them, the pooled embeddings `pooled` (B, P). The outputs are the maps `map_0` (the finest), `map_1` …, with
+    attention attached as in the backbone, and the attention of each level in the option `record_attention`, such as
+    `attention_1` for level 1. All are float32. Padding and cropping are part of the graph. The metadata under "tadp"
+    contains channels, strides and more (see `Facts`).
 
     Args:
         backbone: The backbone. It is exported in evaluation mode.
-        path: File to write, such as `backbone.onnx`. Weights of more than 1.5 GB go into a second file next to it,
-            `….onnx.data`.
-        image_size: (height, width) in pixels. None allows any size from 8 pixels up, which works for Stable Diffusion
-            1.x and 2.x.
-        batch_size: Images per call. None allows any number.
-        text: One text for all images, which becomes part of the file. The file then takes only pixels.
+        path: File to write, such as `backbone.onnx`. Weights of more than 1.5 GB are written to a second file next to
+            it, `….onnx.data`.
+        image_size: (height, width) of the images in pixels. None allows any size from 8 pixels up, which works for
+            Stable Diffusion 1.x and 2.x.
+        batch_size: Number of images per call; None allows any number.
+        text: One text for all images, which becomes part of the file, so that `pixels` is the only input. With None,
+            embeddings are an input.
         opset: Version of ONNX's operators, 18 or newer.
 
     Returns:
-        The facts that were written to the metadata.
+        The information that was written to the metadata.
 
     Raises:
-        ValueError: If a size is too small, the opset is too old, or the backbone does something that cannot be
-            exported.
+        ValueError: If a size is too small, `opset` is too old, or the backbone has an option that cannot be exported.
         MissingExtraError: If onnx or onnxscript is not installed.
         OutputError: If the file cannot be written.
     """
@@ -90,10 +91,10 @@ def _convert(program: Any, inputs: list[str], outputs: list[str], opset: int) ->
 
 
 def take_any_size(model: Any, *, multiple: int, strides: dict[str, int]) -> None:
-    """Add padding before a graph's `pixels`, and cropping after its maps.
+    """Add padding after a graph's input `pixels`, and cropping before its outputs, so that it takes images of any size.
 
-    This is the padding and cropping of the backbone: the last row and column are repeated up to a multiple, and a map
-    is cut to ceil(side / stride) cells.
+    Padding and cropping are those of the backbone: the last row and column are repeated up to a multiple, and a map is
+    cropped to ceil(side / stride) cells.
 
     Args:
         model: An `onnx.ModelProto`, which is changed in place.
@@ -133,7 +134,7 @@ def take_any_size(model: Any, *, multiple: int, strides: dict[str, int]) -> None
 
 
 def name_sizes(model: Any, *, strides: dict[str, int]) -> None:
-    """Name the varying dimensions of inputs and outputs "batch", "height", "width", "ceil(height / 8)" and so on.
+    """Name the variable dimensions of inputs and outputs "batch", "height", "width", "ceil(height / 8)" and so on.
 
     Args:
         model: An `onnx.ModelProto`, which is changed in place.

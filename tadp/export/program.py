@@ -17,26 +17,27 @@ def to_program(
     batch_size: int | None = None,
     text: str | Conditioning | None = None,
 ) -> ExportedProgram:
-    """Trace a backbone into a program: pixels and embeddings in, maps out.
+    """Trace a backbone with torch.export into a program from pixels and embeddings to maps.
 
     The inputs are `pixels` (B, 3, H, W) in [0, 1], which are not checked, `embeddings` (B, L, D) and, for models that
-    take them, pooled embeddings `pooled` (B, P), all float32. The program returns a dictionary: `map_0`, the finest, to
-    `map_n`, with attention attached as in the backbone, and `attention_1` and so on for each level of
-    `record_attention`.
+    take them, the pooled embeddings `pooled` (B, P), all float32. The program returns a dictionary with the maps
+    `map_0` (the finest), `map_1` …, with attention attached as in the backbone, and the attention of each level in the
+    option `record_attention`, such as `attention_1` for level 1.
 
     Args:
         backbone: A backbone of any dtype. It is exported in evaluation mode.
-        image_size: (height, width) in pixels; padding and cropping then become part of the program. With None, height
-            and width may be any multiples of the backbone's own multiple (64 pixels for Stable Diffusion 1.x), at least
-            two times it; pad images before and crop maps after the call (docs/export.md).
-        batch_size: Images per call. None allows 1 to 63.
-        text: One text for all images, which becomes part of the program. The program then takes only pixels.
+        image_size: (height, width) of the images in pixels; padding and cropping then become part of the program. With
+            None, height and width can be any multiples of the coarsest level's stride (64 pixels for Stable Diffusion
+            1.x) from twice this stride on; pad images before the call, and crop maps after it (docs/export.md).
+        batch_size: Number of images per call; None allows 1 to 63.
+        text: One text for all images, which becomes part of the program, so that `pixels` is the only input. With None,
+            embeddings are an input.
 
     Returns:
-        A program for `torch.export.save` to write; `program.module()(pixels, embeddings)` runs it.
+        The program. `torch.export.save` writes it, and `program.module()(pixels, embeddings)` runs it.
 
     Raises:
-        ValueError: If a size is too small, or the backbone does something that cannot be exported.
+        ValueError: If a size is too small, or the backbone has an option that cannot be exported.
     """
     program, _ = trace(backbone, image_size=image_size, batch_size=batch_size, text=text)
     return program

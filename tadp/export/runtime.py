@@ -18,7 +18,7 @@ from tadp.text.conditioning import Conditioning
 
 
 class OnnxBackbone:
-    """An ONNX file from `to_onnx`, called like a backbone: images and text in, `Features` out. Needs the extra `onnx`.
+    """Runs an ONNX file that `to_onnx` wrote, and is called like a backbone. This needs the extra `onnx`.
 
     Args:
         path: The ONNX file.
@@ -27,12 +27,12 @@ class OnnxBackbone:
 
     Raises:
         MissingFileError: If the file does not exist.
-        ModelError: If it is not an ONNX file, or was not written by `to_onnx`.
+        ModelError: If the file is not an ONNX file, or was not written by `to_onnx`.
         MissingExtraError: If onnxruntime is not installed.
 
     Attributes:
-        facts: The facts in the file's metadata.
-        session: The session of ONNX Runtime, to run the graph on named arrays.
+        facts: The information in the file's metadata.
+        session: The session of ONNX Runtime, with which you can run the graph on named arrays.
     """
 
     def __init__(self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)):
@@ -55,18 +55,19 @@ class OnnxBackbone:
         """Compute the features of images.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads.
-            text: Encoded text, from the backbone's `encode_text`: one for all images, or one per image. None if a text
-                is part of the file.
+            images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads.
+            text: Encoded text, from the backbone's `encode_text`: one text for all images, or one per image. None if a
+                text is part of the file.
 
         Returns:
             The features that the backbone would return, on the CPU and without gradient.
 
         Raises:
-            ImageError: If an image cannot be read, or does not have the file's size.
-            CaptionError: If there are neither one nor B texts.
-            TypeError: If the text is not a `Conditioning`; the file has no text encoder.
-            ValueError: If a text is missing, given although one is part of the file, or of the wrong shape.
+            ImageError: If an image cannot be read, or does not have the size for which the file was written.
+            CaptionError: If the number of texts is neither one nor B.
+            TypeError: If `text` is not a `Conditioning`. A string cannot be used, because the file has no text encoder.
+            ValueError: If `text` is None although no text is part of the file, if it is not None although a text is
+                part of the file, or if it has the wrong shape.
         """
         pixels = to_tensor(images).detach().float().cpu()
         facts = self.facts

@@ -3,8 +3,8 @@
     head = tadp.heads.SegmentationHead(backbone.feature_info, num_classes=13)
     logits = head(backbone(images, captions))  # (B, 13, H, W)
 
-A head only needs a `FeatureInfo` to be built. It works on features of any size from any matching backbone: `Features`,
-or a list of maps, finest first.
+To build a head, only a `FeatureInfo` is needed. The head then takes features of any image size, from any backbone with
+the same `FeatureInfo`: either `Features`, or a list of maps, finest first.
 """
 
 from tadp.heads.depth import DepthHead as DepthHead

@@ -1,15 +1,15 @@
-"""Depth in metres from features, with the head that VPD and TADP trained on NYU.
+"""A head that predicts depth in metres, the one that VPD and TADP trained on NYU Depth v2.
 
-Its parameters correspond to the released ones:
+Its parameters correspond to those of the paper's released code:
 
     here                                       released
     layer1, layer2, out_layer                  encoder.layer1, encoder.layer2, encoder.out_layer
     deconv_layers, conv_layers                 decoder.deconv_layers, decoder.conv_layers
     last_layer_depth                           last_layer_depth
 
-With the default widths, they also have the same shapes. The outputs agree for images whose height and width are
-multiples of 64. For other sizes the released code pads the image, and its first group normalisations see the padding,
-which a head never receives.
+With the default numbers of channels, they also have the same shapes. The outputs agree for images whose height and
+width are multiples of 64. For other sizes, the released code pads the image, and the padding changes the result of its
+first group normalisations. Here, maps are cropped to the image before they reach the head.
 """
 
 from collections.abc import Sequence
@@ -29,26 +29,29 @@ _DECONV_CHANNELS = (32, 32, 32)
 
 
 class DepthHead(nn.Module):
-    """A head that predicts depth.
+    """A head that predicts the depth of every pixel in metres.
 
-    All levels are resized to the second coarsest (stride 32 for strides 8 to 64): finer levels by strided
-    convolutions, the coarser level by repetition. A 1x1 convolution follows, then transposed convolutions that each
-    double the size, then doublings by interpolation up to the image's size, and two final convolutions.
+    The maps of all levels are resized to the second coarsest level (stride 32 for strides 8 to 64): finer levels by
+    strided convolutions, the coarsest level by repetition. A 1x1 convolution follows, then transposed convolutions that
+    each double the size, then interpolations that each double the size up to that of the image, and two final
+    convolutions.
 
     Args:
-        feature_info: `backbone.feature_info`: channels and strides of the levels.
-        max_depth_m: The largest depth that can be predicted, in metres; 10 for NYU.
-        channels: Number of channels at the image's size. The 1x1 convolution has eight times as many. A narrow head for
-            small backbones has `channels=32`. The last convolutions take most of the time, which grows with the square
-            of this number.
-        deconv_channels: Numbers of channels of the transposed convolutions. By default there are three with 32
-            channels, as in the paper, or fewer if the map they start from has a stride below 8.
-        norm: The normalisation. "batch" is the paper's; "group" does not depend on the other images in the batch.
+        feature_info: Channels and strides of the levels, as in `backbone.feature_info`.
+        max_depth_m: Largest depth that can be predicted, in metres; 10 for NYU Depth v2.
+        channels: Number of channels at the image's size. The 1x1 convolution has eight times as many. For small
+            backbones, 32 is enough. The last convolutions take most of the time, which grows with the square of this
+            number.
+        deconv_channels: Number of channels of each transposed convolution. By default there are three with 32 channels,
+            as in the paper, or fewer if the map at which they start has a stride below 8.
+        norm: Kind of normalisation. "batch" is that of the paper; "group" does not depend on the other images in the
+            batch.
 
     Raises:
         TypeError: If `feature_info` is not a `FeatureInfo`, or `max_depth_m` is not a number.
-        ValueError: If strides do not double from level to level, if a number of channels is below 1, if `max_depth_m`
-            is not above 0, or if there are no transposed convolutions or too many for the image's size.
+        ValueError: If the strides do not double from level to level, if a number of channels is below 1, if
+            `max_depth_m` is not above 0, or if `deconv_channels` is empty or has so many entries that the result would
+            be larger than the image.
 
     Source:
         TADP/tadp_depth.py and VPD's depth/models_depth/model.py.
@@ -127,8 +130,8 @@ class DepthHead(nn.Module):
         Args:
             features: The output of the backbone, or a list of its maps (B, C, h, w), finest first. The maps are
                 converted to the head's dtype.
-            image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps
-                the finest map's size times its stride.
+            image_size: (height, width) of the output in pixels. None is the size of the images; for a list of maps, the
+                size of the finest map times its stride.
 
         Returns:
             Depth in metres, (B, height, width), between 0 and `max_depth_m`, in float32 or higher precision.

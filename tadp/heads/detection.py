@@ -1,10 +1,10 @@
 """Object detection: Faster R-CNN on features of a backbone.
 
-The box arithmetic, sampling, pooling and losses are torchvision's. Two parts differ. The order of the steps keeps boxes
-and scores in float32 whatever the head's dtype is. And the anchors use the strides of the features. torchvision guesses
-the strides from sizes, wrongly if an image's size is not a multiple of a stride. Parameters have torchvision's names,
-`rpn` and `roi_heads`; for the pyramid's names, see `FPN`. The released model calls these three parts
-`decode_head.rpn`, `decode_head.roi_heads` and `fpn`.
+The box arithmetic, sampling, pooling and losses are torchvision's. Two things differ. Boxes and scores stay in float32
+whatever the head's dtype is. And the anchors are placed by the strides of the features: torchvision derives the strides
+from the sizes of image and map, wrongly if the image's size is not a multiple of a stride. Parameters have
+torchvision's names, which begin with `rpn` and `roi_heads`; for the names in the pyramid, see `FPN`. The paper's
+released model calls these three parts `decode_head.rpn`, `decode_head.roi_heads` and `fpn`.
 """
 
 from collections.abc import Sequence
@@ -28,27 +28,28 @@ class DetectionHead(nn.Module):
     """A head that predicts boxes with labels and scores.
 
     Args:
-        feature_info: `backbone.feature_info`: channels and strides of the levels.
+        feature_info: Channels and strides of the levels, as in `backbone.feature_info`.
         num_classes: Number of classes K, without background, which the head adds.
-        channels: Number of channels in the pyramid.
+        channels: Number of channels in the feature pyramid.
         hidden_channels: Number of channels of the two layers that classify a box.
-        anchor_sizes: Side of each level's anchors in pixels. By default it is four cells of the level: 32 to 256 for
-            strides 8 to 64, as in the released code.
+        anchor_sizes: Side of each level's anchors in pixels. None is four cells of the level: 32 to 256 pixels for
+            strides 8 to 64, as in the paper's released code.
         aspect_ratios: Ratios of height to width of the anchors.
-        score_threshold: Boxes with a lower score are not reported.
-        nms_iou: If two boxes of a class overlap by more than this, only the one with the higher score is kept.
-        max_detections: Largest number of boxes per image.
-        max_proposals: Largest number of boxes per image that the first stage passes to the second. In training, it is
-            doubled.
-        samples_per_image: Number of these boxes that are classified in training. On a CPU this takes most of the time:
-            with 64, a small model trains several times as fast.
+        score_threshold: Smallest score of a box that is returned, in [0, 1].
+        nms_iou: Largest intersection over union of two boxes of the same class, in [0, 1]. If they overlap more, only
+            the box with the higher score is kept.
+        max_detections: Largest number of boxes that are returned per image.
+        max_proposals: Largest number of candidate boxes per image that the first stage, which proposes boxes, passes to
+            the second stage, which classifies them. It is doubled in training.
+        samples_per_image: Number of candidate boxes per image that are classified in training. On a CPU this takes most
+            of the time: with 64, a small model trains several times as fast.
 
     Raises:
         MissingExtraError: If torchvision is missing, or is built for another version of torch.
         TypeError: If `feature_info` is not a `FeatureInfo`, or `num_classes` is not an integer.
-        ValueError: If there are no classes, if a stride is not twice the previous one, if there is not one anchor size
-            per level, if a threshold is outside [0, 1], or if `max_detections`, `max_proposals` or
-            `samples_per_image` is below 1.
+        ValueError: If there are no classes, if a stride is not twice the previous one, if `anchor_sizes` does not have
+            one size per level, if `score_threshold` or `nms_iou` is outside [0, 1], or if `max_detections`,
+            `max_proposals` or `samples_per_image` is below 1.
 
     Source:
         Ren et al., Faster R-CNN; Lin et al., Feature Pyramid Networks; TADP/tadp_objdet.py for the default sizes.
@@ -145,20 +146,21 @@ class DetectionHead(nn.Module):
         Args:
             features: The output of the backbone, or a list of its maps (B, C, h, w), finest first. The maps are
                 converted to the head's dtype.
-            targets: One `Boxes` per image, in pixels of the images; it may be empty. With targets the head returns
-                losses, and without targets detections, both in training mode and in evaluation mode.
-            image_size: (height, width) of the images; boxes are clipped to it. By default it is the size of the images,
-                or for a list of maps the finest map's size times its stride.
+            targets: The true boxes, one `Boxes` per image, in pixels of the images; a `Boxes` may have no boxes. With
+                targets the head returns losses, and without targets detections, both in training mode and in evaluation
+                mode.
+            image_size: (height, width) of the images in pixels, to which boxes are clipped. None is
+                `features.image_size`; for a list of maps, the size of the finest map times its stride.
 
         Returns:
-            With targets, four scalar losses: "objectness" and "proposal_regression" for the proposals,
-            "classification" and "box_regression" for the boxes. Train on their sum. Without targets, one `Detections`
-            per image, with the highest score first.
+            With targets, four scalar losses: "objectness" and "proposal_regression" of the first stage, and
+            "classification" and "box_regression" of the second stage. Train on their sum. Without targets, one
+            `Detections` per image, with the highest score first.
 
         Raises:
             TypeError: If `features` is neither `Features` nor a list of maps, or `targets` is not a list of `Boxes`.
-            ValueError: If the maps do not fit the head's `feature_info` or the image size, if there is not one `Boxes`
-                per image, if a label is outside the classes, or if a box lies outside its image.
+            ValueError: If the maps do not fit the head's `feature_info` or the image size, if `targets` does not have
+                one `Boxes` per image, if a label is not below `num_classes`, or if a box lies outside its image.
         """
         maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
         _check_size(maps[0], self.feature_info.reduction[0], size)

@@ -14,8 +14,8 @@ from tadp.heads.maps import check_info, enlarge
 class FPN(nn.Module):
     """A feature pyramid network.
 
-    Each level goes through a 1x1 ("lateral") convolution, the next coarser level is added, and a 3x3 convolution gives
-    the output.
+    The map of each level goes through a 1x1 ("lateral") convolution. Then the enlarged sum of the next coarser level is
+    added, and a 3x3 convolution gives the level's output.
 
     The arithmetic is the same as in mmsegmentation's neck `FPN` and torchvision's `FeaturePyramidNetwork`, where the
     parts have these names:
@@ -27,14 +27,15 @@ class FPN(nn.Module):
     Each part has a `weight` and a `bias`.
 
     Args:
-        feature_info: Channels and strides of the levels.
+        feature_info: Channels and strides of the levels, as in `backbone.feature_info`.
         channels: Number of channels of every output map.
 
     Raises:
-        ValueError: If strides do not grow by a factor of 2, 4, 8, ... from level to level, or `channels` is below 1.
+        ValueError: If the strides do not grow by a factor of 2, 4, 8, ... from level to level, or `channels` is below
+            1.
 
     Source:
-        Lin et al., Feature Pyramid Networks; TADP's mm_configs: out 256, num_outs 4.
+        Lin et al., Feature Pyramid Networks; TADP's mm_configs, with 256 channels and four output maps.
     """
 
     def __init__(self, feature_info: FeatureInfo, *, channels: int = 256):

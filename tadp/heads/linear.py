@@ -11,25 +11,26 @@ from tadp.heads.maps import check_batch, check_info, enlarge, read_maps
 
 
 class LinearHead(nn.Module):
-    """A 1x1 convolution over all levels, which are enlarged to the finest level's size and concatenated.
+    """A linear probe: a 1x1 convolution over the maps of all levels, enlarged to the finest level and concatenated.
 
     A 1x1 convolution and bilinear enlarging give the same result in either order. So each level is convolved at its
     own size, and only the K output channels are enlarged and added.
 
-    The channels of a U-Net differ in scale by powers of ten: attention channels lie near 1 / L for L tokens, feature
-    channels near 1. So each channel is standardised by its mean and standard deviation, over the batch in training and
-    over all training batches in evaluation. This is usual for probes, and in evaluation the probe stays linear in the
-    features. Standardising each cell over its channels would not be linear, and would leave attention at a thousandth.
+    The channels of a U-Net differ in scale by powers of ten: attention channels are near 1 / L for L tokens, feature
+    channels near 1. So each channel is standardised by its mean and standard deviation: those of the batch in training,
+    and their averages over all training batches in evaluation. This is usual for probes, and in evaluation it is linear
+    in the features. Standardising each cell over its channels would not be linear, and attention would stay a thousand
+    times smaller than the features.
 
     Args:
-        feature_info: `backbone.feature_info`: channels and strides of the levels.
-        num_classes: Number of outputs K per cell; 1 for a quantity.
+        feature_info: Channels and strides of the levels, as in `backbone.feature_info`.
+        num_classes: Number of outputs K per pixel: the number of classes, or 1 for a quantity such as depth.
         standardize: Whether channels are first standardised to mean 0 and standard deviation 1. Standardising has no
             trainable parameters.
 
     Raises:
         TypeError: If `feature_info` is not a `FeatureInfo`, or `num_classes` is not an integer.
-        ValueError: If there are no outputs, or strides do not double from level to level.
+        ValueError: If `num_classes` is below 1, or the strides do not double from level to level.
 
     Example:
         >>> import torch
@@ -57,21 +58,21 @@ class LinearHead(nn.Module):
     def forward(
         self, features: Features | Sequence[Tensor], *, image_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b k height width"]:
-        """Compute a linear combination of the channels of each cell.
+        """Compute the outputs of every pixel, linear combinations of the channels of its cells.
 
         Args:
             features: The output of the backbone, or a list of its maps (B, C, h, w), finest first. The maps are
                 converted to the head's dtype.
-            image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps
-                the finest map's size times its stride.
+            image_size: (height, width) of the output in pixels. None is the size of the images; for a list of maps, the
+                size of the finest map times its stride.
 
         Returns:
-            Outputs (B, K, height, width).
+            Outputs, (B, K, height, width).
 
         Raises:
             TypeError: If `features` is neither `Features` nor a list of maps.
-            ValueError: If the maps do not fit the head's `feature_info`, or if channels are standardised in training
-                over one image of one cell.
+            ValueError: If the maps do not fit the head's `feature_info`, or if channels should be standardised in
+                training but a map has a single value per channel.
         """
         maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
         finest = (maps[0].shape[2], maps[0].shape[3])

@@ -14,11 +14,11 @@ Norm: TypeAlias = Literal["batch", "group"]
 
 
 def check_info(info: FeatureInfo) -> None:
-    """Refuse a `FeatureInfo` that no head can be built for.
+    """Check that a head can be built for a `FeatureInfo`.
 
     Raises:
         TypeError: If `info` is not a `FeatureInfo`.
-        ValueError: If there are no levels, a level has no channels, or strides do not double.
+        ValueError: If there are no levels, a level has no channels, or the strides do not double from level to level.
     """
     if not isinstance(info, FeatureInfo):
         raise TypeError(f"a head needs a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")
@@ -36,14 +36,17 @@ def check_info(info: FeatureInfo) -> None:
 def read_maps(
     features: Features | Sequence[Tensor], info: FeatureInfo, *, image_size: tuple[int, int] | None, head: nn.Module
 ) -> tuple[list[Tensor], tuple[int, int]]:
-    """Check a head's input. Returns the maps in the head's dtype, and the size of the head's output.
+    """Check the input of a head, and convert it to the head's dtype.
 
     Args:
         features: The output of a backbone, or a list of its maps, finest first.
-        info: The `FeatureInfo` that the head was built for.
-        image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps the
-            size that the finest map covers.
+        info: The `FeatureInfo` for which the head was built.
+        image_size: (height, width) of the output in pixels. None is the size of the images; for a list of maps, the
+            size of the finest map times its stride.
         head: The head that reads the maps. They are converted to its dtype, unless autocast does that.
+
+    Returns:
+        The maps, finest first, and the (height, width) of the head's output in pixels.
 
     Raises:
         TypeError: If `features` is neither `Features` nor a list of maps.
@@ -91,16 +94,16 @@ def group_norm(channels: int, *, most_groups: int) -> nn.GroupNorm:
 
 
 def check_batch(module: nn.Module, maps: Tensor, *, level: int, instead: str = "norm='group'") -> None:
-    """Refuse to compute batch statistics from a single value per channel.
+    """Check that batch normalisation has more than one value per channel to compute its statistics from.
 
     Args:
         module: The module that may contain batch normalisation.
         maps: The maps of one level, (B, C, h, w).
         level: The number of the level, for the message.
-        instead: The option that avoids batch statistics, for the message.
+        instead: The option that avoids batch normalisation, for the message.
 
     Raises:
-        ValueError: If batch normalisation is trained and the maps have a single cell.
+        ValueError: If batch normalisation is in training mode, and the batch is one image with a map of one cell.
     """
     trains = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.modules())
     if not trains or maps[:, 0].numel() > 1:
@@ -114,10 +117,11 @@ def check_batch(module: nn.Module, maps: Tensor, *, level: int, instead: str = "
 def enlarge(
     maps: Tensor, factor: int, *, size: tuple[int, int], mode: Literal["nearest", "bilinear"] = "bilinear"
 ) -> Tensor:
-    """Enlarge maps by `factor` to `size`, so that each cell becomes `factor` x `factor` cells.
+    """Enlarge maps by a whole factor, so that each cell becomes `factor` x `factor` cells, and crop them to a size.
 
-    A map has ceil(size / stride) cells, so its last cell may extend beyond the edge. The maps are enlarged by the whole
-    factor and then cut, so that cells keep their place. If `factor` does not lead to `size`, the maps are stretched.
+    A map has ceil(size / stride) cells, so its last cell may extend beyond the image's edge. The maps are enlarged by
+    the whole factor and then cropped, so that every cell keeps its place. If they would be smaller than `size`, or
+    larger by a cell or more, they are stretched to `size` instead.
     """
     if not _within_last_cell(maps, factor, size):
         return _stretch(maps, size, mode)

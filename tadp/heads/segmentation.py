@@ -1,7 +1,6 @@
-"""Semantic segmentation: a feature pyramid and the semantic-FPN decoder.
+"""Semantic segmentation: a feature pyramid and the decoder of semantic FPN.
 
-It computes the same as mmsegmentation's neck `FPN` and decode head `FPNHead`, and their parameters correspond one to
-one:
+The head computes the same as mmsegmentation's neck `FPN` and decode head `FPNHead`. The parameters have these names:
 
     here                            mmsegmentation
     neck.lateral_convs.{k}          neck.lateral_convs.{k}.conv
@@ -10,9 +9,9 @@ one:
     scale_heads.{k}.{n}.norm        decode_head.scale_heads.{k}.{2n}.bn
     classifier                      decode_head.conv_seg
 
-The outputs agree if each map is half as high and wide as the next finer map. If it is not, because the image's size is
-not a multiple of the coarsest stride, mmsegmentation stretches maps to the finer map's size. Here, cells keep their
-place.
+The outputs agree if each map is half as high and wide as the next finer map. It is not if the image's size is not a
+multiple of the coarsest level's stride. mmsegmentation then stretches maps to the finer map's size; here, maps are
+enlarged by two and cropped, so that cells keep their place.
 """
 
 import math
@@ -31,16 +30,17 @@ class SegmentationHead(nn.Module):
     """A head that predicts one score per class and pixel.
 
     Args:
-        feature_info: `backbone.feature_info`: channels and strides of the levels.
+        feature_info: Channels and strides of the levels, as in `backbone.feature_info`.
         num_classes: Number of classes K, at least two, including a background class if there is one.
-        fpn_channels: Number of channels in the pyramid.
+        fpn_channels: Number of channels in the feature pyramid.
         channels: Number of channels in the decoder.
-        dropout: Share of channels that are dropped before the classifier in training.
-        norm: The normalisation. "batch" is the paper's; "group" does not depend on the other images in the batch.
+        dropout: Share of channels that are dropped before the classifier in training, in [0, 1).
+        norm: Kind of normalisation. "batch" is that of the paper; "group" does not depend on the other images in the
+            batch.
 
     Raises:
         TypeError: If `feature_info` is not a `FeatureInfo`, or `num_classes` is not an integer.
-        ValueError: If there are fewer than two classes, strides do not double from level to level, or a number of
+        ValueError: If there are fewer than two classes, the strides do not double from level to level, or a number of
             channels is below 1.
 
     Source:
@@ -91,16 +91,16 @@ class SegmentationHead(nn.Module):
         Args:
             features: The output of the backbone, or a list of its maps (B, C, h, w), finest first. The maps are
                 converted to the head's dtype.
-            image_size: (height, width) of the output. By default it is the size of the images, or for a list of maps
-                the finest map's size times its stride.
+            image_size: (height, width) of the output in pixels. None is the size of the images; for a list of maps, the
+                size of the finest map times its stride.
 
         Returns:
-            Logits (B, K, height, width).
+            Logits, (B, K, height, width).
 
         Raises:
             TypeError: If `features` is neither `Features` nor a list of maps.
-            ValueError: If the maps do not fit the head's `feature_info`, or if batch normalisation is trained on one
-                image of one cell.
+            ValueError: If the maps do not fit the head's `feature_info`, or if batch normalisation is in training mode
+                but a map has a single value per channel.
         """
         maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
         for level, (level_map, scale_head) in enumerate(zip(maps, self.scale_heads, strict=True)):

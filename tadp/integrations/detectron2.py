@@ -18,15 +18,16 @@ FORMAT = "RGB"
 def backbone_of(backbone: TADPBackbone | Pyramid, *, out_features: Sequence[str] | None = None) -> Any:
     """Wrap a backbone as a `detectron2.modeling.Backbone`, with maps named "stride8", "stride16" and so on.
 
-    A config needs `MODEL.PIXEL_MEAN` and `PIXEL_STD` from `PIXELS`, and `INPUT.FORMAT = "RGB"`.
+    The detectron2 config needs `MODEL.PIXEL_MEAN` and `MODEL.PIXEL_STD` from `PIXELS` in this module, and
+    `INPUT.FORMAT = "RGB"`.
 
     Args:
-        backbone: A backbone, or a `Pyramid` if its options are needed.
-        out_features: Names of the maps to return. None is all of them.
+        backbone: A backbone; or a `Pyramid`, to choose levels, a map at stride 4, or a normalisation of pixels.
+        out_features: Names of the maps to return, such as "stride8". None is all maps.
 
     Raises:
         MissingExtraError: If detectron2 is not installed.
-        ValueError: If a map's name is unknown.
+        ValueError: If a name in `out_features` is not the name of a map.
     """
     modeling, layers = (need(f"detectron2.{name}", install=INSTALL) for name in ("modeling", "layers"))
     pyramid = as_pyramid(backbone)

@@ -16,15 +16,15 @@ PREPROCESSOR = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "bgr_to_r
 
 
 def register(*, name: str = "TADP") -> type:
-    """Add the backbone to mmseg's registry, so that `backbone=dict(type=name, base_model="tadp-tiny")` builds it.
+    """Add a backbone class to mmseg's registry, which `backbone=dict(type="TADP", base_model="tadp-tiny")` builds.
 
-    The registered class takes `base_model`, any model that `TADPBackbone.from_pretrained` takes; `out_indices`, the
-    numbers of the pyramid's maps to return; `pyramid`, a dict of options for `Pyramid`; `init_cfg`, an option of
+    The class has these arguments: `base_model`, any model that `TADPBackbone.from_pretrained` accepts; `out_indices`,
+    the numbers of the pyramid's maps to return; `pyramid`, a dict of options for `Pyramid`; `init_cfg`, an option of
     mmengine that should stay None; and options of `TADPBackbone.from_pretrained`. It returns a tuple of maps. The
-    decode head's `in_channels` must equal its `out_channels`.
+    `in_channels` of the decode head must equal the backbone's `out_channels`.
 
     Args:
-        name: Name of the class in configs. A class that already has the name is replaced.
+        name: Name of the class in configs, "TADP" by default. A registered class with the same name is replaced.
 
     Returns:
         The registered class, a `mmengine.model.BaseModule`.

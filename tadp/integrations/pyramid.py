@@ -19,24 +19,26 @@ _TOLERANCE = 0.01  # rounding errors of pixels that were normalised in half prec
 
 
 class Pyramid(nn.Module):
-    """A backbone that takes only images and returns a list of maps, finest first.
+    """Wraps a backbone for code that passes only images and expects a list of maps, finest first.
 
-    The text is that of an open `with backbone.conditioning(captions):` block, else captions from the backbone's
-    captioner, else its `default_text`.
+    The text comes from an open `with backbone.conditioning(captions):` block; without one, from the backbone's
+    captioner; without that, it is the backbone's `default_text`.
 
     Args:
         backbone: The backbone. It is shared, not copied.
         levels: Levels of the backbone to return; level 0 is the finest (stride 8). None is all levels.
-        stride4: Kind of an additional first map at half the finest stride; None adds no map, and levels keep their
-            numbers. "vae" is the VAE encoder's own map, normalised to zero mean and unit deviation per image and group
-            of channels; it has nothing to train. "upsampled" is a learned transposed convolution of level 0.
-        stride4_channels: Channels of the upsampled map.
+        stride4: Kind of an additional map at half the finest stride (4 pixels), which becomes the first map. "vae" is
+            a map of the VAE encoder, normalised to zero mean and unit standard deviation per image and group of
+            channels; it has no trainable parameters. "upsampled" is a trained transposed convolution of level 0. None
+            adds no map.
+        stride4_channels: Number of channels of the "upsampled" map.
         mean: Mean that the framework subtracts from pixels in [0, 1], for red, green and blue. The pyramid undoes this
-            normalisation. With None, images come in [0, 1].
-        std: Standard deviation that the framework divides by, for red, green and blue.
+            normalisation. None means that the framework passes pixels in [0, 1].
+        std: Standard deviation by which the framework divides pixels, for red, green and blue; None if `mean` is None.
 
     Raises:
-        ValueError: If a level does not exist, `stride4` is unknown, or mean and std are not three numbers each.
+        ValueError: If a level does not exist, `stride4` is unknown, only one of `mean` and `std` is passed, or they are
+            not three numbers each.
 
     Example:
         >>> backbone = TADPBackbone.from_pretrained("tadp-tiny")
@@ -78,14 +80,18 @@ class Pyramid(nn.Module):
         self.mean, self.std = _check_statistics(mean, std)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
-        """Compute the maps; map k is (B, channels[k], ceil(H / reduction[k]), ceil(W / reduction[k])).
+        """Compute the maps of images, finest first.
 
         Args:
-            images: Images of 8 pixels or more per side, in [0, 1] or normalised by `mean` and `std`.
+            images: Images (B, 3, H, W) of 8 pixels or more per side, in [0, 1] or normalised by `mean` and `std`.
+
+        Returns:
+            One map per entry of `feature_info`, map k as (B, channels[k], ceil(H / reduction[k]),
+            ceil(W / reduction[k])).
 
         Raises:
-            ImageError: If images have the wrong range or shape, or are too small.
-            CaptionError: If no text can be found, or the number of captions does not fit the batch.
+            ImageError: If images have values out of range, a wrong shape, or a side under 8 pixels.
+            CaptionError: If there is no text, or the number of captions is neither one nor B.
         """
         features = self.backbone(self._undo_normalisation(images), vae_map=self.stride4 == "vae")
         maps = [features.maps[level] for level in self.levels]

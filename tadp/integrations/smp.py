@@ -17,19 +17,20 @@ INSTALL = "pip install 'tadp[smp]'."
 
 
 class SmpEncoder(nn.Module):
-    """A backbone as an encoder for smp's decoders, with maps at strides 1, 2, 4, 8, 16 and 32.
+    """A backbone as an encoder for the decoders of segmentation_models.pytorch (smp).
 
-    Stride 1 is the image, stride 2 a map without channels, stride 4 the additional map of `Pyramid`, and the others are
-    the backbone's levels. The level of stride 64 is left out.
+    It returns maps at strides 1, 2, 4, 8, 16 and 32. Stride 1 is the image, stride 2 a map without channels, stride 4
+    the additional map of `Pyramid`, and the others are the backbone's levels. The level of stride 64 is left out.
 
     Args:
-        base_model: Name or folder of a base model, for `TADPBackbone.from_pretrained`. Each encoder loads its own.
-        depth: Number of times that the image is halved, 3 to 5.
-        output_stride: Stride to which coarser maps are enlarged by interpolation, where other encoders use dilation.
-            DeepLab needs 8 or 16.
-        stride4: Kind of the map at stride 4, which smp's decoders need; see `Pyramid`.
-        mean: Mean that was subtracted from the pixels; see `Pyramid`.
-        std: Standard deviation that the pixels were divided by; see `Pyramid`.
+        base_model: Name, folder or hub id of a base model, for `TADPBackbone.from_pretrained`. Each encoder loads its
+            own backbone.
+        depth: Number of times that the image is halved, 3 to 5; 5 ends at stride 32.
+        output_stride: Largest stride of the returned maps, 8, 16 or 32. Coarser maps are enlarged to it by
+            interpolation, where other encoders use dilation. DeepLab needs 8 or 16.
+        stride4: Kind of the map at stride 4, "vae" or "upsampled", which smp's decoders need; see `Pyramid`.
+        mean: Mean that was subtracted from pixels in [0, 1], for red, green and blue; None if pixels are in [0, 1].
+        std: Standard deviation by which pixels were divided, for red, green and blue; None if `mean` is None.
         **options: Options of `TADPBackbone.from_pretrained`.
 
     Raises:
@@ -94,17 +95,17 @@ class SmpEncoder(nn.Module):
 
 
 def register(base_model: str | Path = "tadp-tiny", *, name: str = "tadp", **options: Any) -> None:
-    """Register an encoder from a base model, for `smp.Unet(name, encoder_weights=None)`, `smp.FPN` and so on.
+    """Register a base model as an encoder, so that `smp.Unet("tadp", encoder_weights=None)` and other models use it.
 
-    `encoder_weights` must stay None: the base model's own weights are always loaded.
+    `encoder_weights` must be None, because the base model's own weights are always loaded.
 
     Args:
-        base_model: Name or folder of a base model, for `TADPBackbone.from_pretrained`.
-        name: Name of the encoder in smp. An encoder that already has the name is replaced.
+        base_model: Name, folder or hub id of a base model, for `TADPBackbone.from_pretrained`.
+        name: Name of the encoder in smp, "tadp" by default. A registered encoder with the same name is replaced.
         **options: Options of `SmpEncoder` and `TADPBackbone.from_pretrained`.
 
     Raises:
-        MissingExtraError: If smp is not installed.
+        MissingExtraError: If segmentation_models.pytorch is not installed.
     """
     encoders = need("segmentation_models_pytorch", install=INSTALL).encoders.encoders
     encoders[name] = {"encoder": SmpEncoder, "params": {"base_model": base_model, **options}, "pretrained_settings": {}}

@@ -17,15 +17,16 @@ _WITHOUT_MEANING = {"num_classes", "global_pool", "drop_rate", "drop_path_rate",
 
 
 class TimmFeatures(nn.Module):
-    """A backbone in the form of timm's `create_model(…, features_only=True)`: it has `feature_info` and returns maps.
+    """A backbone with the interface of timm's `create_model(…, features_only=True)`: `feature_info` and a list of maps.
 
     Args:
-        backbone: A backbone, or a `Pyramid` if its options are needed (stride 4, mean and std).
-        out_indices: Numbers of the pyramid's maps to return. A single number n is the last n maps; None is all maps.
+        backbone: A backbone; or a `Pyramid`, to choose levels, a map at stride 4, or a normalisation of pixels.
+        out_indices: Numbers of the maps to return, with 0 the finest. A single number n is the last n maps; None is all
+            maps.
 
     Raises:
         MissingExtraError: If timm is not installed.
-        ValueError: If a map does not exist.
+        ValueError: If a map in `out_indices` does not exist.
 
     Example:
         >>> features = TimmFeatures(TADPBackbone.from_pretrained("tadp-tiny"), out_indices=(0, 1))
@@ -65,15 +66,19 @@ class TimmFeatures(nn.Module):
 
 
 def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:
-    """Register a backbone for `timm.create_model(name, features_only=True, out_indices=…)`.
+    """Register a backbone, so that `timm.create_model("tadp", features_only=True, out_indices=…)` returns it.
 
-    All models created this way share the backbone. A backbone that was registered under the same name before is
-    replaced.
+    All models created in this way share the backbone.
+
+    Args:
+        backbone: A backbone; or a `Pyramid`, to choose levels, a map at stride 4, or a normalisation of pixels.
+        name: Name of the model in timm, "tadp" by default. A backbone that was registered with the same name is
+            replaced.
 
     Raises:
         MissingExtraError: If timm is not installed.
         ValueError: If timm has a model of its own with this name.
-        TypeError: If `backbone` is the name of a model.
+        TypeError: If `backbone` is the name of a model rather than a loaded backbone.
     """
     if not isinstance(backbone, Pyramid):
         refuse_name(backbone)

@@ -15,15 +15,15 @@ _ANCHOR_CELLS = 4  # anchors have 32 pixels at stride 8, as in TADP's released d
 
 
 class DetectionBackbone(nn.Module):
-    """A backbone with a feature pyramid network for torchvision's detectors: an OrderedDict of maps of equal width.
+    """A backbone with a feature pyramid network for torchvision's detectors.
 
-    torchvision normalises and pads images in a way meant for other backbones. Pass a detector the arguments from
-    `options("faster_rcnn")` and so on: they leave pixels in [0, 1], pad to the backbone's multiple, and place the
-    anchors.
+    It returns an OrderedDict of maps, all with the same number of channels. torchvision's detectors normalise and pad
+    images in a way that suits other backbones. So pass a detector the arguments that `options("faster_rcnn")` returns:
+    they leave pixels in [0, 1], pad images to a multiple of the coarsest level's stride, and place the anchors.
 
     Args:
-        backbone: A backbone, or a `Pyramid` if its options are needed.
-        out_channels: Channels of each map.
+        backbone: A backbone; or a `Pyramid`, to choose levels, a map at stride 4, or a normalisation of pixels.
+        out_channels: Number of channels of each map.
 
     Raises:
         MissingExtraError: If torchvision is not installed.
@@ -43,17 +43,17 @@ class DetectionBackbone(nn.Module):
         return self.fpn(OrderedDict((str(number), level) for number, level in enumerate(self.pyramid(images))))
 
     def options(self, model: str) -> dict[str, Any]:
-        """Arguments of a detector besides the backbone and the number of classes.
+        """Return the arguments of a detector besides the backbone and the number of classes.
 
         Args:
-            model: "faster_rcnn", "mask_rcnn" or "retinanet".
+            model: The kind of detector: "faster_rcnn", "mask_rcnn" or "retinanet".
 
         Returns:
-            Arguments of torchvision's `FasterRCNN`, `MaskRCNN` or `RetinaNet`: mean 0 and deviation 1, sizes divisible
-            by the coarsest stride, anchors of four cells, and poolers with the names of the maps.
+            Arguments of torchvision's `FasterRCNN`, `MaskRCNN` or `RetinaNet`: mean 0 and standard deviation 1, sizes
+            divisible by the coarsest level's stride, anchors of four cells, and poolers with the names of the maps.
 
         Raises:
-            ValueError: If `model` is not one of the three.
+            ValueError: If `model` is not one of these three.
         """
         known = ("faster_rcnn", "mask_rcnn", "retinanet")
         if model not in known:

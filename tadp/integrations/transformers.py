@@ -30,28 +30,30 @@ _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token",
 
 
 class TADPConfig(BackboneConfigMixin, PretrainedConfig):
-    """The config from which `AutoBackbone.from_config` builds a backbone.
+    """The config from which `AutoBackbone.from_config` of transformers builds a backbone.
 
-    It describes the parts of the base model and holds the tokenizer's vocabulary, so that a saved model loads without
-    the base model: `save_pretrained` of UperNet and others writes all weights, including the frozen ones.
+    It describes the parts of the base model and contains the tokenizer's vocabulary. So a saved model can be loaded
+    without the base model: `save_pretrained` of UperNet and other models writes all weights, including the frozen ones.
 
     Args:
-        base_model: Name or folder of a Stable Diffusion 1.x or 2.x model, for `TADPBackbone.from_pretrained`. A model
-            built from the config starts with its weights; a model loaded by `from_pretrained` does not need it.
-        backbone_options: Options of `TADPBackbone`, such as {"attach_attention": [1]}.
-        stride4: Kind of an additional map at stride 4, which becomes the first stage; see `Pyramid`.
-        stride4_channels: Channels of an upsampled map at stride 4; see `Pyramid`.
+        base_model: Name, folder or hub id of a Stable Diffusion 1.x or 2.x model, for `TADPBackbone.from_pretrained`. A
+            model that is built from the config starts with the weights of this base model. A model that is loaded by
+            `from_pretrained` does not need it.
+        backbone_options: Options of `TADPBackbone`, such as {"attach_attention": [1]}; None uses the defaults.
+        stride4: Kind of an additional map at stride 4, "vae" or "upsampled", which becomes the first stage; None adds
+            no map. See `Pyramid`.
+        stride4_channels: Number of channels of the "upsampled" map at stride 4.
         mean: Mean that the image processor subtracts, its `image_mean`. None is for pixels in [0, 1].
-        std: Standard deviation that the image processor divides by, its `image_std`.
-        out_features: Stages to return, by name: "stride8", …
-        out_indices: Stages to return, by number, with 0 the finest. If this and `out_features` are None, all stages are
-            returned.
-        parts: Description of the base model's parts, which the constructor reads from the base model if it is None.
+        std: Standard deviation by which the image processor divides, its `image_std`; None if `mean` is None.
+        out_features: Names of the stages to return, such as "stride8".
+        out_indices: Numbers of the stages to return, with 0 the finest. If this and `out_features` are None, all stages
+            are returned.
+        parts: Description of the base model's parts, as it is in a saved config. None reads it from the base model.
         **kwargs: Arguments of `PretrainedConfig`.
 
     Raises:
         UnknownModelError: If there is no such base model.
-        ModelError: If the base model is of another family, or has an `AutoencoderTiny`.
+        ModelError: If the base model is not Stable Diffusion 1.x or 2.x, or has an `AutoencoderTiny`.
 
     Example:
         >>> TADPConfig(base_model="tadp-tiny", stride4="vae").stage_names

@@ -1,8 +1,8 @@
 """What a family of base models is, and the list of known families.
 
-Base models differ in their denoiser, where its levels are, how attention is recorded, which text encoders they use
-and a few details. A `Family` describes all of this, so no other code needs to know which model it has.
-docs/add-a-base-model.md shows how to add a family.
+A family consists of base models with the same architecture, such as Stable Diffusion 1 and 2. Families differ in their
+denoiser, where its levels are, how attention is recorded, which text encoders they use, and a few details. A `Family`
+describes all of this, so that no other code depends on the model. docs/add-a-base-model.md shows how to add a family.
 """
 
 import json
@@ -32,9 +32,9 @@ class LoraLoader:
     """How diffusers reads the LoRAs of a family.
 
     Attributes:
-        mixin: The loader class of the family's pipeline, such as `StableDiffusionLoraLoaderMixin`.
-        options: Further arguments for the loader's `lora_state_dict`.
-        takes_alphas: Whether the loader takes the alphas as an argument separate from the weights.
+        mixin: The loader class of the family's pipeline in diffusers, such as `StableDiffusionLoraLoaderMixin`.
+        options: Further arguments for the loader's method `lora_state_dict`.
+        takes_alphas: Whether the loader takes LoRA's scaling factors alpha in an argument of their own.
     """
 
     mixin: Any
@@ -43,21 +43,22 @@ class LoraLoader:
 
 
 class Family(ABC):
-    """Everything that differs between base models. A subclass has no state; pass one instance of it to `register`.
+    """Describes base models with one architecture: everything in which they differ from other base models.
 
-    A subclass must define `config`, `layout` and `one_pass`. Everything else has a default that suits a plain
-    `nn.Module` with one CLIP text encoder.
+    To add a family, write a subclass without state and pass an instance of it to `register`. A subclass must define
+    `config`, `layout` and `one_pass`. Everything else has a default that suits a plain `nn.Module` with one CLIP text
+    encoder.
 
     Attributes:
         name: The family's name in messages.
-        denoiser_class: The class of the denoiser. A saved denoiser's config contains its name.
-        part: The subfolder that holds the denoiser in a model folder.
-        text_parts: The subfolders that hold the text encoders.
-        noise_kind: How noise is added if the model's scheduler is unknown.
-        takes_mask: Whether tokens can be excluded from attention.
-        takes_any_size: Whether one exported graph works for images of all sizes. False if a pass computes something
-            from the size.
-        lora_layers: Suffixes of the names of the layers that get a LoRA with `tune="lora"`.
+        denoiser_class: The class of the denoiser, whose name is `_class_name` in the config of a saved denoiser.
+        part: The subfolder of a model folder that contains the denoiser, "unet" or "transformer".
+        text_parts: The subfolders of a model folder that contain the text encoders.
+        noise_kind: How noise is added if the model's scheduler is not known: "diffusion", or "flow" for flow matching.
+        takes_mask: Whether the denoiser can exclude padding tokens from attention.
+        takes_any_size: Whether one exported graph works for images of all sizes. False if the denoiser computes
+            something from the image's size.
+        lora_layers: Suffixes of the names of the denoiser's layers to which a LoRA is added in training.
     """
 
     name: ClassVar[str]
@@ -99,17 +100,18 @@ class Family(ABC):
 
         Args:
             model: The denoiser.
-            layout: The denoiser's layout.
-            latents: Latents, (B, C, H, W). Height and width are multiples of `layout.multiple`.
-            timestep: Diffusion time, an integer from 0 to 999.
-            text: One text per image, with the embedding widths of the layout.
-            image_size: (height, width) of the image in pixels, before padding.
+            layout: Where the denoiser's levels are, as `layout` returns it.
+            latents: Latents with their noise, (B, C, H, W). Height and width are multiples of `layout.multiple`.
+            timestep: Diffusion timestep, an integer from 0 to 999.
+            text: The encoded text, one per image, with the embedding widths in `layout`.
+            image_size: (height, width) of the images in pixels, before padding.
             record_levels: Levels at which attention is recorded. Recording must not change the maps.
 
         Returns:
-            The maps, finest first, (B, channels[k], H / reduction[k], W / reduction[k]); and for each recorded level
-            the attention from its cells to the text, averaged over heads and layers, (B, L, h, w) with the height and
-            width of the map. The values of a cell sum to one over the tokens, or to less in joint attention.
+            The maps, finest first, that of level k as (B, channels[k], H / reduction[k], W / reduction[k]). And for
+            each recorded level, the attention of its cells to the text, averaged over heads and layers, (B, L, h, w)
+            with the height and width of the map. The values of a cell sum to one over the tokens, or to less in joint
+            attention, where cells also attend to the image.
         """
 
     # Which models belong to the family
@@ -125,14 +127,14 @@ class Family(ABC):
         return layout
 
     def layout_at(self, model: Any, blocks: Sequence[int]) -> Layout:
-        """The levels of a denoiser at blocks that the caller chose.
+        """Return the layout of a denoiser whose levels are the outputs of chosen blocks.
 
         Args:
             model: The denoiser.
-            blocks: Numbers of the blocks that become levels, finest level first.
+            blocks: Numbers of the blocks that become levels, counted from 0, finest level first.
 
         Raises:
-            ValueError: If the levels of this family cannot be chosen, or a block does not exist.
+            ValueError: If this family does not allow a choice of blocks, or a block does not exist.
         """
         raise ValueError(
             f"blocks= selects the levels of a transformer (Stable Diffusion 3, FLUX); the levels of {self.name} are "
@@ -155,8 +157,8 @@ class Family(ABC):
         """Call `one_pass`, and check its result against the layout. The arguments are those of `one_pass`.
 
         Raises:
-            ModelError: If the result differs from the layout.
-            ValueError: If the text has a mask but the family does not take one.
+            ModelError: If the number, channels or sizes of the maps differ from the layout, or attention is missing.
+            ValueError: If the text has a mask of its padding and the family does not take one.
         """
         if text.mask is not None and not self.takes_mask:
             raise ValueError(f"the attention of {self.name} takes no text mask; encode the text without mask_padding.")
@@ -316,16 +318,17 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Let tadp use the models of a family: in `TADPBackbone(unet=…)`, `from_pretrained` and everything built on them.
+    """Add a family, so that `TADPBackbone`, its `from_pretrained` and everything built on them can use its models.
 
-    If several families match a model, the one registered last is used. A family with the same name is replaced.
+    If several families match a model, the one that was registered last is used. A registered family with the same name
+    is replaced.
 
     Args:
         family: An instance of a subclass of `Family`.
 
     Raises:
-        TypeError: If `family` is not such an instance, its `denoiser_class` is not a subclass of `nn.Module`, or its
-            `part` is neither "unet" nor "transformer".
+        TypeError: If `family` is not an instance of a subclass of `Family`, its `denoiser_class` is not a subclass of
+            `nn.Module`, or its `part` is neither "unet" nor "transformer".
     """
     if not isinstance(family, Family):
         raise TypeError(f"family must be an instance of a subclass of Family; got {family!r}.")
@@ -351,14 +354,14 @@ def family_of(model: nn.Module) -> Family:
 
 
 def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
-    """The family of a saved denoiser.
+    """Return the family to which a saved denoiser belongs.
 
     Args:
-        config: The denoiser's config, with its `_class_name`.
-        where: The denoiser's folder, for the message.
+        config: The content of the denoiser's config.json, with its `_class_name`.
+        where: The denoiser's folder, for the error message.
 
     Raises:
-        ModelError: If the denoiser belongs to no known family; the message lists the families.
+        ModelError: If the denoiser belongs to no known family. The message lists the known families.
     """
     name = config.get("_class_name")
     for family in reversed(_FAMILIES.values()):

@@ -17,11 +17,12 @@ from tadp.text.conditioning import Conditioning
 
 
 class JointTransformerFamily(DiffusersFamily):
-    """A family whose denoiser is a transformer with joint attention.
+    """A family whose denoiser is a transformer with joint attention: one softmax covers image and text.
 
     Attributes:
-        processor: The class of the recording processors, called with a layer's name and its level.
-        patch_size: The patch size that the transformer's config must have.
+        processor: The class of the attention processors that can record. It is called with a layer's name and the
+            layer's level.
+        patch_size: The patch size in latent cells that the transformer's config must have.
     """
 
     part = "transformer"

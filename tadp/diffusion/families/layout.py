@@ -11,14 +11,14 @@ from tadp.errors import ModelError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the levels of a denoiser are, and the inputs it takes; level 0 is the finest.
+    """Where the levels of a denoiser are, and which inputs it takes. Level 0 is the finest.
 
     Attributes:
-        channels: Channels of each level's map.
-        reduction: Latent cells per cell of each level, in each direction: (1, 2, 4, 8) for Stable Diffusion 1.x.
+        channels: Number of channels of each level's map, without attention.
+        reduction: Width in latent cells of one cell of each level: (1, 2, 4, 8) for Stable Diffusion 1.x.
         taps: For each level, the name of the module whose output becomes the map.
         attention_layers: The level of each attention layer that can be recorded, by layer name.
-        latent_channels: Channels of the latents: 4, and 16 from Stable Diffusion 3 on.
+        latent_channels: Number of channels of the latents: 4 up to Stable Diffusion XL, 16 from Stable Diffusion 3 on.
         text_width: D, the width of a token's embedding.
         pooled_width: P, the width of a text's pooled embedding; None if the denoiser takes no pooled embedding.
     """
@@ -68,12 +68,20 @@ class Layout:
         record_levels: Sequence[int],
         family: str,
     ) -> None:
-        """Refuse the result of a pass that differs from the layout.
+        """Check that the result of a pass has the shapes that the layout describes.
 
-        Sizes are not checked while a graph is compiled or exported, where they may be symbols.
+        Sizes are not checked while a graph is compiled or exported, because they may be symbols there.
+
+        Args:
+            maps: The maps that the pass returned.
+            attention: The attention that the pass returned, by level.
+            latents: The latents that were passed to the denoiser.
+            tokens: Number of tokens of the text.
+            record_levels: Levels whose attention should be there.
+            family: Name of the family, for the message.
 
         Raises:
-            ModelError: If the number of maps, their channels or sizes, or the recorded attention differ.
+            ModelError: If the number of maps, their channels or sizes, or the recorded attention are not as described.
         """
         if len(maps) != len(self.channels):
             raise ModelError(f"a pass of {family} returned {len(maps)} maps; its layout has {len(self.channels)}.")

@@ -66,15 +66,15 @@ class StableDiffusion3(JointTransformerFamily):
 
 
 class SD3Text(TextStack):
-    """Stable Diffusion 3's text encoders: the tokens of XL's two CLIPs, followed by those of T5.
+    """Stable Diffusion 3's text encoders: the tokens of two CLIP encoders, followed by those of T5.
 
     Args:
         parts: The encoders by folder name: "text_encoder" and "text_encoder_2", each a CLIPTextModelWithProjection, and
-            optionally "text_encoder_3", a T5. Without it, the T5 embeddings are zero, as in diffusers.
+            optionally "text_encoder_3", a T5. Without T5, its embeddings are zero, as in diffusers.
         width: D, the width to which CLIP's embeddings are padded with zeros.
 
     Raises:
-        ModelError: If the CLIP tokenizers split text differently.
+        ModelError: If the two CLIP tokenizers split text differently.
     """
 
     def __init__(self, parts: Mapping[str, TextEncoder], *, width: int):

@@ -83,14 +83,16 @@ class StableDiffusionXL(StableDiffusion):
 
 
 class XLText(TextStack):
-    """Stable Diffusion XL's text encoders: the embeddings of two CLIPs side by side, and the second one's pooled text.
+    """Stable Diffusion XL's text encoders: two CLIP encoders, whose embeddings of a token are concatenated.
+
+    The pooled embedding of a text is that of the second encoder.
 
     Args:
         parts: The encoders by folder name: "text_encoder", a CLIPTextModel, and "text_encoder_2", a
-            CLIPTextModelWithProjection. Both return their last hidden state but one.
+            CLIPTextModelWithProjection. The last but one hidden state of each is used.
 
     Raises:
-        ModelError: If the tokenizers split text differently.
+        ModelError: If the two tokenizers split text differently.
     """
 
     def __init__(self, parts: Mapping[str, TextEncoder]):
