@@ -107,7 +107,7 @@ def run_kind(kind: Kind, seed: int) -> Outcome:
             events = watch(folder, loopback=kind.loopback)
             return judge(kind, folder, Random(f"{seed} {kind}")), events
 
-        ended = fork(case, log=Path(place, "log"), wait_s=3 * kind.seconds, before=lambda: _limit(kind))
+        ended = fork(case, log=Path(place, "log"), wait_s=2 * kind.seconds, before=lambda: _limit(kind))
         log = Path(place, "log").read_text(errors="replace")[-300:]
         is_executed = canary.exists()
         for path in folder.rglob("*"):  # otherwise a folder without permission would stay

@@ -1,13 +1,16 @@
 """Small intact models and data, built once per run; kinds copy them and damage the copy."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 ROOT = "HOSTILE_FIXTURES"  # the variable with the folder of the fixtures
 PICTURE_FORMATS = ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm", "avif")
+CLASSES = ("sky", "tree", "house")
 
 
 def fixture(name: str) -> Path:
@@ -21,15 +24,6 @@ def copy(name: str, folder: Path) -> Path:
     return Path((shutil.copytree if source.is_dir() else shutil.copy)(source, folder / source.name))
 
 
-def build() -> None:
-    """Build all fixtures in the folder that `ROOT` names. Runs in a child, so that the warm process never computes."""
-    _pictures(fixture("pictures"))
-    for number in range(5):
-        fixture("photos").mkdir(exist_ok=True)
-        picture((64 + 8 * number, 64)).save(fixture(f"photos/photo-{number}.png"))
-    _captions(fixture("captions"))
-
-
 def picture(size: tuple[int, int] = (72, 64)) -> Image.Image:
     """A small picture in which no two neighbouring pixels are equal."""
     image = Image.new("RGB", size)
@@ -37,20 +31,145 @@ def picture(size: tuple[int, int] = (72, 64)) -> Image.Image:
     return image
 
 
-def _pictures(folder: Path) -> None:
-    folder.mkdir()
+def build() -> None:
+    """Build all fixtures in the folder that `ROOT` names. Runs in a child, so that the warm process never computes."""
+    _pictures()
+    _captions(fixture("captions"))
+    _data_sets()
+    _models()
+    _task_models()
+    _personalized()
+    results = {"features": features(fixture("sd")), "captions": described(fixture("blip"))}
+    results |= {task: predicted(fixture(task), task) for task in ("segmentation", "depth")}
+    fixture("reference.json").write_text(json.dumps(results))
+
+
+def reference(name: str) -> Any:
+    """What the intact fixtures give: "features" of `sd`, "captions" of `blip`, "segmentation" and "depth"."""
+    return json.loads(fixture("reference.json").read_text())[name]
+
+
+def features(folder: Path, **options: Any) -> list[float]:
+    """A few numbers that depend on every weight of a backbone's U-Net, VAE encoder and text encoder."""
+    import torch
+
+    from tadp import TADPBackbone
+
+    backbone = TADPBackbone.from_pretrained(folder, **options)
+    with torch.inference_mode():
+        maps = backbone(picture((64, 64)), "a red dog on grass").maps
+    return [round(float(value), 3) for map_ in maps for value in (map_.mean(), map_.std(), map_.flatten()[7])]
+
+
+def described(folder: Path) -> list[str]:
+    """Captions of two pictures by a captioner."""
+    from tadp import Captioner
+
+    return Captioner.from_pretrained(folder, max_new_tokens=8)([picture(), picture((90, 64))])
+
+
+def predicted(folder: Path, task: str = "segmentation") -> list[float]:
+    """A few numbers of a task model's prediction."""
+    from tadp import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation
+
+    kinds: dict[str, Any] = {
+        "segmentation": (TADPForSemanticSegmentation, lambda result: result.scores),
+        "depth": (TADPForDepthEstimation, lambda result: result.depth_m),
+        "detection": (TADPForObjectDetection, lambda result: result.boxes.boxes),
+    }
+    kind, values = kinds[task]
+    numbers = values(kind.from_pretrained(folder).predict(picture((64, 64)), "a red dog")).float()
+    return [round(float(number), 3) for number in (numbers.mean(), numbers.std(), numbers.flatten()[7])]
+
+
+def _pictures() -> None:
     for suffix in PICTURE_FORMATS:
-        picture().save(folder / f"photo.{suffix}")
+        fixture("pictures").mkdir(exist_ok=True)
+        picture().save(fixture(f"pictures/photo.{suffix}"))
+    for number in range(5):
+        fixture("photos").mkdir(exist_ok=True)
+        picture((64 + 8 * number, 64)).save(fixture(f"photos/photo-{number}.png"))
 
 
 def _captions(folder: Path) -> None:
     from tadp.captions import CaptionTable
 
     folder.mkdir()
-    pairs = {f"picture-{k}": (f"a red dog on grass {k}", "a dog") for k in range(20)}
+    pairs = {f"picture-{k}": (f"a watercolor painting of a red dog {k}", "a dog") for k in range(20)}
     table = CaptionTable(pairs)
     table.to_json(folder / "captions.json")
     table.to_jsonl(folder / "captions.jsonl")
     table.to_parquet(folder / "captions.parquet")
     with CaptionTable.create(folder / "captions.db") as stored:
         stored.update(pairs)
+
+
+def _data_sets() -> None:
+    import trees
+
+    trees.voc(fixture("voc"))
+    trees.ade20k(fixture("ade20k"))
+    trees.cityscapes(fixture("cityscapes"))
+    trees.nyu(fixture("nyu"))
+    for number in range(3):
+        trees.write_image(fixture(f"own/images/{number}.png"))
+        trees.write_mask(fixture(f"own/masks/{number}.png"), trees.quadrants(0, 1, 2, 255))
+
+
+def _models() -> None:
+    import builders_captioner
+    import builders_single_file as single
+    import torch
+    from builders import WIDTH, build_unet
+    from builders_personalize import build_model
+    from safetensors.torch import save_file
+
+    from tadp import CaptionModifier, TADPBackbone
+
+    build_model(fixture("sd"))
+    TADPBackbone.from_pretrained(fixture("sd"), text_adapter=True).save_pretrained(fixture("saved"))
+    builders_captioner.build_blip(fixture("blip"))
+    fixture("single").mkdir()
+    for suffix in ("ckpt", "safetensors"):
+        single.write(single.whole("sd1"), fixture(f"single/sd.{suffix}"))
+    single.write_configs("sd1", fixture("single/configs"))
+    vectors = torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)
+    save_file({"<toy>": vectors}, fixture("learned.safetensors"))
+    torch.save({"<toy>": vectors}, fixture("learned.bin"))
+    CaptionModifier("a <toy> style scene of {caption}", token="<toy>", embedding=vectors).save_pretrained(
+        fixture("modifier")
+    )
+    state = build_unet().state_dict()
+    layers = [name.removesuffix(".weight") for name in state if name.endswith(("attn2.to_q.weight", "to_v.weight"))]
+    lora = {}
+    for layer in layers:
+        out, into = state[f"{layer}.weight"].shape
+        lora |= {f"unet.{layer}.lora_A.weight": torch.full((2, into), 0.1)}
+        lora |= {f"unet.{layer}.lora_B.weight": torch.full((out, 2), 0.1)}
+    settings = {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_q", "to_v"]}
+    fixture("lora").mkdir()
+    file = fixture("lora/pytorch_lora_weights.safetensors")
+    save_file(lora, file, metadata={"lora_adapter_metadata": json.dumps(settings)})
+
+
+def _task_models() -> None:
+    from tadp import TADPBackbone, TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation
+
+    backbone = TADPBackbone.from_pretrained(fixture("sd"))
+    options: dict[str, Any] = {"tune": "nothing"}
+    TADPForSemanticSegmentation(
+        backbone, class_names=CLASSES, window_px=64, head_options={"fpn_channels": 8, "channels": 8}, **options
+    ).save_pretrained(fixture("segmentation"))
+    TADPForDepthEstimation(
+        backbone, max_depth_m=10.0, window_px=64, head_options={"channels": 4, "deconv_channels": (6, 6, 6)}, **options
+    ).save_pretrained(fixture("depth"))
+    TADPForObjectDetection(
+        backbone, class_names=CLASSES, image_px=64, head_options={"channels": 8, "hidden_channels": 16}, **options
+    ).save_pretrained(fixture("detection"))
+
+
+def _personalized() -> None:
+    from builders_personalize import QUICK, learn
+
+    learn(fixture("sd"), [str(path) for path in sorted(fixture("photos").iterdir())], **QUICK,
+          output=fixture("personalized"), checkpoint_every=2)  # fmt: skip
