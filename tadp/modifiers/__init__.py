@@ -1,13 +1,13 @@
-"""Caption modifiers, which adapt captions, and possibly the backbone, to a target domain.
+"""Caption modifiers, which adapt captions, and possibly the backbone, to a target domain such as watercolors.
 
     modifier = CaptionModifier.style("watercolor")
     modifier(["a dog on a sled"])          # ["a watercolor painting of a dog on a sled"]
 
-    modifier = CaptionModifier.from_pretrained("my-watercolors")   # with a learned token, or a DreamBooth U-Net
+    modifier = CaptionModifier.from_pretrained("my-watercolors")   # with a learned token, or a U-Net from DreamBooth
     with modifier.install(backbone):
         features = backbone(images, modifier(captions))
 
-Source: TADP Sec. 4.3, M(P).
+Source: TADP Sec. 4.3, where modifiers are called M(P).
 """
 
 from tadp.modifiers.caption_templates import Kind as Kind

@@ -44,16 +44,16 @@ _NO_ARTICLE = ("night", "dreambooth")
 
 
 def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
-    """The template of a modifier of the paper.
+    """Return the template of one of the paper's modifiers.
 
     Args:
-        domain: A key of `TEMPLATES`.
+        domain: The target domain, a key of `TEMPLATES`.
         kind: One of the paper's six kinds of modifier.
-        token: The word for the learned concept, if the template has one.
-        literal: Whether to use the released code's template, with "a " before the caption.
+        token: The word for the learned concept, which replaces the placeholder in templates that have one.
+        literal: Whether to return the template of the paper's released code, with "a " before the caption.
 
     Raises:
-        ModifierError: If there is no such domain or kind.
+        ModifierError: If `domain` or `kind` is unknown.
     """
     if domain not in TEMPLATES:
         raise ModifierError(
@@ -86,11 +86,11 @@ def _with_token(template: str, token: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Refuse a template without `{caption}`, or with another placeholder.
+    """Check that a template has the placeholder `{caption}` and no other.
 
     Raises:
-        TypeError: If the template is not a string.
-        ModifierError: If it has no `{caption}`, an unknown placeholder, or an unmatched brace.
+        TypeError: If `template` is not a string.
+        ModifierError: If `template` has no `{caption}`, has an unknown placeholder, or has an unmatched brace.
     """
     if not isinstance(template, str):
         raise TypeError(f"a template must be a string; got {type(template).__name__}.")

@@ -54,9 +54,15 @@ class Installation:
 def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: nn.Module | None) -> Installation:
     """Add tokens to a backbone's text encoder and replace its U-Net by a copy of `unet`. On failure nothing is changed.
 
+    Args:
+        backbone: The backbone to change.
+        tokens: The learned tokens to add, which may be none.
+        unet: The U-Net to copy; None keeps the backbone's own.
+
     Raises:
-        ModifierError: If a token is already in the vocabulary or its vectors have another width, the U-Net has another
-            shape, or there is no text encoder to add a token to.
+        ModifierError: If a token is already in the vocabulary, if its vectors have another width than the text encoder,
+            if the backbone has no text encoder to which a token can be added, or if `unet` has another shape than the
+            backbone's U-Net.
     """
     before = _State.of(backbone)
     try:

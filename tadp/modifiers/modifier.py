@@ -27,28 +27,34 @@ from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
 
 
 class CaptionModifier:
-    """Rewrites captions, and may add a learned token or a U-Net that the new words refer to.
+    """Rewrites captions so that they name a target domain, and may change the model so that it knows the domain.
 
-    A caption is fitted into the template so that the result reads well. Only the seam changes: the caption's first
-    letter is lower-cased if its first word is known not to be a name (`tadp.language.grammar.lower_first`); a list
-    marker before it ("- ", "20. ") is removed; a full stop is removed if words follow; and an article of the template
-    is removed, or becomes "an", as the caption needs it (`tadp.language.grammar.takes_article`: "of a {caption}" with
-    "two dogs", "people", "water in a glass"). A caption without an article gets none, and the rest of it is unchanged.
+    The rewriting inserts each caption into a template. A modifier can also have a learned token or a tuned U-Net, which
+    `install` adds to a backbone.
+
+    A caption is inserted so that the result reads well. Only the words where caption and template meet are changed. The
+    caption's first letter is lower-cased if its first word is known not to be a name
+    (`tadp.language.grammar.lower_first`). A list marker before the caption ("- ", "20. ") is removed, and so is its
+    full stop if words follow. An article in the template before the caption is removed or becomes "an", as the caption
+    requires: "of a {caption}" becomes "of two dogs" or "of an owl" (`tadp.language.grammar.takes_article`). No article
+    is added to a caption that has none.
 
     Args:
-        template: The words around the caption, with `{caption}` in its place, once or more; a literal brace is doubled,
-            as in `str.format`. Braces in captions are left as they are.
-        token: A word that `install` teaches the text encoder. The template or the captions use it.
-        embedding: The token's vectors, (D,) or (N, D); D is the width of the text encoder. A token with several vectors
-            is still written once in a caption. Without vectors, `install` needs a backbone that knows the token.
-        unet: A fine-tuned U-Net that `install` puts in place of the backbone's.
+        template: The words around the caption, with the placeholder `{caption}` once or more. A literal brace is
+            doubled, as in `str.format`. The default, "{caption}", only returns captions. Braces in captions do not
+            change.
+        token: A new word that `install` adds to the text encoder, and that the template or the captions contain; None
+            for no new word.
+        embedding: The token's vectors, (D,) or (N, D), where D is the width of the text encoder. A token with several
+            vectors is still written once in a caption. With None, the backbone must already know the token.
+        unet: A tuned U-Net that `install` puts in place of the backbone's U-Net; None keeps the backbone's.
         literal: Whether to insert captions unchanged.
 
     Raises:
         ModifierError: If the template has no `{caption}`, or the token or its embedding is invalid.
 
     Source:
-        TADP Sec. 4.3: the template is M(P)s; the token and the U-Net are M(P)ε.
+        TADP Sec. 4.3, where the template is M(P)s, and the token and the U-Net are M(P)ε.
 
     Example:
         >>> CaptionModifier("a foggy photo of {caption}")(["Two dogs on a sled", "the sea"])
@@ -82,12 +88,12 @@ class CaptionModifier:
 
     @classmethod
     def style(cls, style: str, *, medium: str = "painting") -> "CaptionModifier":
-        """A modifier that names a style in words: "a {style} {medium} of {caption}".
+        """Create a modifier that names a style in words: "a {style} {medium} of {caption}".
 
         Args:
             style: The style, such as "watercolor".
-            medium: The kind of image, such as "painting"; "" if the style already names it, as "pencil sketch" does. If
-                the style ends in the medium, as "oil painting" does, the medium is not repeated.
+            medium: The kind of image, such as "painting" (the default); "" if the style already contains it, as in
+                "pencil sketch". If the style ends in the medium, as in "oil painting", the medium is not repeated.
 
         Example:
             >>> CaptionModifier.style("watercolor")("a dog on a sled")
@@ -120,23 +126,27 @@ class CaptionModifier:
         embedding: Float[Tensor, "*n d"] | None = None,
         unet: nn.Module | None = None,
     ) -> "CaptionModifier":
-        """One of the paper's modifiers for one of its target domains.
+        """Create one of the paper's modifiers for one of its target domains.
 
         Args:
-            domain: "watercolor" (Watercolor2k), "comic" (Comic2k), or "night" (Dark Zurich, Nighttime Driving).
-            kind: "null", "simple", "nearby" and "unrelated" only change words; "textual_inversion" has a learned token
-                (embedding=), "dreambooth" a fine-tuned U-Net (unet=).
-            literal: Whether to use the released code's strings, which put "a " before every caption: "of a a dog".
-            token: The learned token, "<watercolor>" by default; for DreamBooth its word, "sks" by default.
-            embedding: Vectors of the learned token.
-            unet: The U-Net tuned by DreamBooth.
+            domain: The target domain: "watercolor" (Watercolor2k), "comic" (Comic2k), or "night" (Dark Zurich and
+                Nighttime Driving).
+            kind: Kind of modifier. "null" changes nothing. "simple" names the domain, "nearby" a similar domain, and
+                "unrelated" another domain. "textual_inversion" has a learned token, and "dreambooth" a tuned U-Net.
+            literal: Whether to use the strings of the paper's released code, which put "a " before every caption: "of a
+                a dog".
+            token: The learned token; None is the domain's name in brackets, such as "<watercolor>". For DreamBooth, the
+                word that it tuned; None is "sks".
+            embedding: Vectors of the learned token, (D,) or (N, D), for the kind "textual_inversion".
+            unet: The U-Net that was tuned by DreamBooth, for the kind "dreambooth".
 
         Raises:
-            ModifierError: If there is no such domain or kind, or the kind does not take an argument that was passed.
+            ModifierError: If `domain` or `kind` is unknown, or an argument was passed that the kind does not take.
 
         Source:
-            TADP Sec. 4.3, Tables 4 and 5. The watercolor's "simple" is "a watercolor painting of", as in the code and
-            Sec. 4.3's example. The text also has "a X style painting of", which the code only uses for comics.
+            TADP Sec. 4.3, Tables 4 and 5. For watercolors, "simple" is "a watercolor painting of", as in the released
+            code and in the example of Sec. 4.3. The paper's text also has "a X style painting of", which the code only
+            uses for comics.
 
         Example:
             >>> CaptionModifier.for_domain("comic")("a dog")
@@ -172,17 +182,17 @@ class CaptionModifier:
         """Load a modifier from a folder that `save_pretrained` wrote, or from the hub.
 
         Args:
-            name: The folder, or a hub id.
-            dtype: Type of the U-Net; None is float32.
-            revision: Branch, tag or commit on the hub.
-            local_files_only: Use only files that are already on this machine.
-            cache_dir: Folder in which downloaded files are kept.
-            token: Access token for gated and private repositories.
+            name: The folder, or the id of a repository on the hub.
+            dtype: Dtype of the U-Net, if the modifier has one; None is float32.
+            revision: Branch, tag or commit of the repository; None is its default branch.
+            local_files_only: Whether to use only files on this machine and never connect to the hub.
+            cache_dir: Folder for downloads; None is huggingface_hub's own cache.
+            token: Access token for gated and private repositories; None is the token that `hf auth login` stored.
 
         Raises:
             UnknownModelError: If there is no such folder or repository.
-            MissingFileError: If a file is missing.
-            CorruptFileError: If a file is damaged.
+            MissingFileError: If a file of the modifier is missing.
+            CorruptFileError: If a file of the modifier is damaged.
         """
         if Path(name).expanduser().is_file():
             raise UnknownModelError(
@@ -223,9 +233,9 @@ class CaptionModifier:
         return " | ".join(parts)
 
     def __call__(self, captions: str | Sequence[str]) -> list[str]:
-        """The rewritten captions, one per caption; an empty list for an empty list.
+        """Return the rewritten captions, one per caption; an empty list for an empty list.
 
-        An empty caption gives only the template's words: "a watercolor painting".
+        An empty caption becomes the words of the template without the caption, such as "a watercolor painting".
 
         Raises:
             TypeError: If a caption is not a string.
@@ -239,10 +249,10 @@ class CaptionModifier:
         return texts
 
     def then(self, *others: "CaptionModifier") -> "CaptionModifier":
-        """This modifier followed by others, each applied to the captions of the one before; `a | b` is `a.then(b)`.
+        """Return a modifier that applies this modifier and then the others in order; `a | b` is `a.then(b)`.
 
         Raises:
-            ModifierError: If two of them have a U-Net, or the same token.
+            ModifierError: If two of the modifiers have a U-Net, or the same token.
 
         Example:
             >>> both = CaptionModifier("{caption} in the rain") | CaptionModifier.style("watercolor")
@@ -255,18 +265,21 @@ class CaptionModifier:
         return self.then(other) if isinstance(other, CaptionModifier) else NotImplemented
 
     def install(self, backbone: TADPBackbone) -> Installation:
-        """Add the learned tokens to a backbone, and replace its U-Net by a copy of the modifier's.
+        """Add the modifier's learned tokens to a backbone, and replace the backbone's U-Net by a copy of the
+        modifier's.
 
-        If a part cannot be installed, nothing is changed.
-        The copy has the backbone's device and dtype; training it does not change the modifier's U-Net. Install before
-        you build an optimizer, because the U-Net's parameters are new.
+        If the modifier has no token or no U-Net, that part of the backbone does not change. If a part cannot be
+        installed, nothing is changed. The copy of the U-Net has the backbone's device and dtype, and training it does
+        not change the modifier. Install a modifier before you build an optimizer, because the parameters of the U-Net
+        are new.
 
         Returns:
-            The installation, which is reverted by `undo()` or at the end of a `with` block.
+            The installation. `undo()` reverts it, and so does the end of a `with` block.
 
         Raises:
-            ModifierError: If a token is already in the vocabulary or its vectors have another width, a token has no
-                embedding and the backbone does not know it, or the U-Net has another shape.
+            ModifierError: If a token is already in the vocabulary, if its vectors have another width than the text
+                encoder, if it has no vectors and the backbone does not know it, or if the modifier's U-Net has another
+                shape than the backbone's.
 
         Example:
             >>> import tadp

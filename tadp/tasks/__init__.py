@@ -1,12 +1,12 @@
-"""Models that predict: a backbone and a head with one `from_pretrained`, `save_pretrained` and `predict`.
+"""Task models: a backbone and a head as one model that trains, predicts, and is saved and loaded.
 
     model = TADPForSemanticSegmentation(backbone, class_names=["background", "dog", "cat"])
     loss = model(images, captions, masks).loss
     result = model.predict("photo.jpg", caption="a dog and a cat")
     result.plot().save("classes.png")
 
-`evaluate` predicts every sample of a data set and compares the predictions with the labels. The metric that it fills
-comes from `model.make_metric()`.
+`evaluate` predicts every sample of a data set and compares the predictions with the labels, by default with the metric
+that `model.make_metric()` returns.
 """
 
 from tadp.tasks.base import TaskModel

@@ -32,23 +32,24 @@ Model = TypeVar("Model", bound="TaskModel")
 
 
 class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "diffusion-backbone"]):
-    """A backbone, a head, and the text they were trained with. Use one of its subclasses.
+    """A backbone, a head, and the text that they are trained with. This is the base class; use one of its subclasses.
 
     Args:
-        backbone: The backbone. The head must be built for its `feature_info`.
-        head: The head, a module that takes `Features`.
+        backbone: The backbone.
+        head: The head, a module that takes `Features`. It must be built for the backbone's `feature_info`.
         prompt_mode: The text that the model uses. With "captions", each image has its own caption, which you pass or an
             attached captioner writes. All other modes use one text for all images: "class_names", "class_embeddings",
-            "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or "stored" (embeddings passed to
-            `store_text` and saved with the model, such as those of converted checkpoints).
+            "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or "stored" (embeddings that were passed to
+            `store_text` and are saved with the model, such as those of converted checkpoints).
         prompt_classes: The class names in the text; required for "class_names", "class_embeddings" and "averaged_eos".
-        tune: The part of the U-Net that trains: "all", "lora" (a LoRA of its attention; needs the extra `train`), or
-            "nothing". The part that trains is saved with the model; the rest is loaded from the base model again.
-        lora_rank: Rank of the LoRA.
+        tune: The part of the U-Net that trains: "all", "lora" (a LoRA for its attention layers; needs the extra
+            `train`), or "nothing". The part that trains is saved with the model. The rest is not saved, and is loaded
+            from the base model again.
+        lora_rank: Rank of the LoRA if `tune` is "lora".
 
     Raises:
-        ValueError: If an option is unknown, or a mode that needs class names gets none.
-        ModelError: If the mode's text has a different number of tokens than the backbone expects.
+        ValueError: If an option is unknown, or `prompt_classes` is missing in a mode that needs it.
+        ModelError: If the text of the prompt mode has a different number of tokens than the backbone expects.
     """
 
     pipeline_tag: ClassVar[str]  # the hub's name for the task
@@ -106,7 +107,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Add one result of `predict` to a metric.
 
         Args:
-            metric: A metric from `make_metric`, or another one that takes the same predictions and labels.
+            metric: The metric that `make_metric` returned, or another that takes the same predictions and labels.
             result: The result of `predict` for the sample's image.
             sample: The image with its labels.
 
@@ -135,13 +136,13 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Attach a captioner to the backbone, so that `predict` needs no captions.
 
         Args:
-            captioner: A captioner, or its name. By default, the captioner that this model was trained with.
-            **options: Options of `Captioner.from_pretrained`, if a name is passed.
+            captioner: A captioner, or the name of one. None is the captioner with which this model was trained.
+            **options: Options of `Captioner.from_pretrained`, if `captioner` is a name.
 
         Raises:
-            ModelError: If the model's prompt mode is not "captions", or no captioner is passed and the model does not
-                know which one it was trained with.
-            UnknownModelError: If there is no such captioner.
+            ModelError: If the model's prompt mode is not "captions", or if `captioner` is None and it is not known with
+                which captioner the model was trained.
+            UnknownModelError: If `captioner` is a name and there is no such captioner.
         """
         if self.prompt_mode != "captions":
             raise ModelError(
@@ -169,11 +170,11 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Set the text of a model whose prompt mode is "stored".
 
         Args:
-            text: One text for all images, (1, L, D). It is saved with the model.
+            text: One encoded text for all images, (1, L, D). It is saved with the model.
 
         Raises:
-            ModelError: If the prompt mode is not "stored".
-            ValueError: If there is more than one text.
+            ModelError: If the model's prompt mode is not "stored".
+            ValueError: If `text` contains more than one text.
         """
         self._text.store(text.to(self.device))
 
@@ -185,16 +186,16 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         latents: Float[Tensor, "b c h w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> Features:
-        """The features that the head receives.
+        """Compute the features that the head receives.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are passed.
-            text: One caption per image, one for all images, or `Conditioning`. The default is the text of the prompt
-                mode; in mode "captions", it is the backbone's own default. Text over the text encoder's limit is cut
-                with a warning, so that one long caption does not stop a training run.
-            latents: Cached results of `backbone.encode_image`, used instead of images.
-            image_size: (height, width) of the images that the latents came from. By default, it follows from the size
-                of the latents.
+            images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
+                passed.
+            text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
+                mode; in mode "captions", the backbone then finds the text as in `backbone(images)`. Captions over the
+                text encoder's limit are cut, with a warning, so that one long caption does not stop a training run.
+            latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
+            image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
         """
         text = self._text.for_all() if text is None else text
         if latents is not None:
@@ -211,16 +212,15 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     def parameter_groups(
         self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
     ) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer. Norms and biases have no weight decay.
+        """Return the trainable parameters as groups for an optimizer. Norms and biases have no weight decay.
 
         Args:
             lr: Learning rate of the head.
-            unet_scale: The U-Net's learning rate as a fraction of `lr`.
-            weight_decay: Weight decay of all other parameters.
+            unet_scale: Learning rate of the U-Net as a fraction of `lr`.
+            weight_decay: Weight decay of all parameters except norms and biases.
 
         Source:
-            The released segmentation code uses 8e-5, 0.1 and 5e-3. The released depth code uses a scale of 0.01 for
-            the U-Net.
+            The paper's released segmentation code uses 8e-5, 0.1 and 5e-3. Its depth code uses `unet_scale` 0.01.
         """
         return [
             *decay_groups(self.head, lr=lr, weight_decay=weight_decay),
@@ -255,19 +255,21 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: A folder, or a repository on the hub.
-            base_model: The base model, if it is no longer where the config says.
+            pretrained_model_name_or_path: A folder, or the id of a repository on the hub.
+            base_model: Folder or hub id of the base model, if it is no longer where it was when the model was saved;
+                None reads its place from the config.
             dtype: Dtype of all parts; None is float32.
             device: Device of the model; None is the CPU.
-            revision: Branch, tag or commit of the repository. The revision of the base model is in the config.
-            local_files_only: Use only files that are already on this machine.
-            cache_dir: Folder in which downloaded models are kept.
-            token: Access token for gated models.
+            revision: Branch, tag or commit of the task model's repository; None is its default branch. The revision of
+                the base model is in the config.
+            local_files_only: Whether to use only files on this machine and never connect to the hub.
+            cache_dir: Folder for downloads; None is huggingface_hub's own cache.
+            token: Access token for gated models; None is the token that `hf auth login` stored.
 
         Raises:
-            UnknownModelError: If there is no such model, or its base is not available.
-            MissingFileError, CorruptFileError: If a file is missing or damaged; the message says which.
-            ModelError: If the folder holds another kind of model, or weights and config disagree.
+            UnknownModelError: If there is no such model, or its base model is not available.
+            MissingFileError, CorruptFileError: If a file is missing or damaged. The message says which.
+            ModelError: If the folder contains another kind of model, or weights and config do not fit each other.
         """
         hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_task(pretrained_model_name_or_path, hub)
@@ -292,27 +294,28 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         model_card_kwargs: dict[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """Write a folder that `from_pretrained` loads: the head, the tuned part of the U-Net, config and model card.
+        """Write the model to a folder that `from_pretrained` loads: head, tuned part of the U-Net, config, model card.
 
-        The frozen base model is not copied if it can be loaded again: "tadp-tiny", a hub id (saved with its commit), or
-        a folder (saved with its path). A backbone that was built from parts is written to `base/`. If saving fails, the
-        folder keeps its old contents.
+        The frozen base model is not copied if it can be loaded again: "tadp-tiny", a model on the hub (its commit is
+        saved), or a folder (its path is saved). A backbone that was built from parts is written to the subfolder base.
+        If saving fails, the folder keeps its old content.
 
         Args:
-            save_directory: The folder.
-            config: Not used. The model writes its own config.
-            repo_id: The repository, as in `push_to_hub`; None is the folder's name.
+            save_directory: The folder to write to.
+            config: Not used, because the model writes its own config.
+            repo_id: Id of the repository, if the folder is pushed to the hub; None is the folder's name.
             push_to_hub: Whether to push the folder to the hub afterwards.
-            model_card_kwargs: Further entries of the model card, also kept in `record`: "data" (str), "metrics" (dict
-                of numbers), "license" (str), "notes" (str).
+            model_card_kwargs: Further entries of the model card: "data" (str), "metrics" (dict of numbers), "license"
+                (str) and "notes" (str). They are also stored in the model's `record`. None adds none.
             **push_to_hub_kwargs: Options of `push_to_hub`.
 
         Returns:
-            The URL of the commit, if the folder was pushed to the hub.
+            The URL of the commit if the folder was pushed to the hub; otherwise None.
 
         Raises:
-            OutputError: If the folder cannot be written.
-            TypeError, ValueError: If the card has no such entry, or an entry has the wrong type. Nothing is written.
+            OutputError: If the folder cannot be written to.
+            TypeError, ValueError: If `model_card_kwargs` has an unknown entry, or an entry has the wrong type. Nothing
+                is written.
         """
         self.record |= card_record(model_card_kwargs or {})
         folder = Path(save_directory)

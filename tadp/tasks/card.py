@@ -57,15 +57,15 @@ _TEXT_ENTRIES = ("data", "license", "notes")
 
 
 def card_record(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """A card's entries, checked and ready for JSON.
+    """Check the user's entries of a model card, and return them as JSON values.
 
     Args:
-        entries: "data", "license" and "notes" (str), and "metrics" (numbers by name, including those of NumPy and
-            torch).
+        entries: The entries by name: "data", "license" and "notes" are strings; "metrics" contains numbers by name,
+            which may be numbers of NumPy or torch.
 
     Raises:
-        ValueError: If a card has no such entry.
-        TypeError: If a text entry is not a string, or a metric is not a number.
+        ValueError: If the name of an entry is unknown.
+        TypeError: If "data", "license" or "notes" is not a string, or a metric is not a number.
     """
     record: dict[str, Any] = {}
     for name, value in entries.items():
@@ -102,18 +102,18 @@ def model_card(
     timestep: str,
     class_names: Sequence[str],
 ) -> ModelCard:
-    """The model card. It states every fact that is known about the model, and which facts are not recorded.
+    """Write the model card. It states every fact that is known about the model, and which facts are not recorded.
 
     Args:
-        record: The result of `card_record`.
+        record: The user's entries, as `card_record` returns them.
         kind: Name of the model's class.
         pipeline: The hub's name for the task.
-        source: Where the backbone was loaded from.
+        source: Where the backbone was loaded from; None if it was built from parts.
         tuned: The part of the U-Net that was tuned: "all", "lora" or "nothing".
         prompt_mode: The model's prompt mode.
-        captioner: Name of the captioner that the model was trained with.
-        timestep: The passes that features are computed from, in words.
-        class_names: Names of the classes, if the task has classes.
+        captioner: Name of the captioner with which the model was trained; None if it is not known.
+        timestep: The passes from which features are computed, in words.
+        class_names: Names of the classes; empty if the task has no classes.
     """
     base = source.name if source else None
     licence = record.get("license") or _LICENSES.get(base or "", "other")

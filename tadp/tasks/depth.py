@@ -46,28 +46,30 @@ class DepthOutput:
 
 
 class TADPForDepthEstimation(TaskModel):
-    """A backbone with the paper's depth head.
+    """A task model that predicts the depth of every pixel: a backbone with the paper's depth head.
 
     Args:
         backbone: The backbone. The paper attaches no attention for depth: `attach_attention=()`.
-        max_depth_m: The greatest depth that can be predicted, in metres; 10 for NYU Depth.
-        head_options: Further arguments of `heads.DepthHead`.
-        prompt_mode: The text that the model uses; see `TaskModel`.
-        prompt_classes: Class names in the text; for NYU Depth, for example, names of rooms.
+        max_depth_m: Largest depth that can be predicted, in metres; 10 for NYU Depth v2.
+        head_options: Further arguments of `heads.DepthHead`; None is no further arguments.
+        prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
+        prompt_classes: Class names in the text, for prompt modes that need them; for NYU Depth v2, for example, names
+            of rooms.
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
-        lora_rank: Rank of the LoRA.
-        window_px: Side of the windows that `predict` divides an image into. Use the size of the training crops, because
-            depth in metres depends on how large objects appear. The default is the paper's.
-        stride_px: Distance between neighbouring windows. The default is a third of a window, which gives the released
-            code's two windows for NYU's 640x480 images.
-        pad_with_grey: Whether to pad images to a multiple of the U-Net's stride with mid-grey, as the released code
-            does, instead of repeating their edges.
+        lora_rank: Rank of the LoRA if `tune` is "lora".
+        window_px: Side in pixels of the windows into which `predict` divides an image. Use the size of the training
+            crops, because depth in metres depends on how large objects appear. The default is that of the paper.
+        stride_px: Number of pixels from one window to the next. None is a third of a window, which gives two windows
+            for NYU's images of 640x480 pixels, as in the paper's released code.
+        pad_with_grey: Whether images are padded to a multiple of the coarsest level's stride with mid-grey, as in the
+            paper's released code. If not, their edges are repeated.
 
     Raises:
-        ValueError, ModelError: See `TaskModel`.
+        ValueError: If an option is unknown or out of range, or `prompt_classes` is missing in a mode that needs it.
+        ModelError: If the text of the prompt mode has a different number of tokens than the backbone expects.
 
     Source:
-        TADP Sec. 4.1; the released depth model, after VPD's.
+        TADP Sec. 4.1; the paper's released depth model, which follows VPD's.
 
     Example:
         >>> import tadp
@@ -134,17 +136,19 @@ class TADPForDepthEstimation(TaskModel):
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> DepthOutput:
-        """Depth of images, and the loss if the true depth is passed.
+        """Predict the depth of images, and compute the loss if the true depth is passed.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are passed.
-            text: One caption per image, one for all images, or `Conditioning`; see `TaskModel.features`.
-            depth_m: The true depth, (B, H, W), in metres; 0, NaN and infinity mark pixels whose depth is unknown.
-            latents: Cached results of `backbone.encode_image`, used instead of images.
-            image_size: (height, width) of the images that the latents came from.
+            images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
+                passed.
+            text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
+                mode; see `TaskModel.features`.
+            depth_m: The true depth in metres, (B, H, W); 0, NaN or infinity where it is unknown. None computes no loss.
+            latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
+            image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
 
         Raises:
-            ValueError: If the true depth and the images differ in size.
+            ValueError: If `depth_m` and the images differ in size.
         """
         if images is None or not self.pad_with_grey:
             return self.from_features(self.features(images, text, latents=latents, image_size=image_size), depth_m)
@@ -180,25 +184,27 @@ class TADPForDepthEstimation(TaskModel):
         flip: bool = False,
         short_side_px: int | None = None,
     ) -> DepthResult:
-        """The depth of one image, at its own size.
+        """Predict the depth of one image, at its own size.
 
         Args:
-            image: A path, PIL image, array or tensor of any size.
-            caption: A caption of the image; None calls the attached captioner. It must be None if the model uses one
-                text for all images.
-            window_px: Side of the windows; None is the model's own. Depth is averaged where windows overlap, as in the
-                released code's shifted-window test.
-            stride_px: Distance between neighbouring windows.
-            flip: Whether to predict the mirrored image too and average the two, as the released code does.
-            short_side_px: Length to which the image's shorter side is resized before prediction; the depth map is
-                resized back. Use it for a camera whose resolution differs from the training data's: 480 for a model
-                trained on NYU Depth.
+            image: One image of any size: a path, PIL image, array or tensor.
+            caption: A caption of the image, or encoded text. None lets the attached captioner describe the image. It
+                must be None if the model uses one text for all images.
+            window_px: Side of the windows in pixels; None is the window of the model. Depth is averaged where windows
+                overlap, as in the shifted-window test of the paper's released code.
+            stride_px: Number of pixels from one window to the next; None is the stride of the model, or a third of
+                `window_px` if that is passed.
+            flip: Whether to also predict the mirrored image and average the two, as the paper's released code does.
+            short_side_px: Length in pixels to which the image's shorter side is resized before prediction; the depth
+                map is resized back. Use it for a camera whose resolution differs from that of the training data: 480
+                for a model trained on NYU Depth v2. None keeps the image's size.
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither a caption nor a captioner.
+            CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
+                passed although the model uses one text for all images.
             TypeError: If a size in pixels is not an integer.
-            ValueError: If a size is below 1, or the stride is larger than the window.
+            ValueError: If a size is below 1, or `stride_px` is larger than `window_px`.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)

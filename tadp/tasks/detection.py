@@ -28,12 +28,12 @@ from tadp.text.conditioning import Conditioning
 
 @dataclass(frozen=True, eq=False)
 class DetectionOutput:
-    """The result of one pass.
+    """The result of `TADPForObjectDetection` for a batch: losses if true boxes were passed, otherwise detections.
 
     Attributes:
-        losses: The losses by name; empty if no boxes were passed.
-        loss: The sum of the losses; None if no boxes were passed.
-        detections: The objects detected in each image; empty if boxes were passed.
+        losses: The losses by name, scalars; empty if no boxes were passed.
+        loss: The sum of the losses, a scalar; None if no boxes were passed.
+        detections: The objects detected in each image, one `Detections` per image; empty if boxes were passed.
     """
 
     losses: dict[str, Float[Tensor, ""]]
@@ -45,25 +45,27 @@ class DetectionOutput:
 
 
 class TADPForObjectDetection(TaskModel):
-    """A backbone with an FPN and torchvision's Faster R-CNN.
+    """A task model that detects objects: a backbone with a feature pyramid and torchvision's Faster R-CNN.
 
     Args:
         backbone: The backbone.
-        class_names: K names. Label k of a box means name k, counted from 0. Background is not a class.
-        head_options: Further arguments of `heads.DetectionHead`.
-        prompt_mode: The text that the model uses; see `TaskModel`.
-        prompt_classes: Class names in the text; `class_names` by default.
+        class_names: Names of the K classes. Label k of a box stands for name k, counted from 0. Background is not a
+            class.
+        head_options: Further arguments of `heads.DetectionHead`; None is no further arguments.
+        prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
+        prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names`.
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
-        lora_rank: Rank of the LoRA.
-        image_px: Side of the square to which `predict` resizes an image, as in the paper's training. Boxes are scaled
-            back to the image's own pixels.
+        lora_rank: Rank of the LoRA if `tune` is "lora".
+        image_px: Side in pixels of the square to which `predict` resizes an image, as in the paper's training. Boxes
+            are scaled back to the image's own pixels.
 
     Raises:
-        ValueError, ModelError: See `TaskModel`.
+        ValueError: If an option is unknown or out of range.
+        ModelError: If the text of the prompt mode has a different number of tokens than the backbone expects.
         MissingExtraError: If torchvision is not installed.
 
     Source:
-        TADP Sec. 4.3; the released detection model, whose images are squares of 512 pixels.
+        TADP Sec. 4.3; the paper's released detection model, whose images are squares of 512 pixels.
 
     Example:
         >>> import tadp
@@ -124,15 +126,16 @@ class TADPForObjectDetection(TaskModel):
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> DetectionOutput:
-        """Losses if boxes are passed, detections otherwise.
+        """Compute the losses if true boxes are passed; otherwise detect objects.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads. They are not resized here. None
-                if latents are passed.
-            text: One caption per image, one for all images, or `Conditioning`; see `TaskModel.features`.
-            boxes: The true boxes of each image, in its pixels.
-            latents: Cached results of `backbone.encode_image`, used instead of images.
-            image_size: (height, width) of the images that the latents came from.
+            images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. They are not resized
+                here. None if latents are passed.
+            text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
+                mode; see `TaskModel.features`.
+            boxes: The true boxes of each image in pixels, one `Boxes` per image. None detects objects.
+            latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
+            image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
         """
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), boxes)
 
@@ -146,18 +149,19 @@ class TADPForObjectDetection(TaskModel):
     def predict(
         self, image: ImageLike, caption: str | Conditioning | None = None, *, image_px: int | None = None
     ) -> DetectionResult:
-        """The objects of one image, in its own pixels.
+        """Detect the objects of one image. Boxes are in pixels of the image as it was passed.
 
         Args:
-            image: A path, PIL image, array or tensor of any size.
-            caption: A caption of the image; None calls the attached captioner. It must be None if the model uses one
-                text for all images.
-            image_px: Side of the square to which the image is resized; the model's own by default. It determines how
-                much memory is needed.
+            image: One image of any size: a path, PIL image, array or tensor.
+            caption: A caption of the image, or encoded text. None lets the attached captioner describe the image. It
+                must be None if the model uses one text for all images.
+            image_px: Side in pixels of the square to which the image is resized; None is that of the model. It
+                determines how much memory is needed.
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither a caption nor a captioner.
+            CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
+                passed although the model uses one text for all images.
             TypeError: If `image_px` is not an integer.
             ValueError: If `image_px` is below 1.
         """

@@ -26,20 +26,19 @@ def evaluate(
     Args:
         model: A task model.
         samples: A data set with labels for the model's task.
-        captions: The source of captions for a model in prompt mode "captions". "data" uses a sample's own caption, and
-            the captioner for a sample without one; "captioner" always uses the captioner.
-        metric: The metric to fill, which keeps what it has counted before; None makes a new one with
-            `model.make_metric()`.
-        on_sample: A function called after each sample with the sample and its result, to show progress or save
-            pictures.
-        **options: Options of the model's `predict`: windows, scales, flip.
+        captions: Where captions come from, if the model's prompt mode is "captions". "data" uses a sample's own
+            caption, or the captioner if the sample has none; "captioner" always uses the captioner.
+        metric: The metric to which the results are added; None creates one with `model.make_metric()`.
+        on_sample: A function that is called after each sample with the sample and its result, for example to show
+            progress or save pictures. None calls nothing.
+        **options: Options of the model's `predict`, such as `window_px` or `flip`.
 
     Returns:
         The result of the metric; `print` shows it as a table.
 
     Raises:
-        ValueError: If a sample lacks the labels.
-        CaptionError: If a sample has no caption and the model has no captioner.
+        ValueError: If a sample has no labels for the model's task.
+        CaptionError: If the prompt mode is "captions", a sample has no caption, and the model has no captioner.
 
     Example:
         >>> import tadp

@@ -22,11 +22,16 @@ def has_lora(unet: nn.Module) -> bool:
 
 
 def check_tune(tune: Tune, unet: nn.Module, rank: int) -> None:
-    """Check `tune`, and that a LoRA which the U-Net already has is the requested one.
+    """Check the option `tune`, and that it fits the U-Net if the U-Net already has a LoRA.
+
+    Args:
+        tune: The part of the U-Net that should train: "all", "lora" or "nothing".
+        unet: The U-Net.
+        rank: Rank of the LoRA that should train.
 
     Raises:
         ValueError: If `tune` is unknown.
-        ModelError: If the U-Net already has a LoRA and `tune` or `rank` does not fit it.
+        ModelError: If the U-Net already has a LoRA, and `tune` is not "lora" or the LoRA has another rank.
     """
     check_choice(tune, get_args(Tune), name="tune")
     if not has_lora(unet):
@@ -41,14 +46,19 @@ def check_tune(tune: Tune, unet: nn.Module, rank: int) -> None:
 
 
 def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
-    """Add a LoRA to all attention projections that a pass runs, and freeze everything else.
+    """Add a LoRA to all attention projections of a U-Net that influence its maps, and freeze everything else.
 
-    An untrained LoRA does not change the U-Net's output.
+    A LoRA does not change the U-Net's output before it is trained.
+
+    Args:
+        unet: The U-Net or another denoiser, which is changed.
+        layout: Where the denoiser's levels are. Layers after the last of them are left out.
+        rank: Rank of the LoRA, 1 or more.
 
     Raises:
         MissingExtraError: If peft is not installed.
         ModelError: If tadp cannot add a LoRA to models of this family.
-        ValueError: If the rank is below 1.
+        ValueError: If `rank` is below 1.
     """
     family = family_of(unet)
     if not family.lora_layers:

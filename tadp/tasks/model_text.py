@@ -16,16 +16,16 @@ PROMPT_MODES: tuple[PromptMode, ...] = get_args(PromptMode)
 
 
 class ModelText:
-    """A prompt mode with its text.
+    """The text of a task model: its prompt mode and, for modes with one text for all images, that text.
 
     Args:
         mode: The prompt mode; see `TaskModel`.
-        classes: Names of the classes, for the three modes that need them.
+        classes: Names of the classes, for the modes "class_names", "class_embeddings" and "averaged_eos".
         backbone: The backbone that encodes the text.
 
     Raises:
-        ValueError: If the mode is unknown, or needs class names and gets none.
-        ModelError: If the mode's text has a different number of tokens than the backbone expects.
+        ValueError: If `mode` is unknown, or `classes` is missing in a mode that needs it.
+        ModelError: If the text of the mode has a different number of tokens than the backbone expects.
     """
 
     def __init__(self, mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone):
@@ -46,15 +46,19 @@ class ModelText:
     def for_image(
         self, pixels: Tensor, caption: str | Conditioning | None, backbone: TADPBackbone
     ) -> tuple[Conditioning, str | None]:
-        """The text for one image, encoded, and its caption if there is one.
+        """Return the encoded text for one image, and the image's caption.
 
         Args:
-            pixels: The image, (1, 3, H, W), for the backbone's captioner.
-            caption: A caption of the image; None calls the captioner.
+            pixels: The image, (1, 3, H, W) in [0, 1], for the backbone's captioner.
+            caption: A caption of the image, or encoded text; None lets the captioner describe the image.
             backbone: The backbone that encodes the caption.
 
+        Returns:
+            The encoded text, and the caption; None in place of the caption if the text is the same for all images.
+
         Raises:
-            CaptionError: If a caption is missing, or one is passed although the text is the same for all images.
+            CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
+                passed although the text is the same for all images.
         """
         text = self.for_all()
         if text is not None and caption is None:

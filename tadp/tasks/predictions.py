@@ -19,15 +19,15 @@ from tadp.images.boxes import Detections
 
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
-    """The classes of one image's pixels.
+    """The predicted class of every pixel of one image.
 
     Attributes:
-        class_map: (H, W), int64, indices of `class_names`.
-        scores: (H, W), the probability of the class in `class_map`, in [0, 1].
-        class_names: K names.
-        probabilities: (K, H, W) if they were requested, else None.
+        class_map: Class of each pixel, as an index into `class_names`, (H, W), int64.
+        scores: Probability of the class in `class_map`, (H, W), in [0, 1].
+        class_names: Names of the K classes.
+        probabilities: Probability of every class, (K, H, W), in [0, 1]; None unless they were requested.
         caption: The caption that the model used; None if its text is the same for all images.
-        image: The input image, which `plot` shows.
+        image: The input image, which `plot` shows; None if it is not available.
     """
 
     class_map: Int64[Tensor, "_h _w"]
@@ -55,8 +55,11 @@ class SegmentationResult:
         """Write `PATH.png`, whose grey values are the classes (16 bits if there are more than 256), and `PATH.json`.
 
         Args:
-            path: Path without a suffix. A suffix .png or .json is replaced.
-            record: Further entries of the .json, such as where the image is from.
+            path: Path of the two files without suffix. A suffix .png or .json is replaced.
+            record: Further entries of the .json file, such as where the image is from; None adds none.
+
+        Returns:
+            The paths of the files that were written.
 
         Raises:
             OutputError: If a file cannot be written.
@@ -69,12 +72,12 @@ class SegmentationResult:
 
 @dataclass(frozen=True, eq=False)
 class DepthResult:
-    """The depth of each pixel of one image.
+    """The predicted depth of every pixel of one image.
 
     Attributes:
-        depth_m: (H, W), metres.
+        depth_m: Depth in metres, (H, W).
         caption: The caption that the model used; None if its text is the same for all images.
-        image: The input image, which `plot` shows.
+        image: The input image, which `plot` shows; None if it is not available.
     """
 
     depth_m: Float[Tensor, "_h _w"]
@@ -93,8 +96,11 @@ class DepthResult:
         """Write `PATH.png`, in 16-bit millimetres like NYU Depth's files (at most 65.535 m), and `PATH.json`.
 
         Args:
-            path: Path without a suffix. A suffix .png or .json is replaced.
-            record: Further entries of the .json, such as where the image is from.
+            path: Path of the two files without suffix. A suffix .png or .json is replaced.
+            record: Further entries of the .json file, such as where the image is from; None adds none.
+
+        Returns:
+            The paths of the files that were written.
 
         Raises:
             OutputError: If a file cannot be written.
@@ -111,15 +117,15 @@ class DepthResult:
 
 @dataclass(frozen=True, eq=False)
 class DetectionResult:
-    """The objects detected in one image, highest score first.
+    """The N objects detected in one image, with the highest score first.
 
     Attributes:
-        boxes: (N, 4): left, top, right and bottom in pixels of the image.
-        labels: (N,), int64, indices of `class_names`.
-        scores: (N,), in [0, 1].
-        class_names: K names.
+        boxes: Left, top, right and bottom of each box in pixels of the image, (N, 4).
+        labels: Class of each object, as an index into `class_names`, (N,), int64.
+        scores: The model's confidence in each object, (N,), in [0, 1].
+        class_names: Names of the K classes.
         caption: The caption that the model used; None if its text is the same for all images.
-        image: The input image, which `plot` shows.
+        image: The input image, which `plot` shows; None if it is not available.
     """
 
     boxes: Float[Tensor, "_n 4"]
@@ -169,8 +175,11 @@ class DetectionResult:
         """Write `PATH.json`: a list of objects, each with its name, score and box in pixels.
 
         Args:
-            path: Path without a suffix. A suffix .png or .json is replaced.
-            record: Further entries of the .json, such as where the image is from.
+            path: Path of the file without suffix. A suffix .png or .json is replaced.
+            record: Further entries of the .json file, such as where the image is from; None adds none.
+
+        Returns:
+            The path of the file that was written, in a list.
 
         Raises:
             OutputError: If the file cannot be written.

@@ -44,28 +44,33 @@ class SegmentationOutput:
 
 
 class TADPForSemanticSegmentation(TaskModel):
-    """A backbone with a segmentation head.
+    """A task model that predicts the class of every pixel: a backbone with a segmentation head.
 
     Args:
         backbone: The backbone.
-        class_names: K names. Value k of a mask means name k, counted from 0. Include background if it is a class.
-        head: The head: "fpn", the paper's (`heads.SegmentationHead`), or "linear", a linear probe (`heads.LinearHead`).
-        head_options: Further arguments of the head.
-        prompt_mode: The text that the model uses; see `TaskModel`.
-        prompt_classes: Class names in the text; by default `class_names` without "background".
+        class_names: Names of the K classes. Value k of a mask stands for name k, counted from 0. Background needs a
+            name too if it is a class.
+        head: Kind of head: "fpn", the paper's (`heads.SegmentationHead`), or "linear", a linear probe
+            (`heads.LinearHead`).
+        head_options: Further arguments of the head; None is no further arguments.
+        prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
+        prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names` without
+            "background".
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
-        lora_rank: Rank of the LoRA.
-        loss: The loss: "cross_entropy", the paper's, or "focal", which gives hard pixels more weight.
-        ignore_label: The mask value of pixels without a label.
-        window_px: Side of the windows that `predict` divides an image into. Use the size of the training crops.
-        stride_px: Distance between neighbouring windows. The default is two thirds of a window, like the paper's 341 of
+        lora_rank: Rank of the LoRA if `tune` is "lora".
+        loss: The loss: "cross_entropy", as in the paper, or "focal", which gives hard pixels more weight.
+        ignore_label: Value of pixels without a label in masks, 255 by default.
+        window_px: Side in pixels of the windows into which `predict` divides an image. Use the size of the training
+            crops.
+        stride_px: Number of pixels from one window to the next. None is two thirds of a window, as the paper's 341 of
             512 pixels.
 
     Raises:
-        ValueError, ModelError: See `TaskModel`.
+        ValueError: If an option is unknown or out of range.
+        ModelError: If the text of the prompt mode has a different number of tokens than the backbone expects.
 
     Source:
-        TADP Sec. 4.1; the released code's FPN, semantic-FPN head and sliding test.
+        TADP Sec. 4.1; the FPN, semantic-FPN head and sliding-window test of the paper's released code.
 
     Example:
         >>> import tadp
@@ -145,17 +150,20 @@ class TADPForSemanticSegmentation(TaskModel):
         latents: Float[Tensor, "b c _h _w"] | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> SegmentationOutput:
-        """Logits of images, and the loss if masks are passed.
+        """Compute the logits of images, and the loss if masks are passed.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], or anything `tadp.images.to_tensor` reads; None if latents are passed.
-            text: One caption per image, one for all images, or `Conditioning`; see `TaskModel.features`.
-            masks: The true classes, (B, H, W), counted from 0; `ignore_label` marks pixels without a label.
-            latents: Cached results of `backbone.encode_image`, used instead of images.
-            image_size: (height, width) of the images that the latents came from.
+            images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
+                passed.
+            text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
+                mode; see `TaskModel.features`.
+            masks: The true class of each pixel, (B, H, W), counted from 0; `ignore_label` where there is no label.
+                None computes no loss.
+            latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
+            image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
 
         Raises:
-            ValueError: If a mask holds an unknown label, or masks and images differ in size.
+            ValueError: If a mask contains an unknown label, or masks and images differ in size.
         """
         return self.from_features(self.features(images, text, latents=latents, image_size=image_size), masks)
 
@@ -185,31 +193,33 @@ class TADPForSemanticSegmentation(TaskModel):
         short_side_px: int | None = None,
         return_probabilities: bool = False,
     ) -> SegmentationResult:
-        """The classes of one image, at its own size.
+        """Predict the class of every pixel of one image, at its own size.
 
         An image larger than the window is predicted in windows, and the result is assembled in tiles. So only one
-        window, a few tiles and the result are in memory. Each window is predicted once: while tiles across the image's
-        shorter side still need it, its logits are kept at the head's resolution, before they are enlarged.
+        window, a few tiles and the result are in memory. Each window is predicted once: its logits are kept at the
+        head's resolution, before they are enlarged, until no more tiles need them.
 
         Args:
-            image: A path, PIL image, array or tensor of any size.
-            caption: A caption of the image; None calls the attached captioner. It must be None if the model uses one
-                text for all images.
-            window_px: Side of the windows; None is the model's own.
-            stride_px: Distance between neighbouring windows.
-            scales: Scales at which the image is predicted; the probabilities are averaged. The paper's "ms" is
-                (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with `flip`.
-            flip: Whether to predict the mirrored image too.
-            short_side_px: Length to which the image's shorter side is resized before prediction; the class map is
-                resized back. The paper's ADE20K test uses 512.
-            return_probabilities: Whether to keep the probabilities of all classes, K floats per pixel. A model that was
-                trained with focal loss judges each class against the rest, so they do not sum to one.
+            image: One image of any size: a path, PIL image, array or tensor.
+            caption: A caption of the image, or encoded text. None lets the attached captioner describe the image. It
+                must be None if the model uses one text for all images.
+            window_px: Side of the windows in pixels; None is the window of the model.
+            stride_px: Number of pixels from one window to the next; None is the stride of the model, or two thirds of
+                `window_px` if that is passed.
+            scales: Factors by which the image is resized before prediction. With several, the probabilities are
+                averaged. The paper's multi-scale test ("ms") is (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with `flip`.
+            flip: Whether to also predict the mirrored image and average the two.
+            short_side_px: Length in pixels to which the image's shorter side is resized before prediction; the class
+                map is resized back. The paper's ADE20K test uses 512. None keeps the image's size.
+            return_probabilities: Whether to return the probabilities of all classes, K floats per pixel. A model that
+                was trained with focal loss compares each class with the rest, so they do not sum to one.
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If there is neither a caption nor a captioner.
+            CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
+                passed although the model uses one text for all images.
             TypeError: If a size in pixels is not an integer.
-            ValueError: If a scale is not above 0, a size is below 1, or the stride is larger than the window.
+            ValueError: If a scale is not above 0, a size is below 1, or `stride_px` is larger than `window_px`.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
         pixels = read_one(image)

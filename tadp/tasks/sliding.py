@@ -38,18 +38,18 @@ def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
 def window_and_stride(
     window_px: int | None, stride_px: int | None, *, thirds: int, own: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """The window and stride to use, after checking them.
+    """Return the window and the stride to use, after checking them.
 
     Args:
-        window_px: Side of the windows; None is the model's own.
-        stride_px: Distance between neighbouring windows. None is the model's own stride if `window_px` is also None,
-            and `thirds` thirds of `window_px` otherwise.
+        window_px: Side of the windows in pixels; None is the window in `own`.
+        stride_px: Number of pixels from one window to the next. None is the stride in `own` if `window_px` is also
+            None, and otherwise `thirds` thirds of `window_px`.
         thirds: The default stride, in thirds of a window.
-        own: The model's own window and stride.
+        own: Window and stride of the model, in pixels; None if the model is only being built.
 
     Raises:
         TypeError: If a size is not an integer.
-        ValueError: If a size is below 1, or the stride is larger than the window.
+        ValueError: If a size is below 1, or `stride_px` is larger than `window_px`.
 
     Example:
         >>> window_and_stride(512, None, thirds=2)
@@ -79,21 +79,21 @@ def make_views(
     flip: bool = False,
     cell_px: int = 1,
 ) -> list[WindowedPrediction]:
-    """Windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
+    """Prepare the windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
 
     Args:
         predict: The function that predicts one window; see `WindowedPrediction`.
-        image: The image, (1, 3, H, W).
-        window_px: Side of the windows.
-        stride_px: Distance between neighbouring windows.
-        scales: Scales relative to the image after its shorter side was resized to `short_side_px`.
-        short_side_px: Length to which the image's shorter side is resized first; None keeps its size.
+        image: The image, (1, 3, H, W), in [0, 1].
+        window_px: Side of the windows in pixels.
+        stride_px: Number of pixels from one window to the next.
+        scales: Factors by which the image is resized, after its shorter side was resized to `short_side_px`.
+        short_side_px: Length in pixels to which the image's shorter side is resized first; None keeps its size.
         flip: Whether to add the mirrored image at each scale.
-        cell_px: Pixels per cell of the prediction; see `WindowedPrediction`.
+        cell_px: Side in pixels of the square that one predicted value covers; see `WindowedPrediction`.
 
     Raises:
-        TypeError: If the shorter side is not an integer, or `scales` is not a list.
-        ValueError: If a scale is not above 0, or the shorter side is below 1.
+        TypeError: If `short_side_px` is not an integer, or `scales` is not a list of numbers.
+        ValueError: If a scale is not above 0, or `short_side_px` is below 1.
     """
     if not isinstance(scales, Sequence):
         raise TypeError(f"scales must be a list of numbers, such as (0.75, 1.0, 1.25); got {scales!r}.")

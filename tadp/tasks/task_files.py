@@ -52,20 +52,21 @@ def save_task(
     captioner: str | None,
     record: Mapping[str, Any],
 ) -> None:
-    """Write a model into an empty folder.
+    """Write a task model to an empty folder.
 
     Args:
-        folder: The folder to write to. It exists and is empty.
+        folder: The folder to write to, which must exist and be empty.
         kind: Name of the model's class.
         backbone: The model's backbone.
         head: The model's head.
         options: Arguments of the model's constructor without the backbone.
-        text: The stored text of prompt mode "stored"; None in other modes.
-        captioner: Name of the captioner that the model was trained with.
-        record: The model card's entries about the training.
+        text: The text of prompt mode "stored"; None in other modes.
+        captioner: Name of the captioner with which the model was trained; None if it is not known.
+        record: The user's entries of the model card, as JSON values.
 
     Raises:
-        ModelError: If the model has a LoRA and its base model has no name, or its VAE is not that of its base model.
+        ModelError: If the model has a LoRA but its base model cannot be loaded again by name, or if its VAE is not that
+            of its base model.
         OSError: If the disk is full.
     """
     source = backbone.source
@@ -174,11 +175,15 @@ def find_task(name: str | Path, hub: HubOptions) -> Path:
 
 
 def read_config(folder: Path, model: type[nn.Module]) -> dict[str, Any]:
-    """A task model's config.
+    """Read and check the config of a saved task model.
+
+    Args:
+        folder: The model's folder.
+        model: The class that should be loaded.
 
     Raises:
-        MissingFileError, CorruptFileError: If the file is missing or is not JSON, or an option is missing.
-        ModelError: If the folder holds another kind of model, or was written by a newer version.
+        MissingFileError, CorruptFileError: If config.json is missing or is not JSON, or lacks an option.
+        ModelError: If the folder contains another kind of model, or was written by a newer version of tadp.
     """
     config, kind = read_json(folder / CONFIG_NAME), model.__name__
     if config.get("model") != kind:
