@@ -1,17 +1,19 @@
-"""Class names as TADP writes them, synonyms of them, and phrases that only look like them.
+"""The class names of the paper's data sets, their synonyms, and phrases that only look as if they named a class.
 
 The tables are plain dictionaries: copy one and change it, or write your own.
 
     synonyms = VOC_SYNONYMS | {"bottle": ("flask", "thermos")}
     caption_alignment(captions, present, classes=VOC_CLASSES, synonyms=synonyms, decoys=VOC_DECOYS)
 
-The tables have no plurals: `tadp.language.matching` finds them. Plurals that inflect does not know are in its
-`IRREGULAR_PLURALS`, which you may extend. Which words belong to a class follows the annotation guidelines of Pascal
-VOC: a donkey is a horse, a van is a car, and a stool is not a chair. Watercolor2k and Comic2k use six of the classes
-and the same entries for them. The tables for Cityscapes and ADE20K derive from VOC's, without the words that are
-classes of their own there, plus a few obvious words and, for ADE20K, words from its benchmark's own list; we read no
-captions of these data sets. No table is complete. We wrote most entries before we read any caption, and added the young
-animals ("a baby cow" shows no person), "frigate bird" and a few look-alikes ("sheep dog") after reading some.
+Class names are written as in the paper's code. The tables have no plurals, because `tadp.language.matching` finds
+plurals itself. Plurals that the package inflect does not know are in its `IRREGULAR_PLURALS`, which you can extend.
+
+Which words belong to a class follows the annotation guidelines of Pascal VOC: a donkey is a horse, a van is a car, and
+a stool is not a chair. Watercolor2k and Comic2k use six of VOC's classes, with the same entries. The tables for
+Cityscapes and ADE20K are derived from VOC's: words that are classes of their own there are left out, and a few obvious
+words and, for ADE20K, words from its benchmark's own list are added. We read no captions of these two data sets. No
+table is complete. We wrote most entries before we read any caption. After reading some, we added young animals ("a baby
+cow" shows no person), "frigate bird" and a few phrases that look like classes ("sheep dog").
 """
 
 # The 20 classes without the background, as the paper's captions of Pascal VOC 2012 name them.

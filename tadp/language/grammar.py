@@ -43,7 +43,9 @@ def words_of(text: str) -> list[str]:
 
 
 def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
-    """Return the words that say what is in the picture: no articles, prepositions, auxiliaries or words in `ignored`.
+    """Return the words of a text that say what is in the picture.
+
+    Articles, prepositions, auxiliary verbs and the words in `ignored` are left out.
 
     Example:
         >>> content_words("a painting of two dogs on a sled", ignored={"painting"})
@@ -54,10 +56,10 @@ def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
 
 
 def article_for(phrase: str) -> str:
-    """Choose "a" or "an" by how the phrase's first word is pronounced; acronyms and single letters are spelled out.
+    """Choose "a" or "an" for a phrase, by how its first word is pronounced.
 
-    inflect decides. It receives a word that is spelled out in capitals and any other word in lower case, because
-    captions use capitals carelessly.
+    The package inflect makes the choice. Acronyms and single letters, which are pronounced letter by letter, are passed
+    to it in capitals, and all other words in lower case, because captions use capitals carelessly.
 
     Example:
         >>> [article_for(word) for word in ("dog", "owl", "hour", "unicorn", "umbrella", "MRI scan", "x-ray", "8-bit")]
@@ -97,7 +99,7 @@ def _is_spelled(word: str, phrase: str) -> bool:
 
 
 def has_determiner(phrase: str) -> bool:
-    """Whether a phrase begins with an article, a number, or a word that is not a noun: "the sea", "3 dogs", "in snow".
+    """Whether a phrase begins with an article, a number, a pronoun or a function word, so that it takes no article.
 
     Example:
         >>> [has_determiner(phrase) for phrase in ("the sea", "3 dogs", "it rains", "dogs", "two-story house")]
@@ -109,10 +111,10 @@ def has_determiner(phrase: str) -> bool:
 
 
 def takes_article(phrase: str) -> bool:
-    """Whether "a" or "an" may go before a phrase.
+    """Whether "a" or "an" can stand before a phrase.
 
-    It may not go before a determiner, number, pronoun, preposition or verb, before a plural, before an uncountable noun
-    without another noun after it ("water in a glass", but "a water bottle"), or before a name ("Bob on a bike").
+    It cannot stand before a determiner, number, pronoun, preposition or verb, before a plural, before an uncountable
+    noun without another noun after it ("water in a glass", but "a water bottle"), or before a name ("Bob on a bike").
 
     Example:
         >>> phrases = ("dog", "two dogs", "two-story house", "young people", "green grass", "grass field", "Bob's dog")
@@ -127,7 +129,7 @@ def takes_article(phrase: str) -> bool:
 
 
 def is_plural(phrase: str) -> bool:
-    """Whether a phrase without an article begins with a plural: "people on grass", "young dogs", but not "sports car".
+    """Whether a phrase without an article is a plural: "people on grass" and "young dogs" are, "sports car" is not.
 
     Example:
         >>> [is_plural(text) for text in ("dogs running", "young men", "toy cars", "sports car", "a dog", "dress")]
@@ -204,10 +206,10 @@ def is_common_noun(word: str) -> bool:
 
 
 def is_common(word: str) -> bool:
-    """Whether a lower-case word is known to be an ordinary English word rather than a name.
+    """Whether a word in lower case is known to be an ordinary English word rather than a name.
 
-    Known words are those in the tables of `tadp.language.lexicon`, class names and their synonyms, the plurals of both,
-    and words that end in -ing.
+    Known words are the words in the tables of `tadp.language.lexicon`, class names and their synonyms, the plurals of
+    all these, and words that end in -ing.
 
     Example:
         >>> [is_common(word) for word in ("the", "dogs", "walking", "bob", "robin", "subaru")]
@@ -232,9 +234,9 @@ def _common_nouns() -> frozenset[str]:
 
 
 def lower_first(text: str) -> str:
-    """Lower-case a text's first letter if its first word is known not to be a name (`is_common`).
+    """Lower-case the first letter of a text, unless its first word may be a name (see `is_common`).
 
-    "I", "BMW", "iPhone", "New York" and all unknown words stay as they are.
+    So "I", "BMW", "iPhone", "New York" and all unknown words do not change.
 
     Example:
         >>> [lower_first(text) for text in ("A dog", "Dogs", "TV on a desk", "Paris at night", "Bob on a bike")]
@@ -255,7 +257,7 @@ def upper_first(text: str) -> str:
 
 
 def without_bullet(text: str) -> str:
-    """Remove a list marker such as "- " or "12. " from the start of a caption, and white space around it.
+    """Remove a list marker such as "- " or "12. " from the start of a caption, and white space around the caption.
 
     Example:
         >>> [without_bullet(text) for text in ("- a dog", "20. Drawing of a cat", "2 dogs", "3.5 tons")]

@@ -1,6 +1,7 @@
-"""Find names in text, with plurals, names of several words, and synonyms. No model is involved.
+"""Find names of things in text by rules, including plurals, names of several words, and synonyms.
 
-"car" does not match "a carpet", "people" matches "person", and if "hot dog" is among the names, a hot dog is not a dog.
+A name is a word, a noun or a class. The name "car" is not found in "a carpet", "person" is found in "people", and if
+"hot dog" is among the names, "dog" is not found in "a hot dog".
 """
 
 import re
@@ -58,17 +59,20 @@ def mentions(caption: str, names: Sequence[str], *, synonyms: Synonyms | None = 
     """Find the places where a caption mentions names, in the order of the caption.
 
     Case does not matter, plural and singular match each other, and "dining-table" and "dining_table" are the same as
-    "dining table". Names match whole words. If names overlap, the longest counts ("hot dog", not "dog"); names that
-    match the same words all count.
+    "dining table". Names match whole words. If mentions overlap, the longest counts ("hot dog", not "dog"). If several
+    names match the same words, all of them count.
 
     Args:
-        caption: Any text.
-        names: Words, nouns or classes, of one word or several.
-        synonyms: Further words for a name, such as `{"person": ["man", "woman"]}`. Entries for names that are not in
-            `names` are ignored.
+        caption: The text to search.
+        names: The names to find: words, nouns or classes, of one word or several.
+        synonyms: Further words for a name, such as `{"person": ["man", "woman"]}`; None adds no words. Entries for
+            names that are not in `names` are ignored.
+
+    Returns:
+        One `Mention` per place, with the name and the place's range of characters in the caption.
 
     Raises:
-        TypeError: If the caption or a name is not a string, or `names` is a string.
+        TypeError: If the caption or a name is not a string, or `names` is a single string.
         ValueError: If a name or synonym has neither a letter nor a digit.
 
     Example:
@@ -95,14 +99,15 @@ def find_names(
     """Find names in a list of single words by the rules of `mentions`.
 
     Args:
-        pieces: Words, from `split_words`. A piece without a letter or digit matches nothing.
-        names: Names to find, see `mentions`.
-        synonyms: Further words for names, see `mentions`.
-        breaks: Indices of the pieces before which a sentence or clause ends. Only a name that itself has punctuation
-            continues across one.
+        pieces: The words of a text, as `split_words` returns them. A piece without a letter or digit matches nothing.
+        names: The names to find, as in `mentions`.
+        synonyms: Further words for names, as in `mentions`; None adds no words.
+        breaks: Indices of the pieces before which a sentence or clause ends. A name only spans such a place if the name
+            itself contains punctuation.
 
     Returns:
-        For each mention, the index of the name, its first piece, and one past its last piece.
+        For each mention, the index of the name in `names`, the index of its first piece, and one more than the index of
+        its last piece.
     """
     keys = [_key(piece) for piece in pieces]
     table, longest = _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
@@ -125,10 +130,10 @@ def find_names(
 def checked_names(
     names: Sequence[str], synonyms: Synonyms | None = None
 ) -> tuple[tuple[str, ...], dict[str, list[str]] | None]:
-    """Return names and their synonyms as plain tuples, lists and dicts.
+    """Check names and their synonyms, and return them as plain tuples, lists and dicts.
 
     Raises:
-        TypeError: If a name or synonym is not a string, or a string stands in the place of a list of them.
+        TypeError: If a name or synonym is not a string, or a single string was passed instead of a list of strings.
         ValueError: If a name or synonym has neither a letter nor a digit.
     """
     _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
@@ -167,7 +172,7 @@ def ends_clause(text: str) -> bool:
 
 
 def plurals(word: str) -> set[str]:
-    """Return the plurals of an English word, from inflect and `IRREGULAR_PLURALS`.
+    """Return the plurals of an English word, from the package inflect and from `IRREGULAR_PLURALS`.
 
     Example:
         >>> sorted(plurals("person")), sorted(plurals("bus")), plurals("sheep")
@@ -188,7 +193,7 @@ def plurals(word: str) -> set[str]:
 
 
 def forms(word: str) -> set[str]:
-    """Return a word with its plurals, and with its singular if it is itself a plural ("stairs").
+    """Return a word together with its plurals, and with its singular if the word is itself a plural, such as "stairs".
 
     Example:
         >>> sorted(forms("stairs") - plurals("stairs")), sorted(forms("children") - plurals("children"))

@@ -1,6 +1,7 @@
-"""Distinguish captions that repeat themselves endlessly from captions that list objects. No model is involved.
+"""Distinguish captions that repeat themselves endlessly from captions that list objects, by rules.
 
-A language model that does not stop repeats itself until it runs out of tokens: "a dog and a dog and a dog and a dog".
+A language model that does not stop repeats itself until it reaches its largest number of tokens: "a dog and a dog and a
+dog and a dog".
 """
 
 import re
@@ -20,19 +21,19 @@ SHARE = 0.5  # of the caption; a long caption may say "it is plain and faces lef
 
 
 def is_looping(text: str) -> bool:
-    """Whether a caption repeats itself the way only a stuck model does.
+    """Whether a caption repeats itself endlessly, as only a model does that cannot stop.
 
-    That is the case if one of these holds, ignoring case and punctuation:
+    That is the case if one of these holds, where case and punctuation do not matter:
 
-    - The same words occur three times in a row; the last time may lack the final word: "a dog and a dog and a dog". A
-      single word must occur four times, and two words ("side by side by side") three times in full.
+    - The same words occur three times in a row, and the last time may lack the final word: "a dog and a dog and a dog".
+      A single word must occur four times, and two words ("side by side by side") three times in full.
     - The same five words occur three times and make up half of the caption: "a dog on the grass, a dog on the grass and
       a cat next to a dog on the grass".
     - A sentence of three words or more is immediately repeated.
     - Three letters or more occur three times in direct succession: "dogdogdog".
 
-    Of the 3,449 BLIP-2 captions that came with the paper's code, it flags three ("golden eagle, golden eagle, golden
-    eagle …"), and all three are loops.
+    In the 3,449 BLIP-2 captions that came with the paper's code, the function finds three such captions ("golden eagle,
+    golden eagle, golden eagle …"), and all three do repeat themselves endlessly.
 
     Example:
         >>> is_looping("a dog and a dog and a dog and a dog"), is_looping("a cat and a dog and a bird")

@@ -4,12 +4,12 @@
     for batch in batches:
         metric.update(logits, masks)           # tensors on any device, of any dtype
     result = metric.compute()                  # immutable; print(result) shows a table
-    metric.merge(other)                        # add the counts of another process; a metric can be pickled
+    metric.merge(other)                        # add the images of another process's metric, which can be pickled
 
-`MeanIoU`, `DepthMetrics`, `VOCDetection` and `COCODetection` are updated batch by batch. They keep counts, or for
-detections whatever their rule needs, but no images. The result does not depend on how images are grouped into batches,
-and a batch that raises an error changes nothing. `caption_alignment` measures captions and does not need torch; the
-other metrics load torch when they are first used.
+`MeanIoU`, `DepthMetrics`, `VOCDetection` and `COCODetection` are updated batch by batch. They store counts or, for
+detection, boxes and scores, but no images. The result does not depend on how images are grouped into batches, and a
+batch that raises an error changes nothing. `caption_alignment` measures captions and does not need torch; the other
+metrics import torch when they are first used.
 """
 
 from typing import TYPE_CHECKING

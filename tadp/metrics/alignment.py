@@ -12,7 +12,9 @@ from tadp.language.matching import Synonyms, mentions
 
 @dataclass(frozen=True)
 class Agreement:
-    """Counts of captions and images for one class, or summed over all classes. Each image counts once per class.
+    """How often captions mention a class and images show it, for one class or summed over all classes.
+
+    Each image counts at most once per class.
 
     Attributes:
         mentioned: Number of captions that mention the class.
@@ -37,12 +39,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class CaptionAlignment:
-    """How well captions name the classes in their images.
+    """How well captions name the classes that their images show.
 
     Attributes:
-        classes: The counts of each class.
-        mentioned: For each caption, the classes that it mentions, in the order of `classes`.
-        present: For each image, the classes that it shows, in the order of `classes`.
+        classes: The counts of each class, by class name.
+        mentioned: For each caption, the names of the classes that it mentions, in the order of `classes`.
+        present: For each image, the names of the classes that it shows, in the order of `classes`.
     """
 
     classes: dict[str, Agreement]
@@ -84,24 +86,26 @@ def caption_alignment(
     synonyms: Synonyms | None = None,
     decoys: Sequence[str] = (),
 ) -> CaptionAlignment:
-    """Precision and recall of the classes that captions mention, as `tadp.language.matching.mentions` finds them.
+    """Measure precision and recall of the classes that captions mention, given the classes that images show.
+
+    Mentions are found as in `tadp.language.matching.mentions`.
 
     Args:
-        captions: One caption per image. "" mentions no class.
-        present: For each image, the names of its classes, which may be empty.
-        classes: All class names. None means all classes that appear in `present`, so that a caption is not blamed for
-            naming a class that no image shows.
-        synonyms: Further words for a class, such as `tadp.language.class_names.VOC_SYNONYMS`. Plurals are found without
-            listing them. None means that only the class names count.
-        decoys: Phrases that contain a class name but mean something else: "hot dog" is not a dog.
+        captions: The captions, one per image. "" mentions no class.
+        present: For each image, the names of the classes that it shows; empty if it shows none.
+        classes: All class names. None is all classes in `present`; a caption that names a class that no image shows
+            then does not count as wrong.
+        synonyms: Further words for a class, such as `tadp.language.class_names.VOC_SYNONYMS`. Plurals need not be
+            listed. With None, only the class names count.
+        decoys: Phrases that contain a class name but mean something else, such as "hot dog" for the class "dog".
 
     Raises:
         TypeError: If a caption is not a string, or `captions` is a single string.
-        CaptionError: If there are no captions, or not exactly one caption per image.
-        ValueError: If an image has a class that is not in `classes`, or a class name is listed twice.
+        CaptionError: If there are no captions, or their number is not that of the images.
+        ValueError: If an image shows a class that is not in `classes`, or a class name is listed twice.
 
     Source:
-        The two axes of TADP Sec. 4.2 and Tab. S2, where they are set rather than measured.
+        The two axes of TADP Sec. 4.2 and Tab. S2, where precision and recall are set rather than measured.
 
     Example:
         >>> from tadp.language.class_names import VOC_SYNONYMS

@@ -25,17 +25,19 @@ _KEYS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 
 @dataclass(frozen=True, repr=False)
 class COCODetectionResult:
-    """Average precision by COCO's rule, in [0, 1]; nan where there is nothing to find. `print(result)` shows a table.
+    """Average precision by COCO's rule, in [0, 1]; nan if there are no true boxes. `print(result)` shows a table.
+
+    Overlap is intersection over union of a detected and a true box.
 
     Attributes:
-        map: The mean over classes and over the overlaps 0.5, 0.55 … 0.95, which papers call AP.
-        map50: The mean over classes at an overlap of 0.5.
-        map75: The mean over classes at an overlap of 0.75.
-        map_small: `map` for objects under 32² pixels. An object's area is the area of its box here; in COCO's own files
-            it is the area of its mask.
-        map_medium: `map` for objects from 32² to 96² pixels.
-        map_large: `map` for objects from 96² pixels.
-        ap: The average precision of each class, averaged over the overlaps; nan for a class without true boxes.
+        map: Average precision, averaged over classes and over the minimum overlaps 0.5, 0.55 … 0.95. Papers call it AP.
+        map50: Average precision at a minimum overlap of 0.5, averaged over classes.
+        map75: Average precision at a minimum overlap of 0.75, averaged over classes.
+        map_small: The same as `map` for objects under 32² pixels. The area of an object is that of its box here; in
+            COCO's own files it is that of its mask.
+        map_medium: The same as `map` for objects from 32² to 96² pixels.
+        map_large: The same as `map` for objects from 96² pixels up.
+        ap: Average precision of each class, averaged over the minimum overlaps; nan for a class without true boxes.
         images: Number of images that were measured.
     """
 
@@ -59,16 +61,17 @@ class COCODetectionResult:
 
 
 class COCODetection:
-    """Average precision by COCO's rule: ten overlaps, 101 recalls, at most 100 detections per image.
+    """Average precision by COCO's rule: ten minimum overlaps, 101 recalls, at most 100 detections per image.
 
-    The rule is that of pycocotools, run by torchmetrics on faster-coco-eval. COCO has no `difficult` boxes, so they are
-    treated as its crowds: they need not be found, and a detection on a crowd is neither right nor wrong. The overlap
-    with a crowd is the share of the detection that lies inside it.
+    The rule is that of pycocotools, computed by torchmetrics with faster-coco-eval. COCO has no `difficult` boxes, so
+    they are treated as COCO treats crowds: they need not be found, and a detection on one is neither right nor wrong.
+    The overlap with such a box is the share of the detection that lies inside it.
 
-    The metric keeps the boxes, labels and scores on the CPU. `compute` does all the work, in the process that calls it.
+    The metric stores boxes, labels and scores on the CPU. All the computation happens in `compute`, in the process that
+    calls it.
 
     Args:
-        class_names: Names of the classes that the labels index, from 0, without background.
+        class_names: Names of the classes in the order of the labels, without background.
 
     Attributes:
         images: Number of images that were measured.
@@ -99,15 +102,16 @@ class COCODetection:
         _torchmetrics()  # a missing package is reported now, rather than after hours of inference
 
     def update(self, detections: Sequence[Detections], boxes: Sequence[Boxes]) -> None:
-        """Add a batch.
+        """Add the detections and true boxes of a batch of images.
 
         Args:
-            detections: The detections, one `Detections` per image; empty for an image without detections.
+            detections: The detections, one `Detections` per image, which may have no boxes.
             boxes: The true boxes, one `Boxes` per image, in the same order.
 
         Raises:
             TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
-            ValueError: If the lists differ in length, or a label is outside the classes. In that case nothing is added.
+            ValueError: If the lists differ in length, or a label is not an index of a class name. Nothing is added in
+                this case.
         """
         check_images(detections, boxes, self.class_names)
         for detected, truth in zip(detections, boxes, strict=True):

@@ -23,9 +23,10 @@ _CROPS: dict[str, tuple[Fraction, ...]] = {
 
 @dataclass(frozen=True, repr=False)
 class DepthMetricsResult:
-    """Depth figures, each computed per image and averaged over images. `print(result)` shows a table.
+    """Accuracy and errors of predicted depth, each computed per image and averaged over images.
 
-    In the formulas, p is the predicted depth of a pixel, t its true depth, and e = ln p - ln t.
+    In the formulas, p is the predicted depth of a pixel in metres, t its true depth, and e = ln p - ln t.
+    `print(result)` shows a table.
 
     Attributes:
         d1: Share of pixels with max(p / t, t / p) < 1.25, in [0, 1]; higher is better.
@@ -36,8 +37,8 @@ class DepthMetricsResult:
         sq_rel: Mean of (p - t)² / t, in metres.
         log10: Mean of |log10 p - log10 t|.
         rmse_log: Root of the mean of e².
-        silog: Root of mean(e²) - mean(e)² / 2. KITTI's own page subtracts all of mean(e)² and multiplies by 100.
-        images: Number of images in the means.
+        silog: Root of mean(e²) - mean(e)² / 2. KITTI's own figure subtracts all of mean(e)² and is multiplied by 100.
+        images: Number of images over which the figures are averaged.
         skipped: Number of images that were left out because they had no pixel of known depth to compare.
     """
 
@@ -68,33 +69,34 @@ _NAMES = tuple(field.name for field in fields(DepthMetricsResult) if field.name 
 
 
 class DepthMetrics:
-    """Thresholded accuracy and errors of predicted depth, image by image, then averaged.
+    """Measures predicted depth: share of accurate pixels and several errors, per image and then averaged over images.
 
-    Pixels are compared where the true depth lies strictly between the two bounds and inside the crop. A true depth of
-    0, NaN or infinity is unknown. Each figure is computed per image and then averaged over images, as in the released
-    code, so an image with few known pixels weighs as much as any other, and the root of RMSE is taken per image. An
-    image without pixels to compare is skipped and counted in `skipped`; the released code would return NaN.
+    A pixel is compared if its true depth lies strictly between the two bounds and the pixel is inside the crop. A true
+    depth of 0, NaN or infinity is unknown. Each figure is computed per image and then averaged over images, as in the
+    paper's released code. So an image with few known pixels counts as much as any other, and the root of RMSE is taken
+    per image. An image without pixels to compare is left out and counted in `skipped`; the released code would return
+    NaN.
 
-    Predictions are first clamped to the bounds. The released code only does this for infinity. For its head, whose
-    depth is always below 10 m, the difference is that a depth under `min_depth_m` is raised to it.
+    Predictions are first clamped to the bounds. The released code only does this for infinite predictions. For its own
+    head, whose depth is always below 10 m, the only difference is that depths under `min_depth_m` become `min_depth_m`.
 
     Args:
-        min_depth_m: Lower bound of the depth in metres, over 0.
-        max_depth_m: Upper bound of the depth in metres: 10 for NYU, 80 for KITTI.
-        crop: The part of the image to compare. "eigen" is NYU's crop: rows 45 to 470 and columns 41 to 600 of 480x640,
-            and the same share of another size. (The released code takes these rows and columns at any size.) "garg" is
-            KITTI's crop. None compares the whole image.
+        min_depth_m: Lower bound of the true depth in metres, above 0.
+        max_depth_m: Upper bound of the true depth in metres: 10 for NYU Depth v2 (the default), 80 for KITTI.
+        crop: The part of the image to compare. "eigen" is the usual crop for NYU Depth v2: rows 45 to 470 and columns
+            41 to 600 of 480x640 pixels, and the same part of images of other sizes (where the released code uses these
+            rows and columns at any size). "garg" is the usual crop for KITTI. None compares the whole image.
 
     Attributes:
         images: Number of images that were compared.
         skipped: Number of images without pixels to compare.
 
     Raises:
-        ValueError: If the bounds are not 0 < min < max, or the crop is unknown.
+        ValueError: If not 0 < `min_depth_m` < `max_depth_m`, or `crop` is unknown.
 
     Source:
-        `eval_depth` and `cropping_img` of the released models/depth/utils_depth/metrics.py (from GLPDepth), and the
-        loop of test_tadp_depth.py, whose defaults the bounds are.
+        `eval_depth` and `cropping_img` of the paper's released models/depth/utils_depth/metrics.py (from GLPDepth), and
+        the loop of test_tadp_depth.py. The default bounds are those of the latter.
 
     Example:
         >>> metric = DepthMetrics()
@@ -116,16 +118,16 @@ class DepthMetrics:
         self._sums = dict.fromkeys(_NAMES, 0.0)
 
     def update(self, depth_m: Float[Tensor, "b h w"], target_m: Float[Tensor, "b h w"]) -> None:
-        """Compare a batch.
+        """Compare the predicted and the true depth of a batch of images.
 
         Args:
             depth_m: Predicted depth in metres, (B, H, W).
             target_m: True depth in metres, (B, H, W); 0, NaN or infinity where it is unknown.
 
         Raises:
-            TypeError: If a depth is not a float. (Depth files hold integers in another unit.)
-            ValueError: If sizes differ, or a prediction has a NaN anywhere in its image. In that case nothing is
-                counted.
+            TypeError: If `depth_m` or `target_m` is not a float tensor. Integers, as in depth files, are refused
+                because they are usually not in metres.
+            ValueError: If the two differ in size, or `depth_m` contains a NaN. Nothing is counted in this case.
         """
         for name, maps in (("depth_m", depth_m), ("target_m", target_m)):
             if not maps.is_floating_point():

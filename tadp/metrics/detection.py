@@ -18,12 +18,12 @@ COCO_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 @dataclass(frozen=True, repr=False)
 class VOCDetectionResult:
-    """Average precision by VOC's rule, in [0, 1]. `print(result)` shows a table.
+    """Average precision by Pascal VOC's rule, in [0, 1]. `print(result)` shows a table.
 
     Attributes:
-        by_iou: For each minimum overlap, the average precision of each class; nan for a class without true boxes, or
-            with only difficult ones.
-        rule: The rule, "voc07" or "voc12".
+        by_iou: For each minimum overlap (intersection over union), the average precision of each class by name; nan for
+            a class without true boxes, or with only difficult ones.
+        rule: The rule by which average precision was computed, "voc07" or "voc12".
         images: Number of images that were measured.
     """
 
@@ -79,34 +79,38 @@ class VOCDetection:
     """Average precision by the rule of Pascal VOC's development kit.
 
     From the highest score down, each detection is assigned to the true box of its image and class that it overlaps
-    most. It is right if the overlap is at least `iou` and the box is not taken yet; a second detection of the same box
-    is wrong. A detection assigned to a `difficult` box is neither right nor wrong, and difficult boxes need not be
-    found. Detections with equal scores are judged in the order in which they were added, as in a file of the devkit.
+    most. The detection is right if the overlap is at least `iou` and no earlier detection was right for the same box.
+    Otherwise it is wrong. A detection that is assigned to a `difficult` box is neither right nor wrong, and difficult
+    boxes need not be found. Detections with equal scores are judged in the order in which they were added, like those
+    in a file of the development kit.
 
-    The devkit adds 1 to each side, because the corners in VOC's files are pixels inside the box. Boxes here end where
-    the next pixel begins (`tadp.images.boxes.Boxes`), so the length of a side is right - left. The overlaps equal the
-    devkit's once a data set has converted the corners (xmin, ymin, xmax, ymax) to (xmin - 1, ymin - 1, xmax, ymax).
-    Adding 1 to such boxes would count one pixel too many. `inclusive_edges=True` is for boxes with VOC's own corners.
+    The development kit adds 1 to the length of each side, because the corners in VOC's files are pixels inside the box.
+    Boxes in tadp end where the next pixel begins (see `tadp.images.boxes.Boxes`), so the length of a side is right -
+    left. The overlaps equal those of the kit if a data set converts the corners (xmin, ymin, xmax, ymax) to (xmin - 1,
+    ymin - 1, xmax, ymax), as the data sets in tadp do. `inclusive_edges=True` is for boxes with VOC's own corners.
 
-    The metric keeps each detection's label, score and verdict, about 20 bytes.
+    The metric stores each detection's label, score and judgement, about 20 bytes.
 
     Args:
-        class_names: Names of the classes that the labels index, from 0, without background.
-        rule: "voc07" is the mean of 11 precisions, "voc12" the area under the curve.
-        iou: The minimum overlap, or several, such as `COCO_IOUS`. The released evaluator averages its "AP" over those.
-        inclusive_edges: Whether right and bottom are the last pixel inside the box.
+        class_names: Names of the classes in the order of the labels, without background.
+        rule: How average precision is computed: "voc07" is the mean of the precisions at 11 recalls, "voc12" the area
+            under the curve.
+        iou: Minimum overlap (intersection over union) of a right detection, in (0, 1]; or several, such as `COCO_IOUS`,
+            over which the paper's released evaluation averages its "AP".
+        inclusive_edges: Whether right and bottom of a box are its last pixels, as in VOC's files, rather than the
+            pixels after it.
 
     Attributes:
         images: Number of images that were measured.
 
     Raises:
         TypeError: If `class_names` is a single string.
-        ValueError: If the rule is unknown, an overlap is not in (0, 1], or a class name is listed twice.
+        ValueError: If `rule` is unknown, `iou` is not in (0, 1], or a class name is listed twice.
 
     Source:
-        VOCevaldet.m of the devkits of 2007 and 2012. The released datasets/pascal_voc_evaluation.py (detectron2's)
-        differs: it requires an overlap above `iou`, where the devkit also accepts `iou` itself. It also rounds scores
-        to three decimals and corners to one, and takes equal scores in any order.
+        VOCevaldet.m of the development kits of 2007 and 2012. The paper's released datasets/pascal_voc_evaluation.py
+        (from detectron2) differs: it requires an overlap above `iou`, where the kit also accepts `iou` itself. It also
+        rounds scores to three decimals and corners to one, and judges equal scores in any order.
 
     Example:
         >>> import torch
@@ -142,16 +146,16 @@ class VOCDetection:
         self._judged: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, detections: Sequence[Detections], boxes: Sequence[Boxes]) -> None:
-        """Judge the detections of a batch.
+        """Judge the detections of a batch of images.
 
         Args:
-            detections: The detections, one `Detections` per image; empty for an image without detections.
+            detections: The detections, one `Detections` per image, which may have no boxes.
             boxes: The true boxes, one `Boxes` per image, in the same order.
 
         Raises:
             TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
-            ValueError: If the lists differ in length, or a label is outside the classes. In that case nothing is
-                counted.
+            ValueError: If the lists differ in length, or a label is not an index of a class name. Nothing is counted in
+                this case.
         """
         check_images(detections, boxes, self.class_names)
         for detected, truth in zip(detections, boxes, strict=True):
@@ -187,11 +191,13 @@ class VOCDetection:
         return VOCDetectionResult(by_iou, self.rule, self.images)
 
     def merge(self, other: "VOCDetection") -> None:
-        """Add the images of another metric, which does not change. Among equal scores, the other metric's come later.
+        """Add the images of another metric, which does not change.
+
+        Among detections with equal scores, those of the other metric come after those of this metric.
 
         Raises:
             TypeError: If `other` is not a `VOCDetection`.
-            ValueError: If its classes or its rule differ.
+            ValueError: If `other` has other classes or other settings.
         """
         check_merge(self, other, ("class_names", "rule", "iou", "inclusive_edges"))
         self._counts = self._counts + other._counts

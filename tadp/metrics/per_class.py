@@ -25,11 +25,11 @@ def check_merge(own: object, other: object, settings: Sequence[str]) -> None:
 
 
 def check_images(detections: Sequence[Detections], boxes: Sequence[Boxes], class_names: tuple[str, ...]) -> None:
-    """Refuse detections and boxes that do not belong together.
+    """Check that detections and true boxes have the right types, the same number of images, and known classes.
 
     Raises:
         TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
-        ValueError: If the lists differ in length, or a label is outside the classes.
+        ValueError: If the lists differ in length, or a label is not an index of a class name.
     """
     for name, values, kind in (("detections", detections, Detections), ("boxes", boxes, Boxes)):
         if isinstance(values, kind):
@@ -66,10 +66,10 @@ def check_truth(count: int, *, images: int) -> None:
 
 
 def class_table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """A table with one line per class, where shares are shown as percentages and nan as a dash.
+    """Write a table with one line per class, where figures are percentages and nan is a dash.
 
     Args:
-        columns: For each heading, the figure of each class, in [0, 1]. All columns have the same classes.
+        columns: For each column's heading, the figures in [0, 1] by class name. All columns have the same classes.
 
     Example:
         >>> print(class_table({"IoU": {"dog": 0.5, "dining table": float("nan")}}))

@@ -13,16 +13,16 @@ from tadp.metrics.per_class import check_merge, class_table, percent
 
 @dataclass(frozen=True, repr=False)
 class MeanIoUResult:
-    """Figures over all pixels that were counted, in [0, 1]. `print(result)` shows a table.
+    """Figures of a segmentation over all labelled pixels of a data set, in [0, 1]. `print(result)` shows a table.
 
     Attributes:
-        miou: The mean of `iou` over the classes that occur in the predictions or the truth.
-        iou: The intersection over union of each class; nan for a class that occurs in neither.
-        accuracy: For each class, the share of its true pixels that are predicted as that class; nan for a class that
-            does not occur in the truth.
-        pixel_accuracy: The share of all pixels that are right.
-        mean_accuracy: The mean of `accuracy` over the classes that occur in the truth.
-        pixels: Number of pixels that were counted.
+        miou: Mean of `iou` over the classes that occur in the predictions or in the true masks.
+        iou: Intersection over union of each class, by name; nan for a class that occurs in neither.
+        accuracy: For each class, by name, the share of its true pixels that are predicted as that class; nan for a
+            class that does not occur in the true masks.
+        pixel_accuracy: Share of all labelled pixels whose predicted class is right.
+        mean_accuracy: Mean of `accuracy` over the classes that occur in the true masks.
+        pixels: Number of labelled pixels.
     """
 
     miou: float
@@ -50,24 +50,24 @@ class MeanIoU:
     """Mean intersection over union of predicted and true class maps, over a data set.
 
     Pixels are counted over all images together, as integers. The mean is over the classes that occur in the predictions
-    or the truth. So a class that a small data set lacks does not count, but a class that is predicted and never occurs
-    counts as 0. The metric only counts: whether to predict at several scales or with a sliding window is up to the
-    predictor.
+    or in the true masks. So a class that a small data set lacks does not count, but a class that is predicted and never
+    occurs counts as 0.
 
     Args:
         num_classes: Number of classes K. Labels are 0 to K - 1, including background if it is a class.
-        ignore_label: The label of pixels that are not counted, whatever is predicted there.
-        class_names: K names for the result; "0", "1", … by default.
+        ignore_label: Label of pixels that are not counted, whatever is predicted there; 255 by default.
+        class_names: Names of the K classes for the result; None is "0", "1", ….
 
     Attributes:
-        confusion: Pixels of the row's class that were predicted as the column's class, (K, K), int64, on the CPU.
+        confusion: Number of pixels of the row's true class that were predicted as the column's class, (K, K), int64, on
+            the CPU.
         images: Number of images that were counted.
 
     Raises:
-        ValueError: If there are no classes, or not exactly one name per class.
+        ValueError: If there are no classes, or `class_names` does not have one name per class.
 
     Source:
-        mmsegmentation's mIoU, aAcc and mAcc, which average with `nanmean`; the released schedules evaluate with it.
+        mmsegmentation's mIoU, aAcc and mAcc, which average with `nanmean`. The paper's released code evaluates with it.
 
     Example:
         >>> metric = MeanIoU(3, class_names=["ground", "dog", "cat"])
@@ -92,17 +92,17 @@ class MeanIoU:
     def update(
         self, predictions: Float[Tensor, "b k h w"] | Integer[Tensor, "b h w"], masks: Integer[Tensor, "b h w"]
     ) -> None:
-        """Count a batch.
+        """Count the pixels of a batch of images.
 
         Args:
-            predictions: Logits or probabilities (B, K, H, W), whose highest value is the prediction, or class maps
-                (B, H, W).
-            masks: The true classes, 0 to K - 1, or `ignore_label`, (B, H, W).
+            predictions: Logits or probabilities, (B, K, H, W), of which the class with the highest value is the
+                prediction; or predicted classes, (B, H, W), 0 to K - 1.
+            masks: The true class of each pixel, (B, H, W), 0 to K - 1, or `ignore_label`.
 
         Raises:
-            TypeError: If the masks are not integers.
+            TypeError: If `masks` does not contain integers.
             ValueError: If sizes differ, if logits are NaN or have another number of classes, or if a label or a
-                prediction at a counted pixel is outside the K classes. In that case nothing is counted.
+                prediction at a counted pixel is not from 0 to K - 1. Nothing is counted in this case.
         """
         classes = self._class_maps(predictions)
         if masks.is_floating_point() or masks.is_complex() or masks.dtype == torch.bool:

@@ -16,10 +16,10 @@ def overlaps(
     """Intersection over union of each detected box with each true box, in [0, 1].
 
     Args:
-        found: Detected boxes: left, top, right, bottom in pixels.
-        truth: True boxes: left, top, right, bottom in pixels.
-        inclusive_edges: Whether right and bottom are the last pixel inside a box, so that its sides are one pixel
-            longer.
+        found: The N detected boxes: left, top, right and bottom in pixels, (N, 4).
+        truth: The M true boxes: left, top, right and bottom in pixels, (M, 4).
+        inclusive_edges: Whether right and bottom of a box are its last pixels rather than the pixels after it, so that
+            its sides are one pixel longer.
     """
     extra = 1.0 if inclusive_edges else 0.0
     low = np.maximum(found[:, None, :2], truth[None, :, :2])
@@ -38,19 +38,19 @@ def judge(
 ) -> Int8[np.ndarray, "n t"]:
     """Judge each detection of one class in one image.
 
-    Detections are judged from the highest score down; those with equal scores, in the order given. Each is compared
-    only with the true box that it overlaps most (in a tie, the first). It is right if the overlap is large enough and
-    no earlier detection was right for the same box, and wrong otherwise. But if the overlap is large enough and the
-    box is `difficult`, the detection is left out.
+    Detections are judged from the highest score down; those with equal scores, in their order in `scores`. Each is only
+    compared with the true box that it overlaps most (in a tie, the first). The detection is right if the overlap is
+    large enough and no earlier detection was right for the same box; otherwise it is wrong. But if the overlap is large
+    enough and the box is `difficult`, the detection is left out.
 
     Args:
-        overlap: Intersection over union of N detections with M true boxes, (N, M).
+        overlap: Intersection over union of the N detections with the M true boxes, (N, M), in [0, 1].
         scores: Scores of the detections, (N,).
-        difficult: Whether each true box is difficult, (M,).
-        ious: T thresholds that an overlap must reach. Each gives its own column of the result.
+        difficult: Whether each true box is difficult, (M,), bool.
+        ious: The T minimum overlaps to judge by. Each gives its own column of the result.
 
     Returns:
-        (N, T): RIGHT, WRONG or LEFT_OUT.
+        The judgement of each detection at each minimum overlap, (N, T): RIGHT, WRONG or LEFT_OUT.
     """
     verdicts = np.full((len(scores), len(ious)), WRONG, np.int8)
     if overlap.shape[1] == 0:
@@ -71,14 +71,14 @@ def judge(
 
 
 def average_precision(right: Bool[np.ndarray, " n"], count: int, *, rule: Rule) -> float:
-    """The average precision of one class.
+    """Compute the average precision of one class.
 
     Args:
-        right: Whether each detection of the class is right, over all images, from the highest score down, without the
-            detections that are left out.
+        right: Whether each detection of the class is right, (N,), over all images and from the highest score down.
+            Detections that are left out are not included.
         count: Number of true boxes to find, at least 1.
-        rule: "voc07" is the mean, over the recalls 0, 0.1 … 1, of the best precision at that recall or more. "voc12" is
-            the area under the curve of that best precision over recall.
+        rule: "voc07" averages, over the recalls 0, 0.1 … 1, the best precision at that recall or more. "voc12" is the
+            area under the curve of this best precision over recall.
 
     Returns:
         The average precision, in [0, 1].
