@@ -1,13 +1,16 @@
-"""Adapt a diffusion model to a domain with a few unlabelled images of it.
+"""Adapt a diffusion model to a domain, such as watercolors, with a few unlabelled images of it.
 
+    # "watercolors" is a folder of images; textual inversion learns a new word, DreamBooth tunes the U-Net
     modifier = learn_token("tadp-tiny", "watercolors", token="<wash>", initializer="painting", output="wash")
     modifier = dreambooth("tadp-tiny", "watercolors", token="sks", output="sks", options=RunOptions(steps=400))
     with modifier.install(backbone):
         features = backbone(images, modifier(captions))
 
-The names below, and torch with them, are loaded at first use. `RunOptions` needs no torch.
+Every name of this package is imported when it is first used, which also imports torch. `RunOptions` does not need
+torch.
 
-Source: TADP Sec. 4.3: textual inversion and DreamBooth, with the numbers of its released model_personalization/.
+Source: TADP Sec. 4.3, textual inversion and DreamBooth; the numbers are those of the paper's released
+model_personalization/.
 """
 
 from typing import TYPE_CHECKING

@@ -58,7 +58,8 @@ def dreambooth(
 ) -> CaptionModifier:
     """Tune a U-Net on a few images, so that a word with little meaning of its own stands for their style or object.
 
-    The text encoder and the VAE do not change. The loss is the model's own, as in `learn_token`.
+    The text encoder and the VAE do not change. The loss is the denoising loss with which the model was trained: the
+    error of predicting the noise or the velocity.
 
     With `output`, the folder gets the modifier (unet/, which diffusers reads, and modifier.json), training.json,
     samples/, and checkpoint.safetensors; with a LoRA also pytorch_lora_weights.safetensors for diffusers'
@@ -66,25 +67,26 @@ def dreambooth(
     parameters that train; delete it when you need no more steps.
 
     Args:
-        model: "tadp-tiny", a folder in diffusers layout, or a hub id.
-        images: Five to twenty images, in any form that `learn_token` takes.
-        token: A word with hardly any meaning of its own; it may be in the vocabulary.
-        prompt: Template of the returned modifier, with the token; by default the paper's "a sks style painting of
-            {caption}".
-        instance_prompt: Training text of every image. By default, it is the template with the image's caption, or "a
-            sks style painting" without captions. The released script has "an image in sks style".
-        captions: Captions of the images, in any form that `learn_token` takes.
-        prior_images: Images for prior preservation, which the U-Net should not forget, or the number of such images
-            that the model draws before training. None is no prior preservation, as in the released script.
-        prior_prompt: Text of the prior images, such as "a painting".
-        prior_weight: Weight of the loss of the prior images.
-        lora_rank: Rank of a LoRA on all attention projections, which trains instead of the U-Net; None trains the whole
-            U-Net. The returned modifier has the LoRA merged into its U-Net. A LoRA needs peft.
-        max_grad_norm: Norm to which the gradient is clipped; None does not clip.
-        output: Folder for the result, samples and the checkpoint; None keeps nothing on disk.
+        model: The model whose U-Net is tuned: "tadp-tiny", a folder in diffusers layout, or a hub id.
+        images: Five to twenty images: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
+        token: A word with hardly any meaning of its own, "sks" by default. It can be in the vocabulary.
+        prompt: Template of the returned modifier, which contains the token; None is the paper's "a sks style painting
+            of {caption}".
+        instance_prompt: Training text of every image. None is the template with the image's caption, or "a sks style
+            painting" if there are no captions. The paper's released script has "an image in sks style".
+        captions: Captions of the images: a list in the same order, or a mapping from image id to caption with the ids
+            of `tadp caption` (see `learn_token`). None trains without captions.
+        prior_images: Images for prior preservation, which the U-Net should not forget while it is tuned, or the number
+            of such images that the model draws before training. None trains without them, as the released script does.
+        prior_prompt: Training text of the prior images, such as "a painting"; required with `prior_images`.
+        prior_weight: Weight of the loss on the prior images; the loss on the training images has weight 1.
+        lora_rank: Rank of a LoRA for all attention projections, which trains instead of the U-Net; None trains the
+            whole U-Net. The returned modifier has a U-Net with the LoRA merged into it. A LoRA needs peft.
+        max_grad_norm: Largest norm of the gradient; a larger gradient is scaled down. None does not limit it.
+        output: Folder for the result, samples and the checkpoint; None writes nothing to disk.
         options: Steps, learning rate, seed, device and the other options of the run; None is all defaults. Each step
             has as many prior images as training images.
-        hub: Revision and download options of a hub model.
+        hub: Revision and download options of a model on the hub; None is `HubOptions()`.
 
     Returns:
         A modifier with the tuned U-Net, float32 on the CPU.
@@ -92,16 +94,16 @@ def dreambooth(
     Raises:
         ModifierError: If a prompt lacks the token, only one of `prior_images` and `prior_prompt` is passed, the loss is
             not finite, or the checkpoint belongs to another run.
-        ImageError: If there are no images, or some cannot be read; the message names all of these before training.
-        CaptionError: If a text is too long, or there is not one caption per image.
+        ImageError: If there are no images, or some cannot be read. The message names all of these, before training.
+        CaptionError: If a text is too long, or the number of captions is not that of the images.
         MissingExtraError: If peft or bitsandbytes is needed and not installed.
         ModelError: If the model is not available or lacks a part.
-        OutputError: If a file cannot be written; the last checkpoint is kept.
+        OutputError: If a file cannot be written. The last checkpoint is kept.
         TypeError: If an argument has the wrong type.
         ValueError: If a number is out of its range.
 
     Source:
-        Ruiz et al. 2023; TADP Sec. 4.3. Steps, batch size and learning rate are those of the released
+        Ruiz et al. 2023; TADP Sec. 4.3. Steps, batch size and learning rate are those of the paper's released
         dreambooth_pascal.sh; weight decay and clipping are the defaults of train_dreambooth.py. The script passes a
         number of prior images but not --with_prior_preservation, so it trained without them. It never mirrors images.
 
@@ -229,10 +231,18 @@ def _prior(
     options: SettledOptions,
     output: Path | None,
 ) -> TrainingImages:
-    """Read the prior images, or draw them. They are cropped like the training images.
+    """Read the prior images, or draw them with the model. They are cropped like the training images.
 
-    Drawn images are written to OUTPUT/prior-…/0000.png and so on. A run that continues reads them again, unless one is
-    damaged.
+    Drawn images are written to OUTPUT/prior-…/0000.png and so on. A run that continues reads these files again, and
+    draws those that are missing or damaged.
+
+    Args:
+        model: The model that draws the images.
+        images: The prior images, or the number of images to draw.
+        prompt: Text of the prior images.
+        like: The training images, whose way of cropping is used.
+        options: The options of the run.
+        output: The run's folder; None writes nothing to disk.
     """
     crops: dict[str, Any] = {"side_px": like.side_px, "flip": like.flip, "random_crop": like.random_crop}
     if not isinstance(images, int):

@@ -37,24 +37,24 @@ def train(
     description: str,
     max_grad_norm: float | None = None,
 ) -> None:
-    """Train parameters of a model in place until all steps are done; the folder gets checkpoints and sheets of samples.
+    """Train parameters of a model in place until all steps are done; the folder gets checkpoints and sample sheets.
 
     Args:
-        model: The model.
-        concepts: The images and their texts.
+        model: The model that is trained.
+        concepts: The training images and their texts; with prior preservation, the prior images are a second concept.
         trained: The parameters to train, by name.
         options: The options of the run.
         folder: The run's folder.
-        sample_prompts: Prompts of the sheets of samples.
+        sample_prompts: Prompts of the sample sheets, one per row of samples.
         description: Text of the progress bar.
-        max_grad_norm: Norm to which the gradient is clipped; None does not clip.
+        max_grad_norm: Largest norm of the gradient; a larger gradient is scaled down. None does not limit it.
 
     Raises:
         MissingFileError: If samples should be drawn and the model has no decoder.
         ModifierError: If the loss or its gradient is not finite, or the checkpoint belongs to another run or has more
             steps.
-        OutputError: If the folder cannot be written or has no room for a checkpoint, before the first step; or if a
-            checkpoint or a sheet cannot be written later.
+        OutputError: If the folder cannot be written to or has no room for a checkpoint, which is checked before the
+            first step; or if a checkpoint or a sample sheet cannot be written later.
     """
     sheets = _sheets(model, options, folder, sample_prompts, side_px=concepts[0].images.side_px)
     optimizer = build_optimizer(trained.values(), options)

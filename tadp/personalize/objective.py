@@ -1,9 +1,9 @@
-"""The training objective, which is the denoising error that the model itself was trained with. To measure it:
+"""The training objective: the denoising error with which the model itself was trained.
 
-    plain = denoising_loss("tadp-tiny", images, captions="a scene")
+It can also be measured, for example to compare a model with and without a modifier image by image:
+
+    plain = denoising_loss("tadp-tiny", images, captions="a scene")                           # one value per image
     learned = denoising_loss("tadp-tiny", images, captions="a scene", modifier=modifier)
-
-Both tensors have one entry per image, so they can be compared image by image.
 """
 
 from collections.abc import Sequence
@@ -69,14 +69,14 @@ def denoising_losses(
     timesteps: Int[Tensor, " b"],
     embeddings: Float[Tensor, "b l d"],
 ) -> Float[Tensor, " b"]:
-    """The mean squared error of each image's denoising.
+    """Compute the mean squared error of the model's prediction of the noise, or of the velocity, for each image.
 
     Args:
-        model: The model, which predicts the noise or the velocity, as its scheduler says.
-        latents: Scaled latents.
-        noise: Unit noise of the same shape.
-        timesteps: Timesteps counted from 0, on the CPU or the model's device.
-        embeddings: Embeddings of each image's text.
+        model: The model. Its scheduler determines whether it predicts the noise or the velocity.
+        latents: Latents without noise, (B, C, H, W), multiplied by the VAE's scaling factor.
+        noise: The noise to add, of unit variance, (B, C, H, W).
+        timesteps: Timestep of each image, (B,), counted from 0, on the CPU or the model's device.
+        embeddings: Embeddings of each image's text, (B, L, D).
 
     Source:
         Ho et al. 2020, L_simple; Salimans and Ho 2022, App. D, for the velocity.
@@ -99,28 +99,29 @@ def denoising_loss(
     side_px: int | None = None,
     batch_size: int = 8,
 ) -> Float[Tensor, " n"]:
-    """The denoising error of a model on images, given their captions.
+    """Measure the denoising error of a model on images, given their captions.
 
-    Timesteps are spread evenly over those of training, and the noise depends only on the seed, so two captions or two
-    modifiers can be compared fairly.
+    Timesteps are spread evenly over those of the model's training, and the noise only depends on the seed. So the
+    errors under two captions or two modifiers can be compared.
 
     Args:
         model: The name of a model, or the result of `load_diffusion`.
-        images: Held-out images, in any form that `learn_token` takes; the central square of each is used.
-        captions: One caption per image, or one for all images.
-        modifier: A modifier that rewrites the captions and is installed while the loss is measured.
-        draws: Pairs of timestep and noise per image.
+        images: Images that were not used in training: a folder, a pattern, a list of paths, PIL images, arrays or
+            tensors, or a batch. The central square of each is used.
+        captions: One caption per image, or one caption for all images.
+        modifier: A modifier that rewrites the captions and is installed during the measurement; None for no modifier.
+        draws: Number of pairs of timestep and noise per image over which the error is averaged.
         seed: Seed of the noise.
-        side_px: Side of the squares in pixels; None is the size that the model was trained on.
-        batch_size: Noisy images per forward pass.
+        side_px: Side of the squares in pixels; None is the size of the model's training images.
+        batch_size: Number of noisy images per forward pass.
 
     Returns:
-        The mean error of each image over its draws, (N,), on the CPU.
+        The mean error of each of the N images over its draws, (N,), on the CPU.
 
     Raises:
-        CaptionError: If there is neither one caption for all images nor one per image.
+        CaptionError: If the number of captions is neither one nor that of the images.
         ImageError: If an image cannot be read.
-        ModelError: If the model cannot be used.
+        ModelError: If the model is not available, lacks a part, or predicts neither noise nor velocity.
 
     Example:
         >>> from tadp.datasets.scenes import Scenes

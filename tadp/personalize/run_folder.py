@@ -27,13 +27,13 @@ _COMPARED = ("batch_size", "lr", "weight_decay", "seed", "adam_8bit")
 def identity_of(
     model: DiffusionModel, concepts: Sequence[Concept], options: SettledOptions, **settings: Any
 ) -> dict[str, Any]:
-    """What identifies a run, as JSON values: the model and commit, a digest of the images, the texts, and the settings.
+    """Return what identifies a run, as JSON values: model and commit, a digest of the images, the texts, the settings.
 
     Args:
         model: The model that is trained.
-        concepts: The images and texts that it is trained on.
+        concepts: The training images and their texts.
         options: The options of the run.
-        **settings: Settings that are specific to this kind of training.
+        **settings: Settings that only this kind of training has.
     """
     source = model.backbone.source
     name = source.name if source else str(model.folder)
@@ -65,12 +65,12 @@ def _describe(concept: Concept) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The folder of one run. Each file is replaced atomically, so the old file survives a kill or a full disk.
+    """The folder of one run. Files are replaced atomically: if a run is killed or the disk is full, old files stay.
 
     Args:
-        path: The folder; None keeps nothing on disk.
-        identity: The identity of the run. A checkpoint with another identity is refused.
-        resume: Whether to continue from an existing checkpoint; otherwise the run starts again.
+        path: The folder; None writes nothing to disk.
+        identity: The identity of the run, as `identity_of` returns it. A checkpoint with another identity is refused.
+        resume: Whether to continue from an existing checkpoint. If not, the run starts from the beginning.
     """
 
     def __init__(self, path: Path | None, *, identity: Mapping[str, Any], resume: bool = True):
@@ -85,10 +85,14 @@ class RunFolder:
         return None if self.path is None else self.path / CHECKPOINT_NAME
 
     def load(self, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-        """Load the checkpoint into parameters and optimizer, if there is one.
+        """Load the checkpoint into parameters and optimizer, if there is a checkpoint.
+
+        Args:
+            trained: The parameters that train, by name.
+            optimizer: The optimizer of these parameters.
 
         Returns:
-            The number of steps that were done.
+            The number of steps that were done before; 0 if there is no checkpoint.
 
         Raises:
             CorruptFileError: If the checkpoint is damaged.

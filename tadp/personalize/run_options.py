@@ -27,33 +27,34 @@ def _at_least(least: int, *, default: int | None = None) -> Any:
 class RunOptions:
     """The options of a run of `learn_token` or `dreambooth`: steps, images, files to write, and device.
 
-    The options of `tadp personalize` are generated from these fields: names, types, defaults, and the texts below.
+    The options of the command `tadp personalize` are generated from these fields: their names, types, defaults and
+    descriptions.
 
     Attributes:
-        steps: Steps of the optimizer; None is 5,000 for a token and 1,000 for DreamBooth.
-        batch_size: Images per step; None is 16 for a token and 1 for DreamBooth.
-        micro_batch: Images per forward pass, to save memory; None is all images of a step.
+        steps: Number of optimizer steps; None is 5,000 for a token and 1,000 for DreamBooth.
+        batch_size: Number of images per step; None is 16 for a token and 1 for DreamBooth.
+        micro_batch: Number of images per forward pass, to save memory; None is all images of a step.
         lr: Learning rate, constant over all steps; None is 1e-4 for a token or a LoRA and 5e-6 for a whole U-Net.
         weight_decay: Weight decay of AdamW.
-        seed: Seed of all random numbers. One seed gives one result.
-        side_px: Side of the square crops, in pixels; None is the size that the model was trained on.
+        seed: Seed of all random numbers. The same seed gives the same result.
+        side_px: Side of the square crops in pixels; None is the size of the model's own training images.
         flip: Mirror each crop with a probability of one half.
         random_crop: Take the square crop at a random place along the longer side, instead of in the middle.
         skip_unreadable: Leave out images that cannot be read, with a warning, instead of stopping.
         resume: Continue from the checkpoint in the output folder, if there is one.
-        checkpoint_every: Steps between checkpoints; None is 100 for a token and 500 for DreamBooth.
-        sample_every: Steps between sheets of samples, which need the VAE's decoder; 0 draws none.
-        sample_prompts: Prompts of the sheets of samples, each a full text with the token; None is one or two that fit
-            the run.
+        checkpoint_every: Number of steps between checkpoints; None is 100 for a token and 500 for DreamBooth.
+        sample_every: Number of steps between sample sheets, which need the VAE's decoder; 0 draws none.
+        sample_prompts: Prompts of the sample sheets, each a full text with the token; None is one or two that fit the
+            run.
         gradient_checkpointing: Compute activations again in the backward pass, which takes less memory and more time.
         adam_8bit: Use the 8-bit AdamW of bitsandbytes.
-        dtype: Data type that the model computes in. Parameters that train are always float32; None is float32.
+        dtype: Data type in which the model computes; None is float32. Parameters that train are always float32.
         device: Device to train on; None is the CPU.
         progress: Show a progress bar.
 
     Raises:
-        CaptionError: If `sample_prompts` is an empty list, or a single string.
-        TypeError: If a number has another type.
+        CaptionError: If `sample_prompts` is an empty list or a single string.
+        TypeError: If an option that must be a number has another type.
         ValueError: If a number is out of its range.
 
     Example:
@@ -110,11 +111,11 @@ class SettledOptions(RunOptions):
 
     @classmethod
     def of(cls, options: RunOptions | None, defaults: Mapping[str, Any]) -> "SettledOptions":
-        """Options with a method's defaults in place of None.
+        """Return options in which the defaults of a method, `learn_token` or `dreambooth`, replace None.
 
         Args:
-            options: The caller's options; None is all defaults.
-            defaults: The method's defaults by name.
+            options: The user's options; None is all defaults.
+            defaults: The method's defaults, by the names of the options.
 
         Raises:
             TypeError: If `options` is not a `RunOptions`.

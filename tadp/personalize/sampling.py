@@ -50,14 +50,14 @@ class Sampler:
         guidance: float = GUIDANCE,
         side_px: int | None = None,
     ) -> list[Image.Image]:
-        """One image per text, by DDIM with classifier-free guidance.
+        """Draw one image per text, by DDIM with classifier-free guidance.
 
         Args:
-            texts: What to draw.
+            texts: The texts of the images.
             keys: For each image, the seed of its noise: a tuple of numbers such as (seed, index).
-            steps: Denoising steps.
+            steps: Number of denoising steps.
             guidance: Scale of the classifier-free guidance; 1 is no guidance.
-            side_px: Side of the images in pixels; None is the size that the model was trained on.
+            side_px: Side of the images in pixels; None is the size of the model's training images.
         """
         model = self._model
         device = model.backbone.device
@@ -77,14 +77,16 @@ class Sampler:
 
 
 class SampleSheets:
-    """Writes FOLDER/step-00000100.png and so on. All sheets use the same noise, so that they can be compared.
+    """Draws sample sheets during training: pictures with images of the same prompts after more and more steps.
+
+    The files are FOLDER/step-00000100.png and so on. All sheets use the same noise, so that they can be compared.
 
     Args:
-        folder: The folder of the sheets.
-        sampler: The sampler that draws the samples.
-        prompts: The prompts, one per row of samples.
+        folder: The folder to write the sheets to.
+        sampler: The sampler that draws the images.
+        prompts: The prompts, one per row of a sheet.
         seed: Seed of the noise.
-        side_px: Side of a sample in pixels.
+        side_px: Side of an image in pixels.
     """
 
     def __init__(self, folder: Path, sampler: Sampler, *, prompts: Sequence[str], seed: int, side_px: int):
@@ -119,17 +121,17 @@ def draw(
 
     Args:
         model: The name of a model, or the result of `load_diffusion`.
-        prompts: Texts of the images to draw; a modifier rewrites them as captions.
-        modifier: A modifier to install while the images are drawn.
-        count: Images per prompt. The k-th image of any prompt starts from the same noise.
+        prompts: One text or several. With a modifier, they are captions that the modifier rewrites.
+        modifier: A modifier to install while the images are drawn; None for no modifier.
+        count: Number of images per prompt. The k-th image of every prompt starts from the same noise.
         seed: Seed of the noise.
-        steps: Denoising steps.
+        steps: Number of denoising steps.
         guidance: Scale of the classifier-free guidance; 1 is no guidance.
-        side_px: Side of the images in pixels; None is the size that the model was trained on.
-        batch_size: Images per forward pass.
+        side_px: Side of the images in pixels; None is the size of the model's training images.
+        batch_size: Number of images per forward pass.
 
     Returns:
-        All images of the first prompt, then of the next.
+        The images: all images of the first prompt, then all of the next, and so on.
 
     Raises:
         MissingFileError: If the model's VAE has no decoder.

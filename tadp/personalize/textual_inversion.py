@@ -81,15 +81,15 @@ STYLE_TEXTS: tuple[str, ...] = (
 
 
 def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> list[str]:
-    """The training texts of images while a token is learned.
+    """Return the texts of the training images while a token is learned.
 
     Args:
-        token: The word that replaces `{token}`.
-        kind: The list of texts to use if no texts are passed.
-        texts: Other texts, each with `{token}`.
+        token: The word that replaces `{token}` in the texts.
+        kind: The kind of concept, "style" or "object", which determines the texts if none are passed.
+        texts: Texts to use, each with `{token}`; None uses the lists of textual inversion.
 
     Raises:
-        ModifierError: If the kind is unknown, there is no text, or a text has no `{token}`.
+        ModifierError: If `kind` is unknown, `texts` is empty, or a text has no `{token}`.
 
     Example:
         >>> texts_of("<night>", kind="style", texts=["a dark {token} photo", "a {token} photo of a street"])
@@ -122,52 +122,55 @@ def learn_token(
     options: RunOptions | None = None,
     hub: HubOptions | None = None,
 ) -> CaptionModifier:
-    """Learn a new word for the style or object that a few images share.
+    """Learn a new word for the style or object that a few images share, by textual inversion.
 
-    The U-Net, the VAE and the text encoder with all the words it knows do not change, bit for bit. The loss is the
-    model's own: the error of predicting the noise or the velocity, depending on its scheduler.
+    Only the vectors of the new word are trained. The U-Net, the VAE and the text encoder, with all the words it knows,
+    do not change. The loss is the denoising loss with which the model was trained: the error of predicting the noise or
+    the velocity, depending on its scheduler.
 
     With `output`, the folder gets the modifier (learned_embeds.safetensors, which diffusers reads, and modifier.json),
     training.json, samples/, and checkpoint.safetensors. If a run is killed, the same call continues from the checkpoint
-    and ends with the same token as an uninterrupted run. If the run is finished, the call returns at once, or does the
-    remaining steps if you ask for more. On a GPU, equal runs may differ in their last bits.
+    and ends with the same token as an uninterrupted run. If the run is finished, the same call returns at once, and a
+    call with more steps does the remaining steps. On a GPU, equal runs may differ in their last bits.
 
     Args:
-        model: "tadp-tiny", a folder in diffusers layout, or a hub id.
+        model: The model that learns the word: "tadp-tiny", a folder in diffusers layout, or a hub id.
         images: Five to twenty images: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
         token: The new word, such as "<watercolor>". It must not be in the tokenizer's vocabulary, and must be lower
             case if it has several vectors.
-        initializer: A word of one token, such as "painting". The new word starts from its vector.
-        vectors: Number of vectors of the word.
-        kind: The kind of concept that the images share: "style" or "object". It decides the defaults of `texts` and
+        initializer: A word of one token, such as "painting", whose vector is the new word's initial vector.
+        vectors: Number of vectors of the new word.
+        kind: The kind of concept that the images share: "style" or "object". It determines the defaults of `texts` and
             `template`.
-        template: Template of the returned modifier. The default for a style is the paper's "a <token> style painting of
-            {caption}"; for an object it is "{caption}", and captions contain the token themselves.
-        texts: Training texts of the images, each with `{token}`; by default the lists of textual inversion.
-        captions: Captions of the images: one per image in order, or by the ids of `tadp caption` (the file name without
-            suffix, with its folder if two images have the same name). With captions, the training text of an image is
-            the template with its caption, and `texts` are not used.
-        output: Folder for the result, samples and the checkpoint; None keeps nothing on disk.
+        template: Template of the returned modifier. None is the paper's "a <token> style painting of {caption}" for a
+            style; for an object it is "{caption}", and captions contain the token themselves.
+        texts: Training texts of the images, each with `{token}`; one of them is drawn at random each time. None uses
+            the lists of textual inversion.
+        captions: Captions of the images: a list in the same order, or a mapping from image id to caption with the ids
+            of `tadp caption` (the file name without suffix, with its folder if two images have the same name). With
+            captions, the training text of an image is the template with its caption, and `texts` are not used. None
+            trains without captions.
+        output: Folder for the result, samples and the checkpoint; None writes nothing to disk.
         options: Steps, learning rate, seed, device and the other options of the run; None is all defaults. The vectors
             are float32, whatever the `dtype` of the model.
-        hub: Revision and download options of a hub model.
+        hub: Revision and download options of a model on the hub; None is `HubOptions()`.
 
     Returns:
         A modifier with the token and its vectors.
 
     Raises:
-        ModifierError: If the token is invalid or already in the vocabulary, the initializer is not one token, the loss
-            is not finite, or the checkpoint belongs to another run.
-        ImageError: If there are no images, or some cannot be read; the message names all of these before training.
-        CaptionError: If a text is too long, or there is not one caption per image.
+        ModifierError: If the token is invalid or already in the vocabulary, `initializer` is not one token, the loss is
+            not finite, or the checkpoint belongs to another run.
+        ImageError: If there are no images, or some cannot be read. The message names all of these, before training.
+        CaptionError: If a text is too long, or the number of captions is not that of the images.
         ModelError: If the model is not available or lacks a part.
-        OutputError: If a file cannot be written; the last checkpoint is kept.
+        OutputError: If a file cannot be written. The last checkpoint is kept.
         TypeError: If an argument has the wrong type.
         ValueError: If a number is out of its range.
 
     Source:
         Gal et al. 2023; TADP Sec. 4.3. Steps, batch size, learning rate and weight decay are the defaults of the
-        released textual_inversion_script.py, which textual_inversion_pascal.sh does not change. Its schedule is
+        paper's released textual_inversion_script.py, which textual_inversion_pascal.sh does not change. Its schedule is
         "constant", which has no warm-up. The script squeezes images into a square; here they are cropped.
 
     Example:

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
-    """A backbone with the noise schedule of its training.
+    """A diffusion model that can be trained by denoising: a backbone with the noise schedule of its training.
 
     Attributes:
-        backbone: The whole U-Net, the text encoder and the VAE's encoder.
+        backbone: The U-Net, the text encoder and the VAE's encoder.
         noise: A diffusers scheduler that adds noise as in the model's training.
         folder: Folder of the model's files, including the VAE's decoder.
-        precision: Data type that a pass computes in. Parameters that train are always float32.
-        variant: Variant of the weight files, e.g. "fp16"; None is the files without a variant.
+        precision: Data type in which the model computes. Parameters that train are always float32.
+        variant: Variant of the weight files, such as "fp16"; None for files without a variant.
     """
 
     backbone: TADPBackbone
@@ -80,18 +80,18 @@ def load_diffusion(
     device: torch.device | str | None = None,
     hub: HubOptions | None = None,
 ) -> DiffusionModel:
-    """Load a model for training by denoising. The VAE's decoder is only loaded to draw images.
+    """Load a diffusion model for training by denoising. The VAE's decoder is only loaded when images are drawn.
 
     Args:
         name: "tadp-tiny", a folder in diffusers layout, or a hub id.
         dtype: Data type of all parts; None is float32.
         device: Device of the model; None is the CPU.
-        hub: Revision and download options of a hub model.
+        hub: Revision and download options of a model on the hub; None is `HubOptions()`.
 
     Raises:
         ModelError: If the model is not available, lacks a part, has no text encoder, or predicts neither noise nor
             velocity.
-        TypeError: If `name` is not a name.
+        TypeError: If `name` is neither a string nor a path.
     """
     if not isinstance(name, str | Path):
         kind = type(name).__name__

@@ -34,14 +34,15 @@ class Crop(NamedTuple):
 
 
 class TrainingImages:
-    """Images of one concept, in memory, resized so that their shorter sides have the same length.
+    """Training images of one concept, in memory, resized so that their shorter sides have the same length.
 
     Args:
-        pixels: (H, W, 3) arrays, uint8, whose shorter sides are `side_px`.
+        pixels: The images as RGB values, each (H, W, 3), uint8. The shorter side of each has `side_px` pixels.
         side_px: Side of the square crops in pixels.
-        captions: One caption per image, or None.
+        captions: One caption per image; None if there are no captions.
         flip: Whether to mirror each crop with a probability of one half.
-        random_crop: Whether to take crops at random places; otherwise they are taken in the middle.
+        random_crop: Whether to take each crop at a random place along the longer side. If not, crops are taken in the
+            middle.
     """
 
     def __init__(
@@ -114,22 +115,23 @@ def read_images(
     flip: bool = True,
     random_crop: bool = True,
 ) -> TrainingImages:
-    """Read images and resize them so that the shorter side of each has a given length.
+    """Read images, and resize each so that its shorter side has a given length.
 
     Args:
-        images: A folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch of them.
-        side_px: The length in pixels.
-        captions: One caption per image in the same order, or captions by id: the path below the folder without suffix,
-            or the file's name without suffix.
+        images: The images: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
+        side_px: Length of the shorter side after resizing, in pixels.
+        captions: Captions of the images: a list in the same order, or a mapping from image id to caption. An id is the
+            path below the folder without suffix, or the file's name without suffix. None is no captions.
         skip_unreadable: Whether to leave out images that cannot be read, with a warning that names them, instead of
             raising an error.
-        output: The run's folder. Images that the run drew there are not training images.
-        flip: See `TrainingImages`.
-        random_crop: See `TrainingImages`.
+        output: The run's folder. Images that the run drew there are not used as training images. None if the run
+            writes nothing to disk.
+        flip: Whether crops will be mirrored with a probability of one half.
+        random_crop: Whether crops will be taken at random places rather than in the middle.
 
     Raises:
-        ImageError: If there are no images, or some cannot be read; the message names all of these.
-        CaptionError: If there is not one caption per image.
+        ImageError: If there are no images, or some cannot be read. The message names all of these.
+        CaptionError: If the number of captions is not that of the images, or an image has no caption.
     """
     images = list(images) if isinstance(images, Iterator) else images
     sources = _sources(images, output)

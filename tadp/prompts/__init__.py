@@ -1,10 +1,10 @@
-"""Prompts: the text for images, in every form of the paper's Sec. 3 and 4.2 (its G).
+"""Prompts: text for the backbone that is made from class names, in every form of the paper's Sec. 3 and 4.2.
 
     backbone(images, prompts.class_names(classes, count=len(images)))   # list[str], one prompt per image
     backbone(images, prompts.averaged_eos(classes, backbone))           # Conditioning, shared by all images
 
 Prompts in words are lists of strings, and embeddings are a `Conditioning`; a backbone takes both. Captions come from
-`tadp.Captioner`, whose `min_new_tokens` is the paper's minimal caption length (0, 20, 40).
+`tadp.Captioner`, whose `min_new_tokens` is the paper's minimum caption length (0, 20 or 40).
 """
 
 from tadp.metrics import Agreement as Agreement

@@ -25,23 +25,24 @@ NAMES = 64  # names encoded at a time, each padded to 77 tokens
 
 @torch.no_grad()
 def class_embeddings(classes: Sequence[str], encoder: TextEncoder | TADPBackbone) -> Conditioning:
-    """Encode each class name separately, and return the tokens of its words, one class after the other.
+    """Encode each class name separately, and concatenate the embeddings of their tokens, one class after the other.
 
-    Unlike a prompt, the result has no start token, end token or padding, and no limit of 77 tokens. The released code
-    (its "class_names") keeps one start token, before the first class. The paper keeps "the tokens corresponding to the
-    actual word", and we follow the paper.
+    Unlike a prompt, the result has no start token, end token or padding, and no limit of 77 tokens. The paper's
+    released code (under the name "class_names") keeps one start token, before the first class. The paper itself keeps
+    "the tokens corresponding to the actual word", and we follow the paper.
 
     Args:
-        classes: Class names of a data set; "_" becomes a space.
+        classes: The class names. Each "_" becomes a space.
         encoder: A text encoder, or a backbone that has one.
 
     Returns:
-        (1, L, D), where L is the number of tokens of all names; `tokens` are the pieces, `words` the classes.
+        One text for all images, (1, L, D), where L is the number of tokens of all names. Its `tokens` are the tokens of
+        the names, and its `words` are the names.
 
     Raises:
-        ValueError: If there are no classes, or one is empty or occurs twice.
-        TypeError: If a class is not a string.
-        CaptionError: If a single name is longer than a caption may be.
+        ValueError: If there are no class names, or one is empty or occurs twice.
+        TypeError: If a class name is not a string.
+        CaptionError: If a single class name has more tokens than the text encoder takes.
 
     Source:
         TADP Eq. 2.
@@ -82,32 +83,33 @@ def averaged_eos(
     cache_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Conditioning:
-    """Return one embedding per class: that of the first end token, averaged over sentence templates.
+    """Compute one embedding per class: that of the end token, averaged over sentences about the class.
 
-    The `class_embeddings.pth` of VPD and of the paper's released code holds the same: CLIP's last hidden state after
-    its final norm, neither projected nor normalised. Their scripts cut prompts at 20 tokens; here prompts are not cut.
+    The file `class_embeddings.pth` of VPD and of the paper's released code contains the same: CLIP's last hidden state
+    after its final norm, neither projected nor normalised. Their scripts cut sentences at 20 tokens; here they are not
+    cut.
 
-    The embeddings are computed once per encoder, classes and templates, and stored in a safetensors file. A change in
-    any of them, including the encoder's weights, leads to another file.
+    The embeddings are computed once for an encoder, class names and templates, and stored in a safetensors file. If any
+    of these changes, including the encoder's weights, they are computed again and stored in another file.
 
     Args:
-        classes: Class names of a data set; "_" becomes a space.
+        classes: The class names. Each "_" becomes a space.
         encoder: A text encoder, or a backbone that has one.
-        templates: Sentences with one `{}` each.
-        cache_dir: Folder of the files; None means huggingface_hub's folder for the assets of libraries, which follows
-            `HF_HOME` and `HF_ASSETS_CACHE`.
+        templates: Sentences with one `{}` each, which the class name replaces; CLIP's 80 templates by default.
+        cache_dir: Folder for the files; None is huggingface_hub's folder for files of other libraries, which the
+            environment variables `HF_HOME` and `HF_ASSETS_CACHE` can change.
         progress: Whether to show a progress bar.
 
     Returns:
-        (1, K, D) for K classes; `tokens` and `words` are the classes.
+        One text for all images, (1, K, D) for K classes. Its `tokens` and `words` are the class names.
 
     Raises:
-        ValueError: If there are no classes, one is empty or occurs twice, or a template lacks its `{}`.
-        TypeError: If a class is not a string.
-        CaptionError: If a name in its template is longer than a caption may be.
+        ValueError: If there are no class names, one is empty or occurs twice, or a template does not have one `{}`.
+        TypeError: If a class name is not a string.
+        CaptionError: If a template with a class name has more tokens than the text encoder takes.
 
     Source:
-        TADP Sec. 3, "Average EOS Tokens"; VPD's dump of class embeddings.
+        TADP Sec. 3, "Average EOS Tokens"; VPD's script that writes `class_embeddings.pth`.
 
     Example:
         >>> import tadp, tempfile

@@ -22,14 +22,24 @@ def oracle(
     recall: float = 1.0,
     seed: int = 0,
 ) -> list[str]:
-    """Return the names of the classes in each image, separated by spaces, with a given precision and recall.
+    """Return prompts that name the classes in each image, with a given precision and recall.
 
-    `oracle_classes` takes the same arguments and returns the same names as lists. Its description says how they are
-    drawn.
+    The names are separated by spaces. With precision and recall 1, a prompt names exactly the classes in its image.
+    `oracle_classes` returns the same names as lists, and describes how classes are left out and false ones are added.
+
+    Args:
+        present: The names of the classes in each image.
+        classes: All class names, from which false names are drawn.
+        precision: Share of the named classes that are in their image, over all images, above 0 and at most 1.
+        recall: Share of the classes in images that are named, over all images, 0 to 1.
+        seed: Seed of the random choice, 0 or more.
+
+    Returns:
+        One prompt per image.
 
     Source:
-        TADP Eq. 5. Its released code drops and adds each class independently at random, so that the precision depends
-        on the number of classes.
+        TADP Eq. 5. The paper's released code drops and adds each class independently at random, so that the precision
+        depends on the number of classes.
 
     Example:
         >>> oracle([["dog", "grass"], ["cat"]], ["cat", "dog", "grass"])
@@ -47,27 +57,31 @@ def oracle_classes(
     recall: float = 1.0,
     seed: int = 0,
 ) -> list[list[str]]:
-    """Return the classes that the oracle names in each image.
+    """Return the names of the classes in each image, with a given precision and recall.
 
-    Precision and recall are those of all images together: TP / (TP + FP) and TP / (TP + FN). The numbers of names
-    to drop and to add are fixed first, so that both figures are within 0.01 of the requested ones if whole numbers
-    permit; then they are spread over the images in random order, in proportion to the classes in each, and drawn at
-    random there. So an image of n classes keeps n · recall of them, rounded up or down, and gets false ones by the same
-    rule, whether or not its own were dropped. An image without classes has the empty prompt at any precision, and one
-    whose only class was dropped may have it too. Names are in the order of `classes`, which does not reveal the false
-    ones. One seed drops the same classes at every precision.
+    To reach them, some classes are left out and some false ones are added. Precision and recall are those of all images
+    together: TP / (TP + FP) and TP / (TP + FN). The numbers of classes to leave out and to add are computed first, so
+    that both figures are within 0.01 of the requested ones if whole numbers allow it. These numbers are then divided
+    among the images, in proportion to the number of classes in each, and the classes are drawn at random. So an image
+    of n classes keeps n · recall of them, rounded up or down, and gets false ones by the same rule, whether or not some
+    of its own were left out. An image without classes has no names at any precision, and an image whose only class was
+    left out may have none either. Names are in the order of `classes`, so that the order does not reveal the false
+    ones. With the same seed, the same classes are left out at every precision.
 
     Args:
-        present: The classes in each image; a name that occurs twice counts once.
-        classes: All classes, from which false names are drawn.
-        precision: Precision over all images, above 0 and up to 1.
-        recall: Recall over all images, 0 to 1; 0 names nothing.
-        seed: Seed of the draw, 0 or more.
+        present: The names of the classes in each image; a name that occurs twice counts once.
+        classes: All class names, from which false names are drawn.
+        precision: Share of the named classes that are in their image, over all images, above 0 and at most 1.
+        recall: Share of the classes in images that are named, over all images, 0 to 1; with 0, nothing is named.
+        seed: Seed of the random choice, 0 or more.
+
+    Returns:
+        One list of names per image.
 
     Raises:
-        ValueError: If precision, recall or seed is out of range, an image has an unknown class, there are no classes,
-            or one is empty or occurs twice.
-        TypeError: If a class is not a string, or `present` is not a list of lists.
+        ValueError: If `precision`, `recall` or `seed` is out of range, if an image has a class that is not in
+            `classes`, or if there are no class names, or one is empty or occurs twice.
+        TypeError: If a class name is not a string, or `present` is not a list of lists.
 
     Source:
         TADP Eq. 5 and Sec. 4.2, Tab. S2.
@@ -92,14 +106,14 @@ def oracle_classes(
 
 
 def agreement(named: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) -> Agreement:
-    """Compute precision and recall of named classes over all images.
+    """Compute precision and recall of the classes that are named, over all images.
 
     Args:
-        named: The classes named in each image, as from `oracle_classes`.
-        present: The classes in each image.
+        named: The names of the classes that are named for each image, such as the result of `oracle_classes`.
+        present: The names of the classes in each image.
 
     Raises:
-        ValueError: If the two have different numbers of images.
+        ValueError: If `named` and `present` have different numbers of images.
 
     Example:
         >>> result = agreement([["dog"], ["cat", "car"]], [["dog", "grass"], ["cat"]])

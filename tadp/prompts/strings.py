@@ -27,16 +27,19 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
     """Return all class names in one prompt, separated by spaces, for each of `count` images.
 
     The text encoder may read two neighbouring names as a third: "hot" and "dog" as "hot dog". `AttentionMaps.pool` does
-    not, because the prompts are `tadp.features.Names`, strings that record where each name ends. A prompt that was
-    changed, or read from a file, is a plain string, and neighbouring names may be joined again.
+    not, because the prompts are `tadp.features.Names`: strings that record where each name ends. A prompt that was
+    changed, or read from a file, is a plain string, in which `pool` may also find names that span two others.
 
     Args:
-        classes: Class names of a data set; "_" becomes a space.
-        count: Number of images, since a backbone takes one prompt per image.
+        classes: The class names. Each "_" becomes a space.
+        count: Number of images, because a backbone takes one prompt per image; 1 by default.
+
+    Returns:
+        The same prompt `count` times.
 
     Raises:
-        ValueError: If there are no classes, one is empty or occurs twice, or `count` is below 1.
-        TypeError: If a class is not a string.
+        ValueError: If there are no class names, one is empty or occurs twice, or `count` is below 1.
+        TypeError: If a class name is not a string.
 
     Source:
         TADP Eq. 3.
@@ -49,22 +52,26 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
 
 
 def nouns(captions: str | Sequence[str], *, tagger: Literal["pattern", "nltk"] = "pattern") -> list[str]:
-    """Return the nouns of each caption, each once, in their order: the paper's TADP(NO).
+    """Return the nouns of each caption, in the order of the caption and each once. The paper calls this TADP(NO).
 
     A caption without nouns becomes "", the empty prompt.
 
     Args:
         captions: One caption, or a list of captions.
-        tagger: What tells nouns from other words: "pattern" is textblob's `PatternTagger`, which needs no download.
-            "nltk" is NLTK's perceptron, the paper's choice. As in the released code, it takes only common nouns
-            (NN, NNS), so "Paris" is left out.
+        tagger: The tagger that finds nouns. "pattern" is textblob's `PatternTagger`, which needs no download. "nltk" is
+            NLTK's perceptron tagger, which the paper uses. As in the paper's released code, it only finds common nouns
+            (the tags NN and NNS), so "Paris" is left out.
+
+    Returns:
+        One string per caption, its nouns separated by spaces.
 
     Raises:
         MissingExtraError: If textblob or NLTK is not installed.
         TypeError: If a caption is not a string.
         CaptionError: If there are no captions.
         OptionError: If `tagger` is neither "pattern" nor "nltk".
-        MissingDataError: If NLTK does not find the data of its tokenizer and tagger. The message names the download.
+        MissingDataError: If the data of NLTK's tokenizer and tagger is not on this machine. The message says how to
+            download it.
 
     Source:
         TADP Sec. 4.2; `get_nouns` of its released code.

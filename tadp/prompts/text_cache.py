@@ -28,17 +28,17 @@ def cached(
     shape: tuple[int, int],
     cache_dir: str | Path | None = None,
 ) -> Float[Tensor, "k d"]:
-    """Return the embeddings stored under a key; if there are none, compute and store them.
+    """Return the embeddings that are stored under a key. If there are none, compute and store them.
 
-    A damaged file is written again. Several processes may do this at once: each writes its own file, and the last one
-    stays. If the cache cannot be written, there is a warning, and the embeddings are returned.
+    A damaged file is written again. Several processes can do this at the same time: each writes its own file, and the
+    last one stays. If the file cannot be written, there is a warning, and the embeddings are still returned.
 
     Args:
         make: Function that computes the embeddings.
-        key: Key of the embeddings, see `cache_key`.
-        shape: Shape of the embeddings.
-        cache_dir: Folder of the files; None means huggingface_hub's folder for such files, `HF_ASSETS_CACHE`, by
-            default `$HF_HOME/assets`.
+        key: Key of the embeddings, as `cache_key` returns it.
+        shape: Expected shape of the embeddings, (K, D).
+        cache_dir: Folder for the files; None is huggingface_hub's folder for files of other libraries, which is
+            `$HF_ASSETS_CACHE`, or else `$HF_HOME/assets`.
     """
     try:
         folder = Path(cache_dir).expanduser() if cache_dir else cached_assets_path("tadp", "averaged-eos", f"v{FORMAT}")

@@ -15,7 +15,7 @@ MAX_LENGTH = 77  # for all CLIP text encoders of Stable Diffusion 1.x and 2.x, i
 
 
 def clip_tokenizer(**options: Any) -> "CLIPTokenizer":
-    """Create a tokenizer with CLIP's own vocabulary, which Stable Diffusion 1.x, 2.x and XL share.
+    """Create a tokenizer with CLIP's own vocabulary, which is that of Stable Diffusion 1.x, 2.x and XL.
 
     Args:
         **options: Further arguments for `CLIPTokenizer`, such as `pad_token`.

@@ -17,16 +17,19 @@ _SHOWN = 8  # words in the repr
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """Encoded text as the denoiser takes it.
+    """Encoded text in the form that the denoiser takes.
 
     Attributes:
-        embeddings: Token embeddings, (B, L, D). B is 1 for a text shared by all images; L is any length.
-        tokens: For each of the B texts, a name for each of the L embeddings. The name of a token that continues a word
-            begins with "##" ("rain", "##coat"); a token that is part of a letter has the letter as its name.
-        words: For each of the B texts, its words and their token positions. Punctuation and emoji are not words.
-        mask: True where the denoiser may attend, (B, L); None for everywhere, as Stable Diffusion was trained.
-        pooled: One embedding for each whole text, (B, P), which Stable Diffusion XL, 3 and FLUX also take; None for
-            other models.
+        embeddings: Embeddings of the L tokens of each text, (B, L, D). B is 1 for one text for all images. L can be any
+            number.
+        tokens: For each of the B texts, its L tokens as strings; None if they are not known. A token that continues a
+            word begins with "##" ("rain", "##coat"). A token that is only a part of a letter, such as a byte of an
+            emoji, is shown as the whole letter.
+        words: For each of the B texts, its words and the positions of their tokens; None if they are not known.
+            Punctuation and emoji are not words.
+        mask: Whether the denoiser can attend to each token, (B, L), bool; None if it can attend to all, as in Stable
+            Diffusion's training.
+        pooled: One embedding per text, (B, P), which Stable Diffusion XL, 3 and FLUX also take; None for other models.
     """
 
     embeddings: Float[Tensor, "b l d"]
@@ -104,13 +107,13 @@ class Conditioning:
         )
 
     def apart(self) -> "Conditioning":
-        """Split one text into L texts of one embedding each, (L, 1, D), with their names.
+        """Split one text into L texts of one token each, (L, 1, D).
 
-        `take` then selects one of them for each image. For example, `prompts.averaged_eos` has one embedding per room,
-        and each image receives only its own room (TADP's depth).
+        `take` then selects one of them for each image. For example, in TADP's depth experiments, the text has one
+        embedding per kind of room, from `prompts.averaged_eos`, and each image only receives that of its own room.
 
         Raises:
-            ValueError: If there is more than one text.
+            ValueError: If this conditioning contains more than one text.
 
         Example:
             >>> rooms = Conditioning(torch.zeros(1, 3, 8), (("bathroom", "kitchen", "study"),))
@@ -127,16 +130,19 @@ class Conditioning:
         )
 
     def join(self, *others: "Conditioning") -> "Conditioning":
-        """Concatenate texts along L, as the released code's "blip+class_emb" does.
+        """Concatenate this text and others along their tokens, as "blip+class_emb" in the paper's released code does.
 
-        A text shared by all images is repeated. The result has the device and dtype of this conditioning. If only some
-        parts have names, the tokens of the rest are named ""; if only some have a mask, the rest may be attended to
-        everywhere. The pooled embedding is that of the first part that has one.
+        One text for all images is repeated for each image. The result has the device and dtype of this conditioning. If
+        only some parts know their tokens, the tokens of the others are ""; if only some have a mask, the tokens of the
+        others can all be attended to. The pooled embedding is that of the first part that has one.
+
+        Args:
+            *others: The texts to append, in order. Each has one text, or as many texts as the other parts.
 
         Raises:
-            CaptionError: If the parts have neither one text nor the same number of texts.
-            TypeError: If a part is not a Conditioning.
-            ValueError: If the embeddings differ in width.
+            CaptionError: If two parts with more than one text have different numbers of texts.
+            TypeError: If a part is not a `Conditioning`.
+            ValueError: If the embeddings of the parts differ in width.
 
         Example:
             >>> first = Conditioning(torch.zeros(2, 77, 8))
@@ -166,10 +172,12 @@ class Conditioning:
 
 
 class TextAdapter(nn.Module):
-    """A gated residual with which training can shift the text: almost the identity at first, exactly so at gate 0.
+    """A small trained network whose output, multiplied by a trained gate, is added to the embeddings of a text.
+
+    Before training, it hardly changes the text, and with a gate of 0 not at all.
 
     Args:
-        width: D, the width of an embedding.
+        width: D, the width of a token's embedding.
 
     Source:
         VPD's text adapter: text + gate · MLP(text).

@@ -28,10 +28,10 @@ class TextEncoder(nn.Module):
     """A frozen CLIP or OpenCLIP text encoder with its tokenizer, as in Stable Diffusion 1.x and 2.x.
 
     Args:
-        model: A CLIP text model.
-        tokenizer: A fast tokenizer, which reports the word of each token.
-        hidden: The hidden state that becomes the embedding: the last, after the final norm, or the last but one,
-            without it, which Stable Diffusion XL and 3 use.
+        model: A CLIP text model of transformers.
+        tokenizer: The model's tokenizer. It must be a fast tokenizer, because those report the word of each token.
+        hidden: The hidden state that is used as the embedding: the last one after the final norm, or the last but one
+            without this norm, as in Stable Diffusion XL and 3.
     """
 
     def __init__(self, model: "CLIPTextModel", tokenizer: "CLIPTokenizer", *, hidden: Hidden = "last"):
@@ -68,21 +68,21 @@ class TextEncoder(nn.Module):
     def forward(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
     ) -> Conditioning:
-        """Encode captions; repeated captions are encoded only once.
+        """Encode captions. Repeated captions are encoded only once.
 
-        A word in angle brackets that the tokenizer does not know, such as "<toy>", is spelled out, with a warning. It
-        is usually the token of a modifier that is not installed.
+        A word in angle brackets that the tokenizer does not know, such as "<toy>", is usually the learned token of a
+        modifier that is not installed. It is split into pieces like any unknown word, with a warning.
 
         Args:
-            captions: One text or several. The empty string is the empty prompt. A learned token of several vectors is
-                written once, and is one word of the result.
+            captions: One text or several; "" is the empty prompt. A learned token of several vectors is written once in
+                a caption, and is one word of the result.
             truncate: Whether to cut a caption that is too long, with a warning, instead of refusing it.
-            mask_padding: Whether the denoiser may attend only to real tokens. Stable Diffusion was trained without a
-                mask.
+            mask_padding: Whether the denoiser ignores the padding after the end of a text. Stable Diffusion was trained
+                without this.
 
         Raises:
             TypeError: If a caption is not a string.
-            CaptionError: If a caption has too many tokens.
+            CaptionError: If a caption has more tokens than the encoder takes, and `truncate` is not set.
         """
         texts = check_captions(captions)
         unique, position = distinct(texts)
@@ -93,12 +93,12 @@ class TextEncoder(nn.Module):
         return encoded.take(position)
 
     def encode(self, texts: list[str], *, mask_padding: bool = False, keep_pooled: bool = False) -> Conditioning:
-        """Encode texts without the checks of `forward`; texts that are too long are cut.
+        """Encode texts without the checks of `forward`. Texts that are too long are cut without a warning.
 
         Args:
-            texts: One text or several.
-            mask_padding: Whether the denoiser may attend only to real tokens.
-            keep_pooled: Whether to return the model's pooled embedding, for denoisers that take one.
+            texts: The texts to encode.
+            mask_padding: Whether the denoiser ignores the padding after the end of a text.
+            keep_pooled: Whether to also return the model's pooled embedding, for denoisers that take one.
         """
         encodings = self._tokenize(texts)
         ids = torch.tensor([self._fit(encoding.ids) for encoding in encodings])
@@ -146,14 +146,14 @@ class TextEncoder(nn.Module):
         self.check_length(list(captions), self.count_tokens(captions), truncate=None)
 
     def end_embeddings(self, captions: Sequence[str]) -> Float[Tensor, "b d"]:
-        """The embedding at each caption's end token, (B, D), without CLIP's projection and not normalised.
+        """Return the embedding of each caption's end token, (B, D), without CLIP's projection and not normalised.
 
-        Attention in CLIP is causal, so padding does not change a caption. Captions are therefore only padded to the
-        length of the longest, which is several times faster than `forward`.
+        Attention in CLIP is causal, so padding after a caption does not change its embeddings. Captions are therefore
+        only padded to the length of the longest caption, which is several times faster than `forward`.
 
         Raises:
             TypeError: If a caption is not a string.
-            CaptionError: If a caption has too many tokens.
+            CaptionError: If a caption has more tokens than the encoder takes.
         """
         texts = check_captions(captions)
         rows = [encoding.ids for encoding in self._tokenize(texts)]
@@ -207,12 +207,12 @@ class TextEncoder(nn.Module):
 
 
 def check_captions(captions: str | Sequence[str]) -> list[str]:
-    """Check captions and return them as a list of strings.
+    """Check captions, and return them as a list of strings.
 
     Raises:
-        TypeError: If a caption is not a string; the message names it.
-        CaptionError: If there are no captions, or one cannot be written as UTF-8, for example because a file cut an
-            emoji in half.
+        TypeError: If a caption is not a string. The message says which.
+        CaptionError: If there are no captions, or a caption cannot be written as UTF-8, for example because it contains
+            half an emoji.
     """
     if isinstance(captions, Tensor):
         raise TypeError("captions must be strings; got a tensor. Wrap embeddings: tadp.Conditioning(embeddings).")

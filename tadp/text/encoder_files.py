@@ -13,13 +13,13 @@ from tadp.text.stack import T5_TOKENS, T5Encoder
 
 
 class TextFiles:
-    """Reads the text encoders of one model folder; the family of the base model says which ones to read.
+    """Reads the text encoders of one model folder. The family of the base model calls its methods for each encoder.
 
     Args:
-        folder: The model folder.
-        variant: The variant of the weight files, such as "fp16"; None for files without a variant.
-        dtype: The dtype of the weights; None reads no weights, so that encoders only have shapes.
-        load_t5: Whether to load a T5 that the model also works without.
+        folder: A model folder in diffusers' layout.
+        variant: Variant of the weight files, such as "fp16"; None for files without a variant.
+        dtype: The dtype of the loaded weights. None reads no weights: the encoders then only have shapes.
+        load_t5: Whether to load a T5 encoder without which the model also works, as Stable Diffusion 3 does.
     """
 
     def __init__(
@@ -31,12 +31,13 @@ class TextFiles:
         """Load a CLIP text encoder with its tokenizer.
 
         Args:
-            part: The encoder's subfolder, such as "text_encoder_2", whose tokenizer is in "tokenizer_2".
+            part: Name of the encoder's subfolder, such as "text_encoder_2", whose tokenizer is in "tokenizer_2".
             projected: Whether the encoder projects its pooled embedding.
-            hidden: The hidden state that becomes the embedding; see `TextEncoder`.
+            hidden: The hidden state that is used as the embedding, the last one by default; see `TextEncoder`.
 
         Raises:
-            MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or does not fit the rest.
+            MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or weights do not fit the
+                encoder's config.
         """
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -54,11 +55,12 @@ class TextFiles:
         """Load a T5 encoder with its tokenizer.
 
         Args:
-            part: The encoder's subfolder.
-            max_tokens: The number of tokens to which a text is cut or padded.
+            part: Name of the encoder's subfolder, such as "text_encoder_3".
+            max_tokens: Number of tokens to which every text is cut or padded.
 
         Raises:
-            MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or does not fit the rest.
+            MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or weights do not fit the
+                encoder's config.
         """
         from transformers import AutoTokenizer, T5EncoderModel
 
@@ -91,8 +93,14 @@ class TextFiles:
 def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> TextEncoder:
     """Load the CLIP text encoder in `folder/text_encoder` with the tokenizer in `folder/tokenizer`.
 
+    Args:
+        folder: A model folder in diffusers' layout.
+        variant: Variant of the weight files, such as "fp16"; None for files without a variant.
+        dtype: The dtype of the loaded weights.
+
     Raises:
-        MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or does not fit the rest.
+        MissingFileError, CorruptFileError, ModelError: If a file is missing or damaged, or weights do not fit the
+            encoder's config.
     """
     return TextFiles(folder, variant=variant, dtype=dtype).clip("text_encoder")
 

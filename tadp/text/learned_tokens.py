@@ -1,7 +1,8 @@
-"""Learned tokens, new words of a text encoder with one or several vectors each, and the files that store them.
+"""Learned tokens, and the files that store them.
 
-A token of several vectors is written once in a caption. As in diffusers, the tokenizer knows it as `token`, `token_1`,
-`token_2` …, and `TextEncoder` writes these out before it tokenizes the caption.
+A learned token is a new word of a text encoder, with one or several trained vectors. A token of several vectors is
+written once in a caption. As in diffusers, the tokenizer knows it as `token`, `token_1`, `token_2` …, and `TextEncoder`
+replaces the token by all of these before it tokenizes the caption.
 """
 
 import copy
@@ -69,11 +70,11 @@ def learned_tokens(tokenizer: "CLIPTokenizer") -> dict[str, int]:
 
 
 def write_out(text: str, counts: Mapping[str, int]) -> str:
-    """Write out every vector of the learned tokens in a text; tokens that are already written out stay.
+    """Replace each learned token in a text by the names of all its vectors. Tokens that are already replaced stay.
 
     Args:
         text: A caption.
-        counts: The number of vectors of each token, from `learned_tokens`.
+        counts: The number of vectors of each token, by token, as `learned_tokens` returns it.
 
     Example:
         >>> write_out("a <toy> on grass", {"<toy>": 3})
@@ -99,11 +100,12 @@ def write_out(text: str, counts: Mapping[str, int]) -> str:
 def add_token(encoder: Vocabulary, token: str, vectors: Float[Tensor, "n d"]) -> None:
     """Add a learned token to a text encoder.
 
-    The tokenizer is replaced by a copy that knows the token, and the embedding matrix by a larger one with its rows. A
-    caller that keeps the old objects can restore them. The random state does not change.
+    The tokenizer is replaced by a copy that knows the token, and the embedding matrix by a larger copy that also has
+    the token's vectors. A caller that keeps the old objects can restore them. The state of torch's random number
+    generator does not change.
 
     Args:
-        encoder: The text encoder, whose `tokenizer` and whose model's input embeddings are replaced.
+        encoder: The text encoder to change. Its `tokenizer` and its model's input embeddings are replaced.
         token: The token's name, such as "<watercolor>".
         vectors: The token's vectors, (N, D), where D is the width of the input embeddings.
 
@@ -177,12 +179,12 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
 
     Args:
         path: A .safetensors file with one tensor, (D,) or (N, D), under the token's name.
-        token: A name that replaces the one in the file; required if the file has no name.
+        token: New name of the token; None keeps the name in the file. Required if the file has no name.
 
     Raises:
         MissingFileError: If the file does not exist.
-        CorruptFileError: If the file is damaged, or is not a safetensors file; `tadp.convert.read_token` also reads
-            .bin and .pt files.
+        CorruptFileError: If the file is damaged, or is not a safetensors file. (`tadp.convert.read_token` also reads
+            .bin and .pt files.)
         ModifierError: If the file does not contain one learned token.
     """
     path = Path(path)

@@ -123,10 +123,15 @@ AnyText = TextEncoder | TextStack
 def text_encoder_of(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTokenizer | None") -> AnyText | None:
     """Combine a CLIP text model and its tokenizer into one text encoder.
 
-    A text encoder or stack is returned unchanged, and None if there is neither a model nor a tokenizer.
+    Args:
+        model: A CLIP text model of transformers; or a `TextEncoder` or `TextStack`, which is returned unchanged.
+        tokenizer: The CLIP text model's tokenizer.
+
+    Returns:
+        The text encoder; None if both arguments are None.
 
     Raises:
-        ModelError: If only one of the two is None.
+        ModelError: If only one of model and tokenizer is passed.
     """
     if isinstance(model, AnyText):
         return model

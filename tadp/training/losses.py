@@ -1,8 +1,8 @@
-"""Losses for heads: cross-entropy and focal loss for masks, SILog for depth.
+"""Losses for heads: cross-entropy and focal loss for segmentation, and SILog for depth.
 
 `tadp.heads.DetectionHead` computes Faster R-CNN's losses itself. All losses here are computed in float32 or higher
-precision, and check their targets. If nothing is labelled, the loss is 0 and still differentiable, so a batch of
-unlabelled images does no harm.
+precision, and check their targets. If a batch has no labelled pixel, the loss is 0 and still differentiable, so
+training can go on.
 """
 
 import torch
@@ -18,19 +18,19 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the softmax over classes, averaged over labelled pixels.
 
-    mmsegmentation, which the released code trains with, divides by the number of all pixels instead, including ignored
-    pixels, unless `avg_non_ignore` is set. If no pixel is ignored, the two agree.
+    mmsegmentation, with which the paper's released code trains, instead divides by the number of all pixels, including
+    ignored ones, unless `avg_non_ignore` is set. If no pixel is ignored, the two agree.
 
     Args:
         logits: The output of a head for K classes, (B, K, H, W).
-        masks: The class of each pixel, 0 to K - 1, or `ignore_label`, (B, H, W).
-        ignore_label: The label of pixels that do not count. It must not be one of the K classes.
+        masks: The true class of each pixel, (B, H, W), 0 to K - 1, or `ignore_label`.
+        ignore_label: Label of pixels that do not count, 255 by default. It must not be one of the K classes.
 
     Returns:
-        A scalar; 0 if every pixel is ignored.
+        The loss, a scalar; 0 if every pixel is ignored.
 
     Raises:
-        ValueError: If masks and logits differ in size, a label is outside the classes, or `ignore_label` is a class.
+        ValueError: If masks and logits differ in size, a label is not from 0 to K - 1, or `ignore_label` is a class.
 
     Source:
         TADP's mm_configs, `CrossEntropyLoss` with `use_sigmoid=False`.
@@ -52,29 +52,30 @@ def focal(
     gamma: float = 2.0,
     ignore_label: int = 255,
 ) -> Float[Tensor, ""]:
-    """Focal loss of each class against the rest, where pixels that are already right have little weight.
+    """Focal loss, which gives little weight to pixels whose prediction is already right.
 
-    Each class's sigmoid is compared with whether the pixel belongs to that class. The binary cross-entropy is weighted
-    by (1 - p)^gamma, where p is the probability of the true answer. The result is summed over classes and averaged over
-    labelled pixels. The sigmoids do not sum to one over the classes. As with cross-entropy, the class with the highest
-    logit is the prediction.
+    Each class is a question of its own: does the pixel belong to the class? The sigmoid of the class's logit is the
+    probability of yes. The binary cross-entropy is weighted by (1 - p)^gamma, where p is the probability of the true
+    answer, summed over classes, and averaged over labelled pixels. The sigmoids do not sum to one over the classes. As
+    with cross-entropy, the class with the highest logit is the prediction.
 
     Args:
         logits: The output of a head for K classes, (B, K, H, W).
-        masks: The class of each pixel, 0 to K - 1, or `ignore_label`, (B, H, W).
-        gamma: How strongly easy pixels are weighted down, 0 or more; 0 is binary cross-entropy.
-        ignore_label: The label of pixels that do not count. It must not be one of the K classes.
+        masks: The true class of each pixel, (B, H, W), 0 to K - 1, or `ignore_label`.
+        gamma: Exponent of the weight, 0 or more. The larger it is, the less do easy pixels count; 0 is binary
+            cross-entropy.
+        ignore_label: Label of pixels that do not count, 255 by default. It must not be one of the K classes.
 
     Returns:
-        A scalar; 0 if every pixel is ignored.
+        The loss, a scalar; 0 if every pixel is ignored.
 
     Raises:
-        ValueError: If masks and logits differ in size, a label is outside the classes, `ignore_label` is a class, or
+        ValueError: If masks and logits differ in size, a label is not from 0 to K - 1, `ignore_label` is a class, or
             `gamma` is negative.
 
     Source:
-        Lin et al., Focal Loss for Dense Object Detection, Eq. 4; TADP's tadp_seg.py (Pascal), which takes it from
-        segmentation_models_pytorch without a class balance.
+        Lin et al., Focal Loss for Dense Object Detection, Eq. 4; TADP's tadp_seg.py (Pascal VOC), which uses the
+        implementation of segmentation_models_pytorch without class weights.
 
     Example:
         >>> logits = torch.zeros(1, 2, 1, 1)  # two sigmoids of 1/2: 2 * (1/2)^2 * log 2
@@ -95,26 +96,27 @@ def focal(
 def silog(
     depth_m: Float[Tensor, "_b _h _w"], target_m: Float[Tensor, "_b2 _h2 _w2"], *, variance_focus: float = 0.5
 ) -> Float[Tensor, ""]:
-    """Scale-invariant logarithmic error: the root of mean(d²) - variance_focus * mean(d)², d = log target - log depth.
+    """Scale-invariant logarithmic error of predicted depth, SILog.
 
-    The means are over all known pixels of the batch.
+    It is the root of mean(d²) - variance_focus * mean(d)², where d = log target - log depth for a pixel, and the means
+    are over all pixels of the batch with known depth.
 
     Args:
         depth_m: Predicted depth in metres, (B, H, W). Depths below a micrometre count as a micrometre.
-        target_m: True depth in metres, (B, H, W). Where it is 0, negative, NaN or infinite, it is unknown and the pixel
-            does not count.
-        variance_focus: Weight of the squared mean, in [0, 1]. At 1, a prediction that is wrong by the same factor
-            everywhere costs nothing. At 0, it costs as much as any other error.
+        target_m: True depth in metres, (B, H, W). It is unknown, and the pixel does not count, where it is 0, negative,
+            NaN or infinite.
+        variance_focus: Weight of the squared mean, in [0, 1]. With 1, a prediction that is wrong by the same factor
+            everywhere has no loss. With 0, such an error counts as much as any other.
 
     Returns:
-        A scalar, 0 or more; 0 if no depth is known. A NaN in the prediction gives NaN.
+        The loss, a scalar, 0 or more; 0 if no depth is known. A NaN in the prediction gives NaN.
 
     Raises:
-        ValueError: If the two differ in size, a prediction is negative, or `variance_focus` is outside [0, 1].
+        ValueError: If the two depths differ in size, a prediction is negative, or `variance_focus` is outside [0, 1].
 
     Source:
-        Eigen et al., Depth Map Prediction from a Single Image, Eq. 4, and its root; 0.5 is what the released code of
-        TADP and VPD trains with (criterion.py). Other depth models use 0.85 and a factor of 10.
+        Eigen et al., Depth Map Prediction from a Single Image, of which this is the root of Eq. 4. 0.5 is the value in
+        the released code of TADP and VPD (criterion.py). Other depth models use 0.85 and a factor of 10.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2.0, 0.0]]])  # the last is unknown

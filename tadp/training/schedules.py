@@ -6,8 +6,8 @@
     steps = schedule.total_steps(len(data))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.lr_factor(step, total_steps=steps))
 
-The numbers come from the released code, and `source` names the file. Where the released code does not do what its
-settings say, the schedule here does what the code does, and `note` explains the difference.
+The numbers come from the paper's released code, and `source` names the file. Where the released code does not do what
+its settings say, the schedule here does what the code does, and `note` explains the difference.
 """
 
 from collections.abc import Mapping
@@ -27,26 +27,28 @@ class Schedule:
     """The length of a training run, its batch size and its learning rates.
 
     Attributes:
-        steps: Number of optimiser steps. Set either this or `epochs`.
-        epochs: Number of passes over the data. Set either this or `steps`.
-        batch: Images per step, summed over all processes and accumulated batches.
-        lr: The head's highest learning rate.
-        unet_scale: The U-Net's learning rate, as a share of the head's.
+        steps: Number of optimiser steps of the run. Set either this or `epochs`.
+        epochs: Number of times that the run goes through the data. Set either this or `steps`.
+        batch: Number of images per step, summed over all processes and accumulated batches.
+        lr: Highest learning rate of the head.
+        unet_scale: Learning rate of the U-Net, as a fraction of that of the head.
         weight_decay: AdamW's weight decay for matrices and kernels.
-        shape: How the learning rate changes. "poly" falls as (1 - progress)^power. "rise_and_fall" rises as
-            progress^power for half of the epochs, rounded down, and then falls as 1 - progress^power for as many; in an
-            epoch that is left over, it stays at the minimum. "constant" does not change.
+        shape: How the learning rate changes during the run, where progress goes from 0 to 1. "poly" falls as
+            (1 - progress)^power. "rise_and_fall" rises as progress^power for half of the epochs, rounded down, and then
+            falls as 1 - progress^power for as many; if an epoch is left over, the rate stays at the minimum in it.
+            "constant" does not change.
         power: Exponent of the curves "poly" and "rise_and_fall"; 1 is a straight line.
-        min_lr: The head's lowest learning rate in these two curves. The U-Net's is scaled by `unet_scale`.
-        warmup_steps: Number of steps at the start during which the rate is multiplied by a factor that grows linearly
-            from `warmup_ratio` to 1.
-        warmup_ratio: The factor at the first step of the warm-up.
-        stretch: Factor by which the curve is longer than the run. If it is over 1, the run ends before the curve does.
-        source: The file of the released code that the settings are from.
-        note: How the schedule differs from the released code's settings, and why.
+        min_lr: Lowest learning rate of the head in these two curves. That of the U-Net is `unet_scale` times as high.
+        warmup_steps: Number of steps at the start during which the learning rate is multiplied by a factor that grows
+            linearly from `warmup_ratio` to 1.
+        warmup_ratio: Factor of the learning rate at the first step of the warm-up.
+        stretch: Ratio of the length of the curve to the length of the run. If it is above 1, the run ends before the
+            learning rate has reached the end of the curve.
+        source: The file of the paper's released code from which the settings are.
+        note: How the schedule differs from the settings in that file, and why.
 
     Raises:
-        ValueError: If not exactly one of `steps` and `epochs` is set, or a number is out of its range.
+        ValueError: If both or neither of `steps` and `epochs` are set, or a number is out of its range.
 
     Example:
         >>> schedule = Schedule(steps=100, batch=8, lr=1e-3, warmup_steps=10)
@@ -86,26 +88,26 @@ class Schedule:
             )
 
     def steps_per_epoch(self, images: int) -> int:
-        """The number of whole batches in an epoch. Images that do not fill a batch are left out of that epoch.
+        """Return the number of whole batches in an epoch. Images that do not fill a batch are left out of the epoch.
 
         Args:
             images: Number of training images.
 
         Raises:
-            ValueError: If there are fewer images than a batch needs.
+            ValueError: If there are fewer images than a batch has.
         """
         if images < self.batch:
             raise ValueError(f"{images} images do not fill a batch of {self.batch}; use a smaller batch.")
         return images // self.batch
 
     def total_steps(self, images: int) -> int:
-        """The number of optimiser steps of the whole run.
+        """Return the number of optimiser steps of the whole run.
 
         Args:
             images: Number of training images.
 
         Raises:
-            ValueError: If there are fewer images than a batch needs.
+            ValueError: If there are fewer images than a batch has.
 
         Example:
             >>> get_schedule("nyu-25-epochs").total_steps(24231)
@@ -115,14 +117,15 @@ class Schedule:
         return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
     def lr_factor(self, step: int, *, total_steps: int | None = None) -> float:
-        """The factor that `lr` is multiplied by at a step.
+        """Return the factor by which the learning rate `lr` is multiplied at a step.
 
         Args:
-            step: The step that is about to be taken, from 0.
-            total_steps: The length of the run, from `total_steps`. It is not needed if the schedule counts steps.
+            step: Number of the step that is about to be taken, counted from 0.
+            total_steps: Number of steps of the run, as the method `total_steps` returns it. It can be None if the
+                schedule has `steps` rather than `epochs`.
 
         Raises:
-            ValueError: If the schedule counts epochs, and `total_steps` is None.
+            ValueError: If the schedule has `epochs`, and `total_steps` is None.
         """
         total = self.steps if total_steps is None else total_steps
         if total is None:
@@ -232,10 +235,10 @@ def get_schedule(name: str) -> Schedule:
     """Look up one of the paper's schedules by name.
 
     Args:
-        name: A key of `SCHEDULES`.
+        name: Name of the schedule, such as "ade20k-8k"; a key of `SCHEDULES`.
 
     Raises:
-        ValueError: If there is no schedule of that name.
+        ValueError: If there is no schedule with this name.
 
     Example:
         >>> get_schedule("ade20k-8k").lr
@@ -247,13 +250,13 @@ def get_schedule(name: str) -> Schedule:
 
 
 def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of a module: matrices and kernels with weight decay, norms and biases without.
+    """Return a module's parameters in two groups: matrices and kernels with weight decay, norms and biases without it.
 
     Args:
         module: The module whose parameters are grouped. Parameters that require no gradient are left out, and so are
             empty groups.
-        lr: The learning rate of both groups.
-        weight_decay: The weight decay of matrices and kernels.
+        lr: Learning rate of both groups.
+        weight_decay: Weight decay of matrices and kernels.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = []
