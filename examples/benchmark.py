@@ -1,12 +1,12 @@
-"""How fast is the backbone, and how much memory does it take, compared with a plain implementation?
+"""How fast is the backbone, and how much memory does it take, compared with diffusers by hand?
 
     python examples/benchmark.py                 # Stable Diffusion 1.5's size, 512x512, about ten minutes on two cores
     python examples/benchmark.py --size tiny     # takes seconds, to check that it runs
     python examples/benchmark.py --only "tadp, float32"   # only one row
 
-Weights are random, because speed does not depend on them. The plain implementation works like the released code:
-float32, contiguous, with every attention probability written to memory. Each variant and the plain implementation run
-in turn, in separate processes, so that a change in the machine's speed affects both. CPU time and peak memory in
+Weights are random, because speed does not depend on them. "Diffusers by hand" runs the same networks like the paper's
+released code: float32, contiguous, with every attention probability written to memory. Each variant and this baseline
+run in turn, in separate processes, so that a change in the machine's speed affects both. CPU time and peak memory in
 addition to the weights are compared in each round.
 """
 
@@ -21,7 +21,7 @@ from benchmarking.counting import CONVOLUTIONS, best_convolution_rate, count_flo
 from benchmarking.measuring import compare
 from benchmarking.variants import COMPILED, EXACT, SIZES, VARIANTS
 
-TITLE = "Speed and memory compared with a plain implementation"
+TITLE = "Speed and memory compared with diffusers by hand"
 
 
 def main() -> None:
@@ -59,7 +59,8 @@ def main() -> None:
 
 def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[dict]) -> str:
     side = SIZES[options.size][2]
-    counted = ", ".join(f"{name} {value:,.0f} GFLOP" for name, value in flops.items())
+    size = "the size of Stable Diffusion 1.5" if options.size == "sd15" else "a small size"
+    counted = " and ".join(f"{value:,.0f} GFLOP in the {name}" for name, value in flops.items())
     command = (
         f"python examples/benchmark.py --size {options.size} --rounds {options.rounds} --threads {options.threads}"
     )
@@ -69,14 +70,24 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     lines = [
         f"# {options.title}",
         "",
-        f"Command: `{command}`; {side}x{side}, batch 1, {_processor()}, torch {torch.__version__}. Counted: {counted}.",
+        "How fast is a pass of tadp's backbone on a CPU, and how much memory does it take? The baseline, *diffusers by "
+        "hand*, runs the same two networks as the paper's released code does: in float32 with contiguous memory, and "
+        f"with every attention probability written to memory. The networks have {size} and random weights, on which "
+        f"speed does not depend. One image of {side}x{side} pixels takes {counted}.",
         "",
-        "The first two columns give the speed relative to the plain implementation, as medians over rounds: by CPU "
-        "time and, in brackets, by wall time. Memory is the peak in addition to the weights, as a share of the plain "
-        "implementation's. Difference is the largest relative L2 error of a map compared with tadp in float32. The "
-        "last column is the speed as a share of this machine's best convolution rate.",
+        f"Command: `{command}`; {_processor()}, torch {torch.__version__}.",
         "",
-        "| variant | U-Net | VAE + U-Net | U-Net memory | VAE memory | difference | share of best rate |",
+        "- *Variant*: number format (float32 or bfloat16). `channels_last` is PyTorch's memory layout of that name; "
+        "*compiled* means `torch.compile`.",
+        "- *Speed*: how many times as fast as diffusers by hand, in CPU time and, in brackets, in wall time. Higher is "
+        "better. Figures are medians over rounds.",
+        "- *Memory*: the peak in addition to the weights, divided by that of diffusers by hand. Lower is better.",
+        "- *Error*: the relative L2 difference of a feature map from that of tadp in float32, for the map where it is "
+        "largest.",
+        "- *Share of best rate*: the arithmetic per second of VAE encoder and U-Net, as a share of what the fastest "
+        "convolution reaches on this machine in the same number format.",
+        "",
+        "| variant | speed, U-Net | speed, VAE + U-Net | memory, U-Net | memory, VAE | error | share of best rate |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -94,10 +105,11 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
 
 
 def _processor() -> str:
-    """The processor's name, and whether it has AMX, which makes bfloat16 fast."""
+    """The processor's name, and whether it has AMX, matrix instructions that make bfloat16 fast."""
     facts = Path("/proc/cpuinfo").read_text()
     names = [line.split(":")[1].strip() for line in facts.splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()} {'with' if 'amx_bf16' in facts else 'without'} AMX"
+    amx = f"{'with' if 'amx_bf16' in facts else 'without'} AMX (matrix instructions that make bfloat16 fast)"
+    return f"{names[0] if names else platform.machine()} {amx}"
 
 
 if __name__ == "__main__":

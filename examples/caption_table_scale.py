@@ -68,15 +68,22 @@ def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
     lines = [
         f"# A caption table for {options.entries:,} images",
         "",
+        "A caption table stores the caption of each image of a data set in one file. How long does it take to write, "
+        f"open and read one with {options.entries:,} captions, and how much memory does that need? The file was opened "
+        f"in a new process, and {options.lookups:,} random image ids were looked up, with the file already in the "
+        "cache of the operating system. In all columns, lower is better.",
+        "",
         f"Command: `python examples/caption_table_scale.py {numbers}`; {machine}.",
         "",
-        f"A table with a caption for each of {options.entries:,} images was opened in a new process, and "
-        f"{options.lookups:,} random ids were looked up. The operating system already had the files in its cache. "
-        "Seconds are CPU time, with wall time in brackets. The last three columns are percentiles of the wall time of "
-        "a look-up, in microseconds. Memory is the increase in the process's resident set size.",
+        "- *Format*: SQLite is read from disk at each look-up. JSON Lines and Parquet are read into memory when the "
+        "table is opened.",
+        "- *Times* to write and to open are CPU time, with wall time in brackets.",
+        "- *Memory* is the increase in the resident set size of the process.",
+        "- *Look-up* is the wall time of one look-up: its median, and the times that 90 % and 99 % of the look-ups "
+        "do not exceed.",
         "",
         "| format | file, MB | time to write, s | time to open, s | memory to open, MB | memory to look up, MB "
-        "| median | 90% | 99% |",
+        "| look-up, median, µs | look-up, 90 %, µs | look-up, 99 %, µs |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for suffix, name in FORMATS.items():

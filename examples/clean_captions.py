@@ -23,8 +23,9 @@ from tadp.files.atomic import replace_file
 from tadp.language.grammar import content_words, without_bullet, words_of
 
 COLUMNS = (
-    "captions", "name the domain, before", "after", "name a medium, before", "after",
-    "begin with a list marker, before", "after", "changed", "content words changed", "not fully cleaned",
+    "captions", "name the domain, before", "name the domain, after", "name a medium, before", "name a medium, after",
+    "begin with a list marker, before", "begin with a list marker, after", "captions changed",
+    "content words changed", "not fully cleaned",
 )  # fmt: skip
 MARK = re.compile(r"\s*(?:-|\d+[.)])\s")
 
@@ -91,9 +92,9 @@ def describe(name: str, report: CleaningReport, *, size: int | None, read: bool)
     """The words that were lost, the captions that could not be cleaned, and how batches of the input differ."""
     lines = [
         "",
-        f"{name}: words lost in addition to the domain's own: {listing(report.words_lost)}",
-        f"  the domain's word was removed before: {listing(removed_before(report))}",
-        f"  begin with a medium: {listing(openings(report))}",
+        f"{name}: words that captions lost, in addition to the words for the domain: {listing(report.words_lost)}",
+        f"  the word for the domain was removed before: {listing(removed_before(report))}",
+        f"  captions that begin with a medium, before cleaning: {listing(openings(report))}",
     ]
     if read:
         lines += [f"  {report.before[number]!r} -> {report.after[number]!r}" for number in report.content_changed]
@@ -109,7 +110,7 @@ def describe(name: str, report: CleaningReport, *, size: int | None, read: bool)
         }
         for trait, matches in traits.items():
             counts = [sum(bool(matches(text)) for text in batch) for batch in batches(report.before, size)]
-            lines.append(f"  {trait}, by batches of {size}: {' '.join(map(str, counts))}")
+            lines.append(f"  captions that {trait}, in each batch of {size}: {' '.join(map(str, counts))}")
     return lines
 
 

@@ -120,7 +120,7 @@ def print_time_left(steps: Sequence[Step], folder: Path, jobs: int) -> None:
         elif left:
             minutes += left * sum(done) / len(done)
     if minutes:
-        tqdm.write(f"about {minutes:.0f} minutes of CPU time remain; {minutes / jobs:.0f} minutes with {jobs} job(s)")
+        tqdm.write(f"about {minutes:.0f} minutes of CPU time remain; {minutes / jobs:.0f} minutes at --jobs {jobs}")
 
 
 def read_study() -> tuple[argparse.Namespace, list[str]]:

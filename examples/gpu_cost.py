@@ -4,10 +4,10 @@
     python examples/gpu_cost.py --device cpu --size tiniest --batch 4   # to check that it runs; memory is not measured
 
 Weights are random, because neither time nor memory depends on them. A pass consists of VAE encoder and U-Net, with
-attention attached at levels 1 and 2. It is measured for tadp in several number formats and for a plain implementation,
-which writes out every attention probability like the released code. A training step consists of forward, backward and
-AdamW of TADPForSemanticSegmentation with 150 classes, starting from latents. Both are measured without the text
-encoder. All measurements run in one process, one by one.
+attention attached at levels 1 and 2. It is measured for tadp in several number formats and for diffusers by hand
+("plain" in the JSON file), which writes out every attention probability like the paper's released code. A training
+step consists of forward, backward and AdamW of TADPForSemanticSegmentation with 150 classes, starting from latents.
+Both are measured without the text encoder. All measurements run in one process, one by one.
 """
 
 import argparse

@@ -16,16 +16,31 @@ import torch
 from tiling.memory import TILE_PX, measure_memory
 from tiling.seams import LEVELS, NEAR_PX, SEED, measure_seams
 
+OPENING = """\
+The features of a large image can be computed tile by tile to save memory (`backbone.tiled`). How much do they differ
+from the features of a single pass over the whole image, and how much memory do tiles save? Both were measured with
+[`tadp-tiny`](../tadp-tiny.md)."""
 ABOUT_SEAMS = """
-The tables give the relative L2 difference between tiles and a single pass, as a mean over {canvases} canvases of
-{side}x{side} pixels. "All" is over all cells, "near" over cells within {near} px of a tile's border, and "away" over
-the rest. "Step" is the difference between the two cells at a border, relative to that in the single pass.
+## Seams
+
+The maps of tiles are compared with those of a single pass, as a mean over {canvases} canvases of {side}x{side} pixels.
+A canvas consists of [rendered scenes](../concepts.md#glossary) next to each other. There is one table for the feature
+maps of each [level](../concepts.md#glossary), from fine to coarse, and one for attention maps.
+
+- *Tiles* is their number per canvas.
+- *All* is the relative L2 difference over all cells, *near* that over the cells within {near} px of a tile's border,
+  and *away* that over the rest (`-` if there are none). Lower is better.
+- *Step* shows seams: the mean difference between the two cells on either side of a border, divided by the same
+  difference in the single pass. 1 means that there is no visible seam.
 """
 ABOUT_MEMORY = """
-Peak memory in addition to the model's, measured in a new process in float32, with tiles of {tile} px and an overlap
-of 128:
+## Memory
 
-| image | method | peak, MB | of which the result, MB | finest map |
+*Peak* is the memory in addition to the model's, measured in a new process in float32, with tiles of {tile} px that
+overlap by 128 px. It includes the *result*, which is the feature and attention maps of the whole image. *Finest map* is
+the size of the map at level 0, as channels x height x width.
+
+| image, px | method | peak, MB | result, MB | finest map |
 |---|---|---|---|---|
 """
 
@@ -33,11 +48,12 @@ of 128:
 def page(options: argparse.Namespace, errors: list[dict[str, float]], peaks: list[dict[str, Any]]) -> str:
     sizes = f"--tiles {' '.join(map(str, options.tiles))} --memory {' '.join(options.memory)}"
     sizes = f"--side {options.side} --canvases {options.canvases} {sizes}"
-    text = f"# Tiles: seams and memory\n\nCommand: `python examples/large_image.py {sizes}`; seed {SEED}, "
-    text += f"{platform.machine()}, one thread, torch {torch.__version__}.\n"
+    text = f"# Tiles: seams and memory\n\n{OPENING}\n\nCommand: `python examples/large_image.py {sizes}`; "
+    text += f"seed {SEED}, {platform.machine()}, one thread, torch {torch.__version__}.\n"
     text += ABOUT_SEAMS.format(side=options.side, canvases=options.canvases, near=NEAR_PX)
-    for name in LEVELS:
-        text += f"\n{name.capitalize()}:\n\n| tile, px | overlap, px | tiles | all | near | away | step |\n"
+    for name, stride in LEVELS.items():
+        text += f"\n{name.capitalize()} (stride {stride}):\n\n"
+        text += "| tile, px | overlap, px | tiles | all | near | away | step |\n"
         text += f"{'|---' * 7}|\n"
         for row in errors:
             cells = [f"{row[key]:.0f}" for key in ("tile_px", "overlap_px", "tiles")]

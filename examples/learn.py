@@ -14,6 +14,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,11 +92,19 @@ def markdown(results: dict[str, list[dict]], task: str, called: str) -> str:
     count = len(next(iter(results.values())))
     first = runs[0]
     unet = "frozen" if first["tune"] == "nothing" else f"tuned ({first['tune']})"
+    about = tomllib.loads((HERE / "openings.toml").read_text(encoding="utf-8"))[f"learn-{task}"].strip()
     opening = (
-        f"Command: `{called}`; {first['trained_on']:,} rendered scenes for training, {first['measured_on']} held out "
-        f"for testing, captions by the captioner; {first['schedule']['steps']} steps of {first['schedule']['batch']} "
-        f"images; U-Net {unet}; {count} seeds, mean ± standard deviation; {first['machine']}; {min(minutes):.1f} to "
-        f"{max(minutes):.1f} minutes of CPU time per run, including evaluation."
+        f"Does a head learn {task} on the features of [`tadp-tiny`](../tadp-tiny.md)? Its score on held-out [rendered "
+        "scenes](../concepts.md#glossary) is compared with the score of the same head on an untrained U-Net, and with "
+        "trivial answers that ignore the image. The table shows the mean ± standard deviation over "
+        f"{count} {'seed' if count == 1 else 'seeds'}.\n\n"
+        f"{about}\n"
+        "- *tadp-tiny*: a head was trained on the features of this model, with captions by its captioner as text.\n"
+        "- *tadp-tiny, its U-Net untrained*: the same, but with random weights in the U-Net.\n\n"
+        f"Command: `{called}`; {first['trained_on']:,} scenes for training, {first['measured_on']} for testing; "
+        f"{first['schedule']['steps']} training steps of {first['schedule']['batch']} images; U-Net {unet}; "
+        f"{first['machine']}; {min(minutes):.1f} to {max(minutes):.1f} minutes of CPU time per training, including "
+        "the test."
     )
     return "\n".join([f"# {task.capitalize()} on rendered scenes", "", opening, "", *lines]) + "\n"
 

@@ -45,11 +45,21 @@ def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
     lines = [
         "# Precision and recall of the oracle",
         "",
-        f"Command: `python examples/oracle_figures.py --scenes {options.scenes} --seed {options.seed} "
-        f"--draws {options.draws}`; {len(present):,} rendered scenes, {pairs:,} pairs of scene and class, "
-        f"{len(CLASSES)} classes.",
+        "The paper's [oracle](../concepts.md#glossary) is a prompt that names the classes in an image. It can be given "
+        "mistakes on purpose: some classes are left out (recall below 1), and some that the image does not show are "
+        "added (precision below 1). Does the oracle of tadp reach the precision and recall that were requested?",
         "",
-        "| requested precision | recall | realised precision | recall | largest difference | empty prompts |",
+        f"Command: `python examples/oracle_figures.py --scenes {options.scenes} --seed {options.seed} "
+        f"--draws {options.draws}`; {len(present):,} rendered scenes, which show {pairs:,} pairs of scene and class, "
+        f"with {len(CLASSES)} classes in all.",
+        "",
+        f"- *Realised* precision and recall are means over {options.draws} random draws of the mistakes. "
+        "`tadp.prompts.agreement` counts them over all scenes together.",
+        "- *Largest difference*: the largest one between a requested and a realised figure in any draw.",
+        "- *Empty prompts*: the share of scenes that lost all their classes and got no false one.",
+        "",
+        "| requested precision | requested recall | realised precision | realised recall | largest difference | empty "
+        "prompts |",
         "|---|---|---|---|---|---|",
     ]
     for precision in FIGURES:
@@ -57,10 +67,8 @@ def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
             lines.append(row(present, precision, recall, options.draws))
     lines += [
         "",
-        "Realised figures are means over the draws. `tadp.prompts.agreement` counts them over all scenes together. The "
-        "largest difference is that between a requested and a realised figure in any draw. Empty prompts are the share "
-        "of scenes that lost all their classes and got no false one. Only whole names can be dropped or added, so "
-        "the figures cannot be met on few images: a single image with one class has a recall of 0 or 1.",
+        "Only whole names can be left out or added, so a request cannot be met on few images: a single image with one "
+        "class has a recall of 0 or 1.",
     ]
     return "\n".join(lines) + "\n"
 

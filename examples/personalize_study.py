@@ -51,9 +51,10 @@ def main() -> None:
         for style in STYLES
     }
     distances = {style: [distances_of(study, style, seed) for seed in seeds] for style in STYLES}
+    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
     results = {
         "command": " ".join(["python examples/personalize_study.py", *without_paths(sys.argv[1:])]),
-        "machine": f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {threads}, torch {torch.__version__}",
         "cpu_minutes": round(read_json(study.folder / "minutes.json"), 1),
         "settings": {
             method: {

@@ -8,6 +8,7 @@ pass, counted with fake tensors. Their attention is the fused kernel, while meta
 """
 
 import argparse
+import tomllib
 from pathlib import Path
 
 import torch
@@ -106,17 +107,12 @@ def kept_bytes(backbone: TADPBackbone, head: nn.Module, task: str) -> int:
 
 
 def page(steps: dict[str, dict[str, float]]) -> str:
+    texts = tomllib.loads((Path(__file__).parent / "openings.toml").read_text(encoding="utf-8"))
     lines = [
-        "# What the paper's schedules cost",
-        "",
-        "Command: `python examples/schedule_cost.py`; everything was counted, nothing was run. The model has the size "
-        "of Stable Diffusion 1.5, and images have 512x512 pixels. The head is the paper's (for detection, only its "
-        "pyramid).",
-        "",
-        "Per image, arithmetic in TFLOP and memory in float32:",
-        "",
-        "| task | VAE encoder | U-Net and head, forward | forward and backward | kept for the backward pass, GB | "
-        "the same with gradient checkpointing, GB |",
+        f"# What the paper's schedules cost\n{texts['schedule-cost']}",
+        f"Command: `python examples/schedule_cost.py`\n\n## One image\n{texts['schedule-cost-image']}",
+        "| task | VAE encoder, TFLOP | U-Net and head, forward, TFLOP | U-Net and head, forward and backward, TFLOP | "
+        "kept, GB | kept with gradient checkpointing, GB |",
         "|---|---|---|---|---|---|",
     ]
     for task, cost in steps.items():
@@ -126,13 +122,13 @@ def page(steps: dict[str, dict[str, float]]) -> str:
     state = 16 * model["trained"] + 4 * model["frozen"]
     lines += [
         "",
-        f"In addition, for segmentation, {model['trained'] / 1e6:.0f} M parameters are trained and "
+        f"A model takes memory, too: for segmentation, {model['trained'] / 1e6:.0f} M parameters are trained and "
         f"{model['frozen'] / 1e6:.0f} M are frozen. Weights, gradients and AdamW's two averages take "
         f"{state / GB:.1f} GB in float32. With gradient checkpointing, a step does one more forward pass and needs the "
-        "memory of one block in addition to what is kept. Cached latents save the encoder's work, if images are "
-        "augmented only by flips.",
+        "memory of one block in addition to what is kept.",
         "",
-        "| schedule | images seen | PFLOP | hours at 100 TFLOP/s | hours with cached latents |",
+        f"## A whole schedule\n{texts['schedule-cost-schedules']}",
+        "| schedule | images seen | PFLOP | hours at 100 TFLOP/s | hours with stored latents |",
         "|---|---|---|---|---|",
     ]
     for name, schedule in SCHEDULES.items():

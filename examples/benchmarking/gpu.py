@@ -44,23 +44,41 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
     lines = [
         "# Time and memory on a GPU",
         "",
-        f"Command: `python examples/gpu_cost.py {command}`; {name}, torch {torch.__version__}. {options.batch} images "
-        f"of {side}x{side} at a time; medians of {options.rounds} rounds. Memory is in GB (10^9 bytes), as counted "
-        "by torch's allocator. Held: what stays allocated between calls, which is weights, inputs and the state of the "
-        "optimizer. Extra: how much more is allocated at the peak of a call.",
+        "How fast are a pass and a training step on a GPU, and how much memory do they take? The networks have random "
+        "weights, on which neither depends, and the "
+        + ("size of Stable Diffusion 1.5. " if options.size == "sd15" else "small size. ")
+        + f"{options.batch} images of {side}x{side} pixels are processed at a time.",
         "",
-        "One pass through the VAE encoder and the U-Net. Plain: an implementation that writes out every attention "
-        "probability, like the released code. Difference: the relative L2 difference of tadp's maps from its maps in "
-        "float32, for the level where it is largest.",
+        f"Command: `python examples/gpu_cost.py {command}`; {name}, torch {torch.__version__}; medians of "
+        f"{options.rounds} rounds.",
         "",
-        "| variant | images per second | held | extra | difference |",
+        "- *Held* is the memory that stays allocated between calls: weights, inputs and the state of the optimizer.",
+        "- *Extra* is how much more is allocated at the peak of a call. A GPU needs the sum of both.",
+        "",
+        "## A pass",
+        "",
+        "A pass runs the VAE encoder and the U-Net once. *Diffusers by hand* runs the same networks as the paper's "
+        "released code does, which writes out every attention probability. *Error* is the relative L2 difference of "
+        "tadp's feature maps from its maps in float32, at the level where it is largest. `channels_last` is PyTorch's "
+        "memory layout of that name.",
+        "",
+        "| variant | images per second | held, GB | extra, GB | error |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, row in passes.items():
-        error = "" if row["error"] is None else f"{row['error']:.1e}"
-        lines.append(f"| {name} | {shown(row, options)} | {error} |")
-    lines += ["", "A training step that starts from latents. AdamW's moving averages count as held.", ""]
-    lines += ["| training | images per second | held | extra |", "|---|---|---|---|"]
+        error = "-" if row["error"] is None else f"{row['error']:.1e}"
+        lines.append(f"| {name.replace('plain,', 'diffusers by hand,')} | {shown(row, options)} | {error} |")
+    lines += [
+        "",
+        "## A training step",
+        "",
+        "A step is forward, backward and AdamW for a segmentation model (U-Net and head) with 150 classes. It starts "
+        "from stored latents, so it does not run the VAE encoder. AdamW's moving averages count as held. *Batch in "
+        "parts* means that gradients are summed over parts of the batch, one part at a time.",
+        "",
+        "| what is trained, and how | images per second | held, GB | extra, GB |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {name} | {shown(row, options)} |" for name, row in steps.items()]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Time and memory of a variant and of the plain implementation, which run in turn in separate processes."""
+"""Time and memory of a variant and of diffusers by hand, which run in turn in separate processes."""
 
 import gc
 import multiprocessing as mp
@@ -44,7 +44,7 @@ def _status(field: str) -> int:
 
 
 def compare(size: str, variant: Variant, rounds: int, threads: int) -> dict:
-    """Run a variant and the plain implementation in turn, and return medians of the ratios plain / variant."""
+    """Run a variant and diffusers by hand in turn, and return medians of the ratios by hand / variant."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["tadp.backbone"])  # imported only once; no pass runs in this process
     pipes, processes = [], []

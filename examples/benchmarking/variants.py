@@ -1,4 +1,4 @@
-"""Variants of the same two networks: the plain one, and tadp's in several number formats and memory layouts."""
+"""Variants of the same two networks: diffusers by hand ("plain"), and tadp in several formats and memory layouts."""
 
 from dataclasses import dataclass
 

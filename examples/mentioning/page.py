@@ -10,6 +10,11 @@ from mentioning.counting import BEST, MEASURES, NAMES, ORACLE, noun_share
 from tadp.language.repetition import is_looping
 from tadp.metrics import Agreement, CaptionAlignment
 
+SOURCES = {
+    "voc_val_captions.json": "The captions are those that the paper's authors made with BLIP-2 for the validation "
+    "images of Pascal VOC."
+}
+
 
 def markdown(
     options: argparse.Namespace,
@@ -26,10 +31,24 @@ def markdown(
     lines = [
         "# How well real captions name the objects in their images",
         "",
-        f"Command: `python examples/caption_coverage.py {files}{flags}`; {len(captions):,} images, "
-        f"{best.overall.present:,} pairs of image and class.",
+        "How often do captions name the objects in their image, and how often do they name one that is missing? "
+        "*Precision* is the share of the mentioned classes that the image shows. *Recall* is the share of the classes "
+        "in the images that the captions mention. For both, higher is better.",
+        "",
+        f"Command: `python examples/caption_coverage.py {files}{flags}`; {len(captions):,} images, which show "
+        f"{best.overall.present:,} pairs of image and class. " + SOURCES.get(options.captions.name, ""),
         "",
         f"![Precision and recall of each class]({Path(os.path.relpath(options.plot, options.out.parent)).as_posix()})",
+        "",
+        "The table compares several ways to count mentions; each adds to the one before. Plurals always count.",
+        "",
+        "- *Names*: the names in the class list (airplane, sofa, television …).",
+        "- *Names and synonyms*: other words for a class count, too (man for person, couch for sofa).",
+        "- *Without look-alikes*: phrases that contain a name but mean something else do not count (a coffee table, a "
+        "train station). Synonyms and look-alikes are listed in `tadp.language.class_names`.",
+        "- *Only nouns*: a word counts only if it is a noun.",
+        "",
+        "Precision and recall are over all mentions in all images. The *macro* figures are means over classes.",
         "",
         "| counted as a mention | precision | recall | macro precision | macro recall |",
         "|---|---|---|---|---|",
@@ -38,11 +57,10 @@ def markdown(
         lines.append(f"| {way} | {' | '.join(share(getattr(alignment, measure)) for measure in MEASURES)} |")
     lines += [
         "",
-        "Plurals always count. Precision and recall are over all mentions and all classes in all images; macro figures "
-        "are means over classes. Names are those of the class list (airplane, sofa, television …). The synonyms and "
-        "the look-alikes (a coffee table, a train station) are in `tadp.language.class_names`.",
-        "",
         *reading(names, best),
+        "",
+        "For each class, the table gives the number of images that show it, and precision and recall for only the "
+        "names, and with synonyms but without look-alikes. *None* means that no caption contains the name.",
         "",
         "| class | images | precision, names | recall, names | precision, synonyms | recall, synonyms |",
         "|---|---|---|---|---|---|",
@@ -53,7 +71,7 @@ def markdown(
         lines.append(f"| {name} | {right.present} | {' | '.join(map(share, numbers))} |")
     lines += ["", *captions_themselves(captions, best)]
     if nouns is not None:
-        lines += ["", f"Of the captions' nouns, {share(noun_share(nouns))} name one of the classes."]
+        lines += ["", f"Of all nouns in the captions, a share of {share(noun_share(nouns))} names one of the classes."]
     if tokens is not None:
         lines += [
             "",
@@ -66,9 +84,10 @@ def markdown(
 def reading(names: CaptionAlignment, best: CaptionAlignment) -> list[str]:
     """The paper's sentence, and how these captions compare."""
     return [
-        'The paper writes about ADE20K: "BLIP-2 captioning performs similarly to a precision of 1.00 and a recall of '
-        "0.5\" (Sec. 4.2). It compares a model's mIoU with captions to its mIoU with an oracle of that quality. It "
-        "does not count mentions, and ADE20K has 150 classes. The counts for these captions are:",
+        'The paper writes about another data set, ADE20K: "BLIP-2 captioning performs similarly to a precision of 1.00 '
+        'and a recall of 0.5" (Sec. 4.2). It infers this from the mIoU of a model, which is about the same with '
+        "captions as with an [oracle](../concepts.md#glossary) of that precision and recall. It does not count "
+        "mentions. The counts for these captions are:",
         "",
         f"- only names: precision {share(names.precision)} and recall {share(names.recall)}; {agrees(names.overall)};",
         f"- with synonyms, without look-alikes: precision {share(best.precision)} and recall {share(best.recall)}; "
@@ -97,9 +116,9 @@ def captions_themselves(captions: list[str], best: CaptionAlignment) -> list[str
     loops = [caption for caption in captions if is_looping(caption)]
     example = f', such as "{loops[0]}"' if loops else ""
     return [
-        f"With synonyms, {share(whole / len(pairs))} of the captions name every class in their image, and "
-        f"{share(none / len(pairs))} name none. Captions have {statistics.mean(len(c.split()) for c in captions):.1f} "
-        f"words on average. Captions that repeat themselves (`tadp.language.repetition`): {len(loops)}{example}."
+        f"With synonyms, a share of {share(whole / len(pairs))} of the captions names every class in their image, and "
+        f"{share(none / len(pairs))} names none. Captions have {statistics.mean(len(c.split()) for c in captions):.1f} "
+        f"words on average. {len(loops)} repeat themselves (`tadp.language.repetition`){example}."
     ]
 
 

@@ -22,7 +22,7 @@ from shared.images import Images
 from shared.kept import cost, kept
 from shared.misfits import WORDS
 from shared.options import read, run
-from shared.pages import cell, write_page, write_sheet
+from shared.pages import cell, opening, write_page, write_sheet
 from shared.settings import Settings, check_same
 from shared.table import command, source
 from tqdm import tqdm
@@ -122,17 +122,20 @@ def write(
     strengths = list(next(iter(figures.values())))
     count = len(figures["none"][strengths[0]]["difference"]["values"])
     parts = [
-        "# Appendix A: images with other words",
+        "# Appendix A: images drawn again with other prompts",
+        opening("appendix_a"),
         f"Command: `{summary['command']}`; {count} {source(settings)} with two classes, {STEPS} DDIM steps, guidance "
         f"{GUIDANCE:g}; {', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. "
         "Figures are means over scenes with 95 % intervals (Student's t).",
     ]
     measures = {
-        "difference": "Mean absolute difference to the original image, in levels out of 255",
-        "still named": "Share of the image's classes that a captioner names in the result",
+        "difference": "How far is the result from the original image? Mean absolute difference of pixel values, which "
+        "range from 0 to 255",
+        "still named": "Are the objects still there? Share of the scene's classes that a captioner names in the result",
     }
     for measure, title in measures.items():
-        lines = [f"{title}, by strength:", "", "| words | " + " | ".join(strengths) + " |"]
+        heads = " | ".join(f"strength {strength}" for strength in strengths)
+        lines = [f"{title}:", "", f"| prompt | {heads} |"]
         lines.append("|---" * (len(strengths) + 1) + "|")
         for name, by_strength in figures.items():
             cells = [f"{at[measure]['mean']:.2f} ± {at[measure]['half_width']:.2f}" for at in by_strength.values()]

@@ -19,7 +19,7 @@ from PIL import Image
 from shared.images import Images
 from shared.kept import cost, kept
 from shared.options import read, run
-from shared.pages import SIDE_PX, cell, write_page, write_sheet
+from shared.pages import SIDE_PX, cell, opening, write_page, write_sheet
 from shared.settings import Settings, check_same
 from shared.table import command, source
 from shared.texts import Text, make_texts
@@ -131,19 +131,16 @@ def write(
     for name, values in figures.items():
         cells = ["-" if value is None else f"{value:.3g}" for value in values.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    opening = (
-        "# The paper's Figure 4: where does each word attend?\n\n"
-        f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}, nothing is trained; "
-        f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. Attention at strides 8, 16 "
-        "and 32, resized to the image and averaged. The texts: an oracle, which names exactly the classes in the "
-        "scene; a caption; averaged EOS, one embedding per class, which is its end token's averaged over sentence "
-        "templates; and all class names. Pointing: how often the attention map of a class name peaks on an object of "
-        "that class. Peak over mean: the largest value of a map over its mean, which separates maps with one clear "
-        "peak from flat ones. In the picture, a star marks the names of objects in the scene."
+    described = (
+        f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}; "
+        f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time."
     )
+    caption = "In the picture, each line shows one text, and a star marks the names of objects in the scene."
     if rows is not None:
         write_sheet(rows, page)
-    write_page(page, [opening, "\n".join(lines), f"![Attention maps by text]({page.name}.png)"], summary)
+    picture = f"![Attention maps by text]({page.name}.png)"
+    title = "# The paper's Figure 4: where does each word attend?"
+    write_page(page, [title, opening("figure4"), described, "\n".join(lines), caption, picture], summary)
 
 
 if __name__ == "__main__":

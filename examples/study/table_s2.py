@@ -26,7 +26,7 @@ TABLE = Table(
     metrics=("mIoU", *(f"IoU {size}" for size in SIZES)),
     parts=[
         Part(
-            title="Oracle at a precision and a recall",
+            title="mIoU by precision and recall",
             schedule="fast",
             rows=[Row(label, text) for label, text in CELLS.items()],
             reference="precision 1.00, recall 1.00",
@@ -35,10 +35,8 @@ TABLE = Table(
             },
         )
     ],
-    notes="The paper's nine figures are in its supplement. Its text (Sec. 4.2) gives the differences, which [the paper "
-    "on one page](paper.md) compares with ours. Precision and recall are over all images together "
-    "(`tadp.prompts.oracle`). Appendix B of the paper looks at object sizes: IoU small, medium and large are means "
-    "over regions (all pixels of a class in one image), split into thirds by size.",
+    notes="The paper's own nine figures are in its supplement, which we do not have. Its text (Sec. 4.2) gives "
+    "differences, which [the paper on one page](paper.md) compares with ours.",
 )
 
 if __name__ == "__main__":

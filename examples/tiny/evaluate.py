@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,13 @@ def main() -> None:
         words = {"train": captioner([s.image for s in train]), "test": captioner([s.image for s in test])}
         results["captions"] = caption_quality(captioner, test, words["test"], options.test_scenes)
         results["miou"] = frozen_features(backbone, train, test, words, options)
+    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
     results["run"] = {
         "command": f"python examples/tiny/evaluate.py --model {options.model}",
         "test_scenes": options.test_scenes,
         "train_scenes": options.train_scenes,
         "head_seeds": list(range(options.seeds)),
-        "machine": f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {threads}, torch {torch.__version__}",
         "minutes": round((time.time() - started) / 60, 1),
     }
     report = _markdown(results)
@@ -63,54 +65,31 @@ def main() -> None:
 
 def _markdown(results: dict) -> str:
     run, chance = results["run"], results["localisation"].pop("chance")
+    texts = tomllib.loads((Path(__file__).parents[1] / "openings.toml").read_text(encoding="utf-8"))
+    model = run["command"].split()[-1]
     lines = [
-        f"# What {_shown(run['command'].split()[-1])} knows about held-out scenes",
-        "",
+        f"# What {_shown(model)} knows about held-out scenes",
+        "\n" + texts["tadp-tiny" if _shown(model) == model else "tadp-tiny-control"],
         f"Command: `{run['command']}`; {run['test_scenes']} held-out scenes (seed {TEST_SEED}); {run['machine']}; "
         f"{run['minutes']} minutes.",
-        "",
-    ]
-    lines += [
-        "Do words find their objects in the cross-attention maps, at timestep 0? Pointing: the share of objects that "
-        "contain the centre of the strongest cell of their word's map. Right object: in scenes with two or more "
-        "objects, the share of words whose mean attention is highest on their own object. The prompt is a caption that "
-        "names every object, or a list of the objects' names.",
-        "",
-        "| measure, prompt | level 0 (stride 8) | level 1 (16) | level 2 (32) | chance |",
+        "\n" + texts["tiny-localisation"],
+        "| measure, text | level 0 (stride 8) | level 1 (stride 16) | level 2 (stride 32) | by chance |",
         "|---|---|---|---|---|",
     ]
     for prompt, scores in results["localisation"].items():
         for name, levels in scores.items():
-            lines.append(
-                f"| {name}, {prompt} | "
-                + " | ".join(f"{share:.2f}" for share in levels.values())
-                + f" | {chance[name]:.2f} |"
-            )
+            shares = " | ".join(f"{share:.2f}" for share in levels.values())
+            lines.append(f"| {name}, {prompt} | {shares} | {chance[name]:.2f} |")
     results["localisation"]["chance"] = chance
     if "captions" in results:
-        lines += [
-            "",
-            "Does the captioner name the objects? For scenes of each style, the share of visible objects that its "
-            "captions name, and the share of the objects named there that are visible:",
-            "",
-            "| style | visible objects named | named objects visible |",
-            "|---|---|---|",
-        ]
+        lines += ["\n" + texts["tiny-captions"], "| style | recall | precision |", "|---|---|---|"]
         lines += [
             f"| {style} | {score['recall']:.3f} | {score['precision']:.3f} |"
             for style, score in results["captions"].items()
         ]
     if "miou" in results:
-        lines += [
-            "",
-            "How well can a small head segment the scenes from frozen features, with different texts for the U-Net? "
-            f"The table gives mIoU (mean ± s.d. over {len(run['head_seeds'])} seeds of the head), without attention "
-            'maps and with those of levels 1 and 2 attached. "Captions, every object named" are correct captions from '
-            'the scene generator, and "oracle names" are the names of exactly the visible objects.',
-            "",
-            "| text | features | with attention |",
-            "|---|---|---|",
-        ]
+        lines += ["\n" + texts["tiny-miou"].format(seeds=len(run["head_seeds"]))]
+        lines += ["| text | without attention | with attention |", "|---|---|---|"]
         for name, scores in results["miou"].items():
             cells = [
                 f"{np.mean(scores[k]):.1f} ± {np.std(scores[k], ddof=1) if len(scores[k]) > 1 else 0:.1f}"

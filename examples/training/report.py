@@ -99,6 +99,7 @@ def finish(
     model.save_pretrained(options.out / "model", model_card_kwargs=card)
     if pictures:
         sheet(pictures, titles=("image", "truth", "prediction")).save(options.out / "predictions.png")
+    threads = torch.get_num_threads()
     result = {
         "command": " ".join(["python", *sys.argv]),
         "figures": figures,
@@ -110,7 +111,7 @@ def finish(
         "measured_on": min(options.evaluate_images or len(held_out), len(held_out)),
         "tune": options.tune,
         "schedule": {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")},
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}",
     }
     with replace_file(options.out / "result.json") as part:  # a study considers a run finished if this file exists
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

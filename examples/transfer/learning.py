@@ -57,9 +57,10 @@ def modifier_of(step: Step, folder: Path) -> CaptionModifier:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write result.json, which marks the step as finished."""
+    threads = torch.get_num_threads()
     result |= {
         "cpu_minutes": round(time.process_time() / 60, 2),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}",
     }
     with replace_file(folder / "result.json") as part:
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

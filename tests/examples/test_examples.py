@@ -206,12 +206,12 @@ def test_captions_are_cleaned_and_counted(tmp_path):
         "--read",
     )
     assert "| captions.json | 4 | 3 (75.0%) | 1 (25.0%) |" in printed
-    assert "words lost in addition to the domain's own: pencil 1\n" in printed
-    assert "the domain's word was removed before: owl 1\n" in printed
-    assert "begin with a medium: none\n" in printed
+    assert "words that captions lost, in addition to the words for the domain: pencil 1\n" in printed
+    assert "the word for the domain was removed before: owl 1\n" in printed
+    assert "begin with a medium, before cleaning: none\n" in printed
     assert "'a pencil drawing of a watercolor owl' -> 'an owl'" in printed
     assert "not cleaned: 'a watercolor': the caption says nothing else" in printed
-    assert "by batches of 2: 2 1" in printed
+    assert "in each batch of 2: 2 1" in printed
     cleaned = json.loads((tmp_path / "out" / "captions.json").read_text())
     assert cleaned["0"] == {"captions": ["a dog"], "class_label": 3}
     assert [entry["captions"] for entry in cleaned.values()][1] == ["a watercolor"]

@@ -42,7 +42,8 @@ def markdown(table: Table, part: Part, results: dict[str, Any]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     for unet, rows in results["unets"].items() if part.grid else ():
-        lines += ["", f"{unet}: {main_metric}", "", *_grid(part, rows, main_metric, digits)]
+        lines += ["", f"The same figures as a grid, U-Net {unet}: {main_metric} in per cent.", ""]
+        lines += _grid(part, rows, main_metric, digits)
     return "\n".join(lines)
 
 

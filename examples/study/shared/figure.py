@@ -6,7 +6,7 @@ from typing import Any
 
 from .bars import draw_columns
 from .cells import shown
-from .pages import write_page
+from .pages import opening, write_page
 from .parts import SCALE, Table
 from .settings import Settings
 from .table import collect, command, describe_runs, stored
@@ -31,7 +31,7 @@ def write_figure(
         panels = [_panel(table, collect(table, table.parts[0], settings, how)) for table in tables]
         more = measure_more()
         summary = {"command": command(name, how), "parts": panels, **more}
-    lines = ["| panel | U-Net | row | figure | minus the reference |", "|---|---|---|---|---|"]
+    lines = ["| task, comparison | U-Net | row | figure | minus the first row |", "|---|---|---|---|---|"]
     for panel in panels:
         for unet, rows in panel["unets"].items():
             for label, metrics in rows.items():
@@ -43,6 +43,7 @@ def write_figure(
                 for key, figures in more.items()]  # fmt: skip
     parts = [
         f"# {title}",
+        opening(name),
         describe_runs(summary, settings),
         "\n".join(lines),
         *measures,

@@ -15,7 +15,8 @@ from tadp.files.atomic import replace_file
 def machine(device: str) -> str:
     """The machine, threads and torch version behind a figure."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
-    return f"{name}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
 
 
 def kept(file: Path, make: Callable[[], dict[str, Any]], *, device: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A page of the study: a Markdown file with a JSON file and a picture of the same name."""
 
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from tadp.drawing import sheet
 from tadp.files.atomic import replace_file
 
 SIDE_PX = 136
+OPENINGS = Path(__file__).parents[2] / "openings.toml"
+
+
+def opening(name: str) -> str:
+    """What the page of a table or figure says first: the question, the rows and the columns."""
+    return tomllib.loads(OPENINGS.read_text(encoding="utf-8")).get(name, "").strip()
 
 
 def write_page(page: Path, parts: Sequence[str], summary: Any) -> None:
     """Write PAGE.md and PAGE.json, each complete or not at all, and print the text."""
-    text = "\n\n".join(parts)
+    text = "\n\n".join(part for part in parts if part)
     page.parent.mkdir(parents=True, exist_ok=True)
     for suffix, content in ((".md", text), (".json", json.dumps(summary, indent=1))):
         with replace_file(page.with_suffix(suffix)) as part:

@@ -47,7 +47,7 @@ def carry_out(runs: Sequence[Run], settings: Settings, how: argparse.Namespace) 
         return
     studies: dict[str, Study] = {}
     minutes = estimate(runs, left, settings, how, studies)
-    print(f"about {minutes:.0f} minutes; {minutes / how.jobs:.0f} with {how.jobs} job(s)", flush=True)
+    print(f"about {minutes:.0f} minutes; {minutes / how.jobs:.0f} at --jobs {how.jobs}", flush=True)
     groups = [
         list(group) for _, group in groupby(left, key=lambda run: (run.task, run.row, run.schedule, run.is_tuned))
     ]

@@ -11,10 +11,21 @@ from tadp.cross_domain import ModifierTable
 from .bars import draw_bars
 from .cells import markdown
 from .options import read
-from .pages import write_page
+from .pages import opening, write_page
 from .parts import SCALE, UNETS, Part, Table
 from .runs import carry_out, plan, result_of
 from .settings import Settings, StopStudyError
+
+READING = """\
+How to read the tables:
+
+- Figures are means over {count} with 95 % intervals (Student's t). *Minus* a row is the difference from that row,
+  computed for each seed.
+- *Frozen*: the U-Net is frozen, and only the head is trained (and the adapter, if there is one).
+- *Tuned*: the head is trained by itself first, and then together with the whole U-Net."""
+VERDICTS = """\
+- *Verdict*: *agrees* if the interval of our difference lies on the side of zero where the paper's difference lies,
+  *disagrees* if it lies on the other side, and *cannot tell* if it contains zero."""
 
 
 def main(table: Table, description: str | None) -> None:
@@ -43,7 +54,7 @@ def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
             "better": "higher" if table.sign > 0 else "lower",
             "parts": [collect(table, part, settings, how) for part in table.parts],
         }
-    texts = [f"# {table.title}", describe_runs(summary, settings)]
+    texts = [f"# {table.title}", opening(table.name), describe_runs(summary, settings)]
     texts += [markdown(table, part, results) for part, results in zip(table.parts, summary["parts"], strict=True)]
     texts += [table.notes] * bool(table.notes) + [f"![{table.title}]({page.name}.png)"]
     draw_bars(summary["parts"], table.metrics[0], page.with_suffix(".png"), sign=table.sign)
@@ -85,7 +96,9 @@ def describe_schedule(table: Table, part: Part, settings: Settings) -> str:
     """How long a run trains, in words."""
     first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
     length = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
-    return length if first is None else f"{first.steps} steps for only the head and {length} for everything that trains"
+    return (
+        length if first is None else f"{first.steps} steps of only the head, then {length} of head and, if tuned, U-Net"
+    )
 
 
 def command(name: str, how: argparse.Namespace) -> str:
@@ -107,15 +120,18 @@ def describe_runs(summary: Mapping[str, Any], settings: Settings) -> str:
     parts = summary["parts"]
     seeds = max((len(cell["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for cell in row.values()), default=0)  # fmt: skip
-    schedules = ", or ".join(dict.fromkeys(part["schedule"] for part in parts))
+    by_name = {part.get("task", part["title"]): part["schedule"] for part in parts}
+    schedules = "; ".join(f"{name}: {schedule}" if len(by_name) > 1 else schedule for name, schedule in by_name.items())
     schedules += f"; {parts[0]['batch']} images per step"
+    count = "1 seed" if seeds == 1 else f"{seeds} seeds"
     missing = sum(part["runs"] - part["finished"] for part in parts)
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
     minutes = sum(part["minutes"] for part in parts)
     train, test = settings.train or "all", settings.test or "all"
     return (
         f"Command: `{summary['command']}`; {train} {source(settings)} for training, {test} held out for testing; "
-        f"{schedules}; {seeds} seeds; {machines}; {minutes:.0f} minutes of CPU time. "
-        + (f"**{missing} runs are not finished.** " if missing else "")
-        + "Figures are means with 95 % intervals (Student's t). Differences are computed for each seed."
+        f"{schedules}; {count}; {machines}; {minutes:.0f} minutes of CPU time."
+        + (f" **{missing} runs are not finished.**" if missing else "")
+        + f"\n\n{READING.format(count=count)}"
+        + (f"\n{VERDICTS}" if any(part["paper"] for part in parts) else "")
     )
