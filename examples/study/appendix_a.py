@@ -123,7 +123,7 @@ def write(
     count = len(figures["none"][strengths[0]]["difference"]["values"])
     parts = [
         "# Appendix A: images drawn again with other prompts",
-        opening("appendix_a"),
+        opening("appendix_a", settings),
         f"Command: `{summary['command']}`; {count} {source(settings)} with two classes, {STEPS} DDIM steps, guidance "
         f"{GUIDANCE:g}; {', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. "
         "Figures are means over scenes with 95 % intervals (Student's t).",

@@ -21,7 +21,7 @@ from shared.bars import draw_bars
 from shared.cells import shown
 from shared.crossing import page_name
 from shared.options import run
-from shared.pages import write_page
+from shared.pages import opening, write_page
 from shared.parts import UNETS
 from shared.settings import StopStudyError
 
@@ -78,7 +78,7 @@ def part_of(task: str, ours: str, results: dict[str, dict[str, Any]]) -> dict[st
 
 
 def write(results: dict[str, dict[str, dict[str, Any]]], parts: list[dict[str, Any]], page: Path) -> None:
-    text = ["# Tables 4 and 5: other domains"]
+    text = ["# Tables 4 and 5: other domains", opening("domains"), opening("modifiers"), opening("domains-verdicts")]
     for task, by_unet in results.items():
         for unet, result in by_unet.items():
             text += section(task, unet, result)
@@ -96,7 +96,7 @@ def write(results: dict[str, dict[str, dict[str, Any]]], parts: list[dict[str, A
 def section(task: str, unet: str, result: dict[str, Any]) -> list[str]:
     """One table with its command, and a comparison with the paper's."""
     columns = list(dict.fromkeys(verdict["ours"] for verdict in result["verdicts"]))
-    headings = [heading for column in columns for heading in (column, f"{column} - null")]
+    headings = [heading for column in columns for heading in (column, f"{column}, minus null")]
     lines = ["| modifier | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for row, figures in result["rows"].items():
         cells = [text for column in columns for text in (
@@ -108,7 +108,7 @@ def section(task: str, unet: str, result: dict[str, Any]) -> list[str]:
         f"## {TASKS[task]}" + (", U-Net tuned" if unet == "tuned" else ""),
         f"Command: `{result['command']}`; {result['machine']}; {result['cpu_minutes']:.0f} minutes of CPU time.",
         "\n".join(lines),
-        f"Comparison with the paper's {len(verdicts)} differences to null: {counts}. [The page of this "
+        f"Verdicts on the paper's {len(verdicts)} differences from null: {counts}. [The page of this "
         f"table]({page_name(task, unet)}.md) also shows the paper's figures.",
     ]
 

@@ -140,7 +140,7 @@ def write(
         write_sheet(rows, page)
     picture = f"![Attention maps by text]({page.name}.png)"
     title = "# The paper's Figure 4: where does each word attend?"
-    write_page(page, [title, opening("figure4"), described, "\n".join(lines), caption, picture], summary)
+    write_page(page, [title, opening("figure4", settings), described, "\n".join(lines), caption, picture], summary)
 
 
 if __name__ == "__main__":

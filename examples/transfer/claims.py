@@ -21,6 +21,9 @@ PAPER = {
     },
 }
 VERDICTS = """\
+The table shows the paper's figures for its data sets, and our differences next to the paper's, all in per cent. The
+verdict compares their signs:
+
 - agrees: our interval excludes zero and has the paper's sign.
 - disagrees: our interval excludes zero and has the opposite sign.
 - cannot tell: our interval includes zero, or the paper has no difference.
@@ -28,8 +31,8 @@ VERDICTS = """\
 The paper gives a single figure per row without an interval, so its own small differences may be chance, too."""
 TINY = """\
 `tadp-tiny` was trained on all four styles: of ten scenes, seven were plain, one was a watercolor, one a comic, and
-one a night scene. Captions of the latter began with "a watercolor painting of", "a comic style painting of" and "a
-dark night photo of". Captions of plain scenes sometimes began with "a photo of" or "a picture of". So the target
+one a night scene. Captions of these three styles began with "a watercolor painting of", "a comic style painting of"
+and "a dark night photo of". Captions of plain scenes sometimes began with "a photo of" or "a picture of". So the target
 domains are new only to the head, not to the U-Net, and the U-Net knows the words of the simple row. Stable Diffusion
 has also seen watercolors, comics and nights, so in this respect the two models are alike.
 
@@ -45,14 +48,14 @@ CLAIMS = {
   what the words do, whether a tuned U-Net does more, and what cleaning changes (the last row).
 - Cannot be tested: whether a nearby style is worse than the right one, and how it compares with an unrelated one,
   because the model knows neither. Comparisons with other methods cannot be tested, either.
-- The paper's text says that off-target words "reduce performance on all datasets". But its own AP on Comic2k is higher
-  with them (31.8 and 32.0) than without (31.1), and so is AP of the unrelated row on Watercolor2k (42.2
-  against 42.1).""",
+- The paper's text says that words for another kind of image (nearby and unrelated) "reduce performance on all
+  datasets". But its own AP on Comic2k is higher with them (31.8 and 32.0) than without (31.1), and so is AP of the
+  unrelated row on Watercolor2k (42.2 against 42.1).""",
     "segmentation": """\
 - Can be tested: whether it helps to name the night while training on the day, whether a learned token or a tuned U-Net
   does better, and what cleaning changes (the last row). The unrelated row is a fair test, because this model knows
   watercolors.
 - Cannot be tested: the nearby row, because the model does not know fog, and comparisons with other methods.
-- The paper's two targets share their words. Here they correspond to one target, so both are compared with the same
-  column, and their verdicts are not independent.""",
+- The paper has two night data sets with the same words. Here they correspond to one target, so both are compared with
+  the same column, and their verdicts are not independent.""",
 }

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transfer.plan import KINDS, Step
 from transfer.steps import NOT_CLEANED, SOURCE
 from transfer.verdicts import comparison, verdicts
 
+OPENINGS = Path(__file__).parents[1] / "openings.toml"
 UNCLEANED = "null, captions not cleaned"
 
 
@@ -94,16 +96,17 @@ def save(page: Path, task: str, table: ModifierTable, summary: dict[str, Any]) -
 
 def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
     """The text of the page: the table, the comparison with the paper, and what can be tested."""
+    texts = tomllib.loads(OPENINGS.read_text(encoding="utf-8"))
     parts = [
         f"# {task.capitalize()} in other domains" + ("" if summary["tune"] == "nothing" else ", U-Net tuned"),
+        *[texts[f"cross-domain-{task}"].strip()] * (summary["data"] == "scenes"),
         describe(table, summary),
+        texts["modifiers"].strip(),
+        texts["cross-domain-columns"].strip(),
         table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
-        "Figures are means over seeds with 95 % intervals (Student's t). Differences to the null row are computed for "
-        "each seed. A seed gives all rows the same initial weights and the same order of images. The columns of the "
-        "source show the scores of the same models in the domain they were trained on.",
         "## Comparison with the paper",
-        comparison(table, summary["verdicts"], task),
         VERDICTS,
+        comparison(table, summary["verdicts"], task),
     ]
     if summary["data"] == "scenes":
         parts += ["## What can be tested with tadp-tiny", TINY, CLAIMS[task]]
@@ -136,13 +139,11 @@ def command(study: argparse.Namespace, training_options: Sequence[str]) -> str:
 
 def describe(table: ModifierTable, summary: dict[str, Any]) -> str:
     """The command, the data, the training and the machine behind a page."""
-    unet = "frozen" if summary["tune"] == "nothing" else f"tuned ({summary['tune']})"
+    unet = "frozen" if summary["tune"] == "nothing" else f"tuned, too (`--tune {summary['tune']}`)"
     seeds = max(len(cell) for columns in table.figures.values() for cell in columns.values())
     return (
         f"Command: `{summary['command']}`; {summary['trained_on']:,} images of the source for training, "
         f"{summary['measured_on']} held out for testing; {summary['schedule']['steps']} steps of "
-        f"{summary['schedule']['batch']} images; U-Net {unet}; {seeds} seed(s); {summary['machine']}; "
-        f"{summary['cpu_minutes']:.0f} minutes of CPU time in total. Captions are the captioner's, and those of target "
-        "images are cleaned by rules. Tokens and DreamBooth U-Nets are learned from ten unlabelled target images, "
-        "different ones for each seed."
+        f"{summary['schedule']['batch']} images; U-Net {unet}; {seeds} {'seed' if seeds == 1 else 'seeds'}; "
+        f"{summary['machine']}; {summary['cpu_minutes']:.0f} minutes of CPU time in total."
     )

@@ -40,7 +40,7 @@ def verdict(ours: Estimate | None, paper: float) -> str:
 
 
 def comparison(table: ModifierTable, judged: Sequence[dict[str, Any]], task: str) -> str:
-    """The paper's table, the differences to null in the paper and in ours, and the verdicts."""
+    """The paper's table, the differences from the null row in the paper and in ours, and the verdicts."""
     by_cell = {(cell["paper"], cell["row"]): cell for cell in judged}
     columns = ("paper: {}", "paper: minus null", "ours: minus null", "verdict")
     headings = [column.format(name) for name in PAPER[task] for column in columns]
@@ -60,4 +60,4 @@ def comparison(table: ModifierTable, judged: Sequence[dict[str, Any]], task: str
         lines.append(f"| {' | '.join(cells)} |")
     words = [cell["verdict"] for cell in judged]
     counts = ", ".join(f"{word}: {words.count(word)}" for word in dict.fromkeys(words))
-    return "\n".join(lines) + f"\n\nFigures are in per cent. Verdicts on {len(judged)} differences: {counts}."
+    return "\n".join(lines) + f"\n\nVerdicts on {len(judged)} differences: {counts}."

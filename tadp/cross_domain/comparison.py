@@ -1,4 +1,4 @@
-"""The table of a study: for each modifier the mean over seeds, its interval, and the difference to the null row."""
+"""The table of a study: for each modifier the mean over seeds, its interval, and the difference from the null row."""
 
 import json
 import math
@@ -85,7 +85,7 @@ class ModifierTable:
         >>> print(table.difference("simple", "comic"))
         0.053 ± 0.014
         >>> print(table.markdown())
-        | | comic | comic - null |
+        | modifier | comic | comic, minus null |
         |---|---|---|
         | null | 0.520 ± 0.050 | - |
         | simple | 0.573 ± 0.063 | +0.053 ± 0.014 |
@@ -123,12 +123,14 @@ class ModifierTable:
         return estimate(differences) if differences else None
 
     def markdown(self, *, compared: Sequence[str] | None = None) -> str:
-        """The table; next to each column of `compared` (all by default) is a column of differences to the null row."""
+        """The table in Markdown; each column of `compared` (default: all) is followed by its differences from null."""
         compared = self.columns if compared is None else compared
         heads = [
-            head for name in self.columns for head in ((name, f"{name} - {self.null}") if name in compared else (name,))
+            head
+            for name in self.columns
+            for head in ((name, f"{name}, minus {self.null}") if name in compared else (name,))
         ]
-        lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        lines = ["| modifier | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
         for row in self.figures:
             cells = [row]
             for column in self.columns:
@@ -141,7 +143,7 @@ class ModifierTable:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """All figures by row, with mean, half width and the difference to the null row for each column."""
+        """All figures by row, with mean, half width and the difference from the null row for each column."""
         rows = {
             row: {
                 column: {

@@ -1,4 +1,4 @@
-"""Compare cross-domain results with a claim: differences to null, each with its verdict."""
+"""Compare cross-domain results with a claim: differences from the null modifier, each with its verdict."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from .results import Results
 
 
 def judge_cross(cells: Sequence[Mapping[str, str]], results: Results) -> Judgement:
-    """Differences to null in other domains, with a frozen and with a tuned U-Net.
+    """Differences from the null modifier (plain captions) in other domains, with a frozen and with a tuned U-Net.
 
     If two columns of the paper correspond to one of ours, they count once if they have the same verdict, and separately
     if they differ. `expect` states what the claim predicts, if the paper's cells do not follow it.

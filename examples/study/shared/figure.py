@@ -43,7 +43,7 @@ def write_figure(
                 for key, figures in more.items()]  # fmt: skip
     parts = [
         f"# {title}",
-        opening(name),
+        opening(name, settings),
         describe_runs(summary, settings),
         "\n".join(lines),
         *measures,

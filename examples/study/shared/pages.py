@@ -1,6 +1,7 @@
 """A page of the study: a Markdown file with a JSON file and a picture of the same name."""
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,21 @@ from PIL import Image
 from tadp.drawing import sheet
 from tadp.files.atomic import replace_file
 
+from .settings import Settings
+
 SIDE_PX = 136
+SCENES = Settings()
 OPENINGS = Path(__file__).parents[2] / "openings.toml"
 
 
-def opening(name: str) -> str:
+def opening(name: str, settings: Settings = SCENES) -> str:
     """What the page of a table or figure says first: the question, the rows and the columns."""
-    return tomllib.loads(OPENINGS.read_text(encoding="utf-8")).get(name, "").strip()
+    text = tomllib.loads(OPENINGS.read_text(encoding="utf-8")).get(name, "").strip()
+    if settings.data != "scenes":
+        text = re.sub(r"\[rendered\s+scenes?\]\(\S+?\)", f"images of {settings.data}", text)
+    if settings.model != "tadp-tiny":
+        text = text.replace("[`tadp-tiny`](../tadp-tiny.md)", f"`{Path(settings.model).name}`")
+    return text
 
 
 def write_page(page: Path, parts: Sequence[str], summary: Any) -> None:

@@ -22,7 +22,7 @@ How to read the tables:
 - Figures are means over {count} with 95 % intervals (Student's t). *Minus* a row is the difference from that row,
   computed for each seed.
 - *Frozen*: the U-Net is frozen, and only the head is trained (and the adapter, if there is one).
-- *Tuned*: the head is trained by itself first, and then together with the whole U-Net."""
+- *Tuned*: the head is trained first, and then head and whole U-Net together."""
 VERDICTS = """\
 - *Verdict*: *agrees* if the interval of our difference lies on the side of zero where the paper's difference lies,
   *disagrees* if it lies on the other side, and *cannot tell* if it contains zero."""
@@ -54,7 +54,7 @@ def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
             "better": "higher" if table.sign > 0 else "lower",
             "parts": [collect(table, part, settings, how) for part in table.parts],
         }
-    texts = [f"# {table.title}", opening(table.name), describe_runs(summary, settings)]
+    texts = [f"# {table.title}", opening(table.name, settings), describe_runs(summary, settings)]
     texts += [markdown(table, part, results) for part, results in zip(table.parts, summary["parts"], strict=True)]
     texts += [table.notes] * bool(table.notes) + [f"![{table.title}]({page.name}.png)"]
     draw_bars(summary["parts"], table.metrics[0], page.with_suffix(".png"), sign=table.sign)
