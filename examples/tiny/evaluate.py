@@ -1,4 +1,4 @@
-"""What has the embedded checkpoint learned? Localisation of words, captions, and frozen features, on held-out scenes.
+"""What has the bundled checkpoint learned? Localisation of words, captions, and frozen features, on held-out scenes.
 
     python examples/tiny/evaluate.py --model tadp-tiny --out docs/results/tadp-tiny
     python examples/tiny/evaluate.py --model DIR/plain/model --out docs/results/tadp-tiny-control

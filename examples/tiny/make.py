@@ -1,4 +1,4 @@
-"""Train the embedded checkpoint `tadp-tiny` from scratch: scenes, VAE, captioner, U-Net, and the files that ship.
+"""Train the bundled checkpoint `tadp-tiny` from scratch: scenes, VAE, captioner, U-Net, and the files that ship.
 
     python examples/tiny/make.py --work DIR --out DIR/tadp-tiny --seed 0
 

@@ -1,4 +1,4 @@
-"""Draw scenes from prompts with the embedded checkpoint, as one picture.
+"""Draw scenes from prompts with the bundled checkpoint, as one picture.
 
     python examples/tiny/sample.py --out samples.png
 

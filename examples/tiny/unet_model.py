@@ -72,7 +72,7 @@ class PlainProcessor:
 
 
 def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Build models with the architecture of the embedded checkpoint and random weights."""
+    """Build models with the architecture of the bundled checkpoint and random weights."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,

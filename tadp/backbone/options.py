@@ -102,7 +102,7 @@ class BackboneOptions:
         if self.noise_samples and not self.scale_latents:
             raise ValueError("noise needs latents of unit scale; leave scale_latents=True, or pass noise_samples=0.")
         if not isinstance(self.default_text, str | None):
-            raise TypeError(f"default_text must be one string, or None; got a {type(self.default_text).__name__}.")
+            raise TypeError(f"default_text must be one string, or None; got {type(self.default_text).__name__}.")
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():

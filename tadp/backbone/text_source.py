@@ -117,7 +117,7 @@ class TextSource:
             captioner = Captioner.from_pretrained(captioner, **options)
         if captioner is not None and not callable(captioner):
             raise TypeError(
-                f"captioner must be a tadp.Captioner, its name, or a function from images to captions; got a "
+                f"captioner must be a tadp.Captioner, its name, or a function from images to captions; got "
                 f"{type(captioner).__name__}."
             )
         return replace(self, captioner=captioner)

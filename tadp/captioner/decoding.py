@@ -58,7 +58,7 @@ class Decoding:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or a finite number above 0; got {self.temperature}.")
         if not isinstance(self.prompt, str | None):
-            raise TypeError(f"prompt must be one string for all images; got a {type(self.prompt).__name__}.")
+            raise TypeError(f"prompt must be one string for all images; got {type(self.prompt).__name__}.")
         if self.temperature > 0 and self.num_beams > 1:
             raise OptionError(
                 f"sampling and beam search cannot be combined; got temperature {self.temperature} and "

@@ -61,7 +61,7 @@ def chat_url(url: str) -> str:
         'http://localhost:8000/v1/chat/completions'
     """
     if not isinstance(url, str):
-        raise TypeError(f"the endpoint's url must be a string; got a {type(url).__name__}.")
+        raise TypeError(f"the endpoint's url must be a string; got {type(url).__name__}.")
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise OptionError(

@@ -169,7 +169,7 @@ def listed(captions: str | Sequence[str]) -> list[str]:
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions must be strings.")
+            raise TypeError(f"captions must be strings; got {type(text).__name__} as caption {number}.")
     return texts
 
 

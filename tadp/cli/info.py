@@ -69,10 +69,10 @@ def _level_table(model: str, backbone: "TADPBackbone") -> Table:
     )  # fmt: skip
     taps = backbone.layout.taps
     for level, stride in enumerate(backbone.feature_info.reduction):
-        joined = level in backbone.attach_attention
+        is_attached = level in backbone.attach_attention
         own = backbone.layout.channels[level] * backbone.passes.width
-        attached = f" + {backbone.feature_info.channels[level] - own}" if joined else ""
-        attention = "joined" if joined else "yes" if level in backbone.layout.attention_levels else "no"
+        attached = f" + {backbone.feature_info.channels[level] - own}" if is_attached else ""
+        attention = "attached" if is_attached else "yes" if level in backbone.layout.attention_levels else "no"
         channels = f"{own}{attached}"
         table.add_row(str(level), str(stride), channels, attention, taps[level])
     return table

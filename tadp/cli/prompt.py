@@ -215,10 +215,8 @@ def _print_prompts(prompts: list[str], encoder: "AnyText") -> None:
 
 def _realised(agreement: "Agreement", precision: float, recall: float) -> str:
     """The oracle's realised precision and recall, which for one image usually differ from the requested ones."""
-    reached = f"{agreement.precision:.3f}" if agreement.mentioned else "undefined, no class is named"
-    note = (
-        f"realised: recall {agreement.recall:.3f}, requested {recall:g}; precision {reached}, requested {precision:g}"
-    )
+    reached = f"{agreement.precision:.3f}" if agreement.mentioned else "undefined because no class is named"
+    note = f"recall is {agreement.recall:.3f}, requested {recall:g}; precision is {reached}, requested {precision:g}"
     off = max(abs(agreement.recall - recall), abs(agreement.precision - precision))
     if not agreement.mentioned or off > TOLERANCE:
         note += ". One image has only a few whole names; over a data set both are within 0.01."

@@ -122,7 +122,7 @@ def silence() -> None:
 
 
 def warn_about_tiny(captioner: str, *, others: str) -> None:
-    """Warn that the embedded captioner is not made for photographs, if it was used.
+    """Warn that the bundled captioner is not made for photographs, if it was used.
 
     Args:
         captioner: The captioner that was used.

@@ -161,7 +161,7 @@ class ModifierTable:
 def _by_seed(seeds: Seeds, row: str, column: str) -> dict[int, float]:
     cell = f"figures of row {row!r}, column {column!r}"
     if not isinstance(seeds, Mapping):
-        raise TypeError(f"{cell} must be given by seed, such as {{0: 0.50, 1: 0.54}}; got a {type(seeds).__name__}.")
+        raise TypeError(f"{cell} must be given by seed, such as {{0: 0.50, 1: 0.54}}; got {type(seeds).__name__}.")
     try:
         by_seed = {int(seed): value for seed, value in seeds.items()}
     except ValueError as error:

@@ -79,7 +79,7 @@ class Protocol:
         """
         if captions is not None and not isinstance(captions, Mapping):
             raise TypeError(
-                f"captions must be given by image id, such as a CaptionTable or {{'image-1': 'a dog'}}; got a "
+                f"captions must be given by image id, such as a CaptionTable or {{'image-1': 'a dog'}}; got "
                 f"{type(captions).__name__}. Open a caption file with CaptionTable.open(path)."
             )
         if self.cleaner is None:

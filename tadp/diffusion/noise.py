@@ -159,7 +159,7 @@ def scheduler_config(scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> 
         return None if scheduler is None else dict(scheduler)
     if not isinstance(scheduler, ConfigMixin):
         raise TypeError(
-            f"scheduler must be a diffusers scheduler or its configuration; got a {type(scheduler).__name__}."
+            f"scheduler must be a diffusers scheduler or its configuration; got {type(scheduler).__name__}."
         )
     return json.loads(scheduler.to_json_string())
 

@@ -99,7 +99,7 @@ class OnnxBackbone:
             raise ValueError("this file takes the embeddings of a text: pass encode_text(captions) of the backbone.")
         if not isinstance(text, Conditioning):
             raise TypeError(
-                f"text must be a Conditioning, because the file has no text encoder; got a {type(text).__name__}. "
+                f"text must be a Conditioning, because the file has no text encoder; got {type(text).__name__}. "
                 "Encode captions with the backbone that was exported: backbone.encode_text(captions)."
             )
         check_unmasked(text)

@@ -83,7 +83,7 @@ def mentions(caption: str, names: Sequence[str], *, synonyms: Synonyms | None = 
         ['person']
     """
     if not isinstance(caption, str):
-        raise TypeError(f"a caption must be a string; got a {type(caption).__name__}.")
+        raise TypeError(f"a caption must be a string; got {type(caption).__name__}.")
     pieces = list(_piece().finditer(caption))
     gaps = enumerate(pairwise(pieces), 1)
     breaks = {k for k, (left, right) in gaps if _BREAK.search(caption, left.end(), right.start())}
@@ -256,7 +256,7 @@ def _checked(names: Iterable[str]) -> tuple[str, ...]:
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"a name must be a string; got a {type(name).__name__}.")
+            raise TypeError(f"a name must be a string; got {type(name).__name__}.")
     return names
 
 

@@ -141,10 +141,10 @@ def _check(captions: Sequence[str], present: Sequence[Collection[str]]) -> None:
         # A mapping would yield its ids, and an iterator can only be read once.
         if isinstance(value, Mapping) or not isinstance(value, Sized):
             kind = type(value).__name__
-            raise TypeError(f"{name} must be a list with one entry per image, both in the same order; got a {kind}.")
+            raise TypeError(f"{name} must be a list with one entry per image, both in the same order; got {kind}.")
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
-            raise TypeError(f"caption {number} is of type {type(caption).__name__}; captions are strings.")
+            raise TypeError(f"captions must be strings; got {type(caption).__name__} as caption {number}.")
     if len(captions) != len(present):
         raise CaptionError(
             f"there must be one caption per image, in order; got {len(captions)} captions and the classes of "

@@ -106,7 +106,7 @@ class CaptionModifier:
             ['an oil painting of a dog']
         """
         if not isinstance(style, str):
-            raise TypeError(f"a style must be a string, e.g. 'watercolor'; got a {type(style).__name__}.")
+            raise TypeError(f"a style must be a string, e.g. 'watercolor'; got {type(style).__name__}.")
         if medium and style.lower().split()[-1:] == [medium.lower()]:
             medium = ""
         words = " ".join(f"{style} {medium}".split()).replace("{", "{{").replace("}", "}}")

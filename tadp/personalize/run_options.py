@@ -123,7 +123,7 @@ class SettledOptions(RunOptions):
         options = RunOptions() if options is None else options
         if not isinstance(options, RunOptions):
             kind = type(options).__name__
-            raise TypeError(f"options must be a RunOptions, such as options=RunOptions(steps=100); got a {kind}.")
+            raise TypeError(f"options must be a RunOptions, such as options=RunOptions(steps=100); got {kind}.")
         values: dict[str, Any] = {option.name: getattr(options, option.name) for option in fields(RunOptions)}
         values |= {name: value for name, value in defaults.items() if values[name] is None}
         return cls(**values)

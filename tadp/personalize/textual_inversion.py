@@ -245,7 +245,7 @@ def _embed_with(encoder: TextEncoder, token: str, vectors: nn.Parameter) -> Iter
 def _check_word(token: str, initializer: str, vectors: int) -> None:
     check_token(token)
     if not isinstance(initializer, str):
-        raise TypeError(f"initializer must be a word, such as 'painting'; got a {type(initializer).__name__}.")
+        raise TypeError(f"initializer must be a word, such as 'painting'; got {type(initializer).__name__}.")
     if vectors > 1 and token != token.lower():
         raise ModifierError(
             f"a token with several vectors must be lower case, because diffusers finds only the first vector of "

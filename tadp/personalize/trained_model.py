@@ -96,7 +96,7 @@ def load_diffusion(
     if not isinstance(name, str | Path):
         kind = type(name).__name__
         raise TypeError(
-            f"the model must be a folder or a hub id, because training needs all of its parts; got a {kind}. Pass the "
+            f"the model must be a folder or a hub id, because training needs all of its parts; got {kind}. Pass the "
             "name that it was loaded from."
         )
     hub = hub or HubOptions()

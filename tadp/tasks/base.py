@@ -86,7 +86,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
     @property
     def prompt_classes(self) -> tuple[str, ...]:
-        """The class names in the text, for the three modes that need them."""
+        """The class names in the text, for the prompt modes that are made of class names."""
         return self._text.classes
 
     @property

@@ -87,7 +87,7 @@ def card_record(entries: Mapping[str, Any]) -> dict[str, Any]:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1):
         return float(value)
-    raise TypeError(f"metrics must be numbers by name; {name!r} is a {type(value).__name__}.")
+    raise TypeError(f"metrics must be numbers by name; {name!r} is of type {type(value).__name__}.")
 
 
 def model_card(

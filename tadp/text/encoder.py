@@ -220,12 +220,12 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
         raise TypeError(f"captions must be a string or a list of strings; got {type(captions).__name__}.")
     if isinstance(captions, Mapping):  # iterating over it would yield its keys
         raise TypeError(
-            f"captions must be a list, one caption per image in the same order; got a {type(captions).__name__}."
+            f"captions must be a list, one caption per image in the same order; got {type(captions).__name__}."
         )
     texts = [captions] if isinstance(captions, str) else list(captions)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"caption {number} is of type {type(text).__name__}; captions must be strings.")
+            raise TypeError(f"captions must be strings; got {type(text).__name__} as caption {number}.")
         if not text.isascii() and (half := _SURROGATE.search(text)):
             raise CaptionError(
                 f"caption {number} ({text[:24]!a}) cannot be written as UTF-8, because character {half.start()} is "

@@ -151,7 +151,7 @@ def check_token(token: str) -> None:
         ModifierError: If `token` is empty or contains white space.
     """
     if not isinstance(token, str):
-        raise TypeError(f"a token must be a string, such as '<watercolor>'; got a {type(token).__name__}.")
+        raise TypeError(f"a token must be a string, such as '<watercolor>'; got {type(token).__name__}.")
     if not token or any(letter.isspace() for letter in token):
         raise ModifierError(f"a token must be one word without white space, such as '<watercolor>'; got {token!r}.")
 
@@ -164,7 +164,7 @@ def check_vectors(vectors: Tensor, token: str) -> None:
         ModifierError: If `vectors` is not (N, D) with N at least 1, not floating point, or not finite.
     """
     if not isinstance(vectors, Tensor):
-        raise TypeError(f"the embedding of {token!r} must be a tensor, (D,) or (N, D); got a {type(vectors).__name__}.")
+        raise TypeError(f"the embedding of {token!r} must be a tensor, (D,) or (N, D); got {type(vectors).__name__}.")
     if vectors.ndim != 2 or not vectors.numel() or not vectors.is_floating_point():
         raise ModifierError(
             f"the embedding of {token!r} must be a floating-point tensor, (D,) for one vector or (N, D) for several; "

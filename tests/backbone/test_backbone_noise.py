@@ -391,7 +391,7 @@ def test_what_has_no_meaning_is_refused(no_type_checker, options, message):
         ({"timestep": [5, None]}, r"timestep must be a whole number; got None"),
         ({"noise_samples": True}, r"noise_samples must be a whole number; got True"),
         ({"noise_seed": None}, r"noise_seed must be a whole number; got None"),
-        ({"scheduler": "DDIM"}, r"scheduler must be a diffusers scheduler or its configuration; got a str"),
+        ({"scheduler": "DDIM"}, r"scheduler must be a diffusers scheduler or its configuration; got str"),
     ],
 )
 def test_what_is_no_number_is_refused(no_type_checker, options, message):

@@ -57,7 +57,7 @@ def test_they_check_themselves(no_type_checker):
     options = build_backbone().options
     with pytest.raises(TypeError, match=r"scale_latents must be True or False; got 'no'"):
         options.changed(scale_latents="no")
-    with pytest.raises(TypeError, match=r"default_text must be one string, or None; got a int"):
+    with pytest.raises(TypeError, match=r"default_text must be one string, or None; got int"):
         options.changed(default_text=3)
     with pytest.raises(TypeError, match=r"text_length must be a whole number"):
         options.changed(text_length="77")

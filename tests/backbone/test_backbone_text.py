@@ -146,7 +146,7 @@ def test_captions_of_another_batch_are_refused(backbone):
 
 def test_what_is_no_captioner_is_refused(no_type_checker):
     own = build_backbone()
-    with pytest.raises(TypeError, match=r"a function from images to captions; got a int"):
+    with pytest.raises(TypeError, match=r"a function from images to captions; got int"):
         own.attach_captioner(3)
     own.attach_captioner(lambda batch: ["a dog"])
     with pytest.raises(CaptionError, match=r"the attached captioner gave 1 captions for 2 images"):

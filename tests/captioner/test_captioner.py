@@ -218,7 +218,7 @@ def test_numbers_out_of_range(folders, numbers, message):
 
 
 def test_a_prompt_that_is_no_text_is_refused_before_the_model_is_read(folders, no_type_checker):
-    with pytest.raises(TypeError, match="prompt must be one string for all images; got a list"):
+    with pytest.raises(TypeError, match="prompt must be one string for all images; got list"):
         Captioner.from_pretrained(folders["blip"], prompt=["a", "b"])  # type: ignore
 
 
@@ -533,7 +533,7 @@ def test_an_empty_caption_counts_its_start_and_end(scripted, images, backbone):
     assert (caption.tokens, caption.fits, caption.problem) == (2, True, "empty")
 
 
-# The embedded checkpoint
+# The bundled checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -515,5 +515,5 @@ def test_numbers_out_of_range_are_refused():
 
 
 def test_captions_that_are_none_are_refused(no_type_checker):
-    with pytest.raises(TypeError, match=r"caption 0 is of type int; captions must be strings"):
+    with pytest.raises(TypeError, match=r"captions must be strings; got int as caption 0"):
         cleaner("http://127.0.0.1:9").clean([5])

@@ -237,7 +237,7 @@ def test_show_takes_a_captioner(photos, blip):
 
 def test_info_tells_levels_parts_and_numbers(photos):
     text = tadp_run("info").output
-    for row in (r"0 +8 +32 +yes +up_blocks\.3\.attentions\.1", r"1 +16 +64 \+ 77 +joined", r"3 +64 +128 +no"):
+    for row in (r"0 +8 +32 +yes +up_blocks\.3\.attentions\.1", r"1 +16 +64 \+ 77 +attached", r"3 +64 +128 +no"):
         assert re.search(row, text), row
     for line in ("Scaling factor", "Text length     77 tokens", "Timestep        0"):
         assert line in text

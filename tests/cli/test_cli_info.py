@@ -11,5 +11,5 @@ def test_channels_pooled_by_name_are_counted_and_named(tmp_path):
         for table in model_tables(str(tmp_path)):
             console.print(table)
     lines = [" ".join(line.split()) for line in captured.get().splitlines()]
-    assert "1 16 16 + 2 joined" in "\n".join(lines)
+    assert "1 16 16 + 2 attached" in "\n".join(lines)
     assert "Attention by name dog, red cat" in lines

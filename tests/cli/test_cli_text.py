@@ -53,13 +53,13 @@ def test_each_mode_says_its_words_and_counts_their_tokens(workplace):
 def test_the_oracle_says_what_precision_and_recall_it_came_to(workplace):
     classes = ",".join(f"class {number}" for number in range(23))
     arguments = ("prompt", "oracle", "--classes", classes, "--present", classes)
-    assert "realised: recall 0.261, requested 0.25; precision 1.000, requested 1" in plain(
+    assert "recall is 0.261, requested 0.25; precision is 1.000, requested 1" in plain(
         tadp_run(*arguments, "--recall", 0.25).output
     )
     single = ("prompt", "oracle", "--classes", "dog", "--present", "dog")
     output = plain(tadp_run(*single, "--precision", 0.5, "--recall", 0.5).output)
     assert "(empty prompt)" in output
-    assert "realised: recall 0.000, requested 0.5; precision undefined, no class is named, requested 0.5" in output
+    assert "recall is 0.000, requested 0.5; precision is undefined because no class is named, requested 0.5" in output
     assert "One image has only a few whole names" in output
     assert "One image has only a few whole names" not in plain(tadp_run(*single).output)
 

@@ -271,9 +271,9 @@ def test_a_table_is_read_from_its_own_json():
         (
             [0.5, 0.6],
             TypeError,
-            r"row 'null', column 'x' must be given by seed, such as \{0: 0.50, 1: 0.54\}; got a list",
+            r"row 'null', column 'x' must be given by seed, such as \{0: 0.50, 1: 0.54\}; got list",
         ),
-        (0.5, TypeError, r"got a float"),
+        (0.5, TypeError, r"got float"),
         ({"first": 0.5}, ValueError, r"a seed must be a whole number; got 'first'"),
         ({0: 0.5, 1: math.nan}, ValueError, r"the figure of seed 1 is nan. Leave it out"),
     ],

@@ -156,10 +156,10 @@ def test_a_missing_caption_is_named_at_once_with_the_table_and_what_its_ids_look
 
 
 def test_captions_that_are_none_are_refused(voc, no_type_checker):
-    with pytest.raises(TypeError, match=r"got a str. To read a file, use CaptionTable.open\(path\)"):
+    with pytest.raises(TypeError, match=r"got str. To read a file, use CaptionTable.open\(path\)"):
         PascalVOC(voc, split="val", captions="captions.json")
     with pytest.raises(
-        CaptionError, match=r"a caption must be a string; the caption of '2007_000033' is a dict. To read the"
+        CaptionError, match=r"a caption must be a string; the caption of '2007_000033' is of type dict. To read the"
     ):
         PascalVOC(voc, split="val", captions={name: {"captions": ["a plane"]} for name in VAL})
 

@@ -153,7 +153,7 @@ def test_a_configuration_is_that_of_the_file(tmp_path):
 
 
 def test_what_is_no_scheduler_is_refused(tmp_path, no_type_checker):
-    with pytest.raises(TypeError, match=r"scheduler must be a diffusers scheduler or its configuration; got a str"):
+    with pytest.raises(TypeError, match=r"scheduler must be a diffusers scheduler or its configuration; got str"):
         scheduler_config("DDIM")
     (tmp_path / "scheduler").mkdir()
     (tmp_path / SCHEDULER).write_text("{")

@@ -207,7 +207,7 @@ def test_one_text_is_shared_and_texts_of_another_batch_or_shape_are_refused(any_
 
 def test_captions_are_encoded_before_a_file_takes_them(no_type_checker, any_size):
     for text, kind in (("a dog", "str"), (["a dog"], "list"), (embeddings(1, 77), "Tensor")):
-        with pytest.raises(TypeError, match=rf"text must be a Conditioning, .* got a {kind}\. Encode captions with"):
+        with pytest.raises(TypeError, match=rf"text must be a Conditioning, .* got {kind}\. Encode captions with"):
             OnnxBackbone(any_size[1])(images(1, 64, 64), text)
 
 

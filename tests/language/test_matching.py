@@ -192,9 +192,9 @@ def test_what_is_no_list_of_strings_is_refused(no_type_checker):
         checked_names(None)
     with pytest.raises(TypeError, match=r"names must be a list of strings; got the string 'pup'"):
         mentions("a dog", ["dog"], synonyms={"dog": "pup"})
-    with pytest.raises(TypeError, match=r"a name must be a string; got a int"):
+    with pytest.raises(TypeError, match=r"a name must be a string; got int"):
         mentions("a dog", ["dog", 3])  # type: ignore
-    with pytest.raises(TypeError, match=r"a caption must be a string; got a NoneType"):
+    with pytest.raises(TypeError, match=r"a caption must be a string; got NoneType"):
         mentions(None, ["dog"])  # type: ignore
 
 

@@ -85,8 +85,8 @@ def test_captions_of_no_and_of_four_hundred_words():
 @pytest.mark.parametrize(
     ("captions", "present", "error", "message"),
     [
-        (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type int; captions are strings"),
-        (["a dog", None], [{"dog"}, {"dog"}], TypeError, "caption 1 is of type NoneType; captions are strings"),
+        (["a dog", 3], [{"dog"}, {"dog"}], TypeError, "captions must be strings; got int as caption 1"),
+        (["a dog", None], [{"dog"}, {"dog"}], TypeError, "captions must be strings; got NoneType as caption 1"),
         ("a dog", [{"dog"}], TypeError, "captions must be a list of strings.*Pass .caption."),
         (
             ["a dog"],
@@ -101,8 +101,8 @@ def test_captions_of_no_and_of_four_hundred_words():
             "there must be one caption per image.*; got 1 captions and the classes of 2 images",
         ),
         (["a dog", "a cat"], [{"dog"}], CaptionError, "got 2 captions and the classes of 1 images"),
-        (None, [{"dog"}], TypeError, "captions must be a list with one entry per image, .*; got a NoneType"),
-        (["a dog"], {"1": {"dog"}}, TypeError, "present must be a list with one entry per image, .*; got a dict"),
+        (None, [{"dog"}], TypeError, "captions must be a list with one entry per image, .*; got NoneType"),
+        (["a dog"], {"1": {"dog"}}, TypeError, "present must be a list with one entry per image, .*; got dict"),
         (
             iter(["a dog"]),
             [{"dog"}],

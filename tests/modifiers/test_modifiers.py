@@ -172,7 +172,7 @@ def test_a_template_that_is_no_string_is_refused(no_type_checker):
 
 
 def test_a_style_that_is_no_string_is_refused(no_type_checker):
-    with pytest.raises(TypeError, match=r"a style must be a string, e.g. 'watercolor'; got a int"):
+    with pytest.raises(TypeError, match=r"a style must be a string, e.g. 'watercolor'; got int"):
         CaptionModifier.style(3)  # pyright: ignore[reportArgumentType]
 
 
@@ -483,7 +483,7 @@ def test_what_cannot_be_learned_is_refused(no_type_checker):
         CaptionModifier(token="<toy>", embedding=vectors(1)[None])
     with pytest.raises(ModifierError, match=r"not finite"):
         CaptionModifier(token="<toy>", embedding=vectors() / 0)
-    with pytest.raises(TypeError, match=r"must be a tensor, \(D,\) or \(N, D\); got a list"):
+    with pytest.raises(TypeError, match=r"must be a tensor, \(D,\) or \(N, D\); got list"):
         CaptionModifier(token="<toy>", embedding=[1.0])  # pyright: ignore[reportArgumentType]
 
 

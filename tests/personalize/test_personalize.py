@@ -378,7 +378,7 @@ def test_a_wrong_argument_is_refused_before_training(options, error, match, sour
         ({"seed": None}, r"seed must be a whole number.*got None"),
         ({"side_px": 64.0}, r"side_px must be a whole number.*got 64.0"),
         ({"lr": "1e-3"}, r"lr must be a number; got '1e-3' \(str\)"),
-        ({"initializer": None}, r"initializer must be a word, such as 'painting'; got a NoneType"),
+        ({"initializer": None}, r"initializer must be a word, such as 'painting'; got NoneType"),
     ],
 )
 def test_what_is_of_a_wrong_kind_is_refused_before_training(options, match, source, monkeypatch, no_type_checker):

@@ -76,7 +76,7 @@ def test_a_method_repeats_no_option(method):
 
 def test_something_else_than_options_is_refused(source, no_type_checker):
     with pytest.raises(
-        TypeError, match=r"options must be a RunOptions, such as options=RunOptions\(steps=100\); got a dict"
+        TypeError, match=r"options must be a RunOptions, such as options=RunOptions\(steps=100\); got dict"
     ):
         dreambooth(source, pictures(1), options={"steps": 2})
 

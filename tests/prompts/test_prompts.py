@@ -148,7 +148,7 @@ def test_nouns_stand_once_in_their_order():
 
 
 def test_nouns_say_what_is_no_caption(no_type_checker):
-    with pytest.raises(TypeError, match=r"caption 1 is of type NoneType; captions must be strings"):
+    with pytest.raises(TypeError, match=r"captions must be strings; got NoneType as caption 1"):
         nouns(["a dog", None])  # type: ignore
 
 

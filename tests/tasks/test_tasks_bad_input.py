@@ -69,9 +69,9 @@ def test_figures_of_numpy_and_torch_are_kept(number, tmp_path):
             ValueError,
             r"a model card has the entries data, license, notes and metrics; got 'licence'",
         ),
-        ({"metrics": {"mIoU": "0.5"}}, TypeError, r"metrics must be numbers by name; 'mIoU' is a str"),
+        ({"metrics": {"mIoU": "0.5"}}, TypeError, r"metrics must be numbers by name; 'mIoU' is of type str"),
         ({"metrics": 0.5}, TypeError, r"metrics must be numbers by name, such as .*; got float"),
-        ({"metrics": {"IoU": {"dog": 0.5}}}, TypeError, r"metrics must be numbers by name; 'IoU' is a dict"),
+        ({"metrics": {"IoU": {"dog": 0.5}}}, TypeError, r"metrics must be numbers by name; 'IoU' is of type dict"),
         ({"data": 3}, TypeError, r"data of a model card must be a string; got int"),
     ],
 )

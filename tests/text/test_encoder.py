@@ -217,12 +217,12 @@ def test_a_tokenizer_that_does_not_know_its_limit_takes_the_models():
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        (["a dog", None], r"caption 1 is of type NoneType; captions must be strings"),
-        ([b"dog"], r"caption 0 is of type bytes; captions must be strings"),
-        (["a dog", ["a cat"]], r"caption 1 is of type list; captions must be strings"),
+        (["a dog", None], r"captions must be strings; got NoneType as caption 1"),
+        ([b"dog"], r"captions must be strings; got bytes as caption 0"),
+        (["a dog", ["a cat"]], r"captions must be strings; got list as caption 1"),
         (5, r"captions must be a string or a list of strings; got int"),
         (None, r"got NoneType"),
-        ({"a": "a dog"}, r"captions must be a list, one caption per image in the same order; got a dict"),
+        ({"a": "a dog"}, r"captions must be a list, one caption per image in the same order; got dict"),
         (b"a dog", r"captions must be a string or a list of strings; got bytes"),
         (
             torch.zeros(1, 77, 8),

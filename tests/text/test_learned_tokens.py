@@ -216,9 +216,9 @@ def test_vectors_that_are_none_are_refused(no_type_checker, encoder):
             add_token(encoder, "<toy>", wrong)
     with pytest.raises(ModifierError, match=r"not finite"):
         add_token(encoder, "<toy>", torch.full((1, WIDTH), float("nan")))
-    with pytest.raises(TypeError, match=r"must be a tensor, \(D,\) or \(N, D\); got a list"):
+    with pytest.raises(TypeError, match=r"must be a tensor, \(D,\) or \(N, D\); got list"):
         add_token(encoder, "<toy>", [0.0])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match=r"a token must be a string, such as '<watercolor>'; got a int"):
+    with pytest.raises(TypeError, match=r"a token must be a string, such as '<watercolor>'; got int"):
         add_token(encoder, 5, vectors(1))  # pyright: ignore[reportArgumentType]
 
 

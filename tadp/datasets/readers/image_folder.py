@@ -149,7 +149,7 @@ def check_image_captions(captions: Captions, image_ids: list[str], name: str) ->
     """
     if not isinstance(captions, Mapping):
         raise TypeError(
-            "captions must be a CaptionTable, or a mapping from image id to caption; got a "
+            "captions must be a CaptionTable, or a mapping from image id to caption; got "
             f"{type(captions).__name__}. To read a file, use CaptionTable.open(path)."
         )
     if isinstance(captions, CaptionTable):
@@ -178,7 +178,7 @@ def caption_of(captions: Captions, image_id: str) -> str:
     caption = captions[image_id]
     if not isinstance(caption, str):
         raise CaptionError(
-            f"a caption must be a string; the caption of {image_id!r} is a {type(caption).__name__}. To read the "
+            f"a caption must be a string; the caption of {image_id!r} is of type {type(caption).__name__}. To read the "
             "authors' caption files, use CaptionTable.from_json(path)."
         )
     return caption
