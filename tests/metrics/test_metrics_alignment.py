@@ -107,7 +107,7 @@ def test_captions_of_no_and_of_four_hundred_words():
             iter(["a dog"]),
             [{"dog"}],
             TypeError,
-            "captions must be a list with one entry per image, .*; got a list_iterator",
+            "captions must be a list with one entry per image, .*; got list_iterator",
         ),
         (["a dog"], [None], TypeError, "a list of classes for each image, .. for none; image 0 has None"),
         ([], [], CaptionError, "no captions, so there is nothing to measure"),
