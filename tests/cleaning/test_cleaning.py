@@ -210,9 +210,9 @@ def test_an_unknown_domain_is_refused_with_those_there_are():
 def test_captions_that_are_none_are_refused(no_type_checker):
     cleaner = RuleCleaner("comic")
     for wrong, message in (
-        (["a", None], r"caption 1 is of type NoneType"),
+        (["a", None], r"got NoneType as caption 1"),
         (5, r"got int"),
-        ([b"a"], r"caption 0 is of type bytes"),
+        ([b"a"], r"got bytes as caption 0"),
     ):
         with pytest.raises(TypeError, match=message):
             cleaner(wrong)

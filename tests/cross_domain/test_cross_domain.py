@@ -286,7 +286,7 @@ def test_figures_that_are_none_are_refused(seeds, error, match, no_type_checker)
 @pytest.mark.parametrize("captions", [["a dog"], "captions.json"])
 def test_captions_of_a_target_go_by_id(captions, no_type_checker):
     with pytest.raises(
-        TypeError, match=r"captions must be given by image id.*got a (list|str). Open a caption file with CaptionTable"
+        TypeError, match=r"captions must be given by image id.*got (list|str). Open a caption file with CaptionTable"
     ):
         Protocol().target(COMICS, captions=captions)
 

@@ -141,7 +141,7 @@ def test_no_captions_give_none_and_any_sequence_is_taken():
 
 
 def test_captions_that_are_none_are_refused(no_type_checker):
-    for wrong, message in ((["a", None], r"caption 1 is of type NoneType"), (5, r"got int"), (None, r"got NoneType")):
+    for wrong, message in ((["a", None], r"got NoneType as caption 1"), (5, r"got int"), (None, r"got NoneType")):
         with pytest.raises(TypeError, match=message):
             CaptionModifier.style("watercolor")(wrong)
 
