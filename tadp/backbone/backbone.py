@@ -336,9 +336,9 @@ class TADPBackbone(FeatureModel):
             progress: Whether to show a progress bar.
 
         Returns:
-            Features with the shapes of a single pass: the map of level k is (1, channels[k], ceil(H / reduction[k]),
-            ceil(W / reduction[k])). If each tile has its own text, `attention` is None, but pooled attention is still
-            attached to the maps.
+            Features with the shapes of a single pass, where the map of level k is (1, channels[k],
+            ceil(H / reduction[k]), ceil(W / reduction[k])). If each tile has its own text, `attention` is None, but
+            pooled attention is still attached to the maps.
 
         Raises:
             CaptionError, ImageError: If the number of texts is neither one nor that of the tiles, or the image cannot

@@ -353,7 +353,7 @@ def _without_echo(ids: Tensor, prompt: Tensor) -> Tensor:
         prompt: Token ids of the prompt, (B, P).
 
     Returns:
-        The token ids of the captions: (B, L - P), (B, L - P + 1), or `ids` itself if the prompt is not repeated.
+        The token ids of the captions, (B, L - P) or (B, L - P + 1), or `ids` itself if the prompt is not repeated.
     """
     for length in (prompt.shape[1], prompt.shape[1] - 1):
         # The first token is not compared: BLIP replaces it with its own start token.

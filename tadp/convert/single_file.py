@@ -83,7 +83,7 @@ def from_single_file(
         UnknownModelError: If there is no such tokenizer.
 
     Source:
-        The original code's layout (LDM): `model.diffusion_model`, `first_stage_model`, `cond_stage_model`.
+        The layout of the original code, LDM, with `model.diffusion_model`, `first_stage_model` and `cond_stage_model`.
     """
     path = Path(path).expanduser()
     state, _ = state_of(read_pickle(path), path)

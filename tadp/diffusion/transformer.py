@@ -96,9 +96,9 @@ def joint_pass(
         is_checkpointed: Whether to use gradient checkpointing, which runs each block again in the backward pass.
 
     Returns:
-        The maps, finest first: the outputs of the blocks, enlarged bilinearly for stride 8 and averaged for stride 32.
-        And for each recorded level, the attention of its block from image to text, averaged over heads, (B, L, h, w),
-        resampled in the same way. The values of a cell sum to the share of attention that it gives to the text, at
+        The maps, finest first, which are outputs of blocks, enlarged bilinearly for stride 8 and averaged for stride
+        32. And for each recorded level, the attention of its block from image to text, averaged over heads, (B, L, h,
+        w), resampled in the same way. The values of a cell sum to the share of attention that it gives to the text, at
         most 1.
     """
     recorder = AttentionRecorder(record_levels)

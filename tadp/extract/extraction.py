@@ -98,7 +98,7 @@ def extract_images(
         overwrite: Whether to replace results of other images or from other settings.
 
     Yields:
-        One outcome per image: first the images that were done before, then the others in their order.
+        One outcome per image, first for the images that were done before, then for the others in their order.
 
     Raises:
         ImageError: If one of the paths leads to no image. An image that cannot be read raises no error; its outcome is

@@ -153,8 +153,8 @@ class DetectionHead(nn.Module):
                 `features.image_size`; for a list of maps, the size of the finest map times its stride.
 
         Returns:
-            With targets, four scalar losses: "objectness" and "proposal_regression" of the first stage, and
-            "classification" and "box_regression" of the second stage. Train on their sum. Without targets, one
+            With targets, a dictionary of four scalar losses, "objectness" and "proposal_regression" of the first stage,
+            and "classification" and "box_regression" of the second stage. Train on their sum. Without targets, one
             `Detections` per image, with the highest score first.
 
         Raises:

@@ -156,7 +156,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """List the image files that files, folders and glob patterns stand for.
 
     A file is listed whatever its suffix. A folder stands for all images in it and its subfolders. There, images are
-    recognised by their suffix (one of `tadp.images.reading.SUFFIXES`, in lower or upper case), and hidden files and
+    recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case), and hidden files and
     folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the images and folders that it matches.
 
     Args:

@@ -49,8 +49,9 @@ class DetectionBackbone(nn.Module):
             model: The kind of detector: "faster_rcnn", "mask_rcnn" or "retinanet".
 
         Returns:
-            Arguments of torchvision's `FasterRCNN`, `MaskRCNN` or `RetinaNet`: mean 0 and standard deviation 1, sizes
-            divisible by the coarsest level's stride, anchors of four cells, and poolers with the names of the maps.
+            Arguments of torchvision's `FasterRCNN`, `MaskRCNN` or `RetinaNet`. They set mean 0 and standard deviation
+            1, sizes divisible by the coarsest level's stride, anchors of four cells, and poolers with the names of the
+            maps.
 
         Raises:
             ValueError: If `model` is not one of these three.

@@ -50,7 +50,7 @@ def judge(
         ious: The T minimum overlaps to judge by. Each gives its own column of the result.
 
     Returns:
-        The judgement of each detection at each minimum overlap, (N, T): RIGHT, WRONG or LEFT_OUT.
+        RIGHT, WRONG or LEFT_OUT for each detection at each minimum overlap, (N, T).
     """
     verdicts = np.full((len(scores), len(ious)), WRONG, np.int8)
     if overlap.shape[1] == 0:

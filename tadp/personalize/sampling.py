@@ -131,7 +131,7 @@ def draw(
         batch_size: Number of images per forward pass.
 
     Returns:
-        The images: all images of the first prompt, then all of the next, and so on.
+        All images of the first prompt, then all images of the next, and so on.
 
     Raises:
         MissingFileError: If the model's VAE has no decoder.

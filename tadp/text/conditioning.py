@@ -180,7 +180,7 @@ class TextAdapter(nn.Module):
         width: D, the width of a token's embedding.
 
     Source:
-        VPD's text adapter: text + gate · MLP(text).
+        VPD's text adapter, text + gate · MLP(text).
     """
 
     def __init__(self, width: int):

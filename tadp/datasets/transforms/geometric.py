@@ -78,8 +78,8 @@ class RandomResize:
         ValueError: If the range is empty or contains 0, a size is below 1, or `longest` is set without a size.
 
     Source:
-        TADP's ade20k_vpd.py: `RandomResize((0.5, 2.0), size=512, longest=2048)`. For Pascal VOC, TADP's code draws from
-        0.5 to 2 times the image's own size.
+        TADP's ade20k_vpd.py, which has `RandomResize((0.5, 2.0), size=512, longest=2048)`. For Pascal VOC, TADP's code
+        draws from 0.5 to 2 times the image's own size.
     """
 
     ratio: tuple[float, float] = (0.5, 2.0)

@@ -47,9 +47,10 @@ def load_parts(
         load_t5: Whether to load T5, the third text encoder of Stable Diffusion 3, if the folder has it.
 
     Returns:
-        Three dictionaries. The parts: U-Net, VAE, text encoder, tokenizer and scheduler, as arguments of
-        `TADPBackbone`. The backbone's options that were saved in the folder, empty if there are none. And samples of
-        the weights of those of "unet", "vae" and "text_encoder" that were loaded from the folder.
+        Three dictionaries. The first has the parts, which are U-Net, VAE, text encoder, tokenizer and scheduler, as
+        arguments of `TADPBackbone`. The second has the backbone's options that were saved in the folder, and is empty
+        if there are none. The third has samples of the weights of those of "unet", "vae" and "text_encoder" that were
+        loaded from the folder.
 
     Raises:
         ModelError: If a part is missing, is of an unknown kind, or does not fit its config.
