@@ -57,7 +57,9 @@ def fit(
     total, per_epoch = schedule.total_steps(len(data)), schedule.steps_per_epoch(len(data))
     if options.gradient_checkpointing:
         model.backbone.enable_gradient_checkpointing()
-    groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
+    groups = model.parameter_groups(
+        schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay, groups=schedule.groups
+    )
     plain = torch.optim.AdamW(groups, lr=schedule.lr)
     rates = torch.optim.lr_scheduler.LambdaLR(plain, lambda step: schedule.lr_factor(step, total_steps=total))
     wrapped, optimizer = accelerator.prepare(_synchronised(model, accelerator), plain)

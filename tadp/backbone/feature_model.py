@@ -22,7 +22,7 @@ from tadp.features import AttentionMaps, FeatureInfo, Features
 from tadp.images.reading import crop_to_cells
 from tadp.text.conditioning import Conditioning, TextAdapter
 from tadp.text.stack import AnyText, text_encoder_of
-from tadp.training.schedules import decay_groups
+from tadp.training.schedules import Groups, decay_groups, is_unet_norm
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -307,21 +307,24 @@ class FeatureModel(nn.Module):
         return self
 
     def parameter_groups(
-        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
+        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3, groups: Groups = "matrices"
     ) -> list[dict[str, Any]]:
-        """Return the trainable parameters as groups for an optimiser, without weight decay on norms and biases.
+        """Return the trainable parameters as groups for an optimiser.
 
         Args:
             lr: Learning rate of the text adapter, if there is one.
             unet_scale: Learning rate of the U-Net as a fraction of `lr`. The default, 0.1, is that of the paper's
                 segmentation code.
-            weight_decay: Weight decay of matrices and kernels. The default, 5e-3, is that of the paper's segmentation
-                code.
+            weight_decay: Weight decay. The default, 5e-3, is that of the paper's segmentation code.
+            groups: Which parameters have weight decay: "matrices", which leaves out norms and biases, or "released",
+                the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
         """
-        groups = decay_groups(self.unet, lr=lr * unet_scale, weight_decay=weight_decay)
+        found = decay_groups(
+            self.unet, lr=lr, weight_decay=weight_decay, groups=groups, scale=unet_scale, is_norm=is_unet_norm
+        )
         if self.text_adapter is not None:
-            groups += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay)
-        return groups
+            found += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay, groups=groups)
+        return found
 
     def _check_parts(self) -> None:
         """Refuse a VAE or a text encoder whose output the denoiser cannot take, with a ModelError."""

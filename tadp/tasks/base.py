@@ -26,7 +26,7 @@ from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
 from tadp.tasks.model_text import ModelText, PromptMode
 from tadp.tasks.task_files import find_task, load_backbone, load_text, load_weights, read_config, save_task
 from tadp.text.conditioning import Conditioning
-from tadp.training.schedules import decay_groups
+from tadp.training.schedules import Groups, decay_groups
 
 Model = TypeVar("Model", bound="TaskModel")
 
@@ -210,21 +210,23 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         return replace(features, maps=tuple(feature_map.to(dtype) for feature_map in features.maps))
 
     def parameter_groups(
-        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3
+        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3, groups: Groups = "matrices"
     ) -> list[dict[str, Any]]:
-        """Return the trainable parameters as groups for an optimizer. Norms and biases have no weight decay.
+        """Return the trainable parameters as groups for an optimizer.
 
         Args:
             lr: Learning rate of the head.
             unet_scale: Learning rate of the U-Net as a fraction of `lr`.
-            weight_decay: Weight decay of all parameters except norms and biases.
+            weight_decay: Weight decay of the parameters that have one by `groups`.
+            groups: Which parameters have weight decay: "matrices", which leaves out norms and biases, or "released",
+                the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
 
         Source:
             The paper's released segmentation code uses 8e-5, 0.1 and 5e-3. Its depth code uses `unet_scale` 0.01.
         """
         return [
-            *decay_groups(self.head, lr=lr, weight_decay=weight_decay),
-            *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay),
+            *decay_groups(self.head, lr=lr, weight_decay=weight_decay, groups=groups),
+            *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay, groups=groups),
         ]
 
     @contextmanager

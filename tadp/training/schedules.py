@@ -1,7 +1,9 @@
 """Learning-rate schedules, the paper's settings by name, and parameter groups for an optimiser.
 
     schedule = get_schedule("ade20k-8k")
-    groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
+    groups = model.parameter_groups(
+        schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay, groups=schedule.groups
+    )
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr)
     steps = schedule.total_steps(len(data))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.lr_factor(step, total_steps=steps))
@@ -10,7 +12,7 @@ The numbers come from the paper's released code, and `source` names the file. Wh
 its settings say, the schedule here does what the code does, and `note` explains the difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -20,6 +22,7 @@ from torch import nn
 from tadp.files.checks import check_choice
 
 Shape = Literal["poly", "rise_and_fall", "constant"]
+Groups = Literal["matrices", "released"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,10 @@ class Schedule:
         batch: Number of images per step, summed over all processes and accumulated batches.
         lr: Highest learning rate of the head.
         unet_scale: Learning rate of the U-Net, as a fraction of that of the head.
-        weight_decay: AdamW's weight decay for matrices and kernels.
+        weight_decay: AdamW's weight decay for the parameters that have one by `groups`.
+        groups: Which parameters have weight decay. "matrices": matrices and kernels, but no norms and biases; the whole
+            U-Net trains at `unet_scale`. "released": all but the norms of the U-Net's attention blocks, and these train
+            at the head's learning rate, as the paper's segmentation and detection code does in effect.
         shape: How the learning rate changes during the run, where progress goes from 0 to 1. "poly" falls as
             (1 - progress)^power. "rise_and_fall" rises as progress^power for half of the epochs, rounded down, and then
             falls as 1 - progress^power for as many; if an epoch is left over, the rate stays at the minimum in it.
@@ -62,6 +68,7 @@ class Schedule:
     lr: float
     unet_scale: float = 0.1
     weight_decay: float = 5e-3
+    groups: Groups = "matrices"
     shape: Shape = "poly"
     power: float = 1.0
     min_lr: float = 0.0
@@ -74,6 +81,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"set either steps or epochs; got {self.steps} and {self.epochs}.")
+        check_choice(self.groups, get_args(Groups), name="groups")
         check_choice(self.shape, get_args(Shape), name="shape")
         length = self.steps if self.epochs is None else self.epochs
         for name, value in (("steps or epochs", length), ("batch", self.batch)):
@@ -155,15 +163,43 @@ _NYU_NOTE = (
 )
 _SCALE_NOTE = (
     "The code sets 'lr_scale' to 0.01 for the U-Net, but neither AdamW nor the training loop reads that key. So the "
-    "U-Net trains at the full rate, as here."
+    "U-Net trains at the full rate, as here. Norms are found by name, so biases and norms of resnets have weight decay."
+)
+_NAMES_NOTE = (
+    "The code's optimizer goes by names, and its key 'norm' comes before 'unet'. So the norms in the U-Net's attention "
+    "blocks train at the full rate, and biases have weight decay, as here."
 )
 _CITYSCAPES = "TADP/mm_configs/fpn_vpd_sd1-5_citscapes_to_nighttime_512x512_gpu8x2_80k.py"
 
 SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
     {
-        "ade20k-4k": Schedule(steps=4_000, batch=16, lr=1.6e-4, warmup_steps=75, source=_ADE20K.format("fast_4k")),
-        "ade20k-8k": Schedule(steps=8_000, batch=16, lr=1.6e-4, warmup_steps=150, source=_ADE20K.format("fast_8k")),
-        "ade20k-80k": Schedule(steps=80_000, batch=16, lr=8e-5, warmup_steps=1_500, source=_ADE20K.format("full")),
+        "ade20k-4k": Schedule(
+            steps=4_000,
+            batch=16,
+            lr=1.6e-4,
+            warmup_steps=75,
+            groups="released",
+            note=_NAMES_NOTE,
+            source=_ADE20K.format("fast_4k"),
+        ),
+        "ade20k-8k": Schedule(
+            steps=8_000,
+            batch=16,
+            lr=1.6e-4,
+            warmup_steps=150,
+            groups="released",
+            note=_NAMES_NOTE,
+            source=_ADE20K.format("fast_8k"),
+        ),
+        "ade20k-80k": Schedule(
+            steps=80_000,
+            batch=16,
+            lr=8e-5,
+            warmup_steps=1_500,
+            groups="released",
+            note=_NAMES_NOTE,
+            source=_ADE20K.format("full"),
+        ),
         "nyu-1-epoch": Schedule(
             epochs=1,
             batch=24,
@@ -188,6 +224,7 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             note=_NYU_NOTE,
         ),
         "pascal-15-epochs": Schedule(
+            groups="released",
             epochs=15,
             batch=8,
             lr=1e-5,
@@ -199,23 +236,27 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             "curve spans the run.",
         ),
         "cityscapes-40k": Schedule(
+            groups="released",
             steps=40_000,
             batch=8,
             lr=8e-5,
             weight_decay=1e-3,
             warmup_steps=1_500,
             source=_CITYSCAPES,
-            note="The file for Dark Zurich in the same folder has one image per step.",
+            note=f"{_NAMES_NOTE} The file for Dark Zurich in the same folder has one image per step.",
         ),
         "cityscapes-80k": Schedule(
+            groups="released",
             steps=80_000,
             batch=8,
             lr=8e-5,
             weight_decay=1e-3,
             warmup_steps=1_500,
             source=f"{_CITYSCAPES}; its base, schedule_80k.py, for the steps",
+            note=_NAMES_NOTE,
         ),
         "voc-detection-10-epochs": Schedule(
+            groups="released",
             epochs=10,
             batch=2,
             lr=1e-5,
@@ -249,19 +290,52 @@ def get_schedule(name: str) -> Schedule:
     return SCHEDULES[name]
 
 
-def decay_groups(module: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Return a module's parameters in two groups: matrices and kernels with weight decay, norms and biases without it.
+def decay_groups(
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    groups: Groups = "matrices",
+    scale: float = 1.0,
+    is_norm: Callable[[str], bool] = lambda name: False,
+) -> list[dict[str, Any]]:
+    """Return the parameter groups of a module, by one of the rules of `Schedule.groups`.
 
     Args:
         module: The module whose parameters are grouped. Parameters that require no gradient are left out, and so are
             empty groups.
-        lr: Learning rate of both groups.
-        weight_decay: Weight decay of matrices and kernels.
+        lr: Learning rate of the head.
+        weight_decay: Weight decay of the parameters that have one.
+        groups: Rule for the groups, as in `Schedule`.
+        scale: Learning rate of this module, as a fraction of `lr`.
+        is_norm: Whether a parameter of this name is a norm in the released code. Only "released" uses it.
+
+    Raises:
+        OptionError: If there is no such rule.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = []
-    for decay, is_decayed in ((weight_decay, True), (0.0, False)):
-        params = [parameter for parameter in trained if (parameter.ndim > 1) == is_decayed]
-        if params:
-            groups.append({"params": params, "lr": lr, "weight_decay": decay})
-    return groups
+    check_choice(groups, get_args(Groups), name="groups")
+    settings = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if groups == "released":
+            setting = (lr, 0.0) if is_norm(name) else (lr * scale, weight_decay)
+        else:
+            setting = (lr * scale, weight_decay if parameter.ndim > 1 else 0.0)
+        settings.setdefault(setting, []).append(parameter)
+    # Groups with decay first, so that their order does not depend on the order of the parameters.
+    ordered = sorted(settings.items(), key=lambda group: group[0][1], reverse=True)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in ordered]
+
+
+def is_unet_norm(name: str) -> bool:
+    """Whether the released code's optimizer takes a parameter of a diffusers U-Net for a norm.
+
+    It looks for "norm" in the names of the original U-Net. There, the group norms of resnets are called `in_layers.0`
+    and `out_layers.0`, and the last one `out.0`, so these count as kernels.
+
+    Example:
+        >>> is_unet_norm("mid_block.attentions.0.norm.weight"), is_unet_norm("mid_block.resnets.0.norm1.weight")
+        (True, False)
+    """
+    return "norm" in name and "resnets." not in name and not name.startswith("conv_norm_out.")

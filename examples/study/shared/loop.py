@@ -32,7 +32,9 @@ def fit(
         The seconds it took; for a trial, an estimate of the seconds that the whole training would take.
     """
     total = schedule.total_steps(count)
-    groups = model.parameter_groups(schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay)
+    groups = model.parameter_groups(
+        schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay, groups=schedule.groups
+    )
     if only_head:
         groups = [{"params": list(model.head.parameters()), "weight_decay": schedule.weight_decay}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr)

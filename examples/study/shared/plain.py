@@ -8,7 +8,7 @@ from tadp.features import FeatureInfo, Features
 from tadp.heads import SegmentationHead
 from tadp.tasks import SegmentationOutput
 from tadp.training import losses
-from tadp.training.schedules import decay_groups
+from tadp.training.schedules import Groups, decay_groups
 
 WIDTHS, BLOCKS = (32, 64, 96, 192, 224, 320), 1  # at strides 2 to 64; 4.8 M parameters, like tadp-tiny's U-Net
 
@@ -66,6 +66,8 @@ class PlainSegmentation(nn.Module):
         logits = self.head(features)
         return SegmentationOutput(logits, None if masks is None else losses.cross_entropy(logits, masks))
 
-    def parameter_groups(self, lr: float, *, unet_scale: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr: float, *, unet_scale: float, weight_decay: float, groups: Groups
+    ) -> list[dict[str, Any]]:
         """All parameters at the head's learning rate, because none of them is pre-trained."""
-        return decay_groups(self, lr=lr, weight_decay=weight_decay)
+        return decay_groups(self, lr=lr, weight_decay=weight_decay, groups=groups)
