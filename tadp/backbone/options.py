@@ -19,8 +19,8 @@ _SEEDS = 2**63
 class BackboneOptions:
     """The options of a `TADPBackbone`.
 
-    Lists become tuples, and levels are sorted without duplicates. What depends on the model, such as which levels have
-    attention, is checked when a backbone is built.
+    Lists become tuples, and levels are sorted without duplicates. Rules that depend on the model, such as which levels
+    have attention, are checked when a backbone is built.
 
     Attributes:
         timestep: Diffusion timestep at which features are read, 0 to 999, or several timesteps. The paper's text says

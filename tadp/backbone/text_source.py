@@ -139,7 +139,7 @@ class TextSource:
             text: The text that was passed to the call; None if none was passed.
             count: Number of images in the call.
             encode: Function from captions and the keyword argument `truncate` to a `Conditioning`.
-            default: Text to use if there is no other; None raises an error in this case.
+            default: Text to use as the last resort; None raises an error in this case.
             pixels: The images, (B, 3, H, W) in [0, 1], for the captioner. None if the call only has latents.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused. Captions from
                 the captioner are always cut.
@@ -168,7 +168,7 @@ class TextSource:
             text: The text that was passed to the call; None if none was passed.
             tiles: Tiles of the image.
             encode: Function from captions and the keyword argument `truncate` to a `Conditioning`.
-            default: Text to use if there is no other; None raises an error in this case.
+            default: Text to use as the last resort; None raises an error in this case.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
 
         Returns:

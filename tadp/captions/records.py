@@ -118,7 +118,7 @@ def new_record(
     Args:
         image_id: The image's id, a string.
         captions: One caption or several, strings.
-        fields: Further information about the image, as JSON values by name; None if there is none.
+        fields: Further information about the image, as JSON values by name; None for no fields.
         provenance: Where the captions came from; None if that is not known.
 
     Raises:

@@ -147,7 +147,7 @@ def needs(what: str, *, install: str) -> Iterator[None]:
     """A context for the import of an optional package. If the import fails, the error says how to install the package.
 
     Args:
-        what: What the package is needed for, for the error message, such as "a LoRA needs peft".
+        what: The purpose of the package, for the error message, such as "a LoRA needs peft".
         install: Command that installs the package, such as "pip install 'tadp[train]'".
 
     Raises:

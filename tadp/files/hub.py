@@ -87,7 +87,7 @@ class Source:
             name: The folder, hub id or name that the user asked for.
             folder: The local folder that is loaded.
             revision: The requested branch, tag or commit; None if none was requested.
-            weights: Samples of the weights of each part that is loaded from the folder; None is no samples.
+            weights: Samples of the weights of each part that is loaded from the folder; None stores none.
 
         Example:
             >>> Source.of("owner/name", Path("models--owner--name/snapshots/0a1b2c"), revision="main")
@@ -127,7 +127,7 @@ def local_folder(
         patterns: Glob patterns of the files to download; no other files are downloaded.
         known: A sentence that says which names are accepted, for the error message.
         hub: The revision to download, and how to download it.
-        ignore: Glob patterns of files that are not downloaded even if they match `patterns`; None is no patterns.
+        ignore: Glob patterns of files that are not downloaded even if they match `patterns`; None leaves none out.
 
     Raises:
         UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.

@@ -27,7 +27,7 @@ def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose
         folder: The folder that `find_pretrained` returned.
         name: The folder or hub id that the user passed, for messages.
         kinds: The accepted values of `model_type` in the model's config.json.
-        purpose: What the model should do, which ends the error message about another model type after "which this
+        purpose: The task of the model, which ends the error message about another model type after "which this
             transformers cannot use to".
 
     Raises:

@@ -1,8 +1,8 @@
 """Object detection: Faster R-CNN on features of a backbone.
 
-The box arithmetic, sampling, pooling and losses are torchvision's. Two things differ. Boxes and scores stay in float32
-whatever the head's dtype is. And the anchors are placed by the strides of the features: torchvision derives the strides
-from the sizes of image and map, wrongly if the image's size is not a multiple of a stride. Parameters have
+The box arithmetic, sampling, pooling and losses are torchvision's. There are two differences. Boxes and scores stay in
+float32 whatever the head's dtype is. And the anchors are placed by the strides of the features: torchvision derives the
+strides from the sizes of image and map, wrongly if the image's size is not a multiple of a stride. Parameters have
 torchvision's names, which begin with `rpn` and `roi_heads`; for the names in the pyramid, see `FPN`. The paper's
 released model calls these three parts `decode_head.rpn`, `decode_head.roi_heads` and `fpn`.
 """

@@ -1,4 +1,4 @@
-"""Find names of things in text by rules, including plurals, names of several words, and synonyms.
+"""Find names in text by rules, including plurals, names of several words, and synonyms.
 
 A name is a word, a noun or a class. The name "car" is not found in "a carpet", "person" is found in "people", and if
 "hot dog" is among the names, "dog" is not found in "a hot dog".

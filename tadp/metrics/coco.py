@@ -110,8 +110,8 @@ class COCODetection:
 
         Raises:
             TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
-            ValueError: If the lists differ in length, or a label is not an index of a class name. Nothing is added in
-                this case.
+            ValueError: If the lists differ in length, or a label is out of the range of `class_names`. Nothing is added
+                in this case.
         """
         check_images(detections, boxes, self.class_names)
         for detected, truth in zip(detections, boxes, strict=True):

@@ -29,7 +29,7 @@ def check_images(detections: Sequence[Detections], boxes: Sequence[Boxes], class
 
     Raises:
         TypeError: If `detections` is not a list of `Detections`, or `boxes` is not a list of `Boxes`.
-        ValueError: If the lists differ in length, or a label is not an index of a class name.
+        ValueError: If the lists differ in length, or a label is out of the range of `class_names`.
     """
     for name, values, kind in (("detections", detections, Detections), ("boxes", boxes, Boxes)):
         if isinstance(values, kind):
