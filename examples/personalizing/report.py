@@ -68,7 +68,11 @@ def _opening(results: dict[str, Any]) -> str:
     count, samples, seeds = results["images"], results["samples"], results["seeds"]
     return f"""# Does a learned token capture its style?
 
-Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time. Seeds
+A token, a U-Net (DreamBooth) or a LoRA was learned from ten images of a style. Does it capture the style? There are two
+measures, and lower is better for both: the denoising *loss* of other images of the style, and the *distance* of
+generated samples from such images. A list below the tables of each method says which comparisons hold.
+
+Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time; seeds
 {", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and
 training order. {settings}.
 

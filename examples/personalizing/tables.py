@@ -35,9 +35,12 @@ def interval(difference: np.ndarray) -> tuple[float, float]:
 def loss_table(results: dict[str, Any], method: str) -> str:
     """The losses for each style, and how much learning lowered them."""
     names = ["only caption", "before", "other styles'", "learned", "own words"]
-    lines = ["| loss | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| loss, by style | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     references = ["only caption", "before", "other styles'"]
-    paired = [f"| learned minus … | {' | '.join(references)} |", "|---" * (len(references) + 1) + "|"]
+    paired = [
+        f"| difference of losses: learned minus … | {' | '.join(references)} |",
+        "|---" * (len(references) + 1) + "|",
+    ]
     for style in STYLES:
         arrays = loss_arrays(results, method, style)
         lines.append(f"| {style} | " + " | ".join(f"{arrays[name].mean():.4f}" for name in names) + " |")
@@ -72,7 +75,10 @@ def distance_table(results: dict[str, Any], method: str) -> str:
         for style in STYLES:
             arrays = distance_arrays(results, method, style, kind)
             if not lines:
-                lines += ["| samples | " + " | ".join(arrays) + " |", "|---" * (len(arrays) + 1) + "|"]
+                lines += [
+                    "| distance of samples, by style | " + " | ".join(arrays) + " |",
+                    "|---" * (len(arrays) + 1) + "|",
+                ]
             digits = 1 if kind == "colour" else 2
             cells = [
                 f"{array.mean():.{digits}f} ({array.min():.{digits}f}, {array.max():.{digits}f})"

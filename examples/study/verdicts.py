@@ -21,6 +21,10 @@ from tadp.files.atomic import replace_file
 
 HERE = Path(__file__).parent
 WHOLE = ("agrees", "partly agrees", "cannot tell", "partly disagrees", "disagrees", "mixed")
+DETAILS = """\
+For each claim, this page gives the paper's figure, our own with its 95 % interval, and a verdict. [The paper on one
+page](paper.md) explains the verdicts and the words *frozen* and *tuned*. The rows of tables are explained [with Table
+1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and 5](study-domains.md) (null, simple …)."""
 Judged = tuple[dict[str, Any], Judgement]
 
 
@@ -100,7 +104,7 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
     """A page with all figures of the claims of some sections, and why we think each came out as it did."""
     parts = [
         f"# {sections[0]['title']}",
-        "Back to [the paper on one page](paper.md), which explains the verdicts and the words *frozen* and *tuned*.",
+        DETAILS,
     ]
     for section in sections:
         parts += [f"## {section['name']}"] * (len(sections) > 1)
@@ -109,15 +113,21 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
             parts += [f"{level} {claim['claim'].rstrip('.')}", f"The paper: {claim['paper']}."]
             if judgement.figures and "" not in judgement.figures:
                 parts += [
-                    "Ours, in percentage points, as differences from the null row (plain captions):"
+                    "Ours, in percentage points, as differences from the null modifier (plain captions):"
                     if "cross" in claim
-                    else "Ours:",
+                    else "Ours, as differences:",
                     judgement.details(),
                 ]
             elif judgement.details() != "-":
-                parts += [f"Ours: {judgement.details()}."]
+                parts += [f"Ours{compared(claim)}: {judgement.details()}."]
             parts += [f"Verdict: **{judgement.verdict}**. {claim['why']}"]
     return parts
+
+
+def compared(claim: dict[str, Any]) -> str:
+    """The two rows whose difference a claim is about, such as ", TADP-40 minus VPD(LS)"; empty for other claims."""
+    weights = claim.get("rows", {}).get("rows", {})
+    return ", {} minus {}".format(*weights) if list(weights.values()) == [1, -1] else ""
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .results import Results
 
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
 BEYOND_CHANCE = 0.70  # Spearman's rho of nine rows: 4.3 % of all orders are this far from zero, over 5 % at 0.683
-UNITS = {"mIoU": "mIoU", "RMSE": "m RMSE", "REL": "REL"}
+UNITS = {"RMSE": "m RMSE", **dict.fromkeys(("IoU small", "IoU medium", "IoU large"), "IoU")}
 
 
 def judge(claim: Mapping[str, Any], results: Results) -> Judgement:

@@ -12,7 +12,7 @@ TABLES = ("table1", "controls", "table3", "table_s2", "figure3", "figure4", "app
 
 def study_pages(results: Results) -> str:
     """Each page of the study with its command, seeds, machine and time."""
-    lines = ["| page | command | runs | seeds | machine | minutes of CPU |", "|---|---|---|---|---|---|"]
+    lines = ["| page | command | trainings | seeds | machine | CPU minutes |", "|---|---|---|---|---|---|"]
     for name in TABLES:
         summary = results.of(f"study-{name}.json")
         if not summary:
@@ -51,7 +51,7 @@ def supervision(results: Results) -> str:
     models = [results.of(name).get("miou", {}) for name in ("tadp-tiny.json", "tadp-tiny-control.json")]
     if not all(models):
         return "Not run yet."
-    lines = ["| mIoU, frozen | supervised | not supervised |", "|---|---|---|"]
+    lines = ["| text | mIoU, supervised | mIoU, not supervised |", "|---|---|---|"]
     for name in models[0]:
         estimates = [estimate(model[name]["features"]) for model in models]
         cells = [f"{figure.mean:.1f} ± {figure.half_width:.1f}" for figure in estimates]
