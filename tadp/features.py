@@ -249,7 +249,7 @@ class Features:
     Attributes:
         maps: One feature map per level, finest first. That of level k is (B, channels[k], ceil(H / reduction[k]),
             ceil(W / reduction[k])), with channels and reduction from the backbone's `feature_info`.
-        attention: The attention that was attached or recorded; None if no level has any.
+        attention: The attached and recorded attention; None if attention was neither attached nor recorded.
         image_size: (height, width) of the images in pixels.
         vae_map: A map of the VAE encoder at half the stride of the finest level, (B, C, ceil(H / 4), ceil(W / 4)) for
             Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called

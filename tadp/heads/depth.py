@@ -50,8 +50,8 @@ class DepthHead(nn.Module):
     Raises:
         TypeError: If `feature_info` is not a `FeatureInfo`, or `max_depth_m` is not a number.
         ValueError: If the strides do not double from level to level, if a number of channels is below 1, if
-            `max_depth_m` is not above 0, or if `deconv_channels` is empty or has more entries than doublings lead to
-            the image's size.
+            `max_depth_m` is not above 0, or if `deconv_channels` is empty or has too many entries: each doubles the
+            size, which must not exceed that of the image.
 
     Source:
         TADP/tadp_depth.py and VPD's depth/models_depth/model.py.

@@ -51,7 +51,7 @@ class TADPForDepthEstimation(TaskModel):
     Args:
         backbone: The backbone. The paper attaches no attention for depth: `attach_attention=()`.
         max_depth_m: Largest depth that can be predicted, in metres; 10 for NYU Depth v2.
-        head_options: Further arguments of `heads.DepthHead`; None passes none.
+        head_options: Further arguments of `heads.DepthHead`; None passes no further arguments.
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
         prompt_classes: Class names in the text, for prompt modes that need them; for NYU Depth v2, for example, names
             of rooms.

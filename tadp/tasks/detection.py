@@ -51,7 +51,7 @@ class TADPForObjectDetection(TaskModel):
         backbone: The backbone.
         class_names: Names of the K classes. Label k of a box stands for name k, counted from 0. Background is not a
             class.
-        head_options: Further arguments of `heads.DetectionHead`; None passes none.
+        head_options: Further arguments of `heads.DetectionHead`; None passes no further arguments.
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
         prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names`.
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".

@@ -52,7 +52,7 @@ class TADPForSemanticSegmentation(TaskModel):
             name too if it is a class.
         head: Kind of head: "fpn", the paper's (`heads.SegmentationHead`), or "linear", a linear probe
             (`heads.LinearHead`).
-        head_options: Further arguments of the head; None passes none.
+        head_options: Further arguments of the head; None passes no further arguments.
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
         prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names` without
             "background".
