@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from tadp.captions.records import CaptionRecord, Located, Provenance, to_json
 from tadp.captions.store import Plan, in_turn
 from tadp.errors import CaptionError, OutputError
+from tadp.language.unicode_forms import forms
 
 _WAIT_S = 60.0  # how long to wait for another process to finish its transaction
 _ASK_AGAIN_S = 0.02  # SQLite's own timeout, kept short: its pauses grow up to 0.1 s, too long next to a busy writer
@@ -141,11 +142,15 @@ class SqliteStore:
 
     def _get(self, database: sqlite3.Connection, ids: Sequence[str]) -> dict[str, CaptionRecord]:
         records = {}
-        for start in range(0, len(ids), _PAGE // 2):  # every SQLite takes 999 parameters
-            page = ids[start : start + _PAGE // 2]
+        for start in range(0, len(ids), _PAGE // 4):  # every SQLite takes 999 parameters, up to three per id
+            asked = [(form, image_id) for image_id in ids[start : start + _PAGE // 4] for form in forms(image_id)]
+            page = list(dict.fromkeys(form for form, _ in asked))
             marks = ",".join("?" * len(page))
-            for row in _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", page).fetchall():
-                records[row[0]] = self._record(row)
+            rows = _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", page).fetchall()
+            found = {row[0]: self._record(row) for row in rows}
+            for form, image_id in asked:
+                if form in found:
+                    records.setdefault(image_id, found[form])
         return records
 
     def _pages(self, columns: str) -> Iterator[tuple]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tadp.captions.records import CaptionRecord, Located, Provenance, differences, shown
 from tadp.errors import Argument, CaptionError
+from tadp.language.unicode_forms import composed
 
 _turn = threading.RLock()
 
@@ -46,7 +47,10 @@ class Store(Protocol):
 
 @dataclass
 class Plan:
-    """The changes that records make to a table: new records, replaced ones, and the first that must be refused."""
+    """The changes that records make to a table: new records, replaced ones, and the first that must be refused.
+
+    The keys of records are their ids in Unicode's form NFC, so that an id in another form is the same image.
+    """
 
     fresh: dict[str, CaptionRecord] = field(default_factory=dict)
     changed: dict[str, CaptionRecord] = field(default_factory=dict)
@@ -64,7 +68,8 @@ class Plan:
     ) -> "Plan":
         plan, present = cls(), set(present)
         for where, record in records:
-            known = plan.fresh.get(record.id) or plan.changed.get(record.id) or existing.get(record.id)
+            key = composed(record.id)
+            known = plan.fresh.get(key) or plan.changed.get(key) or existing.get(record.id)
             if known is not None and _is_same(known, record):
                 continue
             if known is not None and not replace:
@@ -75,15 +80,16 @@ class Plan:
                 plan.error = CaptionError(where, *mixing(next(iter(different)), record.provenance))
                 break
             present.add(record.provenance)
-            if known is not None and not record.fields:
-                record = CaptionRecord(record.id, record.captions, known.fields, record.provenance)
-            (plan.changed if record.id in existing else plan.fresh)[record.id] = record
+            if known is not None:  # an id keeps the Unicode form in which it was stored
+                record = CaptionRecord(known.id, record.captions, record.fields or known.fields, record.provenance)
+            (plan.fresh if known is None or key in plan.fresh else plan.changed)[key] = record
         return plan
 
     def shifts(self, existing: dict[str, CaptionRecord]) -> Counter[Provenance | None]:
         """Return how many images each provenance gains, or loses if negative."""
         counts = Counter(record.provenance for record in (*self.fresh.values(), *self.changed.values()))
-        counts.subtract(existing[image_id].provenance for image_id in self.changed)
+        before = {record.id: record.provenance for record in existing.values()}
+        counts.subtract(before[record.id] for record in self.changed.values())
         return counts
 
 
@@ -119,10 +125,12 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[tuple[str, ...], Mapping[str, Any] | None, Provenance | None]] = {}
+        self._spelled: dict[str, str] = {}  # ids as they were added, by their form NFC, if they are not in ASCII
         self._images: Counter[Provenance | None] = Counter()
 
     def get(self, ids: Sequence[str]) -> dict[str, CaptionRecord]:
-        return {image_id: self._record(image_id) for image_id in ids if image_id in self._rows}
+        stored = {image_id: self._spelled.get(composed(image_id), image_id) for image_id in ids}
+        return {image_id: self._record(row) for image_id, row in stored.items() if row in self._rows}
 
     def ids(self) -> Iterator[str]:
         return iter(list(self._rows))
@@ -140,6 +148,8 @@ class MemoryStore:
             self._images.update(plan.shifts(existing))
             for record in (*plan.fresh.values(), *plan.changed.values()):
                 self._rows[record.id] = (record.captions, record.fields or None, record.provenance)
+                if not record.id.isascii():
+                    self._spelled[composed(record.id)] = record.id
         if plan.error is not None:
             raise plan.error
         return len(plan.fresh)

@@ -12,7 +12,7 @@ from tadp.backbone import TADPBackbone
 from tadp.diffusion.attention import attach_attention
 from tadp.errors import Argument, OptionError
 from tadp.files.checks import check_whole
-from tadp.images.reading import MIN_SIZE
+from tadp.images.image_files import MIN_SIZE
 from tadp.text.conditioning import Conditioning
 
 # Largest batch of a program for any batch size: diffusers' upsampling takes another path from 64 images.

@@ -22,7 +22,8 @@ from tadp.features import Features, Word
 from tadp.files.atomic import writable_folder
 from tadp.files.fingerprint import fingerprint
 from tadp.images.crops import Crops
-from tadp.images.reading import MAX_PIXELS, decode, to_pil, to_tensor
+from tadp.images.image_files import decode
+from tadp.images.reading import MAX_PIXELS, to_pil, to_tensor
 from tadp.images.tiles import grid
 from tadp.text.conditioning import Conditioning
 

@@ -7,9 +7,9 @@ Channels are red, green, blue. An array in BGR order, which `cv2.imread` returns
 its channels with `image[..., ::-1]` first. Colour profiles are not applied.
 """
 
+from tadp.images.image_files import MIN_SIZE as MIN_SIZE
+from tadp.images.image_files import SUFFIXES as SUFFIXES
 from tadp.images.reading import MAX_PIXELS as MAX_PIXELS
-from tadp.images.reading import MIN_SIZE as MIN_SIZE
-from tadp.images.reading import SUFFIXES as SUFFIXES
 from tadp.images.reading import ImageLike as ImageLike
 from tadp.images.reading import crop_to_cells as crop_to_cells
 from tadp.images.reading import list_images as list_images

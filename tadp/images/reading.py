@@ -5,10 +5,7 @@ its channels with `image[..., ::-1]` first. Colour profiles are not applied.
 """
 
 import math
-import re
-import struct
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from glob import glob
 from pathlib import Path
 from typing import TypeAlias
@@ -18,24 +15,20 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from tadp.errors import ImageError
 from tadp.files.checks import check_whole
+from tadp.images.image_files import BAND_PIXELS, check_size, decode, suffixes
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
-MIN_SIZE = 8  # one latent cell: the VAE of every Stable Diffusion has stride 8
 MAX_PIXELS = 1024**3 // 4 // 3  # 89 megapixels: where Pillow begins to warn of a decompression bomb
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _WHITE_LEVEL = {torch.uint8: 255, torch.uint16: 65535}
 _ARRAY_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 _TOLERANCE = 0.01  # resizing may overshoot by a rounding error, which is 0.008 in bfloat16
-_MAIN_FRAME_FIRST = ("MPO", "PSD")  # the other frames are a camera's previews, or the layers of frame 0
-# The errors that Pillow raised on 36,000 files damaged at random, and those that `PIL.Image.open` expects of plugins.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
 
 
 def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
@@ -53,11 +46,18 @@ def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Im
         ImageError: If the image cannot be read, has more than `max_pixels` pixels, or has values out of range.
         TypeError: If `image` is not a path, a PIL image, an array or a tensor.
     """
-    pixels = _read(image, "image", max_pixels)
-    if len(pixels) != 1:
-        raise ImageError(f"expected one image; got a batch of {len(pixels)}. Pass them one at a time.")
-    levels = pixels[0].detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
-    return Image.fromarray(rearrange(levels, "c h w -> h w c").contiguous().cpu().numpy())
+    stored = stored_pixels(image, max_pixels)
+    if isinstance(stored, np.ndarray) and stored.dtype == np.uint8 and stored.shape[2] == 3:
+        return Image.fromarray(stored)
+    height, width = stored.shape[-2:] if isinstance(stored, Tensor) else stored.shape[:2]
+    levels = np.empty((height, width, 3), np.uint8)
+    for rows in _bands(height, width):
+        if isinstance(stored, Tensor):
+            part = to_unit_range(stored[:, rows], "image").detach().float().clamp(0, 1)
+        else:
+            part = array_pixels(stored[rows], "image")
+        levels[rows] = rearrange(part.mul_(255).round_().to(torch.uint8), "c h w -> h w c").cpu().numpy()
+    return Image.fromarray(levels)
 
 
 def to_tensor(
@@ -103,7 +103,7 @@ def to_tensor(
                 f"images of one batch must share one size; image 0 is {_size(batches[0])} and image {i} is "
                 f"{_size(batch)} (height x width). Resize them to one size, or pass them one at a time."
             )
-    return torch.cat(batches)
+    return batches[0] if len(batches) == 1 else torch.cat(batches)
 
 
 def pad_to_multiple(images: Float[Tensor, "b 3 h w"], multiple: int) -> Float[Tensor, "b 3 _h _w"]:
@@ -156,8 +156,8 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """List the image files that files, folders and glob patterns stand for.
 
     A file is listed whatever its suffix. A folder stands for all images in it and its subfolders. There, images are
-    recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case), and hidden files and
-    folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the images and folders that it matches.
+    recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case, or that of HEIC once pillow-heif
+    is registered), and hidden files and folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the images and folders that it matches.
 
     Args:
         paths: One path or several. A file that several paths lead to is listed once.
@@ -178,7 +178,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             raise ImageError(f"{str(path)!r} is not a file or folder, and no file matches it. Check its spelling.")
         images = sorted(image for root in roots for image in _images_below(Path(root)))
         if not images:
-            raise ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(SUFFIXES)}.")
+            raise ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(suffixes())}.")
         listed.update(dict.fromkeys(images))
     return list(listed)
 
@@ -186,7 +186,7 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 def _images_below(root: Path) -> Iterator[Path]:
     for path in root.rglob("*") if root.is_dir() else [root]:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in suffixes() and not hidden and path.is_file():
             yield path
 
 
@@ -194,59 +194,33 @@ def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, 
     if isinstance(image, str | Path):
         name = repr(str(image))
     if isinstance(image, str | Path | Image.Image):
-        return _from_array(decode(image, name, max_pixels), name, max_pixels)
+        image = decode(image, name, max_pixels)
     if isinstance(image, np.ndarray):
-        return _from_array(image, name, max_pixels)
+        pixels = array_pixels(checked_array(image, name, max_pixels), name)
+        return pixels if pixels.ndim == 4 else pixels[None]
     if isinstance(image, Tensor):
-        return _from_tensor(image, name, max_pixels)
+        pixels = to_unit_range(checked_tensor(image, name, max_pixels), name)
+        return pixels if pixels.ndim == 4 else pixels[None]
     raise TypeError(f"{name} must be a path, PIL image, NumPy array or tensor; got {type(image).__name__}.")
 
 
-def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> np.ndarray:
-    """Decode upright pixels as they are stored: (H, W) for greys with more than 8 bits, (H, W, 4) with transparency,
-    and (H, W, 3) otherwise.
-    """
-    try:
-        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
-            _check_size((image.height, image.width), name, max_pixels)
-            animated = image is not source and getattr(image, "is_animated", False)
-            if animated and image.format not in _MAIN_FRAME_FIRST:
-                raise ImageError(
-                    f"{name} has several frames (animation or pages), but one image is expected. Choose a frame: "
-                    f"image = PIL.Image.open({name}); image.seek(0)."
-                )
-            upright = ImageOps.exif_transpose(image)
-            if image.format == "PPM" and image.mode == "I":  # Pillow scales PGM files with more than 8 bits to 16
-                return np.asarray(upright).astype(np.uint16)
-            if image.mode.startswith(("I", "F")):
-                return np.asarray(upright)
-            return np.asarray(upright.convert("RGBA" if image.has_transparency_data else "RGB"))
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        hint = "Download it first" if "://" in name else "Check its spelling and the working folder"
-        raise ImageError(f"no such file: {name}. {hint}.") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images lists them.") from error
-    except PermissionError as error:
-        raise ImageError(f"no permission to read {name}. Change its mode: chmod +r {name}.") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image that Pillow can read. Convert it to PNG or JPEG.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pixels = int(re.findall(r"\((\d+) pixels\)", str(error))[0])
-        if max_pixels is not None and pixels > max_pixels:
-            raise _too_large(name, pixels, max_pixels) from error
-        raise ImageError(
-            f"{name} has {pixels / 1e6:.4g} megapixels, more than Pillow opens. Shrink it, or also lift Pillow's "
-            "limit: PIL.Image.MAX_IMAGE_PIXELS = None."
-        ) from error
-    except DECODE_ERRORS as error:
-        raise ImageError(f"{name} is damaged or cut short ({error}). Copy or download it again.") from error
-
-
-def _from_array(array: np.ndarray, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
-    pixels = array_pixels(checked_array(array, name, max_pixels), name)
-    return pixels if pixels.ndim == 4 else pixels[None]
+def stored_pixels(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarray:
+    """Read one image: an array (H, W, C) or tensor (3, H, W) of 8 or 16 bits, or floats in [0, 1], (3, H, W)."""
+    name = "image"
+    if isinstance(image, str | Path | Image.Image):
+        name = name if isinstance(image, Image.Image) else repr(str(image))
+        image = decode(image, name, max_pixels)
+    if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.integer):
+        pixels = checked_array(image, name, max_pixels)
+    elif isinstance(image, Tensor) and image.dtype in _WHITE_LEVEL:
+        pixels = checked_tensor(image, name, max_pixels)
+    else:
+        pixels = _read(image, name, max_pixels)  # floats, whose range is checked as a whole; other types are refused
+    if pixels.ndim == 3:
+        return pixels
+    if len(pixels) != 1:
+        raise ImageError(f"expected one image; got a batch of {len(pixels)}. Pass them one at a time.")
+    return pixels[0]
 
 
 def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.ndarray:
@@ -260,7 +234,7 @@ def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.nd
             axes = "1, 2, 0" if array.ndim == 3 else "0, 2, 3, 1"
             hint = f"The channels of an array must come last: image.transpose({axes})."
         raise ImageError(f"{name} is an array of shape {shape}. {hint}")
-    _check_size(array.shape[-3:-1], name, max_pixels)
+    check_size(array.shape[-3:-1], name, max_pixels)
     if array.dtype.name not in _ARRAY_DTYPES:
         raise _wrong_dtype(name, array.dtype)
     return array
@@ -268,6 +242,12 @@ def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.nd
 
 def array_pixels(array: np.ndarray, name: str) -> Float[Tensor, "*b 3 h w"]:
     """Convert a checked array, or a part of one, to float32 colours in [0, 1]."""
+    height, width = array.shape[-3:-1]
+    if height * width > BAND_PIXELS and height > 1 and np.issubdtype(array.dtype, np.integer):
+        whole = torch.empty((*array.shape[:-3], 3, height, width))
+        for rows in _bands(height, width):
+            whole[..., rows, :] = array_pixels(array[..., rows, :, :], name)
+        return whole
     channels_first = rearrange(array, "... h w c -> ... c h w")
     pixels = torch.from_numpy(np.array(channels_first, dtype=array.dtype.newbyteorder("="), order="C"))
     pixels = to_unit_range(pixels, name).float()
@@ -279,9 +259,10 @@ def array_pixels(array: np.ndarray, name: str) -> Float[Tensor, "*b 3 h w"]:
     return pixels
 
 
-def _from_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
-    pixels = to_unit_range(checked_tensor(tensor, name, max_pixels), name)
-    return pixels if pixels.ndim == 4 else pixels[None]
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image in groups of about a million pixels, so that copies of a large image stay small."""
+    rows = max(1, BAND_PIXELS // width)
+    return (slice(top, top + rows) for top in range(0, height, rows))
 
 
 def checked_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Tensor:
@@ -295,7 +276,7 @@ def checked_tensor(tensor: Tensor, name: str, max_pixels: int | None) -> Tensor:
         elif tensor.ndim in (3, 4) and shape[-3] == 1:
             hint = "Repeat its grey channel: image.expand(" + "-1, " * (tensor.ndim - 3) + "3, -1, -1)."
         raise ImageError(f"{name} is a tensor of shape {shape}. {hint}")
-    _check_size(shape[-2:], name, max_pixels)
+    check_size(shape[-2:], name, max_pixels)
     return tensor
 
 
@@ -330,29 +311,6 @@ def _wrong_dtype(name: str, dtype: np.dtype | torch.dtype) -> ImageError:
     return ImageError(
         f"{name} has dtype {dtype}; pixels must be uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1). "
         "Divide it by its white level (1 for a mask)."
-    )
-
-
-def _check_size(image_size: tuple[int, ...], name: str, max_pixels: int | None) -> None:
-    height, width = image_size
-    shorter = min(image_size)
-    if shorter == 0:
-        raise ImageError(f"{name} is empty: {height}x{width} pixels (height x width).")
-    if shorter < MIN_SIZE:
-        larger = "x".join(str(-(-side * MIN_SIZE // shorter)) for side in image_size)
-        raise ImageError(
-            f"{name} is {height}x{width} pixels (height x width); both sides must be at least {MIN_SIZE}. "
-            f"Resize it to {larger} or more."
-        )
-    if max_pixels is not None and height * width > max_pixels:
-        raise _too_large(name, height * width, max_pixels)
-
-
-def _too_large(name: str, pixels: int, max_pixels: int) -> ImageError:
-    percent = math.floor(100 * math.sqrt(max_pixels / pixels))
-    return ImageError(
-        f"{name} has {pixels / 1e6:.4g} megapixels; the limit is {max_pixels / 1e6:.4g}. "
-        f"Shrink its sides to {percent} % or less, or raise max_pixels."
     )
 
 

@@ -217,7 +217,7 @@ def test_damaged_files_are_skipped_when_asked_with_a_warning_and_a_list(tmp_path
     assert len(warned) == 3  # one per file, although image 2 was read twice
     assert f"skipped {ids[1]!r}, used {ids[3]!r} instead: " in str(warned[0].message)
     assert set(data.skipped) == {ids[1], ids[2], ids[4]}
-    assert all(f"{image_id[:-4]}.png cannot be read" in why for image_id, why in data.skipped.items())
+    assert all(f"{image_id[:-4]}.png is damaged or cut short" in why for image_id, why in data.skipped.items())
 
 
 def test_when_nothing_can_be_read_skipping_ends(voc):

@@ -386,7 +386,7 @@ def test_depth_of_8_bits_or_another_size_is_refused(nyu):
         NYUDepthV2(nyu, split="test")[0]
     Image.fromarray(np.random.default_rng(0).integers(0, 9999, trees.SIZE, dtype=np.uint16)).save(path)
     trees.cut_short(path)
-    with pytest.raises(ImageError, match=r"sync_depth_00045.png cannot be read"):
+    with pytest.raises(ImageError, match=r"sync_depth_00045.png is damaged or cut short"):
         NYUDepthV2(nyu, split="test")[0]
 
 

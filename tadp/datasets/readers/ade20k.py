@@ -1,10 +1,11 @@
 """ADE20K's scene parsing benchmark: 150 classes, in the folder ADEChallengeData2016."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, find_images, require
-from tadp.datasets.readers.label_files import class_table, with_mask
+from tadp.datasets.readers.label_files import class_table, looks_shifted, read_mask, to_classes
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.files.checks import check_choice
 from tadp.language.class_names import ADE20K_CLASSES
@@ -16,6 +17,7 @@ _GET = (
 )
 # In the files, 0 means none of the 150 classes, and value k means class k - 1.
 _TABLE = class_table({0: IGNORE_LABEL, IGNORE_LABEL: IGNORE_LABEL} | {k: k - 1 for k in range(1, 151)})
+_HIGHEST = 149  # of masks whose classes count from 0
 
 
 class ADE20K(FolderDataset):
@@ -23,7 +25,8 @@ class ADE20K(FolderDataset):
 
     In ADE20K's mask files, 0 means "none of the 150 classes" and the classes are 1 to 150. In a sample, 0 becomes
     `IGNORE_LABEL` (255) and the classes are 0 to 149. Image ids are file names, such as "ADE_train_00000001.jpg". The
-    paper's released code looks up captions by the same ids.
+    paper's released code looks up captions by the same ids. The first mask whose classes seem to count from 0 already
+    causes a warning.
 
     Args:
         root: The folder ADEChallengeData2016, with the subfolders images and annotations.
@@ -64,4 +67,13 @@ class ADE20K(FolderDataset):
         )
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        return with_mask(sample, path, _TABLE, name=self._name)
+        values = read_mask(sample, path)
+        if looks_shifted(values, _HIGHEST):
+            self._warn_once(
+                "shifted",
+                f"{path} has pixels of 255 and otherwise 0 to {_HIGHEST} at most, as if its classes were already "
+                "shifted to count from 0. ADE20K's own masks have 1 to 150, and 0 for none of them; here 0 is ignored "
+                "and every class moves down by one. Use the masks of ADEChallengeData2016.zip, or MaskFolder for "
+                "these.",
+            )
+        return replace(sample, mask=to_classes(values, _TABLE, path, name=self._name))

@@ -1,10 +1,11 @@
 """Cityscapes, and the reader for all data sets in its form: 19 classes by train id."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, find_images, listing, require
-from tadp.datasets.readers.label_files import class_table, with_mask
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, Listings, OnError, Record, find_images, require
+from tadp.datasets.readers.label_files import class_table, looks_shifted, read_mask, to_classes, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.files.checks import check_choice
 from tadp.language.class_names import CITYSCAPES_CLASSES
@@ -23,7 +24,8 @@ class CityscapesForm(FolderDataset):
 
     Masks are in a folder tree of their own and are named ..._labelTrainIds.png or ..._labelIds.png. Train ids are
     Cityscapes' numbers 0 to 18 of the 19 classes that its benchmark evaluates. If an image has a mask of train ids,
-    that mask is read. Otherwise the mask of ids is read and converted to train ids.
+    that mask is read. Otherwise the mask of ids is read and converted to train ids. The first of these
+    that seems to hold train ids already causes a warning.
 
     Args:
         root: The data set's folder.
@@ -54,23 +56,29 @@ class CityscapesForm(FolderDataset):
         root = Path(root)
         image_root = require(root / images, root=root, name=name, advice=advice)
         mask_root = require(root / masks, root=root, name=name, advice=advice)
-        listings: dict[Path, set[str]] = {}
-        records = []
+        listings, records = Listings(), []
         for path in find_images(image_root, image_suffix):
             inside = path.relative_to(image_root)
             folder = mask_root / inside.parent
             stem = path.name.removesuffix(image_suffix) + mask_stem
-            if folder not in listings:
-                listings[folder] = listing(folder)
-            kind = "labelTrainIds" if f"{stem}labelTrainIds.png" in listings[folder] else "labelIds"
+            kind = "labelIds" if listings.find(folder / f"{stem}labelTrainIds.png") is None else "labelTrainIds"
             records.append(Record(inside.as_posix(), path, folder / f"{stem}{kind}.png"))
         super().__init__(
             records, name=name, advice=advice, class_names=CITYSCAPES_CLASSES, captions=captions, on_error=on_error
         )
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        table = _OF_TRAIN_IDS if path.name.endswith("labelTrainIds.png") else _OF_IDS
-        return with_mask(sample, path, table, name=self._name)
+        if path.name.endswith("labelTrainIds.png"):
+            return with_mask(sample, path, _OF_TRAIN_IDS, name=self._name)
+        values = read_mask(sample, path)
+        if looks_shifted(values, len(_IDS) - 1):
+            self._warn_once(
+                "train ids",
+                f"{path} has pixels of 255 and otherwise 0 to {len(_IDS) - 1} at most, as if it held train ids. By its "
+                "name it holds ids, which are now mapped to train ids, a second time. Rename such files to "
+                f"{path.name.replace('labelIds', 'labelTrainIds')}, or download the masks again.",
+            )
+        return replace(sample, mask=to_classes(values, _OF_IDS, path, name=self._name))
 
 
 class Cityscapes(CityscapesForm):

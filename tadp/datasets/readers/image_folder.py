@@ -3,15 +3,16 @@
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, overload
 
 from tadp.captions import CaptionTable
-from tadp.datasets.readers.label_files import read_image
+from tadp.datasets.readers.label_files import check_turn, read_image
 from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, ImageError, MissingDataError, UnknownIdError
 from tadp.files.checks import check_choice
+from tadp.language.unicode_forms import composed, key_of
 
 Captions = Mapping[str, str]  # the caption of each image, by its id
 OnError = Literal["raise", "skip"]
@@ -66,9 +67,10 @@ class FolderDataset(ABC):
         check_choice(on_error, get_args(OnError), name="on_error")
         self.class_names = tuple(class_names)
         self.skipped: dict[str, str] = {}
-        self._records, self._name, self._on_error = list(records), name, on_error
+        self._name, self._on_error = name, on_error
         self._captions = captions
-        _check_files(self._records, name, advice)
+        self._warned: set[str] = set()
+        self._records = _found(records, name, advice)
         if captions is not None:
             check_image_captions(captions, self.image_ids, name)
 
@@ -110,7 +112,11 @@ class FolderDataset(ABC):
 
     def _load(self, record: Record) -> Sample:
         caption = None if self._captions is None else caption_of(self._captions, record.image_id)
-        return self._label(Sample(read_image(record.image), record.image_id, caption), record.labels)
+        pixels, orientation = read_image(record.image)
+        sample = self._label(Sample(pixels, record.image_id, caption), record.labels)
+        if orientation != 1:
+            check_turn(sample, record.image, record.labels, orientation)
+        return sample
 
     def _read(self, index: int) -> Sample:
         if self._on_error == "raise":
@@ -126,6 +132,12 @@ class FolderDataset(ABC):
                 self._report(failures, record.image_id)
                 return sample
         raise ImageError(f"{len(failures)} images in a row cannot be read; the first: {failures[0][1]}")
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        """Warn about labels, once for each subject."""
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(message, stacklevel=5)
 
     def _report(self, failures: list[tuple[Record, ImageError]], instead: str) -> None:
         for record, error in failures:
@@ -155,7 +167,7 @@ def check_image_captions(captions: Captions, image_ids: list[str], name: str) ->
     if isinstance(captions, CaptionTable):
         missing = captions.missing(image_ids)
     else:
-        missing = [image_id for image_id in image_ids if image_id not in captions]
+        missing = [image_id for image_id in image_ids if key_of(image_id, captions) is None]
     if missing:
         table = repr(captions) if isinstance(captions, CaptionTable) else f"a mapping of {len(captions)} captions"
         more = f", nor for {len(missing) - 1} more of its {len(image_ids)} images" if len(missing) > 1 else ""
@@ -175,7 +187,7 @@ def caption_of(captions: Captions, image_id: str) -> str:
     Raises:
         CaptionError: If the caption is not a string.
     """
-    caption = captions[image_id]
+    caption = captions[key_of(image_id, captions) or image_id]
     if not isinstance(caption, str):
         raise CaptionError(
             f"a caption must be a string; the caption of {image_id!r} is of type {type(caption).__name__}. To read the "
@@ -206,29 +218,52 @@ def find_images(folder: Path, suffix: str) -> list[Path]:
     return sorted(path for path in paths if path.name.endswith(suffix) and not path.name.startswith("."))
 
 
-def listing(folder: Path) -> set[str]:
-    """The names in a folder; an empty set if the folder does not exist."""
+class Listings:
+    """The names in folders, each of which is read once. A name is also found in another Unicode form."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, dict[str, str]] = {}
+        self._folders: dict[Path, Path | None] = {}
+
+    def find(self, path: Path) -> Path | None:
+        """The path as it is on disk; None if there is no such file."""
+        if path.parent not in self._folders:
+            is_there = path.parent.is_dir() or path.parent == path.parent.parent
+            self._folders[path.parent] = path.parent if is_there else self.find(path.parent)
+        folder = self._folders[path.parent]
+        if folder is None:
+            return None
+        if folder not in self._names:
+            names = _listing(folder)
+            self._names[folder] = {composed(name): name for name in names} | {name: name for name in names}
+        name = self._names[folder].get(path.name) or self._names[folder].get(composed(path.name))
+        return None if name is None else folder / name
+
+
+def _listing(folder: Path) -> list[str]:
     try:
-        return set(os.listdir(folder))  # noqa: PTH208  only names are needed, and there are many
+        return os.listdir(folder)  # noqa: PTH208  only names are needed, and there are many
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        return []
 
 
-def _check_files(records: Sequence[Record], name: str, advice: str) -> None:
-    listings: dict[Path, set[str]] = {}
-    missing = [path for path in _files(records) if path.name not in _listed(path.parent, listings)]
+def _found(records: Sequence[Record], name: str, advice: str) -> list[Record]:
+    """The records with their files as they are on disk, after checking that all are there."""
+    if not records:
+        raise MissingDataError(f"{name}: there are no images. {advice}")
+    listings = Listings()
+    paths = [(listings.find(record.image), listings.find(record.labels)) for record in records]
+    missing = [
+        wanted
+        for record, found in zip(records, paths, strict=True)
+        for wanted, path in zip(record[1:], found, strict=True)
+        if path is None
+    ]
     if missing:
         more = f", nor are {len(missing) - 1} more files" if len(missing) > 1 else ""
         raise MissingDataError(f"{name}: {missing[0]} is not there{more}. {advice}")
-    if not records:
-        raise MissingDataError(f"{name}: there are no images. {advice}")
-
-
-def _files(records: Sequence[Record]) -> Iterable[Path]:
-    return (path for record in records for path in (record.image, record.labels))
-
-
-def _listed(folder: Path, listings: dict[Path, set[str]]) -> set[str]:
-    if folder not in listings:
-        listings[folder] = listing(folder)
-    return listings[folder]
+    return [
+        Record(record.image_id, image, labels)
+        for record, (image, labels) in zip(records, paths, strict=True)
+        if image is not None and labels is not None
+    ]

@@ -1,7 +1,7 @@
 """Read one file of a data set: an image, a mask, depth, a list, or the objects of an annotation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,14 +9,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Float32, Int64, Integer, UInt8
-from PIL import Image, UnidentifiedImageError
 
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, ImageError
-from tadp.images.reading import DECODE_ERRORS, decode, to_pil
-
-_INDEX_MODES = ("P", "L", "1", "I;16", "I")
-_DEPTH_MODES = ("I;16", "I;16B", "I")
+from tadp.images.image_files import decode_turned, orientation_of, read_stored
+from tadp.images.reading import to_pil
 
 
 class XMLObject(NamedTuple):
@@ -27,35 +24,38 @@ class XMLObject(NamedTuple):
     is_difficult: bool
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "_h _w 3"]:
+def read_image(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
     """Read pixels as `predict` does: upright, 16-bit greys scaled to 8 bits, transparent images on white.
+
+    Returns:
+        The pixels, and the EXIF orientation by which they were turned, 1 to 8; 1 means that they were not.
 
     Raises:
         ImageError: If the file is missing or damaged, or its values are out of range.
     """
-    pixels = decode(path, str(path), None)
-    if pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
-        return np.array(pixels)  # Pillow's own memory is read-only
-    return np.array(to_pil(path, max_pixels=None))
+    pixels, orientation = decode_turned(path, str(path), None)
+    if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
+        pixels = np.array(to_pil(pixels, max_pixels=None))
+    return pixels, orientation
 
 
-def read_indices(path: Path) -> Integer[np.ndarray, "_h _w"]:
-    """Read the values of a mask. The values of a picture with a palette are its palette indices, not its colours.
+def read_mask(sample: Sample, path: Path) -> Integer[np.ndarray, "_h _w"]:
+    """Read the values of a sample's mask as they are stored. For a picture with a palette these are the indices.
 
     Raises:
-        ImageError: If the file at `path` is missing or damaged.
-        DatasetError: If the file is a colour picture.
+        ImageError: If the file is missing or damaged.
+        DatasetError: If the file is a colour picture, has fractions, or differs from the image in size.
     """
-
-    def pixels(image: Image.Image) -> np.ndarray:
-        if image.mode not in _INDEX_MODES:
+    values, _ = read_stored(path)
+    check_label_size(sample, path, values.shape, kind="a mask")
+    if values.dtype.kind == "f":
+        if not np.array_equal(values, np.round(values)):  # NaN differs from itself
             raise DatasetError(
-                f"{path} is a colour picture (mode {image.mode}); a mask must have one value per pixel. Use the files "
-                "that came with the data set, or convert the colours back to class numbers."
+                f"{path} has values that are not whole numbers; a mask must hold class numbers. Use the files that "
+                "came with the data set."
             )
-        return np.array(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
-
-    return _decode(path, pixels)
+        values = values.clip(-1, 2**16).astype(np.int32)
+    return values
 
 
 def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, "256"]:
@@ -78,21 +78,90 @@ def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, "256"], *, na
         ImageError: If the mask file is missing or damaged.
         DatasetError: If the mask and the image differ in size, or a value of the mask is not a class in `table`.
     """
-    values = read_indices(path)
-    if values.shape != sample.image_size:
-        raise DatasetError(
-            f"a mask must have the size of its image; {path} is {sides(values.shape)}, and the image "
-            f"{sample.image_id!r} is {sides(sample.image_size)} (height x width). Download both again."
-        )
-    mask = table[values.clip(0, 255)]
-    wrong = (mask < 0) | (values < 0) | (values > 255)
+    return replace(sample, mask=to_classes(read_mask(sample, path), table, path, name=name))
+
+
+def to_classes(
+    values: Integer[np.ndarray, "_h _w"], table: Int64[np.ndarray, "256"], path: Path, *, name: str
+) -> Int64[np.ndarray, "_h _w"]:
+    """Convert the values of a mask to classes; see `with_mask`."""
+    mask = table[values if values.dtype == np.uint8 else values.clip(0, 255)]
+    wrong = mask < 0
+    if values.dtype != np.uint8:
+        wrong |= (values < 0) | (values > 255)
     if wrong.any():
         listed = ", ".join(map(str, np.unique(values[wrong])[:5].tolist()))
         raise DatasetError(
             f"{path} has pixels of value {listed}, which is not a class; masks of {name} have {_ranges(table)}. Use "
             f"the files that came with the data set, or set pixels without a class to {IGNORE_LABEL}."
         )
-    return replace(sample, mask=mask)
+    return mask
+
+
+def looks_shifted(values: Integer[np.ndarray, "_h _w"], highest: int) -> bool:
+    """Whether a mask has pixels of 255, and otherwise only classes up to `highest`, as after a conversion."""
+    return bool((values == IGNORE_LABEL).any() and not ((values > highest) & (values != IGNORE_LABEL)).any())
+
+
+def check_label_size(sample: Sample, path: Path, size: tuple[int, ...], *, kind: str) -> None:
+    """Refuse labels that differ from their image in size.
+
+    Args:
+        sample: The sample with its image.
+        path: The file of the labels.
+        size: (height, width) of the labels.
+        kind: "a mask" or "depth", for the message.
+    """
+    if size != sample.image_size:
+        hint = "Download both again."
+        if size == sample.image_size[::-1]:
+            hint = "If its EXIF orientation turns the image, save the image upright without it, or give both the same."
+        raise DatasetError(
+            f"{kind} must have the size of its image; {path} is {sides(size)}, and the image {sample.image_id!r} is "
+            f"{sides(sample.image_size)} (height x width). {hint}"
+        )
+
+
+def check_turn(sample: Sample, image: Path, labels: Path, orientation: int) -> None:
+    """Refuse labels that may describe the image as it was before its EXIF orientation turned it.
+
+    Where the turn swaps two different sides, the size of the labels has shown that they are upright. Otherwise, a mask
+    must have the same orientation in its own file, or look the same before and after the turn.
+
+    Args:
+        sample: The upright image with its labels.
+        image: The file of the image.
+        labels: The file of the labels.
+        orientation: The EXIF orientation by which the image was turned, 2 to 8.
+    """
+    planes = [plane for plane in (sample.mask, sample.depth_m) if plane is not None]
+    has_boxes = sample.boxes is not None and len(sample.boxes) > 0
+    if orientation >= 5 and sample.image_size[0] != sample.image_size[1]:
+        return
+    if not has_boxes and all(np.array_equal(plane, _turned(plane, orientation)) for plane in planes):
+        return
+    if not has_boxes and _own_orientation(labels) == orientation:
+        return
+    raise DatasetError(
+        f"{image} is turned by its EXIF orientation ({orientation}), and {labels} may describe it before or after the "
+        "turn. Save the image as the labels show it, without an orientation."
+    )
+
+
+def _turned(plane: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation >= 5:
+        plane = plane.T
+    return plane[
+        :: -1 if orientation in (3, 4, 7, 8) else 1,
+        :: -1 if orientation in (2, 3, 6, 7) else 1,
+    ]
+
+
+def _own_orientation(labels: Path) -> int:
+    try:
+        return orientation_of(labels)
+    except ImageError:  # labels that are not an image
+        return 1
 
 
 def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
@@ -102,47 +171,62 @@ def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
         ImageError: If the file is missing or damaged.
         DatasetError: If the picture does not have 16 bits.
     """
-
-    def metres(image: Image.Image) -> np.ndarray:
-        if image.mode not in _DEPTH_MODES:
-            raise DatasetError(
-                f"{path} is a picture of mode {image.mode}; depth must be a 16-bit grey picture, in millimetres. 8-bit "
-                "pictures are only for viewing: use the file that came with the data set."
-            )
-        return np.array(image).astype(np.float32) / 1000
-
-    return _decode(path, metres)
+    values, mode = read_stored(path)
+    if values.dtype not in (np.uint16, np.int32):
+        raise DatasetError(
+            f"{path} is a picture of mode {mode}; depth must be a 16-bit grey picture, in millimetres. 8-bit "
+            "pictures are only for viewing: use the file that came with the data set."
+        )
+    if values.dtype == np.int32 and values.size and values.min() < 0:
+        raise DatasetError(f"{path} has negative depth, {values.min()} mm. Use the file that came with the data set.")
+    depth_m = values.astype(np.float32)
+    depth_m /= 1000
+    return depth_m
 
 
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file that are not empty, without surrounding white space.
 
+    A byte-order mark, with which Windows marks UTF-8, is left out.
+
     Raises:
-        DatasetError: If the file is not a text file, or is empty.
+        DatasetError: If the file cannot be read, is not a text file, or is empty.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        if not path.is_file():
+            raise OSError("it is not a file")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{path} must be a list, a text file with one image per line; it is not text ({error})."
         ) from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {_reason(error)}. It must be a list of images.") from error
     if not any(lines):
         raise DatasetError(f"{path} is empty; it must list one image per line. Download it again.")
     return [line for line in lines if line]
 
 
-def read_objects(path: Path) -> list[XMLObject]:
-    """Read the objects of an annotation in VOC's XML.
+def read_objects(path: Path) -> tuple[list[XMLObject], tuple[int, int] | None]:
+    """Read the objects of an annotation in VOC's XML, and the size of its image.
+
+    Returns:
+        The objects, and (height, width) as the annotation states it; None if it states none.
 
     Raises:
         ImageError: If the file is missing or cut short.
         DatasetError: If a side of an object's box is missing or not a number.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")
         tree = ElementTree.parse(path)
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an unknown encoding
         raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
-    return [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
+    objects = [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
+    height, width = (tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
+    is_stated = all(text.isdecimal() and len(text) < 10 and int(text) > 0 for text in (height, width))
+    return objects, (int(height), int(width)) if is_stated else None
 
 
 def _ranges(table: Int64[np.ndarray, "256"]) -> str:
@@ -158,30 +242,18 @@ def _ranges(table: Int64[np.ndarray, "256"]) -> str:
 
 
 def _object(element: ElementTree.Element, where: str) -> XMLObject:
-    name, difficult = element.findtext("name", ""), element.findtext("difficult", "0")
+    name, difficult = element.findtext("name", ""), element.findtext("difficult", "0").strip()
     values = [element.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
         left, top, right, bottom = (float(value) for value in values)
         if not all(map(math.isfinite, (left, top, right, bottom))):
             raise ValueError("a side is not finite")
-        return XMLObject(name.strip(), (left, top, right, bottom), bool(int(difficult)))
     except ValueError as error:
         raise DatasetError(
-            f"{where}: a box must have the numbers xmin, ymin, xmax, ymax, and difficult must be 0 or 1; got {values} "
-            f"and {difficult!r}."
+            f"{where}: a box must have the numbers xmin, ymin, xmax, ymax, in pixels; got {values}."
         ) from error
-
-
-def _decode(path: Path, pixels: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return pixels(image)
-    except (ImageError, DatasetError):
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image that Pillow can read. Copy or download it again.") from error
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
+    is_difficult = difficult.isdecimal() and difficult.strip("0") != ""  # "Unspecified" and the like mean 0
+    return XMLObject(name.strip(), (left, top, right, bottom), is_difficult)
 
 
 def _reason(error: Exception) -> str:

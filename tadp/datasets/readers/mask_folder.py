@@ -1,7 +1,6 @@
 """Your own images and masks, in two folders."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,21 @@ from tadp.datasets.readers.label_files import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import MissingDataError
 from tadp.files.checks import check_classes
-from tadp.images.reading import SUFFIXES
+from tadp.images.image_files import LABEL_SUFFIXES, suffixes
+from tadp.language.unicode_forms import composed
 
 
 class MaskFolder(FolderDataset):
     """Your own images in one folder, and masks with the same names in another: photos/a.jpg and masks/a.png.
 
-    A mask is a picture with one channel or a palette. Each value is the index of the pixel's class, counted from 0, or
-    255 where the class is unknown. If there are two classes, the first mask that only contains 0 and 255 causes a
+    A mask is a picture with one channel or a palette, of any bit depth. Each value in the file is the index of the
+    pixel's class, counted from 0, or 255 where the class is unknown. If there are two classes, the first mask that only contains 0 and 255 causes a
     warning, because such masks often mean the second class by 255. Image ids are file names without their suffix, such
     as "a". Caption files written by the command `tadp caption` have the same ids.
 
     Args:
         images: The folder of images.
-        masks: The folder of masks, with one .png file per image.
+        masks: The folder of masks, with one PNG, PGM or TIFF file per image.
         class_names: Names of the classes in the order of their indices, 1 to 255 names. Background needs a name too if
             the masks have it as a class.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
@@ -52,24 +52,26 @@ class MaskFolder(FolderDataset):
         for folder in (image_root, mask_root):
             if not folder.is_dir():
                 raise MissingDataError(f"no folder {folder}; pass the folder of images and then the folder of masks.")
-        paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in suffixes())
         if not paths:
-            raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
+            raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(suffixes())}.")
         class_names = tuple(check_classes(class_names, name="class_names"))
         if len(class_names) > IGNORE_LABEL:
             raise ValueError(
                 f"a mask can have 1 to {IGNORE_LABEL} classes, as the value {IGNORE_LABEL} means unknown; got "
                 f"{len(class_names)} names."
             )
-        stems: dict[str, Path] = {}
-        for path in paths:
-            if path.stem in stems:
-                raise ValueError(f"{stems[path.stem]} and {path} share a name, and so a mask; rename one of them.")
-            stems[path.stem] = path
-        self._has_warned = False
+        stems = _by_stem(paths, "and so a mask; rename one of them")
+        masks_of = _by_stem(
+            sorted(path for path in mask_root.iterdir() if path.suffix.lower() in LABEL_SUFFIXES),
+            "and so an image; remove one of them",
+        )
         self._table = class_table({value: value for value in (*range(len(class_names)), IGNORE_LABEL)})
         super().__init__(
-            [Record(stem, path, mask_root / f"{stem}.png") for stem, path in stems.items()],
+            [
+                Record(path.stem, path, masks_of.get(stem, mask_root / f"{path.stem}.png"))
+                for stem, path in stems.items()
+            ],
             name=image_root.name or str(image_root),
             advice=f"Each image needs a mask of the same name in {mask_root}: a.png for a.jpg. (JPEG is not suitable "
             "for masks, because it changes values.)",
@@ -80,14 +82,24 @@ class MaskFolder(FolderDataset):
 
     def _label(self, sample: Sample, path: Path) -> Sample:
         labelled = with_mask(sample, path, self._table, name=self._name)
-        if len(self.class_names) == 2 and not self._has_warned and _is_black_and_white(labelled):
-            self._has_warned = True
-            warnings.warn(
+        if len(self.class_names) == 2 and _is_black_and_white(labelled):
+            self._warn_once(
+                "black and white",
                 f"{path} only has the values 0 and {IGNORE_LABEL}, and {IGNORE_LABEL} means unknown, so it has no "
                 f"pixels of {self.class_names[1]!r}. If white is meant to be that class, write 1 instead.",
-                stacklevel=4,
             )
         return labelled
+
+
+def _by_stem(paths: Iterable[Path], problem: str) -> dict[str, Path]:
+    """Files by their name without suffix; two that share it are refused."""
+    stems: dict[str, Path] = {}
+    for path in paths:
+        stem = composed(path.stem)
+        if stem in stems:
+            raise ValueError(f"{stems[stem]} and {path} share a name, {problem}.")
+        stems[stem] = path
+    return stems
 
 
 def _is_black_and_white(sample: Sample) -> bool:

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, require
-from tadp.datasets.readers.label_files import read_depth_m, read_lines
-from tadp.datasets.sample import Sample, sides
+from tadp.datasets.readers.label_files import check_label_size, read_depth_m, read_lines
+from tadp.datasets.sample import Sample
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 
@@ -22,13 +24,15 @@ _GET_LIST = (
     "The list has one pair per line, '/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png'. Copy it from "
     "datasets/depth/filenames/nyudepthv2 of the paper's released code, or pass file_list."
 )
+_NEAREST_M = 0.4  # the Kinect measures from about 0.5 m to 10 m
 
 
 class NYUDepthV2(FolderDataset):
     """NYU Depth v2 for depth: 24,231 images to train on and 654 to test, 480x640 pixels, with depths up to 10 m.
 
     Depth is read from 16-bit pictures in millimetres and converted to metres. It is 0 where the sensor measured
-    nothing. Image ids are the images' names in the file list, such as "/kitchen_0028b/rgb_00045.jpg". The paper's
+    nothing. The first picture whose depths the sensor cannot have measured, as in files of another unit, causes a
+    warning. Image ids are the images' names in the file list, such as "/kitchen_0028b/rgb_00045.jpg". The paper's
     released code looks up captions by the same ids.
 
     Args:
@@ -77,10 +81,15 @@ class NYUDepthV2(FolderDataset):
 
     def _label(self, sample: Sample, path: Path) -> Sample:
         depth_m = read_depth_m(path)
-        if depth_m.shape != sample.image_size:
-            raise DatasetError(
-                f"depth must have the size of its image; {path} is {sides(depth_m.shape)}, and the image "
-                f"{sample.image_id!r} is {sides(sample.image_size)} (height x width). Download both again."
+        check_label_size(sample, path, depth_m.shape, kind="depth")
+        known = np.count_nonzero(depth_m)
+        near, far = np.count_nonzero(depth_m < _NEAREST_M) - (depth_m.size - known), np.count_nonzero(depth_m > 10)
+        if near > known / 2 or far > known / 10:
+            self._warn_once(
+                "unit",
+                f"{path} has depths {f'under {_NEAREST_M} m' if near > known / 2 else 'over 10 m'} in most places, "
+                "which the sensor of NYU Depth v2 cannot measure. Depth is read as millimetres; these files may be in "
+                "another unit. Use the files that the data set's page names, or convert them to millimetres.",
             )
         return replace(sample, depth_m=depth_m)
 

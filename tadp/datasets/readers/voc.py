@@ -5,10 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
-from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, listing, require
-from tadp.datasets.readers.label_files import XMLObject, class_table, read_lines, read_objects, with_mask
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, Listings, OnError, Record, require
+from tadp.datasets.readers.label_files import (
+    XMLObject,
+    check_label_size,
+    class_table,
+    read_lines,
+    read_objects,
+    with_mask,
+)
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice, check_classes
@@ -82,12 +90,13 @@ class PascalVOC(FolderDataset):
         check_choice(split, get_args(VOCSplit), name="split")
         images = require(root / "JPEGImages", root=root, name="Pascal VOC", advice=_GET.format(root=root))
         names = _segmentation_names(root, split)
-        own = listing(root / "SegmentationClass")
+        listings = Listings()
         records = [
             Record(
                 name,
                 images / f"{name}.jpg",
-                root / ("SegmentationClass" if f"{name}.png" in own else "SegmentationClassAug") / f"{name}.png",
+                listings.find(root / "SegmentationClass" / f"{name}.png")
+                or root / "SegmentationClassAug" / f"{name}.png",
             )
             for name in names
         ]
@@ -101,7 +110,15 @@ class PascalVOC(FolderDataset):
         )
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        return with_mask(sample, path, _TABLE, name=self._name)
+        labelled = with_mask(sample, path, _TABLE, name=self._name)
+        if labelled.mask is not None and np.count_nonzero(labelled.mask == IGNORE_LABEL) > labelled.mask.size / 2:
+            self._warn_once(
+                "shifted",
+                f"{path} is 255 in most places, which Pascal VOC only uses along outlines. Background must be 0, and "
+                "classes 1 to 20; if they were shifted to count from 0, every class is now another. Use the masks that "
+                "come with VOC and SBD.",
+            )
+        return labelled
 
 
 class VOCBoxes(FolderDataset):
@@ -109,7 +126,8 @@ class VOCBoxes(FolderDataset):
 
     In a sample, pixels are counted from 0, and the right and bottom sides of a box are exclusive. In the XML files,
     pixels are counted from 1 and all sides are inclusive, so left and top are reduced by 1. Objects marked as difficult
-    are kept and marked in `Boxes.difficult`.
+    are kept and marked in `Boxes.difficult`. Boxes that reach beyond their image are clipped; the first of them causes
+    a warning.
 
     Args:
         root: A folder with JPEGImages, Annotations and ImageSets/Main.
@@ -160,8 +178,10 @@ class VOCBoxes(FolderDataset):
         return self.class_names
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        numbered = enumerate(read_objects(path))
-        annotated = [self._converted(entry, f"{path}, object {number}", sample) for number, entry in numbered]
+        objects, size = read_objects(path)
+        if size is not None:
+            check_label_size(sample, path, size, kind="an annotation")
+        annotated = [self._converted(entry, f"{path}, object {number}", sample) for number, entry in enumerate(objects)]
         kept = [entry for entry in annotated if entry.name in self.class_names]
         boxes = Boxes(
             torch.tensor([entry.box for entry in kept], dtype=torch.float32).reshape(-1, 4),
@@ -190,7 +210,15 @@ class VOCBoxes(FolderDataset):
                 f"{where}: the box {entry.box} lies outside its image of {sides(sample.image_size)} (height x width). "
                 "Get the annotation that belongs to this image."
             )
-        return XMLObject(name, (left, top, right, bottom), entry.is_difficult)
+        inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+        if inside != (left, top, right, bottom):
+            self._warn_once(
+                "clipped",
+                f"{where}: the box {entry.box} reaches beyond its image of {sides(sample.image_size)} (height x "
+                "width); it is clipped, and so are others. Pixels of these annotations count from 1; if a file counts "
+                "from 0, its boxes are now one pixel off.",
+            )
+        return XMLObject(name, inside, entry.is_difficult)
 
 
 class PascalVOCDetection(VOCBoxes):

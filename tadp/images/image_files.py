@@ -1,0 +1,273 @@
+"""Open image files, and decode photographs as upright pixels, and label and depth images as the values they store."""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import floor, sqrt
+from pathlib import Path
+from threading import Lock, get_ident
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from tadp.errors import DatasetError, ImageError
+
+MIN_SIZE = 8  # one latent cell: the VAE of every Stable Diffusion has stride 8
+# Pillow recognises a file by its content, and for some formats (EPS) starts another program to decode it.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "PSD", "TIFF", "WEBP")
+SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff")  # of label and depth images
+BAND_PIXELS = 2**20  # a large image is converted this many pixels at a time, so that copies of it stay small
+
+_HEIF = "HEIF"  # registered by pillow-heif
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO 23008-12, Annex B
+_EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the second begins files with a preview
+# JPEG, WebP and AVIF change values, GIF renumbers them, and Pillow misreads BMP files with fewer colours than bits.
+_EXACT = ("PNG", "PPM", "TIFF")
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+_GREY_STEP = {"2": 85, "4": 17}  # Pillow spreads greys of 2 and 4 bits over 0 to 255
+_MAIN_FRAME_FIRST = ("MPO", "PSD")  # the other frames are a camera's previews, or the layers of frame 0
+# The errors that Pillow raised on 36,000 files damaged at random, and those that `PIL.Image.open` expects of plugins.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
+
+
+def suffixes() -> tuple[str, ...]:
+    """The suffixes of image files: `SUFFIXES`, and those of HEIC once a plug-in for it is registered."""
+    return SUFFIXES + _HEIF_SUFFIXES if _HEIF in Image.OPEN else SUFFIXES
+
+
+def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> np.ndarray:
+    """Decode upright pixels: (H, W) for greys with more than 8 bits, (H, W, 4) with transparency, else (H, W, 3)."""
+    return decode_turned(source, name, max_pixels)[0]
+
+
+def decode_turned(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> tuple[np.ndarray, int]:
+    """Decode pixels as `decode` does, and return the EXIF orientation by which they were turned, 1 to 8."""
+    with _opened(source, name, max_pixels) as image:
+        check_size((image.height, image.width), name, max_pixels)
+        upright, orientation = _upright(image)
+        if image.mode.startswith(("I", "F")):
+            pixels = _array(upright, image.mode)
+            # Pillow scales PGM files with more than 8 bits to 16
+            return (pixels.astype(np.uint16) if image.format == "PPM" and image.mode == "I" else pixels), orientation
+        return _array(upright, "RGBA" if image.has_transparency_data else "RGB"), orientation
+
+
+def read_stored(path: Path) -> tuple[np.ndarray, str]:
+    """Read the values of a label or depth image as the file stores them, turned upright by its EXIF orientation.
+
+    A photograph's greys are levels between black and white, so Pillow stretches 2 and 4 bits, and PGM files with
+    another white, to 8 or 16 bits, and inverts files in which 0 is white. Here they are numbers, and stay as they are.
+    In a picture with a palette they are the indices, not the colours.
+
+    Returns:
+        The values, (H, W), uint8, int8, uint16, int32 or float32, and Pillow's mode of the picture.
+
+    Raises:
+        ImageError: If the file is missing or damaged, or is not an image.
+        DatasetError: If it has several values per pixel, or its format changes values.
+    """
+    with _opened(path, str(path), None) as image:
+        if image.format not in _EXACT or image.info.get("compression") in _LOSSY_TIFF:
+            raise DatasetError(
+                f"{path} is a {image.format} file, which may change values; a mask or depth must be a PNG, PGM or TIFF "
+                "without lossy compression. Use the files that came with the data set."
+            )
+        if image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
+            kind = "a picture with transparency" if image.mode in ("LA", "La", "PA") else "a colour picture"
+            raise DatasetError(
+                f"{path} is {kind} (mode {image.mode}); a mask must have one value per pixel, and so must depth. Use "
+                "the files that came with the data set, or convert the colours back to class numbers."
+            )
+        restore = _restorer(image)
+        return restore(_array(_upright(image)[0], image.mode)), image.mode
+
+
+def orientation_of(path: Path) -> int:
+    """The EXIF orientation of an image file, 1 to 8.
+
+    Raises:
+        ImageError: If the file is missing or damaged, or is not an image.
+    """
+    with _opened(path, str(path), None) as image:
+        return _orientation(image)
+
+
+def check_size(image_size: tuple[int, ...], name: str, max_pixels: int | None) -> None:
+    """Refuse an image that is empty, too small, or larger than `max_pixels`, with an ImageError."""
+    height, width = image_size
+    shorter = min(image_size)
+    if shorter == 0:
+        raise ImageError(f"{name} is empty: {height}x{width} pixels (height x width).")
+    if shorter < MIN_SIZE:
+        larger = "x".join(str(-(-side * MIN_SIZE // shorter)) for side in image_size)
+        raise ImageError(
+            f"{name} is {height}x{width} pixels (height x width); both sides must be at least {MIN_SIZE}. "
+            f"Resize it to {larger} or more."
+        )
+    if max_pixels is not None and height * width > max_pixels:
+        raise _too_large(name, height * width, max_pixels)
+
+
+@contextmanager
+def _opened(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> Iterator[Image.Image]:
+    """Open a file or use a picture, and turn whatever Pillow raises meanwhile into an ImageError."""
+    try:
+        with _without_halves(), _unread(source, name) as image:
+            animated = image is not source and getattr(image, "is_animated", False)
+            if animated and image.format not in _MAIN_FRAME_FIRST:
+                raise ImageError(
+                    f"{name} has several frames (animation or pages), but one image is expected. Choose a frame: "
+                    f"image = PIL.Image.open({name}); image.seek(0)."
+                )
+            yield image
+    except (ImageError, DatasetError):
+        raise
+    except FileNotFoundError as error:
+        hint = "Download it first" if "://" in name else "Check its spelling and the working folder"
+        raise ImageError(f"no such file: {name}. {hint}.") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name} is a folder; pass an image in it. tadp.images.list_images lists them.") from error
+    except PermissionError as error:
+        raise ImageError(f"no permission to read {name}. Change its mode: chmod +r {name}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = int(re.findall(r"\((\d+) pixels\)", str(error))[0])
+        if max_pixels is not None and pixels > max_pixels:
+            raise _too_large(name, pixels, max_pixels) from error
+        raise ImageError(
+            f"{name} has {pixels / 1e6:.4g} megapixels, more than Pillow opens. Shrink it, or also lift Pillow's "
+            "limit: PIL.Image.MAX_IMAGE_PIXELS = None."
+        ) from error
+    except _DECODE_ERRORS as error:
+        raise ImageError(f"{name} is damaged or cut short ({error}). Copy or download it again.") from error
+
+
+@contextmanager
+def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image]:
+    """A picture before its pixels are read, from a regular file in one of our formats or from the caller."""
+    if isinstance(source, Image.Image):
+        if source.format == "EPS" and getattr(source, "tile", None):
+            raise ImageError(f"{name} is an EPS that is not loaded, and Pillow would start Ghostscript. Load it first.")
+        yield source
+        return
+    path = Path(source)
+    if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for its writer
+        raise ImageError(f"{name} is a pipe or device, not a file. Write its content to a file first.")
+    Image.init()
+    # From a path, Pillow maps a TIFF into memory, and then reads one that is turned in rows of the wrong length.
+    with path.open("rb") as file:
+        try:
+            image = Image.open(file, formats=[kind for kind in (*FORMATS, _HEIF) if kind in Image.OPEN])
+        except UnidentifiedImageError as error:
+            file.seek(0)
+            raise ImageError(f"{name} {_unknown(file.read(12), path.suffix)}") from error
+        with image:
+            yield image
+
+
+def _unknown(head: bytes, suffix: str) -> str:
+    """What is wrong with a file that is in none of our formats, by its first bytes and its suffix."""
+    if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS and _HEIF not in Image.OPEN:
+        return (
+            "is a HEIC image, which needs a plug-in: pip install pillow-heif, then call "
+            "pillow_heif.register_heif_opener(). Or convert it to PNG or JPEG."
+        )
+    kind = "EPS" if head[:4] in _EPS else Image.EXTENSION.get(suffix.lower(), "PNG")
+    if kind not in (*FORMATS, _HEIF):
+        return f"is of a format that tadp does not open, {kind}. Convert it to PNG or JPEG."
+    return "is not an image that Pillow can read. Convert it to PNG or JPEG."
+
+
+class _TrueElsewhere(int):
+    """`True` in every thread but those that read an image here."""
+
+    def __bool__(self) -> bool:
+        return get_ident() not in _reading
+
+
+_reading: set[int] = set()  # threads that read an image while another library lets Pillow accept half an image
+_lock = Lock()
+
+
+@contextmanager
+def _without_halves() -> Iterator[None]:
+    """Let Pillow refuse truncated images in this thread, although another library told it to fill them up.
+
+    That setting is a global of Pillow, and the threads of that library must still find it set.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES is False:
+        yield
+        return
+    with _lock:
+        _reading.add(get_ident())
+        ImageFile.LOAD_TRUNCATED_IMAGES = _TrueElsewhere(1)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        with _lock:
+            _reading.discard(get_ident())
+            if not _reading and isinstance(ImageFile.LOAD_TRUNCATED_IMAGES, _TrueElsewhere):
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(2, 9) else 1
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, int]:
+    """The picture turned by its EXIF orientation, and that orientation. It is only copied if it must be turned."""
+    orientation = _orientation(image)
+    image.load()  # which already turns a TIFF
+    return (image if _orientation(image) == 1 else ImageOps.exif_transpose(image)), orientation
+
+
+def _array(image: Image.Image, mode: str) -> np.ndarray:
+    """A picture's pixels in a mode. Converted as a whole, the picture would be copied three times more."""
+    rows = max(1, BAND_PIXELS // max(1, image.width))
+
+    def band(top: int) -> np.ndarray:
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        return np.asarray(part if part.mode == mode else part.convert(mode))
+
+    first = band(0)
+    array = np.empty((image.height, *first.shape[1:]), first.dtype)
+    array[:rows] = first
+    for top in range(rows, image.height, rows):
+        array[top : top + rows] = band(top)
+    return array
+
+
+def _restorer(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
+    """Prepare a picture that is not loaded yet; return the function from Pillow's values to those in the file."""
+    codec, extents, offset, arguments = image.tile[0]
+    rawmode = arguments if isinstance(arguments, str) else str(arguments[0])
+    if image.format == "PPM" and codec == "ppm":  # it would scale the values, and cut those above the file's white
+        image.tile = [(codec := "raw", extents, offset, "I;16B" if image.mode == "I" else image.mode)]
+    white = arguments[-1] if codec == "ppm_plain" and image.mode != "1" else None
+    depth = rawmode.partition(";")[2].rstrip("R") if image.mode in ("1", "L") else ""
+    is_signed = image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(339) == (2,)  # SampleFormat
+
+    def restore(values: np.ndarray) -> np.ndarray:
+        values = values.astype(np.uint8 if image.mode == "1" else values.dtype.newbyteorder("="), copy=False)
+        if depth.endswith("I"):  # 0 is white
+            values = (1 if image.mode == "1" else 255) - values
+        if image.format == "PPM" and image.mode == "I":
+            values = values.astype(np.uint16)
+        if white is not None:
+            full = np.iinfo(values.dtype).max
+            values = ((values.astype(np.int64) * white + full // 2) // full).astype(values.dtype)
+        step = _GREY_STEP.get(depth.rstrip("I"))
+        return values.view(np.int8) if is_signed else values if step is None else values // step
+
+    return restore
+
+
+def _too_large(name: str, pixels: int, max_pixels: int) -> ImageError:
+    percent = floor(100 * sqrt(max_pixels / pixels))
+    return ImageError(
+        f"{name} has {pixels / 1e6:.4g} megapixels; the limit is {max_pixels / 1e6:.4g}. "
+        f"Shrink its sides to {percent} % or less, or raise max_pixels."
+    )
