@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from math import floor, sqrt
 from pathlib import Path
 from threading import Lock, get_ident
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -240,13 +241,13 @@ def _array(image: Image.Image, mode: str) -> np.ndarray:
     return array
 
 
-def _restorer(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
+def _restorer(image: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Prepare a picture that is not loaded yet; return the function from Pillow's values to those in the file."""
     codec, extents, offset, arguments = image.tile[0]
     rawmode = arguments if isinstance(arguments, str) else str(arguments[0])
     if image.format == "PPM" and codec == "ppm":  # it would scale the values, and cut those above the file's white
         image.tile = [(codec := "raw", extents, offset, "I;16B" if image.mode == "I" else image.mode)]
-    white = arguments[-1] if codec == "ppm_plain" and image.mode != "1" else None
+    white = int(arguments[-1]) if codec == "ppm_plain" and image.mode != "1" else None
     depth = rawmode.partition(";")[2].rstrip("R") if image.mode in ("1", "L") else ""
     is_signed = image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(339) == (2,)  # SampleFormat
 

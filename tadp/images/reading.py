@@ -157,7 +157,8 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
     A file is listed whatever its suffix. A folder stands for all images in it and its subfolders. There, images are
     recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case, or that of HEIC once pillow-heif
-    is registered), and hidden files and folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the images and folders that it matches.
+    is registered), and hidden files and folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the
+    images and folders that it matches.
 
     Args:
         paths: One path or several. A file that several paths lead to is listed once.

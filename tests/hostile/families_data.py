@@ -204,7 +204,7 @@ XMLS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 HARMLESS = ("name has spaces", "difficult is empty", "difficult is text", "difficult is missing", "size is missing",
             "processing instruction", "side has other digits", "box twice as large as the image",
-            "difficult is 2", "100,000 levels")  # fmt: skip
+            "difficult is 2", "100,000 levels", "size is zero", "size is text")  # fmt: skip
 
 
 def read_xml(sort: str, folder: Path, rng: Random) -> Any:

@@ -10,10 +10,14 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float32, Int64, Integer, UInt8
 
+from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, ImageError
 from tadp.images.image_files import decode_turned, orientation_of, read_stored
 from tadp.images.reading import to_pil
+
+_MOST_MM = 2**16 - 1
+_LONGEST_LINE = 10_000
 
 
 class XMLObject(NamedTuple):
@@ -179,6 +183,11 @@ def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
         )
     if values.dtype == np.int32 and values.size and values.min() < 0:
         raise DatasetError(f"{path} has negative depth, {values.min()} mm. Use the file that came with the data set.")
+    if values.dtype == np.int32 and values.size and values.max() > _MOST_MM:
+        raise DatasetError(
+            f"{path} has a depth of {values.max()} mm; depth must be a 16-bit grey picture, in millimetres, up to "
+            f"{_MOST_MM}. Use the file that came with the data set."
+        )
     depth_m = values.astype(np.float32)
     depth_m /= 1000
     return depth_m
@@ -202,6 +211,11 @@ def read_lines(path: Path) -> list[str]:
         ) from error
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {_reason(error)}. It must be a list of images.") from error
+    if "\0" in "".join(lines) or max(map(len, lines), default=0) > _LONGEST_LINE:
+        raise DatasetError(
+            f"{path} must be a list, a text file with one image per line; it has null characters, or a line of over "
+            f"{_LONGEST_LINE} characters. Download it again."
+        )
     if not any(lines):
         raise DatasetError(f"{path} is empty; it must list one image per line. Download it again.")
     return [line for line in lines if line]
@@ -221,7 +235,9 @@ def read_objects(path: Path) -> tuple[list[XMLObject], tuple[int, int] | None]:
         if path.exists() and not path.is_file():
             raise OSError("it is not a file")
         tree = ElementTree.parse(path)
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an unknown encoding
+        if tree.getroot().tag != "annotation":
+            raise ValueError(f"it has <{tree.getroot().tag[:20]}> in place of <annotation>")
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
     objects = [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
     height, width = (tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
@@ -250,10 +266,9 @@ def _object(element: ElementTree.Element, where: str) -> XMLObject:
             raise ValueError("a side is not finite")
     except ValueError as error:
         raise DatasetError(
-            f"{where}: a box must have the numbers xmin, ymin, xmax, ymax, in pixels; got {values}."
+            f"{where}: a box must have the numbers xmin, ymin, xmax, ymax, in pixels; got {shown(values)}."
         ) from error
-    is_difficult = difficult.isdecimal() and difficult.strip("0") != ""  # "Unspecified" and the like mean 0
-    return XMLObject(name.strip(), (left, top, right, bottom), is_difficult)
+    return XMLObject(name.strip(), (left, top, right, bottom), difficult == "1")  # "Unspecified" and the like mean 0
 
 
 def _reason(error: Exception) -> str:

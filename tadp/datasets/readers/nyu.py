@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tadp.captions.records import shown
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, require
 from tadp.datasets.readers.label_files import check_label_size, read_depth_m, read_lines
 from tadp.datasets.sample import Sample
@@ -97,5 +98,7 @@ class NYUDepthV2(FolderDataset):
 def _record(line: str, folder: Path, where: str) -> Record:
     names = line.split()
     if len(names) < 2:
-        raise DatasetError(f"{where}: a line must have an image and its depth, separated by a space; got {line!r}.")
+        raise DatasetError(
+            f"{where}: a line must have an image and its depth, separated by a space; got {shown(line)}."
+        )
     return Record(names[0], *(folder / name.lstrip("/") for name in names[:2]))
