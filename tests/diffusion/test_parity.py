@@ -89,15 +89,15 @@ def test_double_precision_agrees_with_plain_diffusers(network, size):
     image = torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
     text = torch.randn(2, 9, width, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        found = backbone(image, Conditioning(text))
+        result = backbone(image, Conditioning(text))
         mode = vae.encode(2 * image - 1).latent_dist.mode() * vae.config.scaling_factor
         maps, attention = by_hooks(unet, mode, text, layers)
-    assert len(found.maps) == len(maps) == len(channels)
-    for ours, expected in zip(found.maps, maps, strict=True):
+    assert len(result.maps) == len(maps) == len(channels)
+    for ours, expected in zip(result.maps, maps, strict=True):
         assert ours.shape == expected.shape
         assert relative_error(ours, expected) < 1e-9
     for level in levels:
-        assert relative_error(found.attention.at(level), attention[level]) < 1e-9
+        assert relative_error(result.attention.at(level), attention[level]) < 1e-9
 
 
 def by_hooks(unet: UNet2DConditionModel, latents: torch.Tensor, text: torch.Tensor, layers: int):

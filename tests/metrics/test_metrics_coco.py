@@ -53,10 +53,10 @@ def whole_pixels(images=40):
         rows = torch.tensor([[x, y, x + 20.0, y + 20.0] for x in (0, 60) for y in (0, 60)])
         labels = torch.randint(0, 2, (4,), generator=generator)
         truth.append(Boxes(rows, labels))
-        found = rows.clone()
-        found[:, 2] -= torch.randint(0, 11, (4,), generator=generator)  # overlaps of 10 / 20 to 20 / 20
+        detected = rows.clone()
+        detected[:, 2] -= torch.randint(0, 11, (4,), generator=generator)  # overlaps of 10 / 20 to 20 / 20
         scores = torch.randint(1, 50, (4,), generator=generator) / 50
-        detections.append(Detections(found, labels, scores))
+        detections.append(Detections(detected, labels, scores))
     return detections, truth
 
 
@@ -66,9 +66,11 @@ def fractions(images=10):
     for number in range(images):
         box = torch.tensor([[0.1, 0.1, 0.1 + 1 / 3, 0.1 + 1 / 3]], dtype=torch.float64)
         truth.append(Boxes(box, torch.tensor([0])))
-        found = box.clone()
-        found[:, 2] = 0.1 + (0.5 + 0.05 * number) / 3
-        detections.append(Detections(found, torch.tensor([0]), torch.tensor([0.5 + number / 100], dtype=torch.float64)))
+        detected = box.clone()
+        detected[:, 2] = 0.1 + (0.5 + 0.05 * number) / 3
+        detections.append(
+            Detections(detected, torch.tensor([0]), torch.tensor([0.5 + number / 100], dtype=torch.float64))
+        )
     return detections, truth
 
 

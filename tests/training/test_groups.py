@@ -32,14 +32,14 @@ def original_names(model: nn.Module, unet_prefix: str, write_head) -> dict[str, 
     """The trained parameters of a task model under the names of the released code."""
     backbone, head = model.backbone, model.head
     names = {f"{unet_prefix}{there}": here for here, there in originals.ldm_unet(backbone.unet).items()}
-    found = {there: backbone.unet.get_parameter(here) for there, here in names.items()}
+    parameters = {there: backbone.unet.get_parameter(here) for there, here in names.items()}
     for module, write in ((head, write_head), (backbone.text_adapter, lambda part: originals.write_adapter(part, ""))):
         if module is not None:
             written = {key: value for key, value in write(module).items() if key != "decode_head.backbone.conv1.weight"}
-            parameters = dict(module.named_parameters())
+            own = dict(module.named_parameters())
             pairs = zip(_keys(module, written), written, strict=True)
-            found |= {there: parameters[here] for here, there in pairs if here in parameters}
-    return {name: parameter for name, parameter in found.items() if parameter.requires_grad}
+            parameters |= {there: own[here] for here, there in pairs if here in own}
+    return {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
 
 
 def _keys(module: nn.Module, written: dict[str, torch.Tensor]) -> Iterator[str]:
@@ -53,9 +53,9 @@ def settings(groups: list[dict]) -> dict[int, tuple[float, float]]:
 
 
 def by_name(names: dict[str, nn.Parameter], groups: list[dict]) -> dict[str, tuple[float, float]]:
-    found = settings(groups)
-    assert len(found) == len(names)  # each parameter is in one group, and no other parameter is trained
-    return {name: found[id(parameter)] for name, parameter in names.items()}
+    grouped = settings(groups)
+    assert len(grouped) == len(names)  # each parameter is in one group, and no other parameter is trained
+    return {name: grouped[id(parameter)] for name, parameter in names.items()}
 
 
 def tree(parameters: dict[str, nn.Parameter]) -> nn.Module:
