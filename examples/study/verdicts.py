@@ -125,9 +125,18 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
 
 
 def compared(claim: dict[str, Any]) -> str:
-    """The two rows whose difference a claim is about, such as ", TADP-40 minus VPD(LS)"; empty for other claims."""
-    weights = claim.get("rows", {}).get("rows", {})
-    return ", {} minus {}".format(*weights) if list(weights.values()) == [1, -1] else ""
+    """The two rows whose difference a claim is about, such as ", TADP-40 minus VPD(LS)"; empty for other claims.
+
+    With two parts of a table, which are the fast and the normal schedule, it is the difference of their differences.
+    """
+    terms = claim.get("rows", {})
+    rows = terms.get("rows", {})
+    if list(rows.values()) != [1, -1]:
+        return ""
+    difference = " minus ".join(f"({row})" if "," in row else row for row in rows)
+    if isinstance(terms.get("part"), list):
+        return f", ({difference}, fast schedule) minus ({difference}, normal schedule)"
+    return f", {difference}"
 
 
 if __name__ == "__main__":

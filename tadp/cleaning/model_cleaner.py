@@ -26,7 +26,7 @@ class ModelCleaner(Cleaner):
 
     Each prompt contains one caption, and the answer is decoded greedily. An answer that cannot be an edited form of the
     caption (because it is empty, much longer, or has none of the caption's words) is not used: the caption stays as it
-    was, and the report says why.
+    was, and the `CleaningReport` that `clean` returns says why.
 
     Args:
         model: A causal language model. It is set to eval mode and stays on its device.

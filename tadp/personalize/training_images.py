@@ -121,7 +121,8 @@ def read_images(
         images: The images: a folder, a pattern, a list of paths, PIL images, arrays or tensors, or a batch.
         side_px: Length of the shorter side after resizing, in pixels.
         captions: Captions of the images: a list in the same order, or a mapping from image id to caption. An id is the
-            path below the folder without suffix, or the file's name without suffix. None trains without captions.
+            path below the folder without suffix or, if the mapping lacks that, the file's name without suffix. None
+            trains without captions.
         skip_unreadable: Whether to leave out images that cannot be read, with a warning that names them, instead of
             raising an error.
         output: The run's folder. Images that the run drew there are not used as training images. None if the run

@@ -13,7 +13,7 @@ from tadp.text.stack import T5_TOKENS, T5Encoder
 
 
 class TextFiles:
-    """Reads the text encoders of one model folder. The family of the base model calls its methods for each encoder.
+    """Reads the text encoders of one model folder. The code of a model family calls `clip` or `t5` for each encoder.
 
     Args:
         folder: A model folder in diffusers' layout.

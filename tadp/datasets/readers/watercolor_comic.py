@@ -53,8 +53,9 @@ class Watercolor2k(_Drawings):
     Args:
         root: The folder `watercolor`, with JPEGImages, Annotations and ImageSets/Main.
         split: The split to read, "train" or "test" (the default, which the paper tests on).
-        class_names: Names of the classes that the labels index; by default the data set's own six. Pass `VOC_CLASSES`
-            to get the labels of a detector that was trained on Pascal VOC.
+        class_names: Names of the classes that the labels index; by default the data set's own six. Pass
+            `tadp.language.class_names.VOC_CLASSES` to number the classes as in a detector that was trained on Pascal
+            VOC.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
             returns the next readable image; use it only in training. See `FolderDataset`.
@@ -79,8 +80,9 @@ class Comic2k(_Drawings):
     Args:
         root: The folder `comic`, with JPEGImages, Annotations and ImageSets/Main.
         split: The split to read, "train" or "test" (the default, which the paper tests on).
-        class_names: Names of the classes that the labels index; by default the data set's own six. Pass `VOC_CLASSES`
-            to get the labels of a detector that was trained on Pascal VOC.
+        class_names: Names of the classes that the labels index; by default the data set's own six. Pass
+            `tadp.language.class_names.VOC_CLASSES` to number the classes as in a detector that was trained on Pascal
+            VOC.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
             returns the next readable image; use it only in training. See `FolderDataset`.

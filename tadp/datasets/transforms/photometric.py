@@ -139,7 +139,8 @@ class HueSaturationValue:
 
     Source:
         albumentations' HueSaturationValue with its defaults (hue 20 of 180), in TADP's datasets/depth/base_dataset.py.
-        For Pascal VOC, TADP's code uses `HueSaturationValue(hue=20, saturation=10, value=10, probability=1)`.
+        For Pascal VOC, TADP's code has a transform of its own, whose ranges are, in the units of this class,
+        `HueSaturationValue(hue=20, saturation=10, value=10, probability=1)`.
     """
 
     hue: float = 40.0
