@@ -12,7 +12,7 @@ from tadp.convert.forms import Form
 from tadp.convert.pickles import read_pickle
 from tadp.errors import Argument, MissingFileError, ModelError, ModifierError
 from tadp.text.encoder import TextEncoder
-from tadp.text.learned_tokens import LearnedToken, add_token, named_token
+from tadp.text.learned_tokens import LearnedToken, add_token, named_token, only_vectors
 from tadp.text.learned_tokens import read_token as read_safetensors_token
 
 # The kinds of rooms of NYU Depth v2, in the order of VPD's nyu_class_list.json and of its class embeddings.
@@ -180,14 +180,11 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
         content = dict(content["string_to_param"].items())
     if isinstance(content, dict):
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        if len(tensors) != 1:
-            raise ModifierError(
-                f"the file of a learned token must hold one named tensor; {path} holds {len(tensors)} tensors, under "
-                f"{', '.join(sorted(map(str, content))[:4])} …. Tokens for several text encoders are not "
-                "supported."
-            )
-        [(key, content)] = tensors.items()
-        name = name or (key if key != UNNAMED_TOKEN else None)
+        if not tensors:
+            names = ", ".join(sorted(map(str, content))[:4])
+            raise ModifierError(f"the file of a learned token must hold a tensor; {path} holds 0 tensors, only {names} ….")
+        content, key = only_vectors(tensors, path)
+        name = name or (None if key == UNNAMED_TOKEN else key)
     if not isinstance(content, Tensor):
         raise ModifierError(f"{path} holds a {type(content).__name__}, not a learned token.")
     return named_token(content.detach().clone(), name, token, path)

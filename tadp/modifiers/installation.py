@@ -13,6 +13,7 @@ from tadp.errors import ModifierError
 from tadp.files.hub import Source
 from tadp.text.encoder import TextEncoder
 from tadp.text.learned_tokens import LearnedToken, add_token
+from tadp.text.stack import AnyText, TextStack, clip_encoders
 
 
 class Installation:
@@ -35,7 +36,7 @@ class Installation:
         if self._before is None:
             return
         now = _State.of(self._backbone)
-        for original, installed, current in zip(self._before, self._after, now, strict=True):
+        for original, installed, current in zip(self._before.parts(), self._after.parts(), now.parts(), strict=True):
             if original is not installed and current is not installed:
                 raise ModifierError(
                     "the backbone's tokens or U-Net were changed after this modifier was installed; first undo what "
@@ -69,9 +70,7 @@ def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: nn.Module 
         for token, vectors in tokens:
             if backbone.text_encoder is None:
                 raise ModifierError(f"this backbone has no text encoder to learn {token!r}; load it with one.")
-            if not isinstance(backbone.text_encoder, TextEncoder):
-                raise ModifierError(f"this backbone has several text encoders, and {token!r} was learned for one.")
-            add_token(backbone.text_encoder, token, vectors)
+            _add(backbone.text_encoder, token, vectors)
         if unet is not None:
             _swap_unet(backbone, unet)
     except BaseException:
@@ -80,21 +79,39 @@ def install(backbone: TADPBackbone, tokens: list[LearnedToken], unet: nn.Module 
     return Installation(backbone, before)
 
 
+def _add(encoder: AnyText, token: str, vectors: Tensor) -> None:
+    """Add a token to a text encoder, or to each of several, whose vectors are side by side along the width."""
+    encoders = clip_encoders(encoder)
+    if isinstance(encoder, TextStack) and len(encoders) < len(encoder.parts):
+        raise ModifierError(
+            f"tokens can only be added to CLIP text encoders, and this backbone also has another; {token!r} cannot be "
+            "installed."
+        )
+    widths = [_weight(part).shape[1] for part in encoders]
+    if len(encoders) > 1 and vectors.shape[1] != sum(widths):
+        raise ModifierError(
+            f"this backbone has several text encoders, and {token!r} was learned for one. It takes a token with "
+            f"vectors for each, {' + '.join(map(str, widths))} wide; got {vectors.shape[1]}."
+        )
+    shares = vectors.split(widths, dim=1) if len(encoders) > 1 else [vectors]
+    for part, share in zip(encoders, shares, strict=True):
+        add_token(part, token, share)
+
+
 class _State(NamedTuple):
     """The parts that an installation may change, compared by identity."""
 
-    tokenizer: Any
-    weight: Tensor | None
+    encoders: tuple[tuple[Any, Tensor], ...]  # tokenizer and input embeddings of each CLIP text encoder
     unet: nn.Module
     source: Source | None
 
     @classmethod
     def of(cls, backbone: TADPBackbone) -> "_State":
-        encoder = backbone.text_encoder
-        if not isinstance(encoder, TextEncoder):
-            return cls(None, None, backbone.unet, backbone.source)
-        embedding: Any = encoder.model.get_input_embeddings()
-        return cls(encoder.tokenizer, embedding.weight, backbone.unet, backbone.source)
+        pairs = tuple((encoder.tokenizer, _weight(encoder)) for encoder in clip_encoders(backbone.text_encoder))
+        return cls(pairs, backbone.unet, backbone.source)
+
+    def parts(self) -> list[Any]:
+        return [self.unet, self.source, *(part for pair in self.encoders for part in pair)]
 
     def restore(self, backbone: TADPBackbone, changed: "_State") -> None:
         """Put back the parts that differ from `changed`, on the backbone's current device."""
@@ -102,19 +119,20 @@ class _State(NamedTuple):
             unet: Any = self.unet
             backbone.unet = _moved(unet, backbone).train(backbone.unet.training)
             backbone._source = self.source
-        encoder = backbone.text_encoder
-        if (
-            not isinstance(encoder, TextEncoder)
-            or self.weight is changed.weight
-            or self.weight is None
-            or changed.weight is None
-        ):
-            return
-        embedding: Any = encoder.model.get_input_embeddings()
-        self.weight.data = self.weight.data.to(changed.weight.device, changed.weight.dtype)
-        embedding.weight = self.weight
-        embedding.num_embeddings = encoder.model.config.vocab_size = len(self.weight)
-        encoder.tokenizer = self.tokenizer
+        encoders = clip_encoders(backbone.text_encoder)
+        for encoder, (tokenizer, weight), (_, current) in zip(encoders, self.encoders, changed.encoders, strict=True):
+            if weight is current:
+                continue
+            embedding: Any = encoder.model.get_input_embeddings()
+            weight.data = weight.data.to(current.device, current.dtype)
+            embedding.weight = weight
+            embedding.num_embeddings = encoder.model.config.vocab_size = len(weight)
+            encoder.tokenizer = tokenizer
+
+
+def _weight(encoder: TextEncoder) -> Tensor:
+    embedding: Any = encoder.model.get_input_embeddings()
+    return embedding.weight
 
 
 def _swap_unet(backbone: TADPBackbone, unet: nn.Module) -> None:

@@ -128,8 +128,14 @@ class TextEncoder(nn.Module):
         """Embeddings (B, L, D), and pooled embeddings (B, P) if the model has them."""
         is_last = self.hidden == "last"
         out: Any = self.model(ids, **({} if is_last else {"output_hidden_states": True}))
-        # CLIPTextModelWithProjection projects what CLIPTextModel pools
-        pooled = out.get("text_embeds", out.get("pooler_output"))
+        pooled = None
+        if "text_embeds" in out or "pooler_output" in out:
+            # Older configs let the model pool at its highest id, which after adding a token is not the end token.
+            end: Any = self.tokenizer.eos_token_id
+            ends = ids.eq(end).int().argmax(dim=1)
+            pooled = out.last_hidden_state[torch.arange(len(ids), device=ids.device), ends]
+            if "text_embeds" in out:  # of a CLIPTextModelWithProjection
+                pooled = self.model.text_projection(pooled)  # pyright: ignore[reportCallIssue]
         return out.last_hidden_state if is_last else out.hidden_states[-2], pooled
 
     def _names(

@@ -23,6 +23,8 @@ from tadp.files.hub import check_readable
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+# The keys of a token for Stable Diffusion XL's two text encoders: of most trainers, and of diffusers' advanced scripts.
+_PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 UNNAMED = "emb_params"  # the key under which other programs store a token without its name
 
 
@@ -178,7 +180,8 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
     """Read a learned token of one or several vectors from a safetensors file of tadp or diffusers.
 
     Args:
-        path: A .safetensors file with one tensor, (D,) or (N, D), under the token's name.
+        path: A .safetensors file with one tensor, (D,) or (N, D), under the token's name; or with a tensor for each of
+            two text encoders, clip_l and clip_g, whose vectors are joined: D is then the sum of both widths.
         token: New name of the token; None keeps the name in the file. Required if the file has no name.
 
     Raises:
@@ -194,14 +197,36 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
         raise CorruptFileError(f"{path} is not a safetensors file; tadp.convert.read_token({str(path)!r}) reads it.")
     check_readable(path)
     with safe_open(path, "pt") as file:
-        keys = list(file.keys())
-        if len(keys) != 1:
-            raise ModifierError(
-                f"a learned token's file must contain one tensor; {path} contains {len(keys)}: "
-                f"{', '.join(sorted(keys)[:4])} …. Tokens for several text encoders (Stable Diffusion XL) are not "
-                "supported."
-            )
-        return named_token(file.get_tensor(keys[0]), None if keys[0] == UNNAMED else keys[0], token, path)
+        vectors, name = only_vectors({key: file.get_tensor(key) for key in file.keys()}, path)  # noqa: SIM118
+        return named_token(vectors, name, token, path)
+
+
+def only_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, str | None]:
+    """The vectors of the only token among a file's tensors, and its name; None if the file does not name it.
+
+    A token that was learned for two text encoders has one tensor for each. They are joined along the width, as the
+    encoders' embeddings are.
+
+    Raises:
+        ModifierError: If there are other tensors, or the two do not belong together.
+    """
+    if len(tensors) == 1:
+        [(key, vectors)] = tensors.items()
+        return vectors, None if key == UNNAMED else key
+    pair = next((pair for pair in _PAIRS if set(pair) == set(tensors)), None)
+    if pair is None:
+        raise ModifierError(
+            f"a learned token's file must contain one tensor, or one for each of two text encoders "
+            f"({' or '.join(' and '.join(pair) for pair in _PAIRS)}); {path} contains {len(tensors)}: "
+            f"{', '.join(sorted(tensors)[:4])} …."
+        )
+    first, second = (vectors[None] if vectors.ndim == 1 else vectors for vectors in map(tensors.__getitem__, pair))
+    if first.ndim != 2 or first.shape[:1] != second.shape[:1] or first.dtype != second.dtype:
+        raise ModifierError(
+            f"the tensors {pair[0]} and {pair[1]} in {path} must hold the same number of vectors in one precision; got "
+            f"{first.dtype} of shape {tuple(first.shape)} and {second.dtype} of shape {tuple(second.shape)}."
+        )
+    return torch.cat([first, second], dim=1), None
 
 
 def named_token(vectors: Tensor, found: str | None, token: str | None, path: Path) -> LearnedToken:

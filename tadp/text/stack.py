@@ -153,6 +153,12 @@ def only_encoder(encoder: AnyText) -> TextEncoder:
     )
 
 
+def clip_encoders(encoder: AnyText | None) -> list[TextEncoder]:
+    """The CLIP text encoders among a backbone's text encoders, in order."""
+    parts: Any = encoder.parts.values() if isinstance(encoder, TextStack) else [encoder]
+    return [part for part in parts if isinstance(part, TextEncoder) and not isinstance(part, T5Encoder)]
+
+
 def encode_side_by_side(
     first: TextEncoder, second: TextEncoder, texts: list[str], *, mask_padding: bool, both_pooled: bool = False
 ) -> Conditioning:

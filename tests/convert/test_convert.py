@@ -105,7 +105,7 @@ def test_files_that_are_no_token_are_refused(tmp_path):
         with pytest.raises(CorruptFileError, match=r"broken\.bin is damaged"):
             read_token(tmp_path / "broken.bin")
     for content, message in (
-        ({"clip_l": vectors(1), "clip_g": vectors(1)}, r"holds 2 tensors, under clip_g, clip_l"),
+        ({"clip_h": vectors(1), "clip_g": vectors(1)}, r"contains 2: clip_g, clip_h"),
         ({"<toy>": "no"}, r"holds 0 tensors"),
         (["<toy>"], r"holds a list, not a learned token"),
         ({"<toy>": torch.zeros(1, 2, 3)}, r"shape \(1, 2, 3\)"),

@@ -19,13 +19,15 @@ from builders_families import (
     build_xl_unet,
 )
 from diffusers import DiTTransformer2DModel
+from safetensors.torch import save_file
 
 import tadp.diffusion.joint_attention
 from tadp import Conditioning, TADPBackbone
 from tadp.cli.info import model_tables
+from tadp.convert import read_token
 from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import VAEEncoder
-from tadp.errors import CaptionError, MissingFileError, ModelError
+from tadp.errors import CaptionError, MissingFileError, ModelError, ModifierError
 from tadp.modifiers import CaptionModifier
 from tadp.text.stack import only_encoder
 
@@ -257,6 +259,64 @@ def test_what_takes_one_text_encoder_says_so(backbones):
     modifier = CaptionModifier("a {caption}, <toy>", token="<toy>", embedding=torch.zeros(WIDTH))
     with pytest.raises(ModelError.__mro__[1], match=r"several text encoders, and '<toy>' was learned for one"):
         modifier.install(backbones["SDXL"])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_token_for_two_text_encoders_is_installed_in_both(backbones, tmp_path, suffix):
+    backbone, path = backbones["SDXL"], tmp_path / f"toy.{suffix}"
+    parts = [backbone.text_encoder.parts[name] for name in ("text_encoder", "text_encoder_2")]
+    left, right = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0)).unbind()
+    tensors = {"clip_g": right.contiguous(), "clip_l": left.contiguous()}
+    save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
+    token, vectors = read_token(path, token="<toy>")
+    assert torch.equal(vectors, torch.cat([left, right], dim=1))
+    before = backbone.encode_text("a red dog").embeddings
+    with CaptionModifier("a <toy>, {caption}", token=token, embedding=vectors).install(backbone):
+        for part, own in zip(parts, (left, right), strict=True):
+            ids = part.tokenizer("<toy> <toy>_1 <toy>_2").input_ids[1:-1]
+            assert torch.equal(part.model.get_input_embeddings().weight[ids], own)
+        words = backbone.encode_text("a <toy> dog").words[0]
+    assert [word.text for word in words] == ["a", "<toy>", "dog"]
+    assert torch.equal(backbone.encode_text("a red dog").embeddings, before)
+    assert all(len(part.model.get_input_embeddings().weight) == len(part.tokenizer) for part in parts)
+    with pytest.raises(ModifierError, match=r"is 32 wide, but this text encoder's are 16 wide; it was learned for an"):
+        CaptionModifier("<toy>, {caption}", token=token, embedding=vectors).install(backbones["SD 2.x"])
+    with pytest.raises(ModifierError, match=r"only be added to CLIP text encoders, and this backbone also has another"):
+        CaptionModifier("<toy>, {caption}", token=token, embedding=vectors).install(backbones["SD 3"])
+
+
+def test_tensors_of_a_token_that_do_not_belong_together_are_refused(tmp_path):
+    for tensors, message in (
+        ({"clip_l": torch.zeros(2, 4), "clip_g": torch.zeros(3, 4)}, "the same number of vectors"),
+        ({"clip_l": torch.zeros(2, 4), "t5": torch.zeros(2, 4)}, r"contains 2: clip_l, t5"),
+        ({"clip_l": torch.zeros(2, 4), "clip_g": torch.zeros(2, 4).half()}, "in one precision"),
+    ):
+        save_file(tensors, tmp_path / "toy.safetensors")
+        with pytest.raises(ModifierError, match=message):
+            read_token(tmp_path / "toy.safetensors", token="<toy>")
+    save_file({"clip_l": torch.zeros(4), "clip_g": torch.zeros(6)}, tmp_path / "toy.safetensors")
+    assert read_token(tmp_path / "toy.safetensors", token="<toy>").vectors.shape == (1, 10)
+    with pytest.raises(ModifierError, match="does not name its token"):
+        read_token(tmp_path / "toy.safetensors")
+
+
+@pytest.mark.parametrize("family", ["SDXL", "SD 3 without T5"])
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_text_is_pooled_at_its_end_token_after_a_token_was_added(backbones, family, is_old, monkeypatch):
+    """Models from 2022 and 2023 have configs with end token 2, and then pool at the highest id."""
+    encoder = backbones[family].text_encoder
+    for part in encoder.parts.values():
+        network = getattr(part.model, "text_model", part.model)
+        monkeypatch.setattr(network, "eos_token_id", 2 if is_old else part.tokenizer.eos_token_id)
+    plain = encoder("a dog").pooled
+    vectors = torch.randn(2, 2 * WIDTH, generator=torch.Generator().manual_seed(0))
+    with CaptionModifier("<toy>, {caption}", token="<toy>", embedding=vectors).install(backbones[family]):
+        assert torch.equal(encoder("a dog").pooled, plain)
+        pooled = encoder("a <toy> and a dog").pooled
+        part = encoder.parts["text_encoder_2"]
+        ids = part.tokenizer("a <toy> <toy>_1 and a dog").input_ids
+        state = part.model(torch.tensor([ids])).last_hidden_state[0, -1]  # attention is causal: no padding needed
+        torch.testing.assert_close(pooled[0, -POOLED:], part.model.text_projection(state))
 
 
 def test_a_mask_is_for_cross_attention_alone(backbones):

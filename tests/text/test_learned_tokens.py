@@ -275,8 +275,8 @@ def test_files_that_are_no_token_are_refused(tmp_path):
         read_token(tmp_path / "toy.bin")
     with pytest.raises(CorruptFileError, match=r"not a complete safetensors file"):
         read_token(tmp_path / "broken.safetensors")
-    save_file({"clip_l": vectors(1), "clip_g": vectors(1)}, tmp_path / "xl.safetensors")
-    with pytest.raises(ModifierError, match=r"contains 2: clip_g, clip_l"):
+    save_file({"clip_h": vectors(1), "clip_g": vectors(1)}, tmp_path / "xl.safetensors")
+    with pytest.raises(ModifierError, match=r"contains 2: clip_g, clip_h"):
         read_token(tmp_path / "xl.safetensors")
     save_file({"<toy>": torch.zeros(1, 2, 3)}, tmp_path / "deep.safetensors")
     with pytest.raises(ModifierError, match=r"shape \(1, 2, 3\)"):
