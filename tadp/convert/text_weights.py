@@ -182,7 +182,9 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         if not tensors:
             names = ", ".join(sorted(map(str, content))[:4])
-            raise ModifierError(f"the file of a learned token must hold a tensor; {path} holds 0 tensors, only {names} ….")
+            raise ModifierError(
+                f"the file of a learned token must hold a tensor; {path} holds 0 tensors, only {names} …."
+            )
         content, key = only_vectors(tensors, path)
         name = name or (None if key == UNNAMED_TOKEN else key)
     if not isinstance(content, Tensor):

@@ -8,8 +8,10 @@
 
 `MeanIoU`, `DepthMetrics`, `VOCDetection` and `COCODetection` are updated batch by batch. They store counts or, for
 detection, boxes and scores, but no images. The result does not depend on how images are grouped into batches, and a
-batch that raises an error changes nothing. `caption_alignment` measures captions and does not need torch; the other
-metrics import torch when they are first used.
+batch that raises an error changes nothing. Every image that is passed counts, so a sampler that repeats images to give
+each process as many (torch's `DistributedSampler`) changes the result: give each process its own part of the data set,
+`torch.utils.data.Subset(data, range(rank, len(data), world_size))`. `caption_alignment` measures captions and does not
+need torch; the other metrics import torch when they are first used.
 """
 
 from typing import TYPE_CHECKING
