@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import tadp
 from tadp.cross_domain import estimate
+from tadp.images import to_pil
 from tadp.language.matching import mentions
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
@@ -76,7 +77,7 @@ def main() -> None:
         for (name, strength), file in tqdm(files.items())
     }
     count = min(DRAWN, len(numbers))
-    drawn = {key: [Image.open(picture(*key, place)) for place in range(count)] for key in results}
+    drawn = {key: [to_pil(picture(*key, place)) for place in range(count)] for key in results}
     rows = [row for place in range(count) for row in pictures(half, numbers, place, drawn, strengths)]
     figures = {name: {f"{strength:g}": results[name, strength]["figures"] for strength in strengths} for name in WORDS}
     summary = {"command": command("appendix_a", how), **cost(list(results.values())), "words": figures}

@@ -10,6 +10,7 @@ from pathlib import Path
 from tadp.captions import CaptionTable
 from tadp.errors import CaptionError
 from tadp.images.reading import list_images
+from tadp.language.unicode_forms import key_of
 
 SOURCE = "source"  # the field of a record with the captioned file's path, relative to the table's folder
 
@@ -74,10 +75,15 @@ class ImageList:
         short, count = caption_ids(self.names), Counter(self.below.values())
         first = next(captions.records(), None) if isinstance(captions, CaptionTable) else None
         has_sources = first is not None and SOURCE in first.fields
-        return {
-            image: by_path if has_sources or (count[by_path] == 1 and by_path in captions) else short[image]
+        found = {
+            image: by_path
+            if has_sources or (count[by_path] == 1 and key_of(by_path, captions) is not None)
+            else short[image]
             for image, by_path in self.below.items()
         }
+        if isinstance(captions, CaptionTable):  # which finds ids in any Unicode form
+            return found
+        return {image: key_of(image_id, captions) or image_id for image, image_id in found.items()}
 
 
 def _unique_names(relative: Mapping[Path, Path]) -> dict[Path, str]:

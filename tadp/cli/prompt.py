@@ -134,7 +134,7 @@ def _names(text: str | None, option: str) -> list[str]:
         raise typer.BadParameter("this mode needs it: names separated by commas, or @FILE.", param_hint=option)
     if text.startswith("@"):
         try:
-            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise CaptionError(

@@ -412,3 +412,55 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *result)
     assert int(grown_kb) < 2000
     assert int(images) == count
     assert " ".join(caption) == "a picture of object 34321"
+
+
+# Ids in another Unicode form
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize(("first", "second"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_an_id_in_another_unicode_form_is_the_same_image(tmp_path, where, first, second):
+    table = CaptionTable() if where == "memory" else CaptionTable.create(tmp_path / "a.db")
+    with table:
+        assert table.add(first, "a room", fields={"seats": 4})
+        for form in (first, second):
+            assert form in table
+            assert table[form] == table.get(form) == table.captions([form])[0] == "a room"
+            assert not table.add(form, "a room")
+        assert table.missing([second, "b"]) == ["b"]
+        with pytest.raises(CaptionError, match="already has another caption"):
+            table.add(second, "a bar")
+        with pytest.raises(CaptionError, match="already has another caption"):
+            table.update({second: "a bar", "b": "a cat"})
+        table.add(second, "a bar", replace=True)
+        assert list(table) == [first]
+        assert table.record(second).fields == {"seats": 4}
+        assert len(table) == 1
+        merged = CaptionTable({second: "a bar"})
+        assert merged.merge(table, replace=True) == 0
+        assert merged.record(first).fields == {"seats": 4}
+
+
+def test_a_file_with_both_forms_of_an_id_is_refused_only_if_they_differ(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        f'{{"id": "{COMPOSED}", "captions": ["a"]}}\n{{"id": "{DECOMPOSED}", "captions": ["a"]}}\n', "utf-8"
+    )
+    assert list(CaptionTable.open(path)) == [COMPOSED]
+    path.write_text(
+        f'{{"id": "{COMPOSED}", "captions": ["a"]}}\n{{"id": "{DECOMPOSED}", "captions": ["b"]}}\n', "utf-8"
+    )
+    with pytest.raises(CaptionError, match="already has another caption"):
+        CaptionTable.open(path)
+
+
+def test_a_table_from_before_that_holds_both_forms_is_read_exactly(tmp_path):
+    with CaptionTable.create(tmp_path / "a.db") as table:
+        table.update({COMPOSED: "composed", "b": "decomposed"})
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("UPDATE captions SET id = ? WHERE id = 'b'", (DECOMPOSED,))
+    database.close()
+    with CaptionTable.open(tmp_path / "a.db") as table:
+        assert table.captions([COMPOSED, DECOMPOSED]) == ["composed", "decomposed"]

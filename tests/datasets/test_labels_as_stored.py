@@ -347,6 +347,16 @@ def test_a_byte_order_mark_is_not_part_of_the_first_name(voc, tmp_path):
     assert NYUDepthV2(tmp_path, split="test").image_ids == ["/bathroom/rgb_00045.jpg"]
 
 
+def test_links_to_a_folder_above_are_not_followed_for_ever(tmp_path):
+    root = trees.cityscapes(tmp_path)
+    expected = Cityscapes(root).image_ids
+    (root / "leftImg8bit/train/aachen/loop").symlink_to(root / "leftImg8bit/train")
+    assert Cityscapes(root).image_ids == expected
+    moved = (root / "leftImg8bit/train/zurich").rename(tmp_path / "zurich elsewhere")
+    (root / "leftImg8bit/train/zurich").symlink_to(moved)
+    assert Cityscapes(root).image_ids == expected
+
+
 def test_pipes_and_folders_in_place_of_files_are_refused(voc):
     for path, message in (
         (voc / "SegmentationClass/2007_000033.png", "000033.png is a pipe or device"),

@@ -214,8 +214,16 @@ def require(path: Path, *, root: Path, name: str, advice: str) -> Path:
 
 def find_images(folder: Path, suffix: str) -> list[Path]:
     """List the files in a folder and its subfolders whose names end in `suffix`, sorted, without hidden files."""
-    paths = (Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(path for path in paths if path.name.endswith(suffix) and not path.name.startswith("."))
+    found: list[Path] = []
+    above: dict[str, set[str]] = {}  # the real folders on the way to each folder, so that a link to one of them ends
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real, upper = os.path.realpath(parent), above.get(os.path.dirname(parent), set())  # noqa: PTH120
+        if real in upper:
+            folders.clear()
+            continue
+        above[parent] = upper | {real}
+        found += [Path(parent, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
+    return sorted(found)
 
 
 class Listings:
