@@ -248,4 +248,4 @@ def _check_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:
 def _sort_levels(levels: Any, name: str) -> tuple[int, ...]:
     if isinstance(levels, int) or not isinstance(levels, Iterable):
         raise TypeError(f"{name} must be a list of levels, such as (1, 2), or () for none; got {levels!r}.")
-    return tuple(sorted(set(levels)))
+    return tuple(sorted({check_whole(level, name=name, minimum=None) for level in levels}))

@@ -18,6 +18,7 @@ from tadp.captioner.decoding import Decoding
 from tadp.captioner.model_files import ALIASES, check_captioner, find_captioner, load_captioner, repository_of
 from tadp.captioner.quality import Caption, better, checked, counted, troubles
 from tadp.errors import Argument, ImageError, OptionError
+from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
 from tadp.images.reading import ImageLike, to_pil
 from tadp.text.clip_tokenizer import TokenCounter, clip_counter, folder_counter
@@ -57,7 +58,7 @@ class Captioner:
         decoding: Decoding | None = None,
     ):
         self._decoding = decoding or Decoding()
-        _check_batch_size(batch_size)
+        check_whole(batch_size, name="batch_size")
         _check_positions(model, self._decoding.max_new_tokens, name)
         self._model = model.eval()
         self._processor = processor
@@ -135,7 +136,7 @@ class Captioner:
             prompt=prompt,
             retry=retry,
         )
-        _check_batch_size(batch_size)  # before gigabytes are loaded
+        check_whole(batch_size, name="batch_size")  # before gigabytes are loaded
         hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         name = repository_of(name)
         folder = find_captioner(name, hub)
@@ -312,11 +313,6 @@ class Captioner:
 def _default_dtype(name: str, device: torch.device | str | None) -> torch.dtype:
     on_gpu = device is not None and torch.device(device).type != "cpu"
     return torch.float16 if on_gpu and name in ALIASES.values() else torch.float32
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise OptionError(Argument("batch_size"), f" must be 1 or more; got {batch_size}.")
 
 
 def _check_positions(model: nn.Module, max_new_tokens: int, name: str) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tadp.errors import Argument, OptionError
+from tadp.files.checks import check_counts, check_numbers, check_whole
 
 NUCLEUS = 0.9  # share of the probability to sample from, as BLIP does for captions (Li et al. 2022, Sec. 4.3)
 # On the second try, no three consecutive tokens may occur twice, which prevents almost all loops. A repetition penalty
@@ -45,9 +46,9 @@ class Decoding:
     retry: bool = True
 
     def __post_init__(self) -> None:
-        for what, number in (("max_new_tokens", self.max_new_tokens), ("num_beams", self.num_beams)):
-            if number < 1:
-                raise OptionError(Argument(what), f" must be 1 or more; got {number}.")
+        check_counts(max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
+        check_whole(self.min_new_tokens, name="min_new_tokens", minimum=None)
+        check_whole(self.seed, name="seed", minimum=None)
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise OptionError(
                 Argument("min_new_tokens"),
@@ -55,6 +56,7 @@ class Decoding:
                 Argument("max_new_tokens"),
                 f" ({self.max_new_tokens}); got {self.min_new_tokens}.",
             )
+        check_numbers(allow_nonfinite=True, temperature=self.temperature)
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or a finite number above 0; got {self.temperature}.")
         if not isinstance(self.prompt, str | None):

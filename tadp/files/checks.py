@@ -1,9 +1,11 @@
 """Argument checks that many functions share, and imports of packages that come with an extra."""
 
+import math
 import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from importlib import import_module
+from numbers import Real
 from typing import Any
 
 from tadp.errors import Argument, MissingExtraError, OptionError, TADPError
@@ -48,6 +50,29 @@ def check_counts(**counts: Any) -> None:
     """Refuse arguments that are not whole numbers of 1 or more."""
     for name, count in counts.items():
         check_whole(count, name=name)
+
+
+def check_numbers(*, allow_nonfinite: bool = False, **numbers: Any) -> None:
+    """Refuse arguments that are not finite numbers; a bool is refused too.
+
+    Args:
+        allow_nonfinite: Whether infinity and NaN are allowed, for arguments whose range is checked later.
+        **numbers: The arguments by name.
+
+    Raises:
+        TypeError: If a value is not a number.
+        OptionError: If a number is infinite or NaN.
+
+    Example:
+        >>> check_numbers(lr=float("nan"))
+        Traceback (most recent call last):
+        tadp.errors.OptionError: lr must be a finite number; got nan.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise TypeError(f"{name} must be a number; got {number!r} ({type(number).__name__}).")
+        if not allow_nonfinite and not math.isfinite(number):
+            raise OptionError(Argument(name), f" must be a finite number; got {number}.")
 
 
 def check_choice(
@@ -99,7 +124,9 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
     seen: dict[str, int] = {}
     for number, class_name in enumerate(names):
         if not isinstance(class_name, str):
-            raise TypeError(f"a class name must be a string; class {number} is of type {type(class_name).__name__}.")
+            raise TypeError(
+                f"{name}: a class name must be a string; class {number} is of type {type(class_name).__name__}."
+            )
         text = readable(class_name)
         if not text:
             raise ValueError(f"a class name must not be empty; class {number} is {class_name!r}.")

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.files.checks import check_counts, check_whole
+from tadp.files.checks import check_counts, check_numbers, check_whole
 from tadp.heads.faster_rcnn import build_stages
 from tadp.heads.fpn import FPN
 from tadp.heads.maps import check_info, read_maps
@@ -93,6 +93,7 @@ class DetectionHead(nn.Module):
                 f"{list(sizes)}, with aspect ratios {list(aspect_ratios)}."
             )
         check_counts(max_detections=max_detections, max_proposals=max_proposals, samples_per_image=samples_per_image)
+        check_numbers(allow_nonfinite=True, score_threshold=score_threshold, nms_iou=nms_iou)
         for name, share in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be in [0, 1]; got {share}.")

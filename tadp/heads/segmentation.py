@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.files.checks import check_counts, check_whole
+from tadp.files.checks import check_counts, check_numbers, check_whole
 from tadp.heads.fpn import FPN
 from tadp.heads.maps import Norm, check_batch, check_info, enlarge, make_norm, read_maps
 
@@ -78,6 +78,9 @@ class SegmentationHead(nn.Module):
             )
             for stride in feature_info.reduction
         )
+        check_numbers(allow_nonfinite=True, dropout=dropout)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1); got {dropout}.")
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)  # mmsegmentation's

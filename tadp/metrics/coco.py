@@ -95,7 +95,7 @@ class COCODetection:
     """
 
     def __init__(self, class_names: Sequence[str]):
-        self.class_names = tuple(check_classes(class_names))
+        self.class_names = tuple(check_classes(class_names, name="class_names"))
         self.images = 0
         self._found: list[dict[str, Tensor]] = []
         self._truth: list[dict[str, Tensor]] = []

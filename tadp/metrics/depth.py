@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_numbers
 from tadp.metrics.per_class import check_merge
 
 Crop = Literal["eigen", "garg"]
@@ -107,6 +107,7 @@ class DepthMetrics:
     """
 
     def __init__(self, *, min_depth_m: float = 1e-3, max_depth_m: float = 10.0, crop: Crop | None = None):
+        check_numbers(min_depth_m=min_depth_m, max_depth_m=max_depth_m)
         if not 0 < min_depth_m < max_depth_m:
             raise ValueError(
                 f"the bounds must satisfy 0 < min_depth_m < max_depth_m; got {min_depth_m} and {max_depth_m}."

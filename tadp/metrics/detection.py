@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 from torch import Tensor
 
-from tadp.files.checks import check_choice, check_classes
+from tadp.files.checks import check_choice, check_classes, check_numbers
 from tadp.images.boxes import Boxes, Detections
 from tadp.metrics.per_class import check_images, check_merge, check_truth, class_table, mean_of_known, percent
 from tadp.metrics.voc_rule import LEFT_OUT, RIGHT, Rule, average_precision, judge, overlaps
@@ -135,9 +135,11 @@ class VOCDetection:
     ):
         check_choice(rule, get_args(Rule), name="rule")
         self.iou: tuple[float, ...] = tuple(iou) if isinstance(iou, Sequence) else (iou,)
+        for overlap in self.iou:
+            check_numbers(allow_nonfinite=True, iou=overlap)
         if not self.iou or not all(0 < overlap <= 1 for overlap in self.iou):
             raise ValueError(f"iou must be an overlap over 0 and at most 1, or several; got {iou}.")
-        self.class_names = tuple(check_classes(class_names))
+        self.class_names = tuple(check_classes(class_names, name="class_names"))
         self.rule: Rule = rule
         self.inclusive_edges = inclusive_edges
         self.images = 0

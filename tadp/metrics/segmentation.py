@@ -82,7 +82,9 @@ class MeanIoU:
 
     def __init__(self, num_classes: int, *, ignore_label: int = 255, class_names: Sequence[str] | None = None):
         num_classes = check_whole(num_classes, name="num_classes")
-        names = tuple(map(str, range(num_classes)) if class_names is None else check_classes(class_names))
+        check_whole(ignore_label, name="ignore_label", minimum=None)
+        listed = map(str, range(num_classes)) if class_names is None else check_classes(class_names, name="class_names")
+        names = tuple(listed)
         if len(names) != num_classes:
             raise ValueError(f"there must be one name per class; got {len(names)} names for {num_classes} classes.")
         self.num_classes, self.ignore_label, self.class_names = num_classes, ignore_label, names

@@ -8,7 +8,7 @@ import numpy as np
 
 from tadp.errors import Argument, OptionError
 from tadp.features import Names
-from tadp.files.checks import check_classes, check_present
+from tadp.files.checks import check_classes, check_numbers, check_present, check_whole
 from tadp.metrics import Agreement
 
 TOLERANCE = 0.01  # of precision and recall, if whole numbers permit
@@ -89,13 +89,13 @@ def oracle_classes(
     classes = check_classes(classes)
     index = {name: number for number, name in enumerate(classes)}
     there = [sorted({index[name] for name in names}) for names in check_present(present, index)]
+    check_numbers(allow_nonfinite=True, precision=precision, recall=recall)
+    check_whole(seed, name="seed", minimum=0)
     if not 0 < precision <= 1:
         rule = f" must be above 0 and at most 1; got {precision}. To name nothing, pass "
         raise OptionError(Argument("precision"), rule, Argument("recall", 0), ".")
     if not 0 <= recall <= 1:
         raise OptionError(Argument("recall"), f" must be from 0 to 1; got {recall}.")
-    if seed < 0:
-        raise OptionError(Argument("seed"), f" must be 0 or more; got {seed}.")
     counts = np.array([len(own) for own in there], dtype=np.int64)
     room = np.where(counts > 0, len(classes) - counts, 0)
     right, false = _totals(int(counts.sum()), int(room.sum()), precision, recall)

@@ -92,7 +92,7 @@ class TADPForObjectDetection(TaskModel):
         image_px: int = 512,
     ):
         refuse_name(backbone)
-        class_names, head_options = check_classes(class_names), head_options or {}
+        class_names, head_options = check_classes(class_names, name="class_names"), head_options or {}
         super().__init__(
             backbone,
             DetectionHead(backbone.feature_info, num_classes=len(class_names), **head_options),

@@ -9,7 +9,7 @@ from torch import nn
 from tadp.diffusion.families import Layout, family_of
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import CorruptFileError, ModelError
-from tadp.files.checks import check_choice, needs
+from tadp.files.checks import check_choice, check_whole, needs
 from tadp.files.hub import check_readable
 
 Tune = Literal["all", "lora", "nothing"]  # the part of the U-Net that trains
@@ -34,6 +34,7 @@ def check_tune(tune: Tune, unet: nn.Module, rank: int) -> None:
         ModelError: If the U-Net already has a LoRA, and `tune` is not "lora" or the LoRA has another rank.
     """
     check_choice(tune, get_args(Tune), name="tune")
+    check_whole(rank, name="lora_rank")
     if not has_lora(unet):
         return
     adapted: Any = unet

@@ -107,7 +107,7 @@ class TADPForSemanticSegmentation(TaskModel):
         if loss not in ("cross_entropy", "focal"):
             raise ValueError(f"loss must be 'cross_entropy' or 'focal'; got {loss!r}.")
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2)
-        class_names = check_classes(class_names)
+        class_names = check_classes(class_names, name="class_names")
         head_class = SegmentationHead if head == "fpn" else LinearHead
         head_options = head_options or {}
         if prompt_classes is None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_counts, check_numbers, check_whole
 
 Shape = Literal["poly", "rise_and_fall", "constant"]
 Groups = Literal["matrices", "released"]
@@ -81,14 +81,21 @@ class Schedule:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"set either steps or epochs; got {self.steps} and {self.epochs}.")
+        check_counts(batch=self.batch)
+        check_whole(self.warmup_steps, name="warmup_steps", minimum=0)
+        for name in ("steps", "epochs"):
+            if getattr(self, name) is not None:
+                check_whole(getattr(self, name), name=name)
+        names = ("lr", "unet_scale", "weight_decay", "power", "min_lr", "warmup_ratio", "stretch")
+        check_numbers(**{name: getattr(self, name) for name in names})
         check_choice(self.groups, get_args(Groups), name="groups")
         check_choice(self.shape, get_args(Shape), name="shape")
-        length = self.steps if self.epochs is None else self.epochs
-        for name, value in (("steps or epochs", length), ("batch", self.batch)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
         if not 0 <= self.min_lr <= self.lr or self.lr <= 0:
             raise ValueError(f"lr must be over 0, and min_lr from 0 to lr; got lr {self.lr} and min_lr {self.min_lr}.")
+        if self.unet_scale < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"unet_scale and weight_decay must be 0 or more; got {self.unet_scale} and {self.weight_decay}."
+            )
         if self.stretch < 1 or self.warmup_steps < 0 or self.power <= 0:
             raise ValueError(
                 f"stretch must be at least 1, warmup_steps at least 0, and power over 0; got {self.stretch}, "

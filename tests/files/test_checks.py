@@ -1,11 +1,13 @@
 """Argument checks: the values they accept, and their messages."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from tadp.errors import MissingExtraError, ModifierError
-from tadp.files.checks import check_choice, check_counts, check_present, check_whole, need
+from tadp.errors import MissingExtraError, ModifierError, OptionError
+from tadp.files.checks import check_choice, check_counts, check_numbers, check_present, check_whole, need
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), torch.tensor([3])])
@@ -56,3 +58,17 @@ def test_classes_of_images_come_as_lists():
 def test_a_package_that_is_not_there_is_named_with_its_command():
     with pytest.raises(MissingExtraError, match=r"this needs no_such, which does not load \(No module .*\): pip"):
         need("no_such.inner", install="pip install no_such")
+
+
+@pytest.mark.parametrize("value", ["3", None, True, [1.0], 1j])
+def test_a_number_of_another_type_is_refused(value):
+    with pytest.raises(TypeError, match=rf"lr must be a number; got {re.escape(repr(value))}"):
+        check_numbers(lr=value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("inf")])
+def test_a_number_must_be_finite(value):
+    with pytest.raises(OptionError, match=r"lr must be a finite number; got "):
+        check_numbers(lr=value)
+    check_numbers(allow_nonfinite=True, lr=value)
+    check_numbers(lr=np.float64(0.5), steps=3)

@@ -111,6 +111,7 @@ def _data_sets() -> None:
     trees.ade20k(fixture("ade20k"))
     trees.cityscapes(fixture("cityscapes"))
     trees.nyu(fixture("nyu"))
+    (fixture("own.json")).write_text(json.dumps({str(number): {"captions": ["a dog"]} for number in range(3)}))
     for number in range(3):
         trees.write_image(fixture(f"own/images/{number}.png"))
         trees.write_mask(fixture(f"own/masks/{number}.png"), trees.quadrants(0, 1, 2, 255))
@@ -122,6 +123,7 @@ def _models() -> None:
     import torch
     from builders import WIDTH, build_unet
     from builders_personalize import build_model
+    from release_files import vpd_depth
     from safetensors.torch import save_file
 
     from tadp import CaptionModifier, TADPBackbone
@@ -133,6 +135,7 @@ def _models() -> None:
     for suffix in ("ckpt", "safetensors"):
         single.write(single.whole("sd1"), fixture(f"single/sd.{suffix}"))
     single.write_configs("sd1", fixture("single/configs"))
+    vpd_depth(fixture("sd")).save(fixture("vpd.pth"))
     vectors = torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)
     save_file({"<toy>": vectors}, fixture("learned.safetensors"))
     torch.save({"<toy>": vectors}, fixture("learned.bin"))

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import sys
@@ -22,14 +23,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from endpoint_server import cleaned, serving
+
 from .cases import RefusedError, tadp
 from .child import Outcome, fork
 from .fixtures import copy
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod", "os.utime",
           "shutil.rmtree", "shutil.move", "sqlite3.connect", "tempfile.mkstemp", "tempfile.mkdtemp")  # fmt: skip
-KILLS = 13  # per command; the last three are at random times
 SECONDS = 120.0
+
+
+NONE = r"^$"
+URL = "http://127.0.0.1:{port}/v1"  # a server that runs as long as the command
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,18 @@ class Command:
         arguments: Of `tadp`; run in the folder that `inputs` fills.
         inputs: Fixtures that are copied into the folder.
         grows: A regular expression for files that grow under their final name, as a table on disk does.
-        rest: A regular expression for files that may differ or remain, with a reason in the table below.
+        kills: How often it is killed, at least 10.
+        at_random: How many of the kills are at random times. The others are at file events, which native libraries
+            (SQLite, safetensors) do not report.
+        is_slow: Whether the command is too slow for the sample in the test suite.
     """
 
     arguments: tuple[str, ...]
     inputs: tuple[str, ...]
-    grows: str = r"^$"
-    rest: str = r"^$"
+    grows: str = NONE
+    kills: int = 13
+    at_random: int = 3
+    is_slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,21 +71,59 @@ class Kill:
         return f"kill {self.command}: {self.number}"
 
 
+def _captioned(suffix: str) -> Command:
+    arguments = ("caption", "photos", "-o", f"out.{suffix}", "--batch-size", "1")
+    if suffix == "db":
+        return Command(arguments, ("photos",), grows=r"^out\.db", at_random=9)
+    return Command(arguments, ("photos",))
+
+
+def _predicted(task: str) -> Command:
+    return Command(("predict", task, "photos", "-m", task, "-o", "out", "--caption", "a dog"), ("photos", task))
+
+
+def _tuned(*arguments: str) -> Command:
+    steps = ("--steps", "4", "--batch-size", "1", "--checkpoint-every", "2", "--sample-every", "2", "--side-px", "64")
+    return Command(("personalize", *arguments, "-o", "out", "-m", "sd", *steps), ("photos", "sd"), grows="checkpoint")
+
+
+EXTRACT = ("extract", "photos", "-o", "out", "--caption", "a dog")
 COMMANDS: dict[str, Command] = {
-    "caption to .json": Command(("caption", "photos", "-o", "out.json", "--batch-size", "1"), ("photos",)),
-    "caption to .db": Command(
-        ("caption", "photos", "-o", "out.db", "--batch-size", "1"), ("photos",), grows=r"^out\.db"
-    ),
-    "extract": Command(("extract", "photos", "-o", "out", "--batch-size", "2"), ("photos",)),
+    "caption to .json": _captioned("json"),
+    "caption to .jsonl": _captioned("jsonl"),
+    "caption to .parquet": _captioned("parquet"),
+    "caption to .db": _captioned("db"),
+    "extract": Command((*EXTRACT, "--batch-size", "2"), ("photos",)),
+    "extract in tiles": Command((*EXTRACT, "--tile", "64", "--overlap", "0"), ("photos",)),
     "clean": Command(("clean", "captions/captions.jsonl", "-o", "out.jsonl"), ("captions",)),
+    "clean to .parquet": Command(("clean", "captions/captions.json", "-o", "out.parquet"), ("captions",)),
+    "clean by an endpoint": Command(
+        ("clean", "captions/captions.jsonl", "-o", "out.jsonl", "--endpoint", URL, "--language-model", "m"),
+        ("captions",),
+    ),
+    "predict segmentation": _predicted("segmentation"),
+    "predict depth": _predicted("depth"),
+    "predict detection": _predicted("detection"),
+    "evaluate": Command(
+        ("evaluate", "segmentation", "-m", "segmentation", "--images", "own/images", "--masks", "own/masks",
+         "--captions", "own.json", "-o", "out.json"), ("segmentation", "own", "own.json")
+    ),
+    "personalize token": _tuned("token", "photos", "--token", "<wash>", "--initializer", "photo"),
+    "personalize dreambooth": _tuned("dreambooth", "photos", "--lora-rank", "2"),
     "show": Command(("show", "photos/photo-0.png", "--caption", "a red dog", "-o", "out.png"), ("photos",)),
-}
+    "convert": Command(
+        ("convert", "vpd.pth", "-o", "out", "--base-model", "sd", "--room", "bedroom"), ("vpd.pth", "sd")
+    ),
+    "export": Command(("export", "sd", "-o", "out.onnx", "--size", "64x64"), ("sd",), kills=10, is_slow=True),
+}  # fmt: skip
 
 
 @cache
 def all_kills() -> dict[str, Kill]:
     """All kills by name."""
-    return {str(kill): kill for command in COMMANDS for kill in (Kill(command, k) for k in range(KILLS))}
+    return {
+        str(kill): kill for command in COMMANDS for kill in (Kill(command, k) for k in range(COMMANDS[command].kills))
+    }
 
 
 @cache
@@ -92,22 +141,23 @@ def run_kill(kill: Kill, seed: int) -> Outcome:
     """Kill a command, run it again, and compare the result with that of an undisturbed run."""
     command, rng, start = COMMANDS[kill.command], Random(f"{seed} {kill}"), time.monotonic()
     expected, events, seconds = unbroken(kill.command)
+    by_event = min(events, command.kills - command.at_random)  # the other kills are at random times
     at_event = at_time = None
-    if kill.number < KILLS - 3:
-        at_event = min(events, max(1, round((kill.number + rng.random()) * events / (KILLS - 3))))
+    if kill.number < by_event:
+        at_event = min(events, 1 + int((kill.number + rng.random()) * events / by_event))
     else:
         at_time = rng.random() * seconds
     moment = f"event {at_event} of {events}" if at_event else f"{at_time:.2f} s of {seconds:.2f} s"
     with tempfile.TemporaryDirectory(prefix="hostile-") as place:
         folder, log = _prepare(command, Path(place)), Path(place, "log")
         fork(lambda: _run(command, folder, at_event=at_event, at_time=at_time), log=log, wait_s=SECONDS)
-        left, unfinished = _snapshot(folder), f"{command.grows}|{command.rest}"
-        early = _differences(left, expected, only_existing=True, leave_out=unfinished)
+        left = _snapshot(folder)
+        early = _differences(left, expected, only_existing=True, leave_out=command.grows)
         if left == expected:  # killed after the last step
             return Outcome("right", f"killed at {moment}, when it was done", time.monotonic() - start)
         between = sorted(set(left) - set(expected))
         ended = fork(lambda: _run(command, folder), log=log, wait_s=SECONDS)
-        late = _differences(_snapshot(folder), expected, only_existing=False, leave_out=command.rest)
+        late = _differences(_snapshot(folder), expected, only_existing=False, leave_out=NONE)
     cost = time.monotonic() - start, ended.megabytes
     if early:
         return Outcome("other", f"killed at {moment}: incomplete under a final name: {', '.join(early)}", *cost)
@@ -151,7 +201,9 @@ def _run(
         timer.daemon = True
         timer.start()
     try:
-        return 0, tadp(*command.arguments), count
+        with serving(lambda server, handler, captions: cleaned(captions)) as server:
+            port = server.url.split(":")[2].split("/")[0]
+            return 0, tadp(*(argument.replace("{port}", port) for argument in command.arguments)), count
     except RefusedError as refusal:
         return *refusal.args, count
     except AssertionError as error:
@@ -178,8 +230,20 @@ def _snapshot(folder: Path) -> dict[str, str]:
 def _content(path: Path, folder: str) -> str:
     if path.is_dir():
         return "empty folder"
+    if path.name.endswith(("-journal", "-wal", "-shm")):
+        return "part of a table"
     data = path.read_bytes()
     if data.startswith(b"SQLite format 3"):
+        return _table(path)
+    return hashlib.sha256(data.replace(folder.encode(), b"FOLDER")).hexdigest()
+
+
+def _table(path: Path) -> str:
+    """The rows of a table on disk. They are read from a copy, because SQLite would repair the table."""
+    with tempfile.TemporaryDirectory() as place:
+        for file in path.parent.glob(f"{path.name}*"):
+            shutil.copy(file, place)
+        path = Path(place, path.name)
         try:
             with sqlite3.connect(path) as table:
                 names = [name for (name,) in table.execute("SELECT name FROM sqlite_master WHERE type='table'")]
@@ -189,8 +253,6 @@ def _content(path: Path, folder: str) -> str:
             return f"broken: {error}"
         finally:
             table.close()
-    data = data.replace(folder.encode(), b"FOLDER")
-    return hashlib.sha256(data).hexdigest()
 
 
 def _differences(actual: dict[str, str], expected: dict[str, str], *, only_existing: bool, leave_out: str) -> list[str]:

@@ -15,7 +15,7 @@ from running import fork_server
 from .cases import all_kinds
 from .child import Outcome
 from .controls import CONTROLS
-from .kills import all_kills
+from .kills import COMMANDS, all_kills
 from .warm import serve
 
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))
@@ -30,7 +30,8 @@ def sample() -> list[str]:
     for name, kind in all_kinds().items():
         families.setdefault(kind.family, []).extend([] if name in left_out else [name])
     kinds = [name for names in families.values() for name in rng.sample(names, min(KINDS_PER_FAMILY, len(names)))]
-    return kinds + rng.sample([name for name in all_kills() if name not in left_out], KILLS)
+    kills = [name for name, kill in all_kills().items() if name not in left_out and not COMMANDS[kill.command].is_slow]
+    return kinds + rng.sample(kills, KILLS)
 
 
 @pytest.fixture(scope="module")

@@ -340,7 +340,7 @@ def test_nothing_to_find_is_no_figure():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"class_names": []}, ValueError, "no classes; give at least one name"),
+        ({"class_names": []}, ValueError, "no class_names; give at least one name"),
         ({"class_names": ["a", "b", "a"]}, ValueError, "'a' is class 0 and 2"),
         ({"class_names": "cat"}, TypeError, "got the string 'cat'"),
         ({"class_names": ["a"], "rule": "voc10"}, ValueError, "rule must be one of voc07, voc12; got 'voc10'"),

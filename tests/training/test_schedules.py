@@ -96,11 +96,13 @@ def test_groups_keep_their_ratio_under_lambda_lr():
     [
         ({}, "either steps or epochs; got None and None"),
         ({"steps": 3, "epochs": 1}, "either steps or epochs; got 3 and 1"),
-        ({"steps": 0}, "steps or epochs must be at least 1; got 0"),
-        ({"steps": 3, "batch": 0}, "batch must be at least 1; got 0"),
+        ({"steps": 0}, "steps must be 1 or more; got 0"),
+        ({"steps": 3, "batch": 0}, "batch must be 1 or more; got 0"),
         ({"steps": 3, "lr": 0.0}, "lr must be over 0"),
         ({"steps": 3, "min_lr": 1.0}, "min_lr from 0 to lr; got lr 0.001 and min_lr 1.0"),
         ({"steps": 3, "stretch": 0.5}, "stretch must be at least 1"),
+        ({"steps": 3, "lr": float("inf")}, "lr must be a finite number; got inf"),
+        ({"steps": 3, "weight_decay": -1.0}, "unet_scale and weight_decay must be 0 or more; got 0.1 and -1.0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):

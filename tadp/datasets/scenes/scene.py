@@ -11,7 +11,7 @@ from tadp.datasets.scenes.backdrops import BACKGROUNDS, backdrop
 from tadp.datasets.scenes.scene_captions import details, sentence
 from tadp.datasets.scenes.scene_objects import CLASSES, NEAREST_M, SceneObject, draw_object, sample_object
 from tadp.datasets.scenes.styles import apply_style
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_whole
 
 Style = Literal["plain", "watercolor", "comic", "night"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -117,6 +117,9 @@ class Scenes:
     def __init__(
         self, count: int, *, seed: int = 0, size: int = 128, style: Style | None = "plain", max_objects: int = 4
     ):
+        check_whole(count, name="count", minimum=0)
+        check_whole(size, name="size")
+        check_whole(max_objects, name="max_objects")
         if count < 0 or not 1 <= max_objects <= 4:
             raise ValueError(f"count must be 0 or more and max_objects 1 to 4; got {count} and {max_objects}.")
         check_choice(style, (*STYLES, None), name="style")
