@@ -261,6 +261,25 @@ class Features:
     image_size: tuple[int, int]
     vae_map: Float[Tensor, "_b _c _h _w"] | None = None
 
+    def broken(self) -> dict[int, str]:
+        """The images whose features are NaN or infinite, by number in the batch, each with a sentence about it."""
+        tensors = {f"the map of level {level}": level_map for level, level_map in enumerate(self.maps)}
+        if self.attention is not None:
+            tensors |= {f"the attention of level {level}": self.attention.at(level) for level in self.attention.levels}
+        broken: dict[int, str] = {}
+        for name, tensor in tensors.items():
+            extremes = torch.stack(tensor.detach().aminmax())  # NaN if one value is, and much faster than `isfinite`
+            if extremes.isfinite().all():
+                continue
+            finite = tensor.isfinite().flatten(1).all(dim=1)
+            for number in (~finite).nonzero()[:, 0].tolist():
+                broken.setdefault(
+                    number,
+                    f"{name} has NaN or infinity, in {str(tensor.dtype).removeprefix('torch.')}. If the model is in "
+                    "float16, use float32 or bfloat16.",
+                )
+        return broken
+
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(level_map.shape)) for level_map in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"

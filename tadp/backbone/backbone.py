@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tadp.backbone.encoding import check_latents
 from tadp.backbone.feature_model import FeatureModel
-from tadp.backbone.options import BackboneOptions, CombineTimesteps, described_options
+from tadp.backbone.options import BackboneOptions, CombineTimesteps, check_saved_options, described_options
 from tadp.backbone.summary import summarize
 from tadp.backbone.text_source import CaptionFunction, Text, TextSource
 from tadp.backbone.tiling import blend, check_tiling
@@ -22,7 +22,8 @@ from tadp.diffusion.vae import AnyVAE
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.hub import HubOptions, Source
-from tadp.files.model_folder import model_folder
+from tadp.files.inference import in_evaluation
+from tadp.files.model_folder import CONFIG_NAME, model_folder
 from tadp.images.crops import Crops
 from tadp.images.reading import MAX_PIXELS, ImageLike, crop_to_cells, to_tensor
 from tadp.images.tiles import grid
@@ -162,6 +163,7 @@ class TADPBackbone(FeatureModel):
         parts, saved, weights = load_parts(
             folder, dtype=dtype, given=replacements, lora=lora, lora_scale=lora_scale, hub=hub, load_t5=load_t5
         )
+        check_saved_options(saved, folder / CONFIG_NAME)
         backbone = cls(**(parts | saved | options))
         backbone._source = Source.of(name, folder, revision=revision, weights=weights)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
@@ -356,8 +358,8 @@ class TADPBackbone(FeatureModel):
         if differ:
             self.options.check_text_per_tile()
         return blend(
-            self, crops, tiles, encoded, reduction=reduction, with_attention=not differ, batch_size=batch_size,
-            dtype=dtype, device=device, progress=progress,
+            in_evaluation(self), crops, tiles, encoded, reduction=reduction, with_attention=not differ,
+            batch_size=batch_size, dtype=dtype, device=device, progress=progress,
         )  # fmt: skip
 
     def conditioning(self, text: Text) -> AbstractContextManager[None]:

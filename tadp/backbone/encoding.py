@@ -1,12 +1,15 @@
 """E of the paper: from pixels to the latents that the denoiser takes."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tadp.backbone.options import BackboneOptions
-from tadp.diffusion.vae import AnyVAE, VAEEncoder
+from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
+from tadp.files.model_folder import OFFLOADED
 from tadp.images.reading import pad_to_multiple
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -14,7 +17,7 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @torch.no_grad()
 def encode(
-    vae: AnyVAE,
+    vae: Any,
     pixels: Float[Tensor, "b 3 h w"],
     options: BackboneOptions,
     *,
@@ -25,7 +28,7 @@ def encode(
     """Encode images to latents, and optionally return a map of the VAE encoder too.
 
     Args:
-        vae: The VAE encoder.
+        vae: The VAE encoder, which may be compiled.
         pixels: Images (B, 3, H, W) in [0, 1].
         options: The backbone's options, which determine how pixels are normalised and latents sampled and scaled.
         multiple: Number of latent cells to whose multiple the height and width of the latents are padded.
@@ -39,11 +42,13 @@ def encode(
         ModelError: If `vae_map` is set and the VAE has no such map.
     """
     weight = next(vae.parameters())
+    if weight.is_meta and not pixels.is_meta:
+        raise ModelError(f"the VAE has no weights here; {OFFLOADED}")
     padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), vae.reduction * multiple)
     normalised = _normalise_by_imagenet(padded) if options.imagenet_pixels else 2 * padded - 1
     if not vae_map:
         posterior, half = vae(normalised), None
-    elif isinstance(vae, VAEEncoder):
+    elif isinstance(vae._modules.get("_orig_mod", vae), VAEEncoder):
         posterior, half = vae.with_map(normalised)
     else:
         raise ModelError("an AutoencoderTiny has no map at stride 4; use the model's own VAE, or stride4='upsampled'.")

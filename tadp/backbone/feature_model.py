@@ -19,6 +19,7 @@ from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import ModelError
 from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.files.inference import computing, without_autocast
 from tadp.images.reading import crop_to_cells
 from tadp.text.conditioning import Conditioning, TextAdapter
 from tadp.text.stack import AnyText, text_encoder_of
@@ -182,8 +183,9 @@ class FeatureModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the U-Net."""
-        return next(self.unet.parameters()).dtype
+        """The dtype of the U-Net. Weights that diffusers stores in 8 bits and casts layer by layer do not count."""
+        dtypes = (weight.dtype for weight in self.unet.parameters() if weight.is_floating_point())
+        return next((dtype for dtype in dtypes if dtype.itemsize > 1), torch.float32)
 
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
@@ -206,7 +208,7 @@ class FeatureModel(nn.Module):
         """
         if self.text_encoder is None:
             raise ModelError("this backbone has no text encoder; pass text as Conditioning, or load one.")
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(self.device), computing(self.text_encoder, "text encoder"):
             return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def latents(
@@ -222,9 +224,10 @@ class FeatureModel(nn.Module):
         Returns:
             The latents, (B, C, H', W'), and the map; None in place of the map if it is not requested.
         """
-        return encode(
-            self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
-        )
+        with computing(self.vae, "VAE"):
+            return encode(
+                self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
+            )
 
     def levels(
         self, latents: Float[Tensor, "b c h w"], text: Conditioning, image_size: tuple[int, int]

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from tadp.diffusion.families import Layout
+from tadp.errors import ModelError
 from tadp.files.checks import check_choice, check_whole
 from tadp.language.matching import Synonyms, checked_names
 from tadp.text.conditioning import Conditioning
@@ -89,12 +91,10 @@ class BackboneOptions:
             noise_seed=check_whole(self.noise_seed, name="noise_seed", minimum=None),
             attach_attention=_sort_levels(self.attach_attention, "attach_attention"),
             record_attention=_sort_levels(self.record_attention, "record_attention"),
-            text_length=None
-            if self.text_length is None
-            else check_whole(self.text_length, name="text_length", minimum=0),
+            text_length=None if self.text_length is None else check_whole(self.text_length, name="text_length"),
             pool_attention=names,
             pool_synonyms=synonyms,
-            blocks=None if self.blocks is None else tuple(self.blocks),
+            blocks=None if self.blocks is None else _check_blocks(self.blocks),
         )
         check_choice(self.combine_timesteps, get_args(CombineTimesteps), name="combine_timesteps")
         if not 0 <= self.noise_seed < _SEEDS:
@@ -229,6 +229,28 @@ class Option(Generic[Value]):
         )
 
 
+def check_saved_options(options: Any, path: Path | str) -> None:
+    """Refuse options of a saved model that a backbone does not have.
+
+    An entry such as "unet" or "lora" would otherwise load files from anywhere.
+
+    Args:
+        options: The entry "options" of a config.
+        path: The config, for the message.
+
+    Raises:
+        ModelError: If `options` is not a dictionary, or has an entry that is not an option of a backbone.
+    """
+    known = [field.name for field in fields(BackboneOptions)]
+    if not isinstance(options, dict):
+        raise ModelError(f"{path} has the backbone options {options!r}, which is not an object. Get the model again.")
+    for name in options:
+        if name not in known:
+            raise ModelError(
+                f"{path} has the backbone option {name!r}, which this tadp does not know; it knows {', '.join(known)}."
+            )
+
+
 def described_options() -> str:
     """Return the descriptions of the options from `BackboneOptions`, as arguments for another docstring."""
     return (BackboneOptions.__doc__ or "").partition("    Attributes:\n")[2].partition("\n\n    Raises:")[0].strip()
@@ -243,6 +265,12 @@ def _check_timestep(timestep: int | Sequence[int]) -> int | tuple[int, ...]:
     if len(set(timesteps)) < len(timesteps):
         raise ValueError(f"timesteps must differ from each other; got {tuple(timesteps)}.")
     return tuple(timesteps) if len(timesteps) > 1 else timesteps[0]
+
+
+def _check_blocks(blocks: Any) -> tuple[int, ...]:
+    if not isinstance(blocks, Sequence) or isinstance(blocks, str):  # a set has no order, and the first is the finest
+        raise TypeError(f"blocks must be a list of numbers, finest level first, such as (15, 11, 8); got {blocks!r}.")
+    return tuple(check_whole(number, name="a block", minimum=None) for number in blocks)
 
 
 def _sort_levels(levels: Any, name: str) -> tuple[int, ...]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tadp._version import __version__
-from tadp.captioner.decoding import Decoding
+from tadp.captioner.decoding import Decoding, Overflow
 from tadp.captioner.model_files import ALIASES, check_captioner, find_captioner, load_captioner, repository_of
-from tadp.captioner.quality import Caption, better, checked, counted, troubles
+from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles
 from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
+from tadp.files.inference import check_process, in_evaluation
 from tadp.images.reading import ImageLike, to_pil
 from tadp.text.clip_tokenizer import TokenCounter, clip_counter, folder_counter
 
@@ -32,7 +33,8 @@ class Captioner:
     Captions are reproducible: words are chosen greedily, or sampled with a seed.
 
     Args:
-        model: A transformers model with a `generate` method. It is set to eval mode and stays on its device.
+        model: A transformers model with a `generate` method. It runs in evaluation mode but keeps its own mode and
+            device.
         processor: The model's processor, which prepares images and text.
         name: Folder or hub id of the model, for the record of where captions came from (`provenance`).
         revision: Commit of the repository, for the same record; None if there is no commit.
@@ -60,7 +62,7 @@ class Captioner:
         self._decoding = decoding or Decoding()
         check_whole(batch_size, name="batch_size")
         _check_positions(model, self._decoding.max_new_tokens, name)
-        self._model = model.eval()
+        self._model = model
         self._processor = processor
         self._name, self._revision = name, revision
         self.batch_size = batch_size
@@ -224,7 +226,8 @@ class Captioner:
             empty or repeats itself endlessly after the second try is returned too, with a warning that names the image.
 
         Raises:
-            ImageError: If an image cannot be read. The message says which.
+            ImageError: If an image cannot be read, or the model computes NaN or infinity for it; the message says
+                which.
             TypeError: If `images` contains something that is not an image.
 
         Example:
@@ -235,6 +238,7 @@ class Captioner:
         """
         captions = self.describe(images, text_encoder=text_encoder, progress=progress)
         who = f"the captioner {self._name!r}"
+        refuse_broken(captions, _listed(images), who=who)
         for trouble in troubles(captions, _listed(images), who=who, retry=self._decoding.retry):
             warnings.warn(trouble, stacklevel=2)
         return [caption.text for caption in captions]
@@ -271,22 +275,29 @@ class Captioner:
 
     def _batch(self, images: list[Image.Image]) -> list[Caption]:
         """Caption images that go through the model at once, and try again for those that failed."""
-        captions = [checked(text) for text in self._generate(images)]
-        failed = [number for number, caption in enumerate(captions) if caption.problem]
+        captions = [Caption("", "broken") if text is None else checked(text) for text in self._generate(images)]
+        failed = [number for number, caption in enumerate(captions) if caption.problem in ("empty", "looping")]
         if failed and self._decoding.retry:
             for number, text in zip(failed, self._generate([images[k] for k in failed], again=True), strict=True):
-                captions[number] = better(captions[number], checked(text, retried=True))
+                captions[number] = better(captions[number], checked(text or "", retried=True))
         return captions
 
     @torch.inference_mode()
-    def _generate(self, images: list[Image.Image], *, again: bool = False) -> list[str]:
+    def _generate(self, images: list[Image.Image], *, again: bool = False) -> list[str | None]:
+        """One text per image; None where the model computed NaN or infinity."""
+        check_process()
         inputs = self._inputs(images)
         arguments = self._decoding.arguments(images, again=again)
-        ids = self._model.generate(**inputs, **arguments)  # pyright: ignore[reportCallIssue]
+        overflow = Overflow()
+        arguments["logits_processor"] = [overflow, *arguments.get("logits_processor", ())]
+        ids = in_evaluation(self._model).generate(**inputs, **arguments)  # pyright: ignore[reportCallIssue]
         if "input_ids" in inputs:
             ids = _without_echo(ids, inputs["input_ids"])
         texts = self._processor.batch_decode(ids, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
+        return [
+            None if is_broken else " ".join(text.split())
+            for text, is_broken in zip(texts, overflow.rows(len(texts)), strict=True)
+        ]
 
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Prepare the model's inputs: pixels in its dtype, and token ids if there is text."""

@@ -97,6 +97,23 @@ class Decoding:
         return [TemperatureLogitsWarper(self.temperature), TopPLogitsWarper(NUCLEUS), noise]
 
 
+class Overflow:
+    """A logits processor that changes nothing and remembers the rows whose logits are NaN or infinite."""
+
+    def __init__(self) -> None:
+        self._rows: Tensor | None = None
+
+    def __call__(self, input_ids: Int[Tensor, "b l"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+        """Look at (B, V) logits. The maximum of a row is NaN if one is; -inf only marks tokens that may not come."""
+        rows = ~(scores.amax(dim=1) < torch.inf)
+        self._rows = rows if self._rows is None else self._rows | rows
+        return scores
+
+    def rows(self, count: int) -> list[bool]:
+        """Whether each of `count` images was affected; with beams, an image has several rows."""
+        return [False] * count if self._rows is None else self._rows.view(count, -1).any(dim=1).tolist()
+
+
 class SeededNoise:
     """A logits processor that turns greedy decoding into sampling, with separate random numbers for each image.
 

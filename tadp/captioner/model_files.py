@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tadp.assets import tiny_folder
-from tadp.errors import MissingFileError, ModelError
+from tadp.errors import CorruptFileError, MissingFileError, ModelError
+from tadp.files.checks import refuse_pointer
 from tadp.files.hub import HubOptions
 from tadp.files.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
 
@@ -53,6 +54,8 @@ def check_captioner(folder: Path, name: str) -> None:
         purpose="turn images into text. A captioner is an image-text-to-text model: BLIP, BLIP-2, GIT, PaliGemma, "
         "LLaVA, Qwen-VL …",
     )
+    for file in folder.iterdir():
+        refuse_pointer(file, CorruptFileError)
     for what, files in (("image processor", _PROCESSOR_FILES), ("tokenizer", _TOKENIZER_FILES)):
         if not any((folder / file).is_file() for file in files):
             raise MissingFileError(

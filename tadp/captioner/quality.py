@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tadp.errors import ImageError
 from tadp.images.reading import ImageLike
 from tadp.language.repetition import is_looping
 from tadp.text.clip_tokenizer import TokenCounter
@@ -19,7 +20,8 @@ class Caption:
     Attributes:
         text: The caption.
         problem: "empty" if the caption has no word; "looping" if it repeats itself endlessly, as
-            `tadp.language.repetition.is_looping` decides; None if nothing is wrong.
+            `tadp.language.repetition.is_looping` decides; "broken" if the model computed NaN or infinity for this
+            image, and the text is ""; None if nothing is wrong.
         retried: Whether this is the second try, because the first caption was empty or repeated itself endlessly.
         tokens: Number of tokens of the caption in the text encoder, including start and end; None if they were not
             counted.
@@ -27,7 +29,7 @@ class Caption:
     """
 
     text: str
-    problem: Literal["empty", "looping"] | None = None
+    problem: Literal["empty", "looping", "broken"] | None = None
     retried: bool = False
     tokens: int | None = None
     fits: bool | None = None
@@ -56,6 +58,20 @@ def counted(captions: list[Caption], counter: TokenCounter) -> list[Caption]:
         replace(caption, tokens=count, fits=count <= counter.max_length)
         for caption, count in zip(captions, counts, strict=True)
     ]
+
+
+def refuse_broken(captions: list[Caption], images: Sequence[ImageLike], *, who: str) -> None:
+    """Refuse captions that the model could not compute.
+
+    Raises:
+        ImageError: If the model computed NaN or infinity for an image.
+    """
+    broken = _named([number for number, caption in enumerate(captions) if caption.problem == "broken"], images)
+    if broken:
+        raise ImageError(
+            f"{who} computed NaN or infinity for {broken}, so there is no caption. In float16 a model can overflow; "
+            "use float32 or bfloat16."
+        )
 
 
 def troubles(captions: list[Caption], images: Sequence[ImageLike], *, who: str, retry: bool) -> Iterator[str]:

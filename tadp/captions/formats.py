@@ -19,7 +19,7 @@ from tadp.captions.records import CaptionRecord, Located, Provenance, new_record
 from tadp.captions.strict_json import entry_place, flawed_entry, is_cut_off, loads
 from tadp.errors import CaptionError
 from tadp.files.atomic import replace_file
-from tadp.files.checks import needs
+from tadp.files.checks import needs, refuse_pointer
 
 _COLUMNS = ("id", "captions", "caption", "fields", "provenance")
 _ROWS = 10_000  # rows per row group, and per read
@@ -144,6 +144,7 @@ def read_parquet(path: Path) -> Iterator[Located]:
     """Read rows; a further column is a field where its value is not null and JSON can hold it."""
     arrow, parquet = _pyarrow()
     check_is_file(path)
+    refuse_pointer(path, CaptionError)
     try:
         with parquet.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow, path)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from tadp.captions.records import CaptionRecord, Located, Provenance, to_json
 from tadp.captions.store import Plan, in_turn
 from tadp.errors import CaptionError, OutputError
+from tadp.files.checks import refuse_pointer
 from tadp.language.unicode_forms import forms
 
 _WAIT_S = 60.0  # how long to wait for another process to finish its transaction
@@ -57,6 +58,7 @@ class SqliteStore:
         self._connection: tuple[int, sqlite3.Connection] | None = None  # with the id of the process it belongs to
         self._is_closed = False
         self._known: dict[int, Provenance | None] = {}  # rows of the table `provenance`
+        refuse_pointer(path, CaptionError)
         if is_writable:
             _create_folder(path)
         with self._database() as database:

@@ -12,6 +12,7 @@ from tadp.captions.records import CaptionRecord, Located, Provenance, check_id, 
 from tadp.captions.sqlite import SqliteStore, is_sqlite
 from tadp.captions.store import MemoryStore, Store, mixing
 from tadp.errors import CaptionError, UnknownIdError
+from tadp.files.checks import refuse_pointer
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of tables on disk
 
@@ -79,6 +80,7 @@ class CaptionTable(Mapping[str, str]):
         path = Path(path)
         if not path.is_file():
             raise CaptionError(f"{path} is a folder; pass a file in it." if path.is_dir() else f"no such file: {path}.")
+        refuse_pointer(path, CaptionError)
         if path.suffix.lower() in SUFFIXES or is_sqlite(path):
             return cls._on_disk(SqliteStore(path, is_writable=False), path)
         return cls._read(path, formats.read(path))

@@ -29,7 +29,7 @@ class ModelCleaner(Cleaner):
     was, and the `CleaningReport` that `clean` returns says why.
 
     Args:
-        model: A causal language model. It is set to eval mode and stays on its device.
+        model: A causal language model. It runs in evaluation mode but keeps its own mode and device.
         tokenizer: The model's tokenizer. If it has a chat template, the prompts use it.
         domain: The domain whose mentions are removed: "watercolor", "comic", "night", "foggy" or "dashcam"; a list of
             nouns that name another domain; or a `Domain`.
@@ -62,7 +62,7 @@ class ModelCleaner(Cleaner):
                 raise ValueError(f"{what} must be 1 or more; got {number}.")
         self.domain = domain_of(domain)
         self.name, self.batch_size, self.max_new_tokens = name, batch_size, max_new_tokens
-        self._model = model.eval()
+        self._model = model
         self._tokenizer = tokenizer
         pad_left(tokenizer)
 
@@ -171,6 +171,9 @@ class ModelCleaner(Cleaner):
         """Return the first line of each answer; None if the prompt is too long for the model."""
         import torch
 
+        from tadp.files.inference import check_process, in_evaluation
+
+        check_process()
         prompts = [self._prompt(caption) for caption in captions]
         room = getattr(self._model.config, "max_position_embeddings", None)
         answers: list[str | None] = [None] * len(captions)
@@ -188,7 +191,7 @@ class ModelCleaner(Cleaner):
         ).to(next(self._model.parameters()).device)
         length = inputs.input_ids.shape[1]
         with torch.inference_mode():
-            ids = self._model.generate(  # pyright: ignore[reportCallIssue]
+            ids = in_evaluation(self._model).generate(  # pyright: ignore[reportCallIssue]
                 input_ids=inputs.input_ids,
                 attention_mask=inputs.attention_mask,
                 do_sample=False,

@@ -197,6 +197,9 @@ def _fill_table(
                     fields = None if home is None else {SOURCE: _source(images[key], home)}
                     table.add(key, caption.text, fields=fields)
                 failed += not caption.text
+                if caption.problem == "broken":
+                    fail(f"{images[key]}: the captioner computed NaN or infinity; --dtype float32 may help.")
+                    continue
                 typer.echo(f"{images[key]}: {caption.text or '(the captioner wrote no caption)'}")
                 if caption.problem == "looping":
                     _warn(f"{images[key]}: the caption repeats itself, also on a second try.")

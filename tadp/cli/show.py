@@ -17,7 +17,7 @@ from tadp.cli.terminal import (
     warn_about_cut,
     warn_about_tiny,
 )
-from tadp.errors import CaptionError
+from tadp.errors import CaptionError, ImageError
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
@@ -99,6 +99,8 @@ def show(
     shrunk = shrink(picture, max_side or _native_px(backbone))
     with torch.inference_mode():
         features = backbone(shrunk, words, truncate=truncate or caption is None)
+    for sentence in features.broken().values():
+        raise ImageError(f"{image} cannot be shown: {sentence}")
     if is_cut(backbone, words):
         warn_about_cut(image)
     warn_about_tiny(source, others="--model and --captioner")

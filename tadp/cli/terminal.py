@@ -1,5 +1,6 @@
 """Functions that the commands share: quiet loading, one-line errors, and progress on the error stream."""
 
+import io
 import logging
 import sys
 import warnings
@@ -37,6 +38,12 @@ class Dtype(StrEnum):
 
 class Commands(TyperGroup):
     """Commands that print tadp's own errors in one line with exit code 1, and end with 130 on Ctrl-C."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # on a terminal without UTF-8, an arrow would end the command
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -15,7 +15,7 @@ from tadp.convert.ledger import Ledger, Report
 from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import Argument, ModelError, OutputError
-from tadp.files.hub import HubOptions
+from tadp.files.hub import HubOptions, check_finite
 from tadp.files.model_folder import model_folder, read_config
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
 from tadp.text.stack import only_encoder
@@ -118,6 +118,7 @@ def convert_file(
     file.ledger.close(allow_unused=allow_unused)
     for module, tensors in weights:
         module.load_state_dict(tensors, strict=False)  # the ledger has checked what may be missing
+        check_finite(module.named_parameters(), path)
     if learned is not None and encoder is not None:
         notes.append(learn(encoder, learned_token, learned, path))
     model.record["notes"] = f"Converted from {path.name}: {form.kind}."

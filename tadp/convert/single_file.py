@@ -18,7 +18,7 @@ from tadp.convert.pickles import read_pickle
 from tadp.diffusion.families import StableDiffusion
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
-from tadp.files.hub import HubOptions, local_folder, read_json
+from tadp.files.hub import HubOptions, check_finite, local_folder, read_json
 from tadp.text.clip_tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def from_single_file(
         # Copies do not keep the file open, and do not depend on how tensors are laid out in it.
         copies = {name: tensor.to(dtype or torch.float32, copy=True) for name, tensor in tensors.items()}
         module.load_state_dict(copies, strict=True, assign=True)
+        check_finite(module.named_parameters(), path)
     backbone = TADPBackbone(unet=unet, vae=vae, text_encoder=text, tokenizer=words, **options)
     return backbone.eval() if device is None else backbone.to(device).eval()
 

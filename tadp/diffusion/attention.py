@@ -6,14 +6,18 @@ Each call of the U-Net has its own recorder, which reaches the attention layers 
 
 import itertools
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from tadp.files.inference import autocasts, without_autocast
 
 BLOCK = 512  # rows of attention that `blockwise_attention` computes at a time
 
@@ -133,16 +137,44 @@ def head_averaged_probabilities(
 ) -> Float[Tensor, "b n l"]:
     """softmax(QKᵀ/√d) of a cross-attention layer, averaged over its heads; each row sums to one.
 
-    The softmax is computed in float32 or higher precision; the result has the layer's dtype.
+    The softmax is computed in float32 or higher precision, and so is everything before it in a model that computes in
+    float16. The result has the layer's dtype.
     """
     to_k: Any = attn.to_k  # diffusers types it as optional
-    query = rearrange(attn.to_q(hidden_states), "b n (h d) -> b n h d", h=attn.heads)
-    key = rearrange(to_k(encoder_hidden_states), "b l (h d) -> b l h d", h=attn.heads)
-    scores = torch.einsum("bnhd,blhd->bhnl", query * query.shape[-1] ** -0.5, key)
+    query = rearrange(project(attn.to_q, hidden_states), "b n (h d) -> b n h d", h=attn.heads)
+    key = rearrange(project(to_k, encoder_hidden_states), "b l (h d) -> b l h d", h=attn.heads)
+    with logits_in_float32(query):
+        scores = torch.einsum("bnhd,blhd->bhnl", query * query.shape[-1] ** -0.5, key)
     if attention_mask is not None:
         scores = scores + attention_mask.unsqueeze(1)
     precision = torch.promote_types(scores.dtype, torch.float32)
     return scores.softmax(dim=-1, dtype=precision).mean(dim=1).to(hidden_states.dtype)
+
+
+def project(layer: Any, tokens: Tensor) -> Tensor:
+    """The queries or keys of an attention layer, in float32 if the model computes in float16.
+
+    The largest number of float16 is 65,504, which logits exceed. At such logits, rounding queries and keys to float16
+    already changes the softmax. bfloat16 does not overflow and stays.
+    """
+    if not _is_float16(tokens):
+        return layer(tokens)
+    if type(layer) is not nn.Linear or "forward" in layer.__dict__:  # a LoRA, or a layer with hooks of accelerate
+        return layer(tokens).float()
+    with without_autocast(tokens.device):
+        return F.linear(tokens.float(), layer.weight.float(), None if layer.bias is None else layer.bias.float())
+
+
+def logits_in_float32(query: Tensor) -> AbstractContextManager[Any]:
+    """A block in which products of float32 queries and keys stay in float32, also under autocast to float16."""
+    return without_autocast(query.device) if _is_float16(query) else nullcontext()
+
+
+def _is_float16(tokens: Tensor) -> bool:
+    """Whether a layer computes in float16 on these tokens."""
+    if autocasts(tokens.device):
+        return torch.get_autocast_dtype(tokens.device.type) == torch.float16
+    return tokens.dtype == torch.float16
 
 
 def install_recording(unet: UNet2DConditionModel, attention_layers: Mapping[str, int]) -> None:

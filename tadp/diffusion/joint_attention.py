@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tadp.diffusion.attention import AttentionRecorder
+from tadp.diffusion.attention import AttentionRecorder, logits_in_float32, project
 
 ROWS = 256  # image cells that `text_columns` computes at a time
 
@@ -43,10 +43,10 @@ class RecordingJointProcessor(JointAttnProcessor2_0):
         """Attend as diffusers does; see `JointAttnProcessor2_0`."""
         if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
             layers: Any = attn
-            query = _heads(layers.to_q(hidden_states), attn.heads, attn.norm_q)
-            image = _heads(layers.to_k(hidden_states), attn.heads, attn.norm_k)
-            text = _heads(layers.add_k_proj(encoder_hidden_states), attn.heads, attn.norm_added_k)
-            recorder.store(self.layer, self.level, text_columns(query, text, image))
+            query = _heads(layers.to_q, hidden_states, attn.heads, attn.norm_q)
+            image = _heads(layers.to_k, hidden_states, attn.heads, attn.norm_k)
+            text = _heads(layers.add_k_proj, encoder_hidden_states, attn.heads, attn.norm_added_k)
+            recorder.store(self.layer, self.level, text_columns(query, text, image).to(hidden_states.dtype))
         attend: Any = super().__call__  # diffusers types tensors as FloatTensor
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
 
@@ -85,16 +85,18 @@ class RecordingFluxProcessor(FluxAttnProcessor):
             text_length: Number of text tokens, which is needed in a single block.
         """
         if recorder is not None and self.level in recorder.levels:
-            query: Any = _heads(attn.to_q(hidden_states), attn.heads, attn.norm_q)
-            key: Any = _heads(attn.to_k(hidden_states), attn.heads, attn.norm_k)
+            query: Any = _heads(attn.to_q, hidden_states, attn.heads, attn.norm_q)
+            key: Any = _heads(attn.to_k, hidden_states, attn.heads, attn.norm_k)
             if encoder_hidden_states is not None:
-                added = attn.add_q_proj(encoder_hidden_states), attn.add_k_proj(encoder_hidden_states)
-                query = torch.cat([_heads(added[0], attn.heads, attn.norm_added_q), query], dim=2)
-                key = torch.cat([_heads(added[1], attn.heads, attn.norm_added_k), key], dim=2)
+                added: Any = attn
+                queries = _heads(added.add_q_proj, encoder_hidden_states, attn.heads, attn.norm_added_q)
+                keys = _heads(added.add_k_proj, encoder_hidden_states, attn.heads, attn.norm_added_k)
+                query, key = torch.cat([queries, query], dim=2), torch.cat([keys, key], dim=2)
             if image_rotary_emb is not None:
                 query, key = (apply_rotary_emb(tensor, image_rotary_emb, sequence_dim=2) for tensor in (query, key))
             text, image = key.split([text_length, key.shape[2] - text_length], dim=2)
-            recorder.store(self.layer, self.level, text_columns(query[:, :, text_length:], text, image))
+            columns = text_columns(query[:, :, text_length:], text, image)
+            recorder.store(self.layer, self.level, columns.to(hidden_states.dtype))
         attend: Any = super().__call__
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
 
@@ -124,11 +126,15 @@ def text_columns(
 
 
 def _columns(query: Tensor, key: Tensor, length: int) -> Tensor:
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+    with logits_in_float32(query):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     precision = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(dim=-1, dtype=precision)[..., :length].mean(dim=1).to(query.dtype)
+    return scores.softmax(dim=-1, dtype=precision)[..., :length].mean(dim=1)
 
 
-def _heads(tokens: Tensor, heads: int, norm: Any) -> Tensor:
-    split = rearrange(tokens, "b n (h d) -> b h n d", h=heads)
-    return split if norm is None else norm(split)
+def _heads(layer: Any, tokens: Tensor, heads: int, norm: Any) -> Tensor:
+    """Queries or keys by head. A norm bounds them, so only those without one need `project`."""
+    if norm is None:
+        return rearrange(project(layer, tokens), "b n (h d) -> b h n d", h=heads)
+    normed = norm(rearrange(layer(tokens), "b n (h d) -> b h n d", h=heads))
+    return normed.float() if normed.dtype == torch.float16 else normed

@@ -1,6 +1,7 @@
 """The encoder half of a Stable Diffusion VAE, or of the tiny VAE that approximates it."""
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tadp.diffusion.attention import blockwise_attention, wants_blocks
 from tadp.errors import ModelError
+from tadp.files.inference import without_autocast
 
 
 class VAEEncoder(nn.Module):
@@ -35,6 +37,9 @@ class VAEEncoder(nn.Module):
             raise ModelError(
                 "the VAE's config has latents_mean; tadp reads VAEs with one scaling_factor and shift_factor."
             )
+        _check_number(self.config, "scaling_factor", least=0)
+        if self.config.get("shift_factor") is not None:
+            _check_number(self.config, "shift_factor", least=-math.inf)
 
     @property
     def reduction(self) -> int:
@@ -57,9 +62,10 @@ class VAEEncoder(nn.Module):
         Args:
             images: Images in [-1, 1]. Height and width are multiples of `reduction`.
         """
-        if torch.is_grad_enabled() or not self._is_known:
-            return self._posterior(self.encoder(images))
-        return self._posterior(_encode_in_place(self.encoder, images)[0])
+        with without_autocast(images.device):
+            if torch.is_grad_enabled() or not self._is_known:
+                return self._posterior(self.encoder(images))
+            return self._posterior(_encode_in_place(self.encoder, images)[0])
 
     @torch.no_grad()
     def with_map(
@@ -78,8 +84,9 @@ class VAEEncoder(nn.Module):
         """
         if not self._is_known or self.reduction < 2:
             raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it cannot provide a map.")
-        moments, half = _encode_in_place(self.encoder, images)
-        return self._posterior(moments), half
+        with without_autocast(images.device):
+            moments, half = _encode_in_place(self.encoder, images)
+            return self._posterior(moments), half
 
     @property
     def _is_known(self) -> bool:
@@ -115,6 +122,7 @@ class TinyVAEEncoder(nn.Module):
         super().__init__()
         self.encoder = vae.encoder
         self.config: dict[str, Any] = json.loads(vae.to_json_string())
+        _check_number(self.config, "scaling_factor", least=0)
 
     @property
     def reduction(self) -> int:
@@ -136,7 +144,15 @@ class TinyVAEEncoder(nn.Module):
         Args:
             images: Images in [-1, 1]. Height and width are multiples of `reduction`.
         """
-        return Exact(self.encoder(images))
+        with without_autocast(images.device):
+            return Exact(self.encoder(images))
+
+
+def _check_number(config: dict[str, Any], key: str, *, least: float) -> None:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < math.inf:
+        rule = "a finite number" if least < 0 else "a finite number above 0"
+        raise ModelError(f"the VAE's config has {key}={value!r}; it must be {rule}. Get the model again.")
 
 
 AnyVAE = VAEEncoder | TinyVAEEncoder

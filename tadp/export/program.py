@@ -7,6 +7,7 @@ from torch.export import ExportedProgram
 
 from tadp.backbone import TADPBackbone
 from tadp.export.graph import ExportedBackbone, Shape, check_any_size, check_exportable, checked_text, text_inputs
+from tadp.files.inference import in_evaluation
 from tadp.text.conditioning import Conditioning
 
 
@@ -64,10 +65,6 @@ def trace(
     for name, sides in ({} if fixed_text else text_inputs(backbone)).items():
         arguments[name] = torch.zeros((count, *sides), device=device)
         dimensions[name] = text_dimensions
-    was_training = backbone.training
-    try:
-        graph = ExportedBackbone(backbone.eval(), fixed_text).eval()
-        with torch.no_grad():
-            return torch.export.export(graph, tuple(arguments.values()), dynamic_shapes=dimensions), fixed_text
-    finally:
-        backbone.train(was_training)
+    graph = ExportedBackbone(in_evaluation(backbone), fixed_text).eval()
+    with torch.no_grad():
+        return torch.export.export(graph, tuple(arguments.values()), dynamic_shapes=dimensions), fixed_text

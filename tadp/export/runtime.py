@@ -12,7 +12,7 @@ from tadp.export.facts import Facts
 from tadp.export.graph import check_unmasked
 from tadp.export.onnx_file import INSTALL
 from tadp.features import AttentionMaps, FeatureInfo, Features
-from tadp.files.checks import need
+from tadp.files.checks import need, refuse_pointer
 from tadp.images.reading import ImageLike, to_tensor
 from tadp.text.conditioning import Conditioning
 
@@ -40,6 +40,7 @@ class OnnxBackbone:
         path = Path(path).expanduser()
         if not path.is_file():
             raise MissingFileError(f"no file {path}; tadp.export.to_onnx writes one.")
+        refuse_pointer(path, ModelError)
         try:
             self.session: Any = runtime.InferenceSession(path, providers=list(providers))
         except runtime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:

@@ -21,6 +21,7 @@ from tadp.extract.outputs import done_before, file_digest, write_result
 from tadp.features import Features, Word
 from tadp.files.atomic import writable_folder
 from tadp.files.fingerprint import fingerprint
+from tadp.files.inference import in_evaluation
 from tadp.images.crops import Crops
 from tadp.images.image_files import decode
 from tadp.images.reading import MAX_PIXELS, to_pil, to_tensor
@@ -121,7 +122,7 @@ def extract_images(
     text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
     images = ImageList.of(paths)
     run = _Run(
-        backbone,
+        in_evaluation(backbone),
         names=images.names,
         folder=writable_folder(Path(output)),
         ids=images.ids_in(captions) if isinstance(captions, Mapping) else {},
@@ -213,11 +214,23 @@ class _Run:
                 pixels[image] = _read(image, self.max_side_px, is_stored=self.tiling is not None)
             except (ImageError, CaptionError) as error:
                 yield Outcome(image, self.names[image], "failed", error=error)
-        captions = {image: str(self.known.get(image)) for image in pixels}
+        captions: dict[Path, Any] = {image: str(self.known.get(image)) for image in pixels}
         if isinstance(self.captions, Captioner) and pixels:
-            captions = dict(zip(pixels, self.captions(list(pixels.values())), strict=True))
+            captions = self._described(self.captions, pixels)
+            for image in [image for image in pixels if isinstance(captions[image], ImageError)]:
+                del pixels[image]
+                yield Outcome(image, self.names[image], "failed", error=captions.pop(image))
         for group in [[image] for image in pixels] if self.tiling else _by_size(pixels):
             yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
+
+    def _described(self, captioner: Captioner, pixels: Mapping[Path, Pixels]) -> dict[Path, Any]:
+        """The caption of each image, or the error of an image that the captioner cannot describe."""
+        try:
+            return dict(zip(pixels, captioner(list(pixels.values())), strict=True))
+        except ImageError as error:
+            if len(pixels) == 1:
+                return dict.fromkeys(pixels, ImageError(f"{next(iter(pixels))}: ", *error.args))
+        return {image: self._described(captioner, {image: pixels[image]})[image] for image in pixels}
 
     def _pass(self, pixels: Mapping[Path, Pixels], captions: list[str]) -> Iterator[Outcome]:
         """Run the backbone on images of one size, or on one image in tiles, and write their files."""
@@ -228,8 +241,12 @@ class _Run:
             text = self.backbone.encode_text(captions, truncate=True)
         with torch.inference_mode():
             features = self._features(list(pixels.values()), text)
-        shared = text.expand(len(pixels))
+        shared, broken = text.expand(len(pixels)), features.broken()
         for number, image in enumerate(pixels):
+            if number in broken:
+                error = ImageError(f"{image} has no usable features: {broken[number]}")
+                yield Outcome(image, self.names[image], "failed", error=error)
+                continue
             record = self._record(image, captions[number], features, shared, number)
             written = write_result(
                 self.folder / self.names[image], _tensors(features, number, self.levels), record=record

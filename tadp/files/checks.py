@@ -3,13 +3,16 @@
 import math
 import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from tadp.errors import Argument, MissingExtraError, OptionError, TADPError
 from tadp.language.matching import readable
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def check_whole(value: Any, *, name: str, minimum: int | None = 1, unit: str = "", note: str = "") -> int:
@@ -167,6 +170,24 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
                 "`classes`, or leave it out of `present`."
             )
     return images
+
+
+def refuse_pointer(path: Path, error: type[TADPError]) -> None:
+    """Refuse a git-LFS pointer, the small text file that git leaves in place of a large file it has not downloaded.
+
+    Args:
+        path: The file that is going to be read; a missing file is not an error here.
+        error: The class of the error to raise.
+
+    Raises:
+        TADPError: If the file is a pointer, as the given class.
+    """
+    start = b""
+    if path.is_file():  # reading a named pipe would wait
+        with suppress(OSError), path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    if start == _POINTER:
+        raise error(f"{path} is a git-LFS pointer, not the file itself. Run 'git lfs pull' in its folder.")
 
 
 @contextmanager

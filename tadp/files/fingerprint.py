@@ -7,6 +7,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from tadp.files.inference import uncompiled
+
 # For each weight, its shape and values spread evenly over it.
 WeightSample: TypeAlias = Mapping[str, tuple[torch.Size, Tensor]]
 
@@ -16,7 +18,7 @@ _MOST_VALUES = 4096  # per weight; training changes all values, so a sample is e
 def fingerprint(module: nn.Module) -> str:
     """A short name for a module's weights, computed from a few thousand values of each. Retraining changes it."""
     digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
+    for name, weight in sorted(uncompiled(module).state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + _spread(weight).float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -39,7 +41,7 @@ def _own_weights(module: nn.Module) -> dict[str, Tensor]:
     """The weights without LoRAs; under a LoRA, peft keeps a layer's own weight as `base_layer`."""
     return {
         name.replace(".base_layer.", "."): weight
-        for name, weight in module.state_dict().items()
+        for name, weight in uncompiled(module).state_dict().items()
         if ".lora_" not in name
     }
 

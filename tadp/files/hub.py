@@ -5,22 +5,27 @@ folder.
 """
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.files.checks import refuse_pointer
 from tadp.files.fingerprint import WeightSample, has_weights
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TRANSFORMERS = "model"  # base name of the weight files that transformers reads
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 
@@ -239,6 +244,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
+    refuse_pointer(path, CorruptFileError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -251,28 +257,82 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Path]:
     """List the safetensors files of a model, one file or several shards, after checking each of them.
 
+    If there are both, they are those that the model's own library reads: diffusers the shards, transformers the file.
+
     Args:
         folder: The folder of the model or of one of its parts.
         base: Base name of the files: "model" in transformers, "diffusion_pytorch_model" in diffusers.
-        variant: The variant in the files' names, such as "fp16"; None for files without a variant.
+        variant: The variant in the files' names, such as "fp16"; None for files without a variant. See `part_variant`.
 
     Raises:
         MissingFileError: If there are no weight files, or a shard is missing.
-        CorruptFileError: If all weight files are pickles, which are never loaded, or a file is damaged.
+        CorruptFileError: If all weight files are pickles, which are never loaded, a file is damaged, or a shard is in
+            another folder.
+        ModelError: If transformers would read other files than these.
     """
+    variant = part_variant(folder, base, variant)
     single = folder / weight_name(base, variant)
     index = folder / index_name(base, variant)
-    files = [single]
-    if not single.exists() and index.exists():
-        shards = read_json(index).get("weight_map")
-        if not shards:
-            raise CorruptFileError(f"{index} has no weight_map. Get the file again.")
-        files = [folder / name for name in sorted(set(shards.values()))]
+    if base == _TRANSFORMERS:
+        _refuse_other_weights(folder)
+    has_shards = index.exists() and (base != _TRANSFORMERS or not single.exists())
+    files = _shards(index) if has_shards else [single]
     for path in files:
         if not path.exists():
             raise _missing_weights(path, variant)
         check_readable(path)
     return files
+
+
+def part_variant(folder: Path, base: str, variant: str | None, *, is_replacement: bool = False) -> str | None:
+    """The variant of the weights to load for one part of a model.
+
+    Args:
+        folder: The part's folder.
+        base: Base name of the weight files.
+        variant: The variant that was asked for.
+        is_replacement: Whether the part replaces another model's, which has the variant.
+
+    Returns:
+        `variant`; None, with a warning, if this part has weights only without a variant and other parts have them.
+    """
+    if variant is None or has_weights_of(folder, base, variant) or not has_weights_of(folder, base, None):
+        return variant
+    names = (f"*.{variant}.safetensors", f"*.{variant}-*.safetensors")
+    if not is_replacement and not any(True for name in names for _ in folder.parent.glob(f"*/{name}")):
+        return variant
+    warnings.warn(f"{folder} has no weights of variant {variant!r}; those without a variant are loaded.", stacklevel=2)
+    return None
+
+
+def has_weights_of(folder: Path, base: str, variant: str | None) -> bool:
+    """Whether a folder has weight files of a variant."""
+    return (folder / weight_name(base, variant)).exists() or (folder / index_name(base, variant)).exists()
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index lists, all in its folder, or, as in the hub's cache, where the index itself is."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CorruptFileError(f"{index} has no weight_map from weights to files. Get the file again.")
+    homes = index.parent.resolve(), index.resolve().parent
+    files = [index.parent / name for name in sorted(set(names.values()))]
+    for path in files:
+        name = path.relative_to(index.parent) if path.is_relative_to(index.parent) else path
+        if ".." in name.parts or not any(path.resolve().is_relative_to(home) for home in homes):
+            raise CorruptFileError(f"{index} lists the file {name}, which is outside its folder. Get the model again.")
+    return files
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    """Refuse a folder in which transformers would read other weights than `weight_files` checks."""
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        raise ModelError(f"{adapter} makes the model an adapter of another one. Merge the two and save the result.")
+    config = folder / "config.json"
+    other = read_json(config).get("transformers_weights") if config.exists() else None
+    if other is not None:
+        raise ModelError(f"{config} has transformers_weights={other!r}; rename that file to model.safetensors instead.")
 
 
 def check_readable(path: Path) -> None:
@@ -281,11 +341,42 @@ def check_readable(path: Path) -> None:
     Raises:
         CorruptFileError: If the file is damaged, or is not a safetensors file.
     """
+    refuse_pointer(path, CorruptFileError)
     try:
         with safe_open(path, "pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path} is not a complete safetensors file ({error}). Get the file again.") from error
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Args:
+        tensors: The weights as loaded, with their names.
+        where: The file or folder that they come from, for the message.
+
+    Raises:
+        CorruptFileError: If a weight is not finite.
+    """
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not is_finite(tensor):
+            hint = (
+                " Its file may be intact: float16 holds no number above 65,504. Load with dtype=torch.float32."
+                if tensor.dtype == torch.float16
+                else " Its training failed, or the file is damaged; use another version of it."
+            )
+            raise CorruptFileError(f"{where} has NaN or infinity in {name}, so all results would be meaningless.{hint}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity."""
+    if tensor.is_meta or not tensor.numel():
+        return True
+    tensor = tensor.detach()
+    # The extremes are NaN if one value is, and take a twentieth of the time of `isfinite`.
+    extremes = (tensor.float() if tensor.dtype.itemsize == 1 else tensor).aminmax()
+    return math.isfinite(extremes.min) and math.isfinite(extremes.max)
 
 
 def _missing_weights(path: Path, variant: str | None) -> ModelError:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import HubOptions, index_name, local_folder, read_json, weight_name
+from tadp.files.hub import HubOptions, check_finite, has_weights_of, index_name, local_folder, read_json, weight_name
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
@@ -34,6 +34,19 @@ SCHEDULER = "scheduler/scheduler_config.json"
 _HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
 # Names in the VAE's attention before diffusers 0.15, which Stable Diffusion 1.5 on the hub still uses.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+OFFLOADED = (
+    "accelerate has moved it elsewhere. Undo that with accelerate.hooks.remove_hook_from_module(part, recurse=True)."
+)
+# Parts of the names of weights that other code adds to a model.
+_CHANGES = {
+    "lora_": "peft added an adapter; merge it first, with fuse_lora() and unload_lora(), or save a task model.",
+    "base_layer": "peft added an adapter; merge it first, with fuse_lora() and unload_lora(), or save a task model.",
+    "to_qkv": "fuse_qkv_projections() added it; load the model again without that.",
+    "to_kv": "fuse_qkv_projections() added it; load the model again without that.",
+    "to_added_qkv": "fuse_qkv_projections() added it; load the model again without that.",
+    "processor": "An attention processor, such as an IP adapter's, added it; load the model again without that.",
+    "encoder_hid_proj": "An IP adapter added it; load the model again without that.",
+}
 _LINE, _LINES = 300, 8  # the most characters per line, and lines, of a shortened message
 
 
@@ -91,7 +104,7 @@ def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
     known = f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}."
     moved = ALIASES.get(str(name))
     if moved is None or Path(name).is_dir():
-        return local_folder(name, patterns=patterns, known=known, hub=hub)
+        return _complete(local_folder(name, patterns=patterns, known=known, hub=hub), name, known, hub)
     try:
         return local_folder(name, patterns=patterns, known=known, hub=replace(hub, local_files_only=True))
     except UnknownModelError:
@@ -99,23 +112,37 @@ def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
         warnings.warn(
             f"{name} is no longer on the hub; {moved.name} at {revision[:7]} is loaded instead.", stacklevel=3
         )
-        return local_folder(moved.name, patterns=patterns, known=known, hub=hub.at(revision))
+        hub = hub.at(revision)
+        folder = local_folder(moved.name, patterns=patterns, known=known, hub=hub)
+        return _complete(folder, moved.name, known, hub)
+
+
+def _complete(folder: Path, name: str | Path, known: str, hub: HubOptions) -> Path:
+    """Download the parts that a repository has only without the variant that the others have."""
+    if hub.variant is None or Path(name).is_dir():
+        return folder
+    parts = [part for part in WEIGHTS if (folder / part / "config.json").exists()]
+    lacking = [part for part in parts if not has_weights_of(folder / part, WEIGHTS[part], hub.variant)]
+    if len(lacking) == len(parts) or not lacking:
+        return folder
+    patterns = [pattern for part in lacking for pattern in _weight_patterns(part, None)]
+    return local_folder(name, patterns=patterns, known=known, hub=hub)
 
 
 def _patterns(variant: str | None) -> list[str]:
     """Patterns of exactly the files that a backbone reads: configs, tokenizers and the safetensors of one variant."""
     patterns = [CONFIG_NAME, ADAPTER_NAME, SCHEDULER]
-    for part, base in WEIGHTS.items():
+    for part in WEIGHTS:
         if part.startswith("text_encoder"):
             patterns.append(f"{tokenizer_part(part)}/*")
-        names = (
-            "config.json",
-            weight_name(base, variant),
-            weight_name(base, variant, shard="-*"),
-            index_name(base, variant),
-        )
-        patterns += [f"{part}/{name}" for name in names]
+        patterns += [f"{part}/config.json", *_weight_patterns(part, variant)]
     return patterns
+
+
+def _weight_patterns(part: str, variant: str | None) -> list[str]:
+    base = WEIGHTS[part]
+    names = weight_name(base, variant), weight_name(base, variant, shard="-*"), index_name(base, variant)
+    return [f"{part}/{name}" for name in names]
 
 
 def tokenizer_part(encoder_part: str) -> str:
@@ -174,7 +201,42 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(f"the weights in {where} do not fit its config.json: {_shortened(str(error))}") from error
+    check_finite(module.named_parameters(), where)
     return module
+
+
+def check_savable(module: torch.nn.Module, build: Callable[[], torch.nn.Module], what: str) -> None:
+    """Refuse to save a module that could not be loaded, because something was added to it or moved out of it.
+
+    Args:
+        module: The module to save.
+        build: A function that builds the module again from its config, as loading does.
+        what: The module in messages, such as "U-Net".
+
+    Raises:
+        ModelError: If the weights differ in name or shape from those that the config describes, or have no values.
+    """
+    try:
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    except (TypeError, ValueError, LookupError) as error:
+        raise ModelError(f"the {what} cannot be saved, because its config no longer describes it: {error}") from error
+    weights = module.state_dict()
+    for name in sorted(weights.keys() | expected.keys()):
+        if name not in weights or name not in expected or weights[name].shape != expected[name]:
+            raise ModelError(
+                f"the {what} cannot be saved, because its config does not describe {name}. {_change_of(name)}"
+            )
+        if weights[name].is_meta:
+            raise ModelError(f"the {what} cannot be saved, because {name} has no values here; {OFFLOADED}")
+
+
+def _change_of(name: str) -> str:
+    """What adds a weight of this name, and how to undo it."""
+    for part, change in _CHANGES.items():
+        if part in name:
+            return change
+    return "Load the model again, and save it without this change."
 
 
 def save_weights(module: torch.nn.Module, path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tadp.errors import MissingExtraError, ModelError
-from tadp.files.hub import HubOptions, local_folder, read_json, weight_files, without_bars
+from tadp.files.hub import HubOptions, check_finite, local_folder, read_json, weight_files, without_bars
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,8 @@ def load_pretrained(
             f"{what} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}; it would write "
             "random text. Pass a model that was trained for this."
         )
-    return model, reader
+    check_finite(model.named_parameters(), folder)
+    return model.requires_grad_(False), reader
 
 
 def pad_left(tokenizer: Any) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_choice
+from tadp.files.inference import autocasts
 
 Norm: TypeAlias = Literal["batch", "group"]
 
@@ -70,11 +70,6 @@ def read_maps(
         dtype = next(head.parameters()).dtype
         maps = [level_map.to(dtype) for level_map in maps]
     return list(maps), (image_size[0], image_size[1])
-
-
-def autocasts(device: torch.device) -> bool:
-    """Whether autocast chooses dtypes on a device. A device without autocast, such as "meta", returns False."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:

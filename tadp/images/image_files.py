@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tadp.errors import DatasetError, ImageError
+from tadp.files.checks import refuse_pointer
 
 MIN_SIZE = 8  # one latent cell: the VAE of every Stable Diffusion has stride 8
 # Pillow recognises a file by its content, and for some formats (EPS) starts another program to decode it.
@@ -162,6 +163,7 @@ def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image
         try:
             image = Image.open(file, formats=[kind for kind in (*FORMATS, _HEIF) if kind in Image.OPEN])
         except UnidentifiedImageError as error:
+            refuse_pointer(path, ImageError)
             file.seek(0)
             raise ImageError(f"{name} {_unknown(file.read(12), path.suffix)}") from error
         with image:

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from tadp.backbone import TADPBackbone
+from tadp.backbone.options import check_saved_options
 from tadp.diffusion.families import family_of, family_of_config
 from tadp.diffusion.loading.networks import hollow_denoiser
 from tadp.diffusion.noise import read_scheduler
@@ -107,6 +108,7 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         super().__init__(config)
         if config.parts is None:
             raise ModelError("this TADPConfig has no base model; pass one, as in TADPConfig(base_model='tadp-tiny').")
+        check_saved_options(config.backbone_options, "this TADPConfig")
         is_loading = torch.get_default_device().type == "meta"  # within from_pretrained, which loads all weights
         if is_loading or config.base_model is None:
             backbone = _build(config.parts, config.backbone_options)

@@ -6,7 +6,7 @@ A name is a word, a noun or a class. The name "car" is not found in "a carpet", 
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -133,7 +133,8 @@ def checked_names(
     """Check names and their synonyms, and return them as plain tuples, lists and dicts.
 
     Raises:
-        TypeError: If a name or synonym is not a string, or a single string was passed instead of a list of strings.
+        TypeError: If a name or synonym is not a string, or a string or a set was passed instead of a list of
+            strings.
         ValueError: If a name or synonym has neither a letter nor a digit.
     """
     _table(_checked(names), _frozen(synonyms), _frozen(IRREGULAR_PLURALS))
@@ -253,6 +254,10 @@ def _checked(names: Iterable[str]) -> tuple[str, ...]:
         raise TypeError(f"names must be a list of strings; got the string {names!r}. Pass [{names!r}].")
     if not isinstance(names, Iterable):
         raise TypeError(f"names must be a list of strings, () for none; got {type(names).__name__}.")
+    if isinstance(names, Set):  # the order of a set changes from run to run
+        raise TypeError(
+            f"names must have a fixed order; got a {type(names).__name__}, which has none. Pass sorted(names)."
+        )
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.diffusion.families import family_of
-from tadp.diffusion.loading.networks import load_unet
+from tadp.diffusion.loading.networks import load_unet, save_denoiser
 from tadp.errors import CorruptFileError, ModifierError, TADPError
 from tadp.files.hub import read_json
 from tadp.modifiers.caption_templates import check_template
@@ -64,7 +63,7 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
         if step.token is not None and step.vectors is not None:
             write_token(folder / _token_file(number), step.token, step.vectors)
         if step.unet is not None:
-            family_of(step.unet).save(step.unet, folder / "unet")
+            save_denoiser(step.unet, folder / "unet")
         entries.append(
             {
                 "template": step.template,

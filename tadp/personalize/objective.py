@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tadp.errors import CaptionError
+from tadp.errors import CaptionError, ImageError
 from tadp.files.checks import check_counts
+from tadp.files.hub import is_finite
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.personalize.training_images import Crop, Images, TrainingImages, read_images
@@ -55,6 +56,11 @@ class Latents:
             # one at a time, so that the latents of a crop do not depend on other crops
             with torch.no_grad():
                 posterior = backbone.vae(pixels * 2 - 1)
+            if not (is_finite(posterior.mean) and is_finite(posterior.std)):
+                raise ImageError(
+                    f"the VAE computes NaN or infinity for training image {crop.index} (counted from 0). In float16 it "
+                    "can overflow; use float32 or bfloat16."
+                )
             if len(self._kept) >= _KEPT_POSTERIORS:
                 self._kept.clear()
             self._kept[crop] = posterior.mean.float().cpu(), posterior.std.float().cpu()

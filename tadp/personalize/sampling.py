@@ -14,8 +14,8 @@ from tadp.diffusion.noise import NOISE_KEYS
 from tadp.drawing import sheet
 from tadp.errors import Argument, MissingFileError
 from tadp.files.atomic import replace_file
-from tadp.files.checks import check_counts
-from tadp.files.hub import weight_files
+from tadp.files.checks import check_counts, check_whole
+from tadp.files.hub import part_variant, weight_files
 from tadp.files.model_folder import WEIGHTS, read_tensors
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
@@ -61,7 +61,9 @@ class Sampler:
         """
         model = self._model
         device = model.backbone.device
-        cells = (side_px or model.side_px) // model.backbone.vae.reduction
+        cells = (
+            model.side_px if side_px is None else check_whole(side_px, name="side_px", unit="pixel")
+        ) // model.backbone.vae.reduction
         shape = (model.backbone.layout.latent_channels, cells, cells)
         noise = [np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys]
         latents: Tensor = torch.from_numpy(np.stack(noise)).to(device)
@@ -169,7 +171,8 @@ def _load_decoder(model: DiffusionModel) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     folder = model.folder / "vae"
-    files = weight_files(folder, WEIGHTS["vae"], model.variant)
+    variant = part_variant(folder, WEIGHTS["vae"], model.variant)
+    files = weight_files(folder, WEIGHTS["vae"], variant)
     if next(read_tensors(files, lambda key: key.startswith("decoder.conv_in.")), None) is None:
         raise MissingFileError(
             f"the VAE in {folder} has no decoder, because tadp saves backbones without it, so nothing can be drawn. "
@@ -178,7 +181,7 @@ def _load_decoder(model: DiffusionModel) -> Any:
             " to train without samples.",
         )
     vae: Any = AutoencoderKL.from_pretrained(
-        model.folder, subfolder="vae", variant=model.variant, use_safetensors=True, local_files_only=True
+        model.folder, subfolder="vae", variant=variant, use_safetensors=True, local_files_only=True
     )
     del vae.encoder
     return vae.float().to(model.backbone.device).eval().requires_grad_(False)

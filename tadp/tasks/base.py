@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.text_source import CaptionFunction
 from tadp.datasets.sample import Sample
-from tadp.errors import ModelError
+from tadp.errors import ImageError, ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.hub import HubOptions
-from tadp.heads.maps import autocasts
+from tadp.files.inference import autocasts, in_evaluation
 from tadp.images.reading import ImageLike
 from tadp.tasks.card import card_record, model_card
 from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
@@ -230,16 +230,13 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         ]
 
     @contextmanager
-    def _predicting(self) -> Iterator[None]:
-        """Evaluation mode without gradients; every module's mode is restored afterwards."""
-        modes = [(module, module.training) for module in self.modules()]
+    def _predicting(self: Model, image: ImageLike) -> Iterator[Model]:
+        """This model in evaluation mode, as a copy with the same weights, and no gradients. Errors name the image."""
         try:
-            self.eval()
             with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+                yield in_evaluation(self)
+        except ImageError as error:
+            raise ImageError(*(f"{image}: ",) * isinstance(image, str | Path), *error.args) from error
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the mixin's takes any keyword
@@ -284,7 +281,10 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             model.store_text(load_text(folder, model.prompt_classes))
         model.captioner_name = config.get("captioner")
         model.record = config.get("record", {})
-        return model.to(device=device, dtype=dtype).eval()
+        for part in (model.head, backbone.unet, backbone.text_adapter):  # the VAE and the text encoder have their own
+            if part is not None:
+                nn.Module.to(part, dtype=dtype)
+        return model.to(device=device).eval()
 
     def save_pretrained(
         self,

@@ -22,7 +22,7 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import DepthResult, label_of, loss_text
-from tadp.tasks.sliding import make_views, read_one, window_and_stride
+from tadp.tasks.sliding import check_features, check_result, make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
@@ -152,11 +152,22 @@ class TADPForDepthEstimation(TaskModel):
         """
         if images is None or not self.pad_with_grey:
             return self.from_features(self.features(images, text, latents=latents, image_size=image_size), depth_m)
-        pixels = to_tensor(images)
+        padded, size = self._padded(to_tensor(images))
+        return self.from_features(self.features(padded, text), depth_m, image_size=size)
+
+    def _padded(self, pixels: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3 _h _w"], tuple[int, int] | None]:
+        """Images padded with grey if the model does that, and their size before; None if there is nothing to crop."""
+        if not self.pad_with_grey:
+            return pixels, None
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         multiple = self.backbone.feature_info.reduction[-1]
-        padded = F.pad(pixels, (0, -width % multiple, 0, -height % multiple), value=_GREY)
-        return self.from_features(self.features(padded, text), depth_m, image_size=(height, width))
+        return F.pad(pixels, (0, -width % multiple, 0, -height % multiple), value=_GREY), (height, width)
+
+    def _depth_of(self, pixels: Float[Tensor, "1 3 h w"], text: Conditioning) -> Float[Tensor, "1 1 h w"]:
+        """The depth of one window, for `predict`."""
+        padded, size = self._padded(pixels)
+        features = check_features(self.features(padded, text))
+        return self.from_features(features, image_size=size).depth_m[:, None]
 
     def from_features(
         self,
@@ -208,10 +219,10 @@ class TADPForDepthEstimation(TaskModel):
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
-        with self._predicting():
+        with self._predicting(image) as model:
             text, words = self._text.for_image(pixels, caption, self.backbone)
             views = make_views(
-                lambda part: self.forward(part, text).depth_m[:, None],
+                lambda part: model._depth_of(part, text),
                 pixels,
                 window_px=window_px,
                 stride_px=stride_px,
@@ -221,6 +232,7 @@ class TADPForDepthEstimation(TaskModel):
             depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))
             for rows, columns, mean in mean_tiles(views):
                 depth_m[rows, columns] = mean[0]
+            check_result(depth_m)
         return DepthResult(depth_m, words, to_pil(pixels))
 
     def make_metric(self, *, crop: Crop | None = None) -> DepthMetrics:

@@ -22,7 +22,7 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import DetectionResult, label_of, loss_text
-from tadp.tasks.sliding import read_one
+from tadp.tasks.sliding import check_features, read_one
 from tadp.text.conditioning import Conditioning
 
 
@@ -171,9 +171,9 @@ class TADPForObjectDetection(TaskModel):
         square = pixels
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
-        with self._predicting():
+        with self._predicting(image) as model:
             text, words = self._text.for_image(pixels, caption, self.backbone)
-            objects = self.forward(square, text).detections[0]
+            objects = model.from_features(check_features(model.features(square, text))).detections[0]
         scale = torch.tensor([width / side, height / side] * 2)
         return DetectionResult(
             objects.boxes.float().cpu() * scale,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from tadp.datasets.sample import Sample
+from tadp.errors import ImageError
 from tadp.files.checks import check_choice
 from tadp.metrics import COCODetection, DepthMetrics, MeanIoU, VOCDetection
 from tadp.tasks.base import TaskModel
@@ -53,7 +54,10 @@ def evaluate(
     check_choice(captions, get_args(CaptionSource), name="captions")
     takes_caption = model.prompt_mode == "captions" and captions == "data"
     for sample in samples:
-        result = model.predict(sample.image, sample.caption if takes_caption else None, **options)
+        try:
+            result = model.predict(sample.image, sample.caption if takes_caption else None, **options)
+        except ImageError as error:
+            raise ImageError(f"{sample.image_id}: ", *error.args) from error
         model.score(metric_to_fill, result, sample)
         if on_sample is not None:
             on_sample(sample, result)

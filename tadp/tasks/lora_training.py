@@ -10,10 +10,22 @@ from tadp.diffusion.families import Layout, family_of
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import check_choice, check_whole, needs
-from tadp.files.hub import check_readable
+from tadp.files.hub import check_finite, check_readable
+from tadp.files.inference import uncompiled
 
 Tune = Literal["all", "lora", "nothing"]  # the part of the U-Net that trains
 _PREFIX = "unet."
+# Settings of peft that a saved LoRA does not record.
+_LORA_SETTINGS = (
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "bias",
+)
 
 
 def has_lora(unet: nn.Module) -> bool:
@@ -73,10 +85,26 @@ def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
     family.freeze_unused(unet, layout)
 
 
-def save_lora(unet: nn.Module, folder: Path) -> None:
-    """Write the LoRA in diffusers' format (`pipeline.load_lora_weights(folder)`)."""
-    from peft import get_peft_model_state_dict
+def save_lora(unet: nn.Module, folder: Path, *, rank: int) -> None:
+    """Write the LoRA in diffusers' format (`pipeline.load_lora_weights(folder)`).
 
+    Raises:
+        ModelError: If the LoRA is not one that `add_lora` adds, so that loading could not restore it.
+    """
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    unet = uncompiled(unet)
+    adapted: Any = unet
+    adapters = dict(adapted.peft_config)
+    own = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(family_of(unet).lora_layers))
+    for name, config in adapters.items():
+        changed = [key for key in _LORA_SETTINGS if getattr(config, key) != getattr(own, key)]
+        if len(adapters) > 1 or changed:
+            what = f"other settings ({', '.join(changed)})" if changed else f"{len(adapters)} adapters"
+            raise ModelError(
+                f"this U-Net has a LoRA {name!r} that tadp did not add, with {what}, so it could not be loaded again. "
+                "Merge it into the U-Net before you build the model: fuse_lora() and unload_lora()."
+            )
     state = get_peft_model_state_dict(unet)
     save_file({f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}, folder / LORA_NAME)
 
@@ -99,6 +127,7 @@ def load_lora(unet: nn.Module, folder: Path) -> None:
             f"{path} does not hold the LoRA its config describes: {len(wrong)} tensors differ, such as {wrong[0]}. "
             "Get the model again."
         )
+    check_finite(state.items(), path)
     set_peft_model_state_dict(unet, state)
 
 

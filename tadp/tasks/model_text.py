@@ -8,7 +8,7 @@ from torch import Tensor
 from tadp import prompts
 from tadp.backbone import TADPBackbone
 from tadp.errors import Argument, CaptionError, ModelError
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_classes
 from tadp.text.conditioning import Conditioning
 
 PromptMode = Literal["captions", "class_names", "class_embeddings", "averaged_eos", "null", "stored"]
@@ -30,7 +30,7 @@ class ModelText:
 
     def __init__(self, mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone):
         self.mode: PromptMode = mode
-        self.classes = tuple(classes)
+        self.classes = tuple(check_classes(classes, name="prompt_classes")) if classes else ()
         self._fixed = _fixed_text(mode, self.classes, backbone)
 
     def for_all(self) -> Conditioning | None:

@@ -22,7 +22,7 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import SegmentationResult, label_of, loss_text
-from tadp.tasks.sliding import make_views, read_one, window_and_stride
+from tadp.tasks.sliding import check_features, check_result, make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
@@ -224,10 +224,10 @@ class TADPForSemanticSegmentation(TaskModel):
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        with self._predicting():
+        with self._predicting(image) as model:
             text, words = self._text.for_image(pixels, caption, self.backbone)
             views = make_views(
-                lambda part: self._coarse(part, text),
+                lambda part: model._coarse(part, text),
                 pixels,
                 window_px=window_px,
                 stride_px=stride_px,
@@ -242,6 +242,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 scores[rows, columns], classes[rows, columns] = mean.max(dim=0)
                 if probabilities is not None:
                     probabilities[:, rows, columns] = mean
+            check_result(scores)
         return SegmentationResult(classes, scores, self.class_names, probabilities, words, to_pil(pixels))
 
     def make_metric(self) -> MeanIoU:
@@ -254,7 +255,7 @@ class TADPForSemanticSegmentation(TaskModel):
 
     def _coarse(self, images: Float[Tensor, "1 3 _h _w"], text: Conditioning) -> Float[Tensor, "1 k _h2 _w2"]:
         """Logits at the finest map's size, before the head enlarges them to pixels."""
-        features = self.features(images, text)
+        features = check_features(self.features(images, text))
         finest = features.maps[0].shape
         return self.head(features, image_size=(finest[2], finest[3]))
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.errors import ImageError
+from tadp.features import Features
 from tadp.files.checks import check_whole
 from tadp.images.reading import ImageLike, to_tensor
 from tadp.images.windows import Predict, WindowedPrediction
@@ -33,6 +34,30 @@ def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
             "[model.predict(image) for image in images]."
         )
     return pixels
+
+
+def check_features(features: Features) -> Features:
+    """Return features as they are, or refuse them if they are not finite.
+
+    Raises:
+        ImageError: If a map or recorded attention has NaN or infinity.
+    """
+    for sentence in features.broken().values():
+        raise ImageError(f"the image cannot be predicted: {sentence}")
+    return features
+
+
+def check_result(result: Tensor) -> None:
+    """Refuse a result that is not finite.
+
+    Raises:
+        ImageError: If the result has NaN or infinity.
+    """
+    if not result.isfinite().all():
+        raise ImageError(
+            "the image cannot be predicted: the features are finite, but the head's result is NaN or infinite. Its "
+            "training may have failed."
+        )
 
 
 def window_and_stride(

@@ -24,10 +24,12 @@ from torch import nn
 
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
-from tadp.diffusion.loading.networks import load_text_adapter, load_unet
+from tadp.backbone.options import check_saved_options
+from tadp.diffusion.loading.networks import load_text_adapter, load_unet, save_denoiser
 from tadp.diffusion.loading.parts import load_parts, save_text_encoder
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
-from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json
+from tadp.files.hub import HubOptions, Source, check_finite, check_readable, local_folder, read_json
+from tadp.files.inference import uncompiled
 from tadp.files.model_folder import ADAPTER_NAME
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
 from tadp.text.conditioning import Conditioning
@@ -96,9 +98,9 @@ def save_task(
         backbone.save_pretrained(folder / BASE_NAME)
         return
     if tuned == "all":
-        backbone.family.save(backbone.unet, folder / "unet")
+        save_denoiser(backbone.unet, folder / "unet")
     elif tuned == "lora":
-        save_lora(backbone.unet, folder)
+        save_lora(backbone.unet, folder, rank=options["lora_rank"])
     if backbone.text_adapter is not None:
         save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
     if backbone.text_encoder is not None and config["own_text_encoder"]:
@@ -229,6 +231,12 @@ def load_backbone(
     """
     name, revision = config["base"]["name"], config["base"]["revision"]
     options = config["base"]["options"]
+    check_saved_options(options, folder / CONFIG_NAME)
+    if base_model is None and (not isinstance(name, str) or ".." in Path(name).parts):  # never written by `save_task`
+        base = Argument("base_model", ...)
+        raise ModelError(
+            f"{folder / CONFIG_NAME} has the base model {name!r}, a path out of its folder. Pass ", base, "."
+        )
     if name == BASE_NAME and base_model is None:
         return _from_parts(folder / BASE_NAME, options, dtype)
     name, revision = (name, revision) if base_model is None else (base_model, None)
@@ -294,6 +302,7 @@ def _fill(head: nn.Module, path: Path) -> None:
             f"{path} does not fit the head its config describes: {len(wrong)} tensors differ, such as {first}: file "
             f"{saved.get(first, 'none')}, head {expected.get(first, 'none')}. Does it have another number of classes?"
         )
+    check_finite(state.items(), path)
     head.load_state_dict(state)
 
 
@@ -310,6 +319,7 @@ def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
     state = load_file(path)
     if set(state) != {"embeddings"} or state["embeddings"].ndim != 3:
         raise CorruptFileError(f"{path} does not hold the embeddings of a text, (1, L, D). Get the model again.")
+    check_finite(state.items(), path)
     return Conditioning(state["embeddings"], (names,) if len(names) == state["embeddings"].shape[1] else None)
 
 
@@ -321,4 +331,4 @@ def _plain(value: Any) -> Any:
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    return {name: tensor.contiguous() for name, tensor in uncompiled(module).state_dict().items()}

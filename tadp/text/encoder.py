@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -224,7 +224,7 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
         raise TypeError("captions must be strings; got a tensor. Wrap embeddings: tadp.Conditioning(embeddings).")
     if isinstance(captions, bytes) or not isinstance(captions, Iterable):
         raise TypeError(f"captions must be a string or a list of strings; got {type(captions).__name__}.")
-    if isinstance(captions, Mapping):  # iterating over it would yield its keys
+    if isinstance(captions, Mapping | Set):  # iterating over it would yield its keys, or captions in any order
         raise TypeError(
             f"captions must be a list, one caption per image in the same order; got {type(captions).__name__}."
         )

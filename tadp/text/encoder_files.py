@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
-from tadp.files.hub import weight_files, without_bars
+from tadp.files.checks import refuse_pointer
+from tadp.files.hub import check_finite, part_variant, weight_files, without_bars
 from tadp.files.model_folder import WEIGHTS, missing_part, read_config, tokenizer_part
 from tadp.text.encoder import Hidden, TextEncoder
 from tadp.text.stack import T5_TOKENS, T5Encoder
@@ -109,6 +110,7 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
     if dtype is None:
         with torch.device("meta"):
             return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+    variant = part_variant(folder, WEIGHTS["text_encoder"], variant)
     weight_files(folder, WEIGHTS["text_encoder"], variant)
     try:
         with without_bars():
@@ -131,6 +133,7 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
         )
     for parameter in model.parameters():  # a copy; see tadp.files.model_folder.fill
         parameter.data = parameter.data.clone()
+    check_finite(model.named_parameters(), folder)
     return model.eval()
 
 
@@ -138,6 +141,8 @@ def _tokenizer_folder(folder: Path, part: str) -> Path:
     path = folder / tokenizer_part(part)
     if not path.is_dir():
         raise missing_part(folder, tokenizer_part(part))
+    for file in path.iterdir():
+        refuse_pointer(file, CorruptFileError)
     # transformers would create a tokenizer without a vocabulary
     if not (path / "tokenizer.json").exists() and not (
         (path / "vocab.json").exists() and (path / "merges.txt").exists()

@@ -437,3 +437,19 @@ def test_a_caption_table_goes_on_where_it_was(photos, blip):
     assert "or pass --mix where" in refused.stderr
     tadp_run("caption", photos, "-m", blip, "--max-new-tokens", 5, "-o", "c.db", "--mix")
     assert "suffixes" in plain(tadp_run("caption", photos, "-m", blip, "-o", "c.txt", code=2).stderr)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_commands_print_what_they_can(encoding):
+    program = (
+        "import typer; from tadp.cli.app import app; "
+        "app.command(name='say')(lambda: typer.echo('a ' + chr(0x2192) + ' ' + chr(0xdcff) + ' b')); app(['say'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=ENVIRONMENT | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    arrow = "\u2192" if encoding == "utf-8" else r"\u2192"
+    assert done.stdout.decode(encoding).strip() == rf"a {arrow} \udcff b"

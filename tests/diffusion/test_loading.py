@@ -502,7 +502,10 @@ def test_a_damaged_weight_file_is_named(model, weights, damage):
         "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     }
     (model / weights).write_bytes(damaged[damage])
-    with pytest.raises(CorruptFileError, match=rf"{weights} is not a complete safetensors file .* Get the file again"):
+    message = "is not a complete safetensors file .* Get the file again"
+    if damage == "pointer":
+        message = r"is a git-LFS pointer, not the file itself. Run 'git lfs pull' in its folder"
+    with pytest.raises(CorruptFileError, match=rf"{weights} {message}"):
         TADPBackbone.from_pretrained(model)
 
 

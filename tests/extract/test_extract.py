@@ -386,3 +386,54 @@ def test_what_cannot_be_tiled_is_told(backbone, photos, tmp_path):
     statuses = run(backbone, photos, tmp_path / "out", tile_px=64, overlap_px=0)
     assert {name for name, status in statuses.items() if status == "failed"} == {"broken", "deep"}
     assert sum(status == "done" for status in statuses.values()) == 5
+
+
+def test_an_image_whose_features_are_not_finite_fails_and_the_others_go_on(photos, tmp_path):
+    own = TADPBackbone.from_pretrained("tadp-tiny")
+    forward, calls = own.vae.forward, []
+
+    def broken(pixels):
+        posterior = forward(pixels)
+        calls.append(len(pixels))
+        if len(calls) == 1:
+            posterior.mean[1] = torch.inf
+        return posterior
+
+    own.vae.forward = broken  # type: ignore
+    outcomes = list(extract_images(own, photos, tmp_path / "out", captions=CAPTION, model="tadp-tiny"))
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    assert [outcome.status for outcome in outcomes].count("done") == 4
+    assert len(failed) == 1
+    assert str(failed[0].error).startswith(f"{failed[0].image} has no usable features: the map of level")
+    assert not list((tmp_path / "out").rglob(f"{failed[0].image.stem}.*"))
+
+
+def test_an_image_that_the_captioner_cannot_describe_fails_and_the_others_go_on(backbone, photos, captioner, tmp_path):
+    forward = captioner._model.vision_model.forward
+    seen = []
+
+    def broken(pixel_values, **options):
+        result = forward(pixel_values, **options)
+        seen.append(len(pixel_values))
+        # the second image of the first batch, and when it is captioned by itself
+        if len(seen) == 1 or len(seen) == 3:
+            result[0][1 if len(seen) == 1 else 0] = torch.nan
+        return result
+
+    captioner._model.vision_model.forward = broken
+    try:
+        outcomes = list(extract_images(backbone, photos, tmp_path / "out", captions=captioner, model="tadp-tiny"))
+    finally:
+        del captioner._model.vision_model.forward
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    assert [outcome.status for outcome in outcomes].count("done") == 4
+    assert len(failed) == 1
+    assert "computed NaN or infinity for the image, so there is no caption" in str(failed[0].error)
+    assert str(failed[0].image) in str(failed[0].error)
+
+
+def test_extracting_changes_no_mode_and_no_statistics(photos, tmp_path):
+    own = TADPBackbone.from_pretrained("tadp-tiny").train()
+    modes = [module.training for module in own.modules()]
+    run(own, photos, tmp_path / "out")
+    assert [module.training for module in own.modules()] == modes

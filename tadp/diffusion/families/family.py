@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.noise import Kind
 from tadp.errors import ModelError
+from tadp.files.inference import computing
 from tadp.files.model_folder import WEIGHTS, save_weights
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder_files import TextFiles
@@ -162,15 +163,21 @@ class Family(ABC):
         """
         if text.mask is not None and not self.takes_mask:
             raise ValueError(f"the attention of {self.name} takes no text mask; encode the text without mask_padding.")
-        maps, attention = self.one_pass(
-            model,
-            layout,
-            latents,
-            timestep=timestep,
-            text=text,
-            image_size=image_size,
-            record_levels=record_levels,
-        )
+        model = model._modules.get("_orig_mod", model)  # one that is compiled by itself: its blocks are called
+        if not isinstance(model, kind := self.denoiser_class):
+            raise ModelError(f"the {self.part} was replaced by a {type(model).__name__}; pass a {kind.__name__}.")
+        if not torch.compiler.is_compiling():
+            self.check_unchanged(model, layout)
+        with computing(model, self.part):
+            maps, attention = self.one_pass(
+                model,
+                layout,
+                latents,
+                timestep=timestep,
+                text=text,
+                image_size=image_size,
+                record_levels=record_levels,
+            )
         layout.check_pass(
             maps,
             attention,
@@ -193,6 +200,14 @@ class Family(ABC):
 
     def install_recording(self, model: Any, layout: Layout) -> None:
         """Install attention processors that can record. The default is for a denoiser that can already record."""
+        return
+
+    def check_unchanged(self, model: Any, layout: Layout) -> None:
+        """Refuse a denoiser that other code has changed since `prepare`, so that a pass would give wrong maps.
+
+        Raises:
+            ModelError: If it was changed; the message says what to undo.
+        """
         return
 
     def unused(self, model: Any, layout: Layout) -> Iterable[nn.Module]:
@@ -279,6 +294,18 @@ class DiffusersFamily(Family):
     """A family whose denoiser is a diffusers model: diffusers provides the config, files and checkpointing."""
 
     lora_layers = ("to_q", "to_k", "to_v", "to_out.0")
+    recorder_class: ClassVar[type | None] = None  # the class of the processors that `install_recording` installs
+
+    def check_unchanged(self, model: Any, layout: Layout) -> None:
+        """Refuse a denoiser whose attention processors were replaced."""
+        for name, level in layout.attention_layers.items() if self.recorder_class else ():
+            processor = model.get_submodule(name).processor
+            if not isinstance(processor, self.recorder_class) or processor.level != level:
+                raise ModelError(
+                    f"the attention processors of the {self.part} were replaced after the backbone was built: {name} "
+                    f"has a {type(processor).__name__}. That happens with fuse_qkv_projections, IP adapters, attention "
+                    "slicing, set_attn_processor, and a second backbone with other blocks; load the model again."
+                )
 
     def config(self, model: Any) -> Mapping[str, Any]:
         """The model's own config."""

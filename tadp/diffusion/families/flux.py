@@ -28,7 +28,7 @@ class Flux(JointTransformerFamily):
     name = "FLUX"
     denoiser_class = FluxTransformer2DModel
     text_parts = ("text_encoder", "text_encoder_2")
-    processor = RecordingFluxProcessor
+    processor = recorder_class = RecordingFluxProcessor
     patch_size = 1  # latents are packed before they reach the transformer
 
     def blocks(self, model: FluxTransformer2DModel) -> dict[str, nn.Module]:

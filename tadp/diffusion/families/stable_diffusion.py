@@ -7,10 +7,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.diffusion.attention import install_recording
+from tadp.diffusion.attention import RecordingAttnProcessor, install_recording
 from tadp.diffusion.families.family import DiffusersFamily, LoraLoader
 from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.unet import check_unet, unet_attention_layers, unet_pass, unet_taps
+from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning
 
 
@@ -19,6 +20,7 @@ class StableDiffusion(DiffusersFamily):
 
     name = "Stable Diffusion 1.x and 2.x"
     denoiser_class = UNet2DConditionModel
+    recorder_class = RecordingAttnProcessor
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Match every U-Net except Stable Diffusion XL's; `layout` refuses those it cannot read."""
@@ -47,6 +49,12 @@ class StableDiffusion(DiffusersFamily):
     def install_recording(self, model: UNet2DConditionModel, layout: Layout) -> None:
         """Install a processor in every attention layer; only layers with a level record."""
         install_recording(model, layout.attention_layers)
+
+    def check_unchanged(self, model: UNet2DConditionModel, layout: Layout) -> None:
+        """Refuse a U-Net whose attention processors were replaced, or whose blocks have FreeU, which a pass ignores."""
+        super().check_unchanged(model, layout)
+        if any(getattr(block, "s1", None) is not None for block in model.up_blocks):
+            raise ModelError("FreeU is on in the U-Net, but features are computed without it; call disable_freeu().")
 
     def unused(self, model: UNet2DConditionModel, layout: Layout) -> list[nn.Module]:
         """The last norm and convolution, which compute the prediction."""

@@ -25,7 +25,7 @@ class StableDiffusion3(JointTransformerFamily):
     name = "Stable Diffusion 3.x"
     denoiser_class = SD3Transformer2DModel
     text_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    processor = RecordingJointProcessor
+    processor = recorder_class = RecordingJointProcessor
     patch_size = PATCH
 
     def blocks(self, model: SD3Transformer2DModel) -> dict[str, nn.Module]:

@@ -1,6 +1,7 @@
 """Add a LoRA to the weights of a base model's denoiser and text encoders when the model is loaded."""
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tadp.diffusion.families import family_of
-from tadp.errors import MissingFileError, ModelError
+from tadp.errors import Argument, MissingFileError, ModelError, OptionError
 from tadp.files.checks import needs
-from tadp.files.hub import HubOptions, check_readable, local_file, local_folder
+from tadp.files.hub import HubOptions, check_finite, check_readable, local_file, local_folder
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # the name that diffusers writes
 _SUFFIX = ".safetensors"
@@ -48,6 +49,8 @@ def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale
         ModelError: If the LoRA was trained for another family. The message says what does not fit.
         MissingExtraError: If peft is not installed.
     """
+    if not math.isfinite(scale):
+        raise OptionError(Argument("lora_scale"), f" must be a finite number; got {scale}.")
     path = _lora_file(name, hub)
     prefix = family_of(unet).part
     state, alphas = _read(unet, path)
@@ -64,6 +67,8 @@ def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale
     _warn_about_rest([key for key in state if not key.startswith(known)], path)
     if parts[prefix]:
         _fuse_denoiser(unet, prefix, state, alphas=alphas, metadata=metadata, scale=scale)
+    for model in (unet, *encoders.values()):
+        check_finite(model.named_parameters(), path)  # a huge factor overflows in float16
 
 
 def add_to_encoder(
@@ -126,6 +131,7 @@ def _read(unet: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | 
     """The tensors under diffusers' names, and the alphas if the file stores them separately."""
     lora = family_of(unet).lora(unet)
     tensors = load_file(path)
+    check_finite(tensors.items(), path)
     if any("dora_scale" in key or "lora_magnitude_vector" in key for key in tensors):
         raise ModelError(
             f"{path} is a DoRA, whose magnitudes diffusers would ignore. tadp only adds LoRAs; pass a LoRA."
@@ -140,7 +146,12 @@ def _read(unet: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | 
 def _metadata(path: Path) -> dict[str, Any]:
     """Settings of peft for each part, such as "unet.lora_alpha", which newer files from diffusers contain."""
     with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    for key, value in metadata.items():
+        for number in value.values() if isinstance(value, Mapping) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ModelError(f"{path} has {key}={number} in its metadata; use another version of the LoRA.")
+    return metadata
 
 
 def _below(named: Mapping[str, Any], part: str) -> dict[str, Any]:

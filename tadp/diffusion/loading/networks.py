@@ -13,8 +13,18 @@ from tadp.diffusion.families import family_of, family_of_config
 from tadp.diffusion.families.family import PARTS
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import MissingFileError, ModelError
-from tadp.files.hub import HubOptions, check_readable, index_name, local_file, local_folder, weight_files, weight_name
-from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, fill, read_config
+from tadp.files.hub import (
+    HubOptions,
+    check_readable,
+    index_name,
+    local_file,
+    local_folder,
+    part_variant,
+    weight_files,
+    weight_name,
+)
+from tadp.files.inference import uncompiled
+from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, check_savable, fill, read_config
 from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
 
@@ -63,7 +73,23 @@ def hollow_vae(folder: Path, part: str = "vae") -> AnyVAE:
     kind = kinds.get(config.get("_class_name"))
     if kind is None:
         raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(kinds)}.")
-    return encoder_of(_built(kind.from_config, config, folder / part))
+    try:
+        return encoder_of(_built(kind.from_config, config, folder / part))
+    except ModelError as error:
+        path = folder / part / "config.json"
+        raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
+
+
+def save_denoiser(model: nn.Module, folder: Path) -> None:
+    """Write a denoiser's config and weights, after checking that they can be loaded again.
+
+    Raises:
+        ModelError: If the denoiser belongs to no known family, or other code has added weights to it.
+    """
+    model = uncompiled(model)
+    family = family_of(model)
+    check_savable(model, lambda: family.build(family.config(model)), family.part)
+    family.save(model, folder)
 
 
 def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.dtype, load_t5: bool = True) -> AnyText:
@@ -119,7 +145,7 @@ def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: 
         except ModelError as error:
             raise ModelError(f"{path} does not hold the U-Net that {base} describes; {error}") from error
     return _part_or_root(name, PARTS, hub, lambda folder, part: load_denoiser(
-        folder, part, variant=hub.variant, dtype=dtype
+        folder, part, variant=_variant_of_drop_in(folder / part, hub), dtype=dtype
     ))  # fmt: skip
 
 
@@ -137,7 +163,7 @@ def load_drop_in_vae(name: str | Path, *, dtype: torch.dtype, hub: HubOptions) -
         ModelError: If the VAE is neither an `AutoencoderKL` nor an `AutoencoderTiny`.
     """
     return _part_or_root(name, ("vae",), hub, lambda folder, part: load_vae(
-        folder, variant=hub.variant, dtype=dtype, part=part
+        folder, variant=_variant_of_drop_in(folder / part, hub), dtype=dtype, part=part
     ))  # fmt: skip
 
 
@@ -173,6 +199,10 @@ def _built(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any],
     except (TypeError, ValueError, LookupError) as error:
         kind = config["_class_name"]
         raise ModelError(f"{where / 'config.json'} does not describe a {kind}: {error}") from error
+
+
+def _variant_of_drop_in(folder: Path, hub: HubOptions) -> str | None:
+    return part_variant(folder, WEIGHTS["unet"], hub.variant, is_replacement=True)
 
 
 def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, load: Any):

@@ -7,17 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import nn
 
 from tadp.diffusion.families import family_of
 from tadp.diffusion.loading.lora_fusion import fuse_lora
-from tadp.diffusion.loading.networks import load_drop_in_unet, load_drop_in_vae, load_text, load_unet, load_vae
+from tadp.diffusion.loading.networks import (
+    load_drop_in_unet,
+    load_drop_in_vae,
+    load_text,
+    load_unet,
+    load_vae,
+    save_denoiser,
+)
 from tadp.diffusion.noise import SCHEDULER, read_scheduler
-from tadp.diffusion.vae import AnyVAE
+from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import MissingFileError
 from tadp.files.fingerprint import WeightSample, sample_weights
 from tadp.files.hub import HubOptions, read_json
-from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, read_config, save_weights, tokenizer_part
+from tadp.files.inference import uncompiled
+from tadp.files.model_folder import (
+    ADAPTER_NAME,
+    CONFIG_NAME,
+    WEIGHTS,
+    check_savable,
+    read_config,
+    save_weights,
+    tokenizer_part,
+)
 from tadp.text.conditioning import TextAdapter
 from tadp.text.encoder import TextEncoder
 from tadp.text.stack import AnyText, TextStack
@@ -109,8 +127,10 @@ def save_parts(
     Raises:
         OSError: If the disk is full.
     """
-    family = family_of(unet)
-    family.save(unet, folder / family.part)
+    vae = uncompiled(vae)
+    kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+    check_savable(vae, lambda: encoder_of(kinds[vae.config["_class_name"]].from_config(vae.config)), "VAE")
+    save_denoiser(unet, folder / family_of(uncompiled(unet)).part)
     (folder / "vae").mkdir()
     (folder / "vae" / "config.json").write_text(json.dumps(vae.config, indent=2))
     save_weights(vae, folder / "vae" / f"{WEIGHTS['vae']}.safetensors")
@@ -129,7 +149,9 @@ def save_text_encoder(text_encoder: AnyText, folder: Path) -> None:
     """Write `text_encoder/` and `tokenizer/`, and for a stack also `text_encoder_2/`, `tokenizer_2/` and so on."""
     parts: Any = text_encoder.parts if isinstance(text_encoder, TextStack) else {"text_encoder": text_encoder}
     for part, encoder in parts.items():
-        encoder.model.save_pretrained(folder / part)
+        model: Any = uncompiled(encoder.model)
+        check_savable(model, lambda model=model: type(model)(model.config), part.replace("_", " "))
+        model.save_pretrained(folder / part)
         _save_tokenizer(encoder.tokenizer, folder / tokenizer_part(part))
 
 
