@@ -10,7 +10,7 @@ from pathlib import Path
 from tadp.captions import CaptionTable
 from tadp.errors import CaptionError
 from tadp.images.reading import list_images
-from tadp.language.unicode_forms import key_of
+from tadp.language.unicode_forms import composed, key_of
 
 SOURCE = "source"  # the field of a record with the captioned file's path, relative to the table's folder
 
@@ -60,10 +60,11 @@ class ImageList:
         """Return ids that do not depend on which other images there are; see the function `path_ids`."""
         first: dict[str, Path] = {}
         for image, image_id in self.below.items():
-            if first.setdefault(image_id, image) != image:
+            earlier = first.setdefault(composed(image_id), image)
+            if earlier != image:
                 raise CaptionError(
-                    f"{first[image_id]} and {image} would both have the id {image_id!r}. Rename one, or pass a folder "
-                    "above both; a .json file distinguishes them."
+                    f"{earlier} and {image} would both have the id {image_id!r}. Rename one, or pass a folder above "
+                    "both; a .json file distinguishes them."
                 )
         return dict(self.below)
 

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tadp.captions import CaptionRecord, CaptionTable, Provenance
+from tadp.captions.image_ids import ImageList, path_ids
 from tadp.errors import CaptionError, MissingExtraError, OutputError, UnknownIdError
 
 AUTHORS = {
@@ -834,3 +836,18 @@ def test_a_last_line_cut_anywhere_is_left_out(tmp_path):
 def test_images_without_ids_are_refused(table, no_type_checker):
     with pytest.raises(TypeError, match=r"got 'photos/cat.jpg' among them. Give each image an id: \{path.stem: path"):
         table.fill(["photos/cat.jpg"], len)
+
+
+def test_two_images_whose_names_are_one_in_unicode_have_no_ids(tmp_path):
+    for name in ("caf\u00e9.png", "cafe\u0301.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(CaptionError, match=r"would both have the id 'caf"):
+        path_ids(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [dict, CaptionTable])
+def test_images_are_found_in_captions_of_another_unicode_form(tmp_path, kind):
+    Image.new("RGB", (8, 8)).save(tmp_path / "caf\u00e9.png")
+    captions = kind({"cafe\u0301": "a room"})
+    ids = ImageList.of(tmp_path).ids_in(captions)
+    assert [captions[image_id] for image_id in ids.values()] == ["a room"]

@@ -334,6 +334,15 @@ def test_images_and_masks_of_a_folder_match_in_any_unicode_form(tmp_path):
         MaskFolder(tmp_path / "photos", tmp_path / "masks", class_names=CLASSES)
 
 
+def test_hidden_files_and_folders_are_not_images_or_masks(tmp_path):
+    trees.write_image(tmp_path / "photos/a.jpg")
+    trees.write_mask(tmp_path / "masks/a.png", trees.quadrants(0, 1, 2, 3))
+    for folder in ("photos", "masks"):
+        (tmp_path / folder / "._a.png").write_bytes(b"\0\5\x16\7")  # a resource fork of macOS
+        (tmp_path / folder / "b.png").mkdir()
+    assert MaskFolder(tmp_path / "photos", tmp_path / "masks", class_names=CLASSES).image_ids == ["a"]
+
+
 def test_a_byte_order_mark_is_not_part_of_the_first_name(voc, tmp_path):
     lists = [
         voc / "ImageSets/Segmentation/val.txt",

@@ -52,7 +52,7 @@ class MaskFolder(FolderDataset):
         for folder in (image_root, mask_root):
             if not folder.is_dir():
                 raise MissingDataError(f"no folder {folder}; pass the folder of images and then the folder of masks.")
-        paths = sorted(path for path in image_root.iterdir() if path.suffix.lower() in suffixes())
+        paths = _pictures(image_root, suffixes())
         if not paths:
             raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(suffixes())}.")
         class_names = tuple(check_classes(class_names, name="class_names"))
@@ -62,10 +62,7 @@ class MaskFolder(FolderDataset):
                 f"{len(class_names)} names."
             )
         stems = _by_stem(paths, "and so a mask; rename one of them")
-        masks_of = _by_stem(
-            sorted(path for path in mask_root.iterdir() if path.suffix.lower() in LABEL_SUFFIXES),
-            "and so an image; remove one of them",
-        )
+        masks_of = _by_stem(_pictures(mask_root, LABEL_SUFFIXES), "and so an image; remove one of them")
         self._table = class_table({value: value for value in (*range(len(class_names)), IGNORE_LABEL)})
         super().__init__(
             [
@@ -89,6 +86,12 @@ class MaskFolder(FolderDataset):
                 f"pixels of {self.class_names[1]!r}. If white is meant to be that class, write 1 instead.",
             )
         return labelled
+
+
+def _pictures(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files in a folder that have one of the suffixes, without hidden ones, which macOS puts beside others."""
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in endings)
+    return sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
 
 
 def _by_stem(paths: Iterable[Path], problem: str) -> dict[str, Path]:
