@@ -1,7 +1,7 @@
 """Bad input, produced by families: nothing is silently wrong, nothing is lost and nothing is executed.
 
 `python -m tests.hostile --out docs/results/robustness.md` runs all of it and writes the table.
-`python -m tests.hostile --only images` runs the kinds whose name begins with "images" and prints each failure.
+`python -m tests.hostile --only "image files"` runs the kinds whose names begin so, and prints each failure.
 `test_sample.py` runs a seeded sample in the test suite.
 
 A kind is one reader with one sort of damage, or one key with one class of wrong value. Each kind runs in a forked

@@ -1,10 +1,13 @@
 """Run all kinds and kills, or some of them, and write the table of counts."""
 
 import argparse
+import json
+import os
 import platform
+import re
 import sys
-import time
 from collections import Counter, defaultdict
+from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,22 +52,32 @@ after the kill, and if the files at the end are those of an undisturbed run, wit
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--out", type=Path, help="page to write")
-    parser.add_argument("--only", default="", help="run what begins with this, such as 'image files' or 'kill extract'")
+    parser.add_argument("--only", nargs="*", default=[""], help="beginnings of names, such as 'kill show'")
+    parser.add_argument("--keep", type=Path, help="file of outcomes: what was handled there is not run again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="also print what was handled")
     options = parser.parse_args()
-    names = [name for name in (*all_kinds(), *all_kills()) if name.startswith(options.only)]
-    start, outcomes = time.monotonic(), {}
+    names = [name for name in (*all_kinds(), *all_kills()) if name.startswith(tuple(options.only))]
+    outcomes: dict[str, Outcome] = {}
+    if options.keep and options.keep.exists():
+        outcomes = {
+            name: Outcome(*kept) for name, kept in json.loads(options.keep.read_text()).items() if name in names
+        }
     with warm():
         for name in names:
+            if name in outcomes and outcomes[name].is_handled:
+                continue
             outcomes[name] = outcome = run(name, options.seed)
+            if options.keep:
+                options.keep.write_text(json.dumps({name: astuple(outcome) for name, outcome in outcomes.items()}))
             if options.verbose or not outcome.is_handled:
                 cost = f"{outcome.seconds:.1f} s, {outcome.megabytes:.0f} MB"
                 print(f"{outcome.verdict:5} {name} ({cost}): {outcome.detail}", flush=True)
-    minutes = (time.monotonic() - start) / 60
+    minutes = sum(outcome.seconds for outcome in outcomes.values()) / 60
     print(Counter(outcome.verdict for outcome in outcomes.values()), f"{minutes:.1f} minutes")
     if options.out:
-        options.out.write_text(page(outcomes, seed=options.seed, minutes=minutes), encoding="utf-8")
+        ordered = {name: outcomes[name] for name in names}
+        options.out.write_text(page(ordered, seed=options.seed, minutes=minutes), encoding="utf-8")
     sys.exit(any(not outcome.is_handled for outcome in outcomes.values()))
 
 
@@ -79,8 +92,14 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
     commands = [group for group in counts if group in COMMANDS]
     total = sum((counts[group] for group in families), Counter())
     killed = sum((counts[group] for group in commands), Counter())
-    failed = [f"- {name}: {outcome.detail[:200]}" for name, outcome in outcomes.items() if not outcome.is_handled]
+    failed = [
+        f"- {name}: {re.sub(r'/tmp/hostile-[^/ ]+/', '', outcome.detail)[:200]!r}"
+        for name, outcome in outcomes.items()
+        if not outcome.is_handled
+    ]
     example = next(iter(kinds.values()))
+    models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    processor = models[0] if models else platform.processor()
     return PAGE.format(
         command="python -m tests.hostile --out docs/results/robustness.md",
         seconds=example.seconds,
@@ -105,7 +124,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
         failures="\n".join(["Other:", "", *failed, "", ""]) if failed else "",
         seed=seed,
         minutes=minutes,
-        machine=f"{platform.system()} {platform.machine()}",
+        machine=f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores",
         python=platform.python_version(),
         libraries=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     )
