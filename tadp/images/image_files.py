@@ -200,7 +200,8 @@ def _without_halves() -> Iterator[None]:
 
     That setting is a global of Pillow, and the threads of that library must still find it set.
     """
-    if ImageFile.LOAD_TRUNCATED_IMAGES is False:
+    setting: Any = ImageFile.LOAD_TRUNCATED_IMAGES
+    if not setting and not isinstance(setting, _TrueElsewhere):
         yield
         return
     with _lock:

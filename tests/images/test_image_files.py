@@ -207,6 +207,16 @@ class TestHalves:
         assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
+@pytest.mark.parametrize("setting", [False, 0, None])
+def test_a_setting_that_refuses_halves_stays_as_it_is(tmp_path, monkeypatch, setting):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", setting)
+    Image.new("RGB", (13, 9)).save(tmp_path / "a.png")
+    with image_files._without_halves():
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is setting
+    assert to_pil(tmp_path / "a.png").size == (13, 9)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is setting
+
+
 class TestFormats:
     def test_an_eps_never_starts_ghostscript(self, tmp_path, monkeypatch):
         monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
