@@ -120,12 +120,14 @@ def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
 def _hollow_backbone(folder: Path) -> "TADPBackbone":
     """The backbone that a folder describes, with shapes but without weights."""
     from tadp.backbone import TADPBackbone
+    from tadp.backbone.options import check_saved_options
     from tadp.diffusion.loading.networks import hollow_denoiser, hollow_text, hollow_vae
     from tadp.diffusion.noise import read_scheduler
     from tadp.files.hub import read_json
     from tadp.files.model_folder import CONFIG_NAME
 
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    check_saved_options(saved.get("options", {}), folder / CONFIG_NAME)
     denoiser = hollow_denoiser(folder)
     text = hollow_text(folder, denoiser) if saved.get("has_text_encoder", True) else None
     parts: dict[str, Any] = {"unet": denoiser, "text_encoder": text, "scheduler": read_scheduler(folder)}
