@@ -442,8 +442,8 @@ def test_a_caption_table_goes_on_where_it_was(photos, blip):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_commands_print_what_they_can(encoding):
     program = (
-        "import typer; from tadp.cli.app import app; "
-        "app.command(name='say')(lambda: typer.echo('a ' + chr(0x2192) + ' ' + chr(0xdcff) + ' b')); app(['say'])"
+        "from rich.console import Console; from tadp.cli.app import app; "
+        "app.command(name='say')(lambda: Console().print(f'a {chr(0x2192)} {chr(0xdcff)} b')); app(['say'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
