@@ -115,7 +115,7 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
                 parts += [
                     "Ours, in percentage points, as differences from the null modifier (plain captions):"
                     if "cross" in claim
-                    else "Ours, as differences:",
+                    else f"Ours, {claim.get('differences', 'as differences')}:",
                     judgement.details(),
                 ]
             elif judgement.details() != "-":

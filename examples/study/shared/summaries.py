@@ -18,7 +18,7 @@ def study_pages(results: Results) -> str:
         if not summary:
             lines.append(f"| {name} | `python examples/study/{name}.py` | not run yet | - | - | - |")
             continue
-        tasks = [summary[task] for task in ("segmentation", "detection") if task in summary]
+        tasks = [part for part in summary.values() if isinstance(part, dict) and "cpu_minutes" in part]
         parts = summary.get("parts") or tasks or [summary]
         finished, planned = (sum(part.get(key, 0) for part in parts) for key in ("finished", "runs"))
         machines = dict.fromkeys(machine for part in parts for machine in _machines(part))
