@@ -71,9 +71,9 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         f"# {options.title}",
         "",
         "How fast is a pass of tadp's backbone on a CPU, and how much memory does it take? The baseline, *diffusers by "
-        "hand*, runs the same two networks as the paper's released code does: in float32 with contiguous memory, and "
-        f"with every attention probability written to memory. The networks have {size} and random weights, on which "
-        f"speed does not depend. One image of {side}x{side} pixels takes {counted}.",
+        "hand*, runs the same two networks in the way of the paper's released code: in float32 with contiguous memory, "
+        f"and with every attention probability written to memory. The networks have {size} and random weights, on "
+        f"which speed does not depend. One image of {side}x{side} pixels takes {counted}.",
         "",
         f"Command: `{command}`; {_processor()}, torch {torch.__version__}.",
         "",

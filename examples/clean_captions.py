@@ -6,7 +6,7 @@
 Reads files of the form {image_id: {"captions": ["…"]}}, like the released code, and prints a table: the share of
 captions that name the domain before and after, and how often content words changed. Details follow: the words that
 captions lost in addition to the domain's own (--read prints each of these captions), the words from which the
-domain's word was removed ("comic book store" would show as "store"), and how captions begin. Captions are cleaned by
+domain's word was removed ("comic book character" shows as "character"), and how captions begin. Captions are cleaned by
 rules, or by a language model behind an endpoint or in a folder. --out writes the cleaned captions in the same form.
 """
 

@@ -31,14 +31,15 @@ maps of each [level](../concepts.md#glossary), from fine to coarse, and one for 
 - *All* is the relative L2 difference over all cells, *near* that over the cells within {near} px of a tile's border,
   and *away* that over the rest (`-` if there are none). Lower is better.
 - *Step* shows seams: the mean difference between the two cells on either side of a border, divided by the same
-  difference in the single pass. 1 means that there is no visible seam.
+  difference in the single pass. 1 means that there is no visible seam; below 1, the maps change less there than in the
+  single pass.
 """
 ABOUT_MEMORY = """
 ## Memory
 
 *Peak* is the memory in addition to the model's, measured in a new process in float32, with tiles of {tile} px that
 overlap by 128 px. It includes the *result*, which is the feature and attention maps of the whole image. *Finest map* is
-the size of the map at level 0, as channels x height x width.
+the size of the map at level 0, as channels x height x width. Single passes were measured up to four megapixels.
 
 | image, px | method | peak, MB | result, MB | finest map |
 |---|---|---|---|---|

@@ -44,10 +44,10 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
     lines = [
         "# Time and memory on a GPU",
         "",
-        "How fast are a pass and a training step on a GPU, and how much memory do they take? The networks have random "
-        "weights, on which neither depends, and the "
-        + ("size of Stable Diffusion 1.5. " if options.size == "sd15" else "small size. ")
-        + f"{options.batch} images of {side}x{side} pixels are processed at a time.",
+        "How fast are a pass and a training step on a GPU, and how much memory do they take? The networks have "
+        + ("the size of Stable Diffusion 1.5. " if options.size == "sd15" else "a small size. ")
+        + "Their weights are random, which changes neither time nor memory. "
+        + f"A batch has {options.batch} images of {side}x{side} pixels.",
         "",
         f"Command: `python examples/gpu_cost.py {command}`; {name}, torch {torch.__version__}; medians of "
         f"{options.rounds} rounds.",
@@ -57,10 +57,10 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
         "",
         "## A pass",
         "",
-        "A pass runs the VAE encoder and the U-Net once. *Diffusers by hand* runs the same networks as the paper's "
-        "released code does, which writes out every attention probability. *Error* is the relative L2 difference of "
-        "tadp's feature maps from its maps in float32, at the level where it is largest. `channels_last` is PyTorch's "
-        "memory layout of that name.",
+        "A pass runs the VAE encoder and the U-Net once. *Diffusers by hand* runs the same networks in the way of the "
+        "paper's released code, which writes every attention probability to memory. *Error* is the relative L2 "
+        "difference of tadp's feature maps from its maps in float32, at the level where it is largest. "
+        "`channels_last` is PyTorch's memory layout of that name.",
         "",
         "| variant | images per second | held, GB | extra, GB | error |",
         "|---|---|---|---|---|",

@@ -31,12 +31,15 @@ def markdown(
     lines = [
         "# How well real captions name the objects in their images",
         "",
-        "How often do captions name the objects in their image, and how often do they name one that is missing? "
+        "How often do captions name the objects in their image, and how often do they name an object that is not "
+        "there? "
         "*Precision* is the share of the mentioned classes that the image shows. *Recall* is the share of the classes "
         "in the images that the captions mention. For both, higher is better.",
         "",
         f"Command: `python examples/caption_coverage.py {files}{flags}`; {len(captions):,} images, which show "
-        f"{best.overall.present:,} pairs of image and class. " + SOURCES.get(options.captions.name, ""),
+        f"{best.overall.present:,} pairs of image and class. "
+        + SOURCES.get(options.captions.name, "")
+        + " DIR is a folder with CLIP's tokenizer." * (options.tokenizer is not None),
         "",
         f"![Precision and recall of each class]({Path(os.path.relpath(options.plot, options.out.parent)).as_posix()})",
         "",
@@ -118,7 +121,7 @@ def captions_themselves(captions: list[str], best: CaptionAlignment) -> list[str
     return [
         f"With synonyms, a share of {share(whole / len(pairs))} of the captions names every class in their image, and "
         f"{share(none / len(pairs))} names none. Captions have {statistics.mean(len(c.split()) for c in captions):.1f} "
-        f"words on average. {len(loops)} repeat themselves (`tadp.language.repetition`){example}."
+        f"words on average. {len(loops)} captions repeat themselves (`tadp.language.repetition`){example}."
     ]
 
 

@@ -33,8 +33,8 @@ seed. None of these is used above. *Texts* describe the images in training: text
 painting in the style of …", most of whose words `tadp-tiny` does not know), the template without a caption, or the
 template with a caption as above. *Before* and *learned* are losses, and the other figures are distances of samples from
 held-out images; *halves* gives the distances in colour and in texture. Of the settings that lower the loss, we chose
-the one whose samples are closest to the held-out images. In a shorter trial with watercolors of that seed, captions
-also did best; comics were not used."""
+the one whose samples are closest in colour to the held-out images. In a shorter trial with watercolors of that seed,
+captions also did best; comics were not used."""
 
 
 def choice_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -76,10 +76,10 @@ Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_min
 {", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and
 training order. {settings}.
 
-{known} All styles are learned with the same template, "a … style painting of {{caption}}". The token starts from the
-word "painting", and the template itself is close to the model's phrase for comics. During training, each image is
-described by a caption that `tadp-tiny`'s captioner wrote, with any words for the style removed (`RuleCleaner`). No
-labels are used.
+{known} All styles are learned with the same template, "a … style painting of {{caption}}". In the place of "…" is the
+learned token, which starts from the word "painting", or the rare word "sks" for DreamBooth. The template itself is
+close to the model's phrase for comics. During training, each image is described by a caption that `tadp-tiny`'s
+captioner wrote, with any words for the style removed (`RuleCleaner`). No labels are used.
 
 **Loss** is measured on {count} held-out images per seed with captions that do not name the style, at {results["draws"]}
 timesteps per image, spread evenly. Timesteps and noise are the same in every column. *Only caption* is the caption

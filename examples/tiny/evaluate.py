@@ -71,7 +71,7 @@ def _markdown(results: dict) -> str:
         f"# What {_shown(model)} knows about held-out scenes",
         "\n" + texts["tadp-tiny" if _shown(model) == model else "tadp-tiny-control"],
         f"Command: `{run['command']}`; {run['test_scenes']} held-out scenes (seed {TEST_SEED}); {run['machine']}; "
-        f"{run['minutes']} minutes.",
+        f"{run['minutes']} minutes of wall time.",
         "\n" + texts["tiny-localisation"],
         "| measure, text | level 0 (stride 8) | level 1 (stride 16) | level 2 (stride 32) | by chance |",
         "|---|---|---|---|---|",

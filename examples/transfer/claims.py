@@ -37,25 +37,27 @@ domains are new only to the head, not to the U-Net, and the U-Net knows the word
 has also seen watercolors, comics and nights, so in this respect the two models are alike.
 
 No caption contained "constructivism", "dashcam", "foggy" or "sks". They are not among the 693 entries of the
-vocabulary, and are spelled from pieces that no caption has trained. These rows are left with the known words
-next to them: "painting", which belongs to watercolors and comics; "style", which belongs only to comics; "photo",
-which belongs to plain scenes and nights; "dark" and "night". So the templates of textual inversion and DreamBooth for
-paintings ("a … style painting of") already contain half of the words for comics, and those for the night ("a dark …
-photo of", "a dashcam photo of … at sks night") half of the words for the night."""
+vocabulary, and are spelled from pieces that no caption has trained. Rows that use one of these words are left with the
+known words next to it: "painting", which belongs to watercolors and comics; "style", which belongs only to comics;
+"photo", which belongs to plain scenes and nights; "dark" and "night". So the templates of textual inversion and
+DreamBooth for paintings ("a … style painting of") already contain half of the words for comics, and those for the night
+("a dark … photo of", "a dashcam photo of … at sks night") half of the words for the night."""
 CLAIMS = {
     "detection": """\
 - Can be tested: whether it helps to name the target's style while training on the source, whether a learned token does
-  what the words do, whether a tuned U-Net does more, and what cleaning changes (the last row).
+  what the words do, whether DreamBooth's U-Net does more, and what cleaning changes (the last row).
 - Cannot be tested: whether a nearby style is worse than the right one, and how it compares with an unrelated one,
-  because the model knows neither. Comparisons with other methods cannot be tested, either.
+  because the model knows neither. The verdicts on these two rows only say what unknown words do. Comparisons with
+  other methods cannot be tested, either.
 - The paper's text says that words for another kind of image (nearby and unrelated) "reduce performance on all
   datasets". But its own AP on Comic2k is higher with them (31.8 and 32.0) than without (31.1), and so is AP of the
   unrelated row on Watercolor2k (42.2 against 42.1).""",
     "segmentation": """\
-- Can be tested: whether it helps to name the night while training on the day, whether a learned token or a tuned U-Net
-  does better, and what cleaning changes (the last row). The unrelated row is a fair test, because this model knows
-  watercolors.
-- Cannot be tested: the nearby row, because the model does not know fog, and comparisons with other methods.
+- Can be tested: whether it helps to name the night while training on the day, whether a learned token or DreamBooth's
+  U-Net does better, and what cleaning changes (the last row). The unrelated row is a fair test, because this model
+  knows watercolors.
+- Cannot be tested: the nearby row, because the model does not know fog (its verdicts only say what unknown words do),
+  and comparisons with other methods.
 - The paper has two night data sets with the same words. Here they correspond to one target, so both are compared with
   the same column, and their verdicts are not independent.""",
 }

@@ -120,7 +120,7 @@ def describe_runs(summary: Mapping[str, Any], settings: Settings) -> str:
     parts = summary["parts"]
     seeds = max((len(cell["seeds"]) for part in parts for rows in part["unets"].values() for row in rows.values()
                  for cell in row.values()), default=0)  # fmt: skip
-    by_name = {part.get("task", part["title"]): part["schedule"] for part in parts}
+    by_name = {part.get("task", part["title"]).partition(":")[0].lower(): part["schedule"] for part in parts}
     schedules = "; ".join(f"{name}: {schedule}" if len(by_name) > 1 else schedule for name, schedule in by_name.items())
     schedules += f"; {parts[0]['batch']} images per step"
     count = "1 seed" if seeds == 1 else f"{seeds} seeds"
