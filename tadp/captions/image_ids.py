@@ -3,13 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import has_magic
 from pathlib import Path
 
 from tadp.captions import CaptionTable
-from tadp.errors import CaptionError
-from tadp.images.reading import list_images
+from tadp.errors import CaptionError, ImageError
+from tadp.images.listing import find_images
 from tadp.language.unicode_forms import composed, key_of
 
 SOURCE = "source"  # the field of a record with the captioned file's path, relative to the table's folder
@@ -22,10 +22,14 @@ class ImageList:
     Attributes:
         names: A unique name for the results of each image.
         below: The path of each image below the folder that leads to it, without suffix.
+        unreadable: Folders and links in which there may be more images, and why they cannot be read.
+        left_out: Files that are not images by their suffix, and entries that are not files.
     """
 
     names: Mapping[Path, str]
     below: Mapping[Path, str]
+    unreadable: Mapping[Path, ImageError] = field(default_factory=dict)
+    left_out: Sequence[Path] = ()
 
     @classmethod
     def of(cls, paths: "str | Path | Sequence[str | Path] | ImageList") -> "ImageList":
@@ -48,13 +52,19 @@ class ImageList:
         roots = {path: _root(path) for path in ([paths] if isinstance(paths, str | Path) else paths)}
         below: dict[Path, str] = {}
         images: dict[str, Path] = {}
+        unreadable: dict[Path, ImageError] = {}
+        left_out: list[Path] = []
         for path, root in roots.items():
-            for image in list_images(path):
+            listing = find_images(path)
+            unreadable |= listing.unreadable
+            left_out += listing.left_out
+            for image in listing.images:
                 absolute = os.path.abspath(image)  # noqa: PTH100  removes ".." and keeps links
                 if images.setdefault(absolute, image) is image:
                     below[image] = Path(os.path.relpath(absolute, root)).with_suffix("").as_posix()
         shared = os.path.commonpath(roots.values()) if roots else "."
-        return cls(_unique_names({image: Path(os.path.relpath(path, shared)) for path, image in images.items()}), below)
+        relative = {image: Path(os.path.relpath(path, shared)) for path, image in images.items()}
+        return cls(_unique_names(relative), below, unreadable, left_out)
 
     def path_ids(self) -> dict[Path, str]:
         """Return ids that do not depend on which other images there are; see the function `path_ids`."""
@@ -78,13 +88,28 @@ class ImageList:
         has_sources = first is not None and SOURCE in first.fields
         found = {
             image: by_path
-            if has_sources or (count[by_path] == 1 and key_of(by_path, captions) is not None)
+            if has_sources or (count[by_path] == 1 and _key_in(captions, by_path) is not None)
             else short[image]
             for image, by_path in self.below.items()
         }
         if isinstance(captions, CaptionTable):  # which finds ids in any Unicode form
             return found
         return {image: key_of(image_id, captions) or image_id for image, image_id in found.items()}
+
+
+def _key_in(captions: Mapping[str, str], image_id: str) -> str | None:
+    try:
+        return key_of(image_id, captions)
+    except CaptionError:  # no table can hold the id, because it is blank or not UTF-8
+        return None
+
+
+def caption_of(captions: Mapping[str, str], image_id: str) -> str | None:
+    """Return a caption; None if there is none, or if no table can hold the id, because it is blank or not UTF-8."""
+    try:
+        return captions.get(image_id)
+    except CaptionError:
+        return None
 
 
 def _unique_names(relative: Mapping[Path, Path]) -> dict[Path, str]:

@@ -38,6 +38,7 @@ from tadp.cli.terminal import (
     load_backbone,
     load_captioner,
     progress,
+    report_left_out,
     warn_about_cut,
     warn_about_tiny,
     wrong_usage,
@@ -87,12 +88,12 @@ def extract(
             show_default="none",
         ),
     ] = None,
-    max_side: MaxSide = None,
-    tile: Annotated[
+    max_side_px: MaxSide = None,
+    tile_px: Annotated[
         int | None,
         typer.Option("--tile", min=1, help="Side of tiles in pixels, for large images.", show_default="no tiles"),
     ] = None,
-    overlap: Annotated[int, typer.Option("--overlap", min=0, help="Overlap of neighbouring tiles in pixels.")] = 128,
+    overlap_px: Annotated[int, typer.Option("--overlap", min=0, help="Overlap of neighbouring tiles in pixels.")] = 128,
     batch_size: BatchSize = 8,
     dtype: DtypeOption = Dtype.float32,
     device: Device = None,
@@ -114,7 +115,10 @@ def extract(
 
     To continue a run, run the command again: finished images are skipped. If their results were made with other
     settings, or an image has changed, nothing is replaced unless you pass --overwrite. A run that is killed leaves no
-    half-written results.
+    half-written results. Only one run at a time writes to a folder.
+
+    An image that cannot be read, or is too large for the memory, is reported, and the others are processed. Folders and
+    links that cannot be read are reported too. Files that are not images are counted and left out.
     """
     from tadp.captions import CaptionTable
     from tadp.extract import ImageList, extract_images, writable_folder
@@ -129,9 +133,11 @@ def extract(
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
     check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
     check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
-    if tile is not None:
+    if tile_px is not None:
         with wrong_usage("--tile"):
-            grid((tile, tile), tile_px=tile, overlap_px=overlap, multiple=backbone.feature_info.reduction[-1])
+            grid(
+                (tile_px, tile_px), tile_px=tile_px, overlap_px=overlap_px, multiple=backbone.feature_info.reduction[-1]
+            )
     backbone = backbone.with_options(record_attention=[*backbone.record_attention, *(attention or ())])
     if words is None:
         words = load_captioner(
@@ -145,16 +151,17 @@ def extract(
         model=model,
         revision=backbone.source and backbone.source.revision,
         levels=level,
-        max_side_px=max_side,
-        tile_px=tile,
-        overlap_px=overlap,
+        max_side_px=max_side_px,
+        tile_px=tile_px,
+        overlap_px=overlap_px,
         batch_size=batch_size,
         truncate=truncate,
         overwrite=overwrite,
     )
     if caption is not None and truncate and is_cut(backbone, caption):
         warn_about_cut("--caption")
-    tally = _follow(outcomes, len(image_list.names), is_one_caption=caption is not None)
+    report_left_out(image_list.left_out)
+    tally = _follow(outcomes, len(image_list.names) + len(image_list.unreadable), is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
         warn_about_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)

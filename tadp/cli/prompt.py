@@ -156,7 +156,8 @@ def _exists(name: str) -> bool:
 
 
 def _captions(images: list[str] | None, captioner: str | None, device: str | None) -> list[str]:
-    from tadp.images.reading import list_images, to_pil
+    from tadp.images.listing import list_images
+    from tadp.images.reading import to_pil
 
     if not images:
         raise typer.BadParameter("caption and nouns need images.", param_hint="IMAGES")

@@ -4,13 +4,14 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,6 +47,8 @@ class Commands(TyperGroup):
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names that are not UTF-8, or that the terminal cannot show
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             with warnings.catch_warnings():
                 # Warnings of other libraries are for developers; tadp's own are for users of the command.
@@ -98,7 +101,18 @@ def as_option(argument: Argument, command: Any) -> str:
 
 def fail(error: TADPError | str) -> None:
     """Print an error in one line."""
-    typer.secho(f"error: {' '.join(str(error).split())}", fg="red", err=True)
+    if isinstance(error, TADPError):
+        context = click.get_current_context(silent=True)
+        error = error.spelled(partial(as_option, command=context and context.command))
+    typer.secho(f"error: {' '.join(error.split())}", fg="red", err=True)
+
+
+def report_left_out(left_out: Sequence[Path]) -> None:
+    """Print how many files of a folder are left out, and of which kinds."""
+    from tadp.images.listing import summary
+
+    if left_out:
+        typer.secho(f"left out: {summary(left_out)}", fg="yellow", err=True)
 
 
 def print_warning(message: Warning | str) -> None:

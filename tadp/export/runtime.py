@@ -12,6 +12,7 @@ from tadp.export.facts import Facts
 from tadp.export.graph import check_unmasked
 from tadp.export.onnx_file import INSTALL
 from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.files.atomic import complete_folder
 from tadp.files.checks import need, refuse_pointer
 from tadp.images.reading import ImageLike, to_tensor
 from tadp.text.conditioning import Conditioning
@@ -38,6 +39,7 @@ class OnnxBackbone:
     def __init__(self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)):
         runtime = need("onnxruntime", install=INSTALL)
         path = Path(path).expanduser()
+        complete_folder(path.parent)
         if not path.is_file():
             raise MissingFileError(f"no file {path}; tadp.export.to_onnx writes one.")
         refuse_pointer(path, ModelError)

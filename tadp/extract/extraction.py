@@ -1,7 +1,7 @@
 """A run of the extraction: read the images of a list, caption them, compute their features, and write the files."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,15 @@ from torch import Tensor
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
-from tadp.captions.image_ids import ImageList
+from tadp.captions.image_ids import ImageList, caption_of
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 from tadp.extract.outputs import done_before, file_digest, write_result
 from tadp.features import Features, Word
-from tadp.files.atomic import writable_folder
+from tadp.files.atomic import is_about_name, remove_leftovers, writable_folder
+from tadp.files.checks import is_out_of_memory
 from tadp.files.fingerprint import fingerprint
 from tadp.files.inference import in_evaluation
+from tadp.files.run_lock import only_run
 from tadp.images.crops import Crops
 from tadp.images.image_files import decode
 from tadp.images.reading import MAX_PIXELS, to_pil, to_tensor
@@ -101,12 +103,13 @@ def extract_images(
 
     Yields:
         One outcome per image, first for the images that were done before, then for the others in their order.
+        A folder or a link that cannot be read also has an outcome, which is "failed".
 
     Raises:
         ImageError: If one of the paths leads to no image. An image that cannot be read raises no error; its outcome is
             "failed".
-        OutputError: If the output folder cannot be written to, or has results from other settings and `overwrite` is
-            not set.
+        OutputError: If the output folder cannot be written to, another run writes to it, it disappears during the run,
+            or it has results from other settings and `overwrite` is not set.
         CaptionError: If `captions` is a single text that is too long and `truncate` is not set.
         ValueError: If a level does not exist, a number is below 1, or the tiles' side is not a multiple of the coarsest
             level's stride.
@@ -134,20 +137,10 @@ def extract_images(
         tiling=tiling,
         batch_size=batch_size,
     )
-    done, in_the_way = done_before(run.names, run.folder, settings=run.settings, captions=run.known)
-    if in_the_way and not overwrite:
-        name, why = next(iter(in_the_way.items()))
-        raise OutputError(
-            f"{run.folder} holds {len(in_the_way)} of these {len(run.names)} results with other settings: for {name}, "
-            f"{why}. Pass another folder, or ",
-            Argument("overwrite", True),
-            ".",
-        )
-    for image, record in done.items():
-        yield Outcome(image, run.names[image], "skipped", record)
-    todo = [image for image in run.names if image not in done]
-    for start in range(0, len(todo), batch_size):
-        yield from run.batch(todo[start : start + batch_size])
+    with only_run(run.folder, is_folder=True) as lock:
+        for path, error in images.unreadable.items():
+            yield Outcome(path, path.as_posix(), "failed", error=error)
+        yield from run.all_outcomes(check=lock.check, overwrite=overwrite)
 
 
 def _settings(
@@ -202,7 +195,33 @@ class _Run:
         if isinstance(self.captions, Captioner):
             return {}
         captions = self.captions
-        return {image: captions if isinstance(captions, str) else captions.get(self.ids[image]) for image in self.names}
+        if isinstance(captions, str):
+            return dict.fromkeys(self.names, captions)
+        return {image: caption_of(captions, self.ids[image]) for image in self.names}
+
+    def all_outcomes(self, *, check: Callable[[], None], overwrite: bool) -> Iterator[Outcome]:
+        """Process the images that are not done; `check` raises if the folder is no longer there.
+
+        Raises:
+            OutputError: If there are results from other settings and `overwrite` is false.
+        """
+        for folder in {(self.folder / name).parent for name in self.names.values()}:
+            remove_leftovers(folder)
+        done, in_the_way = done_before(self.names, self.folder, settings=self.settings, captions=self.known)
+        if in_the_way and not overwrite:
+            name, why = next(iter(in_the_way.items()))
+            raise OutputError(
+                f"{self.folder} holds {len(in_the_way)} of these {len(self.names)} results with other settings: for "
+                f"{name}, {why}. Pass another folder, or ",
+                Argument("overwrite", True),
+                ".",
+            )
+        for image, record in done.items():
+            yield Outcome(image, self.names[image], "skipped", record)
+        todo = [image for image in self.names if image not in done]
+        for start in range(0, len(todo), self.batch_size):
+            yield from self.batch(todo[start : start + self.batch_size])
+            check()
 
     def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:
         """Read and caption images at once, and write their results."""
@@ -213,13 +232,18 @@ class _Run:
                     raise CaptionError(f"{image} has no caption: the table lacks {self.ids[image]!r}.")
                 pixels[image] = _read(image, self.max_side_px, is_stored=self.tiling is not None)
             except (ImageError, CaptionError) as error:
-                yield Outcome(image, self.names[image], "failed", error=error)
+                is_large = error.__cause__ is not None and is_out_of_memory(error.__cause__)
+                yield self._failed(image, _too_large(image) if is_large else error)
+            except (MemoryError, OSError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                yield self._failed(image, _too_large(image))
         captions: dict[Path, Any] = {image: str(self.known.get(image)) for image in pixels}
         if isinstance(self.captions, Captioner) and pixels:
             captions = self._described(self.captions, pixels)
             for image in [image for image in pixels if isinstance(captions[image], ImageError)]:
                 del pixels[image]
-                yield Outcome(image, self.names[image], "failed", error=captions.pop(image))
+                yield self._failed(image, captions.pop(image))
         for group in [[image] for image in pixels] if self.tiling else _by_size(pixels):
             yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
 
@@ -230,6 +254,11 @@ class _Run:
         except ImageError as error:
             if len(pixels) == 1:
                 return dict.fromkeys(pixels, ImageError(f"{next(iter(pixels))}: ", *error.args))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(pixels) == 1:
+                return {image: _too_large(image) for image in pixels}
         return {image: self._described(captioner, {image: pixels[image]})[image] for image in pixels}
 
     def _pass(self, pixels: Mapping[Path, Pixels], captions: list[str]) -> Iterator[Outcome]:
@@ -239,19 +268,39 @@ class _Run:
             truncated = [count > encoder.max_length for count in encoder.count_tokens(captions)]
         if text is None:
             text = self.backbone.encode_text(captions, truncate=True)
-        with torch.inference_mode():
-            features = self._features(list(pixels.values()), text)
+        try:
+            with torch.inference_mode():
+                features = self._features(list(pixels.values()), text)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            features = None
+        if features is None:  # outside of the except block, which holds the memory of the failed attempt
+            if len(pixels) == 1:
+                yield from (self._failed(image, _too_large(image)) for image in pixels)
+            else:
+                for number, image in enumerate(pixels):
+                    yield from self._pass({image: pixels[image]}, [captions[number]])
+            return
         shared, broken = text.expand(len(pixels)), features.broken()
         for number, image in enumerate(pixels):
             if number in broken:
-                error = ImageError(f"{image} has no usable features: {broken[number]}")
-                yield Outcome(image, self.names[image], "failed", error=error)
+                yield self._failed(image, ImageError(f"{image} has no usable features: {broken[number]}"))
                 continue
             record = self._record(image, captions[number], features, shared, number)
-            written = write_result(
-                self.folder / self.names[image], _tensors(features, number, self.levels), record=record
-            )
+            try:
+                written = write_result(
+                    self.folder / self.names[image], _tensors(features, number, self.levels), record=record
+                )
+            except OutputError as error:
+                if not is_about_name(error):
+                    raise
+                yield self._failed(image, ImageError(*error.args))
+                continue
             yield Outcome(image, self.names[image], "done", written, truncated=truncated[number])
+
+    def _failed(self, image: Path, error: ImageError | CaptionError) -> Outcome:
+        return Outcome(image, self.names[image], "failed", error=error)
 
     def _features(self, pixels: list[Pixels], text: Conditioning) -> Features:
         if self.tiling is None:
@@ -284,6 +333,16 @@ def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple
             strides = ", ".join(map(str, backbone.feature_info.reduction))
             raise ValueError(f"unknown level {level}; this model has levels 0 to {count - 1} (strides {strides}).")
     return tuple(sorted(set(levels))) if levels else tuple(range(count))
+
+
+def _too_large(image: Path) -> ImageError:
+    return ImageError(
+        f"{image} needs more memory than there is. Process it in tiles, ",
+        Argument("tile_px", 512),
+        ", or shrink it, ",
+        Argument("max_side_px", 1024),
+        ".",
+    )
 
 
 def _read(image: Path, max_side_px: int | None, *, is_stored: bool) -> Pixels:

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,8 @@ def done_before(
     """The records of finished images, and the names of results that differ from this run, each with the difference."""
     done, in_the_way = {}, {}
     for image, name in names.items():
-        record = _whole_record(folder, name)
-        if record is None:
+        record, digest = _whole_record(folder, name), file_digest(image)
+        if record is None or digest is None:  # an image that cannot be read is not done: reading it gives the reason
             continue
         changed = [key for key in settings if record["settings"].get(key) != settings[key]]
         if changed:
@@ -30,7 +27,7 @@ def done_before(
             in_the_way[name] = f"{key} was {brief(record['settings'].get(key))} and is {brief(settings[key])}"
         elif image in captions and record["caption"] != captions[image]:
             in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(captions[image])}"
-        elif record["image_sha256"] != file_digest(image):
+        elif record["image_sha256"] != digest:
             in_the_way[name] = f"the results are of another image ({record['image']})"
         else:
             done[image] = record
@@ -76,25 +73,6 @@ def write_result(target: Path, tensors: dict[str, Tensor], *, record: dict[str, 
         record_file.unlink(missing_ok=True)
     with replace_file(record_file) as partial:
         lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
-        partial.write_text("{\n " + ",\n ".join(lines) + "\n}\n", encoding="utf-8")
-    for file in (tensor_file, record_file):
-        _remove_leftovers(file)
+        # A file name that is not UTF-8 becomes an escape that JSON knows.
+        partial.write_text("{\n " + ",\n ".join(lines) + "\n}\n", encoding="utf-8", errors="backslashreplace")
     return record
-
-
-def _remove_leftovers(file: Path) -> None:
-    """Delete half-written copies of this file that killed runs left (see `tadp.files.atomic.replace_file`)."""
-    for partial in file.parent.glob(f".{escape(file.name)}.*.part"):
-        process = re.search(r"\.(\d+)\.part$", partial.name)
-        if process and os.name == "posix" and not _is_running(int(process[1])):
-            partial.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # signal 0 only checks that the process exists
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # a process of another user
-        return True
-    return True

@@ -1,16 +1,29 @@
-"""Write results so that a failure leaves the previous files in place."""
+"""Write results so that a failure leaves the previous files in place.
 
+A process that is killed leaves at most hidden partial files, which the next run removes, or a folder whose new entries
+are complete but not all in place, which is completed when the folder is read or written again.
+"""
+
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from errno import EILSEQ, EINVAL, ENAMETOOLONG, ENOSYS, ENOTSUP
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from tadp.errors import OutputError
+from tadp.errors import ModelError, OutputError
+from tadp.files.run_lock import locked
+
+_MOST_BYTES = 200  # of a name within the name of its partial file; file systems allow 255
+_FOLDER_LOCK = ".part.lock"
+_COMPLETE = "complete"  # the file that marks a partial folder whose entries are complete
+_SWAP_S = 30.0  # how long to wait while another process moves entries, which takes milliseconds
 
 
 @contextmanager
@@ -20,17 +33,31 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: If the disk is full, or the folder cannot be written to.
     """
-    # Two threads may write the same file. `extract` reads the process id from the end of the name.
-    partial = path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.part")
+    name = path.name
+    if len(os.fsencode(name)) > _MOST_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    # Two threads may write the same file.
+    partial = path.with_name(f".{name}.{threading.get_ident()}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        _sync(partial)
         partial.replace(path)
+        _sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise _output_error(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the partial files that killed processes left in a folder, but not in its subfolders."""
+    for partial in folder.glob(".*.part"):
+        match = re.fullmatch(r"\..+\.(\d+)\.(\d+)\.part", partial.name, re.DOTALL)
+        if match and not _is_running(thread=int(match[1]), process=int(match[2])):
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -39,27 +66,52 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
     An entry of `path` with the same name is replaced; other entries of `path` are kept.
 
+    If the process is killed while they are moved, `complete_folder` moves the rest.
+
     Raises:
         OutputError: If the disk is full, or `path` cannot be written to. `path` then still has its old entries.
     """
     partial = None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".part-", dir=path))
+        _remove_partial_folders(path)
+        partial = Path(tempfile.mkdtemp(prefix=f".part-{threading.get_ident()}.{os.getpid()}-", dir=path))
         new, old = partial / "new", partial / "old"
         new.mkdir()
         old.mkdir()
         yield new
-        _swap(path, new, old)
-        shutil.rmtree(old, ignore_errors=True)
+        mode = new.stat().st_mode & 0o666  # the umask's mode for a file; safetensors lets only the owner read
+        for entry in sorted(new.rglob("*")):
+            if entry.is_file():
+                entry.chmod(mode)
+            _sync(entry)
+        with _moving(path):
+            _complete_all(path)
+            _swap(path, partial)
     except (OSError, SafetensorError) as error:
         raise _output_error(path, error) from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial / "new", ignore_errors=True)
-            for folder in (partial / "old", partial):  # kept, as it is not empty, if an old entry was not put back
-                with suppress(OSError):
-                    folder.rmdir()
+        if partial is not None and not (partial / _COMPLETE).exists():  # kept if an old entry was not put back
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def complete_folder(path: Path) -> None:
+    """Complete a `replace_folder` that was killed while it moved its entries.
+
+    Raises:
+        ModelError: If this is not possible, so that the folder holds parts of two models.
+    """
+    if not any(path.glob(f".part-*/{_COMPLETE}")):
+        return
+    try:
+        with _moving(path):
+            _complete_all(path)
+        _remove_partial_folders(path)
+    except OSError as error:
+        raise ModelError(
+            f"{path} holds parts of two models, because the process that was replacing one by the other was killed, "
+            f"and the rest cannot be moved: {error} Load it once as a user who may write there, or save it again."
+        ) from error
 
 
 def writable_folder(folder: Path) -> Path:
@@ -77,25 +129,95 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
-def _swap(path: Path, new: Path, old: Path) -> None:
+def is_about_name(error: OutputError) -> bool:
+    """Whether a file could not be written because of its name, so that other files still can."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (ENAMETOOLONG, EILSEQ)
+
+
+def _moving(path: Path) -> AbstractContextManager[None]:
+    """Be the only process that moves entries of a folder."""
+    return locked(path / _FOLDER_LOCK, busy=f"another run is writing {path}. Wait for it.", wait_s=_SWAP_S)
+
+
+def _swap(path: Path, partial: Path) -> None:
     """Move the entries of `new` into `path` and the entries they replace into `old`: all of them, or none."""
+    new, old, mark = partial / "new", partial / "old", partial / _COMPLETE
     names = sorted(entry.name for entry in new.iterdir())
-    mode = new.stat().st_mode & 0o666  # the umask's mode for a file; safetensors lets only the owner read
-    for file in new.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
+    mark.touch()  # from here, a killed process has its entries moved by `complete_folder`
+    _sync(partial)
     try:
         for name in names:
-            if os.path.lexists(path / name):
-                (path / name).replace(old / name)
-            (new / name).replace(path / name)
+            _move(name, path, new, old)
     except BaseException:
         for name in names:
             if not os.path.lexists(new / name):
                 (path / name).replace(new / name)
             if os.path.lexists(old / name):
                 (old / name).replace(path / name)
+        mark.unlink()
         raise
+    _finish(path, mark)
+
+
+def _move(name: str, path: Path, new: Path, old: Path) -> None:
+    if os.path.lexists(path / name):
+        (path / name).replace(old / name)
+    (new / name).replace(path / name)
+
+
+def _complete_all(path: Path) -> None:
+    """Move the remaining entries of replacements that were killed. The caller holds the lock on the folder."""
+    for mark in path.glob(f".part-*/{_COMPLETE}"):
+        new, old = mark.with_name("new"), mark.with_name("old")
+        for name in sorted(entry.name for entry in new.iterdir()) if new.exists() else ():
+            _move(name, path, new, old)
+        _finish(path, mark)
+
+
+def _finish(path: Path, mark: Path) -> None:
+    """Delete the entries that were replaced. They are marked until then, so that what a kill leaves is deleted too."""
+    _sync(path)
+    shutil.rmtree(mark.with_name("old"), ignore_errors=True)
+    mark.unlink()
+    shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def _remove_partial_folders(path: Path) -> None:
+    """Delete the partial folders of killed processes, except for those that `complete_folder` can complete."""
+    for partial in path.glob(".part-*"):
+        match = re.fullmatch(r"\.part-(\d+)\.(\d+)-\w+", partial.name)
+        is_dead = match and not _is_running(thread=int(match[1]), process=int(match[2]))
+        if is_dead and not (partial / _COMPLETE).exists():
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_running(*, thread: int, process: int) -> bool:
+    """Whether the thread that a partial file is named after may still write it."""
+    if process == os.getpid():  # a container's processes often have the same id at each start
+        return thread in {running.ident for running in threading.enumerate()}
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)  # signal 0 only checks that the process exists
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # a process of another user
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, so that they survive a power cut."""
+    if os.name != "posix" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (EINVAL, ENOSYS, ENOTSUP):  # some network disks cannot do this
+            raise
+    finally:
+        os.close(handle)
 
 
 def _output_error(path: Path, error: Exception) -> OutputError:
@@ -105,6 +227,8 @@ def _output_error(path: Path, error: Exception) -> OutputError:
         hint = "A file stands where a folder should be; choose another name"
     elif isinstance(error, PermissionError):
         hint = "Choose a folder that you may write to"
+    elif isinstance(error, OSError) and error.errno in (ENAMETOOLONG, EILSEQ):
+        hint = "The disk allows no such name; rename the file that it comes from"
     else:
         hint = "Free some space or choose another folder"
     return OutputError(f"cannot write {path}: {error}. {hint}; nothing was changed.")

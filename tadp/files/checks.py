@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
+from errno import ENOMEM
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -13,6 +14,13 @@ from tadp.errors import Argument, MissingExtraError, OptionError, TADPError
 from tadp.language.matching import readable
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, the system or torch means that there is too little memory."""
+    if isinstance(error, RuntimeError):  # torch's message depends on the device and the system
+        return any(words in str(error) for words in ("out of memory", "allocate memory", "not enough memory"))
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM)
 
 
 def check_whole(value: Any, *, name: str, minimum: int | None = 1, unit: str = "", note: str = "") -> int:

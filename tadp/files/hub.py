@@ -21,8 +21,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.files.atomic import complete_folder
 from tadp.files.checks import refuse_pointer
 from tadp.files.fingerprint import WeightSample, has_weights
+from tadp.files.weight_ids import check_saved_together
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TRANSFORMERS = "model"  # base name of the weight files that transformers reads
@@ -136,9 +138,11 @@ def local_folder(
 
     Raises:
         UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.
+        ModelError: If a save into the folder was killed, and its last moves cannot be made now.
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        complete_folder(path)
         return path
     if path.is_file():
         raise UnknownModelError(f"{name} is a file, but a model is a folder. {known}")
@@ -340,13 +344,16 @@ def check_readable(path: Path) -> None:
 
     Raises:
         CorruptFileError: If the file is damaged, or is not a safetensors file.
+        ModelError: If it was saved with another config than the one that lies there.
     """
     refuse_pointer(path, CorruptFileError)
     try:
         with safe_open(path, "pt") as file:
-            file.keys()
+            own = (file.metadata() or {}).get("id")
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path} is not a complete safetensors file ({error}). Get the file again.") from error
+    if own is not None:
+        check_saved_together(path, own)
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
 from tadp.files.hub import HubOptions, check_finite, has_weights_of, index_name, local_folder, read_json, weight_name
+from tadp.files.weight_ids import save_tensors
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
@@ -241,7 +241,7 @@ def _change_of(name: str) -> str:
 
 def save_weights(module: torch.nn.Module, path: Path) -> None:
     """Write a module's tensors to a safetensors file."""
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+    save_tensors(module.state_dict(), path)
 
 
 def _shortened(message: str) -> str:

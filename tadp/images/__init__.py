@@ -12,10 +12,10 @@ plug-in is installed (`pip install pillow-heif`) and registered: `pillow_heif.re
 
 from tadp.images.image_files import MIN_SIZE as MIN_SIZE
 from tadp.images.image_files import SUFFIXES as SUFFIXES
+from tadp.images.listing import list_images as list_images
 from tadp.images.reading import MAX_PIXELS as MAX_PIXELS
 from tadp.images.reading import ImageLike as ImageLike
 from tadp.images.reading import crop_to_cells as crop_to_cells
-from tadp.images.reading import list_images as list_images
 from tadp.images.reading import pad_to_multiple as pad_to_multiple
 from tadp.images.reading import to_pil as to_pil
 from tadp.images.reading import to_tensor as to_tensor

@@ -6,7 +6,6 @@ its channels with `image[..., ::-1]` first. Colour profiles are not applied.
 
 import math
 from collections.abc import Iterator, Sequence
-from glob import glob
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from tadp.errors import ImageError
 from tadp.files.checks import check_whole
-from tadp.images.image_files import BAND_PIXELS, check_size, decode, suffixes
+from tadp.images.image_files import BAND_PIXELS, check_size, decode
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -150,45 +149,6 @@ def crop_to_cells(
             f"the map has {_size(feature)}. Pass (height, width) before padding, and the map's own stride."
         )
     return feature[..., :height, :width]
-
-
-def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """List the image files that files, folders and glob patterns stand for.
-
-    A file is listed whatever its suffix. A folder stands for all images in it and its subfolders. There, images are
-    recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case, or that of HEIC once pillow-heif
-    is registered), and hidden files and folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the
-    images and folders that it matches.
-
-    Args:
-        paths: One path or several. A file that several paths lead to is listed once.
-
-    Returns:
-        Paths of the images, in the order of `paths` and sorted within each folder or pattern.
-
-    Raises:
-        ImageError: If one of the paths leads to no image.
-    """
-    listed: dict[Path, None] = {}
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        if Path(path).is_file():
-            listed[Path(path)] = None
-            continue
-        roots = [path] if Path(path).is_dir() else glob(str(path), recursive=True)  # noqa: PTH207  a pattern may be absolute
-        if not roots:
-            raise ImageError(f"{str(path)!r} is not a file or folder, and no file matches it. Check its spelling.")
-        images = sorted(image for root in roots for image in _images_below(Path(root)))
-        if not images:
-            raise ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(suffixes())}.")
-        listed.update(dict.fromkeys(images))
-    return list(listed)
-
-
-def _images_below(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*") if root.is_dir() else [root]:
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in suffixes() and not hidden and path.is_file():
-            yield path
 
 
 def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tadp.diffusion.loading.networks import load_unet, save_denoiser
 from tadp.errors import CorruptFileError, ModifierError, TADPError
 from tadp.files.hub import read_json
+from tadp.files.weight_ids import weight_ids
 from tadp.modifiers.caption_templates import check_template
 from tadp.text.learned_tokens import check_token, check_vectors, read_token, write_token
 
@@ -73,7 +74,7 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
                 "has_unet": step.unet is not None,
             }
         )
-    text = json.dumps({"steps": entries}, indent=2, ensure_ascii=False)
+    text = json.dumps({"steps": entries, "weights": weight_ids(folder)}, indent=2, ensure_ascii=False)
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 

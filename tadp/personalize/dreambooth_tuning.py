@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from tadp.errors import Argument, ImageError, ModifierError
-from tadp.files.atomic import replace_file, replace_folder
+from tadp.files.atomic import replace_file
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions
 from tadp.images.reading import to_pil
@@ -32,7 +32,7 @@ from tadp.personalize.run_options import (
 from tadp.personalize.sampling import Sampler
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.personalize.training_images import PRIOR, Captions, Concept, Images, TrainingImages, read_images
-from tadp.tasks.lora_training import add_lora, save_lora
+from tadp.tasks.lora_training import LORA_NAME, add_lora, save_lora
 from tadp.text.learned_tokens import check_token
 
 _PRIOR_STREAM = 2  # a stream of random numbers, as in the training loop
@@ -155,7 +155,7 @@ def dreambooth(
         description=f"tuning the U-Net to {token}",
         max_grad_norm=max_grad_norm,
     )
-    modifier = CaptionModifier(template, unet=_finish(loaded, output=output, is_lora=lora_rank is not None))
+    modifier = CaptionModifier(template, unet=_finish(loaded, output=output, lora_rank=lora_rank))
     folder.finish(modifier, steps=settled.steps)
     return modifier
 
@@ -208,15 +208,15 @@ def _prepare(model: DiffusionModel, options: SettledOptions, *, lora_rank: int |
     return trained
 
 
-def _finish(model: DiffusionModel, *, output: Path | None, is_lora: bool) -> Any:
+def _finish(model: DiffusionModel, *, output: Path | None, lora_rank: int | None) -> Any:
     """The tuned U-Net. A LoRA is first written to the folder and then merged into the U-Net."""
     unet: Any = model.backbone.unet
     model.backbone.enable_gradient_checkpointing(False)
     unet.float().cpu()
-    if is_lora:
+    if lora_rank is not None:
         if output is not None:
-            with replace_folder(output) as part:
-                save_lora(unet, part)
+            with replace_file(output / LORA_NAME) as part:
+                save_lora(unet, part, rank=lora_rank)
         unet.fuse_lora()
         unet.unload_lora()
     return unet.eval().requires_grad_(False)

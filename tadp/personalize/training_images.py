@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tadp.captions.image_ids import ImageList
 from tadp.errors import CaptionError, ImageError
-from tadp.images.reading import ImageLike, list_images, to_pil
+from tadp.images.listing import list_images
+from tadp.images.reading import ImageLike, to_pil
 
 SAMPLES, PRIOR = "samples", "prior-"  # names of the output's folders with images that the model drew
 

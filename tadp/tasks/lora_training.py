@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from tadp.diffusion.families import Layout, family_of
@@ -12,6 +12,7 @@ from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import check_choice, check_whole, needs
 from tadp.files.hub import check_finite, check_readable
 from tadp.files.inference import uncompiled
+from tadp.files.weight_ids import save_tensors
 
 Tune = Literal["all", "lora", "nothing"]  # the part of the U-Net that trains
 _PREFIX = "unet."
@@ -85,7 +86,7 @@ def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
     family.freeze_unused(unet, layout)
 
 
-def save_lora(unet: nn.Module, folder: Path, *, rank: int) -> None:
+def save_lora(unet: nn.Module, path: Path, *, rank: int) -> None:
     """Write the LoRA in diffusers' format (`pipeline.load_lora_weights(folder)`).
 
     Raises:
@@ -106,7 +107,7 @@ def save_lora(unet: nn.Module, folder: Path, *, rank: int) -> None:
                 "Merge it into the U-Net before you build the model: fuse_lora() and unload_lora()."
             )
     state = get_peft_model_state_dict(unet)
-    save_file({f"{_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}, folder / LORA_NAME)
+    save_tensors({f"{_PREFIX}{name}": tensor for name, tensor in state.items()}, path)
 
 
 def load_lora(unet: nn.Module, folder: Path) -> None:

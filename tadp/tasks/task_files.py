@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from tadp._version import __version__
@@ -30,7 +30,8 @@ from tadp.diffusion.loading.parts import load_parts, save_text_encoder
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.hub import HubOptions, Source, check_finite, check_readable, local_folder, read_json
 from tadp.files.inference import uncompiled
-from tadp.files.model_folder import ADAPTER_NAME
+from tadp.files.model_folder import ADAPTER_NAME, save_weights
+from tadp.files.weight_ids import save_tensors, weight_ids
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder_files import load_text_encoder
@@ -89,21 +90,26 @@ def save_task(
         "captioner": captioner,
         "record": record,
     }
-    content = json.dumps(config, indent=2, ensure_ascii=False, default=_plain)
-    (folder / CONFIG_NAME).write_text(content + "\n", encoding="utf-8")
-    save_file(_tensors(head), folder / HEAD_NAME)
+    save_weights(uncompiled(head), folder / HEAD_NAME)
     if text is not None:
-        save_file({"embeddings": text.embeddings.contiguous()}, folder / TEXT_NAME)
+        save_tensors({"embeddings": text.embeddings}, folder / TEXT_NAME)
     if source is None:
         backbone.save_pretrained(folder / BASE_NAME)
-        return
+    else:
+        _save_tuned(folder, backbone, tuned, rank=options["lora_rank"], with_text=bool(config["own_text_encoder"]))
+    content = json.dumps(config | {"weights": weight_ids(folder)}, indent=2, ensure_ascii=False, default=_plain)
+    (folder / CONFIG_NAME).write_text(content + "\n", encoding="utf-8")
+
+
+def _save_tuned(folder: Path, backbone: TADPBackbone, tuned: str, *, rank: int, with_text: bool) -> None:
+    """Write the parts of a backbone that its base model does not have."""
     if tuned == "all":
         save_denoiser(backbone.unet, folder / "unet")
     elif tuned == "lora":
-        save_lora(backbone.unet, folder, rank=options["lora_rank"])
+        save_lora(backbone.unet, folder / LORA_NAME, rank=rank)
     if backbone.text_adapter is not None:
-        save_file(_tensors(backbone.text_adapter), folder / ADAPTER_NAME)
-    if backbone.text_encoder is not None and config["own_text_encoder"]:
+        save_weights(uncompiled(backbone.text_adapter), folder / ADAPTER_NAME)
+    if backbone.text_encoder is not None and with_text:
         save_text_encoder(backbone.text_encoder, folder)
 
 
@@ -328,7 +334,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
     raise ModelError(f"a model's options are saved as JSON, which cannot hold a {type(value).__name__}; got {value!r}.")
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.contiguous() for name, tensor in uncompiled(module).state_dict().items()}

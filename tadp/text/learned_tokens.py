@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tadp.errors import CorruptFileError, MissingFileError, ModifierError
 from tadp.files.hub import check_readable
+from tadp.files.weight_ids import save_tensors
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -246,7 +246,7 @@ def named_token(vectors: Tensor, found: str | None, token: str | None, path: Pat
 
 def write_token(path: Path, token: str, vectors: Float[Tensor, "n d"]) -> None:
     """Write a token to a file that `read_token` and diffusers' `load_textual_inversion` can read."""
-    save_file({token: vectors.contiguous()}, path)
+    save_tensors({token: vectors}, path)
 
 
 def _check_new(tokenizer: "CLIPTokenizer", token: str, names: list[str]) -> None:

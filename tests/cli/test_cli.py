@@ -22,6 +22,7 @@ from tadp.cli import app
 from tadp.cli.terminal import as_option
 from tadp.datasets.scenes import Scenes
 from tadp.errors import Argument
+from tadp.images.listing import find_images
 
 COMMANDS = ("extract", "caption", "show", "info")
 
@@ -399,8 +400,8 @@ def test_an_argument_is_spelled_as_the_option_that_a_command_has():
 
 def test_a_run_lists_a_folder_once_and_decodes_an_image_once(photos, monkeypatch):
     listed, opened = [], []
-    list_images, open_image = tadp.images.list_images, Image.open
-    monkeypatch.setattr("tadp.captions.image_ids.list_images", lambda path: listed.append(path) or list_images(path))
+    open_image = Image.open
+    monkeypatch.setattr("tadp.captions.image_ids.find_images", lambda path: listed.append(path) or find_images(path))
     monkeypatch.setattr(
         Image, "open", lambda path, *rest, **more: opened.append(path) or open_image(path, *rest, **more)
     )

@@ -36,6 +36,7 @@ from tadp.files.model_folder import (
     save_weights,
     tokenizer_part,
 )
+from tadp.files.weight_ids import weight_ids
 from tadp.text.conditioning import TextAdapter
 from tadp.text.encoder import TextEncoder
 from tadp.text.stack import AnyText, TextStack
@@ -141,7 +142,8 @@ def save_parts(
     if scheduler is not None:
         (folder / SCHEDULER).parent.mkdir()
         (folder / SCHEDULER).write_text(json.dumps(scheduler, indent=2))
-    config = {"has_text_encoder": text_encoder is not None, "options": options}
+    has_text = text_encoder is not None
+    config = {"has_text_encoder": has_text, "options": options, "weights": weight_ids(folder)}
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2))
 
 

@@ -1,0 +1,180 @@
+"""Files and folders after a process was killed at any event."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from builders import build_backbone
+from killing import each_kill, kill_at
+
+import tadp
+from tadp.errors import ModelError, OutputError
+from tadp.files.atomic import complete_folder, remove_leftovers, replace_file, replace_folder
+from tadp.files.run_lock import FOLDER_LOCK, only_run
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(folder: Path, word: str) -> None:
+    """Fill a folder, as a model is saved: two files and a folder, whose contents belong together."""
+    with replace_folder(folder) as part:
+        (part / "config").write_text(word)
+        (part / "weights").write_text(word)
+        (part / "unet").mkdir()
+        (part / "unet" / "weights").write_text(word)
+
+
+def test_a_folder_is_old_or_new_wherever_its_writer_is_killed(tmp_path):
+    folder = tmp_path / "model"
+    old, new = (dict.fromkeys(("config", "weights", "unet/weights"), word) for word in ("old", "new"))
+    write(folder, "old")
+    seen = []
+    for number in each_kill(lambda: write(folder, "new"), folder=folder):
+        complete_folder(folder)
+        content = {name: text for name, text in tree(folder).items() if not name.startswith(".part")}
+        assert content in (old, new), f"after kill {number}"
+        seen.append(content)
+        write(folder, "again")
+        assert tree(folder) == dict.fromkeys(old, "again"), f"leftovers of kill {number}"
+        write(folder, "old")
+    assert old in seen
+    assert new in seen
+    assert len(seen) > 20
+
+
+def test_a_folder_is_also_completed_by_the_next_writer(tmp_path):
+    folder = tmp_path / "model"
+    write(folder, "old")
+    for _ in each_kill(lambda: write(folder, "new"), folder=folder, events=("os.rename",)):
+        write(folder, "again")
+        assert set(tree(folder).values()) == {"again"}
+        assert sorted(entry.name for entry in folder.iterdir()) == ["config", "unet", "weights"]
+        write(folder, "old")
+
+
+def test_a_writer_that_lives_keeps_its_partial_folder(tmp_path):
+    with replace_folder(tmp_path / "model") as part:
+        (part / "a").write_text("first")
+        write(tmp_path / "model", "second")
+        complete_folder(tmp_path / "model")
+        assert (part / "a").exists()
+    assert tree(tmp_path / "model") == {"a": "first", **dict.fromkeys(("config", "weights", "unet/weights"), "second")}
+
+
+def test_a_half_replaced_folder_that_cannot_be_completed_is_refused_by_name(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    write(folder, "old")
+    assert kill_at(3, lambda: write(folder, "new"), folder=folder, events=("os.rename",))
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tadp.files.run_lock.os.open", refuse)
+    with pytest.raises(ModelError, match=r"model holds parts of two models, because .* was killed.*save it again"):
+        complete_folder(folder)
+    monkeypatch.undo()
+    complete_folder(folder)
+    assert set(tree(folder).values()) == {"new"}
+
+
+@pytest.mark.parametrize("name", ["result.txt", "x" * 240, "ö" * 120, "\udce9\udcff.txt"])
+def test_a_file_is_old_or_new_and_nothing_is_left_wherever_its_writer_is_killed(tmp_path, name):
+    path = tmp_path / name
+
+    def replace(word: str) -> None:
+        with replace_file(path) as part:
+            part.write_text(word)
+
+    replace("old")
+    for _ in each_kill(lambda: replace("new"), folder=tmp_path):
+        assert path.read_text() in ("old", "new")
+        remove_leftovers(tmp_path)
+        assert list(tmp_path.iterdir()) == [path]
+        replace("old")
+
+
+def test_partial_files_of_others_are_left_alone(tmp_path):
+    own = f".a.txt.{threading.get_ident()}.{os.getpid()}.part"
+    kept = [own, f".a.txt.5.{os.getppid()}.part", ".a.txt.part", "a.1.2.part", ".a.txt.notes.7.part"]
+    for name in [*kept, f".a.txt.1.{os.getpid()}.part", ".a.txt.1.99999999.part"]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_two_runs_exclude_each_other_and_a_dead_one_excludes_nobody(tmp_path):
+    folder = tmp_path / "out"
+    with only_run(folder, is_folder=True) as run:
+        run.check()
+        with (
+            pytest.raises(OutputError, match=r"another run is writing .*out\. Wait for it, or choose another folder"),
+            only_run(folder, is_folder=True),
+        ):
+            pass
+    assert list(folder.iterdir()) == []
+
+    def run_and_die() -> None:
+        with only_run(folder, is_folder=True):
+            os.kill(os.getpid(), 9)
+
+    assert kill_at(10**6, run_and_die, folder=tmp_path)
+    assert (folder / FOLDER_LOCK).exists()
+    with only_run(folder, is_folder=True):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("check", [False, True])
+def test_a_folder_that_disappears_during_a_run_is_an_error(tmp_path, again, check):
+    folder = tmp_path / "out"
+
+    def run() -> None:
+        with only_run(folder, is_folder=True) as guard:
+            guard.check()
+            shutil.rmtree(folder)
+            if again:
+                folder.mkdir()
+            if check:
+                guard.check()
+                raise AssertionError
+
+    with pytest.raises(OutputError, match=r"out was deleted, moved or unmounted"):
+        run()
+
+
+def test_a_model_is_old_or_new_wherever_its_save_is_killed(tmp_path, one_thread):
+    """At every rename the folder loads as one of the two models, with the config that belongs to its weights."""
+    old, new = build_backbone(seed=1), build_backbone(seed=2).with_options(timestep=7)
+    folder = tmp_path / "model"
+    old.save_pretrained(folder)
+    seen = set()
+    for _ in each_kill(lambda: new.save_pretrained(folder), folder=folder, events=("os.mkdir", "os.rename")):
+        loaded = tadp.TADPBackbone.from_pretrained(folder)
+        wanted = new if loaded.options == new.options else old
+        assert loaded.options == wanted.options
+        for part in ("unet", "vae", "text_encoder"):
+            ours, theirs = (getattr(model, part).state_dict() for model in (loaded, wanted))
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        seen.add(wanted is new)
+        shutil.rmtree(folder)
+        old.save_pretrained(folder)
+    assert seen == {False, True}
+
+
+def test_weights_of_another_save_are_refused_by_name(tmp_path):
+    for seed in (1, 2):
+        build_backbone(seed=seed).save_pretrained(tmp_path / str(seed))
+    weights = Path("unet", "diffusion_pytorch_model.safetensors")
+    shutil.copy(tmp_path / "2" / weights, tmp_path / "1" / weights)
+    with pytest.raises(ModelError, match=r"unet/diffusion.*is not the file that was saved with .*1/tadp_config\.json"):
+        tadp.TADPBackbone.from_pretrained(tmp_path / "1")
+    build_backbone(seed=1).save_pretrained(tmp_path / "1")
+    tadp.TADPBackbone.from_pretrained(tmp_path / "1")
