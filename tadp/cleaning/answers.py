@@ -7,7 +7,14 @@ from tadp.cleaning.domains import Domain
 from tadp.errors import TADPError
 from tadp.language.grammar import content_words
 
-_NUMBERED = re.compile(r"\s*(\d+)\s*[.):]\s+(\S.*?)\s*$")
+_NUMBERED = re.compile(r"\s*(\d{1,9})\s*[.):]\s+(\S.*?)\s*$")  # int() refuses numbers of thousands of digits
+_TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # sequences that colour text or move the cursor
+_LINES = "\n\r\t"
+_CONTROL = {
+    number: " " if chr(number).isspace() else None
+    for number in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+    if chr(number) not in _LINES
+}
 _QUOTES = {'"': '"', "'": "'", "“": "”", "`": "`"}
 
 
@@ -15,6 +22,16 @@ class AnswerError(TADPError):
     """An answer that cannot be used. It never leaves this package: the caption is kept, and the report says why."""
 
     most_repeats, wait_s = 1, 0.0  # the same request usually gets the same answer
+
+
+def without_control(text: str) -> str:
+    r"""Remove control characters, which could change a terminal that shows the text, but keep the ends of lines.
+
+    Example:
+        >>> without_control("a \x1b[31mred\x1b[0m dog\x00\n\u202eon grass")
+        'a red dog\non grass'
+    """
+    return _TERMINAL.sub("", text).translate(_CONTROL)
 
 
 def instruction(domain: Domain) -> str:
@@ -75,7 +92,7 @@ def check_answer(caption: str, answer: str, domain: Domain, *, batch: Sequence[s
         AnswerError: If the answer is empty, cannot be written as UTF-8, is much longer than the caption, has none of
             the caption's words, or has more words of another caption in `batch`.
     """
-    text = " ".join(answer.split())
+    text = " ".join(without_control(answer).split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not caption.strip().startswith(text[0]):
         text = text[1:-1].strip()
     if not text:

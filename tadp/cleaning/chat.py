@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from logging import LogRecord, getLogger
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from tadp.cleaning.answers import AnswerError
+from tadp.cleaning.answers import AnswerError, without_control
 from tadp.errors import Argument, OptionError, TADPError
 
 if TYPE_CHECKING:
@@ -42,12 +42,22 @@ class ServerError(TADPError):
         message: Description of the failure. It must not contain the API key.
         may_pass: Whether the same request may succeed if it is repeated.
         for_all: Whether all other requests would fail for the same reason.
+        is_timeout: Whether there was no answer in time. Such a request is repeated only once, because it takes long.
         wait_s: Time in seconds that the server asks to wait before the next request; None if it does not ask.
     """
 
-    def __init__(self, message: str, *, may_pass: bool = True, for_all: bool = False, wait_s: float | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        may_pass: bool = True,
+        for_all: bool = False,
+        is_timeout: bool = False,
+        wait_s: float | None = None,
+    ):
         super().__init__(message)
-        self.most_repeats, self.for_all, self.wait_s = math.inf if may_pass else 0, for_all, wait_s
+        self.most_repeats = 0 if not may_pass else 1 if is_timeout else math.inf
+        self.for_all, self.is_timeout, self.wait_s = for_all, is_timeout, wait_s
 
 
 def chat_url(url: str) -> str:
@@ -76,14 +86,43 @@ def chat_url(url: str) -> str:
     return base if base.endswith(_ENDING) else base + _ENDING
 
 
-def check_key(key: str | None, variable: str) -> None:
-    """Refuse a key that no header can hold, without showing it.
+class Key:
+    """The API key of an endpoint. It is read from the environment each time it is used, and neither stored nor shown.
 
-    Raises:
-        ValueError: If it has white space, or letters outside ASCII.
+    Args:
+        variable: Name of the environment variable that holds the key. The variable may be unset.
     """
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ValueError(f"the key in {variable} has white space or letters outside ASCII; set it again.")
+
+    def __init__(self, variable: str):
+        self.variable = variable
+
+    def __repr__(self) -> str:
+        return f"Key({self.variable!r})"
+
+    def __bool__(self) -> bool:
+        return bool(os.environ.get(self.variable))
+
+    def check(self) -> None:
+        """Refuse a key that no header can hold, without showing it.
+
+        Raises:
+            ValueError: If it has white space, or letters outside ASCII.
+        """
+        if self and not re.fullmatch(r"[!-~]+", os.environ[self.variable]):
+            raise ValueError(f"the key in {self.variable} has white space or letters outside ASCII; set it again.")
+
+    def sign(self, headers: MutableMapping[str, str]) -> None:
+        """Add the key to the headers of a request."""
+        if self:
+            headers["Authorization"] = f"Bearer {os.environ[self.variable]}"
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text contains the key; see `holds`."""
+        return holds(text, os.environ.get(self.variable))
+
+    def hidden_in(self, text: str) -> str:
+        """Replace the key in a text; see `without`."""
+        return without(text, os.environ.get(self.variable))
 
 
 def check_variable(name: str) -> None:
@@ -101,7 +140,7 @@ def check_variable(name: str) -> None:
         )
 
 
-def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: float) -> str:
+def post(url: str, request: dict[str, object], *, key: Key, timeout_s: float) -> str:
     """Send one request, and return the text of the answer.
 
     This also works inside a running event loop, such as a notebook's, because the exchange has its own event loop in
@@ -110,7 +149,7 @@ def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: 
     Args:
         url: Full address of the chat endpoint.
         request: Body of the request, as JSON values.
-        key_variable: Name of the environment variable that holds the API key. The variable may be unset.
+        key: The API key.
         timeout_s: Time in seconds for the whole exchange.
 
     Raises:
@@ -121,18 +160,18 @@ def post(url: str, request: dict[str, object], *, key_variable: str, timeout_s: 
     from anyio.from_thread import start_blocking_portal
 
     try:
-        with _key_out_of_logs(key_variable), start_blocking_portal() as portal:
-            status, wait, body = portal.call(_exchange, url, json.dumps(request), key_variable, timeout_s)
+        with _key_out_of_logs(key), start_blocking_portal() as portal:
+            status, wait, body = portal.call(_exchange, url, json.dumps(request), key, timeout_s)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         failure = _unreached(error, timeout_s)
     else:
         if status < 300:
-            return _text_of(body, os.environ.get(key_variable))
-        failure = _refused(status, wait, key_variable)
+            return _text_of(body, key)
+        failure = _refused(status, wait, key)
     raise failure from None  # the frames of the original error hold the headers
 
 
-async def _exchange(url: str, content: str, key_variable: str, timeout_s: float) -> tuple[int, str | None, bytes]:
+async def _exchange(url: str, content: str, key: Key, timeout_s: float) -> tuple[int, str | None, bytes]:
     """Return the status, the Retry-After header and the body of a response.
 
     One deadline covers the whole exchange. An HTTP client's own time-outs start again with every byte, so a server that
@@ -148,9 +187,7 @@ async def _exchange(url: str, content: str, key_variable: str, timeout_s: float)
     import httpx2
 
     def signed(call: "httpx2.Request") -> "httpx2.Request":
-        # The key is never in a local variable, because some tracebacks show those.
-        if os.environ.get(key_variable):
-            call.headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
+        key.sign(call.headers)
         return call
 
     try:
@@ -171,11 +208,11 @@ async def _exchange(url: str, content: str, key_variable: str, timeout_s: float)
 
 
 @contextmanager
-def _key_out_of_logs(key_variable: str) -> Iterator[None]:
+def _key_out_of_logs(key: Key) -> Iterator[None]:
     """Drop debug messages of the client that contain the key, which a server may send back in a header."""
 
     def is_clean(record: LogRecord) -> bool:
-        return not holds(record.getMessage(), os.environ.get(key_variable))
+        return not key.is_in(record.getMessage())
 
     loggers = [getLogger(name) for name in ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.proxy")]
     for logger in loggers:
@@ -198,7 +235,7 @@ def _is_this_machine(url: str) -> bool:
 def _unreached(error: Exception, timeout_s: float) -> ServerError:
     causes = list(_causes(error))
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return ServerError(f"no complete answer within the time-out of {timeout_s:g} s")
+        return ServerError(f"no complete answer within the time-out of {timeout_s:g} s", is_timeout=True)
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ServerError("the connection was refused (is the server running?)", for_all=True)
     if any(isinstance(cause, socket.gaierror) for cause in causes):
@@ -220,12 +257,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _refused(status: int, wait: str | None, key_variable: str) -> ServerError:
+def _refused(status: int, wait: str | None, key: Key) -> ServerError:
     message = f"the server answers {status} {responses.get(status, '')}".rstrip()
-    if status in (401, 403) and os.environ.get(key_variable):
-        message += f": it does not accept the key in {key_variable}"
+    if status in (401, 403) and key:
+        message += f": it does not accept the key in {key.variable}"
     elif status in (401, 403):
-        message += f": it requires a key, but {key_variable} is not set"
+        message += f": it requires a key, but {key.variable} is not set"
     return ServerError(
         message, may_pass=status in _MAY_PASS, for_all=status in _FOR_ALL or status < 400, wait_s=_retry_after(wait)
     )
@@ -236,27 +273,29 @@ def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
     if value.strip().isdecimal():
-        return float(value)
+        return float(value)  # infinite if it has hundreds of digits
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, (when - datetime.now(when.tzinfo or UTC)).total_seconds()) if when.tzinfo else None
+    except (ValueError, OverflowError, TypeError, LookupError):  # no date, or one that Python cannot hold
         return None
-    return max(0.0, (when - datetime.now(when.tzinfo or UTC)).total_seconds()) if when.tzinfo else None
 
 
-def _text_of(body: bytes, key: str | None) -> str:
+def _text_of(body: bytes, key: Key) -> str:
     """Return the text of a completion, without the key: a server may send it back, and messages quote answers."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         # The filter sees the whole body, because it would not recognise half a key.
-        shown = without(body.decode("utf-8", "backslashreplace"), key)[:60]
+        shown = key.hidden_in(body.decode("utf-8", "backslashreplace"))[:60]
         raise AnswerError(f"the answer is not a chat completion: {shown!r}") from None
     if not isinstance(content, str):
         raise AnswerError(f"the answer has a {type(content).__name__} in place of text")
-    if holds(content, key):
-        raise AnswerError(f"the answer contains the key: {without(content, key)[:60]!r}")
-    return content
+    text = without_control(content)
+    for spelling in (content, text):  # control characters may divide the key
+        if key.is_in(spelling):
+            raise AnswerError(f"the answer contains the key: {key.hidden_in(text)[:60]!r}")
+    return text
 
 
 def holds(text: str, key: str | None) -> bool:

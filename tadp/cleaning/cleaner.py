@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from tadp.cleaning.domains import Domain
 from tadp.language.grammar import content_words, without_bullet
@@ -23,17 +24,33 @@ class Cleaner(ABC):
         return list(report.after)
 
     @abstractmethod
-    def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> "CleaningReport":
+    def clean(
+        self, captions: str | Sequence[str], *, progress: bool = False, kept: "Kept | None" = None
+    ) -> "CleaningReport":
         """Clean captions, and report all captions before and after, and which could not be cleaned.
 
         Args:
             captions: One caption or several. Repeated captions are cleaned once.
             progress: Whether to show a progress bar.
+            kept: Captions that were cleaned before, by the caption before cleaning: a dictionary, or a `CaptionTable`
+                on disk. They are not cleaned again, and new ones are added as soon as they are cleaned, so that nothing
+                is lost when the call is stopped. None keeps nothing.
 
         Raises:
             TypeError: If a caption is not a string.
             CleaningInterrupted: If the user presses Ctrl-C. The error's `report` has the captions cleaned until then.
         """
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """Cleaned captions by the caption before cleaning."""
+
+    def __contains__(self, key: object, /) -> bool: ...
+
+    def __getitem__(self, key: str, /) -> str: ...
+
+    def update(self, pairs: Mapping[str, str], /) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,15 @@ class CleaningReport:
         before: The captions before cleaning.
         after: The captions after cleaning, in the same order. A caption is empty only if it was empty before.
         failures: For each caption that was not cleaned, or not completely, its number counted from 0 and the reason.
+        untried: The numbers of the failed captions that were not even tried, because the server failed, the time was
+            over, or the user pressed Ctrl-C.
     """
 
     domain: Domain
     before: tuple[str, ...]
     after: tuple[str, ...]
     failures: Mapping[int, str]
+    untried: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.before) != len(self.after):
@@ -61,14 +81,22 @@ class CleaningReport:
 
     @classmethod
     def of_unique(
-        cls, domain: Domain, before: Sequence[str], cleaned: Mapping[str, str], failures: Mapping[str, str]
+        cls,
+        domain: Domain,
+        before: Sequence[str],
+        cleaned: Mapping[str, str],
+        failures: Mapping[str, str],
+        *,
+        untried: Iterable[str] = (),
     ) -> "CleaningReport":
         """Make the report from results by caption, each of which may occur several times; the rest is unchanged."""
+        left = set(untried)
         return cls(
             domain,
             tuple(before),
             tuple(cleaned.get(text, text) for text in before),
             {number: failures[text] for number, text in enumerate(before) if text in failures},
+            tuple(number for number, text in enumerate(before) if text in left),
         )
 
     def __len__(self) -> int:
@@ -149,7 +177,13 @@ def keeping(
         yield
     except KeyboardInterrupt:
         rest = {text: "interrupted" for text in before if text.strip() and text not in cleaned and text not in failures}
-        raise CleaningInterrupted(CleaningReport.of_unique(domain, before, cleaned, {**failures, **rest})) from None
+        report = CleaningReport.of_unique(domain, before, cleaned, {**failures, **rest}, untried=rest)
+        raise CleaningInterrupted(report) from None
+
+
+def recall(texts: Sequence[str], kept: Kept | None) -> dict[str, str]:
+    """Return the captions that were cleaned before, by the caption before cleaning."""
+    return {} if kept is None else {text: kept[text] for text in dict.fromkeys(texts) if text.strip() and text in kept}
 
 
 def _share(numbers: tuple[int, ...], count: int) -> str:

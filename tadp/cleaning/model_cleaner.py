@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
-from tadp.cleaning.cleaner import Cleaner, CleaningReport, keeping, listed
+from tadp.cleaning.cleaner import Cleaner, CleaningReport, Kept, keeping, listed, recall
 from tadp.cleaning.domains import Domain, domain_of
 
 if TYPE_CHECKING:
@@ -125,12 +125,15 @@ class ModelCleaner(Cleaner):
     def __repr__(self) -> str:
         return f"ModelCleaner({self.name!r}, domain={self.domain.name!r})"
 
-    def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
+    def clean(
+        self, captions: str | Sequence[str], *, progress: bool = False, kept: Kept | None = None
+    ) -> CleaningReport:
         """Clean captions, and report all captions before and after, and which could not be cleaned.
 
         Args:
             captions: One caption or several. Repeated captions are processed once, and empty captions stay empty.
             progress: Whether to show a progress bar.
+            kept: Captions that were cleaned before; see `Cleaner.clean`.
 
         Raises:
             TypeError: If a caption is not a string.
@@ -139,8 +142,8 @@ class ModelCleaner(Cleaner):
             CleaningInterrupted: If the user presses Ctrl-C. The error's `report` has the captions cleaned until then.
         """
         texts = listed(captions)
-        unique = [text for text in dict.fromkeys(texts) if text.strip()]
-        cleaned: dict[str, str] = {}
+        cleaned = recall(texts, kept)
+        unique = [text for text in dict.fromkeys(texts) if text.strip() and text not in cleaned]
         failed: dict[str, str] = {}
         with (
             keeping(self.domain, texts, cleaned, failed),
@@ -164,6 +167,8 @@ class ModelCleaner(Cleaner):
                         cleaned[caption] = check_answer(caption, answer, self.domain)
                     except AnswerError as error:
                         failed[caption] = str(error)
+                if kept is not None:
+                    kept.update({caption: cleaned[caption] for caption in batch if caption in cleaned})
                 bar.update(len(batch))
         return CleaningReport.of_unique(self.domain, texts, cleaned, failed)
 

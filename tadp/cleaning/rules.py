@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from tadp.cleaning.cleaner import Cleaner, CleaningReport, keeping, listed
+from tadp.cleaning.cleaner import Cleaner, CleaningReport, Kept, keeping, listed
 from tadp.cleaning.domains import PICTURES, Domain, any_of, domain_of, mask, unmask
 from tadp.language.grammar import article_for, upper_first, without_bullet, words_of
 from tadp.language.lexicon import DANGLING, DETERMINERS, FUNCTION_WORDS, THINGS_IN_ING
@@ -70,7 +70,9 @@ class RuleCleaner(Cleaner):
     def __repr__(self) -> str:
         return f"RuleCleaner({self.domain.name!r})"
 
-    def clean(self, captions: str | Sequence[str], *, progress: bool = False) -> CleaningReport:
+    def clean(
+        self, captions: str | Sequence[str], *, progress: bool = False, kept: Kept | None = None
+    ) -> CleaningReport:
         texts = listed(captions)
         cleaned: dict[str, str] = {}
         failures: dict[str, str] = {}
@@ -80,6 +82,8 @@ class RuleCleaner(Cleaner):
                 cleaned[text], failure = self._clean(text)
                 if failure:
                     failures[text] = failure
+        if kept is not None:
+            kept.update({text: result for text, result in cleaned.items() if text.strip() and text not in failures})
         return CleaningReport.of_unique(self.domain, texts, cleaned, failures)
 
     def _clean(self, text: str) -> tuple[str, str | None]:

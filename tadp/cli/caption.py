@@ -1,8 +1,7 @@
 """`tadp caption`: write captions of images."""
 
 import os
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,12 +19,13 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, warn_about_tiny
+from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, report_left_out, warn_about_tiny
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.captioner import Captioner
-    from tadp.captions import CaptionTable, Provenance
+    from tadp.captions import CaptionTable
+    from tadp.captions.partial import Partial
     from tadp.text.encoder import TextEncoder
 
 
@@ -75,10 +75,10 @@ def caption(
     grass"]}}. Images that cannot be read, or for which the model writes no caption, are reported and left out. Captions
     that are too long for the text encoder are reported and kept.
 
-    If you interrupt the command, it writes the captions it has, but it never replaces an existing complete file with an
-    incomplete one. If the command is killed, or an existing file is kept, the captions are in captions.json.part.db
-    (next to captions.json), and the same command continues from there. --overwrite replaces an existing file once all
-    captions are complete, and discards a .part.db from another model or other options.
+    The file gets its name once every image was tried. Until then, whether the command is interrupted, fails or is
+    killed, the captions are in captions.json.part.db (next to captions.json), and the same command continues from
+    there. --overwrite replaces an existing file once the new one is complete, and discards a .part.db from another
+    model or other options.
 
     For many images, write a .db file. Captions are saved after every batch, and a second run continues wherever the
     first stopped. If the file has captions from another model or other options, the command stops unless you pass
@@ -95,7 +95,10 @@ def caption(
         raise typer.BadParameter("only a .db can be added to; pass --output with a .db.", param_hint="--mix")
     image_list = ImageList.of(images)
     keys = image_list.path_ids() if is_table else caption_ids(image_list.names)
-    ids = {key: image for image, key in keys.items()}
+    report_left_out(image_list.left_out)
+    ids, failed = _usable_ids(keys)
+    for error in image_list.unreadable.values():
+        fail(error)
     describe = load_captioner(
         model,
         device,
@@ -109,14 +112,29 @@ def caption(
     )
     how: dict[str, Any] = {"text_encoder": _load_text_encoder(text_encoder)}
     if output is None:
-        failed = _fill_table(CaptionTable(), ids, describe, home=None, **how)
-    elif is_table:
-        failed = _fill_database(output, ids, describe, mix=mix, overwrite=overwrite, **how)
+        failed += _fill_table(CaptionTable(), ids, describe, home=None, **how)
+    elif is_table and not (overwrite and output.exists()):
+        failed += _fill_database(output, ids, describe, mix=mix, **how)
     else:
-        failed = _fill_file(output, ids, describe, overwrite=overwrite, **how)
+        failed += _fill_file(output, ids, describe, overwrite=overwrite, **how)
     warn_about_tiny(model, others="--model")
-    if failed:
+    if failed or image_list.unreadable:
         raise typer.Exit(1)
+
+
+def _usable_ids(keys: Mapping[Path, str]) -> tuple[dict[str, Path], int]:
+    """The images by id, and the number of images whose name cannot be an id, which are reported."""
+    from tadp.captions.records import check_id
+
+    ids, failed = {}, 0
+    for image, key in keys.items():
+        try:
+            check_id(key)
+            ids[key] = image
+        except CaptionError as error:
+            fail(f"{image}: {error}")
+            failed += 1
+    return ids, failed
 
 
 def _fill_database(
@@ -125,14 +143,11 @@ def _fill_database(
     describe: "Captioner",
     *,
     mix: bool,
-    overwrite: bool,
     text_encoder: "TextEncoder | None",
 ) -> int:
     """Caption images into a table on disk; returns how many images have no caption."""
     from tadp.captions import CaptionTable, Provenance
 
-    if overwrite:
-        output.unlink(missing_ok=True)
     with CaptionTable.create(output, provenance=Provenance.of(describe), mix=mix) as table:
         _check_sources(table, images, home=output.parent, redo="write the table again with --overwrite")
         return _fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
@@ -188,14 +203,15 @@ def _fill_table(
             for key in todo[start : start + describe.batch_size]:
                 try:
                     pictures[key] = to_pil(images[key])
-                except ImageError as error:
+                except (ImageError, MemoryError, OSError) as error:
                     failed += 1
-                    fail(error)
+                    fail(_readable(error, images[key]))
             captions = describe.describe(list(pictures.values()), text_encoder=counter) if pictures else []
-            for key, caption in zip(pictures, captions, strict=True):
+            for key, caption in zip(pictures, captions, strict=True):  # all are kept before one is printed
                 if caption.text:
                     fields = None if home is None else {SOURCE: _source(images[key], home)}
                     table.add(key, caption.text, fields=fields)
+            for key, caption in zip(pictures, captions, strict=True):
                 failed += not caption.text
                 if caption.problem == "broken":
                     fail(f"{images[key]}: the captioner computed NaN or infinity; --dtype float32 may help.")
@@ -220,95 +236,53 @@ def _fill_file(
     overwrite: bool,
     text_encoder: "TextEncoder | None",
 ) -> int:
-    """Write the captions of images to a file that can only be written at the end, such as a .json file.
+    """Caption images into a file that is written when all were tried; returns how many images have no caption.
 
-    Until then, the captions are in a table on disk next to the file, the part file. If a run is killed, the part file
-    remains and the next run continues with it. An existing file is only replaced by a complete one. Captions that do
-    not go into the file stay in the part file.
-
-    Returns:
-        The number of images that have no caption.
+    Captions that do not go into the file stay in the table of partial captions.
 
     Raises:
-        CaptionError: If a part file comes from another model or other options and `overwrite` is false, or if a part
-            file has captions of other image files under the same ids.
+        CaptionError: If there are partial captions from another model or other options and `overwrite` is false, or
+            of other files under the same ids.
         OutputError: If another run is writing the file.
     """
-    from tadp.captions import CaptionTable, Provenance
+    from tadp.captions import SUFFIXES, CaptionTable, Provenance
+    from tadp.captions.partial import partial_captions
 
-    part, provenance = output.with_name(f"{output.name}.part.db"), Provenance.of(describe)
-    with _only_run(output), _part_table(part, provenance, overwrite=overwrite) as table:
-        is_new, is_done = not output.exists(), False
-        _check_sources(table, images, home=output.parent, redo=f"remove {part}")
-        try:
-            failed = _fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
-            is_done = True
+    provenance = Provenance.of(describe)
+    with partial_captions(output, provenance, overwrite=overwrite) as partial, told_where(output, partial):
+        table = partial.table
+        _check_sources(table, images, home=output.parent, redo=f"remove {partial.path}")
+        failed = _fill_table(table, images, describe, home=output.parent, text_encoder=text_encoder)
+        partial.run.check()
+        if output.suffix.lower() in SUFFIXES:
+            partial.replace(output)
             return failed
-        finally:  # Ctrl-C included
-            done = CaptionTable(provenance=provenance)
-            done.update((key, table.all(key)) for key in images if key in table)  # in order, without the sources
-            left = len(table) - len(done)
-            table.close()
-            if done and (is_done or is_new):
-                _write_table(done, output)
-            if not is_done and not is_new:
-                _warn(f"{output} is unchanged. The new captions are in {part}; the same command continues from there.")
-            elif left:
-                _warn(f"{part} is kept: it has {left} captions of images that were not passed this time.")
-            else:
-                part.unlink(missing_ok=True)
+        done = CaptionTable(provenance=provenance)
+        done.update((key, table.all(key)) for key in images if key in table)  # in order, without the sources
+        left = len(table) - len(done)
+        if done:
+            _write_table(done, output)
+        if left:
+            _warn(f"{partial.path} is kept: it has {left} captions of images that were not passed this time.")
+        else:
+            partial.remove()
+        return failed
 
 
 @contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    """Hold a lock on the output file. However the process ends, the lock is released.
-
-    Raises:
-        OutputError: If another process holds the lock, or the folder cannot be written.
-    """
-    lock = output.with_name(f"{output.name}.part.lock")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        held = sqlite3.connect(lock, timeout=0, isolation_level=None)
-        try:
-            held.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error:
-            held.close()
-            raise
-    except (OSError, sqlite3.Error) as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise OutputError(f"another run is writing {output}. Wait for it, or choose another name.") from error
-        raise OutputError(f"cannot write {output}: {error}. Choose another folder.") from error
+def told_where(output: Path, partial: "Partial") -> Iterator[None]:
+    """If the command is stopped, print where the captions are."""
     try:
         yield
-    finally:
-        held.close()
-        with suppress(OSError):
-            lock.unlink()
-
-
-def _part_table(part: Path, provenance: "Provenance", *, overwrite: bool) -> "CaptionTable":
-    """A part file to continue with, or a new one; `overwrite` replaces one with captions of another origin."""
-    from tadp.captions import CaptionTable
-    from tadp.captions.records import differences
-
-    try:
-        table = CaptionTable.create(part, provenance=provenance, mix=True)
-        foreign = [origin for origin in table.provenances if origin != provenance]
-        if not foreign:
-            return table
-        table.close()
-        why = ["its captions have another origin: ", *differences(foreign[0], provenance), "."]
-    except CaptionError as error:
-        why = list(error.args)
-    if not overwrite:
-        raise CaptionError(
-            f"{part} was left by a run that did not finish, and this run cannot continue it: ",
-            *why,
-            " Pass --overwrite to replace it, or the options of that run to continue it.",
-        )
-    part.unlink()
-    return CaptionTable.create(part, provenance=provenance, mix=True)
+    except BaseException as error:  # Ctrl-C, a closed pipe and errors
+        with suppress(OSError, ValueError):  # the error stream is closed, or the table is gone
+            if not len(partial.table):
+                partial.remove()
+            elif not isinstance(error, CaptionError):  # refused before it began
+                state = "is unchanged" if output.exists() else "is not written yet"
+                where = f"The new captions are in {partial.path}; the same command continues from there."
+                _warn(f"{output} {state}. {where}")
+        raise
 
 
 def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path, redo: str) -> None:
@@ -353,6 +327,7 @@ def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) ->
         written at the end.
     """
     from tadp.captions import SUFFIXES
+    from tadp.captions.partial import tidy
 
     suffix = output.suffix.lower()
     if tables and suffix in SUFFIXES:
@@ -362,11 +337,23 @@ def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) ->
             f"{output} must have one of the suffixes .json, .jsonl, .parquet{', .db' * tables}.", param_hint="--output"
         )
     if output.exists() and not overwrite:
+        tidy(output, same_ids=tables)
         raise OutputError(
             f"{output} already exists. Pass --overwrite to replace it, or another name"
             f"{'; to resume a run, use a .db' * tables}."
         )
     return False
+
+
+def _readable(error: Exception, image: Path) -> ImageError:
+    """The error of an image that cannot be read, also for want of memory; other errors are raised."""
+    from tadp.files.checks import is_out_of_memory
+
+    if is_out_of_memory(error) or (error.__cause__ is not None and is_out_of_memory(error.__cause__)):
+        return ImageError(f"{image} needs more memory than there is. Shrink the file.")
+    if isinstance(error, ImageError):
+        return error
+    raise error
 
 
 def _load_text_encoder(model: str | None) -> "TextEncoder | None":

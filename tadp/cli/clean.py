@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from tadp.cli.app import Device, Overwrite, command
-from tadp.cli.caption import check_caption_file
+from tadp.cli.caption import check_caption_file, told_where
 from tadp.cli.terminal import print_warning, wrong_usage
 from tadp.errors import CaptionError
 
@@ -52,6 +52,9 @@ def clean(
     key_variable: Annotated[
         str, typer.Option("--key-variable", help="Environment variable that holds the API key of the endpoint.")
     ] = "OPENAI_API_KEY",
+    budget_s: Annotated[
+        float, typer.Option("--budget-s", min=1, help="Time limit in seconds for cleaning with --endpoint.")
+    ] = 24 * 3600.0,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -60,11 +63,15 @@ def clean(
     A domain is a kind of image, such as watercolors or photographs at night. Captions are cleaned by rules, which need
     no model, or by a language model, as in the paper. No caption is lost: one that cannot be cleaned is kept unchanged
     and reported, and the exit code is then 1. Other fields of the file are kept, and the record of where the captions
-    came from also names the cleaner. If you interrupt the command, it writes the captions that are cleaned so far, and
-    the others unchanged.
+    came from also names the cleaner.
+
+    The output file is written once every caption was tried. Until then, whether the command is interrupted, fails or is
+    killed, or the server stops answering, the cleaned captions are in cleaned.json.part.db (next to cleaned.json), and
+    the same command continues from there. A server that keeps timing out is given up, and --budget-s limits the time of
+    the whole command.
     """
-    from tadp.captions import CaptionTable
-    from tadp.cleaning import CleaningInterrupted
+    from tadp.captions import CaptionTable, Provenance
+    from tadp.captions.partial import partial_captions
 
     check_caption_file(output, overwrite=overwrite, tables=False)
     if endpoint is not None and language_model is None:
@@ -75,23 +82,24 @@ def clean(
         print_warning(warning.message)
     if not len(table):
         raise CaptionError(f"{captions} has no captions.")
-    cleaner = _cleaner(_domain(domain), language_model, endpoint, key_variable, device)
+    cleaner = _cleaner(_domain(domain), language_model, endpoint, key_variable, budget_s, device)
     records = list(table.records())
-    stopped = False
-    try:
+    origin = Provenance(repr(cleaner), generation={"words": sorted(cleaner.domain.words)})
+    with partial_captions(output, origin, overwrite=overwrite) as partial, told_where(output, partial):
         report = cleaner.clean(
-            [text for record in records for text in record.captions], progress=Console(stderr=True).is_terminal
+            [text for record in records for text in record.captions],
+            progress=Console(stderr=True).is_terminal,
+            kept=partial.table,
         )
-    except CleaningInterrupted as interruption:
-        report, stopped = interruption.report, True
-        if len(report.failures) == len(report):
-            raise
-    _write_cleaned(records, report, repr(cleaner), output)
-    for number, why in list(report.failures.items())[:20]:
-        typer.secho(f"not cleaned: {report.before[number]!r}: {why}", fg="yellow", err=True)
+        for number, why in list(report.failures.items())[:20]:
+            typer.secho(f"not cleaned: {report.before[number]!r}: {why}", fg="yellow", err=True)
+        if report.untried:
+            typer.echo(report.summary())
+            raise typer.Exit(1)
+        partial.run.check()
+        _write_cleaned(records, report, repr(cleaner), output)
+        partial.remove()
     typer.echo(f"{report.summary()}\nwrote {output}")
-    if stopped:
-        raise KeyboardInterrupt
     if report.failures or left_out:
         raise typer.Exit(1)
 
@@ -112,13 +120,20 @@ def _domain(text: str) -> str | list[str]:
 
 
 def _cleaner(
-    domain: str | list[str], language_model: str | None, endpoint: str | None, key_variable: str, device: str | None
+    domain: str | list[str],
+    language_model: str | None,
+    endpoint: str | None,
+    key_variable: str,
+    budget_s: float,
+    device: str | None,
 ) -> "Cleaner":
     from tadp.cleaning import EndpointCleaner, ModelCleaner, RuleCleaner
 
     if endpoint is not None:
         with wrong_usage("--endpoint"):
-            return EndpointCleaner(endpoint, str(language_model), domain=domain, key_variable=key_variable)
+            return EndpointCleaner(
+                endpoint, str(language_model), domain=domain, key_variable=key_variable, budget_s=budget_s
+            )
     if language_model is not None:
         return ModelCleaner.from_pretrained(language_model, domain=domain, device=device)
     return RuleCleaner(domain)
@@ -134,7 +149,7 @@ def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cle
     for record in records:
         end = place + len(record.captions)
         provenance = record.provenance
-        if provenance and "interrupted" not in map(report.failures.get, range(place, end)):
+        if provenance:
             before = provenance.generation.get("cleaner")
             by = f"{f'{before}; ' if before else ''}{cleaner} of tadp {__version__}"
             provenance = replace(provenance, generation={**provenance.generation, "cleaner": by})

@@ -206,9 +206,9 @@ def _metric_options(task: Task, *, crop: str | None, rule: str) -> dict[str, Any
 
 
 def _save_figures(result: Any, target: Path) -> None:
-    from tadp.files.atomic import replace_file
+    from tadp.files.atomic import replace_alone
 
-    with replace_file(target) as part:
+    with replace_alone(target) as part:
         part.write_text(json.dumps(_plain(asdict(result)), indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,8 @@
 """`tadp predict`: predict with a trained task model. Also the options that `tadp evaluate` shares with it."""
 
 import json
+import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
-from tadp.cli.terminal import Dtype, fail, find_device, load_captioner, progress, silence, status, warn_about_tiny
+from tadp.cli.terminal import (
+    Dtype,
+    fail,
+    find_device,
+    load_captioner,
+    progress,
+    report_left_out,
+    silence,
+    status,
+    warn_about_tiny,
+)
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -96,13 +108,16 @@ def predict(
     photo.detection.json.
 
     To continue a run, run the command again: finished images are skipped. If their results were made by another model
-    or with other options, or an image has changed, nothing is replaced unless you pass --overwrite. An unreadable image
-    is reported, and the others are still predicted.
+    or with other options, or an image has changed, nothing is replaced unless you pass --overwrite. An image that
+    cannot be read, or is too large for the memory, is reported, and the others are still predicted; so are folders and
+    links that cannot be read. Files that are not images are counted and left out, and so are the pictures that this
+    command wrote to the output folder. Only one run at a time writes to a folder.
     """
-    from tadp.extract.outputs import file_digest
+    from tadp.files.atomic import remove_leftovers
+    from tadp.files.run_lock import only_run
 
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
-    names, failed = _result_names(images)
+    names, failed = _result_names(images, output)
     todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
     if not todo:
         raise typer.Exit(1)
@@ -110,46 +125,83 @@ def predict(
     check_stride(predictor, options)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
     settings = _prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
-    if not overwrite:
-        left = _left_to_do(todo, settings=settings)
-        if len(left) < len(todo):
-            typer.echo(f"{len(todo) - len(left)} already done")
-        todo = left
-    with progress() as bar:
-        for image, target in bar.track(list(todo.items()), description="predicting"):
-            try:
-                result: Any = predictor.predict(image, caption, **options)
-                # the data last, with the .json at the end: an image counts as done when its .json exists
-                record = {"settings": settings, "image_sha256": file_digest(image)}
-                written = [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target, record=record)]
-            except (ImageError, CaptionError) as error:
-                fail(error)
-                failed += 1
-                continue
-            typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
+    with only_run(output, is_folder=True) as run:
+        for folder in {target.parent for target in todo.values()}:
+            remove_leftovers(folder)
+        if not overwrite:
+            left = _left_to_do(todo, settings=settings)
+            if len(left) < len(todo):
+                typer.echo(f"{len(todo) - len(left)} already done")
+            todo = left
+        with progress() as bar:
+            for image, target in bar.track(list(todo.items()), description="predicting"):
+                try:
+                    result, written = _predict_image(predictor, image, target, caption, settings=settings, **options)
+                except (ImageError, CaptionError) as error:
+                    fail(error)
+                    failed += 1
+                    continue
+                finally:
+                    run.check()
+                typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if predictor.captioner is not None and caption is None:
         warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
         raise typer.Exit(1)
 
 
-def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
-    """The image of each result's name, and how many arguments led to no image.
+def _predict_image(
+    predictor: "TaskModel", image: Path, target: Path, caption: str | None, *, settings: dict[str, Any], **options: Any
+) -> tuple[Any, list[Path]]:
+    """Predict one image and write its files; returns the result and their paths.
+
+    Raises:
+        ImageError: If the image cannot be read, needs more memory than there is, or has a name that no result can have.
+        CaptionError: If its caption cannot be used.
+    """
+    from tadp.extract.outputs import file_digest
+    from tadp.files.atomic import is_about_name
+    from tadp.files.checks import is_out_of_memory
+
+    try:
+        result: Any = predictor.predict(image, caption, **options)
+        # the data last, with the .json at the end: an image counts as done when its .json exists
+        record = {"settings": settings, "image_sha256": file_digest(image)}
+        return result, [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target, record=record)]
+    except OutputError as error:
+        if not is_about_name(error):
+            raise
+        raise ImageError(*error.args) from error
+    except (ImageError, MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error.__cause__ or error):
+            raise
+        hint = [", or pass ", Argument("short_side_px", 512)] if "short_side_px" in options else []
+        raise ImageError(f"{image} needs more memory than there is. Shrink the file", *hint, ".") from error
+
+
+def _result_names(images: list[str], output: Path) -> tuple[dict[str, Path], int]:
+    """The image of each result's name, and how many arguments, folders and links led to no image.
 
     A name depends only on its own argument: "rex" for photos/rex.jpg, "pets/rex" for an image below a folder.
     """
-    from tadp.extract import output_names
+    from tadp.extract import ImageList
 
     names: dict[str, Path] = {}
     failed = 0
     for argument in images:
         try:
-            image_names = output_names([argument])
+            image_list = ImageList.of([argument])
         except ImageError as error:
             fail(error)
             failed += 1
             continue
-        for image, name in image_names.items():
+        for error in image_list.unreadable.values():
+            fail(error)
+            failed += 1
+        report_left_out([file for file in image_list.left_out if not _is_result(file, output)])
+        for image, name in image_list.names.items():
+            if _is_result(image, output, is_named=str(image) == argument):
+                continue
             if names.get(name, image) != image:
                 raise typer.BadParameter(
                     f"{names[name]} and {image} would both be written as {name}; write them to two folders.",
@@ -157,6 +209,21 @@ def _result_names(images: list[str]) -> tuple[dict[str, Path], int]:
                 )
             names[name] = image
     return names, failed
+
+
+def _is_result(file: Path, output: Path, *, is_named: bool = False) -> bool:
+    """Whether a file in the output folder is a result of this command, by its name.
+
+    Args:
+        file: The file.
+        output: The output folder.
+        is_named: Whether the user named the file, as the shell does for *.png. Then its record must also exist.
+    """
+    kinds = "|".join(task.value for task in Task)
+    match = re.fullmatch(rf"(.+\.({kinds}))(\.plot\.png|\.png|\.json)", file.name, re.DOTALL)
+    if match is None or not file.resolve().is_relative_to(output.resolve()):
+        return False
+    return not is_named or file.with_name(f"{match[1]}.json").exists()
 
 
 def predict_options(
@@ -291,8 +358,8 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
     """
     left, in_the_way = {}, {}
     for image, target in todo.items():
-        record = _record(Path(f"{target}.json"))
-        if record is None:
+        record = _record(target)
+        if record is None or not os.access(image, os.R_OK):  # reading the image gives the reason
             left[image] = target
         elif why := _difference(record, image, settings):
             in_the_way[target.name] = why
@@ -307,13 +374,14 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
     return left
 
 
-def _record(file: Path) -> dict[str, Any] | None:
+def _record(target: Path) -> dict[str, Any] | None:
     """The record of a result; None if there is none, or it is incomplete."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(Path(f"{target}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    has_data = target.suffix == f".{Task.detection.value}" or Path(f"{target}.png").exists()
+    return record if isinstance(record, dict) and has_data else None
 
 
 def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:
@@ -326,7 +394,8 @@ def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -
     for key, value in settings.items():
         if before.get(key) != value:
             return f"{key} was {brief(before.get(key))} and is {brief(value)}"
-    return None if record.get("image_sha256") == file_digest(image) else "the image has changed"
+    digest = file_digest(image)
+    return None if digest is not None and record.get("image_sha256") == digest else "the image has changed"
 
 
 def _summary(result: Any) -> str:

@@ -135,7 +135,7 @@ def _check_target(target: Path, image: Path) -> None:
 
 
 def _save_picture(sheet: Any, target: Path) -> None:
-    from tadp.files.atomic import replace_file
+    from tadp.files.atomic import replace_alone
 
-    with replace_file(target) as partial:
+    with replace_alone(target) as partial:
         sheet.save(partial, format=_PICTURES[target.suffix.lower()], quality=92)

@@ -15,6 +15,7 @@ from tadp.convert.ledger import Ledger, Report
 from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import Argument, ModelError, OutputError
+from tadp.files.atomic import complete_folder
 from tadp.files.hub import HubOptions, check_finite
 from tadp.files.model_folder import model_folder, read_config
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
@@ -91,7 +92,8 @@ def convert_file(
         vpd/, depth/ and segmentation/; mmsegmentation's backbones/vpd.py and decode_heads/vpd_depth_head.py.
     """
     path, output = Path(path), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    complete_folder(output)
+    if output.is_file() or any(not entry.name.startswith(".part") for entry in output.glob("*")):
         raise OutputError(f"{output} is not empty; choose another folder. Nothing was changed.")
     hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     state, extra = state_of(read_pickle(path), path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from tadp.errors import ModelError, OutputError
-from tadp.files.run_lock import locked
+from tadp.files.run_lock import locked, only_run
 
 _MOST_BYTES = 200  # of a name within the name of its partial file; file systems allow 255
 _FOLDER_LOCK = ".part.lock"
@@ -49,6 +49,19 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_alone(path: Path) -> Iterator[Path]:
+    """Replace a file as `replace_file` does, as the only run that writes it, and remove what killed runs left there.
+
+    Raises:
+        OutputError: If another run is writing the file, or it cannot be written.
+    """
+    with only_run(path, is_folder=False):
+        remove_leftovers(path.parent)
+        with replace_file(path) as partial:
+            yield partial
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -4,14 +4,18 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from tadp.errors import OutputError
 
 FOLDER_LOCK = ".tadp.lock"
 _ASK_AGAIN_S = 0.02
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 class Run:
@@ -50,11 +54,29 @@ def only_run(output: Path, *, is_folder: bool) -> Iterator[Run]:
         OutputError: If another run is writing it, the lock cannot be written, or the folder disappears during the run.
     """
     lock = output / FOLDER_LOCK if is_folder else output.with_name(f"{output.name}.part.lock")
+    is_new = is_folder and not output.exists()
     advice = f"Wait for it, or choose another {'folder' if is_folder else 'name'}."
-    with locked(lock, busy=f"another run is writing {output}. {advice}"):
-        run = Run(output, lock)
-        yield run
-        run.check()
+    try:
+        with locked(lock, busy=f"another run is writing {output}. {advice}"):
+            run = Run(output, lock)
+            yield run
+            run.check()
+    finally:
+        if is_new:
+            with suppress(OSError):
+                output.rmdir()  # only if it is empty
+
+
+def one_run_per_output(function: Callable[P, T]) -> Callable[P, T]:
+    """Make calls with the same argument `output`, a folder or None, exclude each other."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        output: Any = kwargs.get("output")
+        with nullcontext() if output is None else only_run(Path(output), is_folder=True):
+            return function(*args, **kwargs)
+
+    return run
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
@@ -79,9 +79,9 @@ def find_images(paths: str | Path | Sequence[str | Path]) -> Listing:
                 _sort_in(file, found, others, missed)
         if not found:
             raise _no_images(path, others, missed)
-        images.update(dict.fromkeys(sorted(found)))
-        left_out.update(dict.fromkeys(others))
-        unreadable |= missed
+        images.update(dict.fromkeys(_once(found)))
+        left_out.update(dict.fromkeys(_once(others)))
+        unreadable |= {entry: missed[entry] for entry in _once(missed)}
     return Listing(list(images), unreadable, list(left_out))
 
 
@@ -127,14 +127,27 @@ def _no_images(path: str | Path, left_out: list[Path], unreadable: dict[Path, Im
     return ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(suffixes())}.{has}")
 
 
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """Sort paths, and drop those that lead to a file of another one through a linked folder."""
+    real = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+    through_link = {folder: target != os.path.abspath(folder) for folder, target in real.items()}  # noqa: PTH100
+    first: dict[tuple[str, str], Path] = {}
+    for path in sorted(paths, key=lambda path: (through_link[path.parent], path)):
+        first.setdefault((real[path.parent], path.name), path)
+    return sorted(first.values())
+
+
 def _matches(pattern: str, unreadable: dict[Path, ImageError]) -> Iterator[Path]:
     """Expand a pattern. Unlike in `glob`, "**" reads each folder once, so that links that form a loop have an end."""
     deep = _DEEP.search(pattern)
     if deep is None:
         yield from map(Path, glob(pattern))  # noqa: PTH207  a pattern may be absolute
         return
-    before, after = pattern[: deep.start()], pattern[deep.end() :] or "*"
+    before, after = pattern[: deep.start()], pattern[deep.end() :]
     for root in glob(before) if has_magic(before) else [before or "."]:  # noqa: PTH207
+        if not after:
+            yield Path(root)
+            continue
         for folder, _ in _walk(Path(root), unreadable):
             yield from _matches(os.path.join(escape(str(folder)), after), unreadable)  # noqa: PTH118  keeps the pattern
 

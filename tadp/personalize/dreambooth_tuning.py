@@ -16,6 +16,7 @@ from tadp.errors import Argument, ImageError, ModifierError
 from tadp.files.atomic import replace_file
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions
+from tadp.files.run_lock import one_run_per_output
 from tadp.images.reading import to_pil
 from tadp.modifiers import CaptionModifier
 from tadp.modifiers.caption_templates import DREAMBOOTH_WORD, style_template
@@ -39,6 +40,7 @@ _PRIOR_STREAM = 2  # a stream of random numbers, as in the training loop
 _DRAWN_AT_ONCE = 4
 
 
+@one_run_per_output
 def dreambooth(
     model: str | Path,
     images: Images,

@@ -69,8 +69,8 @@ def train(
         )
     if folder.path is not None and done < options.steps:
         _check_room(writable_folder(folder.path), trained.values(), options)
-    if sheets is not None and done == 0:
-        sheets.write(0)
+    if sheets is not None and (done == 0 or (_is_due(done, options) and not sheets.path(done).exists())):
+        sheets.write(done)  # also the sheet of a checkpoint after which the run was killed
     draws = [(concept, Latents(model, concept.images)) for concept in concepts]
     complete: int | None = done  # the number of complete steps; None during a step of the optimizer
     with tqdm(
@@ -86,12 +86,17 @@ def train(
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                 if complete == options.steps or complete % options.checkpoint_every == 0:
                     folder.save(complete, trained, optimizer)
-                if sheets is not None and (complete == options.steps or complete % options.sample_every == 0):
+                if sheets is not None and _is_due(complete, options):
                     sheets.write(complete)
         except KeyboardInterrupt:
             if complete is not None and complete > (folder.saved_step or 0):
                 folder.save(complete, trained, optimizer)
             raise
+
+
+def _is_due(step: int, options: SettledOptions) -> bool:
+    """Whether a sheet of samples is drawn after a step."""
+    return step == options.steps or step % options.sample_every == 0
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], options: SettledOptions) -> torch.optim.Optimizer:

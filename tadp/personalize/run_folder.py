@@ -101,7 +101,7 @@ class RunFolder:
         path = self.checkpoint
         if path is None:
             return 0
-        for part in path.parent.glob(f".{path.name}.*.part"):  # left by a run that was killed
+        for part in (*path.parent.glob(".*.part"), *path.parent.glob("*/.*.part")):  # left by a run that was killed
             part.unlink(missing_ok=True)
         if not self._resume or not path.exists():
             return 0

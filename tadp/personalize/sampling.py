@@ -95,6 +95,10 @@ class SampleSheets:
         self._folder, self._sampler = folder, sampler
         self._prompts, self._seed, self._side_px = list(prompts), seed, side_px
 
+    def path(self, step: int) -> Path:
+        """The file of a step's sheet."""
+        return self._folder / f"step-{step:08}.png"
+
     def write(self, step: int) -> None:
         """Draw and write the sheet of a step.
 
@@ -103,7 +107,7 @@ class SampleSheets:
         """
         keys = [(self._seed, column) for column in range(COLUMNS)]
         rows = [self._sampler.draw([text] * COLUMNS, keys=keys, side_px=self._side_px) for text in self._prompts]
-        with replace_file(self._folder / f"step-{step:08}.png") as part:
+        with replace_file(self.path(step)) as part:
             sheet(rows, labels=self._prompts, title=f"step {step}").save(part, format="PNG")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tadp.errors import CaptionError, ModifierError
 from tadp.files.checks import check_choice, check_whole
 from tadp.files.hub import HubOptions
+from tadp.files.run_lock import one_run_per_output
 from tadp.modifiers import CaptionModifier
 from tadp.modifiers.caption_templates import style_template
 from tadp.personalize.loop import train
@@ -107,6 +108,7 @@ def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> l
     return [text.replace(TOKEN, token) for text in chosen]
 
 
+@one_run_per_output
 def learn_token(
     model: str | Path,
     images: Images,

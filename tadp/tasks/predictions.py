@@ -224,7 +224,8 @@ def _save_png(path: str | Path, values: np.ndarray) -> Path:
 def _save_json(path: str | Path, content: dict[str, Any], record: Mapping[str, Any] | None) -> Path:
     target = Path(f"{_bare(path)}.json")
     with replace_file(target) as part:
-        part.write_text(json.dumps(content | dict(record or {}), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content | dict(record or {}), indent=2, ensure_ascii=False)
+        part.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # an escape that JSON knows
     return target
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from email.utils import formatdate
 from typing import Any
 
@@ -517,3 +518,142 @@ def test_numbers_out_of_range_are_refused():
 def test_captions_that_are_none_are_refused(no_type_checker):
     with pytest.raises(TypeError, match=r"captions must be strings; got int as caption 0"):
         cleaner("http://127.0.0.1:9").clean([5])
+
+
+@pytest.mark.parametrize("digits", [5_000, 100_000])
+def test_a_number_of_thousands_of_digits_costs_only_its_batch(digits):
+    number = "9" * digits
+
+    def behave(server, handler, captions):
+        if CAPTIONS[4] in captions:
+            return 200, completion(f"{number}. 4 dogs\n{number}: 5 dogs")
+        return cleaned(captions)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, batch_size=2, retries=0).clean(CAPTIONS)
+    assert report.after == (*CLEANED[:4], CAPTIONS[4], *CLEANED[5:])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["9" * 5000, "1e999999", "٣" * 400, "Mon, 99 Jan 99999999999999999999 00:00:00 GMT",
+     "Sun, 06 Nov 1994 08:49:37 +99999999999999999999", f"Sun, 06 Nov {'9' * 5000} 08:49:37 GMT",
+     "Fri, 31 Dec 9999 23:59:59 -2359", "inf", "nan", "\x00"],
+)  # fmt: skip
+def test_no_wait_that_a_server_asks_for_loses_anything(monkeypatch, value):
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def behave(server, handler, captions):
+        if len(server.batches) == 2:
+            reply(handler, 429, {}, Retry_After=value.encode().decode("latin-1"))
+            return None
+        return cleaned(captions)
+
+    with serving(behave) as server:
+        assert cleaner(server.url).clean(CAPTIONS).after == tuple(CLEANED)
+    assert all(wait <= 60 for wait in waits)
+
+
+def test_control_characters_are_removed_from_answers():
+    def behave(server, handler, captions):
+        return 200, completion("1. \x1b[31m0\x1b[0m \x00do\x07gs\x9b\u202e")
+
+    with serving(behave) as server:
+        assert cleaner(server.url).clean(CAPTIONS[:1]).after == ("0 dogs",)
+
+
+def test_a_key_that_control_characters_divide_is_found():
+    divided = f"{KEY[:5]}\x00{KEY[5:]}"
+    with serving(lambda server, handler, captions: (200, completion(f"1. 0 dogs {divided}"))) as server:
+        report = cleaner(server.url, retries=0).clean(CAPTIONS[:1])
+    assert report.after == (CAPTIONS[0],)
+    assert "the answer contains the key: '1. 0 dogs ***'" in report.failures[0]
+
+
+def test_the_key_is_in_no_local_variable_of_a_traceback():
+    def behave(server, handler, captions):
+        sent_keys.append(handler.headers["Authorization"])
+        return 401, {}
+
+    sent_keys: list[str] = []
+    with serving(behave) as server, pytest.raises(EndpointError) as raised:
+        cleaner(server.url).clean(CAPTIONS)
+    shown = "".join(traceback.TracebackException.from_exception(raised.value, capture_locals=True).format())
+    assert sent_keys == [f"Bearer {KEY}"]
+    assert KEY not in "".join(line for line in shown.splitlines() if "sent_keys" not in line)
+    assert repr(cleaner(server.url)._key) == "Key('OPENAI_API_KEY')"
+
+
+def test_the_time_of_a_run_is_limited():
+    def behave(server, handler, captions):
+        server.stop.wait(0.3)
+        return cleaned(captions)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, batch_size=1, budget_s=1.0).clean(CAPTIONS)
+    done = len(CAPTIONS) - len(report.untried)
+    assert 1 <= done <= 4
+    assert report.after[: done - 1] == tuple(CLEANED[: done - 1])
+    assert all(report.failures[k] == "not sent, because the time budget of 1 s is over" for k in report.untried)
+    with pytest.raises(ValueError, match=r"budget_s must be above 0, or None for no limit; got 0"):
+        cleaner(server.url, budget_s=0.0)
+
+
+def test_a_request_ends_with_the_budget():
+    with serving(lambda server, handler, captions: server.stop.wait(30) and None) as server:
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match=r"no usable answer"):
+            cleaner(server.url, budget_s=0.5).clean(CAPTIONS)
+        assert time.monotonic() - start < 10
+
+
+def test_a_server_that_stops_answering_is_left_after_a_few_requests():
+    captions = [f"a watercolor painting of {number} dogs" for number in range(200)]
+
+    def behave(server, handler, batch):
+        if len(server.batches) > 2:
+            server.stop.wait(30)
+            return None
+        return cleaned(batch)
+
+    with serving(behave) as server:
+        report = cleaner(server.url, batch_size=20, timeout_s=0.3).clean(captions)
+    assert report.after[:40] == tuple(f"{number} dogs" for number in range(40))
+    assert len(report.untried) >= 140
+    assert len(server.batches) <= 8
+
+
+def test_a_server_that_answers_only_the_harmless_caption_is_left_too():
+    captions = [f"a watercolor painting of {number} dogs" for number in range(200)]
+
+    def behave(server, handler, batch):
+        if "on grass" not in batch[0]:
+            server.stop.wait(30)
+            return None
+        return cleaned(batch)
+
+    with serving(behave) as server, pytest.raises(EndpointError, match=r"no complete answer within the time-out"):
+        cleaner(server.url, batch_size=20, timeout_s=0.2).clean(captions)
+    assert len(server.batches) <= 16
+
+
+def test_captions_that_were_cleaned_are_kept_whatever_happens():
+    kept: dict[str, str] = {}
+
+    with serving(lambda server, handler, captions: cleaned(captions)) as server:
+        stopped = cleaner(server.url, batch_size=4)
+        ask = stopped._ask
+
+        def failing(batch, rng):
+            if CAPTIONS[4] in batch.captions:
+                raise RuntimeError("a bug")
+            return ask(batch, rng)
+
+        stopped._ask = failing
+        with pytest.raises(RuntimeError, match="a bug"):
+            stopped.clean(CAPTIONS, kept=kept)
+        assert kept == dict(zip(CAPTIONS[:4], CLEANED[:4], strict=True))
+        assert cleaner(server.url, batch_size=4).clean(CAPTIONS, kept=kept).after == tuple(CLEANED)
+    assert server.batches == [4, 4]
+    assert kept == dict(zip(CAPTIONS, CLEANED, strict=True))

@@ -172,9 +172,14 @@ def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
 
     monkeypatch.setattr(Captioner, "describe", describe)
     arguments = ("caption", photos, "-m", blip, "--batch-size", 1, "--max-new-tokens", 4, "-o", "c.json")
-    assert "interrupted" in tadp_run(*arguments, code=130).stderr
-    assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x"]
-    assert not Path("c.json.part.db").exists()
+    errors = tadp_run(*arguments, code=130).stderr
+    assert "interrupted" in errors
+    assert "c.json is not written yet. The new captions are in c.json.part.db; the same command continues" in errors
+    assert not Path("c.json").exists()
+    monkeypatch.setattr(Captioner, "describe", real)
+    assert "2 done before" in tadp_run(*arguments).output
+    assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x", "z"]
+    assert not list(Path().glob("c.json.part*"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")

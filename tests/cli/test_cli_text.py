@@ -440,15 +440,19 @@ def test_captions_that_stay_are_named_and_the_exit_code_says_so(workplace):
     assert [row["captions"] for row in read_lines()] == [["a watercolor"], ["a dog"]]
 
 
-def test_an_endpoint_that_fails_on_the_way_leaves_a_file_and_exit_code_1(workplace):
+def test_an_endpoint_that_fails_on_the_way_is_continued_by_the_same_command(workplace):
     write_lines(*({"id": str(k), "captions": [f"a watercolor painting of {k} dogs"]} for k in range(50)))
     with serving(lambda server, handler, asked: cleaned(asked) if len(server.batches) == 1 else (401, {})) as server:
         arguments = ("clean", "in.jsonl", "-o", "out.jsonl", "--endpoint", server.url, "--language-model", "x")
         result = tadp_run(*arguments, code=1)
-    assert "the server answers 401" in plain(result.stderr)
-    assert [row["captions"][0] for row in read_lines()] == [
-        f"{k} dogs" if k < 20 else f"a watercolor painting of {k} dogs" for k in range(50)
-    ]
+        assert "the server answers 401" in plain(result.stderr)
+        assert "out.jsonl is not written yet. The new captions are in out.jsonl.part.db" in plain(result.stderr)
+        assert not Path("out.jsonl").exists()
+        server.behave = lambda server, handler, asked: cleaned(asked)
+        tadp_run(*arguments)
+    assert server.batches == [20, 20, 20, 10]  # those that were cleaned are not sent again
+    assert [row["captions"][0] for row in read_lines()] == [f"{k} dogs" for k in range(50)]
+    assert not list(Path().glob("out.jsonl.part*"))
 
 
 def test_an_answer_with_half_an_emoji_costs_no_other(workplace):
@@ -489,9 +493,12 @@ def test_ctrl_c_keeps_what_was_cleaned(workplace):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
-    assert [row["captions"][0] for row in read_lines()] == [
-        f"{k} dogs" if k < 20 else f"a watercolor painting of {k} dogs" for k in range(50)
-    ]
+    assert not Path("out.jsonl").exists()
+    with serving(lambda server, handler, asked: cleaned(asked)) as other:
+        refused = tadp_run(*arguments[:5], other.url, *arguments[6:], code=1)  # another address is another origin
+        assert "out.jsonl.part.db was left by a run that did not finish" in plain(refused.stderr)
+    with CaptionTable.open("out.jsonl.part.db") as table:
+        assert dict(table) == {f"a watercolor painting of {k} dogs": f"{k} dogs" for k in range(20)}
 
 
 def test_clean_shows_a_bar_on_a_terminal_alone(workplace, monkeypatch):

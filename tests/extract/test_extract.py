@@ -18,7 +18,7 @@ from tadp.captioner import Captioner
 from tadp.cli import app
 from tadp.datasets.scenes import Scenes
 from tadp.errors import CaptionError, ImageError, OutputError
-from tadp.extract import extract_images, fingerprint, output_names, shrink
+from tadp.extract import ImageList, extract_images, fingerprint, output_names, shrink
 
 CAPTION = "a red car next to a tree on grass"
 
@@ -180,7 +180,9 @@ def test_an_unreadable_image_is_named_and_the_others_go_through(backbone, photos
     (photos / "text.jpg").write_text("hello")
     whole = (photos / "pets" / "s0.png").read_bytes()
     (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
-    outcomes = list(extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="m", batch_size=2))
+    outcomes = list(
+        extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="tadp-tiny", batch_size=2)
+    )
     failed = {outcome.name: str(outcome.error) for outcome in outcomes if outcome.status == "failed"}
     assert failed.keys() == {"text", "cut"}
     assert "text.jpg" in failed["text"]
@@ -437,3 +439,70 @@ def test_extracting_changes_no_mode_and_no_statistics(photos, tmp_path):
     modes = [module.training for module in own.modules()]
     run(own, photos, tmp_path / "out")
     assert [module.training for module in own.modules()] == modes
+
+
+def out_of_memory(real, *, most_pixels):
+    """A pass that fails as torch does if its batch has more pixels than this."""
+
+    def run(self, images, *arguments, **options):
+        if images.shape[0] * images.shape[-1] * images.shape[-2] > most_pixels:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+        return real(self, images, *arguments, **options)
+
+    return run
+
+
+def test_an_image_that_is_too_large_for_the_memory_costs_no_other(backbone, photos, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    Image.new("RGB", (320, 256)).save(folder / "large.png")
+    real = type(backbone).forward
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backbone), "forward", out_of_memory(real, most_pixels=200 * 200))
+        outcomes = {
+            outcome.name: outcome
+            for outcome in extract_images(backbone, folder, tmp_path / "out", captions=CAPTION, model="tadp-tiny")
+        }
+    large = outcomes.pop("large")
+    assert large.status == "failed"
+    assert "large.png needs more memory than there is. Process it in tiles, tile_px=512, or" in str(large.error)
+    assert {outcome.status for outcome in outcomes.values()} == {"done"}
+    assert run(backbone, folder, tmp_path / "out")["large"] == "done"
+
+
+def test_names_that_no_file_can_have_cost_no_other_image(backbone, photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = ["x" * 240, "x" * 251, "caf\udce9", " ", "plain"]
+    for name in names:
+        shutil.copy(photos / "pets" / "s0.png", folder / f"{name}.png")
+    statuses = run(backbone, folder, tmp_path / "out")
+    assert statuses == {name: "failed" if len(name) == 251 else "done" for name in names}
+    assert run(backbone, folder, tmp_path / "out")["caf\udce9"] == "skipped"
+
+
+def test_two_runs_do_not_write_to_one_folder(backbone, photos, tmp_path):
+    outcomes = extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="tadp-tiny", batch_size=1)
+    next(outcomes)
+    with pytest.raises(OutputError, match=r"another run is writing .*out\. Wait for it, or choose another folder"):
+        run(backbone, photos, tmp_path / "out")
+    outcomes.close()
+    assert list(run(backbone, photos, tmp_path / "out").values()).count("skipped") == 1
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_folder_that_is_deleted_during_a_run_is_an_error(backbone, photos, tmp_path):
+    outcomes = extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="tadp-tiny", batch_size=1)
+    next(outcomes)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"out was deleted, moved or unmounted while this run was writing"):
+        list(outcomes)
+
+
+def test_an_image_that_is_gone_is_not_done(backbone, photos, tmp_path):
+    folder = Path(shutil.copytree(photos / "pets", tmp_path / "photos"))
+    run(backbone, folder, tmp_path / "out")
+    images = ImageList.of(folder)
+    (folder / "s0.png").unlink()
+    assert run(backbone, images, tmp_path / "out") == {"s0": "failed", "s1": "skipped"}
+    (folder / "s0.png").symlink_to("/mnt/disk/s0.png")
+    assert run(backbone, folder, tmp_path / "out") == {f"{folder}/s0.png": "failed", "s1": "skipped"}
