@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,9 +199,10 @@ def _result_names(images: list[str], output: Path) -> tuple[dict[str, Path], int
         for error in image_list.unreadable.values():
             fail(error)
             failed += 1
-        report_left_out([file for file in image_list.left_out if not _is_result(file, output)])
+        known = set(image_list.names.values())
+        report_left_out([file for file in image_list.left_out if not _is_result(file, output, known)])
         for image, name in image_list.names.items():
-            if _is_result(image, output, is_named=str(image) == argument):
+            if _is_result(image, output, known):
                 continue
             if names.get(name, image) != image:
                 raise typer.BadParameter(
@@ -211,19 +213,15 @@ def _result_names(images: list[str], output: Path) -> tuple[dict[str, Path], int
     return names, failed
 
 
-def _is_result(file: Path, output: Path, *, is_named: bool = False) -> bool:
-    """Whether a file in the output folder is a result of this command, by its name.
-
-    Args:
-        file: The file.
-        output: The output folder.
-        is_named: Whether the user named the file, as the shell does for *.png. Then its record must also exist.
-    """
+def _is_result(file: Path, output: Path, names: Collection[str]) -> bool:
+    """Whether a file in the output folder is a result: of an image with one of these names, or with a record."""
     kinds = "|".join(task.value for task in Task)
-    match = re.fullmatch(rf"(.+\.({kinds}))(\.plot\.png|\.png|\.json)", file.name, re.DOTALL)
-    if match is None or not file.resolve().is_relative_to(output.resolve()):
+    match = re.fullmatch(rf"(.+)\.({kinds})(\.plot\.png|\.png|\.json)", file.name, re.DOTALL)
+    place, root = file.resolve(), output.resolve()
+    if match is None or not place.is_relative_to(root):
         return False
-    return not is_named or file.with_name(f"{match[1]}.json").exists()
+    is_of_image = place.with_name(match[1]).relative_to(root).as_posix() in names
+    return is_of_image or "settings" in (_record(file.with_name(f"{match[1]}.{match[2]}")) or {})
 
 
 def predict_options(

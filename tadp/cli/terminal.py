@@ -6,12 +6,12 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 TINY = "tadp-tiny"
 _UNKNOWN_TOKEN = "the text encoder has no token"  # the beginning of a warning of `tadp.text.encoder`
+
+
+_context: ContextVar[Any] = ContextVar("context", default=None)  # of the command that runs, which spells arguments
 
 
 class Dtype(StrEnum):
@@ -49,6 +52,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):  # names that are not UTF-8, or that the terminal cannot show
             sys.stdout.reconfigure(errors="backslashreplace")
+        _context.set(ctx)
         try:
             with warnings.catch_warnings():
                 # Warnings of other libraries are for developers; tadp's own are for users of the command.
@@ -102,8 +106,9 @@ def as_option(argument: Argument, command: Any) -> str:
 def fail(error: TADPError | str) -> None:
     """Print an error in one line."""
     if isinstance(error, TADPError):
-        context = click.get_current_context(silent=True)
-        error = error.spelled(partial(as_option, command=context and context.command))
+        context = _context.get()
+        command = context and context.command.get_command(context, context.invoked_subcommand or "")
+        error = error.spelled(partial(as_option, command=command))
     typer.secho(f"error: {' '.join(error.split())}", fg="red", err=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 import tadp
 from tadp.cli import app
 from tadp.datasets.scenes import CLASSES, Scenes
+from tadp.files.run_lock import only_run
 
 TASKS = ("segmentation", "depth", "detection")
 
@@ -301,3 +303,76 @@ def test_a_data_set_that_is_not_there_says_what_to_get(models, tmp_path):
     done = run("evaluate", "segmentation", "-m", models / "segmentation", "--data", "voc", "--root", tmp_path)
     assert done.exit_code == 1
     assert "JPEGImages" in done.output
+
+
+def test_predict_does_not_read_its_own_pictures(models, photos, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(photos, tmp_path / "here"))
+    monkeypatch.chdir(folder)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("2.depth.png")  # named like a result
+    options = ("-m", models / "without", "--caption", "a dog")
+    (folder / ".0.segmentation.json.1.99999999.part").touch()  # a killed run's
+    assert run("predict", "segmentation", "0.png", "1.png", "2.depth.png", *options).exit_code == 0
+    before = {path.name for path in folder.iterdir()}
+    assert not [name for name in before if name.startswith(".")]
+    Path("1.segmentation.json").unlink()  # as if the run had been killed before its last file
+    for arguments in ((".",), tuple(sorted(str(path) for path in Path().glob("[012]*.png")))):
+        done = run("predict", "segmentation", *arguments, *options)
+        assert done.exit_code == 0, done.output
+        assert {path.name for path in folder.iterdir()} == before
+        assert "left out" not in done.output
+
+
+def test_one_run_predicts_into_a_folder_at_a_time(models, photos, tmp_path):
+    arguments = (
+        "predict",
+        "segmentation",
+        photos / "0.png",
+        "-m",
+        models / "without",
+        "--caption",
+        "x",
+        "-o",
+        tmp_path,
+    )
+    with only_run(tmp_path, is_folder=True):
+        refused = run(*arguments)
+    assert refused.exit_code == 1
+    assert "another run is writing" in refused.output
+    assert run(*arguments).exit_code == 0
+
+
+def test_what_predict_cannot_read_or_hold_costs_no_other_image(models, photos, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (folder / "gone.png").symlink_to("/mnt/disk/gone.png")
+    (folder / "notes.txt").touch()
+    shutil.copy(folder / "0.png", folder / f"{'x' * 240}.png")
+    real = tadp.TADPForSemanticSegmentation.predict
+
+    def predict(self, image, *arguments, **options):
+        if Path(image).name == "1.png":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return real(self, image, *arguments, **options)
+
+    monkeypatch.setattr(tadp.TADPForSemanticSegmentation, "predict", predict)
+    done = run("predict", "segmentation", folder, "-m", models / "without", "--caption", "x", "-o", tmp_path / "out")
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert "left out: 1 file that is not an image (.txt 1)" in text
+    assert "gone.png is a link to /mnt/disk/gone.png, which is not there" in text
+    assert "1.png needs more memory than there is. Shrink the file, or pass --short-side-px 512." in text
+    assert "The disk allows no such name; rename the file that it comes from" in text
+    assert (tmp_path / "out" / "0.segmentation.json").exists()
+
+
+def test_an_output_folder_that_disappears_is_an_error(models, photos, tmp_path, monkeypatch):
+    real = tadp.TADPForSemanticSegmentation.predict
+
+    def predict(self, image, *arguments, **options):
+        if Path(image).name == "1.png":
+            shutil.rmtree(tmp_path / "out")
+        return real(self, image, *arguments, **options)
+
+    monkeypatch.setattr(tadp.TADPForSemanticSegmentation, "predict", predict)
+    done = run("predict", "segmentation", photos, "-m", models / "without", "--caption", "x", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "was deleted, moved or unmounted" in " ".join(done.output.split())

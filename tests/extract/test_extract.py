@@ -453,7 +453,7 @@ def out_of_memory(real, *, most_pixels):
 
 
 def test_an_image_that_is_too_large_for_the_memory_costs_no_other(backbone, photos, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    folder = Path(shutil.copytree(photos, tmp_path / "copy"))
     Image.new("RGB", (320, 256)).save(folder / "large.png")
     real = type(backbone).forward
     with monkeypatch.context() as patch:
@@ -470,7 +470,7 @@ def test_an_image_that_is_too_large_for_the_memory_costs_no_other(backbone, phot
 
 
 def test_names_that_no_file_can_have_cost_no_other_image(backbone, photos, tmp_path):
-    folder = tmp_path / "photos"
+    folder = tmp_path / "copy"
     folder.mkdir()
     names = ["x" * 240, "x" * 251, "caf\udce9", " ", "plain"]
     for name in names:
@@ -499,7 +499,7 @@ def test_a_folder_that_is_deleted_during_a_run_is_an_error(backbone, photos, tmp
 
 
 def test_an_image_that_is_gone_is_not_done(backbone, photos, tmp_path):
-    folder = Path(shutil.copytree(photos / "pets", tmp_path / "photos"))
+    folder = Path(shutil.copytree(photos / "pets", tmp_path / "copy"))
     run(backbone, folder, tmp_path / "out")
     images = ImageList.of(folder)
     (folder / "s0.png").unlink()

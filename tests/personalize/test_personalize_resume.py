@@ -13,9 +13,11 @@ from builders_personalize import QUICK, TUNE, build_model, learn, pictures, tune
 from running import run_function
 from safetensors.torch import load_file
 
-from tadp.errors import CorruptFileError, ModifierError
+from tadp.errors import CorruptFileError, ModifierError, OutputError
+from tadp.files.run_lock import only_run
 from tadp.personalize import loop, textual_inversion
 from tadp.personalize.loop import _indices
+from tadp.personalize.sampling import SampleSheets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EIGHT = QUICK | {"steps": 8, "checkpoint_every": 2}
@@ -181,3 +183,37 @@ def test_8_bit_adam_goes_on_too(source, whole, tmp_path, monkeypatch):
     learn(source, pictures(), **settings)
     assert steps == [5, 6, 7]
     assert torch.equal(vectors(tmp_path), whole)
+
+
+def learn_and_die_at_a_sheet(source: Path, out: Path) -> None:
+    """A run that is killed after the checkpoint of step 4, where the sheet of that step would be drawn."""
+    torch.set_num_threads(1)
+    write = SampleSheets.write
+
+    def deadly(self, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, step)
+
+    SampleSheets.write = deadly
+    learn(source, pictures(), **EIGHT | {"sample_every": 4}, output=out)
+
+
+def test_a_sheet_that_a_kill_prevented_is_drawn_on_resume(tmp_path):
+    done = run_function(learn_and_die_at_a_sheet, "tadp-tiny", tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [sheet.name for sheet in (tmp_path / "samples").iterdir()] == ["step-00000000.png"]
+    learn("tadp-tiny", pictures(), **EIGHT | {"sample_every": 4}, output=tmp_path)
+    sheets = sorted(sheet.name for sheet in (tmp_path / "samples").iterdir())
+    assert sheets == [f"step-0000000{step}.png" for step in (0, 4, 8)]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_runs_do_not_train_into_one_folder(source, tmp_path):
+    with only_run(tmp_path / "out", is_folder=True):
+        for train in (learn, tune):
+            with pytest.raises(OutputError, match=r"another run is writing .*out\. Wait for it, or choose another"):
+                train(source, pictures(), output=tmp_path / "out")
+    with pytest.raises(ModifierError, match="initializer must be a word of one token"):
+        learn(source, pictures(), **QUICK | {"initializer": "two words"}, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
