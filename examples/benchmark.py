@@ -75,7 +75,7 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         f"and with every attention probability written to memory. The networks have {size} and random weights, on "
         f"which speed does not depend. One image of {side}x{side} pixels takes {counted}.",
         "",
-        f"Command: `{command}`; {_processor()}, torch {torch.__version__}.",
+        f"Command: `{command}`; {_processor()}, torch {torch.__version__}. [Speed](../speed.md) explains the results.",
         "",
         "- *Variant*: number format (float32 or bfloat16). `channels_last` is PyTorch's memory layout of that name; "
         "*compiled* means `torch.compile`.",

@@ -74,7 +74,8 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
         "",
         "A step is forward, backward and AdamW for a segmentation model (U-Net and head) with 150 classes. It starts "
         "from stored latents, so it does not run the VAE encoder. AdamW's moving averages count as held. *Batch in "
-        "parts* means that gradients are summed over parts of the batch, one part at a time.",
+        "parts* means that gradients are summed over parts of the batch, one part at a time. "
+        "[Small GPU](../small-gpu.md#measured) explains the results.",
         "",
         "| what is trained, and how | images per second | held, GB | extra, GB |",
         "|---|---|---|---|",
