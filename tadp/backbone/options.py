@@ -1,6 +1,6 @@
 """`BackboneOptions`: how a backbone runs. Options are checked once, never change, and can be written as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
@@ -84,7 +84,12 @@ class BackboneOptions:
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False; got {getattr(self, name)!r}.")
-        names, synonyms = checked_names(self.pool_attention, self.pool_synonyms)
+        if isinstance(self.pool_attention, Mapping):
+            raise TypeError("pool_attention must be a list of names, and synonyms are passed as pool_synonyms.")
+        try:
+            names, synonyms = checked_names(self.pool_attention, self.pool_synonyms)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"pool_attention: {error}") from error
         self._set(
             timestep=_check_timestep(self.timestep),
             noise_samples=check_whole(self.noise_samples, name="noise_samples", minimum=0),

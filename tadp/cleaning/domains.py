@@ -173,6 +173,7 @@ def domain_of(domain: str | Domain | Sequence[str]) -> Domain:
 
     Raises:
         CaptionError: If `domain` is a name that is not in `DOMAINS`.
+        TypeError: If `domain` is neither a name, nor a `Domain`, nor a list of strings.
 
     Example:
         >>> domain_of(["woodcut", "linocut"]).named_in("woodcuts of a town")
@@ -181,6 +182,8 @@ def domain_of(domain: str | Domain | Sequence[str]) -> Domain:
     if isinstance(domain, Domain):
         return domain
     if not isinstance(domain, str):
+        if not isinstance(domain, Sequence) or not all(isinstance(word, str) for word in domain):
+            raise TypeError(f"domain must be a name, a Domain, or a list of nouns; got {domain!r}.")
         words = tuple(domain)
         return Domain(" or ".join(words), nouns=words, media=_ART, compounds=_compounds(words, _PLACES))
     if domain not in DOMAINS:

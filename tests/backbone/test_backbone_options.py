@@ -59,6 +59,12 @@ def test_they_check_themselves(no_type_checker):
         options.changed(scale_latents="no")
     with pytest.raises(TypeError, match=r"default_text must be one string, or None; got int"):
         options.changed(default_text=3)
+    with pytest.raises(TypeError, match=r"attach_attention must be a whole number; got 'a'"):
+        options.changed(attach_attention="a")
+    with pytest.raises(TypeError, match=r"pool_attention must be a list of names, and synonyms"):
+        options.changed(pool_attention={"dog": ["puppy"]})
+    with pytest.raises(TypeError, match=r"pool_attention: names must be a list of strings"):
+        options.changed(pool_attention=True)
     with pytest.raises(TypeError, match=r"text_length must be a whole number"):
         options.changed(text_length="77")
     with pytest.raises(

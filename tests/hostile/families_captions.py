@@ -8,9 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from .cases import Kind, family, tadp
+from .cases import Kind, RefusedError, family, tadp
 from .damage import DAMAGES, damage
-from .fixtures import copy
+from .fixtures import copy, fixture
 
 
 def read(path: Path) -> dict[str, str]:
@@ -24,11 +24,19 @@ def read_damaged(suffix: str, sort: str, folder: Path, rng: Random) -> dict[str,
     return read(damage(copy(f"captions/captions.{suffix}", folder), sort, rng))
 
 
+UNFINISHED = {("jsonl", sort) for sort in ("empty", "cut in half", "first 16 bytes")}  # its writer was killed
+
+
+def is_part(captions: dict[str, str]) -> bool:
+    return captions.items() <= read(fixture("captions/captions.jsonl")).items()
+
+
 @family("caption files: damage")
 def caption_files() -> Iterator[Kind]:
     for suffix in ("json", "jsonl", "parquet"):
         for sort in DAMAGES:
-            yield Kind(f"{suffix}, {sort}", partial(read_damaged, suffix, sort), names=rf"captions\.{suffix}")
+            right = is_part if (suffix, sort) in UNFINISHED else None  # read with a warning
+            yield Kind(f"{suffix}, {sort}", partial(read_damaged, suffix, sort), rf"captions\.{suffix}", right)
 
 
 ENTRIES: dict[str, str] = {  # an entry in place of {"captions": ["a dog"]}, as JSON
@@ -189,7 +197,11 @@ TEXTS = {
 def cleaned(text: str, folder: Path, rng: Random) -> Any:
     path = folder / "captions.jsonl"
     path.write_text(json.dumps({"id": "one", "captions": [text]}) + "\n")
-    tadp("clean", path, "-o", folder / "out.jsonl")
+    try:
+        tadp("clean", path, "-o", folder / "out.jsonl")
+    except RefusedError as refusal:
+        if "not cleaned" not in refusal.args[1] or len(refusal.args[1]) > 1500:  # kept as it is, and reported
+            raise
     return json.loads((folder / "out.jsonl").read_text())["id"]
 
 
@@ -209,6 +221,6 @@ def with_modifier(text: str, folder: Path, rng: Random) -> Any:
 def texts() -> Iterator[Kind]:
     for name, text in TEXTS.items():
         names = r"caption|characters"
-        yield Kind(f"tadp clean, {name}", partial(cleaned, text), names, "one".__eq__, seconds=3)
-        yield Kind(f"RuleCleaner, {name}", partial(clean_in_python, text), names, (1).__eq__, seconds=3)
-        yield Kind(f"CaptionModifier, {name}", partial(with_modifier, text), names, (1).__eq__, seconds=3)
+        yield Kind(f"tadp clean, {name}", partial(cleaned, text), names, "one".__eq__, seconds=4)
+        yield Kind(f"RuleCleaner, {name}", partial(clean_in_python, text), names, (1).__eq__, seconds=4)
+        yield Kind(f"CaptionModifier, {name}", partial(with_modifier, text), names, (1).__eq__, seconds=4)

@@ -14,7 +14,7 @@ from . import cases, child, controls, fixtures, kills
 
 MODULES = (  # what tadp imports late, in functions or lazily
     "accelerate", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "peft", "pyarrow.parquet",
-    "torch.utils.data", "transformers.models.auto.processing_auto", "transformers.models.blip.modeling_blip",
+    "inflect", "torch.utils.data", "transformers.models.auto.processing_auto", "transformers.models.blip.modeling_blip",
     "transformers.models.bert.tokenization_bert", "transformers.models.clip.modeling_clip",
     "safetensors.torch", "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",
     "tadp.cli", "tadp.backbone", "tadp.captioner", "tadp.captions", "tadp.cleaning", "tadp.convert", "tadp.datasets",

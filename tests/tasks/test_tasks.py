@@ -664,7 +664,7 @@ def test_a_lora_is_all_that_is_saved_of_the_unet(tmp_path):
 
 
 def test_a_lora_needs_a_rank_and_a_base_with_a_name(tmp_path):
-    with pytest.raises(ValueError, match="the rank of a LoRA must be 1 or more; got 0"):
+    with pytest.raises(ValueError, match="lora_rank must be 1 or more; got 0"):
         segmenter(tune="lora", lora_rank=0)
     with pytest.raises(ModelError, match="a LoRA is saved without its base model, which therefore needs a name"):
         segmenter(tune="lora").save_pretrained(tmp_path / "kept")
