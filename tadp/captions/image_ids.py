@@ -86,15 +86,15 @@ class ImageList:
         short, count = caption_ids(self.names), Counter(self.below.values())
         first = next(captions.records(), None) if isinstance(captions, CaptionTable) else None
         has_sources = first is not None and SOURCE in first.fields
-        found = {
+        ids = {
             image: by_path
             if has_sources or (count[by_path] == 1 and _key_in(captions, by_path) is not None)
             else short[image]
             for image, by_path in self.below.items()
         }
         if isinstance(captions, CaptionTable):  # which finds ids in any Unicode form
-            return found
-        return {image: key_of(image_id, captions) or image_id for image, image_id in found.items()}
+            return ids
+        return {image: key_of(image_id, captions) or image_id for image, image_id in ids.items()}
 
 
 def _key_in(captions: Mapping[str, str], image_id: str) -> str | None:

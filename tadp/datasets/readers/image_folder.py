@@ -214,7 +214,7 @@ def require(path: Path, *, root: Path, name: str, advice: str) -> Path:
 
 def find_images(folder: Path, suffix: str) -> list[Path]:
     """List the files in a folder and its subfolders whose names end in `suffix`, sorted, without hidden files."""
-    found: list[Path] = []
+    paths: list[Path] = []
     above: dict[str, set[str]] = {}  # the real folders on the way to each folder, so that a link to one of them ends
     for parent, folders, names in os.walk(folder, followlinks=True):
         real, upper = os.path.realpath(parent), above.get(os.path.dirname(parent), set())  # noqa: PTH120
@@ -222,8 +222,8 @@ def find_images(folder: Path, suffix: str) -> list[Path]:
             folders.clear()
             continue
         above[parent] = upper | {real}
-        found += [Path(parent, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
-    return sorted(found)
+        paths += [Path(parent, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
+    return sorted(paths)
 
 
 class Listings:

@@ -89,7 +89,7 @@ class MaskFolder(FolderDataset):
 
 
 def _pictures(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files in a folder that have one of the suffixes, without hidden ones, which macOS puts beside others."""
+    """The files in a folder that have one of the suffixes, without hidden ones, which macOS puts next to others."""
     paths = (path for path in folder.iterdir() if path.suffix.lower() in endings)
     return sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
 
