@@ -158,26 +158,27 @@ def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image
     if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for its writer
         raise ImageError(f"{name} is a pipe or device, not a file. Write its content to a file first.")
     Image.init()
-    # From a path, Pillow maps a TIFF into memory, and then reads one that is turned in rows of the wrong length.
+    try:
+        image = Image.open(path, formats=[kind for kind in (*FORMATS, _HEIF) if kind in Image.OPEN])
+    except UnidentifiedImageError as error:
+        refuse_pointer(path, ImageError)
+        raise ImageError(f"{name} {_unknown(path)}") from error
+    with image:
+        # A file with a name is mapped into memory, and of a turned TIFF Pillow then reads rows of the wrong length.
+        image.filename = ""
+        yield image
+
+
+def _unknown(path: Path) -> str:
+    """What is wrong with a file that is in none of our formats."""
     with path.open("rb") as file:
-        try:
-            image = Image.open(file, formats=[kind for kind in (*FORMATS, _HEIF) if kind in Image.OPEN])
-        except UnidentifiedImageError as error:
-            refuse_pointer(path, ImageError)
-            file.seek(0)
-            raise ImageError(f"{name} {_unknown(file.read(12), path.suffix)}") from error
-        with image:
-            yield image
-
-
-def _unknown(head: bytes, suffix: str) -> str:
-    """What is wrong with a file that is in none of our formats, by its first bytes and its suffix."""
+        head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS and _HEIF not in Image.OPEN:
         return (
             "is a HEIC image, which needs a plug-in: pip install pillow-heif, then call "
             "pillow_heif.register_heif_opener(). Or convert it to PNG or JPEG."
         )
-    kind = "EPS" if head[:4] in _EPS else Image.EXTENSION.get(suffix.lower(), "PNG")
+    kind = "EPS" if head[:4] in _EPS else Image.EXTENSION.get(path.suffix.lower(), "PNG")
     if kind not in (*FORMATS, _HEIF):
         return f"is of a format that tadp does not open, {kind}. Convert it to PNG or JPEG."
     return "is not an image that Pillow can read. Convert it to PNG or JPEG."

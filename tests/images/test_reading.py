@@ -289,10 +289,10 @@ class TestBadFiles:
             to_tensor([noise, picture])
 
     def test_a_file_without_read_permission_says_how_to_get_it(self, tmp_path, monkeypatch):
-        def refuse(path, *_):  # chmod does not stop root, and in containers root runs the tests
+        def refuse(path, **_):  # chmod does not stop root, and in containers root runs the tests
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(Image, "open", refuse)
         with pytest.raises(ImageError, match=r"no permission to read '.*cat\.jpg'.*chmod"):
             to_tensor(tmp_path / "cat.jpg")
 
