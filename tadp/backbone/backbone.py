@@ -21,6 +21,7 @@ from tadp.diffusion.loading.parts import load_parts, save_parts
 from tadp.diffusion.vae import AnyVAE
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
+from tadp.files.building import with_saved
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import in_evaluation
 from tadp.files.model_folder import CONFIG_NAME, model_folder
@@ -164,7 +165,8 @@ class TADPBackbone(FeatureModel):
             folder, dtype=dtype, given=replacements, lora=lora, lora_scale=lora_scale, hub=hub, load_t5=load_t5
         )
         check_saved_options(saved, folder / CONFIG_NAME)
-        backbone = cls(**(parts | saved | options))
+        path = folder / CONFIG_NAME
+        backbone = with_saved(lambda values: cls(**parts, **values), saved, options, path, reader=BackboneOptions)
         backbone._source = Source.of(name, folder, revision=revision, weights=weights)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from tadp.assets import tiny_folder
@@ -82,7 +83,7 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
     # backend: torchvision's processors give pixels that differ by 2e-5, which could change captions, and torchvision is
     # not always installed.
     model, processor = load_pretrained(
-        AutoModelForImageTextToText, _ProcessorLoader, folder, dtype=dtype, what=what, backend="pil"
+        AutoModelForImageTextToText, _ProcessorLoader, folder, dtype=dtype, what=what, probe=_probe, backend="pil"
     )
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(
@@ -91,6 +92,14 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
         )
     pad_left(processor.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     return model, processor
+
+
+def _probe(processor: Any) -> None:
+    from transformers import ProcessorMixin
+
+    if isinstance(processor, ProcessorMixin):
+        parts: Any = processor
+        parts.image_processor(images=[Image.new("RGB", (64, 48))], return_tensors="pt")
 
 
 class _ProcessorLoader:

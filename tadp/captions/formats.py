@@ -22,7 +22,9 @@ from tadp.files.atomic import replace_file
 from tadp.files.checks import needs, refuse_pointer
 
 _COLUMNS = ("id", "captions", "caption", "fields", "provenance")
-_ROWS = 10_000  # rows per row group, and per read
+_ROWS = 10_000  # rows per row group
+_LARGEST_GROUP, _LARGEST_HEADER = 2**29, 2**24  # bytes of a column in a row group, and of a text in the file's header
+_LARGEST_LINE = 2**26  # bytes of a line
 
 
 def read(path: Path) -> Iterator[Located]:
@@ -63,7 +65,9 @@ def read_json(path: Path) -> Iterator[Located]:
 def read_jsonl(path: Path) -> Iterator[Located]:
     """Read lines, each an object with `id` and `captions`. A truncated last line is skipped with a warning."""
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(_LARGEST_LINE + 1), b""), start=1):
+            if len(line) > _LARGEST_LINE:
+                raise CaptionError(f"{path}, line {number} has more than {_LARGEST_LINE} bytes. It holds no captions.")
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
@@ -146,10 +150,18 @@ def read_parquet(path: Path) -> Iterator[Located]:
     check_is_file(path)
     refuse_pointer(path, CaptionError)
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(
+            path, thrift_string_size_limit=_LARGEST_HEADER, thrift_container_size_limit=_LARGEST_HEADER
+        ) as file:
+            _check_size(file.metadata, path)
             columns = _columns(file.schema_arrow, path)
             number, warned = 0, set()
-            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+            for batch in file.iter_batches(batch_size=_ROWS // 10, columns=columns):
+                if batch.nbytes > _LARGEST_GROUP:
+                    raise CaptionError(
+                        f"{path}: rows {number + 1} to {number + len(batch)} take {batch.nbytes} bytes, too many for "
+                        "captions. Leave out the columns that are not captions."
+                    )
                 for row in batch.to_pylist():
                     number += 1
                     odd = {key for key, value in row.items() if not _is_finite(value)}
@@ -160,10 +172,24 @@ def read_parquet(path: Path) -> Iterator[Located]:
                     yield _from_parquet_row(plain, f"{path}, row {number}")
     except CaptionError:
         raise
-    except (arrow.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python has no type for
+    except (arrow.ArrowException, OSError, ValueError, RecursionError) as error:
+        # ValueError: a value that Python has no type for
         raise CaptionError(
             f"{path} cannot be read as Parquet: {error}. It is damaged, or another kind of file."
         ) from error
+
+
+def _check_size(metadata: Any, path: Path) -> None:
+    """Refuse a file that declares parts which would take gigabytes."""
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            size = metadata.row_group(group).column(column).total_uncompressed_size
+            if not 0 <= size <= _LARGEST_GROUP:
+                name = metadata.row_group(group).column(column).path_in_schema
+                raise CaptionError(
+                    f"{path}: column {shown(name)} takes {size} bytes in row group {group}, of which at most "
+                    f"{_LARGEST_GROUP} are read. Write smaller row groups."
+                )
 
 
 def _is_finite(value: Any) -> bool:

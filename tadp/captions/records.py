@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tadp._version import __version__
 from tadp.errors import Argument, CaptionError
+from tadp.language.grammar import MAX_CHARACTERS
 
 _SHOWN = 60  # characters of a caption or an id in a message
 
@@ -172,6 +173,8 @@ def check_id(image_id: Any) -> None:
 
 def _flaw(text: str) -> str | None:
     """Return why a text cannot be an id, a name or a caption; None if it can."""
+    if len(text) > MAX_CHARACTERS:
+        return f"has {len(text)} characters, of which at most {MAX_CHARACTERS} are allowed: {shown(text[:_SHOWN])}"
     if not text or text.isspace():
         return f"is empty: {text!r}"
     if not text.isascii():

@@ -6,6 +6,7 @@ failure.
 """
 
 import json
+import operator
 import os
 import sqlite3
 import time
@@ -14,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tadp.captions.records import CaptionRecord, Located, Provenance, to_json
+from tadp.captions.records import CaptionRecord, Located, Provenance, shown, to_json
 from tadp.captions.store import Plan, in_turn
 from tadp.errors import CaptionError, OutputError
 from tadp.files.checks import refuse_pointer
+from tadp.language.grammar import MAX_CHARACTERS
 from tadp.language.unicode_forms import forms
 
 _WAIT_S = 60.0  # how long to wait for another process to finish its transaction
@@ -32,6 +34,7 @@ _SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_FORMAT}",
 )
+_LARGEST_ROW = 2**24  # bytes; SQLite refuses longer texts
 _COLUMNS = "id, captions, fields, provenance"
 _CANNOT_WRITE = {
     sqlite3.SQLITE_FULL: "Free some space or choose another folder",
@@ -163,6 +166,8 @@ class SqliteStore:
                 rows = _run(database, query, (last,)).fetchall()
             if not rows:
                 return
+            if any(not isinstance(row[0], str) or row[0] <= last for row in (rows[0], rows[-1])):
+                raise self._damaged(rows[-1][0], "the ids are not texts in their order")
             yield from rows
             last = rows[-1][0]
 
@@ -171,15 +176,34 @@ class SqliteStore:
         if number not in self._known:
             with self._database() as database:
                 self._known = {key: source for key, (source, _) in self._provenances(database).items()}
-        return CaptionRecord(
-            image_id, tuple(json.loads(captions)), json.loads(fields) if fields else {}, self._known[number]
+        try:
+            texts, others, source = json.loads(captions), json.loads(fields) if fields else {}, self._known[number]
+        except (TypeError, ValueError, LookupError, RecursionError) as error:
+            raise self._damaged(image_id, f"{type(error).__name__}: {error}") from error
+        is_list = isinstance(texts, list) and bool(texts)
+        if not is_list or not all(isinstance(text, str) and 0 < len(text) <= MAX_CHARACTERS for text in texts):
+            raise self._damaged(image_id, f"its captions are {shown(texts)}")
+        if not isinstance(others, dict):
+            raise self._damaged(image_id, f"its fields are {shown(others)}")
+        return CaptionRecord(image_id, tuple(texts), others, source)
+
+    def _damaged(self, image_id: Any, why: str) -> CaptionError:
+        return CaptionError(
+            f"{self._path}, image {shown(image_id)}: no caption table has such a row: {why}. The file is damaged, "
+            "or was changed by another program; use a backup."
         )
 
     def _provenances(self, database: sqlite3.Connection) -> dict[int, tuple[Provenance | None, int]]:
-        return {
-            number: (None if text is None else Provenance.from_dict(json.loads(text)), images)
-            for number, text, images in _run(database, "SELECT number, record, images FROM provenance").fetchall()
-        }
+        rows = _run(database, "SELECT number, record, images FROM provenance").fetchall()
+        try:
+            return {
+                number: (None if text is None else Provenance.from_dict(json.loads(text)), operator.index(images))
+                for number, text, images in rows
+            }
+        except (CaptionError, TypeError, ValueError, RecursionError) as error:
+            raise CaptionError(
+                f"{self._path} has a provenance that cannot be read: {error} It is damaged; use a backup."
+            ) from error
 
 
 def _run(database: sqlite3.Connection, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
@@ -206,6 +230,8 @@ def is_sqlite(path: Path) -> bool:
     """Whether a file begins like an SQLite database."""
     with in_turn():  # closing a file drops the locks that this process has on it
         try:
+            if not path.is_file():  # reading from a pipe may never end
+                return False
             with path.open("rb") as file:
                 return file.read(16) == b"SQLite format 3\x00"
         except OSError:
@@ -217,6 +243,8 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     # back to reading.
     address = f"{path.as_uri()}?mode={'rwc' if is_writable else 'rw'}"
     connection = sqlite3.connect(address, uri=True, timeout=_ASK_AGAIN_S, isolation_level=None, check_same_thread=False)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_ROW)
+    _run(connection, "PRAGMA trusted_schema = OFF")
     if is_writable:
         _run(connection, "PRAGMA synchronous = EXTRA")
         _run(connection, "PRAGMA cache_size = -65536")  # 64 MiB: a large transaction stays in memory to its end
@@ -228,6 +256,8 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
 def _create_folder(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"cannot write {path}: there is a folder of that name. Choose another name.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it is a pipe or a device. Choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -256,6 +286,18 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         raise CaptionError(
             f"{path} is a caption table of format {number}; this version of tadp knows {_FORMAT}. Use a newer version."
         )
+    # A view or a trigger would run the SQL in the file.
+    tables = dict(_run(database, "SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall())
+    others = _run(database, "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchall()
+    if others:
+        kind, name = others[0]
+        raise CaptionError(f"{path} has a {kind}, {shown(name)}, which no caption table has. Use another file.")
+    for statement in _SCHEMA[:2]:
+        name = statement.split()[2]
+        if tables.get(name) != statement:
+            raise CaptionError(
+                f"{path} has another table {name!r} than a caption table: {shown(tables.get(name))}. Use another file."
+            )
 
 
 def _is_empty(database: sqlite3.Connection) -> bool:

@@ -7,7 +7,7 @@ from tadp.cleaning.domains import Domain
 from tadp.errors import TADPError
 from tadp.language.grammar import content_words
 
-_NUMBERED = re.compile(r"\s*(\d{1,9})\s*[.):]\s+(\S.*?)\s*$")  # int() refuses numbers of thousands of digits
+_NUMBERED = re.compile(r"(\d{1,9})\s*[.):]\s+(\S.*)")  # int() refuses numbers of thousands of digits
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # sequences that colour text or move the cursor
 _LINES = "\n\r\t"
 _CONTROL = {
@@ -64,7 +64,7 @@ def read_numbered(answer: str, count: int) -> list[str]:
     captions: list[str] = []
     complete = False
     for line in answer.splitlines():
-        match = _NUMBERED.match(line)
+        match = _NUMBERED.fullmatch(line.strip())
         if not line.strip():
             complete = len(captions) == count
         elif complete or not (captions or match):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from tadp.cleaning.domains import Domain
-from tadp.language.grammar import content_words, without_bullet
+from tadp.errors import CaptionError
+from tadp.language.grammar import MAX_CHARACTERS, content_words, without_bullet
 
 
 class Cleaner(ABC):
@@ -195,6 +196,7 @@ def listed(captions: str | Sequence[str]) -> list[str]:
 
     Raises:
         TypeError: If a caption is not a string.
+        CaptionError: If a caption is far too long.
     """
     if not isinstance(captions, Iterable):
         raise TypeError(f"captions must be a string or a list of strings; got {type(captions).__name__}.")
@@ -204,6 +206,11 @@ def listed(captions: str | Sequence[str]) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"captions must be strings; got {type(text).__name__} as caption {number}.")
+        if len(text) > MAX_CHARACTERS:
+            raise CaptionError(
+                f"caption {number} ({text[:24]!r} …) has {len(text)} characters; at most {MAX_CHARACTERS} are allowed. "
+                "Shorten it, or leave it out."
+            )
     return texts
 
 

@@ -89,7 +89,8 @@ class RuleCleaner(Cleaner):
     def _clean(self, text: str) -> tuple[str, str | None]:
         """Return the cleaned text, and the reason if it stayed as it was or still names the domain."""
         plain = without_bullet(text)
-        masked = mask(plain, self._whole)
+        spaced = " ".join(plain.split())  # a long run of spaces would take the patterns minutes
+        masked = mask(spaced, self._whole)
         cleaned = masked
         for phrase in self._phrases:
             cleaned = phrase.sub("", cleaned)
@@ -101,7 +102,7 @@ class RuleCleaner(Cleaner):
         cleaned = self._drop_modifiers(cleaned)
         if cleaned == masked:
             return plain or text, self._why_named(plain)
-        cleaned = unmask(_tidy(cleaned), plain, self._whole)
+        cleaned = unmask(_tidy(cleaned), spaced, self._whole)
         words, first, last = words_of(cleaned), words_of(plain)[:1], words_of(plain)[-1:]
         if not self._says_more(words):
             return plain, NOTHING_ELSE
@@ -193,4 +194,4 @@ def _with_article(before: str, after: str) -> str:
 
 def _tidy(text: str) -> str:
     text = re.sub(r"\s+([.,;:!?])", r"\1", " ".join(text.split()))
-    return re.sub(r"^[,;:.!?\s-]+|[,;:\s-]+$", "", text)
+    return text.lstrip(",;:.!? -").rstrip(",;: -")

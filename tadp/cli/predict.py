@@ -376,7 +376,7 @@ def _record(target: Path) -> dict[str, Any] | None:
     """The record of a result; None if there is none, or it is incomplete."""
     try:
         record = json.loads(Path(f"{target}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     has_data = target.suffix == f".{Task.detection.value}" or Path(f"{target}.png").exists()
     return record if isinstance(record, dict) and has_data else None

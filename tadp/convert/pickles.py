@@ -27,12 +27,22 @@ _HARMLESS = re.compile(
     r"|torch\.(\w+Storage|Size|device|Tensor|float\w+|bfloat16|double|half|u?int\w+|long|short|bool|complex\w+)"
     r"|torch\.storage\.(Typed|Untyped)Storage|torch\.nn\.parameter\.Parameter"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
-    r"|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.(set|bytearray|complex)"
+    r"|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.complex"
 )
+# Of these names, the ones that are called. A call of the others, such as a storage's class, could take any memory.
+_CALLED = re.compile(
+    r"collections\.(OrderedDict|Counter)|torch\.(Size|device)|torch\._utils\._rebuild_\w+|_codecs\.encode"
+    r"|torch\.serialization\._get_layout|(builtins|__builtin__)\.complex|numpy\.dtype"
+    r"|numpy\._?core\.multiarray\.scalar|torch\.nn\.modules\.container\.ParameterDict"
+)
+_NUMBER = 32  # bytes of the longest number of numpy
+_DEPTH = 100  # levels of nesting; a checkpoint has fewer than ten
 _NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
 # Opcodes that call a function, and that torch.save never writes.
-_STRANGE = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
+_NAMING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
+_STRANGE = _NAMING | {"EMPTY_SET", "ADDITEMS", "FROZENSET", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"}
+_FILLING = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}  # what they fill stays on the stack
 _INTEGERS = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"}
 _HINT = "If you trust the file, save only its tensors (torch.save(model.state_dict(), …)); or get another file."
 
@@ -78,20 +88,26 @@ def read_pickle(path: Path) -> Any:
         raise CorruptFileError(
             f"{path} is damaged: it looks like a file of torch.save, but torch cannot read it. Get the file again."
         ) from error
+    _check_nesting(content, path)
     _check_tensors(content, path)
     return content
 
 
 def tensors_in(content: Any) -> Iterator[Tensor]:
-    """Iterate over all tensors in nested dictionaries and lists."""
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping):
-        for value in content.values():
-            yield from tensors_in(value)
-    elif isinstance(content, list | tuple):
-        for value in content:
-            yield from tensors_in(value)
+    """Iterate over all tensors in nested dictionaries and lists, each container once."""
+    seen: set[int] = set()
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += reversed(_parts(value))
+
+
+def _parts(container: Any) -> list[Any]:
+    return list(container.values() if isinstance(container, Mapping) else container)
 
 
 def _check_file(path: Path, *, zipped: bool) -> None:
@@ -143,6 +159,7 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
     declared: dict[str, int] = {}
     for _ in range(most):
         strings, integer = ["", ""], 0
+        machine = _Machine()
         for opcode, argument, _ in pickletools.genops(stream):
             if isinstance(argument, str) and opcode.name != "GLOBAL":
                 strings = [strings[-1], argument]
@@ -153,12 +170,15 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
             elif opcode.name in _STRANGE and not strings[1]:  # a pickle would have given a name before
                 raise CorruptFileError(f"{path} is not a file of torch.save; nothing in it was run. Pass a checkpoint.")
             elif opcode.name in _STRANGE:
+                name = f" refers to {'.'.join(strings)} with" if opcode.name in _NAMING else " uses"
                 raise CorruptFileError(
-                    f"{path} refers to {'.'.join(strings)} with {opcode.name}, which torch.save never writes; nothing "
-                    f"in it was run. {_HINT}"
+                    f"{path}{name} {opcode.name}, which torch.save never writes; nothing in it was run. {_HINT}"
                 )
             elif opcode.name == "BINPERSID":
                 declared[strings[0] + strings[1]] = integer
+            call = machine.step(opcode, argument)
+            if call is not None:
+                _check_call(*call, path)
     if sum(declared.values()) > size:
         raise CorruptFileError(
             f"{path} declares tensors of {sum(declared.values())} numbers in a file of {size} bytes. Nothing in it was "
@@ -166,11 +186,87 @@ def _check_pickle(stream: BufferedReader | BytesIO, path: Path, size: int, *, mo
         )
 
 
+class _Name(str):
+    """The name of a function or class in a pickle."""
+
+
+class _Machine:
+    """Follows names, texts and tuples through a pickle, and reports what it would call with what."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def step(self, opcode: Any, argument: Any) -> tuple[Any, Any] | None:
+        """Follow one opcode. Returns the function and its arguments if the opcode calls a function."""
+        name, before = opcode.name, opcode.stack_before
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._memo[len(self._memo) if name == "MEMOIZE" else int(argument)] = (self._stack or [None])[-1]
+            return None
+        listed: list[Any] = []
+        if pickletools.markobject in before:
+            while self._stack and (value := self._stack.pop()) is not pickletools.markobject:
+                listed.append(value)
+            before = before[: before.index(pickletools.markobject)]
+        popped = [self._stack.pop() if self._stack else None for _ in before][::-1]  # a damaged file has too few
+        if name in ("GET", "BINGET", "LONG_BINGET"):
+            self._stack.append(self._memo.get(int(argument)))
+        elif name == "MARK":
+            self._stack.append(pickletools.markobject)
+        elif name == "GLOBAL":
+            self._stack.append(_Name(str(argument).replace(" ", ".")))
+        elif "TUPLE" in name:
+            self._stack.append(tuple(popped or listed[::-1]))
+        elif name == "DUP":
+            self._stack += [popped[0]] * 2
+        elif isinstance(argument, str):
+            self._stack.append(argument)
+        elif name in _FILLING:
+            self._stack.append(popped[0])
+        else:
+            self._stack += [None] * len(opcode.stack_after)
+        return (popped[0], popped[1]) if name in ("REDUCE", "NEWOBJ") else None
+
+
+def _check_call(function: Any, arguments: Any, path: Path) -> None:
+    if not isinstance(function, _Name) or not _CALLED.fullmatch(function):
+        raise CorruptFileError(
+            f"{path} calls {function or 'what another call returned'}, which torch.save never writes; nothing in it "
+            f"was run. {_HINT}"
+        )
+    if function == "_codecs.encode":
+        text, coding = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
+        if not isinstance(text, str) or len(text) > _NUMBER or coding != "latin1":
+            raise CorruptFileError(
+                f"{path} calls _codecs.encode with more than the bytes of a number; nothing in it was run. {_HINT}"
+            )
+
+
 def _check_name(name: str, path: Path) -> None:
     if not _HARMLESS.fullmatch(name) and name not in (*_NUMPY, _PARAMETER_DICT):
         raise CorruptFileError(
             f"{path} holds more than tensors and plain values: it refers to {name}; nothing in it was run. {_HINT}"
         )
+
+
+def _check_nesting(content: Any, path: Path) -> None:
+    """Refuse containers that contain themselves or are nested deeply, which no later step could walk."""
+    heights: dict[int, int] = {}  # of finished containers; 0 for those that are being walked
+    waiting = [content]
+    while waiting:
+        value = waiting[-1]
+        if not isinstance(value, Mapping | list | tuple) or heights.get(id(value)):
+            waiting.pop()
+        elif id(value) not in heights:
+            heights[id(value)] = 0
+            waiting += [part for part in _parts(value) if isinstance(part, Mapping | list | tuple)]
+        else:
+            below = [heights.get(id(part), 0) for part in _parts(value) if isinstance(part, Mapping | list | tuple)]
+            heights[id(value)] = 1 + max(below, default=0)
+            waiting.pop()
+            if 0 in below or heights[id(value)] > _DEPTH:
+                what = "a list or dictionary that contains itself" if 0 in below else f"more than {_DEPTH} nested lists"
+                raise CorruptFileError(f"{path} holds {what}; a checkpoint has neither. {_HINT}")
 
 
 def _check_tensors(content: Any, path: Path) -> None:

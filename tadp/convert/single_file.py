@@ -19,6 +19,7 @@ from tadp.diffusion.families import StableDiffusion
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
 from tadp.files.hub import HubOptions, check_finite, local_folder, read_json
+from tadp.files.pretrained import load_reader
 from tadp.text.clip_tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:
@@ -138,9 +139,8 @@ def _tokenizer(source: Any, hub: HubOptions, family: str) -> "CLIPTokenizer":
         return source
     known = "Pass a folder with tokenizer.json, or with vocab.json and merges.txt, a hub id, or a CLIPTokenizer."
     patterns = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-    return CLIPTokenizer.from_pretrained(
-        local_folder(source, patterns=patterns, known=known, hub=hub), local_files_only=True
-    )
+    folder = local_folder(source, patterns=patterns, known=known, hub=hub)
+    return load_reader(CLIPTokenizer, folder, what=str(source))
 
 
 def _check_vocabulary(tokenizer: "CLIPTokenizer", text: Any) -> None:

@@ -20,8 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tadp.errors import ModelError
+from tadp.files.building import explained
 from tadp.files.hub import read_json
 from tadp.files.model_folder import SCHEDULER
+from tadp.files.schema import HINT, check_types
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -46,6 +48,7 @@ ASSUMED_NOISE: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
 }
+_MOST_STEPS = 100_000  # known models have 1,000
 Kind = Literal["diffusion", "flow"]
 
 
@@ -169,5 +172,31 @@ def read_scheduler(folder: Path) -> dict[str, Any] | None:
 
     Raises:
         CorruptFileError: If the file is not JSON.
+        ModelError: If a value cannot be used; the message names it.
     """
-    return read_json(folder / SCHEDULER) if (folder / SCHEDULER).exists() else None
+    path = folder / SCHEDULER
+    if not path.exists():
+        return None
+    config = read_json(path)
+    check_types(config, _scheduler_entries, path)
+    if not 1 <= (steps := train_steps(config)) <= _MOST_STEPS:
+        raise ModelError(f"{path}: num_train_timesteps must be from 1 to {_MOST_STEPS}; got {steps}. {HINT}")
+    if {"beta_schedule", "trained_betas"} & config.keys():
+        with explained(path, config, what="a scheduler", attempt=ddpm_scheduler):
+            ddpm_scheduler(config)
+    return config
+
+
+def _scheduler_entries(
+    *,
+    _class_name: str,
+    num_train_timesteps: int | None,
+    beta_start: float | None,
+    beta_end: float | None,
+    beta_schedule: str | None,
+    trained_betas: list[float] | None,
+    prediction_type: str | None,
+    rescale_betas_zero_snr: bool | None,
+    use_flow_sigmas: bool | None,
+) -> None:
+    """The entries of a scheduler's configuration that are read, as a schema."""

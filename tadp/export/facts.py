@@ -100,12 +100,14 @@ class Facts:
             raise ModelError(
                 f"{where} was not written by tadp.export: its metadata has no {KEY!r}. Run it with ONNX Runtime itself."
             )
-        facts = json.loads(metadata[KEY])
+        facts: Any = None
         try:
+            facts = json.loads(metadata[KEY])
             return cls(**facts)
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
+            version = facts.get("tadp") if isinstance(facts, dict) else "of an unknown version"
             raise ModelError(
-                f"{where} was written by tadp {facts.get('tadp')}, whose facts this version cannot read: {error}. "
+                f"{where} was written by tadp {version}, whose facts this version cannot read: {error}. "
                 "Export it again."
             ) from error
 

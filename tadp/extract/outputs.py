@@ -45,7 +45,7 @@ def _whole_record(folder: Path, name: str) -> dict[str, Any] | None:
     try:
         record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         size = (folder / f"{name}.safetensors").stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     required = {"settings", "image", "image_sha256", "file_bytes", "caption"}
     if not isinstance(record, dict) or not required <= record.keys() or not isinstance(record["settings"], dict):

@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from tadp.errors import Argument, MissingExtraError, OptionError, TADPError
+from tadp.errors import Argument, CorruptFileError, MissingExtraError, OptionError, TADPError
 from tadp.language.matching import readable
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -178,6 +178,16 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
                 "`classes`, or leave it out of `present`."
             )
     return images
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, from which reading may never end.
+
+    Raises:
+        CorruptFileError: If there is something at the path that is neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CorruptFileError(f"{path} is a pipe or a device, not a file. Replace it by a file.")
 
 
 def refuse_pointer(path: Path, error: type[TADPError]) -> None:

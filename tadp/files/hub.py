@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.atomic import complete_folder
-from tadp.files.checks import refuse_pointer
+from tadp.files.building import numbers_in
+from tadp.files.checks import check_regular, refuse_pointer
 from tadp.files.fingerprint import WeightSample, has_weights
 from tadp.files.weight_ids import check_saved_together
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TRANSFORMERS = "model"  # base name of the weight files that transformers reads
+_LARGEST_JSON = 2**26  # bytes; the index of a large model has less than a million
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 
@@ -245,16 +247,26 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         MissingFileError: If the file does not exist.
         CorruptFileError: If it is not JSON, or does not contain an object.
+        ModelError: If a number in it is not finite, or it is nested too deeply.
     """
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
+    check_regular(path)
     refuse_pointer(path, CorruptFileError)
+    if path.stat().st_size > _LARGEST_JSON:
+        raise CorruptFileError(f"{path} has {path.stat().st_size} bytes, more than any config. Get the file again.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise CorruptFileError(f"{path} is not JSON: it is nested too deeply. Get the file again.") from error
+    except OSError as error:
+        raise CorruptFileError(f"{path} cannot be read: {error.strerror}. Get the file again.") from error
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON: {error}. Get the file again.") from error
     if not isinstance(content, dict):
         raise CorruptFileError(f"{path} contains a {type(content).__name__}, not a JSON object. Get the file again.")
+    for _ in numbers_in(content, path):  # all must be finite
+        pass
     return content
 
 
@@ -346,6 +358,7 @@ def check_readable(path: Path) -> None:
         CorruptFileError: If the file is damaged, or is not a safetensors file.
         ModelError: If it was saved with another config than the one that lies there.
     """
+    check_regular(path)
     refuse_pointer(path, CorruptFileError)
     try:
         with safe_open(path, "pt") as file:

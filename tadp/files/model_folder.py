@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
+from tadp.files.building import misfit
 from tadp.files.hub import HubOptions, check_finite, has_weights_of, index_name, local_folder, read_json, weight_name
 from tadp.files.weight_ids import save_tensors
 
@@ -200,7 +201,13 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise ModelError(f"the weights in {where} do not fit its config.json: {_shortened(str(error))}") from error
+        if not str(error).startswith("Error(s) in loading"):  # not about the weights, such as memory that ran out
+            raise
+        path = where / "config.json"
+        entry = misfit(read_json(path), module, files) if path.exists() else ""
+        raise ModelError(
+            f"the weights in {where} do not fit its config.json: {entry}{_shortened(str(error))}"
+        ) from error
     check_finite(module.named_parameters(), where)
     return module
 

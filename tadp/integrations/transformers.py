@@ -25,8 +25,10 @@ from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
 from tadp.files.hub import read_json
 from tadp.files.model_folder import CONFIG_NAME, model_folder, read_config
+from tadp.files.pretrained import load_reader
 from tadp.integrations.pyramid import Pyramid, Stride4
 
+_LARGEST_TOKENIZER = 2**26  # bytes; CLIP has 3 million
 _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -185,7 +187,7 @@ def _describe(base_model: str) -> dict[str, Any]:
 
 
 def _pack_tokenizer(folder: Path) -> dict[str, Any]:
-    tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_reader(CLIPTokenizer, folder, what=f"{folder.name}/")
     content = tokenizer.backend_tokenizer.to_str().encode()
     options = {name: getattr(tokenizer, name) for name in _TOKENIZER_OPTIONS}
     return options | {"content": base64.b85encode(zlib.compress(content, 9)).decode()}
@@ -194,7 +196,10 @@ def _pack_tokenizer(folder: Path) -> dict[str, Any]:
 def _unpack_tokenizer(packed: dict[str, Any]) -> CLIPTokenizer:
     from tokenizers import Tokenizer
 
-    content = zlib.decompress(base64.b85decode(packed["content"])).decode()
+    unpacked = zlib.decompressobj()
+    content = unpacked.decompress(base64.b85decode(packed["content"]), _LARGEST_TOKENIZER).decode()
+    if unpacked.unconsumed_tail:
+        raise ModelError(f"the tokenizer in this TADPConfig is larger than {_LARGEST_TOKENIZER} bytes; get it again.")
     options = {name: packed[name] for name in _TOKENIZER_OPTIONS}
     return CLIPTokenizer(tokenizer_object=Tokenizer.from_str(content), **options)
 

@@ -55,6 +55,10 @@ def content_words(text: str, *, ignored: Collection[str] = ()) -> list[str]:
     return [word for word in words_of(text) if word not in skipped]
 
 
+MAX_CHARACTERS = 100_000  # of a caption; a text encoder takes 77 or 512 tokens
+_LONG, _LONG_WORD = 1000, 50  # characters; inflect takes seconds for longer words
+
+
 def article_for(phrase: str) -> str:
     """Choose "a" or "an" for a phrase, by how its first word is pronounced.
 
@@ -82,7 +86,7 @@ def article_for(phrase: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _article(word: str) -> str:
-    return inflection().a(word).split()[0]
+    return inflection().a(word[:_LONG_WORD]).split()[0]
 
 
 def _is_spelled(word: str, phrase: str) -> bool:
@@ -121,6 +125,8 @@ def takes_article(phrase: str) -> bool:
         >>> [takes_article(phrase) for phrase in phrases]
         [True, False, True, False, False, True, False]
     """
+    if len(phrase) > _LONG:  # only its beginning matters
+        phrase = " ".join(phrase[:_LONG].split())
     words = words_of(phrase)
     if has_determiner(phrase) or _is_name(phrase) or is_plural(phrase) or MASS_NOUNS & _single_noun(words):
         return False

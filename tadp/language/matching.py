@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Synonyms = Mapping[str, Sequence[str]]
 
+_LONG_WORD = 50  # characters; inflect takes seconds for longer words
 _BREAK = re.compile(r"[.,;:!?()\"\n]")  # a name does not continue across these: "it was hot. Dogs ran"
 # Plurals that inflect does not know, for all data sets; extend it like any dictionary. A word that is its own plural
 # has an empty entry.
@@ -221,12 +222,12 @@ def singular(word: str) -> str | None:
 
 @lru_cache(maxsize=65536)
 def _singular(word: str) -> str | None:
-    return inflection().singular_noun(word) or None
+    return (inflection().singular_noun(word) or None) if len(word) <= _LONG_WORD else None
 
 
 @lru_cache(maxsize=65536)
 def _plural(word: str) -> str:
-    return inflection().plural_noun(word)
+    return inflection().plural_noun(word) if len(word) <= _LONG_WORD else f"{word}s"
 
 
 @lru_cache(maxsize=1)

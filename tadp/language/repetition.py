@@ -11,7 +11,7 @@ from itertools import pairwise
 # A word with its hyphens and apostrophes. Other punctuation is ignored.
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 # Three letters or more, three times in direct succession: "dogdogdog", or in scripts without spaces.
-_STUTTER = re.compile(r"([^\W_]{3,}?)\1{2}")
+_STUTTER = re.compile(r"([^\W_]{3,200}?)\1{2}")
 _SENTENCE_END = re.compile(r"[.!?。!?\n]+")
 
 ROUNDS = 3  # a phrase may occur twice in a picture of two: "a man and a man on a bench"; a third adds nothing

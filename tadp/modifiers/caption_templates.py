@@ -40,6 +40,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
     },
 }
 DREAMBOOTH_WORD = "sks"  # a token of CLIP's vocabulary that hardly any text contains
+_LONGEST = 2000  # characters of a template
 _NO_ARTICLE = ("night", "dreambooth")
 
 
@@ -94,6 +95,8 @@ def check_template(template: str) -> None:
     """
     if not isinstance(template, str):
         raise TypeError(f"a template must be a string; got {type(template).__name__}.")
+    if len(template) > _LONGEST:
+        raise ModifierError(f"a template must have at most {_LONGEST} characters; got {len(template)}. Shorten it.")
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:

@@ -11,7 +11,7 @@ from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
 from tadp.files.atomic import replace_folder
 from tadp.files.hub import HubOptions, local_folder
-from tadp.language.grammar import article_for, takes_article
+from tadp.language.grammar import MAX_CHARACTERS, article_for, takes_article
 from tadp.modifiers.caption_templates import (
     DREAMBOOTH_WORD,
     Kind,
@@ -239,6 +239,7 @@ class CaptionModifier:
 
         Raises:
             TypeError: If a caption is not a string.
+            ModifierError: If a rewritten caption is far too long, as when templates repeat the caption many times.
         """
         if not isinstance(captions, str) and isinstance(captions, Sequence) and not captions:
             return []
@@ -246,6 +247,11 @@ class CaptionModifier:
         for step in self._steps:
             fill = fill_literally if step.literal else fill_grammatically
             texts = [fill(step.template, text) for text in texts]
+            if (longest := max(map(len, texts))) > MAX_CHARACTERS:
+                raise ModifierError(
+                    f"{step.template[:60]!r} makes a caption of {longest} characters; at most {MAX_CHARACTERS} are "
+                    "allowed. Use a shorter template, or one that has {caption} once."
+                )
         return texts
 
     def then(self, *others: "CaptionModifier") -> "CaptionModifier":

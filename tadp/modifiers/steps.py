@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.diffusion.loading.networks import load_unet, save_denoiser
-from tadp.errors import CorruptFileError, ModifierError, TADPError
+from tadp.errors import CorruptFileError, ModifierError
 from tadp.files.hub import read_json
+from tadp.files.schema import check_types, shown
 from tadp.files.weight_ids import weight_ids
 from tadp.modifiers.caption_templates import check_template
 from tadp.text.learned_tokens import check_token, check_vectors, read_token, write_token
 
 CONFIG_NAME = "modifier.json"
+_MOST_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,30 +89,43 @@ def read_steps(folder: Path, *, dtype: torch.dtype) -> list[Step]:
         CorruptFileError: If a file is damaged.
     """
     path = folder / CONFIG_NAME
-    config = read_json(path)
-    try:
-        steps = [_read_step(folder, number, dict(entry), dtype) for number, entry in enumerate(config["steps"])]
-    except (LookupError, TypeError, ValueError) as error:
-        if isinstance(error, TADPError):
-            raise
-        raise CorruptFileError(f"{path} does not describe a modifier: {error!r}. Save it again.") from error
-    if not steps:
-        raise CorruptFileError(f"{path} describes no modifier: it has no steps. Save it again.")
-    return steps
+    entries = read_json(path).get("steps")
+    if not isinstance(entries, list) or not 1 <= len(entries) <= _MOST_STEPS:
+        what = f"{len(entries)} of them" if isinstance(entries, list) and entries else shown(entries)
+        raise CorruptFileError(
+            f"{path} describes no modifier: steps must be a list of 1 to {_MOST_STEPS} objects; got {what}. Get the "
+            "file again."
+        )
+    return [_read_step(folder, number, entry, dtype) for number, entry in enumerate(entries)]
 
 
-def _read_step(folder: Path, number: int, entry: dict[str, Any], dtype: torch.dtype) -> Step:
+def _step_entries(*, template: str, literal: bool, token: str | None, has_embedding: bool, has_unet: bool) -> None:
+    """The entries of a step, as a schema."""
+
+
+def _read_step(folder: Path, number: int, entry: Any, dtype: torch.dtype) -> Step:
+    path, place = folder / CONFIG_NAME, f"steps.{number}"
+    names = signature(_step_entries).parameters
+    if not isinstance(entry, dict) or not names.keys() <= entry.keys():
+        raise CorruptFileError(
+            f"{path} does not describe a modifier: {place} must have {', '.join(names)}; got {shown(entry)}. Get the "
+            "file again."
+        )
+    check_types(entry, _step_entries, path, below=place)
     vectors = None
     if entry["has_embedding"]:
         vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if entry["has_unet"] else None
-    return new_step(
-        entry["template"],
-        token=entry["token"],
-        embedding=vectors,
-        unet=unet and unet.eval(),
-        literal=bool(entry["literal"]),
-    )
+    try:
+        return new_step(
+            entry["template"],
+            token=entry["token"],
+            embedding=vectors,
+            unet=unet and unet.eval(),
+            literal=entry["literal"],
+        )
+    except ModifierError as error:
+        raise ModifierError(f"{path}, {place}: {error}") from error
 
 
 def _token_file(number: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tadp.errors import Argument, CorruptFileError, ModifierError
+from tadp.errors import Argument, CorruptFileError, ModelError, ModifierError
 from tadp.files.atomic import replace_file
 from tadp.files.hub import check_readable
+from tadp.files.schema import check_types
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.run_options import SettledOptions
 from tadp.personalize.trained_model import DiffusionModel
@@ -177,11 +179,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, "pt") as file:
         try:
             state = json.loads((file.metadata() or {})["state"])
-            if not {"step", "identity", "optimizer"} <= state.keys():
+            check_types(state, _state_entries, path)
+            if not signature(_state_entries).parameters.keys() <= state.keys():
                 raise KeyError("state")
-        except (ValueError, LookupError, AttributeError) as error:
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+            if isinstance(error, ModelError):
+                raise
             raise CorruptFileError(f"{path} is not a checkpoint of tadp.personalize. Move it away.") from error
         return {key: file.get_tensor(key) for key in file.keys()}, state  # noqa: SIM118  safe_open is not a dict
+
+
+def _state_entries(*, step: int, identity: Mapping[str, Any], optimizer: Mapping[str, float | int]) -> None:
+    """The entries of a checkpoint's state, as a schema."""
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -194,7 +203,7 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, dict[str, Any]] = {}  # by the number of the parameter
     for name, value in {**numbers, **tensors}.items():
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")

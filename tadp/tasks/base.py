@@ -18,13 +18,23 @@ from tadp.datasets.sample import Sample
 from tadp.errors import ImageError, ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
+from tadp.files.building import explained, limited
 from tadp.files.hub import HubOptions
 from tadp.files.inference import autocasts, in_evaluation
 from tadp.images.reading import ImageLike
 from tadp.tasks.card import card_record, model_card
 from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
 from tadp.tasks.model_text import ModelText, PromptMode
-from tadp.tasks.task_files import find_task, load_backbone, load_text, load_weights, read_config, save_task
+from tadp.tasks.task_files import (
+    CONFIG_NAME,
+    find_task,
+    head_sizes,
+    load_backbone,
+    load_text,
+    load_weights,
+    read_config,
+    save_task,
+)
 from tadp.text.conditioning import Conditioning
 from tadp.training.schedules import Groups, decay_groups
 
@@ -275,7 +285,9 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         config = read_config(folder, cls)
         dtype = dtype or torch.float32
         backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, hub=hub)
-        model = cls(backbone, **config["options"])
+        path, options = folder / CONFIG_NAME, config["options"]
+        with explained(path, options, what=f"a {cls.__name__}"), limited(head_sizes(folder)):
+            model = cls(backbone, **options)
         load_weights(model.head, model.backbone, folder, config)
         if model.prompt_mode == "stored":
             model.store_text(load_text(folder, model.prompt_classes))

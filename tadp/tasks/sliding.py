@@ -9,7 +9,7 @@ from torch import Tensor
 from tadp.errors import ImageError
 from tadp.features import Features
 from tadp.files.checks import check_whole
-from tadp.images.reading import ImageLike, to_tensor
+from tadp.images.reading import MAX_PIXELS, ImageLike, to_tensor
 from tadp.images.windows import Predict, WindowedPrediction
 
 _LEAST_PX = 8  # the smallest side that the VAE accepts
@@ -132,6 +132,12 @@ def make_views(
         (max(round(height * factor * scale), _LEAST_PX), max(round(width * factor * scale), _LEAST_PX))
         for scale in scales
     ]
+    for (rows, columns), scale in zip(sizes, scales, strict=True):
+        if rows * columns > MAX_PIXELS:
+            raise ValueError(
+                f"scales must enlarge an image to at most {MAX_PIXELS // 10**6} megapixels; {height}x{width} at scale "
+                f"{scale} would have {rows}x{columns}. Use a smaller scale, or a smaller short_side_px."
+            )
     return [
         WindowedPrediction(
             predict, image, window=window_px, stride=stride_px, size=size, flipped=flipped, cell_px=cell_px

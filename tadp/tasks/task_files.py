@@ -24,13 +24,15 @@ from torch import nn
 
 from tadp._version import __version__
 from tadp.backbone import TADPBackbone
-from tadp.backbone.options import check_saved_options
+from tadp.backbone.options import BackboneOptions, check_saved_options
 from tadp.diffusion.loading.networks import load_text_adapter, load_unet, save_denoiser
 from tadp.diffusion.loading.parts import load_parts, save_text_encoder
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
+from tadp.files.building import Sizes, check_entries, with_saved
 from tadp.files.hub import HubOptions, Source, check_finite, check_readable, local_folder, read_json
 from tadp.files.inference import uncompiled
 from tadp.files.model_folder import ADAPTER_NAME, save_weights
+from tadp.files.schema import check_types, shown
 from tadp.files.weight_ids import save_tensors, weight_ids
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
 from tadp.text.conditioning import Conditioning
@@ -193,19 +195,52 @@ def read_config(folder: Path, model: type[nn.Module]) -> dict[str, Any]:
         MissingFileError, CorruptFileError: If config.json is missing or is not JSON, or lacks an option.
         ModelError: If the folder contains another kind of model, or was written by a newer version of tadp.
     """
-    config, kind = read_json(folder / CONFIG_NAME), model.__name__
+    path = folder / CONFIG_NAME
+    config, kind = read_json(path), model.__name__
     if config.get("model") != kind:
-        raise ModelError(f"{folder} holds a {config.get('model')!r}; load it with that class, not with {kind}.")
+        raise ModelError(
+            f"{folder} holds a {shown(config.get('model'))}; load it with that class, not with {kind}. Check model in "
+            "its config.json."
+        )
     if config.get("format") != FORMAT:
         raise ModelError(
-            f"{folder} has format {config.get('format')}, but this tadp ({__version__}) reads format {FORMAT}; it was "
-            f"written by tadp {config.get('tadp_version')}. Install that version or a later one."
+            f"{path} has format {shown(config.get('format'))}, but this tadp ({__version__}) reads format {FORMAT}; it "
+            f"was written by tadp {config.get('tadp_version')}. Install that version or a later one."
         )
     for part in ("options", "base"):
         if part not in config:
-            raise CorruptFileError(f"{folder / CONFIG_NAME} has no {part!r}. Get the model again.")
+            raise CorruptFileError(f"{path} has no {part!r}. Get the model again.")
+    check_types(config, _task_entries, path)
+    check_types(config["base"], _base_entries, path, below="base")
+    for part in ("name", "revision", "options"):
+        if part not in config["base"]:
+            raise CorruptFileError(f"{path} has no 'base.{part}'. Get the model again.")
+    check_entries(config, path, head_sizes(folder))
+    check_types(config["options"], model, path, below="options")
     _check_options(folder, config, model)
     return config
+
+
+def head_sizes(folder: Path) -> Sizes:
+    """The sizes of everything in a task model's folder itself: the head, and the LoRA if there is one."""
+    return Sizes.of(folder.glob("*.safetensors"))
+
+
+def _task_entries(
+    *,
+    model: str,
+    options: Mapping[str, Any],
+    base: Mapping[str, Any],
+    learned_tokens: list[str] | None,
+    own_text_encoder: bool | None,
+    captioner: str | None,
+    record: Mapping[str, Any] | None,
+) -> None:
+    """The entries of a task model's config, as a schema."""
+
+
+def _base_entries(*, name: str, revision: str | None, options: Mapping[str, Any]) -> None:
+    """The entries about the base model, as a schema."""
 
 
 def _check_options(folder: Path, config: dict[str, Any], model: type[nn.Module]) -> None:
@@ -244,11 +279,12 @@ def load_backbone(
             f"{folder / CONFIG_NAME} has the base model {name!r}, a path out of its folder. Pass ", base, "."
         )
     if name == BASE_NAME and base_model is None:
-        return _from_parts(folder / BASE_NAME, options, dtype)
+        return _from_parts(folder, options, dtype)
     name, revision = (name, revision) if base_model is None else (base_model, None)
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
     text = load_text_encoder(folder, variant=None, dtype=dtype) if _is_own(config) else None
-    try:
+
+    def load(values: Mapping[str, Any]) -> TADPBackbone:
         return TADPBackbone.from_pretrained(
             name,
             **asdict(hub.at(revision)),
@@ -256,8 +292,11 @@ def load_backbone(
             unet=unet,
             text_encoder=text and text.model,
             tokenizer=text and text.tokenizer,
-            **options,
+            **values,
         )
+
+    try:
+        return with_saved(load, options, {}, folder / CONFIG_NAME, reader=BackboneOptions)
     except UnknownModelError as error:
         base = Argument("base_model", ...)
         raise UnknownModelError(
@@ -270,10 +309,17 @@ def _is_own(config: dict[str, Any]) -> bool:
     return bool(config.get("own_text_encoder") or config.get("learned_tokens"))
 
 
-def _from_parts(folder: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
+def _from_parts(task: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
     """A backbone without a source, so that the model is saved with all of its parts again."""
+    folder = task / BASE_NAME
     parts, _, _ = load_parts(folder, dtype=dtype)
-    backbone = TADPBackbone(**parts, **options)
+    backbone = with_saved(
+        lambda values: TADPBackbone(**parts, **values),
+        options,
+        {},
+        task / CONFIG_NAME,
+        reader=BackboneOptions,
+    )
     if backbone.text_adapter is not None:
         load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
     return backbone

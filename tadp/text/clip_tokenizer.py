@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tadp.assets import clip_merges
+from tadp.files.pretrained import load_reader
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -92,4 +93,4 @@ def folder_counter(folder: Path) -> TokenizerCounter:
     """A counter with the tokenizer in a folder."""
     from transformers import CLIPTokenizer
 
-    return TokenizerCounter(CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+    return TokenizerCounter(load_reader(CLIPTokenizer, folder, what=f"{folder.name}/"))

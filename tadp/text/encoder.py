@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tadp.errors import Argument, CaptionError
 from tadp.features import Names
+from tadp.language.grammar import MAX_CHARACTERS
 from tadp.text.conditioning import Conditioning
 from tadp.text.learned_tokens import learned_tokens, write_out
 from tadp.text.token_spans import find_names_apart, find_words, name_tokens
@@ -232,6 +233,11 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"captions must be strings; got {type(text).__name__} as caption {number}.")
+        if len(text) > MAX_CHARACTERS:
+            raise CaptionError(
+                f"caption {number} ({text[:24]!r} …) has {len(text)} characters; at most {MAX_CHARACTERS} are allowed. "
+                "Shorten it."
+            )
         if not text.isascii() and (half := _SURROGATE.search(text)):
             raise CaptionError(
                 f"caption {number} ({text[:24]!a}) cannot be written as UTF-8, because character {half.start()} is "

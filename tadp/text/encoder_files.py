@@ -1,14 +1,19 @@
 """Load the text encoders of a folder in diffusers layout, with their tokenizers."""
 
+from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
+from tadp.files.building import build
 from tadp.files.checks import refuse_pointer
-from tadp.files.hub import check_finite, part_variant, weight_files, without_bars
+from tadp.files.hub import check_finite, part_variant, read_json, weight_files
 from tadp.files.model_folder import WEIGHTS, missing_part, read_config, tokenizer_part
+from tadp.files.pretrained import config_of, load_reader, load_weights
+from tadp.files.schema import HINT, shown
 from tadp.text.encoder import Hidden, TextEncoder
 from tadp.text.stack import T5_TOKENS, T5Encoder
 
@@ -45,12 +50,12 @@ class TextFiles:
         kind = read_config(self._folder, part).get("model_type")
         if kind not in ("clip_text_model", "clip"):
             raise ModelError(
-                f"{self._folder / part} holds a {kind!r}; tadp reads CLIP text encoders (Stable Diffusion 1.x, 2.x, "
-                "XL)."
+                f"{self._folder / part} holds a {shown(kind)}; tadp reads CLIP text encoders (Stable Diffusion 1.x, "
+                "2.x, XL). Check model_type in its config.json."
             )
         tokens = _tokenizer_folder(self._folder, part)
         model = self._model(CLIPTextModelWithProjection if projected else CLIPTextModel, part)
-        return TextEncoder(model, CLIPTokenizer.from_pretrained(tokens, local_files_only=True), hidden=hidden)
+        return TextEncoder(model, _tokenizer(CLIPTokenizer, tokens, model), hidden=hidden)
 
     def t5(self, part: str, *, max_tokens: int = T5_TOKENS) -> T5Encoder:
         """Load a T5 encoder with its tokenizer.
@@ -68,11 +73,12 @@ class TextFiles:
         kind = read_config(self._folder, part).get("model_type")
         if kind != "t5":
             raise ModelError(
-                f"{self._folder / part} holds a {kind!r}, but must hold a T5 encoder. Get the model again."
+                f"{self._folder / part} holds a {shown(kind)}, but must hold a T5 encoder. Get the model again, or "
+                "check model_type in its config.json."
             )
         tokens = _tokenizer_folder(self._folder, part)
         model = self._model(T5EncoderModel, part)
-        return T5Encoder(model, AutoTokenizer.from_pretrained(tokens, local_files_only=True), max_tokens=max_tokens)
+        return T5Encoder(model, _tokenizer(AutoTokenizer, tokens, model), max_tokens=max_tokens)
 
     def has_t5(self, part: str) -> bool:
         """Whether to load a T5 that the model also works without: it exists, and `load_t5` is true.
@@ -107,23 +113,22 @@ def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) 
 
 
 def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | None) -> Any:
+    path = folder / "config.json"
+
+    def make(values: Mapping[str, Any]) -> Any:
+        model = kind(config_of(kind.config_class, values)).eval()
+        with torch.no_grad():
+            model(torch.zeros(1, 2, dtype=torch.long))  # on the meta device: finds entries that only a pass reads
+        return model
+
+    hollow = build(make, read_json(path), path, what=f"a {kind.__name__}")
     if dtype is None:
-        with torch.device("meta"):
-            return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+        return hollow
     variant = part_variant(folder, WEIGHTS["text_encoder"], variant)
     weight_files(folder, WEIGHTS["text_encoder"], variant)
-    try:
-        with without_bars():
-            model, info = kind.from_pretrained(
-                folder,
-                variant=variant,
-                use_safetensors=True,
-                dtype=dtype,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except RuntimeError as error:
-        raise ModelError(f"the weights in {folder} do not fit its config.json: {error}") from error
+    model, info = load_weights(
+        kind, folder, hollow=hollow, what=f"the text encoder in {folder}", dtype=dtype, variant=variant
+    )
     missing = sorted(info["missing_keys"])
     if missing or info["mismatched_keys"]:
         # transformers would continue with random weights
@@ -135,6 +140,27 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
         parameter.data = parameter.data.clone()
     check_finite(model.named_parameters(), folder)
     return model.eval()
+
+
+def _tokenizer(kind: Any, folder: Path, model: Any) -> Any:
+    """The tokenizer in a folder, whose ids must be rows of the model's embeddings."""
+    tokenizer = load_reader(kind, folder, what=f"{folder.name}/")
+    token, last = max(tokenizer.get_vocab().items(), key=itemgetter(1), default=("", -1))
+    rows = model.get_input_embeddings().num_embeddings
+    if not 0 <= last < rows:
+        raise ModelError(
+            f"the tokenizer in {folder} has ids up to {last} ({token!r}), but the text encoder has {rows} embeddings; "
+            "use a pair that belongs together."
+        )
+    path = folder / "tokenizer_config.json"
+    if tokenizer.model_max_length < 2:
+        raise ModelError(
+            f"{path}: model_max_length must be 2 or more, for the start and end token; got "
+            f"{tokenizer.model_max_length}. {HINT}"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"{path}: pad_token must name a token; got {tokenizer.pad_token!r}. {HINT}")
+    return tokenizer
 
 
 def _tokenizer_folder(folder: Path, part: str) -> Path:

@@ -311,7 +311,7 @@ def test_weights_of_another_shape_are_refused(broken):
     config = json.loads((broken / "config.json").read_text())
     config["text_config"]["hidden_size"] = 48
     (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="could not be loaded"):
+    with pytest.raises(ModelError, match=r"do not fit its config\.json: text_config\.hidden_size is 48"):
         Captioner.from_pretrained(broken)
 
 

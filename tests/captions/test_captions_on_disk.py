@@ -1,5 +1,6 @@
 """Caption tables on disk: killed writers, workers, threads, full disks, and other kinds of files."""
 
+import json
 import multiprocessing as mp
 import os
 import pickle
@@ -464,3 +465,60 @@ def test_a_table_from_before_that_holds_both_forms_is_read_exactly(tmp_path):
     database.close()
     with CaptionTable.open(tmp_path / "a.db") as table:
         assert table.captions([COMPOSED, DECOMPOSED]) == ["composed", "decomposed"]
+
+
+# Files that others made
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (["CREATE VIEW more AS SELECT * FROM captions"], r"has a view, 'more'"),
+        (["CREATE TRIGGER t AFTER INSERT ON captions BEGIN DELETE FROM captions; END"], r"has a trigger, 't'"),
+        (
+            ["DROP TABLE captions", "CREATE VIEW captions AS SELECT 'a' AS id, randomblob(1e9) AS captions"],
+            r"has a view, 'captions'",
+        ),
+        (
+            ["DROP TABLE captions", "CREATE TABLE captions (id, captions, fields, provenance)"],
+            r"has another table 'captions' than a caption table",
+        ),
+        (
+            ["UPDATE captions SET captions = '[1]'"],
+            r"image '.*': no caption table has such a row: its captions are \[1\]",
+        ),
+        (["UPDATE captions SET captions = 'a dog'"], r"no caption table has such a row: JSONDecodeError"),
+        (
+            ["UPDATE captions SET captions = NULL WHERE 0", "UPDATE captions SET provenance = 9"],
+            r"such a row: KeyError",
+        ),
+        (["UPDATE captions SET fields = '[]'"], r"such a row: its fields are \[\]"),
+        (["UPDATE captions SET captions = ?"], r"such a row: its captions are \['aaa"),
+        (["UPDATE provenance SET record = '7'"], r"has a provenance that cannot be read"),
+    ],
+)
+def test_tables_with_sql_or_rows_of_another_kind_are_refused(filled, statements, message):
+    database = sqlite3.connect(filled)
+    for statement in statements:
+        values = (json.dumps(["a" * 200_000]),) * statement.count("?")
+        database.execute(statement, values)
+    database.commit()
+    database.close()
+    with pytest.raises(CaptionError, match=rf"filled\.db.*{message}"):
+        list(CaptionTable.open(filled).records())
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "table.db")
+    with pytest.raises(CaptionError, match=r"table\.db"):
+        CaptionTable.open(tmp_path / "table.db")
+    with pytest.raises(OutputError, match=r"table\.db: it is a pipe or a device"):
+        CaptionTable.create(tmp_path / "table.db")
+
+
+def test_a_long_caption_is_refused(tmp_path):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "a", "captions": ["a dog " * 2_000_000]}))
+    start = time.monotonic()
+    with pytest.raises(CaptionError, match=r"long\.jsonl, line 1: a caption of 'a' has 12000000 characters"):
+        CaptionTable.open(tmp_path / "long.jsonl")
+    assert time.monotonic() - start < 5

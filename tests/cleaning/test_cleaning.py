@@ -1,6 +1,8 @@
 """Cleaning by rules, its report, and the checks of a language model's answers."""
 
 import re
+import time
+import warnings
 
 import pytest
 
@@ -390,3 +392,22 @@ def test_the_model_is_told_the_words():
 def test_a_table_of_captions_is_not_cleaned_by_its_ids(no_type_checker):
     with pytest.raises(TypeError, match=r"captions must be a list; got dict. Pass list\(captions.values\(\)\)"):
         RuleCleaner("watercolor")({"a watercolor of a dog": "a cat"})
+
+
+@pytest.mark.parametrize("part", [" ", "and ", ", ", "a ", "watercolor ", "ink ", "a painting of "])
+def test_cleaning_a_long_caption_takes_little_time(part):
+    text = "a watercolor" + part * (19_900 // len(part)) + " dog"
+    start = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some cannot be cleaned
+        RuleCleaner("watercolor")(text)
+    assert time.monotonic() - start < 20  # it was minutes
+    with pytest.raises(CaptionError, match="has 10000000 characters; at most 100000 are allowed"):
+        RuleCleaner("watercolor")("a" * 10_000_000)
+
+
+def test_numbers_of_five_thousand_digits_in_an_answer_are_refused():
+    with pytest.raises(AnswerError, match="unexpected line"):
+        read_numbered("1. a dog\n" + "9" * 5000 + ". a cat", 2)
+    with pytest.raises(AnswerError, match="unexpected line"):
+        read_numbered("1. a dog\n" + " " * 200_000 + "x", 2)

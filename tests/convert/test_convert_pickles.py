@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tadp.convert import convert_file
-from tadp.convert.pickles import read_pickle
+from tadp.convert.pickles import read_pickle, tensors_in
 from tadp.errors import CorruptFileError, MissingFileError
 
 
@@ -48,7 +48,7 @@ def test_tensors_and_plain_values_are_read(zipped, tmp_path):
         "parameter": torch.nn.Parameter(torch.ones(1)),
         "count": torch.tensor(3),
         "size": shared.shape,
-        "plain": [1, 2.5, "text", None, True, (1, 2), {"a"}, Counter("aa"), torch.float16],
+        "plain": [1, 2.5, "text", None, True, (1, 2), Counter("aa"), torch.float16],
     }
     torch.save(content, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
     restored = read_pickle(tmp_path / "file.pt")
@@ -178,3 +178,63 @@ def test_other_zips_and_tensors_are_refused(tmp_path):
 def test_safetensors_need_no_look(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "file.safetensors")
     assert torch.equal(read_pickle(tmp_path / "file.safetensors")["w"], torch.ones(2))
+
+
+def frozen(*opcodes: bytes) -> bytes:
+    """A pickle of these opcodes."""
+    return b"\x80\x02" + b"".join(opcodes) + b"."
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+NUMBER = b"J" + struct.pack("<i", 2**30)
+BOMBS = {
+    "bytearray": frozen(b"c__builtin__\nbytearray\n", NUMBER, b"\x85R"),
+    "set": frozen(b"c__builtin__\nset\n", b"]", b"\x85R"),
+    "empty set": frozen(b"\x8f"),
+    "storage": frozen(b"ctorch.storage\nUntypedStorage\n", NUMBER, b"\x85R"),
+    "typed storage": frozen(b"ctorch\nFloatStorage\n", NUMBER, b"\x85R"),
+    "tensor": frozen(b"ctorch\nTensor\n", NUMBER, b"\x85R"),
+    "new tensor": frozen(b"ctorch\nTensor\n", NUMBER, b"\x85\x81"),
+    "other codec": frozen(b"c_codecs\nencode\n", text("a"), text("zlib"), b"\x86R"),
+    "long text": frozen(b"c_codecs\nencode\n", text("a" * 1000), text("latin1"), b"\x86R"),
+    "encode from the memo": frozen(b"c_codecs\nencode\nq\x00h\x00", text("a"), text("idna"), b"\x86R"),
+    "what a call returned": frozen(b"ctorch\ndevice\n", text("cpu"), b"\x85R", text("a"), b"\x85R"),
+}
+
+
+@pytest.mark.parametrize("sort", BOMBS)
+def test_pickles_make_no_memory(sort, tmp_path):
+    torch.save([1], tmp_path / "good.pt")
+    path = rewrite(tmp_path / "good.pt", tmp_path / "bomb.pt", data_pkl=BOMBS[sort])
+    with pytest.raises(CorruptFileError, match=r"bomb\.pt .*nothing in it was run"):
+        read_pickle(path)
+
+
+def test_numbers_of_numpy_are_still_read(tmp_path):
+    torch.save({"epoch": np.float64(2.5), "steps": np.int64(-3)}, tmp_path / "file.pt")
+    assert read_pickle(tmp_path / "file.pt") == {"epoch": 2.5, "steps": -3}
+
+
+def test_content_that_contains_itself_or_is_deep_is_refused(tmp_path):
+    loop: list = []
+    loop.append({"again": loop})
+    torch.save(loop, tmp_path / "loop.pt")
+    with pytest.raises(CorruptFileError, match="holds a list or dictionary that contains itself"):
+        read_pickle(tmp_path / "loop.pt")
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    torch.save(deep, tmp_path / "deep.pt")
+    with pytest.raises(CorruptFileError, match="holds more than 100 nested lists"):
+        read_pickle(tmp_path / "deep.pt")
+
+
+def test_content_that_doubles_is_walked_once(tmp_path):
+    doubled: list = [torch.ones(1)]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    torch.save(doubled, tmp_path / "doubled.pt")
+    assert len(list(tensors_in(read_pickle(tmp_path / "doubled.pt")))) == 1

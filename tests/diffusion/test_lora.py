@@ -268,3 +268,25 @@ def test_a_folder_without_a_lora_and_a_damaged_file_are_named(model_source, tmp_
     shutil.copy(model_source / "vae" / "diffusion_pytorch_model.safetensors", tmp_path / "lora.safetensors")
     with pytest.raises(ModelError, match=r"lora\.safetensors"):
         TADPBackbone.from_pretrained(model_source, lora=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("unet.alpha_pattern", {"(a+)+$": 4}, "not patterns"),
+        ("unet.rank_pattern", {".*to_q": 4}, "not patterns"),
+        ("unet.target_modules", "(x+x+)+y", "not patterns"),
+        ("unet.rank_pattern", {"to_q": 10**9}, r"must be a number from 0 to \d+; got 1000000000"),
+        ("unet.lora_alpha", float("inf"), "must be a number from 0 to inf; got inf"),
+        ("unet.r", "two", r"must be a number from 0 to \d+; got 'two'"),
+        ("unet.alpha_pattern", [1], r"must be an object; got \[1\]"),
+    ],
+)
+def test_settings_with_patterns_or_impossible_numbers_are_refused(setting, value, message, tmp_path):
+    build_family("SD 2.x", tmp_path / "model")
+    unet = build_pipeline("SD 2.x").unet
+    factors = {f"unet.{name}": tensor for name, tensor in lora_of(unet).items()}
+    path = tmp_path / "lora.safetensors"
+    save_file(factors, path, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2, setting: value})})
+    with pytest.raises(ModelError, match=rf"lora\.safetensors: {setting} .*{message}"):
+        TADPBackbone.from_pretrained(tmp_path / "model", lora=path)

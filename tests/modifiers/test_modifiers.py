@@ -617,10 +617,13 @@ def test_folders_that_hold_no_modifier_are_refused(tmp_path):
         CaptionModifier.from_pretrained(tmp_path / "toy.bin")
     for content, message in (
         ("{", r"modifier\.json is not JSON"),
-        ("{}", r"does not describe a modifier: KeyError\('steps'\)"),
-        ('{"steps": []}', r"has no steps"),
+        ("{}", r"describes no modifier: steps must be a list of 1 to 100 objects; got None"),
+        ('{"steps": []}', r"describes no modifier: steps must be a list of 1 to 100 objects; got \[\]"),
         ('{"steps": [5]}', r"does not describe a modifier"),
-        ('{"steps": [{"template": "{caption}"}]}', r"does not describe a modifier: KeyError"),
+        (
+            '{"steps": [{"template": "{caption}"}]}',
+            r"does not describe a modifier: steps\.0 must have template, literal, token, has_embedding",
+        ),
     ):
         (tmp_path / "modifier.json").write_text(content)
         with pytest.raises(CorruptFileError, match=message):
@@ -644,4 +647,33 @@ def test_folders_with_missing_or_broken_parts_are_refused(tmp_path):
     embeds.write_bytes(whole)
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(MissingFileError, match=r"no diffusion_pytorch_model\.safetensors in"):
+        CaptionModifier.from_pretrained(tmp_path)
+
+
+def test_steps_that_double_a_caption_are_stopped(tmp_path):
+    doubling = CaptionModifier("{caption} {caption}")
+    for _ in range(6):
+        doubling = doubling | doubling
+    with pytest.raises(ModifierError, match=r"'{caption} {caption}' makes a caption of \d+ characters; at most 100000"):
+        doubling("a dog")
+    with pytest.raises(ModifierError, match="at most 2000 characters; got 5009"):
+        CaptionModifier("a" * 5000 + "{caption}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("template", 7, "steps.0.template must be a text; got 7"),
+        ("literal", "no", "steps.0.literal must be true or false; got 'no'"),
+        ("token", ["<x>"], r"steps.0.token must be a text or null; got \['<x>'\]"),
+        ("has_unet", None, "steps.0.has_unet must be true or false; got None"),
+        ("template", "a {dog}", "steps.0: the template 'a {dog}' has a placeholder"),
+    ],
+)
+def test_an_entry_of_another_type_is_named(tmp_path, key, value, message):
+    CaptionModifier("a {caption}").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "modifier.json").read_text())
+    config["steps"][0][key] = value
+    (tmp_path / "modifier.json").write_text(json.dumps(config))
+    with pytest.raises((ModelError, ModifierError), match=rf"modifier\.json.*{message}"):
         CaptionModifier.from_pretrained(tmp_path)

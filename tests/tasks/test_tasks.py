@@ -461,6 +461,11 @@ def test_scales_that_are_none_are_refused(scales):
         segmenter().predict(images(1, 64, 64), CAPTION, scales=scales)
 
 
+def test_a_scale_that_needs_too_much_memory_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"scales must enlarge an image to at most 89 megapixels; .* at scale 1000"):
+        segmenter().predict(images(1, 64, 64), CAPTION, scales=(1000,))
+
+
 PX_OPTIONS = [
     (make, name)
     for make, names in (

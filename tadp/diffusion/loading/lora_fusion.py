@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from tadp.diffusion.families import family_of
 from tadp.errors import Argument, MissingFileError, ModelError, OptionError
+from tadp.files.building import Sizes
 from tadp.files.checks import needs
 from tadp.files.hub import HubOptions, check_finite, check_readable, local_file, local_folder
+from tadp.files.schema import HINT, shown
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # the name that diffusers writes
 _SUFFIX = ".safetensors"
@@ -27,6 +29,7 @@ _NAMES = (
     re.compile(r"(?P<layer>.+)\.lora_linear_layer\.(?P<factor>down|up)\.weight"),
     re.compile(r"(?P<block>.+\.self_attn)\.to_(?P<which>q|k|v|out)_lora\.(?P<factor>down|up)\.weight"),
 )
+_LAYER = re.compile(r"\^?[\w.-]+")  # "^" at the front asks for the whole name
 _FACTORS = {"A": "A", "B": "B", "down": "A", "up": "B"}
 _DEFAULT_ALPHA = 8  # peft's default
 
@@ -146,12 +149,41 @@ def _read(unet: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | 
 def _metadata(path: Path) -> dict[str, Any]:
     """Settings of peft for each part, such as "unet.lora_alpha", which newer files from diffusers contain."""
     with safe_open(path, "pt") as file:
-        metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    for key, value in metadata.items():
-        for number in value.values() if isinstance(value, Mapping) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ModelError(f"{path} has {key}={number} in its metadata; use another version of the LoRA.")
-    return metadata
+        text = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: its lora_adapter_metadata is not JSON: {error}. Get the file again.") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path}: its lora_adapter_metadata must be an object; got {shown(settings)}. {HINT}")
+    for key, value in settings.items():
+        _check_setting(key, value, path)
+    return settings
+
+
+def _check_setting(key: str, value: Any, path: Path) -> None:
+    """Check peft's settings that are used. peft would run names of layers as regular expressions, which we refuse."""
+    name = key.rpartition(".")[2]
+    layers, numbers = [], []
+    if name in ("alpha_pattern", "rank_pattern"):
+        if not isinstance(value, dict | None):
+            raise ModelError(f"{path}: {key} must be an object; got {shown(value)}. {HINT}")
+        layers, numbers = list(value or {}), list((value or {}).values())
+    elif name in ("r", "lora_alpha"):
+        numbers = [value]
+    elif name.endswith(("_modules", "_pattern")):
+        layers = value if isinstance(value, list) else [value] if value is not None else []
+    for layer in layers:
+        if not isinstance(layer, str) or not _LAYER.fullmatch(layer):
+            raise ModelError(
+                f"{path}: {key} has {shown(layer)}, but tadp reads only names of layers there, not patterns. Save the "
+                "LoRA with the full names of its layers."
+            )
+    most = math.inf if "alpha" in name else Sizes.of([path]).largest
+    for number in numbers:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number) or not 0 <= number <= most:
+            raise ModelError(f"{path}: {key} must be a number from 0 to {most}; got {shown(number)}. {HINT}")
 
 
 def _below(named: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -227,7 +259,7 @@ def _scale(layer: str, rank: int, metadata: Mapping[str, Any]) -> float:
     if not metadata:
         return 1.0
     patterns = metadata.get("alpha_pattern") or {}
-    named = (alpha for name, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", layer))
+    named = (alpha for name, alpha in patterns.items() if name == f"^{layer}" or f".{layer}".endswith(f".{name}"))
     alpha = next(named, metadata.get("lora_alpha", _DEFAULT_ALPHA))
     return alpha / (rank**0.5 if metadata.get("use_rslora") else rank)
 

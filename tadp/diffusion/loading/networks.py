@@ -1,6 +1,6 @@
 """Load the networks of a model folder, with weights or only with shapes, and networks that replace them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import nn
 
 from tadp.diffusion.families import family_of, family_of_config
-from tadp.diffusion.families.family import PARTS
+from tadp.diffusion.families.family import PARTS, DiffusersFamily
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import MissingFileError, ModelError
+from tadp.files.building import build
 from tadp.files.hub import (
     HubOptions,
     check_readable,
@@ -25,6 +26,7 @@ from tadp.files.hub import (
 )
 from tadp.files.inference import uncompiled
 from tadp.files.model_folder import ADAPTER_NAME, CONFIG_NAME, WEIGHTS, check_savable, fill, read_config
+from tadp.files.schema import shown
 from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
 
@@ -70,14 +72,19 @@ def hollow_vae(folder: Path, part: str = "vae") -> AnyVAE:
     """Build the VAE encoder that a model folder describes, with shapes but without weights."""
     config = read_config(folder, part)
     kinds: dict[Any, Any] = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
-    kind = kinds.get(config.get("_class_name"))
+    kind = kinds.get(str(config.get("_class_name")))
     if kind is None:
-        raise ModelError(f"{folder / part} holds a {config.get('_class_name')!r}; tadp reads {', '.join(kinds)}.")
-    try:
-        return encoder_of(_built(kind.from_config, config, folder / part))
-    except ModelError as error:
-        path = folder / part / "config.json"
-        raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
+        name = shown(config.get("_class_name"))
+        raise ModelError(
+            f"{folder / part} holds a {name}; tadp reads {', '.join(kinds)}. Check _class_name in its config.json."
+        )
+    return build(
+        lambda values: encoder_of(kind.from_config(values)),
+        config,
+        folder / part / "config.json",
+        what=f"a {kind.__name__}",
+        reader=kind,
+    )
 
 
 def save_denoiser(model: nn.Module, folder: Path) -> None:
@@ -189,16 +196,20 @@ def _hollow(folder: Path, part: str) -> nn.Module:
     """A denoiser without storage, built from its config."""
     config = read_config(folder, part)
     family = family_of_config(config, folder / part)
-    return _built(family.build, config, folder / part)
+    kind = family.denoiser_class
 
+    def make(values: Mapping[str, Any]) -> nn.Module:
+        denoiser = family.build(values)
+        family.layout(denoiser)  # refuses what a pass cannot run, while the config's path is known
+        return denoiser
 
-def _built(build: Callable[[Mapping[str, Any]], Any], config: Mapping[str, Any], where: Path) -> Any:
-    try:
-        with torch.device("meta"):
-            return build(config)
-    except (TypeError, ValueError, LookupError) as error:
-        kind = config["_class_name"]
-        raise ModelError(f"{where / 'config.json'} does not describe a {kind}: {error}") from error
+    return build(
+        make,
+        config,
+        folder / part / "config.json",
+        what=f"a {kind.__name__}",
+        reader=kind if isinstance(family, DiffusersFamily) else None,
+    )
 
 
 def _variant_of_drop_in(folder: Path, hub: HubOptions) -> str | None:

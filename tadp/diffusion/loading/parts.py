@@ -36,6 +36,7 @@ from tadp.files.model_folder import (
     save_weights,
     tokenizer_part,
 )
+from tadp.files.schema import check_types
 from tadp.files.weight_ids import weight_ids
 from tadp.text.conditioning import TextAdapter
 from tadp.text.encoder import TextEncoder
@@ -75,6 +76,7 @@ def load_parts(
         ModelError: If a part is missing, is of an unknown kind, or does not fit its config.
     """
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
+    check_types(saved, _saved_entries, folder / CONFIG_NAME)
     parts: dict[str, Any] = {name: part for name, part in (given or {}).items() if part is not None}
     weights: dict[str, WeightSample] = {}
     hub = (hub or HubOptions()).at(None)
@@ -111,6 +113,10 @@ def load_parts(
                 parts[name] = copy.deepcopy(parts[name])  # the caller's part stays unchanged
         fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub)
     return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {}), weights
+
+
+def _saved_entries(*, has_text_encoder: bool, options: Mapping[str, Any]) -> None:
+    """The entries of a saved backbone's config, as a schema."""
 
 
 def save_parts(
