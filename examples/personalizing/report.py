@@ -66,6 +66,7 @@ def _opening(results: dict[str, Any]) -> str:
     )
     known = TINY_KNEW if results.get("model", "tadp-tiny") == "tadp-tiny" else f"The model is `{results['model']}`."
     count, samples, seeds = results["images"], results["samples"], results["seeds"]
+    total = count * len(seeds)
     return f"""# Does a learned token capture its style?
 
 A token, a U-Net (DreamBooth) or a LoRA was learned from ten images of a style. Does it capture the style? There are two
@@ -74,9 +75,12 @@ generated samples from such images. A list below the tables of each method says 
 
 Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time; seeds
 {", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and
-training order. {settings}.
+training order.
+{settings}.
 
-{known} All styles are learned with the same template, "a … style painting of {{caption}}". In the place of "…" is the
+{known}
+
+All styles are learned with the same template, "a … style painting of {{caption}}". In the place of "…" is the
 learned token, which starts from the word "painting", or the rare word "sks" for DreamBooth. The template itself is
 close to the model's phrase for comics. During training, each image is described by a caption that `tadp-tiny`'s
 captioner wrote, with any words for the style removed (`RuleCleaner`). No labels are used.
@@ -86,11 +90,10 @@ timesteps per image, spread evenly. Timesteps and noise are the same in every co
 without the template, and *learned* is the template with what was learned from the style. *Before* is the template
 before learning. *Other styles'* is the template with what was learned from each of the other two styles instead, as a
 mean. *Own words* is the phrase for the style that the model was trained with. Differences are paired by image: the
-tables give their mean with a 95 % interval over {count * len(seeds)} images of {
-        len(seeds)
-    } seeds, and in brackets the smallest and the largest of the means per seed. The interval
-accounts for the choice of images only, given what these {len(seeds)} seeds learned. Another seed would learn something
-else, and {len(seeds)} seeds are too few for an interval over seeds.
+tables give their mean with a 95 % interval over {total} images of {len(seeds)} seeds, and in brackets the smallest
+and the largest of the means per seed. The interval accounts for the choice of images only, given what
+these {len(seeds)} seeds learned. Another seed would learn something else, and {len(seeds)} seeds are too few for an
+interval over seeds.
 
 **Samples** are drawn for {samples} captions of other scenes, from the same noise in each condition (DDIM,
 {results["denoising_steps"]} steps, guidance 4). They are compared with {samples} held-out images of the style *after a
