@@ -168,11 +168,6 @@ def files_of_weights() -> Iterator[Kind]:
 
 def changes() -> dict[str, Callable[[Any], object]]:
     """What other code may do to a backbone."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    def adapter(model: Any, layer: str) -> None:
-        inject_adapter_in_model(LoraConfig(r=2, target_modules=[layer]), model)
-
     return {
         "fused projections": lambda backbone: backbone.unet.fuse_qkv_projections(),
         "unfused projections": lambda backbone: (
@@ -180,17 +175,13 @@ def changes() -> dict[str, Callable[[Any], object]]:
         ),
         "sliced attention": lambda backbone: backbone.unet.set_attention_slice(1),
         "FreeU": lambda backbone: backbone.unet.enable_freeu(0.9, 0.2, 1.2, 1.4),
-        "adapter in the U-Net": lambda backbone: adapter(backbone.unet, "to_k"),
-        "adapter in the text encoder": lambda backbone: adapter(backbone.text_encoder.model, "k_proj"),
-        "adapter in the VAE": lambda backbone: adapter(backbone.vae, "to_k"),
         "block in float16": lambda backbone: backbone.unet.mid_block.half(),
         "VAE block in float16": lambda backbone: backbone.vae.encoder.mid_block.half(),
     }  # fmt: skip
 
 
 CHANGES = (
-    "fused projections", "unfused projections", "sliced attention", "FreeU", "adapter in the U-Net",
-    "adapter in the text encoder", "adapter in the VAE", "block in float16", "VAE block in float16",
+    "fused projections", "unfused projections", "sliced attention", "FreeU", "block in float16", "VAE block in float16",
 )  # fmt: skip
 
 
