@@ -27,7 +27,6 @@ from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
 
 PARTS = ("unet", "transformer")
-_MOST_BYTES = 10 * 10**9  # of one weight file, as in diffusers
 
 
 @dataclass(frozen=True)
@@ -319,12 +318,9 @@ class DiffusersFamily(Family):
         return kind.from_config(config)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write a denoiser's config and weights; diffusers splits a large one into several files."""
-        if sum(weight.nbytes for weight in model.state_dict().values()) > _MOST_BYTES:
-            model.save_pretrained(folder)
-        else:
-            model.save_config(folder)
-            save_weights(model, folder / f"{WEIGHTS[self.part]}.safetensors")
+        """Write diffusers' config, and the weights to one file."""
+        model.save_config(folder)
+        save_weights(model, folder / f"{WEIGHTS[self.part]}.safetensors")
 
     def set_checkpointing(self, model: Any, enabled: bool) -> None:
         """Turn diffusers' gradient checkpointing on or off."""
