@@ -17,7 +17,7 @@ from tadp.cleaning.chat import Key, ServerError, chat_url, check_variable, post
 from tadp.cleaning.cleaner import Cleaner, CleaningReport, Kept, keeping, listed, recall
 from tadp.cleaning.domains import Domain, domain_of
 from tadp.errors import EndpointError
-from tadp.files.checks import check_whole
+from tadp.files.checks import check_numbers, check_whole
 
 _FORM = " You get a numbered list of captions; answer with the edited captions under the same numbers, nothing else."
 _DOUBTFUL_TIMEOUTS = 3  # requests in a row without an answer, each of which takes as long as the time-out
@@ -90,6 +90,8 @@ class EndpointCleaner(Cleaner):
         self._key = Key(key_variable)
         check_whole(batch_size, name="batch_size")
         check_whole(retries, name="retries", minimum=0)
+        limits = {"timeout_s": timeout_s, "backoff_s": backoff_s, "max_wait_s": max_wait_s}
+        check_numbers(**limits, **({} if budget_s is None else {"budget_s": budget_s}))
         if timeout_s <= 0 or backoff_s < 0 or max_wait_s < 0:
             raise ValueError(
                 "timeout_s must be above 0, backoff_s and max_wait_s 0 or more; got "

@@ -72,6 +72,7 @@ def clean(
     """
     from tadp.captions import CaptionTable, Provenance
     from tadp.captions.partial import partial_captions
+    from tadp.captions.records import shown
 
     check_caption_file(output, overwrite=overwrite, tables=False)
     if endpoint is not None and language_model is None:
@@ -92,7 +93,7 @@ def clean(
             kept=partial.table,
         )
         for number, why in list(report.failures.items())[:20]:
-            typer.secho(f"not cleaned: {report.before[number]!r}: {why}", fg="yellow", err=True)
+            typer.secho(f"not cleaned: {shown(report.before[number])}: {why}", fg="yellow", err=True)
         if report.untried:
             typer.echo(report.summary())
             raise typer.Exit(1)

@@ -16,6 +16,7 @@ from .child import Outcome
 from .kills import COMMANDS, all_kills
 from .warm import run, warm
 
+MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
 
@@ -30,8 +31,9 @@ from the input; an attempt counts as "other", as does everything else: another e
 limit that was reached.
 
 A **kill** is SIGKILL at one of the moments when a command touches a file, spread over the whole run, or at a random
-time. Then the same command runs to its end. It counts as right if there was no incomplete file under a final name
-after the kill, and if the files at the end are those of an undisturbed run, with nothing left over.
+time. Then the same command runs to its end (or says that its file exists, if the file was complete). It counts as
+recovered if there was no incomplete file under a final name after the kill, and if the files at the end are those of an
+undisturbed run, with nothing left over.
 
 {kinds} kinds: {right} right values, {clear} clear errors, {other} other. {kills} kills over {commands} commands:
 {recovered} recovered, {lost} not.
@@ -93,7 +95,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
     total = sum((counts[group] for group in families), Counter())
     killed = sum((counts[group] for group in commands), Counter())
     failed = [
-        f"- {name}: {re.sub(r'/tmp/hostile-[^/ ]+/', '', outcome.detail)[:200]!r}"
+        f"- {name}: {re.sub(r'/tmp/hostile-[^/ ]+/', '', outcome.detail)[:120]!r}"
         for name, outcome in outcomes.items()
         if not outcome.is_handled
     ]
@@ -121,7 +123,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
             f"| {name} | {counts[name].total()} | {counts[name]['right']} | {counts[name]['other']} |"
             for name in commands
         ),
-        failures="\n".join(["Other:", "", *failed, "", ""]) if failed else "",
+        failures="\n".join(["The first of the others:", "", *failed[:MOST_SHOWN], "", ""]) if failed else "",
         seed=seed,
         minutes=minutes,
         machine=f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores",
