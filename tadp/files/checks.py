@@ -180,14 +180,22 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
     return images
 
 
-def check_regular(path: Path) -> None:
-    """Refuse a pipe, a socket or a device, from which reading may never end.
+def check_regular(path: Path, *, most_bytes: int | None = None) -> None:
+    """Refuse a pipe, a socket or a device, from which reading may never end, and a file that is too large.
+
+    Args:
+        path: The path of the file.
+        most_bytes: The largest allowed size in bytes; None allows any.
 
     Raises:
-        CorruptFileError: If there is something at the path that is neither a file nor a folder.
+        CorruptFileError: If there is something at the path that is neither a file nor a folder, or it is too large.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise CorruptFileError(f"{path} is a pipe or a device, not a file. Replace it by a file.")
+    if most_bytes is not None and path.stat().st_size > most_bytes:
+        raise CorruptFileError(
+            f"{path} has more than {most_bytes} bytes, too many for such a file. Get the file again."
+        )
 
 
 def refuse_pointer(path: Path, error: type[TADPError]) -> None:

@@ -251,17 +251,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
-    check_regular(path)
+    check_regular(path, most_bytes=_LARGEST_JSON)
     refuse_pointer(path, CorruptFileError)
-    if path.stat().st_size > _LARGEST_JSON:
-        raise CorruptFileError(f"{path} has {path.stat().st_size} bytes, more than any config. Get the file again.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise CorruptFileError(f"{path} is not JSON: it is nested too deeply. Get the file again.") from error
     except OSError as error:
         raise CorruptFileError(f"{path} cannot be read: {error.strerror}. Get the file again.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not JSON: {error}. Get the file again.") from error
     if not isinstance(content, dict):
         raise CorruptFileError(f"{path} contains a {type(content).__name__}, not a JSON object. Get the file again.")
