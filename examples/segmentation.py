@@ -60,6 +60,7 @@ def build_model(backbone, class_names, options):
     model = TADPForSemanticSegmentation(
         backbone,
         class_names=class_names,
+        head="smp_fpn" if options.data == "voc" else "fpn",  # as in the released code
         head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
         prompt_mode=options.text,
         tune=options.tune,

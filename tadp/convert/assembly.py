@@ -87,6 +87,8 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
         model: tasks.TaskModel = tasks.TADPForDepthEstimation(backbone, **options)
         notes.append("max_depth_m = 10, as released for NYU Depth v2; the file does not record it")
     elif file.form.task == "segmentation":
+        if file.form.head == "smp":  # TADPSeg.initialize_loss
+            options |= {"head": "smp_fpn", "loss": "focal"}
         model = tasks.TADPForSemanticSegmentation(
             backbone, class_names=file.class_names, window_px=512, stride_px=341, **options
         )
@@ -132,6 +134,8 @@ def account(
         "noise levels, which perception never needs",
     )
     ledger.drop("moving average", lambda key: key.startswith(f"{form.whole}model_ema."), "the model ran without it")
+    if form.head == "smp":
+        ledger.drop("reduce_embeds", lambda key: key.startswith("reduce_embeds."), "built, and never run")
     if form.task == "detection":
         ledger.drop("ResNet-50", lambda key: key.startswith("decode_head.backbone."), "built, and never run")
     for key, value in file.extra.items():

@@ -30,7 +30,7 @@ class Form:
     task: Task
     root: str
     unet: str
-    head: Literal["mmcv", "depth", "mmseg depth", "torchvision"]
+    head: Literal["mmcv", "smp", "depth", "mmseg depth", "torchvision"]
 
     @property
     def vae(self) -> str:
@@ -47,6 +47,7 @@ DEPTH = Form("depth model of the paper's release or of VPD", "depth", "encoder."
 SEGMENTATION = Form(
     "mmcv segmentation model of the paper's release or of VPD", "segmentation", "", "unet.unet.", "mmcv"
 )
+PASCAL = Form("Pascal VOC segmentation model of the paper's code", "segmentation", "", "model.unet.", "smp")
 DETECTION = Form("detection model of the paper's release", "detection", "", "model.unet.", "torchvision")
 MMSEG_DEPTH = Form("mmseg's VPD for depth", "depth", "backbone.", "backbone.unet.unet.", "mmseg depth")
 MMSEG = Form("mmseg's VPD for segmentation", "segmentation", "backbone.", "backbone.unet.unet.", "mmcv")
@@ -100,12 +101,7 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Form:
     if SEGMENTATION.unet in unets:
         return SEGMENTATION
     if DETECTION.unet in unets:
-        if not any(key.startswith("fpn.") for key in state):
-            raise ModelError(
-                f"{path} is the paper's Pascal segmentation, whose decoder is segmentation_models_pytorch's FPN; tadp "
-                "has no such head. The paper's mmcv models (ADE20K, Cityscapes) can be converted."
-            )
-        return DETECTION
+        return PASCAL if any(key.startswith("decode_head.decoder.") for key in state) else DETECTION
     raise ModelError(f"{path} is not a file of the paper's release, VPD or mmseg's VPD: {_describe(state, unets)}")
 
 

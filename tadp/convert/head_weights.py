@@ -34,8 +34,10 @@ _BEFORE_TORCHVISION_0_13 = (  # convolutions were not wrapped in a block
 
 _LATERAL = {
     "mmcv": r"neck\.lateral_convs\.(\d+)\.conv\.weight",
+    "smp": r"decode_head\.decoder\.p(\d+)(?:\.skip_conv)?\.weight",
     "torchvision": r"fpn\.inner_blocks\.(\d+)(?:\.0)?\.weight",
 }
+_FINEST = 2  # smp numbers the levels of its pyramid from 2
 
 
 def head_widths(form: Form, state: Mapping[str, Tensor], levels: int) -> tuple[int, ...] | None:
@@ -46,8 +48,8 @@ def head_widths(form: Form, state: Mapping[str, Tensor], levels: int) -> tuple[i
     """
     if form.task == "depth":
         return None
-    pattern = _LATERAL["torchvision" if form.head == "torchvision" else "mmcv"]
-    keys = {int(match[1]): key for key in state if (match := re.fullmatch(pattern, key))}
+    pattern, first = _LATERAL[form.head], _FINEST if form.head == "smp" else 0
+    keys = {int(match[1]) - first: key for key in state if (match := re.fullmatch(pattern, key))}
     if sorted(keys) != list(range(levels)):
         raise ModelError(
             f"the head of this file takes {len(keys)} maps, but the base's U-Net has {levels}. Pass ",
@@ -74,6 +76,10 @@ def head_options(form: Form, state: Mapping[str, Tensor], path: Path) -> tuple[d
             _shape(state, "decode_head.conv_seg.weight", path),
         )
         return {"fpn_channels": pyramid[0], "channels": last[1]}, last[0]
+    if form.head == "smp":
+        pyramid = _shape(state, f"decode_head.decoder.p{_FINEST}.skip_conv.weight", path)
+        last = _shape(state, "decode_head.segmentation_head.0.weight", path)
+        return {"fpn_channels": pyramid[0], "channels": last[1]}, last[0]
     table = _DEPTH if form.head == "depth" else _MMSEG_DEPTH
     deconvolutions = re.compile(re.escape(table["deconv_layers."]) + r"\d+\.weight")
     weights = [state[key] for key in state if deconvolutions.fullmatch(key) and state[key].ndim == 4]
@@ -89,6 +95,8 @@ def _shape(state: Mapping[str, Tensor], key: str, path: Path) -> Sequence[int]:
 
 def head_names(form: Form, head: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Map our names of a head's tensors to the file's."""
+    if form.head == "smp":
+        return _smp_names(head)
     rename = {"mmcv": _mmcv, "torchvision": _torchvision, "depth": _depth, "mmseg depth": _mmseg_depth}[form.head]
     names = {name: rename(name) for name in head.state_dict()}
     for old in _BEFORE_TORCHVISION_0_13 if form.head == "torchvision" else ():
@@ -119,6 +127,25 @@ def _mmcv(name: str) -> str:
     if name.startswith("classifier."):
         return name.replace("classifier.", "decode_head.conv_seg.")
     return re.sub(r"_convs\.(\d+)\.", r"_convs.\1.conv.", name)
+
+
+def _smp_names(head: nn.Module) -> dict[str, str]:
+    """Name the tensors of the paper's Pascal head, which lists the decoder's branches from the coarsest level."""
+    names = list(head.state_dict())
+    coarsest = max(int(name.split(".")[2]) for name in names if name.startswith("neck."))
+    there = {}
+    for name in names:
+        part, *places, kind = name.split(".")
+        if part == "neck":  # only the finer levels add their map to one from above
+            level = int(places[1])
+            place = f"decoder.p{level + _FINEST}" + ".skip_conv" * (level < coarsest)
+        elif part == "scale_heads":
+            layer = 0 if places[2] == "conv" else 1
+            place = f"decoder.seg_blocks.{coarsest - int(places[0])}.block.{places[1]}.block.{layer}"
+        else:
+            place = "segmentation_head.0"
+        there[name] = f"decode_head.{place}.{kind}"
+    return there
 
 
 def _torchvision(name: str) -> str:

@@ -49,8 +49,9 @@ def convert_file(
 ) -> Report:
     """Convert a checkpoint of other code to a task model: a folder that `TADPForDepthEstimation` and its siblings load.
 
-    The function reads the paper's files for depth, segmentation (mmcv; ADE20K and Cityscapes) and detection, VPD's
-    files for depth and segmentation, and mmseg's VPD, as pickles (without running anything in them) or safetensors. All
+    The function reads the paper's files for depth, segmentation (ADE20K and Cityscapes, by mmcv, and Pascal VOC) and
+    detection, VPD's files for depth and segmentation, and mmseg's VPD, as pickles (without running anything in them) or
+    safetensors. All
     of these models run at timestep 1. Every tensor of the file is used, compared with the base model, or left out for a
     reason that the report gives. A file with any other tensor is refused.
 
@@ -88,8 +89,9 @@ def convert_file(
         OutputError: If the folder is not empty or cannot be written to.
 
     Source:
-        TADP/tadp_depth.py, TADP/tadp_seg_mm.py, TADP/tadp_objdet.py and TADP/utils/inference.py of the release; VPD's
-        vpd/, depth/ and segmentation/; mmsegmentation's backbones/vpd.py and decode_heads/vpd_depth_head.py.
+        TADP/tadp_depth.py, TADP/tadp_seg.py, TADP/tadp_seg_mm.py, TADP/tadp_objdet.py and TADP/utils/inference.py of
+        the release; VPD's vpd/, depth/ and segmentation/; mmsegmentation's backbones/vpd.py and
+        decode_heads/vpd_depth_head.py.
     """
     path, output = Path(path), Path(output)
     complete_folder(output)
@@ -136,7 +138,8 @@ def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: 
     if text.mode == "captions" and text.length not in (None, backbone.text_length):
         raise ModelError(
             f"{path}: the head takes the attention of {text.length} tokens, but a caption of {base} has "
-            f"{backbone.text_length}. Files trained with captions joined to class embeddings are not supported."
+            f"{backbone.text_length}. Files trained with class names, or with captions joined to class embeddings, are "
+            "not supported."
         )
     return backbone
 
@@ -182,13 +185,19 @@ def _class_names(
         if requested is not None:
             raise ModelError(f"a depth model has no classes; got class_names for {path}.")
         return ()
-    meta = extra.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    data = meta.get("dataset_meta")
-    recorded = meta.get("CLASSES") or (data.get("classes") if isinstance(data, dict) else None)
-    names = requested or recorded or _CLASSES.get((form.task, count))
+    meta = _entry(extra, "meta")
+    recorded = [
+        _entry(meta, "CLASSES"), _entry(_entry(meta, "dataset_meta"), "classes"),
+        _entry(_entry(extra, "hyper_parameters"), "class_names"),
+    ]  # fmt: skip
+    lists = [names for names in recorded if isinstance(names, list | tuple) and names]
+    names = requested or (lists[0] if lists else _CLASSES.get((form.task, count)))
     if names is None:
         raise ModelError(f"{path} has {count} classes and does not name them; pass class_names= (--classes).")
     if len(names) != count:
         raise ModelError(f"{path} has {count} classes; got {len(names)} names, {', '.join(map(str, names[:3]))} ….")
     return tuple(str(name) for name in names)
+
+
+def _entry(content: Any, key: str) -> Any:
+    return content.get(key) if isinstance(content, dict) else None

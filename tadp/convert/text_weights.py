@@ -22,6 +22,7 @@ NYU_ROOMS = (
     *("home_storage", "cafe", "furniture_store", "office_kitchen", "student_lounge", "dining_room", "reception_room"),
     *("computer_lab", "classroom", "office", "bookstore"),
 )
+_FIRST_GATE = 1e-4  # TADPSeg's gamma_init_value
 UNNAMED_TOKEN = "*"  # what Textual Inversion's own code calls every token inside its files
 _VOCABULARY = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 
@@ -79,11 +80,13 @@ def read_text(
         stored = length == embeddings.shape[0]
     else:
         stored = not any(key.startswith(f"{form.whole}cond_stage_model.") for key in state)
-    # The released detection model always has an adapter, but uses it only for class embeddings.
     adapter = any(key.startswith(f"{form.root}text_adapter.") for key in state)
-    return FileText(
-        "stored" if stored else "captions", levels, length, adapter and (stored or form.task != "detection")
-    )
+    if form.head == "torchvision":  # it always has an adapter, but uses it only for class embeddings
+        adapter = adapter and stored
+    elif form.head == "smp":  # it always has an adapter; without use, the gate keeps its initial value
+        gate = state.get(f"{form.root}gamma")
+        adapter = adapter and (gate is None or bool(((gate.float() - _FIRST_GATE).abs() > 1e-6).any()))
+    return FileText("stored" if stored else "captions", levels, length, adapter)
 
 
 def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Float[Tensor, "1 d"]:

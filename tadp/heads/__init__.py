@@ -12,5 +12,6 @@ from tadp.heads.detection import DetectionHead as DetectionHead
 from tadp.heads.fpn import FPN as FPN
 from tadp.heads.linear import LinearHead as LinearHead
 from tadp.heads.segmentation import SegmentationHead as SegmentationHead
+from tadp.heads.segmentation import SMPSegmentationHead as SMPSegmentationHead
 
-__all__ = ["FPN", "DepthHead", "DetectionHead", "LinearHead", "SegmentationHead"]
+__all__ = ["FPN", "DepthHead", "DetectionHead", "LinearHead", "SMPSegmentationHead", "SegmentationHead"]

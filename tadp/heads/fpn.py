@@ -15,7 +15,7 @@ class FPN(nn.Module):
     """A feature pyramid network.
 
     The map of each level goes through a 1x1 ("lateral") convolution. Then the enlarged sum of the next coarser level is
-    added, and a 3x3 convolution gives the level's output.
+    added, and a 3x3 convolution gives the level's output. Without `output_convs`, the sum is the output.
 
     The arithmetic is the same as in mmsegmentation's neck `FPN` and torchvision's `FeaturePyramidNetwork`, where the
     parts have these names:
@@ -29,6 +29,7 @@ class FPN(nn.Module):
     Args:
         feature_info: Channels and strides of the levels, as in `backbone.feature_info`.
         channels: Number of channels of every output map.
+        output_convs: Whether each level has the 3x3 convolution.
 
     Raises:
         ValueError: If the strides do not grow by a factor of 2, 4, 8, ... from level to level, or `channels` is below
@@ -38,13 +39,16 @@ class FPN(nn.Module):
         Lin et al., Feature Pyramid Networks; TADP's mm_configs, with 256 channels and four output maps.
     """
 
-    def __init__(self, feature_info: FeatureInfo, *, channels: int = 256):
+    def __init__(self, feature_info: FeatureInfo, *, channels: int = 256, output_convs: bool = True):
         super().__init__()
         check_info(feature_info)
         check_counts(channels=channels)
         self.feature_info = feature_info
         self.lateral_convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in feature_info.channels)
-        self.fpn_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in feature_info.channels)
+        self.fpn_convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) if output_convs else nn.Identity()
+            for _ in feature_info.channels
+        )
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.xavier_uniform_(conv.weight)

@@ -110,20 +110,25 @@ def check_batch(module: nn.Module, maps: Tensor, *, level: int, instead: str = "
 
 
 def enlarge(
-    maps: Tensor, factor: int, *, size: tuple[int, int], mode: Literal["nearest", "bilinear"] = "bilinear"
+    maps: Tensor,
+    factor: int,
+    *,
+    size: tuple[int, int],
+    mode: Literal["nearest", "bilinear"] = "bilinear",
+    align_corners: bool = False,
 ) -> Tensor:
     """Enlarge maps by a whole factor, so that each cell becomes `factor` x `factor` cells, and crop them to a size.
 
     A map has ceil(size / stride) cells, so its last cell may extend beyond the image's edge. The maps are enlarged by
     the whole factor and then cropped, so that every cell keeps its place. If they would be smaller than `size`, or
-    larger by a cell or more, they are stretched to `size` instead.
+    larger by a cell or more, they are stretched to `size` instead. With `align_corners`, bilinear enlarging maps the
+    centres of the corner cells to the centres of the corner cells, as PyTorch's option of this name does.
     """
     if not _within_last_cell(maps, factor, size):
-        return _stretch(maps, size, mode)
+        return _stretch(maps, size, mode, align_corners=align_corners)
     if factor > 1:
-        maps = F.interpolate(
-            maps, scale_factor=float(factor), mode=mode, align_corners=False if mode == "bilinear" else None
-        )
+        corners = align_corners if mode == "bilinear" else None
+        maps = F.interpolate(maps, scale_factor=float(factor), mode=mode, align_corners=corners)
     return maps[:, :, : size[0], : size[1]]
 
 
@@ -164,5 +169,7 @@ def _within_last_cell(maps: Tensor, factor: int, size: tuple[int, int]) -> bool:
     return all(0 <= cells * factor - side < factor for cells, side in zip(maps.shape[2:], size, strict=True))
 
 
-def _stretch(maps: Tensor, size: tuple[int, int], mode: Literal["nearest", "bilinear"]) -> Tensor:
-    return F.interpolate(maps, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
+def _stretch(
+    maps: Tensor, size: tuple[int, int], mode: Literal["nearest", "bilinear"], *, align_corners: bool = False
+) -> Tensor:
+    return F.interpolate(maps, size=size, mode=mode, align_corners=align_corners if mode == "bilinear" else None)

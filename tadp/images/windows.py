@@ -68,6 +68,8 @@ class WindowedPrediction:
             has the image's original size in either case.
         flipped: Whether to predict the mirrored image and mirror the result back.
         cell_px: Side in pixels of the square that one predicted value covers. The values are enlarged bilinearly.
+        align_corners: Whether values are enlarged so that the centres of the corner cells stay in the corners of the
+            window, as PyTorch's option of this name does.
 
     Raises:
         ValueError: If the stride is under 1, or is larger than the window, which would leave gaps.
@@ -83,11 +85,12 @@ class WindowedPrediction:
         size: tuple[int, int] | None = None,
         flipped: bool = False,
         cell_px: int = 1,
+        align_corners: bool = False,
     ):
         self.predict, self.image, self.flipped = predict, image, flipped
         self.size = (int(image.shape[2]), int(image.shape[3]))
         self.sides = tuple(
-            _Side(seen, length, window, stride or window, cell_px)
+            _Side(seen, length, window, stride or window, cell_px, align_corners)
             for seen, length in zip(size or self.size, self.size, strict=True)
         )
         self._kept: dict[tuple[int, int], Float[Tensor, "_k _h _w"]] = {}
@@ -202,10 +205,11 @@ class _Side:
         window: Length of a window's side in pixels.
         stride: Number of pixels from the start of one window to the start of the next.
         cell_px: Side in pixels of the square that one predicted value covers.
+        align_corners: How values are enlarged; see `WindowedPrediction`.
     """
 
-    def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int):
-        self.seen, self.length, self.cell_px = seen, length, cell_px
+    def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int, align_corners: bool):
+        self.seen, self.length, self.cell_px, self.align_corners = seen, length, cell_px, align_corners
         self.side = min(window, seen)
         self.starts = window_starts(seen, window, stride)
         self.counts = torch.zeros(seen, dtype=torch.float64)
@@ -222,18 +226,22 @@ class _Side:
             if low >= high:
                 continue
             cells = math.ceil(self.side / self.cell_px)
-            enlarged = _linear(cells, cells * self.cell_px, low - start, high - start)
+            whole = cells * self.cell_px
+            enlarged = _linear(cells, whole, low - start, high - start, align_corners=self.align_corners)
             mean = enlarged.weights / self.counts[low:high, None]
             weights = pixels.weights[:, low - first : high - first] @ mean
             shares.append(_Share(number, enlarged.cells, weights.float()))
         return shares
 
 
-def _linear(source: int, size: int, start: int, stop: int, *, antialias: bool = False) -> _Weights:
+def _linear(
+    source: int, size: int, start: int, stop: int, *, antialias: bool = False, align_corners: bool = False
+) -> _Weights:
     """Rows `start` up to `stop` of the matrix that resizes `source` values to `size` bilinearly, as torch does."""
     ratio = source / size
     reach = max(ratio, 1.0) if antialias else 1.0
-    centers = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * ratio
+    places = torch.arange(start, stop, dtype=torch.float64)
+    centers = places * (source - 1) / max(size - 1, 1) + 0.5 if align_corners else (places + 0.5) * ratio
     first = max(math.floor(float(centers[0]) - reach), 0)
     last = min(math.ceil(float(centers[-1]) + reach), source)
     cells = torch.arange(first, last, dtype=torch.float64) + 0.5

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Integer
@@ -14,7 +14,7 @@ from tadp.datasets.sample import Sample
 from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features
 from tadp.files.checks import check_classes
-from tadp.heads import LinearHead, SegmentationHead
+from tadp.heads import LinearHead, SegmentationHead, SMPSegmentationHead
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import mean_tiles
 from tadp.metrics import MeanIoU
@@ -25,6 +25,13 @@ from tadp.tasks.predictions import SegmentationResult, label_of, loss_text
 from tadp.tasks.sliding import check_features, check_result, make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
+
+HeadKind: TypeAlias = Literal["fpn", "smp_fpn", "linear"]
+_HEADS: dict[HeadKind, type[SegmentationHead] | type[LinearHead]] = {
+    "fpn": SegmentationHead,
+    "smp_fpn": SMPSegmentationHead,
+    "linear": LinearHead,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +57,16 @@ class TADPForSemanticSegmentation(TaskModel):
         backbone: The backbone.
         class_names: Names of the K classes. Value k of a mask stands for name k, counted from 0. Background needs a
             name too if it is a class.
-        head: Kind of head: "fpn", the paper's (`heads.SegmentationHead`), or "linear", a linear probe
-            (`heads.LinearHead`).
+        head: Kind of head: "fpn", the paper's for ADE20K and Cityscapes (`heads.SegmentationHead`); "smp_fpn", the
+            paper's for Pascal VOC (`heads.SMPSegmentationHead`); or "linear", a linear probe (`heads.LinearHead`).
         head_options: Further arguments of the head; None passes no further arguments.
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
         prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names` without
             "background".
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA if `tune` is "lora".
-        loss: The loss: "cross_entropy", as in the paper, or "focal", which gives hard pixels more weight.
+        loss: The loss: "cross_entropy", as in the paper, or "focal", which gives hard pixels more weight, as in the
+            paper's code for Pascal VOC.
         ignore_label: Value of pixels without a label in masks, 255 by default.
         window_px: Side in pixels of the windows into which `predict` divides an image. Use the size of the training
             crops.
@@ -90,7 +98,7 @@ class TADPForSemanticSegmentation(TaskModel):
         backbone: TADPBackbone,
         *,
         class_names: Sequence[str],
-        head: Literal["fpn", "linear"] = "fpn",
+        head: HeadKind = "fpn",
         head_options: dict[str, Any] | None = None,
         prompt_mode: PromptMode = "captions",
         prompt_classes: Sequence[str] | None = None,
@@ -102,19 +110,18 @@ class TADPForSemanticSegmentation(TaskModel):
         stride_px: int | None = None,
     ):
         refuse_name(backbone)
-        if head not in ("fpn", "linear"):
-            raise ValueError(f"head must be 'fpn' or 'linear'; got {head!r}.")
+        if head not in tuple(_HEADS):
+            raise ValueError(f"head must be 'fpn', 'smp_fpn' or 'linear'; got {head!r}.")
         if loss not in ("cross_entropy", "focal"):
             raise ValueError(f"loss must be 'cross_entropy' or 'focal'; got {loss!r}.")
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2)
         class_names = check_classes(class_names, name="class_names")
-        head_class = SegmentationHead if head == "fpn" else LinearHead
         head_options = head_options or {}
         if prompt_classes is None:
             prompt_classes = [name for name in class_names if name != BACKGROUND]
         super().__init__(
             backbone,
-            head_class(backbone.feature_info, num_classes=len(class_names), **head_options),
+            _HEADS[head](backbone.feature_info, num_classes=len(class_names), **head_options),
             prompt_mode=prompt_mode,
             prompt_classes=prompt_classes,
             tune=tune,
@@ -235,6 +242,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 short_side_px=short_side_px,
                 flip=flip,
                 cell_px=self.backbone.feature_info.reduction[0],
+                align_corners=isinstance(self.head, SegmentationHead) and self.head.align_corners,
             )
             classes, scores = torch.zeros(height, width, dtype=torch.int64), torch.zeros(height, width)
             probabilities = torch.zeros(len(self.class_names), height, width) if return_probabilities else None

@@ -103,6 +103,7 @@ def make_views(
     short_side_px: int | None = None,
     flip: bool = False,
     cell_px: int = 1,
+    align_corners: bool = False,
 ) -> list[WindowedPrediction]:
     """Prepare the windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
 
@@ -115,6 +116,7 @@ def make_views(
         short_side_px: Length in pixels to which the image's shorter side is resized first; None keeps its size.
         flip: Whether to add the mirrored image at each scale.
         cell_px: Side in pixels of the square that one predicted value covers; see `WindowedPrediction`.
+        align_corners: How values are enlarged; see `WindowedPrediction`.
 
     Raises:
         TypeError: If `short_side_px` is not an integer, or `scales` is not a list of numbers.
@@ -140,7 +142,14 @@ def make_views(
             )
     return [
         WindowedPrediction(
-            predict, image, window=window_px, stride=stride_px, size=size, flipped=flipped, cell_px=cell_px
+            predict,
+            image,
+            window=window_px,
+            stride=stride_px,
+            size=size,
+            flipped=flipped,
+            cell_px=cell_px,
+            align_corners=align_corners,
         )
         for size in sizes
         for flipped in ((False, True) if flip else (False,))

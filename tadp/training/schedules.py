@@ -240,7 +240,8 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             power=0.9,
             source="TADP/tadp_seg.py, cvpr_experiments/pascal_segmentation.sh: 4 batches of 2",
             note=f"{_SCALE_NOTE} The code's curve takes the number of data sets, 1, for the number of steps; here the "
-            "curve spans the run.",
+            "curve spans the run. The code trains a head of segmentation_models_pytorch with the focal loss: pass "
+            "head='smp_fpn' and loss='focal' to the model.",
         ),
         "cityscapes-40k": Schedule(
             groups="released",

@@ -46,7 +46,7 @@ def test_a_file_becomes_the_model_it_was_written_from(form, base, tmp_path):
     assert expected.isfinite().all()
     torch.testing.assert_close(output_of(model, pixels), expected, rtol=1e-5, atol=1e-6)
     tensors = sum(part.tensors for part in report.parts)
-    assert tensors == len(original.state) + (form == "tadp depth")  # plus the optimizer's tensors
+    assert tensors == len(original.state) + (form in ("tadp depth", "tadp pascal"))  # plus one of the training
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,8 @@ def test_a_file_becomes_the_model_it_was_written_from(form, base, tmp_path):
         ("tadp detection", {"scale_latents": True, "imagenet_pixels": True, "attach_attention": (1, 2)}),
         ("vpd segmentation", {"scale_latents": False, "attach_attention": (1, 2), "prompt_mode": "stored"}),
         ("tadp segmentation", {"scale_latents": True, "imagenet_pixels": False, "prompt_mode": "captions"}),
+        ("tadp pascal", {"scale_latents": True, "imagenet_pixels": False, "text_adapter": False, "classes": 21}),
+        ("vpd pascal", {"scale_latents": False, "attach_attention": (1, 2), "text_adapter": True}),
     ],
 )
 def test_how_a_file_was_trained_is_in_the_report_and_the_config(form, expected, base, tmp_path):
@@ -108,6 +110,16 @@ def test_golden_weights_in_the_originals_names_give_the_golden_features(case, tm
 def build_like(unet: Any) -> Any:
     """Build the same U-Net untrained; a conversion must replace its weights."""
     return type(unet).from_config(dict(unet.config)).eval()
+
+
+def test_what_a_pascal_file_has_besides_its_model_is_said(base, tmp_path):
+    model, report = convert(original_of("tadp pascal", base), base, tmp_path)
+    fates = {part.name: (part.tensors, part.fate) for part in report.parts}
+    assert fates["reduce_embeds"] == (2, "dropped: built, and never run")
+    assert fates["text adapter"] == (3, "dropped: the model did not use it")
+    assert fates["class embeddings"] == (1, "dropped: the text was captions")
+    assert fates["callbacks"] == (1, "dropped: training state")
+    assert (model.class_names[1], model.options["head"], model.options["loss"]) == ("airplane", "smp_fpn", "focal")
 
 
 # Options
@@ -260,6 +272,7 @@ def test_unknown_tensors_may_be_left_out_on_request(base, tmp_path):
             ),
         ),
         ("tadp detection", ("decode_head.roi_heads.box_head.fc7.bias",)),
+        ("vpd pascal", ("decode_head.decoder.seg_blocks.0.block.2.block.1.bias", "gamma")),
         ("mmseg depth", ("decode_head.depth_pred_layer.2.bias",)),
     ],
 )
@@ -379,15 +392,11 @@ def test_joined_text_and_other_bases_are_refused(base, tmp_path):
 def test_files_of_another_kind_say_what_they_are(base, tmp_path):
     unet = build_backbone().unet
     plain = originals.write_unet(unet, "model.diffusion_model.")
-    pascal = originals.write_unet(unet, "model.unet.diffusion_model.") | {
-        "decode_head.decoder.p5.weight": torch.zeros(1)
-    }
     odd = originals.write_unet(unet, "net.diffusion_model.")
     for content, message in (
         ({"state_dict": plain}, r"a whole Stable Diffusion checkpoint without a head"),
         ({"unet.down_blocks.0.attn.to_q.lora_A.weight": torch.zeros(1)}, r"it is a LoRA"),
         (dict(unet.state_dict()), r"it is a U-Net in diffusers' layout"),
-        (pascal, r"the paper's Pascal segmentation, whose decoder is segmentation_models_pytorch's"),
         (odd, r"its U-Net is under net\., which none of them uses"),
         ({"weight": torch.zeros(1)}, r"it has no U-Net under LDM's names; its 1 tensors begin with weight"),
         ({"weight": "no"}, r"holds 1 values other than tensors .*, such as 'weight'"),

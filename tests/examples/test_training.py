@@ -473,6 +473,15 @@ def test_a_data_set_needs_its_folder_and_a_schedule(missing, monkeypatch, capsys
     )
 
 
+@pytest.mark.parametrize(("data", "head", "loss"), [("voc", "smp_fpn", "focal"), ("ade20k", "fpn", "cross_entropy")])
+def test_each_data_set_is_trained_with_the_head_and_loss_of_the_released_code(data, head, loss, backbone):
+    import segmentation
+
+    options = SimpleNamespace(data=data, head_options=None, text="null", tune="nothing")
+    model = segmentation.build_model(backbone, ["background", "dog"], options)
+    assert (model.options["head"], model.options["loss"]) == (head, loss)
+
+
 def test_what_the_package_can_explain_ends_a_script_without_a_traceback(monkeypatch, tmp_path):
     import segmentation
 

@@ -15,6 +15,7 @@ from builders_heads import (
     build_linear,
     build_maps,
     build_segmentation,
+    build_smp,
     run_head,
 )
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ import tadp
 from tadp.features import FeatureInfo, Features
 from tadp.heads import DepthHead, DetectionHead, LinearHead, SegmentationHead
 
-MAKERS = [build_segmentation, build_depth, build_linear, build_detection]
-PIXELWISE = [build_segmentation, build_depth, build_linear]
+MAKERS = [build_segmentation, build_smp, build_depth, build_linear, build_detection]
+PIXELWISE = [build_segmentation, build_smp, build_depth, build_linear]
 every_head = pytest.mark.parametrize("make", MAKERS)
 pixelwise = pytest.mark.parametrize("make", PIXELWISE)
 Maker = Callable[..., nn.Module]

@@ -2,14 +2,15 @@ import math
 import re
 from collections import OrderedDict
 
+import originals
 import pytest
 import torch
 import torch.nn.functional as F
-from builders_heads import INFO, build_maps, build_segmentation
-from torch import Tensor
+from builders_heads import CLASSES, INFO, build_maps, build_segmentation, build_smp
+from torch import Tensor, nn
 
 from tadp.features import FeatureInfo
-from tadp.heads import FPN, SegmentationHead
+from tadp.heads import FPN, SegmentationHead, SMPSegmentationHead
 from tadp.training import losses
 
 
@@ -66,6 +67,54 @@ def test_numbers_are_mmsegmentations(head, size):
     maps = build_maps(*size)
     weights = {to_mmseg(key): value for key, value in head.state_dict().items()}
     torch.testing.assert_close(head(maps), mmseg(weights, maps, INFO.reduction), rtol=1e-4, atol=1e-5)
+
+
+def smp_head(info: FeatureInfo, *, num_classes: int, fpn_channels: int = 256, channels: int = 128) -> nn.Sequential:
+    """The installed smp's decoder and head, with the settings of the paper's Pascal code."""
+    from segmentation_models_pytorch.base import SegmentationHead
+    from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+
+    decoder = FPNDecoder(info.channels, encoder_depth=4, pyramid_channels=fpn_channels, segmentation_channels=channels)
+    return nn.Sequential(
+        OrderedDict(
+            decoder=decoder,
+            segmentation_head=SegmentationHead(channels, num_classes, kernel_size=1, upsampling=8),
+        )
+    )
+
+
+@pytest.mark.parametrize("channels", [32, 128])
+@pytest.mark.parametrize("size", [(128, 128), (64, 192), (256, 64)])
+def test_numbers_are_smps(size, channels):
+    ours = build_smp(channels=channels).eval().double()
+    weights = originals.write_smp_head(ours)
+    generator = torch.Generator().manual_seed(1)
+    for value in weights.values():  # norms of a new head are 1 and 0
+        value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64) * 0.3)
+    names = dict(zip(originals.write_smp_head(ours), ours.state_dict(), strict=True))
+    ours.load_state_dict({names[key]: value for key, value in weights.items()})
+    theirs = smp_head(INFO, num_classes=CLASSES, fpn_channels=8, channels=channels).eval().double()
+    theirs.load_state_dict({key.removeprefix("decode_head."): value for key, value in weights.items()}, strict=True)
+    maps = build_maps(*size, dtype=torch.float64)
+    expected = theirs.segmentation_head(theirs.decoder(maps))
+    assert expected.std() > 0.1
+    torch.testing.assert_close(ours(maps), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_parameters_of_the_released_widths_are_smps_one_to_one():
+    info = FeatureInfo((320, 717, 1357, 1280), (8, 16, 32, 64))  # SD 1.5 with the 77 tokens of a caption
+    with torch.device("meta"):
+        ours = SMPSegmentationHead(info, num_classes=21)
+        theirs = smp_head(info, num_classes=21)
+    written = originals.write_smp_head(ours)
+    shapes = {key.removeprefix("decode_head."): value.shape for key, value in written.items()}
+    assert shapes == {key: value.shape for key, value in theirs.state_dict().items()}
+    assert ours.dropout.p == theirs.decoder.dropout.p
+
+
+def test_channels_that_do_not_form_smps_groups_are_refused():
+    with pytest.raises(ValueError, match=r"channels must be a multiple of 32, the number of groups .*; got 48"):
+        build_smp(channels=48)
 
 
 def test_parameters_of_the_released_widths_are_mmsegmentations_one_to_one():

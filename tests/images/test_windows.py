@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -57,9 +58,9 @@ def by_cell(part, cell=8):
     return F.avg_pool2d(by_window(part), cell, ceil_mode=True)
 
 
-def enlarged(part, cell=8):
+def enlarged(part, cell=8, align_corners=False):
     """The result of `by_cell`, enlarged to the size of the window as heads do it."""
-    values = F.interpolate(by_cell(part, cell), scale_factor=float(cell), mode="bilinear", align_corners=False)
+    values = F.interpolate(by_cell(part, cell), scale_factor=float(cell), mode="bilinear", align_corners=align_corners)
     return values[:, :, : part.shape[2], : part.shape[3]]
 
 
@@ -78,12 +79,13 @@ def test_windows_are_averaged_where_they_overlap(size, window, stride, tile_px):
 @pytest.mark.parametrize("tile_px", [13, 500])
 @pytest.mark.parametrize("size", [(80, 100), (23, 31), (45, 61), (70, 40)])
 @pytest.mark.parametrize("flipped", [False, True])
-def test_tiles_are_the_whole_of_an_image_that_is_seen_at_another_size(size, tile_px, flipped):
+@pytest.mark.parametrize("corners", [False, True])
+def test_tiles_are_the_whole_of_an_image_that_is_seen_at_another_size(size, tile_px, flipped, corners):
     image = random_image(45, 61, seed=1)
-    options = {"window": 18, "stride": 10, "size": size, "flipped": flipped, "cell_px": 8}
+    options = {"window": 18, "stride": 10, "size": size, "flipped": flipped, "cell_px": 8, "align_corners": corners}
     result = read(WindowedPrediction(by_cell, image, **options), tile_px)
     seen = seen_at(image, size)
-    whole = slow(enlarged, seen.flip(3) if flipped else seen, 18, 10)[None]
+    whole = slow(partial(enlarged, align_corners=corners), seen.flip(3) if flipped else seen, 18, 10)[None]
     whole = F.interpolate(whole.flip(3) if flipped else whole, size=(45, 61), mode="bilinear", align_corners=False)
     torch.testing.assert_close(result[None], whole)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.heads import DepthHead, DetectionHead, LinearHead, SegmentationHead
+from tadp.heads import DepthHead, DetectionHead, LinearHead, SegmentationHead, SMPSegmentationHead
 from tadp.images.boxes import Boxes
 
 INFO = FeatureInfo(channels=(16, 21, 32, 8), reduction=(8, 16, 32, 64))
@@ -47,6 +47,11 @@ def _seeded(make: Callable[[], nn.Module]) -> Any:
 def build_segmentation(info: FeatureInfo = INFO, **options: Any) -> SegmentationHead:
     options = {"num_classes": CLASSES, "fpn_channels": 8, "channels": 12} | options
     return _seeded(lambda: SegmentationHead(info, **options))
+
+
+def build_smp(info: FeatureInfo = INFO, **options: Any) -> SMPSegmentationHead:
+    options = {"num_classes": CLASSES, "fpn_channels": 8, "channels": 64} | options
+    return _seeded(lambda: SMPSegmentationHead(info, **options))
 
 
 def build_depth(info: FeatureInfo = INFO, **options: Any) -> DepthHead:

@@ -159,6 +159,26 @@ def write_mmcv_head(head: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def write_smp_head(head: nn.Module) -> dict[str, Tensor]:
+    """Name the tensors of a head on four maps as segmentation_models_pytorch's `FPNDecoder` and `SegmentationHead` do.
+
+    The decoder's levels are p2 (finest) to p5, and p5 is a plain convolution. Its branches begin with the coarsest.
+    """
+    levels = ("p2.skip_conv", "p3.skip_conv", "p4.skip_conv", "p5")
+    state = {}
+    for key, value in head.state_dict().items():
+        parts = key.split(".")
+        if parts[0] == "neck":
+            there = f"decoder.{levels[int(parts[2])]}"
+        elif parts[0] == "scale_heads":
+            layer = {"conv": 0, "norm": 1}[parts[3]]
+            there = f"decoder.seg_blocks.{3 - int(parts[1])}.block.{parts[2]}.block.{layer}"
+        else:
+            there = "segmentation_head.0"
+        state[f"decode_head.{there}.{parts[-1]}"] = value.clone()
+    return state
+
+
 def write_detection_head(head: nn.Module) -> dict[str, Tensor]:
     names = {"lateral_convs": "inner_blocks", "fpn_convs": "layer_blocks"}
     state = {"decode_head.backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}

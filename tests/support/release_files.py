@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from tadp import Conditioning, TADPBackbone
 from tadp.convert import Report, convert_file
 from tadp.images.boxes import Boxes
+from tadp.language.class_names import VOC_CLASSES
 from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, TaskModel
 
 CLASSES = ["sky", "tree", "house"]
+PASCAL_CLASSES = ["background", "airplane", *VOC_CLASSES[1:]]  # the code of the paper writes "airplane"
 
 
 @dataclass
@@ -160,6 +162,45 @@ def vpd_segmentation(base: Path) -> Original:
     return Original(model, state, lambda state: {"meta": mmcv_meta(), "state_dict": state})
 
 
+def pascal_model(backbone: TADPBackbone, **options: Any) -> TADPForSemanticSegmentation:
+    """The paper's model for Pascal VOC, with the decoder of segmentation_models_pytorch and focal loss."""
+    head = {"head": "smp_fpn", "loss": "focal", "head_options": {"fpn_channels": 8, "channels": 64}}
+    return segmentation_model(backbone, **(head | options))
+
+
+def tadp_pascal(base: Path) -> Original:
+    """A checkpoint of Lightning: captions and scaled latents.
+
+    It has class embeddings and a text adapter that are not used, and layers for tokens that never run.
+    """
+    model = pascal_model(backbone_of(base), class_names=PASCAL_CLASSES)
+    state = originals.write_unet(model.backbone.unet, "model.unet.diffusion_model.")
+    state |= whole(model.backbone, "sd_model.") | originals.write_smp_head(model.head)
+    state |= {"class_embeddings": class_embeddings(21), "gamma": torch.full((WIDTH,), 1e-4)}
+    state |= {f"text_adapter.fc.{layer}.weight": torch.zeros(WIDTH, WIDTH) for layer in (0, 2)}
+    state |= {"reduce_embeds.weight": torch.zeros(8, WIDTH), "reduce_embeds.bias": torch.zeros(8)}
+    score = {"ModelCheckpoint": {"best_model_score": torch.tensor(0.1), "best_model_path": "last.ckpt"}}
+    training = {
+        **{"epoch": 14, "global_step": 19830, "pytorch-lightning_version": "2.0.0", "callbacks": score},
+        **{"loops": {}, "optimizer_states": [], "lr_schedulers": [], "hparams_name": "kwargs"},
+        "hyper_parameters": {"class_names": PASCAL_CLASSES, "ignore_index": 255, "cfg": {"decode_head": "FPN"}},
+    }
+    return Original(model, state, lambda state: {"state_dict": state, **training})
+
+
+def vpd_pascal(base: Path) -> Original:
+    """A bare state dict: class embeddings, a text adapter that was trained, and unscaled latents."""
+    backbone = backbone_of(base, scale_latents=False, text_adapter=True, text_length=21)
+    model = pascal_model(backbone, class_names=["background", *VOC_CLASSES], prompt_mode="stored")
+    embeddings = class_embeddings(21)
+    model.store_text(Conditioning(embeddings[None]))
+    assert backbone.text_adapter is not None
+    state = originals.write_unet(backbone.unet, "model.unet.diffusion_model.")
+    state |= originals.write_vae(backbone.vae, "encoder_vq.") | originals.write_adapter(backbone.text_adapter, "")
+    state |= whole(backbone, "sd_model.", vae=False, text=False) | {"class_embeddings": embeddings}
+    return Original(model, state | originals.write_smp_head(model.head))
+
+
 def tadp_detection(base: Path) -> Original:
     """The released Watercolor2k model: captions and ImageNet's normalisation.
 
@@ -184,6 +225,8 @@ FORMS = {
     "mmseg depth": mmseg_depth,
     "tadp segmentation": tadp_segmentation,
     "vpd segmentation": vpd_segmentation,
+    "tadp pascal": tadp_pascal,
+    "vpd pascal": vpd_pascal,
     "tadp detection": tadp_detection,
 }
 

@@ -210,7 +210,7 @@ def test_a_mode_without_its_classes_is_refused():
     [
         ({"prompt_mode": "blip"}, "prompt_mode must be one of captions, class_names.*got 'blip'"),
         ({"tune": "unet"}, "tune must be one of all, lora, nothing; got 'unet'"),
-        ({"head": "mlp"}, "head must be 'fpn' or 'linear'; got 'mlp'"),
+        ({"head": "mlp"}, "head must be 'fpn', 'smp_fpn' or 'linear'; got 'mlp'"),
         ({"loss": "dice"}, "loss must be 'cross_entropy' or 'focal'; got 'dice'"),
     ],
 )
@@ -408,7 +408,7 @@ def test_scales_and_flips_average_probabilities():
     torch.testing.assert_close(result.probabilities, expected)
 
 
-@pytest.mark.parametrize("head", ["fpn", "linear"])
+@pytest.mark.parametrize("head", ["fpn", "smp_fpn", "linear"])
 def test_logits_are_enlarged_as_the_head_enlarges_them(head):
     model, batch = segmenter(head=head), images(1, 61, 45)  # the last cells reach over the edge
     result = model.predict(batch, CAPTION, return_probabilities=True)

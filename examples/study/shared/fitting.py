@@ -126,7 +126,8 @@ class Study:
         torch.manual_seed(run.seed)  # the head's initial weights, which are equal in all rows with texts of one length
         if self.task == "depth":
             return tadp.TADPForDepthEstimation(backbone, max_depth_m=MAX_DEPTH_M[self.settings.data], **options), texts
-        options |= {"loss": "focal" if self.settings.data == "voc" else "cross_entropy"}  # as released
+        if self.settings.data == "voc":  # as released
+            options |= {"head": "smp_fpn", "loss": "focal"}
         return tadp.TADPForSemanticSegmentation(backbone, class_names=train.class_names, **options), texts
 
     def _features(self, run: Run, model: Any, texts: dict[str, ImageTexts]) -> dict[str, Any] | None:
