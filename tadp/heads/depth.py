@@ -7,11 +7,12 @@ Its parameters correspond to those of the paper's released code:
     deconv_layers, conv_layers                 decoder.deconv_layers, decoder.conv_layers
     last_layer_depth                           last_layer_depth
 
-With the default numbers of channels, they also have the same shapes. The outputs agree for images whose height and
-width are multiples of 64. For other sizes, the released code pads the image, and the padding changes the result of its
-first group normalisations. Here, maps are cropped to the image before they reach the head.
+With the default numbers of channels, they also have the same shapes. The outputs agree for images of 512x512 pixels,
+and for those of 480x480 and 352x352 pixels if the head receives the maps of the padded image and `drop_padding`, as
+`TADPForDepthEstimation` with `pad_with_grey` passes them. The released code refuses other sizes.
 """
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -123,7 +124,11 @@ class DepthHead(nn.Module):
                     nn.init.zeros_(conv.bias)
 
     def forward(
-        self, features: Features | Sequence[Tensor], *, image_size: tuple[int, int] | None = None
+        self,
+        features: Features | Sequence[Tensor],
+        *,
+        image_size: tuple[int, int] | None = None,
+        drop_padding: bool = False,
     ) -> Float[Tensor, "b height width"]:
         """Predict the depth of every pixel.
 
@@ -132,6 +137,9 @@ class DepthHead(nn.Module):
                 converted to the head's dtype.
             image_size: (height, width) of the output in pixels. None is the size of the images; for a list of maps, the
                 size of the finest map times its stride.
+            drop_padding: Whether `features` are those of images that were padded on the right and at the bottom, and
+                `image_size` is their size before. As in the released code, cells that hold only padding then count in
+                the first normalisations, and are left out before the transposed convolutions.
 
         Returns:
             Depth in metres, (B, height, width), between 0 and `max_depth_m`, in float32 or higher precision.
@@ -141,13 +149,19 @@ class DepthHead(nn.Module):
             ValueError: If the maps do not fit the head's `feature_info`.
         """
         maps, size = read_maps(features, self.feature_info, image_size=image_size, head=self)
-        decoded = self.conv_layers(self.deconv_layers(self.out_layer(torch.cat(self._on_grid(maps), dim=1))))
+        joined = self.out_layer(torch.cat(self._on_grid(maps), dim=1))
+        stride, whole = self.feature_info.reduction[self.grid], size
+        if drop_padding:
+            rows, columns = (math.ceil(side / stride) for side in size)
+            joined, whole = joined[:, :, :rows, :columns], (rows * stride, columns * stride)
+        decoded = self.conv_layers(self.deconv_layers(joined))
         for _ in range(self.doublings):
             decoded = F.interpolate(decoded, scale_factor=2.0, mode="bilinear", align_corners=False)
-        decoded = cut(decoded, self.feature_info.reduction[self.grid], size=size)
+        decoded = cut(decoded, stride, size=whole)
         logits = self.last_layer_depth(decoded)[:, 0]
         # bfloat16 would round depths near 10 m to steps of 6 cm
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid() * self.max_depth_m
+        depth_m = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid() * self.max_depth_m
+        return depth_m[:, : size[0], : size[1]]
 
     def _on_grid(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Resize all levels to the second coarsest."""

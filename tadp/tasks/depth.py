@@ -61,8 +61,10 @@ class TADPForDepthEstimation(TaskModel):
             crops, because depth in metres depends on how large objects appear. The default is that of the paper.
         stride_px: Number of pixels from one window to the next. None is a third of a window, which gives two windows
             for NYU's images of 640x480 pixels, as in the paper's released code.
-        pad_with_grey: Whether images are padded to a multiple of the coarsest level's stride with mid-grey, as in the
-            paper's released code. If not, their edges are repeated.
+        pad_with_grey: Whether images are padded as in the paper's released code: with mid-grey to a multiple of the
+            coarsest level's stride, where the head leaves out cells that hold only padding before it decodes. This is
+            the default of converted models. The released code takes only 352x352, 480x480 and 512x512 pixels; other
+            sizes follow the same rule. If not, edges are repeated, and the head never sees the padding.
 
     Raises:
         ValueError: If an option is unknown or out of range, or `prompt_classes` is missing in a mode that needs it.
@@ -146,14 +148,16 @@ class TADPForDepthEstimation(TaskModel):
             depth_m: The true depth in metres, (B, H, W); 0, NaN or infinity where it is unknown. None computes no loss.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
+                A model that pads with grey needs latents of images that were padded with grey.
 
         Raises:
             ValueError: If `depth_m` and the images differ in size.
         """
-        if images is None or not self.pad_with_grey:
+        if not self.pad_with_grey:
             return self.from_features(self.features(images, text, latents=latents, image_size=image_size), depth_m)
-        padded, size = self._padded(to_tensor(images))
-        return self.from_features(self.features(padded, text), depth_m, image_size=size)
+        if images is not None:
+            images, image_size = self._padded(to_tensor(images))
+        return self.from_features(self.features(images, text, latents=latents), depth_m, image_size=image_size)
 
     def _padded(self, pixels: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3 _h _w"], tuple[int, int] | None]:
         """Images padded with grey if the model does that, and their size before; None if there is nothing to crop."""
@@ -179,9 +183,7 @@ class TADPForDepthEstimation(TaskModel):
         """Like `forward`, from features that were computed before; `image_size` removes padding."""
         if depth_m is not None:
             _check_depth(depth_m, self.max_depth_m)
-        predicted_m = self.head(features)
-        if image_size is not None:
-            predicted_m = predicted_m[:, : image_size[0], : image_size[1]]
+        predicted_m = self.head(features, image_size=image_size, drop_padding=image_size is not None)
         loss = None if depth_m is None else losses.silog(predicted_m, depth_m.to(predicted_m.device))
         return DepthOutput(predicted_m, loss)
 

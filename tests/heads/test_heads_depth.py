@@ -1,8 +1,7 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from builders_heads import INFO, build_depth, build_maps
-from torch import Tensor
+from released_depth import depth_of_maps, spread
 
 from tadp.features import FeatureInfo
 from tadp.heads import DepthHead
@@ -10,47 +9,11 @@ from tadp.heads import DepthHead
 SD15 = FeatureInfo((320, 640, 1280, 1280), (8, 16, 32, 64))
 
 
-def released(weights: dict[str, Tensor], maps: list[Tensor]) -> Tensor:
-    """The released depth model after its U-Net, step by step, in evaluation."""
-
-    def conv(name: str, value: Tensor, **options: int) -> Tensor:
-        return F.conv2d(value, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
-
-    def batch_norm(name: str, value: Tensor) -> Tensor:
-        parts = [weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-        return F.relu(F.batch_norm(value, *parts))
-
-    def group_norm(name: str, value: Tensor) -> Tensor:
-        groups = 16 if value.shape[1] % 32 == 0 else value.shape[1] // 2
-        return F.relu(F.group_norm(value, groups, weights[f"{name}.weight"], weights[f"{name}.bias"]))
-
-    first = conv("layer1.0", maps[0], stride=2, padding=1)
-    first = conv("layer1.3", group_norm("layer1.1", first), stride=2, padding=1)
-    second = conv("layer2.0", maps[1], stride=2, padding=1)
-    joined = torch.cat([first, second, maps[2], F.interpolate(maps[3], scale_factor=2)], dim=1)
-    value = group_norm("out_layer.1", conv("out_layer.0", joined))
-    for number in (0, 3, 6):
-        value = F.conv_transpose2d(value, weights[f"deconv_layers.{number}.weight"], stride=2)
-        value = batch_norm(f"deconv_layers.{number + 1}", value)
-    value = batch_norm("conv_layers.1", conv("conv_layers.0", value, padding=1))
-    for _ in range(2):
-        value = F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
-    value = conv("last_layer_depth.2", F.relu(conv("last_layer_depth.0", value, padding=1)), padding=1)
-    return 10 * torch.sigmoid(value[:, 0])
-
-
 @pytest.fixture
 def head() -> DepthHead:
     """A head whose weights are large enough that depth is not 5 m everywhere."""
     head = build_depth(channels=16)
-    generator = torch.Generator().manual_seed(1)
-    for name, value in head.state_dict().items():
-        if not value.is_floating_point():
-            continue
-        if value.ndim == 4:
-            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
-        else:
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5 * ("running_var" in name))
+    spread(head)
     return head.eval()
 
 
@@ -59,7 +22,7 @@ def test_numbers_are_the_released_ones(head, size):
     maps = build_maps(*size)
     depth = head(maps)
     assert depth.std() > 0.2
-    torch.testing.assert_close(depth, released(head.state_dict(), maps), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(depth, depth_of_maps(head.state_dict(), maps), rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_of_the_released_widths_have_the_released_names():

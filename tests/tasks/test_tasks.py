@@ -519,6 +519,13 @@ def test_grey_padding_is_what_the_released_depth_code_does():
     assert not torch.equal(depther()(batch, CAPTION).depth_m, expected)
 
 
+def test_latents_of_grey_images_give_what_the_images_give():
+    model, batch = depther(pad_with_grey=True), images(1, 60, 90)
+    latents = model.backbone.encode_image(F.pad(batch, (0, 38, 0, 4), value=0.5))
+    output = model(None, CAPTION, latents=latents, image_size=(60, 90))
+    torch.testing.assert_close(output.depth_m, model(batch, CAPTION).depth_m)
+
+
 # Results
 
 
