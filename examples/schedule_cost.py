@@ -26,7 +26,8 @@ TEXT_ENCODER_PARAMETERS = 123_060_480  # CLIP ViT-L/14's text model, which Stabl
 SIDE = 512  # size of the U-Net's input; NYU's crops of 480 are padded to it
 # Training images, according to the papers and lists of the data sets. The paper's detector trains on VOC 2007 and 2012.
 IMAGES = {"ade20k": 20_210, "nyu": 24_231, "pascal": 10_582, "cityscapes": 2_975, "voc": 16_551}
-TASKS = {"nyu": "depth", "voc": "detection"}  # the others are segmentation
+PASCAL = "segmentation, Pascal VOC"  # it has a head of its own
+TASKS = {"nyu": "depth", "voc": "detection", "pascal": PASCAL}  # the others are segmentation
 GB, TERA = 1e9, 1e12
 HOUR_AT = 100 * TERA * 3600  # FLOP in an hour at 100 TFLOP/s
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    steps = {task: training_step(task) for task in ("segmentation", "depth", "detection")}
+    steps = {task: training_step(task) for task in ("segmentation", PASCAL, "depth", "detection")}
     print(report := page(steps))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +87,8 @@ def build_head(task: str, backbone: TADPBackbone) -> nn.Module:
         return heads.DepthHead(backbone.feature_info, max_depth_m=10.0)
     if task == "detection":  # boxes depend on values, which are missing here; the pyramid does not need them
         return heads.FPN(backbone.feature_info)
+    if task == PASCAL:
+        return heads.SMPSegmentationHead(backbone.feature_info, num_classes=21)
     return heads.SegmentationHead(backbone.feature_info, num_classes=150)
 
 
