@@ -21,7 +21,6 @@ from tadp.diffusion.noise import Kind
 from tadp.errors import ModelError
 from tadp.files.inference import computing
 from tadp.files.model_folder import WEIGHTS, save_weights
-from tadp.files.schema import shown
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
@@ -397,8 +396,7 @@ def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
         if family.denoiser_class.__name__ == name and family.matches(config):
             return family
     raise ModelError(
-        f"{where} holds a {shown(name)}; tadp reads {known_families()}. Check _class_name in its config.json; "
-        "tadp.diffusion.families.register adds a family."
+        f"{where}/config.json: {where} holds a {name!r}; tadp reads {known_families()}. `register` adds a family."
     )
 
 
