@@ -140,7 +140,6 @@ def local_folder(
 
     Raises:
         UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.
-        ModelError: If a save into the folder was killed, and its last moves cannot be made now.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -352,7 +351,6 @@ def check_readable(path: Path) -> None:
 
     Raises:
         CorruptFileError: If the file is damaged, or is not a safetensors file.
-        ModelError: If it was saved with another config than the one that lies there.
     """
     check_regular(path)
     refuse_pointer(path, CorruptFileError)
@@ -361,8 +359,7 @@ def check_readable(path: Path) -> None:
             own = (file.metadata() or {}).get("id")
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path} is not a complete safetensors file ({error}). Get the file again.") from error
-    if own is not None:
-        check_saved_together(path, own)
+    check_saved_together(path, own)
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:

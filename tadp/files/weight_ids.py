@@ -38,16 +38,18 @@ def weight_ids(folder: Path) -> dict[str, str]:
     return ids
 
 
-def check_saved_together(path: Path, own: str) -> None:
+def check_saved_together(path: Path, own: str | None) -> None:
     """Compare the id of a weight file with the one in the config of the model that it belongs to.
 
     Args:
         path: The weight file.
-        own: The id in its metadata.
+        own: The id in its metadata; None if it has none, which fits every config.
 
     Raises:
         ModelError: If the config names another id for this file.
     """
+    if own is None:
+        return
     for config in (folder / name for folder in path.parents[:3] for name in _CONFIGS):
         try:
             ids = json.loads(config.read_text(encoding="utf-8"))["weights"]

@@ -323,10 +323,7 @@ class DiffusersFamily(Family):
 
     def set_checkpointing(self, model: Any, enabled: bool) -> None:
         """Turn diffusers' gradient checkpointing on or off."""
-        if enabled:
-            model.enable_gradient_checkpointing()
-        else:
-            model.disable_gradient_checkpointing()
+        (model.enable_gradient_checkpointing if enabled else model.disable_gradient_checkpointing)()
 
     def is_checkpointed(self, model: Any) -> bool:
         """Whether diffusers' gradient checkpointing is on."""
