@@ -203,12 +203,7 @@ class Family(ABC):
         return
 
     def check_unchanged(self, model: Any, layout: Layout) -> None:
-        """Refuse a denoiser that other code has changed since `prepare`, so that a pass would give wrong maps.
-
-        Raises:
-            ModelError: If it was changed; the message says what to undo.
-        """
-        return
+        """Raise a ModelError if other code has changed the denoiser since `prepare`, so that maps would be wrong."""
 
     def unused(self, model: Any, layout: Layout) -> Iterable[nn.Module]:
         """Layers that a pass never runs."""
@@ -302,9 +297,8 @@ class DiffusersFamily(Family):
             processor = model.get_submodule(name).processor
             if not isinstance(processor, self.recorder_class) or processor.level != level:
                 raise ModelError(
-                    f"the attention processors of the {self.part} were replaced after the backbone was built: {name} "
-                    f"has a {type(processor).__name__}. That happens with fuse_qkv_projections, IP adapters, attention "
-                    "slicing, set_attn_processor, and a second backbone with other blocks; load the model again."
+                    f"the attention processors of the {self.part} were replaced (by a {type(processor).__name__} in "
+                    f"{name}), as fuse_qkv_projections, IP adapters and attention slicing do; load the model again."
                 )
 
     def config(self, model: Any) -> Mapping[str, Any]:
