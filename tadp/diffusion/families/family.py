@@ -163,8 +163,8 @@ class Family(ABC):
         """
         if text.mask is not None and not self.takes_mask:
             raise ValueError(f"the attention of {self.name} takes no text mask; encode the text without mask_padding.")
-        model = model._modules.get("_orig_mod", model)  # one that is compiled by itself: its blocks are called
-        if not isinstance(model, kind := self.denoiser_class):
+        model, kind = model._modules.get("_orig_mod", model), self.denoiser_class  # the inside of a compiled one
+        if not isinstance(model, kind):
             raise ModelError(f"the {self.part} was replaced by a {type(model).__name__}; pass a {kind.__name__}.")
         if not torch.compiler.is_compiling():
             self.check_unchanged(model, layout)
@@ -204,6 +204,7 @@ class Family(ABC):
 
     def check_unchanged(self, model: Any, layout: Layout) -> None:
         """Raise a ModelError if other code has changed the denoiser since `prepare`, so that maps would be wrong."""
+        return
 
     def unused(self, model: Any, layout: Layout) -> Iterable[nn.Module]:
         """Layers that a pass never runs."""
