@@ -238,9 +238,12 @@ def named_token(vectors: Tensor, found: str | None, token: str | None, path: Pat
     name = token or found
     if name is None:
         raise ModifierError(f"{path} does not name its token; pass token='<name>'.")
-    check_token(name)
     rows = vectors[None] if vectors.ndim == 1 else vectors
-    check_vectors(rows, name)
+    try:
+        check_token(name)
+        check_vectors(rows, name)
+    except ModifierError as error:
+        raise ModifierError(f"{path}: {error}") from error
     return LearnedToken(name, rows.contiguous())
 
 

@@ -108,7 +108,6 @@ TABLES: dict[str, tuple[str, ...]] = {  # statements that change a table on disk
     "captions are 500 MB": ("UPDATE captions SET captions = zeroblob(500000000)",),
     "captions are an empty list": ("UPDATE captions SET captions = '[]'",),
     "captions are a list of numbers": ("UPDATE captions SET captions = '[1]'",),
-    "captions are null": ("PRAGMA writable_schema = 1", "UPDATE captions SET captions = NULL"),
     "fields are not an object": ("UPDATE captions SET fields = '[1]'",),
     "fields are not JSON": ("UPDATE captions SET fields = '{'",),
     "provenance is unknown": ("UPDATE captions SET provenance = 99",),
