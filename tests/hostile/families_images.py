@@ -26,5 +26,6 @@ def image_contents() -> Iterator[Kind]:
 
 @family("image files: place")
 def image_places() -> Iterator[Kind]:
-    for sort in (*PLACES, *(set(CONTENTS) - {"cut in half", "zeros", "random bytes"})):
+    sorts = (*PLACES, *(name for name in CONTENTS if name not in ("cut in half", "zeros", "random bytes")))
+    for sort in sorts:
         yield Kind(sort, partial(read_picture, "png", sort), names="photo")
