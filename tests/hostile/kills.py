@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import sys
 import tempfile
@@ -202,13 +203,23 @@ def _run(
         timer.daemon = True
         timer.start()
     try:
-        with serving(lambda server, handler, captions: cleaned(captions)) as server:
-            port = server.url.split(":")[2].split("/")[0]
-            return 0, tadp(*(argument.replace("{port}", port) for argument in command.arguments)), count
+        port = _free_port(folder)
+        with serving(lambda server, handler, captions: cleaned(captions), port=port):
+            return 0, tadp(*(argument.replace("{port}", str(port)) for argument in command.arguments)), count
     except RefusedError as refusal:
         return *refusal.args, count
     except AssertionError as error:
         return -1, str(error), count
+
+
+def _free_port(folder: Path) -> int:
+    """A port for the server, the same in all runs in a folder: a run only continues one with the same address."""
+    note = folder.with_name("port")
+    if not note.exists():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            note.write_text(str(probe.getsockname()[1]))
+    return int(note.read_text())
 
 
 def _is_below(arguments: tuple[Any, ...], folder: Path) -> bool:

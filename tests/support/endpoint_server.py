@@ -12,7 +12,7 @@ from typing import Any
 class Server:
     """Answers each request with the status and body that `behave` returns, or not at all if it returns None."""
 
-    def __init__(self, behave: Callable[["Server", Any, list[str]], tuple[int, Any] | None]):
+    def __init__(self, behave: Callable[["Server", Any, list[str]], tuple[int, Any] | None], *, port: int = 0):
         self.behave = behave
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -28,7 +28,7 @@ class Server:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
@@ -67,8 +67,8 @@ def cleaned(captions: list[str]) -> tuple[int, Any]:
 
 
 @contextmanager
-def serving(behave: Callable[[Server, Any, list[str]], tuple[int, Any] | None]) -> Iterator[Server]:
-    server = Server(behave)
+def serving(behave: Callable[[Server, Any, list[str]], tuple[int, Any] | None], *, port: int = 0) -> Iterator[Server]:
+    server = Server(behave, port=port)
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
