@@ -55,8 +55,9 @@ def open_data(options):
     )
 
 
-def loss(model, part):
-    return model(**part.inputs, depth_m=part.batch.depth_m).loss
+def loss(model, part, *, own_class):
+    inputs = part.inputs | ({"text": part.batch.rooms} if own_class else {})
+    return model(**inputs, depth_m=part.batch.depth_m).loss
 
 
 def score(model, data, *, test, options, accelerator):
@@ -94,6 +95,8 @@ def main() -> None:
         max_depth_m=max_depth_m,
         head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
         prompt_mode=options.text,
+        prompt_classes=train.room_names,
+        own_class=options.own_class,
         tune=options.tune,
         window_px=128 if options.data == "scenes" else CROP_PX,
     )
@@ -103,7 +106,7 @@ def main() -> None:
     model = fit(
         model,
         training_data(model, train, AUGMENTATION[options.data], options, accelerator),
-        loss=loss,
+        loss=partial(loss, own_class=options.own_class),
         evaluate=scored,
         options=options,
         accelerator=accelerator,
@@ -116,7 +119,7 @@ def main() -> None:
         [
             enlarge(sample.image),
             depth_picture(torch.from_numpy(sample.depth_m)),
-            model.predict(sample.image, sample.caption, **test).plot(),
+            model.predict(sample.image, model.text.of_sample(sample), **test).plot(),
         ]
         for sample in (held_out[index] for index in range(min(options.sheet, len(held_out))))
     ]

@@ -19,6 +19,7 @@ from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
 from training.report import compare, finish, merge, share
+from training.text_options import fit_length, prompted
 
 from tadp.datasets import PascalVOCDetection, RandomFlip, Resize
 from tadp.drawing import box_picture
@@ -51,11 +52,13 @@ def open_data(options):
 
 
 def build_model(backbone, class_names, options):
+    names = prompted(class_names, options)
     model = TADPForObjectDetection(
-        backbone,
+        fit_length(backbone, names, options),
         class_names=class_names,
         head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
         prompt_mode=options.text,
+        prompt_classes=names,
         tune=options.tune,
         image_px=128 if options.data == "scenes" else IMAGE_PX,
     )
@@ -94,7 +97,7 @@ def picture_rows(model, data, *, count):
         [
             box_picture(sample.image, nothing, model.class_names),
             box_picture(sample.image, sample.boxes, model.class_names),
-            model.predict(sample.image, sample.caption).plot(),
+            model.predict(sample.image, model.text.of_sample(sample)).plot(),
         ]
         for sample in (data[index] for index in range(min(count, len(data))))
     ]

@@ -19,6 +19,7 @@ from training.loop import fit
 from training.model import load_backbone, training_data
 from training.options import read_options, run, start
 from training.report import compare, enlarge, finish, merge, share
+from training.text_options import fit_length, prompted
 
 from tadp import datasets
 from tadp.datasets import PadTo, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize, Resize
@@ -57,12 +58,14 @@ def open_data(options):
 
 
 def build_model(backbone, class_names, options):
+    names = prompted(class_names, options)
     model = TADPForSemanticSegmentation(
-        backbone,
+        fit_length(backbone, names, options),
         class_names=class_names,
         head="smp_fpn" if options.data == "voc" else "fpn",  # as in the released code
         head_options=options.head_options or (SCENES_HEAD if options.data == "scenes" else {}),
         prompt_mode=options.text,
+        prompt_classes=names,
         tune=options.tune,
         loss="focal" if options.data == "voc" else "cross_entropy",  # as in the released code
         window_px=128 if options.data == "scenes" else CROP_PX,
@@ -108,7 +111,7 @@ def picture_rows(model, data, *, count, **test):
         [
             enlarge(sample.image),
             class_picture(sample.image, torch.from_numpy(sample.mask), model.class_names),
-            model.predict(sample.image, sample.caption, **test).plot(),
+            model.predict(sample.image, model.text.of_sample(sample), **test).plot(),
         ]
         for sample in (data[index] for index in range(min(count, len(data))))
     ]

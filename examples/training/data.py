@@ -31,7 +31,11 @@ class Kept:
     """
 
     def __init__(self, data: RenderedScenes, *, captions: Captions | None):
-        self.class_names, self.box_class_names = data.class_names, data.box_class_names
+        self.class_names, self.box_class_names, self.room_names = (
+            data.class_names,
+            data.box_class_names,
+            data.room_names,
+        )
         self.image_ids = data.image_ids
         self._data = data
         self._texts = [None] * len(data) if captions is None else [captions[image_id] for image_id in self.image_ids]

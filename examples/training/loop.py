@@ -110,6 +110,12 @@ def _identity(
     schedule = {name: value for name, value in vars(options.schedule).items() if name not in ("source", "note")}
     names = ("data", "seed", "micro_batch", "mixed_precision", "model", "untrained", "cache_latents", "text")
     own = {name: getattr(options, name) for name in (*names, "captions_sha256")}
+    # left out if they are not set, so that runs from before these options can continue
+    own |= {
+        name: True
+        for name in ("text_adapter", "no_latent_scaling", "background", "own_class")
+        if vars(options).get(name)
+    }
     return {
         "task": type(model).__name__,
         "class_names": model.options.get("class_names"),

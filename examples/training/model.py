@@ -18,6 +18,7 @@ from training.parts import TrainingData
 
 def load_backbone(options: argparse.Namespace, accelerator: Accelerator, **more: Any) -> tadp.TADPBackbone:
     """The backbone. With `--untrained`, its U-Net has random weights, drawn with the seed."""
+    more |= {"text_adapter": options.text_adapter, "scale_latents": not options.no_latent_scaling}
     with accelerator.local_main_process_first():  # only one process per machine contacts the hub
         backbone = tadp.TADPBackbone.from_pretrained(options.model, device=accelerator.device, **more)
     if not options.untrained:

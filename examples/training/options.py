@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from tadp.errors import TADPError
-from tadp.tasks import PROMPT_MODES
 from tadp.training.schedules import SCHEDULES, Schedule, get_schedule
+from training.text_options import add_text_options, settle_text
 
 
 class StopTraining(RuntimeError):  # noqa: N818  it is not an error of the program
@@ -34,17 +34,19 @@ def read_options(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_data(parser.add_argument_group("data"), data)
     _add_model(parser.add_argument_group("model"))
+    add_text_options(parser.add_argument_group("text"), data)
     _add_schedule(parser.add_argument_group("schedule"))
     _add_run(parser.add_argument_group("run"))
     options = parser.parse_args(arguments)
-    if options.schedule is None and options.data != "scenes":
-        parser.error(f"--data {options.data} needs a --schedule: {', '.join(SCHEDULES)}")
-    if options.root is None and options.data != "scenes":
-        parser.error(f"--data {options.data} needs its folder: --root DIR")
+    needs = {"schedule": f"a --schedule: {', '.join(SCHEDULES)}", "root": "its folder: --root DIR"}
+    for name, what in needs.items():
+        if options.data != "scenes" and getattr(options, name) is None:
+            parser.error(f"--data {options.data} needs {what}")
     options.schedule = _schedule(options, scenes)
     if options.cache_latents is None:
         options.cache_latents = options.data == "scenes"
     options.tune = options.tune or ("nothing" if options.data == "scenes" else "all")
+    settle_text(options)
     options.captions = options.captions or options.out / "captions.db"
     options.captions_sha256 = None  # set when the captions are there
     return options
@@ -68,7 +70,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         choices=("all", "lora", "nothing"),
         help="what to train of the U-Net; all by default, but nothing for scenes, which takes minutes on a CPU",
     )
-    group.add_argument("--text", choices=PROMPT_MODES, default="captions", help="text for the U-Net")
     group.add_argument("--head-options", type=json.loads, metavar="JSON", help='such as {"channels": 64}')
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory and more time")
 
@@ -104,8 +105,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
 
 def _schedule(options: argparse.Namespace, scenes: Schedule) -> Schedule:
     schedule = get_schedule(options.schedule) if options.schedule else scenes
-    values = {name: getattr(options, name) for name in ("batch", "lr", "unet_scale")}
-    changes = {name: value for name, value in values.items() if value is not None}
+    changes = {k: v for k in ("batch", "lr", "unet_scale") if (v := getattr(options, k)) is not None}
     if options.steps or options.epochs:
         changes |= {"steps": options.steps, "epochs": options.epochs}
     if "lr" in changes and schedule.min_lr:

@@ -70,7 +70,9 @@ def convert(
     room: Annotated[
         str | None,
         typer.Option(
-            "--room", help="The room that all images show, one of VPD's 27.", show_default="the mean of all rooms"
+            "--room",
+            help="The room that all images show, one of VPD's 27.",
+            show_default="all rooms are kept, and the model takes one for each image",
         ),
     ] = None,
     learned_token: Annotated[

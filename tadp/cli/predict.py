@@ -82,6 +82,7 @@ MultiScale = Annotated[
 @command(
     "tadp predict segmentation photo.jpg --model my-model",
     "tadp predict depth photos -o depth --model my-model --caption 'a kitchen'",
+    "tadp predict depth photos -o depth --model my-vpd --caption kitchen",
     "tadp predict detection photo.jpg --model my-model --captioner blip2",
 )
 def predict(
@@ -125,6 +126,8 @@ def predict(
     predictor = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     check_stride(predictor, options)
     prepare_captions(predictor, caption=caption is not None, captioner=captioner, device=device)
+    if predictor.text.own_class:
+        predictor.text.of_images(caption)  # refuses an unknown class before an image is read
     settings = _prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
     with only_run(output, is_folder=True) as run:
         for folder in {target.parent for target in todo.values()}:
@@ -295,10 +298,9 @@ def load_task(
 def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None, device: str | None) -> None:
     """Attach a captioner if the model needs one, and refuse captions if the model does not take them."""
     if model.prompt_mode != "captions":
-        if caption or captioner:
+        if captioner or (caption and not model.text.own_class):
             raise typer.BadParameter(
-                f"this model's text is {model.prompt_mode!r}, the same for all images.",
-                param_hint="--caption" if caption else "--captioner",
+                f"this model's text is {model.text.summary}.", param_hint="--captioner" if captioner else "--caption"
             )
         return
     if caption:

@@ -15,7 +15,7 @@ from tadp.convert.head_weights import head_names
 from tadp.convert.key_names import ldm_text_names, ldm_unet_names, ldm_vae_names
 from tadp.convert.ledger import Ledger, Part
 from tadp.convert.pickles import tensors_in
-from tadp.convert.text_weights import FileText, choose_embedding
+from tadp.convert.text_weights import ANY_ROOM, FileText, room_embeddings
 from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning
 from tadp.text.stack import only_encoder
@@ -70,15 +70,20 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
     Raises:
         ModelError: If a room is given, but the file has no embeddings of rooms.
     """
-    embeddings = file.ledger.state.get(f"{file.form.root}class_embeddings")
+    text = file.ledger.state.get(f"{file.form.root}class_embeddings")
     stored = file.text.mode == "stored"
+    rooms: tuple[str, ...] = ()
     if room is not None and not (stored and file.form.task == "depth"):
         raise ModelError(f"room is for depth models with class embeddings; {file.path} has no rooms to choose from.")
     options: dict[str, Any] = {"head_options": file.head, "prompt_mode": file.text.mode}
     notes = []
     if file.form.task == "depth":
+        if stored and text is not None:
+            text, rooms = room_embeddings(text, room)
         options |= {
-            "prompt_classes": [room] if room else [],
+            "prompt_classes": rooms,
+            "own_class": len(rooms) > 1,
+            "default_class": ANY_ROOM if len(rooms) > 1 else None,
             "max_depth_m": 10.0,
             "window_px": 480,
             "stride_px": 160,
@@ -89,16 +94,22 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
     elif file.form.task == "segmentation":
         if file.form.head == "smp":  # TADPSeg.initialize_loss
             options |= {"head": "smp_fpn", "loss": "focal"}
+        prompted = file.class_names if stored else None  # one embedding per class, also for "background"
         model = tasks.TADPForSemanticSegmentation(
-            backbone, class_names=file.class_names, window_px=512, stride_px=341, **options
+            backbone,
+            class_names=file.class_names,
+            prompt_classes=prompted,
+            window_px=512,
+            stride_px=341,
+            **options,
         )
     else:
         model = tasks.TADPForObjectDetection(backbone, class_names=file.class_names, **options)
-    if stored and embeddings is not None:
-        text = choose_embedding(embeddings, room) if file.form.task == "depth" else embeddings
-        model.store_text(Conditioning(text.detach().float().clone()[None]))
+    if stored and text is not None:
+        model.store_text(Conditioning(text.detach().float().clone()[None], (rooms,) if rooms else None))
         if file.form.task == "depth":
-            notes.append(f"text: the embedding of {room}" if room else "text: the mean of the rooms' embeddings")
+            of_each = f"the embedding of each image's room; without a room, {ANY_ROOM}, " if len(rooms) > 1 else ""
+            notes.append(f"text: {of_each}{f'the embedding of {room}' if room else 'the mean of the embeddings'}")
     if file.form.root == "backbone." and backbone.attach_attention:
         notes.append("mmseg's own code fails with attention maps; this file is read like VPD's")
     if not stored:

@@ -68,8 +68,9 @@ def convert_file(
             for models with captions, unscaled for models with class embeddings (VPD).
         imagenet_pixels: Whether pixels were normalised with ImageNet's mean and standard deviation in training. None
             assumes what the releases do: true for detection and Cityscapes, false otherwise.
-        room: For depth models with class embeddings: the room that all images show, one of VPD's 27 names of rooms.
-            None uses the mean of all rooms.
+        room: For depth models with class embeddings: the room that all images show, one of VPD's 27 names of rooms
+            (`tadp.language.class_names.NYU_ROOMS`). None keeps the embeddings of all rooms: the converted model takes
+            the room of each image, and uses the mean of all rooms, "any_room", for images without one.
         learned_token: Name of the learned token in the file, such as "<watercolor>"; the file only has its vectors. ""
             leaves the token out. None is for files without a learned token.
         allow_unused: Glob patterns of names of tensors in the file that may remain unused.

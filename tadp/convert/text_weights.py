@@ -5,23 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.convert.forms import Form
 from tadp.convert.pickles import read_pickle
 from tadp.errors import Argument, MissingFileError, ModelError, ModifierError
+from tadp.language.class_names import NYU_ROOMS
 from tadp.text.encoder import TextEncoder
 from tadp.text.learned_tokens import LearnedToken, add_token, named_token, only_vectors
 from tadp.text.learned_tokens import read_token as read_safetensors_token
 
-# The kinds of rooms of NYU Depth v2, in the order of VPD's nyu_class_list.json and of its class embeddings.
-NYU_ROOMS = (
-    *("printer_room", "bathroom", "living_room", "study", "conference_room", "study_room", "kitchen", "home_office"),
-    *("bedroom", "dinette", "playroom", "indoor_balcony", "laundry_room", "basement", "excercise_room", "foyer"),
-    *("home_storage", "cafe", "furniture_store", "office_kitchen", "student_lounge", "dining_room", "reception_room"),
-    *("computer_lab", "classroom", "office", "bookstore"),
-)
+ANY_ROOM = "any_room"  # the mean over the rooms
 _FIRST_GATE = 1e-4  # TADPSeg's gamma_init_value
 UNNAMED_TOKEN = "*"  # what Textual Inversion's own code calls every token inside its files
 _VOCABULARY = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
@@ -89,25 +85,32 @@ def read_text(
     return FileText("stored" if stored else "captions", levels, length, adapter)
 
 
-def choose_embedding(embeddings: Float[Tensor, "k d"], room: str | None) -> Float[Tensor, "1 d"]:
-    """Choose the text of a VPD depth model: the embedding of one kind of room, or the mean over all rooms.
+def room_embeddings(embeddings: Float[Tensor, "k d"], room: str | None) -> tuple[Float[Tensor, "n d"], tuple[str, ...]]:
+    """The text of a VPD depth model, and the names of its embeddings.
 
     Args:
         embeddings: Embeddings of VPD's 27 kinds of room, (K, D). mmseg's files have the mean of these embeddings as a
             further row.
-        room: One of `NYU_ROOMS`; None is the mean, which mmseg uses if the room is not known.
+        room: One of `NYU_ROOMS`, whose embedding is then the only one; None keeps those of all rooms.
+
+    Returns:
+        The embedding of the room; or those of all rooms and their mean, `ANY_ROOM`, which mmseg uses if the room is not
+        known; or only the mean, without a name, if the file has another number of embeddings.
 
     Raises:
-        ModelError: If `room` is not one of `NYU_ROOMS`.
+        ModelError: If `room` is not one of `NYU_ROOMS`, or the file has another number of embeddings.
     """
     count = len(NYU_ROOMS)
-    if room is None:
-        return embeddings[:count].float().mean(dim=0, keepdim=True)
-    if room not in NYU_ROOMS or embeddings.shape[0] not in (count, count + 1):
+    is_complete = embeddings.shape[0] in (count, count + 1)
+    if room is not None and (room not in NYU_ROOMS or not is_complete):
         raise ModelError(
             f"room must be one of {', '.join(NYU_ROOMS)}; got {room!r}, and the file has {len(embeddings)} embeddings."
         )
-    return embeddings[NYU_ROOMS.index(room)][None]
+    if room is not None:
+        return embeddings[NYU_ROOMS.index(room)][None], (room,)
+    rooms = embeddings[:count].float()
+    mean = rooms.mean(dim=0, keepdim=True)
+    return (torch.cat([rooms, mean]), (*NYU_ROOMS, ANY_ROOM)) if is_complete else (mean, ())
 
 
 def split_vocabulary(

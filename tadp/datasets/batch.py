@@ -30,6 +30,7 @@ class Batch:
         depth_m: Depth in metres, (B, H, W), float32; 0, NaN or infinity where it is unknown. None if the samples have
             no depth.
         boxes: The boxes of each image, a list of B `Boxes` in pixels; None if the samples have no boxes.
+        rooms: The kind of room in each image, a list of B strings; None if the room of any sample is not known.
     """
 
     images: Float[Tensor, "_b 3 _h _w"]
@@ -38,6 +39,7 @@ class Batch:
     masks: Int64[Tensor, "_b _h _w"] | None = None
     depth_m: Float[Tensor, "_b _h _w"] | None = None
     boxes: list[Boxes] | None = None
+    rooms: list[str] | None = None
 
     def __repr__(self) -> str:
         known = [name for name in ("captions", "masks", "depth_m", "boxes") if getattr(self, name) is not None]
@@ -96,6 +98,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
             f"PadTo({largest}), or crop or resize them to one size first."
         )
     pixels = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    rooms = [sample.room for sample in samples if sample.room is not None]
     masks, depths = _values("mask", samples), _values("depth_m", samples)
     return Batch(
         images=rearrange(pixels, "b h w c -> b c h w").contiguous().float().div_(255),
@@ -104,6 +107,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         masks=None if masks is None else torch.from_numpy(np.stack(masks)),
         depth_m=None if depths is None else torch.from_numpy(np.stack(depths)),
         boxes=_values("boxes", samples),
+        rooms=rooms if len(rooms) == len(samples) else None,
     )
 
 

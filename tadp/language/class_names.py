@@ -70,6 +70,15 @@ ADE20K_CLASSES = (
     *("pier", "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag"),
 )
 
+# The 27 kinds of rooms of NYU Depth v2, in the order of VPD's nyu_class_list.json and of its class embeddings, with its
+# spelling. The paper's code has the same embeddings, but lists the rooms in another order.
+NYU_ROOMS = (
+    *("printer_room", "bathroom", "living_room", "study", "conference_room", "study_room", "kitchen", "home_office"),
+    *("bedroom", "dinette", "playroom", "indoor_balcony", "laundry_room", "basement", "excercise_room", "foyer"),
+    *("home_storage", "cafe", "furniture_store", "office_kitchen", "student_lounge", "dining_room", "reception_room"),
+    *("computer_lab", "classroom", "office", "bookstore"),
+)
+
 VOC_SYNONYMS: dict[str, tuple[str, ...]] = {
     "airplane": (
         *("aeroplane", "plane", "aircraft", "airliner", "biplane", "glider", "jet", "jetliner", "seaplane"),

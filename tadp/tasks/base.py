@@ -51,11 +51,17 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             attached captioner writes. All other modes use one text for all images: "class_names", "class_embeddings",
             "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or "stored" (embeddings that were passed to
             `store_text` and are saved with the model, such as those of converted checkpoints).
-        prompt_classes: The class names in the text; required for "class_names", "class_embeddings" and "averaged_eos".
+        prompt_classes: The class names in the text; required for "class_names", "class_embeddings" and "averaged_eos",
+            and with `own_class`.
         tune: The part of the U-Net that trains: "all", "lora" (a LoRA for its attention layers; needs the extra
             `train`), or "nothing". The part that trains is saved with the model. The rest is not saved, and is loaded
             from the base model again.
         lora_rank: Rank of the LoRA if `tune` is "lora".
+        own_class: Whether each image only gets the text of its own class; see `TADPForDepthEstimation`.
+        default_class: The class of images whose class is not known, if `own_class` is set.
+
+    Attributes:
+        text: The text of the model. `text.of_sample(sample)` is the caption or class that `predict` takes for a sample.
 
     Raises:
         ValueError: If an option is unknown, or `prompt_classes` is missing in a mode that needs it.
@@ -73,6 +79,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         prompt_classes: Sequence[str],
         tune: Tune,
         lora_rank: int,
+        own_class: bool = False,
+        default_class: str | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -80,7 +88,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         self.lora_rank = lora_rank
         self.captioner_name: str | None = None
         self.record: dict[str, Any] = {}
-        self._text = ModelText(prompt_mode, prompt_classes, backbone)
+        self.text = ModelText(prompt_mode, prompt_classes, backbone, own_class=own_class, default_class=default_class)
         check_tune(tune, backbone.unet, lora_rank)
         if tune == "lora" and not has_lora(backbone.unet):
             add_lora(backbone.unet, backbone.layout, rank=lora_rank)
@@ -92,12 +100,12 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     @property
     def prompt_mode(self) -> PromptMode:
         """Where the model's text comes from."""
-        return self._text.mode
+        return self.text.mode
 
     @property
     def prompt_classes(self) -> tuple[str, ...]:
         """The class names in the text, for the prompt modes that are made of class names."""
-        return self._text.classes
+        return self.text.classes
 
     @property
     @abstractmethod
@@ -155,9 +163,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             UnknownModelError: If `captioner` is a name and there is no such captioner.
         """
         if self.prompt_mode != "captions":
-            raise ModelError(
-                f"this model's text is {self.prompt_mode!r}, the same for all images; it takes no captions."
-            )
+            raise ModelError(f"this model's text is {self.text.summary}; it takes no captions.")
         captioner = self.captioner_name if captioner is None else captioner
         if captioner is None:
             raise ModelError(
@@ -174,19 +180,22 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Raises:
             ModelError: If no text was stored yet.
         """
-        return self._text.for_all() if self.prompt_mode == "stored" else None
+        if self.prompt_mode == "stored":
+            self.text.check_known()
+        return self.text.stored
 
     def store_text(self, text: Conditioning) -> None:
         """Set the text of a model whose prompt mode is "stored".
 
         Args:
-            text: One encoded text for all images, (1, L, D). It is saved with the model.
+            text: One encoded text for all images, (1, L, D); with `own_class`, it has one embedding per class. It is
+                saved with the model.
 
         Raises:
             ModelError: If the model's prompt mode is not "stored".
-            ValueError: If `text` contains more than one text.
+            ValueError: If `text` contains more than one text or, with `own_class`, not one embedding per class.
         """
-        self._text.store(text.to(self.device))
+        self.text.store(text.to(self.device))
 
     def features(
         self,
@@ -201,13 +210,14 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         Args:
             images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
                 passed.
-            text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
-                mode; in mode "captions", the backbone then finds the text as in `backbone(images)`. Captions over the
-                text encoder's limit are cut, with a warning, so that one long caption does not stop a training run.
+            text: One caption per image, one caption for all images, or a `Conditioning`; with `own_class`, names of
+                classes in place of captions. None is the text of the prompt mode; in mode "captions", the backbone then
+                finds the text as in `backbone(images)`. Captions over the text encoder's limit are cut, with a warning,
+                so that one long caption does not stop a training run.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
         """
-        text = self._text.for_all() if text is None else text
+        text = self.text.of_images(text)
         if latents is not None:
             features = self.backbone.extract(latents, text, image_size=image_size, truncate=True)
         elif images is not None:
@@ -374,6 +384,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             source=self.backbone.source,
             tuned=self.tuned,
             prompt_mode=self.prompt_mode,
+            own_class=self.prompt_classes[0] if self.text.own_class else None,
             captioner=self.captioner_name,
             timestep=str(self.backbone.passes),
             class_names=self.options.get("class_names", ()),

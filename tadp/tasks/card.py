@@ -98,6 +98,7 @@ def model_card(
     source: Source | None,
     tuned: str,
     prompt_mode: str,
+    own_class: str | None,
     captioner: str | None,
     timestep: str,
     class_names: Sequence[str],
@@ -111,6 +112,7 @@ def model_card(
         source: Where the backbone was loaded from; None if it was built from parts.
         tuned: The part of the U-Net that was tuned: "all", "lora" or "nothing".
         prompt_mode: The model's prompt mode.
+        own_class: A class that the model takes in place of a caption; None if it takes none.
         captioner: Name of the captioner with which the model was trained; None if it is not known.
         timestep: The passes from which features are computed, in words.
         class_names: Names of the classes; empty if the task has no classes.
@@ -131,7 +133,7 @@ def model_card(
         base=base or "built from parts; it is in `base/`",
         revision=(source and source.revision) or "not from the hub",
         tuned=_TUNED[tuned],
-        text=prompt_mode,
+        text=prompt_mode if own_class is None else f"{prompt_mode}, of the class of each image",
         captioner=captioner or "none recorded",
         timestep=timestep,
         classes=", ".join(class_names) or "none",
@@ -139,7 +141,7 @@ def model_card(
         license=licence,
         version=__version__,
         metrics=_metrics(record.get("metrics") or {}),
-        caption=', caption="what is in it"' if prompt_mode == "captions" else "",
+        caption=f', caption="{own_class or "what is in it"}"' if prompt_mode == "captions" or own_class else "",
         notes=record.get("notes") or "",
     )
 

@@ -53,8 +53,13 @@ class TADPForDepthEstimation(TaskModel):
         max_depth_m: Largest depth that can be predicted, in metres; 10 for NYU Depth v2.
         head_options: Further arguments of `heads.DepthHead`; None passes no further arguments.
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
-        prompt_classes: Class names in the text, for prompt modes that need them; for NYU Depth v2, for example, names
-            of rooms.
+        prompt_classes: Class names in the text, for prompt modes that need them, such as the kinds of rooms of NYU
+            Depth v2, `tadp.language.class_names.NYU_ROOMS`.
+        own_class: Whether each image only gets the text of its own class, which is its kind of room in the paper. It
+            combines with the prompt modes that are made of class names, and with "stored" if there is one embedding per
+            class. `evaluate` takes the class from the samples. Calls of the model and `predict` take it in place of a
+            caption: `model.predict(image, "kitchen")`. If not, every image gets the text of all classes.
+        default_class: The class of images whose class is not known, if `own_class` is set; None refuses such images.
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA if `tune` is "lora".
         window_px: Side in pixels of the windows into which `predict` divides an image. Use the size of the training
@@ -98,6 +103,8 @@ class TADPForDepthEstimation(TaskModel):
         window_px: int = 480,
         stride_px: int | None = None,
         pad_with_grey: bool = False,
+        own_class: bool = False,
+        default_class: str | None = None,
     ):
         refuse_name(backbone)
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1)
@@ -109,6 +116,8 @@ class TADPForDepthEstimation(TaskModel):
             prompt_classes=prompt_classes,
             tune=tune,
             lora_rank=lora_rank,
+            own_class=own_class,
+            default_class=default_class,
         )
         self.max_depth_m = float(max_depth_m)
         self.head_options = head_options
@@ -127,6 +136,8 @@ class TADPForDepthEstimation(TaskModel):
             "window_px": self.window_px,
             "stride_px": self.stride_px,
             "pad_with_grey": self.pad_with_grey,
+            "own_class": self.text.own_class,
+            "default_class": self.text.default_class,
         }
 
     def forward(
@@ -143,8 +154,8 @@ class TADPForDepthEstimation(TaskModel):
         Args:
             images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
                 passed.
-            text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
-                mode; see `TaskModel.features`.
+            text: One caption per image, one caption for all images, or a `Conditioning`; with `own_class`, the name of
+                the class of each image, or of all. None is the text of the prompt mode; see `TaskModel.features`.
             depth_m: The true depth in metres, (B, H, W); 0, NaN or infinity where it is unknown. None computes no loss.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
@@ -201,8 +212,9 @@ class TADPForDepthEstimation(TaskModel):
 
         Args:
             image: One image of any size: a path, PIL image, array or tensor.
-            caption: A caption of the image, or encoded text. None lets the attached captioner describe the image. It
-                must be None if the model uses one text for all images.
+            caption: A caption of the image; with `own_class`, the name of its class; or encoded text. None lets the
+                attached captioner describe the image, or is the default class. It must be None if the model uses one
+                text for all images.
             window_px: Side of the windows in pixels; None is the window of the model. Depth is averaged where windows
                 overlap, as in the shifted-window test of the paper's released code.
             stride_px: Number of pixels from one window to the next; None is the stride of the model, or a third of
@@ -214,15 +226,16 @@ class TADPForDepthEstimation(TaskModel):
 
         Raises:
             ImageError: If the image cannot be read.
-            CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
-                passed although the model uses one text for all images.
+            CaptionError: If a caption is needed and there is neither a caption nor a captioner, if a caption is passed
+                although the model uses one text for all images, or if the class of the image is needed and it is
+                missing or unknown.
             TypeError: If a size in pixels is not an integer.
             ValueError: If a size is below 1, or `stride_px` is larger than `window_px`.
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         with self._predicting(image) as model:
-            text, words = self._text.for_image(pixels, caption, self.backbone)
+            text, words = self.text.for_image(pixels, caption, self.backbone)
             views = make_views(
                 lambda part: model._depth_of(part, text),
                 pixels,

@@ -172,7 +172,7 @@ class TADPForObjectDetection(TaskModel):
         if (height, width) != (side, side):
             square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
         with self._predicting(image) as model:
-            text, words = self._text.for_image(pixels, caption, self.backbone)
+            text, words = self.text.for_image(pixels, caption, self.backbone)
             objects = model.from_features(check_features(model.features(square, text))).detections[0]
         scale = torch.tensor([width / side, height / side] * 2)
         return DetectionResult(

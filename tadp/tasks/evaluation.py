@@ -28,7 +28,8 @@ def evaluate(
         model: A task model.
         samples: A data set with labels for the model's task.
         captions: Where captions come from, if the model's prompt mode is "captions". "data" uses a sample's own
-            caption, or the captioner if the sample has none; "captioner" always uses the captioner.
+            caption, or the captioner if the sample has none; "captioner" always uses the captioner. A model with
+            `own_class` takes the class of each image from the sample; see `ModelText.of_sample`.
         metric: The metric to which the results are added; None creates one with `model.make_metric()`.
         on_sample: A function that is called after each sample with the sample and its result, for example to show
             progress or save pictures. None calls nothing.
@@ -39,7 +40,8 @@ def evaluate(
 
     Raises:
         ValueError: If a sample has no labels for the model's task.
-        CaptionError: If the prompt mode is "captions", a sample has no caption, and the model has no captioner.
+        CaptionError: If the prompt mode is "captions", a sample has no caption, and the model has no captioner; or if
+            the class of a sample is needed and not known.
 
     Example:
         >>> import tadp
@@ -52,10 +54,10 @@ def evaluate(
     """
     metric_to_fill: Any = model.make_metric() if metric is None else metric
     check_choice(captions, get_args(CaptionSource), name="captions")
-    takes_caption = model.prompt_mode == "captions" and captions == "data"
     for sample in samples:
+        caption = model.text.of_sample(sample) if captions == "data" or model.text.own_class else None
         try:
-            result = model.predict(sample.image, sample.caption if takes_caption else None, **options)
+            result = model.predict(sample.image, caption, **options)
         except ImageError as error:
             raise ImageError(f"{sample.image_id}: ", *error.args) from error
         model.score(metric_to_fill, result, sample)

@@ -232,7 +232,7 @@ class TADPForSemanticSegmentation(TaskModel):
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         with self._predicting(image) as model:
-            text, words = self._text.for_image(pixels, caption, self.backbone)
+            text, words = self.text.for_image(pixels, caption, self.backbone)
             views = make_views(
                 lambda part: model._coarse(part, text),
                 pixels,

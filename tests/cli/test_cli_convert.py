@@ -1,5 +1,6 @@
 """`tadp convert`, as a user runs it."""
 
+import json
 import shutil
 
 import pytest
@@ -44,6 +45,25 @@ def test_a_file_is_converted_reported_and_can_predict(folder):
     done = run("predict", "depth", photo, "--model", folder / "made", "-o", folder / "out", "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert (folder / "out" / "photo.depth.png").exists()
+
+
+def test_without_a_room_all_are_kept_and_predict_takes_one(folder):
+    done = run("convert", folder / "vpd.pth", "-o", folder / "rooms", "--base-model", folder / "base")
+    assert done.exit_code == 0, done.output
+    photo = folder / "any.png"
+    Image.fromarray((images(1, 64, 80)[0].permute(1, 2, 0) * 255).byte().numpy()).save(photo)
+    arguments = ("predict", "depth", photo, "--model", folder / "rooms", "--device", "cpu", "-o")
+    for options in (("--caption", "kitchen"), ()):
+        done = run(*arguments, folder / f"out{len(options)}", *options)
+        assert done.exit_code == 0, done.output
+    kitchen, any_room = (json.loads((folder / f"out{n}/any.depth.json").read_text()) for n in (2, 0))
+    assert (kitchen["caption"], any_room["caption"]) == ("kitchen", "any_room")
+    done = run(*arguments, folder / "none", "--caption", "attic")
+    assert done.exit_code == 1
+    assert "'attic' is not a class of this model's text" in " ".join(done.output.split())
+    done = run(*arguments, folder / "none", "--captioner", "tadp-tiny")
+    assert done.exit_code == 2
+    assert not (folder / "none").exists()
 
 
 @pytest.mark.parametrize(

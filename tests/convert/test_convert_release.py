@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from tadp import Conditioning, TADPBackbone
 from tadp.convert import convert_file
+from tadp.convert.text_weights import room_embeddings
 from tadp.diffusion.loading.networks import load_unet, load_vae
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, OutputError
+from tadp.language.class_names import NYU_ROOMS
 from tadp.tasks import TADPForDepthEstimation
 
 
@@ -135,6 +137,34 @@ def test_a_room_may_be_chosen(base, tmp_path):
     assert model.predict(images(1, 64, 64), other).depth_m.shape == (64, 64)
     with pytest.raises(ModelError, match=r"room must be one of printer_room, .*; got 'attic'"):
         convert_file(tmp_path / "file.pth", tmp_path / "other", base_model=base, room="attic")
+
+
+@pytest.mark.parametrize("form", ["vpd depth", "mmseg depth"])
+def test_all_rooms_are_kept_and_chosen_by_name(form, base, tmp_path):
+    original = original_of(form, base)
+    key = "encoder.class_embeddings" if form == "vpd depth" else "backbone.class_embeddings"
+    model, report = convert(original, base, tmp_path)
+    assert model.prompt_classes == (*NYU_ROOMS, "any_room")
+    assert model.stored_text is not None
+    assert torch.equal(model.stored_text.embeddings[0, :27], original.state[key][:27])
+    assert "text: the embedding of each image's room; without a room, any_room, the mean of the embeddings" in (
+        report.notes
+    )
+    pixels, rooms = images(2, 64, 96), ["kitchen", "bookstore"]
+    with torch.no_grad():
+        depth_m = model(pixels, rooms).depth_m
+        for number, room in enumerate(rooms):
+            own = Conditioning(original.state[key][NYU_ROOMS.index(room)][None, None])
+            expected = original.model(pixels[number : number + 1], own).depth_m[0]
+            torch.testing.assert_close(depth_m[number], expected, rtol=1e-5, atol=1e-6)
+        mean = Conditioning(original.state[key][:27].mean(dim=0)[None, None])
+        torch.testing.assert_close(model(pixels).depth_m, original.model(pixels, mean).depth_m, rtol=1e-5, atol=1e-6)
+    assert model.predict(pixels[:1]).caption == "any_room"
+
+
+def test_a_file_with_another_number_of_rooms_has_only_their_mean():
+    kept, names = room_embeddings(torch.tensor([[1.0], [3.0]]), None)
+    assert (kept.tolist(), names) == ([[2.0]], ())
 
 
 def test_a_depth_file_does_not_tell_its_scale_and_may_be_told(base, tmp_path):

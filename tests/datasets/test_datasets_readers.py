@@ -1,5 +1,7 @@
 """Each reader on the folders of its data set: the right files, classes and numbers."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 
 from tadp.datasets import (
     ADE20K,
+    Augmented,
     Cityscapes,
     Comic2k,
     DarkZurich,
@@ -16,6 +19,7 @@ from tadp.datasets import (
     NYUDepthV2,
     PascalVOC,
     PascalVOCDetection,
+    RandomFlip,
     Watercolor2k,
 )
 from tadp.errors import DatasetError, ImageError, MissingDataError
@@ -349,6 +353,24 @@ def test_nyus_millimetres_become_metres(nyu):
     assert data.class_names == ()
     assert data.image_ids == ["/bathroom/rgb_00045.jpg"]
     assert NYUDepthV2(nyu).image_ids == ["/kitchen_0028b/rgb_00045.jpg", "/living_room_0019/rgb_00111.jpg"]
+
+
+def test_the_room_is_read_from_the_name_of_the_folder(nyu, tmp_path):
+    data = NYUDepthV2(nyu)
+    assert [sample.room for sample in data] == ["kitchen", "living_room"] == data.rooms
+    [test] = NYUDepthV2(nyu, split="test")
+    assert test.room == "bathroom"
+    assert NYUDepthV2(nyu).room_names[0] == "printer_room"
+    rooms = {
+        "study_room_0004": "study_room", "office_kitchen_0001a": "office_kitchen", "nyu_office_0": "office",
+        "home_office_0013": "home_office", "garage_0001": None,
+    }  # fmt: skip
+    for folder in rooms:
+        shutil.copytree(nyu / "sync" / "kitchen_0028b", nyu / "sync" / folder)
+    lines = [f"/{folder}/rgb_00045.jpg /{folder}/sync_depth_00045.png" for folder in rooms]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    assert NYUDepthV2(nyu, file_list=tmp_path / "list.txt").rooms == list(rooms.values())
+    assert Augmented(data, [RandomFlip(1.0)])[1].room == "living_room"
 
 
 def test_the_list_may_be_elsewhere_and_have_more_columns(nyu, tmp_path):

@@ -243,6 +243,38 @@ def test_a_model_is_trained_evaluated_and_kept(script, kind, trivial, tmp_path):
     assert "scenes, 4 images" in (tmp_path / "model" / "README.md").read_text()
 
 
+TEXTS = ("class_names", "class_embeddings", "averaged_eos", "null")
+
+
+@pytest.mark.parametrize(
+    ("script", "text", "more"),
+    [
+        *((f"{task}.py", text, ()) for task in ("segmentation", "depth", "detection") for text in TEXTS),
+        ("depth.py", "averaged_eos", ("--no-own-class",)),
+        ("depth.py", "class_embeddings", ("--text-adapter", "--no-latent-scaling")),
+        ("segmentation.py", "averaged_eos", ("--text-adapter", "--no-latent-scaling", "--background")),
+    ],
+)
+def test_every_text_trains_and_is_saved(script, text, more, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    run(script, *SMALL, "--text", text, *more, "--out", tmp_path)
+    assert (tmp_path / "predictions.png").exists()
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    options, base = config["options"], config["base"]["options"]
+    assert options["prompt_mode"] == text
+    assert base["text_adapter"] == ("--text-adapter" in more)
+    assert base["scale_latents"] == ("--no-latent-scaling" not in more)
+    assert ("background" in options["prompt_classes"]) == ("--background" in more)
+    if script == "depth.py":
+        assert options["own_class"] == (text != "null" and "--no-own-class" not in more)
+
+
+def test_stored_text_is_not_offered(tmp_path):
+    process = run_script(EXAMPLES / "depth.py", "--text", "stored", "--out", tmp_path)
+    assert process.returncode == 2
+    assert "invalid choice: 'stored'" in process.stderr
+
+
 def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_path):
     page = tmp_path / "docs" / "segmentation"
     options = ("segmentation", "--out", tmp_path / "study", "--page", page, "--seeds", 1, *SMALL)

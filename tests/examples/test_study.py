@@ -373,6 +373,52 @@ def test_texts_are_those_of_the_paper(tmp_path):
         make_texts(Text("song"), backbone, images, seed=1)
 
 
+def test_background_is_named_where_it_is_shown_if_that_is_set(tmp_path):
+    images = Images(replace(QUICK, test=4, background=True), "test", out=tmp_path, task="segmentation")
+    images.samples[1].mask[:] = 3  # no background
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    for precision, recall in ((1.0, 1.0), (0.5, 0.5)):
+        text = Text("oracle", precision=precision, recall=recall)
+        oracle = [prompt.split() for prompt in make_texts(text, backbone, images, seed=1).of(range(4))]
+        assert [names.count("background") for names in oracle] == [1, 0, 1, 1]
+        assert all(names[0] == "background" for names in oracle[::2])
+    for kind in ("averaged eos", "class embeddings"):
+        [words] = make_texts(Text(kind), backbone, images, seed=1).of([0]).words
+        assert [word.text for word in words] == list(images.class_names)
+    assert make_texts(Text("class names"), backbone, images, seed=1).of([0])[0].startswith("background ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "background"),
+    [
+        ((), False),
+        (("--data", "voc"), True),
+        (("--data", "ade20k"), False),
+        (("--data", "voc", "--no-background"), False),
+    ],
+)
+def test_the_study_names_the_background_for_pascal(arguments, background):
+    assert read("", [*arguments, "--root", "x"])[0].background == background
+
+
+def test_a_folder_from_before_the_option_goes_on(tmp_path):
+    check_same(QUICK, tmp_path)
+    earlier = json.loads((tmp_path / "settings.json").read_text())
+    del earlier["background"]
+    (tmp_path / "settings.json").write_text(json.dumps(earlier))
+    check_same(QUICK, tmp_path)
+    with pytest.raises(StopStudyError, match="background: False then, True now"):
+        check_same(replace(QUICK, background=True), tmp_path)
+
+
+def test_rooms_of_nyu_are_read_from_folders(tmp_path):
+    root = trees.nyu(tmp_path / "nyu")
+    images = Images(Settings(data="nyu", root=str(root)), "train", out=tmp_path, task="depth")
+    places = make_texts(Text("places"), tadp.TADPBackbone.from_pretrained("tadp-tiny"), images, seed=1)
+    assert images.places == ["kitchen", "living_room"]
+    assert places.of([1, 0]).tokens == (("living_room",), ("kitchen",))
+
+
 def test_the_plain_encoder_is_of_the_unets_size():
     unet = sum(parameter.numel() for parameter in tadp.TADPBackbone.from_pretrained("tadp-tiny").unet.parameters())
     plain = PlainSegmentation(num_classes=13, head_options={"fpn_channels": 16, "channels": 16})

@@ -24,6 +24,7 @@ from training.model import training_data
 from training.options import StopTraining
 from training.parts import parts_of_epoch
 from training.record import Record
+from training.text_options import prompted
 
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
@@ -460,6 +461,35 @@ def test_a_schedule_is_the_papers_less_what_is_given(monkeypatch):
     changed = read(monkeypatch, *arguments, "--epochs", "2", "--lr", "1e-3").schedule
     assert (changed.steps, changed.epochs, changed.lr, changed.warmup_steps) == (None, 2, 1e-3, 150)
     assert read(monkeypatch).schedule.steps == 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("voc", "--text", "averaged_eos"), ["background", "dog"]),
+        (("voc", "--text", "averaged_eos", "--no-background"), ["dog"]),
+        (("ade20k", "--text", "class_names"), ["dog"]),
+        (("scenes", "--text", "class_names"), ["dog"]),
+        (("scenes", "--text", "class_names", "--background"), ["background", "dog"]),
+        (("voc", "--text", "captions"), ["dog"]),
+    ],
+)
+def test_the_background_is_in_the_text_where_the_paper_has_it(arguments, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--root", "x", "--schedule", "ade20k-4k", "--data", *arguments])
+    options = training_options.read_options(
+        "", data=("scenes", "voc", "ade20k"), scenes=Schedule(steps=1, lr=1.0, batch=1)
+    )
+    assert prompted(("background", "dog"), options) == expected
+    assert prompted(("dog",), options) == expected
+    assert not options.own_class
+
+
+@pytest.mark.parametrize(("arguments", "own_class"), [(("null",), False), (("averaged_eos",), True),
+                                                      (("averaged_eos", "--no-own-class"), False)])  # fmt: skip
+def test_depth_names_the_room_of_each_image(arguments, own_class, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--text", *arguments])
+    options = training_options.read_options("", data=("scenes", "nyu"), scenes=Schedule(steps=1, lr=1.0, batch=1))
+    assert options.own_class == own_class
 
 
 @pytest.mark.parametrize("missing", ["--root", "--schedule"])

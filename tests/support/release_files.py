@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tadp import Conditioning, TADPBackbone
 from tadp.convert import Report, convert_file
 from tadp.images.boxes import Boxes
-from tadp.language.class_names import VOC_CLASSES
+from tadp.language.class_names import NYU_ROOMS, VOC_CLASSES
 from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, TaskModel
 
 CLASSES = ["sky", "tree", "house"]
@@ -107,11 +107,15 @@ def tadp_depth(base: Path) -> Original:
 
 
 def vpd_depth(base: Path) -> Original:
-    model = depth_model(
-        backbone_of(base, attach_attention=(), scale_latents=False, text_adapter=True), prompt_mode="stored"
-    )
     embeddings = class_embeddings(27)
-    model.store_text(Conditioning(embeddings.mean(dim=0, keepdim=True)[None]))
+    model = depth_model(
+        backbone_of(base, attach_attention=(), scale_latents=False, text_adapter=True),
+        prompt_mode="stored",
+        prompt_classes=(*NYU_ROOMS, "any_room"),
+        own_class=True,
+        default_class="any_room",
+    )
+    model.store_text(Conditioning(torch.cat([embeddings, embeddings.mean(dim=0, keepdim=True)])[None]))
     backbone = model.backbone
     assert backbone.text_adapter is not None
     state = originals.write_unet(backbone.unet, "encoder.unet.unet.diffusion_model.", output=False)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 import tadp
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import Augmented, Sample, collate
-from tadp.datasets.scenes import BACKGROUNDS
+from tadp.drawing.overlays import BACKGROUND
 
 from .settings import Settings
 from .sources import augmentation, open_data
@@ -46,7 +46,8 @@ class Images:
         self.data = open_data(settings, split)
         self.class_names: tuple[str, ...] = getattr(self.data, "class_names", ())
         self._latents: dict[bool, Tensor] = {}
-        self.names = [name for name in self.class_names if name != "background"]
+        self.names = [name for name in self.class_names if name != BACKGROUND]
+        self.prompted = [*[BACKGROUND] * settings.background, *self.names]  # names in texts of class names
 
     def __len__(self) -> int:
         count = len(self.data)
@@ -58,31 +59,22 @@ class Images:
         return [self.data[number] for number in range(len(self))] if self.is_rendered else self.data
 
     @cached_property
+    def labelled(self) -> list[list[str]]:
+        """The classes in each image, according to its mask, including "background"."""
+        labels = (np.unique(self.samples[number].mask) for number in range(len(self)))
+        return [[self.class_names[k] for k in own if k < len(self.class_names)] for own in labels]
+
+    @property
     def present(self) -> list[list[str]]:
-        """The classes in each image, according to its mask."""
-        present = []
-        for number in range(len(self)):
-            labels = np.unique(self.samples[number].mask)
-            names = [self.class_names[label] for label in labels if label < len(self.class_names)]
-            present.append([name for name in names if name != "background"])
-        return present
+        """The classes in each image, according to its mask, without "background"."""
+        return [[name for name in names if name != BACKGROUND] for names in self.labelled]
 
     @property
     def places(self) -> list[str]:
-        """The place of each image: the drawn background of a scene, or the name of the folder in NYU Depth."""
+        """The place of each image: the drawn background of a scene, or the room in NYU Depth."""
         if self.is_rendered:
             return [self.data.scenes[number].layout.background for number in range(len(self))]
-        ids = self.data.image_ids[: len(self)]
-        return [image_id.split("/")[-2].rsplit("_", 1)[0].replace("_", " ") for image_id in ids]
-
-    @property
-    def all_places(self) -> Sequence[str]:
-        """All places of this half and of the training data."""
-        return (
-            tuple(BACKGROUNDS)
-            if self.is_rendered
-            else [*Images(self.settings, "train", out=self.out, task=self.task).places, *self.places]
-        )
+        return self.data.rooms[: len(self)]
 
     def captions(self, min_tokens: int) -> list[str]:
         """One caption per image. The captioner writes those that are missing in the table."""

@@ -16,6 +16,7 @@ HELP = {
     "captioner": "captioner that writes the captions",
     "data": "images to train and test on",
     "root": "folder of the data set",
+    "background": "whether class names and oracles include 'background'; the default is the paper's: only for voc",
     "train": "number of scenes to train on",
     "test": "number of images to test on",
     "head_steps": "steps that train only the head at first, instead of the schedule's own (scenes only)",
@@ -44,6 +45,9 @@ def read(description: str | None, arguments: Sequence[str] | None = None) -> tup
     parser.add_argument("--report", action="store_true", help="run nothing; write the page from the finished runs")
     parser.add_argument("--rewrite", action="store_true", help="run nothing; write the page again from its PAGE.json")
     for field in fields(Settings):
+        if field.name == "background":
+            parser.add_argument("--background", action=argparse.BooleanOptionalAction, help=HELP[field.name])
+            continue
         kind = {"lr": float, "model": str, "captioner": str, "data": str, "root": str}.get(field.name, int)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -55,7 +59,11 @@ def read(description: str | None, arguments: Sequence[str] | None = None) -> tup
     is_real = how.data not in (None, "scenes")
     if is_real and how.root is None:
         parser.error(f"--data {how.data} needs the data set's folder: --root DIR")
-    base = Settings(train=None, test=None, crop_px=CROPS_PX[how.data]) if is_real else Settings()
+    base = (
+        Settings(train=None, test=None, crop_px=CROPS_PX[how.data], background=how.data == "voc")
+        if is_real
+        else Settings()
+    )
     base = QUICK if how.quick and not is_real else base
     changes = {name: getattr(how, name) for name in HELP if getattr(how, name) is not None}
     how.asked = {name: getattr(how, name) for name in DECIDING if getattr(how, name) != parser.get_default(name)}

@@ -43,6 +43,7 @@ class Settings:
         model: Base model: "tadp-tiny", a hub id or a folder.
         captioner: Captioner that writes the captions.
         data: "scenes" for rendered scenes; "voc" or "ade20k" for segmentation; "nyu" for depth.
+        background: Whether texts of class names include "background", and oracles of images with such pixels.
         root: Folder of the data set.
         train: Number of scenes to train on.
         test: Number of images to test on, the first ones of a data set; None for all.
@@ -58,6 +59,7 @@ class Settings:
     captioner: str = "tadp-tiny"
     data: str = "scenes"
     root: str | None = None
+    background: bool = False
     train: int | None = 800
     test: int | None = 250
     head_steps: int | None = None
@@ -103,7 +105,7 @@ def check_same(settings: Settings, out: Path) -> None:
         for task, names in HEAD_FIRST.items():
             current |= {f"head first, {task}, {name}": str(settings.head_first(task, name)) for name in names}
     if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = {"background": False} | json.loads(file.read_text(encoding="utf-8"))
         changed = [
             f"{name}: {earlier.get(name)} then, {value} now"
             for name, value in current.items()

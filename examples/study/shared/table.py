@@ -107,7 +107,8 @@ def command(name: str, how: argparse.Namespace) -> str:
     for option, value in how.asked.items():
         is_folder = option in ("model", "captioner") and Path(value).is_absolute()
         argument = "DIR" if option == "root" else Path(value).name if is_folder else value
-        words.append(f"--{option.replace('_', '-')}" + f" {argument}" * (value is not True))
+        name = f"--{'no-' if value is False else ''}{option.replace('_', '-')}"
+        words.append(name if isinstance(value, bool) else f"{name} {argument}")
     return " ".join(words)
 
 
@@ -128,9 +129,10 @@ def describe_runs(summary: Mapping[str, Any], settings: Settings) -> str:
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
     minutes = sum(part["minutes"] for part in parts)
     train, test = settings.train or "all", settings.test or "all"
+    names = 'class names and oracles include "background"; ' if settings.background else ""
     return (
         f"Command: `{summary['command']}`; {train} {source(settings)} for training, {test} held out for testing; "
-        f"{schedules}; {count}; {machines}; {minutes:.0f} minutes of CPU time."
+        f"{schedules}; {names}{count}; {machines}; {minutes:.0f} minutes of CPU time."
         + (f" **{missing} runs are not finished.**" if missing else "")
         + f"\n\n{READING.format(count=count)}"
         + (f"\n{VERDICTS}" if any(part["paper"] for part in parts) else "")

@@ -7,6 +7,8 @@ import numpy as np
 
 import tadp
 from tadp import prompts
+from tadp.drawing.overlays import BACKGROUND
+from tadp.features import Names
 from tadp.text.conditioning import Conditioning
 
 
@@ -65,18 +67,20 @@ def make_texts(text: Text, backbone: tadp.TADPBackbone, data, *, seed: int) -> I
     """
     count = len(data)
     if text.kind == "averaged eos":
-        return ImageTexts(prompts.averaged_eos(data.names, backbone))
+        return ImageTexts(prompts.averaged_eos(data.prompted, backbone))
     if text.kind == "class embeddings":
-        return ImageTexts(prompts.class_embeddings(data.names, backbone))
+        return ImageTexts(prompts.class_embeddings(data.prompted, backbone))
     if text.kind == "class names":
-        return ImageTexts(prompts.class_names(data.names, count=count))
+        return ImageTexts(prompts.class_names(data.prompted, count=count))
     if text.kind == "places":
-        kinds = sorted(set(data.all_places))
+        kinds = list(data.data.room_names)
         return ImageTexts(prompts.averaged_eos(kinds, backbone).apart(), [kinds.index(place) for place in data.places])
     if text.kind == "oracle":
-        return ImageTexts(
-            prompts.oracle(data.present, data.names, precision=text.precision, recall=text.recall, seed=seed)
-        )
+        levels = {"precision": text.precision, "recall": text.recall}
+        named = prompts.oracle_classes(data.present, data.names, **levels, seed=seed)
+        # "background" is named exactly if it is there, whatever the precision and recall, as in the paper's code
+        first = [[name for name in data.prompted[:1] if name == BACKGROUND and name in own] for own in data.labelled]
+        return ImageTexts([Names([*own, *names]) for own, names in zip(first, named, strict=True)])
     if text.kind == "empty":
         return ImageTexts(prompts.null(count))
     captions = data.captions(text.min_tokens)

@@ -8,6 +8,7 @@ import torch
 
 from tadp.datasets.readers.image_folder import Captions, caption_of, check_image_captions
 from tadp.datasets.sample import Sample
+from tadp.datasets.scenes.backdrops import BACKGROUNDS
 from tadp.datasets.scenes.scene import Scene, Scenes, Style
 from tadp.datasets.scenes.scene_objects import CLASSES
 from tadp.images.boxes import Boxes
@@ -23,6 +24,7 @@ class RenderedScenes:
     Attributes:
         class_names: Names of the classes in masks: "background", then the 12 object classes.
         box_class_names: Names of the 12 object classes. The label of a box is an index into this tuple.
+        room_names: Names of the places, such as "street". A sample's `room` is the place of its scene.
         scenes: The sequence of `Scene` objects that are rendered.
 
     Args:
@@ -59,6 +61,7 @@ class RenderedScenes:
         self.scenes = Scenes(count, seed=seed, size=size, style=style, max_objects=max_objects)
         self.class_names = ("background", *CLASSES)
         self.box_class_names = CLASSES
+        self.room_names = tuple(BACKGROUNDS)
         self._captions = captions
         if captions is not None:
             check_image_captions(captions, self.image_ids, "rendered scenes")
@@ -97,4 +100,5 @@ class RenderedScenes:
 
 def _sample(scene: Scene, image_id: str, caption: str) -> Sample:
     boxes = Boxes(torch.from_numpy(scene.boxes), torch.from_numpy(scene.labels - 1))
-    return Sample(scene.image, image_id, caption, scene.mask.astype(np.int64), scene.depth_m, boxes)
+    mask, room = scene.mask.astype(np.int64), scene.layout.background
+    return Sample(scene.image, image_id, caption, mask, scene.depth_m, boxes, room)
