@@ -22,9 +22,10 @@ from tadp.files.atomic import replace_file
 HERE = Path(__file__).parent
 WHOLE = ("agrees", "partly agrees", "cannot tell", "partly disagrees", "disagrees", "mixed")
 DETAILS = """\
-For each claim, this page gives the paper's figure, our own with its 95 % interval, and a verdict. [The paper on one
-page](paper.md) explains the verdicts and the words *frozen* and *tuned*. The rows of tables are explained [with Table
-1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and 5](study-domains.md) (null, simple …)."""
+For each claim, this page gives the paper's figure, our own and a verdict. Differences between rows of a table have 95 %
+intervals. [The paper on one page](paper.md) explains the verdicts and the words *frozen* and *tuned*. The rows of
+tables are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and
+5](study-domains.md) (null, simple …)."""
 Judged = tuple[dict[str, Any], Judgement]
 
 

@@ -33,8 +33,8 @@ class Captioner:
     Captions are reproducible: words are chosen greedily, or sampled with a seed.
 
     Args:
-        model: A transformers model with a `generate` method. It runs in evaluation mode but keeps its own mode and
-            device.
+        model: A transformers model with a `generate` method. Captions are written in evaluation mode, without changing
+            the mode of `model` itself, and on its device.
         processor: The model's processor, which prepares images and text.
         name: Folder or hub id of the model, for the record of where captions came from (`provenance`).
         revision: Commit of the repository, for the same record; None if there is no commit.

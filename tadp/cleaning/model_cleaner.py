@@ -29,7 +29,8 @@ class ModelCleaner(Cleaner):
     was, and the `CleaningReport` that `clean` returns says why.
 
     Args:
-        model: A causal language model. It runs in evaluation mode but keeps its own mode and device.
+        model: A causal language model. Captions are cleaned in evaluation mode, without changing the mode of `model`
+            itself, and on its device.
         tokenizer: The model's tokenizer. If it has a chat template, the prompts use it.
         domain: The domain whose mentions are removed: "watercolor", "comic", "night", "foggy" or "dashcam"; a list of
             nouns that name another domain; or a `Domain`.

@@ -90,8 +90,8 @@ def joint_pass(
         arguments: Further positional arguments of each block.
         taps: Names of the blocks that become levels, finest level first.
         size: (height, width) of the image in tokens, so that N = height · width.
-        options: Further arguments of the attention processors, which are passed with the recorder if any level is
-            recorded.
+        options: Further arguments of the attention processors. They are only passed if a level is recorded,
+            together with the recorder.
         record_levels: Levels at which attention is recorded.
         is_checkpointed: Whether to use gradient checkpointing, which runs each block again in the backward pass.
 

@@ -122,7 +122,9 @@ def explained(path: Path, config: Mapping[str, Any], *, what: str, attempt: Atte
         path: The config file.
         config: Its content.
         what: What the config describes, for messages.
-        attempt: Does the same with another config. The entry without which it succeeds is the one at fault.
+        attempt: A function that does what the code inside does, with another config. It is called with changed configs:
+            in each, one entry is missing or has another value. If it succeeds, that entry is the one at fault. None
+            makes no attempts.
 
     Raises:
         ModelError: If the code inside raises an error.

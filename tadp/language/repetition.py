@@ -21,7 +21,7 @@ SHARE = 0.5  # of the caption; a long caption may say "it is plain and faces lef
 
 
 def is_looping(text: str) -> bool:
-    """Whether a caption repeats itself endlessly, as only a model does that cannot stop.
+    """Whether a caption repeats itself endlessly, as happens if a model cannot stop.
 
     That is the case if one of these holds, where case and punctuation do not matter:
 

@@ -51,7 +51,8 @@ def paper_template(domain: str, kind: str, *, token: str, literal: bool) -> str:
         domain: The target domain, a key of `TEMPLATES`.
         kind: One of the paper's six kinds of modifier.
         token: The word for the learned concept, which replaces the placeholder in templates that have one.
-        literal: Whether to return the template of the paper's released code, with "a " before the caption.
+        literal: Whether "a " comes before the caption in those templates that have it in the paper's released code. If
+            False, no template has it.
 
     Raises:
         ModifierError: If `domain` or `kind` is unknown.

@@ -33,11 +33,11 @@ class CaptionModifier:
     `install` adds to a backbone.
 
     A caption is inserted so that the result reads well. Only the words where caption and template meet are changed. The
-    caption's first letter is lower-cased if its first word is known not to be a name
-    (`tadp.language.grammar.lower_first`). A list marker before the caption ("- ", "20. ") is removed, and so is its
-    full stop if words follow. An article in the template before the caption is removed or becomes "an", as the caption
-    requires: "of a {caption}" becomes "of two dogs" or "of an owl" (`tadp.language.grammar.takes_article`). No article
-    is added to a caption that has none.
+    caption's first letter is lower-cased if its first word is known not to be a proper name
+    (`tadp.language.grammar.lower_first`). A list marker before the caption ("- ", "20. ") is removed. The full stop at
+    the caption's end is removed, too, if words of the template follow. An article in the template before the
+    caption is removed or becomes "an", as the caption requires: "of a {caption}" becomes "of two dogs" or "of an owl"
+    (`tadp.language.grammar.takes_article`). No article is added to a caption that has none.
 
     Args:
         template: The words around the caption, with the placeholder `{caption}` once or more. A literal brace is

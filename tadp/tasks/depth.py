@@ -66,10 +66,11 @@ class TADPForDepthEstimation(TaskModel):
             crops, because depth in metres depends on how large objects appear. The default is that of the paper.
         stride_px: Number of pixels from one window to the next. None is a third of a window, which gives two windows
             for NYU's images of 640x480 pixels, as in the paper's released code.
-        pad_with_grey: Whether images are padded as in the paper's released code: with mid-grey to a multiple of the
-            coarsest level's stride, where the head leaves out cells that hold only padding before it decodes. This is
-            the default of converted models. The released code takes only 352x352, 480x480 and 512x512 pixels; other
-            sizes follow the same rule. If not, edges are repeated, and the head never sees the padding.
+        pad_with_grey: Whether images are padded as in the paper's released code: with mid-grey, to a multiple of the
+            coarsest level's stride. The head then leaves out cells that contain only padding, before its transposed
+            convolutions. This is the default of converted models. The released code takes only 352x352, 480x480 and
+            512x512 pixels; other sizes follow the same rule. If False, edges are repeated, and the head never sees the
+            padding.
 
     Raises:
         ValueError: If an option is unknown or out of range, or `prompt_classes` is missing in a mode that needs it.
