@@ -37,7 +37,6 @@ SCENES, DRAWN = 24, 2
 
 
 def main() -> None:
-
     settings, how = read(__doc__)
     if how.rewrite:
         stored = json.loads((how.page or how.out / "appendix_a").with_suffix(".json").read_text(encoding="utf-8"))

@@ -195,7 +195,8 @@ def tadp_pascal(base: Path) -> Original:
 def vpd_pascal(base: Path) -> Original:
     """A bare state dict: class embeddings, a text adapter that was trained, and unscaled latents."""
     backbone = backbone_of(base, scale_latents=False, text_adapter=True, text_length=21)
-    model = pascal_model(backbone, class_names=["background", *VOC_CLASSES], prompt_mode="stored")
+    names = ["background", *VOC_CLASSES]
+    model = pascal_model(backbone, class_names=names, prompt_classes=names, prompt_mode="stored")
     embeddings = class_embeddings(21)
     model.store_text(Conditioning(embeddings[None]))
     assert backbone.text_adapter is not None
