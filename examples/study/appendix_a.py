@@ -46,7 +46,7 @@ def main() -> None:
     half = Images(settings, "test", out=how.out, task="segmentation")
     pipe = pipeline(settings.model, how.device)
     captioner = tadp.Captioner.from_pretrained(settings.captioner)
-    # Scenes with two classes, so that one can be left out.
+    # Scenes with two classes each, so that one can be left out.
     numbers = [number for number in range(len(half)) if len(set(half.present[number])) == 2][
         : 2 if how.quick else SCENES
     ]
@@ -124,8 +124,8 @@ def write(
     parts = [
         "# Appendix A: images drawn again with other prompts",
         opening("appendix_a", settings),
-        f"Command: `{summary['command']}`; {count} {source(settings)} with two classes, {STEPS} DDIM steps, guidance "
-        f"{GUIDANCE:g}; {', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. "
+        f"Command: `{summary['command']}`; {count} {source(settings)} with two classes each, {STEPS} DDIM steps, "
+        f"guidance {GUIDANCE:g}; {', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. "
         "Figures are means over scenes with 95 % intervals (Student's t).",
     ]
     measures = {

@@ -37,11 +37,14 @@ domains are new only to the head, not to the U-Net, and the U-Net knows the word
 has also seen watercolors, comics and nights, so in this respect the two models are alike.
 
 No caption contained "constructivism", "dashcam", "foggy" or "sks". They are not among the 693 entries of the
-vocabulary, and are spelled from pieces that no caption has trained. Rows that use one of these words are left with the
-known words next to it: "painting", which belongs to watercolors and comics; "style", which belongs only to comics;
-"photo", which belongs to plain scenes and nights; "dark" and "night". So the templates of textual inversion and
-DreamBooth for paintings ("a … style painting of") already contain half of the words for comics, and those for the night
-("a dark … photo of", "a dashcam photo of … at sks night") half of the words for the night."""
+vocabulary, and are spelled from pieces that no caption has trained. In rows that use one of these words, the model
+knows only the words next to it: "painting", which belongs to watercolors and comics; "style", which belongs only to
+comics; "photo", which belongs to plain scenes and nights; "dark" and "night".
+
+Textual inversion and DreamBooth put their token (TOKEN) and the caption (…) into a template. Their template for
+watercolors and comics, "a TOKEN style painting of …", already contains half of the words for comics. Their templates
+for the night, "a dark TOKEN photo of …" and "a dashcam photo of … at TOKEN night", already contain half of the words
+for the night."""
 CLAIMS = {
     "detection": """\
 - Can be tested: whether it helps to name the target's style while training on the source, whether a learned token does

@@ -80,7 +80,8 @@ class Ledger:
         Args:
             name: Name of this group of tensors, for the report.
             names: The name in the file for each name in the module.
-            module: The module's `state_dict`. The file's tensors must have the same shapes.
+            module: The module's `state_dict`. Tensors that the file lacks or has in another shape are left out, and
+                `close` raises an error for them.
             optional: Prefixes of names in the module whose tensors the file may lack.
         """
         tensors = self._fitting(names, module, tuple(optional))

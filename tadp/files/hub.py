@@ -296,16 +296,17 @@ def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Pa
 
 
 def part_variant(folder: Path, base: str, variant: str | None, *, is_replacement: bool = False) -> str | None:
-    """The variant of the weights to load for one part of a model.
+    """Return the variant of the weights to load for one part of a model.
 
     Args:
         folder: The part's folder.
         base: Base name of the weight files.
         variant: The variant that was asked for.
-        is_replacement: Whether the part replaces another model's, which has the variant.
+        is_replacement: Whether the part is loaded in place of the same part of another model, which has the variant.
 
     Returns:
-        `variant`; None, with a warning, if only other parts have it.
+        `variant`; or None, with a warning, if this part only has weights without a variant while the other parts have
+        the variant.
     """
     if variant is None or has_weights_of(folder, base, variant) or not has_weights_of(folder, base, None):
         return variant
