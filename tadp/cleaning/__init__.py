@@ -13,13 +13,13 @@ it was, and the report says why.
 Source: TADP Sec. 4.3, which asks GPT-3.5.
 """
 
-from tadp.cleaning.cleaner import Cleaner, CleaningInterrupted, CleaningReport
+from tadp.cleaning.cleaner import Cleaner, CleaningInterrupted, CleaningReport, Kept
 from tadp.cleaning.domains import DOMAINS, Domain
 from tadp.cleaning.endpoint import EndpointCleaner
 from tadp.cleaning.model_cleaner import ModelCleaner
 from tadp.cleaning.rules import RuleCleaner
 
 __all__ = [
-    "DOMAINS", "Cleaner", "CleaningInterrupted", "CleaningReport", "Domain", "EndpointCleaner", "ModelCleaner",
-    "RuleCleaner",
+    "DOMAINS", "Cleaner", "CleaningInterrupted", "CleaningReport", "Domain", "EndpointCleaner", "Kept",
+    "ModelCleaner", "RuleCleaner",
 ]  # fmt: skip

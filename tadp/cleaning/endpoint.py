@@ -90,8 +90,9 @@ class EndpointCleaner(Cleaner):
         self._key = Key(key_variable)
         check_whole(batch_size, name="batch_size")
         check_whole(retries, name="retries", minimum=0)
-        limits = {"timeout_s": timeout_s, "backoff_s": backoff_s, "max_wait_s": max_wait_s}
-        check_numbers(**limits, **({} if budget_s is None else {"budget_s": budget_s}))
+        check_numbers(timeout_s=timeout_s, backoff_s=backoff_s, max_wait_s=max_wait_s)
+        if budget_s is not None:
+            check_numbers(budget_s=budget_s)
         if timeout_s <= 0 or backoff_s < 0 or max_wait_s < 0:
             raise ValueError(
                 "timeout_s must be above 0, backoff_s and max_wait_s 0 or more; got "

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -334,7 +334,9 @@ def _culprit(config: Mapping[str, Any], error: Exception, attempt: Attempt | Non
         (entry, _changed(config, entry[0], 1)) for entry in suspects if entry[1] is None or _is_number(entry[1])
     ]
     deadline = time.monotonic() + _SECONDS
-    for entry, changed in changes if attempt is not None else ():
+    for entry, changed in changes:
+        if attempt is None:
+            break
         try:
             attempt(changed)
         except Exception:
@@ -374,5 +376,5 @@ def _listed(value: Any) -> list[Any] | tuple[Any, ...]:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,7 +15,8 @@ from tadp.errors import OutputError
 FOLDER_LOCK = ".tadp.lock"
 _ASK_AGAIN_S = 0.02
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Run:

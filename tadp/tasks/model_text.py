@@ -52,7 +52,7 @@ class ModelText:
         default_class: str | None = None,
     ):
         self.mode: PromptMode = mode
-        self.classes = tuple(check_classes(classes, name="prompt_classes")) if classes else ()
+        self.classes: tuple[str, ...] = tuple(check_classes(classes, name="prompt_classes")) if classes else ()
         self.own_class, self.default_class = own_class, default_class
         self.stored: Conditioning | None = None
         _check_mode(mode, self.classes, own_class=own_class)

@@ -294,9 +294,10 @@ class DiffusersFamily(Family):
 
     def check_unchanged(self, model: Any, layout: Layout) -> None:
         """Refuse a denoiser whose attention processors were replaced."""
-        for name, level in layout.attention_layers.items() if self.recorder_class else ():
+        recorder_class = self.recorder_class
+        for name, level in layout.attention_layers.items() if recorder_class else ():
             processor = model.get_submodule(name).processor
-            if not isinstance(processor, self.recorder_class) or processor.level != level:
+            if (recorder_class and not isinstance(processor, recorder_class)) or processor.level != level:
                 raise ModelError(
                     f"the attention processors of the {self.part} were replaced (by a {type(processor).__name__} in "
                     f"{name}), as fuse_qkv_projections, IP adapters and attention slicing do; load the model again."
