@@ -134,7 +134,9 @@ def _try(lock: Path, busy: str) -> sqlite3.Connection | None:
         if code == sqlite3.SQLITE_BUSY:
             return None
         output = busy.removeprefix("another run is writing ").partition(". ")[0]
-        raise OutputError(f"cannot write {output}: {error}. Choose another folder.") from error
+        raise OutputError(
+            f"cannot write {output}: {getattr(error, 'strerror', None) or error}. Choose another folder."
+        ) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -499,7 +499,7 @@ def test_an_output_that_cannot_take_a_checkpoint_is_refused_before_training(sour
     usage, needed = shutil.disk_usage(tmp_path), 3 * 4 * WIDTH  # the vector and Adam's two means
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_losses", lambda *a: pytest.fail("trained"))
-        refused(OutputError, r"cannot make the folder .*file: File exists", source, output=tmp_path / "file")
+        refused(OutputError, r"cannot write .*file: File exists. Choose another", source, output=tmp_path / "file")
         patch.setattr(loop.shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
         refused(OutputError, r"a checkpoint takes 0.0 MB, but .*out has .* left. Free", source, output=tmp_path / "out")
     assert (tmp_path / "file").read_text() == "mine"

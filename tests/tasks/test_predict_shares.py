@@ -135,7 +135,7 @@ def test_a_head_that_is_not_finite_is_refused_when_loaded(value, tmp_path):
         TADPForSemanticSegmentation.from_pretrained(tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/../../b", 5])
+@pytest.mark.parametrize("name", ["../elsewhere", "a/../../b"])
 def test_a_base_model_outside_is_refused(name, tmp_path):
     import json
 

@@ -329,7 +329,7 @@ def test_an_image_is_decoded_once(make, tmp_path, monkeypatch):
     model.attach_captioner("tadp-tiny")
     Image.fromarray(Scenes(1, seed=5)[0].image).save(tmp_path / "a.png")
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *options: opened.append(path) or real(path, *options))
+    monkeypatch.setattr(Image, "open", lambda path, **options: opened.append(path) or real(path, **options))
     result = model.predict(tmp_path / "a.png")
     result.plot()
     assert len(opened) == 1
