@@ -897,7 +897,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(kept, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tadp.files.model_folder.save_file", full)
+    monkeypatch.setattr("tadp.files.weight_ids.save_file", full)
     with pytest.raises(OutputError, match=r"No space left on device.*nothing was changed"):
         segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing").save_pretrained(kept)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before

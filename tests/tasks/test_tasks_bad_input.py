@@ -121,5 +121,5 @@ def test_an_option_that_is_missing_is_named(name, tmp_path):
 
 @pytest.mark.usefixtures("no_type_checker")
 def test_a_number_of_classes_is_no_list_of_names():
-    with pytest.raises(TypeError, match=r"classes must be a list of strings; got int"):
+    with pytest.raises(TypeError, match=r"class_names must be a list of strings; got int"):
         segmenter(class_names=5)
