@@ -189,6 +189,9 @@ def load_reader(
         check_types(config, _tokenizer_entries, folder / name)
         check_processor(config, folder / name)
 
+    if (folder / "tokenizer.json").exists():
+        _check_vocabulary(folder / "tokenizer.json")
+
     def attempt(changed: Mapping[str, Any]) -> Any:
         with tempfile.TemporaryDirectory() as copied:
             for file in folder.iterdir():
@@ -206,6 +209,21 @@ def load_reader(
 
     with explained(folder, configs, what=f"the tokenizer or processor of {what}", attempt=attempt):
         return load(folder)
+
+
+def _check_vocabulary(path: Path) -> None:
+    """Refuse a tokenizer.json with entries that its library cannot read.
+
+    Raises:
+        ModelError: If an entry has a wrong type.
+    """
+    content = read_json(path)
+    check_types(content, _vocabulary_entries, path)
+    check_types(content.get("model", {}), _vocabulary_model_entries, path, below="model")
+    with explained(path, {}, what="a tokenizer"):
+        from tokenizers import Tokenizer
+
+        Tokenizer.from_file(str(path))
 
 
 def check_processor(config: Mapping[str, Any], path: Path) -> None:
@@ -283,3 +301,31 @@ def _tokenizer_entries(
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def _vocabulary_entries(
+    *,
+    version: str,
+    truncation: Mapping | None,
+    padding: Mapping | None,
+    added_tokens: list[Mapping],
+    normalizer: Mapping | None,
+    pre_tokenizer: Mapping | None,
+    post_processor: Mapping | None,
+    decoder: Mapping | None,
+    model: Mapping,
+) -> None:
+    """The entries of a tokenizer.json, as a schema."""
+
+
+def _vocabulary_model_entries(
+    *,
+    type: str,
+    vocab: Mapping | list,
+    merges: list,
+    unk_token: str | None,
+    unk_id: int | None,
+    end_of_word_suffix: str | None,
+    continuing_subword_prefix: str | None,
+) -> None:
+    """The entries of the model in a tokenizer.json, as a schema."""

@@ -60,18 +60,16 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="also print what was handled")
     options = parser.parse_args()
     names = [name for name in (*all_kinds(), *all_kills()) if name.startswith(tuple(options.only))]
-    outcomes: dict[str, Outcome] = {}
-    if options.keep and options.keep.exists():
-        outcomes = {
-            name: Outcome(*kept) for name, kept in json.loads(options.keep.read_text()).items() if name in names
-        }
+    kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
+    outcomes = {name: Outcome(*kept[name]) for name in names if name in kept}
     with warm():
         for name in names:
             if name in outcomes and outcomes[name].is_handled:
                 continue
             outcomes[name] = outcome = run(name, options.seed)
+            kept[name] = astuple(outcome)
             if options.keep:
-                options.keep.write_text(json.dumps({name: astuple(outcome) for name, outcome in outcomes.items()}))
+                options.keep.write_text(json.dumps(kept))
             if options.verbose or not outcome.is_handled:
                 cost = f"{outcome.seconds:.1f} s, {outcome.megabytes:.0f} MB"
                 print(f"{outcome.verdict:5} {name} ({cost}): {outcome.detail}", flush=True)

@@ -90,7 +90,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "other digits": lines(lambda answer: ["١٢٣٤"[k] + line[1:] for k, line in enumerate(answer[:4])]),
     "superscripts": lines(lambda answer: ["². a dog", *answer[1:]]),
     "5 MB": content("1. " + "a" * 5_000_000),
-    "200,000 spaces": content("1. a" + " " * 200_000 + "dog"),
+    "200,000 spaces": lines(lambda answer: [line.replace(" dog", " " * 200_000 + "dog") for line in answer]),
     "200,000 lines": content("1. a dog\n" * 200_000),
     "one line too few": lines(lambda answer: answer[:-1]),
     "one line too many": lines(lambda answer: [*answer, f"{len(answer) + 1}. a cat"]),

@@ -32,7 +32,8 @@ from .fixtures import copy
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod", "os.utime",
           "shutil.rmtree", "shutil.move", "sqlite3.connect", "tempfile.mkstemp", "tempfile.mkdtemp")  # fmt: skip
-SECONDS = 120.0
+DONE = re.compile("already exists|is not empty")  # what a command says when its result is complete
+SECONDS = 300.0
 
 
 NONE = r"^$"
@@ -162,7 +163,7 @@ def run_kill(kill: Kill, seed: int) -> Outcome:
     cost = time.monotonic() - start, ended.megabytes
     if early:
         return Outcome("other", f"killed at {moment}: incomplete under a final name: {', '.join(early)}", *cost)
-    says_done = expected.items() <= left.items() and ended.value and "already exists" in ended.value[1]
+    says_done = expected.items() <= left.items() and ended.value and DONE.search(ended.value[1])
     if ended.value is None or (ended.value[0] != 0 and not says_done):
         return Outcome("other", f"killed at {moment}, left {between}; run again: {ended.value or ended}", *cost)
     if late:
