@@ -244,7 +244,11 @@ def test_differences_are_taken_seed_by_seed():
     assert table.value("null", "y") is None
     assert table.columns == ["x", "y"]
     assert "| simple | 0.567 ± 0.872 | +0.100 ± 0.000 | 1.000 |" in table.markdown(compared=["x"])
-    assert ModifierTable({"plain": {"x": {0: 0.1}}}, null="plain").markdown().startswith("| | x | x - plain |")
+    assert (
+        ModifierTable({"plain": {"x": {0: 0.1}}}, null="plain")
+        .markdown()
+        .startswith("| modifier | x | x, minus plain |")
+    )
     rows = json.loads(table.to_json())["rows"]
     assert rows["simple"]["x"]["seeds"] == {"1": 0.6, "0": 0.2, "7": 0.9}
     assert rows["simple"]["x"]["difference_mean"] == pytest.approx(0.1)
