@@ -118,7 +118,8 @@ def _check_file(path: Path, *, zipped: bool) -> None:
         else:
             with path.open("rb") as file:
                 _check_pickle(file, path, size, most=_LEGACY_PICKLES)
-    except (zipfile.BadZipFile, ValueError, EOFError, OverflowError, NotImplementedError, RuntimeError) as error:
+    # MemoryError: a text that is declared to be longer than the memory
+    except (zipfile.BadZipFile, ValueError, EOFError, ArithmeticError, MemoryError, RuntimeError) as error:
         if isinstance(error, CorruptFileError):
             raise
         raise CorruptFileError(
