@@ -56,9 +56,11 @@ def row(file: Path) -> str:
     pairs = [(set(ours.split()), set(paper.split())) for ours, paper in zip(by_textblob, by_nltk, strict=True)]
     same = sum(ours == paper for ours, paper in zip(by_textblob, by_nltk, strict=True)) / len(captions)
     common = sum(len(ours & paper) for ours, paper in pairs)
-    found = common / sum(len(paper) for _, paper in pairs)
+    recall = common / sum(len(paper) for _, paper in pairs)
     confirmed = common / sum(len(ours) for ours, _ in pairs)
-    return f"| {file.stem.removesuffix('_captions')} | {len(captions):,} | {same:.3f} | {found:.3f} | {confirmed:.3f} |"
+    return (
+        f"| {file.stem.removesuffix('_captions')} | {len(captions):,} | {same:.3f} | {recall:.3f} | {confirmed:.3f} |"
+    )
 
 
 if __name__ == "__main__":

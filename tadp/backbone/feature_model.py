@@ -319,15 +319,15 @@ class FeatureModel(nn.Module):
             unet_scale: Learning rate of the U-Net as a fraction of `lr`. The default, 0.1, is that of the paper's
                 segmentation code.
             weight_decay: Weight decay. The default, 5e-3, is that of the paper's segmentation code.
-            groups: Which parameters have weight decay: "matrices", which leaves out norms and biases, or "released",
+            groups: Rule for weight decay: "matrices", which leaves out norms and biases, or "released",
                 the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
         """
-        found = decay_groups(
+        parameters = decay_groups(
             self.unet, lr=lr, weight_decay=weight_decay, groups=groups, scale=unet_scale, is_norm=is_unet_norm
         )
         if self.text_adapter is not None:
-            found += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay, groups=groups)
-        return found
+            parameters += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay, groups=groups)
+        return parameters
 
     def _check_parts(self) -> None:
         """Refuse a VAE or a text encoder whose output the denoiser cannot take, with a ModelError."""

@@ -148,12 +148,12 @@ class SqliteStore:
     def _get(self, database: sqlite3.Connection, ids: Sequence[str]) -> dict[str, CaptionRecord]:
         records = {}
         for start in range(0, len(ids), _PAGE // 4):  # every SQLite takes 999 parameters, up to three per id
-            asked = [(form, image_id) for image_id in ids[start : start + _PAGE // 4] for form in forms(image_id)]
-            page = list(dict.fromkeys(form for form, _ in asked))
+            pairs = [(form, image_id) for image_id in ids[start : start + _PAGE // 4] for form in forms(image_id)]
+            page = list(dict.fromkeys(form for form, _ in pairs))
             marks = ",".join("?" * len(page))
             rows = _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", page).fetchall()
             found = {row[0]: self._record(row) for row in rows}
-            for form, image_id in asked:
+            for form, image_id in pairs:
                 if form in found:
                     records.setdefault(image_id, found[form])
         return records

@@ -77,7 +77,7 @@ class Domain:
         return frozenset(singles | {f"{word}s" for word in singles} | {f"{word}es" for word in singles})
 
     def named_in(self, caption: str) -> bool:
-        """Whether a caption names the domain with one of its nouns or adjectives. A medium by itself does not count.
+        """Whether a caption names the domain with one of its nouns or adjectives. A medium without them does not count.
 
         Example:
             >>> [DOMAINS["watercolor"].named_in(text) for text in ("two watercolors", "a drawing of a cat")]

@@ -263,7 +263,7 @@ class _Work:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether so many requests failed in a row that the server may be down."""
+        """Whether enough requests failed in a row that the server may be down."""
         most = min(self.most_failures, _DOUBTFUL_TIMEOUTS) if self.timeouts else self.most_failures
         return bool(self.batches) and self.failed_in_row >= most
 

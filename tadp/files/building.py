@@ -1,7 +1,7 @@
 """Build what a config describes, when somebody else wrote the config.
 
 Before anything is built, the config's types are compared with the arguments that read them, and its sizes with the
-headers of the weight files beside it. While a network is built, its tensors are counted, and a network that outgrows
+headers of its weight files. While a network is built, its tensors are counted, and a network that outgrows
 its weight files is abandoned. Whatever a library raises becomes one `ModelError` that names file, key and value.
 """
 
@@ -82,8 +82,8 @@ def build(
     Args:
         make: The function that builds it.
         config: The content of the config file.
-        path: The config file; the weight files are beside it.
-        what: What the config describes, for messages: "a UNet2DConditionModel".
+        path: The config file; the weight files are in the same folder.
+        what: Name of what the config describes, for messages: "a UNet2DConditionModel".
         reader: The function whose annotated arguments are the config's entries; None checks no types.
 
     Raises:
@@ -121,7 +121,7 @@ def explained(path: Path, config: Mapping[str, Any], *, what: str, attempt: Atte
     Args:
         path: The config file.
         config: Its content.
-        what: What the config describes, for messages.
+        what: Name of what the config describes, for messages.
         attempt: A function that does what the code inside does, with another config. It is called with changed configs:
             in each, one entry is missing or has another value. If it succeeds, that entry is the one at fault. None
             makes no attempts.
@@ -166,7 +166,7 @@ def with_saved(
         reader: The function whose annotated arguments are the options.
 
     Raises:
-        ModelError: If the saved options alone cannot be used either. Otherwise the caller's error is raised.
+        ModelError: If the saved options by themselves cannot be used either. Otherwise the caller's error is raised.
     """
     check_types(saved, reader, path, below="options")
     try:

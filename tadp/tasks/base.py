@@ -238,7 +238,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             lr: Learning rate of the head.
             unet_scale: Learning rate of the U-Net as a fraction of `lr`.
             weight_decay: Weight decay of the parameters that have one by `groups`.
-            groups: Which parameters have weight decay: "matrices", which leaves out norms and biases, or "released",
+            groups: Rule for weight decay: "matrices", which leaves out norms and biases, or "released",
                 the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
 
         Source:

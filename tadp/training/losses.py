@@ -2,7 +2,7 @@
 
 `tadp.heads.DetectionHead` computes Faster R-CNN's losses itself. All losses here are computed in float32 or higher
 precision, and check their targets. If a batch has no labelled pixel, the loss is 0 and still differentiable, so
-training can go on.
+training can continue.
 """
 
 import torch

@@ -166,7 +166,7 @@ def test_code_in_a_captioners_folder_is_not_run(tmp_path, monkeypatch):
 
 def test_every_auto_class_is_told_to_trust_no_code():
     """`trust_remote_code=None`, the default of the auto classes, asks on the terminal."""
-    found = 0
+    calls = 0
     for path in (Path(__file__).parents[2] / "tadp").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
@@ -174,11 +174,11 @@ def test_every_auto_class_is_told_to_trust_no_code():
             owner = ast.unparse(call.func.value)
             is_auto = owner.startswith("Auto") and "Autoencoder" not in owner
             if call.func.attr in ("from_pretrained", "from_config") and (is_auto or owner.endswith("_class")):
-                found += 1
+                calls += 1
                 options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 is_passed_on = owner == "model_class" and None in options and call.func.attr == "from_pretrained"
                 assert options.get("trust_remote_code") == "False" or is_passed_on, f"{path}, line {call.lineno}"
-    assert found >= 4
+    assert calls >= 4
 
 
 def test_types_are_those_of_the_arguments():
@@ -216,13 +216,13 @@ def test_the_entry_without_which_it_works_is_at_fault():
             raise RuntimeError("no name in this message")
         return torch.empty(1)
 
-    with pytest.raises(ModelError, match=r"does not describe a thing: third is 'odd' \(RuntimeError: no name in"):
-        build(make, {"first": 1, "second": None, "third": "odd"}, PATH, what="a thing")
+    with pytest.raises(ModelError, match=r"does not describe a model: third is 'odd' \(RuntimeError: no name in"):
+        build(make, {"first": 1, "second": None, "third": "odd"}, PATH, what="a model")
 
 
 def test_errors_that_name_the_file_pass_unchanged():
     message = f"{PATH.parent}/vae is missing."
-    with pytest.raises(ModelError, match=rf"^{message}$"), explained(PATH, {}, what="a thing"):
+    with pytest.raises(ModelError, match=rf"^{message}$"), explained(PATH, {}, what="a model"):
         raise ModelError(message)
 
 

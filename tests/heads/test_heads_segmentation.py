@@ -93,10 +93,10 @@ def test_numbers_are_smps(size, channels):
         value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64) * 0.3)
     names = dict(zip(originals.write_smp_head(ours), ours.state_dict(), strict=True))
     ours.load_state_dict({names[key]: value for key, value in weights.items()})
-    theirs = smp_head(INFO, num_classes=CLASSES, fpn_channels=8, channels=channels).eval().double()
-    theirs.load_state_dict({key.removeprefix("decode_head."): value for key, value in weights.items()}, strict=True)
+    reference = smp_head(INFO, num_classes=CLASSES, fpn_channels=8, channels=channels).eval().double()
+    reference.load_state_dict({key.removeprefix("decode_head."): value for key, value in weights.items()}, strict=True)
     maps = build_maps(*size, dtype=torch.float64)
-    expected = theirs.segmentation_head(theirs.decoder(maps))
+    expected = reference.segmentation_head(reference.decoder(maps))
     assert expected.std() > 0.1
     torch.testing.assert_close(ours(maps), expected, rtol=1e-10, atol=1e-10)
 
@@ -105,11 +105,11 @@ def test_parameters_of_the_released_widths_are_smps_one_to_one():
     info = FeatureInfo((320, 717, 1357, 1280), (8, 16, 32, 64))  # SD 1.5 with the 77 tokens of a caption
     with torch.device("meta"):
         ours = SMPSegmentationHead(info, num_classes=21)
-        theirs = smp_head(info, num_classes=21)
+        reference = smp_head(info, num_classes=21)
     written = originals.write_smp_head(ours)
     shapes = {key.removeprefix("decode_head."): value.shape for key, value in written.items()}
-    assert shapes == {key: value.shape for key, value in theirs.state_dict().items()}
-    assert ours.dropout.p == theirs.decoder.dropout.p
+    assert shapes == {key: value.shape for key, value in reference.state_dict().items()}
+    assert ours.dropout.p == reference.decoder.dropout.p
 
 
 def test_channels_that_do_not_form_smps_groups_are_refused():

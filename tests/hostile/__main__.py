@@ -20,7 +20,7 @@ MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
 
-What tadp does with bad input, and what is left when a command is killed. Written by `{command}`.
+This page counts how tadp handles bad input, and how its commands recover after they are killed. Written by `{command}`.
 
 A **kind** is one reader with one sort of damage, or one key or argument with one class of wrong value. It is handled if
 tadp gives the right value, or a clear error: one of its own, at most 600 characters long, that names the file, key or
@@ -30,7 +30,7 @@ The process may start no other process, open no connection except to a test serv
 from the input; an attempt counts as "other", as does everything else: another exception, a wrong value, a crash, a
 limit that was reached.
 
-A **kill** is SIGKILL at one of the moments when a command touches a file, spread over the whole run, or at a random
+A **kill** is SIGKILL at one of the moments when the command touches a file, spread over the whole run, or at a random
 time. Then the same command runs to its end (or says that its file exists, if the file was complete). It counts as
 recovered if there was no incomplete file under a final name after the kill, and if the files at the end are those of an
 undisturbed run, with nothing left over.

@@ -17,7 +17,7 @@ from .fixtures import copy, described, features, predicted, reference
 
 
 class Config(NamedTuple):
-    """A JSON file of a fixture, its keys (a key of an object in it is "outer.inner"), and what reads it."""
+    """A JSON file of a fixture, its keys ("outer.inner" in an object), and the function that reads it."""
 
     fixture: str
     file: str

@@ -45,7 +45,7 @@ class Command:
     """A command that writes.
 
     Attributes:
-        arguments: Of `tadp`; run in the folder that `inputs` fills.
+        arguments: Arguments of `tadp`, which runs in the folder that `inputs` fills.
         inputs: Fixtures that are copied into the folder.
         grows: A regular expression for files that grow under their final name, as a table on disk does.
         kills: How often it is killed, at least 10.

@@ -1,4 +1,4 @@
-"""`predict` beside training, and images whose features are not finite."""
+"""`predict` during training, and images whose features are not finite."""
 
 import copy
 import threading
