@@ -27,12 +27,12 @@ _HARMLESS = re.compile(
     r"|torch\.(\w+Storage|Size|device|Tensor|float\w+|bfloat16|double|half|u?int\w+|long|short|bool|complex\w+)"
     r"|torch\.storage\.(Typed|Untyped)Storage|torch\.nn\.parameter\.Parameter"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
-    r"|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.complex"
+    r"|torch\.serialization\._get_layout|_codecs\.encode|(builtins|__builtin__)\.(complex|set)"
 )
 # Of these names, the ones that are called. A call of the others, such as a storage's class, could take any memory.
 _CALLED = re.compile(
     r"collections\.(OrderedDict|Counter)|torch\.(Size|device)|torch\._utils\._rebuild_\w+|_codecs\.encode"
-    r"|torch\.serialization\._get_layout|(builtins|__builtin__)\.complex|numpy\.dtype"
+    r"|torch\.serialization\._get_layout|(builtins|__builtin__)\.(complex|set)|numpy\.dtype"
     r"|numpy\._?core\.multiarray\.scalar|torch\.nn\.modules\.container\.ParameterDict"
 )
 _NUMBER = 32  # bytes of the longest number of numpy
@@ -222,7 +222,11 @@ class _Machine:
             self._stack += [popped[0]] * 2
         elif isinstance(argument, str):
             self._stack.append(argument)
+        elif name == "EMPTY_LIST":
+            self._stack.append([])
         elif name in _FILLING:
+            if isinstance(popped[0], list):
+                popped[0].append(None)  # no longer empty
             self._stack.append(popped[0])
         else:
             self._stack += [None] * len(opcode.stack_after)
@@ -235,6 +239,8 @@ def _check_call(function: Any, arguments: Any, path: Path) -> None:
             f"{path} calls {function or 'what another call returned'}, which torch.save never writes; nothing in it "
             f"was run. {_HINT}"
         )
+    if function.endswith(".set") and arguments != ([],):  # a ParameterDict keeps an empty one
+        raise CorruptFileError(f"{path} holds a set, which no checkpoint needs; nothing in it was run. {_HINT}")
     if function == "_codecs.encode":
         text, coding = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
         if not isinstance(text, str) or len(text) > _NUMBER or coding != "latin1":

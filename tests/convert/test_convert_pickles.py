@@ -192,7 +192,9 @@ def text(value: str) -> bytes:
 NUMBER = b"J" + struct.pack("<i", 2**30)
 BOMBS = {
     "bytearray": frozen(b"c__builtin__\nbytearray\n", NUMBER, b"\x85R"),
-    "set": frozen(b"c__builtin__\nset\n", b"]", b"\x85R"),
+    "set": frozen(b"c__builtin__\nset\n", b"](K\x01e", b"\x85R"),
+    "set of a tuple": frozen(b"c__builtin__\nset\n", b")", b"\x85R"),
+    "set of a list that was filled before": frozen(b"c__builtin__\nset\n", b"]q\x05(K\x01e0h\x05", b"\x85R"),
     "empty set": frozen(b"\x8f"),
     "storage": frozen(b"ctorch.storage\nUntypedStorage\n", NUMBER, b"\x85R"),
     "typed storage": frozen(b"ctorch\nFloatStorage\n", NUMBER, b"\x85R"),

@@ -507,7 +507,7 @@ def test_a_data_set_needs_its_folder_and_a_schedule(missing, monkeypatch, capsys
 def test_each_data_set_is_trained_with_the_head_and_loss_of_the_released_code(data, head, loss, backbone):
     import segmentation
 
-    options = SimpleNamespace(data=data, head_options=None, text="null", tune="nothing")
+    options = SimpleNamespace(data=data, head_options=None, text="null", tune="nothing", background=False)
     model = segmentation.build_model(backbone, ["background", "dog"], options)
     assert (model.options["head"], model.options["loss"]) == (head, loss)
 

@@ -96,7 +96,7 @@ def test_weights_that_transformers_would_read_instead_are_refused(tmp_path):
     config = folder / "text_encoder" / "config.json"
     before = config.read_text()
     config.write_text(json.dumps(json.loads(before) | {"transformers_weights": "other.safetensors"}))
-    with pytest.raises(ModelError, match=r"config.json has transformers_weights='other.safetensors'"):
+    with pytest.raises(ModelError, match=r"config.json: transformers_weights names other files, 'other.safetensors'"):
         TADPBackbone.from_pretrained(folder)
     config.write_text(before)
     (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
