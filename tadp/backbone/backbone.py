@@ -166,7 +166,7 @@ class TADPBackbone(FeatureModel):
         )
         check_saved_options(saved, folder / CONFIG_NAME)
         path = folder / CONFIG_NAME
-        backbone = with_saved(lambda values: cls(**parts, **values), saved, options, path, reader=BackboneOptions)
+        backbone = with_saved(lambda values: cls(**(parts | values)), saved, options, path, reader=BackboneOptions)
         backbone._source = Source.of(name, folder, revision=revision, weights=weights)
         if backbone.text_adapter is not None and saved.get("text_adapter"):
             load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
