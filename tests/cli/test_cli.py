@@ -178,7 +178,7 @@ def test_caption_keeps_what_it_has_when_interrupted(photos, blip, monkeypatch):
     assert not Path("c.json").exists()
     monkeypatch.setattr(Captioner, "describe", real)
     assert "2 done before" in tadp_run(*arguments).output
-    assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x", "z"]
+    assert list(json.loads(Path("c.json").read_text())) == ["a/x", "b/x", "y", "z"]
     assert not list(Path().glob("c.json.part*"))
 
 
