@@ -38,7 +38,11 @@ def test_each_mode_says_its_words_and_counts_their_tokens(workplace):
     Path("names.txt").write_text("dog\ndining_table\n\n")
     assert "dog dining table" in tadp_run("prompt", "class-names", "--classes", "@names.txt").output
     Path("windows.txt").write_bytes(b"\xef\xbb\xbfdog\r\ndining table\r\n")
-    assert tadp_run("prompt", "class-names", "--classes", "@windows.txt").output.startswith("dog dining table")
+    assert (
+        tadp_run("prompt", "class-names", "--classes", "@windows.txt")
+        .output.splitlines()[1]
+        .startswith("dog dining table ")
+    )
     null = plain(tadp_run("prompt", "null").output)
     assert "(empty prompt) 2 of 77" in null
     assert "(start and end are one token each)" in null
