@@ -16,6 +16,7 @@ from .child import Outcome
 from .kills import COMMANDS, all_kills
 from .warm import run, warm
 
+PATHS = re.compile(r"/\S*?(?:site-packages/|(?=tadp/\S+\.py:)|hostile-[^/ ]+/)")  # of this machine
 MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
@@ -32,7 +33,7 @@ limit that was reached.
 
 A **kill** is SIGKILL at one of the moments when the command touches a file, spread over the whole run, or at a random
 time. Then the same command runs to its end (or says that its file exists, if the file was complete). It counts as
-recovered if there was no incomplete file under a final name after the kill, and if the files at the end are those of an
+recovered if no incomplete file had a final name after the kill, and if the files at the end are those of an
 undisturbed run, with nothing left over.
 
 {kinds} kinds: {right} right values, {clear} clear errors, {other} other. {kills} kills over {commands} commands:
@@ -93,7 +94,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
     total = sum((counts[group] for group in families), Counter())
     killed = sum((counts[group] for group in commands), Counter())
     failed = [
-        f"- {name}: {re.sub(r'/tmp/hostile-[^/ ]+/', '', outcome.detail)[:120]!r}"
+        f"- {name}: {PATHS.sub('', outcome.detail)[:120]!r}"
         for name, outcome in outcomes.items()
         if not outcome.is_handled
     ]
