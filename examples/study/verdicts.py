@@ -3,7 +3,8 @@
     python examples/study/verdicts.py --results docs/results --page docs/results/paper.md
 
 This runs no training. It reads the study's JSON files and claims.toml, which says what each claim is compared with.
-Results that are missing are shown as "not run yet".
+Results that are missing are shown as "not run yet". If there is a folder of results of the control, the U-Net whose
+attention was not supervised in training, each claim is judged with both models.
 """
 
 import argparse
@@ -11,22 +12,20 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from shared.judgement import Judgement
-from shared.judging import judge
+from shared.judgement import Judgement, with_control
 from shared.options import run
 from shared.results import Results
 from shared.summaries import costs, real_text, study_pages, supervision
+from shared.tally import Judged, count, judge_all
 
 from tadp.files.atomic import replace_file
 
 HERE = Path(__file__).parent
-WHOLE = ("agrees", "partly agrees", "cannot tell", "partly disagrees", "disagrees", "mixed")
 DETAILS = """\
 For each claim, this page gives the paper's figure, our own and a verdict. Differences between rows of a table have 95 %
 intervals. [The paper on one page](paper.md) explains the verdicts and the words *frozen* and *tuned*. The rows of
 tables are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and
 5](study-domains.md) (null, simple …)."""
-Judged = tuple[dict[str, Any], Judgement]
 
 
 def main() -> None:
@@ -38,11 +37,12 @@ def main() -> None:
         default=Path("docs/results/paper.md"),
         help="path of the page; details go to paper-*.md next to it",
     )
+    parser.add_argument("--control", type=Path, help="folder of the control's JSON files (default: RESULTS/control)")
     how = parser.parse_args()
     claims = tomllib.loads((HERE / "claims.toml").read_text(encoding="utf-8"))
     texts = {name: text.strip() for name, text in claims["page"].items()}
-    results = Results(how.results)
-    judged = [(claim, judge(claim, results)) for claim in claims["claim"]]
+    results, control = Results(how.results), how.control or how.results / "control"
+    judged = judge_all(claims["claim"], results, Results(control) if control.is_dir() else None)
     write(how.page, overview(texts, claims["section"], judged, results))
     for page, sections in by_page(claims["section"]).items():
         write(how.page.with_name(f"paper-{page}.md"), details(sections, judged))
@@ -77,26 +77,18 @@ def by_page(sections: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 
 
 def in_section(section: dict[str, str], judged: list[Judged]) -> list[Judged]:
-    return [(claim, judgement) for claim, judgement in judged if claim["section"] == section["name"]]
-
-
-def count(judged: list[Judged]) -> str:
-    """How many claims have which verdict."""
-    verdicts = [judgement.short_verdict or judgement.verdict for _, judgement in judged]
-    words = [word for word in (*WHOLE, "cannot be tested", "not run yet") if word in verdicts]
-    words += [word for word in dict.fromkeys(verdicts) if word not in words]
-    return f"**{len(judged)} claims. Verdicts: {'; '.join(f'{word}: {verdicts.count(word)}' for word in words)}.**"
+    return [entry for entry in judged if entry.claim["section"] == section["name"]]
 
 
 def table(section: dict[str, str], judged: list[Judged]) -> str:
-    lines = [f"## {section['name']}", "", "| claim | the paper | ours (frozen; tuned) | verdict |", "|---|---|---|---|"]
-    for claim, judgement in judged:
-        cells = (
-            claim["claim"],
-            claim["paper"],
-            judgement.in_short(),
-            f"**{judgement.short_verdict or judgement.verdict}**",
-        )
+    is_compared = any(entry.control for entry in judged)
+    headings = ["claim", "the paper", "ours (frozen; tuned)", *(["`tadp-tiny`", "control"] * is_compared), "verdict"]
+    lines = [f"## {section['name']}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for entry in judged:
+        cells = [entry.claim["claim"], entry.claim["paper"], entry.judgement.in_short()]
+        if is_compared:
+            cells += [entry.judgement.brief, entry.control.brief] if entry.control else ["-", "-"]
+        cells.append(f"**{entry.verdict}**")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, "", f"[Details of these claims](paper-{section['page']}.md)"])
 
@@ -110,19 +102,27 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
     for section in sections:
         parts += [f"## {section['name']}"] * (len(sections) > 1)
         level = "###" if len(sections) > 1 else "##"
-        for claim, judgement in in_section(section, judged):
+        for claim, judgement, control in in_section(section, judged):
             parts += [f"{level} {claim['claim'].rstrip('.')}", f"The paper: {claim['paper']}."]
-            if judgement.figures and "" not in judgement.figures:
-                parts += [
-                    "Ours, in percentage points, as differences from the null modifier (plain captions):"
-                    if "cross" in claim
-                    else f"Ours, {claim.get('differences', 'as differences')}:",
-                    judgement.details(),
-                ]
-            elif judgement.details() != "-":
-                parts += [f"Ours{compared(claim)}: {judgement.details()}."]
-            parts += [f"Verdict: **{judgement.verdict}**. {claim['why']}"]
+            parts += measured(claim, judgement, "Ours")
+            if control is None:
+                parts += [f"Verdict: **{judgement.verdict}**. {claim['why']}"]
+                continue
+            parts += measured(claim, control, "The control")
+            verdict = with_control(judgement.brief, control.brief)
+            verdicts = f"`tadp-tiny`: {judgement.verdict}. The control: {control.verdict}."
+            parts += [f"Verdict: **{verdict}**. {verdicts} {claim['why']}"]
     return parts
+
+
+def measured(claim: dict[str, Any], judgement: Judgement, whose: str) -> list[str]:
+    """The figures of a claim with one model, as paragraphs of a page of details."""
+    if judgement.figures and "" not in judgement.figures:
+        difference = claim.get("differences", "as differences")
+        if "cross" in claim:
+            difference = "in percentage points, as differences from the null modifier (plain captions)"
+        return [f"{whose}, {difference}:", judgement.details()]
+    return [f"{whose}{compared(claim)}: {judgement.details()}."] if judgement.details() != "-" else []
 
 
 def compared(claim: dict[str, Any]) -> str:

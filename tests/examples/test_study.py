@@ -183,6 +183,24 @@ def test_several_figures_have_one_verdict_in_the_table_of_claims(verdicts, expec
     assert judgement.summary(verdicts) == expected
 
 
+@pytest.mark.parametrize(
+    ("supervised", "control", "expected"),
+    [
+        ("agrees", "agrees", "agrees"),
+        ("agrees", "cannot tell", "only with supervision"),
+        ("agrees", "disagrees", "only with supervision"),
+        ("partly agrees", "agrees", "only without supervision"),
+        ("partly agrees", "cannot tell", "cannot tell"),
+        ("mixed", "partly agrees", "cannot tell"),
+        ("cannot tell", "partly disagrees", "does not agree"),
+        ("disagrees", "disagrees", "does not agree"),
+        ("agrees", "not run yet", "not run yet"),
+    ],
+)
+def test_a_claim_needs_both_models_to_agree(supervised, control, expected):
+    assert judgement.with_control(supervised, control) == expected
+
+
 def test_several_figures_are_given_by_their_range_in_the_table_of_claims(tmp_path):
     results = written(tmp_path, values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
     sums = [
@@ -540,6 +558,38 @@ def test_the_page_of_verdicts_is_made_of_what_is_there(monkeypatch, tmp_path, ca
         assert claim["claim"].rstrip(".") in details[f"paper-{section['page']}"]
         assert claim["why"] in details[f"paper-{section['page']}"]
         assert f"(paper-{section['page']}.md)" in page
+
+
+def test_each_claim_is_judged_with_the_control_too(monkeypatch, tmp_path):
+    """The control's results are those of the shipped model here, but for one table whose rows change places."""
+    results, control = ROOT / "docs" / "results", tmp_path / "control"
+    control.mkdir()
+    for file in [*results.glob("study-*.json"), *results.glob("cross-domain-*.json")]:
+        shutil.copy(file, control)
+    table = json.loads((results / "study-table_s2.json").read_text())
+    for rows in table["parts"][0]["unets"].values():
+        right, wrong = "precision 1.00, recall 1.00", "precision 0.50, recall 1.00"
+        rows[right], rows[wrong] = rows[wrong], rows[right]
+    (control / "study-table_s2.json").write_text(json.dumps(table))
+    options = ["--results", results, "--control", control, "--page", tmp_path / "paper.md"]
+    call(monkeypatch, verdicts.main, *options)
+    page = (tmp_path / "paper.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| Names of classes that are not in the image"))
+    assert line.endswith("| agrees | disagrees | **only with supervision** |")
+    introduction = (tmp_path / "paper-introduction.md").read_text()
+    assert "The control, precision 0.50, recall 1.00 minus" in introduction.replace("(", "").replace(")", "")
+    assert "Verdict: **only with supervision**. `tadp-tiny`: agrees. The control: disagrees." in introduction
+
+
+def test_the_verdicts_are_counted_as_the_tables_have_them():
+    """A second count, from the rows of the page instead of the results."""
+    page = (ROOT / "docs" / "results" / "paper.md").read_text()
+    stated = re.search(r"\*\*(\d+) claims\. Verdicts: (.*)\.\*\*", page)
+    listed = re.findall(r"\| \*\*(.*)\*\* \|$", page, re.MULTILINE)
+    assert int(stated[1]) == len(listed)
+    assert dict(pair.split(": ") for pair in stated[2].split("; ")) == {
+        verdict: str(listed.count(verdict)) for verdict in listed
+    }
 
 
 def test_the_committed_pages_are_those_that_their_results_give(monkeypatch, tmp_path):

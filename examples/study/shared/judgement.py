@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .intervals import AGREES, CANNOT_TELL, DISAGREES
+from .intervals import AGREES, CANNOT_TELL, DISAGREES, NOT_RUN
 
 PARTLY_AGREES, PARTLY_DISAGREES, MIXED = "partly agrees", "partly disagrees", "mixed"
+ONLY_WITH, ONLY_WITHOUT, DOES_NOT_AGREE = "only with supervision", "only without supervision", "does not agree"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Judgement:
     text: str = "-"
     figures: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     short_verdict: str = ""
+
+    @property
+    def brief(self) -> str:
+        """A verdict of a few words."""
+        return self.short_verdict or self.verdict
 
     def in_short(self) -> str:
         """The figures in a few words, for the cell of a table."""
@@ -80,6 +86,19 @@ def summary(verdicts: Sequence[str]) -> str:
     if kinds == {AGREES, CANNOT_TELL}:
         return PARTLY_AGREES
     return PARTLY_DISAGREES if kinds == {DISAGREES, CANNOT_TELL} else MIXED
+
+
+def with_control(supervised: str, control: str) -> str:
+    """One verdict from that of a model with supervised attention and that of a control without.
+
+    A claim agrees with a model if all of its figures do. It does not agree if some figures disagree and none agrees.
+    """
+    agreeing = [verdict == AGREES for verdict in (supervised, control)]
+    if NOT_RUN in (supervised, control):
+        return NOT_RUN
+    if any(agreeing):
+        return AGREES if all(agreeing) else ONLY_WITH if agreeing[0] else ONLY_WITHOUT
+    return DOES_NOT_AGREE if {DISAGREES, PARTLY_DISAGREES} & {supervised, control} else CANNOT_TELL
 
 
 def counted(verdicts: Sequence[str]) -> str:
