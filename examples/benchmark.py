@@ -70,22 +70,24 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     lines = [
         f"# {options.title}",
         "",
-        "How fast is a pass of tadp's backbone on a CPU, and how much memory does it take? The baseline, *diffusers by "
-        "hand*, runs the same two networks in the way of the paper's released code: in float32 with contiguous memory, "
-        f"and with every attention probability written to memory. The networks have {size} and random weights, on "
-        f"which speed does not depend. One image of {side}x{side} pixels takes {counted}.",
+        "How fast is a pass of tadp's backbone on a CPU, and how much memory does it take? A pass here is the VAE "
+        "encoder and the U-Net. The baseline, *diffusers by hand*, runs the same two networks like the paper's "
+        "released code: in float32 with contiguous memory, and with every attention probability written to memory. The "
+        f"networks have {size} and random weights, on which speed does not depend. One image of {side}x{side} pixels "
+        f"takes {counted}.",
         "",
         f"Command: `{command}`; {_processor()}, torch {torch.__version__}. [Speed](../speed.md) explains the results.",
         "",
-        "- *Variant*: number format (float32 or bfloat16). `channels_last` is PyTorch's memory layout of that name; "
-        "*compiled* means `torch.compile`.",
+        "- *Variant*: the number format is float32 or bfloat16. `channels_last` is PyTorch's memory layout of that "
+        "name; *compiled* means `torch.compile`.",
         "- *Speed*: how many times as fast as diffusers by hand, in CPU time and, in brackets, in wall time. Higher is "
         "better. Figures are medians over rounds.",
-        "- *Memory*: the peak in addition to the weights, divided by that of diffusers by hand. Lower is better.",
-        "- *Error*: the relative L2 difference of a feature map from that of tadp in float32, for the map where it is "
-        "largest.",
-        "- *Share of best rate*: the arithmetic per second of VAE encoder and U-Net, as a share of what the fastest "
-        "convolution reaches on this machine in the same number format.",
+        "- *Memory*: the peak in addition to the weights, divided by the same peak of diffusers by hand. Lower is "
+        "better.",
+        "- *Error*: the relative L2 difference of a feature map from the same map of tadp in float32, for the map "
+        "where it is largest.",
+        "- *Share of best rate*: the arithmetic per second of VAE encoder and U-Net, as a share of the rate of the "
+        "fastest convolution on this machine in the same number format.",
         "",
         "| variant | speed, U-Net | speed, VAE + U-Net | memory, U-Net | memory, VAE | error | share of best rate |",
         "|---|---|---|---|---|---|---|",

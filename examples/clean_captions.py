@@ -5,8 +5,8 @@
 
 Reads files of the form {image_id: {"captions": ["…"]}}, like the released code, and prints a table: the share of
 captions that name the domain before and after, and how often content words changed. Details follow: the words that
-captions lost in addition to the domain's own (--read prints each of these captions), the words from which the
-domain's word was removed ("comic book character" shows as "character"), and how captions begin. Captions are cleaned by
+captions lost in addition to the domain's own (--read prints each of these captions), the words that followed a removed
+word for the domain ("character" in "comic book character"), and how captions begin. Captions are cleaned by
 rules, or by a language model behind an endpoint or in a folder. --out writes the cleaned captions in the same form.
 """
 
@@ -93,7 +93,7 @@ def describe(name: str, report: CleaningReport, *, size: int | None, read: bool)
     lines = [
         "",
         f"{name}: words that captions lost, in addition to the words for the domain: {listing(report.words_lost)}",
-        f"  the word for the domain was removed before: {listing(removed_before(report))}",
+        f"  words that followed a removed word for the domain: {listing(removed_before(report))}",
         f"  captions that begin with a medium, before cleaning: {listing(openings(report))}",
     ]
     if read:

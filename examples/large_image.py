@@ -28,11 +28,11 @@ A canvas consists of [rendered scenes](../concepts.md#glossary) next to each oth
 maps of each [level](../concepts.md#glossary), from fine to coarse, and one for attention maps.
 
 - *Tiles* is their number per canvas.
-- *All* is the relative L2 difference over all cells, *near* that over the cells within {near} px of a tile's border,
-  and *away* that over the rest (`-` if there are none). Lower is better.
-- *Step* shows seams: the mean difference between the two cells on either side of a border, divided by the same
-  difference in the single pass. 1 means that there is no visible seam; below 1, the maps change less there than in the
-  single pass.
+- *All* is the relative L2 difference over all cells. *Near* is the same over the cells within {near} px of a tile's
+  border, and *away* over all other cells (`-` if every cell is near a border). Lower is better.
+- *Step* measures seams: the mean difference between the two cells on either side of a border, divided by the same
+  difference in the single pass. Above 1 there is a seam; below 1, the maps change less at borders than in the single
+  pass.
 """
 ABOUT_MEMORY = """
 ## Memory

@@ -45,18 +45,19 @@ def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
     lines = [
         "# Precision and recall of the oracle",
         "",
-        "The paper's [oracle](../concepts.md#glossary) is a prompt that names the classes in an image. It can be given "
-        "mistakes on purpose: some classes are left out (recall below 1), and some that the image does not show are "
-        "added (precision below 1). Does the oracle of tadp reach the precision and recall that were requested?",
+        "An [oracle](../concepts.md#glossary) is a prompt that names exactly the classes in an image. The paper also "
+        "gives it mistakes on purpose. *Precision* is the share of the named classes that the images show; below 1, "
+        "some names are false. *Recall* is the share of the classes in the images that are named; below 1, some names "
+        "are missing. Does tadp's oracle reach the precision and recall that are requested?",
         "",
         f"Command: `python examples/oracle_figures.py --scenes {options.scenes} --seed {options.seed} "
-        f"--draws {options.draws}`; {len(present):,} rendered scenes, which show {pairs:,} pairs of scene and class, "
-        f"with {len(CLASSES)} classes in all.",
+        f"--draws {options.draws}`; {len(present):,} rendered scenes, which show {pairs:,} pairs of scene and class. "
+        f"There are {len(CLASSES)} classes.",
         "",
-        f"- *Realised* precision and recall are means over {options.draws} random draws of the mistakes. "
-        "`tadp.prompts.agreement` counts them over all scenes together.",
-        "- *Largest difference*: the largest one between a requested and a realised figure in any draw.",
-        "- *Empty prompts*: the share of scenes that lost all their classes and got no false one.",
+        f"- *Realised* precision and recall are means over {options.draws} random draws of the mistakes, counted over "
+        "all scenes together (`tadp.prompts.agreement`).",
+        "- *Largest difference* is the largest difference between a requested and a realised figure in any draw.",
+        "- *Empty prompts* is the share of scenes whose names were all left out, and which got no false name.",
         "",
         "| requested precision | requested recall | realised precision | realised recall | largest difference | empty "
         "prompts |",
@@ -67,8 +68,8 @@ def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
             lines.append(row(present, precision, recall, options.draws))
     lines += [
         "",
-        "Only whole names can be left out or added, so a request cannot be met on few images: a single image with one "
-        "class has a recall of 0 or 1.",
+        "Precision and recall are met over many images. Over few images they cannot be, because only whole names are "
+        "left out or added: with a single image of one class, recall is 0 or 1.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -43,9 +43,10 @@ def markdown(
         "",
         f"![Precision and recall of each class]({Path(os.path.relpath(options.plot, options.out.parent)).as_posix()})",
         "",
-        "The table compares several ways to count mentions; each adds to the one before. Plurals always count.",
+        "The table compares several ways to count mentions. Each row keeps the way of the row before and changes one "
+        "rule. Plurals always count.",
         "",
-        "- *Names*: the names in the class list (airplane, sofa, television …).",
+        "- *Names*: only the names in the class list count (airplane, sofa, television …).",
         "- *Names and synonyms*: other words for a class count, too (man for person, couch for sofa).",
         "- *Without look-alikes*: phrases that contain a name but mean something else do not count (a coffee table, a "
         "train station). Synonyms and look-alikes are listed in `tadp.language.class_names`.",
@@ -62,8 +63,9 @@ def markdown(
         "",
         *reading(names, best),
         "",
-        "For each class, the table gives the number of images that show it, and precision and recall for only the "
-        "names, and with synonyms but without look-alikes. *None* means that no caption contains the name.",
+        "For each class, the next table gives the number of images that show it. Precision and recall are given for "
+        "the names only, and for names and synonyms without look-alikes. *None* means that no caption contains the "
+        "name.",
         "",
         "| class | images | precision, names | recall, names | precision, synonyms | recall, synonyms |",
         "|---|---|---|---|---|---|",
@@ -96,8 +98,8 @@ def reading(names: CaptionAlignment, best: CaptionAlignment) -> list[str]:
         f"- with synonyms, without look-alikes: precision {share(best.precision)} and recall {share(best.recall)}; "
         f"{agrees(best.overall)}.",
         "",
-        'Which count is the right one depends on what a model makes of "man" if the class is person. This page does '
-        "not measure that.",
+        'Which count describes what a model gets from a caption depends on what it makes of "man" if the class is '
+        "person. This page does not measure that.",
     ]
 
 
@@ -119,9 +121,10 @@ def captions_themselves(captions: list[str], best: CaptionAlignment) -> list[str
     loops = [caption for caption in captions if is_looping(caption)]
     example = f', such as "{loops[0]}"' if loops else ""
     return [
-        f"With synonyms, a share of {share(whole / len(pairs))} of the captions names every class in their image, and "
-        f"{share(none / len(pairs))} names none. Captions have {statistics.mean(len(c.split()) for c in captions):.1f} "
-        f"words on average. {len(loops)} captions repeat themselves (`tadp.language.repetition`){example}."
+        f"If synonyms count and look-alikes do not, a share of {share(whole / len(pairs))} of the captions names every "
+        f"class in their image, and {share(none / len(pairs))} names none of them. Captions have "
+        f"{statistics.mean(len(c.split()) for c in captions):.1f} words on average. {len(loops)} captions repeat "
+        f"themselves (`tadp.language.repetition`){example}."
     ]
 
 

@@ -1,4 +1,4 @@
-"""The page of the study: two tables per method, and whether each claim holds."""
+"""The page of the study: tables of figures for each method, and a table of verdicts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,13 +28,12 @@ def page_of(results: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-HOW_CHOSEN = """The settings were chosen on ten night scenes of seed 100, with held-out images and captions of that
-seed. None of these is used above. *Texts* describe the images in training: textual inversion's neutral texts ("a
-painting in the style of …", most of whose words `tadp-tiny` does not know), the template without a caption, or the
-template with a caption as above. *Before* and *learned* are losses, and the other figures are distances of samples from
-held-out images; *halves* gives the distances in colour and in texture. Of the settings that lower the loss, we chose
-the one whose samples are closest in colour to the held-out images. In a shorter trial with watercolors of that seed,
-captions also did best; comics were not used."""
+HOW_CHOSEN = """We tried these settings on ten night scenes of another seed (100), with held-out images and captions of
+that seed, none of which is used above. *Texts* are the descriptions of the images in training: neutral texts of textual
+inversion ("a painting in the style of …", most of whose words `tadp-tiny` does not know), the template without a
+caption, or the template with a caption as above. *Before* and *learned* are losses. *Colour* and *texture* are
+distances of samples from held-out images, and *halves* gives both for real images. All settings lower the loss. For
+each method we chose the one whose samples are closest to the held-out images in colour."""
 
 
 def choice_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -55,8 +54,8 @@ def choice_table(rows: Sequence[dict[str, Any]]) -> str:
 TINY_KNEW = """\
 **`tadp-tiny` saw these styles in its training**, each in 10 % of the scenes, and learned a phrase for each of them ("a
 watercolor painting of", "a comic style painting of", "a dark night photo of"). So the study asks whether a few images,
-without any word for the style, are enough for the model to find a style that it already knows. It does not ask whether
-a model can learn a style that it never saw. `tadp-tiny` was not trained on any image of the study."""
+without a word for the style, are enough to find a style that the model already knows. It does not ask whether a model
+can learn a new style. No image of the study was used to train `tadp-tiny`."""
 
 
 def _opening(results: dict[str, Any]) -> str:
@@ -69,44 +68,53 @@ def _opening(results: dict[str, Any]) -> str:
     total = count * len(seeds)
     return f"""# Does a learned token capture its style?
 
-A token, a U-Net (DreamBooth) or a LoRA was learned from ten images of a style. Does it capture the style? There are two
-measures, and lower is better for both: the denoising *loss* of other images of the style, and the *distance* of
-generated samples from such images. A list below the tables of each method says which comparisons hold.
+A token (textual inversion), a U-Net or a LoRA (DreamBooth) was learned from ten images of a style: watercolors, comics
+or night scenes. Does it capture the style? There are two measures, and lower is better for both: the denoising *loss*
+of other images of the style, and the *distance* of generated samples from such images. Each section is about one
+method, and ends with a table of verdicts.
 
 Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time; seeds
 {", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and
-training order.
-{settings}.
+training order. {settings}.
 
 {known}
 
-All styles are learned with the same template, "a … style painting of {{caption}}". In the place of "…" is the
-learned token, which starts from the word "painting", or the rare word "sks" for DreamBooth. The template itself is
-close to the model's phrase for comics. During training, each image is described by a caption that `tadp-tiny`'s
-captioner wrote, with any words for the style removed (`RuleCleaner`). No labels are used.
+All styles are learned with the same template, `a … style painting of {{caption}}`, which is close to the model's phrase
+for comics. "…" stands for the learned token, which starts as a copy of the word "painting", or for the rare word "sks"
+(DreamBooth). `{{caption}}` is a caption of the image by `tadp-tiny`'s captioner, from which `RuleCleaner` removed words
+for the style. No labels are used.
 
-**Loss** is measured on {count} held-out images per seed with captions that do not name the style, at {results["draws"]}
-timesteps per image, spread evenly. Timesteps and noise are the same in every column. *Only caption* is the caption
-without the template, and *learned* is the template with what was learned from the style. *Before* is the template
-before learning. *Other styles'* is the template with what was learned from each of the other two styles instead, as a
-mean. *Own words* is the phrase for the style that the model was trained with. Differences are paired by image: the
-tables give their mean with a 95 % interval over {total} images of {len(seeds)} seeds, and in brackets the smallest
-and the largest of the means per seed. The interval accounts for the choice of images only, given what
-these {len(seeds)} seeds learned. Another seed would learn something else, and {len(seeds)} seeds are too few for an
-interval over seeds.
+The columns of the tables are texts for the U-Net:
 
-**Samples** are drawn for {samples} captions of other scenes, from the same noise in each condition (DDIM,
-{results["denoising_steps"]} steps, guidance 4). They are compared with {samples} held-out images of the style *after a
-pass through the VAE*, because the VAE also blurs all samples. *Colour* is the Wasserstein distance between Gaussians
-fitted to all pixels in CIE Lab. *Texture* compares the spatial frequencies of lightness, after each image's variance
-is set to one: it is the root mean square difference of their power, in decibels, over bands of one octave and four
-directions. *Halves* is the distance between the {samples} held-out images and {samples} others of the same style, which
-shows how large a distance arises by chance. Figures are means over seeds, with the smallest and the largest in
-brackets."""
+- *Only caption*: the caption without the template.
+- *Before*: the template before anything is learned.
+- *Other styles'*: the template with what was learned from another style, as a mean over the other two styles.
+- *Learned*: the template with what was learned from the style.
+- *Own words*: the phrase for the style that the model learned in its training.
+
+**Loss** is the mean squared error of denoising {count} held-out images per seed, with captions that do not name the
+style, at {results["draws"]} timesteps per image. Timesteps and noise are the same in every column. Differences are
+computed for each image. The tables give their mean with a 95 % interval over the {total} images of {len(seeds)} seeds,
+and in brackets the smallest and the largest mean of a seed. The interval only covers the choice of images: another seed
+would learn something else, and {len(seeds)} seeds are too few for an interval over seeds.
+
+**Samples** are generated for {samples} captions of other scenes, from the same noise in each column (DDIM,
+{results["denoising_steps"]} steps, guidance 4). They are compared with {samples} held-out images of the style, which
+are encoded and decoded by the VAE first, because the VAE also blurs all samples. *Colour* is the Wasserstein distance
+between Gaussians fitted to all pixels in the colour space CIE Lab. *Texture* is in decibels: the root mean square
+difference of the power of spatial frequencies in lightness, over bands of one octave and four directions, after the
+variance of each image is set to one. *Halves* is the distance between these {samples} images and {samples} others of
+the same style; it shows how large a distance arises by chance. Figures are means over seeds, with the smallest and the
+largest in brackets.
+
+**Verdicts** say for which styles *learned* is lower than another column. A loss must be lower with an interval below
+zero, and a distance must be lower for every seed. Brackets count the pairs of a style and a seed with a lower
+distance."""
 
 
 def _verdicts(results: dict[str, Any], method: str) -> str:
-    lines = []
+    lines = ["| learned is lower than | loss | colour | texture |", "|---|---|---|---|"]
+    count = len(STYLES) * len(results["seeds"])
     for name in ("only caption", "before", "other styles'"):
         failing = []
         for style in STYLES:
@@ -114,9 +122,8 @@ def _verdicts(results: dict[str, Any], method: str) -> str:
             mean, half = interval(arrays["learned"] - arrays[name])
             if mean + half >= 0:
                 failing.append(style)
-        lines.append(f"- The loss is lower than with {_against(name)}: {_held(failing, 'the interval is below zero')}")
-    for kind in ("colour", "texture"):
-        for name in ("only caption", "before", "other styles'"):
+        cells = [_held(failing)]
+        for kind in ("colour", "texture"):
             failing, nearer = [], 0
             for style in STYLES:
                 arrays = distance_arrays(results, method, style, kind)
@@ -124,24 +131,15 @@ def _verdicts(results: dict[str, Any], method: str) -> str:
                 nearer += int(better.sum())
                 if not better.all():
                     failing.append(style)
-            count = len(STYLES) * len(results["seeds"])
-            lines.append(
-                f"- Samples are closer in {kind} than with {_against(name)}: {_held(failing, 'for every seed')} "
-                f"Closer in {nearer} of {count} cases."
-            )
+            cells.append(f"{_held(failing)} ({nearer} of {count})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _against(name: str) -> str:
-    return {"only caption": "only the caption", "before": "the same words before learning"}.get(
-        name, "what was learned from the other styles"
-    )
-
-
-def _held(failing: list[str], how: str) -> str:
+def _held(failing: list[str]) -> str:
     if not failing:
-        return f"**holds** for all three styles ({how})."
+        return "all styles"
     if len(failing) == len(STYLES):
-        return "**does not hold** for any style."
+        return "**no style**"
     good = ", ".join(style for style in STYLES if style not in failing)
-    return f"holds for {good} ({how}), **not for {', '.join(failing)}**."
+    return f"{good}, **not {', '.join(failing)}**"

@@ -129,13 +129,14 @@ def write(
         "Figures are means over scenes with 95 % intervals (Student's t).",
     ]
     measures = {
-        "difference": "How far is the result from the original image? Mean absolute difference of pixel values, which "
-        "range from 0 to 255",
-        "still named": "Are the objects still there? Share of the scene's classes that a captioner names in the result",
+        "difference": "How far is the result from the original image? The table gives the mean absolute difference of "
+        "pixel values, which range from 0 to 255",
+        "still named": "Are the objects still there? The table gives the share of the scene's classes that a captioner "
+        "names in the result",
     }
     for measure, title in measures.items():
         heads = " | ".join(f"strength {strength}" for strength in strengths)
-        lines = [f"{title}:", "", f"| prompt | {heads} |"]
+        lines = [f"{title}.", "", f"| prompt | {heads} |"]
         lines.append("|---" * (len(strengths) + 1) + "|")
         for name, by_strength in figures.items():
             cells = [f"{at[measure]['mean']:.2f} ± {at[measure]['half_width']:.2f}" for at in by_strength.values()]

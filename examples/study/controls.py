@@ -34,8 +34,9 @@ TABLE = Table(
             reference="TADP-0",
         )
     ],
-    notes="The plain encoder sees pixels rather than latents, so it gains nothing from a VAE that saw scenes. It "
-    "takes as many steps in total as the other rows, which is few for a network that is trained from scratch.",
+    notes="The plain encoder sees pixels rather than latents, so it does not profit from a VAE that was trained on "
+    "scenes. It is trained for as many steps in total as the other rows, which is few for a network without trained "
+    "weights.",
 )
 
 if __name__ == "__main__":

@@ -105,10 +105,10 @@ def section(task: str, unet: str, result: dict[str, Any]) -> list[str]:
     verdicts = [cell["verdict"] for cell in result["verdicts"]]
     counts = ", ".join(f"{word}: {verdicts.count(word)}" for word in dict.fromkeys(verdicts))
     return [
-        f"## {TASKS[task]}" + (", U-Net tuned" if unet == "tuned" else ""),
+        f"## {TASKS[task]}, U-Net {unet}",
         f"Command: `{result['command']}`; {result['machine']}; {result['cpu_minutes']:.0f} minutes of CPU time.",
         "\n".join(lines),
-        f"Verdicts on the paper's {len(verdicts)} differences from null: {counts}. [The page of this "
+        f"Verdicts on {len(verdicts)} differences from null: {counts}. [The page of this "
         f"table]({page_name(task, unet)}.md) also shows the paper's figures.",
     ]
 

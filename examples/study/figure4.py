@@ -135,7 +135,7 @@ def write(
         f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}; "
         f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time."
     )
-    caption = "In the picture, each line shows one text, and a star marks the names of objects in the scene."
+    caption = "Each row of the picture shows one text, and a star marks names of objects in the scene."
     if rows is not None:
         write_sheet(rows, page)
     picture = f"![Attention maps by text]({page.name}.png)"

@@ -35,8 +35,8 @@ TABLE = Table(
             },
         )
     ],
-    notes="The paper's own nine figures are in its supplement, which we do not have. Its text (Sec. 4.2) gives "
-    "differences, which [the paper on one page](paper.md) compares with ours.",
+    notes="The paper's nine figures are in its supplement, which we do not have. The text of the paper (Sec. 4.2) "
+    "gives differences, which [the paper on one page](paper.md) compares with ours.",
 )
 
 if __name__ == "__main__":

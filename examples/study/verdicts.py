@@ -22,10 +22,11 @@ from tadp.files.atomic import replace_file
 
 HERE = Path(__file__).parent
 DETAILS = """\
-For each claim, this page gives the paper's figure, our own and a verdict. Differences between rows of a table have 95 %
-intervals. [The paper on one page](paper.md) explains the verdicts and the words *frozen* and *tuned*. The rows of
-tables are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and
-5](study-domains.md) (null, simple …)."""
+Each heading below is a claim of the paper, in our words. Under it are the paper's figure, ours if we have one, and a
+verdict. [The paper on one page](paper.md#how-to-read-the-tables) explains the verdicts and the words *frozen* and
+*tuned*. Our differences have 95 % intervals. mIoU, IoU, AP and AP50 are in per cent, and RMSE is in metres. The names
+of rows are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and
+5](study-domains.md) (null, simple …), and other terms in the [glossary](../concepts.md#glossary)."""
 
 
 def main() -> None:
@@ -47,7 +48,8 @@ def main() -> None:
     for page, sections in by_page(claims["section"]).items():
         write(how.page.with_name(f"paper-{page}.md"), details(sections, judged))
     basis = [texts["basis"], supervision(results), texts["real_text"], real_text(results), texts["real_text_end"]]
-    write(how.page.with_name("paper-basis.md"), [*basis, texts["changes"]])
+    basis += [texts["changes"], texts["commands"], study_pages(results)]
+    write(how.page.with_name("paper-basis.md"), basis)
     full_scale = [texts["full_scale"], costs(how.results / "schedule-cost.md")]
     write(how.page.with_name("paper-full-scale.md"), full_scale)
     print(count(judged))
@@ -65,7 +67,7 @@ def overview(
     """The page with one verdict per claim."""
     tables = [table(section, in_section(section, judged)) for section in sections]
     parts = [texts["opening"], count(judged), texts["findings"], texts["reading"], *tables]
-    return [*parts, texts["commands"], study_pages(results), texts["closing"]]
+    return [*parts, texts["closing"]]
 
 
 def by_page(sections: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
@@ -103,10 +105,11 @@ def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
         parts += [f"## {section['name']}"] * (len(sections) > 1)
         level = "###" if len(sections) > 1 else "##"
         for claim, judgement, control in in_section(section, judged):
-            parts += [f"{level} {claim['claim'].rstrip('.')}", f"The paper: {claim['paper']}."]
+            parts += [f"{level} {claim['claim'].rstrip('.')}", f"In the paper: {claim['paper']}."]
             parts += measured(claim, judgement, "Ours")
             if control is None:
-                parts += [f"Verdict: **{judgement.verdict}**. {claim['why']}"]
+                single = "" if judgement.brief == judgement.verdict else f" ({judgement.verdict})"
+                parts += [f"Verdict: **{judgement.brief}**{single}. {claim['why']}"]
                 continue
             parts += measured(claim, control, "The control")
             verdict = with_control(judgement.brief, control.brief)
@@ -126,7 +129,7 @@ def measured(claim: dict[str, Any], judgement: Judgement, whose: str) -> list[st
 
 
 def compared(claim: dict[str, Any]) -> str:
-    """The two rows whose difference a claim is about, such as ", TADP-40 minus VPD(LS)"; empty for other claims.
+    """The two rows whose difference a claim is about, such as ", for TADP-40 minus VPD(LS)"; empty for other claims.
 
     With two parts of a table, which are the fast and the normal schedule, it is the difference of their differences.
     """
@@ -136,8 +139,8 @@ def compared(claim: dict[str, Any]) -> str:
         return ""
     difference = " minus ".join(f"({row})" if "," in row else row for row in rows)
     if isinstance(terms.get("part"), list):
-        return f", ({difference}, fast schedule) minus ({difference}, normal schedule)"
-    return f", {difference}"
+        return f", for ({difference}, fast schedule) minus ({difference}, normal schedule)"
+    return f", for {difference}"
 
 
 if __name__ == "__main__":

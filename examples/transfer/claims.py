@@ -21,46 +21,42 @@ PAPER = {
     },
 }
 VERDICTS = """\
-The table shows the paper's figures for its data sets, and our differences next to the paper's, all in per cent. The
-verdict compares their signs:
+The table shows the paper's figures for its data sets, and our differences next to the paper's. All figures of this
+table are in per cent. The verdict compares the signs of the differences:
 
-- agrees: our interval excludes zero and has the paper's sign.
-- disagrees: our interval excludes zero and has the opposite sign.
-- cannot tell: our interval includes zero, or the paper has no difference.
+- agrees: our interval excludes zero, and our difference has the sign of the paper's.
+- disagrees: our interval excludes zero, and our difference has the opposite sign.
+- cannot tell: our interval includes zero, or the paper's difference is zero.
 
 The paper gives a single figure per row without an interval, so its own small differences may be chance, too."""
 TINY = """\
-`tadp-tiny` was trained on all four styles: of ten scenes, seven were plain, one was a watercolor, one a comic, and
-one a night scene. Captions of these three styles began with "a watercolor painting of", "a comic style painting of"
-and "a dark night photo of". Captions of plain scenes sometimes began with "a photo of" or "a picture of". So the target
-domains are new only to the head, not to the U-Net, and the U-Net knows the words of the simple row. Stable Diffusion
-has also seen watercolors, comics and nights, so in this respect the two models are alike.
+Of the scenes that `tadp-tiny` was trained on, 70 % were plain, 10 % watercolors, 10 % comics and 10 % scenes by night.
+Captions of the last three began with "a watercolor painting of", "a comic style painting of" and "a dark night photo
+of". So the target domains are new to the head, but not to the U-Net, which knows the words of the simple row. Stable
+Diffusion has also seen watercolors, comics and nights, so in this respect the two models are alike.
 
-No caption contained "constructivism", "dashcam", "foggy" or "sks". They are not among the 693 entries of the
-vocabulary, and are spelled from pieces that no caption has trained. In rows that use one of these words, the model
-knows only the words next to it: "painting", which belongs to watercolors and comics; "style", which belongs only to
-comics; "photo", which belongs to plain scenes and nights; "dark" and "night".
-
-Textual inversion and DreamBooth put their token (TOKEN) and the caption (…) into a template. Their template for
-watercolors and comics, "a TOKEN style painting of …", already contains half of the words for comics. Their templates
-for the night, "a dark TOKEN photo of …" and "a dashcam photo of … at TOKEN night", already contain half of the words
-for the night."""
+No caption in its training contained "constructivism", "dashcam", "foggy" or "sks". In rows with one of these words, the
+model only knows the other words, such as "painting" or "photo"."""
 CLAIMS = {
     "detection": """\
-- Can be tested: whether it helps to name the target's style while training on the source, whether a learned token does
-  what the words do, whether DreamBooth's U-Net does more, and what cleaning changes (the last row).
-- Cannot be tested: whether a nearby style is worse than the right one, and how it compares with an unrelated one,
-  because the model knows neither. The verdicts on these two rows only say what unknown words do. Comparisons with
-  other methods cannot be tested, either.
-- The paper's text says that words for another kind of image (nearby and unrelated) "reduce performance on all
-  datasets". But its own AP on Comic2k is higher with them (31.8 and 32.0) than without (31.1), and so is AP of the
-  unrelated row on Watercolor2k (42.2 against 42.1).""",
+Textual inversion and DreamBooth put their token into the phrase "a TOKEN style painting of …" before a caption. In
+training, captions of comics contained "style painting", and those of watercolors contained "painting". So the phrase
+points to comics even if the token has no effect.
+
+The study can therefore test whether it helps to name the target's style while training on the source, whether a learned
+token does as much as these words, whether DreamBooth's U-Net does more, and what cleaning changes (the last row). It
+cannot test how a nearby or an unrelated style compares with the right one, because the model knows neither: the
+verdicts on these two rows only say what unknown words do. Nor can it compare with other methods.""",
     "segmentation": """\
-- Can be tested: whether it helps to name the night while training on the day, whether a learned token or DreamBooth's
-  U-Net does better, and what cleaning changes (the last row). The unrelated row is a fair test, because this model
-  knows watercolors.
-- Cannot be tested: the nearby row, because the model does not know fog (its verdicts only say what unknown words do),
-  and comparisons with other methods.
-- The paper has two night data sets with the same words. Here they correspond to one target, so both are compared with
-  the same column, and their verdicts are not independent.""",
+Textual inversion and DreamBooth put their token into the phrases "a dark TOKEN photo of …" and "a dashcam photo of … at
+TOKEN night" around a caption. In training, captions of night scenes contained "dark night photo". So the phrases point
+to the night even if the token has no effect.
+
+The study can therefore test whether it helps to name the night while training on the day, whether a learned token or
+DreamBooth's U-Net does better, and what cleaning changes (the last row). The unrelated row is a fair test, because the
+model knows watercolors. The study cannot test the nearby row, because the model does not know fog, and its verdicts
+only say what an unknown word does. Nor can it compare with other methods.
+
+The paper has two data sets of night images, and we have one target. Both are compared with our one column, so their
+verdicts are not independent.""",
 }

@@ -101,7 +101,7 @@ def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
         f"# {task.capitalize()} in other domains" + ("" if summary["tune"] == "nothing" else ", U-Net tuned"),
         *[texts[f"cross-domain-{task}"].strip()] * (summary["data"] == "scenes"),
         describe(table, summary),
-        texts["modifiers"].strip(),
+        texts["modifiers"].strip().format(**texts["modifier-words"][task]),
         texts["cross-domain-columns"].strip(),
         table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
         "## Comparison with the paper",

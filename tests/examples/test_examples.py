@@ -207,7 +207,7 @@ def test_captions_are_cleaned_and_counted(tmp_path):
     )
     assert "| captions.json | 4 | 3 (75.0%) | 1 (25.0%) |" in printed
     assert "words that captions lost, in addition to the words for the domain: pencil 1\n" in printed
-    assert "the word for the domain was removed before: owl 1\n" in printed
+    assert "words that followed a removed word for the domain: owl 1\n" in printed
     assert "begin with a medium, before cleaning: none\n" in printed
     assert "'a pencil drawing of a watercolor owl' -> 'an owl'" in printed
     assert "not cleaned: 'a watercolor': the caption says nothing else" in printed

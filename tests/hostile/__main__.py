@@ -11,7 +11,7 @@ from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 
-from .cases import all_kinds
+from .cases import LONGEST_MESSAGE, all_kinds
 from .child import Outcome
 from .kills import COMMANDS, all_kills
 from .warm import run, warm
@@ -21,35 +21,47 @@ MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
 
-This page counts how tadp handles bad input, and how its commands recover after they are killed. Written by `{command}`.
+This page counts how tadp handles bad input, and whether its commands continue correctly after they were killed.
 
-A **kind** is one reader with one sort of damage, or one key or argument with one class of wrong value. It is handled if
-tadp gives the right value, or a clear error: one of its own, at most 600 characters long, that names the file, key or
-argument, with exit code 1 or 2 and no traceback on the command line. Each kind runs in a process of its own, with
-limits on time ({seconds:g} s) and memory ({megabytes} MB on top of the loaded libraries); a few kinds have others.
-The process may start no other process, open no connection except to a test server on the same machine, and run no code
-from the input; an attempt counts as "other", as does everything else: another exception, a wrong value, a crash, a
-limit that was reached.
+Command: `{command}`; seed {seed}, {minutes:.0f} minutes on one core. {machine}; Python {python}, {libraries}. The cases
+are in `tests/hostile`, and the test suite runs a sample of them.
 
-A **kill** is SIGKILL at one of the moments when the command touches a file, spread over the whole run, or at a random
-time. Then the same command runs to its end (or says that its file exists, if the file was complete). It counts as
-recovered if no incomplete file had a final name after the kill, and if the files at the end are those of an
-undisturbed run, with nothing left over.
+## Bad input
 
-{kinds} kinds: {right} right values, {clear} clear errors, {other} other. {kills} kills over {commands} commands:
-{recovered} recovered, {lost} not.
+A *kind* is one way in which input can be wrong: one sort of damage to a file, or one class of wrong values for a key or
+an argument. A *family* groups kinds. Each kind is tried once, in a process of its own, and has one of three outcomes:
+
+- *Right value*: tadp accepts the input and gives the right value.
+- *Clear error*: an error of tadp of at most {longest} characters that names the file, key or argument. A command prints
+  no traceback, and its exit code is 1 or 2.
+- *Other*: everything else, such as another exception, a wrong value or a crash. This includes a process that starts
+  another process, connects to anything but a test server on the same machine, runs code from the input, or exceeds its
+  limits of time and memory ({seconds:g} s, and {megabytes} MB on top of the loaded libraries; a few kinds have others).
+
+Of {kinds} kinds, {right} gave the right value, {clear} a clear error, and {other} had another outcome.
 
 | family | tried | right value | clear error | other |
 |---|--:|--:|--:|--:|
 {kind_rows}
 
+## Killed commands
+
+Each command was killed (SIGKILL) at moments when it accesses a file, spread over the whole run, or at random times.
+Then the same command was run again to its end, or until it reported that its complete output exists. It has *recovered*
+if no incomplete file had its final name after the kill, and if at the end the files are those of an undisturbed run,
+and no others.
+
+Of {kills} kills of {commands} commands, {recovered} were recovered from, and {lost} were not.
+
 | command that was killed | tried | recovered | other |
 |---|--:|--:|--:|
 {kill_rows}
+{failures}"""
+FAILURES = f"""## Other outcomes
 
-{failures}Seed {seed}, {minutes:.0f} minutes on one core. {machine}; Python {python}, {libraries}. The families are in
-`tests/hostile`; the test suite runs a sample of them.
-"""
+These are the first cases with the outcome *other*, {MOST_SHOWN} at most: the family, the kind, and the beginning of
+what happened. *Accepted* means that wrong input caused no error, and *does not name* that the error lacks the name of
+the file or key."""
 
 
 def main() -> None:
@@ -105,6 +117,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
         command="python -m tests.hostile --out docs/results/robustness.md",
         seconds=example.seconds,
         megabytes=example.megabytes,
+        longest=LONGEST_MESSAGE,
         kinds=total.total(),
         right=total["right"],
         clear=total["clear"],
@@ -122,7 +135,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
             f"| {name} | {counts[name].total()} | {counts[name]['right']} | {counts[name]['other']} |"
             for name in commands
         ),
-        failures="\n".join(["The first of the others:", "", *failed[:MOST_SHOWN], "", ""]) if failed else "",
+        failures="\n".join(["", FAILURES, "", *failed[:MOST_SHOWN], ""]) if failed else "",
         seed=seed,
         minutes=minutes,
         machine=f"{platform.system()} {platform.machine()}, {processor}, {os.cpu_count()} cores",

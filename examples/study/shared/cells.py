@@ -19,7 +19,7 @@ def markdown(table: Table, part: Part, results: dict[str, Any]) -> str:
     """
     main_metric, *more_metrics = table.metrics
     digits = 1 if main_metric in SCALE else 3
-    minus = f"minus {part.reference}"
+    minus = f"minus ({part.reference})" if "," in part.reference else f"minus {part.reference}"
     headings = [f"paper: {main_metric}", f"paper: {minus}"] if part.paper else []
     for unet in results["unets"]:
         headings += [f"{unet}: {main_metric}", minus, *(["verdict"] if part.paper else [])]

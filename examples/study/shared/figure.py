@@ -31,7 +31,7 @@ def write_figure(
         panels = [_panel(table, collect(table, table.parts[0], settings, how)) for table in tables]
         more = measure_more()
         summary = {"command": command(name, how), "parts": panels, **more}
-    lines = ["| task, comparison | U-Net | row | figure | minus the first row |", "|---|---|---|---|---|"]
+    lines = ["| task, comparison | U-Net | row | figure | minus first row |", "|---|---|---|---|---|"]
     for panel in panels:
         for unet, rows in panel["unets"].items():
             for label, metrics in rows.items():

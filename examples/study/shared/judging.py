@@ -110,7 +110,7 @@ def _judge_comparison(pair: Mapping[str, Any], results: Results) -> Judgement:
         return Judgement(NOT_RUN)
     is_expected = (left > right) == (pair["expect"] == "left")
     names = [pair[side][1] for side in ("left", "right")]
-    text = f"{pair['measure']}: {left:.3g} ({names[0]}) against {right:.3g} ({names[1]})"
+    text = f"{left:.3g} ({names[0]}) against {right:.3g} ({names[1]}), {pair['measure']}"
     return Judgement(AGREES if is_expected else DISAGREES, text)
 
 

@@ -21,7 +21,10 @@ OPENINGS = Path(__file__).parents[2] / "openings.toml"
 
 def opening(name: str, settings: Settings = SCENES) -> str:
     """What the page of a table or figure says first: the question, the rows and the columns."""
-    text = tomllib.loads(OPENINGS.read_text(encoding="utf-8")).get(name, "").strip()
+    texts = tomllib.loads(OPENINGS.read_text(encoding="utf-8"))
+    text = texts.get(name, "").strip()
+    if name == "modifiers":
+        text = text.format(**texts["modifier-words"]["both"])
     if settings.data != "scenes":
         text = re.sub(r"\[rendered\s+scenes?\]\(\S+?\)", f"images of {settings.data}", text)
     if settings.model != "tadp-tiny":

@@ -21,8 +21,9 @@ How to read the tables:
 
 - Figures are means over {count} with 95 % intervals (Student's t). *Minus* a row is the difference from that row,
   computed for each seed.
-- *Frozen*: the U-Net is frozen, and only the head is trained (and the adapter, if there is one).
-- *Tuned*: the head is trained first, and then head and whole U-Net together."""
+- *Frozen*: only the head is trained (and the adapter, if there is one), and the U-Net is left unchanged.
+- *Tuned*: the head is trained first, and then the head and the whole U-Net together.
+- A dash (-) stands for a figure that does not exist."""
 VERDICTS = """\
 - *Verdict*: *agrees* if the interval of our difference lies on the side of zero where the paper's difference lies,
   *disagrees* if it lies on the other side, and *cannot tell* if it contains zero."""
@@ -97,7 +98,9 @@ def describe_schedule(table: Table, part: Part, settings: Settings) -> str:
     first, schedule = settings.head_first(table.task, part.schedule), settings.schedule(part.schedule)
     length = f"{schedule.steps} steps" if schedule.steps else f"{schedule.epochs} epochs"
     return (
-        length if first is None else f"{first.steps} steps of only the head, then {length} of head and, if tuned, U-Net"
+        length
+        if first is None
+        else f"{first.steps} steps of only the head, then {length} of the head and, if tuned, the U-Net"
     )
 
 
