@@ -25,11 +25,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
-from training.options import StopTraining, run
+from training.options import run
 from transfer.page import read, rewrite_page, write_page
 from transfer.plan import KINDS, Step, plan
 from transfer.steps import carry_out, prepare
 
+from tadp.errors import TrainingError
 from tadp.files.atomic import replace_file
 
 
@@ -43,7 +44,7 @@ def main() -> None:
         step = next((step for step in [*learned, *steps] if step.name == study.only), None)
         if step is None:
             names = ", ".join(step.name for step in learned + steps)
-            raise StopTraining(f"unknown step {study.only!r}; the steps are {names}.")
+            raise TrainingError(f"unknown step {study.only!r}; the steps are {names}.")
         return carry_out(step, study.task, study, training_options)
 
     folder = study.out / study.task
@@ -68,11 +69,10 @@ def check_same(study: argparse.Namespace, training_options: Sequence[str], folde
     options = {"data": study.data, "token_steps": study.token_steps, "dreambooth_steps": study.dreambooth_steps}
     current, file = {**options, "training": list(training_options)}, folder / "study.json"
     if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        if earlier != current:
+        if (earlier := json.loads(file.read_text(encoding="utf-8"))) != current:
             changed = [name for name in current if earlier[name] != current[name]]
             different = ", ".join(f"{name}: {earlier[name]} then, {current[name]} now" for name in changed)
-            raise StopTraining(f"{folder} has a study with other options ({different}). Give another --out.")
+            raise TrainingError(f"{folder} has a study with other options ({different}). Give another --out.")
         return
     with replace_file(file) as part:
         part.write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")
@@ -99,7 +99,7 @@ def start_process(step: Step, study: argparse.Namespace) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     if code:
-        raise StopTraining(
+        raise TrainingError(
             f"{step.name} ended with code {code}; {folder / 'log.txt'} says why. Call again to continue."
         )
 

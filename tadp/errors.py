@@ -15,6 +15,7 @@ Each class also inherits from the built-in error in the second column, so `excep
     │   └── CorruptFileError                   a weight file that is broken, or not safetensors
     ├── DatasetError        ValueError         invalid labels in a data set
     │   └── MissingDataError  FileNotFoundError  a missing data set; the message says what to get, and where to put it
+    ├── TrainingError       ValueError         a training run that cannot continue; the message says what is kept
     ├── OutputError         OSError            a result that cannot be written (disk, permission)
     └── MissingExtraError   ImportError        a missing optional dependency; the message has the pip command
 
@@ -129,6 +130,10 @@ class DatasetError(TADPError, ValueError):
 
 class MissingDataError(DatasetError, FileNotFoundError):
     """A folder, list or file of a data set is missing; the message says what to get and where to put it."""
+
+
+class TrainingError(TADPError, ValueError):
+    """A training run cannot start or continue. The message says why, and what is kept."""
 
 
 class OutputError(TADPError, OSError):

@@ -7,17 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
-from tadp.errors import TADPError
+from tadp.errors import Argument, TADPError
+from tadp.trainer import processes
 from tadp.training.schedules import SCHEDULES, Schedule, get_schedule
 from training.text_options import add_text_options, settle_text
-
-
-class StopTraining(RuntimeError):  # noqa: N818  it is not an error of the program
-    """The run cannot continue. The message says why, and what is kept."""
 
 
 def read_options(
@@ -114,31 +109,15 @@ def _schedule(options: argparse.Namespace, scenes: Schedule) -> Schedule:
 
 
 def start(options: argparse.Namespace) -> Accelerator:
-    """Make the accelerator for the processes, devices and precision that torchrun or `accelerate launch` set up.
-
-    Raises:
-        StopTraining: If the number of processes is not the expected one, or the batch cannot be split.
-    """
-    accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
-    count = accelerator.num_processes
-    if options.processes not in (None, count):
-        raise StopTraining(
-            f"{count} process(es) started, not {options.processes}. Start with python -m torch.distributed.run "
-            f"--nproc_per_node {options.processes}; accelerate launch --cpu always starts only one."
-        )
-    options.micro_batch = options.micro_batch or max(options.schedule.batch // count, 1)
-    parallel = options.micro_batch * count
-    if options.schedule.batch % parallel:
-        raise StopTraining(
-            f"a batch of {options.schedule.batch} cannot be split into {count} process(es) x {options.micro_batch} "
-            "images. Give another --batch or --micro-batch."
-        )
-    accelerator.gradient_accumulation_steps = options.schedule.batch // parallel
-    accelerator.print(
-        f"{count} process(es) x {options.micro_batch} images x {accelerator.gradient_accumulation_steps} accumulated = "
-        f"{options.schedule.batch} images per step, on {accelerator.device}, mixed precision: {options.mixed_precision}"
+    """Make the accelerator for the processes, devices and precision that torchrun or `accelerate launch` set up."""
+    accelerator, options.micro_batch = processes.start(
+        options.schedule,
+        seed=options.seed,
+        micro_batch=options.micro_batch,
+        mixed_precision=options.mixed_precision,
+        processes=options.processes,
     )
-    set_seed(options.seed)  # the same initial head in all processes
+    accelerator.print(processes.split_text(accelerator, micro_batch=options.micro_batch))
     return accelerator
 
 
@@ -146,5 +125,10 @@ def run(main: Callable[[], None]) -> None:
     """Call a script's main function. An expected error ends it with a message instead of a traceback."""
     try:
         main()
-    except (TADPError, StopTraining) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except TADPError as error:
+        sys.exit(f"{type(error).__name__}: {error.spelled(_as_option)}")
+
+
+def _as_option(argument: Argument) -> str:
+    """An argument of the library as an option of the scripts."""
+    return f"--{'out' if argument.name == 'output' else argument.name.replace('_', '-')}"

@@ -1,71 +1,21 @@
-"""The end of a run: figures over all processes, a table, the model with its card, and result.json."""
+"""The end of a run: a table, the model with its card, and result.json."""
 
 import argparse
 import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from PIL import Image
-from tqdm import tqdm
 
 from tadp.datasets import Sample
-from tadp.drawing import SHORT_PX, sheet
+from tadp.drawing import sheet
 from tadp.files.atomic import replace_file
-from tadp.images import to_pil
-from tadp.tasks import TaskModel, evaluate
-from tadp.tasks.evaluation import Metric
-
-
-def share(data: Sequence[Sample], accelerator: Accelerator, *, most: int | None = None) -> Iterator[Sample]:
-    """The samples of this process, with a progress bar."""
-    count = len(data) if most is None else min(most, len(data))
-    indices = range(accelerator.process_index, count, accelerator.num_processes)
-    for index in tqdm(indices, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
-        yield data[index]
-
-
-def compare(
-    model: TaskModel,
-    metric: Metric,
-    data: Sequence[Sample],
-    *,
-    options: argparse.Namespace,
-    accelerator: Accelerator,
-    **test: Any,
-) -> Any:
-    """The metric's result for a model's predictions, over all processes.
-
-    Args:
-        model: The model that predicts.
-        metric: A new metric.
-        data: The held-out data.
-        options: Options of the run, from `training.options.read_options`.
-        accelerator: The accelerator. Each process predicts its share of the data.
-        **test: Options of the model's `predict`.
-    """
-    evaluate(model, share(data, accelerator, most=options.evaluate_images), metric=metric, **test)
-    return merge(metric).compute()
-
-
-def merge(metric: Any) -> Any:
-    """A metric with the counts of all processes, in every process."""
-    first, *rest = gather_object([metric])
-    for other in rest:
-        first.merge(other)
-    return first
-
-
-def enlarge(image: Any) -> Image.Image:
-    """An image, enlarged to the size of the pictures next to it."""
-    picture = to_pil(image)
-    scale = max(SHORT_PX / min(picture.size), 1)
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
+from tadp.tasks import TaskModel
+from tadp.trainer.measuring import figure_table
 
 
 def finish(
@@ -115,16 +65,5 @@ def finish(
     }
     with replace_file(options.out / "result.json") as part:  # a study considers a run finished if this file exists
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(table({"this model": figures, **baselines}))
+    print(figure_table({"this model": figures, **baselines}))
     print(f"model, predictions.png and metrics.jsonl are in {options.out}")
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """The figures as a text table."""
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{name:>18}" for name in names)]
-    for label, row in rows.items():
-        cells = (f"{row[name]:18.4f}" if name in row else f"{'-':>18}" for name in names)
-        lines.append(f"{label:<{width}}" + "".join(cells))
-    return "\n".join(lines)

@@ -1,14 +1,11 @@
-"""The text of the training scripts: its options, the classes in it, and its length."""
+"""The text of the training scripts: its options, and the classes in it."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import tadp
-from tadp import prompts
-from tadp.drawing.overlays import BACKGROUND
 from tadp.tasks import PROMPT_MODES
+from tadp.trainer.trained_task import OF_NAMES
 
-OF_NAMES = ("class_names", "class_embeddings", "averaged_eos")
 WITH_BACKGROUND = ("voc",)  # data sets whose class names include "background" in the paper's text
 
 
@@ -42,17 +39,3 @@ def settle_text(options: argparse.Namespace) -> None:
     background = values.get("background")
     options.own_class = is_of_names and values.get("own_class", False)
     options.background = is_of_names and (options.data in WITH_BACKGROUND if background is None else background)
-
-
-def prompted(names: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """The names in the text: those of the classes, with or without "background"."""
-    classes = [name for name in names if name != BACKGROUND]
-    return [BACKGROUND, *classes] if options.background else classes
-
-
-def fit_length(backbone: tadp.TADPBackbone, names: Sequence[str], options: argparse.Namespace) -> tadp.TADPBackbone:
-    """A backbone whose head gets one attention channel per embedding of the text; captions and prompts have 77."""
-    makers = {"class_embeddings": prompts.class_embeddings, "averaged_eos": prompts.averaged_eos}
-    if options.text not in makers:
-        return backbone
-    return backbone.with_options(text_length=makers[options.text](names, backbone).embeddings.shape[1])

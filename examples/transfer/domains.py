@@ -9,14 +9,14 @@ from typing import Any
 import detection
 import numpy as np
 import segmentation
-from training.data import Open, scenes
-from training.options import StopTraining
 
 from tadp.cross_domain import images_of
 from tadp.datasets import Comic2k, DarkZurich, NighttimeDriving, RenderedScenes, Sample, Watercolor2k
+from tadp.errors import TrainingError
 from tadp.images import list_images, to_pil
 from tadp.language.class_names import VOC_CLASSES
 from tadp.modifiers import PaperDomain
+from tadp.trainer.captioned_data import Open, scenes
 from tadp.training.schedules import Schedule
 
 SCRIPTS: dict[str, Any] = {"detection": detection, "segmentation": segmentation}
@@ -67,14 +67,14 @@ def unlabelled(domain: PaperDomain, *, seed: int, root: Path | None) -> list:
     """Ten unlabelled pictures of a target domain that no model is tested on. Each seed draws different ones.
 
     Raises:
-        StopTraining: If the pictures of the night are missing.
+        TrainingError: If the pictures of the night are missing.
     """
     if root is None:
         return images_of(RenderedScenes(POOL, seed=UNLABELLED_SEEDS[domain], style=domain), count=IMAGES, seed=seed)
     if domain == "night":
         folder = root / "dark_zurich" / "rgb_anon" / "train" / "night"
         if not folder.is_dir():
-            raise StopTraining(
+            raise TrainingError(
                 f"tokens and DreamBooth U-Nets of the night are learned from {folder}, which does not exist. "
                 "Unpack Dark Zurich's rgb_anon/train/night, or leave them out: --modifiers null simple nearby unrelated"
             )

@@ -8,22 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import detection
-from training.data import with_captions
-from training.loop import fit
-from training.model import load_backbone, training_data
+from training import session
 from training.options import read_options, start
-from training.report import compare, finish
+from training.report import finish
 
 from tadp.cleaning import RuleCleaner
 from tadp.cross_domain import Protocol
 from tadp.metrics import COCODetection
+from tadp.trainer.measuring import compare
+from tadp.trainer.recipes import DETECTION
+from tadp.trainer.trained_task import first_rows
 from transfer.domains import METRICS, PAPER_SCHEDULES, SCHEDULES, SCRIPTS, SOURCES, targets
 from transfer.learning import learn, modifier_of
 from transfer.plan import Step
 
 SOURCE, NOT_CLEANED = "source", ", not cleaned"  # parts of the names of figures
-DETECTION_HEAD = detection.SCENES_HEAD | {"samples_per_image": 64}  # 512, the default, takes longer on a CPU
+# 512 samples, the default, take longer on a CPU
+DETECTION_HEAD = DETECTION["scenes"].model["head_options"] | {"samples_per_image": 64}
 
 
 def carry_out(step: Step, task: str, study: argparse.Namespace, arguments: Sequence[str]) -> None:
@@ -45,34 +46,33 @@ def training_options(
         shared += ["--head-options", json.dumps(DETECTION_HEAD)] if task == "detection" else []
     script = SCRIPTS[task]
     every = [*map(str, shared), *arguments]
-    return read_options(script.__doc__, data=script.AUGMENTATION, scenes=SCHEDULES[task], arguments=every)
+    return read_options(script.__doc__, data=script.DATA, scenes=SCHEDULES[task], arguments=every)
 
 
 def prepare(task: str, study: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Caption all data sets before several steps need the captions at once."""
     options = training_options(task, study, arguments, out=study.out / task, seed=0)
     openers = [*SCRIPTS[task].open_data(options), *(target.open for target in targets(task, options, root=study.root))]
-    with_captions(openers, options, start(options))
+    session.open_captioned(openers, options, start(options))
 
 
 def _train(step: Step, task: str, study: argparse.Namespace, options: argparse.Namespace) -> None:
     started, script = time.perf_counter(), SCRIPTS[task]
+    test = session.test_options(script.TASK, options)
     accelerator = start(options)
     tests = [target for target in targets(task, options, root=study.root) if target.domain in step.domains]
     openers = [*script.open_data(options), *(target.open for target in tests)]
-    train, held_out, *test_data = with_captions(openers, options, accelerator)
+    train, held_out, *test_data = session.open_captioned(openers, options, accelerator)
     protocol = Protocol(modifier_of(step, study.out / task))
-    backbone = load_backbone(options, accelerator)
+    backbone = session.backbone_of(script.TASK, options, accelerator)
     with protocol.installed(backbone):
-        names = train.box_class_names if task == "detection" else train.class_names
-        model = script.build_model(backbone, names, options)
+        model = session.build(script.TASK, backbone, train, options)
         template = protocol.modifier.templates[0]
         model.record["notes"] = f"Trained with captions in the template {template!r}. Use it for your captions, too."
-        data = training_data(model, protocol.source(train), script.AUGMENTATION[options.data], options, accelerator)
-        weight = {} if task == "detection" else {"weight": script.labelled_pixels}
-        model = fit(model, data, loss=script.loss, options=options, accelerator=accelerator, **weight)
+        data = session.prepare(script.TASK, model, protocol.source(train), options, accelerator)
+        model = session.train_model(script.TASK, model, data, options, accelerator)
 
-        scored = partial(_score, model, task=task, options=options, accelerator=accelerator)
+        scored = partial(_score, model, task=task, test=test, options=options, accelerator=accelerator)
         figures = {f"{SOURCE} {name}": value for name, value in scored(protocol.source(held_out)).items()}
         shown: list = []
         for target, data in zip(tests, test_data, strict=True):
@@ -81,7 +81,7 @@ def _train(step: Step, task: str, study: argparse.Namespace, options: argparse.N
             if step.kind == "null":
                 uncleaned = scored(protocol.target(data))
                 figures |= {f"{target.name} {name}{NOT_CLEANED}": value for name, value in uncleaned.items()}
-            shown = shown or script.picture_rows(model, cleaned, count=options.sheet)
+            shown = shown or first_rows(script.TASK, model, cleaned, count=options.sheet, **test)
         finish(
             model,
             figures=figures,
@@ -95,10 +95,11 @@ def _train(step: Step, task: str, study: argparse.Namespace, options: argparse.N
         )
 
 
-def _score(model: Any, data: Any, *, task: str, options: argparse.Namespace, accelerator: Any) -> dict[str, float]:
+def _score(
+    model: Any, data: Any, *, task: str, test: dict, options: argparse.Namespace, accelerator: Any
+) -> dict[str, float]:
     """The metrics in `METRICS` of a model on a data set."""
-    if task == "segmentation":
-        figures = SCRIPTS[task].score(model, data, options=options, accelerator=accelerator)
-        return {name: figures[name] for name in METRICS[task]}
-    result = compare(model, COCODetection(model.class_names), data, options=options, accelerator=accelerator)
-    return dict(zip(METRICS[task], (result.map, result.map50), strict=True))
+    metric = COCODetection(model.class_names) if task == "detection" else model.make_metric()
+    result = compare(model, metric, data, accelerator=accelerator, most=options.evaluate_images, **test).compute()
+    figures = (result.map, result.map50) if task == "detection" else (result.miou,)
+    return dict(zip(METRICS[task], figures, strict=True))

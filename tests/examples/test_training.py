@@ -8,31 +8,42 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import NonCallableMagicMock
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from builders_training import labelled_pixels, loss, make_data, make_model, make_options, train, weights
+from builders_training import FLIP, labelled_pixels, loss, make_data, make_model, make_options, train, weights
 from PIL import Image
 from running import ENVIRONMENT, run_script
 from safetensors.torch import load_file
 from training import options as training_options
-from training.data import Kept, captioner_of, largest_class, mean_depths, scenes, with_captions
-from training.latents import cached_latents
-from training.model import training_data
-from training.options import StopTraining
-from training.parts import parts_of_epoch
-from training.record import Record
-from training.text_options import prompted
+from training import session
 
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
-from tadp.errors import CaptionError, ImageError, OutputError
+from tadp.errors import CaptionError, ImageError, OutputError, TrainingError
+from tadp.trainer.captioned_data import Kept, captioner_of, largest_class, mean_depths, scenes
+from tadp.trainer.epoch_parts import parts_of_epoch
+from tadp.trainer.image_latents import cached_latents
+from tadp.trainer.metrics_record import Record
+from tadp.trainer.model_parts import training_data
+from tadp.trainer.processes import Accelerator
+from tadp.trainer.trained_task import prompted
 from tadp.training.schedules import Schedule, get_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORKER = Path(__file__).parents[1] / "support" / "training_worker.py"
+
+
+def processes(**values) -> Any:
+    """An accelerator with these values, without the state of a real one."""
+    return NonCallableMagicMock(spec=Accelerator, **{"is_main_process": True, "device": torch.device("cpu")} | values)
+
+
+ALONE = processes()
 
 
 def lines(out: Path) -> list[dict]:
@@ -102,7 +113,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(kill, whole, tmp_path
 
 def test_a_lora_goes_on_to_the_same_weights_too(tmp_path):
     expected = weights(train(make_options(tmp_path / "whole"), model=make_model(tune="lora", lora_rank=2)))
-    with pytest.raises(StopTraining):
+    with pytest.raises(TrainingError):
         train(make_options(tmp_path / "run"), model=make_model(tune="lora", lora_rank=2), loss=stop_after(5))
     kept = load_file(next((tmp_path / "run" / "checkpoints").glob("step-*")) / "trained.safetensors")
     assert {name.split(".")[0] for name in kept} == {"head", "backbone"}
@@ -112,7 +123,7 @@ def test_a_lora_goes_on_to_the_same_weights_too(tmp_path):
 
 def test_a_run_that_is_finished_gives_its_weights_again(whole, tmp_path):
     train(make_options(tmp_path))
-    assert same(weights(train(make_options(tmp_path), loss=None)), whole[0])
+    assert same(weights(train(make_options(tmp_path), loss=stop_after(0))), whole[0])
 
 
 def with_holes() -> Kept:
@@ -163,25 +174,22 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
         torch.testing.assert_close(first[1][name], expected, rtol=1e-3, atol=5e-4)
 
 
-@pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (1, 2), (2, 2)])
-def test_a_steps_images_are_the_same_however_they_are_split(processes, parts):
-    options = SimpleNamespace(
-        seed=5, micro_batch=8 // processes // parts, workers=0, schedule=Schedule(steps=9, batch=8, lr=1.0)
-    )
+@pytest.mark.parametrize(("count", "parts"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_a_steps_images_are_the_same_however_they_are_split(count, parts):
+    schedule = Schedule(steps=9, batch=8, lr=1.0)
     seen: list[set[str]] = [set(), set()]
     data = Augmented(make_data(20), [])
-    for rank in range(processes):
-        accelerator = SimpleNamespace(
-            num_processes=processes, process_index=rank, gradient_accumulation_steps=parts, device=torch.device("cpu")
-        )
-        for step, step_parts in enumerate(parts_of_epoch(data, options, accelerator, epoch=1, start=0)):
+    for rank in range(count):
+        accelerator = processes(num_processes=count, process_index=rank, gradient_accumulation_steps=parts)
+        size = 8 // count // parts
+        for step, step_parts in enumerate(
+            parts_of_epoch(data, schedule, accelerator, seed=5, micro_batch=size, epoch=1)
+        ):
             assert len(step_parts) == parts
             seen[step] |= {image_id for part in step_parts for image_id in part.batch.image_ids}
-    single = SimpleNamespace(
-        num_processes=1, process_index=0, gradient_accumulation_steps=1, device=torch.device("cpu")
-    )
-    options.micro_batch = 8
-    expected = [set(part.batch.image_ids) for [part] in parts_of_epoch(data, options, single, epoch=1, start=0)]
+    single = processes(num_processes=1, process_index=0, gradient_accumulation_steps=1)
+    steps = parts_of_epoch(data, schedule, single, seed=5, micro_batch=8, epoch=1)
+    expected = [set(part.batch.image_ids) for [part] in steps]
     assert seen == expected
     assert len(expected[0] | expected[1]) == 16
 
@@ -192,14 +200,14 @@ def test_workers_change_nothing(whole, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_named(tmp_path):
     with pytest.raises(
-        StopTraining, match=r"loss is nan at step 3\. Images of the part: plain-1-\d+, .*step-00000002 is from"
+        TrainingError, match=r"loss is nan at step 3\. Images of the part: plain-1-\d+, .*step-00000002 is from"
     ):
         train(make_options(tmp_path), loss=stop_after(3))
     assert len(losses(tmp_path)) == 3
 
 
 def test_infinity_at_the_first_step_says_that_there_is_no_checkpoint(tmp_path):
-    with pytest.raises(StopTraining, match=r"loss is inf at step 0.*There is no earlier checkpoint"):
+    with pytest.raises(TrainingError, match=r"loss is inf at step 0.*There is no earlier checkpoint"):
         train(make_options(tmp_path), loss=lambda model, part: loss(model, part) + float("inf"))
 
 
@@ -214,7 +222,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path)
         return value if count <= 3 else value + (value - value).sqrt()
 
     with pytest.raises(
-        StopTraining, match=r"a gradient is nan at step 3.*Images of the step: plain-1-\d+, .*step-00000002 is from"
+        TrainingError, match=r"a gradient is nan at step 3.*Images of the step: plain-1-\d+, .*step-00000002 is from"
     ):
         train(make_options(tmp_path), loss=steep)
     kept = load_file(next((tmp_path / "checkpoints").glob("step-*")) / "trained.safetensors")
@@ -223,31 +231,31 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_a_weight(tmp_path)
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused(tmp_path):
     train(make_options(tmp_path, schedule={"steps": 2}))
-    with pytest.raises(StopTraining, match=r"has 13 classes, but this run has 12\. Give another --out"):
+    with pytest.raises(TrainingError, match=r"has 13 classes, but this run has 12\. Give another output"):
         train(make_options(tmp_path, schedule={"steps": 2}), model=make_model(classes=12), data=make_data())
 
 
 def test_other_options_are_named(tmp_path):
     train(make_options(tmp_path, schedule={"steps": 2}))
-    with pytest.raises(StopTraining, match=r"to another run: steps was 2 and is 4; lr was 0.01 and is 0.02"):
+    with pytest.raises(TrainingError, match=r"to another run: steps was 2 and is 4; lr was 0.01 and is 0.02"):
         train(make_options(tmp_path, schedule={"steps": 4, "lr": 0.02}))
 
 
 def test_a_run_does_not_go_on_with_other_captions(tmp_path):
     options = captioning(tmp_path)
-    [data] = with_captions([scenes(8, seed=1)], options, ALONE)
+    [data] = session.open_captioned([scenes(8, seed=1)], options, ALONE)
     first = {"schedule": {"steps": 2, "batch": 2}, "micro_batch": 2, "captions_sha256": options.captions_sha256}
     train(make_options(tmp_path, **first), data=data)
     moved = captioning(tmp_path, captions=tmp_path / "moved.db", captioner="someone/else")
     shutil.copy(options.captions, moved.captions)
-    with_captions([scenes(8, seed=1)], moved, ALONE)
+    session.open_captioned([scenes(8, seed=1)], moved, ALONE)
     train(make_options(tmp_path, **first | {"captions_sha256": moved.captions_sha256}), data=data)
     with CaptionTable.open(moved.captions) as table:
         captions = dict(table.items()) | {data.image_ids[3]: "a cat"}
     changed = captioning(tmp_path, captions=tmp_path / "other.json")
     changed.captions.write_text(json.dumps(captions))
-    with_captions([scenes(8, seed=1)], changed, ALONE)
-    with pytest.raises(StopTraining, match=r"run: captions_sha256 was '[0-9a-f]+' and is '[0-9a-f]+'\. Give"):
+    session.open_captioned([scenes(8, seed=1)], changed, ALONE)
+    with pytest.raises(TrainingError, match=r"run: captions_sha256 was '[0-9a-f]+' and is '[0-9a-f]+'\. Give"):
         train(make_options(tmp_path, **first | {"captions_sha256": changed.captions_sha256}), data=data)
 
 
@@ -273,7 +281,7 @@ def limit_files(size: int) -> tuple[int, int]:
 @pytest.mark.parametrize("size", [2_000, 300_000])
 def test_a_full_disk_leaves_the_checkpoint_before(size, whole, tmp_path, monkeypatch):
     """Writing fails above a file size, as on a full disk: for the weights, or later for the optimiser's state."""
-    with pytest.raises(StopTraining):
+    with pytest.raises(TrainingError):
         train(make_options(tmp_path / "run", save_every=3), loss=stop_after(4))
     kept = next((tmp_path / "run" / "checkpoints").glob("step-*"))
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
@@ -309,7 +317,7 @@ def test_latents_are_made_once_and_train_to_the_same_weights(whole, tmp_path):
 
 
 def test_latents_of_another_encoder_are_not_taken(tmp_path):
-    accelerator, data, path = SimpleNamespace(is_main_process=True, wait_for_everyone=int), make_data(2), tmp_path / "l"
+    accelerator, data, path = ALONE, make_data(2), tmp_path / "l"
     model = make_model()
     first = cached_latents(model.backbone, data, path, accelerator)
     assert first.shape == (2, 2, 4, 8, 8)
@@ -319,9 +327,10 @@ def test_latents_of_another_encoder_are_not_taken(tmp_path):
 
 
 def test_latents_are_not_kept_where_images_are_cropped(tmp_path):
-    options = make_options(tmp_path, cache_latents=True)
-    with pytest.raises(StopTraining, match=r"at most flipped, but scenes has RandomFlip, Resize\. Leave it out"):
-        training_data(make_model(), make_data(2), [RandomFlip(), Resize(32)], options, SimpleNamespace())
+    with pytest.raises(TrainingError, match=r"at most flipped, but they go through RandomFlip, Resize\. Leave it out"):
+        training_data(
+            make_model(), make_data(2), [RandomFlip(), Resize(32)], seed=0, latents=tmp_path / "l", accelerator=ALONE
+        )
 
 
 def test_bfloat16_trains_and_is_near_float32(whole, tmp_path):
@@ -342,7 +351,7 @@ def test_figures_of_an_evaluation_stand_between(tmp_path):
 
 
 def test_the_record_drops_what_is_done_again_and_a_line_that_was_cut(tmp_path):
-    path, main = tmp_path / "metrics.jsonl", SimpleNamespace(is_main_process=True)
+    path, main = tmp_path / "metrics.jsonl", ALONE
     path.write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 3}\n{"step": 3, "lo')
     Record(path, main, keep_steps=1).write(2, loss=4.0)
     assert lines(tmp_path) == [{"step": 1, "loss": 2}, {"step": 2, "loss": 4.0}]
@@ -401,18 +410,15 @@ def captioning(out: Path, **changes) -> SimpleNamespace:
     )
 
 
-ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=int, device="cpu")
-
-
 def test_captions_are_made_once_and_kept(tmp_path, monkeypatch):
-    first, second = with_captions([scenes(2, seed=1), scenes(1, seed=2)], captioning(tmp_path), ALONE)
+    first, second = session.open_captioned([scenes(2, seed=1), scenes(1, seed=2)], captioning(tmp_path), ALONE)
     captions = [first[0].caption, first[1].caption, second[0].caption]
     assert all(captions)
     assert dict(CaptionTable.open(tmp_path / "captions.db")) == dict(
         zip([*first.image_ids, *second.image_ids], captions, strict=True)
     )
     monkeypatch.setattr("tadp.Captioner.from_pretrained", None)  # it is not needed again
-    [reopened] = with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
+    [reopened] = session.open_captioned([scenes(2, seed=1)], captioning(tmp_path), ALONE)
     assert reopened[1].caption == captions[1]
 
 
@@ -420,11 +426,11 @@ def test_captions_of_another_captioner_are_not_mixed(tmp_path):
     with CaptionTable.create(tmp_path / "captions.db") as table:
         table.add("plain-1-000000", "a dog")
     with pytest.raises(CaptionError, match="the table's are of unknown origin, the new ones by 'tadp-tiny'"):
-        with_captions([scenes(2, seed=1)], captioning(tmp_path), ALONE)
+        session.open_captioned([scenes(2, seed=1)], captioning(tmp_path), ALONE)
 
 
 def test_a_fixed_text_has_no_captions(tmp_path):
-    [data] = with_captions([scenes(2, seed=1)], captioning(tmp_path, text="class_names"), ALONE)
+    [data] = session.open_captioned([scenes(2, seed=1)], captioning(tmp_path, text="class_names"), ALONE)
     assert data[0].caption is None
     assert not (tmp_path / "captions.db").exists()
 
@@ -441,12 +447,11 @@ def test_trivial_answers_are_those_of_the_training_data():
 
 
 def test_the_model_says_who_captioned_its_images(tmp_path):
-    assert captioner_of(captioning(tmp_path, text="null")) is None
     (tmp_path / "authors.json").write_text('{"a": {"captions": ["a dog"]}}')
-    assert captioner_of(captioning(tmp_path, captions=tmp_path / "authors.json")) is None
+    assert captioner_of(tmp_path / "authors.json") is None
     with CaptionTable.create(tmp_path / "captions.db", provenance=Provenance("somebody/else")) as table:
         table.add("a", "a dog")
-    assert captioner_of(captioning(tmp_path)) == "somebody/else"
+    assert captioner_of(tmp_path / "captions.db") == "somebody/else"
 
 
 def read(monkeypatch, *arguments: str):
@@ -479,8 +484,8 @@ def test_the_background_is_in_the_text_where_the_paper_has_it(arguments, expecte
     options = training_options.read_options(
         "", data=("scenes", "voc", "ade20k"), scenes=Schedule(steps=1, lr=1.0, batch=1)
     )
-    assert prompted(("background", "dog"), options) == expected
-    assert prompted(("dog",), options) == expected
+    assert prompted(("background", "dog"), background=options.background) == expected
+    assert prompted(("dog",), background=options.background) == expected
     assert not options.own_class
 
 
@@ -507,8 +512,12 @@ def test_a_data_set_needs_its_folder_and_a_schedule(missing, monkeypatch, capsys
 def test_each_data_set_is_trained_with_the_head_and_loss_of_the_released_code(data, head, loss, backbone):
     import segmentation
 
-    options = SimpleNamespace(data=data, head_options=None, text="null", tune="nothing", background=False)
-    model = segmentation.build_model(backbone, ["background", "dog"], options)
+    schedule = Schedule(steps=1, batch=1, lr=1.0)
+    options = SimpleNamespace(
+        data=data, head_options=None, text="null", tune="nothing", background=False, schedule=schedule, own_class=False
+    )
+    names = SimpleNamespace(class_names=["background", "dog"])
+    model = session.build(segmentation.TASK, backbone, names, options)
     assert (model.options["head"], model.options["loss"]) == (head, loss)
 
 
@@ -530,17 +539,17 @@ def start(**changes):
 
 
 def test_a_launcher_that_started_too_few_processes_is_found_out():
-    with pytest.raises(StopTraining, match=r"1 process\(es\) started, not 2\. Start with python -m torch"):
+    with pytest.raises(TrainingError, match=r"1 process\(es\) started, not 2\. Start with python -m torch"):
         start(processes=2)
 
 
 def test_fewer_images_than_a_batch_are_refused(tmp_path):
-    with pytest.raises(StopTraining, match=r"4 images are too few for a batch of 5\. Give a smaller --batch"):
-        train(make_options(tmp_path, schedule={"batch": 5}), data=RenderedScenes(4, seed=1))
+    with pytest.raises(TrainingError, match=r"4 images are too few for a batch of 5\. Give a smaller batch"):
+        train(make_options(tmp_path, schedule={"batch": 5}), data=Augmented(make_data(4), FLIP))
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
-    with pytest.raises(StopTraining, match=r"batch of 6 cannot be split into 1 process\(es\) x 4 images"):
+    with pytest.raises(TrainingError, match=r"batch of 6 cannot be split into 1 process\(es\) x 4 images"):
         start(micro_batch=4)
 
 

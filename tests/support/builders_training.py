@@ -10,13 +10,12 @@ from builders import build_backbone
 
 from tadp.datasets import IGNORE_LABEL, RandomFlip, RenderedScenes
 from tadp.tasks import TADPForSemanticSegmentation
+from tadp.trainer.captioned_data import Kept
+from tadp.trainer.model_parts import training_data
+from tadp.trainer.training_loop import LoopSettings, fit
 from tadp.training.schedules import Schedule
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-from training.data import Kept
-from training.loop import fit
-from training.model import training_data
 
 FLIP = [RandomFlip()]
 
@@ -29,7 +28,7 @@ def make_options(out: Path, **changes) -> SimpleNamespace:
             {
                 "out": out, "cache": None, "data": "scenes", "seed": 3, "micro_batch": 4, "mixed_precision": "no",
                 "model": "small", "untrained": False, "cache_latents": False, "text": "captions", "workers": 0,
-                "captions_sha256": None,
+                "captions_sha256": None, "ema": 0.0,
                 "log_every": 1, "save_every": 2, "evaluate_every": 0, "gradient_checkpointing": False,
                 "schedule": Schedule(**({"steps": 6, "batch": 4, "lr": 1e-2, "warmup_steps": 2} | schedule)),
             }
@@ -67,12 +66,26 @@ def train(options, *, model=None, data=None, loss=loss, weight=labelled_pixels, 
     )
     accelerator.gradient_accumulation_steps = accumulation // accelerator.num_processes
     model = model or make_model()
-    data = (
-        training_data(model, data or make_data(), FLIP, options, accelerator)
-        if data is None or isinstance(data, Kept)
-        else data
+    if data is None or isinstance(data, Kept):
+        latents = (options.cache or options.out) / "latents.safetensors" if options.cache_latents else None
+        data = training_data(
+            model, data or make_data(), FLIP, seed=options.seed, latents=latents, accelerator=accelerator
+        )
+    names = ("data", "model", "untrained", "cache_latents", "text", "captions_sha256")
+    settings = (
+        "schedule", "seed", "micro_batch", "workers", "gradient_checkpointing", "ema", "log_every", "save_every",
+        "evaluate_every",
+    )  # fmt: skip
+    return fit(
+        model,
+        data,
+        loss=loss,
+        weight=weight,
+        settings=LoopSettings(output=options.out, **{name: getattr(options, name) for name in settings}),
+        identity={name: getattr(options, name) for name in names},
+        accelerator=accelerator,
+        **more,
     )
-    return fit(model, data, loss=loss, weight=weight, options=options, accelerator=accelerator, **more)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

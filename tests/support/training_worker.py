@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from builders_training import loss, make_model, make_options, train, weights
-from training.checkpoints import Checkpoints
+
+from tadp.trainer.checkpoints import Checkpoints
 
 
 def main() -> None:

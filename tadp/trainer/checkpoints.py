@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill or a full disk, from which a run continues as if it had never stopped.
 
-OUT/checkpoints/step-00000500/   the state that accelerate saves (optimiser, schedule, random numbers of each process),
+RUN/checkpoints/step-00000500/   the state that accelerate saves (optimiser, schedule, random numbers of each process),
                                  the trained weights in safetensors, and state.json, which identifies the run
 
 A checkpoint is written to a temporary folder and renamed when it is complete. Only then is the previous one removed.
@@ -8,17 +8,17 @@ A checkpoint is written to a temporary folder and renamed when it is complete. O
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tadp.errors import OutputError
-from training.options import StopTraining
+from tadp.errors import Argument, OutputError, TrainingError
+from tadp.trainer.processes import Accelerator
 
 STATE, WEIGHTS = "state.json", "trained.safetensors"
 
@@ -51,7 +51,7 @@ class Checkpoints:
             The number of finished steps; 0 without a checkpoint.
 
         Raises:
-            StopTraining: If the checkpoint belongs to another run.
+            TrainingError: If the checkpoint belongs to another run.
         """
         newest = self.newest
         if newest is None:
@@ -103,39 +103,54 @@ class Checkpoints:
             return
         was, now = old.get("class_names"), self.identity.get("class_names")
         if was and now and len(was) != len(now):
-            raise StopTraining(
-                f"the checkpoint {path} has {len(was)} classes, but this run has {len(now)}. Give another --out, or "
-                "the data set that the checkpoint was trained on."
+            raise TrainingError(
+                f"the checkpoint {path} has {len(was)} classes, but this run has {len(now)}. Give another ",
+                Argument("output"),
+                ", or the data set that the checkpoint was trained on.",
             )
-        changed = [
-            f"{name} was {old.get(name)!r} and is {self.identity.get(name)!r}"
-            for name in {**old, **self.identity}
-            if old.get(name) != self.identity.get(name)
-        ]
-        raise StopTraining(
-            f"the checkpoint {path} belongs to another run: {'; '.join(changed)}. Give another --out, or the same "
-            "options."
+        raise TrainingError(
+            f"the checkpoint {path} belongs to another run: {differences(old, self.identity)}. Give another ",
+            Argument("output"),
+            ", or the same options.",
         )
 
     def _save_model(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
         weights.clear()  # accelerate would save the whole model, including the frozen part
         if self.accelerator.is_main_process:
-            state = {name: tensor.contiguous() for name, tensor in self._state(models[0]).items()}
+            plain = self.accelerator.unwrap_model(models[0])
+            state = {name: tensor.contiguous() for name, tensor in trained_state(plain).items()}
             save_file(state, Path(folder) / WEIGHTS)
 
     def _load_model(self, models: list[nn.Module], folder: str) -> None:
-        state, kept = self._state(models.pop()), load_file(Path(folder) / WEIGHTS)
-        if state.keys() != kept.keys():
-            raise StopTraining(
-                f"{folder}/{WEIGHTS} holds other tensors than those this run trains. Give another --out."
+        plain, kept = self.accelerator.unwrap_model(models.pop()), load_file(Path(folder) / WEIGHTS)
+        if trained_state(plain).keys() != kept.keys():
+            raise TrainingError(
+                f"{folder}/{WEIGHTS} holds other tensors than those this run trains. Give another ",
+                Argument("output"),
+                ".",
             )
-        with torch.no_grad():
-            for name, tensor in state.items():
-                tensor.copy_(kept[name])
+        set_state(plain, kept)
 
-    def _state(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """The tensors that training changes: parameters with a gradient, and the head's running means."""
-        plain = self.accelerator.unwrap_model(model)
-        trained = {name: weight for name, weight in plain.named_parameters() if weight.requires_grad}
-        buffers = {f"head.{name}": buffer for name, buffer in plain.head.named_buffers()}
-        return {name: tensor.detach() for name, tensor in (trained | buffers).items()}
+
+def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a task model that training changes: parameters with a gradient, and the head's running means."""
+    head: Any = model.head
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    buffers = {f"head.{name}": buffer for name, buffer in head.named_buffers()}
+    return {name: tensor.detach() for name, tensor in (trained | buffers).items()}
+
+
+def set_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy values into the tensors that `trained_state` returns."""
+    with torch.no_grad():
+        for name, tensor in trained_state(model).items():
+            tensor.copy_(state[name])
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The values that differ, such as "steps was 2 and is 4; lr was 0.1 and is 0.2"."""
+    return "; ".join(
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    )

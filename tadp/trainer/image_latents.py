@@ -3,19 +3,21 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from tadp.backbone import TADPBackbone
 from tadp.datasets import RandomFlip, Sample
+from tadp.datasets.transforms.augmented import SampleSource
 from tadp.files.atomic import replace_file
+from tadp.files.progress import tracked
 from tadp.images import to_tensor
+from tadp.trainer.processes import Accelerator
 
 _FLIP = RandomFlip(1.0)
 
@@ -32,7 +34,7 @@ class WithLatents:
         flip: Probability of mirroring.
     """
 
-    def __init__(self, data: Sequence[Sample], latents: Tensor, *, seed: int, flip: float = 0.5):
+    def __init__(self, data: SampleSource, latents: Tensor, *, seed: int, flip: float = 0.5):
         self.data, self.latents, self.seed, self.flip = data, latents, seed, RandomFlip(flip)
         self.epoch = 0
 
@@ -50,7 +52,7 @@ class WithLatents:
 
 
 def cached_latents(
-    backbone: TADPBackbone, data: Sequence[Sample], path: Path, accelerator: Accelerator, *, batch: int = 16
+    backbone: TADPBackbone, data: Any, path: Path, accelerator: Accelerator, *, batch: int = 16
 ) -> Tensor:
     """Latents from a file, (N, 2, C, h, w). The file is made if it is missing or belongs to other images or weights.
 
@@ -63,7 +65,12 @@ def cached_latents(
     """
     origin = {"made_from": _fingerprint(backbone, data.image_ids)}
     if accelerator.is_main_process and _origin(path) != origin:
-        latents = torch.cat([_encode(backbone, data, part) for part in _parts(len(data), batch)])
+        starts = range(0, len(data), batch)
+        parts = [
+            _encode(backbone, data, range(start, min(start + batch, len(data))))
+            for start in tracked(starts, len(starts), what="encoding images", unit="batch")
+        ]
+        latents = torch.cat(parts)
         with replace_file(path) as part:
             save_file({"latents": latents}, part, metadata=origin)
     accelerator.wait_for_everyone()
@@ -72,7 +79,7 @@ def cached_latents(
 
 
 @torch.no_grad()
-def _encode(backbone: TADPBackbone, data: Sequence[Sample], part: range) -> Tensor:
+def _encode(backbone: TADPBackbone, data: SampleSource, part: range) -> Tensor:
     plain = [data[index] for index in part]
     mirrored = [_FLIP(sample, np.random.default_rng(0)) for sample in plain]
     both = [
@@ -80,11 +87,6 @@ def _encode(backbone: TADPBackbone, data: Sequence[Sample], part: range) -> Tens
         for samples in (plain, mirrored)
     ]
     return torch.stack(both, dim=1)
-
-
-def _parts(count: int, size: int) -> tqdm:
-    parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    return tqdm(parts, desc="encoding images", disable=count < 100)
 
 
 def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str]) -> str:

@@ -1,25 +1,26 @@
 """Data sets with captions from a table, which the captioner fills once."""
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch.utils.data import ConcatDataset
 
-import tadp
+from tadp.captioner import Captioner
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
 from tadp.datasets.scenes import Style
+from tadp.datasets.transforms.augmented import SampleSource
+from tadp.files.progress import tracked
+from tadp.tasks.predictions import label_of
+from tadp.trainer.processes import Accelerator
 
-TRAIN_SEED, HELD_OUT_SEED = 101, 102  # tadp-tiny was trained on seed 0 and selected on seed 1
 Captions = Mapping[str, str]
-Open = Callable[[Captions | None], "Kept | Joined | object"]
+Open = Callable[[Captions | None], Any]  # opens a data set with captions, or without any for None
 
 
 class Kept:
@@ -51,41 +52,32 @@ class Kept:
         return sample
 
 
-class Joined(ConcatDataset):
-    """Several data sets with the same classes, joined."""
-
-    def __init__(self, parts: Sequence):
-        super().__init__(parts)
-        self.class_names = self.box_class_names = parts[0].class_names
-        self.image_ids = [image_id for part in parts for image_id in part.image_ids]
-        self.image_paths = {image_id: path for part in parts for image_id, path in part.image_paths.items()}
-
-
 def scenes(count: int, *, seed: int, style: Style = "plain") -> Open:
-    """Rendered scenes, kept in memory."""
+    """A function that opens rendered scenes, kept in memory."""
     return lambda captions: Kept(RenderedScenes(count, seed=seed, style=style), captions=captions)
 
 
-def with_captions(openers: Sequence[Open], options: argparse.Namespace, accelerator: Accelerator) -> list:
+def with_captions(
+    openers: Sequence[Open], table: Path, *, captioner: str, accelerator: Accelerator
+) -> tuple[list[Any], str]:
     """Open data sets with captions. Missing captions are made first and kept in the table.
 
     Args:
         openers: Functions that open a data set with given captions, or without any for None.
-        options: Options of the run: the table (`captions`), the captioner that fills it, and whether the text is
-            captions at all (`text`). `captions_sha256` is set to the fingerprint of the first data set's captions, so
-            that a run does not continue with other captions.
+        table: Path of the caption table.
+        captioner: Name of the captioner that fills the table.
         accelerator: The accelerator. Only its main process makes captions.
+
+    Returns:
+        The data sets, and the fingerprint of the captions of the first.
     """
-    if options.text != "captions":
-        return [opener(None) for opener in openers]
     if accelerator.is_main_process:
         for opener in openers:
-            _fill(opener(None), options.captions, options.captioner, accelerator.device)
+            _fill(opener(None), table, captioner, accelerator.device)
     accelerator.wait_for_everyone()
-    table = CaptionTable.open(options.captions)
-    data: list = [opener(table) for opener in openers]
-    options.captions_sha256 = fingerprint(table, data[0].image_ids)
-    return data
+    captions = CaptionTable.open(table)
+    data = [opener(captions) for opener in openers]
+    return data, fingerprint(captions, data[0].image_ids)
 
 
 def fingerprint(captions: Captions, image_ids: Sequence[str]) -> str:
@@ -94,47 +86,62 @@ def fingerprint(captions: Captions, image_ids: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
-def captioner_of(options: argparse.Namespace) -> str | None:
-    """The captioner named in the table, or None if there is not exactly one."""
-    if options.text != "captions":
-        return None
-    with CaptionTable.open(options.captions) as table:
-        names = {provenance.captioner if provenance else None for provenance in table.provenances}
+def captioner_of(table: Path) -> str | None:
+    """The captioner named in a table, or None if there is not exactly one."""
+    with CaptionTable.open(table) as captions:
+        names = {provenance.captioner if provenance else None for provenance in captions.provenances}
     return names.pop() if len(names) == 1 else None
 
 
-def _fill(data, path: Path, name: str, device: torch.device) -> None:
+def _fill(data: Any, path: Path, name: str, device: torch.device | str) -> None:
     if path.exists():
         with CaptionTable.open(path) as table:
             if not table.missing(data.image_ids):
                 return
-    captioner = tadp.Captioner.from_pretrained(name, device=str(device))
-    images = getattr(data, "image_paths", None) or ((sample.image_id, sample.image) for sample in data)
+    captioner = Captioner.from_pretrained(name, device=str(device))
+    paths = getattr(data, "image_paths", None)
+    pairs = ((sample.image_id, sample.image) for sample in samples(data)) if paths is None else paths.items()
     with CaptionTable.create(path, provenance=Provenance.of(captioner)) as table:
-        table.fill(images, captioner, progress=True)
+        table.fill(tracked(pairs, len(data), what="captions", unit="image"), captioner)
 
 
-def largest_class(data: Sequence[Sample], count: int) -> int:
-    """The class with the most pixels."""
-    totals = np.zeros(count, np.int64)
-    for sample in samples(data):
-        totals += np.bincount(sample.mask[sample.mask != IGNORE_LABEL], minlength=count)
-    return int(totals.argmax())
-
-
-def samples(data: Sequence[Sample]) -> Iterator[Sample]:
+def samples(data: SampleSource) -> Iterator[Sample]:
     """All samples, one by one. A data set may lack an iterator of its own."""
     return (data[index] for index in range(len(data)))
 
 
-def mean_depths(data: Sequence[Sample], *, farthest_m: float) -> tuple[float, np.ndarray | None]:
-    """The mean of all known depths below the maximum and, if all images have one size, the mean at each pixel."""
+def largest_class(data: SampleSource, count: int) -> int:
+    """The class with the most pixels.
+
+    Args:
+        data: Samples with masks.
+        count: Number of classes.
+    """
+    totals = np.zeros(count, np.int64)
+    for sample in samples(data):
+        mask = label_of(sample, "mask")
+        totals += np.bincount(mask[mask != IGNORE_LABEL], minlength=count)
+    return int(totals.argmax())
+
+
+def mean_depths(data: SampleSource, *, farthest_m: float) -> tuple[float, np.ndarray | None]:
+    """Average the known depths of a data set.
+
+    Args:
+        data: Samples with depth.
+        farthest_m: Depth in metres from which on a pixel is left out.
+
+    Returns:
+        The mean of all known depths in metres and, if all images have one size, the mean at each pixel, (H, W);
+        otherwise None.
+    """
     total = count = None
     is_one_size = True
     overall, pixels = 0.0, 0
     for sample in samples(data):
-        known = np.isfinite(sample.depth_m) & (sample.depth_m > 0) & (sample.depth_m < farthest_m)
-        depth = np.where(known, sample.depth_m, 0).astype(np.float64)
+        depth_m = label_of(sample, "depth_m")
+        known = np.isfinite(depth_m) & (depth_m > 0) & (depth_m < farthest_m)
+        depth = np.where(known, depth_m, 0).astype(np.float64)
         overall, pixels = overall + depth.sum(), pixels + known.sum()
         if total is None or count is None:
             total, count = np.zeros_like(depth), np.zeros(depth.shape)

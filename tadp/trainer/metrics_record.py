@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from tadp.files.atomic import replace_file
+from tadp.trainer.processes import Accelerator
 
 
 class Record:

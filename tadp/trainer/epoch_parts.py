@@ -1,18 +1,18 @@
 """The images that a process takes at a time, in an order that depends only on the seed and the epoch."""
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tadp.datasets import Sample, collate
 from tadp.datasets.batch import Batch
+from tadp.trainer.processes import Accelerator
+from tadp.training.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Part:
         }  # fmt: skip
 
 
+Loss = Callable[[Callable[..., Any], Part], Tensor]  # takes the model, wrapped by accelerate
+
+
+@runtime_checkable
 class TrainingData(Protocol):
     """Samples, or pairs of a sample and its latents. Their random numbers depend on seed, epoch and index."""
 
@@ -50,20 +54,42 @@ class TrainingData(Protocol):
 
 
 def parts_of_epoch(
-    data: TrainingData, options: argparse.Namespace, accelerator: Accelerator, *, epoch: int, start: int
+    data: TrainingData,
+    schedule: Schedule,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    micro_batch: int,
+    epoch: int,
+    start: int = 0,
+    workers: int = 0,
 ) -> Iterator[list[Part]]:
-    """The parts of each step of an epoch for this process, starting with step `start`."""
+    """Read the images of the steps of an epoch that this process takes.
+
+    Args:
+        data: The training data.
+        schedule: The schedule, for the number of images per step.
+        accelerator: The accelerator, for the number of processes and of accumulated parts.
+        seed: Seed of the order.
+        micro_batch: Number of images per part.
+        epoch: Number of the epoch, from 0.
+        start: The first step of the epoch to return.
+        workers: Number of processes that read images; 0 reads them in this process.
+
+    Yields:
+        The parts of each step.
+    """
     data.set_epoch(epoch)
-    order = np.random.default_rng((options.seed, epoch)).permutation(len(data))
-    size, count, rank = options.micro_batch, accelerator.num_processes, accelerator.process_index
-    steps = order[: options.schedule.steps_per_epoch(len(data)) * options.schedule.batch]
+    order = np.random.default_rng((seed, epoch)).permutation(len(data))
+    size, count, rank = micro_batch, accelerator.num_processes, accelerator.process_index
+    steps = order[: schedule.steps_per_epoch(len(data)) * schedule.batch]
     # (steps, parts, processes, micro batch): a step has the same images however they are split
     split = steps.reshape(-1, accelerator.gradient_accumulation_steps, count, size)[start:, :, rank]
     loader = DataLoader(
         data,  # type: ignore[arg-type]
         batch_sampler=split.reshape(-1, size).tolist(),
         collate_fn=_collate,
-        num_workers=options.workers,
+        num_workers=workers,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator().manual_seed(
             epoch
