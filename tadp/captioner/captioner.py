@@ -99,8 +99,8 @@ class Captioner:
             min_new_tokens: Smallest number of tokens in a caption, in the captioner's own tokens. Longer captions name
                 more of the image; the paper compares 0, 20 and 40.
             max_new_tokens: Largest number of tokens in a caption, in the captioner's own tokens. Stable Diffusion's
-                text encoder takes 77 tokens including start and end. Its tokens are others than the captioner's, so
-                every call counts them, and warns about captions that are too long.
+                text encoder takes 77 tokens including start and end. It splits text into other tokens than the
+                captioner does, so every call counts them, and warns about captions that are too long.
             batch_size: Number of images that go through the model at once, 1 or more.
             num_beams: Number of beams of the beam search; 1 is greedy decoding.
             temperature: 0 takes the most likely words. Above 0, words are sampled from the most likely 90 % of the

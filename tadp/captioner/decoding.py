@@ -117,9 +117,9 @@ class Overflow:
 class SeededNoise:
     """A logits processor that turns greedy decoding into sampling, with separate random numbers for each image.
 
-    It adds Gumbel noise to the logits. Each token then has the largest sum with its softmax probability (Gumbel 1954;
-    the "Gumbel-max trick"), so greedy decoding draws from the softmax distribution. transformers' own sampling shares
-    one random number generator among all rows, so a caption would depend on the rest of the batch.
+    It adds Gumbel noise to the logits. The probability that a token has the largest sum is then its softmax probability
+    (Gumbel 1954; the "Gumbel-max trick"), so greedy decoding draws from the softmax distribution. transformers' own
+    sampling shares one random number generator among all rows, so a caption would depend on the rest of the batch.
 
     Args:
         seeds: One seed per row of the batch.

@@ -40,7 +40,7 @@ class Partial:
 
 @contextmanager
 def partial_captions(output: Path, provenance: Provenance, *, overwrite: bool) -> Iterator[Partial]:
-    """Be the only run that writes a file, and keep its captions next to it until `Partial.remove`.
+    """Lock a file for this run, and keep the captions of the run next to the file until `Partial.remove`.
 
     Args:
         output: The file that is written at the end.
@@ -59,7 +59,9 @@ def partial_captions(output: Path, provenance: Provenance, *, overwrite: bool) -
 
 
 def tidy(output: Path, *, same_ids: bool) -> None:
-    """Remove what a run left that was killed after it had written its file, unless another run is writing it.
+    """Remove the partial captions of a run that was killed after it had written its file.
+
+    Nothing is removed while another run is writing the file.
 
     Args:
         output: The file.

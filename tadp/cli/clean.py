@@ -67,8 +67,8 @@ def clean(
 
     The output file is written once every caption was tried. Until then, whether the command is interrupted, fails or is
     killed, or the server stops answering, the cleaned captions are in cleaned.json.part.db (next to cleaned.json), and
-    the same command continues from there. A server that keeps timing out is given up, and --budget-s limits the time of
-    the whole command.
+    the same command continues from there. The command stops if a server keeps timing out, and --budget-s limits the
+    time of the whole command.
     """
     from tadp.captions import CaptionTable, Provenance
     from tadp.captions.partial import partial_captions

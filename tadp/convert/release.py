@@ -47,13 +47,12 @@ def convert_file(
     local_files_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Report:
-    """Convert a checkpoint of other code to a task model: a folder that `TADPForDepthEstimation` and its siblings load.
+    """Convert a checkpoint of other code to a folder that a task model, such as `TADPForDepthEstimation`, loads.
 
     The function reads the paper's files for depth, segmentation (ADE20K and Cityscapes, by mmcv, and Pascal VOC) and
-    detection, VPD's files for depth and segmentation, and mmseg's VPD, as pickles (without running anything in them) or
-    safetensors. All
-    of these models run at timestep 1. Every tensor of the file is used, compared with the base model, or left out for a
-    reason that the report gives. A file with any other tensor is refused.
+    detection, VPD's files for depth and segmentation, and mmseg's VPD. A file is either a pickle, of which nothing is
+    run, or in the safetensors format. All of these models run at timestep 1. Every tensor of the file is used, compared
+    with the base model, or left out for a reason that the report gives. A file with any other tensor is refused.
 
     Args:
         path: Path of the file.

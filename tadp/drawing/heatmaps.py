@@ -102,7 +102,7 @@ def word_sheet(
 ) -> Image.Image:
     """Draw a sheet with the caption, the image, and one heat map per word.
 
-    The number next to a word is the highest attention that any place pays to it, from 0 to 1. Small images are
+    The number next to a word is the highest attention of any cell to the word, from 0 to 1. Small images are
     enlarged and large images are shrunk.
 
     Args:

@@ -21,8 +21,8 @@ class TimmFeatures(nn.Module):
 
     Args:
         backbone: A backbone; or a `Pyramid`, to choose levels, a map at stride 4, or a normalisation of pixels.
-        out_indices: Numbers of the maps to return, with 0 the finest. A single number n is the last n maps; None is all
-            maps.
+        out_indices: Numbers of the maps to return, with 0 the finest. A single number n stands for the last n maps;
+            None is all maps.
 
     Raises:
         MissingExtraError: If timm is not installed.

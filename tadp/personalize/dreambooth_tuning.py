@@ -78,8 +78,9 @@ def dreambooth(
             painting" if there are no captions. The paper's released script has "an image in sks style".
         captions: Captions of the images: a list in the same order, or a mapping from image id to caption with the ids
             of `tadp caption` (see `learn_token`). None trains without captions.
-        prior_images: Images for prior preservation, which the U-Net should not forget while it is tuned, or the number
-            of such images that the model draws before training. None trains without them, as the released script does.
+        prior_images: Other images of the same kind, so that the U-Net does not forget how to draw them (prior
+            preservation), or the number of such images that the model draws before training. None trains without them,
+            as the released script does.
         prior_prompt: Training text of the prior images, such as "a painting"; required with `prior_images`.
         prior_weight: Weight of the loss on the prior images; the loss on the training images has weight 1.
         lora_rank: Rank of a LoRA for all attention projections, which trains instead of the U-Net; None trains the

@@ -79,7 +79,7 @@ class Sampler:
 
 
 class SampleSheets:
-    """Draws sample sheets during training: pictures with images of the same prompts after more and more steps.
+    """Draws sample sheets during training. Each sheet has images of the same prompts, after another number of steps.
 
     The files are FOLDER/step-00000100.png and so on. All sheets use the same noise, so that they can be compared.
 

@@ -25,7 +25,7 @@ class TextFiles:
         folder: A model folder in diffusers' layout.
         variant: Variant of the weight files, such as "fp16"; None for files without a variant.
         dtype: The dtype of the loaded weights. None reads no weights: the encoders then only have shapes.
-        load_t5: Whether to load a T5 encoder without which the model also works, as Stable Diffusion 3 does.
+        load_t5: Whether to load a T5 encoder that the model can work without, as in Stable Diffusion 3.
     """
 
     def __init__(

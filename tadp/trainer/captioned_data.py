@@ -63,7 +63,7 @@ def with_captions(
     """Open data sets with captions. Missing captions are made first and kept in the table.
 
     Args:
-        openers: Functions that open a data set with given captions, or without any for None.
+        openers: Functions from captions by image id, or None for no captions, to a data set.
         table: Path of the caption table.
         captioner: Name of the captioner that fills the table.
         accelerator: The accelerator. Only its main process makes captions.

@@ -28,7 +28,8 @@ class Checkpoints:
 
     Args:
         folder: Folder of the checkpoints.
-        accelerator: Accelerator whose state is saved. Model and optimiser must be prepared, other state registered.
+        accelerator: Accelerator whose state is saved. The model and the optimiser must be prepared by it, and other
+            state registered with it.
         identity: Values that identify the run. A checkpoint with other values is refused.
     """
 

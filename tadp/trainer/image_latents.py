@@ -54,7 +54,7 @@ class WithLatents:
 def cached_latents(
     backbone: TADPBackbone, data: Any, path: Path, accelerator: Accelerator, *, batch: int = 16
 ) -> Tensor:
-    """Latents from a file, (N, 2, C, h, w). The file is made if it is missing or belongs to other images or weights.
+    """Return the latents in a file, (N, 2, C, h, w); it is made if it is missing, or for other images or weights.
 
     Args:
         backbone: The backbone whose VAE encodes the images.

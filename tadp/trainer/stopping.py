@@ -20,7 +20,7 @@ class StopRequest:
 
     @contextmanager
     def handled(self, say: Callable[[str], None], *, is_alone: bool) -> Iterator[None]:
-        """Handle the signals for a while. The second signal ends the process at once.
+        """Handle SIGINT and SIGTERM inside a `with` block. The second signal ends the process at once.
 
         Args:
             say: Function that shows a line.

@@ -78,7 +78,7 @@ class TrainedTask(ABC):
 
     @abstractmethod
     def baselines(self, train: Any, model: Any, *, seed: int) -> dict[str, Callable[[Sample], tuple[Any, Any]]]:
-        """Trivial predictions.
+        """Return trivial predictions, with which a model is compared.
 
         Args:
             train: The training data.
@@ -123,7 +123,7 @@ def enlarged(image: ImageLike) -> Image.Image:
 def first_rows(
     task: TrainedTask, model: TaskModel, data: SampleSource, *, count: int, **test: Any
 ) -> list[list[Image.Image]]:
-    """Image, ground truth and prediction of the first samples, drawn.
+    """Draw image, ground truth and prediction of the first samples, one row per sample.
 
     Args:
         task: The task.

@@ -54,10 +54,10 @@ def focal(
 ) -> Float[Tensor, ""]:
     """Focal loss, which gives little weight to pixels whose prediction is already right.
 
-    Each class is a question of its own: does the pixel belong to the class? The sigmoid of the class's logit is the
-    probability of yes. The binary cross-entropy is weighted by (1 - p)^gamma, where p is the probability of the true
-    answer, summed over classes, and averaged over labelled pixels. The sigmoids do not sum to one over the classes. As
-    with cross-entropy, the class with the highest logit is the prediction.
+    For each class there is a separate question: does the pixel belong to the class? The sigmoid of the class's logit is
+    the probability of yes. The binary cross-entropy is weighted by (1 - p)^gamma, where p is the probability of the
+    true answer, summed over classes, and averaged over labelled pixels. The sigmoids do not sum to one over the
+    classes. As with cross-entropy, the class with the highest logit is the prediction.
 
     Args:
         logits: The output of a head for K classes, (B, K, H, W).

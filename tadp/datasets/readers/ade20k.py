@@ -25,8 +25,8 @@ class ADE20K(FolderDataset):
 
     In ADE20K's mask files, 0 means "none of the 150 classes" and the classes are 1 to 150. In a sample, 0 becomes
     `IGNORE_LABEL` (255) and the classes are 0 to 149. Image ids are file names, such as "ADE_train_00000001.jpg". The
-    paper's released code looks up captions by the same ids. The first mask whose classes seem to count from 0 already
-    causes a warning.
+    paper's released code looks up captions by the same ids. A warning is given for the first mask whose classes seem to
+    be 0 to 149 already.
 
     Args:
         root: The folder ADEChallengeData2016, with the subfolders images and annotations.

@@ -24,8 +24,8 @@ class CityscapesForm(FolderDataset):
 
     Masks are in a folder tree of their own and are named ..._labelTrainIds.png or ..._labelIds.png. Train ids are
     Cityscapes' numbers 0 to 18 of the 19 classes that its benchmark evaluates. If an image has a mask of train ids,
-    that mask is read. Otherwise the mask of ids is read and converted to train ids. The first of these
-    that seems to hold train ids already causes a warning.
+    that mask is read. Otherwise the mask of ids is read and converted to train ids. A warning is given for the first
+    mask of ids that seems to contain train ids already.
 
     Args:
         root: The data set's folder.

@@ -19,8 +19,8 @@ class MaskFolder(FolderDataset):
 
     A mask is a picture with one channel or a palette, of any bit depth. Each value in the file is the index of the
     pixel's class, counted from 0, or 255 where the class is unknown. If there are two classes, the first mask that only
-    contains 0 and 255 causes a warning, because such masks often mean the second class by 255. Image ids are file names
-    without their suffix, such as "a". Caption files written by the command `tadp caption` have the same ids.
+    contains 0 and 255 causes a warning, because in such masks 255 often means the second class. Image ids are file
+    names without their suffix, such as "a". Caption files written by the command `tadp caption` have the same ids.
 
     Args:
         images: The folder of images.

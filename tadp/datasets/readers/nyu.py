@@ -33,8 +33,8 @@ class NYUDepthV2(FolderDataset):
     """NYU Depth v2 for depth: 24,231 images to train on and 654 to test, 480x640 pixels, with depths up to 10 m.
 
     Depth is read from 16-bit pictures in millimetres and converted to metres. It is 0 where the sensor measured
-    nothing. The first picture whose depths the sensor cannot have measured, as in files of another unit, causes a
-    warning. Image ids are the images' names in the file list, such as "/kitchen_0028b/rgb_00045.jpg". The paper's
+    nothing. A warning is given for the first picture with depths that the sensor cannot measure, because they may have
+    another unit. Image ids are the images' names in the file list, such as "/kitchen_0028b/rgb_00045.jpg". The paper's
     released code looks up captions by the same ids.
 
     A sample's `room` is read from the name of the image's folder: "kitchen" for kitchen_0028b. It is None if the folder

@@ -172,7 +172,7 @@ class CutDepth:
 
     Raises:
         ValueError: If `max_width` is not in (0, 1], `max_depth_m` is not above 0, or `probability` is not in [0, 1].
-            Also when the transform is called, if the sample has no depth.
+            If the transform is called with a sample that has no depth.
 
     Source:
         GLPDepth's vertical CutDepth, in TADP's datasets/depth/base_dataset.py. There, every fourth sample is changed,
