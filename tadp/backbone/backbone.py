@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class TADPBackbone(FeatureModel):
-    """A diffusion model's VAE encoder and U-Net as a vision backbone: from images and text to feature maps.
+    """A text-to-image diffusion model as a vision backbone, which turns images and text into feature maps.
 
     The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Maps are taken at several
     resolutions, called levels and counted from the finest: in Stable Diffusion 1.x, level 0 has stride 8 (one cell per
@@ -131,7 +131,7 @@ class TADPBackbone(FeatureModel):
             name: "tadp-tiny" (comes with tadp), a folder in diffusers layout, or a hub id such as
                 "stable-diffusion-v1-5/stable-diffusion-v1-5".
             revision: Branch, tag or commit on the hub. None is the default branch.
-            variant: Variant of the weight files, such as "fp16". None is the files without a variant.
+            variant: Variant of the weight files, such as "fp16". None reads files without a variant.
             dtype: Dtype of all parts. None is float32.
             device: Device of the backbone, such as "cuda". None is the CPU. `.to(device)` moves the backbone later.
             memory_format: Memory format of the convolutions. `torch.channels_last` suits bfloat16 (docs/speed.md).
@@ -146,9 +146,10 @@ class TADPBackbone(FeatureModel):
             lora_scale: Factor by which the LoRA's change of the weights is multiplied.
             text_encoder: A text encoder to use instead of the model's own, which is then not loaded.
             tokenizer: The tokenizer of `text_encoder`.
-            load_t5: Whether to load the T5 of Stable Diffusion 3, which is twice as large as everything else. Without
-                it, only the two CLIP encoders read a caption.
-            **options: Options of `TADPBackbone`. Others keep the values saved with the model, or else their defaults.
+            load_t5: Whether to load T5, the largest text encoder of Stable Diffusion 3, with 4.8 billion parameters.
+                Without it, only the two CLIP encoders read a caption.
+            **options: Options of `TADPBackbone`. Options that are not passed keep the values saved with the model, or
+                else their defaults.
 
         Raises:
             UnknownModelError: If there is no such model.
@@ -236,7 +237,7 @@ class TADPBackbone(FeatureModel):
     ) -> Features:
         """Run the U-Net on latents: ε of the paper.
 
-        This is one pass at `timestep`, or several passes if there are several timesteps or noises.
+        This is one pass at `timestep`, or several passes if there are several timesteps or noise samples.
 
         Args:
             latents: Latents without noise, (B, C, H, W), as `encode_image` returns them. Noise is added here.
@@ -329,7 +330,8 @@ class TADPBackbone(FeatureModel):
             text: One caption or `Conditioning` for all tiles, or one per tile, row by row, in the order of
                 `tadp.images.tiles.grid`. None uses the same text as `backbone(images)`; an attached captioner then
                 describes each tile.
-            tile_px: Side of a tile in pixels, a multiple of the coarsest level's stride; best near the training size.
+            tile_px: Side of a tile in pixels, a multiple of the coarsest level's stride. Choose a side near that of the
+                images with which the base model was trained.
             overlap_px: Number of pixels by which neighbouring tiles overlap, a multiple of the coarsest level's stride
                 and less than `tile_px`.
             batch_size: Number of tiles per pass. With 1, every pass has the same shape.

@@ -315,7 +315,7 @@ class FeatureModel(nn.Module):
         """Return the trainable parameters as groups for an optimiser.
 
         Args:
-            lr: Learning rate of the text adapter, if there is one.
+            lr: Learning rate of the head, which the text adapter also gets if there is one.
             unet_scale: Learning rate of the U-Net as a fraction of `lr`. The default, 0.1, is that of the paper's
                 segmentation code.
             weight_decay: Weight decay. The default, 5e-3, is that of the paper's segmentation code.

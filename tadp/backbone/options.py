@@ -26,7 +26,7 @@ class BackboneOptions:
 
     Attributes:
         timestep: Diffusion timestep at which features are read, 0 to 999, or several timesteps. The paper's text says
-            0; its released code runs 1. docs/noise.md lists the timesteps and the noise that other work uses.
+            0, and its released code uses 1. docs/noise.md lists the timesteps and the noise that other work uses.
         combine_timesteps: How the maps of several timesteps are combined: "mean" averages them, "concatenate"
             concatenates their channels in the order of the timesteps. Attention is always averaged.
         noise_samples: Number of noise samples over which features are averaged; the same noise is added to every image.
@@ -50,7 +50,7 @@ class BackboneOptions:
             attention. None is the length of the text encoder, 77 for Stable Diffusion.
         pool_attention: Names (words, nouns or classes) over which attention is averaged before it is attached. Maps
             then get one channel per name instead of one per token, for text of any length. The channel is zero if the
-            text lacks the name. Empty for attention per token. See `AttentionMaps.pool`.
+            text lacks the name. An empty list attaches attention per token. See `AttentionMaps.pool`.
         pool_synonyms: Further words for the names in `pool_attention`, such as `{"person": ["man", "woman"]}`; None
             adds no words.
         default_text: Text of `backbone(images)` if there is neither a text, an open `conditioning()` block nor a

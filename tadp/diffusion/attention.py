@@ -155,7 +155,7 @@ def project(layer: Any, tokens: Tensor) -> Tensor:
     """The queries or keys of an attention layer, in float32 if the model computes in float16.
 
     The largest number of float16 is 65,504, which logits exceed. At such logits, rounding queries and keys to float16
-    already changes the softmax. bfloat16 does not overflow and stays.
+    already changes the softmax. bfloat16 does not overflow, so it is kept.
     """
     if not _is_float16(tokens):
         return layer(tokens)

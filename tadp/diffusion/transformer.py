@@ -97,9 +97,9 @@ def joint_pass(
 
     Returns:
         The maps, finest first, which are outputs of blocks, enlarged bilinearly for stride 8 and averaged for stride
-        32. And for each recorded level, the attention of its block from image to text, averaged over heads, (B, L, h,
-        w), resampled in the same way. The values of a cell sum to the share of attention that it gives to the text, at
-        most 1.
+        32. The second value has, for each recorded level, the attention of its block from image to text, averaged over
+        heads, (B, L, h, w), resampled in the same way. The values of a cell sum to the share of attention that it gives
+        to the text, at most 1.
     """
     recorder = AttentionRecorder(record_levels)
     kwargs: dict[str, Any] = {"recorder": recorder} | options if record_levels else {}

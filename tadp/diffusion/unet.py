@@ -69,8 +69,8 @@ def check_unet(config: Mapping[str, Any]) -> None:
 def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
     """Return the names of the layers whose outputs are the maps, finest level first.
 
-    Each up block of the U-Net is a level. Its map is the output of the block's last layer but one; at the finest level,
-    that of the last layer. Both come before the upsampler.
+    Each up block of the U-Net is a level. Its map is the output of the block's second-to-last layer or, at the finest
+    level, of its last layer. Both come before the upsampler.
 
     Source:
         VPD's output blocks 1, 4, 7 and 11 (in LDM's numbering), which TADP also uses. U-Nets whose `layers_per_block`

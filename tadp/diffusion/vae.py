@@ -73,7 +73,7 @@ class VAEEncoder(nn.Module):
     ) -> tuple[DiagonalGaussianDistribution, Float[Tensor, "_b _c _h _w"]]:
         """Return the posterior of the latents, and a map of the encoder at half the stride of the latents.
 
-        For Stable Diffusion, that is stride 4. The map is the output of the encoder's last block but one, before
+        For Stable Diffusion, that is stride 4. The map is the output of the encoder's second-to-last block, before
         downsampling. No gradient is computed.
 
         Args:

@@ -156,10 +156,10 @@ def with_saved(
     *,
     reader: Callable[..., Any],
 ) -> Built:
-    """Make a backbone from saved options, of which a caller may replace some. Errors of the saved ones name the file.
+    """Make a backbone from saved options, of which a caller may replace some. Errors in saved options name the file.
 
     Args:
-        make: Makes it from all options.
+        make: The function that makes the backbone from all options.
         saved: The options in the file.
         given: The caller's options.
         path: The file, for messages.
@@ -217,7 +217,7 @@ def numbers_in(config: Mapping[str, Any], path: Path) -> Iterator[tuple[tuple[st
 
 
 def misfit(config: Mapping[str, Any], module: torch.nn.Module, files: Iterable[Path]) -> str:
-    """Words about an entry of a config that gives a network sizes which its weights lack; "" if there is none.
+    """Return words about the entry of a config that gives a network sizes which its weights lack; "" if there is none.
 
     Args:
         config: The config.

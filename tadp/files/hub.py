@@ -268,7 +268,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Path]:
     """List the safetensors files of a model, one file or several shards, after checking each of them.
 
-    If there are both, they are those that the model's own library reads: diffusers the shards, transformers the file.
+    If a folder has both, this lists what the model's own library reads: diffusers the shards, transformers the file.
 
     Args:
         folder: The folder of the model or of one of its parts.

@@ -43,8 +43,8 @@ def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose
         folder: The folder that `find_pretrained` returned.
         name: The folder or hub id that the user passed, for messages.
         kinds: The accepted values of `model_type` in the model's config.json.
-        purpose: The task of the model, which ends the error message about another model type after "which this
-            transformers cannot use to".
+        purpose: The task of the model, as a verb phrase. It follows the words "which this transformers cannot use to"
+            in the error message about another model type.
 
     Raises:
         ModelError: If the model type is not one of `kinds`.
@@ -78,7 +78,7 @@ def load_pretrained(
         folder: A folder that `check_pretrained` has checked.
         dtype: The dtype of the loaded weights.
         what: The subject of error messages, such as "the captioner 'x'".
-        probe: Uses the processor or tokenizer once; see `load_reader`.
+        probe: A function that uses the processor or tokenizer once; see `load_reader`.
         **options: Further arguments for `reader_class.from_pretrained`.
 
     Raises:
@@ -175,7 +175,7 @@ def load_reader(
         reader_class: A class of transformers, or anything with the same `from_pretrained`.
         folder: The folder.
         what: The subject of error messages.
-        probe: Uses what was loaded once, so that entries which are read only then are found at fault too.
+        probe: A function that uses what was loaded once, to find errors in entries that are only read in use.
         **options: Further arguments for `from_pretrained`.
 
     Raises:

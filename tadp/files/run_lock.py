@@ -45,7 +45,7 @@ class Run:
 
 @contextmanager
 def only_run(output: Path, *, is_folder: bool) -> Iterator[Run]:
-    """Be the only run that writes a folder or file.
+    """Make sure that no other run writes a folder or file at the same time.
 
     Args:
         output: The folder or file.
@@ -87,7 +87,7 @@ def locked(lock: Path, *, busy: str, wait_s: float = 0.0) -> Iterator[None]:
     Args:
         lock: The lock file.
         busy: The message of the error if another process or thread holds the lock.
-        wait_s: Seconds to wait until that one releases it.
+        wait_s: Longest time to wait for the lock, in seconds.
 
     Raises:
         OutputError: If the lock is held elsewhere, or the file cannot be written.

@@ -138,8 +138,8 @@ class DepthHead(nn.Module):
             image_size: (height, width) of the output in pixels. None is the size of the images; for a list of maps, the
                 size of the finest map times its stride.
             drop_padding: Whether `features` are those of images that were padded on the right and at the bottom, and
-                `image_size` is their size before. As in the released code, cells that hold only padding then count in
-                the first normalisations, and are left out before the transposed convolutions.
+                `image_size` is the size of the images before padding. As in the released code, cells that contain only
+                padding then count in the first normalisations, and are left out before the transposed convolutions.
 
         Returns:
             Depth in metres, (B, height, width), between 0 and `max_depth_m`, in float32 or higher precision.

@@ -132,7 +132,7 @@ class SMPSegmentationHead(SegmentationHead):
 
     It differs from `SegmentationHead` in three ways: normalisation is in 32 groups, the pyramid has no 3x3
     convolutions, and maps are enlarged so that the centres of their corner cells stay in the corners (`align_corners`
-    in PyTorch). Like that of the paper's code, its initial weights are PyTorch's.
+    in PyTorch). Its initial weights are PyTorch's defaults, as in the paper's code.
 
     Args:
         feature_info: Channels and strides of the levels, as in `backbone.feature_info`.

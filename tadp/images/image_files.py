@@ -60,16 +60,16 @@ def decode_turned(source: str | Path | Image.Image, name: str, max_pixels: int |
 def read_stored(path: Path) -> tuple[np.ndarray, str]:
     """Read the values of a label or depth image as the file stores them, turned upright by its EXIF orientation.
 
-    A photograph's greys are levels between black and white, so Pillow stretches 2 and 4 bits, and PGM files with
-    another white, to 8 or 16 bits, and inverts files in which 0 is white. Here they are numbers, and stay as they are.
-    In a picture with a palette they are the indices, not the colours.
+    Pillow takes values for grey levels between black and white. It scales values of 2 and 4 bits, and of PGM files with
+    another maximum, to 8 or 16 bits, and inverts files in which 0 is white. This function returns the values as stored,
+    because they are class numbers or depths. For a picture with a palette, it returns the indices, not the colours.
 
     Returns:
         The values, (H, W), uint8, int8, uint16, int32 or float32, and Pillow's mode of the picture.
 
     Raises:
         ImageError: If the file is missing or damaged, or is not an image.
-        DatasetError: If it has several values per pixel, or its format changes values.
+        DatasetError: If the file has several values per pixel, or its format changes values, as JPEG does.
     """
     with _opened(path, str(path), None) as image:
         if image.format not in _EXACT or image.info.get("compression") in _LOSSY_TIFF:

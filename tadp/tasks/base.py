@@ -42,23 +42,24 @@ Model = TypeVar("Model", bound="TaskModel")
 
 
 class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "diffusion-backbone"]):
-    """A backbone, a head, and the text that they are trained with. This is the base class; use one of its subclasses.
+    """A backbone, a head and a kind of text as one model. This is the base class; use one of its subclasses.
 
     Args:
         backbone: The backbone.
         head: The head, a module that takes `Features`. It must be built for the backbone's `feature_info`.
         prompt_mode: The text that the model uses. With "captions", each image has its own caption, which you pass or an
-            attached captioner writes. All other modes use one text for all images: "class_names", "class_embeddings",
-            "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or "stored" (embeddings that were passed to
-            `store_text` and are saved with the model, such as those of converted checkpoints).
-        prompt_classes: The class names in the text; required for "class_names", "class_embeddings" and "averaged_eos",
-            and with `own_class`.
+            attached captioner writes. All other modes use one text for all images, unless `own_class` is set:
+            "class_names", "class_embeddings", "averaged_eos" (see `tadp.prompts`), "null" (the empty prompt), or
+            "stored" (embeddings that were passed to `store_text` and are saved with the model, such as those of
+            converted checkpoints).
+        prompt_classes: The class names in the text. They are required for "class_names", "class_embeddings" and
+            "averaged_eos", and with `own_class`.
         tune: The part of the U-Net that trains: "all", "lora" (a LoRA for its attention layers; needs the extra
             `train`), or "nothing". The part that trains is saved with the model. The rest is not saved, and is loaded
             from the base model again.
         lora_rank: Rank of the LoRA if `tune` is "lora".
         own_class: Whether each image only gets the text of its own class; see `TADPForDepthEstimation`.
-        default_class: The class of images whose class is not known, if `own_class` is set.
+        default_class: The class of images whose class is not known, if `own_class` is set; None refuses such images.
 
     Attributes:
         text: The text of the model. `text.of_sample(sample)` is the caption or class that `predict` takes for a sample.
@@ -275,8 +276,8 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
 
         Args:
             pretrained_model_name_or_path: A folder, or the id of a repository on the hub.
-            base_model: Folder or hub id of the base model, if it is no longer where it was when the model was saved;
-                None reads its place from the config.
+            base_model: Folder or hub id of the base model, if it has moved since the model was saved; None takes the
+                folder or hub id in the config.
             dtype: Dtype of all parts; None is float32.
             device: Device of the model; None is the CPU.
             revision: Branch, tag or commit of the task model's repository; None is its default branch. The revision of

@@ -55,10 +55,11 @@ class TADPForDepthEstimation(TaskModel):
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
         prompt_classes: Class names in the text, for prompt modes that need them, such as the kinds of rooms of NYU
             Depth v2, `tadp.language.class_names.NYU_ROOMS`.
-        own_class: Whether each image only gets the text of its own class, which is its kind of room in the paper. It
-            combines with the prompt modes that are made of class names, and with "stored" if there is one embedding per
-            class. `evaluate` takes the class from the samples. Calls of the model and `predict` take it in place of a
-            caption: `model.predict(image, "kitchen")`. If not, every image gets the text of all classes.
+        own_class: Whether each image only gets the text of its own class, which is its kind of room in the paper. If
+            False, a prompt mode that is made of class names gives every image the text of all classes. True needs a
+            prompt mode that is made of class names, or "stored" with one embedding per class. `evaluate` takes the
+            class from the samples. Calls of the model and `predict` take it in place of a caption:
+            `model.predict(image, "kitchen")`.
         default_class: The class of images whose class is not known, if `own_class` is set; None refuses such images.
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA if `tune` is "lora".
@@ -155,8 +156,8 @@ class TADPForDepthEstimation(TaskModel):
         Args:
             images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
                 passed.
-            text: One caption per image, one caption for all images, or a `Conditioning`; with `own_class`, the name of
-                the class of each image, or of all. None is the text of the prompt mode; see `TaskModel.features`.
+            text: One caption per image, one caption for all images, or a `Conditioning`; with `own_class`, one class
+                name per image, or one for all images. None is the text of the prompt mode; see `TaskModel.features`.
             depth_m: The true depth in metres, (B, H, W); 0, NaN or infinity where it is unknown. None computes no loss.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
@@ -213,9 +214,9 @@ class TADPForDepthEstimation(TaskModel):
 
         Args:
             image: One image of any size: a path, PIL image, array or tensor.
-            caption: A caption of the image; with `own_class`, the name of its class; or encoded text. None lets the
-                attached captioner describe the image, or is the default class. It must be None if the model uses one
-                text for all images.
+            caption: A caption of the image; with `own_class`, the name of its class; or encoded text. With None, the
+                attached captioner describes the image or, with `own_class`, the default class is used. It must be None
+                if the model uses one text for all images.
             window_px: Side of the windows in pixels; None is the window of the model. Depth is averaged where windows
                 overlap, as in the shifted-window test of the paper's released code.
             stride_px: Number of pixels from one window to the next; None is the stride of the model, or a third of

@@ -101,8 +101,8 @@ class ModelText:
     def of_sample(self, sample: Sample) -> str | None:
         """The caption of a sample; with `own_class`, the name of its class; None if the text is one for all images.
 
-        A sample's caption is its class if it is the name of one, as in a table of rooms; otherwise its class is its
-        room.
+        With `own_class`, the class is the sample's caption if this is the name of a class, as in a caption table with
+        names of rooms. Otherwise it is the sample's `room`.
         """
         if self.own_class and readable(sample.caption or "") not in self._rows:
             return sample.room or sample.caption
@@ -115,8 +115,8 @@ class ModelText:
 
         Args:
             pixels: The image, (1, 3, H, W) in [0, 1], for the backbone's captioner.
-            caption: A caption of the image; with `own_class`, the name of its class; or encoded text. None lets the
-                captioner describe the image, or is the default class.
+            caption: A caption of the image; with `own_class`, the name of its class; or encoded text. With None, the
+                captioner describes the image or, with `own_class`, the default class is used.
             backbone: The backbone that encodes the caption.
 
         Returns:

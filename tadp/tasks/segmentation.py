@@ -57,8 +57,9 @@ class TADPForSemanticSegmentation(TaskModel):
         backbone: The backbone.
         class_names: Names of the K classes. Value k of a mask stands for name k, counted from 0. Background needs a
             name too if it is a class.
-        head: Kind of head: "fpn", the paper's for ADE20K and Cityscapes (`heads.SegmentationHead`); "smp_fpn", the
-            paper's for Pascal VOC (`heads.SMPSegmentationHead`); or "linear", a linear probe (`heads.LinearHead`).
+        head: Kind of head: "fpn", which the paper uses for ADE20K and Cityscapes (`heads.SegmentationHead`); "smp_fpn",
+            which it uses for Pascal VOC (`heads.SMPSegmentationHead`); or "linear", a linear probe
+            (`heads.LinearHead`).
         head_options: Further arguments of the head; None passes no further arguments.
         prompt_mode: The text that the model uses, such as "captions" or "null" (the empty prompt); see `TaskModel`.
         prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names` without
@@ -70,8 +71,8 @@ class TADPForSemanticSegmentation(TaskModel):
         ignore_label: Value of pixels without a label in masks, 255 by default.
         window_px: Side in pixels of the windows into which `predict` divides an image. Use the size of the training
             crops.
-        stride_px: Number of pixels from one window to the next. None is two thirds of a window, as the paper's 341 of
-            512 pixels.
+        stride_px: Number of pixels from one window to the next. None is two thirds of a window, as in the paper (341 of
+            512 pixels).
 
     Raises:
         ValueError: If an option is unknown or out of range.

@@ -109,10 +109,10 @@ class Family(ABC):
             record_levels: Levels at which attention is recorded. Recording must not change the maps.
 
         Returns:
-            The maps, finest first, that of level k as (B, channels[k], H / reduction[k], W / reduction[k]). And for
-            each recorded level, the attention of its cells to the text, averaged over heads and layers, (B, L, h, w)
-            with the height and width of the map. The values of a cell sum to one over the tokens, or to less in joint
-            attention, where cells also attend to the image.
+            The maps, finest first, where the map of level k is (B, channels[k], H / reduction[k], W / reduction[k]).
+            The second value has, for each recorded level, the attention of its cells to the text, averaged over heads
+            and layers, (B, L, h, w) with the height and width of the map. The values of a cell sum to one over the
+            tokens, or to less in joint attention, where cells also attend to the image.
         """
 
     # Which models belong to the family

@@ -89,7 +89,7 @@ class XLText(TextStack):
 
     Args:
         parts: The encoders by folder name: "text_encoder", a CLIPTextModel, and "text_encoder_2", a
-            CLIPTextModelWithProjection. The last but one hidden state of each is used.
+            CLIPTextModelWithProjection. The second-to-last hidden state of each is used.
 
     Raises:
         ModelError: If the two tokenizers split text differently.
