@@ -57,8 +57,8 @@ def slips(text: str) -> list[str]:
 
 
 def test_no_slip_of_wording():
-    found = [f"{place}: {slip}" for place, text in sources() for slip in slips(text)]
-    assert not found, "\n".join(["see docs/contributing.md, Wording", *found])
+    all_slips = [f"{place}: {slip}" for place, text in sources() for slip in slips(text)]
+    assert not all_slips, "\n".join(["see docs/contributing.md, Wording", *all_slips])
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,7 @@ def test_an_image_that_the_captioner_cannot_describe_fails_and_the_others_go_on(
     def broken(pixel_values, **options):
         result = forward(pixel_values, **options)
         seen.append(len(pixel_values))
-        # the second image of the first batch, and when it is captioned by itself
+        # the second image of the first batch, and the same image when it is captioned again
         if len(seen) == 1 or len(seen) == 3:
             result[0][1 if len(seen) == 1 else 0] = torch.nan
         return result

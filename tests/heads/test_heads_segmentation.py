@@ -102,7 +102,7 @@ def test_numbers_are_smps(size, channels):
 
 
 def test_parameters_of_the_released_widths_are_smps_one_to_one():
-    info = FeatureInfo((320, 717, 1357, 1280), (8, 16, 32, 64))  # SD 1.5 with the 77 tokens of a caption
+    info = FeatureInfo((320, 717, 1357, 1280), (8, 16, 32, 64))  # SD 1.5, captions of 77 tokens
     with torch.device("meta"):
         ours = SMPSegmentationHead(info, num_classes=21)
         reference = smp_head(info, num_classes=21)
