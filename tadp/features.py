@@ -1,11 +1,12 @@
 """Features, the output of a backbone, and `FeatureInfo`, the description of them that a head is built from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -150,11 +151,17 @@ class AttentionMaps:
         tokens: For each image, the L tokens of its text as strings; empty strings if they are not known.
         spans: For each image, the words of its text and the positions of their tokens; None if the words are not known,
             as for embeddings that were computed elsewhere.
+        head_maps: Attention of each head, by level, (B, heads, L, h, w). Empty unless the backbone's option
+            `record_heads` is set.
+        cells: By level, how many rows and columns of cells the image covers, such as (7.5, 10.0) if it ends in the
+            middle of the eighth row. A level that is not listed covers the image exactly.
     """
 
     maps: Mapping[int, Float[Tensor, "_b _l _h _w"]]
     tokens: tuple[tuple[str, ...], ...]
     spans: tuple[tuple[Word, ...], ...] | None = None
+    head_maps: Mapping[int, Float[Tensor, "_b _k _l _h _w"]] = field(default_factory=dict)
+    cells: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{level}: {tuple(self.maps[level].shape)}" for level in self.levels)
@@ -177,6 +184,63 @@ class AttentionMaps:
                 f"backbone with record_attention=({level},)."
             )
         return self.maps[level]
+
+    def heads(self, level: int) -> Float[Tensor, "b k l h w"]:
+        """Attention of each head at one level, (B, heads, L, h, w), whose mean over the heads is `at(level)`.
+
+        In a U-Net, several layers belong to a level. Their heads follow each other in the order in which the layers
+        run, that of `backbone.layout.attention_layers`: of 8 heads per layer, head 10 is the third of the second layer.
+
+        Raises:
+            ValueError: If the heads of this level were not recorded.
+        """
+        if level not in self.head_maps:
+            raise ValueError(
+                f"no attention per head at level {level}. Build the backbone with record_attention=({level},) and "
+                "record_heads=True."
+            )
+        return self.head_maps[level]
+
+    def head(self, number: int) -> "AttentionMaps":
+        """Return the attention of one head, at every level that has it: a single head has `words` and `pool`, too.
+
+        Args:
+            number: Number of the head, counted from 0, in the order of `heads`.
+
+        Raises:
+            ValueError: If no level has such a head, or heads were not recorded.
+        """
+        maps = {level: heads[:, number] for level, heads in self.head_maps.items() if 0 <= number < heads.shape[1]}
+        if not maps:
+            counts = ", ".join(f"{heads.shape[1]} at level {level}" for level, heads in self.head_maps.items())
+            fix = f"recorded: {counts}." if counts else "build the backbone with record_heads=True."
+            raise ValueError(f"no attention of head {number!r}; {fix}")
+        return replace(self, maps=maps, head_maps={})
+
+    def mean_over_levels(self, size: tuple[int, int], *, levels: Sequence[int] | None = None) -> "AttentionMaps":
+        """Resize the attention of several levels to one size and average it, as in Figure 4 of the paper.
+
+        Levels have equal weights. In Stable Diffusion 1.x, all levels have the same number of layers and heads, so this
+        is the mean over all heads. Gradients flow back to the attention.
+
+        Args:
+            size: Height and width of the result in cells. The paper's is (64, 64).
+            levels: The levels to average; None is all that were recorded.
+
+        Returns:
+            Attention with a single level, 0, which covers the image exactly: `at(0)` is (B, L, height, width).
+
+        Raises:
+            ValueError: If `levels` is empty, a level was not recorded, or a side of `size` is less than 1.
+
+        Source:
+            TADP Fig. 4. The released code draws each layer separately. The U-Net's middle block is left out here.
+        """
+        chosen = self.levels if levels is None else tuple(levels)
+        if not chosen:
+            raise ValueError("pass at least one level.")
+        maps = [resized(self.at(level), size, cells=self.cells.get(level)) for level in chosen]
+        return replace(self, maps={0: torch.stack(maps).mean(dim=0)}, head_maps={}, cells={})
 
     def words(self, level: int) -> tuple[WordMaps, ...]:
         """Return the attention per word at one level, averaged over the tokens of each word.
@@ -283,6 +347,31 @@ class Features:
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(level_map.shape)) for level_map in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
+
+
+def cells_of(image_size: tuple[int, int], strides: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """How many rows and columns of cells an image covers at each level."""
+    return {level: (image_size[0] / stride, image_size[1] / stride) for level, stride in enumerate(strides)}
+
+
+def resized(
+    maps: Float[Tensor, "b c _h _w"], size: tuple[int, int], *, cells: tuple[float, float] | None = None
+) -> Float[Tensor, "b c _p _q"]:
+    """Resize maps (B, C, h, w) bilinearly to (height, width), in float32 or higher precision.
+
+    The result covers the first `cells` rows and columns, which need not be whole numbers; None is all of them.
+    """
+    if min(size) < 1:
+        raise ValueError(f"size must be (height, width) in cells, each 1 or more; got {size}.")
+    rows, columns = cells or maps.shape[2:]
+    precise = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    options = {"mode": "bilinear", "antialias": size[0] < rows or size[1] < columns}
+    if (rows, columns) == tuple(maps.shape[2:]):
+        return F.interpolate(precise, size=size, **options).to(maps.dtype)
+    # One more cell, so that rounding never makes the result too small; it is cut off again.
+    scales = size[0] / rows, size[1] / columns
+    fine = F.interpolate(F.pad(precise, (0, 1, 0, 1), mode="replicate"), scale_factor=scales, **options)
+    return fine[..., : size[0], : size[1]].to(maps.dtype)
 
 
 def _occurrences(

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from tadp.features import AttentionMaps, FeatureInfo, Features, PooledMaps, Word, WordMaps
+from tadp.features import AttentionMaps, FeatureInfo, Features, PooledMaps, Word, WordMaps, cells_of
 
 
 @pytest.fixture
@@ -32,6 +35,76 @@ def test_a_level_that_was_not_recorded_is_refused_with_those_that_were(attention
         attention.at(0)
     with pytest.raises(ValueError, match=r"no attention at level 0; recorded: none"):
         AttentionMaps({}, ()).at(0)
+
+
+def test_heads_that_were_not_recorded_are_refused(attention):
+    with pytest.raises(
+        ValueError, match=r"no attention per head at level 1\. Build the backbone with.*record_heads=True"
+    ):
+        attention.heads(1)
+    with pytest.raises(ValueError, match=r"no attention of head 0; build the backbone with record_heads=True"):
+        attention.head(0)
+
+
+def test_one_head_has_words_and_names_at_the_levels_that_have_it(attention):
+    heads = {level: torch.rand(2, 4 - level, 5, 3, 4) for level in (1, 2)}
+    by_head = replace(attention, head_maps=heads)
+    second, third = by_head.head(1), by_head.head(2)
+    assert (second.levels, third.levels) == ((1, 2), (1,))
+    torch.testing.assert_close(second.words(2)[0]["raincoat"], heads[2][0, 1, 1:3].mean(dim=0))
+    torch.testing.assert_close(third.pool(["dog"], 1).maps[0, 0], heads[1][0, 2, 3])
+    for number in (-1, 3):
+        with pytest.raises(ValueError, match=rf"no attention of head {number}; recorded: 3 at level 1, 2 at level 2"):
+            by_head.head(number)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (6, 8), (5, 3)])
+def test_the_mean_over_levels_is_that_of_the_resized_maps(attention, size):
+    mean = attention.mean_over_levels(size)
+    antialias = {1: size[0] < 3 or size[1] < 4, 2: False}
+    expected = [F.interpolate(attention.at(k), size, mode="bilinear", antialias=antialias[k]) for k in (1, 2)]
+    torch.testing.assert_close(mean.at(0), (expected[0] + expected[1]) / 2, rtol=0, atol=1e-7)
+    torch.testing.assert_close(mean.words(0)[0]["raincoat"], mean.at(0)[0, 1:3].mean(dim=0))
+    assert (mean.levels, mean.tokens, mean.spans) == ((0,), attention.tokens, attention.spans)
+    torch.testing.assert_close(attention.mean_over_levels(size, levels=(2,)).at(0), expected[1], rtol=0, atol=1e-7)
+    assert (mean.at(0).sum(dim=1) - 1).abs().max() < 1e-5
+
+
+def test_the_mean_over_levels_covers_only_the_image():
+    """Of a ramp in pixels, levels of any stride give the same values, although the image ends within a cell."""
+    height, width = 40, 100
+    maps = {}
+    for level, stride in enumerate((8, 16, 32)):
+        rows, columns = -(-height // stride), -(-width // stride)
+        ramp = (torch.arange(columns) + 0.5) * stride + 3 * (torch.arange(rows)[:, None] + 0.5) * stride
+        maps[level] = ramp.expand(1, 1, rows, columns).double()
+    attention = AttentionMaps(maps, (("x",),), cells=cells_of((height, width), (8, 16, 32)))
+    size = (80, 200)
+    expected = (torch.arange(200) + 0.5) / 2 + 3 * (torch.arange(80)[:, None] + 0.5) / 2
+    for levels in ((0,), (1,), (2,), None):
+        mean = attention.mean_over_levels(size, levels=levels).at(0)[0, 0]
+        assert mean.shape == size
+        inner = slice(32, 47), slice(32, 160)  # beyond the centres of the outer cells, a bilinear map is constant
+        torch.testing.assert_close(mean[inner], expected[inner].double(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_mean_over_levels_keeps_its_dtype_and_gradient(attention, dtype):
+    maps = {level: attention.at(level).to(dtype).requires_grad_() for level in attention.levels}
+    mean = replace(attention, maps=maps).mean_over_levels((7, 9)).at(0)
+    assert mean.dtype == dtype
+    torch.testing.assert_close(mean.float(), attention.mean_over_levels((7, 9)).at(0), rtol=0, atol=1e-2)
+    mean.sum().backward()
+    assert all((level_map.grad != 0).any() for level_map in maps.values())
+
+
+def test_a_mean_over_levels_needs_levels_and_a_size(attention):
+    with pytest.raises(ValueError, match=r"pass at least one level"):
+        attention.mean_over_levels((64, 64), levels=())
+    with pytest.raises(ValueError, match=r"no attention at level 0"):
+        attention.mean_over_levels((64, 64), levels=(0, 1))
+    with pytest.raises(ValueError, match=r"size must be \(height, width\) in cells, each 1 or more; got \(0, 64\)"):
+        attention.mean_over_levels((0, 64))
 
 
 def test_a_words_map_is_the_mean_of_its_pieces(attention):

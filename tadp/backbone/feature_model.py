@@ -18,7 +18,7 @@ from tadp.diffusion.attention import attach_attention as join_attention
 from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import ModelError
-from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.features import AttentionMaps, FeatureInfo, Features, cells_of
 from tadp.files.inference import computing, without_autocast
 from tadp.images.reading import crop_to_cells
 from tadp.text.conditioning import Conditioning, TextAdapter
@@ -70,6 +70,7 @@ class FeatureModel(nn.Module):
     attach_attention = Option[tuple[int, ...]]()
     detach_attention = Option[bool]()
     record_attention = Option[tuple[int, ...]]()
+    record_heads = Option[bool]()
     text_length = Option[int | None]()
     pool_attention = Option[tuple[str, ...]]()
     pool_synonyms = Option[dict[str, list[str]] | None]()
@@ -149,6 +150,8 @@ class FeatureModel(nn.Module):
     def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
         """Set the options, after checking that this model can run with them."""
         options.check_levels(self.layout, self.vae.reduction)
+        if options.record_heads and not self.family.records_heads:
+            raise ValueError(f"attention per head is not recorded for {self.family.name}; pass record_heads=False.")
         length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
         self._options = options.changed(text_length=length)
         self.passes = Passes.of(self._options, scheduler, self.family.noise_kind)
@@ -173,8 +176,13 @@ class FeatureModel(nn.Module):
                 channels * self.passes.width + (attached or 0) * (level in options.attach_attention)
                 for level, channels in enumerate(self.layout.channels)
             ),
-            reduction=tuple(self.vae.reduction * cells for cells in self.layout.reduction),
+            reduction=self._strides,
         )
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        """The stride of each level in pixels, finest first."""
+        return tuple(self.vae.reduction * cells for cells in self.layout.reduction)
 
     @property
     def device(self) -> torch.device:
@@ -242,7 +250,8 @@ class FeatureModel(nn.Module):
             image_size: (height, width) of the images before padding, in pixels, to which maps are cropped.
 
         Returns:
-            The maps, finest first, and the attention of each recorded level, by level.
+            The maps, finest first, and the attention of each recorded level, by level. With the option `record_heads`,
+            the L channels of the mean over heads are followed by those of each head.
 
         Raises:
             ValueError: If the text has a width or a length that the denoiser does not take.
@@ -259,9 +268,10 @@ class FeatureModel(nn.Module):
             text=tensors.expand(latents.shape[0]),
             image_size=image_size,
             record_levels=self.options.attention_levels,
+            record_heads=self.options.record_heads,
         )
         maps, attention = self.passes.run(one_pass, latents, self.dtype)
-        strides = [self.vae.reduction * cells for cells in self.layout.reduction]
+        strides = self._strides
         maps = [crop_to_cells(padded, image_size, stride) for padded, stride in zip(maps, strides, strict=True)]
         return maps, {level: crop_to_cells(padded, image_size, strides[level]) for level, padded in attention.items()}
 
@@ -283,7 +293,8 @@ class FeatureModel(nn.Module):
                 graphs of torch.compile, where they would be constants.
         """
         maps, attention = self.levels(latents, text, image_size)
-        return (_join_uncompiled if names_vary else _join)(maps, attention, text, image_size, self.options)
+        join = _join_uncompiled if names_vary else _join
+        return join(maps, attention, text, image_size, self._strides, self.options)
 
     def train(self: Model, mode: bool = True) -> Model:
         """Set the training mode; the frozen VAE and text encoder stay in evaluation mode."""
@@ -357,18 +368,24 @@ def _join(
     attention: dict[int, Tensor],
     text: Conditioning,
     size: tuple[int, int],
+    strides: tuple[int, ...],
     options: BackboneOptions,
 ) -> Features:
     """Attach attention to the maps and name its tokens and words."""
-    text = text.expand(len(maps[0]))
+    text, size = text.expand(len(maps[0])), (int(size[0]), int(size[1]))
     batch, length, _ = text.embeddings.shape
-    named = AttentionMaps(attention, text.tokens or (("",) * length,) * batch, text.words)
+    head_maps = {}
+    if options.record_heads:
+        head_maps = {level: maps[:, length:].unflatten(1, (-1, length)) for level, maps in attention.items()}
+        attention = {level: maps[:, :length] for level, maps in attention.items()}
+    tokens = text.tokens or (("",) * length,) * batch
+    named = AttentionMaps(attention, tokens, text.words, head_maps, cells_of(size, strides))
     for level in options.attach_attention:
         channels = named.at(level)
         if options.pool_attention:
             channels = named.pool(options.pool_attention, level, synonyms=options.pool_synonyms).maps
         maps[level] = join_attention(maps[level], channels, detach=options.detach_attention)
-    return Features(tuple(maps), named if attention else None, (int(size[0]), int(size[1])))
+    return Features(tuple(maps), named if attention else None, size)
 
 
 _join_uncompiled = never_compiled(_join)  # otherwise each new caption would compile again

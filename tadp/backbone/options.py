@@ -13,7 +13,7 @@ from tadp.text.conditioning import Conditioning
 
 CombineTimesteps = Literal["mean", "concatenate"]
 Value = TypeVar("Value")
-_FLAGS = ("scale_latents", "sample_posterior", "imagenet_pixels", "detach_attention", "text_adapter")
+_FLAGS = ("scale_latents", "sample_posterior", "imagenet_pixels", "detach_attention", "record_heads", "text_adapter")
 _SEEDS = 2**63
 
 
@@ -44,6 +44,8 @@ class BackboneOptions:
             although the paper does not mention it.
         record_attention: Levels whose attention is returned without being attached, in addition to the levels in
             `attach_attention`.
+        record_heads: Whether to also return the attention of every head of the attached and recorded levels, as
+            `Features.attention.heads(level)`.
         text_adapter: Whether to add the text adapter of VPD: a small network that trains with the head, and whose
             output is added to the encoded text.
         text_length: Number of tokens of every text, from which `feature_info` counts the channels of attached
@@ -73,6 +75,7 @@ class BackboneOptions:
     attach_attention: Sequence[int]
     detach_attention: bool
     record_attention: Sequence[int]
+    record_heads: bool
     text_adapter: bool
     text_length: int | None
     pool_attention: Sequence[str]
@@ -106,6 +109,10 @@ class BackboneOptions:
             raise ValueError(f"noise_seed must be from 0 to 2**63 - 1; got {self.noise_seed}.")
         if self.noise_samples and not self.scale_latents:
             raise ValueError("noise needs latents of unit scale; leave scale_latents=True, or pass noise_samples=0.")
+        if self.record_heads and not self.attention_levels:
+            raise ValueError(
+                "record_heads needs levels to record; pass record_attention=(0, 1), or record_heads=False."
+            )
         if not isinstance(self.default_text, str | None):
             raise TypeError(f"default_text must be one string, or None; got {type(self.default_text).__name__}.")
 

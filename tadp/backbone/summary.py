@@ -23,7 +23,7 @@ def summarize(backbone: FeatureModel, source: Source | None) -> str:
         "family": backbone.family.name,
         "levels": _levels(backbone),
         "attached attention": _attached(backbone),
-        "recorded attention": _listed(backbone.record_attention),
+        "recorded attention": _recorded(backbone),
         "text": _text(backbone),
         "timesteps and noise": f"{backbone.passes}{'' if backbone.noise_samples else '; no noise'}",
         "trainable parameters": f"{trainable:,} of {total:,}",
@@ -59,6 +59,11 @@ def _attached(backbone: FeatureModel) -> str:
         return f"{levels}, one channel per token"
     shown = shorten(", ".join(names), _LONGEST_TEXT, placeholder=" …")
     return f"{levels}, pooled: one channel per name ({len(names)}: {shown})"
+
+
+def _recorded(backbone: FeatureModel) -> str:
+    levels, all_levels = _listed(backbone.record_attention), _listed(tuple(backbone.options.attention_levels))
+    return f"{levels}; each head of {all_levels}" if backbone.record_heads else levels
 
 
 def _listed(levels: tuple[int, ...]) -> str:

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from tadp.features import AttentionMaps, Features
+from tadp.features import AttentionMaps, Features, cells_of
 from tadp.files.checks import check_whole
 from tadp.images.crops import Crops
 from tadp.images.tiles import Share, TileGrid
 from tadp.text.conditioning import Conditioning
 
-# Names a map or the attention of the whole image: "map" or "attention", and its level.
+# Names a map or the attention of the whole image: "map", "attention" or "heads", and its level.
 Key = tuple[str, int]
 
 
@@ -82,7 +82,7 @@ class _Whole:
         dtype: torch.dtype | None,
         device: torch.device | str | None,
     ):
-        self.tiles, self.dtype, self.device = tiles, dtype, device
+        self.tiles, self.dtype, self.device, self._reduction = tiles, dtype, device, reduction
         self._shares = [tiles.shares(stride) for stride in reduction]
         self._sums: dict[Key, Tensor] = {}
 
@@ -110,7 +110,12 @@ class _Whole:
         attention = None
         if named is not None:
             levels = {level: self._sums["attention", level] for level in named.levels}
-            attention = AttentionMaps(levels, named.tokens[:1], named.spans and named.spans[:1])
+            heads = {
+                level: self._sums["heads", level].unflatten(1, heads.shape[1:3])
+                for level, heads in named.head_maps.items()
+            }
+            cells = cells_of(self.tiles.image_size, self._reduction)
+            attention = AttentionMaps(levels, named.tokens[:1], named.spans and named.spans[:1], heads, cells)
         return Features(tuple(maps), attention, self.tiles.image_size)
 
 
@@ -126,4 +131,6 @@ def _parts_of_tile(features: Features, number: int, *, with_attention: bool) -> 
     if with_attention and features.attention is not None:
         for level in features.attention.levels:
             parts["attention", level] = features.attention.at(level)[number]
+        for level, heads in features.attention.head_maps.items():
+            parts["heads", level] = heads[number].flatten(0, 1)
     return parts

@@ -88,6 +88,9 @@ def extract(
             show_default="none",
         ),
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Also write the attention of every head, at the levels that have attention.")
+    ] = False,
     max_side_px: MaxSide = None,
     tile_px: Annotated[
         int | None,
@@ -106,9 +109,9 @@ def extract(
     """Write the features of images, one file per image.
 
     For photos/pets/rex.jpg, `tadp extract photos -o features` writes two files: features/pets/rex.safetensors, with
-    the maps map.0 (the finest level), map.1 … and attention.<level>, and features/pets/rex.json, with caption, tokens,
-    words, strides, channels and settings. If there is also a rex.png, the names are rex.jpg.json, rex.png.json and so
-    on.
+    the maps map.0 (the finest level), map.1 …, attention.<level>, and with --heads also heads.<level>; and
+    features/pets/rex.json, with caption, tokens, words, strides, channels and settings. If there is also a rex.png,
+    the names are rex.jpg.json, rex.png.json and so on.
 
     With --tile, a large image is processed in tiles, which are blended where they overlap. Memory then has to hold
     the result and --batch-size tiles at a time. All tiles use the caption of the whole image.
@@ -138,7 +141,10 @@ def extract(
             grid(
                 (tile_px, tile_px), tile_px=tile_px, overlap_px=overlap_px, multiple=backbone.feature_info.reduction[-1]
             )
-    backbone = backbone.with_options(record_attention=[*backbone.record_attention, *(attention or ())])
+    backbone = backbone.with_options(
+        record_attention=[*backbone.record_attention, *(attention or ())],
+        record_heads=heads or backbone.record_heads,
+    )
     if words is None:
         words = load_captioner(
             source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens

@@ -7,7 +7,7 @@ Each call of the U-Net has its own recorder, which reaches the attention layers 
 import itertools
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,40 +20,57 @@ from torch import Tensor, nn
 from tadp.files.inference import autocasts, without_autocast
 
 BLOCK = 512  # rows of attention that `blockwise_attention` computes at a time
+HeadMaps: TypeAlias = Float[Tensor, "b n l"] | Float[Tensor, "b _k n l"]  # see `over_heads`
 
 
 class AttentionRecorder:
-    """Collects head-averaged cross-attention at chosen levels during one pass.
+    """Collects cross-attention at chosen levels during one pass, averaged over heads and, if asked for, of each head.
 
     Args:
         levels: The levels to keep; 0 is the finest.
+        keep_heads: Whether to also keep the map of every head.
     """
 
-    def __init__(self, levels: Collection[int]):
-        self.levels = frozenset(levels)
+    def __init__(self, levels: Collection[int], *, keep_heads: bool = False):
+        self.levels, self.keep_heads = frozenset(levels), keep_heads
         self._maps: dict[str, tuple[int, Tensor]] = {}
         self._closed = False
 
-    def store(self, layer: str, level: int, probabilities: Float[Tensor, "b n l"]) -> None:
-        """Keep one layer's map. After `close` this does nothing: checkpointing runs layers again during backward."""
+    def store(self, layer: str, level: int, probabilities: HeadMaps) -> None:
+        """Keep one layer's map. After `close` this does nothing: checkpointing runs layers again during backward.
+
+        Args:
+            layer: The layer's name.
+            level: The layer's level.
+            probabilities: The map as `over_heads` returns it.
+        """
         if not self._closed:
             self._maps[layer] = (level, probabilities)
 
     def close(self, sizes: dict[int, tuple[int, int]]) -> dict[int, Float[Tensor, "_b _l _h _w"]]:
-        """End the recording and return one attention map per level, averaged over the level's layers.
+        """End the recording and return the attention of each level.
 
         Args:
             sizes: Height and width of each level's map, in cells.
+
+        Returns:
+            By level, the mean over the level's layers, (B, L, h, w). With `keep_heads`, it is followed by the L
+            channels of each head, the layers in the order in which they ran: (B, (1 + heads) L, h, w).
         """
         self._closed = True
         maps, self._maps = self._maps, {}
-        means = {}
+        attention = {}
         for level in sorted(self.levels):
             layers = [probabilities for layer_level, probabilities in maps.values() if layer_level == level]
-            mean = torch.stack(layers).mean(dim=0) if len(layers) > 1 else layers[0]
+            means = [layer[:, 0] for layer in layers] if self.keep_heads else layers
+            mean = torch.stack(means).mean(dim=0) if len(means) > 1 else means[0]
             height, width = sizes[level]
-            means[level] = rearrange(mean, "b (h w) l -> b l h w", h=height, w=width)
-        return means
+            attention[level] = rearrange(mean, "b (h w) l -> b l h w", h=height, w=width)
+            if self.keep_heads:
+                heads = torch.cat([layer[:, 1:] for layer in layers], dim=1)
+                channels = rearrange(heads, "b k (h w) l -> b (k l) h w", h=height, w=width)
+                attention[level] = torch.cat([attention[level], channels], dim=1)
+        return attention
 
 
 class RecordingAttnProcessor(AttnProcessor2_0):
@@ -82,7 +99,9 @@ class RecordingAttnProcessor(AttnProcessor2_0):
     ) -> Tensor:
         """Attend as diffusers does; see `AttnProcessor2_0`."""
         if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
-            probabilities = head_averaged_probabilities(attn, hidden_states, encoder_hidden_states, attention_mask)
+            probabilities = head_averaged_probabilities(
+                attn, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads
+            )
             recorder.store(self.layer, self.level, probabilities)
         if (
             encoder_hidden_states is None
@@ -134,11 +153,13 @@ def head_averaged_probabilities(
     hidden_states: Float[Tensor, "b n c"],
     encoder_hidden_states: Float[Tensor, "b l d"],
     attention_mask: Float[Tensor, "b 1 l"] | None = None,
-) -> Float[Tensor, "b n l"]:
+    *,
+    keep_heads: bool = False,
+) -> HeadMaps:
     """softmax(QKᵀ/√d) of a cross-attention layer, averaged over its heads; each row sums to one.
 
     The softmax is computed in float32 or higher precision, and so is everything before it in a model that computes in
-    float16. The result has the layer's dtype.
+    float16. The result has the layer's dtype. With `keep_heads` it also has the heads, as in `over_heads`.
     """
     to_k: Any = attn.to_k  # diffusers types it as optional
     query = rearrange(project(attn.to_q, hidden_states), "b n (h d) -> b n h d", h=attn.heads)
@@ -148,7 +169,13 @@ def head_averaged_probabilities(
     if attention_mask is not None:
         scores = scores + attention_mask.unsqueeze(1)
     precision = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(dim=-1, dtype=precision).mean(dim=1).to(hidden_states.dtype)
+    return over_heads(scores.softmax(dim=-1, dtype=precision), keep_heads=keep_heads).to(hidden_states.dtype)
+
+
+def over_heads(probabilities: Float[Tensor, "b k n l"], *, keep_heads: bool) -> HeadMaps:
+    """The mean over heads, (B, N, L); with `keep_heads` followed by the heads themselves, (B, 1 + heads, N, L)."""
+    mean = probabilities.mean(dim=1)
+    return torch.cat([mean.unsqueeze(1), probabilities], dim=1) if keep_heads else mean
 
 
 def project(layer: Any, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tadp.diffusion.attention import AttentionRecorder, logits_in_float32, project
+from tadp.diffusion.attention import AttentionRecorder, HeadMaps, logits_in_float32, over_heads, project
 
 ROWS = 256  # image cells that `text_columns` computes at a time
 
@@ -46,7 +46,8 @@ class RecordingJointProcessor(JointAttnProcessor2_0):
             query = _heads(layers.to_q, hidden_states, attn.heads, attn.norm_q)
             image = _heads(layers.to_k, hidden_states, attn.heads, attn.norm_k)
             text = _heads(layers.add_k_proj, encoder_hidden_states, attn.heads, attn.norm_added_k)
-            recorder.store(self.layer, self.level, text_columns(query, text, image).to(hidden_states.dtype))
+            columns = text_columns(query, text, image, keep_heads=recorder.keep_heads)
+            recorder.store(self.layer, self.level, columns.to(hidden_states.dtype))
         attend: Any = super().__call__  # diffusers types tensors as FloatTensor
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
 
@@ -95,15 +96,19 @@ class RecordingFluxProcessor(FluxAttnProcessor):
             if image_rotary_emb is not None:
                 query, key = (apply_rotary_emb(tensor, image_rotary_emb, sequence_dim=2) for tensor in (query, key))
             text, image = key.split([text_length, key.shape[2] - text_length], dim=2)
-            columns = text_columns(query[:, :, text_length:], text, image)
+            columns = text_columns(query[:, :, text_length:], text, image, keep_heads=recorder.keep_heads)
             recorder.store(self.layer, self.level, columns.to(hidden_states.dtype))
         attend: Any = super().__call__
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
 
 
 def text_columns(
-    query: Float[Tensor, "b h n d"], text: Float[Tensor, "b h l d"], image: Float[Tensor, "b h m d"]
-) -> Float[Tensor, "b n l"]:
+    query: Float[Tensor, "b h n d"],
+    text: Float[Tensor, "b h l d"],
+    image: Float[Tensor, "b h m d"],
+    *,
+    keep_heads: bool = False,
+) -> HeadMaps:
     """Compute the joint attention of image cells to text tokens, averaged over heads.
 
     The softmax is over all keys, text and image, but only the columns of the text are returned. A row sums to the share
@@ -115,21 +120,22 @@ def text_columns(
             layer.
         text: Keys of the L text tokens, (B, heads, L, d).
         image: Keys of the image cells, (B, heads, M, d).
+        keep_heads: Whether to also return the heads, as in `over_heads`.
     """
     key, length = torch.cat([text, image], dim=2), text.shape[2]
     chunks = query.split(ROWS, dim=2)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
-        parts: list[Any] = [checkpoint(_columns, rows, key, length, use_reentrant=False) for rows in chunks]
+        parts: list[Any] = [checkpoint(_columns, rows, key, length, keep_heads, use_reentrant=False) for rows in chunks]
     else:
-        parts = [_columns(rows, key, length) for rows in chunks]
-    return torch.cat(parts, dim=1)
+        parts = [_columns(rows, key, length, keep_heads) for rows in chunks]
+    return torch.cat(parts, dim=-2)
 
 
-def _columns(query: Tensor, key: Tensor, length: int) -> Tensor:
+def _columns(query: Tensor, key: Tensor, length: int, keep_heads: bool) -> Tensor:
     with logits_in_float32(query):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     precision = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(dim=-1, dtype=precision)[..., :length].mean(dim=1)
+    return over_heads(scores.softmax(dim=-1, dtype=precision)[..., :length], keep_heads=keep_heads)
 
 
 def _heads(layer: Any, tokens: Tensor, heads: int, norm: Any) -> Tensor:

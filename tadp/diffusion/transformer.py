@@ -78,6 +78,7 @@ def joint_pass(
     size: tuple[int, int],
     options: dict[str, Any],
     record_levels: Collection[int],
+    record_heads: bool = False,
     is_checkpointed: bool,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
     """Run a transformer's blocks up to the last block that is a level, and return the maps of the levels.
@@ -93,15 +94,16 @@ def joint_pass(
         options: Further arguments of the attention processors. They are only passed if a level is recorded,
             together with the recorder.
         record_levels: Levels at which attention is recorded.
+        record_heads: Whether to also record every head.
         is_checkpointed: Whether to use gradient checkpointing, which runs each block again in the backward pass.
 
     Returns:
         The maps, finest first, which are outputs of blocks, enlarged bilinearly for stride 8 and averaged for stride
         32. The second value has, for each recorded level, the attention of its block from image to text, averaged over
-        heads, (B, L, h, w), resampled in the same way. The values of a cell sum to the share of attention that it gives
-        to the text, at most 1.
+        heads, (B, L, h, w), resampled in the same way, and followed by the channels of each head if `record_heads` is
+        set. The values of a cell sum to the share of attention that it gives to the text, at most 1.
     """
-    recorder = AttentionRecorder(record_levels)
+    recorder = AttentionRecorder(record_levels, keep_heads=record_heads)
     kwargs: dict[str, Any] = {"recorder": recorder} | options if record_levels else {}
     outputs: dict[str, Tensor] = {}
     for name, block in blocks.items():

@@ -106,6 +106,7 @@ def unet_pass(
     mask: Bool[Tensor, "b l"] | None = None,
     added: dict[str, Tensor] | None = None,
     record_levels: Collection[int] = (),
+    record_heads: bool = False,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
     """Run a U-Net once and return the maps of its levels.
 
@@ -120,11 +121,13 @@ def unet_pass(
         added: Inputs that Stable Diffusion XL embeds in addition to the timestep, under diffusers' names; None for
             other models.
         record_levels: Levels at which cross-attention is recorded.
+        record_heads: Whether to also record every head of every layer.
 
     Returns:
-        The maps, finest first; and for each recorded level its attention, averaged over heads and layers, (B, L, h, w).
+        The maps, finest first; and for each recorded level its attention, averaged over heads and layers, (B, L, h, w),
+        followed by the channels of each head if `record_heads` is set (see `AttentionRecorder.close`).
     """
-    recorder = AttentionRecorder(record_levels)
+    recorder = AttentionRecorder(record_levels, keep_heads=record_heads)
     text: dict[str, Any] = {
         "encoder_hidden_states": embeddings,
         "cross_attention_kwargs": {"recorder": recorder} if record_levels else None,

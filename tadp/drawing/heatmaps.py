@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tadp.drawing.canvas import FAINT, HEAT, INK, PAPER, Font, arrange, fit, font, map_colors
 from tadp.errors import CaptionError
-from tadp.features import FeatureInfo, Features, WordMaps
+from tadp.features import FeatureInfo, Features, WordMaps, cells_of, resized
 from tadp.images.reading import ImageLike, to_pil
 
 _ARTICLES = ("a", "an", "the", "this", "that", "it", "its", "there", "and", "or", "as", "is", "are", "was")
@@ -57,15 +57,13 @@ def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequen
         raise ValueError("pass at least one level.")
     if features.attention is None:
         raise ValueError("these features have no attention; build the backbone with record_attention=(0, 1).")
-    height, width = features.image_size
+    cells = cells_of(features.image_size, feature_info.reduction)
     maps: list[Tensor] = []
     words: tuple[str, ...] = ()
     for level in levels:
         word_maps = features.attention.words(level)[index]
         words = word_maps.words
-        stride = feature_info.reduction[level]
-        fine = F.interpolate(word_maps.maps.detach()[None].float(), scale_factor=stride, mode="bilinear")[0]
-        maps.append(fine[:, :height, :width])
+        maps.append(resized(word_maps.maps.detach()[None].float(), features.image_size, cells=cells[level])[0])
     return WordMaps(words, torch.stack(maps).mean(dim=0).cpu())
 
 

@@ -11,7 +11,7 @@ from tadp.errors import ImageError, MissingFileError, ModelError
 from tadp.export.facts import Facts
 from tadp.export.graph import check_unmasked
 from tadp.export.onnx_file import INSTALL
-from tadp.features import AttentionMaps, FeatureInfo, Features
+from tadp.features import AttentionMaps, FeatureInfo, Features, cells_of
 from tadp.files.atomic import complete_folder
 from tadp.files.checks import need, refuse_pointer
 from tadp.images.reading import ImageLike, to_tensor
@@ -131,4 +131,5 @@ class OnnxBackbone:
         names = tokens or unnamed
         if len(names) != batch:
             names, words = names * batch, words and words * batch
-        return Features(maps, AttentionMaps(attention, names, words), size)
+        cells = cells_of(size, self.feature_info.reduction)
+        return Features(maps, AttentionMaps(attention, names, words, cells=cells), size)

@@ -375,4 +375,5 @@ def _tensors(features: Features, number: int, levels: tuple[int, ...]) -> dict[s
     if features.attention is not None:
         for level in features.attention.levels:
             tensors[f"attention.{level}"] = features.attention.at(level)[number]
+        tensors |= {f"heads.{level}": heads[number] for level, heads in features.attention.head_maps.items()}
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}

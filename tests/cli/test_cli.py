@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from builders_captioner import build_blip
 from PIL import Image
 from running import ENVIRONMENT, plain, tadp_run
+from safetensors.torch import load_file
 
 import tadp
 from tadp.assets import tiny_folder
@@ -106,8 +108,12 @@ def test_extract_writes_a_table_and_two_files_an_image_and_resumes(photos):
     assert refused.startswith("error: out holds 4 of these 4 results")
     assert "--overwrite" in refused
     assert refused.count("\n") == 1
-    again = tadp_run("extract", photos, "-o", "out", "--caption", "", "--level", "1", "--attention", "0", "--overwrite")
+    options = ("--level", "1", "--attention", "0", "--heads", "--overwrite")
+    again = tadp_run("extract", photos, "-o", "out", "--caption", "", *options)
     assert "(empty prompt)" in again.output
+    tensors = load_file("out/z.safetensors")
+    assert set(tensors) == {"map.1", *(f"{kind}.{level}" for kind in ("attention", "heads") for level in (0, 1, 2))}
+    torch.testing.assert_close(tensors["heads.1"].mean(dim=0), tensors["attention.1"], rtol=0, atol=1e-6)
     record = json.loads(Path("out/z.json").read_text())
     assert record["words"] == []
     assert record["settings"]["record_attention"] == [0]

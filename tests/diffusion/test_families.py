@@ -504,7 +504,12 @@ def rotate(heads: torch.Tensor, ids: torch.Tensor, axes: tuple[int, ...]) -> tor
 
 
 def attention_by_hand(model, name: str, latents, text, pooled) -> torch.Tensor:
-    """One block's attention, (B, L, h, w): the whole softmax in float64, from what hooks saw in diffusers' forward."""
+    """One block's attention, (B, L, h, w), averaged over its heads."""
+    return heads_by_hand(model, name, latents, text, pooled).mean(dim=1)
+
+
+def heads_by_hand(model, name: str, latents, text, pooled) -> torch.Tensor:
+    """The same of each head, (B, heads, L, h, w): the whole softmax in float64, from what hooks saw in diffusers."""
     attn = model.get_submodule(f"{name}.attn")
     seen: dict[str, torch.Tensor] = {}
     for part in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
@@ -534,7 +539,7 @@ def attention_by_hand(model, name: str, latents, text, pooled) -> torch.Tensor:
         query, key = (rotate(heads.transpose(1, 2), ids, model.config["axes_dims_rope"]) for heads in (query, key))
         query = query[:, :, length:]
     weights = torch.softmax(query @ key.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1)
-    return weights[..., :length].mean(dim=1).transpose(1, 2).unflatten(2, (height, width))
+    return weights[..., :length].transpose(2, 3).unflatten(3, (height, width))
 
 
 @pytest.mark.parametrize("family", [*JOINT, "FLUX with only double blocks"])
@@ -558,6 +563,29 @@ def test_joint_attention_is_the_texts_part_of_the_whole_softmax(family, rows, mo
             expected = F.avg_pool2d(expected, 2)
         torch.testing.assert_close(attention[level], expected, atol=1e-5, rtol=0)
         assert attention[level].sum(dim=1).max() < 1
+
+
+@pytest.mark.parametrize("family", JOINT)
+@pytest.mark.parametrize("rows", [256, 5])
+def test_joint_attention_of_each_head(family, rows, monkeypatch):
+    monkeypatch.setattr(tadp.diffusion.joint_attention, "ROWS", rows)
+    build, latents, text = JOINT[family], noise(2, 16, 8, 12), noise(2, 7, T5_WIDTH)
+    pooled = noise(2, build().config["pooled_projection_dim"])
+    backbone = TADPBackbone(unet=build(), vae=build_vae(latent_channels=16), attach_attention=(1,), text_length=7)
+    expected = backbone.with_options(timestep=250).extract(latents, Conditioning(text, pooled=pooled))
+    backbone = backbone.with_options(record_attention=(0, 1, 2), record_heads=True, timestep=250)
+    features = backbone.extract(latents, Conditioning(text, pooled=pooled))
+    assert all(torch.equal(first, second) for first, second in zip(features.maps, expected.maps, strict=True))
+    names = backbone.layout.taps
+    for level, name in enumerate(names):
+        heads = heads_by_hand(build(), name, latents, text, pooled).float()
+        assert heads.std(dim=1).mean() > 1e-3, "equal heads would prove nothing"
+        if level != 1:
+            maps = heads.flatten(0, 1)
+            maps = F.interpolate(maps, scale_factor=2, mode="bilinear") if level == 0 else F.avg_pool2d(maps, 2)
+            heads = maps.unflatten(0, heads.shape[:2])
+        torch.testing.assert_close(features.attention.heads(level), heads, atol=1e-5, rtol=0)
+        torch.testing.assert_close(features.attention.heads(level).mean(dim=1), features.attention.at(level))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -84,7 +84,7 @@ def test_double_precision_agrees_with_plain_diffusers(network, size):
     vae = build_vae().double()
     backbone = TADPBackbone(vae=copy.deepcopy(vae), unet=copy.deepcopy(unet), attach_attention=())
     levels = range(1, len(channels) - 1) if len(channels) > 2 else (0,)
-    backbone = backbone.with_options(record_attention=tuple(levels))
+    backbone = backbone.with_options(record_attention=tuple(levels), record_heads=True)
     generator = torch.Generator().manual_seed(2)
     image = torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
     text = torch.randn(2, 9, width, generator=generator, dtype=torch.float64)
@@ -97,11 +97,14 @@ def test_double_precision_agrees_with_plain_diffusers(network, size):
         assert ours.shape == expected.shape
         assert relative_error(ours, expected) < 1e-9
     for level in levels:
-        assert relative_error(result.attention.at(level), attention[level]) < 1e-9
+        assert relative_error(result.attention.at(level), attention[level].mean(dim=1)) < 1e-9
+        assert result.attention.heads(level).shape == attention[level].shape
+        assert relative_error(result.attention.heads(level), attention[level]) < 1e-9
+    assert attention[1 if len(channels) > 2 else 0].std(dim=1).mean() > 0.01, "equal heads would prove nothing"
 
 
 def by_hooks(unet: UNet2DConditionModel, latents: torch.Tensor, text: torch.Tensor, layers: int):
-    """Maps and attention by level, finest first, from one call of diffusers' U-Net."""
+    """Maps and the attention of each head by level, finest first, from one call of diffusers' U-Net."""
     count, outputs, projected, hooks = len(unet.up_blocks), {}, {}, []
 
     def keep(store, key):
@@ -129,14 +132,14 @@ def by_hooks(unet: UNet2DConditionModel, latents: torch.Tensor, text: torch.Tens
         own = (f"down_blocks.{level}.", f"up_blocks.{block}.")
         queries = [name for name in projected if name.startswith(own) and name.endswith("to_q")]
         shape = maps[-1].shape[2:]
-        averages = [average_attention(unet, name, projected, shape) for name in queries]
-        if averages:
-            attention[level] = torch.stack(averages).mean(0)
+        heads = [head_attention(unet, name, projected, shape) for name in queries]  # down blocks run first
+        if heads:
+            attention[level] = torch.cat(heads, dim=1)
     return maps, attention
 
 
-def average_attention(unet: UNet2DConditionModel, name: str, projected: dict, shape: torch.Size) -> torch.Tensor:
+def head_attention(unet: UNet2DConditionModel, name: str, projected: dict, shape: torch.Size) -> torch.Tensor:
     heads = unet.get_submodule(name.removesuffix(".to_q")).heads
     query, key = (projected[name.removesuffix("to_q") + kind].unflatten(-1, (heads, -1)) for kind in ("to_q", "to_k"))
     logits = torch.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
-    return logits.softmax(-1).mean(1).transpose(1, 2).unflatten(-1, shape)
+    return logits.softmax(-1).transpose(2, 3).unflatten(-1, shape)

@@ -57,6 +57,7 @@ class Family(ABC):
         text_parts: The subfolders of a model folder that contain the text encoders.
         noise_kind: How noise is added if the model's scheduler is not known: "diffusion", or "flow" for flow matching.
         takes_mask: Whether the denoiser can exclude padding tokens from attention.
+        records_heads: Whether `one_pass` takes `record_heads`, for attention per head.
         takes_any_size: Whether one exported graph works for images of all sizes. False if the denoiser computes
             something from the image's size.
         lora_layers: Suffixes of the names of the denoiser's layers to which a LoRA is added in training.
@@ -68,6 +69,7 @@ class Family(ABC):
     text_parts: ClassVar[tuple[str, ...]] = ("text_encoder",)
     noise_kind: ClassVar[Kind] = "diffusion"
     takes_mask: ClassVar[bool] = True
+    records_heads: ClassVar[bool] = False
     takes_any_size: ClassVar[bool] = True
     lora_layers: ClassVar[tuple[str, ...]] = ()
 
@@ -96,6 +98,7 @@ class Family(ABC):
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],
+        record_heads: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Run the denoiser once and return the maps of its levels.
 
@@ -107,12 +110,14 @@ class Family(ABC):
             text: The encoded text, one per image, with the embedding widths in `layout`.
             image_size: (height, width) of the images in pixels, before padding.
             record_levels: Levels at which attention is recorded. Recording must not change the maps.
+            record_heads: Whether to also record each head. A family with `records_heads = False` may leave it out.
 
         Returns:
             The maps, finest first, where the map of level k is (B, channels[k], H / reduction[k], W / reduction[k]).
             The second value has, for each recorded level, the attention of its cells to the text, averaged over heads
             and layers, (B, L, h, w) with the height and width of the map. The values of a cell sum to one over the
-            tokens, or to less in joint attention, where cells also attend to the image.
+            tokens, or to less in joint attention, where cells also attend to the image. `record_heads` adds L channels
+            for each head at the end.
         """
 
     # Which models belong to the family
@@ -154,6 +159,7 @@ class Family(ABC):
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int] = (),
+        record_heads: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Call `one_pass`, and check its result against the layout. The arguments are those of `one_pass`.
 
@@ -177,6 +183,7 @@ class Family(ABC):
                 text=text,
                 image_size=image_size,
                 record_levels=record_levels,
+                **({"record_heads": True} if record_heads else {}),
             )
         layout.check_pass(
             maps,
@@ -184,6 +191,7 @@ class Family(ABC):
             latents,
             tokens=text.embeddings.shape[1],
             record_levels=tuple(record_levels),
+            record_heads=record_heads,
             family=self.name,
         )
         return maps, attention

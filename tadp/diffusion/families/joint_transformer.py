@@ -29,6 +29,7 @@ class JointTransformerFamily(DiffusersFamily):
     noise_kind = "flow"
     takes_mask = False
     takes_any_size = False
+    records_heads = True
     processor: Callable[[str, int | None], Any]
     patch_size: int
 
@@ -103,6 +104,7 @@ class JointTransformerFamily(DiffusersFamily):
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],
+        record_heads: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Run the transformer up to its last level. The timestep is 1,000 times the share of noise."""
         time = torch.full((latents.shape[0],), float(timestep), device=latents.device)
@@ -116,5 +118,6 @@ class JointTransformerFamily(DiffusersFamily):
             size=(latents.shape[2] // PATCH, latents.shape[3] // PATCH),
             options=options,
             record_levels=record_levels,
+            record_heads=record_heads,
             is_checkpointed=torch.is_grad_enabled() and model.gradient_checkpointing,
         )

@@ -66,6 +66,7 @@ class Layout:
         *,
         tokens: int,
         record_levels: Sequence[int],
+        record_heads: bool = False,
         family: str,
     ) -> None:
         """Check that the result of a pass has the shapes that the layout describes.
@@ -78,6 +79,7 @@ class Layout:
             latents: The latents that were passed to the denoiser.
             tokens: Number of tokens of the text.
             record_levels: Levels whose attention should be there.
+            record_heads: Whether the channels of each head should follow those of the mean.
             family: Name of the family, for the message.
 
         Raises:
@@ -91,7 +93,8 @@ class Layout:
             if level in record_levels:
                 if level not in attention:
                     raise ModelError(f"a pass of {family} returned no attention for level {level}, which is recorded.")
-                results.append(("attention", attention[level], tokens, "tokens"))
+                heads = max(attention[level].shape[1] // tokens - 1, 1) if record_heads else 0
+                results.append(("attention", attention[level], tokens * (1 + heads), "tokens"))
             for kind, result, count, unit in results:
                 if result.ndim != 4 or result.shape[1] != count:
                     raise ModelError(

@@ -21,6 +21,7 @@ class StableDiffusion(DiffusersFamily):
     name = "Stable Diffusion 1.x and 2.x"
     denoiser_class = UNet2DConditionModel
     recorder_class = RecordingAttnProcessor
+    records_heads = True
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Match every U-Net except Stable Diffusion XL's; `layout` refuses those it cannot read."""
@@ -70,6 +71,7 @@ class StableDiffusion(DiffusersFamily):
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],
+        record_heads: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Run the U-Net once; see `unet_pass`."""
         return unet_pass(
@@ -80,6 +82,7 @@ class StableDiffusion(DiffusersFamily):
             embeddings=text.embeddings,
             mask=text.mask,
             record_levels=record_levels,
+            record_heads=record_heads,
         )
 
     def denoise(
