@@ -15,7 +15,7 @@ from tadp.training.schedules import Schedule
 from .images import MAX_DEPTH_M, Images
 from .looking import HeadInputs, in_parts
 from .loop import fit
-from .measuring import measure
+from .measuring import measure, seconds_to_measure
 from .plain import PlainSegmentation
 from .rows import Run
 from .settings import Settings
@@ -60,7 +60,7 @@ class Study:
         inputs = HeadInputs(self, run, model, texts, features if is_kept else None)
         seconds += fit(model, inputs, main, seed=run.seed, count=len(self.halves["train"]), trial=trial)
         if trial:
-            return {"seconds": seconds}
+            return {"seconds": seconds + seconds_to_measure(model, inputs)}
         figures = measure(model, inputs)
         return {
             "figures": figures,

@@ -9,7 +9,9 @@ from .sizes import SIZES
 
 UNETS = ("frozen", "tuned")
 # figures in per cent, as in the paper
-SCALE = dict.fromkeys(("mIoU", "pixel accuracy", *(f"IoU {size}" for size in SIZES)), 100.0)
+SCALE = dict.fromkeys(
+    ("mIoU", "multi-scale mIoU", "multi-scale gain", "pixel accuracy", *(f"IoU {size}" for size in SIZES)), 100.0
+)
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
 
 
@@ -43,7 +45,8 @@ class Table:
         title: Title of its page.
         task: "segmentation" or "depth".
         parts: Parts of the table, one below the other.
-        metrics: Metrics to show; the first is compared and drawn.
+        metrics: Metrics to show; the first is compared and drawn. With "multi-scale mIoU", images are also tested at
+            several scales.
         notes: Text below the tables.
     """
 

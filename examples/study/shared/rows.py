@@ -45,6 +45,7 @@ class Run:
         schedule: "normal" or "fast".
         is_tuned: Whether the U-Net trains, too.
         seed: Seed of the head's initial weights and of the order of images.
+        is_multi_scale: Whether the trained model is also tested at several scales.
     """
 
     task: Task
@@ -52,15 +53,16 @@ class Run:
     schedule: Literal["normal", "fast"]
     is_tuned: bool
     seed: int
+    is_multi_scale: bool = False
 
     @property
     def name(self) -> str:
         """The path of its file below OUT/runs, without the suffix."""
-        return f"{self.task}-{self.schedule}/{self.row.name}-{'tuned' if self.is_tuned else 'frozen'}-{self.seed}"
+        folder = f"{self.task}-{self.schedule}{'-multi-scale' if self.is_multi_scale else ''}"
+        return f"{folder}/{self.row.name}-{'tuned' if self.is_tuned else 'frozen'}-{self.seed}"
 
     @property
-    def sort(self) -> tuple[str, str, str]:
+    def sort(self) -> tuple[str, str, str, bool]:
         """A key that is equal for runs that take the same time."""
-        if self.row.unet == "plain":
-            return self.task, self.schedule, "plain"
-        return self.task, self.schedule, "tuned" if self.is_tuned else "adapter" if self.row.adapter else "kept"
+        kind = "tuned" if self.is_tuned else "adapter" if self.row.adapter else "kept"
+        return self.task, self.schedule, "plain" if self.row.unet == "plain" else kind, self.is_multi_scale

@@ -20,11 +20,13 @@ from .rows import Row, Run, Task
 from .settings import Settings, check_same
 
 
-def plan(rows: Sequence[Row], how: argparse.Namespace, *, task: Task, schedule: str) -> list[Run]:
+def plan(
+    rows: Sequence[Row], how: argparse.Namespace, *, task: Task, schedule: str, is_multi_scale: bool = False
+) -> list[Run]:
     """All runs of a table: every row, frozen and tuned, with every seed. A plain encoder has nothing to freeze."""
     unets = {"both": (False, True), "frozen": (False,), "tuned": (True,)}[how.unet]
     return [
-        Run(task, row, schedule, is_tuned, seed)  # pyright: ignore[reportArgumentType]
+        Run(task, row, schedule, is_tuned, seed, is_multi_scale)  # pyright: ignore[reportArgumentType]
         for is_tuned in unets
         for row in rows
         if is_tuned or row.unet != "plain"

@@ -10,6 +10,7 @@ from tadp.cross_domain import ModifierTable
 
 from .bars import draw_bars
 from .cells import markdown
+from .measuring import MULTI_SCALE
 from .options import read
 from .pages import opening, write_page
 from .parts import SCALE, UNETS, Part, Table
@@ -40,7 +41,8 @@ def main(table: Table, description: str | None) -> None:
 
 
 def runs_of(table: Table, part: Part, how: argparse.Namespace) -> list:
-    return plan(part.rows, how, task=table.task, schedule=part.schedule)
+    is_multi_scale = MULTI_SCALE in table.metrics
+    return plan(part.rows, how, task=table.task, schedule=part.schedule, is_multi_scale=is_multi_scale)
 
 
 def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
