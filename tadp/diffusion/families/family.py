@@ -110,14 +110,13 @@ class Family(ABC):
             text: The encoded text, one per image, with the embedding widths in `layout`.
             image_size: (height, width) of the images in pixels, before padding.
             record_levels: Levels at which attention is recorded. Recording must not change the maps.
-            record_heads: Whether to also record each head. A family with `records_heads = False` may leave it out.
+            record_heads: Whether to append L channels for each head. Families without `records_heads` may leave it out.
 
         Returns:
             The maps, finest first, where the map of level k is (B, channels[k], H / reduction[k], W / reduction[k]).
             The second value has, for each recorded level, the attention of its cells to the text, averaged over heads
             and layers, (B, L, h, w) with the height and width of the map. The values of a cell sum to one over the
-            tokens, or to less in joint attention, where cells also attend to the image. `record_heads` adds L channels
-            for each head at the end.
+            tokens, or to less in joint attention, where cells also attend to the image.
         """
 
     # Which models belong to the family
