@@ -43,8 +43,8 @@ def markdown(
         "",
         f"![Precision and recall of each class]({Path(os.path.relpath(options.plot, options.out.parent)).as_posix()})",
         "",
-        "The table compares several ways to count mentions. Each row keeps the way of the row before and changes one "
-        "rule. Plurals always count.",
+        "The table compares several ways to count mentions. Each row changes one rule of the row before. Plurals "
+        "always count.",
         "",
         "- *Names*: only the names in the class list count (airplane, sofa, television …).",
         "- *Names and synonyms*: other words for a class count, too (man for person, couch for sofa).",

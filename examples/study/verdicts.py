@@ -125,6 +125,8 @@ def measured(claim: dict[str, Any], judgement: Judgement, whose: str) -> list[st
         if "cross" in claim:
             difference = "in percentage points, as differences from the null modifier (plain captions)"
         return [f"{whose}, {difference}:", judgement.details()]
+    if judgement.figures and not compared(claim):
+        return [f"{whose}, {judgement.details()}."]
     return [f"{whose}{compared(claim)}: {judgement.details()}."] if judgement.details() != "-" else []
 
 
