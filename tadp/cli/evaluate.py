@@ -57,7 +57,9 @@ def evaluate(
     masks: Annotated[
         Path | None,
         typer.Option(
-            "--masks", help="The folder of masks of --images, PNG files with the same names.", show_default=False
+            "--masks",
+            help="The folder of masks of --images, PNG, TIFF or PGM files with the same names.",
+            show_default=False,
         ),
     ] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the data set.", show_default=False)] = None,
