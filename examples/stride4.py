@@ -37,7 +37,7 @@ def miou(kind: str, *, seed: int, options: argparse.Namespace) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    metric = MeanIoU(len(train.class_names), class_names=train.class_names)
+    metric = MeanIoU(train.class_names)
     head.eval()
     held_out = RenderedScenes(options.held_out, seed=HELD_OUT_SEED)
     for start in range(0, len(held_out), options.batch):

@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
+
+from tadp.errors import Argument, OptionError
+from tadp.files.checks import check_choice
+
+Colors = Literal["voc", "cityscapes"] | Sequence[Sequence[int]] | np.ndarray
 
 INK, FAINT, PAPER = (31, 35, 40), (110, 118, 129), (255, 255, 255)
 TEXT_PX = 16
@@ -18,6 +24,11 @@ NEAR_TO_FAR = np.array(  # "Spectral"
     [(158, 1, 66), (213, 62, 79), (244, 109, 67), (253, 174, 97), (254, 224, 139), (230, 245, 152), (171, 221, 164),
      (102, 194, 165), (50, 136, 189), (94, 79, 162)], np.float32,
 )  # fmt: skip
+_CITYSCAPES = [  # of the 19 classes that are evaluated, from cityscapesscripts/helpers/labels.py
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
+    (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+]  # fmt: skip
 _GAP_PX, _LINE_PX = 12, 22
 _LEAST_TEXT_PX = 11
 
@@ -40,6 +51,33 @@ def class_color(label: int) -> tuple[int, int, int]:
         label >>= 3
         shift -= 1
     return color[0], color[1], color[2]
+
+
+def class_colors(colors: Colors | None, count: int, *, first: int = 0) -> list[tuple[int, int, int]]:
+    """The colour of each class.
+
+    Args:
+        colors: "voc" or "cityscapes", whose classes are in the order of `Cityscapes`; a colour (red, green, blue) from
+            0 to 255 for each class; or None, which is "voc" from the colour with number `first` on.
+        count: Number of classes K.
+        first: Number of the first class's colour if `colors` is None.
+
+    Returns:
+        K colours.
+
+    Raises:
+        OptionError: If `colors` is an unknown name or does not have K colours of three values from 0 to 255.
+    """
+    if colors is None or isinstance(colors, str):
+        check_choice(colors, ("voc", "cityscapes", None), name="colors")
+        offset = first if colors is None else 0
+        colors = _CITYSCAPES if colors == "cityscapes" else [class_color(label + offset) for label in range(count)]
+    listed = [tuple(map(int, color)) for color in colors]
+    is_valid = all(len(color) == 3 and min(color) >= 0 and max(color) <= 255 for color in listed)
+    if len(listed) < count or not is_valid:
+        rule = f" must have a colour (red, green, blue) from 0 to 255 for each of {count} classes"
+        raise OptionError(Argument("colors"), f"{rule}; got {len(listed)} colours, {listed[:3]} ….")
+    return listed[:count]  # pyright: ignore[reportReturnType]
 
 
 def map_colors(share: Float[np.ndarray, "*size"], colors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "*size 3"]:

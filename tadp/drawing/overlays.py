@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tadp.drawing.canvas import FAINT, INK, NEAR_TO_FAR, PAPER, TEXT_PX, class_color, font, map_colors
+from tadp.drawing.canvas import FAINT, INK, NEAR_TO_FAR, PAPER, TEXT_PX, Colors, class_colors, font, map_colors
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 
@@ -23,7 +23,12 @@ _Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def class_picture(
-    image: ImageLike, class_map: Int[Tensor, "h w"], class_names: Sequence[str], *, opacity: float = 0.6
+    image: ImageLike,
+    class_map: Int[Tensor, "h w"],
+    class_names: Sequence[str],
+    *,
+    opacity: float = 0.6,
+    colors: Colors | None = None,
 ) -> Image.Image:
     """Draw classes over an image, with a legend of the classes that occur, the largest first.
 
@@ -33,9 +38,13 @@ def class_picture(
             and pixels of the class "background" get no colour.
         class_names: The K class names, in the order of their indices.
         opacity: Opacity of the colours, from 0 to 1.
+        colors: The colour (red, green, blue) of each class, from 0 to 255, or the name of a palette: "voc", or
+            "cityscapes" for the 19 classes of `tadp.datasets.Cityscapes`. None takes the colours of "voc" without its
+            black.
 
     Raises:
         ImageError: If the image cannot be read.
+        OptionError: If `colors` is an unknown name, or does not have a colour for each class.
         ValueError: If `class_map` and the image differ in size, or `opacity` is not from 0 to 1.
     """
     if not 0 <= opacity <= 1:
@@ -47,15 +56,16 @@ def class_picture(
             f"a class map must have the image's size; got {labels.shape} for an image of "
             f"{picture.height, picture.width} (height, width)."
         )
-    offset = 0 if BACKGROUND in class_names else 1  # so that no class is black
+    first = 0 if BACKGROUND in class_names else 1  # so that no class is black
+    palette = class_colors(colors, len(class_names), first=first)
     pixels = np.asarray(picture).astype(np.float32)
     counts = np.bincount(labels[(labels >= 0) & (labels < len(class_names))].ravel(), minlength=len(class_names))
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] and class_names[k] != BACKGROUND]
     for label in order:
         here = labels == label
-        pixels[here] = (1 - opacity) * pixels[here] + opacity * np.array(class_color(label + offset), np.float32)
+        pixels[here] = (1 - opacity) * pixels[here] + opacity * np.array(palette[label], np.float32)
     shown = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
-    return _with_legend(shown, [(class_names[label], class_color(label + offset)) for label in order])
+    return _with_legend(shown, [(class_names[label], palette[label]) for label in order])
 
 
 def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
@@ -89,7 +99,12 @@ def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
 
 
 def box_picture(
-    image: ImageLike, found: Detections | Boxes, class_names: Sequence[str], *, note: str = ""
+    image: ImageLike,
+    found: Detections | Boxes,
+    class_names: Sequence[str],
+    *,
+    note: str = "",
+    colors: Colors | None = None,
 ) -> Image.Image:
     """Draw boxes over an image, with their classes and, for detections, their scores.
 
@@ -100,9 +115,11 @@ def box_picture(
         found: The boxes to draw, in pixels of the image.
         class_names: The class names, in the order of their indices in `found.labels`.
         note: A note to write below the picture; "" for none.
+        colors: The colours of the classes; see `class_picture`.
 
     Raises:
         ImageError: If the image cannot be read.
+        OptionError: If `colors` is an unknown name, or does not have a colour for each class.
     """
     original = to_pil(image)
     picture = _enlarged(original)
@@ -111,10 +128,12 @@ def box_picture(
     draw = ImageDraw.Draw(picture)
     order = sorted(range(len(found)), key=lambda k: scores[k] or 0.0)
     edges = [tuple(scale * float(edge) for edge in box) for box in found.boxes]
-    colors = [class_color(int(label) + 1) for label in found.labels]
+    count = max([len(class_names), *(1 + label for label in found.labels.tolist())])  # labels without a name, too
+    palette = class_colors(colors, count, first=1)
+    edge_colors = [palette[int(label)] for label in found.labels]
     for number in order:
         left, top, right, bottom = edges[number]
-        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colors[number], width=3)
+        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=edge_colors[number], width=3)
     labels: list[tuple[int, str, _Rectangle]] = []
     for number in reversed(order):  # the box with the highest score gets the first choice of a place
         label, score = int(found.labels[number]), scores[number]
@@ -123,8 +142,8 @@ def box_picture(
         occupied = [place for _, _, place in labels]
         labels.append((number, text, _label_place(draw, text, edges[number], picture.size, occupied)))
     for number, text, place in reversed(labels):
-        draw.rectangle(place, fill=colors[number])
-        ink = INK if sum(colors[number]) > 330 else PAPER
+        draw.rectangle(place, fill=edge_colors[number])
+        ink = INK if sum(edge_colors[number]) > 330 else PAPER
         draw.text((place[0] + 4, place[1] + 2), text, font=font(), fill=ink)
     return _with_note(picture, note) if note else picture
 

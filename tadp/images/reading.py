@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -57,6 +57,27 @@ def to_pil(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> Image.Im
             part = array_pixels(stored[rows], "image")
         levels[rows] = rearrange(part.mul_(255).round_().to(torch.uint8), "c h w -> h w c").cpu().numpy()
     return Image.fromarray(levels)
+
+
+def read_image(image: ImageLike, *, max_pixels: int | None = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """Read one image as an array of RGB values: the picture that models, captioners and data sets see.
+
+    In contrast to `np.asarray(Image.open(path))`, a photograph that its camera stored turned is upright, a transparent
+    image lies on white, and grey, palettes and 16-bit values become RGB values of 8 bits. Colour profiles are not
+    applied.
+
+    Args:
+        image: One image in any form that `to_tensor` reads.
+        max_pixels: Largest number of pixels (height times width) that the image may have; None removes the limit.
+
+    Returns:
+        The pixels, (H, W, 3), uint8, in an array of their own.
+
+    Raises:
+        ImageError: If the image cannot be read, has more than `max_pixels` pixels, or has values out of range.
+        TypeError: If `image` is not a path, a PIL image, an array or a tensor.
+    """
+    return np.array(to_pil(image, max_pixels=max_pixels))
 
 
 def to_tensor(

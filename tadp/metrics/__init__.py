@@ -1,8 +1,8 @@
 """Metrics for segmentation, depth, detection and captions.
 
-    metric = MeanIoU(13)
+    metric = MeanIoU(["ground", "dog", "cat"])
     for batch in batches:
-        metric.update(logits, masks)           # tensors on any device, of any dtype
+        metric.update(logits, masks)           # tensors on any device, or arrays; a batch or one image
     result = metric.compute()                  # immutable; print(result) shows a table
     metric.merge(other)                        # add the images of another process's metric, which can be pickled
 

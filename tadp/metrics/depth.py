@@ -4,12 +4,13 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tadp.files.checks import check_choice, check_numbers
-from tadp.metrics.per_class import check_merge
+from tadp.metrics.per_class import check_merge, to_maps
 
 Crop = Literal["eigen", "garg"]
 # Top, bottom, left and right, as shares of height and width.
@@ -118,24 +119,30 @@ class DepthMetrics:
         self.images = self.skipped = 0
         self._sums = dict.fromkeys(_NAMES, 0.0)
 
-    def update(self, depth_m: Float[Tensor, "b h w"], target_m: Float[Tensor, "b h w"]) -> None:
-        """Compare the predicted and the true depth of a batch of images.
+    def update(
+        self, depth_m: Float[Tensor | np.ndarray, "*b h w"], target_m: Float[Tensor | np.ndarray, "*b h w"]
+    ) -> None:
+        """Compare the predicted and the true depth of a batch of images, or of a single image.
 
         Args:
-            depth_m: Predicted depth in metres, (B, H, W).
-            target_m: True depth in metres, (B, H, W); 0, NaN or infinity where it is unknown.
+            depth_m: Predicted depth in metres, (B, H, W) or (H, W). A tensor or an array.
+            target_m: True depth in metres, of the same size; 0, NaN or infinity where it is unknown. A tensor or an
+                array.
 
         Raises:
-            TypeError: If `depth_m` or `target_m` is not a float tensor. Integers, as in depth files, are refused
-                because they are usually not in metres.
+            TypeError: If `depth_m` or `target_m` is not a tensor or an array of floats. Integers, as in depth files,
+                are refused because they are usually not in metres.
             ValueError: If the two differ in size, or `depth_m` contains a NaN. Nothing is counted in this case.
         """
+        depth_m, target_m = to_maps(depth_m, name="depth_m"), to_maps(target_m, name="target_m")
         for name, maps in (("depth_m", depth_m), ("target_m", target_m)):
             if not maps.is_floating_point():
                 raise TypeError(f"{name} must be metres as floats; got {maps.dtype}. Divide millimetres by 1000.")
+        if depth_m.ndim == target_m.ndim == 2:
+            depth_m, target_m = depth_m[None], target_m[None]
         if depth_m.shape != target_m.shape or depth_m.ndim != 3:
             raise ValueError(
-                f"depth_m and target_m must both be (B, H, W), of one size; got {tuple(depth_m.shape)} and "
+                f"depth_m and target_m must both be (B, H, W) or (H, W), of one size; got {tuple(depth_m.shape)} and "
                 f"{tuple(target_m.shape)}. Resize the prediction to the target's size, and leave out a channel axis."
             )
         for index, depth in enumerate(depth_m):

@@ -3,6 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from tadp.images.boxes import Boxes, Detections
 
 
@@ -22,6 +26,19 @@ def check_merge(own: object, other: object, settings: Sequence[str]) -> None:
                 f"metrics can only be merged if they have the same {name}; got {left} and {right}. Build both with "
                 "the same settings."
             )
+
+
+def to_maps(maps: Tensor | np.ndarray, *, name: str) -> Tensor:
+    """Maps as a tensor: integers of any width as int64, floats as they are.
+
+    Raises:
+        TypeError: If `maps` is neither a tensor nor an array.
+    """
+    if isinstance(maps, np.ndarray):
+        maps = torch.from_numpy(maps.astype(np.int64 if maps.dtype.kind in "iu" else maps.dtype, copy=False))
+    if not isinstance(maps, Tensor):
+        raise TypeError(f"{name} must be a tensor or a NumPy array; got {type(maps).__name__}.")
+    return maps
 
 
 def check_images(detections: Sequence[Detections], boxes: Sequence[Boxes], class_names: tuple[str, ...]) -> None:

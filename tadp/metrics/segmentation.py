@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from tadp.files.checks import check_classes, check_whole
-from tadp.metrics.per_class import check_merge, class_table, percent
+from tadp.metrics.per_class import check_merge, class_table, percent, to_maps
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,24 +55,26 @@ class MeanIoU:
     occurs counts as 0.
 
     Args:
-        num_classes: Number of classes K. Labels are 0 to K - 1, including background if it is a class.
+        classes: Names of the K classes in the order of their labels, or their number K, which names them "0", "1", ….
+            Labels are 0 to K - 1, including background if it is a class.
         ignore_label: Label of pixels that are not counted, whatever is predicted there; 255 by default.
-        class_names: Names of the K classes for the result; None is "0", "1", ….
 
     Attributes:
+        class_names: Names of the K classes.
         confusion: Number of pixels of the row's true class that were predicted as the column's class, (K, K), int64, on
             the CPU.
         images: Number of images that were counted.
 
     Raises:
-        ValueError: If there are no classes, or `class_names` does not have one name per class.
+        TypeError: If `classes` is a single string.
+        ValueError: If there are no classes, or two have the same name.
 
     Source:
         mmsegmentation's mIoU, aAcc and mAcc, which average with `nanmean`. The paper's released code evaluates with it.
 
     Example:
-        >>> metric = MeanIoU(3, class_names=["ground", "dog", "cat"])
-        >>> metric.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 0, 255]]]))
+        >>> metric = MeanIoU(["ground", "dog", "cat"])
+        >>> metric.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 0, 255]]))
         >>> print(metric.compute())
         mIoU 33.33 %, pixel accuracy 66.67 %, mean accuracy 66.67 %, 3 pixels
         class       IoU      acc
@@ -80,32 +83,40 @@ class MeanIoU:
         cat           -        -
     """
 
-    def __init__(self, num_classes: int, *, ignore_label: int = 255, class_names: Sequence[str] | None = None):
-        num_classes = check_whole(num_classes, name="num_classes")
-        check_whole(ignore_label, name="ignore_label", minimum=None)
-        listed = map(str, range(num_classes)) if class_names is None else check_classes(class_names, name="class_names")
-        names = tuple(listed)
-        if len(names) != num_classes:
-            raise ValueError(f"there must be one name per class; got {len(names)} names for {num_classes} classes.")
-        self.num_classes, self.ignore_label, self.class_names = num_classes, ignore_label, names
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    def __init__(self, classes: int | Sequence[str], *, ignore_label: int = 255):
+        is_named = isinstance(classes, Sequence)
+        names = check_classes(classes, name="classes") if is_named else range(check_whole(classes, name="classes"))
+        self.class_names = tuple(map(str, names))
+        self.ignore_label = check_whole(ignore_label, name="ignore_label", minimum=None)
+        self.confusion = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
         self.images = 0
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+        return len(self.class_names)
+
     def update(
-        self, predictions: Float[Tensor, "b k h w"] | Integer[Tensor, "b h w"], masks: Integer[Tensor, "b h w"]
+        self,
+        predictions: Float[Tensor | np.ndarray, "*b k h w"] | Integer[Tensor | np.ndarray, "*b h w"],
+        masks: Integer[Tensor | np.ndarray, "*b h w"],
     ) -> None:
-        """Count the pixels of a batch of images.
+        """Count the pixels of a batch of images, or of a single image.
 
         Args:
-            predictions: Logits or probabilities, (B, K, H, W), of which the class with the highest value is the
-                prediction; or predicted classes, (B, H, W), 0 to K - 1.
-            masks: The true class of each pixel, (B, H, W), 0 to K - 1, or `ignore_label`.
+            predictions: Logits or probabilities, (B, K, H, W) or (K, H, W), of which the class with the highest value
+                is the prediction; or predicted classes, (B, H, W) or (H, W), 0 to K - 1. A tensor or an array.
+            masks: The true class of each pixel, (B, H, W) or (H, W), 0 to K - 1, or `ignore_label`. A tensor or an
+                array.
 
         Raises:
-            TypeError: If `masks` does not contain integers.
+            TypeError: If `masks` does not contain integers, or an argument is neither a tensor nor an array.
             ValueError: If sizes differ, if logits are NaN or have another number of classes, or if a label or a
                 prediction at a counted pixel is not from 0 to K - 1. Nothing is counted in this case.
         """
+        predictions, masks = to_maps(predictions, name="predictions"), to_maps(masks, name="masks")
+        if masks.ndim == 2:
+            predictions, masks = predictions[None], masks[None]
         classes = self._class_maps(predictions)
         if masks.is_floating_point() or masks.is_complex() or masks.dtype == torch.bool:
             raise TypeError(f"masks must be integers (B, H, W); got {masks.dtype}. Convert them with .long().")
@@ -174,7 +185,7 @@ class MeanIoU:
         if predictions.is_floating_point() or predictions.dtype == torch.bool or predictions.ndim != 3:
             raise ValueError(
                 "predictions must be float logits (B, K, H, W) or integer class maps (B, H, W); got "
-                f"{predictions.dtype} {tuple(predictions.shape)}."
+                f"{predictions.dtype} {tuple(predictions.shape)}. For a single image, leave out B in both arguments."
             )
         return predictions.long()
 
@@ -185,7 +196,7 @@ class MeanIoU:
             raise ValueError(
                 f"{what} {image} of the batch has label {labels[image, row, column].item()} at row {row}, column "
                 f"{column}; the labels of {self.num_classes} classes must be 0 to {self.num_classes - 1}{hint}. Map "
-                "labels to classes first, or pass another num_classes or ignore_label."
+                "labels to classes first, or pass other classes or another ignore_label."
             )
 
 

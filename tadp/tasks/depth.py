@@ -262,7 +262,7 @@ class TADPForDepthEstimation(TaskModel):
 
     def score(self, metric: DepthMetrics, result: DepthResult, sample: Sample) -> None:
         """Compare a depth map with the sample's true depth; see `TaskModel.score`."""
-        metric.update(result.depth_m[None], torch.from_numpy(label_of(sample, "depth_m"))[None])
+        metric.update(result.depth_m, label_of(sample, "depth_m"))
 
 
 def _check_depth(depth_m: Tensor, most_m: float) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
+from tqdm import tqdm
+
 from tadp.datasets.sample import Sample
 from tadp.errors import ImageError
 from tadp.files.checks import check_choice
@@ -20,6 +22,7 @@ def evaluate(
     captions: CaptionSource = "data",
     metric: Metric | None = None,
     on_sample: Callable[[Sample, Any], None] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Any:
     """Predict each sample at its own size and compare the prediction with the labels.
@@ -32,7 +35,8 @@ def evaluate(
             `own_class` takes the class of each image from the sample; see `ModelText.of_sample`.
         metric: The metric to which the results are added; None creates one with `model.make_metric()`.
         on_sample: A function that is called after each sample with the sample and its result, for example to show
-            progress or save pictures. None calls nothing.
+            pictures or save results. None calls nothing.
+        progress: Whether to show a progress bar.
         **options: Options of the model's `predict`, such as `window_px` or `flip`.
 
     Returns:
@@ -54,7 +58,7 @@ def evaluate(
     """
     metric_to_fill: Any = model.make_metric() if metric is None else metric
     check_choice(captions, get_args(CaptionSource), name="captions")
-    for sample in samples:
+    for sample in tqdm(samples, desc="evaluating", unit="image", disable=not progress):
         caption = model.text.of_sample(sample) if captions == "data" or model.text.own_class else None
         try:
             result = model.predict(sample.image, caption, **options)

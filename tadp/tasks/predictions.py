@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tadp.datasets.sample import Sample
 from tadp.drawing import box_picture, class_picture, depth_picture
+from tadp.drawing.canvas import Colors
 from tadp.files.atomic import replace_file
 from tadp.images.boxes import Detections
 
@@ -47,9 +48,13 @@ class SegmentationResult:
         order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
         return {self.class_names[k]: float(counts[k] / self.class_map.numel()) for k in order}
 
-    def plot(self) -> Image.Image:
-        """The classes drawn over the image, with a legend."""
-        return class_picture(_image(self.image), self.class_map, self.class_names)
+    def plot(self, *, colors: Colors | None = None) -> Image.Image:
+        """The classes drawn over the image, with a legend.
+
+        Args:
+            colors: The colour of each class, or the name of a palette; see `tadp.drawing.overlays.class_picture`.
+        """
+        return class_picture(_image(self.image), self.class_map, self.class_names, colors=colors)
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.png`, whose grey values are the classes (16 bits if there are more than 256), and `PATH.json`.
@@ -165,11 +170,16 @@ class DetectionResult:
             self.boxes[keep], self.labels[keep], self.scores[keep], self.class_names, self.caption, self.image
         )
 
-    def plot(self, *, score: float = 0.5) -> Image.Image:
-        """The boxes whose score is above `score`, drawn over the image."""
+    def plot(self, *, score: float = 0.5, colors: Colors | None = None) -> Image.Image:
+        """The boxes whose score is above `score`, drawn over the image.
+
+        Args:
+            score: The lowest score of the boxes to draw, in [0, 1].
+            colors: The colour of each class, or the name of a palette; see `tadp.drawing.overlays.class_picture`.
+        """
         shown = self.above(score)
         note = "" if len(shown) else f"nothing above {score:g}"
-        return box_picture(_image(self.image), shown.detections, self.class_names, note=note)
+        return box_picture(_image(self.image), shown.detections, self.class_names, note=note, colors=colors)
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> list[Path]:
         """Write `PATH.json`: a list of objects, each with its name, score and box in pixels.

@@ -256,11 +256,11 @@ class TADPForSemanticSegmentation(TaskModel):
 
     def make_metric(self) -> MeanIoU:
         """Mean IoU over the model's classes."""
-        return MeanIoU(len(self.class_names), ignore_label=self.ignore_label, class_names=self.class_names)
+        return MeanIoU(self.class_names, ignore_label=self.ignore_label)
 
     def score(self, metric: MeanIoU, result: SegmentationResult, sample: Sample) -> None:
         """Compare a class map with the sample's mask; see `TaskModel.score`."""
-        metric.update(result.class_map[None], torch.from_numpy(label_of(sample, "mask"))[None])
+        metric.update(result.class_map, label_of(sample, "mask"))
 
     def _coarse(self, images: Float[Tensor, "1 3 _h _w"], text: Conditioning) -> Float[Tensor, "1 k _h2 _w2"]:
         """Logits at the finest map's size, before the head enlarges them to pixels."""

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tadp.drawing import SHORT_PX, box_picture, class_color, class_picture, depth_picture, sheet
-from tadp.errors import ImageError
+from tadp.errors import ImageError, OptionError
 from tadp.images.boxes import Boxes, Detections
 
 NAMES = ["background", "dog", "cat"]
@@ -234,3 +234,42 @@ def test_a_sheet_holds_every_picture_whole(titles):
 def test_rows_that_make_no_sheet_are_refused(lengths):
     with pytest.raises(ValueError, match="a sheet needs at least one row, and rows of the same length; got"):
         sheet([[photo(8, 8)] * length for length in lengths])
+
+
+CITYSCAPES_ROAD, CITYSCAPES_SIDEWALK = [128, 64, 128], [244, 35, 232]
+
+
+@pytest.mark.parametrize(
+    ("colors", "expected"),
+    [
+        ("cityscapes", [CITYSCAPES_ROAD, CITYSCAPES_SIDEWALK]),
+        ("voc", [[0, 0, 0], [128, 0, 0]]),
+        ([(1, 2, 3), (4, 5, 6), (7, 8, 9)], [[1, 2, 3], [4, 5, 6]]),
+        (np.array([[1, 2, 3], [4, 5, 6]]), [[1, 2, 3], [4, 5, 6]]),
+    ],
+)
+def test_classes_and_boxes_take_the_colours_of_a_palette(colors, expected):
+    labels = torch.zeros(SHORT_PX, SHORT_PX, dtype=torch.int64)
+    labels[:, SHORT_PX // 2 :] = 1
+    names = ["road", "sidewalk"]
+    pixels = np.asarray(class_picture(photo(SHORT_PX, SHORT_PX), labels, names, opacity=1.0, colors=colors))
+    assert pixels[5, 5].tolist() == expected[0]
+    assert pixels[5, SHORT_PX - 5].tolist() == expected[1]
+    boxes = Boxes(torch.tensor([[50.0, 100.0, 200.0, 300.0]]), torch.tensor([1]))
+    drawn = np.asarray(box_picture(photo(SHORT_PX, SHORT_PX), boxes, names, colors=colors))
+    assert drawn[200, 50].tolist() == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("colors", "message"),
+    [
+        ("camvid", "colors must be one of voc, cityscapes, None; got 'camvid'"),
+        ([(1, 2, 3)], "from 0 to 255 for each of 2 classes; got 1 colours"),
+        ([(1, 2, 3), (1, 2, 256)], "from 0 to 255 for each of 2 classes; got 2 colours"),
+        ([(1, 2), (3, 4)], "from 0 to 255 for each of 2 classes"),
+    ],
+)
+def test_a_palette_that_does_not_fit_is_refused(colors, message, no_type_checker):
+    labels = torch.zeros(SHORT_PX, SHORT_PX, dtype=torch.int64)
+    with pytest.raises(OptionError, match=message):
+        class_picture(photo(SHORT_PX, SHORT_PX), labels, ["road", "sidewalk"], colors=colors)

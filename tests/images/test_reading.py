@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
+from tadp.datasets import MaskFolder
 from tadp.errors import ImageError
-from tadp.images import MAX_PIXELS, crop_to_cells, list_images, pad_to_multiple, to_pil, to_tensor
+from tadp.images import MAX_PIXELS, crop_to_cells, list_images, pad_to_multiple, read_image, to_pil, to_tensor
 
 ORIENTATION = 0x0112  # the EXIF tag
 KINDS = "(?i)path.*PIL.*numpy.*tensor"  # matches our message, and the type checker's if that comes first
@@ -534,3 +535,38 @@ class TestListImages:
     def test_what_holds_no_image_is_named_with_the_known_suffixes(self, folder, name):
         with pytest.raises(ImageError, match=r"(folder\.png|\*\.txt)' holds no images. .*\.jpeg, \.jpg"):
             list_images(folder / name)
+
+
+def pictures(folder: Path, levels: np.ndarray) -> None:
+    """Pictures that `np.asarray(Image.open(path))` reads in another way than models do."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(levels).save(folder / "turned.png", exif=exif)
+    alpha = np.dstack([levels, np.arange(levels[..., 0].size, dtype=np.uint8).reshape(levels.shape[:2])])
+    Image.fromarray(alpha).save(folder / "alpha.png")
+    Image.fromarray(levels[..., 0].astype(np.uint16) * 257 + 100).save(folder / "deep.png")
+    Image.fromarray(levels).quantize(8).save(folder / "palette.png")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(levels).save(folder / "profile.png", icc_profile=profile)
+    Image.fromarray(levels).convert("CMYK").save(folder / "cmyk.jpg")
+
+
+def test_every_part_sees_the_picture_that_read_image_reads(levels, tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for folder in (images, masks):
+        folder.mkdir()
+    pictures(images, levels)
+    for path in images.iterdir():
+        height, width = read_image(path).shape[:2]
+        Image.fromarray(np.zeros((height, width), np.uint8)).save(masks / f"{path.stem}.png")
+    data = MaskFolder(images, masks, class_names=["a", "b"])
+    assert len(data) == 6
+    for sample, path in zip(data, sorted(images.iterdir()), strict=True):
+        pixels = read_image(path)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.writeable
+        np.testing.assert_array_equal(sample.image, pixels)
+        np.testing.assert_array_equal(np.asarray(to_pil(path)), pixels)
+        np.testing.assert_array_equal(to_tensor(path)[0].mul(255).round().permute(1, 2, 0).numpy(), pixels)
+    assert read_image(images / "turned.png").shape == (12, 9, 3)
+    np.testing.assert_array_equal(read_image(images / "profile.png"), levels)

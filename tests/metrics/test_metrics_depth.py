@@ -240,3 +240,27 @@ def test_only_like_merges_with_like():
         DepthMetrics(crop="eigen").merge(DepthMetrics())
     with pytest.raises(ValueError, match=r"the same max_depth_m; got 10\.0 and 80\.0"):
         DepthMetrics().merge(DepthMetrics(max_depth_m=80.0))
+
+
+@pytest.mark.parametrize("convert", [lambda maps: maps, lambda maps: maps.numpy()])
+def test_single_images_and_arrays_count_like_batches(convert):
+    generator = torch.Generator().manual_seed(0)
+    depth, truth = 1 + 3 * torch.rand(2, 2, 5, 7, generator=generator)
+    batch, single = DepthMetrics(), DepthMetrics()
+    batch.update(convert(depth), convert(truth))
+    for image, target in zip(depth, truth, strict=True):
+        single.update(convert(image), convert(target))
+    assert batch.compute() == single.compute()
+
+
+def test_torchmetrics_agrees():
+    """torchmetrics takes the root over all pixels, so one image is compared."""
+    regression = pytest.importorskip("torchmetrics.regression")
+    depth, truth = 1 + 3 * torch.rand(2, 12, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    metric = DepthMetrics()
+    metric.update(depth, truth)
+    result = metric.compute()
+    assert result.rmse == pytest.approx(regression.MeanSquaredError(squared=False)(depth, truth).item())
+    assert result.abs_rel == pytest.approx(regression.MeanAbsolutePercentageError()(depth, truth).item())
+    log_error = regression.MeanSquaredError(squared=False)(depth.log().flatten(), truth.log().flatten())
+    assert result.rmse_log == pytest.approx(log_error.item())

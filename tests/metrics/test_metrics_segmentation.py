@@ -126,7 +126,7 @@ def test_the_logits_gradient_and_values_are_left_alone():
 
 
 def test_a_result_reads_as_a_table():
-    metric = MeanIoU(3, class_names=["ground", "dining table", "cat"])
+    metric = MeanIoU(["ground", "dining table", "cat"])
     metric.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 0, 255]]]))
     lines = str(metric.compute()).splitlines()
     assert lines[0] == "mIoU 33.33 %, pixel accuracy 66.67 %, mean accuracy 66.67 %, 3 pixels"
@@ -136,6 +136,41 @@ def test_a_result_reads_as_a_table():
         "cat                 -        -",
     ]
     assert repr(metric.compute()).startswith("MeanIoUResult(miou=0.3333, pixel_accuracy=0.6667")
+
+
+@pytest.mark.parametrize("convert", [lambda maps: maps, lambda maps: maps.numpy()])
+def test_single_images_and_arrays_count_like_batches(convert):
+    generator = torch.Generator().manual_seed(3)
+    logits, masks = torch.randn(2, K, 5, 7, generator=generator), torch.randint(0, K, (2, 5, 7), generator=generator)
+    masks[0, 0] = 255
+    batch, single, classes = (MeanIoU([f"class {label}" for label in range(K)]) for _ in range(3))
+    batch.update(convert(logits), convert(masks.to(torch.uint8)))
+    for image, mask in zip(logits, masks, strict=True):
+        single.update(convert(image), convert(mask))
+        classes.update(convert(image.argmax(0)), convert(mask))
+    assert repr(batch.compute()) == repr(single.compute()) == repr(classes.compute())
+    assert batch.images == single.images == classes.images == 2
+    assert torch.equal(batch.confusion, single.confusion)
+
+
+def test_torchmetrics_agrees():
+    classification = pytest.importorskip("torchmetrics.classification")
+    generator = torch.Generator().manual_seed(4)
+    predicted, masks = torch.randint(0, K, (2, 3, 16, 20), generator=generator)
+    masks[:, 3:5] = 255
+    metric = MeanIoU(K)
+    metric.update(predicted, masks)
+    result = metric.compute()
+    iou = classification.MulticlassJaccardIndex(K, average=None, ignore_index=255)(predicted, masks)
+    accuracy = classification.MulticlassAccuracy(K, average="micro", ignore_index=255)(predicted, masks)
+    assert list(result.iou.values()) == pytest.approx(iou.tolist(), rel=1e-6)
+    assert result.miou == pytest.approx(iou.mean().item(), rel=1e-6)
+    assert result.pixel_accuracy == pytest.approx(accuracy.item(), rel=1e-6)
+
+
+def test_lists_are_refused_by_name(no_type_checker):
+    with pytest.raises(TypeError, match="predictions must be a tensor or a NumPy array; got list"):
+        MeanIoU(2).update([[0]], MASK)
 
 
 MASK = torch.zeros(2, 4, 6, dtype=torch.int64)
@@ -189,10 +224,9 @@ def test_nothing_counted_is_no_figure():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_classes": 0}, ValueError, "num_classes must be 1 or more; got 0"),
-        ({"num_classes": 3, "class_names": ["a", "b"]}, ValueError, "one name per class; got 2 names for 3 classes"),
-        ({"num_classes": 2, "class_names": ["a", "a"]}, ValueError, "class names must be unique; 'a' is class 0 and 1"),
-        ({"num_classes": 3, "class_names": "abc"}, TypeError, r"got the string 'abc'. Pass \['abc'\]"),
+        ({"classes": 0}, ValueError, "classes must be 1 or more; got 0"),
+        ({"classes": ["a", "a"]}, ValueError, "class names must be unique; 'a' is class 0 and 1"),
+        ({"classes": "abc"}, TypeError, r"got the string 'abc'. Pass \['abc'\]"),
     ],
 )
 def test_classes_that_cannot_be_are_refused(arguments, error, message):

@@ -265,6 +265,13 @@ def test_evaluation_takes_its_captions_from_the_data_or_the_captioner():
     assert used[1] == model.captioner(Scenes(1, seed=5)[0].image)[0]
 
 
+def test_evaluation_shows_its_progress(capsys):
+    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), class_names=["background", *SCENE_CLASSES])
+    scenes = RenderedScenes(2, seed=5)
+    assert str(evaluate(model, scenes, progress=True)) == str(evaluate(model, scenes))
+    assert capsys.readouterr().err.count("evaluating: 100%") == 1
+
+
 def test_a_caption_reaches_the_prediction():
     model = segmenter()
     batch = images(1, 64, 64)

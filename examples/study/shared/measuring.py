@@ -77,6 +77,6 @@ def seconds_to_measure(model: Any, inputs: HeadInputs) -> float:
 
 def _metric(half: Images) -> Any:
     if half.task == "segmentation":
-        return MeanIoU(len(half.class_names), class_names=half.class_names)
+        return MeanIoU(half.class_names)
     crop = "eigen" if half.settings.data == "nyu" else None
     return DepthMetrics(max_depth_m=MAX_DEPTH_M[half.settings.data], crop=crop)

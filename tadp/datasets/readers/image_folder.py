@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args, overload
 
 from tadp.captions import CaptionTable
-from tadp.datasets.readers.label_files import check_turn, read_image
+from tadp.datasets.readers.label_files import check_turn, read_upright
 from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, ImageError, MissingDataError, UnknownIdError
 from tadp.files.checks import check_choice
@@ -112,7 +112,7 @@ class FolderDataset(ABC):
 
     def _load(self, record: Record) -> Sample:
         caption = None if self._captions is None else caption_of(self._captions, record.image_id)
-        pixels, orientation = read_image(record.image)
+        pixels, orientation = read_upright(record.image)
         sample = self._label(Sample(pixels, record.image_id, caption), record.labels)
         if orientation != 1:
             check_turn(sample, record.image, record.labels, orientation)

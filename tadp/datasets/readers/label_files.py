@@ -28,8 +28,8 @@ class XMLObject(NamedTuple):
     is_difficult: bool
 
 
-def read_image(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
-    """Read pixels as `predict` does: upright, 16-bit greys scaled to 8 bits, transparent images on white.
+def read_upright(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
+    """Read pixels as `tadp.images.read_image` does, and say how they were turned.
 
     Returns:
         The pixels, and the EXIF orientation by which they were turned, 1 to 8; 1 means that they were not.
