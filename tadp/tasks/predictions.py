@@ -52,7 +52,9 @@ class SegmentationResult:
         """The classes drawn over the image, with a legend.
 
         Args:
-            colors: The colour of each class, or the name of a palette; see `tadp.drawing.overlays.class_picture`.
+            colors: The colour (red, green, blue) of each class, from 0 to 255; or the name of a palette: "voc", or
+                "cityscapes" for the classes of `tadp.datasets.Cityscapes`. None takes the colours of "voc" without its
+                black.
         """
         return class_picture(_image(self.image), self.class_map, self.class_names, colors=colors)
 
@@ -175,7 +177,9 @@ class DetectionResult:
 
         Args:
             score: The lowest score of the boxes to draw, in [0, 1].
-            colors: The colour of each class, or the name of a palette; see `tadp.drawing.overlays.class_picture`.
+            colors: The colour (red, green, blue) of each class, from 0 to 255; or the name of a palette: "voc", or
+                "cityscapes" for the classes of `tadp.datasets.Cityscapes`. None takes the colours of "voc" without its
+                black.
         """
         shown = self.above(score)
         note = "" if len(shown) else f"nothing above {score:g}"
