@@ -97,7 +97,7 @@ def markdown(results: dict[str, list[dict]], task: str, called: str) -> str:
         f"Does a head learn {task} on the features of [`tadp-tiny`](../tadp-tiny.md)? Its score on held-out [rendered "
         "scenes](../concepts.md#glossary) is compared with the score of the same head on an untrained U-Net, and with "
         "trivial answers that ignore the image. The table shows the mean ± standard deviation over "
-        f"{count} {'seed' if count == 1 else 'seeds'}.\n\n"
+        f"{count} {'seed' if count == 1 else 'seeds'}. A figure without ± is the same for every seed.\n\n"
         f"{about}\n"
         "- *tadp-tiny*: a head was trained on the features of this model, with captions by its captioner as text.\n"
         "- *tadp-tiny, its U-Net untrained*: the same, but with random weights in the U-Net.\n\n"
