@@ -56,7 +56,7 @@ class Provenance:
     def __post_init__(self) -> None:
         if not isinstance(self.captioner, str) or not isinstance(self.revision, str | None):
             raise TypeError(f"captioner and revision must be strings; got {self.captioner!r} and {self.revision!r}.")
-        if flaw := _flaw(self.captioner):
+        if flaw := flaw_of(self.captioner):
             raise CaptionError(f"the captioner's name {flaw}. Give the folder or repository of the model.")
         for name in ("generation", "versions"):
             object.__setattr__(self, name, _json_object(getattr(self, name), f"a provenance's {name}"))
@@ -140,7 +140,7 @@ def new_record(
             raise TypeError(
                 f"a caption of {shown(image_id)} must be a string; got {type(caption).__name__} {shown(caption)}."
             )
-        if flaw := _flaw(caption):
+        if flaw := flaw_of(caption):
             raise CaptionError(
                 f"a caption of {shown(image_id)} {flaw}. Give another, or leave the image out; "
                 "table.get(id, '') then returns the empty prompt."
@@ -167,11 +167,11 @@ def check_id(image_id: Any) -> None:
             f"an image id must be a string; got {type(image_id).__name__} {shown(image_id)}. Pass "
             f"{str(image_id)!r} if that is its name."
         )
-    if flaw := _flaw(image_id):
+    if flaw := flaw_of(image_id):
         raise CaptionError(f"an image id {flaw}. Give another, or rename the file.")
 
 
-def _flaw(text: str) -> str | None:
+def flaw_of(text: str) -> str | None:
     """Return why a text cannot be an id, a name or a caption; None if it can."""
     if len(text) > MAX_CHARACTERS:
         return f"has {len(text)} characters, of which at most {MAX_CHARACTERS} are allowed: {shown(text[:_SHOWN])}"

@@ -6,7 +6,6 @@ failure.
 """
 
 import json
-import operator
 import os
 import sqlite3
 import time
@@ -15,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tadp.captions.records import CaptionRecord, Located, Provenance, shown, to_json
+from tadp.captions.records import CaptionRecord, Located, Provenance, flaw_of, shown, to_json
 from tadp.captions.store import Plan, in_turn
+from tadp.captions.strict_json import loads
 from tadp.errors import CaptionError, OutputError
-from tadp.files.checks import refuse_pointer
-from tadp.language.grammar import MAX_CHARACTERS
+from tadp.files.checks import check_whole, refuse_pointer
 from tadp.language.unicode_forms import forms
 
 _WAIT_S = 60.0  # how long to wait for another process to finish its transaction
@@ -159,17 +158,20 @@ class SqliteStore:
         return records
 
     def _pages(self, columns: str) -> Iterator[tuple]:
-        query = f"SELECT {columns} FROM captions WHERE id > ? ORDER BY id LIMIT {_PAGE}"
-        last = ""
+        query = f"SELECT {columns} FROM captions WHERE id {{}} ? ORDER BY id LIMIT {_PAGE}"
+        last, comparison = "", ">="  # an empty id is refused, not left out
         while True:
             with self._database() as database:
-                rows = _run(database, query, (last,)).fetchall()
+                rows = _run(database, query.format(comparison), (last,)).fetchall()
             if not rows:
                 return
-            if any(not isinstance(row[0], str) or row[0] <= last for row in (rows[0], rows[-1])):
-                raise self._damaged(rows[-1][0], "the ids are not texts in their order")
+            for row in rows:
+                if flaw := flaw_of(row[0]) if isinstance(row[0], str) else "is not a text":
+                    raise self._damaged(row[0], f"its id {flaw}")
+            if any(row[0] <= last for row in (rows[0], rows[-1])):
+                raise self._damaged(rows[-1][0], "the ids are not in their order")
             yield from rows
-            last = rows[-1][0]
+            last, comparison = rows[-1][0], ">"
 
     def _record(self, row: tuple[str, str, str | None, int]) -> CaptionRecord:
         image_id, captions, fields, number = row
@@ -177,32 +179,38 @@ class SqliteStore:
             with self._database() as database:
                 self._known = {key: source for key, (source, _) in self._provenances(database).items()}
         try:
-            texts, others, source = json.loads(captions), json.loads(fields) if fields else {}, self._known[number]
-        except (TypeError, ValueError, LookupError, RecursionError) as error:
+            texts, source = json.loads(captions), self._known[number]
+            others = loads(fields.encode(), "its fields", is_line=True) if fields else {}
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise self._damaged(image_id, f"{type(error).__name__}: {error}") from error
-        is_list = isinstance(texts, list) and bool(texts)
-        if not is_list or not all(isinstance(text, str) and 0 < len(text) <= MAX_CHARACTERS for text in texts):
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise self._damaged(image_id, f"its captions are {shown(texts)}")
+        for flaw in filter(None, map(flaw_of, texts)):
+            raise self._damaged(image_id, f"a caption {flaw}")
         if not isinstance(others, dict):
             raise self._damaged(image_id, f"its fields are {shown(others)}")
         return CaptionRecord(image_id, tuple(texts), others, source)
 
     def _damaged(self, image_id: Any, why: str) -> CaptionError:
         return CaptionError(
-            f"{self._path}, image {shown(image_id)}: no caption table has such a row: {why}. The file is damaged, "
-            "or was changed by another program; use a backup."
+            f"{self._path}, image {shown(image_id)}: no caption table has such a row: {why.rstrip('.')}. The file is "
+            "damaged, or was changed by another program; use a backup."
         )
 
     def _provenances(self, database: sqlite3.Connection) -> dict[int, tuple[Provenance | None, int]]:
         rows = _run(database, "SELECT number, record, images FROM provenance").fetchall()
         try:
             return {
-                number: (None if text is None else Provenance.from_dict(json.loads(text)), operator.index(images))
+                number: (
+                    None if text is None else Provenance.from_dict(json.loads(text)),
+                    check_whole(images, name="images", minimum=0),
+                )
                 for number, text, images in rows
             }
         except (CaptionError, TypeError, ValueError, RecursionError) as error:
             raise CaptionError(
-                f"{self._path} has a provenance that cannot be read: {error} It is damaged; use a backup."
+                f"{self._path} has a provenance that cannot be read: {str(error).rstrip('.')}. It is damaged; use a "
+                "backup."
             ) from error
 
 
@@ -286,12 +294,14 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         raise CaptionError(
             f"{path} is a caption table of format {number}; this version of tadp knows {_FORMAT}. Use a newer version."
         )
-    # A view or a trigger would run the SQL in the file.
+    # A view, a trigger or an index of an expression would run the SQL in the file. SQLite's own indexes have none.
     tables = dict(_run(database, "SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall())
-    others = _run(database, "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchall()
+    query = "SELECT type, name FROM sqlite_master WHERE type != 'table' AND (type != 'index' OR sql IS NOT NULL)"
+    others = _run(database, query).fetchall()
     if others:
         kind, name = others[0]
-        raise CaptionError(f"{path} has a {kind}, {shown(name)}, which no caption table has. Use another file.")
+        article = "an" if kind == "index" else "a"
+        raise CaptionError(f"{path} has {article} {kind}, {shown(name)}, which no caption table has. Use another file.")
     for statement in _SCHEMA[:2]:
         name = statement.split()[2]
         if tables.get(name) != statement:
@@ -316,7 +326,10 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 def _raise_clearly(error: sqlite3.Error, path: Path, *, is_writing: bool) -> NoReturn:
     """Raise an error that says what to do, in place of SQLite's."""
     code = _code(error)
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    is_damaged = code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG) or (
+        str(error).startswith("Could not decode")  # not UTF-8
+    )
+    if is_damaged:
         raise CaptionError(
             f"{path} cannot be read as a caption table: {error}. It is another kind of file, or damaged; use a backup."
         ) from error

@@ -376,12 +376,10 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
 
 def _record(target: Path) -> dict[str, Any] | None:
     """The record of a result; None if there is none, or it is incomplete."""
-    try:
-        record = json.loads(Path(f"{target}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    from tadp.extract.outputs import read_record
+
     has_data = target.suffix == f".{Task.detection.value}" or Path(f"{target}.png").exists()
-    return record if isinstance(record, dict) and has_data else None
+    return read_record(Path(f"{target}.json")) if has_data else None
 
 
 def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from tadp.cli.app import Device, Model, Revision, Variant, command
 from tadp.cli.terminal import TINY, Dtype, load_backbone, load_captioner, own_captioner, wrong_usage
 from tadp.errors import CaptionError, ModifierError
+from tadp.files.checks import read_lines
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
@@ -133,18 +134,10 @@ def _names(text: str | None, option: str) -> list[str]:
     if text is None:
         raise typer.BadParameter("this mode needs it: names separated by commas, or @FILE.", param_hint=option)
     if text.startswith("@"):
-        try:
-            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise CaptionError(
-                f"cannot read the class names in {text[1:]}: {why}. Pass a text file, as @FILE."
-            ) from error
-    elif _exists(text) and Path(text).is_file():
+        return read_lines(Path(text[1:]), of="class name", error=CaptionError)
+    if _exists(text) and Path(text).is_file():
         raise typer.BadParameter(f"{text} is a file; pass @{text} for the names in it.", param_hint=option)
-    else:
-        lines = text.split(",")
-    return [line.strip() for line in lines if line.strip()]
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _exists(name: str) -> bool:

@@ -15,8 +15,8 @@ from tadp.convert.ledger import Ledger, Report
 from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import Argument, ModelError, OutputError
-from tadp.files.atomic import complete_folder
-from tadp.files.hub import HubOptions, check_finite
+from tadp.files.atomic import complete_folder, remove_partial_folders
+from tadp.files.hub import HubOptions, check_finite, read_json
 from tadp.files.model_folder import model_folder, read_config
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
 from tadp.text.stack import only_encoder
@@ -94,8 +94,10 @@ def convert_file(
         decode_heads/vpd_depth_head.py.
     """
     path, output = Path(path), Path(output)
-    complete_folder(output)
-    if output.is_file() or any(not entry.name.startswith(".part") for entry in output.glob("*")):
+    was_killed = complete_folder(output)
+    remove_partial_folders(output)
+    is_empty = all(entry.name.startswith(".part") for entry in output.glob("*"))
+    if output.is_file() or not (is_empty or (was_killed and _is_conversion(output, path))):
         raise OutputError(f"{output} is not empty; choose another folder. Nothing was changed.")
     hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     state, extra = state_of(read_pickle(path), path)
@@ -129,6 +131,12 @@ def convert_file(
     model.save_pretrained(output)
     written = options | {"prompt_mode": text.mode, "classes": len(names)}
     return Report(form.kind, form.task, tuple(file.ledger.parts), written, tuple(notes))
+
+
+def _is_conversion(output: Path, path: Path) -> bool:
+    """Whether a folder holds a conversion of a file of this name."""
+    record = read_json(output / "config.json").get("record") if (output / "config.json").exists() else None
+    return isinstance(record, dict) and str(record.get("notes")).startswith(f"Converted from {path.name}:")
 
 
 def _load_base(base: str | Path, text: FileText, options: dict[str, Any], path: Path, hub: HubOptions) -> TADPBackbone:

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tadp.files.atomic import replace_file
+from tadp.files.checks import LARGEST_JSON, check_regular
 
 
 def done_before(
@@ -42,15 +43,21 @@ def brief(value: Any) -> str:
 
 def _whole_record(folder: Path, name: str) -> dict[str, Any] | None:
     """The record of complete results; None if any part of them is missing or incomplete."""
+    record, tensors = read_record(folder / f"{name}.json"), folder / f"{name}.safetensors"
+    required = {"settings", "image", "image_sha256", "file_bytes", "caption"}
+    if record is None or not required <= record.keys() or not isinstance(record["settings"], dict):
+        return None
+    return record if tensors.is_file() and record["file_bytes"] == tensors.stat().st_size else None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of a result; None if there is none, or it is incomplete or damaged."""
     try:
-        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        size = (folder / f"{name}.safetensors").stat().st_size
+        check_regular(path, most_bytes=LARGEST_JSON)
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    required = {"settings", "image", "image_sha256", "file_bytes", "caption"}
-    if not isinstance(record, dict) or not required <= record.keys() or not isinstance(record["settings"], dict):
-        return None
-    return record if record["file_bytes"] == size else None
+    return record if isinstance(record, dict) else None
 
 
 def file_digest(image: Path) -> str | None:

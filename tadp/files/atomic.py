@@ -87,7 +87,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     partial = None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _remove_partial_folders(path)
+        remove_partial_folders(path)
         partial = Path(tempfile.mkdtemp(prefix=f".part-{threading.get_ident()}.{os.getpid()}-", dir=path))
         new, old = partial / "new", partial / "old"
         new.mkdir()
@@ -108,23 +108,36 @@ def replace_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def complete_folder(path: Path) -> None:
-    """Complete a `replace_folder` that was killed while it moved its entries.
+def complete_folder(path: Path) -> bool:
+    """Complete a `replace_folder` that was killed while it moved its entries, and return whether there was one.
 
     Raises:
         ModelError: If this is not possible, so that the folder holds parts of two models.
     """
     if not any(path.glob(f".part-*/{_COMPLETE}")):
-        return
+        return False
     try:
         with _moving(path):
             _complete_all(path)
-        _remove_partial_folders(path)
+        remove_partial_folders(path)
     except OSError as error:
         raise ModelError(
             f"{path} holds parts of two models, because the process that was replacing one by the other was killed, "
             f"and the rest cannot be moved: {error} Load it once as a user who may write there, or save it again."
         ) from error
+    return True
+
+
+def remove_partial_folders(path: Path) -> None:
+    """Delete what killed processes left, except for folders that `complete_folder` can complete."""
+    for partial in path.glob(".part-*"):
+        match = re.fullmatch(r"\.part-(\d+)\.(\d+)-\w+", partial.name)
+        is_dead = match and not _is_running(thread=int(match[1]), process=int(match[2]))
+        if is_dead and not (partial / _COMPLETE).exists():
+            shutil.rmtree(partial, ignore_errors=True)
+    if (path / _FOLDER_LOCK).exists():
+        with suppress(OutputError), locked(path / _FOLDER_LOCK, busy="another run holds it"):
+            pass  # a lock file that nobody holds is removed
 
 
 def writable_folder(folder: Path) -> Path:
@@ -193,15 +206,6 @@ def _finish(path: Path, mark: Path) -> None:
     shutil.rmtree(mark.with_name("old"), ignore_errors=True)
     mark.unlink()
     shutil.rmtree(mark.parent, ignore_errors=True)
-
-
-def _remove_partial_folders(path: Path) -> None:
-    """Delete the partial folders of killed processes, except for those that `complete_folder` can complete."""
-    for partial in path.glob(".part-*"):
-        match = re.fullmatch(r"\.part-(\d+)\.(\d+)-\w+", partial.name)
-        is_dead = match and not _is_running(thread=int(match[1]), process=int(match[2]))
-        if is_dead and not (partial / _COMPLETE).exists():
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _is_running(*, thread: int, process: int) -> bool:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 
 from tadp.errors import MissingExtraError, ModelError, TADPError
+from tadp.files.checks import check_regular
 from tadp.files.schema import HINT, check_types, shown
 
 Built = TypeVar("Built")
@@ -276,7 +277,8 @@ def _check_code(key: str, value: Any, path: Path) -> None:
 
 
 def _shapes(path: Path) -> list[list[int]]:
-    """The shapes of a file's tensors; none if it cannot be read, which is reported when its weights are."""
+    """The shapes of a file's tensors; none if it is damaged, which is reported when its weights are read."""
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118  safe_open is not a dict

@@ -13,6 +13,8 @@ from typing import Any
 from tadp.errors import Argument, CorruptFileError, MissingExtraError, OptionError, TADPError
 from tadp.language.matching import readable
 
+LARGEST_JSON = 2**26  # bytes; the index of a large model has less than a million
+_LONGEST_LINE = 10_000  # characters
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -196,6 +198,37 @@ def check_regular(path: Path, *, most_bytes: int | None = None) -> None:
         raise CorruptFileError(
             f"{path} has more than {most_bytes} bytes, too many for such a file. Get the file again."
         )
+
+
+def read_lines(path: Path, *, of: str, error: type[TADPError]) -> list[str]:
+    """Read the lines of a text file that are not empty, without surrounding white space.
+
+    A byte-order mark, with which Windows marks UTF-8, is left out.
+
+    Args:
+        path: The path of the file.
+        of: What a line holds, for messages, such as "image".
+        error: The class of the error to raise.
+
+    Raises:
+        TADPError: If the file cannot be read, is not a text file, is empty, or is too large, as the given class.
+    """
+    rule = f"{path} must be a list, a text file with one {of} per line"
+    try:
+        check_regular(path, most_bytes=LARGEST_JSON)
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as reason:
+        raise error(f"{rule}; it is not UTF-8 text ({reason}).") from reason
+    except (OSError, CorruptFileError) as reason:
+        why = getattr(reason, "strerror", None) or str(reason).rstrip(".")
+        raise error(f"{path} cannot be read: {why}. It must be a list with one {of} per line.") from reason
+    if "\0" in "".join(lines) or max(map(len, lines), default=0) > _LONGEST_LINE:
+        raise error(
+            f"{rule}; it has null characters, or a line of over {_LONGEST_LINE} characters. Get the file again."
+        )
+    if not any(lines):
+        raise error(f"{path} is empty; it must list one {of} per line. Get the file again.")
+    return [line for line in lines if line]
 
 
 def refuse_pointer(path: Path, error: type[TADPError]) -> None:

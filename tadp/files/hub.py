@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.atomic import complete_folder
 from tadp.files.building import numbers_in
-from tadp.files.checks import check_regular, refuse_pointer
+from tadp.files.checks import LARGEST_JSON, check_regular, refuse_pointer
 from tadp.files.fingerprint import WeightSample, has_weights
 from tadp.files.weight_ids import check_saved_together
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TRANSFORMERS = "model"  # base name of the weight files that transformers reads
-_LARGEST_JSON = 2**26  # bytes; the index of a large model has less than a million
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 
@@ -250,7 +249,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
-    check_regular(path, most_bytes=_LARGEST_JSON)
+    check_regular(path, most_bytes=LARGEST_JSON)
     refuse_pointer(path, CorruptFileError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tadp.errors import ModelError
+from tadp.files.checks import LARGEST_JSON, check_regular
 
 _CONFIGS = ("config.json", "tadp_config.json", "modifier.json")  # which hold the ids
 
@@ -52,9 +53,17 @@ def check_saved_together(path: Path, own: str | None) -> None:
         return
     for config in (folder / name for folder in path.parents[:3] for name in _CONFIGS):
         try:
+            check_regular(config, most_bytes=LARGEST_JSON)
             ids = json.loads(config.read_text(encoding="utf-8"))["weights"]
             known = ids.get(path.relative_to(config.parent).as_posix(), own)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or reported when it is read
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # none, or reported when it is read
             continue
         if known != own:
             raise ModelError(

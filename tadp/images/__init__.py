@@ -7,8 +7,8 @@ images so that their sides are multiples of a stride, and `crop_to_cells` remove
 Channels are red, green, blue. An array in BGR order, which `cv2.imread` returns, cannot be recognised as such: reverse
 its channels with `image[..., ::-1]` first. Colour profiles are not applied.
 
-Files are AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, PSD, TIFF or WebP, whatever their suffix. HEIC is read once its
-plug-in is installed (`pip install pillow-heif`) and registered: `pillow_heif.register_heif_opener()`.
+Files are AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, PSD, TIFF or WebP, whatever their suffix. HEIC is read if its
+plug-in is installed: `pip install pillow-heif`.
 """
 
 from tadp.images.image_files import MIN_SIZE as MIN_SIZE

@@ -3,7 +3,8 @@
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from math import floor, sqrt
 from pathlib import Path
 from threading import Lock, get_ident
@@ -23,7 +24,7 @@ LABEL_SUFFIXES = (".png", ".pgm", ".tif", ".tiff")  # of label and depth images
 BAND_PIXELS = 2**20  # a large image is converted this many pixels at a time, so that copies of it stay small
 
 _HEIF = "HEIF"  # registered by pillow-heif
-_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO 23008-12, Annex B
 _EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # the second begins files with a preview
 # JPEG, WebP and AVIF change values, GIF renumbers them, and Pillow misreads BMP files with fewer colours than bits.
@@ -35,9 +36,18 @@ _MAIN_FRAME_FIRST = ("MPO", "PSD")  # the other frames are a camera's previews, 
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, LookupError, struct.error)
 
 
-def suffixes() -> tuple[str, ...]:
-    """The suffixes of image files: `SUFFIXES`, and those of HEIC once a plug-in for it is registered."""
-    return SUFFIXES + _HEIF_SUFFIXES if _HEIF in Image.OPEN else SUFFIXES
+def is_image(path: Path) -> bool:
+    """Whether a file has the suffix of an image: one of `SUFFIXES`, or that of HEIC if its plug-in is installed."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix in HEIF_SUFFIXES and _reads_heif())
+
+
+def _reads_heif() -> bool:
+    """Whether Pillow reads HEIC. Its plug-in is registered first if it is installed."""
+    if _HEIF not in Image.OPEN:
+        with suppress(ImportError):  # it is not installed, or its library does not load
+            import_module("pillow_heif").register_heif_opener()
+    return _HEIF in Image.OPEN
 
 
 def decode(source: str | Path | Image.Image, name: str, max_pixels: int | None) -> np.ndarray:
@@ -158,8 +168,9 @@ def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image
     if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for its writer
         raise ImageError(f"{name} is a pipe or device, not a file. Write its content to a file first.")
     Image.init()
+    formats = (*FORMATS, _HEIF) if _is_heif(path) and _reads_heif() else FORMATS
     try:
-        image = Image.open(path, formats=[kind for kind in (*FORMATS, _HEIF) if kind in Image.OPEN])
+        image = Image.open(path, formats=[kind for kind in formats if kind in Image.OPEN])
     except UnidentifiedImageError as error:
         refuse_pointer(path, ImageError)
         raise ImageError(f"{name} {_unknown(path)}") from error
@@ -171,17 +182,23 @@ def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image
 
 def _unknown(path: Path) -> str:
     """What is wrong with a file that is in none of our formats."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS and _HEIF not in Image.OPEN:
-        return (
-            "is a HEIC image, which needs a plug-in: pip install pillow-heif, then call "
-            "pillow_heif.register_heif_opener(). Or convert it to PNG or JPEG."
-        )
-    kind = "EPS" if head[:4] in _EPS else Image.EXTENSION.get(path.suffix.lower(), "PNG")
+    if _is_heif(path) and not _reads_heif():
+        return "is a HEIC image, which needs a plug-in: pip install pillow-heif. Or convert it to PNG or JPEG."
+    kind = "EPS" if _head(path)[:4] in _EPS else Image.EXTENSION.get(path.suffix.lower(), "PNG")
     if kind not in (*FORMATS, _HEIF):
         return f"is of a format that tadp does not open, {kind}. Convert it to PNG or JPEG."
     return "is not an image that Pillow can read. Convert it to PNG or JPEG."
+
+
+def _is_heif(path: Path) -> bool:
+    """Whether a file begins like a HEIC image."""
+    head = _head(path)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(12)
 
 
 class _TrueElsewhere(int):

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tadp.errors import ImageError
-from tadp.images.image_files import suffixes
+from tadp.images.image_files import HEIF_SUFFIXES, SUFFIXES, is_image
 
-_HEIC = (".heic", ".heif", ".hif")
 _DEEP = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
 
 
@@ -34,8 +33,8 @@ def list_images(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """List the image files that files, folders and glob patterns stand for.
 
     A file is listed whatever its suffix. A folder stands for all images in it and its subfolders. There, images are
-    recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case, or that of HEIC once pillow-heif
-    is registered), and hidden files and folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the
+    recognised by their suffix (one of `tadp.images.SUFFIXES`, in lower or upper case, or that of HEIC if pillow-heif
+    is installed), and hidden files and folders are left out. A pattern, such as `"photos/**/*.png"`, stands for the
     images and folders that it matches. Links to folders are followed, and each folder is read once. If a folder or a
     link cannot be read, there is a warning.
 
@@ -89,8 +88,8 @@ def summary(left_out: Sequence[Path]) -> str:
     """Say how many files of which kinds are left out.
 
     Example:
-        >>> summary([Path("a.txt"), Path("b.TXT"), Path("c.heic")])
-        '3 files that are not images (.txt 2, .heic 1); .heic needs a plug-in, pillow-heif, or convert it to JPEG'
+        >>> summary([Path("a.txt"), Path("b.TXT"), Path("c.md")])
+        '3 files that are not images (.txt 2, .md 1)'
     """
     special = [path for path in left_out if path.exists() and not path.is_file()]
     kinds = Counter(path.suffix.lower() or "no suffix" for path in left_out if path not in special)
@@ -102,8 +101,10 @@ def summary(left_out: Sequence[Path]) -> str:
     if special:
         noun = "entry that is not a file" if len(special) == 1 else "entries that are not files"
         parts.append(f"{len(special)} {noun}, such as {special[0]}")
-    heic = next((kind for kind in kinds if kind in _HEIC), None)
-    return " and ".join(parts) + (f"; {heic} needs a plug-in, pillow-heif, or convert it to JPEG" if heic else "")
+    heic = next((kind for kind in kinds if kind in HEIF_SUFFIXES), None)
+    return " and ".join(parts) + (
+        f"; {heic} needs a plug-in, pip install pillow-heif, or convert it to JPEG" if heic else ""
+    )
 
 
 def _sort_in(file: Path, images: list[Path], left_out: list[Path], unreadable: dict[Path, ImageError]) -> None:
@@ -112,7 +113,7 @@ def _sort_in(file: Path, images: list[Path], left_out: list[Path], unreadable: d
         unreadable[file] = ImageError(
             f"{file} is a link to {os.readlink(file)}, which is not there. Mount its disk, or remove the link."  # noqa: PTH115  as written
         )
-    elif file.is_file() and file.suffix.lower() in suffixes():
+    elif file.is_file() and is_image(file):
         images.append(file)
     else:
         left_out.append(file)
@@ -124,7 +125,7 @@ def _no_images(path: str | Path, left_out: list[Path], unreadable: dict[Path, Im
     if left_out == [Path(path)]:
         return ImageError(f"{str(path)!r} is not a regular file; pass an image file or a folder.")
     has = f" It has {summary(left_out)}." if left_out else ""
-    return ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(suffixes())}.{has}")
+    return ImageError(f"{str(path)!r} holds no images. Images end in {', '.join(SUFFIXES)}.{has}")
 
 
 def _once(paths: Iterable[Path]) -> list[Path]:

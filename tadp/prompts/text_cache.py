@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tadp.errors import OutputError
+from tadp.errors import CorruptFileError, OutputError
 from tadp.files.atomic import replace_file
+from tadp.files.checks import check_regular
 from tadp.text.encoder import TextEncoder
 
 FORMAT = 1  # increased when the same key would stand for different numbers
@@ -72,10 +73,11 @@ def cache_key(encoder: TextEncoder, *parts: Sequence[str]) -> str:
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """Read the embeddings in a file; None if there is no file, or it is damaged."""
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             tensor = file.get_tensor("embeddings").clone()
             digest = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, CorruptFileError):
         return None
     return tensor if tuple(tensor.shape) == shape and _digest(tensor) == digest else None
 

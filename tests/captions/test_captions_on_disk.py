@@ -493,7 +493,22 @@ def test_a_table_from_before_that_holds_both_forms_is_read_exactly(tmp_path):
             r"such a row: KeyError",
         ),
         (["UPDATE captions SET fields = '[]'"], r"such a row: its fields are \[\]"),
-        (["UPDATE captions SET captions = ?"], r"such a row: its captions are \['aaa"),
+        (
+            ["UPDATE captions SET captions = ?"],
+            r"such a row: a caption has 200000 characters, of which at most .* 'aaa",
+        ),
+        (["UPDATE captions SET captions = '[\" \"]'"], r"such a row: a caption is empty"),
+        (["UPDATE captions SET captions = '[\"\\ud800\"]'"], r"such a row: a caption cannot be written as UTF-8"),
+        (["UPDATE captions SET captions = CAST(x'5b22ff225d' AS TEXT)"], r"cannot be read as a caption table: .*UTF-8"),
+        (["UPDATE captions SET captions = zeroblob(20000000) WHERE id LIKE '%7'"], r"cannot be read .* too big"),
+        (["UPDATE captions SET fields = '{\"a\": NaN}'"], r"such a row: CaptionError: its fields: NaN is not JSON"),
+        (["UPDATE captions SET id = '' WHERE id LIKE '%77'"], r"image '': .* such a row: its id is empty"),
+        (["UPDATE captions SET id = x'00' WHERE id LIKE '%77'"], r"such a row: its id is not a text"),
+        (
+            ["UPDATE provenance SET images = -1"],
+            r"has a provenance that cannot be read: images must be 0 or more; got -1",
+        ),
+        (["CREATE INDEX i ON captions (abs(captions))"], r"has an index, 'i'"),
         (["UPDATE provenance SET record = '7'"], r"has a provenance that cannot be read"),
     ],
 )

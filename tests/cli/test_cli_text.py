@@ -109,7 +109,11 @@ def test_a_token_that_is_not_there_is_spelled_out_with_a_warning(workplace, argu
             "recall must be from 0 to 1; got 2",
         ),
         (("prompt", "class-names", "--classes", "some.txt"), 2, "some.txt is a file; pass @some.txt for the names"),
-        (("prompt", "class-names", "--classes", "@none.txt"), 1, "in none.txt: No such file or directory. Pass"),
+        (
+            ("prompt", "class-names", "--classes", "@none.txt"),
+            1,
+            "none.txt cannot be read: No such file or directory. It must",
+        ),
         (("caption", "scene.png", "-o", "captions.json"), 1, "to resume a run, use a .db"),
         (("caption", "scene.png", "-o", "out.json", "--mix"), 2, "only a .db can be added to"),
         (("prompt", "class-names"), 2, "--classes"),

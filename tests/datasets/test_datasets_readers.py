@@ -115,7 +115,7 @@ def test_a_mask_of_16_bits_is_read_and_its_values_are_checked(voc):
         PascalVOC(voc, split="val")[0]
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"\n \n", "is empty"), (b"\xff\xfe\x00", "it is not text")])
+@pytest.mark.parametrize(("content", "message"), [(b"\n \n", "is empty"), (b"\xff\xfe\x00", "it is not UTF-8 text")])
 def test_a_list_that_is_none_is_refused(voc, content, message):
     (voc / "ImageSets/Segmentation/val.txt").write_bytes(content)
     with pytest.raises(DatasetError, match=f"val.txt.* {message}"):

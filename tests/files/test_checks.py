@@ -1,13 +1,14 @@
 """Argument checks: the values they accept, and their messages."""
 
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
 
-from tadp.errors import MissingExtraError, ModifierError, OptionError
-from tadp.files.checks import check_choice, check_counts, check_numbers, check_present, check_whole, need
+from tadp.errors import DatasetError, MissingExtraError, ModifierError, OptionError
+from tadp.files.checks import check_choice, check_counts, check_numbers, check_present, check_whole, need, read_lines
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), torch.tensor([3])])
@@ -72,3 +73,36 @@ def test_a_number_must_be_finite(value):
         check_numbers(lr=value)
     check_numbers(allow_nonfinite=True, lr=value)
     check_numbers(lr=np.float64(0.5), steps=3)
+
+
+def test_lines_are_read_without_white_space_and_byte_order_mark(tmp_path):
+    (tmp_path / "list.txt").write_bytes("\ufeffdog\r\n\n  dining table \n".encode())
+    assert read_lines(tmp_path / "list.txt", of="name", error=DatasetError) == ["dog", "dining table"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"dog\0cat", "with one name per line; it has null characters, or a line of over"),
+        (b"dog" * 10_000, "a line of over 10000 characters"),
+        (b"\xff\xfe\x00", "it is not UTF-8 text"),
+        (b"\n \n", "is empty; it must list one name per line"),
+        ("pipe", r"list\.txt cannot be read: .* is a pipe or a device, not a file.* It must be a list with one name"),
+        ("folder", r"list\.txt cannot be read: Is a directory"),
+        ("missing", r"list\.txt cannot be read: No such file or directory"),
+        ("large", "has more than 67108864 bytes"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path, content, message):
+    path = tmp_path / "list.txt"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content == "folder":
+        path.mkdir()
+    elif content == "large":
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    elif content != "missing":
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        read_lines(path, of="name", error=DatasetError)

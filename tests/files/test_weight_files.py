@@ -1,6 +1,7 @@
 """Which weight files are read: two sets, variants of some parts, files outside the folder, git-LFS pointers."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,25 @@ def test_git_lfs_pointers_as_lora_and_image(tmp_path):
     for name, read in readers.items():
         with pytest.raises(TADPError, match=rf"{name} is a git-LFS pointer"):
             read()
+
+
+@pytest.mark.parametrize("name", ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
+def test_a_pipe_in_place_of_weights_is_not_read(name, tmp_path):
+    folder = build_folder(tmp_path / "model")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CorruptFileError, match=rf"{name} is a pipe or a device, not a file"):
+        TADPBackbone.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("sort", ["pipe", "deep", "list"])
+def test_another_config_in_a_folder_above_does_not_matter(sort, tmp_path):
+    """Weights with an id look for the config that names it in the folders above them."""
+    folder = tmp_path / "model"
+    TADPBackbone.from_pretrained(build_folder(tmp_path / "plain")).save_pretrained(folder)
+    for path in (tmp_path / "config.json", folder / "modifier.json"):
+        if sort == "pipe":
+            os.mkfifo(path)
+        else:
+            path.write_text("[" * 100_000 if sort == "deep" else "[]")
+    assert TADPBackbone.from_pretrained(folder).feature_info.channels

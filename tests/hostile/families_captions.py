@@ -105,7 +105,7 @@ TABLES: dict[str, tuple[str, ...]] = {  # statements that change a table on disk
     "captions are not JSON": ("UPDATE captions SET captions = 'a dog'",),
     "captions are a number": ("UPDATE captions SET captions = 7",),
     "captions are a blob": ("UPDATE captions SET captions = zeroblob(100)",),
-    "captions are 500 MB": ("UPDATE captions SET captions = zeroblob(500000000)",),
+    "captions are 500 MB": ("UPDATE captions SET captions = zeroblob(500000000) WHERE id = 'picture-3'",),
     "captions are an empty list": ("UPDATE captions SET captions = '[]'",),
     "captions are a list of numbers": ("UPDATE captions SET captions = '[1]'",),
     "fields are not an object": ("UPDATE captions SET fields = '[1]'",),
@@ -113,6 +113,17 @@ TABLES: dict[str, tuple[str, ...]] = {  # statements that change a table on disk
     "provenance is unknown": ("UPDATE captions SET provenance = 99",),
     "id is a blob": ("UPDATE captions SET id = zeroblob(3) WHERE id = 'picture-3'",),
     "id is empty": ("UPDATE captions SET id = '' WHERE id = 'picture-3'",),
+    "id is white space": ("UPDATE captions SET id = ' ' WHERE id = 'picture-3'",),
+    "id is not UTF-8": ("UPDATE captions SET id = CAST(x'ff41' AS TEXT) WHERE id = 'picture-3'",),
+    "id is 500 MB": ("UPDATE captions SET id = printf('%.*c', 500000000, 'a') WHERE id = 'picture-3'",),
+    "caption is white space": ("UPDATE captions SET captions = '[\"  \"]'",),
+    "half a surrogate pair": ("UPDATE captions SET captions = '[\"\\ud800\"]'",),
+    "captions are not UTF-8": ("UPDATE captions SET captions = CAST(x'5b22ff225d' AS TEXT)",),
+    "fields have NaN": ("UPDATE captions SET fields = '{\"a\": NaN}'",),
+    "fields have a key twice": ("UPDATE captions SET fields = '{\"a\": 1, \"a\": 2}'",),
+    "a provenance is 500 MB": ("UPDATE provenance SET record = zeroblob(500000000)",),
+    "number of images is negative": ("UPDATE provenance SET images = -5",),
+    "index of an expression": ("CREATE INDEX i ON captions (abs(captions))",),
 }  # fmt: skip
 
 

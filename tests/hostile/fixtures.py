@@ -75,7 +75,7 @@ def predicted(folder: Path, task: str = "segmentation") -> list[float]:
     kinds: dict[str, Any] = {
         "segmentation": (TADPForSemanticSegmentation, lambda result: result.scores),
         "depth": (TADPForDepthEstimation, lambda result: result.depth_m),
-        "detection": (TADPForObjectDetection, lambda result: result.boxes.boxes),
+        "detection": (TADPForObjectDetection, lambda result: result.boxes),
     }
     kind, values = kinds[task]
     numbers = values(kind.from_pretrained(folder).predict(picture((64, 64)), "a red dog")).float()

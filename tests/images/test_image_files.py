@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -244,10 +245,12 @@ class TestFormats:
     def test_labels_have_suffixes_of_images(self):
         assert set(LABEL_SUFFIXES) < set(SUFFIXES)
 
+    @pytest.mark.parametrize("is_listed", [True, False])
     @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"hevc"])
-    def test_a_heic_names_its_plug_in_and_is_read_with_it(self, tmp_path, monkeypatch, brand):
+    def test_a_heic_names_its_plug_in_and_is_read_with_it(self, tmp_path, monkeypatch, brand, is_listed):
         path = tmp_path / "IMG_0001.HEIC"
         path.write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(64))
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
         with pytest.raises(ImageError, match=r"HEIC' is a HEIC image, which needs a plug-in: pip install pillow-heif"):
             to_pil(path)
         with pytest.raises(ImageError, match="holds no images"):
@@ -265,9 +268,23 @@ class TestFormats:
                 self.im = Image.new("RGB", self.size, "white").im
                 return Image.Image.load(self)
 
-        monkeypatch.setitem(Image.OPEN, "HEIF", (Plugin, lambda prefix: prefix[4:8] == b"ftyp"))
-        assert list_images(tmp_path) == [path]
+        plugin = ModuleType("pillow_heif")
+        registered: list[bool] = []
+
+        def register() -> None:
+            registered.append(True)
+            Image.OPEN["HEIF"] = (Plugin, lambda prefix: prefix[4:8] == b"ftyp")
+
+        monkeypatch.setattr(plugin, "register_heif_opener", register, raising=False)
+        monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+        monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+        Image.new("RGB", (13, 9)).save(tmp_path / "a.png")
+        to_pil(tmp_path / "a.png")
+        assert not registered  # nothing of Pillow is changed until there is a HEIC
+        if is_listed:
+            assert list_images(tmp_path) == [path, tmp_path / "a.png"]
         assert to_pil(path).getpixel((0, 0)) == (255, 255, 255)
+        assert registered == [True]
 
 
 class TestPipes:

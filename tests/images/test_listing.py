@@ -57,7 +57,7 @@ def test_what_is_left_out_is_counted(folder):
     listing = find_images("p")
     assert summary(listing.left_out) == (
         "2 files that are not images (.heic 1, .txt 1) and 1 entry that is not a file, such as p/pipe.png; "
-        ".heic needs a plug-in, pillow-heif, or convert it to JPEG"
+        ".heic needs a plug-in, pip install pillow-heif, or convert it to JPEG"
     )
     assert not listing.unreadable
     with pytest.raises(ImageError, match=r"'p/pipe\.png' is not a regular file"):

@@ -13,11 +13,11 @@ from jaxtyping import Float32, Int64, Integer, UInt8
 from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, ImageError
+from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
 from tadp.images.image_files import decode_turned, orientation_of, read_stored
 from tadp.images.reading import to_pil
 
 _MOST_MM = 2**16 - 1
-_LONGEST_LINE = 10_000
 
 
 class XMLObject(NamedTuple):
@@ -193,32 +193,13 @@ def read_depth_m(path: Path) -> Float32[np.ndarray, "_h _w"]:
     return depth_m
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not empty, without surrounding white space.
-
-    A byte-order mark, with which Windows marks UTF-8, is left out.
+def read_list(path: Path) -> list[str]:
+    """Read a list of images; see `tadp.files.checks.read_lines`.
 
     Raises:
         DatasetError: If the file cannot be read, is not a text file, or is empty.
     """
-    try:
-        if not path.is_file():
-            raise OSError("it is not a file")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path} must be a list, a text file with one image per line; it is not text ({error})."
-        ) from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {_reason(error)}. It must be a list of images.") from error
-    if "\0" in "".join(lines) or max(map(len, lines), default=0) > _LONGEST_LINE:
-        raise DatasetError(
-            f"{path} must be a list, a text file with one image per line; it has null characters, or a line of over "
-            f"{_LONGEST_LINE} characters. Download it again."
-        )
-    if not any(lines):
-        raise DatasetError(f"{path} is empty; it must list one image per line. Download it again.")
-    return [line for line in lines if line]
+    return read_lines(path, of="image", error=DatasetError)
 
 
 def read_objects(path: Path) -> tuple[list[XMLObject], tuple[int, int] | None]:
@@ -232,8 +213,7 @@ def read_objects(path: Path) -> tuple[list[XMLObject], tuple[int, int] | None]:
         DatasetError: If a side of an object's box is missing or not a number.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is not a file")
+        check_regular(path, most_bytes=LARGEST_JSON)
         tree = ElementTree.parse(path)
         if tree.getroot().tag != "annotation":
             raise ValueError(f"it has <{tree.getroot().tag[:20]}> in place of <annotation>")

@@ -1,6 +1,6 @@
 """Your own images and masks, in two folders."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from tadp.datasets.readers.label_files import class_table, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import MissingDataError
 from tadp.files.checks import check_classes
-from tadp.images.image_files import LABEL_SUFFIXES, suffixes
+from tadp.images.image_files import LABEL_SUFFIXES, SUFFIXES, is_image
 from tadp.language.unicode_forms import composed
 
 
@@ -52,9 +52,9 @@ class MaskFolder(FolderDataset):
         for folder in (image_root, mask_root):
             if not folder.is_dir():
                 raise MissingDataError(f"no folder {folder}; pass the folder of images and then the folder of masks.")
-        paths = _pictures(image_root, suffixes())
+        paths = _pictures(image_root, is_image)
         if not paths:
-            raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(suffixes())}.")
+            raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
         class_names = tuple(check_classes(class_names, name="class_names"))
         if len(class_names) > IGNORE_LABEL:
             raise ValueError(
@@ -62,7 +62,7 @@ class MaskFolder(FolderDataset):
                 f"{len(class_names)} names."
             )
         stems = _by_stem(paths, "and so a mask; rename one of them")
-        masks_of = _by_stem(_pictures(mask_root, LABEL_SUFFIXES), "and so an image; remove one of them")
+        masks_of = _by_stem(_pictures(mask_root, _is_label), "and so an image; remove one of them")
         self._table = class_table({value: value for value in (*range(len(class_names)), IGNORE_LABEL)})
         super().__init__(
             [
@@ -88,9 +88,13 @@ class MaskFolder(FolderDataset):
         return labelled
 
 
-def _pictures(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files in a folder that have one of the suffixes, without hidden ones, which macOS puts next to others."""
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in endings)
+def _is_label(path: Path) -> bool:
+    return path.suffix.lower() in LABEL_SUFFIXES
+
+
+def _pictures(folder: Path, is_wanted: Callable[[Path], bool]) -> list[Path]:
+    """The files in a folder that have a wanted suffix, without hidden ones, which macOS puts next to others."""
+    paths = filter(is_wanted, folder.iterdir())
     return sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
 
 

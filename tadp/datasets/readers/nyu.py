@@ -8,7 +8,7 @@ import numpy as np
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, require
-from tadp.datasets.readers.label_files import check_label_size, read_depth_m, read_lines
+from tadp.datasets.readers.label_files import check_label_size, read_depth_m, read_list
 from tadp.datasets.sample import Sample
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice
@@ -80,7 +80,7 @@ class NYUDepthV2(FolderDataset):
         list_path = root / f"{split}_list.txt" if file_list is None else Path(file_list)
         if not list_path.is_file():
             raise MissingDataError(f"NYU Depth v2 needs the list {list_path}, which is not there. {_GET_LIST}")
-        lines = enumerate(read_lines(list_path), 1)
+        lines = enumerate(read_list(list_path), 1)
         super().__init__(
             [_record(line, folder, f"{list_path}, line {number}") for number, line in lines],
             name="NYU Depth v2",

@@ -13,7 +13,7 @@ from tadp.datasets.readers.label_files import (
     XMLObject,
     check_label_size,
     class_table,
-    read_lines,
+    read_list,
     read_objects,
     with_mask,
 )
@@ -161,7 +161,7 @@ class VOCBoxes(FolderDataset):
         root = Path(root)
         _check_names(class_names, known, name)
         images = require(root / "JPEGImages", root=root, name=name, advice=advice)
-        names = read_lines(require(root / "ImageSets/Main" / f"{split}.txt", root=root, name=name, advice=advice))
+        names = read_list(require(root / "ImageSets/Main" / f"{split}.txt", root=root, name=name, advice=advice))
         self._known = tuple(known)
         super().__init__(
             [Record(stem, images / f"{stem}.jpg", root / "Annotations" / f"{stem}.xml") for stem in names],
@@ -274,12 +274,12 @@ def _segmentation_names(root: Path, split: VOCSplit) -> list[str]:
     lists = root / "ImageSets" / "Segmentation"
     if split != "trainaug":
         advice = _GET.format(root=root)
-        return read_lines(require(lists / f"{split}.txt", root=root, name="Pascal VOC", advice=advice))
+        return read_list(require(lists / f"{split}.txt", root=root, name="Pascal VOC", advice=advice))
     if (lists / "trainaug.txt").exists():
         # Some lists have two paths per line: /JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png
-        return [Path(line.split()[0]).stem for line in read_lines(lists / "trainaug.txt")]
+        return [Path(line.split()[0]).stem for line in read_list(lists / "trainaug.txt")]
     if (lists / "aug.txt").exists() and (lists / "train.txt").exists():
-        return list(dict.fromkeys(read_lines(lists / "train.txt") + read_lines(lists / "aug.txt")))
+        return list(dict.fromkeys(read_list(lists / "train.txt") + read_list(lists / "aug.txt")))
     raise MissingDataError(f"Pascal VOC needs {lists / 'trainaug.txt'}, which is not there. {_GET_LIST}")
 
 
