@@ -12,7 +12,7 @@ base/               the backbone, if it was built from parts and has no name
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ HEAD_NAME = "model.safetensors"
 TEXT_NAME = "text.safetensors"
 BASE_NAME = "base"
 FORMAT = 1
+_TEXT_TENSORS = ("embeddings", "mask", "pooled")  # of a stored text; a text may lack the last two
 
 
 def save_task(
@@ -94,7 +95,8 @@ def save_task(
     }
     save_weights(uncompiled(head), folder / HEAD_NAME)
     if text is not None:
-        save_tensors({"embeddings": text.embeddings}, folder / TEXT_NAME)
+        tensors = {name: getattr(text, name) for name in _TEXT_TENSORS}
+        save_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / TEXT_NAME)
     if source is None:
         backbone.save_pretrained(folder / BASE_NAME)
     else:
@@ -369,10 +371,22 @@ def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
     check_readable(path)
     state = load_file(path)
-    if set(state) != {"embeddings"} or state["embeddings"].ndim != 3:
-        raise CorruptFileError(f"{path} does not hold the embeddings of a text, (1, L, D). Get the model again.")
     check_finite(state.items(), path)
-    return Conditioning(state["embeddings"], (names,) if len(names) == state["embeddings"].shape[1] else None)
+    try:
+        text = Conditioning(**{name: tensor for name, tensor in state.items() if name in _TEXT_TENSORS})
+        tokens = (names,) if len(names) == text.embeddings.shape[1] else None
+        if (
+            len(text) != 1
+            or state.keys() - set(_TEXT_TENSORS)
+            or (text.mask is not None and text.mask.dtype != torch.bool)
+        ):
+            raise ValueError(f"it has {', '.join(f'{name} {tuple(state[name].shape)}' for name in sorted(state))}")
+    except (TypeError, ValueError) as error:
+        why = str(error).rstrip(".")
+        raise CorruptFileError(
+            f"{path} does not hold the embeddings of a text, (1, L, D): {why}. Get the model again."
+        ) from error
+    return replace(text, tokens=tokens)
 
 
 def _plain(value: Any) -> Any:

@@ -110,7 +110,8 @@ class Conditioning:
         """Split one text into L texts of one token each, (L, 1, D).
 
         `take` then selects one of them for each image. For example, in TADP's depth experiments, the text has one
-        embedding per kind of room, from `prompts.averaged_eos`, and each image only receives that of its own room.
+        embedding per kind of room, from `prompts.averaged_eos`, and each image only receives that of its own room. Each
+        text has the pooled embedding of the whole.
 
         Raises:
             ValueError: If this conditioning contains more than one text.
@@ -127,6 +128,7 @@ class Conditioning:
             self.tokens and tuple((name,) for name in self.tokens[0]),
             self.words and tuple(_words_at(self.words[0], place) for place in range(self.embeddings.shape[1])),
             None if self.mask is None else self.mask.transpose(0, 1),
+            None if self.pooled is None else self.pooled.expand(self.embeddings.shape[1], -1),
         )
 
     def join(self, *others: "Conditioning") -> "Conditioning":

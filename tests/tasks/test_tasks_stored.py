@@ -37,6 +37,20 @@ def test_the_text_is_used_and_comes_back_with_the_model(tmp_path):
     assert loaded.stored_text.tokens == (CLASSES,)
 
 
+@torch.no_grad()
+def test_the_mask_of_the_text_comes_back_too(tmp_path):
+    model = build(text_length=3)
+    text = Conditioning(embeddings(1, 3), mask=torch.tensor([[True, True, False]]), pooled=torch.ones(1, 5))
+    model.store_text(text)
+    expected = model(images(1, 64, 64)).logits
+    unmasked = model.head(model.backbone(images(1, 64, 64), Conditioning(embeddings(1, 3))))
+    assert not torch.allclose(unmasked, expected, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    loaded = TADPForSemanticSegmentation.from_pretrained(tmp_path)
+    assert torch.allclose(loaded(images(1, 64, 64)).logits, expected, atol=1e-6)  # another alignment in memory
+    assert torch.equal(loaded.stored_text.pooled, text.pooled)
+
+
 def test_another_conditioning_may_take_its_place_and_words_may_not():
     model = build(text_length=3)
     model.store_text(Conditioning(embeddings(1, 3)))
@@ -67,9 +81,18 @@ def test_a_folder_without_its_text_or_with_another_is_refused(tmp_path):
     model = build(text_length=3)
     model.store_text(Conditioning(embeddings(1, 3)))
     model.save_pretrained(tmp_path)
-    save_file({"embeddings": torch.zeros(3, WIDTH)}, tmp_path / "text.safetensors")
-    with pytest.raises(CorruptFileError, match=r"does not hold the embeddings of a text, \(1, L, D\)"):
-        TADPForSemanticSegmentation.from_pretrained(tmp_path)
+    whole = torch.zeros(1, 3, WIDTH)
+    for tensors in (
+        {"embeddings": torch.zeros(3, WIDTH)},
+        {"embeddings": torch.zeros(2, 3, WIDTH)},
+        {"embeddings": whole, "mask": torch.ones(1, 4).bool()},
+        {"embeddings": whole, "mask": torch.ones(1, 3)},
+        {"embeddings": whole, "tokens": torch.ones(1, 3)},
+        {"mask": torch.ones(1, 3).bool()},
+    ):
+        save_file(tensors, tmp_path / "text.safetensors")
+        with pytest.raises(CorruptFileError, match=r"does not hold the embeddings of a text, \(1, L, D\)"):
+            TADPForSemanticSegmentation.from_pretrained(tmp_path)
     (tmp_path / "text.safetensors").unlink()
     with pytest.raises(MissingFileError, match=r"no text\.safetensors in"):
         TADPForSemanticSegmentation.from_pretrained(tmp_path)

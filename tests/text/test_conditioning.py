@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from builders import WIDTH, build_text_encoder, build_tokenizer, embeddings
@@ -179,6 +181,11 @@ def test_a_text_is_taken_apart_into_one_embedding_each():
     assert texts.tokens == (("red",), ("car",), ("dog",))
     assert texts.words == ((), (), (Word("dog", 0, 1),))  # a word of two tokens is whole in neither text
     assert texts.mask.shape == (3, 1)
+    assert texts.pooled is None
+    pooled = replace(text, pooled=torch.tensor([[7.0, 8.0]])).apart().take([2, 0]).pooled
+    assert torch.equal(
+        pooled, torch.tensor([[7.0, 8.0]] * 2)
+    )  # models that need it, such as SDXL, get that of the text
     with pytest.raises(ValueError, match=r"apart\(\) splits one text, \(1, L, D\); got \(3, 1, 2\)"):
         texts.apart()
 
