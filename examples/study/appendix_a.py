@@ -129,10 +129,9 @@ def write(
         "Figures are means over scenes with 95 % intervals (Student's t).",
     ]
     measures = {
-        "difference": "How far is the result from the original image? The table gives the mean absolute difference of "
-        "pixel values, which range from 0 to 255",
-        "still named": "Are the objects still there? The table gives the share of the scene's classes that a captioner "
-        "names in the result",
+        "difference": "How far is the result from the original image? This is the mean absolute difference of pixel "
+        "values, from 0 to 255",
+        "still named": "Are the objects still there? This is the share of classes that a captioner names in the result",
     }
     for measure, title in measures.items():
         heads = " | ".join(f"strength {strength}" for strength in strengths)
