@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from tadp.datasets.batch import collate as collate
     from tadp.datasets.readers.ade20k import ADE20K as ADE20K
     from tadp.datasets.readers.cityscapes import Cityscapes as Cityscapes
+    from tadp.datasets.readers.coco_json import CocoDataset as CocoDataset
     from tadp.datasets.readers.image_folder import FolderDataset as FolderDataset
     from tadp.datasets.readers.mask_folder import MaskFolder as MaskFolder
     from tadp.datasets.readers.night import DarkZurich as DarkZurich
     from tadp.datasets.readers.night import NighttimeDriving as NighttimeDriving
     from tadp.datasets.readers.nyu import NYUDepthV2 as NYUDepthV2
+    from tadp.datasets.readers.opening import open as open
+    from tadp.datasets.readers.splitting import split as split
     from tadp.datasets.readers.voc import PascalVOC as PascalVOC
     from tadp.datasets.readers.voc import PascalVOCDetection as PascalVOCDetection
+    from tadp.datasets.readers.voc_folder import VOCFolder as VOCFolder
     from tadp.datasets.readers.watercolor_comic import Comic2k as Comic2k
     from tadp.datasets.readers.watercolor_comic import Watercolor2k as Watercolor2k
     from tadp.datasets.sample import IGNORE_LABEL as IGNORE_LABEL
@@ -49,6 +53,7 @@ _HOMES = {
     "BrightnessContrast": "transforms.photometric",
     "CenterCrop": "transforms.geometric",
     "Cityscapes": "readers.cityscapes",
+    "CocoDataset": "readers.coco_json",
     "Comic2k": "readers.watercolor_comic",
     "CutDepth": "transforms.photometric",
     "DarkZurich": "readers.night",
@@ -69,8 +74,11 @@ _HOMES = {
     "RenderedScenes": "scenes.rendered",
     "Resize": "transforms.geometric",
     "Sample": "sample",
+    "VOCFolder": "readers.voc_folder",
     "Watercolor2k": "readers.watercolor_comic",
     "collate": "batch",
+    "open": "readers.opening",
+    "split": "readers.splitting",
 }
 __all__ = [
     "ADE20K",
@@ -80,6 +88,7 @@ __all__ = [
     "BrightnessContrast",
     "CenterCrop",
     "Cityscapes",
+    "CocoDataset",
     "Comic2k",
     "CutDepth",
     "DarkZurich",
@@ -99,7 +108,10 @@ __all__ = [
     "RenderedScenes",
     "Resize",
     "Sample",
+    "VOCFolder",
     "Watercolor2k",
     "collate",
+    "open",
+    "split",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES, names=__all__)

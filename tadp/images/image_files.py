@@ -8,7 +8,7 @@ from importlib import import_module
 from math import floor, sqrt
 from pathlib import Path
 from threading import Lock, get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -67,15 +67,36 @@ def decode_turned(source: str | Path | Image.Image, name: str, max_pixels: int |
         return _array(upright, "RGBA" if image.has_transparency_data else "RGB"), orientation
 
 
+class Stored(NamedTuple):
+    """The content of a label or depth image.
+
+    Attributes:
+        values: The values, (H, W), uint8, int8, uint16, int32 or float32; or the colours, (H, W, 3), uint8.
+        mode: Pillow's mode of the picture.
+        palette: The red, green and blue of each index; empty if the picture has no palette.
+    """
+
+    values: np.ndarray
+    mode: str
+    palette: list[tuple[int, ...]]
+
+
 def read_stored(path: Path) -> tuple[np.ndarray, str]:
+    """Read the values of a label or depth image, and Pillow's mode of the picture; see `read_labels`."""
+    values, mode, _ = read_labels(path)
+    return values, mode
+
+
+def read_labels(path: Path, *, as_colors: bool = False) -> Stored:
     """Read the values of a label or depth image as the file stores them, turned upright by its EXIF orientation.
 
     Pillow takes values for grey levels between black and white. It scales values of 2 and 4 bits, and of PGM files with
     another maximum, to 8 or 16 bits, and inverts files in which 0 is white. This function returns the values as stored,
     because they are class numbers or depths. For a picture with a palette, it returns the indices, not the colours.
 
-    Returns:
-        The values, (H, W), uint8, int8, uint16, int32 or float32, and Pillow's mode of the picture.
+    Args:
+        path: The file.
+        as_colors: Whether to read the colours of each pixel instead, (H, W, 3), uint8, without transparency.
 
     Raises:
         ImageError: If the file is missing or damaged, or is not an image.
@@ -87,6 +108,8 @@ def read_stored(path: Path) -> tuple[np.ndarray, str]:
                 f"{path} is a {image.format} file, which may change values; a mask or depth must be a PNG, PGM or TIFF "
                 "without lossy compression. Use the files that came with the data set."
             )
+        if as_colors:
+            return Stored(_array(_upright(image)[0], "RGB"), image.mode, [])
         if image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
             kind = "a picture with transparency" if image.mode in ("LA", "La", "PA") else "a colour picture"
             raise DatasetError(
@@ -94,7 +117,9 @@ def read_stored(path: Path) -> tuple[np.ndarray, str]:
                 "the files that came with the data set, or convert the colours back to class numbers."
             )
         restore = _restorer(image)
-        return restore(_array(_upright(image)[0], image.mode)), image.mode
+        colors = (image.getpalette("RGB") if image.mode == "P" else None) or []
+        palette = list(zip(colors[::3], colors[1::3], colors[2::3], strict=True))
+        return Stored(restore(_array(_upright(image)[0], image.mode)), image.mode, palette)
 
 
 def orientation_of(path: Path) -> int:

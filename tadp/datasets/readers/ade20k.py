@@ -44,6 +44,8 @@ class ADE20K(FolderDataset):
         TADP's mm_configs/_base_/datasets/ade20k_vpd.py (`reduce_zero_label=True`).
     """
 
+    tasks = ("segmentation",)
+
     def __init__(
         self,
         root: str | Path,

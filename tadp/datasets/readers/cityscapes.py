@@ -40,6 +40,8 @@ class CityscapesForm(FolderDataset):
         on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
     """
 
+    tasks = ("segmentation",)
+
     def __init__(
         self,
         root: str | Path,

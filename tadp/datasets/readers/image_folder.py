@@ -4,28 +4,31 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, overload
+from typing import Literal, NamedTuple, TypeVar, get_args, overload
 
 from tadp.captions import CaptionTable
 from tadp.datasets.readers.label_files import check_turn, read_upright
 from tadp.datasets.sample import Sample
-from tadp.errors import CaptionError, ImageError, MissingDataError, UnknownIdError
+from tadp.errors import CaptionError, DatasetError, ImageError, MissingDataError, UnknownIdError
 from tadp.files.checks import check_choice
 from tadp.language.unicode_forms import composed, key_of
 
 Captions = Mapping[str, str]  # the caption of each image, by its id
 OnError = Literal["raise", "skip"]
+TaskName = Literal["segmentation", "depth", "detection"]
 
+Own = TypeVar("Own", bound="FolderDataset")
 _MOST_SKIPPED = 100  # in a row; with more, the disk is broken rather than a file
 
 
 class Record(NamedTuple):
-    """The files of one image and its labels."""
+    """The files of one image and its labels; `labels` is None if the image has no label file because it is empty."""
 
     image_id: str
     image: Path
-    labels: Path
+    labels: Path | None
 
 
 class FolderDataset(ABC):
@@ -35,6 +38,9 @@ class FolderDataset(ABC):
 
     Attributes:
         class_names: Names of the classes that the labels index; empty if there are no classes.
+        tasks: The tasks that the labels can train: "segmentation", "depth" or "detection".
+        splits: The ids of the images in each split that the data set comes with, such as "train", "val" and "test";
+            empty if it comes without splits.
         skipped: The images that could not be read in this process, with the reasons, if `on_error` is "skip".
 
     Args:
@@ -47,12 +53,15 @@ class FolderDataset(ABC):
             raises an error that names the file. "skip" returns the next readable image instead, with a warning that
             names both images. Use "skip" only in training: an evaluation would count the next image twice. Labels that
             can be read but are wrong always raise an error.
+        splits: The ids of the images in each split that the data set comes with; none by default.
 
     Raises:
         MissingDataError: If a file in `records` is missing.
         UnknownIdError: If `captions` lacks the caption of an image.
         CaptionError: If the captions are not strings.
     """
+
+    tasks: tuple[TaskName, ...] = ()
 
     def __init__(
         self,
@@ -63,9 +72,11 @@ class FolderDataset(ABC):
         class_names: Sequence[str] = (),
         captions: Captions | None = None,
         on_error: OnError = "raise",
+        splits: Mapping[str, Sequence[str]] | None = None,
     ):
         check_choice(on_error, get_args(OnError), name="on_error")
         self.class_names = tuple(class_names)
+        self.splits = {split: list(ids) for split, ids in (splits or {}).items()}
         self.skipped: dict[str, str] = {}
         self._name, self._on_error = name, on_error
         self._captions = captions
@@ -83,6 +94,38 @@ class FolderDataset(ABC):
     def image_paths(self) -> dict[str, Path]:
         """The file of each image, by its id, as `CaptionTable.fill` needs them."""
         return {record.image_id: record.image for record in self._records}
+
+    def with_captions(self: Own, captions: Captions | None) -> Own:
+        """Return the same data set with other captions.
+
+        Args:
+            captions: A `CaptionTable` or another mapping from image id to caption. None removes the captions.
+
+        Raises:
+            UnknownIdError: If `captions` lacks the caption of an image.
+            CaptionError: If the captions are not strings.
+        """
+        if captions is not None:
+            check_image_captions(captions, self.image_ids, self._name)
+        return self._copy(captions=captions)
+
+    def subset(self: Own, image_ids: Sequence[str]) -> Own:
+        """Return the data set with some of its images, in the order of `image_ids`. It has no `splits`.
+
+        Raises:
+            DatasetError: If an id is unknown or occurs twice, or there are no ids.
+        """
+        chosen = choose_ids(image_ids, self.image_ids, self._name)
+        records = {record.image_id: record for record in self._records}
+        return self._copy(records=[records[image_id] for image_id in chosen], splits={})
+
+    def _copy(self: Own, **changes: object) -> Own:
+        """A data set that shares the files, but not the list of those that could not be read."""
+        other = copy(self)
+        other.skipped, other._warned = {}, set()
+        for name, value in changes.items():
+            setattr(other, name if name == "splits" else f"_{name}", value)
+        return other
 
     def __repr__(self) -> str:
         return f"<{self._name}: {len(self)} images>"
@@ -113,9 +156,10 @@ class FolderDataset(ABC):
     def _load(self, record: Record) -> Sample:
         caption = None if self._captions is None else caption_of(self._captions, record.image_id)
         pixels, orientation = read_upright(record.image)
-        sample = self._label(Sample(pixels, record.image_id, caption), record.labels)
+        labels = record.labels or record.image
+        sample = self._label(Sample(pixels, record.image_id, caption), labels)
         if orientation != 1:
-            check_turn(sample, record.image, record.labels, orientation)
+            check_turn(sample, record.image, labels, orientation)
         return sample
 
     def _read(self, index: int) -> Sample:
@@ -144,6 +188,28 @@ class FolderDataset(ABC):
             if record.image_id not in self.skipped:
                 self.skipped[record.image_id] = str(error)
                 warnings.warn(f"skipped {record.image_id!r}, used {instead!r} instead: {error}", stacklevel=4)
+
+
+def choose_ids(wanted: Sequence[str], image_ids: Sequence[str], name: str) -> list[str]:
+    """Return the ids of a subset as the data set writes them.
+
+    Raises:
+        DatasetError: If an id is unknown or occurs twice, or there are no ids.
+    """
+    if isinstance(wanted, str):
+        raise TypeError(f"image_ids must be a list of ids; got the string {wanted!r}. Pass [{wanted!r}].")
+    known = dict.fromkeys(image_ids)
+    chosen: dict[str, None] = {}
+    for image_id in wanted:
+        key = key_of(image_id, known)
+        if key is None:
+            raise DatasetError(f"{name} has no image {image_id!r}; its ids look like {next(iter(known), None)!r}.")
+        if key in chosen:
+            raise DatasetError(f"{name}: the id {image_id!r} occurs twice among those of the subset; list it once.")
+        chosen[key] = None
+    if not chosen:
+        raise DatasetError(f"{name}: a subset needs at least one image; got no ids.")
+    return list(chosen)
 
 
 def check_image_captions(captions: Captions, image_ids: list[str], name: str) -> None:
@@ -260,18 +326,15 @@ def _found(records: Sequence[Record], name: str, advice: str) -> list[Record]:
     if not records:
         raise MissingDataError(f"{name}: there are no images. {advice}")
     listings = Listings()
-    paths = [(listings.find(record.image), listings.find(record.labels)) for record in records]
-    missing = [
-        wanted
-        for record, found in zip(records, paths, strict=True)
-        for wanted, path in zip(record[1:], found, strict=True)
-        if path is None
-    ]
+    found: list[Record] = []
+    missing: list[Path] = []
+    for image_id, wanted_image, wanted_labels in records:
+        image = listings.find(wanted_image)
+        labels = None if wanted_labels is None else listings.find(wanted_labels)
+        missing += [wanted_image] if image is None else []
+        missing += [wanted_labels] if wanted_labels is not None and labels is None else []
+        found.append(Record(image_id, image or wanted_image, labels))
     if missing:
         more = f", nor are {len(missing) - 1} more files" if len(missing) > 1 else ""
         raise MissingDataError(f"{name}: {missing[0]} is not there{more}. {advice}")
-    return [
-        Record(record.image_id, image, labels)
-        for record, (image, labels) in zip(records, paths, strict=True)
-        if image is not None and labels is not None
-    ]
+    return found

@@ -14,7 +14,7 @@ from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.errors import DatasetError, ImageError
 from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
-from tadp.images.image_files import decode_turned, orientation_of, read_stored
+from tadp.images.image_files import decode_turned, orientation_of, read_labels, read_stored
 from tadp.images.reading import to_pil
 
 _MOST_MM = 2**16 - 1
@@ -26,6 +26,20 @@ class XMLObject(NamedTuple):
     name: str
     box: tuple[float, float, float, float]
     is_difficult: bool
+
+
+class Annotation(NamedTuple):
+    """The content of a VOC annotation.
+
+    Attributes:
+        objects: The objects.
+        size: (height, width) of the image as stated; None if it is not stated.
+        database: The name of the data set that it comes from, such as "The VOC2007 Database".
+    """
+
+    objects: list[XMLObject]
+    size: tuple[int, int] | None
+    database: str
 
 
 def read_upright(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
@@ -44,13 +58,18 @@ def read_upright(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
 
 
 def read_mask(sample: Sample, path: Path) -> Integer[np.ndarray, "_h _w"]:
-    """Read the values of a sample's mask as they are stored. For a picture with a palette these are the indices.
+    """Read the values of a sample's mask as they are stored. For a picture with a palette these are the indices."""
+    return read_indexed(sample, path)[0]
+
+
+def read_indexed(sample: Sample, path: Path) -> tuple[Integer[np.ndarray, "_h _w"], list[tuple[int, ...]]]:
+    """Read the values of a sample's mask, and the palette of its file, which is empty if there is none.
 
     Raises:
         ImageError: If the file is missing or damaged.
         DatasetError: If the file is a colour picture, has fractions, or differs from the image in size.
     """
-    values, _ = read_stored(path)
+    values, _, palette = read_labels(path)
     check_label_size(sample, path, values.shape, kind="a mask")
     if values.dtype.kind == "f":
         if not np.array_equal(values, np.round(values)):  # NaN differs from itself
@@ -59,23 +78,23 @@ def read_mask(sample: Sample, path: Path) -> Integer[np.ndarray, "_h _w"]:
                 "came with the data set."
             )
         values = values.clip(-1, 2**16).astype(np.int32)
-    return values
+    return values, palette
 
 
-def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, "256"]:
-    """A table with the class of each pixel value, and -1 for values that must not occur."""
-    table = np.full(256, -1, np.int64)
+def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, " _values"]:
+    """A table with the class of each pixel value, at least 256, and -1 for values that must not occur."""
+    table = np.full(max(255, *class_of) + 1, -1, np.int64)
     table[list(class_of)] = list(class_of.values())
     return table
 
 
-def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, "256"], *, name: str) -> Sample:
+def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, " _values"], *, name: str) -> Sample:
     """Read a mask from a file, and return the sample with that mask.
 
     Args:
         sample: The sample without a mask.
         path: The mask file, a picture with one channel or a palette.
-        table: The class of each of the 256 pixel values, as `class_table` returns it.
+        table: The class of each pixel value, as `class_table` returns it.
         name: The data set's name, for messages.
 
     Raises:
@@ -86,13 +105,13 @@ def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, "256"], *, na
 
 
 def to_classes(
-    values: Integer[np.ndarray, "_h _w"], table: Int64[np.ndarray, "256"], path: Path, *, name: str
+    values: Integer[np.ndarray, "_h _w"], table: Int64[np.ndarray, " _values"], path: Path, *, name: str
 ) -> Int64[np.ndarray, "_h _w"]:
     """Convert the values of a mask to classes; see `with_mask`."""
-    mask = table[values if values.dtype == np.uint8 else values.clip(0, 255)]
+    mask = table[values if values.dtype == np.uint8 else values.clip(0, len(table) - 1)]
     wrong = mask < 0
     if values.dtype != np.uint8:
-        wrong |= (values < 0) | (values > 255)
+        wrong |= (values < 0) | (values >= len(table))
     if wrong.any():
         listed = ", ".join(map(str, np.unique(values[wrong])[:5].tolist()))
         raise DatasetError(
@@ -202,11 +221,8 @@ def read_list(path: Path) -> list[str]:
     return read_lines(path, of="image", error=DatasetError)
 
 
-def read_objects(path: Path) -> tuple[list[XMLObject], tuple[int, int] | None]:
-    """Read the objects of an annotation in VOC's XML, and the size of its image.
-
-    Returns:
-        The objects, and (height, width) as the annotation states it; None if it states none.
+def read_objects(path: Path) -> Annotation:
+    """Read an annotation in VOC's XML.
 
     Raises:
         ImageError: If the file is missing or cut short.
@@ -222,10 +238,11 @@ def read_objects(path: Path) -> tuple[list[XMLObject], tuple[int, int] | None]:
     objects = [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
     height, width = (tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
     is_stated = all(text.isdecimal() and len(text) < 10 and int(text) > 0 for text in (height, width))
-    return objects, (int(height), int(width)) if is_stated else None
+    size = (int(height), int(width)) if is_stated else None
+    return Annotation(objects, size, tree.findtext("source/database", "").strip())
 
 
-def _ranges(table: Int64[np.ndarray, "256"]) -> str:
+def _ranges(table: Int64[np.ndarray, " _values"]) -> str:
     """The values in a table as text, such as "0 to 20 and 255"."""
     runs: list[list[int]] = []
     for value in np.flatnonzero(table >= 0).tolist():

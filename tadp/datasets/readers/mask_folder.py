@@ -1,112 +1,114 @@
 """Your own images and masks, in two folders."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
-from tadp.datasets.readers.label_files import class_table, with_mask
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
+from tadp.datasets.readers.mask_values import MaskValues, Palette
+from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders
 from tadp.datasets.sample import IGNORE_LABEL, Sample
-from tadp.errors import MissingDataError
 from tadp.files.checks import check_classes
-from tadp.images.image_files import LABEL_SUFFIXES, SUFFIXES, is_image
-from tadp.language.unicode_forms import composed
+from tadp.images.image_files import LABEL_SUFFIXES
 
 
 class MaskFolder(FolderDataset):
     """Your own images in one folder, and masks with the same names in another: photos/a.jpg and masks/a.png.
 
     A mask is a picture with one channel or a palette, of any bit depth. Each value in the file is the index of the
-    pixel's class, counted from 0, or 255 where the class is unknown. If there are two classes, the first mask that only
-    contains 0 and 255 causes a warning, because in such masks 255 often means the second class. Image ids are file
-    names without their suffix, such as "a". Caption files written by the command `tadp caption` have the same ids.
+    pixel's class, counted from 0, or 255 where the class is unknown; `labels` changes what values mean. With
+    `palette`, the colours of a mask say the class instead. If there are two classes, the first mask that only contains
+    0 and 255 causes a warning, because in such masks 255 often means the second class.
+
+    Image ids are paths below the folder of images without suffix, such as "a" or "street/a". Caption files written by
+    the command `tadp caption` have the same ids. If all images are in folders named train, val (or valid, validation)
+    and test, these are the `splits`.
 
     Args:
-        images: The folder of images.
-        masks: The folder of masks, with one PNG, PGM or TIFF file per image.
+        images: The folder of images and of subfolders with images. Or a folder for each split by its name, as in
+            {"train": "CamVid/train", "val": "CamVid/val"}; ids then begin with that name.
+        masks: The folder of masks, with one PNG, PGM or TIFF file per image. Or a folder for each split.
         class_names: Names of the classes in the order of their indices, 1 to 255 names. Background needs a name too if
             the masks have it as a class.
+        labels: What stored values mean, where they are not class indices: {11: 255} ignores pixels of value 11, and
+            {255: 1} makes white pixels the second class. Values that it does not contain keep their meaning.
+        palette: The colours of the classes, if masks are coloured pictures: one colour per class, or a mapping from
+            colour to class name or index, or to 255 for unknown. A colour is (red, green, blue) or "#rrggbb".
+        mask_suffix: The text after the image's name in the names of masks, such as "_mask" for a.jpg and a_mask.png;
+            "" by default. Masks may then be in the folder of images.
+        ids: The images to read: a sequence of ids or file names, or the path of a text file with one per line. None,
+            the default, reads all.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
             returns the next readable image; use it only in training. See `FolderDataset`.
+        unpaired: What happens if images have no mask. "raise", the default, raises an error that names one; "skip"
+            leaves them out with a warning. Masks without image are not used, with a warning.
 
     Raises:
         MissingDataError: If a folder is missing or empty, or an image has no mask. The message says which.
         UnknownIdError: If `captions` lacks the caption of an image.
         TypeError: If `class_names` is a single string.
-        ValueError: If the names of two images differ only in their suffix, or if there are no class names or more than
-            255.
+        ValueError: If the names of two images differ only in their suffix, if there are no class names or more than
+            255, or if `labels` or `palette` has a class that does not exist.
     """
+
+    tasks = ("segmentation",)
 
     def __init__(
         self,
-        images: str | Path,
-        masks: str | Path,
+        images: Folder,
+        masks: Folder,
         *,
         class_names: Sequence[str],
+        labels: Mapping[int, int] | None = None,
+        palette: Palette | None = None,
+        mask_suffix: str = "",
+        ids: Sequence[str] | str | Path | None = None,
         captions: Captions | None = None,
         on_error: OnError = "raise",
+        unpaired: Unpaired = "raise",
     ):
-        image_root, mask_root = Path(images), Path(masks)
-        for folder in (image_root, mask_root):
-            if not folder.is_dir():
-                raise MissingDataError(f"no folder {folder}; pass the folder of images and then the folder of masks.")
-        paths = _pictures(image_root, is_image)
-        if not paths:
-            raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
-        class_names = tuple(check_classes(class_names, name="class_names"))
-        if len(class_names) > IGNORE_LABEL:
+        pairs = pair_folders(
+            images,
+            masks,
+            what="mask",
+            label_suffixes=LABEL_SUFFIXES,
+            label_end=mask_suffix,
+            ids=ids,
+            unpaired=unpaired,
+        )
+        names = tuple(check_classes(class_names, name="class_names"))
+        if len(names) > IGNORE_LABEL:
             raise ValueError(
                 f"a mask can have 1 to {IGNORE_LABEL} classes, as the value {IGNORE_LABEL} means unknown; got "
-                f"{len(class_names)} names."
+                f"{len(names)} names."
             )
-        stems = _by_stem(paths, "and so a mask; rename one of them")
-        masks_of = _by_stem(_pictures(mask_root, _is_label), "and so an image; remove one of them")
-        self._table = class_table({value: value for value in (*range(len(class_names)), IGNORE_LABEL)})
+        self._values = MaskValues.of(names, labels, palette)
+        self._may_be_white = len(names) == 2 and palette is None and IGNORE_LABEL not in (labels or {})
+        root = Path(next(iter(images.values())) if isinstance(images, Mapping) else images)
         super().__init__(
-            [
-                Record(path.stem, path, masks_of.get(stem, mask_root / f"{path.stem}.png"))
-                for stem, path in stems.items()
-            ],
-            name=image_root.name or str(image_root),
-            advice=f"Each image needs a mask of the same name in {mask_root}: a.png for a.jpg. (JPEG is not suitable "
-            "for masks, because it changes values.)",
-            class_names=class_names,
+            pairs.records,
+            name=root.name or str(root),
+            advice=f"Each image needs a mask of the same name: a{mask_suffix}.png for a.jpg. (JPEG is not suitable for "
+            "masks, because it changes values.) Pass unpaired='skip' to leave out images without mask.",
+            class_names=names,
             captions=captions,
             on_error=on_error,
+            splits=pairs.splits,
         )
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        labelled = with_mask(sample, path, self._table, name=self._name)
-        if len(self.class_names) == 2 and _is_black_and_white(labelled):
+        labelled = replace(sample, mask=self._values.read(sample, path, name=self._name))
+        if self._may_be_white and _is_black_and_white(labelled):
             self._warn_once(
                 "black and white",
                 f"{path} only has the values 0 and {IGNORE_LABEL}, and {IGNORE_LABEL} means unknown, so it has no "
-                f"pixels of {self.class_names[1]!r}. If white is meant to be that class, write 1 instead.",
+                f"pixels of {self.class_names[1]!r}. If white is meant to be that class, write 1 instead, or pass "
+                f"labels={{{IGNORE_LABEL}: 1}}.",
             )
         return labelled
-
-
-def _is_label(path: Path) -> bool:
-    return path.suffix.lower() in LABEL_SUFFIXES
-
-
-def _pictures(folder: Path, is_wanted: Callable[[Path], bool]) -> list[Path]:
-    """The files in a folder that have a wanted suffix, without hidden ones, which macOS puts next to others."""
-    paths = filter(is_wanted, folder.iterdir())
-    return sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
-
-
-def _by_stem(paths: Iterable[Path], problem: str) -> dict[str, Path]:
-    """Files by their name without suffix; two that share it are refused."""
-    stems: dict[str, Path] = {}
-    for path in paths:
-        stem = composed(path.stem)
-        if stem in stems:
-            raise ValueError(f"{stems[stem]} and {path} share a name, {problem}.")
-        stems[stem] = path
-    return stems
 
 
 def _is_black_and_white(sample: Sample) -> bool:

@@ -5,52 +5,53 @@ data = open_dataset("voc", "VOCdevkit/VOC2012", split="val", captions="captions.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tadp.captions import CaptionTable
 from tadp.datasets.readers.ade20k import ADE20K
 from tadp.datasets.readers.cityscapes import Cityscapes
-from tadp.datasets.readers.image_folder import Captions, OnError
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, TaskName
 from tadp.datasets.readers.night import DarkZurich, NighttimeDriving
 from tadp.datasets.readers.nyu import NYUDepthV2
 from tadp.datasets.readers.voc import PascalVOC, PascalVOCDetection
 from tadp.datasets.readers.watercolor_comic import Comic2k, Watercolor2k
 from tadp.datasets.scenes.rendered import RenderedScenes
 
-TaskName = Literal["segmentation", "depth", "detection"]
-
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """What one of the names in `DATASETS` stands for: a data set's class, its tasks and its splits.
+    """What one of the names in `DATASETS` stands for: a data set's class and its splits.
 
     Attributes:
         kind: The class of the data set.
-        tasks: The tasks that the data set has labels for.
         train: Name of the split to train on; None if the data set is only for tests.
         test: Name of the split to test on.
     """
 
-    kind: type
-    tasks: tuple[TaskName, ...]
+    kind: type[FolderDataset] | type[RenderedScenes]
     train: str | None
     test: str
+
+    @property
+    def tasks(self) -> tuple[TaskName, ...]:
+        """The tasks that the data set has labels for."""
+        return self.kind.tasks
 
 
 # Seeds that tadp-tiny was not trained with. Its training used seed 0, and seed 1 to monitor it.
 SCENE_SEEDS = {"train": 101, "test": 102}
 SCENE_COUNTS = {"train": 2000, "test": 500}
 DATASETS: dict[str, NamedDataset] = {
-    "scenes": NamedDataset(RenderedScenes, ("segmentation", "depth", "detection"), "train", "test"),
-    "voc": NamedDataset(PascalVOC, ("segmentation",), "trainaug", "val"),
-    "voc-detection": NamedDataset(PascalVOCDetection, ("detection",), "trainval", "test"),
-    "ade20k": NamedDataset(ADE20K, ("segmentation",), "training", "validation"),
-    "nyu": NamedDataset(NYUDepthV2, ("depth",), "train", "test"),
-    "cityscapes": NamedDataset(Cityscapes, ("segmentation",), "train", "val"),
-    "dark-zurich": NamedDataset(DarkZurich, ("segmentation",), None, "val"),
-    "nighttime-driving": NamedDataset(NighttimeDriving, ("segmentation",), None, "test"),
-    "watercolor2k": NamedDataset(Watercolor2k, ("detection",), "train", "test"),
-    "comic2k": NamedDataset(Comic2k, ("detection",), "train", "test"),
+    "scenes": NamedDataset(RenderedScenes, "train", "test"),
+    "voc": NamedDataset(PascalVOC, "trainaug", "val"),
+    "voc-detection": NamedDataset(PascalVOCDetection, "trainval", "test"),
+    "ade20k": NamedDataset(ADE20K, "training", "validation"),
+    "nyu": NamedDataset(NYUDepthV2, "train", "test"),
+    "cityscapes": NamedDataset(Cityscapes, "train", "val"),
+    "dark-zurich": NamedDataset(DarkZurich, None, "val"),
+    "nighttime-driving": NamedDataset(NighttimeDriving, None, "test"),
+    "watercolor2k": NamedDataset(Watercolor2k, "train", "test"),
+    "comic2k": NamedDataset(Comic2k, "train", "test"),
 }
 
 

@@ -64,6 +64,8 @@ class NYUDepthV2(FolderDataset):
         TADP's datasets/depth/nyudepthv2.py.
     """
 
+    tasks = ("depth",)
+
     def __init__(
         self,
         root: str | Path,

@@ -78,6 +78,8 @@ class PascalVOC(FolderDataset):
         tadp.errors.MissingDataError: Pascal VOC needs VOCdevkit/VOC2012/JPEGImages, which is not there. Get ...
     """
 
+    tasks = ("segmentation",)
+
     def __init__(
         self,
         root: str | Path,
@@ -146,6 +148,8 @@ class VOCBoxes(FolderDataset):
             in `known`.
     """
 
+    tasks = ("detection",)
+
     def __init__(
         self,
         root: str | Path,
@@ -178,7 +182,7 @@ class VOCBoxes(FolderDataset):
         return self.class_names
 
     def _label(self, sample: Sample, path: Path) -> Sample:
-        objects, size = read_objects(path)
+        objects, size, _ = read_objects(path)
         if size is not None:
             check_label_size(sample, path, size, kind="an annotation")
         annotated = [self._converted(entry, f"{path}, object {number}", sample) for number, entry in enumerate(objects)]

@@ -1,12 +1,13 @@
 """Rendered scenes as samples with mask, depth, boxes and caption, without a download."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import overload
 
 import numpy as np
 import torch
 
-from tadp.datasets.readers.image_folder import Captions, caption_of, check_image_captions
+from tadp.datasets.readers.image_folder import Captions, TaskName, caption_of, check_image_captions, choose_ids
 from tadp.datasets.sample import Sample
 from tadp.datasets.scenes.backdrops import BACKGROUNDS
 from tadp.datasets.scenes.scene import Scene, Scenes, Style
@@ -25,6 +26,7 @@ class RenderedScenes:
         class_names: Names of the classes in masks: "background", then the 12 object classes.
         box_class_names: Names of the 12 object classes. The label of a box is an index into this tuple.
         room_names: Names of the places, such as "street". A sample's `room` is the place of its scene.
+        tasks: "segmentation", "depth" and "detection".
         scenes: The sequence of `Scene` objects that are rendered.
 
     Args:
@@ -48,6 +50,8 @@ class RenderedScenes:
         'a red person and a purple tree in a desert'
     """
 
+    tasks: tuple[TaskName, ...] = ("segmentation", "depth", "detection")
+
     def __init__(
         self,
         count: int,
@@ -63,19 +67,43 @@ class RenderedScenes:
         self.box_class_names = CLASSES
         self.room_names = tuple(BACKGROUNDS)
         self._captions = captions
+        self._places: Sequence[int] = range(count)  # of the scenes in `scenes`; a subset has some of them
         if captions is not None:
             check_image_captions(captions, self.image_ids, "rendered scenes")
 
     @property
     def image_ids(self) -> list[str]:
         """Names of the scenes, in order."""
-        return [self._id(index) for index in range(len(self))]
+        return [self._id(place) for place in self._places]
+
+    def with_captions(self, captions: Captions | None) -> "RenderedScenes":
+        """Return the same data set with other captions; None stands for each scene's own caption.
+
+        Raises:
+            UnknownIdError: If `captions` lacks the caption of an image.
+        """
+        if captions is not None:
+            check_image_captions(captions, self.image_ids, "rendered scenes")
+        other = copy(self)
+        other._captions = captions
+        return other
+
+    def subset(self, image_ids: Sequence[str]) -> "RenderedScenes":
+        """Return the data set with some of its images, in the order of `image_ids`.
+
+        Raises:
+            DatasetError: If an id is unknown or occurs twice, or there are no ids.
+        """
+        places = dict(zip(self.image_ids, self._places, strict=True))
+        other = copy(self)
+        other._places = [places[image_id] for image_id in choose_ids(image_ids, list(places), "rendered scenes")]
+        return other
 
     def __repr__(self) -> str:
         return f"<rendered scenes: {len(self)} images>"
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return len(self._places)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -86,8 +114,10 @@ class RenderedScenes:
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        scene = self.scenes[index]
-        image_id = self._id(index % len(self))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"scene {index} of {len(self)}.")
+        place = self._places[index]
+        scene, image_id = self.scenes[place], self._id(place)
         caption = scene.caption() if self._captions is None else caption_of(self._captions, image_id)
         return _sample(scene, image_id, caption)
 

@@ -1,0 +1,123 @@
+"""The classes of a data set: those in its label files, or the user's own choice and names."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tadp.captions.records import shown
+from tadp.errors import DatasetError
+from tadp.files.checks import check_classes
+from tadp.language.matching import readable
+
+ClassNames: TypeAlias = Sequence[str] | Mapping[str, str | None]
+BACKGROUND = "background"
+_BACKGROUND_NAMES = (BACKGROUND, "_background_")  # the second is labelme's
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """The classes of objects, and where each name in the label files belongs.
+
+    Attributes:
+        names: Names of the classes that labels index, without background.
+        index_of: The index of each name in the label files; None for a class that is left out.
+    """
+
+    names: tuple[str, ...]
+    index_of: Mapping[str, int | None]
+
+
+def is_background(name: str) -> bool:
+    """Whether a class is called background, as in the masks of many tools."""
+    return name.strip().lower() in _BACKGROUND_NAMES
+
+
+def choose_classes(
+    found: Sequence[str], class_names: ClassNames | None, *, name: str, places: Mapping[str, str]
+) -> ClassChoice:
+    """Choose the classes of objects.
+
+    Args:
+        found: The names in the label files, in the order of their indices. Background is left out.
+        class_names: None takes all names as they are. A sequence has the classes in the order of their indices; objects
+            of other classes are left out, with a warning, and a first name "background" is that of masks and not
+            counted. A mapping renames the classes that it contains; several may get one name, and those with the name
+            None are left out.
+        name: The data set's name, for messages.
+        places: A place in the label files where each name occurs, for messages.
+
+    Raises:
+        DatasetError: If two names only differ in case or blanks and a mapping does not rename one of them, or if the
+            data set has none of the classes.
+        TypeError: If `class_names` is not an ordered collection of strings.
+        ValueError: If a name in `class_names` is empty or occurs twice.
+    """
+    found = [label for label in dict.fromkeys(found) if not is_background(label)]
+    if isinstance(class_names, Mapping):
+        unknown = [label for label in class_names if label not in found]
+        if unknown:
+            raise DatasetError(f"class_names: {name} has no class {unknown[0]!r}; its classes are {_listed(found)}.")
+        renamed = {label: class_names.get(label, label) for label in found}
+        _check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
+        names = list(dict.fromkeys(new for new in renamed.values() if new is not None))
+        return _choice(names, renamed, name)
+    _check_alike({label: label for label in found}, name, places)
+    if class_names is None:
+        return _choice(found, {label: label for label in found}, name)
+    names = check_classes(class_names, name="class_names")
+    names = names[1:] if names[0] == BACKGROUND else names
+    by_text = {readable(new): new for new in names}
+    renamed = {label: by_text.get(readable(label)) for label in found}
+    _tell_of_left_out(renamed, names, name, places)
+    return _choice(names, renamed, name)
+
+
+def _choice(names: Sequence[str], renamed: Mapping[str, str | None], name: str) -> ClassChoice:
+    if not names:
+        raise DatasetError(f"{name} has no classes: its label files name no object. Check that labels were exported.")
+    names = check_classes(names, name="class_names")
+    index = {new: number for number, new in enumerate(names)}
+    return ClassChoice(tuple(names), {label: None if new is None else index[new] for label, new in renamed.items()})
+
+
+def _check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str]) -> None:
+    """Refuse two classes whose names only differ in case or blanks."""
+    seen: dict[str, str] = {}
+    for label, new in renamed.items():
+        text = readable(new).casefold().replace(" ", "")
+        first = seen.setdefault(text, label)
+        if renamed[first] != new:
+            where = [f"{label!r} ({places[label]})" if label in places else repr(label) for label in (first, label)]
+            raise DatasetError(
+                f"{name} has two classes whose names only differ in case or blanks: {where[0]} and {where[1]}. If they "
+                f"are one class, pass class_names={{{label!r}: {first!r}}}; otherwise rename one in the labelling tool."
+            )
+
+
+def _tell_of_left_out(
+    renamed: Mapping[str, str | None], names: Sequence[str], name: str, places: Mapping[str, str]
+) -> None:
+    """Refuse a choice of classes that the data set does not have, and warn of classes that the choice leaves out."""
+    left_out = [label for label, new in renamed.items() if new is None]
+    chosen = {new.casefold().replace(" ", "") for new in map(readable, names)}
+    for label in left_out:
+        if readable(label).casefold().replace(" ", "") in chosen:
+            raise DatasetError(
+                f"{name}: the class {label!r} ({places.get(label, 'in its list of classes')}) differs from those in "
+                f"class_names only in case or blanks. Write it in the same way, or rename it: class_names={{…}}."
+            )
+    if left_out and len(left_out) == len(renamed):
+        raise DatasetError(
+            f"{name} has none of the classes in class_names ({_listed(names)}); its classes are {_listed(left_out)}."
+        )
+    if left_out:
+        warnings.warn(
+            f"{name}: objects of the classes {_listed(left_out)} are left out, because class_names does not have them.",
+            stacklevel=2,
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(shown(label) for label in names[:10]) + more

@@ -1,0 +1,258 @@
+"""Boxes and masks from COCO json, as labelling tools export it."""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+from tadp.captions.records import shown
+from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.labelled_objects import BadLabels, LabelledImage, LabelledObject, ObjectDataset, Unpaired
+from tadp.datasets.readers.outlines import CocoOutline
+from tadp.datasets.readers.paired_folders import pictures
+from tadp.datasets.readers.splitting import NameIndex, split_name
+from tadp.errors import Argument, DatasetError, MissingDataError
+from tadp.files.checks import check_choice
+from tadp.language.unicode_forms import composed
+
+_HEAD_BYTES = 2**16
+_KEY = re.compile(r'"(\w+)"\s*:')
+_NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+
+
+class CocoDataset(ObjectDataset):
+    """Your own boxes and masks in COCO json, as labelling tools export it, and COCO itself.
+
+    Pass the json file, or the folder of an export with one json file for all images or for each split: in `annotations`
+    (CVAT: instances_train.json), at the top (Label Studio: result.json) or next to the images of each split (Roboflow:
+    train/_annotations.coco.json). Images are looked for by their file name next to the json file, and in the folders of
+    the export. A file or folder named after train, val (or valid, validation) or test is a split of that name.
+
+    Masks come from polygons and run lengths (`pip install 'tadp[detection]'`). 0 is background and k is
+    `box_class_names[k - 1]`. Where two objects overlap, the one with the smaller box is in front. The box of an object
+    that has no outline, in a data set in which others have one, is 255 (unknown). A crowd (iscrowd) is marked in
+    `Boxes.difficult`, so that an evaluation ignores its box, and is part of its class in a mask.
+
+    Image ids are file names as in the json file, without suffix; if there are several json files, the name of the split
+    comes first, as in "train/0001".
+
+    Attributes:
+        class_names: Names of the classes in masks: "background", then those of `box_class_names`.
+        box_class_names: Names of the classes that the labels of boxes index, in the order of the category ids.
+
+    Args:
+        root: The folder of the export, or the json file.
+        images: The folder of images, if they are not in the folder of the export; None, the default, looks there.
+        class_names: None, the default, takes all classes as they are named. A sequence has the classes in the order of
+            their indices; objects of other classes are left out, with a warning. A mapping such as {"Dog": "dog"}
+            renames classes; those with the name None are left out.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
+        unpaired: What happens to images of the json file that are not there: "raise", the default, raises an error that
+            names one, and "skip" leaves them out with a warning. Images in the json file without annotations show no
+            object; "skip" leaves them out too.
+        bad_labels: What happens to boxes outside their image and to run lengths of another size: "raise", the default,
+            raises an error that names the file, and "skip" leaves them out with a warning.
+
+    Raises:
+        MissingDataError: If there is no json file, or images are missing.
+        DatasetError: If a file is not COCO json, a box or outline is wrong, or two classes only differ in case or
+            blanks.
+        MissingExtraError: If masks are needed and faster-coco-eval is not installed.
+        UnknownIdError: If `captions` lacks the caption of an image.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        images: str | Path | None = None,
+        class_names: ClassNames | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+        unpaired: Unpaired = "raise",
+        bad_labels: BadLabels = "raise",
+    ):
+        root = Path(root)
+        name = f"CocoDataset {root.resolve().name!r}"
+        paths = coco_files(root)
+        if not paths:
+            raise MissingDataError(
+                f"{name}: there is no COCO json in {root}, at the top, in annotations or next to images."
+            )
+        folder = root if root.is_dir() else root.parent
+        entries: list[LabelledImage] = []
+        found: list[str] = []
+        splits: dict[str, list[str]] = {}
+        for path in paths:
+            content = _read(path)
+            part = _split_of(path, folder)
+            place, index = _image_index(path, folder, part, None if images is None else Path(images))
+            prefix = f"{part or path.stem}/" if len(paths) > 1 else ""
+            own = _images(path, content, place, index, prefix)
+            found += _names(content)
+            entries += own
+            if part is not None:
+                splits.setdefault(part, []).extend(image.record.image_id for image in own)
+        entries = _present(entries, name, unpaired)
+        kept = {image.record.image_id for image in entries}
+        super().__init__(
+            entries,
+            found,
+            name=name,
+            class_names=class_names,
+            captions=captions,
+            on_error=on_error,
+            bad_labels=bad_labels,
+            splits={part: [image_id for image_id in ids if image_id in kept] for part, ids in splits.items()},
+        )
+
+
+def coco_files(root: Path) -> list[Path]:
+    """The COCO json files of an export, without those for captions, keypoints, panoptic masks and tests without labels.
+
+    Args:
+        root: The folder of the export, or a json file.
+    """
+    if root.is_file():
+        return [root] if is_coco(root) else []
+    found = [path for folder in (root / "annotations", root) for path in sorted(folder.glob("*.json")) if is_coco(path)]
+    instances = [path for path in found if path.name.startswith("instances_")]
+    return instances or found or [path for path in sorted(root.glob("*/*.json")) if is_coco(path)]
+
+
+def is_coco(path: Path) -> bool:
+    """Whether the beginning of a file looks like COCO json, and not like that of another tool."""
+    if path.suffix.lower() != ".json":
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
+    keys = set(_KEY.findall(head))
+    return bool(keys & {"images", "annotations", "categories", "licenses"}) and "shapes" not in keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read and check the parts of a COCO json that are needed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as json ({error}). Export it again.") from error
+    for part, keys in _NEEDED.items():
+        rows = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DatasetError(f"{path} must have a list of {part}, as COCO json has; it has none. Export it again.")
+        for number, row in enumerate(rows):
+            missing = [key for key in keys if not isinstance(row, dict) or row.get(key) is None]
+            if missing:
+                raise DatasetError(f"{path}: entry {number} of {part} has no {missing[0]!r}; got {shown(row)}.")
+    return content
+
+
+def _names(content: Mapping[str, Any]) -> list[str]:
+    """The names of the categories by id, without those that only group others, as Roboflow's category 0."""
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    groups = {category.get("supercategory") for category in content["categories"]}
+    ordered = sorted(content["categories"], key=lambda category: category["id"])
+    return [str(row["name"]) for row in ordered if row["id"] in used or row["name"] not in groups]
+
+
+def _split_of(path: Path, folder: Path) -> str | None:
+    """The split that a json file is for: instances_train2017.json, or train/_annotations.coco.json."""
+    words = re.split(r"[^a-z]+", path.stem.lower())
+    if path.parent != folder:
+        words.append(path.parent.name.lower())
+    return next((name for word in words if (name := split_name(word)) is not None), None)
+
+
+def _image_index(path: Path, folder: Path, part: str | None, images: Path | None) -> tuple[Path, NameIndex]:
+    """The folder with the images of a json file, and the images in it."""
+    subset = path.stem.removeprefix("instances_")
+    names = [name for name in dict.fromkeys((subset, part)) if name is not None]
+    places = [base / name for base in (folder / "images", folder / "JPEGImages", folder) for name in names]
+    beside = [] if path.parent in (folder, folder / "annotations") else [path.parent]
+    place = next((place for place in (*beside, *places) if place.is_dir() and pictures(place)), folder)
+    place = place if images is None else images
+    if not place.is_dir():
+        raise MissingDataError(f"no folder {place}; pass images=… with the folder of the images.")
+    return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in pictures(place)})
+
+
+def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameIndex, prefix: str) -> list[LabelledImage]:
+    """The images of a json file with their objects; the path of a missing image is where it should be."""
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
+    objects: dict[Any, list[LabelledObject]] = {row["id"]: [] for row in content["images"]}
+    for number, row in enumerate(content["annotations"]):
+        where = f"{path}, annotation {row.get('id', number)}"
+        for key, known in (("image_id", objects), ("category_id", names)):
+            if row[key] not in known:
+                raise DatasetError(f"{where}: there is no {key.removesuffix('_id')} with the id {row[key]!r}.")
+        objects[row["image_id"]].append(_object(row, names[row["category_id"]], where))
+    entries: dict[str, LabelledImage] = {}
+    for row in content["images"]:
+        name = str(row["file_name"]).replace("\\", "/").lstrip("/")
+        image_id = prefix + composed(PurePosixPath(name).with_suffix("").as_posix())
+        found = index.find(name, str(path))
+        if image_id in entries:
+            raise DatasetError(
+                f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
+            )
+        sides = (row.get("height"), row.get("width"))
+        entries[image_id] = LabelledImage(
+            Record(image_id, place / (found or name), path),
+            objects[row["id"]],
+            (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None,
+        )
+    return list(entries.values())
+
+
+def _object(row: Mapping[str, Any], name: str, where: str) -> LabelledObject:
+    """An annotation. Where CVAT and datumaro write attributes, iscrowd only says that the outline is run lengths."""
+    segmentation, box = row.get("segmentation"), row.get("bbox")
+    try:
+        left, top, width, height = (float(side) for side in box) if box else (0.0,) * 4
+        if isinstance(segmentation, list):
+            segmentation = [[float(number) for number in polygon] for polygon in segmentation]
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{where}: bbox must be four numbers, left, top, width and height, and segmentation lists of numbers or "
+            f"run lengths; got {shown(box)} and {shown(row.get('segmentation'))}."
+        ) from error
+    return LabelledObject(
+        name,
+        (left, top, left + width, top + height) if box else None,
+        where,
+        CocoOutline(segmentation) if segmentation else None,
+        bool(row.get("iscrowd")) and "attributes" not in row,
+    )
+
+
+def _present(entries: list[LabelledImage], name: str, unpaired: Unpaired) -> list[LabelledImage]:
+    """The images that are there; see `unpaired`."""
+    check_choice(unpaired, get_args(Unpaired), name="unpaired")
+    missing = [entry for entry in entries if not entry.record.image.is_file()]
+    kept = [entry for entry in entries if entry.record.image.is_file()]
+    if missing:
+        text = f"{len(missing)} of {len(entries)} images in the json are not there, the first of them "
+        text = f"{name}: {text}{missing[0].record.image}"
+        if unpaired != "skip" or not kept:
+            raise MissingDataError(
+                f"{text}. Export the data set with its images, pass their folder as ",
+                Argument("images", ...),
+                ", or leave them out: ",
+                Argument("unpaired", "skip"),
+                ".",
+            )
+        warnings.warn(f"{text}; they are left out.", stacklevel=3)
+    empty = [entry for entry in kept if not entry.objects]
+    if empty and unpaired != "empty":
+        how = "left out" if unpaired == "skip" else 'taken as images without objects (unpaired="skip" leaves them out)'
+        warnings.warn(
+            f"{name}: {len(empty)} of {len(kept)} images have no annotations, the first of them "
+            f"{empty[0].record.image}; they are {how}.",
+            stacklevel=3,
+        )
+    return [entry for entry in kept if entry.objects] if unpaired == "skip" else kept

@@ -1,0 +1,232 @@
+"""Data sets of labelled objects, with boxes, and with masks where objects have outlines, in any file format."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from tadp.datasets.readers.class_choice import ClassChoice, ClassNames, choose_classes, is_background
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
+from tadp.datasets.readers.label_files import check_label_size
+from tadp.datasets.readers.outlines import Box, Outline, paint
+from tadp.datasets.sample import Sample, sides
+from tadp.errors import Argument, DatasetError
+from tadp.files.checks import check_choice
+from tadp.images.boxes import Boxes
+
+Unpaired = Literal["raise", "skip", "empty"]
+BadLabels = Literal["raise", "skip"]
+
+
+class LabelledObject(NamedTuple):
+    """An object as a label file describes it.
+
+    Attributes:
+        name: The name of its class in the file.
+        box: Left, top, right and bottom, counted from 0, right and bottom exclusive; in pixels, or as fractions of the
+            image's width and height. None takes the box around the outline.
+        where: The file and the place in it, for messages.
+        outline: Its outline; None if the file has only its box.
+        is_difficult: Whether the evaluation ignores it: a difficult object, or a crowd.
+    """
+
+    name: str
+    box: Box | None
+    where: str
+    outline: Outline | None = None
+    is_difficult: bool = False
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image with its objects.
+
+    Attributes:
+        record: The id and the files.
+        objects: The objects in the image.
+        size: (height, width) as the labels state it; (1, 1) if boxes and outlines are fractions of the image's sides;
+            None if the labels do not state it.
+    """
+
+    record: Record
+    objects: Sequence[LabelledObject]
+    size: tuple[int, int] | None = None
+
+
+class ObjectDataset(FolderDataset):
+    """Images with labelled objects. The labels are read and checked when the data set is opened, the images later.
+
+    This is the base class of `VOCFolder`, `CocoDataset`, `YoloDataset` and `LabelmeFolder`. A subclass reads the label
+    files.
+
+    Attributes:
+        class_names: Names of the classes in masks: "background", then those of `box_class_names`.
+        box_class_names: Names of the classes that the labels of boxes index.
+
+    Args:
+        images: The images with their objects.
+        found: The names of the classes in the order of the label files.
+        name: The data set's name, for messages.
+        advice: A sentence that says how to get a missing file, for messages.
+        class_names: The classes to read; see `CocoDataset`.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
+        bad_labels: What happens to boxes and outlines that are wrong: "raise" or "skip"; see `CocoDataset`.
+        splits: The ids of the images in each split that the data set comes with.
+    """
+
+    smaller_in_front = True  # of two outlines that overlap; False draws them in the order of the file
+
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        found: Sequence[str],
+        *,
+        name: str,
+        advice: str = "",
+        class_names: ClassNames | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+        bad_labels: BadLabels = "raise",
+        splits: Mapping[str, Sequence[str]] | None = None,
+    ):
+        check_choice(bad_labels, get_args(BadLabels), name="bad_labels")
+        places = {entry.name: entry.where for image in images for entry in image.objects}
+        choice = choose_classes(found, class_names, name=name, places=places)
+        empty: list[str] = []
+        wrong: list[str] = []
+        self._images = {image.record.image_id: _sound(image, choice, empty, wrong) for image in images}
+        _report(empty, wrong, name, bad_labels)
+        self._index_of = choice.index_of
+        self.box_class_names = choice.names
+        has_outlines = any(entry.outline for image in self._images.values() for entry in image.objects)
+        self.tasks = ("detection", "segmentation") if has_outlines else ("detection",)
+        super().__init__(
+            [image.record for image in images],
+            name=name,
+            advice=advice,
+            class_names=("background", *choice.names),
+            captions=captions,
+            on_error=on_error,
+            splits=splits,
+        )
+
+    def __repr__(self) -> str:
+        kinds = " and ".join({"detection": "boxes", "segmentation": "masks"}[task] for task in self.tasks)
+        count = len(self.box_class_names)
+        return f"<{self._name}: {len(self)} images, {kinds} of {count} {'class' if count == 1 else 'classes'}>"
+
+    def classes_in(self, image_id: str) -> set[str]:
+        """The names of the classes of the objects in an image, which is not opened."""
+        entries = self._images[image_id].objects
+        return {self.box_class_names[self._index(entry)] for entry in entries if not is_background(entry.name)}
+
+    def _index(self, entry: LabelledObject) -> int:
+        return self._index_of[entry.name] or 0
+
+    def _label(self, sample: Sample, path: Path) -> Sample:
+        image = self._images[sample.image_id]
+        height, width = sample.image_size
+        if image.size is None:  # only now the size is known
+            wrong: list[str] = []
+            image = _sound(replace(image, size=sample.image_size), None, [], wrong)
+            if wrong:
+                raise DatasetError(f"{wrong[0]}.")
+        elif image.size != (1, 1):
+            check_label_size(sample, path, image.size, kind="an annotation")
+        scale = (width, height, width, height) if image.size == (1, 1) else (1, 1, 1, 1)
+        entries = [(entry, tuple(np.multiply(entry.box, scale).tolist())) for entry in image.objects]
+        kept = [(entry, box) for entry, box in entries if not is_background(entry.name)]
+        boxes = Boxes(
+            torch.tensor([box for _, box in kept], dtype=torch.float32).reshape(-1, 4),
+            torch.tensor([self._index(entry) for entry, _ in kept], dtype=torch.int64),
+            torch.tensor([entry.is_difficult for entry, _ in kept], dtype=torch.bool),
+        )
+        return replace(sample, boxes=boxes, mask=self._mask(entries, sample))
+
+    def _mask(self, entries: Sequence[tuple[LabelledObject, Box]], sample: Sample) -> np.ndarray | None:
+        """The mask of an image; of two objects that overlap, the one with the smaller box is in front."""
+        if "segmentation" not in self.tasks:
+            return None
+        ordered = sorted(entries, key=lambda pair: -_area(pair[1])) if self.smaller_in_front else entries
+        regions = [
+            (entry.outline, box, 0 if is_background(entry.name) else self._index(entry) + 1) for entry, box in ordered
+        ]
+        return paint(regions, sample.image_size)
+
+
+def _area(box: Box) -> float:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
+
+
+def _sound(image: LabelledImage, choice: ClassChoice | None, empty: list[str], wrong: list[str]) -> LabelledImage:
+    """An image with those of its objects that are read and right.
+
+    What is wrong with others is added to `empty` if they have no area, and otherwise to `wrong`.
+    """
+    objects = []
+    for entry in image.objects:
+        if choice is not None and not is_background(entry.name) and choice.index_of[entry.name] is None:
+            continue
+        emptiness = _emptiness(entry)
+        if emptiness:
+            empty.append(f"{entry.where}: {emptiness}")
+            continue
+        problem = "" if entry.outline is None else entry.outline.problem(image.size)
+        box = entry.box if problem or entry.outline is None else entry.box or entry.outline.box()
+        problem = problem or _problem(box, image.size)
+        if problem or box is None:
+            wrong.append(f"{entry.where}: {problem}")
+        else:
+            objects.append(entry._replace(box=_clipped(box, image.size)))
+    return replace(image, objects=objects)
+
+
+def _emptiness(entry: LabelledObject) -> str:
+    """Why an object has no area; "" if it has one."""
+    if entry.box is not None and np.isfinite(entry.box).all():
+        left, top, right, bottom = entry.box
+        if right <= left or bottom <= top:
+            return f"a box must have an area; got left, top, right, bottom = {_shown(entry.box)}"
+    return "" if entry.outline is None else entry.outline.emptiness()
+
+
+def _problem(box: Box | None, size: tuple[int, int] | None) -> str:
+    if box is None:
+        return "an object must have a box or an outline"
+    if not np.isfinite(box).all():
+        return f"a box must have finite numbers; got {_shown(box)}"
+    left, top, right, bottom = box
+    if size is not None and (left >= size[1] or top >= size[0] or right <= 0 or bottom <= 0):
+        return f"a box must be inside its image of {sides(size)} (height x width); got {_shown(box)}"
+    return ""
+
+
+def _shown(box: Box) -> str:
+    return ", ".join(f"{side:g}" for side in box)
+
+
+def _clipped(box: Box, size: tuple[int, int] | None) -> Box:
+    if size is None:
+        return box
+    left, top, right, bottom = box
+    return max(left, 0.0), max(top, 0.0), min(right, float(size[1])), min(bottom, float(size[0]))
+
+
+def _report(empty: Sequence[str], wrong: Sequence[str], name: str, bad_labels: BadLabels) -> None:
+    """Warn of labels without area, and refuse labels that contradict their image, or warn of them too."""
+    if wrong and bad_labels == "raise":
+        more = f" {len(wrong) - 1} more labels contradict their image." if len(wrong) > 1 else ""
+        raise DatasetError(
+            f"{wrong[0]}.{more} Get the labels that belong to these images, or leave out such labels: ",
+            Argument("bad_labels", "skip"),
+            ".",
+        )
+    for problems, what in ((empty, "have no area"), (wrong, "contradict their image")):
+        if problems:
+            warnings.warn(f"{name}: {len(problems)} labels {what} and are left out; {problems[0]}.", stacklevel=4)

@@ -1,0 +1,143 @@
+"""What the values or colours of mask files mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Int64
+
+from tadp.datasets.readers.label_files import check_label_size, class_table, read_indexed, to_classes
+from tadp.datasets.sample import IGNORE_LABEL, Sample
+from tadp.errors import DatasetError
+from tadp.files.checks import check_whole
+from tadp.images.image_files import read_labels
+
+Color: TypeAlias = tuple[int, int, int] | str  # red, green, blue from 0 to 255, or "#804080"
+Palette: TypeAlias = Sequence[Color] | Mapping[Color, int | str]
+_MOST_VALUES = 2**16  # of 16-bit masks
+
+
+@dataclass
+class MaskValues:
+    """The class of each value or each colour in mask files.
+
+    Attributes:
+        class_names: Names of the classes in the order of their indices.
+        table: The class of each stored value, -1 for values that must not occur; used if there are no `colors`.
+        colors: The class of each colour, by its red, green and blue; None if masks store values.
+        shown: The palettes of the files read so far: for each index, its colour and the file it was seen in.
+    """
+
+    class_names: tuple[str, ...]
+    table: Int64[np.ndarray, " _values"]
+    colors: Mapping[tuple[int, int, int], int] | None = None
+    shown: dict[int, tuple[tuple[int, ...], Path]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, class_names: Sequence[str], labels: Mapping[int, int] | None = None, palette: Palette | None = None
+    ) -> "MaskValues":
+        """The meaning of values that are class indices, except for those in `labels`, or of the colours in `palette`.
+
+        Raises:
+            ValueError: If a class in `labels` or `palette` does not exist.
+        """
+        names = tuple(class_names)
+        changes = {
+            check_whole(value, name="labels", minimum=0): _class_of(label, names, "labels")
+            for value, label in (labels or {}).items()
+        }
+        if any(value >= _MOST_VALUES for value in changes):
+            raise ValueError(f"labels: a mask stores values up to {_MOST_VALUES - 1}; got {max(changes)}.")
+        classes = {value: value for value in (*range(len(names)), IGNORE_LABEL)} | changes
+        pairs = None
+        if isinstance(palette, Mapping):
+            pairs = {_color(color): _class_of(label, names, "palette") for color, label in palette.items()}
+        elif palette is not None:
+            if len(palette) != len(names):
+                raise ValueError(
+                    f"palette must have one colour per class; got {len(palette)} for {len(names)} class_names."
+                )
+            pairs = {_color(color): index for index, color in enumerate(palette)}
+            if len(pairs) < len(palette):
+                raise ValueError("palette must have a different colour for each class; two are the same.")
+        return cls(names, class_table(classes), pairs)
+
+    def read(self, sample: Sample, path: Path, *, name: str) -> Int64[np.ndarray, "_h _w"]:
+        """Read a mask.
+
+        Raises:
+            ImageError: If the file is missing or damaged.
+            DatasetError: If it differs from the image in size, has a value or colour without class, or its palette
+                contradicts that of another mask.
+        """
+        if self.colors is not None:
+            return self._from_colors(sample, path, self.colors, name)
+        values, palette = read_indexed(sample, path)
+        if not palette:
+            return to_classes(values, self.table, path, name=name)
+        used = {index: palette[index] for index in np.unique(values).tolist() if index < len(palette)}
+        for index, color in used.items():
+            first, where = self.shown.setdefault(index, (color, path))
+            if first != color:
+                raise DatasetError(
+                    f"{path} has a palette in which index {index} is the colour {color}, and in {where} it is {first}, "
+                    "so the indices of these masks are not classes. If the colours are, pass palette={colour: class}."
+                )
+        try:
+            return to_classes(values, self.table, path, name=name)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{error} It has a palette; if its colours say the class, pass palette={{colour: class}}."
+            ) from error
+
+    def _from_colors(
+        self, sample: Sample, path: Path, colors: Mapping[tuple[int, int, int], int], name: str
+    ) -> Int64[np.ndarray, "_h _w"]:
+        pixels = read_labels(path, as_colors=True).values
+        check_label_size(sample, path, pixels.shape[:2], kind="a mask")
+        codes = _code(pixels.astype(np.int64))
+        known = np.array(sorted((*_code(np.array(color)).ravel().tolist(), label) for color, label in colors.items()))
+        place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
+        is_wrong = known[place, 0] != codes
+        if is_wrong.any():
+            color = tuple(pixels[is_wrong][0].tolist())
+            raise DatasetError(
+                f"{path} has {np.count_nonzero(is_wrong)} pixels whose colour is not in the palette of {name}, such as "
+                f"{color}. Add the colour to the palette, with {IGNORE_LABEL} if it has no class; if it only occurs "
+                "along edges, export the masks without smoothing."
+            )
+        return known[place, 1]
+
+
+def _code(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+def _class_of(label: int | str, names: Sequence[str], argument: str) -> int:
+    if isinstance(label, str):
+        if label not in names:
+            raise ValueError(f"{argument}: {label!r} is not one of the class_names ({', '.join(names)}).")
+        return names.index(label)
+    number = check_whole(label, name=argument, minimum=0)
+    if number >= len(names) and number != IGNORE_LABEL:
+        raise ValueError(
+            f"{argument}: there is no class {number}; the {len(names)} class_names are numbered from 0, and "
+            f"{IGNORE_LABEL} means unknown."
+        )
+    return number
+
+
+def _color(color: Color) -> tuple[int, int, int]:
+    if isinstance(color, str):
+        try:
+            red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        except ValueError as error:
+            raise ValueError(f"palette: a colour must be (red, green, blue) or '#rrggbb'; got {color!r}.") from error
+        return red, green, blue
+    if len(color) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
+        raise ValueError(f"palette: a colour must have red, green and blue from 0 to 255; got {color!r}.")
+    red, green, blue = color
+    return red, green, blue

@@ -1,0 +1,161 @@
+"""Open a data set by its name, or by the layout of its folder."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tadp.captions import CaptionTable
+from tadp.datasets.readers.coco_json import CocoDataset, coco_files
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
+from tadp.datasets.readers.mask_folder import MaskFolder
+from tadp.datasets.readers.named import DATASETS, open_dataset
+from tadp.datasets.readers.paired_folders import files_below
+from tadp.datasets.readers.voc_folder import VOCFolder
+from tadp.errors import Argument, DatasetError, MissingDataError
+from tadp.images.image_files import is_image
+
+_IMAGES = ("images", "imgs", "image", "img", "photos", "rgb", "JPEGImages")
+_MASKS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass", "PixelLabelData")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of files that a reader reads.
+
+    Attributes:
+        reader: The name of the reader.
+        looks: What the layout looks like, for messages.
+        arguments: Returns the reader's arguments for a folder of this layout; None for another folder.
+        open: The reader.
+    """
+
+    reader: str
+    looks: str
+    arguments: Callable[[Path], tuple[Any, ...] | None]
+    open: Callable[..., FolderDataset]
+
+
+def open(
+    path: str | Path,
+    root: str | Path | None = None,
+    *,
+    split: str | None = None,
+    captions: Captions | str | Path | None = None,
+    on_error: OnError = "raise",
+    **options: Any,
+) -> Any:
+    """Open a data set: a folder of your own, whose layout is recognised, or one of the paper's data sets by its name.
+
+    Args:
+        path: The folder, or its main file (a COCO json, data.yaml). Or the name of a data set: scenes, voc,
+            voc-detection, ade20k, nyu, cityscapes, dark-zurich, nighttime-driving, watercolor2k or comic2k.
+        root: The folder of a data set that `path` names; None, the default, for a folder of your own.
+        split: The split to read. For a folder of your own, one of its `splits`; None, the default, reads all images.
+            For a name, None is the split to test on.
+        captions: A `CaptionTable` or another mapping from image id to caption, or the path of a caption file. None
+            gives samples without captions.
+        on_error: What happens if an image cannot be read: "raise" an error, or "skip" it and return the next readable
+            image, with a warning; see `FolderDataset`.
+        **options: Further arguments of the reader, such as `class_names`, `unpaired` or `task`.
+
+    Returns:
+        The data set, of the class of its reader.
+
+    Raises:
+        DatasetError: If the layout is not one that a reader reads. The message says what is in the folder, and which
+            readers there are.
+        MissingDataError: If there is no such folder.
+        UnknownIdError: If `captions` lacks the caption of an image.
+
+    Example:
+        >>> open("scenes", split="train", count=3)
+        <rendered scenes: 3 images>
+    """
+    if str(path) in DATASETS and (root is not None or not Path(path).exists()):
+        return open_dataset(str(path), root, split=split, captions=captions, on_error=on_error, **options)
+    folder = Path(path)
+    if not folder.exists():
+        raise MissingDataError(f"{str(path)!r} is neither a folder nor the name of a data set ({', '.join(DATASETS)}).")
+    if isinstance(captions, str | Path):
+        captions = CaptionTable.open(captions)
+    layout, arguments = _recognised(folder)
+    data = layout.open(*arguments, captions=captions, on_error=on_error, **options)
+    if split is None:
+        return data
+    if split not in data.splits:
+        known = ", ".join(data.splits) or "none"
+        raise DatasetError(f"{data!r} has no split {split!r}; its splits are: {known}. See tadp.datasets.split.")
+    return data.subset(data.splits[split])
+
+
+def _recognised(folder: Path) -> tuple[Layout, tuple[Any, ...]]:
+    for layout in LAYOUTS:
+        arguments = layout.arguments(folder)
+        if arguments is not None:
+            return layout, arguments
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    if len(inside) == 1 and inside[0].is_dir():  # an archive that was unpacked into a folder of its name
+        return _recognised(inside[0])
+    readers = "; ".join(f"{layout.reader} ({layout.looks})" for layout in LAYOUTS)
+    raise DatasetError(f"the layout of {folder} is not known: it has {_content(folder)}. Readers: {readers}.")
+
+
+def _content(folder: Path) -> str:
+    """What is in a folder, or what kind of file a path is."""
+    if folder.is_file():
+        return f"one file of kind {folder.suffix or 'unknown'}; unpack archives first"
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in files_below(folder))
+    listed = f"the folders {', '.join(folders[:8])}{', …' if len(folders) > 8 else ''}" if folders else "no folders"
+    files = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(6)) or "none"
+    return f"{listed}, and these files: {files}"
+
+
+def _has(folder: Path, suffix: str) -> bool:
+    return folder.is_dir() and any(path.suffix.lower() == suffix for path in files_below(folder))
+
+
+def _voc(folder: Path) -> tuple[Any, ...] | None:
+    if not folder.is_dir():
+        return None
+    is_voc = _has(folder / "Annotations", ".xml") or (folder / "SegmentationClass").is_dir()
+    return (folder,) if is_voc or any(path.suffix.lower() == ".xml" for path in files_below(folder)) else None
+
+
+def _mask_folders(folder: Path) -> tuple[Any, ...] | None:
+    """The folders of images and of masks."""
+    if not folder.is_dir():
+        return None
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    beside = {name: folder / name for name in sorted(names) if f"{name}annot" in names}  # as in CamVid
+    if beside:
+        return beside, {name: folder / f"{name}annot" for name in beside}
+    images = next((folder / name for name in _IMAGES if name in names), None)
+    masks = next((folder / name for name in _MASKS if name in names), None)
+    has_masks = masks is not None and any(map(is_image, files_below(masks)))
+    return None if images is None or not has_masks else (images, masks)
+
+
+def _open_masks(images: Any, masks: Any, *, class_names: Any = None, **options: Any) -> FolderDataset:
+    if class_names is None:
+        where = next(iter(masks.values())) if isinstance(masks, Mapping) else masks
+        raise DatasetError(
+            f"the masks in {where} do not say how their classes are called. Pass ",
+            Argument("class_names", ...),
+            ", one name per value from 0, and labels={value: 255} for values without class.",
+        )
+    return MaskFolder(images, masks, class_names=class_names, **options)
+
+
+LAYOUTS = (
+    Layout(
+        "CocoDataset",
+        "a COCO json at the top, in annotations or next to the images of each split",
+        lambda folder: (folder,) if coco_files(folder) else None,
+        CocoDataset,
+    ),
+    Layout("VOCFolder", "XML files in Annotations or next to the images, masks in SegmentationClass", _voc, VOCFolder),
+    Layout("MaskFolder", "folders images and masks, or train and trainannot", _mask_folders, _open_masks),
+)

@@ -1,0 +1,181 @@
+"""Outlines of objects as polygons, run lengths or bitmaps, and the mask that they make together."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from PIL import Image, ImageDraw
+
+from tadp.datasets.sample import IGNORE_LABEL, sides
+from tadp.files.checks import need
+
+Box = tuple[float, float, float, float]
+_NOT_FINITE = "a polygon must have finite coordinates"
+
+
+class Outline(ABC):
+    """The outline of an object."""
+
+    @abstractmethod
+    def problem(self, size: tuple[int, int] | None) -> str:
+        """What is wrong with the outline in an image of a size (height, width), in words; "" if nothing is."""
+
+    @abstractmethod
+    def emptiness(self) -> str:
+        """Why the outline has no area, in words; "" if it has one."""
+
+    @abstractmethod
+    def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
+        """The pixels of the object in an image of a size (height, width)."""
+
+    @abstractmethod
+    def box(self) -> Box:
+        """Left, top, right and bottom of the outline."""
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons(Outline):
+    """Polygons, each (N, 2), of x and y in pixels; or in fractions of the image's width and height."""
+
+    points: Sequence[np.ndarray]
+    is_relative: bool = False
+
+    def problem(self, size: tuple[int, int] | None) -> str:
+        return "" if all(np.isfinite(polygon).all() for polygon in self.points) else _NOT_FINITE
+
+    def emptiness(self) -> str:
+        return _too_few([len(polygon) for polygon in self.points])
+
+    def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
+        height, width = size
+        canvas = Image.new("1", (width, height))
+        draw = ImageDraw.Draw(canvas)
+        scale = np.array((width, height) if self.is_relative else (1, 1))
+        for polygon in self.points:
+            draw.polygon(list(map(tuple, (polygon * scale).tolist())), fill=1, outline=1)
+        return np.array(canvas)
+
+    def box(self) -> Box:
+        points = np.concatenate(list(self.points))
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return left, top, right, bottom
+
+
+@dataclass(frozen=True, eq=False)
+class CocoOutline(Outline):
+    """A COCO `segmentation`: a list of polygons, or run lengths, drawn as pycocotools does."""
+
+    segmentation: Any
+
+    def problem(self, size: tuple[int, int] | None) -> str:
+        if isinstance(self.segmentation, dict):
+            stated = tuple(self.segmentation.get("size", ()))
+            if size is not None and stated != size:
+                return f"run lengths must have the size of their image, {sides(size)} (height x width); got {stated}"
+            counts = self.segmentation.get("counts")
+            total = sum(run_lengths(counts)) if isinstance(counts, str | bytes | list) else None
+            if len(stated) != 2 or total != stated[0] * stated[1]:
+                return f"run lengths must add up to the pixels of {sides(stated)}; they add up to {total}"
+            return ""
+        if any(len(polygon) % 2 for polygon in self.segmentation):
+            return "a polygon must have x and y in turn; it has an odd number of numbers"
+        return "" if all(np.isfinite(polygon).all() for polygon in self.segmentation) else _NOT_FINITE
+
+    def emptiness(self) -> str:
+        if isinstance(self.segmentation, dict):
+            return ""
+        return _too_few([len(polygon) // 2 for polygon in self.segmentation])
+
+    def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
+        masks = need("faster_coco_eval.core.mask", install="pip install 'tadp[detection]'")
+        coded = self.segmentation
+        if isinstance(coded, list) or isinstance(coded["counts"], list):
+            coded = masks.frPyObjects(coded, *size)
+        if isinstance(coded, list):
+            coded = masks.merge(coded)
+        return masks.decode(coded).astype(bool)
+
+    def box(self) -> Box:
+        if isinstance(self.segmentation, list):
+            return Polygons([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in self.segmentation]).box()
+        height, width = self.segmentation["size"]
+        rows, columns = np.nonzero(self.region((height, width)))
+        return tuple(map(float, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Bitmap(Outline):
+    """The pixels of an object, (h, w), whose top left pixel is at `left` and `top` in the image."""
+
+    plane: Bool[np.ndarray, "_h _w"]
+    left: int
+    top: int
+
+    def problem(self, size: tuple[int, int] | None) -> str:
+        height, width = self.plane.shape
+        if size is not None and not (0 <= self.top <= size[0] - height and 0 <= self.left <= size[1] - width):
+            return (
+                f"a mask of {sides(self.plane.shape)} at left {self.left} and top {self.top} does not fit an image of "
+                f"{sides(size)} (height x width)"
+            )
+        return ""
+
+    def emptiness(self) -> str:
+        return "" if self.plane.any() else "a mask must have pixels; all of it is empty"
+
+    def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
+        region = np.zeros(size, bool)
+        height, width = self.plane.shape
+        region[self.top : self.top + height, self.left : self.left + width] = self.plane
+        return region
+
+    def box(self) -> Box:
+        rows, columns = np.nonzero(self.plane)
+        left, top = self.left + columns.min(), self.top + rows.min()
+        return float(left), float(top), float(self.left + columns.max() + 1), float(self.top + rows.max() + 1)
+
+
+def _too_few(counts: Sequence[int]) -> str:
+    few = [count for count in counts if count < 3]
+    return f"a polygon must have three points or more; it has {few[0]}" if few else ""
+
+
+def run_lengths(counts: str | bytes | list[int]) -> list[int]:
+    """Decode COCO's compressed run lengths; a list is returned as it is.
+
+    Source:
+        rleFrString of pycocotools, maskApi.c: five bits per character, of the difference to the run before the last.
+    """
+    if isinstance(counts, list):
+        return counts
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts.encode() if isinstance(counts, str) else counts:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) and 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
+
+
+def paint(regions: Iterable[tuple[Outline | None, Box, int]], size: tuple[int, int]) -> Int64[np.ndarray, "_h _w"]:
+    """Draw outlines into a mask of zeros, one after the other.
+
+    Args:
+        regions: The outline of each object, its box, and its value in the mask. The box of an object without outline
+            becomes `IGNORE_LABEL`, because only some of its pixels are the object's.
+        size: (height, width) of the mask.
+    """
+    mask = np.zeros(size, np.int64)
+    for outline, (left, top, right, bottom), value in regions:
+        if outline is None:
+            mask[int(top) : -int(-bottom // 1), int(left) : -int(-right // 1)] = IGNORE_LABEL
+        else:
+            mask[outline.region(size)] = value
+    return mask

@@ -1,0 +1,168 @@
+"""Pair the images in one folder with the label files of the same names in another."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from tadp.datasets.readers.image_folder import Record, find_images
+from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
+from tadp.errors import MissingDataError
+from tadp.files.checks import check_choice
+from tadp.images.image_files import SUFFIXES, is_image
+from tadp.language.unicode_forms import composed
+
+Folder: TypeAlias = str | Path | Mapping[str, str | Path]
+Unpaired = Literal["raise", "skip"]
+
+
+class Pairs(NamedTuple):
+    """Images with their label files, and the ids of those in each split that the folders are named after."""
+
+    records: list[Record]
+    splits: dict[str, list[str]]
+
+
+def pair_folders(
+    images: Folder,
+    labels: Folder,
+    *,
+    what: str,
+    label_suffixes: Sequence[str],
+    label_end: str,
+    ids: Sequence[str] | str | Path | None,
+    unpaired: Unpaired,
+) -> Pairs:
+    """Pair images and label files, in the subfolders too.
+
+    Args:
+        images: The folder of images, or one for each split.
+        labels: The folder of label files, or one for each split.
+        what: "mask" or "depth", for messages.
+        label_suffixes: The suffixes of label files.
+        label_end: The text that the names of label files have after that of the image, such as "_mask".
+        ids: The images to take, a sequence or the path of a list; None takes all.
+        unpaired: What happens to images without label file. With "raise" they get the path of a missing file.
+
+    Raises:
+        MissingDataError: If a folder is missing or has no images.
+        ValueError: If two files have the same name.
+    """
+    check_choice(unpaired, get_args(Unpaired), name="unpaired")
+    image_roots, label_roots = _roots(images), _roots(labels)
+    if image_roots.keys() != label_roots.keys():
+        raise ValueError(
+            f"images and {what}s must have the same splits; got {', '.join(image_roots)} and {', '.join(label_roots)}."
+        )
+    records, orphans = [], []
+    for split, image_root in image_roots.items():
+        pairs, rest = _pair(image_root, label_roots[split], what, label_suffixes, label_end)
+        prefix = f"{split}/" if isinstance(images, Mapping) else ""
+        records += [Record(prefix + composed(image_id), image, label) for image_id, image, label in pairs]
+        orphans += rest
+    if ids is not None:
+        by_id = {record.image_id: record for record in records}
+        found = find_listed(ids, NameIndex({record.image_id: record.image for record in records}), "ids", what)
+        records = [by_id[image_id] for image_id in found]
+    elif orphans:
+        warnings.warn(
+            f"{len(orphans)} {what} files have no image and are not used, the first of them {orphans[0]}.", stacklevel=4
+        )
+    if unpaired == "skip":
+        records = _with_labels(records, what)
+    return Pairs(records, splits_of(record.image_id for record in records))
+
+
+def splits_of(image_ids: Iterable[str]) -> dict[str, list[str]]:
+    """The ids of the images in each split that a folder in their ids is named after, if that holds for all of them."""
+    splits: dict[str, list[str]] = {}
+    for image_id in image_ids:
+        name = next((name for part in image_id.split("/")[:-1] if (name := split_name(part)) is not None), None)
+        if name is None:
+            return {}
+        splits.setdefault(name, []).append(image_id)
+    return splits
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, without hidden ones, which macOS puts next to others."""
+    return [path for path in files_below(folder) if is_image(path)]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its subfolders, sorted, without those that are hidden or in hidden folders."""
+    paths = find_images(folder, "")
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _roots(folders: Folder) -> dict[str, Path]:
+    roots = {name: Path(root) for name, root in (folders if isinstance(folders, Mapping) else {"": folders}).items()}
+    for root in roots.values():
+        if not root.is_dir():
+            raise MissingDataError(f"no folder {root}; pass the folder of images and then the folder of labels.")
+    return roots
+
+
+def _pair(
+    image_root: Path, label_root: Path, what: str, label_suffixes: Sequence[str], label_end: str
+) -> tuple[list[tuple[str, Path, Path]], list[Path]]:
+    """The id, the image and the label file of each image in a folder, and the label files without image."""
+    inside = image_root != label_root and label_root.is_relative_to(image_root)
+    labels: dict[str, Path] = {}
+    for path in files_below(label_root):
+        name = _stem(path.relative_to(label_root))
+        if path.suffix.lower() in label_suffixes and name.endswith(label_end):
+            _add(labels, name.removesuffix(label_end), path, "and so an image; remove one of them")
+    own = set(labels.values()) if image_root == label_root else set()
+    images: dict[str, Path] = {}
+    for path in pictures(image_root):
+        if path not in own and not (inside and path.is_relative_to(label_root)):
+            _add(
+                images,
+                composed(str(path.relative_to(image_root).with_suffix("").as_posix())),
+                path,
+                f"and so a {what}; rename one of them",
+            )
+    if not images:
+        raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
+    by_name = _unique({key: path for key, path in labels.items() if key not in images})
+    names = Counter(key.rpartition("/")[2] for key in images)
+    used, pairs = set(), []
+    for key, path in images.items():
+        name = key.rpartition("/")[2]
+        label = labels.get(key) or (by_name.get(name) if names[name] == 1 else None)
+        used.add(label)
+        pairs.append((key, path, label or label_root / f"{key}{label_end}{label_suffixes[0]}"))
+    return pairs, [path for path in labels.values() if path not in used]
+
+
+def _stem(path: Path) -> str:
+    """A path without suffix; some tools write the mask of a.jpg to a.jpg.png."""
+    path = path.with_suffix("")
+    path = path.with_suffix("") if is_image(path) else path
+    return composed(path.as_posix())
+
+
+def _add(paths: dict[str, Path], key: str, path: Path, problem: str) -> None:
+    first = paths.setdefault(key, path)
+    if first != path:
+        raise ValueError(f"{first} and {path} share a name, {problem}.")
+
+
+def _unique(labels: Mapping[str, Path]) -> dict[str, Path]:
+    """Label files by their name without folder, where no two share it."""
+    counts = Counter(key.rpartition("/")[2] for key in labels)
+    return {name: path for key, path in labels.items() if counts[name := key.rpartition("/")[2]] == 1}
+
+
+def _with_labels(records: list[Record], what: str) -> list[Record]:
+    kept = [record for record in records if record.labels is not None and record.labels.is_file()]
+    if len(kept) < len(records):
+        first = next(record.image for record in records if record not in kept)
+        warnings.warn(
+            f"{len(records) - len(kept)} of {len(records)} images have no {what} and are left out, the first of them "
+            f"{first}.",
+            stacklevel=5,
+        )
+    return kept

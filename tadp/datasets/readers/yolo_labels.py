@@ -1,0 +1,246 @@
+"""Boxes and polygons from YOLO text labels, in the layouts of Ultralytics, darknet and labelling tools."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tadp.captions.records import shown
+from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.label_files import read_lines
+from tadp.datasets.readers.labelled_objects import (
+    BadLabels,
+    LabelledImage,
+    LabelledObject,
+    ObjectDataset,
+    Unpaired,
+    with_labels,
+)
+from tadp.datasets.readers.outlines import Polygons
+from tadp.datasets.readers.paired_folders import pictures, splits_of
+from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
+from tadp.errors import DatasetError, MissingDataError
+from tadp.language.unicode_forms import composed
+
+_NAMES = ("obj.names", "classes.txt")  # darknet and CVAT; Label Studio and labelImg
+_SLACK = 0.01  # by which rounding may move a coordinate beyond the image
+
+
+class YoloDataset(ObjectDataset):
+    """Your own boxes and polygons in YOLO text labels, as Ultralytics, darknet and labelling tools write them.
+
+    Pass the folder of an export, or its data.yaml. The names of the classes are in data.yaml, obj.names (darknet and
+    CVAT) or classes.txt (Label Studio). The labels of images/train/a.jpg are in labels/train/a.txt, or next to the
+    image. A line is a class, counted from 0, and then a box (the x and y of its centre, width and height) or the x and
+    y of three or more points, all as fractions of the image's width and height. The corners of rotated boxes are read
+    as polygons.
+
+    Splits are those in data.yaml or obj.data, or the folders named after train, val (or valid, validation) and test. If
+    some objects have polygons, there are masks: 0 is background and k is `box_class_names[k - 1]`; of two objects that
+    overlap, the one with the smaller box is in front, and an object with only a box is 255 (unknown). Image ids are
+    paths below the folder with all images, without suffix and without a folder "images" in it, such as "train/0001".
+
+    Attributes:
+        class_names: Names of the classes in masks: "background", then those of `box_class_names`.
+        box_class_names: Names of the classes that the labels of boxes index.
+
+    Args:
+        root: The folder of the export, or its data.yaml.
+        class_names: None, the default, takes all classes as they are named. A sequence has the classes in the order of
+            their indices; objects of other classes are left out, with a warning. A mapping such as {"Dog": "dog"}
+            renames classes; those with the name None are left out.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
+        unpaired: What happens to images without text file. "raise", the default, raises an error that names one. "skip"
+            leaves them out with a warning, and "empty" takes them as images without objects, as Ultralytics does. A
+            text file that is empty means no objects. Text files without image are not used, with a warning.
+        bad_labels: What happens to boxes outside their image: "raise", the default, raises an error that names the
+            file, and "skip" leaves them out with a warning.
+
+    Raises:
+        MissingDataError: If there are no images or class names, or images have no text file.
+        DatasetError: If a line is not a label, or two classes only differ in case or blanks.
+        UnknownIdError: If `captions` lacks the caption of an image.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        class_names: ClassNames | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+        unpaired: Unpaired = "raise",
+        bad_labels: BadLabels = "raise",
+    ):
+        path = yolo_file(Path(root))
+        if path is None:
+            raise MissingDataError(f"YoloDataset: there is no data.yaml, obj.names or classes.txt in {root}.")
+        name = f"YoloDataset {path.parent.resolve().name!r}"
+        config = _config(path)
+        images = _images(path.parent, config)
+        if not images:
+            raise MissingDataError(
+                f"{name}: there are no images in {path.parent}. Export the data set with its images."
+            )
+        found = _class_names(config, path)
+        labels = {key: text for key, image in images.items() if (text := _label_file(image)).is_file()}
+        splits = _splits(path.parent, config, images)
+        keys = with_labels(list(images), labels, images, kind="text file", name=name, unpaired=unpaired)
+        super().__init__(
+            [
+                LabelledImage(
+                    Record(key, images[key], labels.get(key)),
+                    _objects(labels[key], found) if key in labels else (),
+                    (1, 1),
+                )
+                for key in keys
+            ],
+            found,
+            name=name,
+            class_names=class_names,
+            captions=captions,
+            on_error=on_error,
+            bad_labels=bad_labels,
+            splits={part: [key for key in ids if key in labels or unpaired == "empty"] for part, ids in splits.items()},
+        )
+
+
+def yolo_file(root: Path) -> Path | None:
+    """The file that names the classes of a YOLO export: a yaml file with `names`, obj.names or classes.txt.
+
+    Args:
+        root: The folder of the export, or the file.
+    """
+    if root.is_file():
+        return root if root.suffix.lower() in (".yaml", ".yml") or root.name in _NAMES else None
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        if "names" in path.read_text(encoding="utf-8", errors="replace"):
+            return path
+    return next((root / name for name in _NAMES if (root / name).is_file()), None)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The content of data.yaml; or of obj.data and obj.names, or classes.txt, in the same form."""
+    if path.name in _NAMES:
+        data = path.with_name("obj.data")
+        pairs = [line.partition("=") for line in read_lines(data)] if data.is_file() else []
+        lists = {key.strip(): Path(value.strip()).name for key, _, value in pairs if split_name(key.strip())}
+        return {**lists, "names": read_lines(path)}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DatasetError(f"{path} cannot be read as YAML ({error}). Export it again.") from error
+    if not isinstance(config, dict):
+        raise DatasetError(f"{path} must have entries such as names and train; got {shown(config)}.")
+    if "kpt_shape" in config:
+        raise DatasetError(
+            f"{path} is of key points (kpt_shape), which no task of tadp uses. Export boxes or polygons."
+        )
+    return config
+
+
+def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
+    names = config.get("names")
+    if isinstance(names, Mapping):
+        if sorted(names) != list(range(len(names))):
+            raise DatasetError(f"{path}: names must be numbered from 0 without gaps; got {shown(sorted(names))}.")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(f"{path}: names must list the classes; got {shown(names)}.")
+    return [str(label) for label in names]
+
+
+def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
+    """The images by id: those of the splits, or all in the folder."""
+    paths = [path for split in ("train", "val", "test") for path in _split_images(root, config, split)]
+    paths = sorted(set(paths)) or pictures(root)
+    shared = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    images: dict[str, Path] = {}
+    for path in paths:
+        parts = PurePosixPath(path.relative_to(shared).with_suffix("").as_posix()).parts
+        key = composed("/".join(part for part in parts[:-1] if part != "images") or "")
+        key = f"{key}/{composed(parts[-1])}" if key else composed(parts[-1])
+        first = images.setdefault(key, path)
+        if first != path:
+            raise DatasetError(f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one.")
+    return images
+
+
+def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Path]:
+    """The images of a split in data.yaml: a folder, a list of images, or several of these."""
+    entries = config.get(split) or []
+    images: list[Path] = []
+    for entry in [entries] if isinstance(entries, str) else entries:
+        base = root / str(config.get("path") or ".")
+        inside = str(entry).replace("../", "").removeprefix("./")  # Roboflow writes ../train/images
+        places = [base / str(entry), base / inside, root / inside]
+        place = next((place for place in places if place.exists()), None)
+        if place is None:
+            warnings.warn(f"{root}: {split} is {entry!r}, which is not there; it is not used.", stacklevel=4)
+        elif place.is_dir():
+            images += pictures(place)
+        else:
+            index = NameIndex({path.as_posix(): path for path in pictures(root)})
+            images += [Path(path) for path in find_listed(place, index, "", str(root))]
+    return images
+
+
+def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -> dict[str, list[str]]:
+    """The ids of each split. A val that has the images of train, as in small demonstration sets, is none."""
+    keys = {path: key for key, path in images.items()}
+    with warnings.catch_warnings(action="ignore"):  # those of splits that are not there were shown before
+        splits = {name: [keys[path] for path in _split_images(root, config, name)] for name in ("train", "val", "test")}
+    splits = {name: ids for name, ids in splits.items() if ids} or splits_of(images)
+    same = [name for name, ids in splits.items() if name != "train" and set(ids) <= set(splits.get("train", []))]
+    if same:
+        warnings.warn(f"{root}: {same[0]} has the images of train, so it is not used as a split.", stacklevel=4)
+    return {name: ids for name, ids in splits.items() if name not in same}
+
+
+def _label_file(image: Path) -> Path:
+    """The text file of an image: in the folder "labels" in place of the last folder "images", or next to the image."""
+    parts = list(image.with_suffix(".txt").parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+        if Path(*parts).is_file():
+            return Path(*parts)
+    return image.with_suffix(".txt")
+
+
+def _objects(path: Path, names: Sequence[str]) -> list[LabelledObject]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}). Export it again.") from error
+    return [_object(line, f"{path}, line {number}", names) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _object(line: str, where: str, names: Sequence[str]) -> LabelledObject:
+    try:
+        index, *numbers = (float(word) for word in line.split())
+        if not index.is_integer() or len(numbers) < 4 or len(numbers) % 2:
+            raise ValueError
+    except ValueError as error:
+        raise DatasetError(
+            f"{where}: a label must be a class number and four numbers of a box, or the x and y of three points or "
+            f"more; got {shown(line)}."
+        ) from error
+    if not 0 <= index < len(names):
+        raise DatasetError(f"{where}: there is no class {index:g}; the {len(names)} names are numbered from 0.")
+    if not all(-_SLACK <= number <= 1 + _SLACK for number in numbers):  # NaN is not between them either
+        raise DatasetError(
+            f"{where}: coordinates must be fractions of the image's width and height, 0 to 1; got {shown(line)}."
+        )
+    name = names[int(index)]
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return LabelledObject(name, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), where)
+    return LabelledObject(name, None, where, Polygons([np.reshape(numbers, (-1, 2))], is_relative=True))
