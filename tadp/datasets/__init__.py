@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tadp.datasets.readers.voc_folder import VOCFolder as VOCFolder
     from tadp.datasets.readers.watercolor_comic import Comic2k as Comic2k
     from tadp.datasets.readers.watercolor_comic import Watercolor2k as Watercolor2k
+    from tadp.datasets.readers.yolo_labels import YoloDataset as YoloDataset
     from tadp.datasets.sample import IGNORE_LABEL as IGNORE_LABEL
     from tadp.datasets.sample import Sample as Sample
     from tadp.datasets.scenes.rendered import RenderedScenes as RenderedScenes
@@ -76,6 +77,7 @@ _HOMES = {
     "Sample": "sample",
     "VOCFolder": "readers.voc_folder",
     "Watercolor2k": "readers.watercolor_comic",
+    "YoloDataset": "readers.yolo_labels",
     "collate": "batch",
     "open": "readers.opening",
     "split": "readers.splitting",
@@ -110,6 +112,7 @@ __all__ = [
     "Sample",
     "VOCFolder",
     "Watercolor2k",
+    "YoloDataset",
     "collate",
     "open",
     "split",

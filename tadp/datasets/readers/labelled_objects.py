@@ -14,7 +14,7 @@ from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError,
 from tadp.datasets.readers.label_files import check_label_size
 from tadp.datasets.readers.outlines import Box, Outline, paint
 from tadp.datasets.sample import Sample, sides
-from tadp.errors import Argument, DatasetError
+from tadp.errors import Argument, DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 from tadp.images.boxes import Boxes
 
@@ -157,6 +157,43 @@ class ObjectDataset(FolderDataset):
             (entry.outline, box, 0 if is_background(entry.name) else self._index(entry) + 1) for entry, box in ordered
         ]
         return paint(regions, sample.image_size)
+
+
+def with_labels(
+    keys: Sequence[str],
+    labels: Mapping[str, Path],
+    images: Mapping[str, Path],
+    *,
+    kind: str,
+    name: str,
+    unpaired: Unpaired,
+) -> list[str]:
+    """The images that have labels, or all; see `unpaired` of `VOCFolder`.
+
+    Raises:
+        MissingDataError: If `unpaired` is "raise" and an image has no labels, or none has.
+    """
+    check_choice(unpaired, get_args(Unpaired), name="unpaired")
+    missing = [key for key in keys if key not in labels]
+    orphans = [path for key, path in labels.items() if key not in images]
+    if orphans:
+        warnings.warn(
+            f"{name}: {len(orphans)} label files have no image and are not used, the first of them {orphans[0]}.",
+            stacklevel=3,
+        )
+    if not missing or unpaired == "empty":
+        return list(keys)
+    count = f"{len(missing)} of {len(keys)} images have no {kind}, the first of them {images[missing[0]]}"
+    if unpaired == "raise" or len(missing) == len(keys):
+        raise MissingDataError(
+            f"{name}: {count}. If such images show no object, pass ",
+            Argument("unpaired", "empty"),
+            "; to leave them out, pass ",
+            Argument("unpaired", "skip"),
+            ".",
+        )
+    warnings.warn(f"{name}: {count}; they are left out.", stacklevel=3)
+    return [key for key in keys if key in labels]
 
 
 def _area(box: Box) -> float:

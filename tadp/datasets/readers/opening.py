@@ -13,6 +13,7 @@ from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
 from tadp.datasets.readers.voc_folder import VOCFolder
+from tadp.datasets.readers.yolo_labels import YoloDataset, yolo_file
 from tadp.errors import Argument, DatasetError, MissingDataError
 from tadp.images.image_files import is_image
 
@@ -155,6 +156,12 @@ LAYOUTS = (
         "a COCO json at the top, in annotations or next to the images of each split",
         lambda folder: (folder,) if coco_files(folder) else None,
         CocoDataset,
+    ),
+    Layout(
+        "YoloDataset",
+        "text labels with data.yaml, obj.names or classes.txt",
+        lambda folder: (folder,) if yolo_file(folder) is not None else None,
+        YoloDataset,
     ),
     Layout("VOCFolder", "XML files in Annotations or next to the images, masks in SegmentationClass", _voc, VOCFolder),
     Layout("MaskFolder", "folders images and masks, or train and trainannot", _mask_folders, _open_masks),

@@ -1,9 +1,7 @@
 """Your own labels in the file layout of Pascal VOC, as labelling tools export it."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -11,13 +9,20 @@ from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames, is_background
 from tadp.datasets.readers.image_folder import Captions, OnError, Record, TaskName
 from tadp.datasets.readers.label_files import Annotation, read_objects
-from tadp.datasets.readers.labelled_objects import BadLabels, LabelledImage, LabelledObject, ObjectDataset, Unpaired
+from tadp.datasets.readers.labelled_objects import (
+    BadLabels,
+    LabelledImage,
+    LabelledObject,
+    ObjectDataset,
+    Unpaired,
+    with_labels,
+)
 from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.readers.outlines import Box
 from tadp.datasets.readers.paired_folders import files_below, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.datasets.sample import IGNORE_LABEL, Sample
-from tadp.errors import Argument, DatasetError, MissingDataError
+from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice, read_lines
 from tadp.language.unicode_forms import composed
 
@@ -151,43 +156,6 @@ def mask_classes(root: Path) -> dict[str, int | tuple[int, int, int]]:
 
 def _names(path: Path) -> list[str]:
     return read_lines(path, of="class", error=DatasetError)
-
-
-def with_labels(
-    keys: Sequence[str],
-    labels: Mapping[str, Path],
-    images: Mapping[str, Path],
-    *,
-    kind: str,
-    name: str,
-    unpaired: Unpaired,
-) -> list[str]:
-    """The images that have labels, or all; see `unpaired` of `VOCFolder`.
-
-    Raises:
-        MissingDataError: If `unpaired` is "raise" and an image has no labels, or none has.
-    """
-    check_choice(unpaired, get_args(Unpaired), name="unpaired")
-    missing = [key for key in keys if key not in labels]
-    orphans = [path for key, path in labels.items() if key not in images]
-    if orphans:
-        warnings.warn(
-            f"{name}: {len(orphans)} label files have no image and are not used, the first of them {orphans[0]}.",
-            stacklevel=3,
-        )
-    if not missing or unpaired == "empty":
-        return list(keys)
-    count = f"{len(missing)} of {len(keys)} images have no {kind}, the first of them {images[missing[0]]}"
-    if unpaired == "raise" or len(missing) == len(keys):
-        raise MissingDataError(
-            f"{name}: {count}. If such images show no object, pass ",
-            Argument("unpaired", "empty"),
-            "; to leave them out, pass ",
-            Argument("unpaired", "skip"),
-            ".",
-        )
-    warnings.warn(f"{name}: {count}; they are left out.", stacklevel=3)
-    return [key for key in keys if key in labels]
 
 
 def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:

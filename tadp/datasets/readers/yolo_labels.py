@@ -12,7 +12,6 @@ import yaml
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
-from tadp.datasets.readers.label_files import read_lines
 from tadp.datasets.readers.labelled_objects import (
     BadLabels,
     LabelledImage,
@@ -25,6 +24,7 @@ from tadp.datasets.readers.outlines import Polygons
 from tadp.datasets.readers.paired_folders import pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.errors import DatasetError, MissingDataError
+from tadp.files.checks import read_lines
 from tadp.language.unicode_forms import composed
 
 _NAMES = ("obj.names", "classes.txt")  # darknet and CVAT; Label Studio and labelImg
@@ -130,9 +130,11 @@ def _config(path: Path) -> dict[str, Any]:
     """The content of data.yaml; or of obj.data and obj.names, or classes.txt, in the same form."""
     if path.name in _NAMES:
         data = path.with_name("obj.data")
-        pairs = [line.partition("=") for line in read_lines(data)] if data.is_file() else []
+        pairs = (
+            [line.partition("=") for line in read_lines(data, of="entry", error=DatasetError)] if data.is_file() else []
+        )
         lists = {key.strip(): Path(value.strip()).name for key, _, value in pairs if split_name(key.strip())}
-        return {**lists, "names": read_lines(path)}
+        return {**lists, "names": read_lines(path, of="class", error=DatasetError)}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
