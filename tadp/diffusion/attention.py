@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.files.inference import autocasts, without_autocast
+from tadp.files.inference import autocasts, shallow_copy, without_autocast
 
 BLOCK = 512  # rows of attention that `blockwise_attention` computes at a time
 HeadMaps: TypeAlias = Float[Tensor, "b n l"] | Float[Tensor, "b _k n l"]  # see `over_heads`
@@ -184,20 +184,31 @@ def project(layer: Any, tokens: Tensor) -> Tensor:
     The largest number of float16 is 65,504, which logits exceed. At such logits, rounding queries and keys to float16
     already changes the softmax. bfloat16 does not overflow, so it is kept.
     """
-    if not _is_float16(tokens):
-        return layer(tokens)
-    if type(layer) is not nn.Linear or "forward" in layer.__dict__:  # a LoRA, or a layer with hooks of accelerate
-        return layer(tokens).float()
-    with without_autocast(tokens.device):
-        return F.linear(tokens.float(), layer.weight.float(), None if layer.bias is None else layer.bias.float())
+    return in_float32(layer, tokens) if is_float16(tokens) else layer(tokens)
+
+
+def in_float32(module: Any, values: Tensor) -> Tensor:
+    """The output of a module that computes in float32, even if its weights are float16. The module does not change."""
+    values = values.float()
+    with without_autocast(values.device):
+        if type(module) is nn.Linear and "forward" not in module.__dict__:
+            return F.linear(values, module.weight.float(), None if module.bias is None else module.bias.float())
+        parts = list(module.modules())
+        if torch.compiler.is_compiling() or any("forward" in part.__dict__ for part in parts):  # accelerate's hooks
+            return module(values.to(next(module.parameters(), values).dtype)).float()
+        twin = shallow_copy(module)  # of a LoRA's layer, or of a norm
+        for part, copied in zip(parts, twin.modules(), strict=True):
+            weights = {name: None if weight is None else weight.float() for name, weight in part._parameters.items()}
+            copied.__dict__.update(_parameters=weights, training=part.training)
+        return twin(values)
 
 
 def logits_in_float32(query: Tensor) -> AbstractContextManager[Any]:
     """A block in which products of float32 queries and keys stay in float32, also under autocast to float16."""
-    return without_autocast(query.device) if _is_float16(query) else nullcontext()
+    return without_autocast(query.device) if is_float16(query) else nullcontext()
 
 
-def _is_float16(tokens: Tensor) -> bool:
+def is_float16(tokens: Tensor) -> bool:
     """Whether a layer computes in float16 on these tokens."""
     if autocasts(tokens.device):
         return torch.get_autocast_dtype(tokens.device.type) == torch.float16

@@ -15,7 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tadp.diffusion.attention import AttentionRecorder, HeadMaps, logits_in_float32, over_heads, project
+from tadp.diffusion.attention import (
+    AttentionRecorder,
+    HeadMaps,
+    in_float32,
+    is_float16,
+    logits_in_float32,
+    over_heads,
+    project,
+)
 
 ROWS = 256  # image cells that `text_columns` computes at a time
 
@@ -139,8 +147,8 @@ def _columns(query: Tensor, key: Tensor, length: int, keep_heads: bool) -> Tenso
 
 
 def _heads(layer: Any, tokens: Tensor, heads: int, norm: Any) -> Tensor:
-    """Queries or keys by head. A norm bounds them, so only those without one need `project`."""
+    """Queries or keys by head, in the precision of `project`."""
+    split = rearrange(project(layer, tokens), "b n (h d) -> b h n d", h=heads)
     if norm is None:
-        return rearrange(project(layer, tokens), "b n (h d) -> b h n d", h=heads)
-    normed = norm(rearrange(layer(tokens), "b n (h d) -> b h n d", h=heads))
-    return normed.float() if normed.dtype == torch.float16 else normed
+        return split
+    return in_float32(norm, split) if is_float16(tokens) else norm(split)

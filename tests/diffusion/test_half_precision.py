@@ -6,11 +6,13 @@ import pytest
 import torch
 from builders import build_backbone, build_folder, build_vae, images
 from diffusers.models.attention_processor import Attention
+from diffusers.models.normalization import RMSNorm
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tadp import TADPBackbone
 from tadp.diffusion.attention import head_averaged_probabilities
-from tadp.diffusion.joint_attention import text_columns
+from tadp.diffusion.joint_attention import _heads, text_columns
 from tadp.errors import CorruptFileError, ModelError, OptionError
 from tadp.files.hub import is_finite
 
@@ -43,6 +45,46 @@ def test_float16_attention_agrees_with_float32(scale):
     with torch.autocast("cpu", torch.float16):
         under_autocast = head_averaged_probabilities(attention.float(), hidden, text)
     torch.testing.assert_close(under_autocast.float(), expected, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, HUGE])
+def test_float16_attention_with_a_lora_agrees_with_float32(scale):
+    model = nn.ModuleDict({"attention": layer(scale)})
+    model = inject_adapter_in_model(LoraConfig(r=4, target_modules=["to_q", "to_k"]), model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(2)).mul_(scale**0.25 / 8)
+        for weight in model.parameters():
+            weight.copy_(weight.half())
+    (hidden, text), attention = inputs(), model["attention"]
+    before = {name: weight.clone() for name, weight in model.half().named_parameters()}
+    actual = head_averaged_probabilities(attention, hidden.half(), text.half())
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    expected = head_averaged_probabilities(model.float()["attention"], hidden, text)
+    torch.testing.assert_close(actual.float(), expected, atol=2e-2, rtol=0)
+    with torch.autocast("cpu", torch.float16):
+        under_autocast = head_averaged_probabilities(attention, hidden, text)
+    torch.testing.assert_close(under_autocast.float(), expected, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [1.0, 100.0])
+def test_float16_joint_attention_with_a_norm_agrees_with_float32(weight):
+    generator = torch.Generator().manual_seed(3)
+    to_q, to_k = (nn.Linear(32, 32, bias=False).requires_grad_(False) for _ in range(2))
+    norm = RMSNorm(16, eps=1e-6).requires_grad_(False)
+    norm.weight.fill_(weight)  # logits reach about 16 weight²
+    for part in (to_q, to_k):
+        part.weight.copy_(200 * torch.randn(32, 32, generator=generator).half())  # a product exceeds 65,504
+    tokens = 20 * torch.randn(1, 30, 32, generator=generator).half()
+
+    def attention(*, half: bool) -> torch.Tensor:
+        parts = [part.half() if half else part.float() for part in (to_q, to_k, norm)]
+        values = tokens if half else tokens.float()
+        query, key = (_heads(part, values, 2, parts[2]) for part in parts[:2])
+        return text_columns(query, key[:, :, :9], key[:, :, 9:])
+
+    torch.testing.assert_close(attention(half=True).float(), attention(half=False), atol=2e-2, rtol=0)
 
 
 def test_the_logits_of_these_tests_overflow_float16():
