@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,8 +26,25 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(tensors, path, metadata={"id": digest.hexdigest()})  # with a second key, their order would be random
 
 
+def add_id(path: Path) -> None:
+    """Add an id of its content to a safetensors file that another library wrote."""
+    partial = path.with_suffix(".part")
+    with path.open("rb") as file, partial.open("wb") as copy:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.tell()
+        digest = hashlib.file_digest(file, "sha256")
+        digest.update(json.dumps(header, sort_keys=True).encode())
+        header["__metadata__"] = {**header.get("__metadata__", {}), "id": digest.hexdigest()}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+        copy.write(len(text).to_bytes(8, "little") + text)
+        file.seek(start)
+        shutil.copyfileobj(file, copy, 2**24)
+    partial.replace(path)
+
+
 def weight_ids(folder: Path) -> dict[str, str]:
-    """The ids of the weight files in a folder that `save_tensors` wrote, by their paths in it.
+    """The ids of the weight files in a folder that have one, by their paths in it.
 
     A config holds them, so that weights of another model in their place are noticed (`check_saved_together`).
     """

@@ -169,12 +169,18 @@ def test_a_model_is_old_or_new_wherever_its_save_is_killed(tmp_path, one_thread)
     assert seen == {False, True}
 
 
-def test_weights_of_another_save_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    "weights", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model", "text_adapter"]
+)
+def test_weights_of_another_save_are_refused_by_name(tmp_path, weights):
     for seed in (1, 2):
-        build_backbone(seed=seed).save_pretrained(tmp_path / str(seed))
-    weights = Path("unet", "diffusion_pytorch_model.safetensors")
-    shutil.copy(tmp_path / "2" / weights, tmp_path / "1" / weights)
-    with pytest.raises(ModelError, match=r"unet/diffusion.*is not the file that was saved with .*1/tadp_config\.json"):
+        backbone = build_backbone(seed=seed, text_adapter=True)
+        backbone.text_adapter.gate.data.fill_(seed)
+        backbone.save_pretrained(tmp_path / str(seed))
+    shutil.copy(tmp_path / "2" / f"{weights}.safetensors", tmp_path / "1" / f"{weights}.safetensors")
+    with pytest.raises(
+        ModelError, match=rf"{weights}\.safe.*is not the file that was saved with .*1/tadp_config\.json"
+    ):
         tadp.TADPBackbone.from_pretrained(tmp_path / "1")
     build_backbone(seed=1).save_pretrained(tmp_path / "1")
     tadp.TADPBackbone.from_pretrained(tmp_path / "1")

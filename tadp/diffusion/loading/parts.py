@@ -37,7 +37,7 @@ from tadp.files.model_folder import (
     tokenizer_part,
 )
 from tadp.files.schema import check_types
-from tadp.files.weight_ids import weight_ids
+from tadp.files.weight_ids import add_id, weight_ids
 from tadp.text.conditioning import TextAdapter
 from tadp.text.encoder import TextEncoder
 from tadp.text.stack import AnyText, TextStack
@@ -160,6 +160,8 @@ def save_text_encoder(text_encoder: AnyText, folder: Path) -> None:
         model: Any = uncompiled(encoder.model)
         check_savable(model, lambda model=model: type(model)(model.config), part.replace("_", " "))
         model.save_pretrained(folder / part)
+        for path in (folder / part).glob("*.safetensors"):
+            add_id(path)
         _save_tokenizer(encoder.tokenizer, folder / tokenizer_part(part))
 
 
