@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tadp.captions.records import shown
+from tadp.datasets.readers.label_problems import keep
 from tadp.errors import DatasetError
 from tadp.files.checks import check_classes
 from tadp.language.matching import readable
@@ -89,10 +90,12 @@ def _check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str
         first = seen.setdefault(text, label)
         if renamed[first] != new:
             where = [f"{label!r} ({places[label]})" if label in places else repr(label) for label in (first, label)]
-            raise DatasetError(
+            problem = (
                 f"{name} has two classes whose names only differ in case or blanks: {where[0]} and {where[1]}. If they "
                 f"are one class, pass class_names={{{label!r}: {first!r}}}; otherwise rename one in the labelling tool."
             )
+            if not keep("similar names", [problem]):
+                raise DatasetError(problem)
 
 
 def _tell_of_left_out(

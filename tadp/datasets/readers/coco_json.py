@@ -10,6 +10,7 @@ from typing import Any, get_args
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import BadLabels, LabelledImage, LabelledObject, ObjectDataset, Unpaired
 from tadp.datasets.readers.outlines import CocoOutline
 from tadp.datasets.readers.paired_folders import pictures
@@ -145,10 +146,13 @@ def _read(path: Path) -> dict[str, Any]:
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise DatasetError(f"{path} must have a list of {part}, as COCO json has; it has none. Export it again.")
+        content[part] = []
         for number, row in enumerate(rows):
             missing = [key for key in keys if not isinstance(row, dict) or row.get(key) is None]
-            if missing:
-                raise DatasetError(f"{path}: entry {number} of {part} has no {missing[0]!r}; got {shown(row)}.")
+            with kept("wrong label"):
+                if missing:
+                    raise DatasetError(f"{path}: entry {number} of {part} has no {missing[0]!r}; got {shown(row)}.")
+                content[part].append(row)
     return content
 
 
@@ -187,19 +191,21 @@ def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameInde
     objects: dict[Any, list[LabelledObject]] = {row["id"]: [] for row in content["images"]}
     for number, row in enumerate(content["annotations"]):
         where = f"{path}, annotation {row.get('id', number)}"
-        for key, known in (("image_id", objects), ("category_id", names)):
-            if row[key] not in known:
-                raise DatasetError(f"{where}: there is no {key.removesuffix('_id')} with the id {row[key]!r}.")
-        objects[row["image_id"]].append(_object(row, names[row["category_id"]], where))
+        with kept("wrong label"):
+            for key, known in (("image_id", objects), ("category_id", names)):
+                if row[key] not in known:
+                    raise DatasetError(f"{where}: there is no {key.removesuffix('_id')} with the id {row[key]!r}.")
+            objects[row["image_id"]].append(_object(row, names[row["category_id"]], where))
     entries: dict[str, LabelledImage] = {}
     for row in content["images"]:
         name = str(row["file_name"]).replace("\\", "/").lstrip("/")
         image_id = prefix + composed(PurePosixPath(name).with_suffix("").as_posix())
         found = index.find(name, str(path))
-        if image_id in entries:
-            raise DatasetError(
-                f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
-            )
+        with kept("same file name"):
+            if image_id in entries:
+                raise DatasetError(
+                    f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
+                )
         sides = (row.get("height"), row.get("width"))
         entries[image_id] = LabelledImage(
             Record(image_id, place / (found or name), path),
@@ -234,11 +240,12 @@ def _present(entries: list[LabelledImage], name: str, unpaired: Unpaired) -> lis
     """The images that are there; see `unpaired`."""
     check_choice(unpaired, get_args(Unpaired), name="unpaired")
     missing = [entry for entry in entries if not entry.record.image.is_file()]
-    kept = [entry for entry in entries if entry.record.image.is_file()]
+    present = [entry for entry in entries if entry.record.image.is_file()]
     if missing:
         text = f"{len(missing)} of {len(entries)} images in the json are not there, the first of them "
         text = f"{name}: {text}{missing[0].record.image}"
-        if unpaired != "skip" or not kept:
+        is_kept = present and keep("label without image", [str(entry.record.image) for entry in missing])
+        if not is_kept and (unpaired != "skip" or not present):
             raise MissingDataError(
                 f"{text}. Export the data set with its images, pass their folder as ",
                 Argument("images", ...),
@@ -246,13 +253,14 @@ def _present(entries: list[LabelledImage], name: str, unpaired: Unpaired) -> lis
                 Argument("unpaired", "skip"),
                 ".",
             )
-        warnings.warn(f"{text}; they are left out.", stacklevel=3)
-    empty = [entry for entry in kept if not entry.objects]
-    if empty and unpaired != "empty":
+        if not is_kept:
+            warnings.warn(f"{text}; they are left out.", stacklevel=3)
+    empty = [entry for entry in present if not entry.objects]
+    if empty and not keep("image without labels", [str(entry.record.image) for entry in empty]) and unpaired != "empty":
         how = "left out" if unpaired == "skip" else 'taken as images without objects (unpaired="skip" leaves them out)'
         warnings.warn(
-            f"{name}: {len(empty)} of {len(kept)} images have no annotations, the first of them "
+            f"{name}: {len(empty)} of {len(present)} images have no annotations, the first of them "
             f"{empty[0].record.image}; they are {how}.",
             stacklevel=3,
         )
-    return [entry for entry in kept if entry.objects] if unpaired == "skip" else kept
+    return [entry for entry in present if entry.objects] if unpaired == "skip" else present

@@ -95,6 +95,11 @@ class FolderDataset(ABC):
         """The file of each image, by its id, as `CaptionTable.fill` needs them."""
         return {record.image_id: record.image for record in self._records}
 
+    @property
+    def label_paths(self) -> dict[str, Path | None]:
+        """The file of each image's labels, by its id; None if the image has no label file."""
+        return {record.image_id: record.labels for record in self._records}
+
     def with_captions(self: Own, captions: Captions | None) -> Own:
         """Return the same data set with other captions.
 

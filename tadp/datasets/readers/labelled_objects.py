@@ -12,6 +12,7 @@ import torch
 from tadp.datasets.readers.class_choice import ClassChoice, ClassNames, choose_classes, is_background
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
 from tadp.datasets.readers.label_files import check_label_size
+from tadp.datasets.readers.label_problems import keep
 from tadp.datasets.readers.outlines import Box, Outline, paint
 from tadp.datasets.sample import Sample, sides
 from tadp.errors import Argument, DatasetError, MissingDataError
@@ -176,7 +177,7 @@ def with_labels(
     check_choice(unpaired, get_args(Unpaired), name="unpaired")
     missing = [key for key in keys if key not in labels]
     orphans = [path for key, path in labels.items() if key not in images]
-    if orphans:
+    if orphans and not keep("label without image", [str(path) for path in orphans]):
         warnings.warn(
             f"{name}: {len(orphans)} label files have no image and are not used, the first of them {orphans[0]}.",
             stacklevel=3,
@@ -184,6 +185,9 @@ def with_labels(
     if not missing or unpaired == "empty":
         return list(keys)
     count = f"{len(missing)} of {len(keys)} images have no {kind}, the first of them {images[missing[0]]}"
+    labelled = [key for key in keys if key in labels]
+    if labelled and keep("image without labels", [str(images[key]) for key in missing]):
+        return labelled
     if unpaired == "raise" or len(missing) == len(keys):
         raise MissingDataError(
             f"{name}: {count}. If such images show no object, pass ",
@@ -193,7 +197,7 @@ def with_labels(
             ".",
         )
     warnings.warn(f"{name}: {count}; they are left out.", stacklevel=3)
-    return [key for key in keys if key in labels]
+    return labelled
 
 
 def _area(box: Box) -> float:
@@ -257,6 +261,8 @@ def _clipped(box: Box, size: tuple[int, int] | None) -> Box:
 
 def _report(empty: Sequence[str], wrong: Sequence[str], name: str, bad_labels: BadLabels) -> None:
     """Warn of labels without area, and refuse labels that contradict their image, or warn of them too."""
+    if keep("label without area", empty) and keep("label outside", wrong):
+        return
     if wrong and bad_labels == "raise":
         more = f" {len(wrong) - 1} more labels contradict their image." if len(wrong) > 1 else ""
         raise DatasetError(

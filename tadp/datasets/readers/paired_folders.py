@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from tadp.datasets.readers.image_folder import Record, find_images
+from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.errors import MissingDataError
 from tadp.files.checks import check_choice
@@ -65,11 +66,13 @@ def pair_folders(
         by_id = {record.image_id: record for record in records}
         found = find_listed(ids, NameIndex({record.image_id: record.image for record in records}), "ids", what)
         records = [by_id[image_id] for image_id in found]
-    elif orphans:
+    elif orphans and not keep("label without image", [str(path) for path in orphans]):
         warnings.warn(
             f"{len(orphans)} {what} files have no image and are not used, the first of them {orphans[0]}.", stacklevel=4
         )
-    if unpaired == "skip":
+    missing = [str(record.image) for record in records if record.labels is None or not record.labels.is_file()]
+    are_kept = 0 < len(missing) < len(records) and keep("image without labels", missing)
+    if are_kept or unpaired == "skip":
         records = _with_labels(records, what)
     return Pairs(records, splits_of(record.image_id for record in records))
 
@@ -113,17 +116,15 @@ def _pair(
     for path in files_below(label_root):
         name = _stem(path.relative_to(label_root))
         if path.suffix.lower() in label_suffixes and name.endswith(label_end):
-            _add(labels, name.removesuffix(label_end), path, "and so an image; remove one of them")
+            with kept("same file name", ValueError):
+                _add(labels, name.removesuffix(label_end), path, "and so an image; remove one of them")
     own = set(labels.values()) if image_root == label_root else set()
     images: dict[str, Path] = {}
     for path in pictures(image_root):
         if path not in own and not (inside and path.is_relative_to(label_root)):
-            _add(
-                images,
-                composed(str(path.relative_to(image_root).with_suffix("").as_posix())),
-                path,
-                f"and so a {what}; rename one of them",
-            )
+            key = composed(str(path.relative_to(image_root).with_suffix("").as_posix()))
+            with kept("same file name", ValueError):
+                _add(images, key, path, f"and so a {what}; rename one of them")
     if not images:
         raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
     by_name = _unique({key: path for key, path in labels.items() if key not in images})
@@ -158,7 +159,7 @@ def _unique(labels: Mapping[str, Path]) -> dict[str, Path]:
 
 def _with_labels(records: list[Record], what: str) -> list[Record]:
     kept = [record for record in records if record.labels is not None and record.labels.is_file()]
-    if len(kept) < len(records):
+    if len(kept) < len(records) and not keep("image without labels", []):
         first = next(record.image for record in records if record not in kept)
         warnings.warn(
             f"{len(records) - len(kept)} of {len(records)} images have no {what} and are left out, the first of them "

@@ -10,6 +10,7 @@ import numpy as np
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.label_files import read_list
+from tadp.datasets.readers.label_problems import keep
 from tadp.errors import Argument, DatasetError, OptionError
 from tadp.files.checks import check_numbers, check_whole
 from tadp.images.image_files import is_image
@@ -186,10 +187,12 @@ def find_listed(entries: str | Path | Sequence[str], index: NameIndex, argument:
     missing = [entry for entry, image_id in found.items() if image_id is None]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DatasetError(
+        problem = (
             f"{where} has {shown(missing[0])}{more}, which is not an image of {name}; the ids of its images look like "
             f"{index.example!r}."
         )
+        if not keep("wrong list", [problem]):
+            raise DatasetError(problem)
     return list(dict.fromkeys(image_id for image_id in found.values() if image_id is not None))
 
 

@@ -9,6 +9,7 @@ from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames, is_background
 from tadp.datasets.readers.image_folder import Captions, OnError, Record, TaskName
 from tadp.datasets.readers.label_files import Annotation, read_objects
+from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import (
     BadLabels,
     LabelledImage,
@@ -88,7 +89,10 @@ class VOCFolder(ObjectDataset):
         check_choice(task, (None, "detection", "segmentation"), name="task")
         name = f"VOCFolder {root.resolve().name!r}"
         images, annotations, masks = _files(root, name)
-        read = {key: read_objects(path) for key, path in annotations.items()}
+        read: dict[str, Annotation] = {}
+        for key, path in annotations.items():
+            with kept("wrong label"):
+                read[key] = read_objects(path)
         stored = mask_classes(root)
         if not stored and class_names is not None and not isinstance(class_names, Mapping):
             names = [label for label in class_names if not is_background(label)]
@@ -188,8 +192,11 @@ def keyed(paths: Sequence[Path], root: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in paths:
         first = files.setdefault(composed(path.relative_to(root).with_suffix("").as_posix()), path)
-        if first != path:
-            raise DatasetError(f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one.")
+        with kept("same file name"):
+            if first != path:
+                raise DatasetError(
+                    f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one."
+                )
     return files
 
 

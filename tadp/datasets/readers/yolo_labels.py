@@ -12,6 +12,7 @@ import yaml
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import (
     BadLabels,
     LabelledImage,
@@ -170,8 +171,11 @@ def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
         key = composed("/".join(part for part in parts[:-1] if part != "images") or "")
         key = f"{key}/{composed(parts[-1])}" if key else composed(parts[-1])
         first = images.setdefault(key, path)
-        if first != path:
-            raise DatasetError(f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one.")
+        with kept("same file name"):
+            if first != path:
+                raise DatasetError(
+                    f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one."
+                )
     return images
 
 
@@ -218,11 +222,16 @@ def _label_file(image: Path) -> Path:
 
 
 def _objects(path: Path, names: Sequence[str]) -> list[LabelledObject]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}). Export it again.") from error
-    return [_object(line, f"{path}, line {number}", names) for number, line in enumerate(lines, 1) if line.strip()]
+    lines, objects = [], []
+    with kept("wrong label"):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path} cannot be read ({error}). Export it again.") from error
+    for number, line in enumerate(lines, 1):
+        with kept("wrong label"):
+            objects += [_object(line, f"{path}, line {number}", names)] if line.strip() else []
+    return objects
 
 
 def _object(line: str, where: str, names: Sequence[str]) -> LabelledObject:

@@ -1,0 +1,65 @@
+"""What is wrong in label files: the first problem stops a reader, unless the problems are collected."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal, NamedTuple
+
+from tadp.errors import TADPError
+
+Kind = Literal[
+    "image without labels",
+    "label without image",
+    "wrong label",
+    "label outside",
+    "label without area",
+    "similar names",
+    "same file name",
+    "wrong list",
+]
+
+
+class LabelProblem(NamedTuple):
+    """Something that is wrong in label files: its kind, and a sentence with the name of the file."""
+
+    kind: Kind
+    text: str
+
+
+_collected: ContextVar[list[LabelProblem] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collected_problems() -> Iterator[list[LabelProblem]]:
+    """Collect problems in a list instead of stopping at the first. Readers leave out what is wrong.
+
+    Example:
+        >>> with collected_problems() as problems, kept("wrong label"):
+        ...     raise TADPError("a.txt, line 3: there is no class 7.")
+        >>> problems
+        [LabelProblem(kind='wrong label', text='a.txt, line 3: there is no class 7.')]
+    """
+    problems: list[LabelProblem] = []
+    token = _collected.set(problems)
+    try:
+        yield problems
+    finally:
+        _collected.reset(token)
+
+
+def keep(kind: Kind, texts: Sequence[str]) -> bool:
+    """Add problems to the list, and return whether there is one."""
+    problems = _collected.get()
+    if problems is not None:
+        problems += [LabelProblem(kind, text) for text in texts]
+    return problems is not None
+
+
+@contextmanager
+def kept(kind: Kind, error_type: type[Exception] = TADPError) -> Iterator[None]:
+    """Let an error end this block but not the program, if problems are collected."""
+    try:
+        yield
+    except error_type as error:
+        if not keep(kind, [str(error)]):
+            raise
