@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tadp.datasets.readers.ade20k import ADE20K as ADE20K
     from tadp.datasets.readers.cityscapes import Cityscapes as Cityscapes
     from tadp.datasets.readers.coco_json import CocoDataset as CocoDataset
+    from tadp.datasets.readers.depth_folder import DepthFolder as DepthFolder
     from tadp.datasets.readers.image_folder import FolderDataset as FolderDataset
     from tadp.datasets.readers.mask_folder import MaskFolder as MaskFolder
     from tadp.datasets.readers.night import DarkZurich as DarkZurich
@@ -58,6 +59,7 @@ _HOMES = {
     "Comic2k": "readers.watercolor_comic",
     "CutDepth": "transforms.photometric",
     "DarkZurich": "readers.night",
+    "DepthFolder": "readers.depth_folder",
     "FolderDataset": "readers.image_folder",
     "Gamma": "transforms.photometric",
     "HueSaturationValue": "transforms.photometric",
@@ -94,6 +96,7 @@ __all__ = [
     "Comic2k",
     "CutDepth",
     "DarkZurich",
+    "DepthFolder",
     "FolderDataset",
     "Gamma",
     "HueSaturationValue",

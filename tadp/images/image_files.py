@@ -114,7 +114,7 @@ def read_labels(path: Path, *, as_colors: bool = False) -> Stored:
             kind = "a picture with transparency" if image.mode in ("LA", "La", "PA") else "a colour picture"
             raise DatasetError(
                 f"{path} is {kind} (mode {image.mode}); a mask must have one value per pixel, and so must depth. Use "
-                "the files that came with the data set, or convert the colours back to class numbers."
+                "the files that came with the data set, or MaskFolder(…, palette={colour: class}) for coloured masks."
             )
         restore = _restorer(image)
         colors = (image.getpalette("RGB") if image.mode == "P" else None) or []

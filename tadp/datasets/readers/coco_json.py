@@ -86,6 +86,7 @@ class CocoDataset(ObjectDataset):
                 f"{name}: there is no COCO json in {root}, at the top, in annotations or next to images."
             )
         folder = root if root.is_dir() else root.parent
+        folder = folder.parent if folder.name == "annotations" else folder
         entries: list[LabelledImage] = []
         found: list[str] = []
         splits: dict[str, list[str]] = {}
@@ -133,7 +134,7 @@ def is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
     keys = set(_KEY.findall(head))
-    return bool(keys & {"images", "annotations", "categories", "licenses"}) and "shapes" not in keys
+    return bool(keys & {"images", "annotations"}) and "shapes" not in keys
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -79,6 +79,10 @@ class MaskFolder(FolderDataset):
             ids=ids,
             unpaired=unpaired,
         )
+        if isinstance(class_names, Mapping):
+            raise TypeError(
+                "class_names must be a list of names by index, and palette or labels a mapping; got a dict."
+            )
         names = tuple(check_classes(class_names, name="class_names"))
         if len(names) > IGNORE_LABEL:
             raise ValueError(

@@ -99,7 +99,8 @@ class MaskValues:
         pixels = read_labels(path, as_colors=True).values
         check_label_size(sample, path, pixels.shape[:2], kind="a mask")
         codes = _code(pixels.astype(np.int64))
-        known = np.array(sorted((*_code(np.array(color)).ravel().tolist(), label) for color, label in colors.items()))
+        known = np.column_stack((_code(np.array(list(colors), np.int64)), list(colors.values())))
+        known = known[known[:, 0].argsort()]
         place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
         is_wrong = known[place, 0] != codes
         if is_wrong.any():

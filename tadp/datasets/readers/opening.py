@@ -1,24 +1,21 @@
 """Open a data set by its name, or by the layout of its folder."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tadp.captions import CaptionTable
 from tadp.datasets.readers.coco_json import CocoDataset, coco_files
-from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
-from tadp.datasets.readers.mask_folder import MaskFolder
+from tadp.datasets.readers.depth_folder import DepthFolder
+from tadp.datasets.readers.folder_layouts import depth_folders, mask_folders, open_masks
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, TaskName
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
 from tadp.datasets.readers.voc_folder import VOCFolder
 from tadp.datasets.readers.yolo_labels import YoloDataset, yolo_file
-from tadp.errors import Argument, DatasetError, MissingDataError
-from tadp.images.image_files import is_image
-
-_IMAGES = ("images", "imgs", "image", "img", "photos", "rgb", "JPEGImages")
-_MASKS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass", "PixelLabelData")
+from tadp.errors import DatasetError, MissingDataError
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,14 @@ class Layout:
     Attributes:
         reader: The name of the reader.
         looks: What the layout looks like, for messages.
+        tasks: The tasks that the labels can be for.
         arguments: Returns the reader's arguments for a folder of this layout; None for another folder.
         open: The reader.
     """
 
     reader: str
     looks: str
+    tasks: tuple[TaskName, ...]
     arguments: Callable[[Path], tuple[Any, ...] | None]
     open: Callable[..., FolderDataset]
 
@@ -42,6 +41,7 @@ def open(
     path: str | Path,
     root: str | Path | None = None,
     *,
+    task: TaskName | None = None,
     split: str | None = None,
     captions: Captions | str | Path | None = None,
     on_error: OnError = "raise",
@@ -53,13 +53,15 @@ def open(
         path: The folder, or its main file (a COCO json, data.yaml). Or the name of a data set: scenes, voc,
             voc-detection, ade20k, nyu, cityscapes, dark-zurich, nighttime-driving, watercolor2k or comic2k.
         root: The folder of a data set that `path` names; None, the default, for a folder of your own.
+        task: The task that the labels must be for, where a folder has labels of several kinds; None, the default, takes
+            those that are recognised first.
         split: The split to read. For a folder of your own, one of its `splits`; None, the default, reads all images.
             For a name, None is the split to test on.
         captions: A `CaptionTable` or another mapping from image id to caption, or the path of a caption file. None
             gives samples without captions.
         on_error: What happens if an image cannot be read: "raise" an error, or "skip" it and return the next readable
             image, with a warning; see `FolderDataset`.
-        **options: Further arguments of the reader, such as `class_names`, `unpaired` or `task`.
+        **options: Further arguments of the reader, such as `class_names` or `unpaired`.
 
     Returns:
         The data set, of the class of its reader.
@@ -81,8 +83,12 @@ def open(
         raise MissingDataError(f"{str(path)!r} is neither a folder nor the name of a data set ({', '.join(DATASETS)}).")
     if isinstance(captions, str | Path):
         captions = CaptionTable.open(captions)
-    layout, arguments = _recognised(folder)
+    layout, arguments = _recognised(folder, task)
+    if task is not None and layout.open is VOCFolder:
+        options["task"] = task
     data = layout.open(*arguments, captions=captions, on_error=on_error, **options)
+    if task is not None and task not in data.tasks:
+        raise DatasetError(f"{data!r} has labels for {' and '.join(data.tasks)}, not for {task}.")
     if split is None:
         return data
     if split not in data.splits:
@@ -91,16 +97,19 @@ def open(
     return data.subset(data.splits[split])
 
 
-def _recognised(folder: Path) -> tuple[Layout, tuple[Any, ...]]:
+def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any, ...]]:
     for layout in LAYOUTS:
-        arguments = layout.arguments(folder)
+        arguments = layout.arguments(folder) if task is None or task in layout.tasks else None
         if arguments is not None:
             return layout, arguments
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if len(inside) == 1 and inside[0].is_dir():  # an archive that was unpacked into a folder of its name
-        return _recognised(inside[0])
+        return _recognised(inside[0], task)
     readers = "; ".join(f"{layout.reader} ({layout.looks})" for layout in LAYOUTS)
-    raise DatasetError(f"the layout of {folder} is not known: it has {_content(folder)}. Readers: {readers}.")
+    wanted = "" if task is None else f" for {task}"
+    raise DatasetError(
+        f"the layout of {folder} is not that of a data set{wanted}: it has {_content(folder)}. Readers: {readers}."
+    )
 
 
 def _content(folder: Path) -> str:
@@ -125,44 +134,34 @@ def _voc(folder: Path) -> tuple[Any, ...] | None:
     return (folder,) if is_voc or any(path.suffix.lower() == ".xml" for path in files_below(folder)) else None
 
 
-def _mask_folders(folder: Path) -> tuple[Any, ...] | None:
-    """The folders of images and of masks."""
-    if not folder.is_dir():
-        return None
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
-    beside = {name: folder / name for name in sorted(names) if f"{name}annot" in names}  # as in CamVid
-    if beside:
-        return beside, {name: folder / f"{name}annot" for name in beside}
-    images = next((folder / name for name in _IMAGES if name in names), None)
-    masks = next((folder / name for name in _MASKS if name in names), None)
-    has_masks = masks is not None and any(map(is_image, files_below(masks)))
-    return None if images is None or not has_masks else (images, masks)
-
-
-def _open_masks(images: Any, masks: Any, *, class_names: Any = None, **options: Any) -> FolderDataset:
-    if class_names is None:
-        where = next(iter(masks.values())) if isinstance(masks, Mapping) else masks
-        raise DatasetError(
-            f"the masks in {where} do not say how their classes are called. Pass ",
-            Argument("class_names", ...),
-            ", one name per value from 0, and labels={value: 255} for values without class.",
-        )
-    return MaskFolder(images, masks, class_names=class_names, **options)
-
-
 LAYOUTS = (
     Layout(
         "CocoDataset",
         "a COCO json at the top, in annotations or next to the images of each split",
+        ("detection", "segmentation"),
         lambda folder: (folder,) if coco_files(folder) else None,
         CocoDataset,
     ),
     Layout(
         "YoloDataset",
         "text labels with data.yaml, obj.names or classes.txt",
+        ("detection", "segmentation"),
         lambda folder: (folder,) if yolo_file(folder) is not None else None,
         YoloDataset,
     ),
-    Layout("VOCFolder", "XML files in Annotations or next to the images, masks in SegmentationClass", _voc, VOCFolder),
-    Layout("MaskFolder", "folders images and masks, or train and trainannot", _mask_folders, _open_masks),
+    Layout(
+        "VOCFolder",
+        "XML files in Annotations or next to the images, masks in SegmentationClass",
+        ("detection", "segmentation"),
+        _voc,
+        VOCFolder,
+    ),
+    Layout(
+        "MaskFolder",
+        "folders images and masks, or train and trainannot, or masks a_mask.png next to a.jpg",
+        ("segmentation",),
+        mask_folders,
+        open_masks,
+    ),
+    Layout("DepthFolder", "folders images (or rgb) and depth", ("depth",), depth_folders, DepthFolder),
 )

@@ -94,15 +94,16 @@ class VOCFolder(ObjectDataset):
             with kept("wrong label"):
                 read[key] = read_objects(path)
         stored = mask_classes(root)
-        if not stored and class_names is not None and not isinstance(class_names, Mapping):
+        is_named = isinstance(class_names, Sequence)
+        reads_masks = _reads_masks(root, task, images, masks, read, has_names=bool(stored) or is_named, name=name)
+        if reads_masks and not stored and class_names is not None:
             names = [label for label in class_names if not is_background(label)]
             stored = {label: number for number, label in enumerate(("background", *names))}
-        reads_masks = _reads_masks(root, task, images, masks, read, has_names=bool(stored), name=name)
         keys = _keys(root, images, "Segmentation" if task == "segmentation" else "Main")
         needed, kind = (masks, "mask") if reads_masks else (annotations, "XML file")
         keys = with_labels(keys, needed, images, kind=kind, name=name, unpaired=unpaired)
         entries = {key: _objects(annotations[key], read[key]) for key in keys if key in read}
-        found = list(stored) or sorted({entry.name for objects in entries.values() for entry in objects})
+        found = [*stored, *sorted({entry.name for objects in entries.values() for entry in objects})]
         super().__init__(
             [
                 LabelledImage(

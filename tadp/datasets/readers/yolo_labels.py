@@ -92,6 +92,7 @@ class YoloDataset(ObjectDataset):
             )
         found = _class_names(config, path)
         labels = {key: text for key, image in images.items() if (text := _label_file(image)).is_file()}
+        labels |= _orphans(labels)
         splits = _splits(path.parent, config, images)
         keys = with_labels(list(images), labels, images, kind="text file", name=name, unpaired=unpaired)
         super().__init__(
@@ -219,6 +220,14 @@ def _label_file(image: Path) -> Path:
         if Path(*parts).is_file():
             return Path(*parts)
     return image.with_suffix(".txt")
+
+
+def _orphans(labels: Mapping[str, Path]) -> dict[str, Path]:
+    """The text files next to those of images that belong to no image, by their path; not lists and notes."""
+    used = set(labels.values())
+    folders = {path.parent for path in used if "labels" in path.parts}
+    texts = [path for folder in sorted(folders) for path in sorted(folder.glob("*.txt"))]
+    return {str(path): path for path in texts if path not in used and path.name not in _NAMES}
 
 
 def _objects(path: Path, names: Sequence[str]) -> list[LabelledObject]:

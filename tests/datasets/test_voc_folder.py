@@ -1,0 +1,235 @@
+"""Labels in the file layout of Pascal VOC, as labelling tools export it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+from PIL import Image
+
+from tadp import datasets
+from tadp.datasets import VOCFolder
+from tadp.errors import DatasetError, MissingDataError
+
+HEIGHT, WIDTH = trees.SIZE
+DOG, CAT = (200, 30, 40), (10, 120, 250)
+
+
+def annotation(objects: list[tuple[str, tuple[float, ...]]], *, database="Unknown", size=trees.SIZE) -> str:
+    """An annotation as datumaro writes it for CVAT: plugins/voc_format/converter.py, _export_annotations."""
+    boxes = "".join(
+        f"<object><name>{name}</name><truncated>0</truncated><occluded>0</occluded><difficult>0</difficult><bndbox>"
+        f"<xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+        for name, (left, top, right, bottom) in objects
+    )
+    return (
+        f"<annotation><folder></folder><filename>a.jpg</filename><source><database>{database}</database></source><size>"
+        f"<width>{size[1]}</width><height>{size[0]}</height><depth></depth></size><segmented>0</segmented>{boxes}"
+        "</annotation>"
+    )
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def cvat(tmp_path):
+    """CVAT's export "PASCAL VOC 1.1": labelmap.txt, lists by subset, and masks in the colours of labelmap.txt."""
+    root = tmp_path / "export"
+    write(
+        root / "labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:200,30,40::\ncat:10,120,250::\n",
+    )
+    for name, split in (("a", "train"), ("seq/b", "val")):
+        trees.write_image(root / "JPEGImages" / f"{name}.jpg")
+        write(root / "Annotations" / f"{name}.xml", annotation([("cat", (0, 2.5, 10, 12)), ("dog", (5, 5, 40, 20))]))
+        write(root / "ImageSets/Main" / f"{split}.txt", f"{name}\n")
+        write(root / "ImageSets/Main" / f"cat_{split}.txt", f"{name}  1\n")
+    return root
+
+
+def write_colored(root: Path, name: str, values: np.ndarray) -> None:
+    path = root / "SegmentationClass" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array([(0, 0, 0), DOG, CAT], np.uint8)[values]).save(path)
+
+
+def test_boxes_of_cvat_are_counted_from_0_and_named_in_the_order_of_the_label_map(cvat):
+    data = VOCFolder(cvat)
+    assert data.image_ids == ["a", "seq/b"]
+    assert data.box_class_names == ("dog", "cat")
+    assert data.tasks == ("detection",)
+    assert data.splits == {"train": ["a"], "val": ["seq/b"]}
+    boxes = data[0].boxes
+    assert boxes.boxes.tolist() == [[0, 2.5, 10, 12], [5, 5, WIDTH, 20]]  # the second is clipped
+    assert boxes.labels.tolist() == [1, 0]
+    assert data[0].mask is None
+    assert repr(data) == "<VOCFolder 'export': 2 images, boxes of 2 classes>"
+
+
+def test_masks_in_the_colours_of_the_label_map_are_classes(cvat):
+    values = trees.quadrants(0, 1, 2, 2)
+    for name in ("a", "seq/b"):
+        write_colored(cvat, name, values)
+    data = VOCFolder(cvat)
+    assert data.tasks == ("detection", "segmentation")
+    assert np.array_equal(data[1].mask, values)
+    assert data.class_names == ("background", "dog", "cat")
+    assert np.array_equal(
+        VOCFolder(cvat, class_names=["background", "cat", "dog"])[1].mask, trees.quadrants(0, 2, 1, 1)
+    )
+    with pytest.warns(UserWarning, match="objects of the classes 'dog' are left out"):
+        cats = VOCFolder(cvat, class_names=["cat"])
+    assert np.array_equal(cats[1].mask, trees.quadrants(0, 0, 1, 1))
+    assert cats[1].boxes.labels.tolist() == [0]
+
+
+def test_images_with_masks_are_those_for_segmentation(cvat):
+    write_colored(cvat, "a", trees.quadrants(0, 1, 2, 2))
+    assert VOCFolder(cvat).tasks == ("detection",)
+    with pytest.raises(MissingDataError, match=r"1 of 2 images have no mask, the first of them .*seq/b.jpg"):
+        VOCFolder(cvat, task="segmentation")
+    with pytest.warns(UserWarning, match=r"1 of 2 images have no mask.*they are left out"):
+        data = VOCFolder(cvat, task="segmentation", unpaired="skip")
+    assert data.image_ids == ["a"]
+    assert "segmentation" in data.tasks
+    write(cvat / "ImageSets/Segmentation/train.txt", "a\n")
+    assert VOCFolder(cvat, task="segmentation").image_ids == ["a"]
+
+
+def test_masks_of_labelme_have_values_in_the_order_of_class_names(tmp_path):
+    """labelme's examples/semantic_segmentation/labelme2voc.py: a name per line, pictures with a palette, no XML."""
+    write(tmp_path / "class_names.txt", "_background_\ndog\ncat")
+    trees.write_image(tmp_path / "JPEGImages/a.jpg")
+    trees.write_mask(tmp_path / "SegmentationClass/a.png", trees.quadrants(0, 1, 2, 255), palette=True)
+    np.save(tmp_path / "SegmentationClass/a.npy", trees.quadrants(0, 1, 2, -1))
+    data = datasets.open(tmp_path)
+    assert isinstance(data, VOCFolder)
+    assert data.tasks == ("segmentation",)
+    assert data.class_names == ("background", "dog", "cat")
+    assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 255))
+
+
+def test_xml_files_next_to_the_images_of_each_split(tmp_path):
+    """Roboflow's export "Pascal VOC XML": train/a_jpg.rf.<hash>.jpg and .xml, valid and test."""
+    for split in ("train", "valid"):
+        trees.write_image(tmp_path / split / f"{split}_jpg.rf.0a1.jpg")
+        write(
+            tmp_path / split / f"{split}_jpg.rf.0a1.xml", annotation([("dog", (1, 2, 9, 9))], database="roboflow.com")
+        )
+    data = datasets.open(tmp_path)
+    assert data.splits == {"train": ["train/train_jpg.rf.0a1"], "val": ["valid/valid_jpg.rf.0a1"]}
+    assert data[0].boxes.boxes.tolist() == [[1, 2, 9, 9]]
+    assert datasets.open(tmp_path, split="val").image_ids == ["valid/valid_jpg.rf.0a1"]
+
+
+def test_pixels_of_pascal_voc_itself_count_from_1(tmp_path):
+    trees.write_image(tmp_path / "JPEGImages/a.jpg")
+    write(tmp_path / "Annotations/a.xml", annotation([("dog", (1, 1, 10, 12))], database="The VOC2012 Database"))
+    assert VOCFolder(tmp_path)[0].boxes.boxes.tolist() == [[0, 0, 10, 12]]
+
+
+def test_boxes_without_area_are_left_out_and_those_outside_are_refused(cvat):
+    path = write(cvat / "Annotations/a.xml", annotation([("dog", (5, 5, 5, 9)), ("dog", (1, 1, 9, 9))]))
+    with pytest.warns(UserWarning, match=r"1 labels have no area and are left out; .*a.xml, object 1: a box must have"):
+        data = VOCFolder(cvat)
+    assert data[0].boxes.boxes.tolist() == [[1, 1, 9, 9]]
+    write(path, annotation([("dog", (1, 1, 9, 9)), ("dog", (50, 5, 60, 9))]))
+    with pytest.raises(
+        DatasetError,
+        match=r"a.xml, object 2: a box must be inside its image of 24x36 .*; got 50, 5, 60, 9.*bad_labels='skip'",
+    ):
+        VOCFolder(cvat)
+    with pytest.warns(UserWarning, match="1 labels contradict their image and are left out"):
+        assert len(VOCFolder(cvat, bad_labels="skip")[0].boxes) == 1
+
+
+def test_the_size_in_the_xml_must_be_that_of_the_image(cvat):
+    write(cvat / "Annotations/a.xml", annotation([("dog", (1, 1, 9, 9))], size=(48, 72)))
+    with pytest.raises(DatasetError, match=r"a.xml is 48x72, and the image 'a' is 24x36"):
+        VOCFolder(cvat)[0]
+
+
+@pytest.mark.parametrize(("first", "second"), [("Dog", "dog"), ("hot dog", "hotdog"), ("hot dog", "hot_dog")])
+def test_names_that_differ_only_in_case_or_blanks_are_refused(cvat, first, second):
+    (cvat / "labelmap.txt").unlink()
+    write(cvat / "Annotations/a.xml", annotation([(first, (1, 1, 9, 9))]))
+    write(cvat / "Annotations/seq/b.xml", annotation([(second, (1, 1, 9, 9))]))
+    with pytest.raises(
+        DatasetError, match=rf"only differ in case or blanks: '{first}' .*a.xml.* and '{second}' .*b.xml"
+    ):
+        VOCFolder(cvat)
+    data = VOCFolder(cvat, class_names={first: second})
+    assert data.box_class_names == (second,)
+    with pytest.raises(
+        DatasetError, match=r"only differ in case or blanks|differs from those in class_names only in case"
+    ):
+        VOCFolder(cvat, class_names=[second])
+
+
+def test_class_names_that_are_not_there_are_refused(cvat):
+    with pytest.raises(
+        DatasetError, match=r"has none of the classes in class_names \('bird'\); its classes are 'dog', 'cat'"
+    ):
+        VOCFolder(cvat, class_names=["bird"])
+    with pytest.raises(DatasetError, match="has no class 'bird'; its classes are 'dog', 'cat'"):
+        VOCFolder(cvat, class_names={"bird": "cat"})
+    with pytest.raises(DatasetError, match=r"'dog' .*differs from those in class_names only in case"):
+        VOCFolder(cvat, class_names=["Dog", "cat"])
+
+
+def test_images_without_labels_and_labels_without_images(cvat):
+    trees.write_image(cvat / "JPEGImages/c.jpg")
+    with pytest.raises(
+        MissingDataError,
+        match=r"1 of 3 images have no XML file, the first of them .*c.jpg.* unpaired='empty'.*unpaired='skip'",
+    ):
+        VOCFolder(cvat)
+    with pytest.warns(UserWarning, match="1 of 3 images have no XML file"):
+        assert VOCFolder(cvat, unpaired="skip").image_ids == ["a", "seq/b"]
+    data = VOCFolder(cvat, unpaired="empty")
+    assert [len(sample.boxes) for sample in data] == [2, 0, 2]
+    (cvat / "JPEGImages/c.jpg").unlink()
+    write(cvat / "Annotations/d.xml", annotation([]))
+    with pytest.warns(UserWarning, match=r"1 label files have no image and are not used, the first of them .*d.xml"):
+        assert len(VOCFolder(cvat)) == 2
+
+
+def test_two_images_of_one_name_are_refused(cvat):
+    trees.write_image(cvat / "JPEGImages/a.png")
+    with pytest.raises(DatasetError, match=r"a.jpg and .*a.png share a name"):
+        VOCFolder(cvat)
+
+
+def test_a_list_that_names_an_image_that_is_not_there_is_refused(cvat):
+    write(cvat / "ImageSets/Main/train.txt", "a\nz\n")
+    with pytest.raises(DatasetError, match=r"train.txt has 'z', which is not an image of"):
+        VOCFolder(cvat)
+
+
+def test_masks_without_names_need_names(tmp_path):
+    trees.write_image(tmp_path / "JPEGImages/a.jpg")
+    trees.write_mask(tmp_path / "SegmentationClass/a.png", trees.quadrants(0, 1, 2, 255), palette=True)
+    with pytest.raises(DatasetError, match=r"no labelmap.txt or class_names.txt .* Pass class_names="):
+        VOCFolder(tmp_path)
+    data = VOCFolder(tmp_path, class_names=["background", "dog", "cat"])
+    assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 255))
+
+
+def test_a_damaged_label_map_is_refused(cvat):
+    write(cvat / "labelmap.txt", "background:0,0,0::\ndog\n")
+    with pytest.raises(DatasetError, match=r"labelmap.txt, line 2: a line must be a name and a colour"):
+        VOCFolder(cvat)
+
+
+def test_a_colour_that_is_not_in_the_label_map_is_refused(cvat):
+    for name in ("a", "seq/b"):
+        write_colored(cvat, name, trees.quadrants(0, 1, 2, 2))
+    write(cvat / "labelmap.txt", "background:0,0,0::\ndog:200,30,40::\ncat:1,2,3::\n")
+    with pytest.raises(
+        DatasetError, match=r"a.png has 432 pixels whose colour is not in the palette .*\(10, 120, 250\)"
+    ):
+        VOCFolder(cvat)[0]
