@@ -116,7 +116,10 @@ class DepthFolder(FolderDataset):
         median = float(np.median(depth_m[is_known]))
         if _LIKELY_M[0] <= median <= _LIKELY_M[1]:
             return
-        text = f"{path}: the median depth is {median:.4g} m, if one unit is {scale:g} m. It must be in metres after scaling"
+        text = (
+            f"{path}: the median depth is {median:.4g} m, if one unit is {scale:g} m; likely medians are "
+            f"{_LIKELY_M[0]} to {_LIKELY_M[1]:g} m"
+        )
         if self._scale is None:
             raise DatasetError(f"{text}. Pass ", Argument("scale", ...), ", the metres of one unit.")
         self._warn_once("unit", f"{text}; check `scale`.")
