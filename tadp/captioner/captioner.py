@@ -17,7 +17,7 @@ from tadp._version import __version__
 from tadp.captioner.decoding import Decoding, Overflow
 from tadp.captioner.model_files import ALIASES, check_captioner, find_captioner, load_captioner, repository_of
 from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles
-from tadp.errors import Argument, ImageError, OptionError
+from tadp.errors import Argument, ImageError, ModelError, OptionError
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import check_process, in_evaluation
@@ -290,7 +290,12 @@ class Captioner:
         arguments = self._decoding.arguments(images, again=again)
         overflow = Overflow()
         arguments["logits_processor"] = [overflow, *arguments.get("logits_processor", ())]
-        ids = in_evaluation(self._model).generate(**inputs, **arguments)  # pyright: ignore[reportCallIssue]
+        model: Any = in_evaluation(self._model)
+        try:
+            ids = model.generate(**inputs, **arguments, num_return_sequences=1)
+        except RuntimeError as error:
+            self._explain_size(inputs, error)
+            raise
         if "input_ids" in inputs:
             ids = _without_echo(ids, inputs["input_ids"])
         texts = self._processor.batch_decode(ids, skip_special_tokens=True)
@@ -298,6 +303,18 @@ class Captioner:
             None if is_broken else " ".join(text.split())
             for text, is_broken in zip(texts, overflow.rows(len(texts)), strict=True)
         ]
+
+    def _explain_size(self, inputs: dict[str, Tensor], error: RuntimeError) -> None:
+        """Say so if the processor makes images of another size than the model takes."""
+        config: Any = self._model.config
+        expected = getattr(getattr(config, "vision_config", None), "image_size", None)
+        size = list(inputs["pixel_values"].shape[-2:]) if "pixel_values" in inputs else None
+        if size and expected is not None and size != (expected if isinstance(expected, list) else [expected] * 2):
+            raise ModelError(
+                f"the images of the captioner {self._name!r} do not fit its model: image_processor in "
+                f"processor_config.json, or preprocessor_config.json, makes {size[0]}x{size[1]} pixels, and image_size "
+                f"in config.json is {expected}. Correct the processor's size."
+            ) from error
 
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Prepare the model's inputs: pixels in its dtype, and token ids if there is text."""

@@ -88,7 +88,8 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(
             f"{what} comes with only a {type(processor).__name__}; it needs a processor with a tokenizer and an image "
-            "processor. Save one in its folder: processor.save_pretrained(folder)."
+            "processor. Check processor_class in its processor_config.json, or save a processor in its folder: "
+            "processor.save_pretrained(folder)."
         )
     pad_left(processor.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     return model, processor

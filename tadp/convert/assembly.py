@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tadp import tasks
@@ -178,7 +179,7 @@ def _class_embeddings(file: File, backbone: TADPBackbone) -> None:
     if file.text.mode != "stored":
         file.ledger.drop("class embeddings", lambda name: name == key, "the text was captions")
         return
-    expected = embeddings.new_empty((embeddings.shape[0], width))
+    expected = torch.empty(embeddings.shape[0], width)
     file.ledger.take("class embeddings", {"embeddings": key}, {"embeddings": expected})
 
 

@@ -175,7 +175,9 @@ class Ledger:
                 continue
             del self._left[there]
             tensor = _as_matrix(self.state[there], module[here].ndim)
-            if tensor.shape == module[here].shape:
+            if module[here].is_floating_point() and not tensor.is_floating_point():
+                self._problem("not floating point", f"{there} ({tensor.dtype})")
+            elif tensor.shape == module[here].shape:
                 fitting[here] = tensor
             else:
                 shapes = f"{tuple(tensor.shape)} for {tuple(module[here].shape)}"

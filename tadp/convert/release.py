@@ -16,8 +16,9 @@ from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import Argument, ModelError, OutputError
 from tadp.files.atomic import complete_folder, remove_partial_folders
-from tadp.files.hub import HubOptions, check_finite, read_json
+from tadp.files.hub import HubOptions, read_json
 from tadp.files.model_folder import model_folder, read_config
+from tadp.files.weight_values import check_finite
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
 from tadp.text.stack import only_encoder
 

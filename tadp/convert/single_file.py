@@ -18,8 +18,9 @@ from tadp.convert.pickles import read_pickle
 from tadp.diffusion.families import StableDiffusion
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
-from tadp.files.hub import HubOptions, check_finite, local_folder, read_json
+from tadp.files.hub import HubOptions, local_folder, read_json
 from tadp.files.pretrained import load_reader
+from tadp.files.weight_values import check_finite
 from tadp.text.clip_tokenizer import clip_tokenizer
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from tadp.convert.pickles import read_pickle
 from tadp.errors import Argument, MissingFileError, ModelError, ModifierError
 from tadp.language.class_names import NYU_ROOMS
 from tadp.text.encoder import TextEncoder
-from tadp.text.learned_tokens import LearnedToken, add_token, named_token, only_vectors
+from tadp.text.learned_tokens import LearnedToken, add_token, check_vectors, named_token, only_vectors
 from tadp.text.learned_tokens import read_token as read_safetensors_token
 
 ANY_ROOM = "any_room"  # the mean over the rooms
@@ -143,6 +143,7 @@ def learn(encoder: TextEncoder, token: str | None, vectors: Float[Tensor, "n d"]
     if not token:
         return f"a learned token of {len(vectors)} vectors was left out, as requested"
     model: nn.Module = encoder.model
+    check_vectors(vectors, token)
     add_token(encoder, token, vectors.detach().float().clone())
     model.requires_grad_(False)
     return f"the model has the learned token {token} of {len(vectors)} vectors"

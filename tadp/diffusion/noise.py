@@ -23,7 +23,7 @@ from tadp.errors import ModelError
 from tadp.files.building import explained
 from tadp.files.hub import read_json
 from tadp.files.model_folder import SCHEDULER
-from tadp.files.schema import HINT, check_types
+from tadp.files.schema import check_types, shown
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -85,7 +85,7 @@ class NoiseSchedule:
             raise ModelError(
                 f"the model's scheduler is a {name or 'scheduler without betas'}; tadp can only add noise as "
                 "schedulers with betas (DDPM, DDIM, PNDM, Euler, DPM-Solver …) and FlowMatch schedulers do. Pass "
-                "noise_samples=0."
+                f"noise_samples=0, or correct {SCHEDULER}."
             )
         with torch.device("cpu"):  # while transformers loads a model, the default device is "meta"
             kept: Any = ddpm_scheduler(config).alphas_cumprod
@@ -139,15 +139,34 @@ def _(size: Sequence[int], _seed: int, _number: int) -> Tensor:
 
 
 def train_steps(config: Mapping[str, Any] | None) -> int:
-    """The number of timesteps that a model was trained with: the scheduler's value, or 1,000 if it has none."""
-    return (config or {}).get("num_train_timesteps") or ASSUMED_NOISE["num_train_timesteps"]
+    """The number of timesteps that a model was trained with: the scheduler's value, or 1,000 if it has none.
+
+    Raises:
+        ModelError: If the number is below 1 or very large.
+    """
+    steps = ASSUMED_NOISE["num_train_timesteps"]
+    steps = steps if config is None else config.get("num_train_timesteps", steps)
+    if not isinstance(steps, int) or not 1 <= steps <= _MOST_STEPS:
+        raise ModelError(f"num_train_timesteps must be from 1 to {_MOST_STEPS}; got {shown(steps)}.")
+    return steps
 
 
 def ddpm_scheduler(config: Mapping[str, Any]) -> "DDPMScheduler":
-    """A diffusers scheduler that adds noise as the given configuration describes."""
+    """A diffusers scheduler that adds noise as the given configuration describes.
+
+    Raises:
+        ModelError: If its betas are not from 0 to 1, fall, or are not as many as the timesteps.
+    """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    return DDPMScheduler(**{key: config[key] for key in NOISE_KEYS if config.get(key) is not None})
+    steps = train_steps(config)  # before anything of this length is made
+    scheduler = DDPMScheduler(**{key: config[key] for key in NOISE_KEYS if config.get(key) is not None})
+    betas = scheduler.betas
+    if not (bool(((betas >= 0) & (betas <= 1)).all()) and betas[0] <= betas[-1] > 0):
+        raise ModelError(f"betas must rise between 0 and 1; these are from {betas[0]:g} to {betas[-1]:g}.")
+    if len(betas) != steps:
+        raise ModelError(f"trained_betas must have one beta per timestep, {steps}; got {len(betas)}.")
+    return scheduler
 
 
 def scheduler_config(scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> dict[str, Any] | None:
@@ -179,23 +198,21 @@ def read_scheduler(folder: Path) -> dict[str, Any] | None:
         return None
     config = read_json(path)
     check_types(config, _scheduler_entries, path)
-    if not 1 <= (steps := train_steps(config)) <= _MOST_STEPS:
-        raise ModelError(f"{path}: num_train_timesteps must be from 1 to {_MOST_STEPS}; got {steps}. {HINT}")
-    if {"beta_schedule", "trained_betas"} & config.keys():
-        with explained(path, config, what="a scheduler", attempt=ddpm_scheduler):
-            ddpm_scheduler(config)
+    read = ddpm_scheduler if {"beta_schedule", "trained_betas"} & config.keys() else train_steps
+    with explained(path, config, what="a scheduler", attempt=read):
+        read(config)
     return config
 
 
 def _scheduler_entries(
     *,
     _class_name: str,
-    num_train_timesteps: int | None,
-    beta_start: float | None,
-    beta_end: float | None,
-    beta_schedule: str | None,
+    num_train_timesteps: int,
+    beta_start: float,
+    beta_end: float,
+    beta_schedule: str,
     trained_betas: list[float] | None,
-    prediction_type: str | None,
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] | None,
     rescale_betas_zero_snr: bool | None,
     use_flow_sigmas: bool | None,
 ) -> None:

@@ -31,13 +31,13 @@ _WIDTHS = re.compile(
     r"|query_tokens|image_size|sample_size|rank)$"
 )
 _STEPS = re.compile(r"(padding|strides?|kernel|kernel_size|patch_size)$")
-_POSITIVE = re.compile(r"(scale_factor|scaling_factor|_eps|epsilon)$")
+_POSITIVE = re.compile(r"(scale_factor|scaling_factor|_eps|epsilon|hidden_layers|(^|\.)num_layers)$")
 _COUNTED = re.compile(r"(layers|blocks|depths?|heads?|channels?|dims?|groups|width|(hidden|image|vocab|patch)_size)$")
 _LEAST_COUNT, _LEAST_WIDTH, _LARGEST_STEP = 64, 4096, 64  # a small network within these is built in seconds
 _LARGEST = 2**53  # above this, floats skip whole numbers
 _DEPTH = 16  # levels of nesting; a config of transformers has three or four
 _SECONDS = 1.5  # time for finding the entry that is at fault
-_SHOWN_MESSAGE = 300  # characters of a library's message
+_SHOWN_MESSAGE = 240  # characters of a library's message
 # Names in a config that choose a kernel. Others than these may be downloaded from the hub, and are code.
 _IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
 _QUANTIZED = (None, "bitsandbytes", "gptq", "quanto", "torchao")
@@ -295,12 +295,12 @@ def _entries(config: Mapping[str, Any], below: tuple[str, ...] = ()) -> Iterator
             yield (*below, key), value
 
 
-def _objects(config: Mapping[str, Any], below: tuple[str, ...] = ()) -> Iterator[Entry]:
+def objects_in(config: Mapping[str, Any], below: tuple[str, ...] = ()) -> Iterator[Entry]:
     """The nested objects of a config."""
     for key, value in config.items():
         if isinstance(value, Mapping) and len(below) < _DEPTH:
             yield (*below, key), value
-            yield from _objects(value, (*below, key))
+            yield from objects_in(value, (*below, key))
 
 
 def _name(entry: Entry) -> str:
@@ -329,7 +329,7 @@ def _magnitude(entry: Entry) -> float:
 def _culprit(config: Mapping[str, Any], error: Exception, attempt: Attempt | None) -> Entry | None:
     """The entry that caused an error: one without which there is none, or that the message names; None if unknown."""
     message = str(error)
-    suspects = sorted((*_entries(config), *_objects(config)), key=lambda entry: _innocence(entry, message))
+    suspects = sorted((*_entries(config), *objects_in(config)), key=lambda entry: _innocence(entry, message))
     changes = [(entry, _changed(config, entry[0])) for entry in suspects]
     # A default may not fit the other entries; 1 mostly does.
     changes += [

@@ -5,20 +5,18 @@ folder.
 """
 
 import json
-import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import torch
 from huggingface_hub import constants, errors
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.atomic import complete_folder
@@ -359,34 +357,6 @@ def check_readable(path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path} is not a complete safetensors file ({error}). Get the file again.") from error
     check_saved_together(path, own)
-
-
-def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:
-    """Refuse weights with NaN or infinity.
-
-    Args:
-        tensors: The weights as loaded, with their names.
-        where: The file or folder that they come from, for the message.
-
-    Raises:
-        CorruptFileError: If a weight is not finite.
-    """
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and not is_finite(tensor):
-            hint = (
-                " Its file may be intact: float16 holds no number above 65,504. Load with dtype=torch.float32."
-                if tensor.dtype == torch.float16
-                else " Its training failed, or the file is damaged; use another version of it."
-            )
-            raise CorruptFileError(f"{where} has NaN or infinity in {name}, so all results would be meaningless.{hint}")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor has neither NaN nor infinity."""
-    if tensor.is_meta or not tensor.numel():
-        return True
-    values = tensor.detach().float() if tensor.dtype.itemsize == 1 else tensor.detach()
-    return all(map(math.isfinite, values.aminmax()))  # NaN if one value is; a twentieth of the time of `isfinite`
 
 
 def _missing_weights(path: Path, variant: str | None) -> ModelError:

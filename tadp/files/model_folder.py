@@ -16,8 +16,9 @@ from torch import Tensor
 from tadp.assets import tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
 from tadp.files.building import misfit
-from tadp.files.hub import HubOptions, check_finite, has_weights_of, index_name, local_folder, read_json, weight_name
+from tadp.files.hub import HubOptions, has_weights_of, index_name, local_folder, read_json, weight_name
 from tadp.files.weight_ids import save_tensors
+from tadp.files.weight_values import check_finite, check_floats
 
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
@@ -48,7 +49,7 @@ _CHANGES = {
     "processor": "An attention processor, such as an IP adapter's, added it; load the model again without that.",
     "encoder_hid_proj": "An IP adapter added it; load the model again without that.",
 }
-_LINE, _LINES = 300, 8  # the most characters per line, and lines, of a shortened message
+_LINE = 110  # the most characters per line of a shortened message
 
 
 class Moved(NamedTuple):
@@ -190,6 +191,7 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
     """Load weights from files into a module without storage.
 
     Raises:
+        CorruptFileError: If a weight is not floating point, or not finite.
         ModelError: If the weights do not fit the module.
     """
     state = {}
@@ -198,6 +200,7 @@ def fill(module: torch.nn.Module, files: list[Path], dtype: torch.dtype, where: 
             key = key.replace(old, new)
         # A copy, because safetensors maps the file, and the alignment of tensors in it changes results by a bit.
         state[key] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+    check_floats(state.items(), where, module)
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -252,7 +255,10 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
 
 
 def _shortened(message: str) -> str:
-    """Shorten PyTorch's message, which names every tensor: hundreds of them if a file belongs to another model."""
-    lines = message.splitlines()
-    shown = [line if len(line) <= _LINE else f"{line[:_LINE]}… ({line.count(', ') + 1} of them)" for line in lines]
-    return "\n".join(shown[:_LINES] + [f"… and {len(shown) - _LINES} more"] * (len(shown) > _LINES))
+    """Shorten PyTorch's message, which names every tensor: the first line of each kind, and the number of the rest."""
+    lines = [line.strip() for line in message.splitlines()[1:]]
+    first = {line.split()[0]: line for line in reversed(lines)}  # "Missing", "Unexpected" and "size mismatch"
+    shown = [
+        line if len(line) <= _LINE else f"{line[:_LINE]}… ({line.count(', ') + 1} of them)" for line in first.values()
+    ]
+    return "\n".join(sorted(shown) + [f"… and {len(lines) - len(first)} more"] * (len(lines) > len(first)))

@@ -6,13 +6,17 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
 
 from tadp.errors import MissingExtraError, ModelError
 from tadp.files.building import build, explained, misfit, numbers_in
 from tadp.files.checks import check_regular
-from tadp.files.hub import HubOptions, check_finite, local_folder, read_json, weight_files, without_bars
-from tadp.files.schema import HINT, check_types, shown
+from tadp.files.hub import HubOptions, local_folder, read_json, weight_files, without_bars
+from tadp.files.reader_configs import check_generation, check_processor, check_vocabulary
+from tadp.files.schema import HINT, shown
+from tadp.files.weight_values import check_finite, check_floats
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +28,7 @@ _READER_CONFIGS = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-# The most that a processor may make of one image: pixels per side, tokens, and pixels.
-_SIDE, _TOKENS, _PIXELS = 4096, 2**16, 2**25
-_BEAMS = 64
+_IDS = re.compile(r"(bos|eos|pad|sep|image|decoder_start)_token_(id|index)$|suppress_tokens$|bad_words_ids$")
 # The files to download: configs, tokenizer and safetensors in the top folder, but no pickles and no subfolders.
 _WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
@@ -98,7 +100,9 @@ def load_pretrained(
         what=what,
     )
     check_generation(folder)
-    _check_ids(read_json(path), hollow, path)
+    for file in (path, folder / "generation_config.json"):
+        if file.exists():
+            _check_ids(read_json(file), hollow, file)
     reader = load_reader(reader_class, folder, what=what, probe=probe, **options)
     model, report = load_weights(model_class, folder, hollow=hollow, what=what, dtype=dtype, trust_remote_code=False)
     missing = sorted(report["missing_keys"])
@@ -138,6 +142,7 @@ def load_weights(
         **options: Further arguments for `from_pretrained`.
 
     Raises:
+        CorruptFileError: If a weight is not floating point, and the model is not quantized.
         ModelError: If the weights do not fit the config.
         MissingExtraError: If the model needs a package that is not installed.
     """
@@ -148,22 +153,35 @@ def load_weights(
             f"{folder} has an adapter_config.json, from which transformers would load another model. Merge the adapter "
             "into the weights (peft's merge_and_unload), or remove the file."
         )
+    config = read_json(folder / "config.json")
+    if config.get("quantization_config") is None:
+        for path in weight_files(folder, "model", options.get("variant")):
+            with safe_open(path, "pt") as file:  # its tensors are mapped, not read
+                check_floats(((key, file.get_tensor(key)) for key in file.keys()), path, hollow)  # noqa: SIM118
     try:
         with without_bars():
-            return model_class.from_pretrained(
+            model, report = model_class.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
             )
     except ImportError as error:
         raise MissingExtraError(f"{what} needs a package that is not installed: {_first_line(error)}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, StrictDataclassError):
-        with explained(folder / "config.json", read_json(folder / "config.json"), what=what):
+        with explained(folder / "config.json", config, what=what):
             raise
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):  # not about the weights, such as memory that ran out
             raise
-        entry = misfit(read_json(folder / "config.json"), hollow, folder.glob("*.safetensors"))
+        entry = misfit(config, hollow, folder.glob("*.safetensors"))
         why = entry or "some have other sizes than the model that it describes. "
         raise ModelError(f"the weights in {folder} do not fit its config.json: {why}{HINT}") from error
+    layers = {re.sub(r"\d+", "0", name) for name in hollow.state_dict()}
+    unread = sorted(name for name in report["unexpected_keys"] if re.sub(r"\d+", "0", name) in layers)
+    if unread:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json, which describes fewer layers: {len(unread)} weights "
+            f"would not be read, such as {unread[0]}. {HINT}"
+        )
+    return model, report
 
 
 def load_reader(
@@ -186,11 +204,9 @@ def load_reader(
         check_regular(file)
     configs = {name: read_json(folder / name) for name in _READER_CONFIGS if (folder / name).exists()}
     for name, config in configs.items():
-        check_types(config, _tokenizer_entries, folder / name)
         check_processor(config, folder / name)
-
     if (folder / "tokenizer.json").exists():
-        _check_vocabulary(folder / "tokenizer.json")
+        check_vocabulary(folder / "tokenizer.json")
 
     def attempt(changed: Mapping[str, Any]) -> Any:
         with tempfile.TemporaryDirectory() as copied:
@@ -207,125 +223,20 @@ def load_reader(
             probe(reader)
         return reader
 
-    with explained(folder, configs, what=f"the tokenizer or processor of {what}", attempt=attempt):
+    files = ", ".join(configs) or "tokenizer.json"
+    with explained(folder, configs, what=f"the tokenizer or processor of {what} ({files})", attempt=attempt):
         return load(folder)
-
-
-def _check_vocabulary(path: Path) -> None:
-    """Refuse a tokenizer.json with entries that its library cannot read.
-
-    Raises:
-        ModelError: If an entry has a wrong type.
-    """
-    content = read_json(path)
-    check_types(content, _vocabulary_entries, path)
-    check_types(content.get("model", {}), _vocabulary_model_entries, path, below="model")
-    with explained(path, {}, what="a tokenizer"):
-        from tokenizers import Tokenizer
-
-        Tokenizer.from_file(str(path))
-
-
-def check_processor(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse sizes with which a processor would make images or texts that are too large.
-
-    Raises:
-        ModelError: If a side or a number is too large.
-    """
-    counts_pixels = "merge_size" in str(list(config))  # the family of Qwen2-VL limits pixels, not sides
-    for names, number in numbers_in(config, path):
-        name = ".".join(names)
-        if name.endswith("model_max_length"):  # 1e30 if there is no limit
-            continue
-        is_side = re.search(r"(height|width|edge|size)$", name) and not (counts_pixels and name.endswith("edge"))
-        most = _SIDE if is_side else _TOKENS if re.search(r"(tokens?|len|length|num_\w+)$", name) else _PIXELS
-        if number > most or (is_side and number < 1):
-            least = 1 if is_side else 0
-            raise ModelError(f"{path}: {name} must be from {least} to {most}; got {shown(number)}. {HINT}")
 
 
 def _check_ids(config: Mapping[str, Any], model: Any, path: Path) -> None:
     """Refuse ids of special tokens that no row of the embeddings belongs to."""
     rows = model.get_input_embeddings().num_embeddings
     for names, number in numbers_in(config, path):
-        if re.search(r"(bos|eos|pad|sep|image|decoder_start)_token_(id|index)$", names[-1]) and not -1 <= number < rows:
+        if _IDS.search(names[-1]) and not -1 <= number < rows:
             raise ModelError(
                 f"{path}: {'.'.join(names)} is {shown(number)}, but the model has {rows} embeddings. {HINT}"
             )
 
 
-def check_generation(folder: Path) -> None:
-    """Refuse a generation_config.json that asks for many beams or answers.
-
-    Raises:
-        ModelError: If a number is too large.
-    """
-    path = folder / "generation_config.json"
-    for names, number in numbers_in(read_json(path), path) if path.exists() else ():
-        if names[-1] in ("num_beams", "num_beam_groups", "num_return_sequences") and not 1 <= number <= _BEAMS:
-            raise ModelError(f"{path}: {names[-1]} must be from 1 to {_BEAMS}; got {shown(number)}. {HINT}")
-
-
-def _tokenizer_entries(
-    *,
-    model_max_length: float | None,
-    tokenizer_class: str | None,
-    processor_class: str | None,
-    bos_token: str | Mapping | None,
-    eos_token: str | Mapping | None,
-    unk_token: str | Mapping | None,
-    pad_token: str | Mapping | None,
-    sep_token: str | Mapping | None,
-    cls_token: str | Mapping | None,
-    mask_token: str | Mapping | None,
-    added_tokens_decoder: Mapping | None,
-    padding_side: Literal["left", "right"] | None,
-    truncation_side: Literal["left", "right"] | None,
-    add_prefix_space: bool | None,
-    clean_up_tokenization_spaces: bool | None,
-    do_lower_case: bool | None,
-    do_resize: bool | None,
-    do_rescale: bool | None,
-    do_normalize: bool | None,
-    do_center_crop: bool | None,
-    do_convert_rgb: bool | None,
-    rescale_factor: float | None,
-    resample: int | None,
-    image_mean: float | list[float] | None,
-    image_std: float | list[float] | None,
-    size: int | Mapping | list[int] | None,
-    crop_size: int | Mapping | list[int] | None,
-) -> None:
-    """The entries of tokenizers and processors that are read, as a schema."""
-
-
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-
-
-def _vocabulary_entries(
-    *,
-    version: str,
-    truncation: Mapping | None,
-    padding: Mapping | None,
-    added_tokens: list[Mapping],
-    normalizer: Mapping | None,
-    pre_tokenizer: Mapping | None,
-    post_processor: Mapping | None,
-    decoder: Mapping | None,
-    model: Mapping,
-) -> None:
-    """The entries of a tokenizer.json, as a schema."""
-
-
-def _vocabulary_model_entries(
-    *,
-    type: str,
-    vocab: Mapping | list,
-    merges: list,
-    unk_token: str | None,
-    unk_id: int | None,
-    end_of_word_suffix: str | None,
-    continuing_subword_prefix: str | None,
-) -> None:
-    """The entries of the model in a tokenizer.json, as a schema."""

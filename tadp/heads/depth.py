@@ -87,12 +87,16 @@ class DepthHead(nn.Module):
         most = stride.bit_length() - 1
         if deconv_channels is None:
             deconv_channels = _DECONV_CHANNELS[:most]
+        if isinstance(deconv_channels, str) or not isinstance(deconv_channels, Sequence):
+            raise TypeError(f"deconv_channels must be a sequence of whole numbers; got {deconv_channels!r}.")
         if not 0 < len(deconv_channels) <= most:
             raise ValueError(
                 f"deconv_channels must have 1 to {most} entries, as each doubles a map of stride {stride} and the "
                 f"result must not outgrow the image; got {len(deconv_channels)}."
             )
-        check_counts(channels=channels, deconv_channels=min(deconv_channels))
+        check_counts(channels=channels)
+        for width in deconv_channels:
+            check_counts(deconv_channels=width)
         self.doublings = (stride // 2 ** len(deconv_channels)).bit_length() - 1
         for level, width in enumerate(feature_info.channels[: self.grid]):
             self.add_module(f"layer{level + 1}", _strided(width, stride // feature_info.reduction[level]))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.diffusion.loading.networks import load_unet, save_denoiser
-from tadp.errors import CorruptFileError, ModifierError
+from tadp.errors import CorruptFileError, MissingFileError, ModifierError
 from tadp.files.hub import read_json
 from tadp.files.schema import check_types, shown
 from tadp.files.weight_ids import weight_ids
@@ -115,6 +115,8 @@ def _read_step(folder: Path, number: int, entry: Any, dtype: torch.dtype) -> Ste
     vectors = None
     if entry["has_embedding"]:
         vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
+    if entry["has_unet"] and not (folder / "unet").is_dir():
+        raise MissingFileError(f"no unet/ in {folder}, although {path} has {place}.has_unet. Get the modifier again.")
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if entry["has_unet"] else None
     try:
         return new_step(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tadp.errors import CaptionError, ImageError
 from tadp.files.checks import check_counts
-from tadp.files.hub import is_finite
+from tadp.files.weight_values import is_finite
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.personalize.training_images import Crop, Images, TrainingImages, read_images

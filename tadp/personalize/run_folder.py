@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tadp.errors import Argument, CorruptFileError, ModelError, ModifierError
 from tadp.files.atomic import replace_file
 from tadp.files.hub import check_readable
 from tadp.files.schema import check_types
+from tadp.files.weight_values import check_finite, check_floats
 from tadp.modifiers import CaptionModifier
 from tadp.personalize.run_options import SettledOptions
 from tadp.personalize.trained_model import DiffusionModel
@@ -22,6 +24,7 @@ from tadp.personalize.training_images import Concept
 
 CHECKPOINT_NAME, RECORD_NAME = "checkpoint.safetensors", "training.json"
 _TRAINED, _OPTIMIZER = "trained.", "optimizer."
+_MOMENTS = (("exp_avg", "exp_avg_sq"), ("state1", "state2"))  # of torch's Adam, and of bitsandbytes', in 8 bits
 # A run may continue with more steps. Options that are not listed here change no number, or only its last bits.
 _COMPARED = ("batch_size", "lr", "weight_decay", "seed", "adam_8bit")
 
@@ -97,7 +100,7 @@ class RunFolder:
             The number of steps that were done before; 0 if there is no checkpoint.
 
         Raises:
-            CorruptFileError: If the checkpoint is damaged.
+            CorruptFileError: If the checkpoint is damaged, or has values that are not finite.
             ModifierError: If the checkpoint belongs to another run.
         """
         path = self.checkpoint
@@ -112,10 +115,12 @@ class RunFolder:
         saved = {key.removeprefix(_TRAINED): value for key, value in tensors.items() if key.startswith(_TRAINED)}
         if {key: value.shape for key, value in saved.items()} != {key: value.shape for key, value in trained.items()}:
             raise CorruptFileError(f"{path} holds other tensors than this run trains. Delete it to start again.")
+        check_floats(((name, value) for name, value in tensors.items() if not name.endswith(_MOMENTS[1])), path)
+        check_finite(tensors.items(), path)
+        _restore(optimizer, tensors, state["optimizer"], path)
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(saved[name])
-        _restore(optimizer, tensors, state["optimizer"])
         self.saved_step = state["step"]
         return state["step"]
 
@@ -180,7 +185,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
             state = json.loads((file.metadata() or {})["state"])
             check_types(state, _state_entries, path)
-            if not signature(_state_entries).parameters.keys() <= state.keys():
+            if not signature(_state_entries).parameters.keys() <= state.keys() or state["step"] < 0:
                 raise KeyError("state")
         except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             if isinstance(error, ModelError):
@@ -202,13 +207,27 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}  # by the number of the parameter
+def _restore(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], path: Path
+) -> None:
+    state: dict[str, dict[str, Any]] = {}  # by the number of the parameter
     for name, value in {**numbers, **tensors}.items():
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            state.setdefault(index, {})[key] = value
+    shapes = {
+        str(number): parameter.shape
+        for number, parameter in enumerate(chain(*(group["params"] for group in optimizer.param_groups)))
+    }
+    for index, values in state.items():
+        moments = next((pair for pair in _MOMENTS if {*pair, "step"} <= values.keys()), None)
+        if moments is None or any(torch.as_tensor(values[name]).shape != shapes.get(index) for name in moments):
+            raise CorruptFileError(
+                f"{path} does not hold the state of this run's optimizer; parameter {index} has {', '.join(values)}. "
+                "Delete it to start again."
+            )
+    own = {int(index): values for index, values in state.items()}
+    optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]:

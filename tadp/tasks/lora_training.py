@@ -10,9 +10,10 @@ from tadp.diffusion.families import Layout, family_of
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import check_choice, check_whole, needs
-from tadp.files.hub import check_finite, check_readable
+from tadp.files.hub import check_readable
 from tadp.files.inference import uncompiled
 from tadp.files.weight_ids import save_tensors
+from tadp.files.weight_values import check_weights
 
 Tune = Literal["all", "lora", "nothing"]  # the part of the U-Net that trains
 _PREFIX = "unet."
@@ -125,10 +126,10 @@ def load_lora(unet: nn.Module, folder: Path) -> None:
     wrong = sorted(name for name in expected.keys() | state.keys() if _shape(state, name) != expected.get(name))
     if wrong:
         raise CorruptFileError(
-            f"{path} does not hold the LoRA its config describes: {len(wrong)} tensors differ, such as {wrong[0]}. "
-            "Get the model again."
+            f"{path} does not hold the LoRA that its config.json describes: {len(wrong)} tensors differ, such as "
+            f"{wrong[0]}. Get the model again."
         )
-    check_finite(state.items(), path)
+    check_weights(state, path)
     set_peft_model_state_dict(unet, state)
 
 

@@ -29,11 +29,12 @@ from tadp.diffusion.loading.networks import load_text_adapter, load_unet, save_d
 from tadp.diffusion.loading.parts import load_parts, save_text_encoder
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.building import Sizes, check_entries, with_saved
-from tadp.files.hub import HubOptions, Source, check_finite, check_readable, local_folder, read_json
+from tadp.files.hub import HubOptions, Source, check_readable, local_folder, read_json
 from tadp.files.inference import uncompiled
 from tadp.files.model_folder import ADAPTER_NAME, save_weights
-from tadp.files.schema import check_types, shown
+from tadp.files.schema import HINT, check_types, shown
 from tadp.files.weight_ids import save_tensors, weight_ids
+from tadp.files.weight_values import check_weights
 from tadp.tasks.lora_training import LORA_NAME, load_lora, save_lora
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder_files import load_text_encoder
@@ -214,6 +215,8 @@ def read_config(folder: Path, model: type[nn.Module]) -> dict[str, Any]:
             raise CorruptFileError(f"{path} has no {part!r}. Get the model again.")
     check_types(config, _task_entries, path)
     check_types(config["base"], _base_entries, path, below="base")
+    if config["base"].get("name") == "":
+        raise ModelError(f"{path}: base.name must be the name or folder of a model; got ''. {HINT}")
     for part in ("name", "revision", "options"):
         if part not in config["base"]:
             raise CorruptFileError(f"{path} has no 'base.{part}'. Get the model again.")
@@ -353,10 +356,11 @@ def _fill(head: nn.Module, path: Path) -> None:
     if wrong:
         first = wrong[0]
         raise ModelError(
-            f"{path} does not fit the head its config describes: {len(wrong)} tensors differ, such as {first}: file "
-            f"{saved.get(first, 'none')}, head {expected.get(first, 'none')}. Does it have another number of classes?"
+            f"the weights in {path} do not fit the head that its config.json describes: {len(wrong)} tensors differ, "
+            f"such as {first}: file {saved.get(first, 'none')}, head {expected.get(first, 'none')}. Does it have "
+            "another number of classes?"
         )
-    check_finite(state.items(), path)
+    check_weights(state, path)
     head.load_state_dict(state)
 
 
@@ -371,7 +375,7 @@ def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again.")
     check_readable(path)
     state = load_file(path)
-    check_finite(state.items(), path)
+    check_weights(state, path)
     try:
         text = Conditioning(**{name: tensor for name, tensor in state.items() if name in _TEXT_TENSORS})
         tokens = (names,) if len(names) == text.embeddings.shape[1] else None

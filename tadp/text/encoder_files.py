@@ -10,10 +10,11 @@ import torch
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
 from tadp.files.building import build
 from tadp.files.checks import refuse_pointer
-from tadp.files.hub import check_finite, part_variant, read_json, weight_files
+from tadp.files.hub import part_variant, read_json, weight_files
 from tadp.files.model_folder import WEIGHTS, missing_part, read_config, tokenizer_part
 from tadp.files.pretrained import config_of, load_reader, load_weights
 from tadp.files.schema import HINT, shown
+from tadp.files.weight_values import check_finite
 from tadp.text.encoder import Hidden, TextEncoder
 from tadp.text.stack import T5_TOKENS, T5Encoder
 
@@ -147,12 +148,14 @@ def _tokenizer(kind: Any, folder: Path, model: Any) -> Any:
     tokenizer = load_reader(kind, folder, what=f"{folder.name}/")
     token, last = max(tokenizer.get_vocab().items(), key=itemgetter(1), default=("", -1))
     rows = model.get_input_embeddings().num_embeddings
+    path = folder / "tokenizer_config.json"
     if not 0 <= last < rows:
+        entries = read_json(path).items() if path.exists() else ()
+        names = [f" {path} adds it as {name}." for name, value in entries if value == token]
         raise ModelError(
             f"the tokenizer in {folder} has ids up to {last} ({token!r}), but the text encoder has {rows} embeddings; "
-            "use a pair that belongs together."
+            f"use a pair that belongs together.{''.join(names[:1])}"
         )
-    path = folder / "tokenizer_config.json"
     if tokenizer.model_max_length < 2:
         raise ModelError(
             f"{path}: model_max_length must be 2 or more, for the start and end token; got "

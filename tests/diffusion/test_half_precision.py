@@ -14,7 +14,7 @@ from tadp import TADPBackbone
 from tadp.diffusion.attention import head_averaged_probabilities
 from tadp.diffusion.joint_attention import _heads, text_columns
 from tadp.errors import CorruptFileError, ModelError, OptionError
-from tadp.files.hub import is_finite
+from tadp.files.weight_values import is_finite
 
 HUGE = 1e5
 

@@ -110,7 +110,6 @@ VALID = {
     ("image_processor.resample", "true"),
     ("beta_start", "zero"),
     ("model.merges", "empty list"),
-    ("beta_end", "fraction"),
 }
 
 

@@ -17,8 +17,9 @@ from tadp.diffusion.families import family_of
 from tadp.errors import Argument, MissingFileError, ModelError, OptionError
 from tadp.files.building import Sizes
 from tadp.files.checks import needs
-from tadp.files.hub import HubOptions, check_finite, check_readable, local_file, local_folder
+from tadp.files.hub import HubOptions, check_readable, local_file, local_folder
 from tadp.files.schema import HINT, shown
+from tadp.files.weight_values import check_finite, check_weights
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # the name that diffusers writes
 _SUFFIX = ".safetensors"
@@ -134,7 +135,7 @@ def _read(unet: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, float] | 
     """The tensors under diffusers' names, and the alphas if the file stores them separately."""
     lora = family_of(unet).lora(unet)
     tensors = load_file(path)
-    check_finite(tensors.items(), path)
+    check_weights(tensors, path)
     if any("dora_scale" in key or "lora_magnitude_vector" in key for key in tensors):
         raise ModelError(
             f"{path} is a DoRA, whose magnitudes diffusers would ignore. tadp only adds LoRAs; pass a LoRA."
@@ -217,8 +218,13 @@ def _check_lora(unet: Any, named: dict[str, Tensor], path: Path) -> None:
     layers = dict(unet.named_modules())
     for key, tensor in named.items():
         layer, _, factor = key.partition(".lora_")
-        if factor not in ("A.weight", "B.weight"):
+        if factor == "B.bias":
             continue
+        if factor not in ("A.weight", "B.weight"):
+            raise ModelError(f"{path} has {key}, which is not a LoRA factor that tadp knows. Get the file again.")
+        other = f"{layer}.lora_{'B' if factor.startswith('A') else 'A'}.weight"
+        if other not in named:
+            raise ModelError(f"{path} has {key}, but not {other}; a LoRA changes a layer by both. Get the file again.")
         weight = getattr(layers.get(layer), "weight", None)
         if weight is None:
             raise ModelError(f"{path} changes {layer}, which this model lacks. {_hint(unet)}")
