@@ -12,7 +12,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("figure4", "appendix_a", "table1", "controls", "table3", "table_s2", "figure3", "domains")
+PARTS = (
+    "figure4",
+    "appendix_a",
+    "copy_paste",
+    "table1",
+    "table2",
+    "controls",
+    "table3",
+    "table_s2",
+    "figure3",
+    "domains",
+)
 
 
 def main() -> None:

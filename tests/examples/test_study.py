@@ -25,14 +25,16 @@ sys.path.insert(0, str(STUDY))
 import all as everything  # noqa: E402
 import appendix_a  # noqa: E402
 import controls  # noqa: E402
+import copy_paste  # noqa: E402
 import domains  # noqa: E402
 import figure3  # noqa: E402
 import figure4  # noqa: E402
 import table1  # noqa: E402
+import table2  # noqa: E402
 import table3  # noqa: E402
 import table_s2  # noqa: E402
 import verdicts  # noqa: E402
-from shared import fitting, intervals, judgement, judging, runs  # noqa: E402
+from shared import fitting, intervals, judgement, judging, pasting, responses, runs  # noqa: E402
 from shared.fitting import Study  # noqa: E402
 from shared.images import Images  # noqa: E402
 from shared.measuring import measure  # noqa: E402
@@ -140,7 +142,7 @@ def test_the_difference_of_two_parts_is_the_first_less_the_second(tmp_path):
 
 def test_every_claim_names_rows_that_a_table_has(tmp_path):
     """With a misspelt label, a claim would stay "not run yet" forever."""
-    tables = {script.TABLE.name: script.TABLE for script in (table1, table3, table_s2, controls)}
+    tables = {script.TABLE.name: script.TABLE for script in (table1, table2, table3, table_s2, controls)}
     claims = verdicts.tomllib.loads((STUDY / "claims.toml").read_text())
     kinds = {"rows", "each", "cross", "compare", "show", "order", "verdict"}
     for claim in claims["claim"]:
@@ -476,9 +478,10 @@ def test_a_dry_run_on_a_data_sets_layout(data, tmp_path, monkeypatch):
 def test_every_script_is_short_and_says_what_it_asks():
     scripts = sorted(STUDY.glob("*.py"))
     names = (
-        "all.py appendix_a.py controls.py domains.py figure3.py figure4.py table1.py table3.py table_s2.py verdicts.py"
+        "all.py appendix_a.py controls.py copy_paste.py domains.py figure3.py figure4.py table1.py table2.py table3.py "
+        "table_s2.py verdicts.py"
     )
-    assert [script.name for script in scripts] == names.split()  # four of them share the main of shared/table.py
+    assert [script.name for script in scripts] == names.split()  # five of them share the main of shared/table.py
     assert {script.stem for script in scripts} == {*everything.PARTS, "all", "verdicts"}
     for script in scripts:
         lines = script.read_text().splitlines()
@@ -609,7 +612,14 @@ def test_the_page_of_verdicts_takes_ten_minutes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("script", "name"), [(table1, "table1"), (figure3, "figure3"), (figure4, "figure4"), (appendix_a, "appendix_a")]
+    ("script", "name"),
+    [
+        (table1, "table1"),
+        (figure3, "figure3"),
+        (figure4, "figure4"),
+        (appendix_a, "appendix_a"),
+        (copy_paste, "copy_paste"),
+    ],
 )
 def test_a_page_is_written_again_from_its_figures(monkeypatch, tmp_path, script, name):
     results = ROOT / "docs" / "results"
@@ -656,6 +666,77 @@ def test_figure_3_and_the_appendix_run(monkeypatch, tmp_path):
     monkeypatch.setattr(appendix_a, "measure", None)  # the second call does not draw again
     call(monkeypatch, appendix_a.main, "--quick", "--test", 12, "--out", tmp_path / "a")
     assert (tmp_path / "a/appendix_a.md").read_text() == page
+
+
+def test_pasted_objects_lie_in_both_pictures_and_texts(tmp_path):
+    half = Images(replace(QUICK, test=12), "test", out=tmp_path, task="segmentation")
+    examples = [pasting.paste(half, number) for number in range(12)]
+    assert sum(example is not None for example in examples) >= 6
+    for number, example in enumerate(examples):
+        if example is None:
+            continue
+        scene, donor = half.data.scenes[number], half.data.scenes[(number + 1) % 12]
+        assert example.name in donor.names
+        assert example.name not in scene.names
+        assert np.array_equal(example.image[example.mask], donor.image[example.mask])
+        assert np.array_equal(example.image[~example.mask], scene.image[~example.mask])
+        assert (half.samples[(number + 1) % 12].mask[example.mask] == half.class_names.index(example.name)).all()
+        named, plain, absent = (example.texts[text] for text in (pasting.NAMED, pasting.NOT_NAMED, pasting.ABSENT))
+        assert plain == scene.caption()
+        assert named.endswith(f"{example.name} and {plain}")
+        word = absent.removesuffix(f" and {plain}").split()[-1]
+        assert word not in (*scene.names, *donor.names)
+    half.is_rendered = False
+    with pytest.raises(StopStudyError, match=r"only objects of rendered scenes can be pasted"):
+        pasting.paste(half, 0)
+
+
+def test_the_fit_of_a_map_to_a_mask_is_known_for_simple_maps():
+    mask = np.zeros((4, 4), bool)
+    mask[:2] = True
+    heat = np.where(mask, 3.0, 1.0)
+    heat[3, 3] = 5.0
+    figures = responses.of_map(heat, mask)
+    assert figures["share inside"] == pytest.approx(24 / 36)
+    assert figures["area under the curve"] == pytest.approx(7 / 8)  # one of eight pixels outside is higher
+    assert figures["pointing"] == 0
+    assert responses.of_map(np.ones((4, 4)), mask)["area under the curve"] == 0.5
+
+
+def test_pasting_measures_maps_and_changes(monkeypatch, tmp_path):
+    call(monkeypatch, copy_paste.main, "--quick", "--test", 8, "--out", tmp_path)
+    results = json.loads((tmp_path / "copy_paste.json").read_text())
+    maps = results["maps"]
+    assert maps[responses.PASTED]["share inside"]["mean"] > maps[responses.ORIGINAL]["share inside"]["mean"]
+    inside, elsewhere = (f"level 1, {place}" for place in (responses.AT_OBJECT, responses.ELSEWHERE))
+    rows = results["pasting"]
+    assert rows[pasting.NAMED][inside]["mean"] > 2 * rows[pasting.NAMED][elsewhere]["mean"]
+    difference = rows[f"{pasting.NAMED}, minus {pasting.NOT_NAMED}"][inside]["mean"]
+    assert difference == pytest.approx(rows[pasting.NAMED][inside]["mean"] - rows[pasting.NOT_NAMED][inside]["mean"])
+    page = (tmp_path / "copy_paste.md").read_text()
+    monkeypatch.setattr(copy_paste, "measure", None)  # the second call does not measure again
+    call(monkeypatch, copy_paste.main, "--quick", "--test", 8, "--out", tmp_path)
+    assert (tmp_path / "copy_paste.md").read_text() == page
+
+
+def test_a_table_with_a_multi_scale_column_tests_at_six_scales(monkeypatch, tmp_path, one_thread):
+    scales = []
+    predict = tadp.TADPForSemanticSegmentation.predict
+
+    def spy(self, image, text, **options):
+        scales.append((options["scales"], options["flip"]))
+        return predict(self, image, text, **options | {"scales": (1.0,)})
+
+    monkeypatch.setattr(tadp.TADPForSemanticSegmentation, "predict", spy)
+    table = replace(SMALL, metrics=table2.TABLE.metrics)
+    small(monkeypatch, "--out", tmp_path, "--seeds", 1, "--unet", "frozen", table=table)
+    assert set(scales) == {((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True)}
+    row = json.loads((tmp_path / "small.json").read_text())["parts"][0]["unets"]["frozen"]["captions"]
+    gain = row["multi-scale mIoU"]["mean"] - row["mIoU"]["mean"]
+    assert row["multi-scale gain"]["mean"] == pytest.approx(gain)
+    assert "frozen: multi-scale gain" in (tmp_path / "small.md").read_text()
+    small(monkeypatch, "--out", tmp_path, "--seeds", 1, "--unet", "frozen")  # has runs of its own, without these tests
+    assert len(list(tmp_path.glob("runs/*/captions-0-frozen-0.json"))) == 2
 
 
 def test_a_plan_has_every_row_frozen_and_tuned_from_every_seed(tmp_path):

@@ -83,6 +83,8 @@ def summary(verdicts: Sequence[str]) -> str:
     kinds = set(verdicts)
     if len(kinds) == 1:
         return verdicts[0]
+    if NOT_RUN in kinds:
+        return NOT_RUN
     if kinds == {AGREES, CANNOT_TELL}:
         return PARTLY_AGREES
     return PARTLY_DISAGREES if kinds == {DISAGREES, CANNOT_TELL} else MIXED

@@ -27,7 +27,11 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judgement:
     if "cross" in claim:
         return judge_cross(claim["cross"], results)
     if "compare" in claim:
-        return _judge_comparison(claim["compare"], results)
+        pairs = claim["compare"] if isinstance(claim["compare"], list) else [claim["compare"]]
+        judgements = [_judge_comparison(pair, results) for pair in pairs]
+        verdicts = [judgement.verdict for judgement in judgements]
+        texts = "; ".join(judgement.text for judgement in judgements)
+        return Judgement(counted(verdicts), texts, short_verdict=summary(verdicts))
     if "order" in claim:
         return _judge_order(claim["order"], results)
     if "show" in claim:
@@ -111,7 +115,13 @@ def _judge_comparison(pair: Mapping[str, Any], results: Results) -> Judgement:
     is_expected = (left > right) == (pair["expect"] == "left")
     names = [pair[side][1] for side in ("left", "right")]
     text = f"{left:.3g} ({names[0]}) against {right:.3g} ({names[1]}), {pair['measure']}"
-    return Judgement(AGREES if is_expected else DISAGREES, text)
+    if "difference" not in pair:
+        return Judgement(AGREES if is_expected else DISAGREES, text)
+    mean, half_width = (results.at(pair["file"], [*pair["difference"], key]) for key in ("mean", "half_width"))
+    if mean is None or half_width is None:
+        return Judgement(NOT_RUN)
+    verdict = by_expectation(Estimate(mean, half_width, 2), "better" if pair["expect"] == "left" else "worse")
+    return Judgement(verdict, f"{text}; the difference is {mean:.3g} ± {half_width:.2g}")
 
 
 def _judge_order(order: Mapping[str, Any], results: Results) -> Judgement:

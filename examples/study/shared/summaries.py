@@ -7,7 +7,18 @@ from tadp.cross_domain import estimate
 
 from .results import Results
 
-TABLES = ("table1", "controls", "table3", "table_s2", "figure3", "figure4", "appendix_a", "domains")
+TABLES = (
+    "table1",
+    "table2",
+    "controls",
+    "table3",
+    "table_s2",
+    "figure3",
+    "figure4",
+    "appendix_a",
+    "copy_paste",
+    "domains",
+)
 
 
 def study_pages(results: Results) -> str:
