@@ -160,6 +160,28 @@ def test_every_claim_names_rows_that_a_table_has(tmp_path):
             assert figure["expect"] in ("better", "worse", "same")
 
 
+def test_comparisons_with_intervals_are_judged_by_them(tmp_path):
+    figures = {name: {"mean": mean, "half_width": 1.0} for name, mean in (("a", 5.0), ("b", 2.0), ("c", 1.5))}
+    differences = {
+        name: {"mean": mean, "half_width": 1.0} for name, mean in (("a-b", 3.0), ("b-c", 0.5), ("c-b", -3.0))
+    }
+    (tmp_path / "f.json").write_text(json.dumps({"x": figures | differences}))
+
+    def pair(left, right):
+        paths = {"left": ["x", left, "mean"], "right": ["x", right, "mean"], "difference": ["x", f"{left}-{right}"]}
+        return paths | {"file": "f.json", "measure": f"{left}-{right}", "unit": "per cent", "expect": "left"}
+
+    verdicts = {}
+    for left, right in (("a", "b"), ("b", "c"), ("c", "b"), ("b", "a")):
+        judgement = judging.judge({"compare": pair(left, right)}, Results(tmp_path))
+        verdicts[left + right] = judgement.verdict
+    assert verdicts == {"ab": "agrees", "bc": "cannot tell", "cb": "disagrees", "ba": "not run yet"}
+    several = judging.judge({"compare": [pair("a", "b"), pair("b", "c")]}, Results(tmp_path))
+    assert several.brief == "partly agrees"
+    assert several.in_short() == "2 figures, +0.5 to +3.0 per cent"
+    assert "| a-b | +3.0 ± 1.0 per cent |" in several.details()
+
+
 def test_several_sums_are_counted_frozen_and_tuned_apart(tmp_path):
     results = written(tmp_path, values={"a": [2.0, 2.1, 2.2], "b": [1.0, 1.1, 1.2]})
     sums = [

@@ -50,7 +50,7 @@ class Judgement:
         if "" in self.figures:
             texts = [figure.text for figure in self.figures[""].values()]
             units = {figure.unit for figure in self.figures[""].values()}
-            if len(units) == 1:
+            if len(units) == 1 and units != {""}:
                 texts = [text.replace(f" {next(iter(units))}", "") for text in texts[:-1]] + texts[-1:]
             return "; ".join(texts)
         measured = [

@@ -13,7 +13,11 @@ from .results import Results
 
 LOWER_IS_BETTER = ("RMSE", "REL", "log10")
 BEYOND_CHANCE = 0.70  # Spearman's rho of nine rows: 4.3 % of all orders are this far from zero, over 5 % at 0.683
-UNITS = {"RMSE": "m RMSE", **dict.fromkeys(("IoU small", "IoU medium", "IoU large"), "IoU")}
+UNITS = {
+    "RMSE": "m RMSE",
+    **dict.fromkeys(("IoU small", "IoU medium", "IoU large"), "IoU"),
+    **dict.fromkeys(("multi-scale mIoU", "multi-scale gain"), "mIoU"),
+}
 
 
 def judge(claim: Mapping[str, Any], results: Results) -> Judgement:
@@ -27,11 +31,8 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judgement:
     if "cross" in claim:
         return judge_cross(claim["cross"], results)
     if "compare" in claim:
-        pairs = claim["compare"] if isinstance(claim["compare"], list) else [claim["compare"]]
-        judgements = [_judge_comparison(pair, results) for pair in pairs]
-        verdicts = [judgement.verdict for judgement in judgements]
-        texts = "; ".join(judgement.text for judgement in judgements)
-        return Judgement(counted(verdicts), texts, short_verdict=summary(verdicts))
+        pairs = claim["compare"]
+        return _judge_comparisons(pairs, results) if isinstance(pairs, list) else _judge_comparison(pairs, results)
     if "order" in claim:
         return _judge_order(claim["order"], results)
     if "show" in claim:
@@ -100,7 +101,7 @@ def _weighted_seeds(table: Any, terms: Mapping[str, Any], unet: str, metric: str
 
 def _in_words(difference: Estimate, metric: str, table: Any, terms: Mapping[str, Any], unet: str) -> str:
     """The mean with its interval and unit, and in per cent if the claim asks for that."""
-    digits = 2 if "IoU" in metric else 3
+    digits = 2 if "IoU" in UNITS.get(metric, metric) else 3
     text = f"{difference.mean:+.{digits}f} ± {difference.half_width:.{digits}f} {UNITS.get(metric, metric)}"
     if "relative_to" in terms:
         base = table["parts"][terms.get("part", 0)]["unets"][unet][terms["relative_to"]][metric]["mean"]
@@ -122,6 +123,17 @@ def _judge_comparison(pair: Mapping[str, Any], results: Results) -> Judgement:
         return Judgement(NOT_RUN)
     verdict = by_expectation(Estimate(mean, half_width, 2), "better" if pair["expect"] == "left" else "worse")
     return Judgement(verdict, f"{text}; the difference is {mean:.3g} ± {half_width:.2g}")
+
+
+def _judge_comparisons(pairs: Sequence[Mapping[str, Any]], results: Results) -> Judgement:
+    """Several comparisons with intervals; the verdict counts them."""
+    figures = {}
+    for pair in pairs:
+        mean, half_width = (results.at(pair["file"], [*pair["difference"], key]) for key in ("mean", "half_width"))
+        text = NOT_RUN if mean is None else f"{mean:+.1f} ± {half_width:.1f} {pair['unit']}"
+        figures[pair["measure"]] = {"ours": Figure(text, mean, pair["unit"])}
+    verdicts = [_judge_comparison(pair, results).verdict for pair in pairs]
+    return Judgement(counted(verdicts), figures=figures, short_verdict=summary(verdicts))
 
 
 def _judge_order(order: Mapping[str, Any], results: Results) -> Judgement:
