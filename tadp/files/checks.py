@@ -21,7 +21,8 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, the system or torch means that there is too little memory."""
     if isinstance(error, RuntimeError):  # torch's message depends on the device and the system
-        return any(words in str(error) for words in ("out of memory", "allocate memory", "not enough memory"))
+        words = ("out of memory", "allocate memory", "not enough memory")
+        return any(part in str(error) for part in words) or str(error) == "could not create a primitive"  # by oneDNN
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM)
 
 

@@ -71,7 +71,7 @@ class Stored(NamedTuple):
     """The content of a label or depth image.
 
     Attributes:
-        values: The values, (H, W), uint8, int8, uint16, int32 or float32; or the colours, (H, W, 3), uint8.
+        values: The values, (H, W), uint8, int8, uint16, int32, uint32 or float32; or the colours, (H, W, 3), uint8.
         mode: Pillow's mode of the picture.
         palette: The red, green and blue of each index; empty if the picture has no palette.
     """
@@ -202,7 +202,21 @@ def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image
     with image:
         # A file with a name is mapped into memory, and of a turned TIFF Pillow then reads rows of the wrong length.
         image.filename = ""
+        if image.format == "TIFF":
+            _read_native_order(image)
         yield image
+
+
+def _read_native_order(image: Any) -> None:
+    """Make Pillow read the numbers of a compressed TIFF in this machine's byte order, in which libtiff returns them.
+
+    It does so for unsigned numbers, and swaps the bytes of signed ones and of fractions once more.
+    """
+    for number, tile in enumerate(image.tile):
+        if tile[0] == "libtiff":
+            rawmode, *arguments = tile[3]
+            rawmode = re.sub(r"^(I;16|I;32|F;32)B?(S|F)$", r"\1N\2", rawmode)
+            image.tile[number] = ImageFile._Tile(*tile[:3], (rawmode, *arguments))
 
 
 def _unknown(path: Path) -> str:
@@ -296,6 +310,7 @@ def _restorer(image: Any) -> Callable[[np.ndarray], np.ndarray]:
     white = int(arguments[-1]) if codec == "ppm_plain" and image.mode != "1" else None
     depth = rawmode.partition(";")[2].rstrip("R") if image.mode in ("1", "L") else ""
     is_signed = image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(339) == (2,)  # SampleFormat
+    is_unsigned = image.mode == "I" and image.format == "TIFF" and rawmode == "I;32N"
 
     def restore(values: np.ndarray) -> np.ndarray:
         values = values.astype(np.uint8 if image.mode == "1" else values.dtype.newbyteorder("="), copy=False)
@@ -307,7 +322,9 @@ def _restorer(image: Any) -> Callable[[np.ndarray], np.ndarray]:
             full = np.iinfo(values.dtype).max
             values = ((values.astype(np.int64) * white + full // 2) // full).astype(values.dtype)
         step = _GREY_STEP.get(depth.rstrip("I"))
-        return values.view(np.int8) if is_signed else values if step is None else values // step
+        if is_signed or is_unsigned:
+            return values.view(np.int8 if is_signed else np.uint32)
+        return values if step is None else values // step
 
     return restore
 

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from tadp.errors import DatasetError, MissingExtraError, ModifierError, OptionError
-from tadp.files.checks import check_choice, check_counts, check_numbers, check_present, check_whole, need, read_lines
+from tadp.files.checks import (
+    check_choice,
+    check_counts,
+    check_numbers,
+    check_present,
+    check_whole,
+    is_out_of_memory,
+    need,
+    read_lines,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), torch.tensor([3])])
@@ -106,3 +115,10 @@ def test_what_is_no_list_is_refused(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(DatasetError, match=message):
         read_lines(path, of="name", error=DatasetError)
+
+
+def test_errors_that_mean_too_little_memory():
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN, while it prepares a convolution
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(OSError(13, "Permission denied"))

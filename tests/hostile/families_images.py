@@ -1,13 +1,16 @@
 """Pictures that are damaged, too large, or something else."""
 
+import resource
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
 
-from .cases import Kind, family
+from PIL import Image
+
+from .cases import Kind, family, tadp
 from .damage import CONTENTS, PLACES, damage
-from .fixtures import PICTURE_FORMATS, copy
+from .fixtures import PICTURE_FORMATS, copy, fixture
 
 
 def read_picture(suffix: str, sort: str, folder: Path, rng: Random) -> tuple[int, ...]:
@@ -29,3 +32,29 @@ def image_places() -> Iterator[Kind]:
     sorts = (*PLACES, *(name for name in CONTENTS if name not in ("cut in half", "zeros", "random bytes")))
     for sort in sorts:
         yield Kind(sort, partial(read_picture, "png", sort), names="photo")
+
+
+def with_little_memory(arguments: tuple[str, ...], folder: Path, rng: Random) -> str:
+    """Run a command on a photograph of 12 megapixels and two small ones, with 100 MB of address space more than now."""
+    photos = folder / "photos"
+    photos.mkdir()
+    Image.effect_noise((4000, 3000), 40).convert("RGB").save(photos / "big.jpg", quality=50)
+    for name in ("a", "z"):
+        copy("photos/photo-0.png", photos).rename(photos / f"{name}.png")
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+    return tadp(*arguments)
+
+
+@family("image files: too little memory")
+def too_little_memory() -> Iterator[Kind]:
+    for command, hint in (
+        (("extract", "photos", "-o", "out", "--caption", "a dog", "-m", str(fixture("sd"))), "--tile 512.*--max-side"),
+        (
+            ("predict", "depth", "photos", "-o", "out", "--caption", "a dog", "-m", str(fixture("depth"))),
+            "--short-side",
+        ),
+    ):
+        done = "2 done, 1 failed" if command[0] == "extract" else r"z\.png: "
+        names = (r"big\.jpg needs more memory than there is", hint, done)
+        yield Kind(f"tadp {command[0]}", partial(with_little_memory, command), names, seconds=30)

@@ -49,11 +49,26 @@ class TestStoredValues:
         values = values_of(depth)
         assert_stored(write_tiff(tmp_path / "a.tif", values, depth=depth, photometric=photometric), values)
 
+    @pytest.mark.parametrize("is_compressed", [False, True])
+    @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize(("depth", "sample_format"), [(8, 2), (16, 2), (32, 2), (32, 3)])
-    def test_signed_and_float_tiffs_keep_their_values(self, tmp_path, depth, sample_format):
+    def test_signed_and_float_tiffs_keep_their_values(self, tmp_path, depth, sample_format, order, is_compressed):
         values = values_of(7).astype(np.int64) - 60
         exact = values / 8 if sample_format == 3 else values
-        assert_stored(write_tiff(tmp_path / "a.tif", exact, depth=depth, sample_format=sample_format), exact)
+        written = {"depth": depth, "sample_format": sample_format, "order": order, "is_compressed": is_compressed}
+        assert_stored(write_tiff(tmp_path / "a.tif", exact, **written), exact)
+
+    @pytest.mark.parametrize("is_compressed", [False, True])
+    def test_32_bits_without_sign_keep_their_values(self, tmp_path, is_compressed):
+        values = values_of(32)
+        assert values.max() > 2**31
+        path = write_tiff(tmp_path / "a.tif", values, depth=32, order="<", is_compressed=is_compressed)
+        assert_stored(path, values)
+
+    def test_a_photograph_in_a_compressed_big_endian_tiff_of_fractions_is_read(self, tmp_path):
+        values = values_of(7) / 128
+        path = write_tiff(tmp_path / "a.tif", values, depth=32, sample_format=3, is_compressed=True)
+        assert np.array_equal(to_tensor(path)[0, 0].numpy(), values)
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])

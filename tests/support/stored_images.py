@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -30,24 +31,46 @@ def write_png(path: Path, values: np.ndarray, *, depth: int, palette: bool = Fal
     return path
 
 
-def write_tiff(path: Path, values: np.ndarray, *, depth: int, photometric: int = 1, sample_format: int = 1) -> Path:
-    """Write a big-endian TIFF. `photometric` 0 means that 0 is white; `sample_format` 2 means signed, 3 float."""
+def write_tiff(
+    path: Path,
+    values: np.ndarray,
+    *,
+    depth: int,
+    photometric: int = 1,
+    sample_format: int = 1,
+    order: Literal["<", ">"] = ">",
+    is_compressed: bool = False,
+) -> Path:
+    """Write a TIFF. `photometric` 0 means that 0 is white; `sample_format` 2 means signed and 3 float."""
     height, width = values.shape
-    if sample_format == 1:
+    if sample_format == 1 and depth < 32:
         data = b"".join(packed(values, depth))
     else:
-        data = values.astype(f">{'i' if sample_format == 2 else 'f'}{depth // 8}").tobytes()
-    tags = {256: width, 257: height, 258: depth, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+        data = values.astype(f"{order}{'.uif'[sample_format]}{depth // 8}").tobytes()
+    data = zlib.compress(data) if is_compressed else data
+    tags = {
+        256: width,
+        257: height,
+        258: depth,
+        259: 8 if is_compressed else 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
     tags[339] = sample_format
     entries = b"".join(
-        struct.pack(">HHI", tag, 4, 1) + struct.pack(">I", value)
+        struct.pack(f"{order}HHI", tag, 4, 1) + struct.pack(f"{order}I", value)
         if tag in (256, 257, 273, 278, 279)
-        else struct.pack(">HHIHH", tag, 3, 1, value, 0)
+        else struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
         for tag, value in sorted(tags.items())
     )
-    directory = struct.pack(">H", len(tags)) + entries + struct.pack(">I", 0)
+    directory = struct.pack(f"{order}H", len(tags)) + entries + struct.pack(f"{order}I", 0)
     data += b"\0" * (len(data) % 2)
-    path.write_bytes(b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + directory)
+    path.write_bytes(
+        (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}I", 8 + len(data)) + data + directory
+    )
     return path
 
 
