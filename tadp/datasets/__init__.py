@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tadp.datasets.readers.coco_json import CocoDataset as CocoDataset
     from tadp.datasets.readers.depth_folder import DepthFolder as DepthFolder
     from tadp.datasets.readers.image_folder import FolderDataset as FolderDataset
+    from tadp.datasets.readers.labelme import LabelmeFolder as LabelmeFolder
     from tadp.datasets.readers.mask_folder import MaskFolder as MaskFolder
     from tadp.datasets.readers.night import DarkZurich as DarkZurich
     from tadp.datasets.readers.night import NighttimeDriving as NighttimeDriving
@@ -64,6 +65,7 @@ _HOMES = {
     "Gamma": "transforms.photometric",
     "HueSaturationValue": "transforms.photometric",
     "IGNORE_LABEL": "sample",
+    "LabelmeFolder": "readers.labelme",
     "MaskFolder": "readers.mask_folder",
     "NYUDepthV2": "readers.nyu",
     "NighttimeDriving": "readers.night",
@@ -100,6 +102,7 @@ __all__ = [
     "FolderDataset",
     "Gamma",
     "HueSaturationValue",
+    "LabelmeFolder",
     "MaskFolder",
     "NYUDepthV2",
     "NighttimeDriving",

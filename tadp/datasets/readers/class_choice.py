@@ -7,13 +7,14 @@ from typing import TypeAlias
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.label_problems import keep
+from tadp.datasets.sample import IGNORE_LABEL
 from tadp.errors import DatasetError
 from tadp.files.checks import check_classes
 from tadp.language.matching import readable
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[str, str | None]
 BACKGROUND = "background"
-_BACKGROUND_NAMES = (BACKGROUND, "_background_")  # the second is labelme's
+_FIXED = {BACKGROUND: 0, "_background_": 0, "__ignore__": IGNORE_LABEL}  # the last two are labelme's
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class ClassChoice:
     index_of: Mapping[str, int | None]
 
 
-def is_background(name: str) -> bool:
-    """Whether a class is called background, as in the masks of many tools."""
-    return name.strip().lower() in _BACKGROUND_NAMES
+def fixed_value(name: str) -> int | None:
+    """The value in masks of a name that is no class of objects: background or unknown; None for a class."""
+    return _FIXED.get(name.strip().lower())
 
 
 def choose_classes(
@@ -54,7 +55,7 @@ def choose_classes(
         TypeError: If `class_names` is not an ordered collection of strings.
         ValueError: If a name in `class_names` is empty or occurs twice.
     """
-    found = [label for label in dict.fromkeys(found) if not is_background(label)]
+    found = [label for label in dict.fromkeys(found) if fixed_value(label) is None]
     if isinstance(class_names, Mapping):
         unknown = [label for label in class_names if label not in found]
         if unknown:

@@ -1,6 +1,5 @@
 """Boxes and masks from COCO json, as labelling tools export it."""
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any, get_args
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.label_files import read_json_export
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import BadLabels, LabelledImage, LabelledObject, ObjectDataset, Unpaired
 from tadp.datasets.readers.outlines import CocoOutline
@@ -139,10 +139,7 @@ def is_coco(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     """Read and check the parts of a COCO json that are needed."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as json ({error}). Export it again.") from error
+    content = read_json_export(path)
     for part, keys in _NEEDED.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):

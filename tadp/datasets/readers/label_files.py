@@ -1,10 +1,11 @@
 """Read one file of a data set: an image, a mask, depth, a list, or the objects of an annotation."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -240,6 +241,18 @@ def read_objects(path: Path) -> Annotation:
     is_stated = all(text.isdecimal() and len(text) < 10 and int(text) > 0 for text in (height, width))
     size = (int(height), int(width)) if is_stated else None
     return Annotation(objects, size, tree.findtext("source/database", "").strip())
+
+
+def read_json_export(path: Path) -> Any:
+    """Read a json file of a labelling tool.
+
+    Raises:
+        DatasetError: If the file cannot be read or is not json.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as json ({error}). Export it again.") from error
 
 
 def _ranges(table: Int64[np.ndarray, " _values"]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
-from tadp.datasets.readers.class_choice import ClassChoice, ClassNames, choose_classes, is_background
+from tadp.datasets.readers.class_choice import ClassChoice, ClassNames, choose_classes, fixed_value
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
 from tadp.datasets.readers.label_files import check_label_size
 from tadp.datasets.readers.label_problems import keep
@@ -33,6 +33,7 @@ class LabelledObject(NamedTuple):
         where: The file and the place in it, for messages.
         outline: Its outline; None if the file has only its box.
         is_difficult: Whether the evaluation ignores it: a difficult object, or a crowd.
+        flaw: Why the reader leaves it out, in words; "" if it does not.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LabelledObject(NamedTuple):
     where: str
     outline: Outline | None = None
     is_difficult: bool = False
+    flaw: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,15 @@ class ObjectDataset(FolderDataset):
     def classes_in(self, image_id: str) -> set[str]:
         """The names of the classes of the objects in an image, which is not opened."""
         entries = self._images[image_id].objects
-        return {self.box_class_names[self._index(entry)] for entry in entries if not is_background(entry.name)}
+        return {self.box_class_names[self._index(entry)] for entry in entries if fixed_value(entry.name) is None}
 
     def _index(self, entry: LabelledObject) -> int:
         return self._index_of[entry.name] or 0
+
+    def _value(self, name: str) -> int:
+        """The value of a class in masks; that of a class that is left out is background."""
+        fixed, index = fixed_value(name), self._index_of.get(name)
+        return fixed if fixed is not None else 0 if index is None else index + 1
 
     def _label(self, sample: Sample, path: Path) -> Sample:
         image = self._images[sample.image_id]
@@ -141,7 +148,7 @@ class ObjectDataset(FolderDataset):
             check_label_size(sample, path, image.size, kind="an annotation")
         scale = (width, height, width, height) if image.size == (1, 1) else (1, 1, 1, 1)
         entries = [(entry, tuple(np.multiply(entry.box, scale).tolist())) for entry in image.objects]
-        kept = [(entry, box) for entry, box in entries if not is_background(entry.name)]
+        kept = [(entry, box) for entry, box in entries if fixed_value(entry.name) is None]
         boxes = Boxes(
             torch.tensor([box for _, box in kept], dtype=torch.float32).reshape(-1, 4),
             torch.tensor([self._index(entry) for entry, _ in kept], dtype=torch.int64),
@@ -154,10 +161,7 @@ class ObjectDataset(FolderDataset):
         if "segmentation" not in self.tasks:
             return None
         ordered = sorted(entries, key=lambda pair: -_area(pair[1])) if self.smaller_in_front else entries
-        regions = [
-            (entry.outline, box, 0 if is_background(entry.name) else self._index(entry) + 1) for entry, box in ordered
-        ]
-        return paint(regions, sample.image_size)
+        return paint([(entry.outline, box, self._value(entry.name)) for entry, box in ordered], sample.image_size)
 
 
 def with_labels(
@@ -212,7 +216,7 @@ def _sound(image: LabelledImage, choice: ClassChoice | None, empty: list[str], w
     """
     objects = []
     for entry in image.objects:
-        if choice is not None and not is_background(entry.name) and choice.index_of[entry.name] is None:
+        if choice is not None and fixed_value(entry.name) is None and choice.index_of[entry.name] is None:
             continue
         emptiness = _emptiness(entry)
         if emptiness:
@@ -230,6 +234,8 @@ def _sound(image: LabelledImage, choice: ClassChoice | None, empty: list[str], w
 
 def _emptiness(entry: LabelledObject) -> str:
     """Why an object has no area; "" if it has one."""
+    if entry.flaw:
+        return entry.flaw
     if entry.box is not None and np.isfinite(entry.box).all():
         left, top, right, bottom = entry.box
         if right <= left or bottom <= top:

@@ -11,6 +11,7 @@ from tadp.datasets.readers.coco_json import CocoDataset, coco_files
 from tadp.datasets.readers.depth_folder import DepthFolder
 from tadp.datasets.readers.folder_layouts import depth_folders, mask_folders, open_masks
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, TaskName
+from tadp.datasets.readers.labelme import LabelmeFolder, labelme_files
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
 from tadp.datasets.readers.voc_folder import VOCFolder
@@ -148,6 +149,13 @@ LAYOUTS = (
         ("detection", "segmentation"),
         lambda folder: (folder,) if yolo_file(folder) is not None else None,
         YoloDataset,
+    ),
+    Layout(
+        "LabelmeFolder",
+        "json files of labelme",
+        ("detection", "segmentation"),
+        lambda folder: (folder,) if labelme_files(folder) else None,
+        LabelmeFolder,
     ),
     Layout(
         "VOCFolder",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -62,6 +62,30 @@ class Polygons(Outline):
         points = np.concatenate(list(self.points))
         (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return left, top, right, bottom
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(Outline):
+    """A rectangle or an ellipse in a box of pixels, drawn as labelme does, with the pixels of its right and bottom."""
+
+    method: Literal["rectangle", "ellipse"]
+    corners: Box
+
+    def problem(self, size: tuple[int, int] | None) -> str:
+        return "" if np.isfinite(self.corners).all() else _NOT_FINITE
+
+    def emptiness(self) -> str:
+        left, top, right, bottom = self.corners
+        return "" if left < right and top < bottom else f"a {self.method} must have an area; it has none"
+
+    def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
+        canvas = Image.new("1", size[::-1])
+        draw = ImageDraw.Draw(canvas)
+        (draw.rectangle if self.method == "rectangle" else draw.ellipse)(self.corners, fill=1, outline=1)
+        return np.array(canvas)
+
+    def box(self) -> Box:
+        return self.corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +160,26 @@ class Bitmap(Outline):
         rows, columns = np.nonzero(self.plane)
         left, top = self.left + columns.min(), self.top + rows.min()
         return float(left), float(top), float(self.left + columns.max() + 1), float(self.top + rows.max() + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Group(Outline):
+    """Several outlines of one object."""
+
+    parts: Sequence[Outline]
+
+    def problem(self, size: tuple[int, int] | None) -> str:
+        return next((text for part in self.parts if (text := part.problem(size))), "")
+
+    def emptiness(self) -> str:
+        return next((text for part in self.parts if (text := part.emptiness())), "")
+
+    def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
+        return np.logical_or.reduce([part.region(size) for part in self.parts])
+
+    def box(self) -> Box:
+        lefts, tops, rights, bottoms = zip(*(part.box() for part in self.parts), strict=True)
+        return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 def _too_few(counts: Sequence[int]) -> str:

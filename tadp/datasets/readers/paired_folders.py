@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 from tadp.datasets.readers.image_folder import Record, find_images
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
-from tadp.errors import MissingDataError
+from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 from tadp.images.image_files import SUFFIXES, is_image
 from tadp.language.unicode_forms import composed
@@ -97,6 +97,23 @@ def files_below(folder: Path) -> list[Path]:
     """All files in a folder and its subfolders, sorted, without those that are hidden or in hidden folders."""
     paths = find_images(folder, "")
     return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def keyed(paths: Sequence[Path], root: Path) -> dict[str, Path]:
+    """Files by their path below a folder, without suffix.
+
+    Raises:
+        DatasetError: If the names of two files only differ in their suffix.
+    """
+    files: dict[str, Path] = {}
+    for path in paths:
+        first = files.setdefault(composed(path.relative_to(root).with_suffix("").as_posix()), path)
+        with kept("same file name"):
+            if first != path:
+                raise DatasetError(
+                    f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one."
+                )
+    return files
 
 
 def _roots(folders: Folder) -> dict[str, Path]:

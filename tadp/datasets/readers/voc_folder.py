@@ -1,12 +1,12 @@
 """Your own labels in the file layout of Pascal VOC, as labelling tools export it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tadp.captions.records import shown
-from tadp.datasets.readers.class_choice import ClassNames, is_background
+from tadp.datasets.readers.class_choice import ClassNames, fixed_value
 from tadp.datasets.readers.image_folder import Captions, OnError, Record, TaskName
 from tadp.datasets.readers.label_files import Annotation, read_objects
 from tadp.datasets.readers.label_problems import kept
@@ -20,12 +20,11 @@ from tadp.datasets.readers.labelled_objects import (
 )
 from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.readers.outlines import Box
-from tadp.datasets.readers.paired_folders import files_below, pictures, splits_of
+from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice, read_lines
-from tadp.language.unicode_forms import composed
 
 _IMAGES = ("JPEGImages", "images", "Images")
 _MASKS = ("SegmentationClass", "SegmentationClassPNG")
@@ -97,7 +96,7 @@ class VOCFolder(ObjectDataset):
         is_named = isinstance(class_names, Sequence)
         reads_masks = _reads_masks(root, task, images, masks, read, has_names=bool(stored) or is_named, name=name)
         if reads_masks and not stored and class_names is not None:
-            names = [label for label in class_names if not is_background(label)]
+            names = [label for label in class_names if fixed_value(label) is None]
             stored = {label: number for number, label in enumerate(("background", *names))}
         keys = _keys(root, images, "Segmentation" if task == "segmentation" else "Main")
         needed, kind = (masks, "mask") if reads_masks else (annotations, "XML file")
@@ -124,7 +123,7 @@ class VOCFolder(ObjectDataset):
         self._masks = {key: masks[key] for key in keys if key in masks} if reads_masks else {}
         has_boxes = any(entries.values()) and all(key in read for key in keys)
         self.tasks = (*(("detection",) if has_boxes or not reads_masks else ()), *(("segmentation",) * reads_masks))
-        self._values = _mask_values(stored, self._index_of, self.class_names) if reads_masks else None
+        self._values = _mask_values(stored, self._value, self.class_names) if reads_masks else None
 
     def _mask(self, entries: Sequence[tuple[LabelledObject, Box]], sample: Sample) -> np.ndarray | None:
         path = self._masks.get(sample.image_id)
@@ -182,23 +181,6 @@ def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dic
     if not annotations and not masks:
         raise MissingDataError(f"{name}: there are no XML files in {xml_root}, and no masks in SegmentationClass.")
     return images, annotations, masks
-
-
-def keyed(paths: Sequence[Path], root: Path) -> dict[str, Path]:
-    """Files by their path below a folder, without suffix.
-
-    Raises:
-        DatasetError: If the names of two files only differ in their suffix.
-    """
-    files: dict[str, Path] = {}
-    for path in paths:
-        first = files.setdefault(composed(path.relative_to(root).with_suffix("").as_posix()), path)
-        with kept("same file name"):
-            if first != path:
-                raise DatasetError(
-                    f"{first} and {path} share a name, so it is unclear which labels are whose. Rename one."
-                )
-    return files
 
 
 def _reads_masks(
@@ -267,14 +249,10 @@ def _objects(path: Path, annotation: Annotation) -> list[LabelledObject]:
 
 
 def _mask_values(
-    stored: Mapping[str, int | tuple[int, int, int]], index_of: Mapping[str, int | None], names: Sequence[str]
+    stored: Mapping[str, int | tuple[int, int, int]], value_of: Callable[[str], int], names: Sequence[str]
 ) -> MaskValues:
-    """What the values or colours of the masks mean, once the classes are chosen; those left out become background."""
-    classes = {
-        key: 0 if is_background(label) or (index := index_of[label]) is None else index + 1
-        for label, key in stored.items()
-    }
-    colors = {key: value for key, value in classes.items() if isinstance(key, tuple)}
+    """What the values or colours of the masks mean, once the classes are chosen."""
+    colors = {key: value_of(label) for label, key in stored.items() if isinstance(key, tuple)}
     if colors:
         return MaskValues.of(names, palette={_BORDER: IGNORE_LABEL} | colors)
-    return MaskValues.of(names, labels={key: value for key, value in classes.items() if isinstance(key, int)})
+    return MaskValues.of(names, labels={key: value_of(label) for label, key in stored.items() if isinstance(key, int)})

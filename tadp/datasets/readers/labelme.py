@@ -1,0 +1,188 @@
+"""Boxes and masks from the json files of labelme."""
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tadp.captions.records import shown
+from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.label_files import read_json_export
+from tadp.datasets.readers.labelled_objects import (
+    BadLabels,
+    LabelledImage,
+    LabelledObject,
+    ObjectDataset,
+    Unpaired,
+    with_labels,
+)
+from tadp.datasets.readers.outlines import Bitmap, Drawn, Group, Outline, Polygons
+from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
+from tadp.errors import DatasetError, MissingDataError
+from tadp.files.checks import read_lines
+
+
+class LabelmeFolder(ObjectDataset):
+    """Your own polygons, rectangles, circles and masks in the json files of labelme, next to the images or elsewhere.
+
+    Masks are drawn as labelme draws them: one shape after the other, so that a later shape is in front. 0 is background
+    and k is `box_class_names[k - 1]`; shapes called "__ignore__" are 255 (unknown), and "_background_" is 0. Shapes of
+    one name and group are one object. Points and lines have no area and are left out, with a warning.
+
+    The names of classes are those in the json files, in alphabetical order, or in the order of a file labels.txt. Image
+    ids are paths below the folder without suffix. If all images are in folders named train, val (or valid, validation)
+    and test, these are the `splits`.
+
+    Attributes:
+        class_names: Names of the classes in masks: "background", then those of `box_class_names`.
+        box_class_names: Names of the classes that the labels of boxes index.
+
+    Args:
+        root: The folder with json files, and images there or where the json files say.
+        class_names: None, the default, takes all classes as they are named. A sequence has the classes in the order of
+            their indices; objects of other classes are left out, with a warning. A mapping such as {"Dog": "dog"}
+            renames classes; those with the name None are left out.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
+            returns the next readable image; use it only in training. See `FolderDataset`.
+        unpaired: What happens to images without json file. "raise", the default, raises an error that names one. "skip"
+            leaves them out with a warning, and "empty" takes them as images without objects. A json file whose image is
+            not there is not used, with a warning.
+        bad_labels: What happens to shapes outside their image: "raise", the default, raises an error that names the
+            file, and "skip" leaves them out with a warning.
+
+    Raises:
+        MissingDataError: If there are no json files or images, or images have no json file.
+        DatasetError: If a file is not of labelme, or two classes only differ in case or blanks.
+        UnknownIdError: If `captions` lacks the caption of an image.
+
+    Source:
+        labelme's _label_file.py for the files and _utils/shape.py for masks.
+    """
+
+    smaller_in_front = False
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        class_names: ClassNames | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+        unpaired: Unpaired = "raise",
+        bad_labels: BadLabels = "raise",
+    ):
+        root = Path(root)
+        name = f"LabelmeFolder {root.resolve().name!r}"
+        files = labelme_files(root)
+        if not files:
+            raise MissingDataError(f"{name}: there are no json files of labelme in {root}.")
+        content = {path: _read(path) for path in files}
+        images = keyed(pictures(root), root)
+        key_of = {path.resolve(): key for key, path in images.items()}
+        labels: dict[str, Path] = {}
+        for path in files:
+            image = (path.parent / PurePosixPath(str(content[path]["imagePath"]).replace("\\", "/"))).resolve()
+            key = key_of.get(image)
+            if key is None and image.is_file():  # in a folder elsewhere
+                key = path.relative_to(root).with_suffix("").as_posix()
+                images[key] = image
+            first = labels.setdefault(key or str(path), path)
+            if first != path:
+                raise DatasetError(f"{first} and {path} are both labels of {image}. Remove one of them.")
+        keys = with_labels(list(images), labels, images, kind="json file", name=name, unpaired=unpaired)
+        entries = {key: _objects(labels[key], content[labels[key]]) for key in keys if key in labels}
+        names = root / "labels.txt"
+        found = read_lines(names, of="class", error=DatasetError) if names.is_file() else []
+        super().__init__(
+            [
+                LabelledImage(
+                    Record(key, images[key], labels.get(key)),
+                    entries.get(key, ()),
+                    _size(content[labels[key]]) if key in labels else None,
+                )
+                for key in keys
+            ],
+            [*found, *sorted({entry.name for objects in entries.values() for entry in objects})],
+            name=name,
+            class_names=class_names,
+            captions=captions,
+            on_error=on_error,
+            bad_labels=bad_labels,
+            splits=splits_of(keys),
+        )
+
+
+def labelme_files(root: Path) -> list[Path]:
+    """The json files of labelme in a folder and its subfolders."""
+    if not root.is_dir():
+        return []
+    paths = [path for path in files_below(root) if path.suffix.lower() == ".json"]
+    return [path for path in paths if b'"shapes"' in path.read_bytes()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json_export(path)
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list) or "imagePath" not in content:
+        raise DatasetError(f"{path} must have shapes and imagePath, as json of labelme has. Save it again in labelme.")
+    return content
+
+
+def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    return (int(height), int(width)) if height and width else None
+
+
+def _objects(path: Path, content: Mapping[str, Any]) -> list[LabelledObject]:
+    """The objects in a file; shapes of one name and group are one."""
+    objects: list[LabelledObject] = []
+    places: dict[tuple[str, Any], int] = {}
+    for number, shape in enumerate(content["shapes"], 1):
+        entry = _object(shape, f"{path}, shape {number}")
+        group = (entry.name, shape.get("group_id"))
+        if group[1] is None or group not in places or entry.flaw:
+            places[group] = len(objects)
+            objects.append(entry)
+        else:
+            first = objects[places[group]]
+            parts = [outline for outline in (first.outline, entry.outline) if outline is not None]
+            objects[places[group]] = first._replace(outline=Group(parts))
+    return objects
+
+
+def _object(shape: Any, where: str) -> LabelledObject:
+    try:
+        name, points = str(shape["label"]), np.asarray(shape["points"], np.float64).reshape(-1, 2)
+        kind = shape.get("shape_type") or "polygon"
+        outline = _outline(kind, points, shape.get("mask"))
+    except (KeyError, TypeError, ValueError, IndexError, OSError, binascii.Error) as error:
+        raise DatasetError(
+            f"{where}: a shape must have a label, points, and a mask if it is one; got {shown(shape)}."
+        ) from error
+    flaw = f"a shape must have an area; it is a {kind}" if outline is None else ""
+    return LabelledObject(name, None, where, outline, flaw=flaw)
+
+
+def _outline(kind: str, points: np.ndarray, mask: str | None) -> Outline | None:
+    """The outline of a shape; None for shapes without area, such as a line."""
+    if kind in ("polygon", "oriented_rectangle"):
+        return Polygons([points])
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return Drawn("rectangle", (left, top, right, bottom))
+    if kind == "circle":
+        (x, y), (edge_x, edge_y) = points.tolist()
+        radius = math.hypot(edge_x - x, edge_y - y)
+        return Drawn("ellipse", (x - radius, y - radius, x + radius, y + radius))
+    if kind == "mask":
+        picture = Image.open(io.BytesIO(base64.b64decode(mask or "")), formats=["PNG"])
+        left, top = points[0].round().astype(int).tolist()
+        return Bitmap(np.asarray(picture).astype(bool), left, top)
+    return None
