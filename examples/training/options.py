@@ -4,13 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from tadp.errors import Argument, TADPError
 from tadp.trainer import processes
+from tadp.trainer.run_plan import changed
 from tadp.training.schedules import SCHEDULES, Schedule, get_schedule
 from training.text_options import add_text_options, settle_text
 
@@ -100,12 +100,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
 
 def _schedule(options: argparse.Namespace, scenes: Schedule) -> Schedule:
     schedule = get_schedule(options.schedule) if options.schedule else scenes
-    changes = {k: v for k in ("batch", "lr", "unet_scale") if (v := getattr(options, k)) is not None}
-    if options.steps or options.epochs:
-        changes |= {"steps": options.steps, "epochs": options.epochs}
-    if "lr" in changes and schedule.min_lr:
-        changes["min_lr"] = schedule.min_lr * changes["lr"] / schedule.lr
-    return replace(schedule, **changes)
+    return changed(schedule, **{k: getattr(options, k) for k in ("steps", "epochs", "batch", "lr", "unet_scale")})
 
 
 def start(options: argparse.Namespace) -> Accelerator:

@@ -1,8 +1,8 @@
 """The command line, `tadp COMMAND`, with one module per command.
 
-The commands are `extract`, `show` and `info` for features; `caption`, `prompt` and `clean` for text; `predict`,
-`evaluate` and `convert` for task models; and `personalize` and `export`. torch, diffusers and transformers are imported
-inside the commands, so that `tadp --help` is fast.
+The commands are `extract`, `show` and `info` for features; `caption`, `prompt` and `clean` for text; `train`,
+`predict`, `evaluate` and `convert` for task models; and `personalize` and `export`. torch, diffusers and transformers
+are imported inside the commands, so that `tadp --help` is fast.
 """
 
 from tadp.cli import caption as caption
@@ -16,6 +16,7 @@ from tadp.cli import personalize as personalize
 from tadp.cli import predict as predict
 from tadp.cli import prompt as prompt
 from tadp.cli import show as show
+from tadp.cli import train as train
 from tadp.cli.app import app as app
 
 __all__ = ["app"]

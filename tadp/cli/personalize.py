@@ -1,12 +1,11 @@
 """`tadp personalize token` and `tadp personalize dreambooth`: adapt a model to a domain with a few images of it."""
 
 import inspect
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.cli.app import Device, Images, Model, Revision, Variant, app, help_text
+from tadp.cli.field_options import field_option, field_texts
 from tadp.cli.terminal import TINY, Commands, Dtype, find_device, silence, wrong_usage
 from tadp.personalize.run_options import DREAMBOOTH_DEFAULTS, TOKEN_DEFAULTS, RunOptions
 
@@ -65,44 +65,16 @@ def run_parameters(defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
     options = {"device": (Device, None)}
     for option in fields(RunOptions):
         if option.name == "dtype":
-            options["dtype"] = _option(option, texts["dtype"], Dtype.float32, kind=Dtype)
+            options["dtype"] = field_option(option, texts["dtype"], Dtype.float32, kind=Dtype)
         elif option.name not in ("device", "progress"):
             default = defaults.get(option.name, option.default)
-            options[option.name] = _option(option, texts[option.name], default, kind=option.type)
+            options[option.name] = field_option(option, texts[option.name], default, kind=option.type)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return [
         inspect.Parameter(name, keyword, default=options[name][1], annotation=options[name][0])
         for name in texts
         if name in options
     ]
-
-
-def field_texts(options: type) -> dict[str, str]:
-    """Return the description of each field of a dataclass, from the `Attributes` section of its docstring.
-
-    Example:
-        >>> field_texts(RunOptions)["lr"]
-        'Learning rate, constant over all steps; None is 1e-4 for a token or a LoRA and 5e-6 for a whole U-Net.'
-    """
-    attributes = (inspect.getdoc(options) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
-    descriptions = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in descriptions}
-
-
-def _option(option: Field[Any], text: str, default: Any, *, kind: Any) -> tuple[Any, Any]:
-    """The annotation and default of a field's option. "…; None is X." at the end of its text describes the default."""
-    meaning, _, default_text = text.removesuffix(".").partition("; None is ")
-    name = option.name.replace("_", "-")
-    if kind == Sequence[str] | None:
-        name, kind = name.removesuffix("s"), list[str] | None
-        meaning += ". Repeatable"
-    info = typer.Option(
-        f"--{name}/--no-{name}" if default is True else f"--{name}",
-        min=option.metadata.get("least"),
-        help=f"{meaning}.",
-        show_default=default_text if default is None else True,
-    )
-    return Annotated[kind, info], default
 
 
 def _command(defaults: Mapping[str, Any], *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

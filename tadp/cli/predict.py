@@ -70,7 +70,7 @@ ShortSidePx = Annotated[
         "--short-side-px",
         min=8,
         help="First resize images so that the shorter side has this length.",
-        show_default="no resizing",
+        show_default="the model's own, or no resizing",
     ),
 ]
 Flip = Annotated[bool, typer.Option("--flip", help="Also predict the mirrored image, and average.")]

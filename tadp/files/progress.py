@@ -57,8 +57,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         elif self._is_shown:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+            say(line)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -68,6 +67,12 @@ class Progress:
     def _left(self) -> str:
         seconds = (time.monotonic() - self._started) / max(self.done - self._first, 1) * (self.total - self.done)
         return f"about {duration(seconds)} left"
+
+
+def say(line: str) -> None:
+    """Write a line to the error stream."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def tracked(items: Iterable[T], total: int, *, what: str, unit: str, is_shown: bool = True) -> Iterator[T]:

@@ -22,7 +22,7 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import DepthResult, label_of, loss_text
-from tadp.tasks.sliding import check_features, check_result, make_views, read_one, window_and_stride
+from tadp.tasks.sliding import check_features, check_result, check_side, make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
@@ -67,6 +67,8 @@ class TADPForDepthEstimation(TaskModel):
             crops, because depth in metres depends on how large objects appear. The default is that of the paper.
         stride_px: Number of pixels from one window to the next. None is a third of a window, which gives two windows
             for NYU's images of 640x480 pixels, as in the paper's released code.
+        short_side_px: Length in pixels to which `predict` resizes the shorter side of an image, if the model was
+            trained on images of this size. None keeps the image's size.
         pad_with_grey: Whether images are padded as in the paper's released code: with mid-grey, to a multiple of the
             coarsest level's stride. The head then leaves out cells that contain only padding, before its transposed
             convolutions. This is the default of converted models. The released code takes only 352x352, 480x480 and
@@ -104,6 +106,7 @@ class TADPForDepthEstimation(TaskModel):
         lora_rank: int = 16,
         window_px: int = 480,
         stride_px: int | None = None,
+        short_side_px: int | None = None,
         pad_with_grey: bool = False,
         own_class: bool = False,
         default_class: str | None = None,
@@ -124,6 +127,7 @@ class TADPForDepthEstimation(TaskModel):
         self.max_depth_m = float(max_depth_m)
         self.head_options = head_options
         self.window_px, self.stride_px = window_px, stride_px
+        self.short_side_px = check_side(short_side_px)
         self.pad_with_grey = pad_with_grey
 
     @property
@@ -137,6 +141,7 @@ class TADPForDepthEstimation(TaskModel):
             "lora_rank": self.lora_rank,
             "window_px": self.window_px,
             "stride_px": self.stride_px,
+            "short_side_px": self.short_side_px,
             "pad_with_grey": self.pad_with_grey,
             "own_class": self.text.own_class,
             "default_class": self.text.default_class,
@@ -224,7 +229,7 @@ class TADPForDepthEstimation(TaskModel):
             flip: Whether to also predict the mirrored image and average the two, as the paper's released code does.
             short_side_px: Length in pixels to which the image's shorter side is resized before prediction; the depth
                 map is resized back. Use it for a camera whose resolution differs from that of the training data: 480
-                for a model trained on NYU Depth v2. None keeps the image's size.
+                for a model trained on NYU Depth v2. None is that of the model.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -243,7 +248,7 @@ class TADPForDepthEstimation(TaskModel):
                 pixels,
                 window_px=window_px,
                 stride_px=stride_px,
-                short_side_px=short_side_px,
+                short_side_px=self.short_side_px if short_side_px is None else short_side_px,
                 flip=flip,
             )
             depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))

@@ -22,7 +22,7 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import SegmentationResult, label_of, loss_text
-from tadp.tasks.sliding import check_features, check_result, make_views, read_one, window_and_stride
+from tadp.tasks.sliding import check_features, check_result, check_side, make_views, read_one, window_and_stride
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
@@ -73,6 +73,8 @@ class TADPForSemanticSegmentation(TaskModel):
             crops.
         stride_px: Number of pixels from one window to the next. None is two thirds of a window, as in the paper (341 of
             512 pixels).
+        short_side_px: Length in pixels to which `predict` resizes the shorter side of an image, if the model was
+            trained on images of this size. None keeps the image's size.
 
     Raises:
         ValueError: If an option is unknown or out of range.
@@ -109,6 +111,7 @@ class TADPForSemanticSegmentation(TaskModel):
         ignore_label: int = 255,
         window_px: int = 512,
         stride_px: int | None = None,
+        short_side_px: int | None = None,
     ):
         refuse_name(backbone)
         if head not in tuple(_HEADS):
@@ -132,6 +135,7 @@ class TADPForSemanticSegmentation(TaskModel):
         self.head_kind, self.head_options = head, head_options
         self.loss_kind, self.ignore_label = loss, ignore_label
         self.window_px, self.stride_px = window_px, stride_px
+        self.short_side_px = check_side(short_side_px)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -147,6 +151,7 @@ class TADPForSemanticSegmentation(TaskModel):
             "ignore_label": self.ignore_label,
             "window_px": self.window_px,
             "stride_px": self.stride_px,
+            "short_side_px": self.short_side_px,
         }
 
     def forward(
@@ -218,7 +223,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 averaged. The paper's multi-scale test ("ms") is (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) with `flip`.
             flip: Whether to also predict the mirrored image and average the two.
             short_side_px: Length in pixels to which the image's shorter side is resized before prediction; the class
-                map is resized back. The paper's ADE20K test uses 512. None keeps the image's size.
+                map is resized back. The paper's ADE20K test uses 512. None is that of the model.
             return_probabilities: Whether to return the probabilities of all classes, K floats per pixel. A model that
                 was trained with focal loss compares each class with the rest, so they do not sum to one.
 
@@ -240,7 +245,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 window_px=window_px,
                 stride_px=stride_px,
                 scales=scales,
-                short_side_px=short_side_px,
+                short_side_px=self.short_side_px if short_side_px is None else short_side_px,
                 flip=flip,
                 cell_px=self.backbone.feature_info.reduction[0],
                 align_corners=isinstance(self.head, SegmentationHead) and self.head.align_corners,

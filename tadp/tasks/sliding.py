@@ -93,6 +93,16 @@ def window_and_stride(
     return window_px, stride_px
 
 
+def check_side(short_side_px: int | None) -> int | None:
+    """Return the length to which the shorter side is resized, after checking it; None keeps the image's size.
+
+    Raises:
+        TypeError: If the length is not an integer.
+        OptionError: If it is below 1.
+    """
+    return None if short_side_px is None else check_whole(short_side_px, name="short_side_px", unit="pixel")
+
+
 def make_views(
     predict: Predict,
     image: Float[Tensor, "1 3 h w"],

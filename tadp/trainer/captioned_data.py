@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
 from tadp.datasets.scenes import Style
 from tadp.datasets.transforms.augmented import SampleSource
+from tadp.errors import Argument, TrainingError
 from tadp.files.progress import tracked
 from tadp.tasks.predictions import label_of
 from tadp.trainer.processes import Accelerator
@@ -58,14 +60,14 @@ def scenes(count: int, *, seed: int, style: Style = "plain") -> Open:
 
 
 def with_captions(
-    openers: Sequence[Open], table: Path, *, captioner: str, accelerator: Accelerator
+    openers: Sequence[Open], table: Path, *, captioner: str | None, accelerator: Accelerator
 ) -> tuple[list[Any], str]:
     """Open data sets with captions. Missing captions are made first and kept in the table.
 
     Args:
         openers: Functions from captions by image id, or None for no captions, to a data set.
         table: Path of the caption table.
-        captioner: Name of the captioner that fills the table.
+        captioner: Name of the captioner that fills the table; None refuses a table that lacks captions.
         accelerator: The accelerator. Only its main process makes captions.
 
     Returns:
@@ -93,11 +95,20 @@ def captioner_of(table: Path) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def _fill(data: Any, path: Path, name: str, device: torch.device | str) -> None:
+def _fill(data: Any, path: Path, name: str | None, device: torch.device | str) -> None:
+    missing = list(data.image_ids)
     if path.exists():
         with CaptionTable.open(path) as table:
-            if not table.missing(data.image_ids):
+            missing = table.missing(data.image_ids)
+            if not missing:
                 return
+    if name is None:
+        raise TrainingError(
+            f"{path} has no caption for {len(missing)} of {len(data.image_ids)} images, such as {missing[0]!r}. Add "
+            "them, or pass ",
+            Argument("captioner", ...),
+            ".",
+        )
     captioner = Captioner.from_pretrained(name, device=str(device))
     paths = getattr(data, "image_paths", None)
     pairs = ((sample.image_id, sample.image) for sample in samples(data)) if paths is None else paths.items()
@@ -122,6 +133,30 @@ def largest_class(data: SampleSource, count: int) -> int:
         mask = label_of(sample, "mask")
         totals += np.bincount(mask[mask != IGNORE_LABEL], minlength=count)
     return int(totals.argmax())
+
+
+def farthest(data: SampleSource, *, most: int = 200) -> float:
+    """The largest known depth of a data set in metres, rounded up to two digits.
+
+    Args:
+        data: Samples with depth.
+        most: Number of images that are read, from all over the data set.
+
+    Raises:
+        TrainingError: If no depth is known.
+    """
+    count = len(data)
+    places = sorted(
+        {round(place * (count - 1) / max(most - 1, 1)) for place in range(most)} if count > most else range(count)
+    )
+    depths = [label_of(data[place], "depth_m") for place in places]
+    largest = max(
+        (float(known.max()) for depth in depths if (known := depth[np.isfinite(depth) & (depth > 0)]).size), default=0.0
+    )
+    if not largest:
+        raise TrainingError(f"no depth is known in the {len(places)} images that were read. Check the depth files.")
+    digits = 10 ** (math.floor(math.log10(largest)) - 1)
+    return float(f"{math.ceil(largest / digits - 1e-6) * digits:.2g}")
 
 
 def mean_depths(data: SampleSource, *, farthest_m: float) -> tuple[float, np.ndarray | None]:

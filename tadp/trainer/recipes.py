@@ -31,6 +31,8 @@ class Recipe:
         schedule: Length, batch size and learning rates.
         crop_px: Side of the training images in pixels, and of the windows into which a test image is cut.
         transforms: Function that returns the augmentation for this side, in the order in which it is applied.
+        short_side: Shorter side of an image in training and in tests, as a multiple of `crop_px`; None keeps the
+            images' own sizes.
         model: Further arguments of the task model, such as its head.
         tune: The part of the U-Net that trains.
         background: Whether a text made of class names includes "background".
@@ -42,6 +44,7 @@ class Recipe:
     schedule: Schedule
     crop_px: int
     transforms: Callable[[int], tuple[Transform, ...]]
+    short_side: float | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     tune: Tune = "all"
     background: bool = False
@@ -97,9 +100,20 @@ def _nyu(schedule: str) -> Recipe:
     )  # fmt: skip
 
 
+_SMALL_SIDE = 1.25  # of an image of a small run, as a multiple of the crop
 # Heads for tadp-tiny are narrower than the paper's (256 and 192 channels), whose backbone is 10 times as wide.
 SEGMENTATION: Mapping[str, Recipe] = MappingProxyType(
     {
+        "small": Recipe(
+            schedule=Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50),
+            crop_px=256,
+            short_side=_SMALL_SIDE,
+            transforms=lambda side_px: (
+                RandomResize((0.75, 1.5), size=round(_SMALL_SIDE * side_px)),
+                *_cropped(side_px),
+            ),
+            model={"head_options": {"fpn_channels": 64, "channels": 64}},
+        ),
         "scenes": Recipe(
             schedule=Schedule(steps=600, batch=16, lr=2e-3, warmup_steps=50),
             crop_px=128,
@@ -115,6 +129,21 @@ SEGMENTATION: Mapping[str, Recipe] = MappingProxyType(
 )
 DEPTH: Mapping[str, Recipe] = MappingProxyType(
     {
+        # without random sizes, because depth in metres depends on how large objects appear
+        "small": Recipe(
+            schedule=Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50),
+            crop_px=256,
+            short_side=_SMALL_SIDE,
+            transforms=lambda side_px: (
+                Resize(round(_SMALL_SIDE * side_px)),
+                RandomFlip(),
+                RandomCrop(side_px),
+                BrightnessContrast(),
+                Gamma(),
+                PadTo(side_px),
+            ),
+            model={"head_options": {"channels": 16}},
+        ),
         "scenes": Recipe(
             schedule=Schedule(steps=400, batch=16, lr=2e-3, warmup_steps=50),
             crop_px=128,
@@ -128,6 +157,14 @@ DEPTH: Mapping[str, Recipe] = MappingProxyType(
 )
 DETECTION: Mapping[str, Recipe] = MappingProxyType(
     {
+        "small": Recipe(
+            schedule=Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50),
+            crop_px=320,
+            transforms=lambda side_px: (Resize((side_px, side_px)), RandomFlip()),
+            model={"head_options": {"channels": 32, "hidden_channels": 128, "samples_per_image": 64}},
+            tune="nothing",
+            cache_latents=False,
+        ),
         "scenes": Recipe(
             schedule=Schedule(steps=300, batch=8, lr=2e-3, warmup_steps=50),
             crop_px=128,

@@ -1,9 +1,12 @@
 """Training of depth models."""
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,11 +16,11 @@ from tadp.datasets import Sample
 from tadp.drawing import depth_picture
 from tadp.metrics.depth import DepthMetricsResult
 from tadp.tasks import PromptMode, TADPForDepthEstimation
-from tadp.tasks.predictions import label_of
+from tadp.tasks.predictions import DepthResult, label_of
 from tadp.trainer.captioned_data import mean_depths
 from tadp.trainer.epoch_parts import Loss, Part
 from tadp.trainer.recipes import DEPTH, Recipe
-from tadp.trainer.trained_task import TrainedTask
+from tadp.trainer.trained_task import Judgement, TrainedTask
 
 
 class DepthTraining(TrainedTask):
@@ -78,5 +81,24 @@ class DepthTraining(TrainedTask):
         predictions = {"mean depth": fixed(mean)}
         return predictions if each_pixel is None else predictions | {"mean of each pixel": fixed(each_pixel)}
 
+    def labels(self, model: TADPForDepthEstimation) -> list[str]:
+        edges = ["0", *(f"{edge:.3g}" for edge in _edges(model))]
+        return [f"{near} to {far} m" for near, far in pairwise(edges)]
+
+    def judge(self, sample: Sample, result: DepthResult, model: TADPForDepthEstimation) -> Judgement:
+        """Count pixels by their range of depth; the score is minus the mean relative error of the image."""
+        truth, edges = label_of(sample, "depth_m"), _edges(model)
+        known = np.isfinite(truth) & (truth > 0) & (truth < model.max_depth_m)
+        true, predicted = truth[known], result.depth_m.numpy()[known].clip(max=model.max_depth_m)
+        rows, columns = (np.searchsorted(edges, depth).clip(max=len(edges) - 1) for depth in (true, predicted))
+        counts = np.bincount(rows * len(edges) + columns, minlength=len(edges) ** 2).reshape(len(edges), -1)
+        error = float((np.abs(predicted - true) / true).mean()) if len(true) else math.nan
+        return Judgement(counts.astype(np.int64), -error, f"REL {error:.3f}")
+
     def truth(self, sample: Sample, class_names: Sequence[str]) -> Image.Image:
         return depth_picture(torch.from_numpy(label_of(sample, "depth_m")))
+
+
+def _edges(model: TADPForDepthEstimation) -> list[float]:
+    """The upper ends of the ranges of depth in the confusion matrix, each twice as far as the one before."""
+    return [model.max_depth_m / 2**power for power in (4, 3, 2, 1, 0)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -11,11 +12,14 @@ from tadp.datasets import Sample
 from tadp.drawing import box_picture
 from tadp.images.boxes import Detections
 from tadp.metrics.detection import VOCDetectionResult
+from tadp.metrics.voc_rule import overlaps
 from tadp.tasks import PromptMode, TADPForObjectDetection
-from tadp.tasks.predictions import label_of
+from tadp.tasks.predictions import DetectionResult, label_of
 from tadp.trainer.epoch_parts import Loss
 from tadp.trainer.recipes import DETECTION, Recipe
-from tadp.trainer.trained_task import TrainedTask, fit_length, prompted
+from tadp.trainer.trained_task import Judgement, TrainedTask, fit_length, prompted
+
+_SCORE, _OVERLAP = 0.5, 0.5  # of the objects in the confusion matrix
 
 
 class DetectionTraining(TrainedTask):
@@ -66,6 +70,27 @@ class DetectionTraining(TrainedTask):
             return [predicted], [label_of(sample, "boxes")]
 
         return {"boxes of a random image": of_random_image}
+
+    def labels(self, model: TADPForObjectDetection) -> list[str]:
+        return [*model.class_names, "nothing"]
+
+    def judge(self, sample: Sample, result: DetectionResult, model: TADPForObjectDetection) -> Judgement:
+        """Count objects of a score above 0.5 and an overlap of at least 0.5; the image's score is their F1."""
+        truth, found = label_of(sample, "boxes"), result.above(_SCORE)
+        none = len(model.class_names)
+        counts = np.zeros((none + 1, none + 1), np.int64)
+        overlap = overlaps(found.boxes.double().numpy(), truth.boxes.double().numpy(), inclusive_edges=False)
+        left = set(range(len(truth)))
+        for number in range(len(found)):  # the highest score first
+            best = max(left, key=lambda place: overlap[number, place], default=None)
+            matches = best is not None and overlap[number, best] >= _OVERLAP
+            counts[int(truth.labels[best]) if matches else none, int(found.labels[number])] += 1
+            left -= {best} if matches else set()
+        for place in left:
+            counts[int(truth.labels[place]), none] += 1
+        total = len(truth) + len(found)
+        f1 = 2 * int(np.trace(counts)) / total if total else 1.0
+        return Judgement(counts, f1, f"F1 {f1:.2f}")
 
     def truth(self, sample: Sample, class_names: Sequence[str]) -> Image.Image:
         return box_picture(sample.image, label_of(sample, "boxes"), class_names)

@@ -1,5 +1,6 @@
 """Training of segmentation models."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +14,11 @@ from tadp.datasets.batch import Batch
 from tadp.drawing import class_picture
 from tadp.metrics.segmentation import MeanIoUResult
 from tadp.tasks import PromptMode, TADPForSemanticSegmentation
-from tadp.tasks.predictions import label_of
+from tadp.tasks.predictions import SegmentationResult, label_of
 from tadp.trainer.captioned_data import largest_class
 from tadp.trainer.epoch_parts import Loss
 from tadp.trainer.recipes import SEGMENTATION, Recipe
-from tadp.trainer.trained_task import TrainedTask, fit_length, prompted
+from tadp.trainer.trained_task import Judgement, TrainedTask, fit_length, prompted
 
 
 class SegmentationTraining(TrainedTask):
@@ -71,6 +72,17 @@ class SegmentationTraining(TrainedTask):
             return torch.full_like(mask, label), mask
 
         return {f"{model.class_names[label]} everywhere": constant}
+
+    def labels(self, model: TADPForSemanticSegmentation) -> list[str]:
+        return list(model.class_names)
+
+    def judge(self, sample: Sample, result: SegmentationResult, model: TADPForSemanticSegmentation) -> Judgement:
+        """Count pixels; the score is the mean IoU of the image."""
+        metric = model.make_metric()
+        model.score(metric, result, sample)
+        counts = metric.confusion.numpy()
+        miou = metric.compute().miou if counts.any() else math.nan
+        return Judgement(counts, miou, f"mIoU {100 * miou:.1f} %")
 
     def truth(self, sample: Sample, class_names: Sequence[str]) -> Image.Image:
         return class_picture(sample.image, torch.from_numpy(label_of(sample, "mask")), class_names)

@@ -2,8 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from jaxtyping import Int64
 from PIL import Image
 
 from tadp import prompts
@@ -21,6 +24,21 @@ from tadp.trainer.epoch_parts import Loss
 from tadp.trainer.recipes import Recipe
 
 OF_NAMES: tuple[PromptMode, ...] = ("class_names", "class_embeddings", "averaged_eos")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good the prediction of one image is.
+
+    Attributes:
+        counts: How often the row's true label was predicted as the column's, (L, L), int64.
+        score: A score, higher is better; NaN if the image has nothing to compare.
+        text: The score in words.
+    """
+
+    counts: Int64[np.ndarray, "_l _l"]
+    score: float
+    text: str
 
 
 class TrainedTask(ABC):
@@ -88,6 +106,14 @@ class TrainedTask(ABC):
         Returns:
             By the name of the prediction, a function from a sample to the arguments of the metric's `update`.
         """
+
+    @abstractmethod
+    def labels(self, model: Any) -> list[str]:
+        """The names of the rows and columns of the confusion matrix."""
+
+    @abstractmethod
+    def judge(self, sample: Sample, result: Any, model: Any) -> Judgement:
+        """Compare the prediction of one image with its labels."""
 
     @abstractmethod
     def truth(self, sample: Sample, class_names: Sequence[str]) -> Image.Image:

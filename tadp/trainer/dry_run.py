@@ -1,0 +1,182 @@
+"""What a run would cost: parameters, memory and time, after three steps that are not kept."""
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tadp.captioner import Captioner
+from tadp.captions import CaptionTable
+from tadp.files.checks import check_choice
+from tadp.files.progress import duration
+from tadp.tasks import TaskModel
+from tadp.trainer.data_parts import DataParts, open_parts
+from tadp.trainer.epoch_parts import parts_of_epoch
+from tadp.trainer.optimizer_step import take_step
+from tadp.trainer.processes import Accelerator
+from tadp.trainer.run_plan import TASKS, Plan, make_plan
+from tadp.trainer.train_options import TrainOptions
+from tadp.trainer.training_loop import prepared, total_steps
+from tadp.trainer.training_run import begin, build_model, captions_file, describe, loop_settings, prepared_data
+
+_STEPS = 3
+_CAPTIONED = 2  # images on which the captioner is timed
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would cost on this machine. It prints as a table.
+
+    Attributes:
+        parameters: Number of parameters of the whole model.
+        trained: Number of parameters that train.
+        memory_mb: Largest memory of this process during the steps, in megabytes; on a GPU, that of the GPU.
+        step_s: Seconds per step, the median of three steps.
+        steps: Number of steps of the run.
+        caption_s: Seconds to caption all images; 0 if all have captions or need none.
+        evaluate_s: Seconds of all evaluations.
+        choices: The choices of the run, in lines.
+    """
+
+    parameters: int
+    trained: int
+    memory_mb: float
+    step_s: float
+    steps: int
+    caption_s: float
+    evaluate_s: float
+    choices: tuple[str, ...]
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole run."""
+        return self.steps * self.step_s + self.caption_s + self.evaluate_s
+
+    def __str__(self) -> str:
+        rows = {
+            "parameters": f"{self.parameters:,}, of which {self.trained:,} are trained",
+            "memory": f"{self.memory_mb:,.0f} MB at most",
+            "captions": duration(self.caption_s) if self.caption_s else "none to write",
+            "training": f"{duration(self.steps * self.step_s)}: {self.steps} steps of {self.step_s:.2f} seconds",
+            "evaluation": duration(self.evaluate_s),
+            "total": f"about {duration(self.total_s)} on this machine",
+        }
+        return "\n".join([*self.choices, *(f"{name + ':':<12} {text}" for name, text in rows.items())])
+
+
+def estimate(task: str, data: Any, output: str | Path | None = None, **options: Any) -> Estimate:
+    """Estimate what `train` with the same arguments would cost. Three steps are timed, and nothing is written.
+
+    Args:
+        task: "segmentation", "depth" or "detection".
+        data: The folder of a data set, the name of one, or a data set itself.
+        output: The folder of the run, for captions that it has already; None if there is no folder yet.
+        **options: Fields of `TrainOptions`.
+
+    Raises:
+        TrainingError: If the run could not start.
+        DatasetError: If the data cannot be read or split.
+        OptionError: If an option is unknown or out of range.
+    """
+    chosen = TrainOptions(**options)
+    check_choice(task, tuple(TASKS), name="task")
+    parts = open_parts(task, data, chosen)
+    plan = make_plan(task, parts, chosen)
+    steps = total_steps(plan.recipe.schedule, len(parts.train))
+    accelerator, micro_batch = begin(plan)
+    lines = describe(plan, parts, accelerator, micro_batch=micro_batch)
+    few = _few(parts, count=max(plan.recipe.schedule.batch, 2))
+    caption_s = 0.0
+    if plan.text == "captions":
+        caption_s = _caption_seconds(plan, parts, Path(output or "."), accelerator)
+        few = few.with_captioned([part.with_captions(dict.fromkeys(part.image_ids, "a photo")) for part in _each(few)])
+    model = build_model(plan, few, accelerator)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    with tempfile.TemporaryDirectory() as folder:
+        step_s = _step_seconds(plan, model, few, Path(folder), accelerator, micro_batch=micro_batch)
+    return Estimate(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        trained=trained,
+        memory_mb=_memory_mb(accelerator.device),
+        step_s=step_s,
+        steps=steps,
+        caption_s=caption_s,
+        evaluate_s=_image_seconds(plan, model, few) * _evaluated(plan, parts, steps),
+        choices=tuple(lines),
+    )
+
+
+def _few(parts: DataParts, *, count: int) -> DataParts:
+    """The first images of each part."""
+    few = [part.subset(list(part.image_ids[:count])) for part in _each(parts)]
+    return parts.with_captioned(few)
+
+
+def _each(parts: DataParts) -> list[Any]:
+    return [opener(None) for opener in parts.openers]
+
+
+def _caption_seconds(plan: Plan, parts: DataParts, folder: Path, accelerator: Accelerator) -> float:
+    """Seconds to write the captions that are missing."""
+    path, missing = captions_file(plan, folder), [key for part in _each(parts) for key in part.image_ids]
+    if path.exists():
+        with CaptionTable.open(path) as table:
+            missing = table.missing(missing)
+    if not missing or plan.captioner is None:
+        return 0.0
+    captioner = Captioner.from_pretrained(plan.captioner, device=str(accelerator.device))
+    images = [parts.train[index].image for index in range(min(_CAPTIONED, len(parts.train)))]
+    started = time.perf_counter()
+    captioner(images)
+    return (time.perf_counter() - started) / len(images) * len(missing)
+
+
+def _step_seconds(
+    plan: Plan, model: TaskModel, parts: DataParts, folder: Path, accelerator: Accelerator, *, micro_batch: int
+) -> float:
+    """The median duration of three steps."""
+    settings = loop_settings(plan, folder, micro_batch=micro_batch, steps=_STEPS)
+    data = prepared_data(plan, model, parts, folder, accelerator)
+    wrapped, optimizer, _ = prepared(model, settings, accelerator, total=_STEPS)
+    model.train()
+    seconds = []
+    for step in range(_STEPS):
+        started = time.perf_counter()
+        for batch in parts_of_epoch(
+            data, settings.schedule, accelerator, seed=settings.seed, micro_batch=micro_batch, epoch=step
+        ):
+            take_step(
+                wrapped, optimizer, batch, plan.task.loss(model), plan.task.weight, accelerator, step=step,
+                checkpoints=None,
+            )  # fmt: skip
+            break
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _image_seconds(plan: Plan, model: TaskModel, parts: DataParts) -> float:
+    """Seconds to predict one held-out image."""
+    predictor: Any = model
+    sample = parts.test[0]
+    started = time.perf_counter()
+    predictor.predict(sample.image, model.text.of_sample(sample), **plan.recipe.predict)
+    return time.perf_counter() - started
+
+
+def _evaluated(plan: Plan, parts: DataParts, steps: int) -> int:
+    """The number of images that all evaluations predict together."""
+    times = (steps - 1) // plan.evaluate_every if plan.evaluate_every else 0
+    return times * min(plan.options.evaluate_images, len(parts.val)) + len(parts.test)
+
+
+def _memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes or kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,161 @@
+"""What a run does: the recipe with the changes of the options, and the text of the model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from tadp.datasets.readers.named import DATASETS
+from tadp.errors import Argument, OptionError
+from tadp.files.checks import check_choice
+from tadp.trainer.captioned_data import farthest
+from tadp.trainer.data_parts import DataParts
+from tadp.trainer.recipes import OF_DATA, Recipe
+from tadp.trainer.train_depth import DepthTraining
+from tadp.trainer.train_detection import DetectionTraining
+from tadp.trainer.train_options import TextName, TrainOptions
+from tadp.trainer.train_segmentation import SegmentationTraining
+from tadp.trainer.trained_task import TrainedTask
+from tadp.training.schedules import Schedule
+
+TASKS: Mapping[str, TrainedTask] = {
+    task.name: task for task in (SegmentationTraining(), DepthTraining(), DetectionTraining())
+}
+_TUNE = {"head": "nothing", "lora": "lora", "all": "all"}  # the words of the command, and those of the task models
+# Options that change no weight
+_FREE = (
+    "root", "skip_broken", "captions", "captioner", "evaluate_images", "flip", "save_every", "workers", "progress",
+    "fraction", "group", "split_seed", "class_names", "labels", "evaluate_every",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+        task: The task.
+        recipe: The recipe, with the changes of the options.
+        recipe_name: Name of the recipe.
+        text: The prompt mode.
+        captioner: The captioner that describes the images; None if the text is not captions, or all are in a file.
+        evaluate_every: Number of steps between evaluations; 0 is only at the end.
+        options: The options as they were passed.
+    """
+
+    task: TrainedTask
+    recipe: Recipe
+    recipe_name: str
+    text: TextName
+    captioner: str | None
+    evaluate_every: int
+    options: TrainOptions
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """All choices that determine the weights, as JSON values. A run only continues with the same ones."""
+        recipe, schedule = self.recipe, self.recipe.schedule
+        own = {field.name: getattr(self.options, field.name) for field in fields(TrainOptions)}
+        choices = {name: value for name, value in own.items() if name not in _FREE}
+        choices |= {
+            "task": self.task.name,
+            "recipe": self.recipe_name,
+            "text": self.text,
+            "tune": next(word for word, tune in _TUNE.items() if tune == recipe.tune),
+            "crop": recipe.crop_px,
+            "cache_latents": recipe.cache_latents,
+            "augmentation": [str(transform) for transform in recipe.transforms(recipe.crop_px)],
+            **recipe.model,
+            **{name: value for name, value in vars(schedule).items() if name not in ("source", "note")},
+        }
+        choices |= {"evaluate_every": self.evaluate_every} if self.options.patience else {}
+        return json.loads(json.dumps(choices, default=_plain))
+
+
+def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
+    """Choose everything that the options leave open.
+
+    Args:
+        task: Name of the task.
+        data: The data.
+        options: The options.
+
+    Raises:
+        OptionError: If there is no such recipe, or the captions have no captioner.
+    """
+    kind, name = TASKS[task], str(data.origin["data"])
+    is_named = name in DATASETS
+    recipe_name = options.recipe or (OF_DATA.get(name, "small") if is_named else "small")
+    check_choice(recipe_name, tuple(kind.recipes), name="recipe")
+    recipe = kind.recipes[recipe_name]
+    crop = options.crop or recipe.crop_px
+    changes: dict[str, Any] = {"crop_px": crop, "schedule": _schedule(recipe.schedule, options, images=len(data.train))}
+    if options.tune is not None:
+        changes["tune"] = _TUNE[options.tune]
+    if options.cache_latents is not None:
+        changes["cache_latents"] = options.cache_latents
+    changes["model"] = dict(recipe.model)
+    if recipe.short_side is not None:
+        changes["model"]["short_side_px"] = round(crop * recipe.short_side)
+    if options.head_options is not None:
+        changes["model"]["head_options"] = dict(options.head_options)
+    if task == "depth" and (options.max_depth_m is not None or "max_depth_m" not in recipe.model):
+        changes["model"]["max_depth_m"] = options.max_depth_m or farthest(data.train)
+    recipe = replace(recipe, **changes)
+    text, captioner = _text(task, name, options)
+    total = recipe.schedule.total_steps(len(data.train)) if len(data.train) >= recipe.schedule.batch else 0
+    every = max(total // 10, 1) if options.evaluate_every is None else options.evaluate_every
+    if options.patience and not every:
+        raise OptionError(
+            Argument("patience"), " needs evaluations during the run; leave out ", Argument("evaluate_every", 0), "."
+        )
+    return Plan(kind, recipe, recipe_name, text, captioner, every, options)
+
+
+def changed(schedule: Schedule, **changes: Any) -> Schedule:
+    """A schedule with some of its values changed; the lowest learning rate follows the highest.
+
+    Args:
+        schedule: The schedule.
+        **changes: New values by name; None keeps the value. Either `steps` or `epochs` replaces both.
+    """
+    new = {name: value for name, value in changes.items() if value is not None}
+    if "steps" in new or "epochs" in new:
+        new = {"steps": None, "epochs": None} | new
+    if "lr" in new and schedule.min_lr:
+        new["min_lr"] = schedule.min_lr * new["lr"] / schedule.lr
+    return replace(schedule, **new)
+
+
+def _schedule(schedule: Schedule, options: TrainOptions, *, images: int) -> Schedule:
+    """The schedule with the changes of the options. A small data set gets a smaller batch, a short run less warm-up."""
+    batch = options.batch or min(schedule.batch, images)
+    new = changed(schedule, steps=options.steps, epochs=options.epochs, batch=batch, lr=options.lr)
+    if new == schedule or images < batch:
+        return new
+    return replace(new, warmup_steps=min(new.warmup_steps, new.total_steps(images) // 10))
+
+
+def _text(task: str, data: str, options: TrainOptions) -> tuple[TextName, str | None]:
+    """The prompt mode, and the captioner."""
+    has_captions = options.captioner is not None or options.captions is not None or data == "scenes"
+    text = options.text or ("captions" if has_captions else "null" if task == "depth" else "class_names")
+    if text != "captions":
+        if options.captioner is not None or options.captions is not None:
+            name = "captioner" if options.captioner is not None else "captions"
+            raise OptionError(Argument(name), f" is for the text 'captions'; got the text {text!r}.")
+        return text, None
+    captioner = options.captioner or ("tadp-tiny" if options.model == "tadp-tiny" else None)
+    if captioner is None and options.captions is None:
+        raise OptionError(
+            "captions are written by a captioner; pass ",
+            Argument("captioner", ...),
+            ", such as blip2, or a file with ",
+            Argument("captions", ...),
+            ".",
+        )
+    return text, captioner
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -1,0 +1,316 @@
+"""Train a model on a data set: everything from the labelled images to the measured model, in one folder."""
+
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from tadp.errors import Argument, OutputError, TrainingError
+from tadp.files.checks import check_choice
+from tadp.files.progress import duration, say
+from tadp.files.run_lock import only_run
+from tadp.tasks import TaskModel
+from tadp.trainer.captioned_data import captioner_of, with_captions
+from tadp.trainer.checkpoints import differences
+from tadp.trainer.data_parts import DataParts, open_parts
+from tadp.trainer.kept_weights import Watch
+from tadp.trainer.measuring import compare, figure_table, measure_trivial
+from tadp.trainer.model_parts import load_backbone, training_data
+from tadp.trainer.processes import Accelerator, split_text, start
+from tadp.trainer.run_plan import TASKS, Plan, make_plan
+from tadp.trainer.run_record import RECORD, RESULT, finished, read_record, write
+from tadp.trainer.run_report import command, machine, measure, versions, write_report
+from tadp.trainer.train_options import TrainOptions
+from tadp.trainer.training_loop import LoopSettings, fit, total_steps
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A finished run.
+
+    Attributes:
+        folder: The folder of the run, which `from_pretrained` loads.
+        task: Name of the task.
+        figures: Figures on the held-out images, by name.
+        baselines: Figures of trivial predictions, by the name of the prediction.
+    """
+
+    folder: Path
+    task: str
+    figures: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+
+    def __str__(self) -> str:
+        return figure_table({"this model": self.figures, **self.baselines})
+
+    @property
+    def report(self) -> Path:
+        """The path of the report."""
+        return self.folder / "report.md"
+
+    @cached_property
+    def model(self) -> TaskModel:
+        """The trained model, loaded from the folder."""
+        return TASKS[self.task].kind.from_pretrained(self.folder)
+
+
+def train(task: str, data: Any, output: str | Path, **options: Any) -> TrainingRun:
+    """Train a model on a data set, measure it on held-out images, and write model and report to a folder.
+
+    If the run is stopped, the same call continues it to the same weights. A folder with another run is refused.
+
+    Args:
+        task: "segmentation", "depth" or "detection".
+        data: The folder of a data set (see `tadp.datasets.open`), the name of one, or a data set itself.
+        output: The folder of the run. It gets the model with its card, report.md, checkpoints and captions.
+        **options: Fields of `TrainOptions`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        TrainingError: If the run cannot start or continue.
+        DatasetError: If the data cannot be read or split.
+        OptionError: If an option is unknown or out of range.
+        OutputError: If another run is writing to the folder, or it cannot be written.
+        MissingExtraError: If accelerate is not installed.
+    """
+    started, chosen, folder = time.perf_counter(), TrainOptions(**options), Path(output)
+    check_choice(task, tuple(TASKS), name="task")
+    parts = open_parts(task, data, chosen)
+    plan = make_plan(task, parts, chosen)
+    total_steps(plan.recipe.schedule, len(parts.train))
+    accelerator, micro_batch = begin(plan)
+    with only_run(folder, is_folder=True) if accelerator.is_main_process else nullcontext():
+        run = finished(folder)
+        _check_same(folder, plan, parts)
+        accelerator.wait_for_everyone()
+        if run is not None:
+            tell(plan, accelerator, f"{folder} holds this run already, and it is finished.")
+            return TrainingRun(folder, task, run["figures"], run["baselines"])
+        _write_record(folder, plan, parts, accelerator)
+        for line in describe(plan, parts, accelerator, micro_batch=micro_batch):
+            tell(plan, accelerator, line)
+        parts, sha = captioned(plan, parts, folder, accelerator)
+        model = build_model(plan, parts, accelerator)
+        model.captioner_name = captioner_of(captions_file(plan, folder)) if plan.text == "captions" else None
+        model = _fit(plan, model, parts, folder, accelerator, micro_batch=micro_batch, captions_sha256=sha)
+        return _finish(plan, model, parts, folder, accelerator, started=started)
+
+
+def begin(plan: Plan) -> tuple[Accelerator, int]:
+    """The accelerator of a run, and the number of images that a process takes at a time."""
+    precision = "bf16" if plan.options.precision == "bfloat16" else "no"
+    return start(
+        plan.recipe.schedule,
+        seed=plan.options.seed,
+        micro_batch=plan.options.micro_batch,
+        mixed_precision=precision,
+    )
+
+
+def tell(plan: Plan, accelerator: Accelerator, line: str) -> None:
+    """Write a line to the error stream, if progress is shown."""
+    if plan.options.progress and accelerator.is_main_process:
+        say(line)
+
+
+def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_batch: int) -> list[str]:
+    """The choices of a run, in lines."""
+    recipe, choices = plan.recipe, plan.choices
+    steps = recipe.schedule.total_steps(len(parts.train))
+    text = plan.text if plan.text != "captions" else f"captions by {plan.captioner or plan.options.captions}"
+    augmentation = ", ".join(type(transform).__name__ for transform in recipe.transforms(recipe.crop_px))
+    return [
+        f"data: {parts.name}; {len(parts.train)} images to train on, {len(parts.test)} held out ({parts.measured})",
+        f"model: {plan.options.model}, trained: {choices['tune']}, text: {text}",
+        f"recipe {plan.recipe_name}: {steps} steps of {recipe.schedule.batch} images of {recipe.crop_px} pixels, "
+        f"learning rate {recipe.schedule.lr:g}, head {json.dumps(recipe.model.get('head_options', {}))}",
+        f"augmentation: {augmentation}{'; images are encoded once' if recipe.cache_latents else ''}",
+        split_text(accelerator, micro_batch=micro_batch),
+    ]
+
+
+def captions_file(plan: Plan, folder: Path) -> Path:
+    """The caption file of a run."""
+    return plan.options.captions or folder / "captions.db"
+
+
+def captioned(plan: Plan, parts: DataParts, folder: Path, accelerator: Accelerator) -> tuple[DataParts, str | None]:
+    """The data with captions, if the text is captions, and the fingerprint of the training captions."""
+    if plan.text != "captions":
+        return parts, None
+    data, sha = with_captions(
+        parts.openers, captions_file(plan, folder), captioner=plan.captioner, accelerator=accelerator
+    )
+    return parts.with_captioned(data), sha
+
+
+def build_model(plan: Plan, parts: DataParts, accelerator: Accelerator) -> TaskModel:
+    """The model before its training."""
+    backbone = load_backbone(plan.options.model, accelerator, **plan.task.backbone_options)
+    return plan.task.build(backbone, parts.train, plan.recipe, text=plan.text, lora_rank=plan.options.lora_rank)
+
+
+def prepared_data(plan: Plan, model: TaskModel, parts: DataParts, folder: Path, accelerator: Accelerator) -> Any:
+    """The training data as the loop takes them."""
+    recipe = plan.recipe
+    latents = folder / "latents.safetensors" if recipe.cache_latents else None
+    transforms = recipe.transforms(recipe.crop_px)
+    return training_data(
+        model, parts.train, transforms, seed=plan.options.seed, latents=latents, accelerator=accelerator
+    )
+
+
+def loop_settings(plan: Plan, folder: Path, *, micro_batch: int, steps: int) -> LoopSettings:
+    """The settings of the training loop."""
+    options = plan.options
+    return LoopSettings(
+        output=folder,
+        schedule=plan.recipe.schedule,
+        micro_batch=micro_batch,
+        seed=options.seed,
+        workers=options.workers,
+        gradient_checkpointing=options.gradient_checkpointing,
+        ema=options.ema,
+        log_every=max(steps // 100, 1),
+        save_every=options.save_every,
+        evaluate_every=plan.evaluate_every,
+    )
+
+
+def _fit(
+    plan: Plan,
+    model: TaskModel,
+    parts: DataParts,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    micro_batch: int,
+    captions_sha256: str | None,
+) -> TaskModel:
+    """Train the model. During the run it is evaluated on some of the images by which the run stops early."""
+    task, recipe, options = plan.task, plan.recipe, plan.options
+
+    def score(current: Any) -> dict[str, float]:
+        metric = current.make_metric(**recipe.metric)
+        filled = compare(
+            current, metric, parts.val, accelerator=accelerator, most=options.evaluate_images, **recipe.predict
+        )
+        return task.figures(filled.compute())
+
+    steps = total_steps(recipe.schedule, len(parts.train))
+    return fit(
+        model,
+        prepared_data(plan, model, parts, folder, accelerator),
+        loss=task.loss(model),
+        weight=task.weight,
+        settings=loop_settings(plan, folder, micro_batch=micro_batch, steps=steps),
+        identity={"choices": plan.choices, "images_sha256": parts.origin["train"], "captions_sha256": captions_sha256},
+        accelerator=accelerator,
+        evaluate=score if plan.evaluate_every else None,
+        watch=Watch(task.watched, task.higher_is_better, options.patience) if options.patience else None,
+    )
+
+
+def _finish(
+    plan: Plan, model: TaskModel, parts: DataParts, folder: Path, accelerator: Accelerator, *, started: float
+) -> TrainingRun:
+    """Measure the model and trivial predictions, and write model, report and result."""
+    task, recipe, seed = plan.task, plan.recipe, plan.options.seed + accelerator.process_index
+    test = test_options(plan)
+    measured = measure(task, model, parts.test, accelerator=accelerator, metric=test["metric"], **test["predict"])
+    figures = task.figures(measured.result)
+    make_metric: Any = model.make_metric
+    trivial = {
+        name: measure_trivial(make_metric(**recipe.metric), predict, parts.test, accelerator=accelerator)
+        for name, predict in task.baselines(parts.train, model, seed=seed).items()
+    }
+    baselines = {name: task.figures(metric.compute()) for name, metric in trivial.items()}
+    if accelerator.is_main_process:
+        minutes = (time.perf_counter() - started) / 60
+        card = {"data": f"{parts.name}, {len(parts.train)} images", "metrics": figures}
+        model.save_pretrained(folder, model_card_kwargs=card)
+        rows = {"this model": figures, **baselines}
+        write_report(
+            folder,
+            measured,
+            title=f"{task.name.capitalize()} on {parts.name}",
+            rows=rows,
+            notes=[_about(plan, parts)],
+            choices=plan.choices,
+            facts={
+                "command": f"`{command()}`",
+                "time": f"{duration(60 * minutes)} since the last start, with the figures",
+                "machine": machine(accelerator),
+                **versions(),
+            },
+        )
+        details = asdict(measured.result)
+        result = {"figures": figures, "baselines": baselines, "details": details, "minutes": round(minutes, 2)}
+        write(folder / RESULT, {**result, "command": command(), "versions": versions()})
+        rmtree(folder / "checkpoints", ignore_errors=True)  # as large as several models, and no longer needed
+    accelerator.wait_for_everyone()
+    return TrainingRun(folder, task.name, figures, baselines)
+
+
+def test_options(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The options of the last evaluation: those of `predict`, and those of the metric."""
+    flip = {"flip": True} if plan.options.flip and plan.task.name != "detection" else {}
+    return {"predict": {**plan.recipe.predict, **flip}, "metric": dict(plan.recipe.metric)}
+
+
+def _about(plan: Plan, parts: DataParts) -> str:
+    """What the figures were measured on."""
+    text = f"Measured on {len(parts.test)} held-out images ({parts.measured}), after training on {len(parts.train)}."
+    if plan.options.patience and parts.test is parts.val:
+        text += " The run also stopped early by the score on these images, so their figures are a little too good."
+    return text
+
+
+def _write_record(folder: Path, plan: Plan, parts: DataParts, accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        captions = captions_file(plan, folder) if plan.text == "captions" else None
+        inside = captions is not None and captions.parent == folder
+        write(
+            folder / RECORD,
+            {
+                "task": plan.task.name,
+                "choices": plan.choices,
+                "data": parts.origin,
+                "measured": parts.measured,
+                "captions": None if captions is None else captions.name if inside else str(captions.resolve()),
+                "test": test_options(plan),
+            },
+        )
+    accelerator.wait_for_everyone()
+
+
+def _check_same(folder: Path, plan: Plan, parts: DataParts) -> None:
+    """Refuse a folder with another run, or with other files.
+
+    Raises:
+        TrainingError: If the folder has a run with other choices or data; the message names them.
+        OutputError: If the folder has files of something else.
+    """
+    record = read_record(folder)
+    if record is None:
+        if (folder / "config.json").exists():
+            raise OutputError(
+                f"{folder} holds a model that this run did not write. Pass another ", Argument("output"), "."
+            )
+        return
+    choices = plan.choices
+    changed = differences(record["choices"], choices)
+    if record["data"]["train"] != parts.origin["train"]:
+        changed = "; ".join(part for part in (changed, "the training images are others") if part)
+    if changed:
+        raise TrainingError(
+            f"{folder} holds a run with other settings: {changed}. Pass another ",
+            Argument("output"),
+            ", or the same options.",
+        )
