@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp import datasets
-from tadp.datasets.readers.named import DATASETS
+from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.errors import Argument, TrainingError
 from tadp.trainer.captioned_data import Captions, Open
 from tadp.trainer.train_options import TrainOptions
@@ -96,7 +96,7 @@ def open_folder(
     """
     if not isinstance(data, str | Path):
         return data
-    reader = {} if class_names is None else {"class_names": class_names}
+    reader: dict[str, Any] = {} if class_names is None else {"class_names": class_names}
     reader |= {} if labels is None else {"labels": labels}
     return datasets.open(data, on_error="skip" if skip else "raise", **reader)
 
@@ -111,10 +111,9 @@ def _named(task: str, name: str, options: TrainOptions) -> DataParts:
     entry = DATASETS[name]
     if task not in entry.tasks or entry.train is None:
         raise TrainingError(f"{name} cannot train {task}. Pass another ", Argument("data", ...), " or task.")
-    read = datasets.readers.named.open_dataset
     on_error = "skip" if options.skip_broken else "raise"
-    train = read(name, options.root, split=entry.train, on_error=on_error)
-    test = read(name, options.root, split=entry.test)
+    train = open_dataset(name, options.root, split=entry.train, on_error=on_error)
+    test = open_dataset(name, options.root, split=entry.test)
     val = test
     if options.patience:
         parts = datasets.split(train, fraction=options.fraction, seed=options.split_seed)

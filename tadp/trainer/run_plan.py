@@ -119,7 +119,7 @@ def changed(schedule: Schedule, **changes: Any) -> Schedule:
         schedule: The schedule.
         **changes: New values by name; None keeps the value. Either `steps` or `epochs` replaces both.
     """
-    new = {name: value for name, value in changes.items() if value is not None}
+    new: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if "steps" in new or "epochs" in new:
         new = {"steps": None, "epochs": None} | new
     if "lr" in new and schedule.min_lr:

@@ -81,9 +81,9 @@ class TrainOptions:
     Example:
         >>> TrainOptions(steps=100, tune="head").batch is None
         True
-        >>> TrainOptions(tune="unet")
+        >>> TrainOptions(steps=0)
         Traceback (most recent call last):
-        tadp.errors.OptionError: tune must be one of head, lora, all; got 'unet'.
+        tadp.errors.OptionError: steps must be 1 or more; got 0.
     """
 
     root: Path | None = None

@@ -1,7 +1,6 @@
 """The training loop of examples/training: order, accumulation, processes, checkpoints and failures."""
 
 import json
-import random
 import resource
 import shutil
 import subprocess
@@ -11,11 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import NonCallableMagicMock
 
-import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from builders_training import FLIP, labelled_pixels, loss, make_data, make_model, make_options, train, weights
+from builders_training import (
+    FLIP,
+    labelled_pixels,
+    loss,
+    make_data,
+    make_model,
+    make_options,
+    own_training_state,
+    train,
+    weights,
+)
 from PIL import Image
 from running import ENVIRONMENT, run_script
 from safetensors.torch import load_file
@@ -67,16 +74,8 @@ def work(*arguments: object, processes: int | None = None) -> subprocess.Complet
 
 @pytest.fixture(autouse=True)
 def own_state():
-    """Reset Accelerate's state and all random generators, which training changes for the whole process."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.set_rng_state(states[2])
+    with own_training_state():
+        yield
 
 
 @pytest.fixture(scope="module")

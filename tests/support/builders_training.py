@@ -1,11 +1,15 @@
 """Small training runs: random models and scenes of 64 pixels that train quickly. Puts examples/ on the path."""
 
+import random
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from builders import build_backbone
 
 from tadp.datasets import IGNORE_LABEL, RandomFlip, RenderedScenes
@@ -18,6 +22,25 @@ from tadp.training.schedules import Schedule
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 FLIP = [RandomFlip()]
+
+
+@contextmanager
+def own_training_state():
+    """Reset Accelerate's state and all random generators, which training changes for the whole process."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    reset_accelerate()
+    try:
+        yield
+    finally:
+        reset_accelerate()
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def reset_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def make_options(out: Path, **changes) -> SimpleNamespace:

@@ -1,0 +1,252 @@
+"""`tadp.trainer.train`: from a folder of labelled images to a measured model, and what stops or changes a run."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from builders_training import own_training_state, reset_accelerate, weights
+from exported import CLASSES, coco_folder, mask_folder
+from PIL import Image
+from running import run_function
+
+from tadp.captions import CaptionTable
+from tadp.datasets import RenderedScenes
+from tadp.errors import OptionError, OutputError, TrainingError
+from tadp.files import progress
+from tadp.files.run_lock import only_run
+from tadp.tasks import TADPForSemanticSegmentation
+from tadp.trainer import TrainOptions, estimate, train, training_loop
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = {
+    "class_names": CLASSES, "crop": 32, "steps": 4, "batch": 4, "evaluate_every": 0, "save_every": 2, "progress": False,
+    "tune": "head", "head_options": {"fpn_channels": 8, "channels": 8, "dropout": 0.1},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_state():
+    with own_training_state():
+        yield
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory) -> Path:
+    return mask_folder(tmp_path_factory.mktemp("export") / "photos", 15)
+
+
+def run(data: object, output: Path, task: str = "segmentation", **changes):
+    reset_accelerate()
+    return train(task, data, output, **SMALL | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, export, tmp_path_factory):
+    """A run that nothing interrupted."""
+    with own_training_state():
+        return run(export, tmp_path_factory.mktemp("whole") / "run")
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    own, other = (weights(TADPForSemanticSegmentation.from_pretrained(folder)) for folder in (first, second))
+    return all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_a_folder_becomes_a_model_with_a_report(whole, export):
+    assert set(whole.figures) == {"mIoU", "pixel accuracy"}
+    assert list(whole.baselines) == ["background everywhere"]
+    assert whole.model.class_names == CLASSES
+    assert whole.model.short_side_px == 40
+    assert "pixel accuracy" in str(whole)
+    report = whole.report.read_text()
+    for text in ("# Segmentation on", "this model", "background everywhere", "## Confusion matrix", "| torch | 2.",
+                 "`pytest", "README.md", "class", "images (val), after training on 12."):  # fmt: skip
+        assert text in report, text
+    for picture in ("curves.png", "worst.png"):
+        assert f"({picture})" in report
+        with Image.open(whole.folder / picture) as image:
+            assert min(image.size) > 100
+    assert "15 images, 12 images" in (whole.folder / "README.md").read_text()
+    record = json.loads((whole.folder / "run.json").read_text())
+    assert record["choices"]["steps"] == 4
+    assert record["data"]["data"] == str(export)
+    assert not (whole.folder / "checkpoints").exists()
+
+
+def test_the_confusion_matrix_and_the_worst_images_are_those_of_the_model(whole, export):
+    from tadp import datasets
+    from tadp.metrics import MeanIoU
+
+    held_out = datasets.split(datasets.open(export, class_names=CLASSES))["val"]
+    scores, total = {}, MeanIoU(len(CLASSES))
+    for sample in held_out:
+        single = MeanIoU(len(CLASSES))
+        for metric in (single, total):
+            metric.update(whole.model.predict(sample.image).class_map[None], torch.from_numpy(sample.mask)[None])
+        scores[sample.image_id] = single.compute().miou
+    details = json.loads((whole.folder / "result.json").read_text())["details"]
+    assert details["miou"] == pytest.approx(total.compute().miou)
+    share = total.confusion[0, 0] / total.confusion[0].sum()
+    assert f"| background | {100 * share:.0f} %" in whole.report.read_text()
+    assert min(scores, key=scores.get) in (whole.folder / "run.json").read_text()
+
+
+def kill_in_step(folder: str, output: str, step: int, options: dict) -> None:
+    """Train in this process, and kill it during a step."""
+    take_step = training_loop.take_step
+
+    def take_or_kill(*arguments, **more):
+        if more["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take_step(*arguments, **more)
+
+    training_loop.take_step = take_or_kill
+    train("segmentation", folder, output, **SMALL | options)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "evaluate_every": 1, "patience": 9, "tune": "lora"}])
+def test_a_run_that_was_killed_goes_on_to_the_same_model(options, export, whole, tmp_path):
+    expected = whole.folder if not options else run(export, tmp_path / "whole", **options).folder
+    process = run_function(kill_in_step, str(export), str(tmp_path / "run"), 3, options)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000002"]
+    resumed = run(export, tmp_path / "run", **options)
+    assert same_weights(resumed.folder, expected)
+    assert resumed.figures == json.loads((expected / "result.json").read_text())["figures"]
+    steps = [json.loads(line)["step"] for line in (resumed.folder / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [1, 2, 3, 4]
+
+
+def test_ctrl_c_saves_the_step_and_the_same_call_continues(export, whole, tmp_path, monkeypatch):
+    take_step, output = training_loop.take_step, tmp_path / "run"
+
+    def interrupted(*arguments, **more):
+        if more["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+        return take_step(*arguments, **more)
+
+    monkeypatch.setattr(training_loop, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(export, output)
+    assert [path.name for path in (output / "checkpoints").glob("step-*")] == ["step-00000003"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    assert same_weights(run(export, output).folder, whole.folder)
+
+
+def test_a_finished_run_is_returned_as_it_is(whole, export, monkeypatch):
+    monkeypatch.setattr("tadp.trainer.training_run.build_model", None)
+    assert run(export, whole.folder).figures == whole.figures
+
+
+def test_a_folder_with_other_settings_or_images_is_refused(whole, export, tmp_path):
+    with pytest.raises(TrainingError, match=r"run with other settings: steps was 4 and is 5\. Pass another output, or"):
+        run(export, whole.folder, steps=5)
+    with pytest.raises(TrainingError, match="the training images are others"):
+        run(export, whole.folder, split_seed=1)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"a model that this run did not write\. Pass another output"):
+        run(export, tmp_path)
+
+
+def test_two_runs_in_one_folder_exclude_each_other(export, tmp_path):
+    with only_run(tmp_path, is_folder=True), pytest.raises(OutputError, match="another run is writing"):
+        run(export, tmp_path)
+
+
+def test_accumulated_batches_are_one_large_batch(export, tmp_path):
+    head = {"fpn_channels": 8, "channels": 8, "dropout": 0.0, "norm": "group"}
+    models = [run(export, tmp_path / str(size), micro_batch=size, steps=2, head_options=head).model for size in (4, 2)]
+    large, small = (weights(model.head) for model in models)
+    for name, expected in large.items():
+        torch.testing.assert_close(small[name], expected, rtol=1e-3, atol=2e-4)
+
+
+def test_captions_are_written_once_and_the_model_knows_its_captioner(export, tmp_path, monkeypatch):
+    finished = run(export, tmp_path / "run", captioner="tadp-tiny", steps=1)
+    captions = dict(CaptionTable.open(tmp_path / "run" / "captions.db"))
+    assert len(captions) == 15
+    assert finished.model.captioner_name == "tadp-tiny"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["captions"] == "captions.db"
+    monkeypatch.setattr("tadp.Captioner.from_pretrained", None)  # it is not needed again
+    run(export, tmp_path / "second", captions=tmp_path / "run" / "captions.db", steps=1)
+
+
+def test_a_file_without_all_captions_needs_a_captioner(export, tmp_path):
+    with CaptionTable.create(tmp_path / "few.db") as table:
+        table.add("plain-41-000000", "a dog")
+    with pytest.raises(TrainingError, match=r"has no caption for 1\d of 1\d images, such as .* or pass captioner="):
+        run(export, tmp_path / "run", captions=tmp_path / "few.db", model="owner/other")
+    with pytest.raises(OptionError, match=r"captions are written by a captioner; pass captioner=…, such as blip2"):
+        run(export, tmp_path / "run", text="captions", model="owner/other")
+    with pytest.raises(OptionError, match=r"captioner is for the text 'captions'; got the text 'null'"):
+        run(export, tmp_path / "run", text="null", captioner="tadp-tiny")
+
+
+def test_detection_learns_from_a_coco_export(tmp_path):
+    coco = coco_folder(tmp_path / "coco", 10, size=96)
+    head = {"channels": 8, "hidden_channels": 16, "samples_per_image": 16}
+    result = run(coco, tmp_path / "run", "detection", class_names=None, crop=64, head_options=head, batch=2)
+    assert list(result.figures) == ["mAP50"]
+    assert "| nothing |" in result.report.read_text()
+    assert result.model.class_names == CLASSES[1:]
+
+
+def test_depth_takes_its_largest_depth_from_the_images(tmp_path):
+    data = RenderedScenes(10, seed=3, size=64)
+    result = run(data, tmp_path / "run", "depth", class_names=None, head_options={"channels": 8})
+    assert result.model.max_depth_m == 20
+    assert result.model.prompt_mode == "null"
+    assert "10 to 20 m" in result.report.read_text()
+
+
+def test_labels_of_another_task_are_refused(export, tmp_path):
+    with pytest.raises(TrainingError, match="has no labels for detection; it has labels for segmentation"):
+        run(export, tmp_path, "detection")
+    with pytest.raises(OptionError, match="task must be one of segmentation, depth, detection; got 'pose'"):
+        run(export, tmp_path, "pose")
+
+
+def test_a_dry_run_counts_and_writes_nothing(export, tmp_path):
+    plan = estimate("segmentation", export, tmp_path / "run", **SMALL | {"captioner": "tadp-tiny"})
+    assert not (tmp_path / "run").exists()
+    assert 0 < plan.trained < plan.parameters
+    assert plan.steps == 4
+    assert plan.caption_s > 0
+    assert plan.total_s > 4 * plan.step_s > 0
+    text = str(plan)
+    for line in ("recipe small: 4 steps of 4 images of 32 pixels", "parameters: ", "memory: ", "about "):
+        assert line in text
+    head = sum(weight.numel() for weight in run(export, tmp_path / "run", steps=1).model.head.parameters())
+    assert plan.trained == head
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    run(export, tmp_path / "run", progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("training: step ")]
+    assert [line.split(",")[0] for line in steps] == [f"training: step {step} of 4" for step in (1, 2, 3, 4)]
+    assert "loss " in steps[0]
+    assert "left" in steps[0]
+    assert not [line for line in lines if "\r" in line]
+    assert "recipe small: 4 steps" in "\n".join(lines)
+
+
+def test_options_out_of_range_are_named():
+    for options, message in (
+        ({"steps": 0}, "steps must be 1 or more; got 0"),
+        ({"steps": 1, "epochs": 1}, "pass steps or epochs, not both"),
+        ({"ema": 1.0}, "ema must be from 0 to below 1; got 1.0"),
+        ({"lr": 0.0}, "lr must be above 0"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            TrainOptions(**options)
+
+
+def test_an_unknown_recipe_is_refused(export, tmp_path):
+    with pytest.raises(OptionError, match="recipe must be one of small, scenes, pascal-15-epochs"):
+        run(export, tmp_path, recipe="large")
