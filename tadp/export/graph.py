@@ -173,17 +173,20 @@ def check_exportable(backbone: TADPBackbone) -> None:
         )
 
 
-def check_any_size(backbone: TADPBackbone, shape: Shape) -> None:
-    """Refuse to export for any image size if the family's graph depends on the size.
+def checked_shape(backbone: TADPBackbone, image_size: tuple[int, int] | None, batch_size: int | None) -> Shape:
+    """The shape of the images that a graph of a backbone takes.
 
     Raises:
-        ValueError: If it does, and no image size was chosen.
+        TypeError: If a size is not a whole number.
+        ValueError: If a size is too small, or if no image size was chosen although the family's graph depends on it.
     """
-    if shape.image_size is None and not backbone.family.takes_any_size:
+    shape = Shape(image_size, batch_size, backbone.vae.reduction * backbone.layout.multiple)
+    if image_size is None and not backbone.family.takes_any_size:
         raise ValueError(
             f"{backbone.family.name} receives the image's size or the position of each cell, so its graph works for a "
             "single size; pass image_size=(height, width). The batch size may still vary."
         )
+    return shape
 
 
 def checked_text(backbone: TADPBackbone, text: str | Conditioning | None) -> Conditioning | None:

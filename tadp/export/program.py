@@ -6,7 +6,7 @@ import torch
 from torch.export import ExportedProgram
 
 from tadp.backbone import TADPBackbone
-from tadp.export.graph import ExportedBackbone, Shape, check_any_size, check_exportable, checked_text, text_inputs
+from tadp.export.graph import ExportedBackbone, check_exportable, checked_shape, checked_text, text_inputs
 from tadp.files.inference import in_evaluation
 from tadp.text.conditioning import Conditioning
 
@@ -50,21 +50,27 @@ def trace(
     image_size: tuple[int, int] | None,
     batch_size: int | None,
     text: str | Conditioning | None,
+    allocate: bool = True,
 ) -> tuple[ExportedProgram, Conditioning | None]:
-    """Trace a backbone; return the program, and the text that is part of it."""
+    """Trace a backbone; return the program, and the text that is part of it.
+
+    With `allocate=False` the example inputs take no memory, but they are not contiguous.
+    """
     check_exportable(backbone)
-    multiple = backbone.vae.reduction * backbone.layout.multiple
-    shape = Shape(image_size, batch_size, multiple)
-    check_any_size(backbone, shape)
+    shape = checked_shape(backbone, image_size, batch_size)
     fixed_text = checked_text(backbone, text)
     count, height, width = shape.example()
     device = backbone.device
-    arguments: dict[str, torch.Tensor] = {"pixels": torch.zeros(count, 3, height, width, device=device)}
+    shapes: dict[str, tuple[int, ...]] = {"pixels": (count, 3, height, width)}
     pixel_dimensions, text_dimensions = shape.dynamic()
     dimensions: dict[str, Any] = {"pixels": pixel_dimensions}
     for name, sides in ({} if fixed_text else text_inputs(backbone)).items():
-        arguments[name] = torch.zeros((count, *sides), device=device)
+        shapes[name] = (count, *sides)
         dimensions[name] = text_dimensions
+    zero = torch.zeros((), device=device)
+    arguments = tuple(
+        torch.zeros(sides, device=device) if allocate else zero.expand(sides) for sides in shapes.values()
+    )
     graph = ExportedBackbone(in_evaluation(backbone), fixed_text).eval()
     with torch.no_grad():
-        return torch.export.export(graph, tuple(arguments.values()), dynamic_shapes=dimensions), fixed_text
+        return torch.export.export(graph, arguments, dynamic_shapes=dimensions), fixed_text

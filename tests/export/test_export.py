@@ -7,6 +7,7 @@ import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
+import onnxscript.rewriter
 import pytest
 import torch
 from builders import build_backbone, build_unet, build_vae, embeddings, images, relative_error
@@ -16,11 +17,12 @@ from typer.testing import CliRunner
 from tadp import Conditioning, TADPBackbone
 from tadp.cli import app
 from tadp.errors import CaptionError, ImageError, MissingExtraError, MissingFileError, ModelError, OutputError
-from tadp.export import OnnxBackbone, to_onnx, to_program
+from tadp.export import OnnxBackbone, sizes, to_onnx, to_program
+from tadp.export.graph import ExportedBackbone, Shape
 from tadp.features import Features
 
 CAPTIONS = ["a dog", "a red raincoat", "a cat on grass"]
-pytestmark = pytest.mark.timeout(1800)  # tracing for any size takes a minute of one core, and the machine may be busy
+pytestmark = pytest.mark.timeout(1800)  # a program of any size takes a minute of one core, and the machine may be busy
 TOLERANCE = 1e-4  # relative L2 error of ONNX Runtime's kernels in float32
 
 
@@ -137,10 +139,31 @@ def test_bfloat16_goes_in_and_out_as_float32():
 
 
 @pytest.fixture(scope="module")
-def any_size(tmp_path_factory):
+def work():
+    """What the export of `any_size` had to do: the sizes of each traced program, and its runs of rewrite rules."""
+    return {"sizes": [], "rules": 0}
+
+
+@pytest.fixture(scope="module")
+def any_size(work, tmp_path_factory):
     """A backbone with attention attached, and its file for any size and batch."""
     backbone, path = build_backbone(), tmp_path_factory.mktemp("onnx") / "new" / "backbone.onnx"
-    to_onnx(backbone, path)
+    trace, rewrite = sizes.trace, onnxscript.rewriter.RewritePass.call
+
+    def recorded_trace(*arguments, **options):
+        program, text = trace(*arguments, **options)
+        values = [node.meta.get("val") for node in program.graph.nodes]
+        work["sizes"].append([side for value in values if isinstance(value, torch.Tensor) for side in value.shape])
+        return program, text
+
+    def recorded_rewrite(*arguments):
+        work["rules"] += 1
+        return rewrite(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizes, "trace", recorded_trace)
+        patch.setattr(onnxscript.rewriter.RewritePass, "call", recorded_rewrite)
+        to_onnx(backbone, path)
     return backbone, path
 
 
@@ -166,6 +189,76 @@ def test_a_file_of_any_size_takes_what_the_backbone_takes(any_size, batch, size)
     by_word, expected_words = features.attention.words(1)[-1], backbone(pixels, text).attention.words(1)[-1]
     assert by_word.words == expected_words.words
     torch.testing.assert_close(by_word.maps, expected_words.maps, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_file_of_any_size_takes_two_traces_without_symbols_and_no_rewrite_rules(work):
+    """With symbols a trace takes five times as long, and the rules take half of the time of a conversion."""
+    assert len(work["sizes"]) == 2
+    assert all(len(program) > 1000 and {type(side) for side in program} == {int} for program in work["sizes"])
+    assert work["rules"] == 0
+
+
+def test_numbers_of_a_graph_become_formulas_of_its_sizes():
+    batch, rows, columns = sizes.PRIMES[0]
+    shape, onnx_type = Shape(None, None, 64), onnx.TensorProto.INT64
+    constants = {
+        "flat": [batch * 3, rows * 8 * columns, -1],
+        "halves": [batch * 6, 32 * rows, 64 * columns],
+        "end": 1009,
+    }
+
+    def model(**attributes):
+        nodes = [
+            onnx.helper.make_node("Reshape", ["pixels", "flat"], ["first"]),
+            onnx.helper.make_node("Reshape", ["first", "halves"], ["second"]),
+            onnx.helper.make_node("Range", ["zero", "end", "one"], ["rows"]),
+            onnx.helper.make_node("Concat", ["second"], ["output"], **({"axis": 0} | attributes)),
+        ]
+        inputs = [onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["b", 3, "h", "w"])]
+        outputs = [
+            onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None),
+            onnx.helper.make_tensor_value_info("rows", onnx_type, None),
+        ]
+        initializers = [
+            onnx.helper.make_tensor(name, onnx_type, [len(value)] if isinstance(value, list) else [], np.ravel(value))
+            for name, value in (constants | {"zero": 0, "one": 1}).items()
+        ]
+        graph = onnx.helper.make_graph(nodes, "sizes", inputs, outputs, initializers)
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+    formulas = model()
+    sizes.vary_sizes(formulas, shape, install="")
+    session = onnxruntime.InferenceSession(formulas.SerializeToString())
+    pixels = np.arange(2 * 3 * 192 * 64, dtype=np.float32).reshape(2, 3, 192, 64)
+    output, counted = session.run(None, {"pixels": pixels})
+    assert np.array_equal(output, pixels.reshape(12, 96, 64))
+    assert counted.tolist() == [0, 1, 2]  # 192 pixels are 3 rows of 64
+    unchanged = model()
+    sizes.vary_sizes(unchanged, Shape((64, 64), 1, 64), install="")
+    assert unchanged == model()
+    refused = model()
+    refused.graph.node[-1].attribute.append(onnx.helper.make_attribute("splits", [3, 2 * columns]))
+    table = model()
+    table.graph.initializer.append(onnx.helper.make_tensor("table", onnx_type, [rows], range(rows)))
+    for graph in (refused, table):
+        with pytest.raises(ValueError, match=r"pass batch_size=1 and image_size=\(height, width\)\."):
+            sizes.vary_sizes(graph, shape, install="")
+
+
+@pytest.mark.parametrize("kind", ["number", "table"])
+def test_a_backbone_that_uses_its_sizes_otherwise_has_no_file_of_any_size(kind, tmp_path, monkeypatch):
+    forward = ExportedBackbone.forward
+
+    def one_more(self, pixels, embeddings=None, pooled=None):
+        outputs = forward(self, pixels, embeddings, pooled)
+        added = torch.tensor([2018, 5]).sum() if kind == "table" else pixels.shape[3] + 1
+        return outputs | {"map_0": outputs["map_0"] + added}
+
+    monkeypatch.setattr(ExportedBackbone, "forward", one_more)
+    with pytest.raises(ValueError, match=r"uses the size of its images .*; pass image_size=\(height, width\)\."):
+        to_onnx(build_backbone(attach_attention=()), tmp_path / "backbone.onnx", batch_size=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_is_plain_onnx_that_says_what_it_is(any_size):
