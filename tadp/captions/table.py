@@ -79,7 +79,10 @@ class CaptionTable(Mapping[str, str]):
         """
         path = Path(path)
         if not path.is_file():
-            raise CaptionError(f"{path} is a folder; pass a file in it." if path.is_dir() else f"no such file: {path}.")
+            if path.exists():
+                kind = "folder; pass a file in it" if path.is_dir() else "pipe or a device; pass a file"
+                raise CaptionError(f"{path} is a {kind}.")
+            raise CaptionError(f"no such file: {path}.")
         refuse_pointer(path, CaptionError)
         if path.suffix.lower() in SUFFIXES or is_sqlite(path):
             return cls._on_disk(SqliteStore(path, is_writable=False), path)

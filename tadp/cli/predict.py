@@ -378,8 +378,9 @@ def _record(target: Path) -> dict[str, Any] | None:
     """The record of a result; None if there is none, or it is incomplete."""
     from tadp.extract.outputs import read_record
 
-    has_data = target.suffix == f".{Task.detection.value}" or Path(f"{target}.png").exists()
-    return read_record(Path(f"{target}.json")) if has_data else None
+    record = read_record(Path(f"{target}.json"))
+    is_whole = record is not None and (target.suffix == f".{Task.detection.value}" or Path(f"{target}.png").exists())
+    return record if is_whole else None
 
 
 def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:

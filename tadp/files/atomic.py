@@ -240,7 +240,9 @@ def _sync(path: Path) -> None:
 def _output_error(path: Path, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
-    if isinstance(error, FileExistsError | NotADirectoryError):  # raised while its folder was created
+    if isinstance(error, IsADirectoryError):
+        hint = "A folder stands where a file should be; move it away"
+    elif isinstance(error, FileExistsError | NotADirectoryError):  # raised while its folder was created
         hint = "A file stands where a folder should be; choose another name"
     elif isinstance(error, PermissionError):
         hint = "Choose a folder that you may write to"

@@ -134,9 +134,9 @@ def _try(lock: Path, busy: str) -> sqlite3.Connection | None:
         if code == sqlite3.SQLITE_BUSY:
             return None
         output = busy.removeprefix("another run is writing ").partition(". ")[0]
-        raise OutputError(
-            f"cannot write {output}: {getattr(error, 'strerror', None) or error}. Choose another folder."
-        ) from error
+        is_other = isinstance(error, sqlite3.Error) and lock.exists()  # something else has the lock's name
+        hint = f"{lock} is not a lock; move it away" if is_other else "Choose another folder"
+        raise OutputError(f"cannot write {output}: {getattr(error, 'strerror', None) or error}. {hint}.") from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

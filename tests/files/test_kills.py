@@ -1,6 +1,7 @@
 """Files and folders after a process was killed at any event."""
 
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -184,3 +185,19 @@ def test_weights_of_another_save_are_refused_by_name(tmp_path, weights):
         tadp.TADPBackbone.from_pretrained(tmp_path / "1")
     build_backbone(seed=1).save_pretrained(tmp_path / "1")
     tadp.TADPBackbone.from_pretrained(tmp_path / "1")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "text"])
+def test_something_else_with_the_name_of_a_lock_is_named(tmp_path, kind):
+    lock = tmp_path / FOLDER_LOCK
+    if kind == "folder":
+        lock.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.write_text("a lock? " * 1000)
+    with (
+        pytest.raises(OutputError, match=rf"cannot write .*: .*{re.escape(FOLDER_LOCK)} is not a lock; move it away"),
+        only_run(tmp_path, is_folder=True),
+    ):
+        pass
