@@ -1,5 +1,6 @@
 """Compare the results with a claim: our figures in words, and a verdict."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,8 @@ def _weighted_seeds(table: Any, terms: Mapping[str, Any], unet: str, metric: str
 def _in_words(difference: Estimate, metric: str, table: Any, terms: Mapping[str, Any], unet: str) -> str:
     """The mean with its interval and unit, and in per cent if the claim asks for that."""
     digits = 2 if "IoU" in UNITS.get(metric, metric) else 3
-    text = f"{difference.mean:+.{digits}f} ± {difference.half_width:.{digits}f} {UNITS.get(metric, metric)}"
+    spread = f" ± {difference.half_width:.{digits}f}" if math.isfinite(difference.half_width) else ""
+    text = f"{difference.mean:+.{digits}f}{spread} {UNITS.get(metric, metric)}{'' if spread else ' (one seed)'}"
     if "relative_to" in terms:
         base = table["parts"][terms.get("part", 0)]["unets"][unet][terms["relative_to"]][metric]["mean"]
         text += f" ({100 * difference.mean / base:+.1f} %)"
