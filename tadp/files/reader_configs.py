@@ -20,6 +20,7 @@ _GENERATION = {
     **dict.fromkeys(("length_penalty",), (-10, 10)),
     **dict.fromkeys(("min_length", "min_new_tokens"), (0, 512)),
 }
+_LONGEST_PATTERN, _LONGEST_CONTENT = 4000, 100  # characters
 _SPECIAL = re.compile(r"(bos|eos|pad|cls|sep|mask)_token")
 
 
@@ -63,18 +64,74 @@ def _check_pixels(part: Mapping[str, Any], path: Path, names: tuple[str, ...]) -
 
 
 def check_vocabulary(path: Path) -> None:
-    """Refuse a tokenizer.json with entries that its library cannot read.
+    """Refuse a tokenizer.json with entries that its library cannot read, or that take long.
 
     Raises:
-        ModelError: If an entry has a wrong type.
+        ModelError: If an entry has a wrong type, or a regular expression could take very long.
     """
     content = read_json(path)
     check_types(content, _vocabulary_entries, path)
     check_types(content.get("model", {}), _vocabulary_model_entries, path, below="model")
+    check_patterns(content, path)
     with explained(path, {}, what="a tokenizer"):
         from tokenizers import Tokenizer
 
         Tokenizer.from_file(str(path))
+
+
+def check_patterns(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a tokenizer whose regular expressions could take very long, or that makes texts much longer.
+
+    Args:
+        content: The content of a tokenizer.json.
+        path: The file, for messages.
+
+    Raises:
+        ModelError: If it has such an expression or such a text.
+    """
+    waiting = [content.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            pattern = value.get("Regex", "")
+            if not isinstance(pattern, str) or is_slow(pattern):
+                raise ModelError(f"{path}: the regular expression {shown(pattern)} could take very long. {HINT}")
+            for key in ("content", "prepend"):
+                if len(str(value.get(key, ""))) > _LONGEST_CONTENT:
+                    raise ModelError(f"{path}: {key} would make texts much longer: {shown(value[key])}. {HINT}")
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def is_slow(pattern: str) -> bool:
+    r"""Whether a regular expression could take time that grows steeply with the text, if an engine tries all ways.
+
+    It could if it repeats a group whose own length varies, refers back to a group, or has many repetitions in a row.
+
+    Example:
+        >>> is_slow(r"'s|[\p{L}]+|[^\s\p{L}]+"), is_slow(r"(\w+)*x")
+        (False, True)
+    """
+    if len(pattern) > _LONGEST_PATTERN or re.search(r"\\[1-9kg]|\(\?[(R&]", pattern):
+        return True
+    text = re.sub(r"\\(?:[pP]\{[^}]*\}|.)", "x", pattern)  # an escape is one character
+    for brackets in (r"\[\^?[^\[\]]*\]", r"\((?:\?(?:<?[=!]|<\w+>|[>\w-]*:|>))?([^()]*)\)([*+?]|\{[\d,]*\})?[+?]?"):
+        while match := re.search(brackets, text):  # the innermost
+            replacement = "x"
+            if match.re.groups:
+                body, times = match.groups()
+                varies = re.search(r"[*+?|]|\{\d*,", body)
+                if times not in (None, "?") and varies:
+                    return True
+                replacement = max(body.split("|"), key=_repetitions) + (times or "")
+            text = text[: match.start()] + replacement + text[match.end() :]
+    return bool(set("[]()") & set(text)) or any(_repetitions(part) > 6 for part in text.split("|"))
+
+
+def _repetitions(part: str) -> int:
+    """The number of repetitions in a row, of which one without an end counts as two."""
+    return 2 * len(re.findall(r"(?:[*+]|\{\d*,\d*\})[+?]?", part)) + len(re.findall(r"(?<![*+}?])\?", part))
 
 
 def check_generation(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """transformers: a backbone for UperNet, Mask2Former and other models that load one through `AutoBackbone`."""
 
 import base64
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,18 @@ from tadp.diffusion.loading.networks import hollow_denoiser
 from tadp.diffusion.noise import read_scheduler
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
+from tadp.files.building import Sizes, check_entries, explained, limited
 from tadp.files.hub import read_json
 from tadp.files.model_folder import CONFIG_NAME, model_folder, read_config
 from tadp.files.pretrained import load_reader
+from tadp.files.reader_configs import check_patterns
+from tadp.files.schema import check_types
 from tadp.integrations.pyramid import Pyramid, Stride4
 
 _LARGEST_TOKENIZER = 2**26  # bytes; CLIP has 3 million
+_SELF = Path("this TADPConfig")  # its parts have no file of their own
+# What `transformers` loads into it is not known here. The largest model that a TADPConfig describes is far below.
+_LARGEST = Sizes(tensors=2**12, elements=2**30, largest=2**17)
 _TOKENIZER_OPTIONS = ("model_max_length", "bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -85,7 +92,8 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
         self.backbone_options = saved | (backbone_options or {})
         self.stride4, self.stride4_channels = stride4, stride4_channels
         self.mean, self.std = mean and list(mean), std and list(std)
-        self.stage_names = _stage_names(self.parts, stride4)
+        with explained(_SELF, dict(self.parts or {}), what="a backbone"):
+            self.stage_names = _stage_names(self.parts, stride4)
         if out_features is None and out_indices is None:
             out_indices = list(range(len(self.stage_names)))
         if self.parts is not None:
@@ -201,23 +209,29 @@ def _unpack_tokenizer(packed: dict[str, Any]) -> CLIPTokenizer:
     if unpacked.unconsumed_tail:
         raise ModelError(f"the tokenizer in this TADPConfig is larger than {_LARGEST_TOKENIZER} bytes; get it again.")
     options = {name: packed[name] for name in _TOKENIZER_OPTIONS}
+    check_patterns(json.loads(content), _SELF)
     return CLIPTokenizer(tokenizer_object=Tokenizer.from_str(content), **options)
 
 
 def _build(parts: dict[str, Any], options: dict[str, Any]) -> TADPBackbone:
     """Build a backbone with random weights, or without weights on the meta device."""
-    text = {}
-    if "text_encoder" in parts:
-        config = CLIPTextConfig.from_dict(parts["text_encoder"])
-        text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpack_tokenizer(parts["tokenizer"])}
-    vae: Any = AutoencoderKL.from_config(parts["vae"])
-    unet = family_of_config(parts["unet"], Path("the base of this TADPConfig")).build(parts["unet"])
-    return TADPBackbone(vae=VAEEncoder(vae), unet=unet, scheduler=parts.get("scheduler"), **text, **options)
+    for part in ("unet", "vae", "text_encoder"):
+        check_entries(parts.get(part, {}), _SELF / part, _LARGEST)
+    with explained(_SELF, parts, what="a backbone"), limited(_LARGEST):
+        text = {}
+        if "text_encoder" in parts:
+            config = CLIPTextConfig.from_dict(parts["text_encoder"])
+            text = {"text_encoder": CLIPTextModel(config), "tokenizer": _unpack_tokenizer(parts["tokenizer"])}
+        autoencoder: Any = AutoencoderKL.from_config(parts["vae"])
+        vae = VAEEncoder(autoencoder)
+        unet = family_of_config(parts["unet"], Path("the base of this TADPConfig")).build(parts["unet"])
+    return TADPBackbone(vae=vae, unet=unet, scheduler=parts.get("scheduler"), **text, **options)
 
 
 def _stage_names(parts: dict[str, Any] | None, stride4: Stride4 | None) -> list[str]:
     if parts is None:
         return []
+    check_types(parts["vae"], AutoencoderKL, _SELF / "vae")
     finest = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
     strides = [finest * cells for cells in parts["reduction"]]
     return [f"stride{stride}" for stride in ([finest // 2] if stride4 else []) + strides]

@@ -143,3 +143,25 @@ def test_bases_that_a_config_does_not_describe_are_refused(base, tmp_path):
         ModelError, match=r"has an AutoencoderTiny; a TADPConfig describes models with an AutoencoderKL"
     ):
         TADPConfig(base_model=str(base))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "error"),
+    [
+        ("unet", "layers_per_block", 10**8, "this TADPConfig/unet: layers_per_block is 100000000, more than"),
+        ("unet", "layers_per_block", 4000, "this TADPConfig does not describe a backbone: .*layers_per_block is 4000"),
+        ("text_encoder", "hidden_size", 10**9, "this TADPConfig/text_encoder: hidden_size is 1000000000, more than"),
+        (
+            "vae",
+            "block_out_channels",
+            3,
+            "this TADPConfig/vae: block_out_channels must be a list of whole numbers; got 3",
+        ),
+        ("tokenizer", "content", "no", "this TADPConfig does not describe a backbone"),
+    ],
+)
+def test_sizes_in_a_config_are_limited_before_anything_is_built(part, key, value, error, base):
+    parts = TADPConfig(base_model=str(base)).parts
+    assert parts is not None
+    with pytest.raises(ModelError, match=error):
+        TADPModel(TADPConfig(parts=parts | {part: parts[part] | {key: value}}))
