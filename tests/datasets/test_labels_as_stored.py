@@ -1,6 +1,7 @@
 """Labels that could silently become others: bit depths, turned images, shifted classes, units, boxes, names, pipes."""
 
 import os
+import shutil
 import unicodedata
 import warnings
 from pathlib import Path
@@ -387,6 +388,18 @@ def test_pipes_and_folders_in_place_of_files_are_refused(voc):
         with pytest.raises(DatasetError, match=rf"val.txt cannot be read: {why}"):
             PascalVOC(voc, split="val")
         remove(path)
+
+
+def test_a_list_leads_to_no_file_outside_the_data_set(voc):
+    path = voc / "ImageSets/Segmentation/val.txt"
+    shutil.copy(voc / "JPEGImages/2007_000033.jpg", voc.parent / "secret.jpg")
+    for name in ("../../secret", "a/../../secret"):
+        path.write_text(f"{name}\n")
+        with pytest.raises(DatasetError, match=r"val\.txt lists '.*secret', which is outside the data set"):
+            PascalVOC(voc, split="val")
+    path.write_text(f"{voc.parent}/secret\n")
+    with pytest.raises(MissingDataError, match=r"JPEGImages/.*secret\.jpg is not there"):
+        PascalVOC(voc, split="val")
 
 
 def test_no_label_is_read_with_a_warning_that_has_no_cause(voc, tmp_path):

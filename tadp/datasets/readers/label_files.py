@@ -217,9 +217,13 @@ def read_list(path: Path) -> list[str]:
     """Read a list of images; see `tadp.files.checks.read_lines`.
 
     Raises:
-        DatasetError: If the file cannot be read, is not a text file, or is empty.
+        DatasetError: If the file cannot be read, is not a text file, is empty, or lists a file outside the data set.
     """
-    return read_lines(path, of="image", error=DatasetError)
+    lines = [line.lstrip("/") for line in read_lines(path, of="image", error=DatasetError)]
+    for line in lines:
+        if ".." in line.replace("/", " ").split():
+            raise DatasetError(f"{path} lists {shown(line)}, which is outside the data set. Remove that line.")
+    return lines
 
 
 def read_objects(path: Path) -> Annotation:
