@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tadp.datasets.readers.night import NighttimeDriving as NighttimeDriving
     from tadp.datasets.readers.nyu import NYUDepthV2 as NYUDepthV2
     from tadp.datasets.readers.opening import open as open
+    from tadp.datasets.readers.rows import RowDataset as RowDataset
     from tadp.datasets.readers.splitting import split as split
     from tadp.datasets.readers.voc import PascalVOC as PascalVOC
     from tadp.datasets.readers.voc import PascalVOCDetection as PascalVOCDetection
@@ -78,6 +79,7 @@ _HOMES = {
     "RandomResize": "transforms.geometric",
     "RenderedScenes": "scenes.rendered",
     "Resize": "transforms.geometric",
+    "RowDataset": "readers.rows",
     "Sample": "sample",
     "VOCFolder": "readers.voc_folder",
     "Watercolor2k": "readers.watercolor_comic",
@@ -115,6 +117,7 @@ __all__ = [
     "RandomResize",
     "RenderedScenes",
     "Resize",
+    "RowDataset",
     "Sample",
     "VOCFolder",
     "Watercolor2k",

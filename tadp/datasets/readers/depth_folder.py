@@ -1,7 +1,7 @@
 """Your own images and depth, in two folders."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
 from tadp.datasets.readers.label_files import check_label_size
-from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders
+from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import Sample
 from tadp.errors import Argument, DatasetError, ImageError
 from tadp.files.checks import check_numbers, need
@@ -66,10 +66,7 @@ class DepthFolder(FolderDataset):
         on_error: OnError = "raise",
         unpaired: Unpaired = "raise",
     ):
-        if scale is not None:
-            check_numbers(scale=scale)
-            if scale <= 0:
-                raise ValueError(f"scale must be above 0, the metres of one unit; got {scale}.")
+        self._unit = DepthUnit(scale, invalid)
         pairs = pair_folders(
             images,
             depths,
@@ -79,8 +76,7 @@ class DepthFolder(FolderDataset):
             ids=ids,
             unpaired=unpaired,
         )
-        self._scale, self._invalid = scale, invalid
-        root = Path(next(iter(images.values())) if isinstance(images, Mapping) else images)
+        root = shared_folder(images)
         super().__init__(
             pairs.records,
             name=f"DepthFolder {root.name!r}",
@@ -93,36 +89,66 @@ class DepthFolder(FolderDataset):
 
     def _label(self, sample: Sample, path: Path) -> Sample:
         values = read_depth_values(path)
-        check_label_size(sample, path, values.shape, kind="depth")
-        is_known = np.isfinite(values) & (values != 0)
-        if self._invalid is not None:
-            is_known &= values != self._invalid
-        scale = self._scale or (1.0 if values.dtype.kind == "f" else 0.001)
-        depth_m = np.where(is_known, values, 0).astype(np.float32) * np.float32(scale)
-        self._check(depth_m, is_known, path, scale)
+        depth_m, warning = self._unit.to_metres(values, path)
+        check_label_size(sample, path, depth_m.shape, kind="depth")
+        if warning:
+            self._warn_once("unit", warning)
         return replace(sample, depth_m=depth_m)
 
-    def _check(self, depth_m: Float32[np.ndarray, "_h _w"], is_known: np.ndarray, path: Path, scale: float) -> None:
-        """Refuse negative depth, and a median that is only likely in another unit."""
-        if (depth_m < 0).any():
+
+@dataclass(frozen=True)
+class DepthUnit:
+    """What the values of depth mean; see `DepthFolder`.
+
+    Attributes:
+        scale: The metres of one unit; None for millimetres in whole numbers and metres in floats.
+        invalid: A value that means unknown, besides 0; None for no other.
+    """
+
+    scale: float | None = None
+    invalid: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_numbers(scale=self.scale)
+            if self.scale <= 0:
+                raise ValueError(f"scale must be above 0, the metres of one unit; got {self.scale}.")
+
+    def to_metres(self, values: np.ndarray, where: Path | str) -> tuple[Float32[np.ndarray, "_h _w"], str]:
+        """Convert values to metres, with 0 for unknown.
+
+        Returns:
+            The depth, and a warning about it; "" if there is none.
+
+        Raises:
+            DatasetError: If depth is negative, or its median is only likely in another unit and no scale was passed.
+        """
+        if values.ndim != 2 or values.dtype.kind not in "iuf":
+            raise DatasetError(f"{where} must hold one number per pixel, (H, W); got {values.dtype} {values.shape}.")
+        is_known = np.isfinite(values) & (values != 0)
+        if self.invalid is not None:
+            is_known &= values != self.invalid
+        known = values[is_known]
+        if not known.size:
+            return np.zeros(values.shape, np.float32), f"{where} has no known depth: all values mean unknown."
+        if known.min() < 0:
             raise DatasetError(
-                f"{path} has negative depth, such as {depth_m.min() / scale:g}. If that value means unknown, pass ",
-                Argument("invalid", float(depth_m.min() / scale)),
+                f"{where} has negative depth, such as {known.min():g}. If that value means unknown, pass ",
+                Argument("invalid", known.min().item()),
                 ".",
             )
-        if not is_known.any():
-            self._warn_once("unknown", f"{path} has no known depth: all values are 0, not finite, or `invalid`.")
-            return
-        median = float(np.median(depth_m[is_known]))
+        scale = self.scale or (1.0 if values.dtype.kind == "f" else 0.001)
+        depth_m = np.where(is_known, values, 0).astype(np.float32) * np.float32(scale)
+        median = float(np.median(known)) * scale
         if _LIKELY_M[0] <= median <= _LIKELY_M[1]:
-            return
+            return depth_m, ""
         text = (
-            f"{path}: the median depth is {median:.4g} m, if one unit is {scale:g} m; likely medians are "
+            f"{where}: the median depth is {median:.4g} m, if one unit is {scale:g} m; likely medians are "
             f"{_LIKELY_M[0]} to {_LIKELY_M[1]:g} m"
         )
-        if self._scale is None:
+        if self.scale is None:
             raise DatasetError(f"{text}. Pass ", Argument("scale", ...), ", the metres of one unit.")
-        self._warn_once("unit", f"{text}; check `scale`.")
+        return depth_m, f"{text}; check `scale`."
 
 
 def read_depth_values(path: Path) -> np.ndarray:
@@ -150,8 +176,6 @@ def read_depth_values(path: Path) -> np.ndarray:
                 f"{path} is a picture of mode {mode}; depth must have 16 bits or floats. 8-bit pictures are only for "
                 "viewing: use the files of the sensor."
             )
-    if values.ndim != 2 or values.dtype.kind not in "iuf":
-        raise DatasetError(f"{path} must hold one number per pixel, (H, W); got {values.dtype} {values.shape}.")
     return values
 
 

@@ -81,7 +81,7 @@ class FolderDataset(ABC):
         self._name, self._on_error = name, on_error
         self._captions = captions
         self._warned: set[str] = set()
-        self._records = _found(records, name, advice)
+        self._records = self._find(records, advice)
         if captions is not None:
             check_image_captions(captions, self.image_ids, name)
 
@@ -157,6 +157,10 @@ class FolderDataset(ABC):
     @abstractmethod
     def _label(self, sample: Sample, path: Path) -> Sample:
         """Add the labels in a file to the sample."""
+
+    def _find(self, records: Sequence[Record], advice: str) -> list[Record]:
+        """The records with their files as they are on disk, after checking that all are there."""
+        return _found(records, self._name, advice)
 
     def _load(self, record: Record) -> Sample:
         caption = None if self._captions is None else caption_of(self._captions, record.image_id)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Float32, Int64, Integer, UInt8
+from PIL import Image
 
 from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
@@ -43,8 +44,12 @@ class Annotation(NamedTuple):
     database: str
 
 
-def read_upright(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
+def read_upright(source: Path | Image.Image, name: str | None = None) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
     """Read pixels as `tadp.images.read_image` does, and say how they were turned.
+
+    Args:
+        source: The path of the image, or the picture.
+        name: The name of the image for messages; None, the default, is its path.
 
     Returns:
         The pixels, and the EXIF orientation by which they were turned, 1 to 8; 1 means that they were not.
@@ -52,34 +57,37 @@ def read_upright(path: Path) -> tuple[UInt8[np.ndarray, "_h _w 3"], int]:
     Raises:
         ImageError: If the file is missing or damaged, or its values are out of range.
     """
-    pixels, orientation = decode_turned(path, str(path), None)
+    pixels, orientation = decode_turned(source, name or str(source), None)
     if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
         pixels = np.array(to_pil(pixels, max_pixels=None))
     return pixels, orientation
 
 
 def read_mask(sample: Sample, path: Path) -> Integer[np.ndarray, "_h _w"]:
-    """Read the values of a sample's mask as they are stored. For a picture with a palette these are the indices."""
-    return read_indexed(sample, path)[0]
-
-
-def read_indexed(sample: Sample, path: Path) -> tuple[Integer[np.ndarray, "_h _w"], list[tuple[int, ...]]]:
-    """Read the values of a sample's mask, and the palette of its file, which is empty if there is none.
+    """Read the values of a sample's mask as they are stored. For a picture with a palette these are the indices.
 
     Raises:
         ImageError: If the file is missing or damaged.
         DatasetError: If the file is a colour picture, has fractions, or differs from the image in size.
     """
-    values, _, palette = read_labels(path)
-    check_label_size(sample, path, values.shape, kind="a mask")
+    return checked_mask(read_labels(path).values, sample, path)
+
+
+def checked_mask(values: np.ndarray, sample: Sample, where: Path | str) -> Integer[np.ndarray, "_h _w"]:
+    """The values of a mask as whole numbers.
+
+    Raises:
+        DatasetError: If the mask has fractions, or differs from the image in size.
+    """
+    check_label_size(sample, where, values.shape, kind="a mask")
     if values.dtype.kind == "f":
         if not np.array_equal(values, np.round(values)):  # NaN differs from itself
             raise DatasetError(
-                f"{path} has values that are not whole numbers; a mask must hold class numbers. Use the files that "
+                f"{where} has values that are not whole numbers; a mask must hold class numbers. Use the files that "
                 "came with the data set."
             )
         values = values.clip(-1, 2**16).astype(np.int32)
-    return values, palette
+    return values
 
 
 def class_table(class_of: Mapping[int, int]) -> Int64[np.ndarray, " _values"]:
@@ -106,7 +114,7 @@ def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, " _values"], 
 
 
 def to_classes(
-    values: Integer[np.ndarray, "_h _w"], table: Int64[np.ndarray, " _values"], path: Path, *, name: str
+    values: Integer[np.ndarray, "_h _w"], table: Int64[np.ndarray, " _values"], path: Path | str, *, name: str
 ) -> Int64[np.ndarray, "_h _w"]:
     """Convert the values of a mask to classes; see `with_mask`."""
     mask = table[values if values.dtype == np.uint8 else values.clip(0, len(table) - 1)]
@@ -127,7 +135,7 @@ def looks_shifted(values: Integer[np.ndarray, "_h _w"], highest: int) -> bool:
     return bool((values == IGNORE_LABEL).any() and not ((values > highest) & (values != IGNORE_LABEL)).any())
 
 
-def check_label_size(sample: Sample, path: Path, size: tuple[int, ...], *, kind: str) -> None:
+def check_label_size(sample: Sample, path: Path | str, size: tuple[int, ...], *, kind: str) -> None:
     """Refuse labels that differ from their image in size.
 
     Args:

@@ -1,7 +1,7 @@
 """Data sets of labelled objects, with boxes, and with masks where objects have outlines, in any file format."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -102,7 +102,7 @@ class ObjectDataset(FolderDataset):
         choice = choose_classes(found, class_names, name=name, places=places)
         empty: list[str] = []
         wrong: list[str] = []
-        self._images = {image.record.image_id: _sound(image, choice, empty, wrong) for image in images}
+        self._images = {image.record.image_id: sound_objects(image, choice, empty, wrong) for image in images}
         _report(empty, wrong, name, bad_labels)
         self._index_of = choice.index_of
         self.box_class_names = choice.names
@@ -141,7 +141,7 @@ class ObjectDataset(FolderDataset):
         height, width = sample.image_size
         if image.size is None:  # only now the size is known
             wrong: list[str] = []
-            image = _sound(replace(image, size=sample.image_size), None, [], wrong)
+            image = sound_objects(replace(image, size=sample.image_size), None, [], wrong)
             if wrong:
                 raise DatasetError(f"{wrong[0]}.")
         elif image.size != (1, 1):
@@ -149,11 +149,7 @@ class ObjectDataset(FolderDataset):
         scale = (width, height, width, height) if image.size == (1, 1) else (1, 1, 1, 1)
         entries = [(entry, tuple(np.multiply(entry.box, scale).tolist())) for entry in image.objects]
         kept = [(entry, box) for entry, box in entries if fixed_value(entry.name) is None]
-        boxes = Boxes(
-            torch.tensor([box for _, box in kept], dtype=torch.float32).reshape(-1, 4),
-            torch.tensor([self._index(entry) for entry, _ in kept], dtype=torch.int64),
-            torch.tensor([entry.is_difficult for entry, _ in kept], dtype=torch.bool),
-        )
+        boxes = boxes_of([entry._replace(box=box) for entry, box in kept], lambda name: self._index_of[name] or 0)
         return replace(sample, boxes=boxes, mask=self._mask(entries, sample))
 
     def _mask(self, entries: Sequence[tuple[LabelledObject, Box]], sample: Sample) -> np.ndarray | None:
@@ -204,12 +200,23 @@ def with_labels(
     return labelled
 
 
+def boxes_of(objects: Sequence[LabelledObject], index_of: Callable[[str], int]) -> Boxes:
+    """The boxes of objects, in pixels, with the index of each class name."""
+    return Boxes(
+        torch.tensor([entry.box for entry in objects], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([index_of(entry.name) for entry in objects], dtype=torch.int64),
+        torch.tensor([entry.is_difficult for entry in objects], dtype=torch.bool),
+    )
+
+
 def _area(box: Box) -> float:
     left, top, right, bottom = box
     return (right - left) * (bottom - top)
 
 
-def _sound(image: LabelledImage, choice: ClassChoice | None, empty: list[str], wrong: list[str]) -> LabelledImage:
+def sound_objects(
+    image: LabelledImage, choice: ClassChoice | None, empty: list[str], wrong: list[str]
+) -> LabelledImage:
     """An image with those of its objects that are read and right.
 
     What is wrong with others is added to `empty` if they have no area, and otherwise to `wrong`.

@@ -15,6 +15,7 @@ from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
 from tadp.datasets.readers.label_files import read_json_export
+from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import (
     BadLabels,
     LabelledImage,
@@ -84,11 +85,16 @@ class LabelmeFolder(ObjectDataset):
         files = labelme_files(root)
         if not files:
             raise MissingDataError(f"{name}: there are no json files of labelme in {root}.")
-        content = {path: _read(path) for path in files}
+        content: dict[Path, dict[str, Any]] = {}
+        shapes: dict[Path, list[LabelledObject]] = {}
+        for path in files:
+            with kept("wrong label"):
+                content[path] = _read(path)
+                shapes[path] = _objects(path, content[path])
         images = keyed(pictures(root), root)
         key_of = {path.resolve(): key for key, path in images.items()}
         labels: dict[str, Path] = {}
-        for path in files:
+        for path in shapes:
             image = (path.parent / PurePosixPath(str(content[path]["imagePath"]).replace("\\", "/"))).resolve()
             key = key_of.get(image)
             if key is None and image.is_file():  # in a folder elsewhere
@@ -98,7 +104,7 @@ class LabelmeFolder(ObjectDataset):
             if first != path:
                 raise DatasetError(f"{first} and {path} are both labels of {image}. Remove one of them.")
         keys = with_labels(list(images), labels, images, kind="json file", name=name, unpaired=unpaired)
-        entries = {key: _objects(labels[key], content[labels[key]]) for key in keys if key in labels}
+        entries = {key: shapes[labels[key]] for key in keys if key in labels}
         names = root / "labels.txt"
         found = read_lines(names, of="class", error=DatasetError) if names.is_file() else []
         super().__init__(

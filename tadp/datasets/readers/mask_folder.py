@@ -8,7 +8,7 @@ import numpy as np
 
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
 from tadp.datasets.readers.mask_values import MaskValues, Palette
-from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders
+from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.files.checks import check_classes
 from tadp.images.image_files import LABEL_SUFFIXES
@@ -91,7 +91,7 @@ class MaskFolder(FolderDataset):
             )
         self._values = MaskValues.of(names, labels, palette)
         self._may_be_white = len(names) == 2 and palette is None and IGNORE_LABEL not in (labels or {})
-        root = Path(next(iter(images.values())) if isinstance(images, Mapping) else images)
+        root = shared_folder(images)
         super().__init__(
             pairs.records,
             name=root.name or str(root),

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int64
 
-from tadp.datasets.readers.label_files import check_label_size, class_table, read_indexed, to_classes
+from tadp.datasets.readers.label_files import check_label_size, checked_mask, class_table, to_classes
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError
 from tadp.files.checks import check_whole
-from tadp.images.image_files import read_labels
+from tadp.images.image_files import Stored, read_labels
 
 Color: TypeAlias = tuple[int, int, int] | str  # red, green, blue from 0 to 255, or "#804080"
 Palette: TypeAlias = Sequence[Color] | Mapping[Color, int | str]
@@ -33,7 +33,7 @@ class MaskValues:
     class_names: tuple[str, ...]
     table: Int64[np.ndarray, " _values"]
     colors: Mapping[tuple[int, int, int], int] | None = None
-    shown: dict[int, tuple[tuple[int, ...], Path]] = field(default_factory=dict)
+    shown: dict[int, tuple[tuple[int, ...], Path | str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -70,47 +70,61 @@ class MaskValues:
 
         Raises:
             ImageError: If the file is missing or damaged.
-            DatasetError: If it differs from the image in size, has a value or colour without class, or its palette
-                contradicts that of another mask.
+            DatasetError: See `classes_of`.
+        """
+        return self.classes_of(read_labels(path, as_colors=self.colors is not None), sample, path, name=name)
+
+    def classes_of(self, stored: Stored, sample: Sample, where: Path | str, *, name: str) -> Int64[np.ndarray, "_h _w"]:
+        """The class of each pixel.
+
+        Raises:
+            DatasetError: If the mask differs from the image in size, has a value or colour without class, or its
+                palette contradicts that of another mask.
         """
         if self.colors is not None:
-            return self._from_colors(sample, path, self.colors, name)
-        values, palette = read_indexed(sample, path)
-        if not palette:
-            return to_classes(values, self.table, path, name=name)
-        used = {index: palette[index] for index in np.unique(values).tolist() if index < len(palette)}
-        for index, color in used.items():
-            first, where = self.shown.setdefault(index, (color, path))
-            if first != color:
-                raise DatasetError(
-                    f"{path} has a palette in which index {index} is the colour {color}, and in {where} it is {first}, "
-                    "so the indices of these masks are not classes. If the colours are, pass palette={colour: class}."
-                )
+            check_label_size(sample, where, stored.values.shape[:2], kind="a mask")
+            return _from_colors(stored.values, self.colors, where, name)
+        values = checked_mask(stored.values, sample, where)
+        if not stored.palette:
+            return to_classes(values, self.table, where, name=name)
+        self._check_palette(np.unique(values).tolist(), stored.palette, where)
         try:
-            return to_classes(values, self.table, path, name=name)
+            return to_classes(values, self.table, where, name=name)
         except DatasetError as error:
             raise DatasetError(
                 f"{error} It has a palette; if its colours say the class, pass palette={{colour: class}}."
             ) from error
 
-    def _from_colors(
-        self, sample: Sample, path: Path, colors: Mapping[tuple[int, int, int], int], name: str
-    ) -> Int64[np.ndarray, "_h _w"]:
-        pixels = read_labels(path, as_colors=True).values
-        check_label_size(sample, path, pixels.shape[:2], kind="a mask")
-        codes = _code(pixels.astype(np.int64))
-        known = np.column_stack((_code(np.array(list(colors), np.int64)), list(colors.values())))
-        known = known[known[:, 0].argsort()]
-        place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
-        is_wrong = known[place, 0] != codes
-        if is_wrong.any():
-            color = tuple(pixels[is_wrong][0].tolist())
-            raise DatasetError(
-                f"{path} has {np.count_nonzero(is_wrong)} pixels whose colour is not in the palette of {name}, such as "
-                f"{color}. Add the colour to the palette, with {IGNORE_LABEL} if it has no class; if it only occurs "
-                "along edges, export the masks without smoothing."
-            )
-        return known[place, 1]
+    def _check_palette(self, used: Sequence[int], palette: Sequence[tuple[int, ...]], where: Path | str) -> None:
+        """Refuse an index that is another colour in another mask."""
+        for index in used:
+            if index >= len(palette):
+                continue
+            first, place = self.shown.setdefault(index, (palette[index], where))
+            if first != palette[index]:
+                raise DatasetError(
+                    f"{where} has a palette in which index {index} is the colour {palette[index]}, and in {place} it "
+                    f"is {first}, so the indices of these masks are not classes. If the colours are, pass "
+                    "palette={colour: class}."
+                )
+
+
+def _from_colors(
+    pixels: np.ndarray, colors: Mapping[tuple[int, int, int], int], where: Path | str, name: str
+) -> Int64[np.ndarray, "_h _w"]:
+    codes = _code(pixels.astype(np.int64))
+    known = np.column_stack((_code(np.array(list(colors), np.int64)), list(colors.values())))
+    known = known[known[:, 0].argsort()]
+    place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
+    is_wrong = known[place, 0] != codes
+    if is_wrong.any():
+        color = tuple(pixels[is_wrong][0].tolist())
+        raise DatasetError(
+            f"{where} has {np.count_nonzero(is_wrong)} pixels whose colour is not in the palette of {name}, such as "
+            f"{color}. Add the colour to the palette, with {IGNORE_LABEL} if it has no class; if it only occurs along "
+            "edges, export the masks without smoothing."
+        )
+    return known[place, 1]
 
 
 def _code(pixels: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Pair the images in one folder with the label files of the same names in another."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,6 +98,13 @@ def files_below(folder: Path) -> list[Path]:
     """All files in a folder and its subfolders, sorted, without those that are hidden or in hidden folders."""
     paths = find_images(folder, "")
     return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def shared_folder(folders: Folder) -> Path:
+    """The folder itself, or the one that holds the folders of all splits."""
+    if isinstance(folders, Mapping):
+        return Path(os.path.commonpath([Path(folder).absolute().parent for folder in folders.values()]))
+    return Path(folders)
 
 
 def keyed(paths: Sequence[Path], root: Path) -> dict[str, Path]:

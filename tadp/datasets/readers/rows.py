@@ -1,0 +1,275 @@
+"""Rows with images and labels, such as those of Hugging Face's library `datasets`."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from tadp.captions.records import shown
+from tadp.datasets.readers.depth_folder import DepthUnit
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, caption_of
+from tadp.datasets.readers.label_files import check_label_size, check_turn, read_upright
+from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, boxes_of, sound_objects
+from tadp.datasets.readers.mask_values import MaskValues, Palette
+from tadp.datasets.sample import Sample
+from tadp.errors import DatasetError, ImageError
+from tadp.files.checks import check_choice, check_classes
+from tadp.images.image_files import Stored, read_labels
+from tadp.images.reading import to_pil
+
+BoxFormat = Literal["xywh", "xyxy"]
+_BOXES, _CLASSES = ("bbox", "boxes"), ("category", "categories", "label", "labels", "category_id")
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A table whose rows are mappings, such as a `datasets.Dataset` or a list of dictionaries."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class RowDataset(FolderDataset):
+    """Rows with an image and labels, such as those of Hugging Face's library `datasets`. A row is read when it is used.
+
+    An image, mask or depth is a PIL image, an array, a path, or {"bytes": …}, as `datasets` returns them. Objects are
+    {"bbox": […], "category": […]} or a list of {"bbox": …, "category": …}; a category is an index into `class_names` or
+    one of them.
+
+    Attributes:
+        class_names: Names of the classes in masks, or of boxes if there are no masks.
+        box_class_names: Names of the classes that the labels of boxes index.
+
+    Args:
+        rows: The rows: anything with a length that returns a mapping for an index.
+        image: Name of the column of images, "image" by default.
+        mask: Name of the column of masks; None, the default, if there is none.
+        depth: Name of the column of depth; None, the default, if there is none.
+        objects: Name of the column of objects; None, the default, if there is none.
+        image_id: Name of a column with unique ids; None, the default, takes the number of the row, from "0".
+        class_names: Names of the classes in the order of their indices. With `datasets`, they are in `rows.features`.
+        labels: What stored values of masks mean, such as {255: 1}; see `MaskFolder`.
+        palette: The colours of the classes, if masks are coloured pictures; see `MaskFolder`.
+        box_format: "xywh" (the default, as in COCO) for left, top, width and height; "xyxy" for left, top, right and
+            bottom. In pixels.
+        scale: The metres of one unit of depth; see `DepthFolder`.
+        invalid: A value of depth that means unknown, besides 0; see `DepthFolder`.
+        captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
+        on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
+
+    Raises:
+        DatasetError: If a column is missing, or two rows have the same id.
+        ValueError: If no column of labels is named, or `class_names` is missing for masks or objects.
+        UnknownIdError: If `captions` lacks the caption of an image.
+
+    Example:
+        >>> rows = [{"image": Image.new("RGB", (64, 48)), "objects": {"bbox": [[2, 3, 10, 5]], "category": [1]}}]
+        >>> data = RowDataset(rows, objects="objects", class_names=["dog", "cat"])
+        >>> data, data[0].boxes.boxes.tolist()
+        (<RowDataset: 1 images>, [[2.0, 3.0, 12.0, 8.0]])
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        image: str = "image",
+        mask: str | None = None,
+        depth: str | None = None,
+        objects: str | None = None,
+        image_id: str | None = None,
+        class_names: Sequence[str] = (),
+        labels: Mapping[int, int] | None = None,
+        palette: Palette | None = None,
+        box_format: BoxFormat = "xywh",
+        scale: float | None = None,
+        invalid: float | None = None,
+        captions: Captions | None = None,
+        on_error: OnError = "raise",
+    ):
+        check_choice(box_format, get_args(BoxFormat), name="box_format")
+        self._columns = {"segmentation": mask, "depth": depth, "detection": objects}
+        self.tasks = tuple(task for task, column in self._columns.items() if column is not None)  # pyright: ignore
+        if not self.tasks:
+            raise ValueError("a data set needs labels; pass mask=…, depth=… or objects=… with the name of a column.")
+        names = check_classes(class_names, name="class_names") if mask is not None or objects is not None else []
+        self._rows, self._image, self._box_format = rows, image, box_format
+        self.box_class_names = tuple(names)
+        self._values = MaskValues.of(names, labels, palette) if mask is not None else None
+        self._unit = DepthUnit(scale, invalid)
+        self._row_of = _numbered(rows, image_id)
+        if len(rows):
+            for column in (image, *filter(None, self._columns.values())):
+                _value(rows[0], column, "row 0")
+        super().__init__(
+            [Record(key, Path(key), None) for key in self._row_of],
+            name="RowDataset",
+            class_names=names,
+            captions=captions,
+            on_error=on_error,
+        )
+
+    @property
+    def image_paths(self) -> Mapping[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The image of each row by its id, as `CaptionTable.fill` needs them. They are read when they are used."""
+        return _Images(self._rows, self._image, {key: self._row_of[key] for key in self.image_ids})
+
+    def _find(self, records: Sequence[Record], advice: str) -> list[Record]:
+        return list(records)
+
+    def _load(self, record: Record) -> Sample:
+        where = f"row {self._row_of[record.image_id]}"
+        row = self._rows[self._row_of[record.image_id]]
+        caption = None if self._captions is None else caption_of(self._captions, record.image_id)
+        pixels, orientation = _pixels(_picture(_value(row, self._image, where), where), f"the image of {where}")
+        sample = Sample(pixels, record.image_id, caption)
+        for task, read in (("segmentation", self._mask), ("depth", self._depth), ("detection", self._boxes)):
+            column = self._columns[task]
+            if column is not None:
+                sample = read(sample, _value(row, column, where), f"the {column} of {where}")
+        if orientation != 1:
+            check_turn(sample, Path(where), Path(where), orientation)
+        return sample
+
+    def _label(self, sample: Sample, path: Path) -> Sample:
+        raise NotImplementedError  # `_load` reads labels from rows
+
+    def _mask(self, sample: Sample, value: Any, where: str) -> Sample:
+        if self._values is None:
+            return sample
+        stored = _stored(value, where, as_colors=self._values.colors is not None)
+        return replace(sample, mask=self._values.classes_of(stored, sample, where, name=self._name))
+
+    def _depth(self, sample: Sample, value: Any, where: str) -> Sample:
+        values = _stored(value, where).values
+        depth_m, warning = self._unit.to_metres(values, where)
+        check_label_size(sample, where, depth_m.shape, kind="depth")
+        if warning:
+            self._warn_once("unit", warning)
+        return replace(sample, depth_m=depth_m)
+
+    def _boxes(self, sample: Sample, value: Any, where: str) -> Sample:
+        entries = [
+            self._object(box, label, f"{where}, object {k}") for k, (box, label) in enumerate(_pairs(value, where), 1)
+        ]
+        empty: list[str] = []
+        wrong: list[str] = []
+        record = Record(sample.image_id, Path(where), None)
+        image = sound_objects(LabelledImage(record, entries, sample.image_size), None, empty, wrong)
+        if wrong:
+            raise DatasetError(f"{wrong[0]}.")
+        if empty:
+            self._warn_once("area", f"{empty[0]}; such objects are left out.")
+        return replace(sample, boxes=boxes_of(image.objects, self.box_class_names.index))
+
+    def _object(self, box: Any, label: Any, where: str) -> LabelledObject:
+        try:
+            left, top, third, fourth = (float(number) for number in box)
+            name = label if isinstance(label, str) else self.box_class_names[range(len(self.box_class_names))[label]]
+            if name not in self.box_class_names:
+                raise IndexError
+        except (TypeError, ValueError) as error:
+            raise DatasetError(
+                f"{where}: a box must have four numbers and a class; got {shown((box, label))}."
+            ) from error
+        except IndexError as error:
+            known = ", ".join(self.box_class_names)
+            raise DatasetError(f"{where}: there is no class {label!r}; the class_names are {known}.") from error
+        right, bottom = (left + third, top + fourth) if self._box_format == "xywh" else (third, fourth)
+        return LabelledObject(name, (left, top, right, bottom), where)
+
+
+class _Images(Mapping[str, Any]):
+    """The images of rows by id."""
+
+    def __init__(self, rows: Rows, column: str, row_of: Mapping[str, int]):
+        self._rows, self._column, self._row_of = rows, column, row_of
+
+    def __getitem__(self, image_id: str) -> Any:
+        where = f"row {self._row_of[image_id]}"
+        return _picture(_value(self._rows[self._row_of[image_id]], self._column, where), where)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row_of)
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+
+def _numbered(rows: Rows, image_id: str | None) -> dict[str, int]:
+    """The number of each row by its id."""
+    numbers: dict[str, int] = {}
+    for number in range(len(rows)):
+        key = str(number) if image_id is None else str(_value(rows[number], image_id, f"row {number}"))
+        if numbers.setdefault(key, number) != number:
+            raise DatasetError(
+                f"rows {numbers[key]} and {number} have the same id, {key!r}. Pass a column of unique ids."
+            )
+    return numbers
+
+
+def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
+    if column not in row:
+        raise DatasetError(f"{where} has no column {column!r}; its columns are {', '.join(map(str, row))}.")
+    if row[column] is None:
+        raise DatasetError(f"{where} has no value in the column {column!r}. Remove such rows: rows.filter(…).")
+    return row[column]
+
+
+def _picture(value: Any, where: str) -> Any:
+    """An image in a form that tadp reads, from one that `datasets` returns."""
+    if isinstance(value, Mapping) and value.get("bytes") is not None:
+        try:
+            return Image.open(io.BytesIO(value["bytes"]))
+        except OSError as error:
+            raise ImageError(f"{where} has bytes that are not an image ({error}).") from error
+    return value["path"] if isinstance(value, Mapping) and "path" in value else value
+
+
+def _pixels(picture: Any, name: str) -> tuple[np.ndarray, int]:
+    """Upright pixels, and the EXIF orientation by which they were turned."""
+    if isinstance(picture, str | Path | Image.Image):
+        return read_upright(Path(picture) if isinstance(picture, str) else picture, name)
+    return np.asarray(to_pil(np.asarray(picture))), 1
+
+
+def _stored(value: Any, where: str, *, as_colors: bool = False) -> Stored:
+    """The values of a mask or depth in a row."""
+    picture = _picture(value, where)
+    if isinstance(picture, str | Path):
+        return read_labels(Path(picture), as_colors=as_colors)
+    if not isinstance(picture, Image.Image):
+        return Stored(np.asarray(picture), "", [])
+    if picture.format in ("JPEG", "WEBP", "AVIF"):
+        raise DatasetError(
+            f"{where} is a {picture.format} image, which may change values. Store masks and depth as PNG."
+        )
+    if as_colors:
+        return Stored(np.asarray(picture.convert("RGB")), picture.mode, [])
+    if picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
+        raise DatasetError(
+            f"{where} is a colour picture (mode {picture.mode}); pass palette={{colour: class}} for masks."
+        )
+    colors = (picture.getpalette("RGB") if picture.mode == "P" else None) or []
+    values = np.array(picture, np.uint8) if picture.mode == "1" else np.asarray(picture)
+    return Stored(values, picture.mode, list(zip(colors[::3], colors[1::3], colors[2::3], strict=True)))
+
+
+def _pairs(value: Any, where: str) -> list[tuple[Any, Any]]:
+    """The box and the class of each object."""
+    rows = value if isinstance(value, list | tuple) else [value]
+    pairs: list[tuple[Any, Any]] = []
+    for row in rows:
+        boxes = next((row[key] for key in _BOXES if key in row), None) if isinstance(row, Mapping) else None
+        classes = next((row[key] for key in _CLASSES if key in row), None) if isinstance(row, Mapping) else None
+        if boxes is None or classes is None:
+            raise DatasetError(
+                f"{where} must have {' or '.join(_BOXES)}, and {', '.join(_CLASSES[:-1])}; got {shown(row)}."
+            )
+        pairs += [(boxes, classes)] if rows is value else list(zip(boxes, classes, strict=True))
+    return pairs
