@@ -227,7 +227,7 @@ def read_list(path: Path) -> list[str]:
     Raises:
         DatasetError: If the file cannot be read, is not a text file, is empty, or lists a file outside the data set.
     """
-    lines = [line.lstrip("/") for line in read_lines(path, of="image", error=DatasetError)]
+    lines = read_lines(path, of="image", error=DatasetError)
     for line in lines:
         if ".." in line.replace("/", " ").split():
             raise DatasetError(f"{path} lists {shown(line)}, which is outside the data set. Remove that line.")

@@ -165,7 +165,8 @@ class VOCBoxes(FolderDataset):
         root = Path(root)
         _check_names(class_names, known, name)
         images = require(root / "JPEGImages", root=root, name=name, advice=advice)
-        names = read_list(require(root / "ImageSets/Main" / f"{split}.txt", root=root, name=name, advice=advice))
+        lines = read_list(require(root / "ImageSets/Main" / f"{split}.txt", root=root, name=name, advice=advice))
+        names = [line.lstrip("/") for line in lines]
         self._known = tuple(known)
         super().__init__(
             [Record(stem, images / f"{stem}.jpg", root / "Annotations" / f"{stem}.xml") for stem in names],
@@ -278,12 +279,14 @@ def _segmentation_names(root: Path, split: VOCSplit) -> list[str]:
     lists = root / "ImageSets" / "Segmentation"
     if split != "trainaug":
         advice = _GET.format(root=root)
-        return read_list(require(lists / f"{split}.txt", root=root, name="Pascal VOC", advice=advice))
+        lines = read_list(require(lists / f"{split}.txt", root=root, name="Pascal VOC", advice=advice))
+        return [line.lstrip("/") for line in lines]
     if (lists / "trainaug.txt").exists():
         # Some lists have two paths per line: /JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png
         return [Path(line.split()[0]).stem for line in read_list(lists / "trainaug.txt")]
     if (lists / "aug.txt").exists() and (lists / "train.txt").exists():
-        return list(dict.fromkeys(read_list(lists / "train.txt") + read_list(lists / "aug.txt")))
+        lines = read_list(lists / "train.txt") + read_list(lists / "aug.txt")
+        return list(dict.fromkeys(line.lstrip("/") for line in lines))
     raise MissingDataError(f"Pascal VOC needs {lists / 'trainaug.txt'}, which is not there. {_GET_LIST}")
 
 
