@@ -602,7 +602,7 @@ def test_each_claim_is_judged_with_the_control_too(monkeypatch, tmp_path):
     line = next(line for line in page.splitlines() if line.startswith("| Names of classes that are not in the image"))
     assert line.endswith("| agrees | disagrees | **only with supervision** |")
     introduction = (tmp_path / "paper-introduction.md").read_text()
-    assert "The control, precision 0.50, recall 1.00 minus" in introduction.replace("(", "").replace(")", "")
+    assert "The control, for precision 0.50, recall 1.00 minus" in introduction.replace("(", "").replace(")", "")
     assert "Verdict: **only with supervision**. `tadp-tiny`: agrees. The control: disagrees." in introduction
 
 
