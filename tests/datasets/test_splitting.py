@@ -12,10 +12,10 @@ from tadp.errors import DatasetError, OptionError
 def frames(tmp_path):
     """Twelve images in three folders."""
     for number in range(12):
-        for kind, value in (("images", 100), ("masks", number % 2)):
+        for kind in ("images", "masks"):
             path = tmp_path / kind / f"seq{number // 4}" / f"{number:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((8, 8), value, np.uint8)).save(path)
+            Image.fromarray(np.eye(8, dtype=np.uint8)).save(path)
     return tmp_path
 
 
@@ -149,3 +149,20 @@ def test_rendered_scenes_have_parts_too():
     assert parts["val"].with_captions(captions)[-1].caption == captions[parts["val"].image_ids[-1]]
     with pytest.raises(IndexError, match="scene 3 of 3"):
         parts["val"][3]
+
+
+def test_a_part_without_a_class_is_told_of(frames):
+    for number in range(12):
+        value = 1 if number == 11 else 0
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(
+            frames / "masks" / f"seq{number // 4}" / f"{number:02d}.png"
+        )
+    data = open_frames(frames)
+    with pytest.warns(
+        UserWarning, match=r"the part 'val' .* has no ball, which other parts have; their scores are unknown"
+    ):
+        split(data, group="folder", lists={"train": data.image_ids[4:], "val": data.image_ids[:4]})
+    with pytest.warns(UserWarning, match=r"the part 'train' .* has no ball, .*; the model cannot learn them"):
+        split(data, lists={"train": data.image_ids[:4], "val": data.image_ids[4:]})
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(frames / "masks/seq0/00.png")  # later errors name this file
+    split(data, lists={"train": data.image_ids[:4], "val": data.image_ids[4:]})

@@ -86,6 +86,15 @@ class FolderDataset(ABC):
             check_image_captions(captions, self.image_ids, name)
 
     @property
+    def records(self) -> list[Record]:
+        """The id and the files of each image, in order."""
+        return list(self._records)
+
+    def classes_in(self, image_id: str) -> set[str] | None:
+        """The names of the classes in the labels of an image, which is not opened; None if that is not known."""
+        return None
+
+    @property
     def image_ids(self) -> list[str]:
         """Names of the images, in order."""
         return [record.image_id for record in self._records]

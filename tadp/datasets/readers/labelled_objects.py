@@ -123,8 +123,7 @@ class ObjectDataset(FolderDataset):
         count = len(self.box_class_names)
         return f"<{self._name}: {len(self)} images, {kinds} of {count} {'class' if count == 1 else 'classes'}>"
 
-    def classes_in(self, image_id: str) -> set[str]:
-        """The names of the classes of the objects in an image, which is not opened."""
+    def classes_in(self, image_id: str) -> set[str] | None:
         entries = self._images[image_id].objects
         return {self.box_class_names[self._index(entry)] for entry in entries if fixed_value(entry.name) is None}
 

@@ -103,6 +103,12 @@ class MaskFolder(FolderDataset):
             splits=pairs.splits,
         )
 
+    def classes_in(self, image_id: str) -> set[str] | None:
+        path = self.label_paths[image_id]
+        if path is None:
+            return None
+        return {self.class_names[label] for label in self._values.labels_in(path, name=self._name)}
+
     def _label(self, sample: Sample, path: Path) -> Sample:
         labelled = replace(sample, mask=self._values.read(sample, path, name=self._name))
         if self._may_be_white and _is_black_and_white(labelled):

@@ -74,6 +74,20 @@ class MaskValues:
         """
         return self.classes_of(read_labels(path, as_colors=self.colors is not None), sample, path, name=name)
 
+    def labels_in(self, path: Path, *, name: str) -> list[int]:
+        """The labels in a mask file, without unknown, whatever the size of its image.
+
+        Raises:
+            ImageError: If the file is missing or damaged.
+            DatasetError: If it has a value or colour without class.
+        """
+        stored = read_labels(path, as_colors=self.colors is not None).values
+        if self.colors is not None:
+            labels = _from_colors(stored, self.colors, path, name)
+        else:
+            labels = to_classes(np.unique(stored).astype(np.int64)[None], self.table, path, name=name)
+        return [label for label in np.unique(labels).tolist() if label != IGNORE_LABEL]
+
     def classes_of(self, stored: Stored, sample: Sample, where: Path | str, *, name: str) -> Int64[np.ndarray, "_h _w"]:
         """The class of each pixel.
 

@@ -128,6 +128,14 @@ def _has(folder: Path, suffix: str) -> bool:
     return folder.is_dir() and any(path.suffix.lower() == suffix for path in files_below(folder))
 
 
+def _yolo(folder: Path) -> tuple[Any, ...] | None:
+    path = yolo_file(folder)
+    if path is not None and path.name == "classes.txt":  # which may also name the classes of masks
+        texts = [text for text in files_below(path.parent) if text.suffix == ".txt" and text.name != path.name]
+        return (folder,) if texts else None
+    return None if path is None else (folder,)
+
+
 def _voc(folder: Path) -> tuple[Any, ...] | None:
     if not folder.is_dir():
         return None
@@ -147,7 +155,7 @@ LAYOUTS = (
         "YoloDataset",
         "text labels with data.yaml, obj.names or classes.txt",
         ("detection", "segmentation"),
-        lambda folder: (folder,) if yolo_file(folder) is not None else None,
+        _yolo,
         YoloDataset,
     ),
     Layout(

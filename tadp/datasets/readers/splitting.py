@@ -3,20 +3,23 @@
 import re
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from tadp.captions.records import shown
+from tadp.datasets.readers.image_folder import FolderDataset
 from tadp.datasets.readers.label_files import read_list
 from tadp.datasets.readers.label_problems import keep
-from tadp.errors import Argument, DatasetError, OptionError
+from tadp.errors import Argument, DatasetError, OptionError, TADPError
 from tadp.files.checks import check_numbers, check_whole
 from tadp.images.image_files import is_image
 from tadp.language.unicode_forms import composed
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_MOST_CHECKED = 2000  # images whose labels are read to see which classes a part lacks; masks take milliseconds each
 Group: TypeAlias = Literal["folder"] | str | int | Callable[[str], Hashable]
 
 
@@ -46,7 +49,8 @@ def split(
     out as "val".
 
     Neighbouring frames of a video are nearly the same image, so a random fraction of them measures what the model has
-    seen in training. Pass `group` to keep such images together.
+    seen in training. Pass `group` to keep such images together. If a part lacks a class that another part has, there is
+    a warning (for up to 2,000 images, whose labels are read for it).
 
     Args:
         data: The data set to split.
@@ -88,7 +92,7 @@ def split(
     elif folders is not None:
         parts = {name: _below(data, folder, name) for name, folder in folders.items()}
     else:
-        own = {name: list(ids) for name, ids in getattr(data, "splits", {}).items()}
+        own = dict(data.splits) if isinstance(data, FolderDataset) else {}
         parts = own if "train" in own else {"train": data.image_ids}
         if "val" not in parts:
             kept, held_out = _drawn(parts["train"], fraction, seed, _group_of(data, group))
@@ -96,6 +100,8 @@ def split(
         parts = {name: parts[name] for name in dict.fromkeys((*SPLIT_NAMES.values(), *parts)) if name in parts}
     _check_apart(parts)
     _tell_of_rest(data, parts)
+    if isinstance(data, FolderDataset) and len(data) <= _MOST_CHECKED:
+        _tell_of_missing_classes(data, parts)
     return {name: data.subset(ids) for name, ids in parts.items()}
 
 
@@ -164,8 +170,9 @@ def _shared(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _paths(data: Splittable) -> Mapping[str, str | Path]:
-    paths = getattr(data, "image_paths", None)
-    return {image_id: image_id for image_id in data.image_ids} if paths is None else paths
+    if isinstance(data, FolderDataset):
+        return {record.image_id: record.image for record in data.records}
+    return {image_id: image_id for image_id in data.image_ids}
 
 
 def find_listed(entries: str | Path | Sequence[str], index: NameIndex, argument: str, name: str) -> list[str]:
@@ -286,3 +293,21 @@ def _tell_of_rest(data: Splittable, parts: Mapping[str, Sequence[str]]) -> None:
             f"them {rest[0]!r}.",
             stacklevel=3,
         )
+
+
+def _tell_of_missing_classes(data: FolderDataset, parts: Mapping[str, Sequence[str]]) -> None:
+    """Warn of classes that one part has and another lacks, unless labels cannot be read, as later errors say."""
+    present: dict[str, set[str]] = {}
+    for name, ids in parts.items():
+        with suppress(TADPError):
+            present[name] = set().union(*(data.classes_in(image_id) or () for image_id in ids))
+    for name, names in present.items():
+        missing = sorted(set().union(*present.values()) - names)
+        if missing:
+            listed = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+            what = "the model cannot learn them" if name == "train" else "their scores are unknown there"
+            warnings.warn(
+                f"the part {name!r} of the split has no {listed}, which other parts have; {what}. Pass another seed or "
+                "fraction, or lists.",
+                stacklevel=4,
+            )

@@ -125,6 +125,12 @@ class VOCFolder(ObjectDataset):
         self.tasks = (*(("detection",) if has_boxes or not reads_masks else ()), *(("segmentation",) * reads_masks))
         self._values = _mask_values(stored, self._value, self.class_names) if reads_masks else None
 
+    def classes_in(self, image_id: str) -> set[str] | None:
+        path = self._masks.get(image_id)
+        if path is None or self._values is None:
+            return super().classes_in(image_id)
+        return {self.class_names[label] for label in self._values.labels_in(path, name=self._name)}
+
     def _mask(self, entries: Sequence[tuple[LabelledObject, Box]], sample: Sample) -> np.ndarray | None:
         path = self._masks.get(sample.image_id)
         if self._values is None or path is None:
