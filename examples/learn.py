@@ -54,6 +54,7 @@ def main() -> None:
 
 def write(path: Path, page: str, summary: dict) -> None:
     """Write the page and its results; the picture is there already."""
+    page += "\nPredictions of *tadp-tiny* for held-out scenes:\n"
     page += f"\n![Image, ground truth and prediction for held-out scenes]({path.name}.png)\n"
     path.with_suffix(".md").write_text(page, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -93,13 +94,15 @@ def markdown(results: dict[str, list[dict]], task: str, called: str) -> str:
     first = runs[0]
     unet = "frozen" if first["tune"] == "nothing" else f"tuned ({first['tune']})"
     about = tomllib.loads((HERE / "openings.toml").read_text(encoding="utf-8"))[f"learn-{task}"].strip()
+    trivial = "a trivial answer that ignores" if len(first["baselines"]) == 1 else "trivial answers that ignore"
     opening = (
-        f"Does a head learn {task} on the features of [`tadp-tiny`](../tadp-tiny.md)? Its score on held-out [rendered "
-        "scenes](../concepts.md#glossary) is compared with the score of the same head on an untrained U-Net, and with "
-        "trivial answers that ignore the image. The table shows the mean ± standard deviation over "
+        f"Does a head learn {task} on the features of [`tadp-tiny`](../tadp-tiny.md)? The score of the head on "
+        "held-out [rendered scenes](../concepts.md#glossary) is compared with the score of the same head on an "
+        f"untrained U-Net, and with {trivial} the image. The table shows the mean ± standard deviation over "
         f"{count} {'seed' if count == 1 else 'seeds'}. A figure without ± is the same for every seed.\n\n"
         f"{about}\n"
-        "- *tadp-tiny*: a head was trained on the features of this model, with captions by its captioner as text.\n"
+        "- *tadp-tiny*: a head was trained on the features of this model, with captions by `tadp-tiny`'s captioner as "
+        "text.\n"
         "- *tadp-tiny, its U-Net untrained*: the same, but with random weights in the U-Net.\n\n"
         f"Command: `{called}`; {first['trained_on']:,} scenes for training, {first['measured_on']} for testing; "
         f"{first['schedule']['steps']} training steps of {first['schedule']['batch']} images; U-Net {unet}; "

@@ -1,4 +1,4 @@
-r"""Does a learned token capture its style? Rendered watercolors, comics and nights, ten images each, several seeds.
+r"""Do a learned token and DreamBooth capture a style? Ten rendered watercolors, comics or nights per seed.
 
     python examples/personalize_study.py --out study --choose
     python examples/personalize_study.py --out study --page docs/results/personalize
@@ -76,9 +76,17 @@ def main() -> None:
         write_json(options.page.with_suffix(".json"), results)
 
 
+PICTURES = """## Pictures
+
+There is one picture for each style: watercolor, comic and night. The first row shows held-out images of the style,
+encoded and decoded by the VAE. All other rows show samples for the same captions: "caption alone" is the column *only
+caption* of the tables, "style's own words" is the column *own words*, and the rows between these two are the column
+*learned* of each method."""
+
+
 def write_page(page: Path, results: dict) -> None:
     """Write PAGE.md with links to its pictures."""
-    text = page_of(results)
+    text = f"{page_of(results)}\n{PICTURES}\n"
     for style in STYLES:
         text += f"\n![Held-out images and samples: {style}]({page.name}-{style}.png)\n"
     with replace_file(page.with_suffix(".md")) as part:

@@ -31,15 +31,16 @@ def page_of(results: dict[str, Any]) -> str:
 HOW_CHOSEN = """We tried these settings on ten night scenes of another seed (100), with held-out images and captions of
 that seed, none of which is used above. *Texts* are the descriptions of the images in training: neutral texts of textual
 inversion ("a painting in the style of …", most of whose words `tadp-tiny` does not know), the template without a
-caption, or the template with a caption as above. *Before* and *learned* are losses. *Colour* and *texture* are
-distances of samples from held-out images, and *halves* gives both for real images. All settings lower the loss. For
-each method we chose the one whose samples are closest to the held-out images in colour."""
+caption, or the template with a caption as above (*captions*). *Before* and *learned* are losses. *Colour* and *texture*
+are distances of samples from held-out images, and *halves* gives both distances between real images, as above. All
+settings lower the loss. For each method we chose the setting whose samples are closest to the held-out images in
+colour."""
 
 
 def choice_table(rows: Sequence[dict[str, Any]]) -> str:
     """The settings that were tried."""
     lines = [
-        "| method | texts | learning rate | before | learned | colour | texture | halves |",
+        "| method | texts | learning rate | before | learned | colour | texture | halves: colour, texture |",
         "|---" * 8 + "|",
     ]
     lines += [
@@ -66,12 +67,13 @@ def _opening(results: dict[str, Any]) -> str:
     known = TINY_KNEW if results.get("model", "tadp-tiny") == "tadp-tiny" else f"The model is `{results['model']}`."
     count, samples, seeds = results["images"], results["samples"], results["seeds"]
     total = count * len(seeds)
-    return f"""# Does a learned token capture its style?
+    return f"""# Do a learned token and DreamBooth capture a style?
 
-A token (textual inversion), a U-Net or a LoRA (DreamBooth) was learned from ten images of a style: watercolors, comics
-or night scenes. Does it capture the style? There are two measures, and lower is better for both: the denoising *loss*
-of other images of the style, and the *distance* of generated samples from such images. Each section is about one
-method, and ends with a table of verdicts.
+A token (textual inversion), a whole U-Net or a LoRA (both by DreamBooth) was learned from ten [rendered
+scenes](../concepts.md#glossary) in one style: watercolors, comics or night scenes. Does what was learned capture the
+style? There are two measures, and lower is better for both: the denoising *loss* of other images of the style, and the
+*distance* of generated samples from such images. There is a section for each method, which ends with a table of
+verdicts.
 
 Command: `{results["command"].strip()}`; {results["machine"]}; {results["cpu_minutes"]} minutes of CPU time; seeds
 {", ".join(map(str, seeds))}. Each seed has its own ten images to learn from, held-out images, captions, noise and
@@ -81,8 +83,8 @@ training order. {settings}.
 
 All styles are learned with the same template, `a … style painting of {{caption}}`, which is close to the model's phrase
 for comics. "…" stands for the learned token, which starts as a copy of the word "painting", or for the rare word "sks"
-(DreamBooth). `{{caption}}` is a caption of the image by `tadp-tiny`'s captioner, from which `RuleCleaner` removed words
-for the style. No labels are used.
+(DreamBooth). `{{caption}}` is a caption of the image by `tadp-tiny`'s captioner, from which rules (`RuleCleaner`)
+removed words for the style. No labels are used.
 
 The columns of the tables are texts for the U-Net:
 
@@ -95,17 +97,17 @@ The columns of the tables are texts for the U-Net:
 **Loss** is the mean squared error of denoising {count} held-out images per seed, with captions that do not name the
 style, at {results["draws"]} timesteps per image. Timesteps and noise are the same in every column. Differences are
 computed for each image. The tables give their mean with a 95 % interval over the {total} images of {len(seeds)} seeds,
-and in brackets the smallest and the largest mean of a seed. The interval only covers the choice of images: another seed
-would learn something else, and {len(seeds)} seeds are too few for an interval over seeds.
+and in brackets the smallest and the largest mean of a single seed. The interval only covers the choice of images, and
+not that another seed would learn something else.
 
 **Samples** are generated for {samples} captions of other scenes, from the same noise in each column (DDIM,
-{results["denoising_steps"]} steps, guidance 4). They are compared with {samples} held-out images of the style, which
-are encoded and decoded by the VAE first, because the VAE also blurs all samples. *Colour* is the Wasserstein distance
-between Gaussians fitted to all pixels in the colour space CIE Lab. *Texture* is in decibels: the root mean square
-difference of the power of spatial frequencies in lightness, over bands of one octave and four directions, after the
-variance of each image is set to one. *Halves* is the distance between these {samples} images and {samples} others of
-the same style; it shows how large a distance arises by chance. Figures are means over seeds, with the smallest and the
-largest in brackets.
+{results["denoising_steps"]} steps, guidance scale 4). They are compared with {samples} held-out images of the style,
+which are encoded and decoded by the VAE first, because the VAE also blurs all samples. *Colour* is the Wasserstein
+distance between Gaussians fitted to all pixels in the colour space CIE Lab. *Texture* is in decibels: the root mean
+square difference of the power of spatial frequencies in lightness, over bands of one octave and four directions, after
+the variance of each image is set to one. *Halves* is the distance between these {samples} images and {samples} others
+of the same style; it shows how large a distance arises by chance. Figures are means over seeds, with the smallest and
+the largest in brackets.
 
 **Verdicts** say for which styles *learned* is lower than another column. A loss must be lower with an interval below
 zero, and a distance must be lower for every seed. Brackets count the pairs of a style and a seed with a lower

@@ -10,7 +10,8 @@ from typing import Any
 
 from tadp.cross_domain import ModifierTable
 from tadp.files.atomic import replace_file
-from transfer.claims import CLAIMS, TINY, VERDICTS
+from transfer.claims import CLAIMS, REPEATED, TINY, VERDICTS
+from transfer.domains import DOMAINS
 from transfer.plan import KINDS, Step
 from transfer.steps import NOT_CLEANED, SOURCE
 from transfer.verdicts import comparison, verdicts
@@ -88,6 +89,7 @@ def save(page: Path, task: str, table: ModifierTable, summary: dict[str, Any]) -
     for name in KINDS:
         picture = picture_of(page, name)
         if picture.exists():
+            parts.append(f"Predictions for images of the target ({DOMAINS[task][0]}) with the modifier *{name}*:")
             parts.append(f"![Target images, ground truth and predictions with the modifier {name}]({picture.name})")
     for suffix, text in ((".md", "\n\n".join(parts)), (".json", json.dumps(summary, indent=2))):
         with replace_file(page.with_suffix(suffix)) as temporary:
@@ -106,6 +108,7 @@ def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
         table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
         "## Comparison with the paper",
         VERDICTS,
+        *[REPEATED[task]] * bool(REPEATED[task] and summary["data"] == "scenes"),
         comparison(table, summary["verdicts"], task),
     ]
     if summary["data"] == "scenes":
@@ -139,11 +142,12 @@ def command(study: argparse.Namespace, training_options: Sequence[str]) -> str:
 
 def describe(table: ModifierTable, summary: dict[str, Any]) -> str:
     """The command, the data, the training and the machine behind a page."""
-    unet = "frozen" if summary["tune"] == "nothing" else f"tuned, too (`--tune {summary['tune']}`)"
+    unet = "frozen" if summary["tune"] == "nothing" else f"tuned together with the head (`--tune {summary['tune']}`)"
+    held_out = "held-out images of each domain for testing" if summary["data"] == "scenes" else "held out for testing"
     seeds = max(len(cell) for columns in table.figures.values() for cell in columns.values())
     return (
         f"Command: `{summary['command']}`; {summary['trained_on']:,} images of the source for training, "
-        f"{summary['measured_on']} held out for testing; {summary['schedule']['steps']} steps of "
+        f"{summary['measured_on']} {held_out}; {summary['schedule']['steps']} steps of "
         f"{summary['schedule']['batch']} images; U-Net {unet}; {seeds} {'seed' if seeds == 1 else 'seeds'}; "
         f"{summary['machine']}; {summary['cpu_minutes']:.0f} minutes of CPU time in total."
     )
