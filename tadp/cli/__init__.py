@@ -1,13 +1,14 @@
 """The command line, `tadp COMMAND`, with one module per command.
 
-The commands are `extract`, `show` and `info` for features; `caption`, `prompt` and `clean` for text; `train`,
-`predict`, `evaluate` and `convert` for task models; and `personalize` and `export`. torch, diffusers and transformers
-are imported inside the commands, so that `tadp --help` is fast.
+The commands are `extract`, `show` and `info` for features; `caption`, `prompt` and `clean` for text; `data` for data
+sets; `train`, `predict`, `evaluate` and `convert` for task models; and `personalize` and `export`. torch, diffusers and
+transformers are imported inside the commands, so that `tadp --help` is fast.
 """
 
 from tadp.cli import caption as caption
 from tadp.cli import clean as clean
 from tadp.cli import convert as convert
+from tadp.cli import data as data
 from tadp.cli import evaluate as evaluate
 from tadp.cli import export as export
 from tadp.cli import extract as extract

@@ -132,6 +132,21 @@ def orientation_of(path: Path) -> int:
         return _orientation(image)
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file, turned upright, in pixels. Only its header is read.
+
+    Raises:
+        ImageError: If the file is missing or is not an image.
+    """
+    with _opened(path, str(path), None) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow may have turned its size already
+            tags: Any = image
+            width, height = tags.tag_v2[256], tags.tag_v2[257]
+        exif = Image.Image.getexif(image)  # that of a PNG would read the pixels, behind which there may be one
+        return (width, height) if exif.get(ExifTags.Base.Orientation) in range(5, 9) else (height, width)
+
+
 def check_size(image_size: tuple[int, ...], name: str, max_pixels: int | None) -> None:
     """Refuse an image that is empty, too small, or larger than `max_pixels`, with an ImageError."""
     height, width = image_size

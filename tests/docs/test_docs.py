@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 from builders_captioner import build_blip2
 from builders_families import build_family
 from builders_single_file import whole, write, write_configs
@@ -18,6 +19,7 @@ from PIL import Image
 from running import ENVIRONMENT, tadp_run
 
 import tadp
+from tadp.datasets import RenderedScenes
 from tadp.datasets.scenes import CLASSES, Scenes
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +40,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """The working directory, with the files that pages use: photos, captions.json and a small BLIP-2."""
+    """The working directory, with the files that pages use: photos, captions.json, an export and a small BLIP-2."""
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.fromarray(Scenes(2, seed=4)[number].image).save(tmp_path / "photos" / f"{number}.png")
@@ -49,6 +51,7 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "given" / "captions.json").parent.mkdir()
     (tmp_path / "given" / "captions.json").write_text(json.dumps(captions))
     build_blip2(tmp_path / "blip2")
+    export(tmp_path / "export")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -74,6 +77,20 @@ def test_tadp_commands_run(page, workplace):
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("tadp ")]
     for command in commands:
         tadp_run(*shlex.split(command, comments=True)[1:])
+
+
+def export(folder: Path) -> None:
+    """Save boxes in scenes, as a labelling tool exports them for YOLO."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    (folder / "data.yaml").write_text(f"names: {json.dumps(list(CLASSES))}")
+    for sample in RenderedScenes(6, seed=4):
+        height, width = sample.image_size
+        boxes = sample.boxes.boxes / torch.tensor([width, height, width, height])
+        rows = zip(sample.boxes.labels.tolist(), boxes.tolist(), strict=True)
+        lines = [f"{label} {(a + c) / 2} {(b + d) / 2} {c - a} {d - b}" for label, (a, b, c, d) in rows]
+        Image.fromarray(sample.image).save(folder / "images" / f"{sample.image_id}.png")
+        (folder / "labels" / f"{sample.image_id}.txt").write_text("\n".join(lines))
 
 
 def build_base_models(folder: Path) -> None:

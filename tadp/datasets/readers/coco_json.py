@@ -196,20 +196,20 @@ def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameInde
             objects[row["image_id"]].append(_object(row, names[row["category_id"]], where))
     entries: dict[str, LabelledImage] = {}
     for row in content["images"]:
-        name = str(row["file_name"]).replace("\\", "/").lstrip("/")
-        image_id = prefix + composed(PurePosixPath(name).with_suffix("").as_posix())
-        found = index.find(name, str(path))
         with kept("same file name"):
+            name = str(row["file_name"]).replace("\\", "/").lstrip("/")
+            image_id = prefix + composed(PurePosixPath(name).with_suffix("").as_posix())
+            found = index.find(name, str(path))
             if image_id in entries:
                 raise DatasetError(
                     f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
                 )
-        sides = (row.get("height"), row.get("width"))
-        entries[image_id] = LabelledImage(
-            Record(image_id, place / (found or name), path),
-            objects[row["id"]],
-            (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None,
-        )
+            sides = (row.get("height"), row.get("width"))
+            entries[image_id] = LabelledImage(
+                Record(image_id, place / (found or name), path),
+                objects[row["id"]],
+                (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None,
+            )
     return list(entries.values())
 
 

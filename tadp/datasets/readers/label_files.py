@@ -22,6 +22,10 @@ from tadp.images.reading import to_pil
 _MOST_MM = 2**16 - 1
 
 
+class LabelSizeError(DatasetError):
+    """Labels differ from their image in size."""
+
+
 class XMLObject(NamedTuple):
     """An object of a VOC annotation. Pixels count from 1, and all sides are inclusive."""
 
@@ -148,7 +152,7 @@ def check_label_size(sample: Sample, path: Path | str, size: tuple[int, ...], *,
         hint = "Download both again."
         if size == sample.image_size[::-1]:
             hint = "If its EXIF orientation turns the image, save the image upright without it, or give both the same."
-        raise DatasetError(
+        raise LabelSizeError(
             f"{kind} must have the size of its image; {path} is {sides(size)}, and the image {sample.image_id!r} is "
             f"{sides(sample.image_size)} (height x width). {hint}"
         )

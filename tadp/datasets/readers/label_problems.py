@@ -47,6 +47,11 @@ def collected_problems() -> Iterator[list[LabelProblem]]:
         _collected.reset(token)
 
 
+def is_collecting() -> bool:
+    """Whether problems are collected."""
+    return _collected.get() is not None
+
+
 def keep(kind: Kind, texts: Sequence[str]) -> bool:
     """Add problems to the list, and return whether there is one."""
     problems = _collected.get()

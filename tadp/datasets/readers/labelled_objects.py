@@ -124,8 +124,12 @@ class ObjectDataset(FolderDataset):
         return f"<{self._name}: {len(self)} images, {kinds} of {count} {'class' if count == 1 else 'classes'}>"
 
     def classes_in(self, image_id: str) -> set[str] | None:
+        return set(self.box_names_in(image_id))
+
+    def box_names_in(self, image_id: str) -> list[str]:
+        """The name of the class of each object in an image, which is not opened."""
         entries = self._images[image_id].objects
-        return {self.box_class_names[self._index(entry)] for entry in entries if fixed_value(entry.name) is None}
+        return [self.box_class_names[self._index(entry)] for entry in entries if fixed_value(entry.name) is None]
 
     def _index(self, entry: LabelledObject) -> int:
         return self._index_of[entry.name] or 0

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from tadp.datasets.readers.depth_folder import DepthFolder
 from tadp.datasets.readers.folder_layouts import depth_folders, mask_folders, open_masks
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, TaskName
 from tadp.datasets.readers.labelme import LabelmeFolder, labelme_files
+from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
 from tadp.datasets.readers.voc_folder import VOCFolder
 from tadp.datasets.readers.yolo_labels import YoloDataset, yolo_file
-from tadp.errors import DatasetError, MissingDataError
+from tadp.errors import Argument, DatasetError, MissingDataError, OptionError
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def open(
         DatasetError: If the layout is not one that a reader reads. The message says what is in the folder, and which
             readers there are.
         MissingDataError: If there is no such folder.
+        OptionError: If the reader does not have one of the options.
         UnknownIdError: If `captions` lacks the caption of an image.
 
     Example:
@@ -87,6 +90,11 @@ def open(
     layout, arguments = _recognised(folder, task)
     if task is not None and layout.open is VOCFolder:
         options["task"] = task
+    known_options = [*signature(MaskFolder if layout.open is open_masks else layout.open).parameters]
+    for name in options:
+        if name not in known_options:
+            text = f" is not an option of {layout.reader}, which reads {folder}. It has {', '.join(known_options)}."
+            raise OptionError(Argument(name), text)
     data = layout.open(*arguments, captions=captions, on_error=on_error, **options)
     if task is not None and task not in data.tasks:
         raise DatasetError(f"{data!r} has labels for {' and '.join(data.tasks)}, not for {task}.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from tadp.datasets.readers.image_folder import Record, find_images
-from tadp.datasets.readers.label_problems import keep, kept
+from tadp.datasets.readers.label_problems import is_collecting, keep, kept
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice
@@ -184,7 +184,7 @@ def _unique(labels: Mapping[str, Path]) -> dict[str, Path]:
 
 def _with_labels(records: list[Record], what: str) -> list[Record]:
     kept = [record for record in records if record.labels is not None and record.labels.is_file()]
-    if len(kept) < len(records) and not keep("image without labels", []):
+    if len(kept) < len(records) and not is_collecting():
         first = next(record.image for record in records if record not in kept)
         warnings.warn(
             f"{len(records) - len(kept)} of {len(records)} images have no {what} and are left out, the first of them "

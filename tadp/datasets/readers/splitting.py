@@ -12,7 +12,7 @@ import numpy as np
 from tadp.captions.records import shown
 from tadp.datasets.readers.image_folder import FolderDataset
 from tadp.datasets.readers.label_files import read_list
-from tadp.datasets.readers.label_problems import keep
+from tadp.datasets.readers.label_problems import is_collecting, keep
 from tadp.errors import Argument, DatasetError, OptionError, TADPError
 from tadp.files.checks import check_numbers, check_whole
 from tadp.images.image_files import is_image
@@ -100,7 +100,7 @@ def split(
         parts = {name: parts[name] for name in dict.fromkeys((*SPLIT_NAMES.values(), *parts)) if name in parts}
     _check_apart(parts)
     _tell_of_rest(data, parts)
-    if isinstance(data, FolderDataset) and len(data) <= _MOST_CHECKED:
+    if isinstance(data, FolderDataset) and len(data) <= _MOST_CHECKED and not is_collecting():
         _tell_of_missing_classes(data, parts)
     return {name: data.subset(ids) for name, ids in parts.items()}
 

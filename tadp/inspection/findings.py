@@ -1,0 +1,257 @@
+"""Turn what was measured into findings, with what to do about each."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from tadp.datasets.readers.label_problems import LabelProblem
+from tadp.datasets.sample import IGNORE_LABEL
+from tadp.inspection.image_facts import FINGERPRINT_BYTES, ImageFacts
+from tadp.inspection.inspection_report import ClassCount, DepthRange, Finding
+
+_NEAR_BITS = 6  # of 128, by which the fingerprints of nearly the same image differ at most
+_LIKELY_M = (0.05, 100.0)  # medians outside are usually those of another unit
+_BLOCK = 2048
+_ADVICE = {
+    "unreadable file": (
+        "{count} cannot be read",
+        "Copy or download them again, or remove them. Training stops at such a file.",
+    ),
+    "label size": (
+        "{count} have another size than the image",
+        "Export images and labels together. If an image has an EXIF orientation, save it upright without one.",
+    ),
+    "depth unit": (
+        "{count} are in an unlikely unit",
+        "Pass scale=0.001 for millimetres (--scale 0.001), and invalid=… for a value that means unknown (--invalid …).",
+    ),
+    "wrong label": (
+        "{count} cannot be used",
+        "Correct them in the labelling tool. If a value of masks means unknown, pass labels={11: 255} "
+        "(--labels 11=255).",
+    ),
+    "label outside": (
+        "{count} are outside the image or of another size",
+        "Get the labels that belong to these images, or leave such labels out: bad_labels='skip'.",
+    ),
+    "label without area": (
+        "{count} have no area",
+        "They are left out in training. Delete them in the labelling tool, or draw them again.",
+    ),
+    "image without labels": (
+        "{count} have no labels",
+        "Label them; or pass unpaired='skip' to leave them out or, if they show no object, unpaired='empty'.",
+    ),
+    "label without image": (
+        "{count} have no image",
+        "Export the images too, or delete these labels. They are not used.",
+    ),
+    "unused image": (
+        "{count} are next to those of the data set, but no label file or list names them",
+        "Label them or add them to a list, if they should be used.",
+    ),
+    "similar names": (
+        "{count} differ only in case or blanks",
+        "Make them one class with class_names={'Dog': 'dog'}, or rename one in the labelling tool.",
+    ),
+    "same file name": (
+        "{count} share a name, so it is unclear which labels are whose",
+        "Rename one of them, with its labels.",
+    ),
+    "wrong list": (
+        "{count} name images that are not there",
+        "Correct the lists, or add the images. Other images of a list are used.",
+    ),
+    "wrong split": (
+        "{count} cannot be used",
+        "Give every part at least one image, and every image one part.",
+    ),
+    "note": ("{count} by the reader", "Check whether this is what you want."),
+}
+_NOUNS = {
+    "unreadable file": "file",
+    "depth unit": "depth file",
+    "image without labels": "image",
+    "unused image": "image",
+    "similar names": "pair of classes",
+    "same file name": "pair of files",
+    "wrong list": "list",
+    "wrong split": "split",
+    "note": "note",
+}
+
+
+def found(kind: str, places: Sequence[str]) -> Iterator[Finding]:
+    """The finding of a kind in `_ADVICE`, if there is one.
+
+    Example:
+        >>> print(*found("label without image", ["masks/b.png"]))
+        1 label has no image.
+            masks/b.png
+          → Export the images too, or delete these labels. They are not used.
+    """
+    if places:
+        text, advice = _ADVICE[kind]
+        sentence = text.format(count=_many(len(places), _NOUNS.get(kind, "label")))
+        yield Finding(kind, f"{sentence if len(places) > 1 else _singular(sentence)}.", advice, tuple(places))
+
+
+def of_files(facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem]) -> Iterator[Finding]:
+    """Findings about single files and labels, those that stop a training first."""
+    by_kind: dict[str, dict[str, None]] = {}
+    for measured in facts.values():
+        if measured.fault is not None:
+            by_kind.setdefault(measured.fault, {})[measured.message] = None
+    for problem in problems:
+        by_kind.setdefault(problem.kind, {})[problem.text] = None
+    for kind in _ADVICE:
+        yield from found(kind, list(by_kind.get(kind, ())))
+
+
+def of_classes(
+    counts: Sequence[ClassCount], classes: Mapping[str, set[str]], parts: Mapping[str, Sequence[str]]
+) -> Iterator[Finding]:
+    """Findings about classes that never occur, or not in a part of the split."""
+    known = [row for row in counts if row.images is not None and row.name != "background"]
+    if not any(row.images for row in known):  # there is nothing to count: each file has a finding of its own
+        return
+    never = [row.name for row in known if row.images == 0]
+    if never:
+        yield Finding(
+            "class never occurs",
+            f"{_many(len(never), 'class', 'classes')} never {'occur' if len(never) > 1 else 'occurs'}.",
+            "Leave them out of class_names, or label images of them. If masks mark the class with the value 255, which "
+            "means unknown, pass labels={255: 1} (--labels 255=1).",
+            tuple(never),
+        )
+    missing = []
+    for name, ids in parts.items():
+        seen = set().union(*(classes.get(image_id, set()) for image_id in ids))
+        missing += [f"{name}: {row.name}" for row in known if row.images and row.name not in seen]
+    if missing:
+        yield Finding(
+            "class missing in a part",
+            f"{_many(len(missing), 'class', 'classes')} of the data set {'are' if len(missing) > 1 else 'is'} missing "
+            "in a part of the split.",
+            "What is missing in train cannot be learned, and what is missing in val or test cannot be measured. Move "
+            "images, or draw another split with another seed.",
+            tuple(missing),
+        )
+
+
+def of_masks(facts: Mapping[str, ImageFacts]) -> Iterator[Finding]:
+    """A finding about masks without any labelled pixel."""
+    empty = [image_id for image_id, measured in facts.items() if measured.pixels.keys() == {IGNORE_LABEL}]
+    if empty:
+        yield Finding(
+            "mask without labels",
+            f"{_many(len(empty), 'mask')} {'have' if len(empty) > 1 else 'has'} no pixel with a class.",
+            "Label them, or remove these images: they train nothing.",
+            tuple(empty),
+        )
+
+
+def of_depth(depth_m: DepthRange | None) -> Iterator[Finding]:
+    """A finding about depth in a unit that is not metres."""
+    if depth_m is not None and not _LIKELY_M[0] <= depth_m.median_m <= _LIKELY_M[1]:
+        yield Finding(
+            "depth unit",
+            f"The median depth is {depth_m.median_m:.4g} m, which is unlikely.",
+            "Pass scale=…, the metres of one unit in the files (--scale): 0.001 for millimetres, 0.01 for centimetres.",
+        )
+
+
+def of_copies(
+    facts: Mapping[str, ImageFacts], parts: Mapping[str, Sequence[str]], *, has_own_split: bool
+) -> Iterator[Finding]:
+    """Findings about images that occur twice, or nearly."""
+    part_of = {image_id: name for name, ids in parts.items() for image_id in ids}
+    groups: dict[str, list[str]] = {}
+    for image_id, measured in facts.items():
+        if measured.digest:
+            groups.setdefault(measured.digest, []).append(image_id)
+    copies = [group for group in groups.values() if len(group) > 1]
+    across = [group for group in copies if len({part_of.get(image_id, "") for image_id in group} - {""}) > 1]
+    grouped = "Move them into one part."
+    if not has_own_split:
+        grouped = "Keep such images together: pass group=… (--group folder)."
+    if across:
+        yield Finding(
+            "copies across the split",
+            f"{_many(len(across), 'image')} {'are' if len(across) > 1 else 'is'} in several parts of the split.",
+            f"A figure on such images measures what was learned by heart. Remove the copies, or: {grouped}",
+            tuple(_listed(group, part_of) for group in across),
+        )
+    within = [group for group in copies if group not in across]
+    if within:
+        yield Finding(
+            "copies",
+            f"{_many(len(within), 'image')} {'occur' if len(within) > 1 else 'occurs'} twice or more.",
+            "Remove the copies. If their labels differ, keep the right ones.",
+            tuple(_listed(group, part_of) for group in within),
+        )
+    near = list(_near_pairs(facts, parts))
+    if near:
+        yield Finding(
+            "near copies across the split",
+            f"{_many(len(near), 'image')} {'look' if len(near) > 1 else 'looks'} nearly the same as one in train.",
+            f"They may be neighbouring frames of a video, or scaled copies, and flatter the figures. {grouped}",
+            tuple(f"{part_of[held_out]}: {held_out}, train: {trained}" for held_out, trained in near),
+        )
+
+
+def _near_pairs(facts: Mapping[str, ImageFacts], parts: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Each held-out image that nearly equals an image to train on, and that image; without exact copies."""
+    trained, known = _signs(facts, parts.get("train", ()))
+    rest = [image_id for name, ids in parts.items() if name != "train" for image_id in ids]
+    held_out, signs = _signs(facts, rest)
+    if not trained:
+        return
+    for start in range(0, len(held_out), _BLOCK):
+        closest = (signs[start : start + _BLOCK] @ known.T).astype(np.int16)
+        for image_id, row in zip(held_out[start:], closest, strict=False):
+            match = trained[int(row.argmax())]
+            if (len(known[0]) - row.max()) / 2 <= _NEAR_BITS and facts[match].digest != facts[image_id].digest:
+                yield image_id, match
+
+
+def _signs(facts: Mapping[str, ImageFacts], ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The images that have a fingerprint, and its bits as -1 and 1, whose product counts the equal ones."""
+    kept = [image_id for image_id in ids if image_id in facts and facts[image_id].fingerprint]
+    bits = np.array([list(bytes.fromhex(facts[image_id].fingerprint)) for image_id in kept], np.uint8)
+    return kept, 2.0 * np.unpackbits(bits.reshape(len(kept), FINGERPRINT_BYTES), axis=1).astype(np.float32) - 1
+
+
+def _listed(group: Sequence[str], part_of: Mapping[str, str]) -> str:
+    return ", ".join(f"{part_of[image_id]}: {image_id}" if image_id in part_of else image_id for image_id in group)
+
+
+def _many(count: int, noun: str, plural: str | None = None) -> str:
+    if count == 1:
+        return f"1 {noun}"
+    first, _, rest = noun.partition(" of ")
+    return f"{count} {plural or (f'{first}s of {rest}' if rest else f'{noun}s')}"
+
+
+def _singular(sentence: str) -> str:
+    """The sentence with its verb for one thing."""
+    verbs = {"have": "has", "are": "is", "differ": "differs", "share": "shares", "name": "names"}
+    words = sentence.split(" ")
+    number = next((number for number, word in enumerate(words) if word in verbs), None)
+    return sentence if number is None else " ".join([*words[:number], verbs[words[number]], *words[number + 1 :]])
+
+
+def median_depth(facts: Mapping[str, ImageFacts]) -> DepthRange | None:
+    """The range of depth over the images that have any; None if none has."""
+    ranges = [measured.depth_m for measured in facts.values() if measured.depth_m is not None]
+    if not ranges:
+        return None
+    lowest, medians, highest = zip(*ranges, strict=True)
+    return DepthRange(min(lowest), float(np.median(medians)), max(highest))
+
+
+def count_sizes(facts: Mapping[str, ImageFacts]) -> dict[str, int]:
+    """Number of images of each size, the most frequent first."""
+    sizes = Counter(measured.image_size for measured in facts.values() if measured.image_size is not None)
+    return {f"{height}x{width}": count for (height, width), count in sizes.most_common()}

@@ -1,0 +1,244 @@
+"""Inspect the data set in a folder."""
+
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tadp import datasets
+from tadp.datasets.readers.image_folder import FolderDataset
+from tadp.datasets.readers.label_problems import LabelProblem, collected_problems
+from tadp.datasets.readers.labelled_objects import ObjectDataset
+from tadp.datasets.readers.paired_folders import pictures
+from tadp.datasets.readers.splitting import Group
+from tadp.datasets.sample import IGNORE_LABEL
+from tadp.errors import DatasetError
+from tadp.files.atomic import replace_file
+from tadp.files.checks import check_whole
+from tadp.files.progress import tracked
+from tadp.inspection import findings
+from tadp.inspection.contact_sheet import contact_sheet, examples
+from tadp.inspection.facts_cache import FactsCache
+from tadp.inspection.image_facts import ImageFacts, measure
+from tadp.inspection.inspection_report import ClassCount, Finding, Inspection
+
+_UNNAMED = [f"value {value}" for value in range(IGNORE_LABEL)]  # the classes of masks whose names are not known
+
+
+def inspect(
+    folder: str | Path,
+    *,
+    output: str | Path | None = None,
+    quick: bool = False,
+    group: Group | None = None,
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    sheet_images: int = 8,
+    show_progress: bool = False,
+    **options: Any,
+) -> Inspection:
+    """Inspect the data set in a folder: its layout, sizes, classes and split, and everything that is wrong with it.
+
+    Every image and its labels are read once. What is wrong with one of them becomes a finding and never ends the
+    inspection. What was measured is kept for the next time, as long as path, size and time of change of a file are the
+    same.
+
+    Args:
+        folder: The folder, or its main file, in one of the layouts that `tadp.datasets.open` recognises.
+        output: A folder in which to write sheet.png, which shows images with their labels, and inspection.json; None,
+            the default, writes nothing.
+        quick: Whether to read only label files and the headers of images and masks. Pixels of masks, depth, damaged
+            images and copies are then not looked at.
+        group: The images that stay in one part of a split that is drawn; see `tadp.datasets.split`.
+        cache_dir: The folder for what was measured; None, the default, is huggingface_hub's folder for files of other
+            libraries, `$HF_ASSETS_CACHE`, or else `$HF_HOME/assets`. If it cannot be written, nothing is kept.
+        workers: Number of threads that read images; None, the default, is the number of CPUs.
+        sheet_images: Number of images on the sheet, 1 or more; 8 by default. They show as many classes as possible.
+        show_progress: Whether to show a bar on a terminal, and a line per minute elsewhere; False by default.
+        **options: Arguments of the reader, such as `class_names` or `labels`; see `tadp.datasets.open`.
+
+    Returns:
+        What was found. Printing it prints a report.
+
+    Raises:
+        DatasetError: If the layout is not known, or there is no image with labels.
+        MissingDataError: If there is no such folder.
+        OutputError: If `output` cannot be written.
+    """
+    check_whole(sheet_images, name="sheet_images", unit="image")
+    opened = _open(Path(folder), group, options)
+    data = opened.data
+    kept = FactsCache(json.dumps([str(Path(folder).resolve()), options, data.class_names], default=str), cache_dir)
+    workers = check_whole(workers or os.cpu_count() or 1, name="workers", unit="thread")
+    facts = _measured(data, None if quick else kept, workers, show_progress=show_progress)
+    classes = {image_id: _classes_in(data, image_id, facts[image_id]) for image_id in data.image_ids}
+    counts = [] if data.tasks == ("depth",) else _counts(data, facts, classes, quick=quick)
+    depth_m = findings.median_depth(facts)
+    inspection = Inspection(
+        folder=str(folder),
+        layout=type(data).__name__,
+        tasks=data.tasks,
+        images=len(data),
+        sizes=findings.count_sizes(facts),
+        splits={name: len(ids) for name, ids in opened.parts.items()},
+        has_own_split=bool(data.splits),
+        classes=tuple(counts),
+        unlabelled=_unlabelled(facts),
+        depth_m=depth_m,
+        findings=(
+            *opened.findings,
+            *findings.of_files(facts, opened.problems),
+            *findings.of_masks(facts),
+            *findings.of_depth(depth_m),
+            *([] if opened.is_unnamed else findings.of_classes(counts, classes, opened.parts)),
+            *findings.of_copies(facts, opened.parts, has_own_split=bool(data.splits)),
+            *findings.found("unused image", _unused(Path(folder), data, opened.problems)),
+            *findings.found("note", opened.notes),
+        ),
+        quick=quick,
+        cache=None if quick or kept.path is None else str(kept.path),
+    )
+    if output is not None:
+        sound = {image_id: classes[image_id] for image_id in classes if facts[image_id].fault is None}
+        _write(inspection, Path(output), data, examples(sound, sheet_images))
+    return inspection
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A data set whose labels are read as far as they are right, its split, and what is wrong."""
+
+    data: FolderDataset
+    parts: Mapping[str, Sequence[str]]
+    problems: Sequence[LabelProblem]
+    notes: Sequence[str]
+    findings: Sequence[Finding]
+    is_unnamed: bool
+
+
+def _open(folder: Path, group: Group | None, options: Mapping[str, Any]) -> _Opened:
+    own: list[Finding] = []
+    with warnings.catch_warnings(record=True) as caught, collected_problems() as problems:
+        warnings.simplefilter("always")
+        is_unnamed = False
+        try:
+            data = datasets.open(folder, **options)
+        except DatasetError as error:
+            if error.option != "class_names" or "class_names" in options:
+                raise
+            is_unnamed = True
+            data = datasets.open(folder, class_names=_UNNAMED, **options)
+            own.append(
+                Finding(
+                    "no class names",
+                    "The masks do not say how their classes are called.",
+                    "Pass class_names=[…], one name per value from 0, and labels={11: 255} if 11 means no class "
+                    "(--class-names road,car --labels 11=255).",
+                )
+            )
+        try:
+            parts = {name: part.image_ids for name, part in datasets.split(data, group=group).items()}
+        except DatasetError as error:
+            parts = data.splits
+            own += findings.found("wrong split", [str(error)])
+    notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    return _Opened(data, parts, list(dict.fromkeys(problems)), list(dict.fromkeys(notes)), own, is_unnamed)
+
+
+def _measured(
+    data: FolderDataset, kept: FactsCache | None, workers: int, *, show_progress: bool
+) -> dict[str, ImageFacts]:
+    """The facts of each image by its id. If this is interrupted, those that are there are kept for the next time."""
+    images, labels = data.image_paths, data.label_paths
+    ids = data.image_ids
+    facts: dict[str, ImageFacts] = {}
+
+    def fact(number: int) -> ImageFacts:
+        image, label = images[ids[number]], labels[ids[number]]
+        stored = None if kept is None else kept.get(image, label)
+        return stored or measure(data, number, image, label, quick=kept is None)
+
+    with _quiet(), ThreadPoolExecutor(workers) as pool:
+        try:
+            measured = tracked(
+                pool.map(fact, range(len(ids))), len(ids), what="inspecting", unit="image", is_shown=show_progress
+            )
+            for image_id, found in zip(ids, measured, strict=True):
+                facts[image_id] = found
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if kept is not None:
+                kept.write({(images[image_id], labels[image_id]): found for image_id, found in facts.items()})
+    return facts
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Readers warn of single masks, which the findings count."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _classes_in(data: FolderDataset, image_id: str, facts: ImageFacts) -> set[str]:
+    labelled = set(data.box_names_in(image_id)) if isinstance(data, ObjectDataset) else set()
+    return labelled | {data.class_names[label] for label in facts.pixels if label != IGNORE_LABEL}
+
+
+def _counts(
+    data: FolderDataset, facts: Mapping[str, ImageFacts], classes: Mapping[str, set[str]], *, quick: bool
+) -> list[ClassCount]:
+    """How often each class occurs. Of masks whose classes have no names, only values that occur are listed."""
+    has_masks = "segmentation" in data.tasks
+    boxes = Counter[str]()
+    box_names: Sequence[str] = ()
+    if isinstance(data, ObjectDataset) and "detection" in data.tasks:
+        box_names = data.box_class_names
+        boxes.update(name for image_id in data.image_ids for name in data.box_names_in(image_id))
+    pixels = Counter[int]()
+    for measured in facts.values():
+        pixels.update({label: count for label, count in measured.pixels.items() if label != IGNORE_LABEL})
+    return [
+        ClassCount(
+            name,
+            sum(name in labelled for labelled in classes.values()) if name in box_names or not quick else None,
+            boxes[name] if name in box_names else None,
+            pixels[label] / max(pixels.total(), 1) if has_masks and not quick else None,
+        )
+        for label, name in enumerate(data.class_names if has_masks else box_names)
+        if pixels[label] or data.class_names != tuple(_UNNAMED)
+    ]
+
+
+def _unlabelled(facts: Mapping[str, ImageFacts]) -> float | None:
+    """The share of pixels without class."""
+    total = sum(sum(measured.pixels.values()) for measured in facts.values())
+    return sum(measured.pixels.get(IGNORE_LABEL, 0) for measured in facts.values()) / total if total else None
+
+
+def _unused(folder: Path, data: FolderDataset, problems: Sequence[LabelProblem]) -> list[str]:
+    """The images in the folders of the data set's images that are not part of it."""
+    images = set(data.image_paths.values())
+    used = {str(path) for path in (*images, *data.label_paths.values())} | {problem.text for problem in problems}
+    folders = {path.parent for path in images}
+    if not folder.is_dir():
+        return []
+    return [str(path) for path in pictures(folder) if path.parent in folders and str(path) not in used]
+
+
+def _write(inspection: Inspection, output: Path, data: FolderDataset, image_ids: Sequence[str]) -> None:
+    with replace_file(output / "inspection.json") as partial:
+        partial.write_text(inspection.to_json() + "\n", encoding="utf-8")
+    with _quiet():
+        drawing = contact_sheet(data, image_ids)
+    if drawing is None:
+        (output / "sheet.png").unlink(missing_ok=True)
+        return
+    with replace_file(output / "sheet.png") as partial:
+        drawing.save(partial, format="PNG")
