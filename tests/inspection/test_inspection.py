@@ -27,7 +27,7 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 def photo(seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Image.Image:
     """A picture of soft blobs, unlike that of another seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC)
+    return Image.fromarray(noise).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def save(path: Path, picture: Image.Image | np.ndarray) -> Path:
@@ -86,9 +86,9 @@ def voc(root: Path) -> Path:
     return root
 
 
-def coco(root: Path, **changes: object) -> Path:
+def coco(root: Path, **changes: list[dict]) -> Path:
     """Boxes of two classes, with one change to the json's rows, such as annotations=[…] to add."""
-    content = {
+    content: dict[str, list[dict]] = {
         "images": [
             {"id": number, "file_name": f"{number}.jpg", "height": HEIGHT, "width": WIDTH} for number in range(10)
         ],
