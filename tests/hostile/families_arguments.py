@@ -97,8 +97,8 @@ CALLS: dict[str, dict[str, Call]] = {
             {"num_classes": 3, "channels": 8, "hidden_channels": 8}),
     },
     "metrics and losses": {
-        "MeanIoU": Call(lazy("tadp.metrics:MeanIoU"), "num_classes:count ignore_label:label class_names:words",
-            {"num_classes": 3}),
+        "MeanIoU": Call(lazy("tadp.metrics:MeanIoU"), "classes:count ignore_label:label", {"classes": 3}),
+        "MeanIoU of names": Call(lazy("tadp.metrics:MeanIoU"), "classes:words", {"classes": CLASSES}),
         "DepthMetrics": Call(lazy("tadp.metrics:DepthMetrics"), "max_depth_m:positive crop:choice"),
         "VOCDetection": Call(lazy("tadp.metrics:VOCDetection"), "class_names:names rule:choice iou:share",
             {"class_names": CLASSES}),
