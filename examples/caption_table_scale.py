@@ -68,16 +68,20 @@ def page(figures: dict[str, dict], options: argparse.Namespace) -> str:
     lines = [
         f"# A caption table for {options.entries:,} images",
         "",
-        "A caption table stores the caption of each image of a data set in one file. How long does it take to write, "
-        f"open and read one with {options.entries:,} captions, and how much memory does that need? The file was opened "
-        f"in a new process, and the captions of {options.lookups:,} random image ids were looked up. The file was "
-        "already in the cache of the operating system. In all columns, lower is better.",
+        "A caption table (`tadp.captions.CaptionTable`) stores the caption of each image of a data set in one file. "
+        f"How long does it take to write, open and read one with {options.entries:,} captions, and how much memory "
+        "does that need? The file was opened in a new process, and the captions of "
+        f"{options.lookups:,} random image ids were looked up. The file was already in the "
+        "cache of the operating system. In all columns, lower is better.",
         "",
         f"Command: `python examples/caption_table_scale.py {numbers}`; {machine}.",
         "",
         "- *Format*: SQLite is read from disk at each look-up. JSON Lines and Parquet are read into memory when the "
         "table is opened.",
-        "- *Times* to write and to open are CPU times, with wall times in brackets.",
+        "- *Times* to write and to open are CPU times, with wall times in brackets. JSON Lines and Parquet were "
+        "written from the SQLite table.",
+        "- *File*: the captions are made up and repeat the same words, so real captions would take more space in "
+        "Parquet.",
         "- *Memory* is how much the resident memory of the process grows when it opens the file, and then over all "
         "look-ups.",
         "- *Look-up* is the wall time of one look-up: its median, and the times that 90 % and 99 % of the look-ups "

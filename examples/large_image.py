@@ -17,19 +17,21 @@ from tiling.memory import TILE_PX, measure_memory
 from tiling.seams import LEVELS, NEAR_PX, SEED, measure_seams
 
 OPENING = """\
-The features of a large image can be computed tile by tile to save memory (`backbone.tiled`). How much do they differ
-from the features of a single pass over the whole image, and how much memory do tiles save? Both were measured with
-[`tadp-tiny`](../tadp-tiny.md)."""
+The features of a large image can be computed tile by tile to save memory (`backbone.tiled`). How much do these
+features differ from those of a single [pass](../concepts.md#glossary) over the whole image, and how much memory do
+tiles save? Both were measured with [`tadp-tiny`](../tadp-tiny.md)."""
 ABOUT_SEAMS = """
 ## Seams
 
 The maps of tiles are compared with those of a single pass, as a mean over {canvases} canvases of {side}x{side} pixels.
 A canvas consists of [rendered scenes](../concepts.md#glossary) next to each other. There is one table for the feature
-maps of each [level](../concepts.md#glossary), from fine to coarse, and one for attention maps.
+maps of each [level](../concepts.md#glossary), from fine to coarse, and one for the attention maps of level 1. The
+caption is the same for all canvases and tiles.
 
-- *Tiles* is their number per canvas.
-- *All* is the relative L2 difference over all cells. *Near* is the same over the cells within {near} px of a tile's
-  border, and *away* over all other cells (`-` if every cell is near a border). Lower is better.
+- *Tile* is the side of a tile, *overlap* is how far neighbouring tiles overlap, and *tiles* is the number of tiles per
+  canvas.
+- *All* is the relative L2 difference over all cells. *Near* is the same difference over the cells within {near} px of a
+  tile's border, and *away* over all other cells (`-` if every cell is near a border). Lower is better.
 - *Step* measures seams: the mean difference between the two cells on either side of a border, divided by the same
   difference in the single pass. Above 1 there is a seam; below 1, the maps change less at borders than in the single
   pass.

@@ -46,9 +46,9 @@ def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
         "# Precision and recall of the oracle",
         "",
         "An [oracle](../concepts.md#glossary) is a prompt that names exactly the classes in an image. The paper also "
-        "gives it mistakes on purpose. *Precision* is the share of the named classes that the images show; below 1, "
-        "some names are false. *Recall* is the share of the classes in the images that are named; below 1, some names "
-        "are missing. Does tadp's oracle reach the precision and recall that are requested?",
+        "makes oracles with mistakes on purpose. *Precision* is the share of the named classes that the images show; "
+        "below 1, some names are false. *Recall* is the share of the classes in the images that are named; below 1, "
+        "some names are missing. Does tadp's oracle reach the precision and recall that are requested?",
         "",
         f"Command: `python examples/oracle_figures.py --scenes {options.scenes} --seed {options.seed} "
         f"--draws {options.draws}`; {len(present):,} rendered scenes, which show {pairs:,} pairs of scene and class. "
@@ -68,8 +68,8 @@ def markdown(options: argparse.Namespace, present: list[list[str]]) -> str:
             lines.append(row(present, precision, recall, options.draws))
     lines += [
         "",
-        "Precision and recall are met over many images. Over few images they cannot be, because only whole names are "
-        "left out or added: with a single image of one class, recall is 0 or 1.",
+        "Over many images, the requested precision and recall are met. Over few images this is not possible, because "
+        "only whole names are left out or added: with a single image of one class, recall is 0 or 1.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -125,8 +125,8 @@ def page(steps: dict[str, dict[str, float]]) -> str:
     state = 16 * model["trained"] + 4 * model["frozen"]
     lines += [
         "",
-        f"A model takes memory, too: for segmentation, {model['trained'] / 1e6:.0f} M parameters are trained and "
-        f"{model['frozen'] / 1e6:.0f} M are frozen. Weights, gradients and AdamW's two averages take "
+        f"The model itself takes memory, too: for segmentation, {model['trained'] / 1e6:.0f} M parameters are trained "
+        f"and {model['frozen'] / 1e6:.0f} M are frozen. Weights, gradients and AdamW's two averages take "
         f"{state / GB:.1f} GB in float32. With gradient checkpointing, a step does one more forward pass and needs the "
         "memory of one block in addition to what is kept.",
         "",

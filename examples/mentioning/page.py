@@ -41,6 +41,10 @@ def markdown(
         + SOURCES.get(options.captions.name, "")
         + " DIR is a folder with CLIP's tokenizer." * (options.tokenizer is not None),
         "",
+        "The plot shows both for each class. Hollow dots count only names. Filled dots also count synonyms, but no "
+        "look-alikes; these terms are explained below. The dotted lines are figures of the paper, which are discussed "
+        "below the first table.",
+        "",
         f"![Precision and recall of each class]({Path(os.path.relpath(options.plot, options.out.parent)).as_posix()})",
         "",
         "The table compares several ways to count mentions. Each row changes one rule of the row before. Plurals "
@@ -65,7 +69,7 @@ def markdown(
         "",
         "For each class, the next table gives the number of images that show it. Precision and recall are given for "
         "the names only, and for names and synonyms without look-alikes. *None* means that no caption contains the "
-        "name.",
+        "name, so its precision is undefined.",
         "",
         "| class | images | precision, names | recall, names | precision, synonyms | recall, synonyms |",
         "|---|---|---|---|---|---|",
@@ -76,12 +80,13 @@ def markdown(
         lines.append(f"| {name} | {right.present} | {' | '.join(map(share, numbers))} |")
     lines += ["", *captions_themselves(captions, best)]
     if nouns is not None:
-        lines += ["", f"Of all nouns in the captions, a share of {share(noun_share(nouns))} names one of the classes."]
+        lines += ["", f"Of all nouns in the captions, a share of {share(noun_share(nouns))} name one of the classes."]
     if tokens is not None:
+        exceeding = f"{tokens['over_77']} captions exceed" if tokens["over_77"] else "no caption exceeds"
         lines += [
             "",
             f"CLIP tokens per caption, including start and end: {tokens['mean']:.1f} on average, {tokens['max']} at "
-            f"most; {tokens['over_77']} captions exceed the text encoder's 77.",
+            f"most; {exceeding} the text encoder's 77.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -90,15 +95,15 @@ def reading(names: CaptionAlignment, best: CaptionAlignment) -> list[str]:
     """The paper's sentence, and how these captions compare."""
     return [
         'The paper writes about another data set, ADE20K: "BLIP-2 captioning performs similarly to a precision of 1.00 '
-        'and a recall of 0.5" (Sec. 4.2). It infers this from the mIoU of a model, which is about the same with '
-        "captions as with an [oracle](../concepts.md#glossary) of that precision and recall. It does not count "
-        "mentions. The counts for these captions are:",
+        'and a recall of 0.5" (Sec. 4.2). The paper infers this from the mIoU of a model, which is about the same with '
+        "captions as with an [oracle](../concepts.md#glossary) of that precision and recall. The paper does not "
+        "count mentions. The counts for these captions are:",
         "",
         f"- only names: precision {share(names.precision)} and recall {share(names.recall)}; {agrees(names.overall)};",
         f"- with synonyms, without look-alikes: precision {share(best.precision)} and recall {share(best.recall)}; "
         f"{agrees(best.overall)}.",
         "",
-        'Which count describes what a model gets from a caption depends on what it makes of "man" if the class is '
+        'Which of the two counts says more about a model depends on whether the model relates "man" to the class '
         "person. This page does not measure that.",
     ]
 
@@ -121,8 +126,8 @@ def captions_themselves(captions: list[str], best: CaptionAlignment) -> list[str
     loops = [caption for caption in captions if is_looping(caption)]
     example = f', such as "{loops[0]}"' if loops else ""
     return [
-        f"If synonyms count and look-alikes do not, a share of {share(whole / len(pairs))} of the captions names every "
-        f"class in their image, and {share(none / len(pairs))} names none of them. Captions have "
+        f"If synonyms count and look-alikes do not, a share of {share(whole / len(pairs))} of the captions name every "
+        f"class in their image, and a share of {share(none / len(pairs))} name none of these classes. Captions have "
         f"{statistics.mean(len(c.split()) for c in captions):.1f} words on average. {len(loops)} captions repeat "
         f"themselves (`tadp.language.repetition`){example}."
     ]

@@ -21,7 +21,7 @@ MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
 
-This page counts how tadp handles bad input, and whether its commands continue correctly after they were killed.
+This page counts how tadp handles bad input, and whether its commands recover after they were killed.
 
 Command: `{command}`; seed {seed}, {minutes:.0f} minutes on one core. {machine}; Python {python}, {libraries}. The cases
 are in `tests/hostile`, and the test suite runs a sample of them.
@@ -29,14 +29,24 @@ are in `tests/hostile`, and the test suite runs a sample of them.
 ## Bad input
 
 A *kind* is one way in which input can be wrong: one sort of damage to a file, or one class of wrong values for a key or
-an argument. A *family* groups kinds. Each kind is tried once, in a process of its own, and has one of three outcomes:
+an argument. A *family* groups kinds. These names of families need an explanation:
 
-- *Right value*: tadp accepts the input and gives the right value.
+- *keys*: wrong values of one key in the JSON file that describes a part, a model or a captioner.
+- *config files*: such a JSON file as a whole, with changes to its text (*JSON text*) or a damaged, missing or wrong
+  file (*file*).
+- *changed parts*: a loaded backbone whose parts are changed before it is called or saved.
+- *pickles*: harmful or damaged pickle files. The name after it is the function of tadp that reads them.
+- *endpoint*: wrong answers of a server that cleans captions.
+
+Each kind is tried once, in a process of its own, and has one of three outcomes:
+
+- *Right value*: tadp accepts the input and returns the right value, for example because it does not need the wrong key.
 - *Clear error*: an error of tadp of at most {longest} characters that names the file, key or argument. A command prints
   no traceback, and its exit code is 1 or 2.
 - *Other*: everything else, such as another exception, a wrong value or a crash. This includes a process that starts
   another process, connects to anything but a test server on the same machine, runs code from the input, or exceeds its
-  limits of time and memory ({seconds:g} s, and {megabytes} MB on top of the loaded libraries; a few kinds have others).
+  limits of time and memory ({seconds:g} s, and {megabytes} MB on top of the loaded libraries; a few kinds have other
+  limits).
 
 Of {kinds} kinds, {right} gave the right value, {clear} a clear error, and {other} had another outcome.
 
@@ -51,17 +61,18 @@ Then the same command was run again to its end, or until it reported that its co
 if no incomplete file had its final name after the kill, and if at the end the files are those of an undisturbed run,
 and no others.
 
-Of {kills} kills of {commands} commands, {recovered} were recovered from, and {lost} were not.
+Of {kills} kills of {commands} commands, the command recovered after {recovered}, and did not after {lost}.
 
-| command that was killed | tried | recovered | other |
+| command that was killed | kills | recovered | not recovered |
 |---|--:|--:|--:|
 {kill_rows}
 {failures}"""
 FAILURES = f"""## Other outcomes
 
-These are the first cases with the outcome *other*, {MOST_SHOWN} at most: the family, the kind, and the beginning of
-what happened. *Accepted* means that wrong input caused no error, and *does not name* that the error lacks the name of
-the file or key."""
+These are the first kinds with the outcome *other*, {MOST_SHOWN} at most: the family, the kind, and the beginning of
+what happened. *Accepted* means that wrong input caused no error; what tadp returned follows. *Wrong value* also
+precedes what tadp returned. *Does not name* precedes a pattern that the error should contain, and the error. A number
+of characters means that the error is too long."""
 
 
 def main() -> None:
