@@ -75,7 +75,7 @@ def inspect(
     opened = _open(Path(folder), group, options)
     data = opened.data
     kept = FactsCache(json.dumps([str(Path(folder).resolve()), options, data.class_names], default=str), cache_dir)
-    workers = check_whole(workers or os.cpu_count() or 1, name="workers", unit="thread")
+    workers = check_whole(os.cpu_count() or 1 if workers is None else workers, name="workers", unit="thread")
     facts = _measured(data, None if quick else kept, workers, show_progress=show_progress)
     classes = {image_id: _classes_in(data, image_id, facts[image_id]) for image_id in data.image_ids}
     counts = [] if data.tasks == ("depth",) else _counts(data, facts, classes, quick=quick)
@@ -130,6 +130,10 @@ def _open(folder: Path, group: Group | None, options: Mapping[str, Any]) -> _Ope
         try:
             data = datasets.open(folder, **options)
         except DatasetError as error:
+            if problems:  # the file that is wrong is the reason why there is nothing left
+                raise DatasetError(
+                    f"{error} {len(problems)} problems, the first of them: {problems[0].text}"
+                ) from error
             if error.option != "class_names" or "class_names" in options:
                 raise
             is_unnamed = True

@@ -298,7 +298,7 @@ def test_names_that_differ_only_in_case_or_blanks(tmp_path):
 
 
 VOC_FAULTS = [
-    ("<annotation><object>", "wrong label", "4.xml cannot be read"),
+    ("<annotation><object>", "unreadable file", "4.xml cannot be read"),
     (
         voc_file(voc_object("cat", 70, 1, 90, 9), DOG),
         "label outside",
@@ -382,6 +382,51 @@ def test_the_range_of_depth(tmp_path):
     assert not inspection.classes
 
 
+def test_if_no_label_is_left_the_error_says_why(tmp_path):
+    root = voc(tmp_path)
+    for path in (root / "Annotations").iterdir():
+        path.write_text("")
+    with pytest.raises(
+        DatasetError, match=r"has no classes: .* 10 problems, the first of them: .*0.xml cannot be read"
+    ):
+        inspect(root)
+
+
+def test_one_bad_json_of_several_does_not_stop_the_rest(tmp_path):
+    coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations.json").rename(tmp_path / "annotations" / "instances_train.json")
+    write(tmp_path / "annotations" / "instances_val.json", '{"images": [')
+    inspection = inspect(tmp_path, quick=True)
+    assert "instances_val.json cannot be read as json" in only(inspection, "unreadable file")
+    assert inspection.images == 10
+
+
+def test_a_list_that_cannot_be_read(tmp_path):
+    lists = voc(tmp_path) / "ImageSets" / "Main"
+    write(lists / "train.txt", "0\n1\n2\n3\n4\n5\n6\n")
+    write(lists / "val.txt", "7\n8\n9\n")
+    write(lists / "test.txt", "")
+    inspection = inspect(tmp_path, quick=True)
+    assert kinds(inspection)[0] == "wrong list"
+    assert "test.txt" in inspection.findings[0].places[0]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_headers_are_compared_upright(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number in range(3):
+        turned = photo(number).transpose(Image.Transpose.ROTATE_90)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        turned.save(tmp_path / "images" / f"{number}.{suffix}", exif=exif)
+        save(tmp_path / "masks" / f"{number}.png", two_classes())
+    for quick in (True, False):
+        inspection = inspect(tmp_path, class_names=NAMES, quick=quick)
+        assert not inspection.findings
+        assert inspection.sizes == {"48x64": 3}
+
+
 def test_what_is_not_a_data_set_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"the layout of .* is not that of a data set"):
         inspect(tmp_path)
@@ -417,6 +462,25 @@ def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     Path(first.cache).write_text("[1, 2")
     assert inspect(root, class_names=NAMES) == second
     assert len(read) == 21
+
+
+def test_an_interrupted_inspection_continues_where_it_was(tmp_path, monkeypatch):
+    root = masks(tmp_path)
+    original, read = inspecting.measure, []
+
+    def interrupted(data, index, image, labels, **options):
+        if len(read) == 6:
+            raise KeyboardInterrupt
+        read.append(image.name)
+        return original(data, index, image, labels, **options)
+
+    monkeypatch.setattr(inspecting, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        inspect(root, class_names=NAMES, workers=1)
+    assert len(read) == 6
+    monkeypatch.setattr(inspecting, "measure", lambda *given, **options: read.append("") or original(*given, **options))
+    assert inspect(root, class_names=NAMES).images == 10
+    assert len(read) == 10
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):

@@ -91,17 +91,18 @@ class CocoDataset(ObjectDataset):
         found: list[str] = []
         splits: dict[str, list[str]] = {}
         for path in paths:
-            content = _read(path)
-            part = _split_of(path, folder)
-            place, index = _image_index(path, folder, part, None if images is None else Path(images))
-            prefix = f"{part or path.stem}/" if len(paths) > 1 else ""
-            own = _images(path, content, place, index, prefix)
-            found += _names(content)
-            entries += own
-            if part is not None:
-                splits.setdefault(part, []).extend(image.record.image_id for image in own)
+            with kept("unreadable file"):
+                content = _read(path)
+                part = _split_of(path, folder)
+                place, index = _image_index(path, folder, part, None if images is None else Path(images))
+                prefix = f"{part or path.stem}/" if len(paths) > 1 else ""
+                own = _images(path, content, place, index, prefix)
+                found += _names(content)
+                entries += own
+                if part is not None:
+                    splits.setdefault(part, []).extend(image.record.image_id for image in own)
         entries = _present(entries, name, unpaired)
-        kept = {image.record.image_id for image in entries}
+        present = {image.record.image_id for image in entries}
         super().__init__(
             entries,
             found,
@@ -110,7 +111,7 @@ class CocoDataset(ObjectDataset):
             captions=captions,
             on_error=on_error,
             bad_labels=bad_labels,
-            splits={part: [image_id for image_id in ids if image_id in kept] for part, ids in splits.items()},
+            splits={part: [image_id for image_id in ids if image_id in present] for part, ids in splits.items()},
         )
 
 

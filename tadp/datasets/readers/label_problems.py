@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
-from tadp.errors import TADPError
+from tadp.errors import ImageError, TADPError
 
 Kind = Literal[
     "image without labels",
     "label without image",
+    "unreadable file",
     "wrong label",
     "label outside",
     "label without area",
@@ -62,9 +63,9 @@ def keep(kind: Kind, texts: Sequence[str]) -> bool:
 
 @contextmanager
 def kept(kind: Kind, error_type: type[Exception] = TADPError) -> Iterator[None]:
-    """Let an error end this block but not the program, if problems are collected."""
+    """Let an error end this block but not the program, if problems are collected. An ImageError is of a bad file."""
     try:
         yield
     except error_type as error:
-        if not keep(kind, [str(error)]):
+        if not keep("unreadable file" if isinstance(error, ImageError) else kind, [str(error)]):
             raise

@@ -101,8 +101,9 @@ class LabelmeFolder(ObjectDataset):
                 key = path.relative_to(root).with_suffix("").as_posix()
                 images[key] = image
             first = labels.setdefault(key or str(path), path)
-            if first != path:
-                raise DatasetError(f"{first} and {path} are both labels of {image}. Remove one of them.")
+            with kept("same file name"):
+                if first != path:
+                    raise DatasetError(f"{first} and {path} are both labels of {image}. Remove one of them.")
         keys = with_labels(list(images), labels, images, kind="json file", name=name, unpaired=unpaired)
         entries = {key: shapes[labels[key]] for key in keys if key in labels}
         names = root / "labels.txt"

@@ -12,7 +12,7 @@ import numpy as np
 from tadp.captions.records import shown
 from tadp.datasets.readers.image_folder import FolderDataset
 from tadp.datasets.readers.label_files import read_list
-from tadp.datasets.readers.label_problems import is_collecting, keep
+from tadp.datasets.readers.label_problems import is_collecting, keep, kept
 from tadp.errors import Argument, DatasetError, OptionError, TADPError
 from tadp.files.checks import check_numbers, check_whole
 from tadp.images.image_files import is_image
@@ -95,8 +95,8 @@ def split(
         own = dict(data.splits) if isinstance(data, FolderDataset) else {}
         parts = own if "train" in own else {"train": data.image_ids}
         if "val" not in parts:
-            kept, held_out = _drawn(parts["train"], fraction, seed, _group_of(data, group))
-            parts |= {"train": kept, "val": held_out}
+            rest, held_out = _drawn(parts["train"], fraction, seed, _group_of(data, group))
+            parts |= {"train": rest, "val": held_out}
         parts = {name: parts[name] for name in dict.fromkeys((*SPLIT_NAMES.values(), *parts)) if name in parts}
     _check_apart(parts)
     _tell_of_rest(data, parts)
@@ -188,9 +188,14 @@ def find_listed(entries: str | Path | Sequence[str], index: NameIndex, argument:
         DatasetError: If the list cannot be read, names an image that is not there, or fits several images.
     """
     where = argument
-    if isinstance(entries, str | Path):
-        where, entries = str(entries), read_list(Path(entries))
-    found = {entry: index.find(entry, where) for entry in entries}
+    found: dict[str, str | None] = {}
+    with kept("wrong list"):
+        if isinstance(entries, str | Path):
+            where, path, entries = str(entries), Path(entries), []
+            entries = read_list(path)
+    for entry in entries:
+        with kept("wrong list"):
+            found[entry] = index.find(entry, where)
     missing = [entry for entry, image_id in found.items() if image_id is None]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -267,8 +272,8 @@ def _drawn(
         if len(held_out) >= wanted:
             break
     chosen = set(held_out)
-    kept = [image_id for image_id in ids if image_id not in chosen]
-    return kept, [image_id for image_id in ids if image_id in chosen]
+    rest = [image_id for image_id in ids if image_id not in chosen]
+    return rest, [image_id for image_id in ids if image_id in chosen]
 
 
 def _check_apart(parts: Mapping[str, Sequence[str]]) -> None:
