@@ -9,21 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from tadp.cli.app import Device, DtypeOption, Revision, command
-from tadp.cli.predict import (
+from tadp.cli.own_data import is_folder, own_data, run_of
+from tadp.cli.task_options import (
     BaseModel,
     CaptionerOption,
     Flip,
     MultiScale,
+    OptionalTask,
     ShortSidePx,
     StridePx,
     Task,
-    TaskArgument,
     TaskModelOption,
     WindowPx,
     check_stride,
     load_task,
     predict_options,
     prepare_captions,
+    task_of,
 )
 from tadp.cli.terminal import Dtype, progress
 from tadp.errors import TADPError
@@ -32,23 +34,24 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Data set: scenes, voc, voc-detection, ade20k, nyu, cityscapes, dark-zurich, nighttime-driving, "
-        "watercolor2k or comic2k.",
+        help="The folder of a data set of your own, or a name: scenes, voc, voc-detection, ade20k, nyu, cityscapes, "
+        "dark-zurich, nighttime-driving, watercolor2k or comic2k.",
         show_default=False,
     ),
 ]
 
 
 @command(
-    "tadp evaluate segmentation --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
+    "tadp evaluate --model run --data export",
+    "tadp evaluate --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
     "tadp evaluate segmentation --model my-model --images photos --masks masks --captions captions.db",
     "tadp evaluate segmentation --model my-model --data ade20k --root ADEChallengeData2016 --multi-scale --flip",
     "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
     "tadp evaluate detection --model my-model --data scenes --count 200",
 )
 def evaluate(
-    task: TaskArgument,
     model: TaskModelOption,
+    task: OptionalTask = None,
     data: Data = None,
     images: Annotated[
         Path | None,
@@ -98,22 +101,39 @@ def evaluate(
     """Measure how well a task model predicts a data set, and print the figures.
 
     A task model is a backbone and a head that were trained together, for segmentation, depth or detection. Choose a
-    data set with --data. For segmentation you can also pass your own --images and --masks. The values of a mask are the
-    indices of the model's classes, and 255 marks pixels without a label.
+    data set with --data: a folder, whose layout is recognised, or a name. A model of "tadp train" is measured on the
+    images that its run held out, with the captions and options of the run, so the figures are those of its report;
+    --split all takes all images. For segmentation you can also pass your own --images and --masks. The values of a mask
+    are the indices of the model's classes, and 255 marks pixels without a label.
 
     Captions come from the file in --captions, or else from the captioner. Rendered scenes have true captions of their
     own; with --captioner, the captioner's captions are used instead.
     """
     from tadp.tasks import evaluate as measure
 
+    task = task_of(model, revision=revision) if task is None else task
     _check_data(task, data, root=root, images=images, masks=masks)
+    run = run_of(model, data)
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
+    if run is not None:
+        options = {name: value or run.predict.get(name, value) for name, value in options.items()} | (
+            {name: value for name, value in run.predict.items() if name not in options}
+        )
+        if data is not None and not is_folder(data, root) and captioner is None:
+            captions = captions or run.captions
     predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     check_stride(predictor, options)
-    samples = _open_data(task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks)
+    if data is not None and is_folder(data, root):
+        samples = own_data(task, predictor, data, run=run, split=split, captions=captions)
+    else:
+        samples = _open_data(
+            task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks
+        )
     _check_classes(task, predictor, samples, data or "--masks")
+    crop = crop or (run.metric.get("crop") if run is not None else None)
     metric = predictor.make_metric(**_metric_options(task, crop=crop, rule=rule))
-    uses_captioner = captioner is not None or (captions is None and data != "scenes")
+    has_captions = captions is not None or samples[0].caption is not None
+    uses_captioner = captioner is not None or not has_captions
     if uses_captioner:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
     total = len(samples) if count is None else min(count, len(samples))
@@ -138,9 +158,11 @@ def _check_data(task: Task, data: str | None, *, root: Path | None, images: Path
         return
     if images is not None or masks is not None:
         raise typer.BadParameter("pass --data, or --images and --masks, not both.", param_hint="--data")
+    if is_folder(data, root):
+        return
     if data not in DATASETS:
         raise typer.BadParameter(
-            f"unknown data set {data!r}; known: {', '.join(DATASETS)}. For your own images, pass --images and --masks.",
+            f"unknown data set {data!r}; known: {', '.join(DATASETS)}. For your own images, pass their folder.",
             param_hint="--data",
         )
     if task.value not in DATASETS[data].tasks:

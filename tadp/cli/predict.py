@@ -1,93 +1,57 @@
-"""`tadp predict`: predict with a trained task model. Also the options that `tadp evaluate` shares with it."""
+"""`tadp predict`: predict with a trained task model."""
 
 import json
 import os
 import re
 from collections.abc import Collection
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tadp.cli.app import Caption, Device, DtypeOption, Images, Overwrite, Revision, command
-from tadp.cli.terminal import (
-    Dtype,
-    fail,
-    find_device,
-    load_captioner,
-    progress,
-    report_left_out,
-    silence,
-    status,
-    warn_about_tiny,
+from tadp.cli.app import Caption, Device, DtypeOption, Overwrite, Revision, command
+from tadp.cli.task_options import (
+    BaseModel,
+    CaptionerOption,
+    Flip,
+    MultiScale,
+    ShortSidePx,
+    StridePx,
+    Task,
+    TaskModelOption,
+    WindowPx,
+    check_stride,
+    load_task,
+    predict_options,
+    prepare_captions,
+    task_of,
 )
+from tadp.cli.terminal import Dtype, fail, progress, report_left_out, warn_about_tiny
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
 
 
-class Task(StrEnum):
-    """The task of a model."""
-
-    segmentation = "segmentation"
-    depth = "depth"
-    detection = "detection"
-
-
-_MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the paper's "ms"
-
-TaskArgument = Annotated[Task, typer.Argument(metavar="TASK", help="segmentation, depth or detection.")]
-TaskModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A folder that save_pretrained wrote, or a hub id of such a model.")
-]
-BaseModel = Annotated[
-    str | None,
-    typer.Option(
-        "--base-model",
-        help="The base model of --model, if it is no longer where it was saved from.",
+TaskAndImages = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[TASK] IMAGES",
+        help="Image files, folders (including subfolders) and quoted patterns. The task may come first: segmentation, "
+        "depth or detection; without it, the task is that of the model.",
         show_default=False,
     ),
-]
-CaptionerOption = Annotated[
-    str | None,
-    typer.Option("--captioner", help="The captioner that describes the images.", show_default="the model's own"),
-]
-WindowPx = Annotated[
-    int | None,
-    typer.Option("--window-px", min=8, help="Side of the windows in pixels.", show_default="the model's own"),
-]
-StridePx = Annotated[
-    int | None,
-    typer.Option(
-        "--stride-px", min=1, help="Distance between neighbouring windows in pixels.", show_default="the model's own"
-    ),
-]
-ShortSidePx = Annotated[
-    int | None,
-    typer.Option(
-        "--short-side-px",
-        min=8,
-        help="First resize images so that the shorter side has this length.",
-        show_default="the model's own, or no resizing",
-    ),
-]
-Flip = Annotated[bool, typer.Option("--flip", help="Also predict the mirrored image, and average.")]
-MultiScale = Annotated[
-    bool, typer.Option("--multi-scale", help="Predict at six scales, 0.5 to 1.75, and average (segmentation only).")
 ]
 
 
 @command(
-    "tadp predict segmentation photo.jpg --model my-model",
+    "tadp predict photo.jpg --model my-model",
     "tadp predict depth photos -o depth --model my-model --caption 'a kitchen'",
     "tadp predict depth photos -o depth --model my-vpd --caption kitchen",
     "tadp predict detection photo.jpg --model my-model --captioner blip2",
 )
 def predict(
-    task: TaskArgument,
-    images: Images,
+    arguments: TaskAndImages,
     model: TaskModelOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
     caption: Caption = None,
@@ -118,6 +82,8 @@ def predict(
     from tadp.files.atomic import remove_leftovers
     from tadp.files.run_lock import only_run
 
+    task, images = _task_and_images(arguments)
+    task = task_of(model, revision=revision) if task is None else task
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     names, failed = _result_names(images, output)
     todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
@@ -152,6 +118,16 @@ def predict(
         warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
         raise typer.Exit(1)
+
+
+def _task_and_images(arguments: list[str]) -> tuple[Task | None, list[str]]:
+    """The task, if the first argument names one, and the images. A single argument that exists is an image."""
+    first, *rest = arguments
+    if first not in tuple(Task) or (not rest and Path(first).exists()):
+        return None, arguments
+    if not rest:
+        raise typer.BadParameter(f"pass images after the task {first}.", param_hint="IMAGES")
+    return Task(first), rest
 
 
 def _predict_image(
@@ -225,96 +201,6 @@ def _is_result(file: Path, output: Path, names: Collection[str]) -> bool:
         return False
     is_of_image = place.with_name(match[1]).relative_to(root).as_posix() in names
     return is_of_image or "settings" in (_record(file.with_name(f"{match[1]}.{match[2]}")) or {})
-
-
-def predict_options(
-    task: Task,
-    window_px: int | None,
-    stride_px: int | None,
-    short_side_px: int | None,
-    flip: bool,
-    multi_scale: bool,
-) -> dict[str, Any]:
-    """The options of a task's `predict`; options that the task does not have are wrong usage."""
-    if task is Task.detection:
-        unsupported = {
-            "--stride-px": stride_px,
-            "--short-side-px": short_side_px,
-            "--flip": flip,
-            "--multi-scale": multi_scale,
-        }
-        for option, value in unsupported.items():
-            if value:
-                raise typer.BadParameter("detection processes the whole image at once.", param_hint=option)
-        return {} if window_px is None else {"image_px": window_px}
-    if task is Task.depth and multi_scale:
-        raise typer.BadParameter(
-            "predicted depth depends on the scale of the image; use only --flip.", param_hint="--multi-scale"
-        )
-    options: dict[str, Any] = {
-        "window_px": window_px,
-        "stride_px": stride_px,
-        "short_side_px": short_side_px,
-        "flip": flip,
-    }
-    return options | ({"scales": _MULTI_SCALE} if multi_scale else {})
-
-
-def check_stride(model: Any, options: dict[str, Any]) -> None:
-    """Refuse a stride that would leave gaps between windows, before an image is read."""
-    stride, window = options.get("stride_px"), options.get("window_px")
-    if stride is not None and stride > (window or model.window_px):
-        raise typer.BadParameter(
-            f"the stride must be at most the side of a window, {window or model.window_px}, or there would be gaps.",
-            param_hint="--stride-px",
-        )
-
-
-def load_task(
-    task: Task, model: str, *, base_model: str | None, device: str | None, dtype: Dtype, revision: str | None
-) -> "TaskModel":
-    """A task model on its device.
-
-    Raises:
-        ModelError: If the model is for another task.
-    """
-    import torch
-
-    from tadp import tasks
-
-    kinds: dict[Task, type[TaskModel]] = {
-        Task.segmentation: tasks.TADPForSemanticSegmentation,
-        Task.depth: tasks.TADPForDepthEstimation,
-        Task.detection: tasks.TADPForObjectDetection,
-    }
-    silence()
-    place = find_device(device)
-    with status(f"loading {model}"):
-        return kinds[task].from_pretrained(
-            model, base_model=base_model, dtype=getattr(torch, dtype.value), device=place, revision=revision
-        )
-
-
-def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None, device: str | None) -> None:
-    """Attach a captioner if the model needs one, and refuse captions if the model does not take them."""
-    if model.prompt_mode != "captions":
-        if captioner or (caption and not model.text.own_class):
-            raise typer.BadParameter(
-                f"this model's text is {model.text.summary}.", param_hint="--captioner" if captioner else "--caption"
-            )
-        return
-    if caption:
-        if captioner:
-            raise typer.BadParameter("pass --caption or --captioner, not both.", param_hint="--caption")
-        return
-    name = captioner or model.captioner_name
-    if name is None:
-        raise typer.BadParameter(
-            "this model needs captions and does not know its captioner. Pass --caption TEXT, or --captioner NAME, such "
-            "as tadp-tiny or blip2.",
-            param_hint="--captioner",
-        )
-    model.attach_captioner(load_captioner(name, device))
 
 
 def _prediction_settings(

@@ -12,7 +12,7 @@ import typer
 
 from tadp.cli.app import command
 from tadp.cli.field_options import field_option, field_texts
-from tadp.cli.predict import TaskArgument
+from tadp.cli.task_options import TaskArgument
 from tadp.cli.terminal import silence, wrong_usage
 from tadp.trainer.train_options import TrainOptions
 

@@ -72,6 +72,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         "data": str(Path(data).resolve()) if isinstance(data, str | Path) else None,
         "class_names": options.class_names and list(options.class_names),
         "labels": options.labels and {str(old): new for old, new in options.labels.items()},
+        "images": len(opened.image_ids),
         "train": digest(parts["train"].image_ids),
         "held_out": list(parts[measured].image_ids),
     }

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders_training import own_training_state, reset_accelerate, weights
+from builders_training import make_options, own_training_state, reset_accelerate, weights
+from builders_training import train as fit_small
 from exported import CLASSES, coco_folder, mask_folder
 from PIL import Image
-from running import run_function
+from running import plain, run_function, tadp_run
 
 from tadp.captions import CaptionTable
 from tadp.datasets import RenderedScenes
@@ -19,6 +20,7 @@ from tadp.files import progress
 from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainOptions, estimate, train, training_loop
+from tadp.trainer.kept_weights import Watch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {
@@ -250,3 +252,98 @@ def test_options_out_of_range_are_named():
 def test_an_unknown_recipe_is_refused(export, tmp_path):
     with pytest.raises(OptionError, match="recipe must be one of small, scenes, pascal-15-epochs"):
         run(export, tmp_path, recipe="large")
+
+
+def evaluated(folder: Path, data: Path, *more: object) -> dict:
+    tadp_run("evaluate", "--model", folder, "--data", data, "-o", folder / "again.json", *more)
+    return json.loads((folder / "again.json").read_text())
+
+
+def test_evaluate_gives_the_figures_of_the_report_again(whole, export):
+    details = json.loads((whole.folder / "result.json").read_text())["details"]
+    assert evaluated(whole.folder, export) == details
+    assert evaluated(whole.folder, export, "--split", "all") != details
+
+
+def test_evaluate_uses_the_captions_and_the_options_of_the_run(export, tmp_path):
+    finished = run(export, tmp_path / "run", captioner="tadp-tiny", flip=True, steps=1)
+    details = json.loads((finished.folder / "result.json").read_text())["details"]
+    assert evaluated(tmp_path / "run", export) == details
+    moved = export.rename(export.with_name("moved"))
+    try:
+        assert evaluated(tmp_path / "run", moved) == details
+    finally:
+        moved.rename(export)
+
+
+def test_predict_takes_task_and_captioner_from_the_model(export, tmp_path):
+    run(export, tmp_path / "run", captioner="tadp-tiny", steps=1)
+    image = next((export / "images").iterdir())
+    done = tadp_run("predict", image, "--model", tmp_path / "run", "-o", tmp_path / "out")
+    assert "SegmentationResult" not in done.output
+    record = json.loads((tmp_path / "out" / f"{image.stem}.segmentation.json").read_text())
+    assert record["caption"]
+    assert record["settings"]["text"]["captioner"]["name"] == "tadp-tiny"
+
+
+def test_the_command_trains_and_says_what_it_would_cost(export, tmp_path):
+    options = ["--data", export, "-o", tmp_path / "run", "--class-names", ",".join(CLASSES), "--crop", 32, "--steps", 2]
+    options += ["--batch", 4, "--tune", "head", "--head-options", '{"fpn_channels": 8, "channels": 8}']
+    options += ["--evaluate-every", 0]
+    plan = tadp_run("train", "segmentation", *options, "--dry-run")
+    assert "parameters: " in plan.output
+    assert not (tmp_path / "run").exists()
+    reset_accelerate()
+    done = tadp_run("train", "segmentation", *options)
+    assert "background everywhere" in done.output
+    assert "report.md has the details" in plain(done.output)
+    reset_accelerate()
+    refused = tadp_run("train", "segmentation", *options, "--lr", "0.1", code=1)
+    assert "lr was 0.002 and is 0.1. Pass another --output" in plain(refused.output)
+    wrong = tadp_run("train", "segmentation", *options, "--labels", "eleven", code=2)
+    assert "labels are written as 11=255,12=0; got 'eleven'" in plain(wrong.output)
+
+
+def test_a_run_stops_when_its_score_no_longer_rises(tmp_path):
+    scores, kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
+
+    def evaluate(model):
+        kept.append(weights(model))
+        return {"score": next(scores)}
+
+    options = make_options(tmp_path, evaluate_every=1, schedule={"steps": 6})
+    model = fit_small(options, evaluate=evaluate, watch=Watch("score", higher_is_better=True, patience=2))
+    assert len(kept) == 4
+    assert all(torch.equal(weights(model)[name], tensor) for name, tensor in kept[1].items())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines if "score" in line] == [0.1, 0.5, 0.4, 0.3]
+    again = fit_small(options, evaluate=None, watch=Watch("score", higher_is_better=True, patience=2))
+    assert all(torch.equal(weights(again)[name], tensor) for name, tensor in kept[1].items())
+
+
+def test_the_moving_average_of_the_weights_becomes_the_model(tmp_path, monkeypatch):
+    seen, take_step = [], training_loop.take_step
+
+    def record(model, *arguments, **more):
+        seen.append(weights(model.head))
+        return take_step(model, *arguments, **more)
+
+    monkeypatch.setattr(training_loop, "take_step", record)
+    averaged = weights(fit_small(make_options(tmp_path / "ema", ema=0.5)).head)
+    first, *later = seen
+    reset_accelerate()
+    last = weights(fit_small(make_options(tmp_path / "plain")).head)
+    average = dict(first)
+    for step, state in enumerate([*later, last], start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * state[name] for name in average}
+    for name, tensor in average.items():
+        torch.testing.assert_close(averaged[name], tensor)
+    assert any(not torch.equal(averaged[name], last[name]) for name in average)
+
+
+def test_a_lora_is_saved_with_the_run(export, tmp_path):
+    finished = run(export, tmp_path / "run", tune="lora", lora_rank=2, steps=1)
+    assert (tmp_path / "run" / "pytorch_lora_weights.safetensors").exists()
+    assert finished.model.tuned == "lora"
+    assert finished.model.lora_rank == 2
