@@ -22,7 +22,12 @@ from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainOptions, estimate, train, training_loop
 from tadp.trainer.kept_weights import Watch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings(
+        "ignore:the part '(train|val)' of the split has no"
+    ),  # a few images cannot show all classes
+]
 SMALL = {
     "class_names": CLASSES, "crop": 32, "steps": 4, "batch": 4, "evaluate_every": 0, "save_every": 2, "progress": False,
     "tune": "head", "head_options": {"fpn_channels": 8, "channels": 8, "dropout": 0.1},
