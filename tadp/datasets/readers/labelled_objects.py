@@ -150,7 +150,9 @@ class ObjectDataset(FolderDataset):
         elif image.size != (1, 1):
             check_label_size(sample, path, image.size, kind="an annotation")
         scale = (width, height, width, height) if image.size == (1, 1) else (1, 1, 1, 1)
-        entries = [(entry, tuple(np.multiply(entry.box, scale).tolist())) for entry in image.objects]
+        entries = [
+            (entry, tuple(np.multiply(entry.box, scale).tolist())) for entry in image.objects if entry.box is not None
+        ]
         kept = [(entry, box) for entry, box in entries if fixed_value(entry.name) is None]
         boxes = boxes_of([entry._replace(box=box) for entry, box in kept], lambda name: self._index_of[name] or 0)
         return replace(sample, boxes=boxes, mask=self._mask(entries, sample))

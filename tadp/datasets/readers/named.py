@@ -100,4 +100,5 @@ def open_dataset(
         return RenderedScenes(options.pop("count"), options.pop("seed"), captions=captions, **options)
     if root is None:
         raise ValueError(f"{name} needs its folder; pass root=….")
-    return entry.kind(root, split=split, captions=captions, on_error=on_error, **options)
+    kind: Any = entry.kind
+    return kind(root, split=split, captions=captions, on_error=on_error, **options)

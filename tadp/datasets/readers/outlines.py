@@ -79,7 +79,7 @@ class Drawn(Outline):
         return "" if left < right and top < bottom else f"a {self.method} must have an area; it has none"
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
-        canvas = Image.new("1", size[::-1])
+        canvas = Image.new("1", (size[1], size[0]))
         draw = ImageDraw.Draw(canvas)
         (draw.rectangle if self.method == "rectangle" else draw.ellipse)(self.corners, fill=1, outline=1)
         return np.array(canvas)
@@ -127,7 +127,7 @@ class CocoOutline(Outline):
             return Polygons([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in self.segmentation]).box()
         height, width = self.segmentation["size"]
         rows, columns = np.nonzero(self.region((height, width)))
-        return tuple(map(float, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
+        return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
 @dataclass(frozen=True, eq=False)

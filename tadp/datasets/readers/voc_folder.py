@@ -122,7 +122,8 @@ class VOCFolder(ObjectDataset):
         )
         self._masks = {key: masks[key] for key in keys if key in masks} if reads_masks else {}
         has_boxes = any(entries.values()) and all(key in read for key in keys)
-        self.tasks = (*(("detection",) if has_boxes or not reads_masks else ()), *(("segmentation",) * reads_masks))
+        tasks: list[TaskName] = ["detection"] if has_boxes or not reads_masks else []
+        self.tasks = (*tasks, "segmentation") if reads_masks else ("detection",)
         self._values = _mask_values(stored, self._value, self.class_names) if reads_masks else None
 
     def classes_in(self, image_id: str) -> set[str] | None:
