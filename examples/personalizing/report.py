@@ -97,8 +97,8 @@ The columns of the tables are texts for the U-Net:
 **Loss** is the mean squared error of denoising {count} held-out images per seed, with captions that do not name the
 style, at {results["draws"]} timesteps per image. Timesteps and noise are the same in every column. Differences are
 computed for each image. The tables give their mean with a 95 % interval over the {total} images of {len(seeds)} seeds,
-and in brackets the smallest and the largest mean of a single seed. The interval only covers the choice of images, and
-not that another seed would learn something else.
+and in brackets the smallest and the largest mean of a single seed. The interval covers the choice of held-out images,
+but not the differences between what the seeds learned.
 
 **Samples** are generated for {samples} captions of other scenes, from the same noise in each column (DDIM,
 {results["denoising_steps"]} steps, guidance scale 4). They are compared with {samples} held-out images of the style,
