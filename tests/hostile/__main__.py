@@ -71,8 +71,8 @@ FAILURES = f"""## Other outcomes
 
 These are the first kinds with the outcome *other*, {MOST_SHOWN} at most: the family, the kind, and the beginning of
 what happened. *Accepted* means that wrong input caused no error; what tadp returned follows. *Wrong value* also
-precedes what tadp returned. *Does not name* precedes a pattern that the error should contain, and the error. A number
-of characters means that the error is too long."""
+precedes what tadp returned. *Does not name* precedes a pattern that the error should contain, and the error. *N
+characters* is the length of an error that is too long. `case/` is the folder of the case."""
 
 
 def main() -> None:
