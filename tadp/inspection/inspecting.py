@@ -130,11 +130,10 @@ def _open(folder: Path, group: Group | None, options: Mapping[str, Any]) -> _Ope
         try:
             data = datasets.open(folder, **options)
         except DatasetError as error:
-            if problems:  # the file that is wrong is the reason why there is nothing left
-                raise DatasetError(
-                    f"{error} {len(problems)} problems, the first of them: {problems[0].text}"
-                ) from error
             if error.option != "class_names" or "class_names" in options:
+                if problems:  # because of which nothing is left
+                    first = f"{len(problems)} problems, the first of them: {problems[0].text}"
+                    raise DatasetError(f"{error} {first}") from error
                 raise
             is_unnamed = True
             data = datasets.open(folder, class_names=_UNNAMED, **options)

@@ -408,8 +408,8 @@ def test_a_list_that_cannot_be_read(tmp_path):
     write(lists / "val.txt", "7\n8\n9\n")
     write(lists / "test.txt", "")
     inspection = inspect(tmp_path, quick=True)
-    assert kinds(inspection)[0] == "wrong list"
-    assert "test.txt" in inspection.findings[0].places[0]
+    assert kinds(inspection) == ["wrong split", "wrong list"]
+    assert "test.txt" in inspection.findings[1].places[0]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
