@@ -112,3 +112,18 @@ def test_a_split_and_captions_from_a_file(masks):
     assert data[1].caption == "two balls"
     with pytest.raises(DatasetError, match="has no split 'val'; its splits are: none"):
         datasets.open(masks, class_names=["ground", "ball"], split="val")
+
+
+def test_masks_that_cannot_be_paired_say_why(tmp_path):
+    trees.write_image(tmp_path / "images/a.jpg")
+    trees.write_mask(tmp_path / "masks/a_L.png", trees.quadrants(0, 1, 1, 0))
+    with (
+        pytest.raises(MissingDataError, match=r"masks/a.png is not there.* pass mask_suffix='_mask'"),
+        pytest.warns(UserWarning, match=r"1 mask files have no image .*a_L.png"),
+    ):
+        datasets.open(tmp_path, class_names=["ground", "ball"])
+    data = datasets.open(tmp_path, class_names=["ground", "ball"], mask_suffix="_L")
+    assert repr(data) == "<MaskFolder 'images': 1 images, masks of 2 classes>"
+    (tmp_path / "masks/a_L.png").rename(tmp_path / "masks/a.jpg")
+    with pytest.raises(MissingDataError, match=r"masks/a.png is not there.*JPEG is not suitable"):
+        datasets.open(tmp_path, class_names=["ground", "ball"])

@@ -66,6 +66,8 @@ def test_lists_that_do_not_fit_are_refused(frames):
     data = open_frames(frames)
     with pytest.raises(DatasetError, match=r"the list of 'train' has 'seq0/99', which is not an image of"):
         split(data, lists={"train": ["seq0/99"], "val": ["seq0/00"]})
+    with pytest.raises(DatasetError, match=r"the list of 'train' has '', which is not an image of"):
+        split(data, lists={"train": [""], "val": ["seq0/00"]})
     with pytest.raises(DatasetError, match=r"'seq0/00' is in 'train' and in 'val'.* learned by heart"):
         split(data, lists={"train": ["seq0/00"], "val": ["seq0/00"]})
     with pytest.raises(DatasetError, match="the part 'val' of the split is empty"):

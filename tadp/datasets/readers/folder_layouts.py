@@ -15,7 +15,7 @@ from tadp.datasets.readers.voc_folder import mask_classes
 from tadp.datasets.sample import IGNORE_LABEL
 from tadp.errors import Argument, DatasetError
 from tadp.files.checks import read_lines
-from tadp.images.image_files import LABEL_SUFFIXES
+from tadp.images.image_files import is_image
 
 _IMAGES = ("images", "imgs", "image", "img", "photos", "rgb", "color", "JPEGImages")
 _MASKS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass", "PixelLabelData")
@@ -43,7 +43,7 @@ def mask_folders(folder: Path) -> tuple[dict[str, Any], ...] | None:
     if splits:
         return ({"images": splits, "masks": {name: beside[f"{name}annot"] for name in splits}},)
     images, masks = _first(beside, _IMAGES), _first(beside, _MASKS)
-    if images is not None and masks is not None and _has(masks, LABEL_SUFFIXES):
+    if images is not None and masks is not None and any(map(is_image, files_below(masks))):
         return ({"images": images, "masks": masks},)
     names = {path.with_suffix("") for path in pictures(folder)} if folder.is_dir() else set()
     if any(path.name.endswith(_SUFFIX) and path.with_name(path.name.removesuffix(_SUFFIX)) in names for path in names):

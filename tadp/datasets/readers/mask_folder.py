@@ -96,11 +96,18 @@ class MaskFolder(FolderDataset):
             pairs.records,
             name=root.name or str(root),
             advice=f"Each image needs a mask of the same name: a{mask_suffix}.png for a.jpg. (JPEG is not suitable for "
-            "masks, because it changes values.) Pass unpaired='skip' to leave out images without mask.",
+            "masks, because it changes values.) If masks are called a_mask.png, pass mask_suffix='_mask'. Pass "
+            "unpaired='skip' to leave out images without mask.",
             class_names=names,
             captions=captions,
             on_error=on_error,
             splits=pairs.splits,
+        )
+
+    def __repr__(self) -> str:
+        count = len(self.class_names)
+        return (
+            f"<MaskFolder {self._name!r}: {len(self)} images, masks of {count} {'class' if count == 1 else 'classes'}>"
         )
 
     def classes_in(self, image_id: str) -> set[str] | None:

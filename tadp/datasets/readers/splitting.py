@@ -139,7 +139,7 @@ class NameIndex:
         Raises:
             DatasetError: If the line fits several images.
         """
-        for text in dict.fromkeys((line, line.split()[0])):
+        for text in dict.fromkeys((line, *line.split()[:1])):
             parts = _parts(text)
             name = PurePosixPath(text).name  # with its suffix, which tells a.jpg from a.png
             ranked = sorted(
