@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
@@ -99,5 +100,7 @@ def train(task: TaskArgument, data: Data, output: Output, dry_run: DryRun = Fals
             typer.echo(str(estimate(task.value, data, output, **chosen)))
             return
         run = run_training(task.value, data, output, **chosen)
+    if os.environ.get("RANK", "0") != "0":  # another process of torch.distributed.run prints the same
+        return
     typer.echo(str(run))
     typer.echo(f"the model is in {output}; {run.report} has the details")

@@ -8,6 +8,7 @@ from tadp.training.schedules import Schedule
 
 with needs("training needs accelerate", install="pip install 'tadp[train]'"):
     from accelerate import Accelerator
+    from accelerate.utils import broadcast as broadcast
     from accelerate.utils import gather_object as gather_object
     from accelerate.utils import set_seed as set_seed
 

@@ -105,7 +105,7 @@ _SMALL_SIDE = 1.25  # of an image of a small run, as a multiple of the crop
 SEGMENTATION: Mapping[str, Recipe] = MappingProxyType(
     {
         "small": Recipe(
-            schedule=Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50),
+            schedule=Schedule(steps=400, batch=8, lr=2e-3, warmup_steps=50),
             crop_px=256,
             short_side=_SMALL_SIDE,
             transforms=lambda side_px: (

@@ -114,7 +114,7 @@ class TrainOptions:
     ema: float = 0.0
     patience: int = _at_least(0, default=0)
     evaluate_every: int | None = _at_least(0)
-    evaluate_images: int = _at_least(1, default=100)
+    evaluate_images: int = _at_least(1, default=30)
     flip: bool = False
     save_every: int = _at_least(1, default=100)
     seed: int = _at_least(0, default=0)

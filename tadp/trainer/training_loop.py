@@ -13,12 +13,12 @@ from tadp.datasets.batch import Batch
 from tadp.errors import Argument, TrainingError
 from tadp.files.progress import Progress
 from tadp.tasks import TaskModel
-from tadp.trainer.checkpoints import Checkpoints, set_state
+from tadp.trainer.checkpoints import Checkpoints, set_state, trained_state
 from tadp.trainer.epoch_parts import Loss, Part, TrainingData, parts_of_epoch
 from tadp.trainer.kept_weights import BestWeights, Watch, WeightAverage
 from tadp.trainer.metrics_record import Record
 from tadp.trainer.optimizer_step import take_step
-from tadp.trainer.processes import Accelerator, set_seed
+from tadp.trainer.processes import Accelerator, broadcast, set_seed
 from tadp.trainer.stopping import StopRequest
 from tadp.training.schedules import Schedule
 
@@ -124,6 +124,7 @@ def fit(
                 mark = now
             if evaluate and _is_due(step, total, settings.evaluate_every, also_last=best is not None):
                 with _averaged(average, model):
+                    _make_equal(model, accelerator)
                     figures = evaluate(model)
                     record.write(step, **figures)
                     if best is not None:
@@ -139,6 +140,7 @@ def fit(
         set_state(trained, best.tensors)
     elif average is not None:
         set_state(trained, average.tensors)
+    _make_equal(trained, accelerator)
     return trained
 
 
@@ -217,6 +219,13 @@ def _batches(
 def _is_due(step: int, total: int, every: int, *, also_last: bool) -> bool:
     """Whether the model is evaluated after a step. The last step is evaluated only if its score is compared."""
     return bool(every) and (also_last if step == total else step % every == 0)
+
+
+def _make_equal(model: TaskModel, accelerator: Accelerator) -> None:
+    """Give all processes the weights of the first. Without this, the running means of their heads differ on CPUs."""
+    if accelerator.num_processes > 1:
+        state = {name: tensor.clone() for name, tensor in trained_state(model).items()}
+        set_state(model, {name: broadcast(tensor) for name, tensor in state.items()})
 
 
 def _averaged(average: WeightAverage | None, model: TaskModel) -> AbstractContextManager[None]:

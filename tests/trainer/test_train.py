@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from builders_training import make_options, own_training_state, reset_accelerate
 from builders_training import train as fit_small
 from exported import CLASSES, coco_folder, mask_folder
 from PIL import Image
-from running import plain, run_function, tadp_run
+from running import ENVIRONMENT, plain, run_function, tadp_run
 
 from tadp.captions import CaptionTable
 from tadp.datasets import RenderedScenes
@@ -352,3 +354,14 @@ def test_a_lora_is_saved_with_the_run(export, tmp_path):
     assert (tmp_path / "run" / "pytorch_lora_weights.safetensors").exists()
     assert finished.model.tuned == "lora"
     assert finished.model.lora_rank == 2
+
+
+def test_two_processes_measure_the_model_that_is_saved(export, tmp_path):
+    """On CPUs the running means of batch normalisation differ between processes, but the report is of one model."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tadp", "train"]
+    options = ["segmentation", "--data", export, "-o", tmp_path / "run", "--class-names", ",".join(CLASSES)]
+    options += ["--crop", 32, "--steps", 2, "--batch", 4, "--tune", "head", "--evaluate-every", 0]
+    process = subprocess.run([*launch, *map(str, options)], capture_output=True, text=True, env=ENVIRONMENT)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.count("this model") == 1
+    assert evaluated(tmp_path / "run", export) == json.loads((tmp_path / "run" / "result.json").read_text())["details"]
