@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from tadp.diffusion.families import Layout
-from tadp.errors import ModelError
+from tadp.errors import Argument, ModelError, OptionError
 from tadp.files.checks import check_choice, check_whole
 from tadp.language.matching import Synonyms, checked_names
 from tadp.text.conditioning import Conditioning
@@ -14,6 +14,7 @@ from tadp.text.conditioning import Conditioning
 CombineTimesteps = Literal["mean", "concatenate"]
 Value = TypeVar("Value")
 _FLAGS = ("scale_latents", "sample_posterior", "imagenet_pixels", "detach_attention", "record_heads", "text_adapter")
+_MOST_TOKENS = 2**16
 _SEEDS = 2**63
 
 
@@ -107,6 +108,8 @@ class BackboneOptions:
         check_choice(self.combine_timesteps, get_args(CombineTimesteps), name="combine_timesteps")
         if not 0 <= self.noise_seed < _SEEDS:
             raise ValueError(f"noise_seed must be from 0 to 2**63 - 1; got {self.noise_seed}.")
+        if self.text_length is not None and self.text_length > _MOST_TOKENS:
+            raise OptionError(Argument("text_length"), f" must be {_MOST_TOKENS} at most; got {self.text_length}.")
         if self.noise_samples and not self.scale_latents:
             raise ValueError("noise needs latents of unit scale; leave scale_latents=True, or pass noise_samples=0.")
         if self.record_heads and not self.attention_levels:

@@ -11,7 +11,7 @@ from builders_families import build_family
 
 from tadp import TADPBackbone
 from tadp.backbone import BackboneOptions
-from tadp.errors import CaptionError
+from tadp.errors import CaptionError, OptionError
 from tadp.features import Features
 
 NAMES = list(inspect.signature(TADPBackbone).parameters)[5:]
@@ -67,6 +67,8 @@ def test_they_check_themselves(no_type_checker):
         options.changed(pool_attention=True)
     with pytest.raises(TypeError, match=r"text_length must be a whole number"):
         options.changed(text_length="77")
+    with pytest.raises(OptionError, match="text_length must be 65536 at most; got 65537"):
+        options.changed(text_length=2**16 + 1)
     with pytest.raises(
         TypeError, match=r"unknown option 'timesteps'; a backbone has timestep, combine_timesteps, noise"
     ):

@@ -396,7 +396,7 @@ def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
         if family.denoiser_class.__name__ == name and family.matches(config):
             return family
     raise ModelError(
-        f"{where}/config.json: {where} holds a {name!r}; tadp reads {known_families()}. `register` adds a family."
+        f"{where} holds a {name!r}; tadp reads {known_families()}. Check _class_name in its config.json, or `register`."
     )
 
 
