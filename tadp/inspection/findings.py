@@ -118,25 +118,27 @@ def of_classes(
         return
     never = [row.name for row in known if row.images == 0]
     if never:
+        white = " If masks mark the class with 255, which means unknown, pass labels={255: 1} (--labels 255=1)."
         yield Finding(
             "class never occurs",
             f"{_many(len(never), 'class', 'classes')} never {'occur' if len(never) > 1 else 'occurs'}.",
-            "Leave them out of class_names, or label images of them. If masks mark the class with the value 255, which "
-            "means unknown, pass labels={255: 1} (--labels 255=1).",
+            "Leave them out of class_names, or label images of them."
+            + (white if all(row.boxes is None for row in known) else ""),
             tuple(never),
         )
-    missing = []
+    missing: dict[str, list[str]] = {}
     for name, ids in parts.items():
         seen = set().union(*(classes.get(image_id, set()) for image_id in ids))
-        missing += [f"{name}: {row.name}" for row in known if row.images and row.name not in seen]
+        absent = [row.name for row in known if row.images and row.name not in seen]
+        if ids and absent:  # a part without images has a finding of its own
+            missing[name] = absent
     if missing:
         yield Finding(
             "class missing in a part",
-            f"{_many(len(missing), 'class', 'classes')} of the data set {'are' if len(missing) > 1 else 'is'} missing "
-            "in a part of the split.",
+            f"{_many(len(missing), 'part')} of the split {'lack' if len(missing) > 1 else 'lacks'} classes.",
             "What is missing in train cannot be learned, and what is missing in val or test cannot be measured. Move "
             "images, or draw another split with another seed.",
-            tuple(missing),
+            tuple(f"{name}: {', '.join(absent)}" for name, absent in missing.items()),
         )
 
 
