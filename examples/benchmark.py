@@ -21,7 +21,7 @@ from benchmarking.counting import CONVOLUTIONS, best_convolution_rate, count_flo
 from benchmarking.measuring import compare
 from benchmarking.variants import COMPILED, EXACT, SIZES, VARIANTS
 
-TITLE = "Speed and memory compared with diffusers by hand"
+TITLE = "Speed and memory on a CPU"
 
 
 def main() -> None:
@@ -67,27 +67,31 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     command += " --compile" if options.compile else ""
     command += "".join(f' --only "{name}"' for name in options.only or ())
     command += f' --title "{options.title}"' if options.title != TITLE else ""
+    names = " ".join(row["name"] for row in rows)
+    variant = "the number format is float32 or bfloat16" if "bfloat16" in names else "the number format is float32"
+    variant += ". `channels_last` is PyTorch's memory layout of that name" if "channels_last" in names else ""
+    variant += ". *Compiled* means that `torch.compile` was used" if "compiled" in names else ""
     lines = [
         f"# {options.title}",
         "",
         "How fast is a pass of tadp's backbone on a CPU, and how much memory does it take? A pass here is the VAE "
-        "encoder and the U-Net. The baseline, *diffusers by hand*, runs the same two networks like the paper's "
-        "released code: in float32 with contiguous memory, and with every attention probability written to memory. The "
-        f"networks have {size} and random weights, on which speed does not depend. One image of {side}x{side} pixels "
-        f"takes {counted}.",
+        "encoder and the U-Net. The baseline, called *diffusers by hand*, runs the same two networks with only the "
+        "diffusers library, as the paper's released code does: in float32 with contiguous memory, and with every "
+        f"attention probability written to memory. The networks have {size} and random weights, on which speed does "
+        f"not depend. One image of {side}x{side} pixels takes {counted}.",
         "",
         f"Command: `{command}`; {_processor()}, torch {torch.__version__}. [Speed](../speed.md) explains the results.",
         "",
-        "- *Variant*: the number format is float32 or bfloat16. `channels_last` is PyTorch's memory layout of that "
-        "name; *compiled* means `torch.compile`.",
+        f"- *Variant*: {variant}.",
         "- *Speed*: how many times as fast as diffusers by hand, in CPU time and, in brackets, in wall time. Higher is "
-        "better. Figures are medians over rounds.",
+        "better. Figures are " + ("from one round." if options.rounds == 1 else f"medians of {options.rounds} rounds."),
         "- *Memory*: the peak in addition to the weights, divided by the same peak of diffusers by hand. Lower is "
         "better.",
         "- *Error*: the relative L2 difference of a feature map from the same map of tadp in float32, for the map "
         "where it is largest.",
-        "- *Share of best rate*: the arithmetic per second of VAE encoder and U-Net, as a share of the rate of the "
-        "fastest convolution on this machine in the same number format.",
+        "- *Share of best rate*: the arithmetic per second of VAE encoder and U-Net, as a share of the best rate that "
+        "convolutions reached on this machine. This rate was measured for each row, in its number format and memory "
+        "layout, so it differs between rows.",
         "",
         "| variant | speed, U-Net | speed, VAE + U-Net | memory, U-Net | memory, VAE | error | share of best rate |",
         "|---|---|---|---|---|---|---|",

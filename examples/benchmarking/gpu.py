@@ -57,11 +57,11 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
         "",
         "## A pass",
         "",
-        "A pass runs the VAE encoder and the U-Net once. *Diffusers by hand* runs the same networks like the paper's "
-        "released code, which writes every attention probability to memory. In the format *TensorFloat-32*, a GPU "
-        "rounds float32 numbers before it multiplies them, which is faster. *Error* is the relative L2 difference of "
-        "tadp's feature maps from its maps in float32, at the level where it is largest. "
-        "`channels_last` is PyTorch's memory layout of that name.",
+        "A pass runs the VAE encoder and the U-Net once. *Diffusers by hand* runs the same networks with only "
+        "the diffusers library, and like the paper's released code it writes every attention probability to memory. "
+        "In the format *TensorFloat-32*, a GPU rounds float32 numbers before it multiplies them, which is faster. "
+        "*Error* is the relative L2 difference of tadp's feature maps from its maps in float32, for the map where it "
+        "is largest. `channels_last` is PyTorch's memory layout of that name.",
         "",
         "| variant | images per second | held, GB | extra, GB | error |",
         "|---|---|---|---|---|",
@@ -74,9 +74,9 @@ def page(options: argparse.Namespace, passes: dict[str, dict], steps: dict[str, 
         "## A training step",
         "",
         "A step is a forward pass, a backward pass and an update by AdamW of a segmentation model (U-Net and head) "
-        "with 150 classes. It starts from stored latents, so it does not run the VAE encoder. AdamW's moving averages "
-        "count as held. *Batch in 4 parts* means that the gradients of four parts of the batch are computed one after "
-        "another and summed. "
+        "with 150 classes. It starts from stored latents, so it does not run the VAE encoder. Gradients "
+        "count as extra. *Batch in 4 parts* means that the gradients of four parts of the batch are computed one after "
+        "another and summed, which saves no memory here in addition to gradient checkpointing. "
         "[Small GPU](../small-gpu.md#measured) explains the results.",
         "",
         "| what is trained, and how | images per second | held, GB | extra, GB |",

@@ -75,9 +75,9 @@ def main() -> None:
         (name, strength): kept(file, lambda name=name, strength=strength: draw(name, strength), device=how.device)
         for (name, strength), file in tqdm(files.items())
     }
-    count = min(DRAWN, len(numbers))
-    drawn = {key: [to_pil(picture(*key, place)) for place in range(count)] for key in results}
-    rows = [row for place in range(count) for row in pictures(half, numbers, place, drawn, strengths)]
+    places = range(min(DRAWN, len(numbers)))
+    drawn = {key: [to_pil(picture(*key, place)) for place in places] for key in results}
+    rows = [row for place in places for row in pictures(half, numbers, place, drawn, strengths)]
     figures = {name: {f"{strength:g}": results[name, strength]["figures"] for strength in strengths} for name in WORDS}
     summary = {"command": command("appendix_a", how), **cost(list(results.values())), "words": figures}
     write(summary, rows, settings, how)
@@ -106,11 +106,10 @@ def pictures(
     half: Images, numbers: Sequence[int], place: int, drawn: dict, strengths: Sequence[float]
 ) -> list[list[Image.Image]]:
     """One row per text: the original image, and the results at each strength."""
-    image = Image.fromarray(half.samples[numbers[place]].image)
-    rows = []
+    image, rows = Image.fromarray(half.samples[numbers[place]].image), []
     for name in WORDS:
-        cells = [cell(image, name)]
-        rows.append(cells + [cell(drawn[name, strength][place], f"strength {strength:g}") for strength in strengths])
+        results = (cell(drawn[name, strength][place], f"strength {strength:g}") for strength in strengths)
+        rows.append([cell(image, name), *results])
     return rows
 
 
@@ -143,7 +142,8 @@ def write(
         parts.append("\n".join(lines))
     if rows is not None:
         write_sheet(rows, page)
-    write_page(page, [*parts, f"![Scenes redrawn with four texts]({page.name}.png)"], summary)
+    caption = "The first image of each row of the picture is the original scene. The title above it is the prompt."
+    write_page(page, [*parts, caption, f"![Scenes redrawn with four prompts]({page.name}.png)"], summary)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,12 @@ def write(
     parts.append(_table("Change of the features by naming the object", "text", summary["naming"], columns, digits=1))
     if rows is not None:
         write_sheet(rows, page)
-    caption = "The maps of a name come third and fourth in each line of the picture. The others show where features of "
-    caption += "level 1 change. Every map has its own colour scale."
+    caption = (
+        "In each row of the picture, the third and fourth images show the map of the object's name, with and without "
+        "the object. The last four images show where features of level 1 change: by pasting the object, with a text "
+        "that names it and with one that does not, and by naming the object or an absent one. Every map has its own "
+        "colour scale."
+    )
     write_page(page, [*parts, caption, f"![Pasted objects, their maps and changes]({page.name}.png)"], summary)
 
 

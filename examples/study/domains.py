@@ -84,7 +84,9 @@ def write(results: dict[str, dict[str, dict[str, Any]]], parts: list[dict[str, A
             text += section(task, unet, result)
     page.parent.mkdir(parents=True, exist_ok=True)
     draw_bars(parts, "per cent", page.with_suffix(".png"), sign=1)
-    text.append(f"![Bars: night mIoU, watercolor AP and comic AP of six modifiers, in per cent]({page.name}.png)")
+    text.append(
+        f"![Bars: night mIoU, watercolor AP and comic AP of the rows of the tables, in per cent]({page.name}.png)"
+    )
     summary = {}
     for task, unet in ((task, unet) for task, by_unet in results.items() for unet in by_unet):
         summary[task if unet == "frozen" else f"{task}, tuned"] = results[task][unet]

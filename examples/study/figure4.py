@@ -135,7 +135,10 @@ def write(
         f"Command: `{summary['command']}`; {count or settings.test} {source(settings)}; "
         f"{', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time."
     )
-    caption = "Each row of the picture shows one text, and a star marks names of objects in the scene."
+    caption = (
+        f"Each row of the picture shows one text: the scene, then the maps of up to {SHOWN} of its words. A star marks "
+        "names of objects in the scene. For the caption, the picture also shows words that are not names of classes."
+    )
     if rows is not None:
         write_sheet(rows, page)
     picture = f"![Attention maps by text]({page.name}.png)"

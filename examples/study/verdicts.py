@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from shared.intervals import NOT_RUN
 from shared.judgement import Judgement, with_control
 from shared.options import run
 from shared.results import Results
@@ -23,10 +24,10 @@ from tadp.files.atomic import replace_file
 HERE = Path(__file__).parent
 DETAILS = """\
 Each heading below is a claim of the paper, in our words. Under it are the paper's figure, ours if we have one, and a
-verdict. [The paper on one page](paper.md#how-to-read-the-tables) explains the verdicts and the words *frozen* and
-*tuned*. Our differences have 95 % intervals. mIoU, IoU, AP and AP50 are in per cent, and RMSE is in metres. The names
-of rows are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged EOS …) and [with Tables 4 and
-5](study-domains.md) (null, simple …), and other terms in the [glossary](../concepts.md#glossary)."""
+verdict. [The paper on one page](paper.md#how-to-read-the-tables) explains the verdicts, the units of the figures, and
+the words *frozen* and *tuned*. Names of rows are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged
+EOS …) and [with Tables 4 and 5](study-domains.md) (null, simple …), and other terms in the
+[glossary](../concepts.md#glossary)."""
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
     texts = {name: text.strip() for name, text in claims["page"].items()}
     results, control = Results(how.results), how.control or how.results / "control"
     judged = judge_all(claims["claim"], results, Results(control) if control.is_dir() else None)
-    write(how.page, overview(texts, claims["section"], judged, results))
+    write(how.page, overview(texts, claims["section"], judged))
     for page, sections in by_page(claims["section"]).items():
         write(how.page.with_name(f"paper-{page}.md"), details(sections, judged))
     basis = [texts["basis"], supervision(results), texts["real_text"], real_text(results), texts["real_text_end"]]
@@ -61,13 +62,13 @@ def write(page: Path, parts: list[str]) -> None:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def overview(
-    texts: dict[str, str], sections: list[dict[str, str]], judged: list[Judged], results: Results
-) -> list[str]:
+def overview(texts: dict[str, str], sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
     """The page with one verdict per claim."""
     tables = [table(section, in_section(section, judged)) for section in sections]
-    parts = [texts["opening"], count(judged), texts["findings"], texts["reading"], *tables]
-    return [*parts, texts["closing"]]
+    reading = texts["reading"]
+    if not any(entry.verdict == NOT_RUN for entry in judged):
+        reading = "\n".join(line for line in reading.splitlines() if not line.startswith(f"- **{NOT_RUN}**"))
+    return [texts["opening"], count(judged), texts["findings"], reading, *tables, texts["closing"]]
 
 
 def by_page(sections: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
@@ -84,7 +85,7 @@ def in_section(section: dict[str, str], judged: list[Judged]) -> list[Judged]:
 
 def table(section: dict[str, str], judged: list[Judged]) -> str:
     is_compared = any(entry.control for entry in judged)
-    headings = ["claim", "the paper", "ours (frozen; tuned)", *(["`tadp-tiny`", "control"] * is_compared), "verdict"]
+    headings = ["claim", "the paper", "ours", *(["`tadp-tiny`", "control"] * is_compared), "verdict"]
     lines = [f"## {section['name']}", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for entry in judged:
         cells = [entry.claim["claim"], entry.claim["paper"], entry.judgement.in_short()]
@@ -92,20 +93,20 @@ def table(section: dict[str, str], judged: list[Judged]) -> str:
             cells += [entry.judgement.brief, entry.control.brief] if entry.control else ["-", "-"]
         cells.append(f"**{entry.verdict}**")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*lines, "", f"[Details of these claims](paper-{section['page']}.md)"])
+    return "\n".join([*lines, "", f"[Details](paper-{section['page']}.md)"])
 
 
 def details(sections: list[dict[str, str]], judged: list[Judged]) -> list[str]:
     """A page with all figures of the claims of some sections, and why we think each came out as it did."""
-    parts = [
-        f"# {sections[0]['title']}",
-        DETAILS,
-    ]
+    parts = [f"# {sections[0]['title']}", DETAILS]
     for section in sections:
         parts += [f"## {section['name']}"] * (len(sections) > 1)
         level = "###" if len(sections) > 1 else "##"
         for claim, judgement, control in in_section(section, judged):
-            parts += [f"{level} {claim['claim'].rstrip('.')}", f"In the paper: {claim['paper']}."]
+            parts += [
+                f"{level} {claim['claim'].rstrip('.')}",
+                f"In the paper: {'; '.join(claim[key] for key in ('paper', 'more') if key in claim)}.",
+            ]
             parts += measured(claim, judgement, "Ours")
             if control is None:
                 single = "" if judgement.brief == judgement.verdict else f" ({judgement.verdict})"

@@ -23,7 +23,7 @@ TABLES = (
 
 def study_pages(results: Results) -> str:
     """Each page of the study with its command, seeds, machine and time."""
-    lines = ["| page | command | trainings | seeds | machine | CPU minutes |", "|---|---|---|---|---|---|"]
+    lines = ["| page | command | finished trainings | seeds | machine | CPU minutes |", "|---|---|---|---|---|---|"]
     for name in TABLES:
         summary = results.of(f"study-{name}.json")
         if not summary:
@@ -37,7 +37,7 @@ def study_pages(results: Results) -> str:
         cells = [
             f"[{name}](study-{name}.md)",
             f"`{summary['command']}`",
-            f"{finished} of {planned}" if planned else "-",
+            f"{finished} of {planned}" if planned else "see the page" if tasks else "-",
         ]
         cells += [f"{_most_seeds(summary) or '-'}", ", ".join(machines) or "-", f"{minutes:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")

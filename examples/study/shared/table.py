@@ -22,9 +22,11 @@ How to read the tables:
 
 - Figures are means over {count} with 95 % intervals (Student's t). *Minus* a row is the difference from that row,
   computed for each seed.
-- *Frozen*: only the head is trained (and the adapter, if there is one), and the U-Net is left unchanged.
+- *Frozen*: the U-Net is left unchanged while the head is trained.
 - *Tuned*: the head is trained first, and then the head and the whole U-Net together.
 - A dash (-) stands for a figure that does not exist."""
+REFERENCE = "- In the picture, the row from which the differences are computed is orange."
+ONE_SEED = "- A figure without an interval is from one seed."
 VERDICTS = """\
 - *Verdict*: *agrees* if the interval of our difference lies on the side of zero where the paper's difference lies,
   *disagrees* if it lies on the other side, and *cannot tell* if it contains zero."""
@@ -130,6 +132,7 @@ def describe_runs(summary: Mapping[str, Any], settings: Settings) -> str:
     schedules = "; ".join(f"{name}: {schedule}" if len(by_name) > 1 else schedule for name, schedule in by_name.items())
     schedules += f"; {parts[0]['batch']} images per step"
     count = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    unets = list(dict.fromkeys(unet for part in parts for unet in part["unets"]))
     missing = sum(part["runs"] - part["finished"] for part in parts)
     machines = ", ".join(dict.fromkeys(machine for part in parts for machine in part["machine"]))
     minutes = sum(part["minutes"] for part in parts)
@@ -140,5 +143,8 @@ def describe_runs(summary: Mapping[str, Any], settings: Settings) -> str:
         f"{schedules}; {names}{count}; {machines}; {minutes:.0f} minutes of CPU time."
         + (f" **{missing} runs are not finished.**" if missing else "")
         + f"\n\n{READING.format(count=count)}"
+        + (f"\n- This page only has results for a {unets[0]} U-Net." if len(unets) == 1 else "")
+        + (f"\n{ONE_SEED}" if missing and seeds > 1 else "")
         + (f"\n{VERDICTS}" if any(part["paper"] for part in parts) else "")
+        + (f"\n{REFERENCE}" if all("task" not in part for part in parts) else "")  # Figure 3 has no such colour
     )
