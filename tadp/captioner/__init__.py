@@ -7,9 +7,9 @@ BLIP, BLIP-2, GIT, PaliGemma, LLaVA, Qwen-VL, SmolVLM and similar models are loa
 never a submodule of a backbone, so a backbone's `state_dict` never contains a captioner.
 """
 
-from tadp.captioner.captioner import INSTRUCTION as INSTRUCTION
 from tadp.captioner.captioner import Captioner as Captioner
 from tadp.captioner.decoding import Decoding as Decoding
+from tadp.captioner.model_files import INSTRUCTION as INSTRUCTION
 from tadp.captioner.quality import Caption as Caption
 
 __all__ = ["INSTRUCTION", "Caption", "Captioner", "Decoding"]

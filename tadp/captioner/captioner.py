@@ -15,16 +15,22 @@ from tqdm import tqdm
 
 from tadp._version import __version__
 from tadp.captioner.decoding import Decoding, Overflow
-from tadp.captioner.model_files import ALIASES, check_captioner, find_captioner, load_captioner, repository_of
+from tadp.captioner.model_files import (
+    ALIASES,
+    chat_about,
+    check_captioner,
+    find_captioner,
+    load_captioner,
+    repository_of,
+)
 from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles
 from tadp.errors import Argument, ImageError, ModelError, OptionError
+from tadp.files.chat_templates import RENDERED, render_chat
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import check_process, in_evaluation
 from tadp.images.reading import ImageLike, to_pil
 from tadp.text.clip_tokenizer import TokenCounter, clip_counter, folder_counter
-
-INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if there is no prompt
 
 
 class Captioner:
@@ -319,10 +325,16 @@ class Captioner:
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Prepare the model's inputs: pixels in its dtype, and token ids if there is text."""
         if self._processor.chat_template:
-            text = {"type": "text", "text": self._decoding.prompt or INSTRUCTION}
-            chats = [[{"role": "user", "content": [{"type": "image", "image": image}, text]}] for image in images]
+            chats = [chat_about(image, self._decoding.prompt) for image in images]
             inputs = self._processor.apply_chat_template(
                 chats,
+                chat_template=RENDERED,
+                rendered=render_chat(
+                    self._processor.chat_template,
+                    chat_about("<Image>", self._decoding.prompt),
+                    tokenizer=self._processor.tokenizer,
+                    source=self._name,
+                ),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_tensors="pt",

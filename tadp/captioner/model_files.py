@@ -15,6 +15,7 @@ from tadp.files.hub import HubOptions
 from tadp.files.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
 
 TINY = "tadp-tiny"
+INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if there is no prompt
 ALIASES = {"blip2": "Salesforce/blip2-opt-2.7b"}  # the paper's captioner
 _VIDEOS = "video_processor"
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -83,7 +84,14 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
     # backend: torchvision's processors give pixels that differ by 2e-5, which could change captions, and torchvision is
     # not always installed.
     model, processor = load_pretrained(
-        AutoModelForImageTextToText, _ProcessorLoader, folder, dtype=dtype, what=what, probe=_probe, backend="pil"
+        AutoModelForImageTextToText,
+        _ProcessorLoader,
+        folder,
+        dtype=dtype,
+        what=what,
+        probe=_probe,
+        chat=chat_about("<Image>", None),
+        backend="pil",
     )
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(
@@ -93,6 +101,12 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
         )
     pad_left(processor.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     return model, processor
+
+
+def chat_about(image: Image.Image | str, prompt: str | None) -> list[dict[str, Any]]:
+    """The question to a chat model about an image."""
+    text = {"type": "text", "text": prompt or INSTRUCTION}
+    return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
 
 
 def _probe(processor: Any) -> None:

@@ -214,8 +214,10 @@ class ModelCleaner(Cleaner):
         caption = " ".join(caption.split())
         task = instruction(self.domain)
         if self._tokenizer.chat_template:
+            from tadp.files.chat_templates import render_chat
+
             chat = [{"role": "user", "content": f"{task} Answer with the edited caption alone.\n\n{caption}"}]
-            return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+            return render_chat(self._tokenizer.chat_template, chat, tokenizer=self._tokenizer, source=self.name)
         word = (*self.domain.adjectives, *self.domain.nouns)[0]
         examples = "".join(f"Caption: {old.format(word=word)}\nEdited: {new}\n" for old, new in _EXAMPLES)
         return f"{task}\n{examples}Caption: {caption}\nEdited:"
@@ -232,5 +234,10 @@ def _load(folder: Path, name: str, dtype: "torch.dtype | None") -> tuple[Any, An
     kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     check_pretrained(folder, name, kinds=kinds, purpose="write text; pass a causal language model.")
     return load_pretrained(
-        AutoModelForCausalLM, AutoTokenizer, folder, dtype=dtype or torch.float32, what=f"the language model {name!r}"
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        folder,
+        dtype=dtype or torch.float32,
+        what=f"the language model {name!r}",
+        chat=[{"role": "user", "content": "a dog"}],
     )

@@ -4,7 +4,7 @@ import copy
 import json
 import re
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from tadp.errors import MissingExtraError, ModelError
 from tadp.files.building import build, explained, misfit, numbers_in
+from tadp.files.chat_templates import render_chat, template_source
 from tadp.files.checks import check_regular
 from tadp.files.hub import HubOptions, local_folder, read_json, weight_files, without_bars
 from tadp.files.reader_configs import check_generation, check_processor, check_vocabulary
@@ -69,6 +70,7 @@ def load_pretrained(
     *,
     dtype: "torch.dtype",
     what: str,
+    chat: Sequence[Mapping[str, Any]],
     probe: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> "tuple[nn.Module, Any]":
@@ -80,6 +82,7 @@ def load_pretrained(
         folder: A folder that `check_pretrained` has checked.
         dtype: The dtype of the loaded weights.
         what: The subject of error messages, such as "the captioner 'x'".
+        chat: A chat with which a chat template is tried.
         probe: A function that uses the processor or tokenizer once; see `load_reader`.
         **options: Further arguments for `reader_class.from_pretrained`.
 
@@ -104,6 +107,9 @@ def load_pretrained(
         if file.exists():
             _check_ids(read_json(file), hollow, file)
     reader = load_reader(reader_class, folder, what=what, probe=probe, **options)
+    if template := getattr(reader, "chat_template", None):
+        source = template_source(what, folder)
+        render_chat(template, chat, tokenizer=getattr(reader, "tokenizer", reader), source=source)
     model, report = load_weights(model_class, folder, hollow=hollow, what=what, dtype=dtype, trust_remote_code=False)
     missing = sorted(report["missing_keys"])
     if missing:

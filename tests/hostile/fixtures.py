@@ -131,6 +131,7 @@ def _models() -> None:
     build_model(fixture("sd"))
     TADPBackbone.from_pretrained(fixture("sd"), text_adapter=True).save_pretrained(fixture("saved"))
     builders_captioner.build_blip(fixture("blip"))
+    builders_captioner.build_llava(fixture("llava"))
     fixture("single").mkdir()
     for suffix in ("ckpt", "safetensors"):
         single.write(single.whole("sd1"), fixture(f"single/sd.{suffix}"))
