@@ -76,7 +76,12 @@ def own_data(
         known = ", ".join([*samples.splits, "all"])
         raise typer.BadParameter(f"{data} has no split {split!r}; it has {known}.", param_hint="--split")
     held_out = [] if run is None or split is not None else run.origin.get("held_out", [])
-    if held_out and len(samples) == run.origin["images"] and set(held_out) <= set(samples.image_ids):
+    if (
+        run is not None
+        and held_out
+        and len(samples) == run.origin["images"]
+        and set(held_out) <= set(samples.image_ids)
+    ):
         typer.echo(f"measuring the {len(held_out)} images that the training held out", err=True)
         samples = samples.subset(held_out)
     elif split != "all":

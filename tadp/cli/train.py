@@ -39,7 +39,7 @@ def _kind(annotation: Any) -> Any:
     members = get_args(annotation)
     literal = next((part for part in (annotation, *members) if get_origin(part) is Literal), None)
     if literal is not None:
-        names = StrEnum("Choice", {name: name for name in get_args(literal)})
+        names: Any = StrEnum("Choice", {name: name for name in get_args(literal)})
         return names | None if type(None) in members else names
     return str | None if any(get_origin(part) in (Mapping, Sequence) for part in members) else annotation
 

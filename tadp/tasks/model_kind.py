@@ -32,7 +32,7 @@ def task_name(model: str | Path, hub: HubOptions) -> TaskName:
     """
     folder = find_task(model, hub)
     kind = read_json(folder / CONFIG_NAME).get("model")
-    name = next((name for name, known in KINDS.items() if known.__name__ == kind), None)
+    name: TaskName | None = next((name for name, known in KINDS.items() if known.__name__ == kind), None)
     if name is None:
         known = ", ".join(known.__name__ for known in KINDS.values())
         raise ModelError(f"{folder / CONFIG_NAME} names the model {shown(kind)}; the models that predict are {known}.")
