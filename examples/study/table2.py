@@ -28,7 +28,7 @@ TABLE = Table(
         ),
     ],
     notes="The paper's multi-scale mIoU is 54.2 for VPD(R), 54.4 for VPD(LS) and 55.9 for TADP-40, a gain of 1.1, 0.7 "
-    "and 1.1. It has none for the oracle.",
+    "and 1.1. The paper has none for the oracle.",
 )
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def study_pages(results: Results) -> str:
         cells = [
             f"[{name}](study-{name}.md)",
             f"`{summary['command']}`",
-            f"{finished} of {planned}" if planned else "see the page" if tasks else "-",
+            f"{finished} of {planned}" if planned else "all" if tasks else "-",
         ]
         cells += [f"{_most_seeds(summary) or '-'}", ", ".join(machines) or "-", f"{minutes:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -26,7 +26,9 @@ How to read the tables:
 - *Tuned*: the head is trained first, and then the head and the whole U-Net together.
 - A dash (-) stands for a figure that does not exist."""
 REFERENCE = "- In the picture, the row from which the differences are computed is orange."
-ONE_SEED = "- A figure without an interval is from one seed."
+ONE_SEED = """\
+- A difference is over the seeds that both rows have. A figure without an interval is from one seed, so we cannot tell
+  whether it agrees."""
 VERDICTS = """\
 - *Verdict*: *agrees* if the interval of our difference lies on the side of zero where the paper's difference lies,
   *disagrees* if it lies on the other side, and *cannot tell* if it contains zero."""
