@@ -9,6 +9,7 @@ from tqdm import tqdm
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
 from tadp.cleaning.cleaner import Cleaner, CleaningReport, Kept, keeping, listed, recall
 from tadp.cleaning.domains import Domain, domain_of
+from tadp.files.chat_templates import render_chat
 
 if TYPE_CHECKING:
     import torch
@@ -214,8 +215,6 @@ class ModelCleaner(Cleaner):
         caption = " ".join(caption.split())
         task = instruction(self.domain)
         if self._tokenizer.chat_template:
-            from tadp.files.chat_templates import render_chat
-
             chat = [{"role": "user", "content": f"{task} Answer with the edited caption alone.\n\n{caption}"}]
             return render_chat(self._tokenizer.chat_template, chat, tokenizer=self._tokenizer, source=self.name)
         word = (*self.domain.adjectives, *self.domain.nouns)[0]

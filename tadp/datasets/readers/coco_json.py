@@ -9,7 +9,7 @@ from typing import Any, get_args
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
-from tadp.datasets.readers.label_files import read_json_export
+from tadp.datasets.readers.label_files import read_json_export, stated_size
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import BadLabels, LabelledImage, LabelledObject, ObjectDataset, Unpaired
 from tadp.datasets.readers.outlines import CocoOutline
@@ -130,7 +130,7 @@ def coco_files(root: Path) -> list[Path]:
 
 def is_coco(path: Path) -> bool:
     """Whether the beginning of a file looks like COCO json, and not like that of another tool."""
-    if path.suffix.lower() != ".json":
+    if path.suffix.lower() != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
@@ -147,10 +147,13 @@ def _read(path: Path) -> dict[str, Any]:
             raise DatasetError(f"{path} must have a list of {part}, as COCO json has; it has none. Export it again.")
         content[part] = []
         for number, row in enumerate(rows):
-            missing = [key for key in keys if not isinstance(row, dict) or row.get(key) is None]
+            missing = [key for key in keys if not isinstance(row, dict) or row.get(key) in (None, "")]
             with kept("wrong label"):
                 if missing:
                     raise DatasetError(f"{path}: entry {number} of {part} has no {missing[0]!r}; got {shown(row)}.")
+                for key in (*keys, "supercategory"):
+                    if not isinstance(row.get(key, ""), str | int | float | None) or "\0" in str(row.get(key)):
+                        raise DatasetError(f"{path}: entry {number} of {part} has a wrong {key!r}; got {shown(row)}.")
                 content[part].append(row)
     return content
 
@@ -159,7 +162,7 @@ def _names(content: Mapping[str, Any]) -> list[str]:
     """The names of the categories by id, without those that only group others, as Roboflow's category 0."""
     used = {annotation["category_id"] for annotation in content["annotations"]}
     groups = {category.get("supercategory") for category in content["categories"]}
-    ordered = sorted(content["categories"], key=lambda category: category["id"])
+    ordered = sorted(content["categories"], key=lambda category: (isinstance(category["id"], str), category["id"]))
     return [str(row["name"]) for row in ordered if row["id"] in used or row["name"] not in groups]
 
 
@@ -205,12 +208,10 @@ def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameInde
                 raise DatasetError(
                     f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
                 )
-            sides = (row.get("height"), row.get("width"))
-            entries[image_id] = LabelledImage(
-                Record(image_id, place / (found or name), path),
-                objects[row["id"]],
-                (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else None,
-            )
+        size = None
+        with kept("wrong label"):
+            size = stated_size(row.get("height"), row.get("width"), f"{path}, image {name!r}")
+        entries[image_id] = LabelledImage(Record(image_id, place / (found or name), path), objects[row["id"]], size)
     return list(entries.values())
 
 
@@ -221,7 +222,9 @@ def _object(row: Mapping[str, Any], name: str, where: str) -> LabelledObject:
         left, top, width, height = (float(side) for side in box) if box else (0.0,) * 4
         if isinstance(segmentation, list):
             segmentation = [[float(number) for number in polygon] for polygon in segmentation]
-    except (TypeError, ValueError) as error:
+        elif not isinstance(segmentation, dict | None):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{where}: bbox must be four numbers, left, top, width and height, and segmentation lists of numbers or "
             f"run lengths; got {shown(box)} and {shown(row.get('segmentation'))}."

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,8 +13,8 @@ from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
 from tadp.datasets.readers.label_files import check_label_size
 from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import Sample
-from tadp.errors import Argument, DatasetError, ImageError
-from tadp.files.checks import check_numbers, need
+from tadp.errors import Argument, CorruptFileError, DatasetError, ImageError
+from tadp.files.checks import check_numbers, check_regular, need
 from tadp.images.image_files import LABEL_SUFFIXES, read_stored
 
 DEPTH_SUFFIXES = (".npy", ".exr", *LABEL_SUFFIXES)
@@ -161,8 +163,18 @@ def read_depth_values(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            check_regular(path)
+            values = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # the size is compared with the file
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            EOFError,
+            TokenError,
+            BadZipFile,
+            CorruptFileError,
+        ) as error:
             raise ImageError(
                 f"{path} is not a NumPy array of numbers ({error}). Save it again with numpy.save."
             ) from error

@@ -14,10 +14,10 @@ from PIL import Image
 
 from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
-from tadp.errors import DatasetError, ImageError
+from tadp.errors import CorruptFileError, DatasetError, ImageError
 from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
 from tadp.images.image_files import decode_turned, orientation_of, read_labels, read_stored
-from tadp.images.reading import to_pil
+from tadp.images.reading import MAX_PIXELS, to_pil
 
 _MOST_MM = 2**16 - 1
 
@@ -266,9 +266,26 @@ def read_json_export(path: Path) -> Any:
         DatasetError: If the file cannot be read or is not json.
     """
     try:
+        check_regular(path)
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, CorruptFileError) as error:
         raise DatasetError(f"{path} cannot be read as json ({error}). Export it again.") from error
+
+
+def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
+    """The (height, width) of an image that a file states; None if it states none.
+
+    Raises:
+        DatasetError: If they are not whole numbers of pixels that an image may have.
+    """
+    if not height or not width:
+        return None
+    for side in (height, width):
+        if isinstance(side, bool) or not isinstance(side, int | float) or not 1 <= side <= MAX_PIXELS or side % 1:
+            raise DatasetError(
+                f"{where}: height and width must be numbers of pixels; got {shown(height)} and {shown(width)}."
+            )
+    return int(height), int(width)
 
 
 def _ranges(table: Int64[np.ndarray, " _values"]) -> str:

@@ -1,7 +1,6 @@
 """Boxes and masks from the json files of labelme."""
 
 import base64
-import binascii
 import io
 import math
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from PIL import Image
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
-from tadp.datasets.readers.label_files import read_json_export
+from tadp.datasets.readers.label_files import read_json_export, stated_size
 from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import (
     BadLabels,
@@ -28,6 +27,7 @@ from tadp.datasets.readers.outlines import Bitmap, Drawn, Group, Outline, Polygo
 from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import read_lines
+from tadp.images.reading import MAX_PIXELS
 
 
 class LabelmeFolder(ObjectDataset):
@@ -95,9 +95,9 @@ class LabelmeFolder(ObjectDataset):
         key_of = {path.resolve(): key for key, path in images.items()}
         labels: dict[str, Path] = {}
         for path in shapes:
-            image = (path.parent / PurePosixPath(str(content[path]["imagePath"]).replace("\\", "/"))).resolve()
+            image = (path.parent / PurePosixPath(content[path]["imagePath"].replace("\\", "/"))).resolve()
             key = key_of.get(image)
-            if key is None and image.is_file():  # in a folder elsewhere
+            if key is None and root.resolve().parent in image.parents and image.is_file():  # in a folder beside it
                 key = path.relative_to(root).with_suffix("").as_posix()
                 images[key] = image
             first = labels.setdefault(key or str(path), path)
@@ -113,7 +113,7 @@ class LabelmeFolder(ObjectDataset):
                 LabelledImage(
                     Record(key, images[key], labels.get(key)),
                     entries.get(key, ()),
-                    _size(content[labels[key]]) if key in labels else None,
+                    _size(labels[key], content[labels[key]]) if key in labels else None,
                 )
                 for key in keys
             ],
@@ -132,19 +132,19 @@ def labelme_files(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     paths = [path for path in files_below(root) if path.suffix.lower() == ".json"]
-    return [path for path in paths if b'"shapes"' in path.read_bytes()]
+    return [path for path in paths if path.is_file() and b'"shapes"' in path.read_bytes()]
 
 
 def _read(path: Path) -> dict[str, Any]:
     content = read_json_export(path)
-    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list) or "imagePath" not in content:
+    image = content.get("imagePath") if isinstance(content, dict) else None
+    if not isinstance(image, str) or "\0" in image or not isinstance(content.get("shapes"), list):
         raise DatasetError(f"{path} must have shapes and imagePath, as json of labelme has. Save it again in labelme.")
     return content
 
 
-def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    return (int(height), int(width)) if height and width else None
+def _size(path: Path, content: Mapping[str, Any]) -> tuple[int, int] | None:
+    return stated_size(content.get("imageHeight"), content.get("imageWidth"), str(path))
 
 
 def _objects(path: Path, content: Mapping[str, Any]) -> list[LabelledObject]:
@@ -169,7 +169,8 @@ def _object(shape: Any, where: str) -> LabelledObject:
         name, points = str(shape["label"]), np.asarray(shape["points"], np.float64).reshape(-1, 2)
         kind = shape.get("shape_type") or "polygon"
         outline = _outline(kind, points, shape.get("mask"))
-    except (KeyError, TypeError, ValueError, IndexError, OSError, binascii.Error) as error:
+        hash(shape.get("group_id"))
+    except (KeyError, TypeError, ValueError, IndexError, OSError, OverflowError, Image.DecompressionBombError) as error:
         raise DatasetError(
             f"{where}: a shape must have a label, points, and a mask if it is one; got {shown(shape)}."
         ) from error
@@ -190,6 +191,8 @@ def _outline(kind: str, points: np.ndarray, mask: str | None) -> Outline | None:
         return Drawn("ellipse", (x - radius, y - radius, x + radius, y + radius))
     if kind == "mask":
         picture = Image.open(io.BytesIO(base64.b64decode(mask or "")), formats=["PNG"])
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError
         left, top = points[0].round().astype(int).tolist()
         return Bitmap(np.asarray(picture).astype(bool), left, top)
     return None

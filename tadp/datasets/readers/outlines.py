@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from PIL import Image, ImageDraw
 
+from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, sides
 from tadp.files.checks import need
+from tadp.images.reading import MAX_PIXELS
 
 Box = tuple[float, float, float, float]
 _NOT_FINITE = "a polygon must have finite coordinates"
@@ -96,12 +98,15 @@ class CocoOutline(Outline):
 
     def problem(self, size: tuple[int, int] | None) -> str:
         if isinstance(self.segmentation, dict):
-            stated = tuple(self.segmentation.get("size", ()))
+            stated, counts = self.segmentation.get("size"), self.segmentation.get("counts")
+            if not _are_counts(stated) or len(stated) != 2 or stated[0] * stated[1] > MAX_PIXELS:
+                return f"run lengths must have the size of their image, height and width; got {shown(stated)}"
+            stated = tuple(stated)
             if size is not None and stated != size:
                 return f"run lengths must have the size of their image, {sides(size)} (height x width); got {stated}"
-            counts = self.segmentation.get("counts")
-            total = sum(run_lengths(counts)) if isinstance(counts, str | bytes | list) else None
-            if len(stated) != 2 or total != stated[0] * stated[1]:
+            runs = run_lengths(counts) if isinstance(counts, str | list) else None
+            total = sum(runs) if _are_counts(runs) else None
+            if total != stated[0] * stated[1]:
                 return f"run lengths must add up to the pixels of {sides(stated)}; they add up to {total}"
             return ""
         if any(len(polygon) % 2 for polygon in self.segmentation):
@@ -187,6 +192,11 @@ def _too_few(counts: Sequence[int]) -> str:
     return f"a polygon must have three points or more; it has {few[0]}" if few else ""
 
 
+def _are_counts(numbers: Any) -> bool:
+    """Whether something is a list of whole numbers from 0."""
+    return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+
+
 def run_lengths(counts: str | bytes | list[int]) -> list[int]:
     """Decode COCO's compressed run lengths; a list is returned as it is.
 
@@ -201,6 +211,8 @@ def run_lengths(counts: str | bytes | list[int]) -> list[int]:
         bits = character - 48
         value |= (bits & 31) << shift
         shift += 5
+        if shift > 60 or not 0 <= bits < 64:  # such a number has no image
+            return []
         if not bits & 32:
             value -= (bits & 16) and 1 << shift
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))

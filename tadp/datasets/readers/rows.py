@@ -18,7 +18,7 @@ from tadp.datasets.readers.mask_values import MaskValues, Palette
 from tadp.datasets.sample import Sample
 from tadp.errors import DatasetError, ImageError
 from tadp.files.checks import check_choice, check_classes
-from tadp.images.image_files import Stored, read_labels
+from tadp.images.image_files import FORMATS, Stored, read_labels
 from tadp.images.reading import to_pil
 
 BoxFormat = Literal["xywh", "xyxy"]
@@ -225,8 +225,8 @@ def _picture(value: Any, where: str) -> Any:
     """An image in a form that tadp reads, from one that `datasets` returns."""
     if isinstance(value, Mapping) and value.get("bytes") is not None:
         try:
-            return Image.open(io.BytesIO(value["bytes"]))
-        except OSError as error:
+            return Image.open(io.BytesIO(value["bytes"]), formats=[kind for kind in FORMATS if kind in Image.OPEN])
+        except (OSError, Image.DecompressionBombError) as error:
             raise ImageError(f"{where} has bytes that are not an image ({error}).") from error
     return value["path"] if isinstance(value, Mapping) and "path" in value else value
 

@@ -24,11 +24,12 @@ from tadp.datasets.readers.labelled_objects import (
 from tadp.datasets.readers.outlines import Polygons
 from tadp.datasets.readers.paired_folders import pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
-from tadp.errors import DatasetError, MissingDataError
-from tadp.files.checks import read_lines
+from tadp.errors import CorruptFileError, DatasetError, MissingDataError
+from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
 from tadp.language.unicode_forms import composed
 
 _NAMES = ("obj.names", "classes.txt")  # darknet and CVAT; Label Studio and labelImg
+_LARGEST_YAML = 2**18  # bytes; data.yaml with 1,200 classes has 30,000
 _SLACK = 0.01  # by which rounding may move a coordinate beyond the image
 
 
@@ -123,9 +124,26 @@ def yolo_file(root: Path) -> Path | None:
     if root.is_file():
         return root if root.suffix.lower() in (".yaml", ".yml") or root.name in _NAMES else None
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        if "names" in path.read_text(encoding="utf-8", errors="replace"):
+        if path.is_file() and b"names" in path.read_bytes()[:_LARGEST_YAML]:
             return path
     return next((root / name for name in _NAMES if (root / name).is_file()), None)
+
+
+class _Loader(yaml.BaseLoader):
+    """Reads every value as text, so that classes named "no" or "007" keep their names, and refuses what could grow."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases, such as *a, are not read")
+        if getattr(self.peek_event(), "tag", None):
+            raise yaml.YAMLError(f"the tag {self.peek_event().tag} is not read")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError("an entry is there twice")
+        return mapping
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -138,9 +156,10 @@ def _config(path: Path) -> dict[str, Any]:
         lists = {key.strip(): Path(value.strip()).name for key, _, value in pairs if split_name(key.strip())}
         return {**lists, "names": read_lines(path, of="class", error=DatasetError)}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path} cannot be read as YAML ({error}). Export it again.") from error
+        check_regular(path, most_bytes=_LARGEST_YAML)
+        config = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except (OSError, ValueError, RecursionError, CorruptFileError, yaml.YAMLError) as error:
+        raise DatasetError(f"{path} cannot be read as YAML ({str(error)[:200]}). Export it again.") from error
     if not isinstance(config, dict):
         raise DatasetError(f"{path} must have entries such as names and train; got {shown(config)}.")
     if "kpt_shape" in config:
@@ -153,12 +172,12 @@ def _config(path: Path) -> dict[str, Any]:
 def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
     names = config.get("names")
     if isinstance(names, Mapping):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != {str(number) for number in range(len(names))}:
             raise DatasetError(f"{path}: names must be numbered from 0 without gaps; got {shown(sorted(names))}.")
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
+        names = [names[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(label, str) and label for label in names):
         raise DatasetError(f"{path}: names must list the classes; got {shown(names)}.")
-    return [str(label) for label in names]
+    return names
 
 
 def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
@@ -183,12 +202,25 @@ def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
 def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Path]:
     """The images of a split in data.yaml: a folder, a list of images, or several of these."""
     entries = config.get(split) or []
+    entries = [entries] if isinstance(entries, str) else entries
+    folder = config.get("path") or "."
+    for value in (folder, *entries):
+        if not isinstance(value, str) or not isinstance(entries, list):
+            raise DatasetError(
+                f"{root}: path and {split} in data.yaml must be folders or lists; got {shown(folder)} and "
+                f"{shown(entries)}."
+            )
     images: list[Path] = []
-    for entry in [entries] if isinstance(entries, str) else entries:
-        base = root / str(config.get("path") or ".")
-        inside = str(entry).replace("../", "").removeprefix("./")  # Roboflow writes ../train/images
-        places = [base / str(entry), base / inside, root / inside]
+    for entry in entries:
+        base = root / folder
+        inside = entry.replace("../", "").removeprefix("./")  # Roboflow writes ../train/images
+        places = [base / entry, base / inside, root / inside]
         place = next((place for place in places if place.exists()), None)
+        if place is not None and root.resolve().parent not in place.resolve().parents:
+            raise DatasetError(
+                f"{root}: {split} in data.yaml leads to {place.resolve()}, outside the data set. Move data.yaml next "
+                "to the folders with the images."
+            )
         if place is None:
             warnings.warn(f"{root}: {split} is {entry!r}, which is not there; it is not used.", stacklevel=4)
         elif place.is_dir():
@@ -234,8 +266,9 @@ def _objects(path: Path, names: Sequence[str]) -> list[LabelledObject]:
     lines, objects = [], []
     with kept("wrong label"):
         try:
+            check_regular(path, most_bytes=LARGEST_JSON)
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, CorruptFileError) as error:
             raise DatasetError(f"{path} cannot be read ({error}). Export it again.") from error
     for number, line in enumerate(lines, 1):
         with kept("wrong label"):
