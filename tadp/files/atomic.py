@@ -31,8 +31,12 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to: on success it replaces `path`, on failure it is removed and `path` is kept.
 
     Raises:
-        OutputError: If the disk is full, or the folder cannot be written to.
+        OutputError: If the disk is full, the folder cannot be written to, or `path` is a pipe or a device.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(
+            f"{path} is a pipe or a device, which a finished file cannot replace. Pass the path of a file."
+        )
     name = path.name
     if len(os.fsencode(name)) > _MOST_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]

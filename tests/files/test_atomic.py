@@ -59,6 +59,14 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert tree(tmp_path) == {"result.txt": b"old"}
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe is a pipe or a device"), replace_file(tmp_path / "pipe") as partial:
+        partial.write_text("never")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_new_entries_replace_those_of_the_same_name(folder):
     with replace_folder(folder) as part:
         assert list(part.iterdir()) == []
