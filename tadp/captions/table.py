@@ -257,7 +257,7 @@ class CaptionTable(Mapping[str, str]):
 
         Args:
             pairs: A mapping or pairs of image id and captions, or another table, which is merged.
-            replace: Whether other captions of these images may be replaced.
+            replace: Whether a caption from `source` replaces a different caption that this table has for the image.
 
         Returns:
             The number of images that are new in the table.

@@ -22,9 +22,9 @@ class Sample:
             Other integer types are converted. None if there is no mask.
         depth_m: Depth in metres, (H, W), float32; 0, NaN or infinity where it is unknown. Other float types are
             converted. None if there is no depth.
-        boxes: The objects in the image, in pixels of this image; None if there are no boxes.
+        boxes: The boxes around the objects, in pixels of this image; None if there are no boxes.
         room: The kind of room that the image shows, such as "kitchen", or the kind of place; None if it is not known. A
-            depth model with `own_class` takes it as its text.
+            depth model that was built with `own_class=True` takes it as its text.
 
     Raises:
         TypeError: If `image`, `mask` or `depth_m` is not a NumPy array of the type and number of axes above.

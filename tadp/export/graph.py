@@ -178,7 +178,8 @@ def checked_shape(backbone: TADPBackbone, image_size: tuple[int, int] | None, ba
 
     Raises:
         TypeError: If a size is not a whole number.
-        ValueError: If a size is too small, or if no image size was chosen although the family's graph depends on it.
+        ValueError: If a size is too small, or if no image size was chosen although the graph depends on it in this
+            family of base models.
     """
     shape = Shape(image_size, batch_size, backbone.vae.reduction * backbone.layout.multiple)
     if image_size is None and not backbone.family.takes_any_size:

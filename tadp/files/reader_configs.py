@@ -105,7 +105,7 @@ def check_patterns(content: Mapping[str, Any], path: Path) -> None:
 
 
 def is_slow(pattern: str) -> bool:
-    r"""Whether a regular expression could take time that grows steeply with the text, if an engine tries all ways.
+    r"""Whether the time of a regular expression could grow steeply with the length of the text, by backtracking.
 
     It could if it repeats a group whose own length varies, refers back to a group, or has many repetitions in a row.
 

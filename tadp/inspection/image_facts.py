@@ -24,7 +24,7 @@ FINGERPRINT_BYTES = 2 * _CELLS * _CELLS // 8
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What was measured of one image and its labels.
+    """The facts that an inspection found about one image and its labels.
 
     Attributes:
         image_size: (height, width) of the upright image in pixels; None if its header cannot be read.

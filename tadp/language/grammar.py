@@ -242,7 +242,7 @@ def _common_nouns() -> frozenset[str]:
 def lower_first(text: str) -> str:
     """Lower-case the first letter of a text, unless its first word may be a name (see `is_common`).
 
-    So "I", "BMW", "iPhone", "New York" and all unknown words do not change.
+    "I", "BMW", "iPhone", "New York" and words that `is_common` does not know are left as they are.
 
     Example:
         >>> [lower_first(text) for text in ("A dog", "Dogs", "TV on a desk", "Paris at night", "Bob on a bike")]

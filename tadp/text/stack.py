@@ -131,7 +131,7 @@ def text_encoder_of(model: "CLIPTextModel | AnyText | None", tokenizer: "CLIPTok
         The text encoder; None if both arguments are None.
 
     Raises:
-        ModelError: If only one of model and tokenizer is passed.
+        ModelError: If a CLIP text model is passed without a tokenizer, or a tokenizer without a model.
     """
     if isinstance(model, AnyText):
         return model

@@ -65,7 +65,7 @@ def with_captions(
     """Open data sets with captions. Missing captions are made first and kept in the table.
 
     Args:
-        openers: Functions from captions by image id, or None for no captions, to a data set.
+        openers: Functions that open a data set. Each takes the captions by image id, or None for no captions.
         table: Path of the caption table.
         captioner: Name of the captioner that fills the table; None refuses a table that lacks captions.
         accelerator: The accelerator. Only its main process makes captions.

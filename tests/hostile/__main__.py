@@ -21,10 +21,10 @@ MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
 
-This page counts how tadp handles bad input, and whether its commands recover after they were killed.
+This page gives the results of feeding tadp with bad input, and of killing its commands.
 
 Command: `{command}`; seed {seed}, {minutes:.0f} minutes on one core. {machine}; Python {python}, {libraries}. The cases
-are in `tests/hostile`, and the test suite runs a sample of them.
+are in `tests/hostile`, and the test suite runs a sample of them.{kept}
 
 ## Bad input
 
@@ -32,15 +32,20 @@ A *kind* is one way in which input can be wrong: one sort of damage to a file, o
 an argument. A *family* groups kinds. These names of families need an explanation:
 
 - *keys*: wrong values of one key in the JSON file that describes a part, a model or a captioner.
-- *config files*: such a JSON file as a whole, with changes to its text (*JSON text*) or a damaged, missing or wrong
-  file (*file*).
+- *config files*: such a JSON file as a whole. For *JSON text* its text is changed; for *file* it is damaged, missing,
+  or another kind of file.
+- *tadp's own*: the config files that tadp writes, and that of the scheduler.
+- *calls and readers*: arguments of calls of a backbone, and of readers of data sets.
+- *place*: the path of an image leads to something else, such as a folder, a pipe or a broken link.
+- *other libraries and formats*: pictures while another library has changed Pillow's settings, and formats that start
+  other programs.
 - *changed parts*: a loaded backbone whose parts are changed before it is called or saved.
-- *pickles*: harmful or damaged pickle files. The name after it is the function of tadp that reads them.
-- *endpoint*: wrong answers of a server that cleans captions.
+- *pickles*: harmful or damaged pickle files, by the function of tadp that reads them.
+- *endpoint*: wrong answers of a server with a language model that edits captions.
 
-Each kind is tried once, in a process of its own, and has one of three outcomes:
+Each kind is tried in a process of its own, and has one of three outcomes:
 
-- *Right value*: tadp accepts the input and returns the right value, for example because it does not need the wrong key.
+- *Right value*: tadp accepts the input and returns the right value, for example because it does not use the value.
 - *Clear error*: an error of tadp of at most {longest} characters that names the file, key or argument. A command prints
   no traceback, and its exit code is 1 or 2.
 - *Other*: everything else, such as another exception, a wrong value or a crash. This includes a process that starts
@@ -69,10 +74,10 @@ Of {kills} kills of {commands} commands, the command recovered after {recovered}
 {failures}"""
 FAILURES = f"""## Other outcomes
 
-These are the first kinds with the outcome *other*, {MOST_SHOWN} at most: the family, the kind, and the beginning of
-what happened. *Accepted* means that wrong input caused no error; what tadp returned follows. *Wrong value* also
-precedes what tadp returned. *Does not name* precedes a pattern that the error should contain, and the error. *N
-characters* is the length of an error that is too long. `case/` is the folder of the case."""
+These are the first kinds with the outcome *other*, {MOST_SHOWN} at most: the family, the kind, and the first
+characters of what happened. *Accepted* means that wrong input caused no error; what tadp returned follows. *Wrong
+value* also precedes what tadp returned. *Does not name* is followed by a pattern that the error lacks, and by the
+error. *N characters* is the length of an error that is too long. `case/` is the folder of the case."""
 
 
 def main() -> None:
@@ -86,6 +91,7 @@ def main() -> None:
     names = [name for name in (*all_kinds(), *all_kills()) if name.startswith(tuple(options.only))]
     kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
     outcomes = {name: Outcome(*kept[name]) for name in names if name in kept}
+    repeated = sum(name not in outcomes or not outcomes[name].is_handled for name in names) if kept else 0
     with warm():
         for name in names:
             if name in outcomes and outcomes[name].is_handled:
@@ -101,12 +107,20 @@ def main() -> None:
     print(Counter(outcome.verdict for outcome in outcomes.values()), f"{minutes:.1f} minutes")
     if options.out:
         ordered = {name: outcomes[name] for name in names}
-        options.out.write_text(page(ordered, seed=options.seed, minutes=minutes), encoding="utf-8")
+        options.out.write_text(page(ordered, seed=options.seed, minutes=minutes, repeated=repeated), encoding="utf-8")
     sys.exit(any(not outcome.is_handled for outcome in outcomes.values()))
 
 
-def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
-    """The page with the tables of counts."""
+def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float, repeated: int) -> str:
+    """The page with the tables of counts.
+
+    Args:
+        outcomes: The outcome of each kind and kill, by name.
+        seed: Seed of the damage.
+        minutes: Time that all of them took.
+        repeated: Number of kinds and kills that were tried again with `--keep`, because tadp was changed in between.
+    """
+    kept = f" {repeated} outcomes are from a second run, after a change of tadp or of the case." if repeated else ""
     kinds, kills = all_kinds(), all_kills()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, outcome in outcomes.items():
@@ -125,6 +139,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float) -> str:
     models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     processor = models[0] if models else platform.processor()
     return PAGE.format(
+        kept=kept,
         command="python -m tests.hostile --out docs/results/robustness.md",
         seconds=example.seconds,
         megabytes=example.megabytes,

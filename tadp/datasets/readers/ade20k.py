@@ -30,8 +30,8 @@ class ADE20K(FolderDataset):
 
     Args:
         root: The folder ADEChallengeData2016, with the subfolders images and annotations.
-        split: The split to read, "training" (the default) or "validation". It is the name of a subfolder of images and
-            of annotations.
+        split: The split to read, "training" (the default) or "validation". The folders
+            "images" and "annotations" each have a subfolder with this name.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
             returns the next readable image; use it only in training. See `FolderDataset`.
