@@ -75,10 +75,10 @@ def caption(
     grass"]}}. Images that cannot be read, or for which the model writes no caption, are reported and left out. Captions
     that are too long for the text encoder are reported and kept.
 
-    The file gets its name only when every image has been tried. Until then, even if the command is interrupted, fails
-    or is killed, the captions are in a file next to it, such as captions.json.part.db for captions.json, and the same
-    command continues from there. --overwrite replaces an existing file once the new one is complete, and discards a .part.db from another
-    model or other options.
+    The file gets its name only when every image has been tried. Until then, even if the command is interrupted,
+    fails or is killed, the captions are in a file next to it, such as captions.json.part.db for captions.json, and
+    the same command continues from there. --overwrite replaces an existing file once the new one is complete, and
+    discards a .part.db from another model or other options.
 
     For many images, write a .db file. Captions are saved after every batch, and a second run continues wherever the
     first stopped. If the file has captions from another model or other options, the command stops unless you pass
