@@ -89,9 +89,9 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
         "better.",
         "- *Error*: the relative L2 difference of a feature map from the same map of tadp in float32, for the map "
         "where it is largest.",
-        "- *Share of best rate*: the operations per second of the VAE encoder and the U-Net, as a share of the best rate that "
-        "convolutions reached on this machine. This rate was measured for each row, in its number format and memory "
-        "layout, so it differs between rows.",
+        "- *Share of best rate*: the operations per second of the VAE encoder and the U-Net, as a share of the best "
+        "rate that convolutions reached on this machine. This rate was measured for each row, in its number format "
+        "and memory layout, so it differs between rows.",
         "",
         "| variant | speed, U-Net | speed, VAE + U-Net | memory, U-Net | memory, VAE | error | share of best rate |",
         "|---|---|---|---|---|---|---|",

@@ -95,7 +95,7 @@ def _convert(program: Any, inputs: list[str], outputs: list[str], opset: int) ->
     passes = need("onnx_ir.passes.common", install=INSTALL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = torch.onnx.export(
+        converted: Any = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,

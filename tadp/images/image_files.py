@@ -231,7 +231,7 @@ def _read_native_order(image: Any) -> None:
         if tile[0] == "libtiff":
             rawmode, *arguments = tile[3]
             rawmode = re.sub(r"^(I;16|I;32|F;32)B?(S|F)$", r"\1N\2", rawmode)
-            image.tile[number] = ImageFile._Tile(*tile[:3], (rawmode, *arguments))
+            image.tile[number] = type(tile)(*tile[:3], (rawmode, *arguments))  # a named tuple of Pillow
 
 
 def _unknown(path: Path) -> str:

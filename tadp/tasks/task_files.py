@@ -377,7 +377,8 @@ def load_text(folder: Path, names: tuple[str, ...]) -> Conditioning:
     state = load_file(path)
     check_weights(state, path)
     try:
-        text = Conditioning(**{name: tensor for name, tensor in state.items() if name in _TEXT_TENSORS})
+        tensors: dict[str, Any] = {name: tensor for name, tensor in state.items() if name in _TEXT_TENSORS}
+        text = Conditioning(**tensors)
         tokens = (names,) if len(names) == text.embeddings.shape[1] else None
         if (
             len(text) != 1

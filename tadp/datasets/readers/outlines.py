@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -105,7 +105,7 @@ class CocoOutline(Outline):
             if size is not None and stated != size:
                 return f"run lengths must have the size of their image, {sides(size)} (height x width); got {stated}"
             runs = run_lengths(counts) if isinstance(counts, str | list) else None
-            total = sum(runs) if _are_counts(runs) else None
+            total = sum(runs) if runs is not None and _are_counts(runs) else None
             if total != stated[0] * stated[1]:
                 return f"run lengths must add up to the pixels of {sides(stated)}; they add up to {total}"
             return ""
@@ -192,7 +192,7 @@ def _too_few(counts: Sequence[int]) -> str:
     return f"a polygon must have three points or more; it has {few[0]}" if few else ""
 
 
-def _are_counts(numbers: Any) -> bool:
+def _are_counts(numbers: Any) -> TypeGuard[list[int]]:
     """Whether something is a list of whole numbers from 0."""
     return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
 
