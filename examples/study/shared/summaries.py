@@ -23,7 +23,7 @@ TABLES = (
 
 def study_pages(results: Results) -> str:
     """Each page of the study with its command, seeds, machine and time."""
-    lines = ["| page | command | finished trainings | seeds | machine | CPU minutes |", "|---|---|---|---|---|---|"]
+    lines = ["| page | command | finished training runs | seeds | machine | CPU minutes |", "|---|---|---|---|---|---|"]
     for name in TABLES:
         summary = results.of(f"study-{name}.json")
         if not summary:
