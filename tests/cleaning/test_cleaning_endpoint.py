@@ -316,10 +316,14 @@ def test_an_interrupt_ends_an_exchange_at_once():
             return None
         return cleaned(captions)
 
-    with serving(behave) as server:
-        with pytest.raises(CleaningInterrupted) as stopped:
-            cleaner(server.url, timeout_s=100.0).clean(CAPTIONS)
-        assert not over.is_set()  # the server was still holding its answer back
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores SIGINT
+    try:
+        with serving(behave) as server:
+            with pytest.raises(CleaningInterrupted) as stopped:
+                cleaner(server.url, timeout_s=100.0).clean(CAPTIONS)
+            assert not over.is_set()  # the server was still holding its answer back
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert stopped.value.report.after == (*CLEANED[:4], *CAPTIONS[4:])
 
 
