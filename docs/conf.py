@@ -31,7 +31,9 @@ nitpicky = True
 # Names of other packages and of internal modules have no page here.
 INTERNAL = r"tadp\.(?:errors\.Argument|(?:diffusion(?!\.families\.\w+$)|files|text|language\.\w+|backbone\.\w+)\..*)"
 nitpick_ignore_regex = [("py:.*", rf"(?!tadp\.).*|.*\._\w+|{INTERNAL}")]
-nitpick_ignore = [("py:class", f"tadp.{name}") for name in ("captions.filling.Image", "tasks.base.Model")]  # variables
+VARIABLES = ["captions.filling.Image", "tasks.base.Model", "datasets.readers.image_folder.Own",
+             "datasets.readers.rows.Rows", "datasets.readers.splitting.Splittable"]  # fmt: skip
+nitpick_ignore = [("py:class", f"tadp.{name}") for name in VARIABLES]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

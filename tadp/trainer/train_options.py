@@ -25,7 +25,7 @@ class TrainOptions:
     """The options of a run of `train`: data, text, model, schedule and evaluation.
 
     The options of the command `tadp train` are generated from these fields: their names, types, defaults and
-    descriptions. Defaults that depend on the recipe are in `tadp.trainer.recipes`.
+    descriptions. None stands for the recipe's own value.
 
     Attributes:
         root: Folder of a data set that is named, such as voc.

@@ -42,7 +42,7 @@ def test_the_page_lists_every_script():
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda p: p.relative_to(EXAMPLES).as_posix())
 def test_a_file_is_one_idea(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 165
     assert ast.get_docstring(ast.parse(text))
     if is_script(path):  # --help shows the docstring, with the command
         name = path.relative_to(EXAMPLES.parent).as_posix()

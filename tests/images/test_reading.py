@@ -293,6 +293,7 @@ class TestBadFiles:
         def refuse(path, **_):  # chmod does not stop root, and in containers root runs the tests
             raise PermissionError(13, "Permission denied", str(path))
 
+        (tmp_path / "cat.jpg").touch()
         monkeypatch.setattr(Image, "open", refuse)
         with pytest.raises(ImageError, match=r"no permission to read '.*cat\.jpg'.*chmod"):
             to_tensor(tmp_path / "cat.jpg")

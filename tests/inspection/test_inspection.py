@@ -353,7 +353,14 @@ COCO_FAULTS = [
         "annotation 99: run lengths must have the size of their image, 48x64",
     ),
     ({"images": [{"id": 99, "file_name": "missing.jpg"}]}, "label without image", "missing.jpg"),
-    ({"images": [{"id": 99, "file_name": "4.jpg"}]}, "same file name", "'4.jpg' twice"),
+    (
+        {
+            "images": [{"id": 99, "file_name": "4.jpg"}],
+            "annotations": [{"id": 99, "image_id": 99, "category_id": 0, "bbox": [4, 4, 9, 9]}],
+        },
+        "same file name",
+        "'4.jpg' twice",
+    ),
 ]
 
 
