@@ -233,7 +233,7 @@ def _finish(
     baselines = {name: task.figures(metric.compute()) for name, metric in trivial.items()}
     if accelerator.is_main_process:
         minutes = (time.perf_counter() - started) / 60
-        card = {"data": f"{parts.name}, {len(parts.train)} images", "metrics": figures}
+        card = {"data": f"{parts.name}, of which {len(parts.train)} images were used for training", "metrics": figures}
         model.save_pretrained(folder, model_card_kwargs=card)
         rows = {"this model": figures, **baselines}
         write_report(

@@ -78,7 +78,10 @@ def test_a_folder_becomes_a_model_with_a_report(whole, export):
         assert f"({picture})" in report
         with Image.open(whole.folder / picture) as image:
             assert min(image.size) > 100
-    assert "15 images, 12 images" in (whole.folder / "README.md").read_text()
+    assert (
+        "15 images, masks of 13 classes, of which 12 images were used for training"
+        in (whole.folder / "README.md").read_text()
+    )
     record = json.loads((whole.folder / "run.json").read_text())
     assert record["choices"]["steps"] == 4
     assert record["data"]["data"] == str(export)
