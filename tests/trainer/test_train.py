@@ -38,8 +38,10 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def own_state():
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores SIGINT
     with own_training_state():
         yield
+    signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.fixture(scope="module")
