@@ -33,16 +33,16 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: If the disk is full, the folder cannot be written to, or `path` is a pipe or a device.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OutputError(
-            f"{path} is a pipe or a device, which a finished file cannot replace. Pass the path of a file."
-        )
     name = path.name
     if len(os.fsencode(name)) > _MOST_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     # Two threads may write the same file.
     partial = path.with_name(f".{name}.{threading.get_ident()}.{os.getpid()}.part")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OutputError(
+                f"{path} is a pipe or a device, which a finished file cannot replace. Pass the path of a file."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         _sync(partial)

@@ -74,7 +74,7 @@ def test_a_folder_becomes_a_model_with_a_report(whole, export):
     assert "pixel accuracy" in str(whole)
     report = whole.report.read_text()
     for text in ("# Segmentation on", "this model", "background everywhere", "## Confusion matrix", "| torch | 2.",
-                 "`pytest", "README.md", "class", "images (val), after training on 12."):  # fmt: skip
+                 f"`{Path(sys.argv[0]).name}", "README.md", "class", "images (val), after training on 12."):  # fmt: skip
         assert text in report, text
     for picture in ("curves.png", "worst.png"):
         assert f"({picture})" in report
