@@ -73,8 +73,9 @@ def test_a_folder_becomes_a_model_with_a_report(whole, export):
     assert whole.model.short_side_px == 40
     assert "pixel accuracy" in str(whole)
     report = whole.report.read_text()
+    program = f"`{Path(sys.argv[0]).name}"
     for text in ("# Segmentation on", "this model", "background everywhere", "## Confusion matrix", "| torch | 2.",
-                 f"`{Path(sys.argv[0]).name}", "README.md", "class", "images (val), after training on 12."):  # fmt: skip
+                 program, "README.md", "class", "images (val), after training on 12."):  # fmt: skip
         assert text in report, text
     for picture in ("curves.png", "worst.png"):
         assert f"({picture})" in report
