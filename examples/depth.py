@@ -15,8 +15,8 @@ from training.session import train_and_report
 
 from tadp.datasets import NYUDepthV2
 from tadp.datasets.readers.named import SCENE_SEEDS
-from tadp.trainer.captioned_data import scenes
-from tadp.trainer.train_depth import DepthTraining
+from tadp.trainer.run_data import scenes
+from tadp.trainer.trained_task import DepthTraining
 
 TASK = DepthTraining()
 SCENES = TASK.recipes["scenes"].schedule

@@ -16,8 +16,8 @@ from training.session import train_and_report
 
 from tadp.datasets import PascalVOCDetection
 from tadp.datasets.readers.named import SCENE_SEEDS
-from tadp.trainer.captioned_data import scenes
-from tadp.trainer.train_detection import DetectionTraining
+from tadp.trainer.run_data import scenes
+from tadp.trainer.trained_task import DetectionTraining
 
 TASK = DetectionTraining()
 SCENES = TASK.recipes["scenes"].schedule

@@ -15,8 +15,8 @@ from training.session import train_and_report
 
 from tadp import datasets
 from tadp.datasets.readers.named import SCENE_SEEDS
-from tadp.trainer.captioned_data import scenes
-from tadp.trainer.train_segmentation import SegmentationTraining
+from tadp.trainer.run_data import scenes
+from tadp.trainer.trained_task import SegmentationTraining
 
 TASK = SegmentationTraining()
 SCENES = TASK.recipes["scenes"].schedule

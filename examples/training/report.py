@@ -6,16 +6,19 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from PIL import Image
 
 from tadp.datasets import Sample
+from tadp.datasets.transforms.augmented import SampleSource
 from tadp.drawing import sheet
 from tadp.files.atomic import replace_file
 from tadp.tasks import TaskModel
-from tadp.trainer.measuring import figure_table
+from tadp.trainer.run_report import figure_table
+from tadp.trainer.trained_task import TrainedTask
 
 
 def finish(
@@ -67,3 +70,23 @@ def finish(
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(figure_table({"this model": figures, **baselines}))
     print(f"model, predictions.png and metrics.jsonl are in {options.out}")
+
+
+def first_rows(
+    task: TrainedTask, model: TaskModel, data: SampleSource, *, count: int, **test: Any
+) -> list[list[Image.Image]]:
+    """Draw image, ground truth and prediction of the first samples, one row per sample.
+
+    Args:
+        task: The task.
+        model: The model that predicts.
+        data: The data set.
+        count: Number of samples.
+        **test: Options of the model's `predict`.
+    """
+    predictor: Any = model
+    shown = (data[index] for index in range(min(count, len(data))))
+    return [
+        task.row(sample, predictor.predict(sample.image, model.text.of_sample(sample), **test), model)
+        for sample in shown
+    ]

@@ -9,15 +9,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from tadp.tasks import TaskModel
-from tadp.trainer.captioned_data import Open, captioner_of, with_captions
-from tadp.trainer.epoch_parts import TrainingData
-from tadp.trainer.measuring import compare, measure_trivial
-from tadp.trainer.model_parts import load_backbone, training_data
 from tadp.trainer.recipes import OF_DATA, Recipe
-from tadp.trainer.trained_task import TrainedTask, first_rows
+from tadp.trainer.run_data import Open, captioner_of, with_captions
+from tadp.trainer.run_report import compare, measure_trivial
+from tadp.trainer.trained_task import TrainedTask
+from tadp.trainer.training_batches import TrainingData, load_backbone, training_data
 from tadp.trainer.training_loop import LoopSettings, fit
 from training.options import start
-from training.report import finish
+from training.report import finish, first_rows
 
 FLAGS = ("text_adapter", "no_latent_scaling", "background", "own_class")
 

@@ -16,7 +16,7 @@ from tadp.errors import TrainingError
 from tadp.images import list_images, to_pil
 from tadp.language.class_names import VOC_CLASSES
 from tadp.modifiers import PaperDomain
-from tadp.trainer.captioned_data import Open, scenes
+from tadp.trainer.run_data import Open, scenes
 from tadp.training.schedules import Schedule
 
 SCRIPTS: dict[str, Any] = {"detection": detection, "segmentation": segmentation}

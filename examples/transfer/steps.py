@@ -10,14 +10,13 @@ from typing import Any
 
 from training import session
 from training.options import read_options, start
-from training.report import finish
+from training.report import finish, first_rows
 
 from tadp.cleaning import RuleCleaner
 from tadp.cross_domain import Protocol
 from tadp.metrics import COCODetection
-from tadp.trainer.measuring import compare
 from tadp.trainer.recipes import DETECTION
-from tadp.trainer.trained_task import first_rows
+from tadp.trainer.run_report import compare
 from transfer.domains import METRICS, PAPER_SCHEDULES, SCHEDULES, SCRIPTS, SOURCES, targets
 from transfer.learning import learn, modifier_of
 from transfer.plan import Step

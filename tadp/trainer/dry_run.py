@@ -16,13 +16,12 @@ from tadp.captions import CaptionTable
 from tadp.files.checks import check_choice
 from tadp.files.progress import duration
 from tadp.tasks import TaskModel
-from tadp.trainer.data_parts import DataParts, open_parts
-from tadp.trainer.epoch_parts import parts_of_epoch
-from tadp.trainer.optimizer_step import take_step
 from tadp.trainer.processes import Accelerator
+from tadp.trainer.run_data import DataParts, open_parts
 from tadp.trainer.run_plan import TASKS, Plan, make_plan
 from tadp.trainer.train_options import TrainOptions
-from tadp.trainer.training_loop import prepared, total_steps
+from tadp.trainer.training_batches import parts_of_epoch
+from tadp.trainer.training_loop import prepared, take_step, total_steps
 from tadp.trainer.training_run import begin, build_model, captions_file, describe, loop_settings, prepared_data
 
 _STEPS = 3

@@ -8,14 +8,10 @@ from typing import Any
 from tadp.datasets.readers.named import DATASETS
 from tadp.errors import Argument, OptionError
 from tadp.files.checks import check_choice
-from tadp.trainer.captioned_data import farthest
-from tadp.trainer.data_parts import DataParts
 from tadp.trainer.recipes import OF_DATA, Recipe
-from tadp.trainer.train_depth import DepthTraining
-from tadp.trainer.train_detection import DetectionTraining
+from tadp.trainer.run_data import DataParts, farthest
 from tadp.trainer.train_options import TextName, TrainOptions
-from tadp.trainer.train_segmentation import SegmentationTraining
-from tadp.trainer.trained_task import TrainedTask
+from tadp.trainer.trained_task import DepthTraining, DetectionTraining, SegmentationTraining, TrainedTask
 from tadp.training.schedules import Schedule
 
 TASKS: Mapping[str, TrainedTask] = {

@@ -1,4 +1,9 @@
-"""The records in the folder of a run: run.json, what it does, and result.json, what it measured in the end."""
+"""The records in the folder of a run.
+
+run.json       what the run does
+metrics.jsonl  the loss and the figures of each recorded step
+result.json    what the run measured in the end
+"""
 
 import json
 import math
@@ -57,3 +62,29 @@ def _read(path: Path, entries: tuple[str, ...]) -> dict[str, Any] | None:
     if missing:
         raise CorruptFileError(f"{path} lacks {missing[0]!r}; it is no record of a run. Use another folder.")
     return content
+
+
+class Record:
+    """A line of figures for each recorded step. A run that continues drops the lines of steps that it repeats.
+
+    Args:
+        path: Path of the .jsonl file.
+        is_writing: Whether this process writes the file; only the main process of a run does.
+        keep_steps: Last step whose line is kept.
+    """
+
+    def __init__(self, path: Path, *, is_writing: bool, keep_steps: int):
+        self.path, self.is_writing = path, is_writing
+        if not is_writing:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_steps]
+        with replace_file(path) as part:
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, step: int, **figures: float) -> None:
+        """Add a line."""
+        if self.is_writing:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")

@@ -1,25 +1,26 @@
 """The training loop on accelerate, with checkpoints and a record. A stopped run continues to the same weights."""
 
+import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tadp.datasets.batch import Batch
 from tadp.errors import Argument, TrainingError
 from tadp.files.progress import Progress
 from tadp.tasks import TaskModel
-from tadp.trainer.checkpoints import Checkpoints, set_state, trained_state
-from tadp.trainer.epoch_parts import Loss, Part, TrainingData, parts_of_epoch
-from tadp.trainer.kept_weights import BestWeights, Watch, WeightAverage
-from tadp.trainer.metrics_record import Record
-from tadp.trainer.optimizer_step import take_step
+from tadp.trainer.checkpoints import BestWeights, Checkpoints, Watch, WeightAverage, set_state, trained_state
 from tadp.trainer.processes import Accelerator, broadcast, set_seed
-from tadp.trainer.stopping import StopRequest
+from tadp.trainer.run_record import Record
+from tadp.trainer.training_batches import Loss, Part, TrainingData, parts_of_epoch
 from tadp.training.schedules import Schedule
 
 
@@ -101,7 +102,7 @@ def fit(
     own = run_identity(model, len(data), settings, accelerator) | dict(identity)
     checkpoints = Checkpoints(settings.output / "checkpoints", accelerator, identity=own)
     step = checkpoints.load()
-    record = Record(settings.output / "metrics.jsonl", accelerator, keep_steps=step)
+    record = Record(settings.output / "metrics.jsonl", is_writing=accelerator.is_main_process, keep_steps=step)
     is_over, stop = step == total or (best is not None and best.is_over), StopRequest()
     progress = Progress(
         total, what="training", unit="step", done=step, is_shown=accelerator.is_main_process and not is_over
@@ -230,3 +231,140 @@ def _make_equal(model: TaskModel, accelerator: Accelerator) -> None:
 
 def _averaged(average: WeightAverage | None, model: TaskModel) -> AbstractContextManager[None]:
     return nullcontext() if average is None else average.applied(model)
+
+
+def take_step(
+    model: Callable[..., Any],
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Part],
+    loss: Loss,
+    weight: Callable[[Batch], float],
+    accelerator: Accelerator,
+    *,
+    step: int,
+    checkpoints: Checkpoints | None,
+) -> float:
+    """Take one step of the optimiser over a batch.
+
+    Args:
+        model: The model, wrapped by accelerate.
+        optimizer: The optimiser, wrapped by accelerate.
+        parts: The parts of the batch that this process takes, one after the other.
+        loss: Function that takes the model and a part, and returns the mean loss of the part.
+        weight: Function that counts what the loss of a batch averages over, such as images or pixels.
+        accelerator: The accelerator.
+        step: Number of steps that were taken before, for messages.
+        checkpoints: The checkpoints of the run, for messages; None if there are none.
+
+    Returns:
+        The loss of the whole batch, over all processes.
+
+    Raises:
+        TrainingError: If the loss or a gradient is not finite. No weight is changed by this step then.
+    """
+    weights = torch.tensor([float(weight(part.batch)) for part in parts], device=accelerator.device)
+    total_weight = _sum(weights.sum(), accelerator).clamp(min=1)
+    # multiplied by both numbers, because accelerate divides by the parts, and the mean over processes by the processes
+    shares = weights / total_weight * len(parts) * accelerator.num_processes
+    total = torch.zeros((), device=accelerator.device)
+    for part, share in zip(parts, shares, strict=True):
+        with accelerator.accumulate(model):
+            value = loss(model, part.to(accelerator.device))
+            _check_finite(value, part, step, checkpoints)
+            accelerator.backward(value * share)
+            if accelerator.sync_gradients:
+                _check_gradients(optimizer, parts, step, checkpoints)
+            optimizer.step()
+            optimizer.zero_grad()
+        total += value.detach() * share / len(parts) / accelerator.num_processes
+    return float(_sum(total, accelerator))
+
+
+def _sum(value: Tensor, accelerator: Accelerator) -> Tensor:
+    """The sum of a value over all processes."""
+    total: Any = accelerator.reduce(value, "sum")
+    return total
+
+
+def _check_gradients(
+    optimizer: torch.optim.Optimizer, parts: Sequence[Part], step: int, checkpoints: Checkpoints | None
+) -> None:
+    """Stop if a gradient is not finite. The loss may still be finite, and a single step would spoil every weight."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    norm = torch.stack(norms).norm() if norms else torch.zeros(())
+    if math.isfinite(float(norm)):
+        return
+    images = ", ".join(image_id for part in parts for image_id in part.batch.image_ids)
+    raise _not_finite(
+        f"a gradient is {float(norm)} at step {step}; no weight was changed. Images of the step: {images}", checkpoints
+    )
+
+
+def _check_finite(value: Tensor, part: Part, step: int, checkpoints: Checkpoints | None) -> None:
+    value = value.detach()
+    if math.isfinite(float(value)):
+        return
+    images = ", ".join(part.batch.image_ids)
+    raise _not_finite(f"the loss is {float(value)} at step {step}. Images of the part: {images}", checkpoints)
+
+
+def _not_finite(found: str, checkpoints: Checkpoints | None) -> TrainingError:
+    kept = checkpoints.newest if checkpoints else None
+    return TrainingError(
+        f"{found}. {f'The checkpoint {kept} is from before.' if kept else 'There is no earlier checkpoint.'} Check "
+        "these images and labels, or train with a lower ",
+        Argument("lr"),
+        ".",
+    )
+
+
+class StopRequest:
+    """Whether the run was asked to stop.
+
+    Attributes:
+        number: The signal that asked for it; None if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    @contextmanager
+    def handled(self, say: Callable[[str], None], *, is_alone: bool) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM inside a `with` block. The second signal ends the process at once.
+
+        Args:
+            say: Function that shows a line.
+            is_alone: Whether this is the only process of the run. Several processes are ended at once, because they
+                would have to agree on the step.
+        """
+
+        def handle(number: int, frame: object) -> None:
+            if self.number is not None:
+                self._end(number)
+            self.number = number
+            say("stopping after this step; the same command will continue. Ctrl-C again stops at once.")
+
+        if is_alone and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._handlers[number] = signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            self._restore()
+
+    def obey(self) -> None:
+        """End the process, or raise KeyboardInterrupt, if that was asked for."""
+        if self.number is not None:
+            self._end(self.number)
+
+    def _end(self, number: int) -> None:
+        self._restore()
+        signal.raise_signal(number)
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}

@@ -14,17 +14,23 @@ from tadp.files.checks import check_choice
 from tadp.files.progress import duration, say
 from tadp.files.run_lock import only_run
 from tadp.tasks import TaskModel
-from tadp.trainer.captioned_data import captioner_of, with_captions
-from tadp.trainer.checkpoints import differences
-from tadp.trainer.data_parts import DataParts, open_parts
-from tadp.trainer.kept_weights import Watch
-from tadp.trainer.measuring import compare, figure_table, measure_trivial
-from tadp.trainer.model_parts import load_backbone, training_data
+from tadp.trainer.checkpoints import Watch, differences
 from tadp.trainer.processes import Accelerator, split_text, start
+from tadp.trainer.run_data import DataParts, captioner_of, open_parts, with_captions
 from tadp.trainer.run_plan import TASKS, Plan, make_plan
 from tadp.trainer.run_record import RECORD, RESULT, finished, read_record, write
-from tadp.trainer.run_report import command, machine, measure, versions, write_report
+from tadp.trainer.run_report import (
+    command,
+    compare,
+    figure_table,
+    machine,
+    measure,
+    measure_trivial,
+    versions,
+    write_report,
+)
 from tadp.trainer.train_options import TrainOptions
+from tadp.trainer.training_batches import load_backbone, training_data
 from tadp.trainer.training_loop import LoopSettings, fit, total_steps
 
 

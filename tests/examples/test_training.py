@@ -32,13 +32,11 @@ from training import session
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
 from tadp.errors import CaptionError, ImageError, OutputError, TrainingError
-from tadp.trainer.captioned_data import Kept, captioner_of, largest_class, mean_depths, scenes
-from tadp.trainer.epoch_parts import parts_of_epoch
-from tadp.trainer.image_latents import cached_latents
-from tadp.trainer.metrics_record import Record
-from tadp.trainer.model_parts import training_data
 from tadp.trainer.processes import Accelerator
+from tadp.trainer.run_data import Kept, captioner_of, largest_class, mean_depths, scenes
+from tadp.trainer.run_record import Record
 from tadp.trainer.trained_task import prompted
+from tadp.trainer.training_batches import cached_latents, parts_of_epoch, training_data
 from tadp.training.schedules import Schedule, get_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -350,9 +348,9 @@ def test_figures_of_an_evaluation_stand_between(tmp_path):
 
 
 def test_the_record_drops_what_is_done_again_and_a_line_that_was_cut(tmp_path):
-    path, main = tmp_path / "metrics.jsonl", ALONE
+    path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 3}\n{"step": 3, "lo')
-    Record(path, main, keep_steps=1).write(2, loss=4.0)
+    Record(path, is_writing=True, keep_steps=1).write(2, loss=4.0)
     assert lines(tmp_path) == [{"step": 1, "loss": 2}, {"step": 2, "loss": 4.0}]
 
 

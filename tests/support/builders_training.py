@@ -14,8 +14,8 @@ from builders import build_backbone
 
 from tadp.datasets import IGNORE_LABEL, RandomFlip, RenderedScenes
 from tadp.tasks import TADPForSemanticSegmentation
-from tadp.trainer.captioned_data import Kept
-from tadp.trainer.model_parts import training_data
+from tadp.trainer.run_data import Kept
+from tadp.trainer.training_batches import training_data
 from tadp.trainer.training_loop import LoopSettings, fit
 from tadp.training.schedules import Schedule
 

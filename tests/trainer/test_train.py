@@ -22,7 +22,7 @@ from tadp.files import progress
 from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainOptions, estimate, train, training_loop
-from tadp.trainer.kept_weights import Watch
+from tadp.trainer.checkpoints import Watch
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

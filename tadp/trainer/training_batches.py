@@ -1,0 +1,264 @@
+"""What the loop takes: the backbone, images or their stored latents, and the parts of each step.
+
+The order of the images depends only on the seed and the epoch. Latents of all images and of their mirror images are
+encoded only once, because the VAE does more than half of the work.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tadp.backbone import TADPBackbone
+from tadp.datasets import Augmented, RandomFlip, Sample, collate
+from tadp.datasets.batch import Batch
+from tadp.datasets.transforms.augmented import SampleSource
+from tadp.datasets.transforms.geometric import Transform
+from tadp.errors import Argument, TrainingError
+from tadp.files.atomic import replace_file
+from tadp.files.progress import tracked
+from tadp.images import to_tensor
+from tadp.tasks import TaskModel
+from tadp.trainer.processes import Accelerator
+from tadp.training.schedules import Schedule
+
+_FLIP = RandomFlip(1.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images that one process takes at a time: a batch, and its latents if they are kept."""
+
+    batch: Batch
+    latents: Tensor | None
+
+    def to(self, device: torch.device) -> "Part":
+        """The part on another device."""
+        latents = None if self.latents is None else self.latents.to(device, non_blocking=True)
+        return Part(self.batch.to(device, non_blocking=True), latents)
+
+    def pin_memory(self) -> "Part":
+        """The part in pinned memory. A DataLoader calls this."""
+        return Part(self.batch.pin_memory(), None if self.latents is None else self.latents.pin_memory())
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of a task model: images or their latents, and captions."""
+        size = self.batch.images.shape[2:]
+        images = self.batch.images if self.latents is None else None
+        return {
+            "images": images, "latents": self.latents, "text": self.batch.captions, "image_size": (size[0], size[1]),
+        }  # fmt: skip
+
+
+Loss = Callable[[Callable[..., Any], Part], Tensor]  # takes the model, wrapped by accelerate
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """Samples, or pairs of a sample and its latents. Their random numbers depend on seed, epoch and index."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample | tuple[Sample, Tensor]: ...
+
+
+def parts_of_epoch(
+    data: TrainingData,
+    schedule: Schedule,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    micro_batch: int,
+    epoch: int,
+    start: int = 0,
+    workers: int = 0,
+) -> Iterator[list[Part]]:
+    """Read the images of the steps of an epoch that this process takes.
+
+    Args:
+        data: The training data.
+        schedule: The schedule, for the number of images per step.
+        accelerator: The accelerator, for the number of processes and of accumulated parts.
+        seed: Seed of the order.
+        micro_batch: Number of images per part.
+        epoch: Number of the epoch, from 0.
+        start: The first step of the epoch to return.
+        workers: Number of processes that read images; 0 reads them in this process.
+
+    Yields:
+        The parts of each step.
+    """
+    data.set_epoch(epoch)
+    order = np.random.default_rng((seed, epoch)).permutation(len(data))
+    size, count, rank = micro_batch, accelerator.num_processes, accelerator.process_index
+    steps = order[: schedule.steps_per_epoch(len(data)) * schedule.batch]
+    # (steps, parts, processes, micro batch): a step has the same images however they are split
+    split = steps.reshape(-1, accelerator.gradient_accumulation_steps, count, size)[start:, :, rank]
+    loader = DataLoader(
+        data,  # type: ignore[arg-type]
+        batch_sampler=split.reshape(-1, size).tolist(),
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator().manual_seed(
+            epoch
+        ),  # otherwise it would draw from the generator whose state is saved
+    )
+    parts = iter(loader)
+    for _ in range(len(split)):
+        yield [next(parts) for _ in range(accelerator.gradient_accumulation_steps)]
+
+
+def _collate(items: Sequence[Sample | tuple[Sample, Tensor]]) -> Part:
+    if isinstance(items[0], Sample):
+        return Part(collate(items), None)  # type: ignore[arg-type]
+    samples, latents = zip(*items, strict=True)
+    return Part(collate(samples), torch.stack(latents))
+
+
+class WithLatents:
+    """Samples with the latents of their images. Both are mirrored together at random.
+
+    Sample i in epoch e is mirrored exactly when `Augmented(data, [RandomFlip()])` would mirror it.
+
+    Args:
+        data: Images of one size.
+        latents: Latents of each image and of its mirror image, (N, 2, C, h, w).
+        seed: Seed of the random numbers. See `Augmented`.
+        flip: Probability of mirroring.
+    """
+
+    def __init__(self, data: SampleSource, latents: Tensor, *, seed: int, flip: float = 0.5):
+        self.data, self.latents, self.seed, self.flip = data, latents, seed, RandomFlip(flip)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Use the random numbers of this epoch from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Sample, Tensor]:
+        sample = self.data[index]
+        flipped = self.flip(sample, np.random.default_rng((self.seed, self.epoch, index)))
+        return flipped, self.latents[index, int(flipped is not sample)]
+
+
+def cached_latents(
+    backbone: TADPBackbone, data: Any, path: Path, accelerator: Accelerator, *, batch: int = 16
+) -> Tensor:
+    """Return the latents in a file, (N, 2, C, h, w); it is made if it is missing, or for other images or weights.
+
+    Args:
+        backbone: The backbone whose VAE encodes the images.
+        data: Images of one size, with `image_ids`.
+        path: Path of the file.
+        accelerator: The accelerator. Only its main process encodes.
+        batch: Images at a time.
+    """
+    origin = {"made_from": _fingerprint(backbone, data.image_ids)}
+    if accelerator.is_main_process and _origin(path) != origin:
+        starts = range(0, len(data), batch)
+        parts = [
+            _encode(backbone, data, range(start, min(start + batch, len(data))))
+            for start in tracked(starts, len(starts), what="encoding images", unit="batch")
+        ]
+        latents = torch.cat(parts)
+        with replace_file(path) as part:
+            save_file({"latents": latents}, part, metadata=origin)
+    accelerator.wait_for_everyone()
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("latents")
+
+
+@torch.no_grad()
+def _encode(backbone: TADPBackbone, data: SampleSource, part: range) -> Tensor:
+    plain = [data[index] for index in part]
+    mirrored = [_FLIP(sample, np.random.default_rng(0)) for sample in plain]
+    both = [
+        backbone.encode_image(torch.cat([to_tensor(sample.image) for sample in samples])).float().cpu()
+        for samples in (plain, mirrored)
+    ]
+    return torch.stack(both, dim=1)
+
+
+def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str]) -> str:
+    """A hash of the encoder's weights, the scaling of latents, and the image ids."""
+    digest = hashlib.sha256(repr((backbone.scale_latents, list(image_ids))).encode())
+    for name, tensor in backbone.vae.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
+    return digest.hexdigest()
+
+
+def _origin(path: Path) -> dict[str, str] | None:
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def load_backbone(
+    name: str, accelerator: Accelerator, *, untrained_seed: int | None = None, **options: Any
+) -> TADPBackbone:
+    """Load the backbone on the device of this process.
+
+    Args:
+        name: "tadp-tiny", a hub id, or a folder in diffusers layout.
+        accelerator: The accelerator.
+        untrained_seed: Seed with which the weights of the U-Net are drawn at random; None keeps the trained weights.
+        **options: Options of `TADPBackbone.from_pretrained`.
+    """
+    with accelerator.local_main_process_first():  # only one process per machine contacts the hub
+        backbone = TADPBackbone.from_pretrained(name, device=accelerator.device, **options)
+    if untrained_seed is None:
+        return backbone
+    torch.manual_seed(untrained_seed)
+    network: Any = type(backbone.unet)
+    random = network.from_config(backbone.unet.config)
+    return TADPBackbone.from_pretrained(name, device=accelerator.device, unet=random, **options)
+
+
+def training_data(
+    model: TaskModel,
+    data: Any,
+    transforms: Sequence[Transform],
+    *,
+    seed: int,
+    latents: Path | None,
+    accelerator: Accelerator,
+) -> TrainingData:
+    """Augment data, or pair each image with its latents, which are encoded only once.
+
+    Args:
+        model: The model whose backbone encodes the images.
+        data: The data set.
+        transforms: The augmentation.
+        seed: Seed of the augmentation.
+        latents: File of the latents of each image and its mirror image, which is made if it is missing; None encodes
+            images in every step.
+        accelerator: The accelerator.
+
+    Raises:
+        TrainingError: If latents are to be kept but the transforms do more than flip.
+    """
+    if latents is None:
+        return Augmented(data, transforms, seed=seed)
+    flips = [transform for transform in transforms if isinstance(transform, RandomFlip)]
+    if len(flips) != len(transforms) or len(flips) > 1:
+        changes = ", ".join(type(transform).__name__ for transform in transforms)
+        raise TrainingError(
+            Argument("cache_latents"),
+            f" works only if images are at most flipped, but they go through {changes}. Leave it out.",
+        )
+    kept = cached_latents(model.backbone, data, latents, accelerator)
+    return WithLatents(data, kept, seed=seed, flip=flips[0].probability if flips else 0.0)
