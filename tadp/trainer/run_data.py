@@ -244,15 +244,18 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         raise TrainingError(f"{opened!r} has no labels for {task}; it has labels for {known}.")
     parts = datasets.split(opened, fraction=options.fraction, seed=options.split_seed, group=options.group)
     measured = "test" if "test" in parts else "val"
+    train = parts["train"]
+    if task == "detection" and isinstance(train, datasets.CocoDataset):
+        train = train.without_crowds()  # a box around many objects is not an object to learn
     origin = {
         "data": str(Path(data).resolve()) if isinstance(data, str | Path) else None,
         "class_names": options.class_names and list(options.class_names),
         "labels": options.labels and {str(old): new for old, new in options.labels.items()},
         "images": len(opened.image_ids),
-        "train": digest(parts["train"].image_ids),
+        "train": digest(train.image_ids),
         "held_out": list(parts[measured].image_ids),
     }
-    return DataParts(repr(opened).strip("<>"), parts["train"], parts["val"], parts[measured], measured, origin)
+    return DataParts(repr(opened).strip("<>"), train, parts["val"], parts[measured], measured, origin)
 
 
 def is_named(data: str | Path, root: Path | None) -> bool:

@@ -92,6 +92,9 @@ def test_run_lengths_are_drawn_and_crowds_are_marked(cvat, compressed):
     assert np.array_equal(data[0].mask, mask.astype(np.int64))
     assert data[0].boxes.difficult.tolist() == [True]
     assert data[1].boxes.difficult.tolist() == [False]
+    objects = data.without_crowds()
+    assert [len(objects[0].boxes), len(objects[1].boxes)] == [0, 1]
+    assert len(data[0].boxes) == 1
 
 
 def test_masks_drawn_in_cvat_are_no_crowds(cvat):

@@ -15,6 +15,7 @@ from exported import CLASSES, coco_folder, mask_folder
 from PIL import Image
 from running import ENVIRONMENT, plain, run_function, tadp_run
 
+from tadp import datasets
 from tadp.captions import CaptionTable
 from tadp.datasets import RenderedScenes
 from tadp.errors import OptionError, OutputError, TrainingError
@@ -23,6 +24,7 @@ from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainOptions, estimate, train, training_loop
 from tadp.trainer.checkpoints import Watch
+from tadp.trainer.run_data import open_parts
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -208,6 +210,21 @@ def test_detection_learns_from_a_coco_export(tmp_path):
     assert list(result.figures) == ["mAP50"]
     assert "| nothing |" in result.report.read_text()
     assert result.model.class_names == CLASSES[1:]
+
+
+def test_crowds_are_not_learned_but_stay_in_the_images_that_are_measured(tmp_path):
+    coco = coco_folder(tmp_path / "coco", 10, size=96)
+    path = coco / "annotations.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"][::2]:
+        entry["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    parts = open_parts("detection", coco, TrainOptions())
+    assert not any(bool(sample.boxes.difficult.any()) for sample in parts.train)
+    assert [len(sample.boxes) for sample in parts.test] == [
+        len(datasets.open(coco).box_names_in(image_id)) for image_id in parts.test.image_ids
+    ]
+    assert any(bool(sample.boxes.difficult.any()) for sample in parts.test)
 
 
 def test_depth_takes_its_largest_depth_from_the_images(tmp_path):

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
@@ -35,7 +36,8 @@ class CocoDataset(ObjectDataset):
     Masks come from polygons and run lengths (`pip install 'tadp[detection]'`). 0 is background and k is
     `box_class_names[k - 1]`. Where two objects overlap, the one with the smaller box is in front. The box of an object
     that has no outline, in a data set in which others have one, is 255 (unknown). A crowd (iscrowd) is marked in
-    `Boxes.difficult`, so that an evaluation ignores its box, and is part of its class in a mask.
+    `Boxes.difficult`, so that an evaluation ignores its box, and is part of its class in a mask. Training of detection
+    leaves crowds out, as `without_crowds` does.
 
     Image ids are file names as in the json file, without suffix; if there are several json files, the name of the split
     comes first, as in "train/0001".
@@ -113,6 +115,14 @@ class CocoDataset(ObjectDataset):
             bad_labels=bad_labels,
             splits={part: [image_id for image_id in ids if image_id in present] for part, ids in splits.items()},
         )
+
+    def without_crowds(self) -> "CocoDataset":
+        """Return the same data set without the objects that stand for a crowd."""
+        images = {
+            key: replace(image, objects=[entry for entry in image.objects if not entry.is_difficult])
+            for key, image in self._images.items()
+        }
+        return self._copy(images=images)
 
 
 def coco_files(root: Path) -> list[Path]:
