@@ -43,7 +43,7 @@ class Captioner:
             the mode of `model` itself, and on its device.
         processor: The model's processor, which prepares images and text.
         name: Folder or hub id of the model, for the record of where captions came from (`provenance`).
-        revision: Commit of the repository, for the same record; None if there is no commit.
+        revision: Commit of the repository, for the same record; None if it has none.
         batch_size: Number of images that go through the model at once, 1 or more.
         decoding: Settings by which words are chosen; None chooses the most likely words, up to 77 tokens.
 

@@ -15,7 +15,7 @@ from tadp.files.hub import HubOptions
 from tadp.files.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
 
 TINY = "tadp-tiny"
-INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if there is no prompt
+INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if no prompt is passed
 ALIASES = {"blip2": "Salesforce/blip2-opt-2.7b"}  # the paper's captioner
 _VIDEOS = "video_processor"
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")

@@ -69,8 +69,8 @@ def refuse_broken(captions: list[Caption], images: Sequence[ImageLike], *, who: 
     broken = _named([number for number, caption in enumerate(captions) if caption.problem == "broken"], images)
     if broken:
         raise ImageError(
-            f"{who} computed NaN or infinity for {broken}, so there is no caption. In float16 a model can overflow; "
-            "use float32 or bfloat16."
+            f"{who} computed NaN or infinity for {broken}, so no caption can be written. In float16 a model can "
+            "overflow; use float32 or bfloat16."
         )
 
 
@@ -107,7 +107,7 @@ def troubles(captions: list[Caption], images: Sequence[ImageLike], *, who: str, 
 
 
 def _named(numbers: list[int], images: Sequence[ImageLike]) -> str:
-    """Name images as in "image 1 (cat.png), 5 (counted from 0)". A single image has no number; "" if there is none."""
+    """Name images as in "image 1 (cat.png), 5 (counted from 0)". A single image has no number; no image gives ""."""
     if numbers and len(images) == 1:
         return Path(image).name if isinstance(image := images[0], str | Path) else "the image"
     names = [

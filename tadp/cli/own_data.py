@@ -57,7 +57,7 @@ def own_data(
         task: The task.
         model: The model.
         data: The folder.
-        run: What the model's run recorded.
+        run: The record of the model's run.
         split: The split to measure; "all" is all images, and None the images that the run held out, or else the split
             to test on.
         captions: A caption file; None is that of the run if it has the captions of these images.

@@ -261,7 +261,7 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
 
 
 def _record(target: Path) -> dict[str, Any] | None:
-    """The record of a result; None if there is none, or it is incomplete."""
+    """The record of a result; None if it is missing or incomplete."""
     from tadp.extract.outputs import read_record
 
     record = read_record(Path(f"{target}.json"))

@@ -221,7 +221,7 @@ def check_levels(levels: list[int] | None, known: Collection[int], backbone: "TA
     for level in levels or ():
         if level not in known:
             strides = ", ".join(f"{k} (stride {backbone.feature_info.reduction[k]})" for k in known)
-            raise typer.BadParameter(f"there is no level {level}; the levels are {strides}.", param_hint=option)
+            raise typer.BadParameter(f"unknown level {level}; the levels are {strides}.", param_hint=option)
 
 
 def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner":

@@ -76,7 +76,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         A batch of tensors on the CPU. They share no memory with the samples.
 
     Raises:
-        ValueError: If there are no samples, if their images differ in size, or if some samples lack a caption, mask,
+        ValueError: If `samples` is empty, if their images differ in size, or if some samples lack a caption, mask,
             depth or boxes that others have.
 
     Example:

@@ -19,10 +19,10 @@ class Sample:
         image_id: The image's name in the data set, by which its caption is looked up.
         caption: The image's caption; None if it has no caption.
         mask: The class of each pixel, (H, W), int64, counted from 0; `IGNORE_LABEL` (255) where the class is unknown.
-            Other integer types are converted. None if there is no mask.
+            Other integer types are converted. None if the image has no mask.
         depth_m: Depth in metres, (H, W), float32; 0, NaN or infinity where it is unknown. Other float types are
-            converted. None if there is no depth.
-        boxes: The boxes around the objects, in pixels of this image; None if there are no boxes.
+            converted. None if the image has no depth.
+        boxes: The boxes around the objects, in pixels of this image; None if the image has no boxes.
         room: The kind of room that the image shows, such as "kitchen", or the kind of place; None if it is not known. A
             depth model that was built with `own_class=True` takes it as its text.
 

@@ -21,10 +21,10 @@ class FactsCache:
     """The facts of the images in one folder, in a JSON file. If it cannot be read or written, nothing is kept.
 
     Attributes:
-        path: The file; None if there is no folder for it.
+        path: The file; None if its folder is not known.
 
     Args:
-        key: What determines the facts besides the files: the folder, how it is read, and the classes.
+        key: The inputs that determine the facts besides the files: the folder, how it is read, and the classes.
         cache_dir: The folder for such files; None is huggingface_hub's folder for files of other libraries, which is
             `$HF_ASSETS_CACHE`, or else `$HF_HOME/assets`.
     """

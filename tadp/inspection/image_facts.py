@@ -34,7 +34,7 @@ class ImageFacts:
         pixels: Number of pixels of each class in the mask, by its index; 255 counts pixels without class.
         depth_m: Lowest, median and highest known depth in metres; None if no depth is known.
         fault: What is wrong with the image or its labels; None if nothing is.
-        message: The fault in a sentence with the name of the file; "" if there is none.
+        message: The fault in a sentence with the name of the file; "" if nothing is wrong.
     """
 
     image_size: tuple[int, int] | None = None
@@ -53,7 +53,7 @@ def measure(data: FolderDataset, index: int, image: Path, labels: Path | None, *
         data: The data set.
         index: Number of the image in the data set.
         image: The image file.
-        labels: The file of its labels; None if there is none.
+        labels: The file of its labels, or None.
         quick: Whether to read only the headers of files.
     """
     facts = ImageFacts()

@@ -67,7 +67,7 @@ def inspect(
         What was found. Printing it prints a report.
 
     Raises:
-        DatasetError: If the layout is not known, or there is no image with labels.
+        DatasetError: If the layout is not known, or no image has labels.
         MissingDataError: If there is no such folder.
         OutputError: If `output` cannot be written.
     """

@@ -14,7 +14,7 @@ class Finding:
 
     Attributes:
         kind: The kind of finding, such as "unreadable file".
-        text: What was found, in one sentence.
+        text: The finding in one sentence.
         advice: What to do about it.
         places: The files, images or classes that it is about, each with its own sentence where that says more.
     """
@@ -37,9 +37,9 @@ class ClassCount:
     Attributes:
         name: The name of the class.
         images: Number of images in which it occurs; None if that is not known, as for masks in a quick inspection.
-        boxes: Number of its boxes; None if there are no boxes.
-        pixels: Its share of the pixels that have a class, from 0 to 1; None if there are no masks, or they were not
-            read.
+        boxes: Number of its boxes; None if the data set has no boxes.
+        pixels: Its share of the pixels that have a class, from 0 to 1; None if the data set has no masks, or they were
+            not read.
     """
 
     name: str
@@ -70,9 +70,9 @@ class Inspection:
         splits: Number of images in each part of the split.
         has_own_split: Whether the data set comes with the split; otherwise a random fraction is held out.
         classes: How often each class occurs; empty for depth.
-        unlabelled: The share of mask pixels without class, from 0 to 1; None if there are no masks, or they were not
-            read.
-        depth_m: The range of depth; None if there is no depth, or it was not read.
+        unlabelled: The share of mask pixels without class, from 0 to 1; None if the data set has no masks, or they were
+            not read.
+        depth_m: The range of depth; None if the data set has no depth, or it was not read.
         findings: What to look at.
         quick: Whether only the headers of images and masks were read.
         cache: The file that keeps what was measured; None if nothing is kept.

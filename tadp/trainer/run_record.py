@@ -60,7 +60,7 @@ def _read(path: Path, entries: tuple[str, ...]) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CorruptFileError(f"{path} cannot be read: {error}. Remove it, or use another folder.") from error
     if missing:
-        raise CorruptFileError(f"{path} lacks {missing[0]!r}; it is no record of a run. Use another folder.")
+        raise CorruptFileError(f"{path} lacks {missing[0]!r}; it is not the record of a run. Use another folder.")
     return content
 
 

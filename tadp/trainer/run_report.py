@@ -194,7 +194,7 @@ def write_report(
 
     Args:
         folder: Folder of the run.
-        measured: What the model was measured to be.
+        measured: The figures of the model.
         title: The heading.
         rows: Figures of the model and of trivial predictions, by name.
         notes: Sentences below the figures.
@@ -215,7 +215,7 @@ def write_report(
         _save(curves, folder / "curves.png")
         parts += ["", "## Curves", "", "![Loss and scores over the steps](curves.png)"]
     parts += ["", "## Figures in full", "", "```text", str(measured.result), "```"]
-    parts += ["", "## Confusion matrix", "", "Each row shows how the things of one true label were predicted.", ""]
+    parts += ["", "## Confusion matrix", "", "Each row shows predictions for one true label.", ""]
     parts += [confusion_text(measured.confusion, measured.labels)]
     if measured.worst:
         _save(draw_worst(measured.worst), folder / "worst.png")

@@ -254,7 +254,7 @@ def take_step(
         weight: Function that counts what the loss of a batch averages over, such as images or pixels.
         accelerator: The accelerator.
         step: Number of steps that were taken before, for messages.
-        checkpoints: The checkpoints of the run, for messages; None if there are none.
+        checkpoints: The checkpoints of the run, for messages, or None.
 
     Returns:
         The loss of the whole batch, over all processes.
@@ -312,7 +312,7 @@ def _check_finite(value: Tensor, part: Part, step: int, checkpoints: Checkpoints
 def _not_finite(found: str, checkpoints: Checkpoints | None) -> TrainingError:
     kept = checkpoints.newest if checkpoints else None
     return TrainingError(
-        f"{found}. {f'The checkpoint {kept} is from before.' if kept else 'There is no earlier checkpoint.'} Check "
+        f"{found}. {f'The checkpoint {kept} is from before.' if kept else 'No earlier checkpoint exists.'} Check "
         "these images and labels, or train with a lower ",
         Argument("lr"),
         ".",
@@ -323,7 +323,7 @@ class StopRequest:
     """Whether the run was asked to stop.
 
     Attributes:
-        number: The signal that asked for it; None if there was none.
+        number: The signal that asked for it, or None before.
     """
 
     def __init__(self) -> None:

@@ -324,11 +324,11 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
         ),
         (
             ("extract", "photos", "-o", "out", "--caption", "x", "--level", "7"),
-            "there is no level 7; the levels are 0 (stride",
+            "unknown level 7; the levels are 0 (stride",
         ),
         (
             ("extract", "photos", "-o", "out", "--caption", "x", "--attention", "3"),
-            "for --attention: there is no level 3",
+            "for --attention: unknown level 3",
         ),
         (("extract", "photos", "-o", "out", "--caption", "x", "--dtype", "int8"), "--dtype"),
         (("extract", "photos", "-o", "out", "--caption", "x", "--batch-size", "0"), "--batch-size"),
@@ -337,7 +337,7 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
             ("caption", "photos", "--min-new-tokens", "20", "--max-new-tokens", "10"),
             "20 is more than --max-new-tokens 10",
         ),
-        (("show", "photos/z.png", "--caption", "x", "--level", "3"), "for --level: there is no level 3"),
+        (("show", "photos/z.png", "--caption", "x", "--level", "3"), "for --level: unknown level 3"),
         (("show", "photos/z.png", "--caption", " . "), "show needs a caption with words"),
         (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "the suffix of z.txt must be one of .png"),
         (("show", "photos/z.png", "--caption", "x", "-o", "photos/z.png"), "photos/z.png is the image itself"),

@@ -254,7 +254,7 @@ def test_what_is_not_coco_json_is_refused(cvat):
         path.write_text(text)
         with pytest.raises(DatasetError, match=rf"instances_default.json.*{message}"):
             CocoDataset(path)
-    with pytest.raises(MissingDataError, match=r"there is no COCO json in .*images"):
+    with pytest.raises(MissingDataError, match=r"no COCO json was found in .*images"):
         CocoDataset(cvat / "images")
 
 

@@ -255,7 +255,7 @@ def test_ade20k_says_what_to_get(tmp_path):
         ADE20K(tmp_path)
     (tmp_path / "images/training").mkdir(parents=True)
     (tmp_path / "annotations/training").mkdir(parents=True)
-    with pytest.raises(MissingDataError, match=r"ADE20K: there are no images. Get"):
+    with pytest.raises(MissingDataError, match=r"ADE20K: no images were found. Get"):
         ADE20K(tmp_path)
 
 

@@ -100,7 +100,7 @@ def test_an_index_without_class_in_a_palette_says_so(own):
 
 def test_meanings_that_do_not_exist_are_refused(own):
     for options, message in (
-        ({"labels": {4: 3}}, "labels: there is no class 3"),
+        ({"labels": {4: 3}}, "labels: unknown class 3"),
         ({"labels": {70000: 1}}, "labels: a mask stores values up to 65535"),
         ({"palette": COLORS[:2]}, "palette must have one colour per class; got 2 for 3"),
         ({"palette": [COLORS[0]] * 3}, "a different colour for each class"),

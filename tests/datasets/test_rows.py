@@ -105,9 +105,9 @@ def test_what_is_wrong_is_named_with_its_row():
     for changes, message in (
         (
             {"objects": whole | {"category": [2]}},
-            r"the objects of row 1, object 1: there is no class 2; the class_names",
+            r"the objects of row 1, object 1: unknown class 2; the class_names",
         ),
-        ({"objects": whole | {"category": ["bird"]}}, "there is no class 'bird'"),
+        ({"objects": whole | {"category": ["bird"]}}, "unknown class 'bird'"),
         ({"objects": whole | {"bbox": [[2, 3, 10]]}}, "object 1: a box must have four numbers and a class"),
         ({"objects": whole | {"bbox": [[50, 3, 10, 5]]}}, "object 1: a box must be inside its image of 24x36"),
         ({"objects": {"boxes": []}}, "must have bbox or boxes, and category"),

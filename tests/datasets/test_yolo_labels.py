@@ -112,8 +112,8 @@ def test_label_studio_lists_names_in_classes_txt(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.5 0.5", "there is no class 2; the 2 names are numbered from 0"),
-        ("-1 0.5 0.5 0.5 0.5", "there is no class -1"),
+        ("2 0.5 0.5 0.5 0.5", "unknown class 2; the 2 names are numbered from 0"),
+        ("-1 0.5 0.5 0.5 0.5", "unknown class -1"),
         ("0.5 0.5 0.5 0.5 0.5", "a label must be a class number and four numbers of a box"),
         ("0 0.5 0.5 0.5", "a label must be a class number and four numbers of a box"),
         ("0 0.5 0.5 0.5 0.5 0.9", "a label must be a class number and four numbers of a box"),

@@ -204,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_named(tmp_path):
 
 
 def test_infinity_at_the_first_step_says_that_there_is_no_checkpoint(tmp_path):
-    with pytest.raises(TrainingError, match=r"loss is inf at step 0.*There is no earlier checkpoint"):
+    with pytest.raises(TrainingError, match=r"loss is inf at step 0.*No earlier checkpoint exists"):
         train(make_options(tmp_path), loss=lambda model, part: loss(model, part) + float("inf"))
 
 

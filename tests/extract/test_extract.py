@@ -430,7 +430,7 @@ def test_an_image_that_the_captioner_cannot_describe_fails_and_the_others_go_on(
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     assert [outcome.status for outcome in outcomes].count("done") == 4
     assert len(failed) == 1
-    assert "computed NaN or infinity for the image, so there is no caption" in str(failed[0].error)
+    assert "computed NaN or infinity for the image, so no caption can be written" in str(failed[0].error)
     assert str(failed[0].image) in str(failed[0].error)
 
 

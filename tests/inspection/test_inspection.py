@@ -265,7 +265,7 @@ def test_images_without_contrast_are_not_taken_for_copies(tmp_path):
 
 
 YOLO_FAULTS = [
-    ("0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n", "wrong label", "4.txt, line 2: there is no class 7"),
+    ("0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n", "wrong label", "4.txt, line 2: unknown class 7"),
     ("0 0.5 0.5 0.2\n", "wrong label", "4.txt, line 1: a label must be a class number and four numbers"),
     ("0 9.5 0.5 0.2 0.2\n", "wrong label", "4.txt, line 1: coordinates must be fractions"),
     ("1 0.5 0.5 0.2 0\n", "label without area", "4.txt, line 1: a box must have an area"),

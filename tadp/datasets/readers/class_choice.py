@@ -31,7 +31,7 @@ class ClassChoice:
 
 
 def fixed_value(name: str) -> int | None:
-    """The value in masks of a name that is no class of objects: background or unknown; None for a class."""
+    """The value in masks of a name for background or unknown pixels; None for the name of a class."""
     return _FIXED.get(name.strip().lower())
 
 

@@ -62,7 +62,7 @@ class CocoDataset(ObjectDataset):
             raises an error that names the file, and "skip" leaves them out with a warning.
 
     Raises:
-        MissingDataError: If there is no json file, or images are missing.
+        MissingDataError: If the json file or images are missing.
         DatasetError: If a file is not COCO json, a box or outline is wrong, or two classes only differ in case or
             blanks.
         MissingExtraError: If masks are needed and faster-coco-eval is not installed.
@@ -85,7 +85,7 @@ class CocoDataset(ObjectDataset):
         paths = coco_files(root)
         if not paths:
             raise MissingDataError(
-                f"{name}: there is no COCO json in {root}, at the top, in annotations or next to images."
+                f"{name}: no COCO json was found in {root}, in its folder annotations, or next to its images."
             )
         folder = root if root.is_dir() else root.parent
         folder = folder.parent if folder.name == "annotations" else folder

@@ -120,7 +120,7 @@ class DepthUnit:
         """Convert values to metres, with 0 for unknown.
 
         Returns:
-            The depth, and a warning about it; "" if there is none.
+            The depth, and a warning about it, which may be "".
 
         Raises:
             DatasetError: If depth is negative, or its median is only likely in another unit and no scale was passed.

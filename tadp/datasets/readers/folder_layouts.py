@@ -37,7 +37,7 @@ class FoundClasses:
 
 
 def mask_folders(folder: Path) -> tuple[dict[str, Any], ...] | None:
-    """The arguments of `open_masks` for a folder; None if it is no folder of masks."""
+    """The arguments of `open_masks` for a folder; None if the folder has no masks."""
     beside = _folders(folder)
     splits = {name: path for name, path in beside.items() if f"{name}annot" in beside}  # as in CamVid
     if splits:
@@ -52,7 +52,7 @@ def mask_folders(folder: Path) -> tuple[dict[str, Any], ...] | None:
 
 
 def depth_folders(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of images and of depth; None if there are none."""
+    """The folders of images and of depth, or None."""
     beside = _folders(folder)
     images, depths = _first(beside, _IMAGES), _first(beside, _DEPTHS)
     return None if images is None or depths is None or not _has(depths, DEPTH_SUFFIXES) else (images, depths)
@@ -67,7 +67,7 @@ def open_masks(folders: Mapping[str, Any], *, class_names: ClassNames | None = N
         **options: Further arguments of `MaskFolder`.
 
     Raises:
-        DatasetError: If there are no names.
+        DatasetError: If no names are found.
     """
     masks = folders["masks"]
     first = next(iter(masks.values())) if isinstance(masks, Mapping) else masks
@@ -93,7 +93,7 @@ def open_masks(folders: Mapping[str, Any], *, class_names: ClassNames | None = N
 
 
 def found_classes(masks: Path) -> FoundClasses | None:
-    """The classes in a file in the folder of masks, in a folder of a split in it, or above it; None if there is none.
+    """The classes in a file in the folder of masks, in a folder of a split in it, or above it, or None.
 
     Raises:
         DatasetError: If the file cannot be read.

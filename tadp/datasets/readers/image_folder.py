@@ -37,7 +37,7 @@ class FolderDataset(ABC):
     This is the base class of the data sets in this package. A subclass lists the files and reads the labels.
 
     Attributes:
-        class_names: Names of the classes that the labels index; empty if there are no classes.
+        class_names: Names of the classes that the labels index; empty if the labels have no classes.
         tasks: The tasks that the labels can train: "segmentation", "depth" or "detection".
         splits: The ids of the images in each split that the data set comes with, such as "train", "val" and "test";
             empty if it comes without splits.
@@ -47,7 +47,7 @@ class FolderDataset(ABC):
         records: The image file and the label file of each sample. All files must exist.
         name: The data set's name, for messages.
         advice: A sentence that says how to get a missing file, for messages.
-        class_names: Names of the classes that the labels index; empty, the default, if there are no classes.
+        class_names: Names of the classes that the labels index; empty, the default, if the labels have no classes.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image's files are damaged, or were removed after this object was created. "raise"
             raises an error that names the file. "skip" returns the next readable image instead, with a warning that
@@ -127,7 +127,7 @@ class FolderDataset(ABC):
         """Return the data set with some of its images, in the order of `image_ids`. It has no `splits`.
 
         Raises:
-            DatasetError: If an id is unknown or occurs twice, or there are no ids.
+            DatasetError: If an id is unknown or occurs twice, or `ids` is empty.
         """
         chosen = choose_ids(image_ids, self.image_ids, self._name)
         records = {record.image_id: record for record in self._records}
@@ -212,7 +212,7 @@ def choose_ids(wanted: Sequence[str], image_ids: Sequence[str], name: str) -> li
     """Return the ids of a subset as the data set writes them.
 
     Raises:
-        DatasetError: If an id is unknown or occurs twice, or there are no ids.
+        DatasetError: If an id is unknown or occurs twice, or `ids` is empty.
     """
     if isinstance(wanted, str):
         raise TypeError(f"image_ids must be a list of ids; got the string {wanted!r}. Pass [{wanted!r}].")
@@ -342,7 +342,7 @@ def _listing(folder: Path) -> list[str]:
 def _found(records: Sequence[Record], name: str, advice: str) -> list[Record]:
     """The records with their files as they are on disk, after checking that all are there."""
     if not records:
-        raise MissingDataError(f"{name}: there are no images. {advice}")
+        raise MissingDataError(f"{name}: no images were found. {advice}")
     listings = Listings()
     found: list[Record] = []
     missing: list[Path] = []

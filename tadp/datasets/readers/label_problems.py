@@ -36,9 +36,9 @@ def collected_problems() -> Iterator[list[LabelProblem]]:
 
     Example:
         >>> with collected_problems() as problems, kept("wrong label"):
-        ...     raise TADPError("a.txt, line 3: there is no class 7.")
+        ...     raise TADPError("a.txt, line 3: unknown class 7.")
         >>> problems
-        [LabelProblem(kind='wrong label', text='a.txt, line 3: there is no class 7.')]
+        [LabelProblem(kind='wrong label', text='a.txt, line 3: unknown class 7.')]
     """
     problems: list[LabelProblem] = []
     token = _collected.set(problems)

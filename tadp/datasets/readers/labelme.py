@@ -60,7 +60,7 @@ class LabelmeFolder(ObjectDataset):
             file, and "skip" leaves them out with a warning.
 
     Raises:
-        MissingDataError: If there are no json files or images, or images have no json file.
+        MissingDataError: If no json files or images are found, or images have no json file.
         DatasetError: If a file is not of labelme, or two classes only differ in case or blanks.
         UnknownIdError: If `captions` lacks the caption of an image.
 
@@ -84,7 +84,7 @@ class LabelmeFolder(ObjectDataset):
         name = f"LabelmeFolder {root.resolve().name!r}"
         files = labelme_files(root)
         if not files:
-            raise MissingDataError(f"{name}: there are no json files of labelme in {root}.")
+            raise MissingDataError(f"{name}: no json files of labelme were found in {root}.")
         content: dict[Path, dict[str, Any]] = {}
         shapes: dict[Path, list[LabelledObject]] = {}
         for path in files:
@@ -97,7 +97,7 @@ class LabelmeFolder(ObjectDataset):
         for path in shapes:
             image = (path.parent / PurePosixPath(content[path]["imagePath"].replace("\\", "/"))).resolve()
             key = key_of.get(image)
-            if key is None and root.resolve().parent in image.parents and image.is_file():  # in a folder beside it
+            if key is None and root.resolve().parent in image.parents and image.is_file():  # in another folder
                 key = path.relative_to(root).with_suffix("").as_posix()
                 images[key] = image
             first = labels.setdefault(key or str(path), path)

@@ -32,7 +32,7 @@ class MaskFolder(FolderDataset):
         masks: The folder of masks, with one PNG, PGM or TIFF file per image. Or a folder for each split.
         class_names: Names of the classes in the order of their indices, 1 to 255 names. Background needs a name too if
             the masks have it as a class.
-        labels: What stored values mean, where they are not class indices: {11: 255} ignores pixels of value 11, and
+        labels: The meanings of stored values that are not class indices: {11: 255} ignores pixels of value 11, and
             {255: 1} makes white pixels the second class. Values that it does not contain keep their meaning.
         palette: The colours of the classes, if masks are coloured pictures: one colour per class, or a mapping from
             colour to class name or index, or to 255 for unknown. A colour is (red, green, blue) or "#rrggbb".
@@ -50,8 +50,8 @@ class MaskFolder(FolderDataset):
         MissingDataError: If a folder is missing or empty, or an image has no mask. The message says which.
         UnknownIdError: If `captions` lacks the caption of an image.
         TypeError: If `class_names` is a single string.
-        ValueError: If the names of two images differ only in their suffix, if there are no class names or more than
-            255, or if `labels` or `palette` has a class that does not exist.
+        ValueError: If the names of two images differ only in their suffix, if `class_names` is empty or has more than
+            255 names, or if `labels` or `palette` has a class that does not exist.
     """
 
     tasks = ("segmentation",)

@@ -153,7 +153,7 @@ def _class_of(label: int | str, names: Sequence[str], argument: str) -> int:
     number = check_whole(label, name=argument, minimum=0)
     if number >= len(names) and number != IGNORE_LABEL:
         raise ValueError(
-            f"{argument}: there is no class {number}; the {len(names)} class_names are numbered from 0, and "
+            f"{argument}: unknown class {number}; the {len(names)} class_names are numbered from 0, and "
             f"{IGNORE_LABEL} means unknown."
         )
     return number

@@ -42,18 +42,18 @@ class RowDataset(FolderDataset):
     one of them.
 
     Attributes:
-        class_names: Names of the classes in masks, or of boxes if there are no masks.
+        class_names: Names of the classes in masks, or of boxes if the rows have no masks.
         box_class_names: Names of the classes that the labels of boxes index.
 
     Args:
         rows: The rows: anything with a length that returns a mapping for an index.
         image: Name of the column of images, "image" by default.
-        mask: Name of the column of masks; None, the default, if there is none.
-        depth: Name of the column of depth; None, the default, if there is none.
-        objects: Name of the column of objects; None, the default, if there is none.
+        mask: Name of the column of masks; None, the default, if the rows have none.
+        depth: Name of the column of depth; None, the default, if the rows have none.
+        objects: Name of the column of objects; None, the default, if the rows have none.
         image_id: Name of a column with unique ids; None, the default, takes the number of the row, from "0".
         class_names: Names of the classes in the order of their indices. With `datasets`, they are in `rows.features`.
-        labels: What stored values of masks mean, such as {255: 1}; see `MaskFolder`.
+        labels: The meanings of stored values of masks, such as {255: 1}; see `MaskFolder`.
         palette: The colours of the classes, if masks are coloured pictures; see `MaskFolder`.
         box_format: "xywh" (the default, as in COCO) for left, top, width and height; "xyxy" for left, top, right and
             bottom. In pixels.
@@ -179,7 +179,7 @@ class RowDataset(FolderDataset):
             ) from error
         except IndexError as error:
             known = ", ".join(self.box_class_names)
-            raise DatasetError(f"{where}: there is no class {label!r}; the class_names are {known}.") from error
+            raise DatasetError(f"{where}: unknown class {label!r}; the class_names are {known}.") from error
         right, bottom = (left + third, top + fourth) if self._box_format == "xywh" else (third, fourth)
         return LabelledObject(name, (left, top, right, bottom), where)
 

@@ -45,8 +45,8 @@ def split(
     """Split a data set into "train" and "val", and "test" where there is one.
 
     With `lists` or `folders`, the parts are those. Otherwise the split that the data set comes with (its `splits`)
-    is used. If that has no "val", and if there is no split at all, a random fraction of the images to train on is held
-    out as "val".
+    is used. If that has no "val", or if the data set has no split at all, a random fraction of the images to train on
+    is held out as "val".
 
     Neighbouring frames of a video are nearly the same image, so a random fraction of them measures what the model has
     seen in training. Pass `group` to keep such images together. If a part lacks a class that another part has, there is
@@ -56,8 +56,8 @@ def split(
         data: The data set to split.
         fraction: The share of the images to hold out as "val", between 0 and 1; 0.2 by default.
         seed: Seed of the random choice, 0 or more; 0 by default. The same seed gives the same parts.
-        group: The images that must stay in one part. "folder" keeps the images of a folder together, a number those
-            whose ids begin with the same so many characters, and a regular expression those for which it finds the
+        group: The images that must stay in one part. "folder" keeps the images of a folder together, a number n those
+            whose ids begin with the same n characters, and a regular expression those for which it finds the
             same text in the id (its first group, if it has one). A function returns the group of an id. None, the
             default, lets every image be drawn on its own. A data set's own split, `lists` and `folders` are not
             affected.
@@ -134,7 +134,7 @@ class NameIndex:
                 self._by_stem.setdefault(stem, []).append((image_id, PurePosixPath(path).name, tails))
 
     def find(self, line: str, where: str) -> str | None:
-        """The id of the image that a line of a list names; None if there is none.
+        """The id of the image that a line of a list names, or None.
 
         Raises:
             DatasetError: If the line fits several images.

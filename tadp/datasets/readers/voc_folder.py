@@ -68,7 +68,7 @@ class VOCFolder(ObjectDataset):
             file, and "skip" leaves them out with a warning.
 
     Raises:
-        MissingDataError: If there are no images or labels, or images have no labels.
+        MissingDataError: If no images or labels are found, or images have no labels.
         DatasetError: If a box is wrong, or two classes only differ in case or blanks.
         UnknownIdError: If `captions` lacks the caption of an image.
     """
@@ -184,9 +184,9 @@ def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dic
     if image_root == root:
         images = {key: path for key, path in images.items() if not key.startswith(("Segmentation", "Annotations"))}
     if not images:
-        raise MissingDataError(f"{name}: there are no images in {image_root}.")
+        raise MissingDataError(f"{name}: no images were found in {image_root}.")
     if not annotations and not masks:
-        raise MissingDataError(f"{name}: there are no XML files in {xml_root}, and no masks in SegmentationClass.")
+        raise MissingDataError(f"{name}: neither XML files in {xml_root} nor masks in SegmentationClass were found.")
     return images, annotations, masks
 
 

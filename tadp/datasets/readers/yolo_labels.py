@@ -66,7 +66,7 @@ class YoloDataset(ObjectDataset):
             file, and "skip" leaves them out with a warning.
 
     Raises:
-        MissingDataError: If there are no images or class names, or images have no text file.
+        MissingDataError: If no images or class names are found, or images have no text file.
         DatasetError: If a line is not a label, or two classes only differ in case or blanks.
         UnknownIdError: If `captions` lacks the caption of an image.
     """
@@ -83,13 +83,13 @@ class YoloDataset(ObjectDataset):
     ):
         path = yolo_file(Path(root))
         if path is None:
-            raise MissingDataError(f"YoloDataset: there is no data.yaml, obj.names or classes.txt in {root}.")
+            raise MissingDataError(f"YoloDataset: no data.yaml, obj.names or classes.txt was found in {root}.")
         name = f"YoloDataset {path.parent.resolve().name!r}"
         config = _config(path)
         images = _images(path.parent, config)
         if not images:
             raise MissingDataError(
-                f"{name}: there are no images in {path.parent}. Export the data set with its images."
+                f"{name}: no images were found in {path.parent}. Export the data set with its images."
             )
         found = _class_names(config, path)
         labels = {key: text for key, image in images.items() if (text := _label_file(image)).is_file()}
@@ -232,7 +232,7 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
 
 
 def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -> dict[str, list[str]]:
-    """The ids of each split. A val that has the images of train, as in small demonstration sets, is none."""
+    """The ids of each split. A val with the images of train, as in small demonstration sets, is left out."""
     keys = {path: key for key, path in images.items()}
     with warnings.catch_warnings(action="ignore"):  # those of splits that are not there were shown before
         splits = {name: [keys[path] for path in _split_images(root, config, name)] for name in ("train", "val", "test")}
@@ -287,7 +287,7 @@ def _object(line: str, where: str, names: Sequence[str]) -> LabelledObject:
             f"more; got {shown(line)}."
         ) from error
     if not 0 <= index < len(names):
-        raise DatasetError(f"{where}: there is no class {index:g}; the {len(names)} names are numbered from 0.")
+        raise DatasetError(f"{where}: unknown class {index:g}; the {len(names)} names are numbered from 0.")
     if not all(-_SLACK <= number <= 1 + _SLACK for number in numbers):  # NaN is not between them either
         raise DatasetError(
             f"{where}: coordinates must be fractions of the image's width and height, 0 to 1; got {shown(line)}."

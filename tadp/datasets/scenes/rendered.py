@@ -92,7 +92,7 @@ class RenderedScenes:
         """Return the data set with some of its images, in the order of `image_ids`.
 
         Raises:
-            DatasetError: If an id is unknown or occurs twice, or there are no ids.
+            DatasetError: If an id is unknown or occurs twice, or `ids` is empty.
         """
         places = dict(zip(self.image_ids, self._places, strict=True))
         other = copy(self)
