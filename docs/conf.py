@@ -22,7 +22,7 @@ html_title = "tadp"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = html_copy_source = False
-smartquotes_action = "D"  # dashes alone: quotes in docstrings are Python's
+smartquotes_action = "D"  # only dashes: quotes in docstrings are Python's
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

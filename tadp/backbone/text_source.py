@@ -145,7 +145,7 @@ class TextSource:
                 the captioner are always cut.
 
         Raises:
-            CaptionError: If there is no text, or the number of captions is neither one nor that of the images.
+            CaptionError: If no text is available, or the number of captions is neither one nor that of the images.
         """
         text = self._find_without_images(text, default)
         if text is None:
@@ -175,7 +175,7 @@ class TextSource:
             One text for all tiles or one per tile. None if the attached captioner describes each tile.
 
         Raises:
-            CaptionError: If there is no text, or the number of texts is neither one nor that of the tiles.
+            CaptionError: If no text is available, or the number of texts is neither one nor that of the tiles.
         """
         text = self._find_without_images(text, default)
         if text is None:

@@ -105,7 +105,7 @@ def _key_in(captions: Mapping[str, str], image_id: str) -> str | None:
 
 
 def caption_of(captions: Mapping[str, str], image_id: str) -> str | None:
-    """Return a caption; None if there is none, or if no table can hold the id, because it is blank or not UTF-8."""
+    """Return a caption; None if it is missing, or if no table can hold the id, because it is blank or not UTF-8."""
     try:
         return captions.get(image_id)
     except CaptionError:

@@ -24,7 +24,7 @@ class Described(Protocol):
 
     @property
     def revision(self) -> str | None:
-        """The commit of the repository; None if there is no commit."""
+        """The commit of the repository, or None."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Provenance:
 
     Args:
         captioner: Folder or hub id of the captioner, or the name of any other source of captions.
-        revision: Commit of the captioner's repository; None if there is no commit.
+        revision: Commit of the captioner's repository; None if it has none.
         generation: The settings with which captions were generated, as JSON values; empty if they are not known.
         versions: Versions of the libraries that wrote the captions, by name; empty if they are not known.
 
@@ -124,7 +124,7 @@ def new_record(
 
     Raises:
         TypeError: If the id or a caption is not a string, or a field cannot be written as JSON.
-        CaptionError: If there is no caption, a caption is empty, or a text cannot be written as UTF-8.
+        CaptionError: If `captions` is empty, a caption is empty, or a text cannot be written as UTF-8.
     """
     check_id(image_id)
     if not isinstance(captions, str | list | tuple):

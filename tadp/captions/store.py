@@ -159,7 +159,7 @@ class MemoryStore:
         return CaptionRecord(image_id, captions, dict(fields or {}), provenance)
 
     def close(self) -> None:
-        """Do nothing, since there is no file."""
+        """Do nothing, since nothing is stored in a file."""
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def entry_place(path: Path, image_id: str) -> str:
 
 
 def flawed_entry(text: str) -> int | None:
-    """Return where the first entry begins that repeats an id or is not strict JSON; None if there is none."""
+    """Return where the first entry begins that repeats an id or is not strict JSON; None if every entry is good."""
     seen = set()
     for key, start, value in _entries(text):
         try:

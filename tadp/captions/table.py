@@ -237,7 +237,7 @@ class CaptionTable(Mapping[str, str]):
 
         Raises:
             TypeError: If the id or a caption is not a string, or a field cannot be written as JSON.
-            CaptionError: If there is no caption, a caption is empty, the image already has other captions and `replace`
+            CaptionError: If `captions` is empty, a caption is empty, the image already has other captions and `replace`
                 is false, or the table has captions of another provenance and `mix` is false.
             OutputError: If the file cannot be written; its content is unchanged.
         """

@@ -42,7 +42,7 @@ class ServerError(TADPError):
         message: Description of the failure. It must not contain the API key.
         may_pass: Whether the same request may succeed if it is repeated.
         for_all: Whether all other requests would fail for the same reason.
-        is_timeout: Whether there was no answer in time. Such a request is repeated only once, because it takes long.
+        is_timeout: Whether no answer came in time. Such a request is repeated only once, because it takes long.
         wait_s: Time in seconds that the server asks to wait before the next request; None if it does not ask.
     """
 

@@ -43,7 +43,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     """Mean and 95 % t-interval.
 
     Raises:
-        ValueError: If there are no values.
+        ValueError: If `values` is empty.
 
     Example:
         >>> print(estimate([0.70, 0.72, 0.74]))

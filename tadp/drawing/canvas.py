@@ -158,7 +158,7 @@ def sheet(
         labels: One label per row, written above the row; empty for no labels.
 
     Raises:
-        ValueError: If there are no pictures, or rows differ in their number of pictures.
+        ValueError: If `rows` has no pictures, or rows differ in their number of pictures.
     """
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError(

@@ -18,7 +18,7 @@ def curve_sheet(curves: Mapping[str, Sequence[tuple[float, float]]], *, x_name: 
         x_name: Name of the horizontal axis.
 
     Raises:
-        ValueError: If there are no curves.
+        ValueError: If `curves` is empty.
     """
     return sheet([[_plot(points, x_name) for points in curves.values()]], titles=list(curves))
 

@@ -51,7 +51,7 @@ def _whole_record(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of a result; None if there is none, or it is incomplete or damaged."""
+    """The record of a result; None if it is missing, incomplete or damaged."""
     try:
         check_regular(path, most_bytes=LARGEST_JSON)
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -218,7 +218,7 @@ def numbers_in(config: Mapping[str, Any], path: Path) -> Iterator[tuple[tuple[st
 
 
 def misfit(config: Mapping[str, Any], module: torch.nn.Module, files: Iterable[Path]) -> str:
-    """Return words about the entry of a config that gives a network sizes which its weights lack; "" if there is none.
+    """Return words about the entry of a config that gives a network sizes which its weights lack, or "".
 
     Args:
         config: The config.
@@ -327,7 +327,7 @@ def _magnitude(entry: Entry) -> float:
 
 
 def _culprit(config: Mapping[str, Any], error: Exception, attempt: Attempt | None) -> Entry | None:
-    """The entry that caused an error: one without which there is none, or that the message names; None if unknown."""
+    """The entry that caused an error: one whose removal ends the error, or that the message names; None if unknown."""
     message = str(error)
     suspects = sorted((*_entries(config), *objects_in(config)), key=lambda entry: _innocence(entry, message))
     changes = [(entry, _changed(config, entry[0])) for entry in suspects]

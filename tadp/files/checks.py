@@ -121,7 +121,7 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
 
     Raises:
         TypeError: If `classes` is not an ordered collection of strings.
-        ValueError: If there are no names, if a name is empty, or if two names only differ in how they are written, as
+        ValueError: If `classes` is empty, if a name is empty, or if two names only differ in how they are written, as
             "red_cat" and "red cat" do.
     """
     if isinstance(classes, str):
@@ -208,7 +208,7 @@ def read_lines(path: Path, *, of: str, error: type[TADPError]) -> list[str]:
 
     Args:
         path: The path of the file.
-        of: What a line holds, for messages, such as "image".
+        of: The kind of text on each line, for messages, such as "image".
         error: The class of the error to raise.
 
     Raises:

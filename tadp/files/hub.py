@@ -273,7 +273,7 @@ def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Pa
         variant: The variant in the files' names, such as "fp16"; None for files without a variant. See `part_variant`.
 
     Raises:
-        MissingFileError: If there are no weight files, or a shard is missing.
+        MissingFileError: If no weight files are found, or a shard is missing.
         CorruptFileError: If all weight files are pickles, which are never loaded, a file is damaged, or a shard is in
             another folder.
         ModelError: If transformers would read other files than these.

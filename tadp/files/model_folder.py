@@ -97,7 +97,7 @@ def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
         hub: The revision to download, and how to download it; None is `HubOptions()`.
 
     Raises:
-        UnknownModelError: If `name` is none of these, or the repository cannot be downloaded.
+        UnknownModelError: If `name` is not one of these, or the repository cannot be downloaded.
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()

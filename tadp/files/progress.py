@@ -17,7 +17,7 @@ class Progress:
 
     Args:
         total: Number of units of work.
-        what: What the work is, such as "training".
+        what: The work in a word, such as "training".
         unit: One unit of the work, such as "step".
         done: Number of units that were done before.
         is_shown: Whether to show anything.

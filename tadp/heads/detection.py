@@ -47,8 +47,8 @@ class DetectionHead(nn.Module):
     Raises:
         MissingExtraError: If torchvision is missing, or is built for another version of torch.
         TypeError: If `feature_info` is not a `FeatureInfo`, or `num_classes` is not an integer.
-        ValueError: If there are no classes, if a stride is not twice the previous one, if `anchor_sizes` does not have
-            one size per level, if `score_threshold` or `nms_iou` is outside [0, 1], or if `max_detections`,
+        ValueError: If `num_classes` is below 1, if a stride is not twice the previous one, if `anchor_sizes` does not
+            have one size per level, if `score_threshold` or `nms_iou` is outside [0, 1], or if `max_detections`,
             `max_proposals` or `samples_per_image` is below 1.
 
     Source:

@@ -18,7 +18,7 @@ def check_info(info: FeatureInfo) -> None:
 
     Raises:
         TypeError: If `info` is not a `FeatureInfo`.
-        ValueError: If there are no levels, a level has no channels, or the strides do not double from level to level.
+        ValueError: If `info` has no levels, a level has no channels, or the strides do not double from level to level.
     """
     if not isinstance(info, FeatureInfo):
         raise TypeError(f"a head needs a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")

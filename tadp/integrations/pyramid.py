@@ -91,7 +91,7 @@ class Pyramid(nn.Module):
 
         Raises:
             ImageError: If images have values out of range, a wrong shape, or a side under 8 pixels.
-            CaptionError: If there is no text, or the number of captions is neither one nor B.
+            CaptionError: If no text is available, or the number of captions is neither one nor B.
         """
         features = self.backbone(self._undo_normalisation(images), vae_map=self.stride4 == "vae")
         maps = [features.maps[level] for level in self.levels]

@@ -28,7 +28,7 @@ class Agreement:
 
     @property
     def precision(self) -> float:
-        """Share of mentions that are right, in [0, 1]; nan if there are no mentions."""
+        """Share of mentions that are right, in [0, 1]; nan if no caption mentions the class."""
         return self.both / self.mentioned if self.mentioned else math.nan
 
     @property
@@ -101,7 +101,7 @@ def caption_alignment(
 
     Raises:
         TypeError: If a caption is not a string, or `captions` is a single string.
-        CaptionError: If there are no captions, or their number is not that of the images.
+        CaptionError: If `captions` is empty, or their number is not that of the images.
         ValueError: If an image shows a class that is not in `classes`, or a class name is listed twice.
 
     Source:

@@ -25,7 +25,7 @@ _KEYS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 
 @dataclass(frozen=True, repr=False)
 class COCODetectionResult:
-    """Average precision by COCO's rule, in [0, 1]; nan if there are no true boxes. `print(result)` shows a table.
+    """Average precision by COCO's rule, in [0, 1]; nan if no image has true boxes. `print(result)` shows a table.
 
     Overlap is intersection over union of a detected and a true box.
 
@@ -126,7 +126,7 @@ class COCODetection:
         """The average precisions over all images that were added.
 
         Raises:
-            ValueError: If there are no true boxes to find.
+            ValueError: If no image has true boxes.
         """
         check_truth(sum(int((truth["iscrowd"] == 0).sum()) for truth in self._truth), images=self.images)
         metric = _torchmetrics()

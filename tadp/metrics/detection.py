@@ -179,7 +179,7 @@ class VOCDetection:
         """The average precisions over all images that were added.
 
         Raises:
-            ValueError: If there are no true boxes to find.
+            ValueError: If no image has true boxes.
         """
         check_truth(int(self._counts.sum()), images=self.images)
         labels, scores, verdicts = (np.concatenate(parts) for parts in zip(*self._judged, strict=True))

@@ -73,7 +73,7 @@ def check_truth(count: int, *, images: int) -> None:
     """Refuse to compute average precision without a true box.
 
     Raises:
-        ValueError: If there are no true boxes.
+        ValueError: If no image has true boxes.
     """
     if not count:
         raise ValueError(

@@ -67,7 +67,7 @@ class MeanIoU:
 
     Raises:
         TypeError: If `classes` is a single string.
-        ValueError: If there are no classes, or two have the same name.
+        ValueError: If `classes` is empty, or two classes have the same name.
 
     Source:
         mmsegmentation's mIoU, aAcc and mAcc, which average with `nanmean`. The paper's released code evaluates with it.

@@ -75,7 +75,7 @@ def dreambooth(
         prompt: Template of the returned modifier, which contains the token; None is the paper's "a sks style painting
             of {caption}".
         instance_prompt: Training text of every image. None is the template with the image's caption, or "a sks style
-            painting" if there are no captions. The paper's released script has "an image in sks style".
+            painting" if no captions are passed. The paper's released script has "an image in sks style".
         captions: Captions of the images: a list in the same order, or a mapping from image id to caption with the ids
             of `tadp caption` (see `learn_token`). None trains without captions.
         prior_images: Other images of the same kind, so that the U-Net does not forget how to draw them (prior
@@ -97,7 +97,7 @@ def dreambooth(
     Raises:
         ModifierError: If a prompt lacks the token, only one of `prior_images` and `prior_prompt` is passed, the loss is
             not finite, or the checkpoint belongs to another run.
-        ImageError: If there are no images, or some cannot be read. The message names all of these, before training.
+        ImageError: If no images are found, or some cannot be read. The message names all of these, before training.
         CaptionError: If a text is too long, or the number of captions is not that of the images.
         MissingExtraError: If peft or bitsandbytes is needed and not installed.
         ModelError: If the model is not available or lacks a part.

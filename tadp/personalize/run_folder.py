@@ -97,7 +97,7 @@ class RunFolder:
             optimizer: The optimizer of these parameters.
 
         Returns:
-            The number of steps that were done before; 0 if there is no checkpoint.
+            The number of steps that were done before; 0 if no checkpoint exists.
 
         Raises:
             CorruptFileError: If the checkpoint is damaged, or has values that are not finite.
@@ -164,7 +164,7 @@ class RunFolder:
         if self.path is None:
             return "No output was passed, so no checkpoint is kept."
         if self.saved_step is None:
-            return "There is no checkpoint yet."
+            return "No checkpoint exists yet."
         return f"The checkpoint of step {self.saved_step} is kept in {self.checkpoint}."
 
     def _compare(self, old: Mapping[str, Any], path: Path) -> None:

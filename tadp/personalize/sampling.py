@@ -56,7 +56,7 @@ class Sampler:
             texts: The texts of the images.
             keys: For each image, the seed of its noise: a tuple of numbers such as (seed, index).
             steps: Number of denoising steps.
-            guidance: Scale of the classifier-free guidance; 1 is no guidance.
+            guidance: Scale of the classifier-free guidance; 1 disables it.
             side_px: Side of the images in pixels; None is the size of the model's training images.
         """
         model = self._model
@@ -132,7 +132,7 @@ def draw(
         count: Number of images per prompt. The k-th image of every prompt starts from the same noise.
         seed: Seed of the noise.
         steps: Number of denoising steps.
-        guidance: Scale of the classifier-free guidance; 1 is no guidance.
+        guidance: Scale of the classifier-free guidance; 1 disables it.
         side_px: Side of the images in pixels; None is the size of the model's training images.
         batch_size: Number of images per forward pass.
 

@@ -163,7 +163,7 @@ def learn_token(
     Raises:
         ModifierError: If the token is invalid or already in the vocabulary, `initializer` is not one token, the loss is
             not finite, or the checkpoint belongs to another run.
-        ImageError: If there are no images, or some cannot be read. The message names all of these, before training.
+        ImageError: If no images are found, or some cannot be read. The message names all of these, before training.
         CaptionError: If a text is too long, or the number of captions is not that of the images.
         ModelError: If the model is not available or lacks a part.
         OutputError: If a file cannot be written. The last checkpoint is kept.

@@ -40,7 +40,7 @@ class TrainingImages:
     Args:
         pixels: The images as RGB values, each (H, W, 3), uint8. The shorter side of each has `side_px` pixels.
         side_px: Side of the square crops in pixels.
-        captions: One caption per image; None if there are no captions.
+        captions: One caption per image; None if the run has no captions.
         flip: Whether to mirror each crop with a probability of one half.
         random_crop: Whether to take each crop at a random place along the longer side. If not, crops are taken in the
             middle.
@@ -132,7 +132,7 @@ def read_images(
         random_crop: Whether crops will be taken at random places rather than in the middle.
 
     Raises:
-        ImageError: If there are no images, or some cannot be read. The message names all of these.
+        ImageError: If no images are found, or some cannot be read. The message names all of these.
         CaptionError: If the number of captions is not that of the images, or an image has no caption.
     """
     images = list(images) if isinstance(images, Iterator) else images

@@ -40,7 +40,7 @@ def class_embeddings(classes: Sequence[str], encoder: TextEncoder | TADPBackbone
         the names, and its `words` are the names.
 
     Raises:
-        ValueError: If there are no class names, or one is empty or occurs twice.
+        ValueError: If `classes` is empty, or a name is empty or occurs twice.
         TypeError: If a class name is not a string.
         CaptionError: If a single class name has more tokens than the text encoder takes.
 
@@ -104,7 +104,7 @@ def averaged_eos(
         One text for all images, (1, K, D) for K classes. Its `tokens` and `words` are the class names.
 
     Raises:
-        ValueError: If there are no class names, one is empty or occurs twice, or a template does not have one `{}`.
+        ValueError: If `classes` is empty, a name is empty or occurs twice, or a template does not have one `{}`.
         TypeError: If a class name is not a string.
         CaptionError: If a template with a class name has more tokens than the text encoder takes.
 

@@ -80,7 +80,7 @@ def oracle_classes(
 
     Raises:
         ValueError: If `precision`, `recall` or `seed` is out of range, if an image has a class that is not in
-            `classes`, or if there are no class names, or one is empty or occurs twice.
+            `classes`, or if `classes` is empty, or a name is empty or occurs twice.
         TypeError: If a class name is not a string, or `present` is not a list of lists.
 
     Source:

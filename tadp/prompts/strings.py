@@ -38,7 +38,7 @@ def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
         The same prompt `count` times.
 
     Raises:
-        ValueError: If there are no class names, one is empty or occurs twice, or `count` is below 1.
+        ValueError: If `classes` is empty, a name is empty or occurs twice, or `count` is below 1.
         TypeError: If a class name is not a string.
 
     Source:
@@ -68,7 +68,7 @@ def nouns(captions: str | Sequence[str], *, tagger: Literal["pattern", "nltk"] =
     Raises:
         MissingExtraError: If textblob or NLTK is not installed.
         TypeError: If a caption is not a string.
-        CaptionError: If there are no captions.
+        CaptionError: If `captions` is empty.
         OptionError: If `tagger` is neither "pattern" nor "nltk".
         MissingDataError: If the data of NLTK's tokenizer and tagger is not on this machine. The message says how to
             download it.

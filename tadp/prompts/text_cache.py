@@ -29,7 +29,7 @@ def cached(
     shape: tuple[int, int],
     cache_dir: str | Path | None = None,
 ) -> Float[Tensor, "k d"]:
-    """Return the embeddings that are stored under a key. If there are none, compute and store them.
+    """Return the embeddings that are stored under a key. If they are missing, compute and store them.
 
     A damaged file is written again. Several processes can do this at the same time: each writes its own file, and the
     last one stays. If the file cannot be written, there is a warning, and the embeddings are still returned.
@@ -71,7 +71,7 @@ def cache_key(encoder: TextEncoder, *parts: Sequence[str]) -> str:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Read the embeddings in a file; None if there is no file, or it is damaged."""
+    """Read the embeddings in a file; None if the file is missing or damaged."""
     try:
         check_regular(path)
         with safe_open(path, "pt") as file:

@@ -28,7 +28,7 @@ def task_name(model: str | Path, hub: HubOptions) -> TaskName:
 
     Raises:
         UnknownModelError: If there is no such model.
-        ModelError: If it is no task model of tadp.
+        ModelError: If it is not a task model of tadp.
     """
     folder = find_task(model, hub)
     kind = read_json(folder / CONFIG_NAME).get("model")

@@ -124,7 +124,7 @@ class ModelText:
             images, or was passed encoded.
 
         Raises:
-            CaptionError: If a caption or class is needed and there is none, or if a caption is passed although the text
+            CaptionError: If a caption or class is needed but missing, or if a caption is passed although the text
                 is the same for all images.
         """
         # encoded text may replace a stored one, for example that of another kind of room

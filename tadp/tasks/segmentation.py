@@ -170,7 +170,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 passed.
             text: One caption per image, one caption for all images, or a `Conditioning`. None is the text of the prompt
                 mode; see `TaskModel.features`.
-            masks: The true class of each pixel, (B, H, W), counted from 0; `ignore_label` where there is no label.
+            masks: The true class of each pixel, (B, H, W), counted from 0; `ignore_label` where the class is not known.
                 None computes no loss.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.

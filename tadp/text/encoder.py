@@ -218,7 +218,7 @@ def check_captions(captions: str | Sequence[str]) -> list[str]:
 
     Raises:
         TypeError: If a caption is not a string. The message says which.
-        CaptionError: If there are no captions, or a caption cannot be written as UTF-8, for example because it contains
+        CaptionError: If `captions` is empty, or a caption cannot be written as UTF-8, for example because it contains
             half an emoji.
     """
     if isinstance(captions, Tensor):

@@ -233,7 +233,7 @@ def named_token(vectors: Tensor, found: str | None, token: str | None, path: Pat
     """Make a learned token from a file's vectors, under `token` or, if it is None, under the name in the file.
 
     Raises:
-        ModifierError: If there is no name, or the vectors are invalid.
+        ModifierError: If the name is missing, or the vectors are invalid.
     """
     name = token or found
     if name is None:

@@ -287,7 +287,7 @@ def get_schedule(name: str) -> Schedule:
         name: Name of the schedule, such as "ade20k-8k"; a key of `SCHEDULES`.
 
     Raises:
-        ValueError: If there is no schedule with this name.
+        ValueError: If `name` is not the name of a schedule.
 
     Example:
         >>> get_schedule("ade20k-8k").lr

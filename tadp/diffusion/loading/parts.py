@@ -68,8 +68,8 @@ def load_parts(
 
     Returns:
         Three dictionaries. The first has the parts, which are U-Net, VAE, text encoder, tokenizer and scheduler, as
-        arguments of `TADPBackbone`. The second has the backbone's options that were saved in the folder, and is empty
-        if there are none. The third has samples of the weights of those of "unet", "vae" and "text_encoder" that were
+        arguments of `TADPBackbone`. The second has the backbone's options that were saved in the folder,
+        if any. The third has samples of the weights of those of "unet", "vae" and "text_encoder" that were
         loaded from the folder.
 
     Raises:
