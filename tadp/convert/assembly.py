@@ -88,6 +88,7 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
             "max_depth_m": 10.0,
             "window_px": 480,
             "stride_px": 160,
+            "taper_windows": False,
             "pad_with_grey": True,
         }
         model: tasks.TaskModel = tasks.TADPForDepthEstimation(backbone, **options)

@@ -4,8 +4,9 @@
     for rows, columns, values in mean_tiles(views):
         result[:, rows, columns] = values                  # (K, up to 256, up to 256)
 
-Where windows overlap, their values are averaged. The image can be resized before it is divided into windows, for a
-prediction at several scales; the result always has the image's original size.
+Where windows overlap, their values are averaged, optionally with weights that fall towards a window's border, so that
+no seams show. The image can be resized before it is divided into windows, for a prediction at several scales; the
+result always has the image's original size.
 
 Three steps follow the prediction of a window: its values are enlarged to pixels, averaged where windows overlap, and
 resized to the image's size. All three are linear, and separate for rows and columns. So each window adds R · values ·
@@ -70,6 +71,8 @@ class WindowedPrediction:
         cell_px: Side in pixels of the square that one predicted value covers. The values are enlarged bilinearly.
         align_corners: Whether values are enlarged so that the centres of the corner cells stay in the corners of the
             window, as PyTorch's option of this name does.
+        tapered: Whether the weight of a window falls linearly from its centre to its border where windows overlap, so
+            that no seams show. If False, all windows count the same.
 
     Raises:
         ValueError: If the stride is under 1, or is larger than the window, which would leave gaps.
@@ -86,11 +89,12 @@ class WindowedPrediction:
         flipped: bool = False,
         cell_px: int = 1,
         align_corners: bool = False,
+        tapered: bool = False,
     ):
         self.predict, self.image, self.flipped = predict, image, flipped
         self.size = (int(image.shape[2]), int(image.shape[3]))
         self.sides = tuple(
-            _Side(seen, length, window, stride or window, cell_px, align_corners)
+            _Side(seen, length, window, stride or window, cell_px, align_corners, tapered)
             for seen, length in zip(size or self.size, self.size, strict=True)
         )
         self._kept: dict[tuple[int, int], Float[Tensor, "_k _h _w"]] = {}
@@ -206,15 +210,20 @@ class _Side:
         stride: Number of pixels from the start of one window to the start of the next.
         cell_px: Side in pixels of the square that one predicted value covers.
         align_corners: How values are enlarged; see `WindowedPrediction`.
+        tapered: Whether the weight of a window falls towards its border.
     """
 
-    def __init__(self, seen: int, length: int, window: int, stride: int, cell_px: int, align_corners: bool):
+    def __init__(
+        self, seen: int, length: int, window: int, stride: int, cell_px: int, align_corners: bool, tapered: bool
+    ):
         self.seen, self.length, self.cell_px, self.align_corners = seen, length, cell_px, align_corners
         self.side = min(window, seen)
         self.starts = window_starts(seen, window, stride)
-        self.counts = torch.zeros(seen, dtype=torch.float64)
+        centers = torch.arange(self.side, dtype=torch.float64) + 0.5
+        self.window_weights = centers.minimum(self.side - centers) if tapered else torch.ones_like(centers)
+        self.total = torch.zeros(seen, dtype=torch.float64)
         for start in self.starts:
-            self.counts[start : start + self.side] += 1
+            self.total[start : start + self.side] += self.window_weights
 
     def shares(self, part: slice) -> list[_Share]:
         """The windows that contribute to a part of the result."""
@@ -228,7 +237,7 @@ class _Side:
             cells = math.ceil(self.side / self.cell_px)
             whole = cells * self.cell_px
             enlarged = _linear(cells, whole, low - start, high - start, align_corners=self.align_corners)
-            mean = enlarged.weights / self.counts[low:high, None]
+            mean = enlarged.weights * self.window_weights[low - start : high - start, None] / self.total[low:high, None]
             weights = pixels.weights[:, low - first : high - first] @ mean
             shares.append(_Share(number, enlarged.cells, weights.float()))
         return shares

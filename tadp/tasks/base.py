@@ -70,6 +70,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
     """
 
     pipeline_tag: ClassVar[str]  # the hub's name for the task
+    earlier_options: ClassVar[Mapping[str, Any]] = {}  # values of options that earlier versions did not save
 
     def __init__(
         self,
@@ -296,7 +297,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         config = read_config(folder, cls)
         dtype = dtype or torch.float32
         backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, hub=hub)
-        path, options = folder / CONFIG_NAME, config["options"]
+        path, options = folder / CONFIG_NAME, {**cls.earlier_options, **config["options"]}
         with explained(path, options, what=f"a {cls.__name__}"), limited(head_sizes(folder)):
             model = cls(backbone, **options)
         load_weights(model.head, model.backbone, folder, config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,6 +68,9 @@ class TADPForDepthEstimation(TaskModel):
             crops, because depth in metres depends on how large objects appear. The default is that of the paper.
         stride_px: Number of pixels from one window to the next. None is a third of a window, which gives two windows
             for NYU's images of 640x480 pixels, as in the paper's released code.
+        taper_windows: Whether the weight of a window falls from its centre to its border where windows overlap, so that
+            no seams show. If False, overlapping windows are averaged with equal weights, as in the paper's released
+            code; this is the default of converted models, and of models that were saved before this option existed.
         short_side_px: Length in pixels to which `predict` resizes the shorter side of an image, if the model was
             trained on images of this size. None keeps the image's size.
         pad_with_grey: Whether images are padded as in the paper's released code: with mid-grey, to a multiple of the
@@ -93,6 +97,7 @@ class TADPForDepthEstimation(TaskModel):
     """
 
     pipeline_tag = "depth-estimation"
+    earlier_options = MappingProxyType({"taper_windows": False})
 
     def __init__(
         self,
@@ -106,6 +111,7 @@ class TADPForDepthEstimation(TaskModel):
         lora_rank: int = 16,
         window_px: int = 480,
         stride_px: int | None = None,
+        taper_windows: bool = True,
         short_side_px: int | None = None,
         pad_with_grey: bool = False,
         own_class: bool = False,
@@ -127,6 +133,7 @@ class TADPForDepthEstimation(TaskModel):
         self.max_depth_m = float(max_depth_m)
         self.head_options = head_options
         self.window_px, self.stride_px = window_px, stride_px
+        self.taper_windows = taper_windows
         self.short_side_px = check_side(short_side_px)
         self.pad_with_grey = pad_with_grey
 
@@ -141,6 +148,7 @@ class TADPForDepthEstimation(TaskModel):
             "lora_rank": self.lora_rank,
             "window_px": self.window_px,
             "stride_px": self.stride_px,
+            "taper_windows": self.taper_windows,
             "short_side_px": self.short_side_px,
             "pad_with_grey": self.pad_with_grey,
             "own_class": self.text.own_class,
@@ -223,7 +231,7 @@ class TADPForDepthEstimation(TaskModel):
                 attached captioner describes the image or, with `own_class`, the default class is used. It must be None
                 if the model uses one text for all images.
             window_px: Side of the windows in pixels; None is the window of the model. Depth is averaged where windows
-                overlap, as in the shifted-window test of the paper's released code.
+                overlap, with the weights of `taper_windows`.
             stride_px: Number of pixels from one window to the next; None is the stride of the model, or a third of
                 `window_px` if that is passed.
             flip: Whether to also predict the mirrored image and average the two, as the paper's released code does.
@@ -250,6 +258,7 @@ class TADPForDepthEstimation(TaskModel):
                 stride_px=stride_px,
                 short_side_px=self.short_side_px if short_side_px is None else short_side_px,
                 flip=flip,
+                tapered=self.taper_windows,
             )
             depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))
             for rows, columns, mean in mean_tiles(views):

@@ -236,6 +236,7 @@ class TADPForSemanticSegmentation(TaskModel):
         """
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
+        info: Any = self.head.feature_info
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         with self._predicting(image) as model:
             text, words = self.text.for_image(pixels, caption, self.backbone)
@@ -247,7 +248,7 @@ class TADPForSemanticSegmentation(TaskModel):
                 scales=scales,
                 short_side_px=self.short_side_px if short_side_px is None else short_side_px,
                 flip=flip,
-                cell_px=self.backbone.feature_info.reduction[0],
+                cell_px=info.reduction[0],
                 align_corners=isinstance(self.head, SegmentationHead) and self.head.align_corners,
             )
             classes, scores = torch.zeros(height, width, dtype=torch.int64), torch.zeros(height, width)

@@ -114,6 +114,7 @@ def make_views(
     flip: bool = False,
     cell_px: int = 1,
     align_corners: bool = False,
+    tapered: bool = False,
 ) -> list[WindowedPrediction]:
     """Prepare the windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
 
@@ -127,6 +128,7 @@ def make_views(
         flip: Whether to add the mirrored image at each scale.
         cell_px: Side in pixels of the square that one predicted value covers; see `WindowedPrediction`.
         align_corners: How values are enlarged; see `WindowedPrediction`.
+        tapered: Whether the weight of a window falls towards its border; see `WindowedPrediction`.
 
     Raises:
         TypeError: If `short_side_px` is not an integer, or `scales` is not a list of numbers.
@@ -160,6 +162,7 @@ def make_views(
             flipped=flipped,
             cell_px=cell_px,
             align_corners=align_corners,
+            tapered=tapered,
         )
         for size in sizes
         for flipped in ((False, True) if flip else (False,))

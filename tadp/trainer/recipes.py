@@ -96,6 +96,7 @@ def _nyu(schedule: str) -> Recipe:
         transforms=lambda side_px: (
             CutDepth(), RandomFlip(), RandomCrop(side_px), BrightnessContrast(), Gamma(), HueSaturationValue(),
         ),
+        model={"taper_windows": False},  # as in the released code
         metric={"crop": "eigen"},
     )  # fmt: skip
 

@@ -76,6 +76,40 @@ def test_windows_are_averaged_where_they_overlap(size, window, stride, tile_px):
     torch.testing.assert_close(result, slow(by_window, image, window, stride))
 
 
+@pytest.mark.parametrize(("size", "window", "stride"), [((40, 61), 16, 11), ((97, 33), 32, 32), ((10, 50), 16, 5)])
+def test_tapered_windows_weigh_less_towards_their_border(size, window, stride):
+    image, total, weights = random_image(*size), torch.zeros(3, *size), torch.zeros(size)
+    for top in window_starts(size[0], window, stride):
+        for left in window_starts(size[1], window, stride):
+            part = image[:, :, top : top + window, left : left + window]
+            distances = [torch.tensor([min(at, n - 1 - at) + 0.5 for at in range(n)]) for n in part.shape[2:]]
+            weight = torch.outer(*distances)
+            total[:, top : top + window, left : left + window] += weight * by_window(part)[0]
+            weights[top : top + window, left : left + window] += weight
+    result = read(WindowedPrediction(by_window, image, window=window, stride=stride, tapered=True), 7)
+    torch.testing.assert_close(result, total / weights)
+
+
+@pytest.mark.parametrize("tapered", [False, True])
+@pytest.mark.parametrize("size", [None, (80, 100), (23, 31)])
+def test_a_constant_stays_constant(tapered, size):
+    options = {"window": 18, "stride": 5, "size": size, "cell_px": 8, "tapered": tapered}
+    constant = WindowedPrediction(lambda part: torch.full_like(by_cell(part), 3.0), random_image(45, 61), **options)
+    torch.testing.assert_close(read(constant, 13), torch.full((3, 45, 61), 3.0))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(48, 16), (48, 32)])
+def test_tapered_windows_show_no_seams(window, stride):
+    """Each window predicts a constant of its own, so that all steps between pixels come from the windows' borders."""
+    steps = {}
+    for tapered in (False, True):
+        image = random_image(96, 160)
+        options = {"window": window, "stride": stride, "tapered": tapered}
+        result = read(WindowedPrediction(lambda part: torch.full_like(part, part[0, 0, 0, 0]), image, **options), 500)
+        steps[tapered] = max(result.diff(dim=1).abs().max(), result.diff(dim=2).abs().max())
+    assert steps[True] < steps[False] / 4
+
+
 @pytest.mark.parametrize("tile_px", [13, 500])
 @pytest.mark.parametrize("size", [(80, 100), (23, 31), (45, 61), (70, 40)])
 @pytest.mark.parametrize("flipped", [False, True])

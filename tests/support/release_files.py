@@ -72,6 +72,7 @@ def depth_model(backbone: TADPBackbone, **options: Any) -> TADPForDepthEstimatio
     options = {
         "max_depth_m": 10.0,
         "window_px": 480,
+        "taper_windows": False,
         "pad_with_grey": True,
         "head_options": {"channels": 8, "deconv_channels": [32, 16, 8]},
     } | options

@@ -437,6 +437,33 @@ def test_depth_of_a_mirrored_image_is_averaged():
     torch.testing.assert_close(model.predict(batch, CAPTION, flip=True).depth_m, expected)
 
 
+def test_windows_of_depth_are_tapered_or_averaged_as_released():
+    model, batch = depther(taper_windows=False), images(1, 64, 100)
+    left, right = (model(batch[:, :, :, a : a + 64], CAPTION).depth_m[0] for a in (0, 36))
+    mean = torch.cat([left[:, :36], (left[:, 36:] + right[:, :28]) / 2, right[:, 28:]], dim=1)
+    torch.testing.assert_close(model.predict(batch, CAPTION, stride_px=36).depth_m, mean)
+
+    tapered = depther().predict(batch, CAPTION, stride_px=36).depth_m
+    near_left = (27.5 - torch.arange(28)) / 28  # 28 pixels overlap, on which the weights fall and rise evenly
+    blended = near_left * left[:, 36:] + (1 - near_left) * right[:, :28]
+    torch.testing.assert_close(tapered, torch.cat([left[:, :36], blended, right[:, 28:]], dim=1))
+    seam = {kind: (depth[:, 36] - depth[:, 35]).abs().mean() for kind, depth in (("mean", mean), ("tapered", tapered))}
+    assert seam["tapered"] < seam["mean"] / 2
+
+
+def test_a_depth_model_saved_before_windows_were_tapered_predicts_as_before(tmp_path):
+    for taper in (False, True):
+        depther(taper_windows=taper).save_pretrained(tmp_path / str(taper))
+        assert TADPForDepthEstimation.from_pretrained(tmp_path / str(taper)).taper_windows is taper
+    path = tmp_path / "True" / "config.json"
+    config = json.loads(path.read_text())
+    del config["options"]["taper_windows"]
+    path.write_text(json.dumps(config))
+    old, batch = TADPForDepthEstimation.from_pretrained(tmp_path / "True"), images(1, 64, 100)
+    assert old.taper_windows is False
+    assert same(old.predict(batch, CAPTION), depther(taper_windows=False).predict(batch, CAPTION))
+
+
 def test_a_large_image_costs_no_more_than_a_window():
     model, sizes = segmenter(), []
     forward = model.backbone.unet.conv_in.forward
