@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections import Counter
 from importlib import import_module
@@ -24,6 +25,7 @@ MODULES = sorted(
     ".".join(("tadp", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
 )
+PYPROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
 DESIGN = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
 
 
@@ -246,7 +248,9 @@ def test_the_backbones_example_is_among_them():
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
-    """A folder with the sdist and the wheel that is built from it."""
+    """A folder with the sdist and the wheel that is built from it: CI's, or else a build of this test run."""
+    if os.environ.get("TADP_DIST"):
+        return Path(os.environ["TADP_DIST"])
     folder = tmp_path_factory.mktemp("dist")
     run("-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT.parent), cwd=folder)
     return folder
@@ -271,6 +275,47 @@ def test_the_sdist_holds_what_tests_and_docs_need(built):
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"README.md", "LICENSE", "pyproject.toml", "tests/conftest.py", "tests/data/golden/facts.json"} <= names
     assert "tadp/assets/tadp-tiny/vae/diffusion_pytorch_model.safetensors" in names
+
+
+@pytest.mark.slow
+def test_the_package_page_has_absolute_links_from_one_address(built):
+    repository = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        page = wheel.read(next(name for name in wheel.namelist() if name.endswith("METADATA"))).decode()
+    links = set(re.findall(r"\]\(([^)]+)\)", page))
+    assert len(links) > 30
+    assert not {link for link in links if not link.startswith("https://")}
+    pages = {link for link in links if "github.io" in link}
+    site = repository.replace("https://github.com/", "https://").replace("/tadp", ".github.io/tadp")
+    assert {link.partition("/tadp/")[0] + "/tadp" for link in pages} == {site}
+    for link in pages:
+        name = link.removeprefix(f"{site}/").partition("#")[0].removesuffix(".html")
+        assert (ROOT.parent / "docs" / f"{name}.md").exists(), link
+    for link in links - pages:
+        if link.startswith(repository):
+            path = link.removeprefix(repository).split(f"/v{tadp.__version__}/")[1]
+            assert (ROOT.parent / path).exists(), link
+    assert f"Project-URL: Source, {repository}\n" in page
+    assert f"Project-URL: Documentation, {site}\n" in page
+
+
+def test_hints_name_extras_that_exist():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    pages = [path for folder in ("tadp", "examples", "docs") for path in (ROOT.parent / folder).rglob("*.[mp][dy]")]
+    hints = [
+        name
+        for path in (*pages, ROOT.parent / "README.md")
+        for names in re.findall(r"tadp\[([a-z,]+)\]", path.read_text(encoding="utf-8"))
+        for name in names.split(",")
+    ]
+    assert len(hints) > 20
+    assert set(hints) <= set(extras)
+
+
+def test_every_named_version_of_python_is_tested():
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(PYPROJECT["project"]["classifiers"]))
+    workflow = (ROOT.parent / ".github" / "workflows" / "tests.yml").read_text()
+    assert f"python: {versions}".replace("'", '"') in workflow
 
 
 @pytest.mark.slow
