@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.util import inspect
@@ -21,10 +21,9 @@ exclude_patterns = ["figures"]
 
 html_theme = "furo"
 html_title = "tadp"
-# Links to the sources, and the address of the site; pyproject.toml has the address of the repository.
+# Links to the sources of pages; pyproject.toml has the address of the repository.
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
-html_baseurl = "https://{}.github.io/{}/".format(*PurePosixPath(REPOSITORY).parts[-2:])
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": "docs/"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
