@@ -78,10 +78,8 @@ def main() -> None:
 
 PICTURES = """## Pictures
 
-There is one picture for each style: watercolor, comic and night. The first row shows held-out images of the style,
-encoded and decoded by the VAE. All other rows show samples for the same captions: "caption alone" is the column *only
-caption* of the tables, "style's own words" is the column *own words*, and the rows between these two are the column
-*learned* of each method."""
+The first row of each picture shows held-out images of the style, encoded and decoded by the VAE. The other rows show
+samples for the same captions: *only caption* and *own words* as in the tables, and *learned* for each method."""
 
 
 def write_page(page: Path, results: dict) -> None:
@@ -129,10 +127,10 @@ def distances_of(study: Study, style: str, seed: int) -> dict[str, dict[str, flo
 def picture_of(study: Study, style: str):
     """A picture for the first seed: held-out images, and samples without and with what was learned."""
     targets = kept_array(study.folder / "targets" / f"{style}-0.npy", lambda: study.targets(style, 0))
-    rows = [("held-out images, from the VAE", targets), ("only the caption", study.samples(ALONE, "any", 0))]
+    rows = [("held-out images", targets), ("only caption", study.samples(ALONE, "any", 0))]
     labels = {"token": "learned token", "dreambooth": "DreamBooth", "lora": "DreamBooth, LoRA"}
     rows += [(labels[method], study.samples(method, style, 0)) for method in study.options.methods]
-    return comparison([*rows, (WORDS, study.samples(WORDS, style, 0))], columns=5)
+    return comparison([*rows, ("own words", study.samples(WORDS, style, 0))], columns=5)
 
 
 def read_options() -> argparse.Namespace:
