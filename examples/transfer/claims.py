@@ -21,49 +21,37 @@ PAPER = {
     },
 }
 VERDICTS = """\
-The table shows the paper's figures for its data sets in per cent, and our differences next to the paper's in percentage
-points. The verdict compares the signs of the differences:
+The paper's figures are in per cent, and all differences are in percentage points. A verdict compares the signs of the
+two differences from *null*:
 
-- agrees: our interval excludes zero, and our difference has the sign of the paper's.
-- disagrees: our interval excludes zero, and our difference has the opposite sign.
-- cannot tell: our interval includes zero, or the paper's difference is zero.
+- *agrees*: our interval excludes zero, and our difference has the sign of the paper's.
+- *disagrees*: our interval excludes zero, and our difference has the opposite sign.
+- *cannot tell*: our interval includes zero, or the paper's difference is zero.
 
 The paper gives no intervals, so its small differences may be due to chance."""
 # Said before the comparison.
 REPEATED = {
     "detection": "",
     "segmentation": """\
-The paper has two data sets of night images, and we have one target. Our differences are therefore compared twice, and
-the verdicts of the two comparisons are not independent.""",
+The paper has two data sets of night images, and we have one target, so each of our differences occurs twice.""",
 }
 TINY = """\
-Of the scenes that `tadp-tiny` was trained on, 70 % were plain, 10 % watercolors, 10 % comics and 10 % scenes by night.
-Captions of the last three began with "a watercolor painting of", "a comic style painting of" and "a dark night photo
-of". So the target domains are new to the head, but not to the U-Net, which knows the words of the simple row. Stable
-Diffusion has also seen watercolors, comics and nights, so in this respect the two models are alike."""
+**The target styles are not new to the U-Net of `tadp-tiny`, only to the head.** 10 % of the scenes in its training were
+watercolors, 10 % comics and 10 % night scenes, with words for the style in their captions, such as those of the row
+*simple*. Stable Diffusion has seen such images and words, too."""
 CLAIMS = {
     "detection": """\
-No caption in the training of `tadp-tiny` contained "constructivism", "dashcam" or "sks". In rows with one of these
-words, the model only knows the other words, such as "painting" or "photo".
+**The model does not know "constructivism" or "dashcam".** The verdicts on the rows *nearby* and *unrelated* therefore
+only say what unknown words do.
 
-Textual inversion and DreamBooth put the phrase "a TOKEN style painting of" before a caption, where TOKEN is the learned
-token or "sks". In the training of `tadp-tiny`, captions of comics contained "style painting", and those of watercolors
-contained "painting". So the phrase points to comics even if the token has no effect.
-
-The study can therefore test whether it helps to name the target's style while training on the source, whether a learned
-token does as much as the name of the style, whether DreamBooth's U-Net does more, and what cleaning changes (the last
-row). The study cannot test how a nearby or an unrelated style compares with the right one, because the model knows
-neither "constructivism" nor "dashcam". The verdicts on these two rows only say what unknown words do.""",
+**The phrase of *textual_inversion* and *dreambooth* already points to comics.** It is "a TOKEN style painting of",
+where TOKEN is the learned token or "sks". Captions of comics in the training contained "style painting", and those of
+watercolors contained "painting".""",
     "segmentation": """\
-No caption in the training of `tadp-tiny` contained "foggy", "dashcam" or "sks". In rows with one of these words, the
-model only knows the other words, such as "photo".
+**The model does not know "foggy", "dashcam" or "sks".** The verdicts on the row *nearby* therefore only say what an
+unknown word does. The row *unrelated* is a fair test, because the model knows watercolors.
 
-Textual inversion uses the phrase "a dark TOKEN photo of …", and DreamBooth "a dashcam photo of … at TOKEN night". TOKEN
-is the learned token or "sks", and "…" is the caption. In the training of `tadp-tiny`, captions of night scenes
-contained "dark night photo". So the phrases point to the night even if the token has no effect.
-
-The study can therefore test whether it helps to name the night while training on images by day, whether a learned token
-or DreamBooth's U-Net does better, and what cleaning changes (the last row). The unrelated row is a fair test, because
-the model knows watercolors. The nearby row is not, because the model does not know fog. The verdicts on the nearby row
-only say what an unknown word does.""",
+**The phrases of *textual_inversion* and *dreambooth* already point to the night.** They are "a dark TOKEN photo of …"
+and "a dashcam photo of … at TOKEN night", where TOKEN is the learned token or "sks", and "…" is the caption. Captions
+of night scenes in the training contained "dark night photo".""",
 }

@@ -18,6 +18,7 @@ from transfer.verdicts import comparison, verdicts
 
 OPENINGS = Path(__file__).parents[1] / "openings.toml"
 UNCLEANED = "null, captions not cleaned"
+HELD_OUT = "source, held out,"  # the start of the names of columns about the source
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def gather(steps: Sequence[Step], folder: Path) -> ModifierTable:
             row = UNCLEANED if name.endswith(NOT_CLEANED) else step.kind
             columns = [name.removesuffix(NOT_CLEANED)]
             if name.startswith(SOURCE):
-                plain = name.replace(SOURCE, "source, held out,", 1)
+                plain = name.replace(SOURCE, HELD_OUT, 1)
                 columns = [plain] if len(domains) == 1 else [f"{plain} ({domain}'s model)" for domain in step.domains]
             for column in columns:
                 rows.setdefault(row, {}).setdefault(column, {})[step.seed] = value
@@ -105,15 +106,30 @@ def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
         describe(table, summary),
         texts["modifiers"].strip().format(**texts["modifier-words"][task]),
         texts["cross-domain-columns"].strip(),
-        table.markdown(compared=[name for name in table.columns if not name.startswith(SOURCE)]),
+        _columns(table, is_source=False).markdown(),
+        texts["cross-domain-source"][task].strip(),
+        _columns(table, is_source=True).markdown(compared=[]),
         "## Comparison with the paper",
         VERDICTS,
         *[REPEATED[task]] * bool(REPEATED[task] and summary["data"] == "scenes"),
         comparison(table, summary["verdicts"], task),
     ]
     if summary["data"] == "scenes":
-        parts += ["## What can be tested with tadp-tiny", TINY, CLAIMS[task]]
+        parts += ["## What the model already knew", TINY, CLAIMS[task]]
     return "\n\n".join(parts)
+
+
+def _columns(table: ModifierTable, *, is_source: bool) -> ModifierTable:
+    """The columns about the source, under shorter names, or the other columns. Rows without figures are left out."""
+    figures = {
+        row: {
+            name.removeprefix(f"{HELD_OUT} "): seeds
+            for name, seeds in columns.items()
+            if name.startswith(SOURCE) == is_source
+        }
+        for row, columns in table.figures.items()
+    }
+    return ModifierTable({row: columns for row, columns in figures.items() if columns}, null=table.null)
 
 
 def picture_of(page: Path, name: str) -> Path:

@@ -40,24 +40,22 @@ def verdict(ours: Estimate | None, paper: float) -> str:
 
 
 def comparison(table: ModifierTable, judged: Sequence[dict[str, Any]], task: str) -> str:
-    """The paper's table, the differences from the null row in the paper and in ours, and the verdicts."""
+    """The paper's figures, the differences from the null row in the paper and in ours, and the verdicts."""
     by_cell = {(cell["paper"], cell["row"]): cell for cell in judged}
-    columns = ("paper: {}", "paper: minus null", "ours: minus null", "verdict")
-    headings = [column.format(name) for name in PAPER[task] for column in columns]
-    lines = ["| modifier | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
-    for row in KINDS:
-        cells: list[str] = [row]
-        for name, (_, paper) in PAPER[task].items():
+    lines = [
+        "| data set of the paper | modifier | paper | paper: minus null | ours: minus null | verdict |",
+        "|---" * 6 + "|",
+    ]
+    for name, (_, paper) in PAPER[task].items():
+        for row in KINDS:
             cell = by_cell.get((name, row))
-            cells.append(f"{paper[row]:.1f}")
-            if cell is None:
-                cells += ["-", "-", "-"]
-                continue
-            is_measured = cell["ours"] is not None and row in table.figures
-            ours = table.difference(row, cell["ours"]) if is_measured else None
-            shown = "-" if ours is None else f"{100 * ours.mean:+.1f} ± {100 * ours.half_width:.1f}"
-            cells += [f"{cell['difference']:+.1f}", shown, cell["verdict"]]
-        lines.append(f"| {' | '.join(cells)} |")
+            cells = [name, row, f"{paper[row]:.1f}", "-", "-", "-"]
+            if cell is not None:
+                is_measured = cell["ours"] is not None and row in table.figures
+                ours = table.difference(row, cell["ours"]) if is_measured else None
+                shown = "-" if ours is None else f"{100 * ours.mean:+.1f} ± {100 * ours.half_width:.1f}"
+                cells[3:] = [f"{cell['difference']:+.1f}", shown, cell["verdict"]]
+            lines.append(f"| {' | '.join(cells)} |")
     words = [cell["verdict"] for cell in judged]
     counts = ", ".join(f"{word}: {words.count(word)}" for word in dict.fromkeys(words))
     return "\n".join(lines) + f"\n\nVerdicts on {len(judged)} differences: {counts}."
