@@ -74,24 +74,22 @@ def _markdown(options: argparse.Namespace, flops: dict[str, float], rows: list[d
     lines = [
         f"# {options.title}",
         "",
-        "How fast is a pass of tadp's backbone on a CPU, and how much memory does it take? A pass here is the VAE "
-        "encoder and the U-Net. The baseline, called *diffusers by hand*, runs the same two networks with only the "
-        "diffusers library, as the paper's released code does: in float32 with contiguous memory, and with every "
-        f"attention probability written to memory. The networks have {size} and random weights, on which speed does "
-        f"not depend. One image of {side}x{side} pixels takes {counted}.",
+        "How fast does tadp's backbone process an image on a CPU, and how much memory does it take? Two networks run: "
+        "the VAE encoder and the U-Net. They are compared with *diffusers by hand*, which runs the same networks in "
+        f"float32 with the diffusers library, as the paper's released code does. The networks have {size}, and random "
+        f"weights, which do not change the speed. An image of {side}x{side} pixels takes {counted}.",
         "",
         f"Command: `{command}`; {_processor()}, torch {torch.__version__}. [Speed](../speed.md) explains the results.",
         "",
         f"- *Variant*: {variant}.",
-        "- *Speed*: how many times as fast as diffusers by hand, in CPU time and, in brackets, in wall time. Higher is "
+        "- *Speed*: how many times as fast as diffusers by hand, in CPU time and in brackets in wall time. Higher is "
         "better. Figures are " + ("from one round." if options.rounds == 1 else f"medians of {options.rounds} rounds."),
-        "- *Memory*: the peak in addition to the weights, divided by the same peak of diffusers by hand. Lower is "
-        "better.",
-        "- *Error*: the relative L2 difference of a feature map from the same map of tadp in float32, for the map "
-        "where it is largest.",
-        "- *Share of best rate*: the operations per second of the VAE encoder and the U-Net, as a share of the best "
-        "rate that convolutions reached on this machine. This rate was measured for each row, in its number format "
-        "and memory layout, so it differs between rows.",
+        "- *Memory*: the highest memory use in addition to the weights, as a share of that of diffusers by hand. Lower "
+        "is better.",
+        "- *Error*: how much the feature maps differ from those of the first row (the relative L2 difference, for the "
+        "map where it is largest).",
+        "- *Share of best rate*: the operations per second of both networks, as a share of the best rate that single "
+        "convolutions reached on this machine with the same number format and memory layout.",
         "",
         "| variant | speed, U-Net | speed, VAE + U-Net | memory, U-Net | memory, VAE | error | share of best rate |",
         "|---|---|---|---|---|---|---|",

@@ -17,31 +17,30 @@ from tiling.memory import TILE_PX, measure_memory
 from tiling.seams import LEVELS, NEAR_PX, SEED, measure_seams
 
 OPENING = """\
-The features of a large image can be computed tile by tile to save memory (`backbone.tiled`). How much do these
+To save memory, the features of a large image can be computed tile by tile (`backbone.tiled`). How much do these
 features differ from those of a single [pass](../concepts.md#glossary) over the whole image, and how much memory do
-tiles save? Both were measured with [`tadp-tiny`](../tadp-tiny.md)."""
+tiles save? Both were measured with [`tadp-tiny`](../tadp-tiny.md). [Large images](../large-images.md) says what follows
+from this."""
 ABOUT_SEAMS = """
 ## Seams
 
-The maps of tiles are compared with those of a single pass, as a mean over {canvases} canvases of {side}x{side} pixels.
-A canvas consists of [rendered scenes](../concepts.md#glossary) next to each other. There is one table for the feature
-maps of each [level](../concepts.md#glossary), from fine to coarse, and one for the attention maps of level 1. The
-caption is the same for all canvases and tiles.
+The maps of tiles are compared with those of a single pass, on {canvases} images of {side}x{side} pixels. Each image
+consists of [rendered scenes](../concepts.md#glossary) next to each other. The caption is always the same. There is one
+table for the feature maps of each [level](../concepts.md#glossary), and one for the attention maps of level 1.
 
-- *Tile* is the side of a tile, *overlap* is how far neighbouring tiles overlap, and *tiles* is the number of tiles per
-  canvas.
-- *All* is the relative L2 difference over all cells. *Near* is the same difference over the cells within {near} px of a
-  tile's border, and *away* over all other cells (`-` if every cell is near a border). Lower is better.
-- *Step* measures seams: the mean difference between the two cells on either side of a border, divided by the same
-  difference in the single pass. Above 1 there is a seam; below 1, the maps change less at borders than in the single
-  pass.
+- *Tile* is the side of a tile, *overlap* is how far neighbouring tiles overlap, and *tiles* is their number per
+  image.
+- *Difference* is the relative L2 difference of the maps; lower is better. *Near borders* is over the cells within
+  {near} px of a tile's border, and *elsewhere* over all other cells (`-` if every cell is near a border).
+- *Seam* is how much the map changes across the borders of tiles, divided by how much the map of the single pass
+  changes at the same places. Above 1, there is a seam.
 """
 ABOUT_MEMORY = """
 ## Memory
 
-*Peak* is the memory in addition to the model's, measured in a new process in float32, with tiles of {tile} px that
-overlap by 128 px. It includes the *result*, which is the feature and attention maps of the whole image. *Finest map* is
-the size of the map at level 0, as channels x height x width. Single passes were measured up to four megapixels.
+*Peak* is the memory in addition to the model's, in float32, with tiles of {tile} px that overlap by 128 px. *Result* is
+the part of the peak that holds the returned feature and attention maps. *Finest map* gives the channels, height and
+width of the map at level 0. A single pass is only measured up to four megapixels.
 
 | image, px | method | peak, MB | result, MB | finest map |
 |---|---|---|---|---|
@@ -56,7 +55,7 @@ def page(options: argparse.Namespace, errors: list[dict[str, float]], peaks: lis
     text += ABOUT_SEAMS.format(side=options.side, canvases=options.canvases, near=NEAR_PX)
     for name, stride in LEVELS.items():
         text += f"\n{name.capitalize()} (stride {stride}):\n\n"
-        text += "| tile, px | overlap, px | tiles | all | near | away | step |\n"
+        text += "| tile, px | overlap, px | tiles | difference, all cells | near borders | elsewhere | seam |\n"
         text += f"{'|---' * 7}|\n"
         for row in errors:
             cells = [f"{row[key]:.0f}" for key in ("tile_px", "overlap_px", "tiles")]

@@ -41,10 +41,6 @@ def markdown(
         + SOURCES.get(options.captions.name, "")
         + " DIR is a folder with CLIP's tokenizer." * (options.tokenizer is not None),
         "",
-        "The plot shows both for each class. Hollow dots count only names. Filled dots also count synonyms, but no "
-        "look-alikes; these terms are explained below. The dotted lines are figures of the paper, which are discussed "
-        "below the first table.",
-        "",
         f"![Precision and recall of each class]({Path(os.path.relpath(options.plot, options.out.parent)).as_posix()})",
         "",
         "The table compares several ways to count mentions. Each row changes one rule of the row before. Plurals "
@@ -56,7 +52,9 @@ def markdown(
         "train station). Synonyms and look-alikes are listed in `tadp.language.class_names`.",
         "- *Only nouns*: a word counts only if it is a noun.",
         "",
-        "Precision and recall are over all mentions in all images. The *macro* figures are means over classes.",
+        "Precision and recall are over all mentions in all images. The *macro* figures are means over classes. In the "
+        "plot above, hollow dots count names, and filled dots count names and synonyms without look-alikes. Its dotted "
+        "lines are the figures of the paper that are quoted below.",
         "",
         "| counted as a mention | precision | recall | macro precision | macro recall |",
         "|---|---|---|---|---|",
@@ -96,8 +94,7 @@ def reading(names: CaptionAlignment, best: CaptionAlignment) -> list[str]:
     return [
         'The paper writes about another data set, ADE20K: "BLIP-2 captioning performs similarly to a precision of 1.00 '
         'and a recall of 0.5" (Sec. 4.2). The paper infers this from the mIoU of a model, which is about the same with '
-        "captions as with an [oracle](../concepts.md#glossary) of that precision and recall. The paper does not "
-        "count mentions. The counts for these captions are:",
+        "captions as with an [oracle](../concepts.md#glossary) of that precision and recall. We counted:",
         "",
         f"- only names: precision {share(names.precision)} and recall {share(names.recall)}; {agrees(names.overall)};",
         f"- with synonyms, without look-alikes: precision {share(best.precision)} and recall {share(best.recall)}; "
