@@ -159,7 +159,8 @@ def head_averaged_probabilities(
     """softmax(QKᵀ/√d) of a cross-attention layer, averaged over its heads; each row sums to one.
 
     The softmax is computed in float32 or higher precision, and so is everything before it in a model that computes in
-    float16. The result has the layer's dtype. With `keep_heads` it also has the heads, as in `over_heads`.
+    float16. The result has the layer's dtype. With `keep_heads`, the
+    attention of each head follows the mean.
     """
     to_k: Any = attn.to_k  # diffusers types it as optional
     query = rearrange(project(attn.to_q, hidden_states), "b n (h d) -> b n h d", h=attn.heads)

@@ -128,7 +128,7 @@ def text_columns(
             layer.
         text: Keys of the L text tokens, (B, heads, L, d).
         image: Keys of the image cells, (B, heads, M, d).
-        keep_heads: Whether to also return the heads, as in `over_heads`.
+        keep_heads: Whether to also return the attention of each head, after the mean.
     """
     key, length = torch.cat([text, image], dim=2), text.shape[2]
     chunks = query.split(ROWS, dim=2)

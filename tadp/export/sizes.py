@@ -64,7 +64,7 @@ def trace_at_primes(
         The program, and the text that is part of it.
 
     Raises:
-        ValueError: If something does, or if the backbone has integers that contain one of the primes.
+        ValueError: If something in the graph does, or if the backbone has integers that contain one of the primes.
     """
     dimensions = varying(shape)
     traces = [

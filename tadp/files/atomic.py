@@ -113,7 +113,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def complete_folder(path: Path) -> bool:
-    """Complete a `replace_folder` that was killed while it moved its entries, and return whether there was one.
+    """Finish a call of `replace_folder` that was killed while it moved files; return whether there was one.
 
     Raises:
         ModelError: If this is not possible, so that the folder holds parts of two models.

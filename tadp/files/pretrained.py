@@ -46,8 +46,8 @@ def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose
         folder: The folder that `find_pretrained` returned.
         name: The folder or hub id that the user passed, for messages.
         kinds: The accepted values of `model_type` in the model's config.json.
-        purpose: The task of the model, as a verb phrase. It follows the words "which this transformers cannot use to"
-            in the error message about another model type.
+        purpose: The end of the error message about another model type, after the words "which this transformers cannot
+            use to", such as "write text".
 
     Raises:
         ModelError: If the model type is not one of `kinds`.

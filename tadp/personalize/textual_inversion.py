@@ -87,7 +87,8 @@ def texts_of(token: str, *, kind: Kind, texts: Sequence[str] | None = None) -> l
     Args:
         token: The word that replaces `{token}` in the texts.
         kind: The kind of concept, "style" or "object", which determines the texts if none are passed.
-        texts: Texts to use, each with `{token}`; None uses the lists of textual inversion.
+        texts: Texts to use, each with `{token}`; None uses the sentences of the
+            paper on textual inversion.
 
     Raises:
         ModifierError: If `kind` is unknown, `texts` is empty, or a text has no `{token}`.

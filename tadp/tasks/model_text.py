@@ -70,7 +70,7 @@ class ModelText:
         return f"{self.mode!r}{' of the class of each image' if self.own_class else ', the same for all images'}"
 
     def of_images(self, text: Text | None) -> Text | None:
-        """The text of a pass.
+        """Return the text for one pass of the backbone.
 
         Args:
             text: The argument of the call: captions or, with `own_class`, the class of each image or one class for

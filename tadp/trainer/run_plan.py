@@ -109,7 +109,7 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
 
 
 def changed(schedule: Schedule, **changes: Any) -> Schedule:
-    """A schedule with some of its values changed; the lowest learning rate follows the highest.
+    """A schedule with some of its values changed; the lowest learning rate changes in proportion to the highest.
 
     Args:
         schedule: The schedule.

@@ -37,7 +37,8 @@ class TrainOptions:
         group: Images that are held out only together: "folder", or a regular expression for the part of an image's
             name that they share; None is each image on its own.
         split_seed: Seed of the draw of the held-out images.
-        skip_broken: Replace training images that cannot be read by others, with a warning, instead of stopping.
+        skip_broken: Take other images in place of training images that cannot be read, with a warning, instead of
+            stopping.
         model: The base model: tadp-tiny, a folder in diffusers layout, or a hub id.
         recipe: Name of the recipe; None is the recipe of a named data set, or else "small".
         text: The text of the model; None is captions if a captioner or a caption file is passed, otherwise the class

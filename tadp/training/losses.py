@@ -62,7 +62,7 @@ def focal(
     Args:
         logits: The output of a head for K classes, (B, K, H, W).
         masks: The true class of each pixel, (B, H, W), 0 to K - 1, or `ignore_label`.
-        gamma: Exponent of the weight, 0 or more. The larger it is, the less do easy pixels count; 0 is binary
+        gamma: Exponent of the weight, 0 or more. The larger it is, the less easy pixels count; 0 is binary
             cross-entropy.
         ignore_label: Label of pixels that do not count, 255 by default. It must not be one of the K classes.
 

@@ -337,7 +337,7 @@ def decay_groups(
 
 
 def is_unet_norm(name: str) -> bool:
-    """Whether the released code's optimizer takes a parameter of a diffusers U-Net for a norm.
+    """Whether the released code's optimizer treats a parameter of a diffusers U-Net as a norm.
 
     It looks for "norm" in the names of the original U-Net. There, the group norms of resnets are called `in_layers.0`
     and `out_layers.0`, and the last one `out.0`, so these count as kernels.

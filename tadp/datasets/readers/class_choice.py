@@ -43,7 +43,7 @@ def choose_classes(
     Args:
         found: The names in the label files, in the order of their indices. Background is left out.
         class_names: None takes all names as they are. A sequence has the classes in the order of their indices; objects
-            of other classes are left out, with a warning, and a first name "background" is that of masks and not
+            of other classes are left out, with a warning, and a first name "background" is only for masks and not
             counted. A mapping renames the classes that it contains; several may get one name, and those with the name
             None are left out.
         name: The data set's name, for messages.

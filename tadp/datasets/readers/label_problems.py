@@ -32,7 +32,7 @@ _collected: ContextVar[list[LabelProblem] | None] = ContextVar("collected", defa
 
 @contextmanager
 def collected_problems() -> Iterator[list[LabelProblem]]:
-    """Collect problems in a list instead of stopping at the first. Readers leave out what is wrong.
+    """Collect problems in a list instead of stopping at the first. Readers then leave out the labels concerned.
 
     Example:
         >>> with collected_problems() as problems, kept("wrong label"):

@@ -33,7 +33,7 @@ class LabelledObject(NamedTuple):
         where: The file and the place in it, for messages.
         outline: Its outline; None if the file has only its box.
         is_difficult: Whether the evaluation ignores it: a difficult object, or a crowd.
-        flaw: Why the reader leaves it out, in words; "" if it does not.
+        flaw: Why the reader leaves the object out, in words; "" if the object is read.
     """
 
     name: str
