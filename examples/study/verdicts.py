@@ -24,10 +24,11 @@ from tadp.files.atomic import replace_file
 HERE = Path(__file__).parent
 DETAILS = """\
 Each heading below is a claim of the paper, in our words. Under it are the paper's figure, ours if we have one, and a
-verdict. [The paper on one page](paper.md#how-to-read-the-tables) explains the verdicts, the units of the figures, and
-the words *frozen* and *tuned*. Names of rows are explained [with Table 1](study-table1.md) (VPD(LS), TADP-40, averaged
-EOS …) and [with Tables 4 and 5](study-domains.md) (null, simple …), and other terms in the
-[glossary](../concepts.md#glossary)."""
+verdict ([how to read them](paper.md#how-to-read-the-tables)). Unless a claim says otherwise, our figures are for
+[`tadp-tiny`](../tadp-tiny.md) on [rendered scenes](../concepts.md#glossary), as means over three seeds with 95 %
+intervals. Only the head is trained if the U-Net is *frozen*, and the U-Net is trained too if it is *tuned*. Names of
+texts (VPD(LS), TADP-40, averaged EOS …) are explained [with Table 1](study-table1.md), names of modifiers (null, simple
+…) [with Tables 4 and 5](study-domains.md), and other terms in the [glossary](../concepts.md#glossary)."""
 
 
 def main() -> None:
