@@ -17,13 +17,14 @@ from tadp._version import __version__
 from tadp.captioner.decoding import Decoding, Overflow
 from tadp.captioner.model_files import (
     ALIASES,
+    TINY,
     chat_about,
     check_captioner,
     find_captioner,
     load_captioner,
     repository_of,
 )
-from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles
+from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles, warn_unless_scenes
 from tadp.errors import Argument, ImageError, ModelError, OptionError
 from tadp.files.chat_templates import RENDERED, render_chat
 from tadp.files.checks import check_whole
@@ -256,7 +257,7 @@ class Captioner:
         text_encoder: TokenCounter | None = None,
         progress: bool = False,
     ) -> list[Caption]:
-        """Write one caption per image, like a call of the captioner, but with details of each caption and no warnings.
+        """Write one caption per image, like a call of the captioner, with details in place of warnings about captions.
 
         Args:
             images: The images, as in a call of the captioner.
@@ -276,7 +277,10 @@ class Captioner:
         captions: list[Caption] = []
         for start in tqdm(range(0, len(listed), self.batch_size), desc="captions", unit="batch", disable=not progress):
             batch = listed[start : start + self.batch_size]
-            captions += self._batch([_read(image, start + k, len(listed)) for k, image in enumerate(batch)])
+            pictures = [_read(image, start + k, len(listed)) for k, image in enumerate(batch)]
+            if self._name == TINY:
+                warn_unless_scenes(pictures)
+            captions += self._batch(pictures)
         return counted(captions, text_encoder or self.token_counter)
 
     def _batch(self, images: list[Image.Image]) -> list[Caption]:

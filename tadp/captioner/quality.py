@@ -1,10 +1,16 @@
 """Captions with their problems (empty, a loop, too long for the text encoder), and the warnings about them."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from PIL import Image
+
+from tadp.datasets.scenes.scene import is_rendered
 from tadp.errors import ImageError
 from tadp.images.reading import ImageLike
 from tadp.language.repetition import is_looping
@@ -116,3 +122,18 @@ def _named(numbers: list[int], images: Sequence[ImageLike]) -> str:
     ]
     more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
     return f"image {', '.join(names)}{more} (counted from 0)" if names else ""
+
+
+def warn_unless_scenes(pictures: Iterable[Image.Image]) -> None:
+    """Warn once per process if a picture is not a rendered scene, because tadp-tiny's captioner knows only these."""
+    if not all(is_rendered(np.asarray(picture)) for picture in pictures):
+        _warn_about_tiny()
+
+
+@cache
+def _warn_about_tiny() -> None:
+    warnings.warn(
+        "the captioner 'tadp-tiny' knows only rendered scenes, and describes any other picture as if it were one. For "
+        "photographs, choose another captioner, such as 'blip2'.",
+        stacklevel=4,
+    )

@@ -147,18 +147,6 @@ def silence() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def warn_about_tiny(captioner: str, *, others: str) -> None:
-    """Warn that the bundled captioner is not made for photographs, if it was used.
-
-    Args:
-        captioner: The captioner that was used.
-        others: The options of the command that choose another one.
-    """
-    if captioner == TINY:
-        note = f"{TINY} knows only rendered scenes. For photographs, choose another {others}."
-        typer.secho(note, dim=True, err=True)
-
-
 def warn_about_cut(whose: str) -> None:
     """Warn that the end of a caption was cut."""
     note = f"{whose}: the caption is too long for the text encoder; its end was cut."

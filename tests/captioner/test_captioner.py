@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from transformers import (
 
 from tadp import TADPBackbone, __version__
 from tadp.assets import tiny_folder
-from tadp.captioner import Captioner
+from tadp.captioner import Captioner, quality
 from tadp.captioner.quality import Caption, counted
 from tadp.captions import Provenance
 from tadp.datasets.scenes import CLASSES, Scenes
 from tadp.errors import CorruptFileError, ImageError, MissingExtraError, MissingFileError, ModelError, UnknownModelError
+from tadp.tasks import TADPForSemanticSegmentation
 from tadp.text.clip_tokenizer import clip_counter
 
 BUILDERS = {"blip": build_blip, "blip2": build_blip2, "llava": build_llava, "qwen2_vl": build_qwen2_vl}
@@ -562,3 +564,46 @@ def test_longer_captions_say_more_of_the_same_objects(tiny_captioner):
 def test_it_is_small():
     sizes = [path.stat().st_size for path in (tiny_folder() / "captioner").iterdir()]
     assert sum(sizes) < 5.2e6
+
+
+PICTURES = {
+    "a file": lambda array, folder: folder / "photo.png",
+    "a PIL image": lambda array, folder: Image.fromarray(array),
+    "an array": lambda array, folder: array,
+    "a tensor": lambda array, folder: torch.from_numpy(array).permute(2, 0, 1).float() / 255,
+}
+TINY_WARNING = "the captioner 'tadp-tiny' knows only rendered scenes"
+
+
+@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
+def test_the_captioner_of_tadp_tiny_warns_once_about_pictures_that_are_not_scenes(picture, images, folders, tmp_path):
+    quality._warn_about_tiny.cache_clear()
+    captioner, scene = (
+        Captioner.from_pretrained("tadp-tiny", max_new_tokens=2),
+        Scenes(1, seed=3, style="night")[0].image,
+    )
+    Image.fromarray(scene).save(tmp_path / "photo.png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", TINY_WARNING)
+        captioner(picture(scene, tmp_path))
+        images[1].save(tmp_path / "photo.png")
+        plain(folders["blip"])(images)  # another captioner
+        with pytest.raises(UserWarning, match=TINY_WARNING):
+            captioner([scene, picture(np.array(images[1]), tmp_path)])
+    with pytest.warns(UserWarning, match=f"{TINY_WARNING}.*such as 'blip2'"):
+        captioner.describe(picture(np.array(images[1]), tmp_path))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", TINY_WARNING)
+        captioner(images)
+
+
+def test_predicting_a_photograph_warns_about_the_captioner_of_tadp_tiny(images, tmp_path):
+    backbone = TADPBackbone.from_pretrained("tadp-tiny").attach_captioner("tadp-tiny")
+    model = TADPForSemanticSegmentation(backbone, class_names=["background", "dog"], window_px=64)
+    images[1].save(tmp_path / "photo.png")
+    quality._warn_about_tiny.cache_clear()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", TINY_WARNING)
+        model.predict(Scenes(1, seed=3)[0].image)
+    with pytest.warns(UserWarning, match=TINY_WARNING):
+        model.predict(tmp_path / "photo.png")

@@ -1,5 +1,7 @@
 """Rendered scenes are reproducible, and their labels agree with each other and with the picture."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from tadp.datasets.scenes import (
     restyle,
     sample_layout,
 )
-from tadp.datasets.scenes.scene import VISIBLE_SHARE
+from tadp.datasets.scenes.scene import VISIBLE_SHARE, is_rendered
 
 SCENES = list(Scenes(40, seed=11))
 
@@ -27,6 +29,15 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not():
 
 def test_a_scene_does_not_depend_on_how_many_there_are():
     assert (Scenes(5, seed=11)[3].image == SCENES[3].image).all()
+
+
+def test_the_last_scenes_are_recognised_by_their_pixels(monkeypatch):
+    monkeypatch.setattr("tadp.datasets.scenes.scene._REMEMBERED", 1)
+    monkeypatch.setattr("tadp.datasets.scenes.scene._rendered", OrderedDict())
+    first, second = (Scenes(2, seed=9, style="comic")[number].image for number in range(2))
+    assert is_rendered(second.copy())
+    assert not is_rendered(first)
+    assert not is_rendered(second + 1)
 
 
 def test_negative_indices_count_from_the_end_and_others_are_refused():

@@ -1,5 +1,6 @@
 """Scenes as records of numbers, drawn from (seed, index) and rendered with all their labels."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args, overload
@@ -18,6 +19,8 @@ STYLES: tuple[Style, ...] = get_args(Style)
 MAX_DEPTH_M = 20.0  # the sky, and the ground near the horizon
 VISIBLE_SHARE = 0.004  # an object is visible if it covers this share of the image's pixels or more
 _SUPERSAMPLE = 2
+_REMEMBERED = 100_000
+_rendered: OrderedDict[int, None] = OrderedDict()  # hashes of the images that this process rendered last
 _LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}
 
 
@@ -56,6 +59,7 @@ class SceneLayout:
         image = np.asarray(canvas.reduce(_SUPERSAMPLE)).astype(np.float32)
         image += rng.normal(0, 3, image.shape).astype(np.float32)
         image = apply_style(np.clip(image, 0, 255).astype(np.uint8), self.style, rng)
+        _remember(image)
         boxes, numbers, shares = _visible(owner, len(self.objects))
         return Scene(self, image, mask, depth, boxes, tuple(self.objects[k] for k in numbers), shares)
 
@@ -165,6 +169,20 @@ def sample_layout(rng: np.random.Generator, *, style: Style | None = "plain", ma
         style=style,
         noise_seed=int(rng.integers(2**31)),
     )
+
+
+def is_rendered(image: np.ndarray) -> bool:
+    """Whether an image, (H, W, 3), uint8, has the pixels of a scene that this process rendered.
+
+    Only the last 100,000 scenes are remembered.
+    """
+    return hash(image.tobytes()) in _rendered
+
+
+def _remember(image: np.ndarray) -> None:
+    _rendered[hash(image.tobytes())] = None
+    if len(_rendered) > _REMEMBERED:
+        _rendered.popitem(last=False)
 
 
 def restyle(layout: SceneLayout, style: Style) -> SceneLayout:
