@@ -3,12 +3,15 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import trees
 from PIL import Image
 from running import run_script
+
+from tadp.datasets import RenderedScenes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -293,6 +296,52 @@ def test_a_study_compares_with_an_untrained_network_and_a_trivial_answer(tmp_pat
     logs = [log.read_bytes() for log in sorted((tmp_path / "study").rglob("log.txt"))]
     run("learn.py", *options)  # nothing is repeated
     assert [log.read_bytes() for log in sorted((tmp_path / "study").rglob("log.txt"))] == logs
+
+
+def test_models_are_compared_on_a_folder_of_masks(tmp_path):
+    for number, part in enumerate(("train", "val", "test")):
+        for scene_number, sample in enumerate(RenderedScenes(3, seed=number, size=96)):
+            for folder, array in ((part, sample.image), (f"{part}annot", sample.mask.astype("uint8"))):
+                path = tmp_path / "cams" / folder / f"{part}-{scene_number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    page, names = tmp_path / "docs" / "own-data", ",".join(f"class {number}" for number in range(13))
+    sizes = ("--seeds", 1, "--steps", 2, "--batch", 2, "--crop", 64, "--class-names", names, "--unlabelled", 255)
+    options = (tmp_path / "cams", "--out", tmp_path / "study", "--page", page, *sizes)
+    run("own_data.py", *options)
+    text, summary = page.with_suffix(".md").read_text(), json.loads(page.with_suffix(".json").read_text())
+    assert "`python examples/own_data.py cams --seeds 1 --steps 2 --batch 2 --crop 64`; 3 images for training" in text
+    mious = {result["model"]: result["details"]["miou"] for result in summary["runs"]}
+    assert set(mious) == {"tadp-tiny, frozen", "tadp-tiny, tuned", "ResNet-18 from scratch"}
+    assert len(set(mious.values())) == 3
+    for name, miou in mious.items():
+        assert f"| {name} | {100 * miou:.1f} | " in text
+    assert re.search(r"\| class \d+ everywhere \| \d+\.\d \| \d+\.\d \| - \| - \|", text)
+    assert "Not all runs are finished" not in text
+    assert str(tmp_path) not in text + page.with_suffix(".json").read_text()
+    with Image.open(page.with_suffix(".png")) as plot:
+        assert min(plot.size) > 200
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "study").rglob("*.json"))]
+    by_hand = "\n## Detection on BCCD\n\nWritten by hand.\n"
+    page.with_suffix(".md").write_text(text + by_hand)
+    (tmp_path / "study" / "tadp-tiny-tuned-0.json").rename(tmp_path / "tuned.json")
+    run("own_data.py", *options, "--report")  # trains nothing, and keeps the section that was added
+    partial = page.with_suffix(".md").read_text()
+    assert "Not all runs are finished" in partial
+    assert "| tadp-tiny, tuned |" not in partial
+    assert partial.endswith(by_hand)
+    (tmp_path / "tuned.json").rename(tmp_path / "study" / "tadp-tiny-tuned-0.json")
+    run("own_data.py", *options)
+    assert page.with_suffix(".md").read_text() == text + by_hand
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "study").rglob("*.json"))] == times
+
+
+def test_the_page_on_photographs_is_what_its_results_give(tmp_path):
+    for suffix in (".md", ".json"):
+        shutil.copy(EXAMPLES.parent / "docs" / "results" / f"own-data{suffix}", tmp_path)
+    before = (tmp_path / "own-data.md").read_text()
+    run("own_data.py", "--page", tmp_path / "own-data")
+    assert (tmp_path / "own-data.md").read_text() == before
 
 
 def test_a_study_of_domains_goes_on_after_a_kill_and_makes_one_page(tmp_path):

@@ -20,6 +20,7 @@ from tadp.datasets import RenderedScenes
 from tadp.datasets.scenes import CLASSES as SCENE_CLASSES
 from tadp.datasets.scenes import Scenes
 from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModelError, OutputError, UnknownModelError
+from tadp.features import FeatureInfo, Features
 from tadp.images.boxes import Boxes, Detections
 from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, evaluate
 
@@ -422,6 +423,28 @@ def test_logits_are_enlarged_as_the_head_enlarges_them(head):
     model, batch = segmenter(head=head), images(1, 61, 45)  # the last cells reach over the edge
     result = model.predict(batch, CAPTION, return_probabilities=True)
     torch.testing.assert_close(result.probabilities, model(batch, CAPTION).logits[0].softmax(0))
+
+
+def test_values_are_enlarged_by_the_stride_of_the_head(monkeypatch):
+    """A head of one's own may have another stride than the backbone, such as 1 if it takes the pixels."""
+
+    class OnPixels(torch.nn.Module):
+        feature_info = FeatureInfo(channels=(3,), reduction=(1,))
+
+        def __init__(self):
+            super().__init__()
+            self.classifier = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, features, *, image_size=None):
+            return self.classifier(features.maps[0])
+
+    model, batch = segmenter(), images(1, 61, 90)
+    model.head = OnPixels()
+    monkeypatch.setattr(
+        TADPForSemanticSegmentation, "features", lambda _, pixels, text: Features((pixels,), None, pixels.shape[2:])
+    )
+    result = model.predict(batch, CAPTION, return_probabilities=True)
+    torch.testing.assert_close(result.probabilities, model.head.classifier(batch)[0].softmax(0))
 
 
 def test_focal_loss_makes_a_judgement_a_class():
