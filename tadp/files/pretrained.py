@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,14 @@ def config_of(config_class: Any, values: Mapping[str, Any]) -> Any:
 
 
 def load_weights(
-    model_class: Any, folder: Path, *, hollow: Any, what: str, dtype: "torch.dtype", **options: Any
+    model_class: Any,
+    folder: Path,
+    *,
+    hollow: Any,
+    what: str,
+    dtype: "torch.dtype",
+    may_skip_layers: bool = False,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """Load a transformers model whose config has been checked, and the report about its weights.
 
@@ -145,6 +153,7 @@ def load_weights(
         hollow: The model that the config describes, without weights.
         what: The subject of error messages.
         dtype: The dtype of the weights.
+        may_skip_layers: Whether the config may have fewer layers than the weights, with a warning. False refuses it.
         **options: Further arguments for `from_pretrained`.
 
     Raises:
@@ -182,7 +191,13 @@ def load_weights(
         raise ModelError(f"the weights in {folder} do not fit its config.json: {why}{HINT}") from error
     layers = {re.sub(r"\d+", "0", name) for name in hollow.state_dict()}
     unread = sorted(name for name in report["unexpected_keys"] if re.sub(r"\d+", "0", name) in layers)
-    if unread:
+    if unread and may_skip_layers:
+        warnings.warn(
+            f"{folder / 'config.json'} describes fewer layers than there are weights, so {what} skips the last ones: "
+            f"{len(unread)} weights are not read, such as {unread[0]}.",
+            stacklevel=2,
+        )
+    elif unread:
         raise ModelError(
             f"the weights in {folder} do not fit its config.json, which describes fewer layers: {len(unread)} weights "
             f"would not be read, such as {unread[0]}. {HINT}"

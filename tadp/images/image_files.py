@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tadp.errors import DatasetError, ImageError
-from tadp.files.checks import refuse_pointer
+from tadp.files.checks import is_out_of_memory, refuse_pointer
 
 MIN_SIZE = 8  # one latent cell: the VAE of every Stable Diffusion has stride 8
 # Pillow recognises a file by its content, and for some formats (EPS) starts another program to decode it.
@@ -193,6 +193,8 @@ def _opened(source: str | Path | Image.Image, name: str, max_pixels: int | None)
             "limit: PIL.Image.MAX_IMAGE_PIXELS = None."
         ) from error
     except _DECODE_ERRORS as error:
+        if is_out_of_memory(error) or "out of memory" in str(error):  # an OSError of Pillow's decoders without a number
+            raise MemoryError(f"{name} needs more memory than there is ({error}).") from error
         raise ImageError(f"{name} is damaged or cut short ({error}). Copy or download it again.") from error
 
 

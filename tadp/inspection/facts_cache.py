@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import cached_assets_path
 
 from tadp.errors import OutputError
-from tadp.files.atomic import replace_file
+from tadp.files.atomic import remove_leftovers, replace_file
 from tadp.inspection.image_facts import ImageFacts
 
 _FORMAT = 1  # increased when the same file would give other facts
@@ -60,6 +60,7 @@ class FactsCache:
         }
         with suppress(OutputError, ValueError):
             if self.path is not None and entries != self._kept:
+                remove_leftovers(self.path.parent)
                 with replace_file(self.path) as partial:
                     partial.write_text(json.dumps(entries), encoding="utf-8")
                 return

@@ -19,7 +19,7 @@ from tadp.datasets.readers.paired_folders import pictures
 from tadp.datasets.readers.splitting import Group
 from tadp.datasets.sample import IGNORE_LABEL
 from tadp.errors import DatasetError
-from tadp.files.atomic import replace_file
+from tadp.files.atomic import remove_leftovers, replace_file
 from tadp.files.checks import check_whole
 from tadp.files.progress import tracked
 from tadp.inspection import findings
@@ -236,6 +236,7 @@ def _unused(folder: Path, data: FolderDataset, problems: Sequence[LabelProblem])
 
 
 def _write(inspection: Inspection, output: Path, data: FolderDataset, image_ids: Sequence[str]) -> None:
+    remove_leftovers(output)
     with replace_file(output / "inspection.json") as partial:
         partial.write_text(inspection.to_json() + "\n", encoding="utf-8")
     with _quiet():

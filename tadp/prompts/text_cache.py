@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tadp.errors import CorruptFileError, OutputError
-from tadp.files.atomic import replace_file
+from tadp.files.atomic import remove_leftovers, replace_file
 from tadp.files.checks import check_regular
 from tadp.text.encoder import TextEncoder
 
@@ -53,6 +53,7 @@ def cached(
     embeddings = make()
     content = embeddings.cpu().contiguous()
     try:
+        remove_leftovers(folder)
         with replace_file(path) as part:
             save_file({"embeddings": content}, part, metadata={"sha256": _digest(content)})
     except OutputError as error:

@@ -128,7 +128,13 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
     variant = part_variant(folder, WEIGHTS["text_encoder"], variant)
     weight_files(folder, WEIGHTS["text_encoder"], variant)
     model, info = load_weights(
-        kind, folder, hollow=hollow, what=f"the text encoder in {folder}", dtype=dtype, variant=variant
+        kind,
+        folder,
+        hollow=hollow,
+        what=f"the text encoder in {folder}",
+        dtype=dtype,
+        variant=variant,
+        may_skip_layers=True,  # "clip skip": some models are made to read the text before the last layers
     )
     missing = sorted(info["missing_keys"])
     if missing or info["mismatched_keys"]:

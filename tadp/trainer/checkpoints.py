@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,10 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tadp.errors import Argument, OutputError, TrainingError
-from tadp.trainer.processes import Accelerator
+from tadp.errors import Argument, OutputError, TADPError, TrainingError
+from tadp.files.checks import check_regular, is_out_of_memory
+from tadp.files.weight_values import check_weights
+from tadp.trainer.processes import Accelerator, load
 
 STATE, WEIGHTS = "state.json", "trained.safetensors"
+# What json, torch, safetensors, accelerate and the objects that are restored raise on damaged files
+_READ_ERRORS = (
+    TADPError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError,
+    UnpicklingError, SafetensorError,
+)  # fmt: skip
 
 
 class Checkpoints:
@@ -55,15 +63,42 @@ class Checkpoints:
             The number of finished steps; 0 without a checkpoint.
 
         Raises:
-            TrainingError: If the checkpoint belongs to another run.
+            TrainingError: If the checkpoint belongs to another run, or cannot be read.
         """
         newest = self.newest
         if newest is None:
             return 0
-        state = json.loads((newest / STATE).read_text(encoding="utf-8"))
-        self._compare(state["identity"], newest)
-        self.accelerator.load_state(str(newest))
+        try:
+            for path in newest.iterdir():
+                check_regular(path)
+            state = json.loads((newest / STATE).read_text(encoding="utf-8"))
+            if f"step-{state['step']:08}" != newest.name:
+                raise ValueError(f"{STATE} is of step {state['step']}")
+            self._compare(dict(state["identity"]), newest)
+            self._load_state(newest)
+        except TrainingError:
+            raise
+        except _READ_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0][:200]
+            raise TrainingError(
+                f"the checkpoint {newest} cannot be read ({type(error).__name__}: {reason}). Delete the folder "
+                f"{self.folder} to start the run again, or pass another ",
+                Argument("output"),
+                ".",
+            ) from error
         return state["step"]
+
+    def _load_state(self, folder: Path) -> None:
+        """Load what accelerate saved. It would run code in a file, and ignores random numbers that it cannot read."""
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".bin", ".pkl"):
+                load(path, map_location="cpu", mmap=True)  # reads no pickle that could run code, and no tensor
+        self.accelerator.load_state(str(folder))
+        states = load(folder / f"random_states_{self.accelerator.process_index}.pkl")
+        if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
+            raise ValueError("the random numbers do not fit")
 
     def save(self, step: int) -> None:
         """Save the state after a step. All processes must call it.
@@ -127,12 +162,14 @@ class Checkpoints:
 
     def _load_model(self, models: list[nn.Module], folder: str) -> None:
         plain, kept = self.accelerator.unwrap_model(models.pop()), load_file(Path(folder) / WEIGHTS)
-        if trained_state(plain).keys() != kept.keys():
+        trained = trained_state(plain)
+        if trained.keys() != kept.keys() or any(kept[name].shape != trained[name].shape for name in kept):
             raise TrainingError(
                 f"{folder}/{WEIGHTS} holds other tensors than those this run trains. Give another ",
                 Argument("output"),
                 ".",
             )
+        check_weights(kept, Path(folder, WEIGHTS))
         set_state(plain, kept)
 
 

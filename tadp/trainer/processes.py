@@ -10,6 +10,7 @@ with needs("training needs accelerate", install="pip install 'tadp[train]'"):
     from accelerate import Accelerator
     from accelerate.utils import broadcast as broadcast
     from accelerate.utils import gather_object as gather_object
+    from accelerate.utils import load as load
     from accelerate.utils import set_seed as set_seed
 
 

@@ -15,6 +15,7 @@ from tadp.errors import CorruptFileError
 from tadp.files.atomic import replace_file
 
 RECORD, RESULT = "run.json", "result.json"
+_HINT = "Remove it, or use another folder."
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -23,7 +24,11 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     Raises:
         CorruptFileError: If the record is damaged.
     """
-    return _read(Path(folder) / RECORD, ("task", "choices", "data", "measured", "test"))
+    path = Path(folder) / RECORD
+    record = _read(path, {"task": str, "choices": dict, "data": dict, "measured": str, "test": dict})
+    if record is not None and "train" not in record["data"]:
+        raise CorruptFileError(f"{path} does not say what was trained on; it is not the record of a run. {_HINT}")
+    return record
 
 
 def finished(folder: str | Path) -> dict[str, Any] | None:
@@ -32,7 +37,16 @@ def finished(folder: str | Path) -> dict[str, Any] | None:
     Raises:
         CorruptFileError: If the record is damaged.
     """
-    return _read(Path(folder) / RESULT, ("figures", "baselines"))
+    path = Path(folder) / RESULT
+    result = _read(path, {"figures": dict, "baselines": dict})
+    if result is None:
+        return None
+    try:
+        result["figures"] = _numbers(result["figures"])
+        result["baselines"] = {name: _numbers(figures) for name, figures in result["baselines"].items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CorruptFileError(f"{path} has a figure that is not a number ({error}). {_HINT}") from error
+    return result
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -51,17 +65,34 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _read(path: Path, entries: tuple[str, ...]) -> dict[str, Any] | None:
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures as they were before `json_values`."""
+    return {name: math.nan if value is None else float(value) for name, value in figures.items()}
+
+
+def _read(path: Path, entries: Mapping[str, type]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in entries if name not in content]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise CorruptFileError(f"{path} cannot be read: {error}. Remove it, or use another folder.") from error
-    if missing:
-        raise CorruptFileError(f"{path} lacks {missing[0]!r}; it is not the record of a run. Use another folder.")
+        wrong = [name for name, kind in entries.items() if not isinstance(content.get(name), kind)]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(f"{path} cannot be read: {error}. {_HINT}") from error
+    if wrong:
+        raise CorruptFileError(
+            f"{path} lacks {wrong[0]!r}, or it has another type; it is not the record of a run. {_HINT}"
+        )
     return content
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of figures; infinite for a line that is damaged."""
+    try:
+        figures = json.loads(line)
+        is_sound = all(isinstance(value, int | float) for value in figures.values())
+        return figures["step"] if is_sound else math.inf
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        return math.inf
 
 
 class Record:
@@ -78,8 +109,8 @@ class Record:
         if not is_writing:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= keep_steps]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step_of(line) <= keep_steps]
         with replace_file(path) as part:
             part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 

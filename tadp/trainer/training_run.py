@@ -10,6 +10,7 @@ from shutil import rmtree
 from typing import Any
 
 from tadp.errors import Argument, OutputError, TrainingError
+from tadp.files.atomic import remove_leftovers
 from tadp.files.checks import check_choice
 from tadp.files.progress import duration, say
 from tadp.files.run_lock import only_run
@@ -98,6 +99,8 @@ def train(task: str, data: Any, output: str | Path, **options: Any) -> TrainingR
         if run is not None:
             tell(plan, accelerator, f"{folder} holds this run already, and it is finished.")
             return TrainingRun(folder, task, run["figures"], run["baselines"])
+        if accelerator.is_main_process:
+            remove_leftovers(folder)
         _write_record(folder, plan, parts, accelerator)
         for line in describe(plan, parts, accelerator, micro_batch=micro_batch):
             tell(plan, accelerator, line)

@@ -164,6 +164,34 @@ def test_a_val_that_is_train_is_no_split(tmp_path):
     assert data.splits == {"train": ["a"]}
 
 
+@pytest.mark.parametrize(
+    ("path", "train"),
+    [
+        ("{there}", "images/train"),
+        ("{there}", "{there}/images/train"),
+        ("../../{name}", "images/train"),
+        ("/nowhere/export", "/nowhere/export/images/train"),
+    ],
+)
+def test_a_path_of_another_machine_is_the_folder_of_the_yaml(ultralytics, tmp_path_factory, path, train):
+    """Tools write where the export was made; that folder may exist here and hold something else."""
+    there = tmp_path_factory.mktemp("there")
+    trees.write_image(there / "images/train/secret.jpg")
+    write(there / "labels/train/secret.txt", BOX)
+    path, train = (text.format(there=there, name=there.name) for text in (path, train))
+    write(ultralytics / "data.yaml", f"path: {path}\ntrain: {train}\nval: images/val\nnames: [dog, cat]\n")
+    data = YoloDataset(ultralytics)
+    assert data.splits == {"train": ["train/a", "train/b"], "val": ["val/c"]}
+    assert all(image.is_relative_to(ultralytics) for image in data.image_paths.values())
+
+
+def test_a_split_outside_the_data_set_is_refused(ultralytics, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    write(ultralytics / "data.yaml", f"train: {outside}\nnames: [dog, cat]\n")
+    with pytest.raises(DatasetError, match=r"train in data\.yaml leads to .*, outside the data set\. Move data\.yaml"):
+        YoloDataset(ultralytics)
+
+
 def test_a_yaml_that_is_no_data_set_is_refused(ultralytics):
     path = ultralytics / "data.yaml"
     for text, message in (

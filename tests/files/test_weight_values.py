@@ -8,6 +8,7 @@ import torch
 from builders import build_folder
 from builders_captioner import build_blip
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from tadp import Captioner, TADPBackbone
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
@@ -78,18 +79,48 @@ def test_a_lora_has_both_factors_of_each_layer_and_nothing_else(names, error, tm
         TADPBackbone.from_pretrained(folder, lora=tmp_path)
 
 
-@pytest.mark.parametrize("layers", [0, 1])
-def test_a_config_with_fewer_layers_than_the_weights_is_refused(layers, tmp_path):
-    folder = build_folder(tmp_path)
+def with_layers(folder: Path, layers: int) -> Path:
     path = folder / "text_encoder" / "config.json"
     config = json.loads(path.read_text())
-    assert config["num_hidden_layers"] > 1
+    assert config["num_hidden_layers"] == 2
     path.write_text(json.dumps(config | {"num_hidden_layers": layers}))
-    expected = (
-        "num_hidden_layers must be above 0" if layers == 0 else r"do not fit its config\.json, which .* fewer layers"
-    )
-    with pytest.raises(ModelError, match=expected):
-        TADPBackbone.from_pretrained(folder)
+    return folder
+
+
+def test_a_text_encoder_skips_layers_that_its_config_does_not_name_with_one_warning(tmp_path):
+    """As in diffusers, where people skip layers of CLIP on purpose."""
+    whole = TADPBackbone.from_pretrained(build_folder(tmp_path))
+    expected = r"config\.json describes fewer layers than .*skips the last ones: \d+ weights are not read, such as \S+"
+    with pytest.warns(UserWarning, match=expected) as caught:
+        skipping = TADPBackbone.from_pretrained(with_layers(tmp_path, 1))
+    assert len(caught) == 1
+    encoder = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    tokens = skipping.text_encoder.tokenizer(["a dog"], padding="max_length", return_tensors="pt")
+    with torch.no_grad():
+        reference = encoder(tokens.input_ids).last_hidden_state
+    embeddings = skipping.encode_text(["a dog"]).embeddings
+    assert torch.allclose(embeddings, reference, atol=1e-6)
+    assert not torch.allclose(embeddings, whole.encode_text(["a dog"]).embeddings, atol=1e-3)
+    skipping.save_pretrained(tmp_path / "saved")
+    again = TADPBackbone.from_pretrained(tmp_path / "saved")  # without a warning
+    assert torch.equal(again.encode_text(["a dog"]).embeddings, embeddings)
+
+
+@pytest.mark.parametrize(("layers", "error"), [(0, "num_hidden_layers must be above 0"), (3, r"lacks \d+ weights")])
+def test_a_text_encoder_without_layers_or_without_weights_is_refused(layers, error, tmp_path):
+    build_folder(tmp_path)
+    with pytest.raises(ModelError, match=error):
+        TADPBackbone.from_pretrained(with_layers(tmp_path, layers))
+
+
+def test_a_captioner_with_fewer_layers_than_its_weights_is_refused(tmp_path):
+    build_blip(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["num_hidden_layers"] = 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"do not fit its config\.json, which .* fewer layers"):
+        Captioner.from_pretrained(tmp_path)
 
 
 def test_a_message_about_weights_that_do_not_fit_is_short(tmp_path):

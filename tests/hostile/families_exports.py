@@ -45,6 +45,9 @@ YAMLS: dict[str, str] = {
     "split is the whole disk": "names: [dog, cat]\npath: /\ntrain: .",
     "split is outside": "names: [dog, cat]\ntrain: ../../../../../../etc",
     "split is a list outside": "names: [dog, cat]\ntrain: /etc/hostname",
+    "split is below a path outside": "names: [dog, cat]\npath: /etc\ntrain: .",
+    "split is of 5,000 letters": f"names: [dog, cat]\ntrain: {'a' * 5000}",
+    "path is of 5,000 letters": f"names: [dog, cat]\npath: {'a' * 5000}\ntrain: images",
     "path is a list": "names: [dog, cat]\npath: [a]\ntrain: images",
     "null character": "names: [dog, cat]\ntrain: \"a\\0b\"",
     "a list in place of entries": "- dog\n- cat",
@@ -130,6 +133,10 @@ def yolo_kinds() -> Iterator[Kind]:
         "a name is null",
         "null character",
         "split is a number",
+        "split is the whole disk",  # a path outside is taken as the folder of data.yaml
+        "split is below a path outside",
+        "split is of 5,000 letters",
+        "path is of 5,000 letters",
     )
     for name, text in YAMLS.items():
         right = (lambda boxes: len(boxes) == 2) if name in harmless else None

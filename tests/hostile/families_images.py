@@ -34,17 +34,24 @@ def image_places() -> Iterator[Kind]:
         yield Kind(sort, partial(read_picture, "png", sort), names="photo")
 
 
+MEGABYTES = 200  # of address space
+
+
 def with_little_memory(arguments: tuple[str, ...], folder: Path, rng: Random) -> str:
-    """Run a command on a photograph of 12 megapixels and two small ones, with 100 MB of address space more than now."""
+    """Run a command on a photograph of 24 megapixels and two small ones, with 200 MB of address space more than now.
+
+    The first pass in a process takes up to 100 MB for the small ones, if the process has no free memory. The photograph
+    takes gigabytes.
+    """
     photos = folder / "photos"
     photos.mkdir()
-    Image.effect_noise((4000, 3000), 40).convert("RGB").save(photos / "big.jpg", quality=50)
+    Image.effect_noise((6000, 4000), 40).convert("RGB").save(photos / "big.jpg", quality=50)
     for name in ("a", "z"):
         copy("photos/photo-0.png", photos).rename(photos / f"{name}.png")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     *words, model = arguments
     words.append(str(fixture(model)))  # the fixtures are not there yet when the kinds are listed
-    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEGABYTES * 2**20,) * 2)
     return tadp(*words)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def build() -> None:
     _models()
     _task_models()
     _personalized()
+    _trained()
     results = {"features": features(fixture("sd")), "captions": described(fixture("blip"))}
+    results["trained"] = trained(Path(shutil.copytree(fixture("stopped"), fixture("continued"))))
     results |= {task: predicted(fixture(task), task) for task in ("segmentation", "depth")}
     fixture("reference.json").write_text(json.dumps(results))
 
@@ -115,6 +118,10 @@ def _data_sets() -> None:
     for number in range(3):
         trees.write_image(fixture(f"own/images/{number}.png"))
         trees.write_mask(fixture(f"own/masks/{number}.png"), trees.quadrants(0, 1, 2, 255))
+    for number in range(6):
+        trees.write_image(fixture(f"labelled/images/{number}.png"))
+        trees.write_mask(fixture(f"labelled/masks/{number}.png"), trees.quadrants(0, 1, 2, 255))
+    fixture("labelled/masks/classes.txt").write_text("\n".join(CLASSES))
 
 
 def _models() -> None:
@@ -177,3 +184,37 @@ def _personalized() -> None:
 
     learn(fixture("sd"), [str(path) for path in sorted(fixture("photos").iterdir())], **QUICK,
           output=fixture("personalized"), checkpoint_every=2)  # fmt: skip
+
+
+TRAINING: dict[str, Any] = {
+    "tune": "head", "head_options": {"fpn_channels": 8, "channels": 8, "dropout": 0.5}, "crop": 32, "steps": 4,
+    "batch": 2, "save_every": 2, "evaluate_every": 1, "patience": 9, "ema": 0.5, "progress": False,
+}  # fmt: skip
+
+
+def trained(folder: Path, **changes: Any) -> list[float]:
+    """A few numbers that depend on the weights, the random numbers and the figures of a training in a folder."""
+    from builders_training import own_training_state
+    from safetensors.torch import load_file
+
+    from tadp.trainer import train
+
+    with own_training_state():
+        run = train("segmentation", fixture("labelled"), folder, model=str(fixture("sd")), **TRAINING | changes)
+    weights = load_file(folder / "model.safetensors").values()
+    return [*run.figures.values(), sum(float(weight.double().sum()) for weight in weights)]
+
+
+def _trained() -> None:
+    """The folder of a training that stopped after two of four steps, and of a finished one."""
+    from unittest.mock import patch
+
+    from tadp.trainer.checkpoints import Checkpoints
+
+    def save_and_stop(self: Any, step: int, save: Any = Checkpoints.save) -> None:
+        save(self, step)
+        raise KeyboardInterrupt
+
+    with patch.object(Checkpoints, "save", save_and_stop), suppress(KeyboardInterrupt):
+        trained(fixture("stopped"))
+    trained(fixture("finished"))

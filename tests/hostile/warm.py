@@ -20,7 +20,7 @@ MODULES = (  # what tadp imports late, in functions or lazily
     "tadp.cli", "tadp.backbone", "tadp.captioner", "tadp.captions", "tadp.cleaning", "tadp.convert", "tadp.datasets",
     "tadp.drawing", "tadp.export", "tadp.extract", "tadp.heads", "tadp.metrics", "tadp.modifiers", "tadp.personalize",
     "tadp.prompts", "tadp.tasks", "tadp.training.schedules", "tadp.training.losses", "tadp.datasets.readers",
-    "tadp.language.grammar",
+    "tadp.language.grammar", "tadp.inspection", "tadp.trainer",
 )  # fmt: skip
 
 

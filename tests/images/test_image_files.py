@@ -1,5 +1,6 @@
 """Opening image files: stored values of label images, formats, halves of images, pipes, memory."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -344,3 +345,17 @@ class TestMemory:
             np.testing.assert_array_equal(np.asarray(to_pil(image)), np.asarray(picture))
             levels = (tensor[0] * 255).round().byte().permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(np.asarray(picture), levels)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("out of memory error when reading image file"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+)
+def test_too_little_memory_is_not_called_a_damaged_file(error, tmp_path, monkeypatch):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fails)
+    with pytest.raises(MemoryError, match=r"a\.png' needs more memory than there is"):
+        to_tensor(tmp_path / "a.png")

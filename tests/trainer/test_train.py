@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders_training import make_options, own_training_state, reset_accelerate, weights
@@ -14,6 +16,7 @@ from builders_training import train as fit_small
 from exported import CLASSES, coco_folder, mask_folder
 from PIL import Image
 from running import ENVIRONMENT, plain, run_function, tadp_run
+from safetensors.torch import load_file, save_file
 
 from tadp import datasets
 from tadp.captions import CaptionTable
@@ -388,3 +391,75 @@ def test_two_processes_measure_the_model_that_is_saved(export, tmp_path):
     assert process.returncode == 0, process.stderr[-2000:]
     assert process.stdout.count("this model") == 1
     assert evaluated(tmp_path / "run", export) == json.loads((tmp_path / "run" / "result.json").read_text())["details"]
+
+
+class Payload:
+    """Pickles as a call that creates a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.fixture(scope="module")
+def stopped(export, one_thread, tmp_path_factory) -> Path:
+    """The folder of a run that was killed in step 3, with a checkpoint of step 2."""
+    output = tmp_path_factory.mktemp("stopped") / "run"
+    process = run_function(kill_in_step, str(export), str(output), 3, {})
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    return output
+
+
+@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin"])
+def test_a_checkpoint_runs_no_code(name, export, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    torch.save(Payload(tmp_path / "executed"), folder / "checkpoints/step-00000002" / name)
+    with pytest.raises(
+        TrainingError, match=r"step-00000002 cannot be read \(.*Delete the folder .*checkpoints to start"
+    ):
+        run(export, folder)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda states: {}, lambda states: states | {"random_state": 5}], ids=["without", "wrong"]
+)
+def test_a_checkpoint_without_random_numbers_is_not_continued(change, export, stopped, tmp_path):
+    """Accelerate would continue with other random numbers, to other weights."""
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    path = folder / "checkpoints/step-00000002/random_states_0.pkl"
+    torch.save(change(torch.load(path, weights_only=False)), path)
+    with pytest.raises(TrainingError, match="step-00000002 cannot be read"):
+        run(export, folder)
+
+
+def test_weights_of_another_shape_are_not_spread_over_those_of_the_model(export, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    path = folder / "checkpoints/step-00000002/trained.safetensors"
+    state = load_file(path)
+    name = next(name for name, tensor in state.items() if tensor.ndim == 1)
+    save_file(state | {name: state[name][:1]}, path)
+    with pytest.raises(TrainingError, match=r"trained\.safetensors holds other tensors"):
+        run(export, folder)
+
+
+def test_damaged_lines_of_the_record_are_left_out(export, stopped, whole, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"loss": 1}\n[1]\n{"step": 1, "loss": "low"}\n\xff\xfe}\n')
+    assert same_weights(run(export, folder).folder, whole.folder)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} == {1, 2, 3, 4}
+
+
+def test_a_figure_without_value_is_nan_when_a_finished_run_is_read_again(export, whole, tmp_path):
+    folder = Path(shutil.copytree(whole.folder, tmp_path / "run"))
+    result = json.loads((folder / "result.json").read_text())
+    name = next(iter(result["figures"]))
+    result["figures"][name] = None
+    (folder / "result.json").write_text(json.dumps(result))
+    again = run(export, folder)
+    assert np.isnan(again.figures[name])
+    assert "nan" in str(again)

@@ -42,8 +42,9 @@ class YoloDataset(ObjectDataset):
     y of three or more points, all as fractions of the image's width and height. The corners of rotated boxes are read
     as polygons.
 
-    Splits are those in data.yaml or obj.data, or the folders named after train, val (or valid, validation) and test. If
-    some objects have polygons, there are masks: 0 is background and k is `box_class_names[k - 1]`; of two objects that
+    Splits are those in data.yaml or obj.data, or the folders named after train, val (or valid, validation) and test. A
+    `path` in data.yaml that leads elsewhere, as on another machine, is taken as the folder of data.yaml. If some
+    objects have polygons, there are masks: 0 is background and k is `box_class_names[k - 1]`; of two objects that
     overlap, the one with the smaller box is in front, and an object with only a box is 255 (unknown). Image ids are
     paths below the folder with all images, without suffix and without a folder "images" in it, such as "train/0001".
 
@@ -124,9 +125,17 @@ def yolo_file(root: Path) -> Path | None:
     if root.is_file():
         return root if root.suffix.lower() in (".yaml", ".yml") or root.name in _NAMES else None
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        if path.is_file() and b"names" in path.read_bytes()[:_LARGEST_YAML]:
+        if path.is_file() and _has_names(path):
             return path
     return next((root / name for name in _NAMES if (root / name).is_file()), None)
+
+
+def _has_names(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"names" in file.read(_LARGEST_YAML)
+    except OSError:  # which `_config` reports
+        return True
 
 
 class _Loader(yaml.BaseLoader):
@@ -210,16 +219,21 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
                 f"{root}: path and {split} in data.yaml must be folders or lists; got {shown(folder)} and "
                 f"{shown(entries)}."
             )
+    limit = root.resolve().parent
+    base = Path(os.path.normpath(root.resolve() / folder))
+    if limit not in base.parents:  # the place on the machine that made the export
+        base = root
     images: list[Path] = []
     for entry in entries:
-        base = root / folder
         inside = entry.replace("../", "").removeprefix("./")  # Roboflow writes ../train/images
-        places = [base / entry, base / inside, root / inside]
-        place = next((place for place in places if place.exists()), None)
-        if place is not None and root.resolve().parent not in place.resolve().parents:
+        if Path(entry).is_absolute() and Path(entry).is_relative_to(folder):
+            inside = str(Path(entry).relative_to(folder))
+        found = [place for place in (base / entry, base / inside, root / inside) if _exists(place)]
+        place = next((place for place in found if limit in place.resolve().parents), None)
+        if found and place is None:
             raise DatasetError(
-                f"{root}: {split} in data.yaml leads to {place.resolve()}, outside the data set. Move data.yaml next "
-                "to the folders with the images."
+                f"{root}: {split} in data.yaml leads to {found[0].resolve()}, outside the data set. Move data.yaml "
+                "next to the folders with the images."
             )
         if place is None:
             warnings.warn(f"{root}: {split} is {entry!r}, which is not there; it is not used.", stacklevel=4)
@@ -229,6 +243,13 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
             index = NameIndex({path.as_posix(): path for path in pictures(root)})
             images += [Path(path) for path in find_listed(place, index, "", str(root))]
     return images
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no disk allows
+        return False
 
 
 def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -> dict[str, list[str]]:
