@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import ModelCard
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone.encoding import check_latents
 from tadp.backbone.feature_model import FeatureModel
 from tadp.backbone.options import BackboneOptions, CombineTimesteps, check_saved_options, described_options
-from tadp.backbone.summary import summarize
+from tadp.backbone.summary import backbone_card, summarize
 from tadp.backbone.text_source import CaptionFunction, Text, TextSource
 from tadp.backbone.tiling import blend, check_tiling
 from tadp.diffusion.loading.networks import load_text_adapter
@@ -25,6 +26,7 @@ from tadp.files.building import with_saved
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import in_evaluation
 from tadp.files.model_folder import CONFIG_NAME, model_folder
+from tadp.files.publishing import Pushable
 from tadp.images.crops import Crops
 from tadp.images.reading import MAX_PIXELS, ImageLike, crop_to_cells, to_tensor
 from tadp.images.tiles import grid
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
-class TADPBackbone(FeatureModel):
+class TADPBackbone(FeatureModel, Pushable):
     """A text-to-image diffusion model as a vision backbone, which turns images and text into feature maps.
 
     The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Maps are taken at several
@@ -186,14 +188,13 @@ class TADPBackbone(FeatureModel):
         """
         with replace_folder(Path(folder)) as new_folder:
             save_parts(
-                new_folder,
-                unet=self.unet,
-                vae=self.vae,
-                text_encoder=self.text_encoder,
-                text_adapter=self.text_adapter,
-                scheduler=self.passes.scheduler,
-                options=self.options.to_dict(),
-            )
+                new_folder, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder,
+                text_adapter=self.text_adapter, scheduler=self.passes.scheduler, options=self.options.to_dict(),
+            )  # fmt: skip
+
+    def generate_model_card(self, **entries: Any) -> ModelCard:
+        """The README of the backbone's repository; see `push_to_hub`."""
+        return backbone_card(self, self.source, entries)
 
     def __repr__(self) -> str:
         return summarize(self, self.source)

@@ -1,9 +1,15 @@
-"""`repr` of a backbone: what it is and how it runs, in about ten lines."""
+"""`repr` of a backbone, in about ten lines, and its model card: what it is and how it runs."""
 
+from collections.abc import Mapping
 from textwrap import shorten
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
 
 from tadp.backbone.feature_model import FeatureModel
 from tadp.files.hub import Source
+from tadp.files.model_card import HERE, card_record, model_card
 from tadp.text.stack import TextStack
 
 _LONGEST_TEXT = 60  # characters of a text or a list of names that are shown
@@ -20,17 +26,50 @@ def summarize(backbone: FeatureModel, source: Source | None) -> str:
     total = sum(parameter.numel() for parameter in backbone.parameters())
     facts = {
         "base model": _source(source),
+        **_facts(backbone),
+        "trainable parameters": f"{trainable:,} of {total:,}",
+        "dtype and device": f"{backbone.dtype} on {backbone.device}",
+    }
+    lines = [f"  {name}: {fact}" for name, fact in facts.items()]
+    return "\n".join([f"{type(backbone).__name__}(", *lines, ")"])
+
+
+def backbone_card(backbone: FeatureModel, source: Source | None, entries: Mapping[str, Any]) -> ModelCard:
+    """Write the model card of a backbone.
+
+    Args:
+        backbone: The backbone.
+        source: Where its weights were loaded from; None if it was built from parts.
+        entries: The user's entries; see `tadp.files.model_card.card_record`.
+    """
+    half = "" if backbone.dtype is torch.float32 else f", dtype={backbone.dtype}"
+    imports = "" if backbone.dtype is torch.float32 else "import torch\n\n"
+    code = (
+        f'{imports}from tadp import TADPBackbone\n\nbackbone = TADPBackbone.from_pretrained("{HERE}"{half})\n'
+        'features = backbone("photo.jpg", "what is in it")\nprint(features)'
+    )
+    return model_card(
+        card_record(entries),
+        title="Backbone",
+        intro="A diffusion model as a vision backbone, for the Python library tadp: images and captions in, "
+        "multi-scale features and the attention of words out. The VAE's decoder is not part of it.",
+        facts=_facts(backbone) | {"dtype": str(backbone.dtype).removeprefix("torch.")},
+        code=code,
+        source=source,
+        pipeline="image-feature-extraction",
+    )
+
+
+def _facts(backbone: FeatureModel) -> dict[str, str]:
+    """What the backbone is and how it runs, by name."""
+    return {
         "family": backbone.family.name,
         "levels": _levels(backbone),
         "attached attention": _attached(backbone),
         "recorded attention": _recorded(backbone),
         "text": _text(backbone),
         "timesteps and noise": f"{backbone.passes}{'' if backbone.noise_samples else '; no noise'}",
-        "trainable parameters": f"{trainable:,} of {total:,}",
-        "dtype and device": f"{backbone.dtype} on {backbone.device}",
     }
-    lines = [f"  {name}: {fact}" for name, fact in facts.items()]
-    return "\n".join([f"{type(backbone).__name__}(", *lines, ")"])
 
 
 def _source(source: Source | None) -> str:

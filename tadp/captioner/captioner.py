@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from tadp._version import __version__
-from tadp.captioner.decoding import Decoding, Overflow
+from tadp.captioner.captioner_card import captioner_card
+from tadp.captioner.decoding import Decoding, Overflow, without_echo
 from tadp.captioner.model_files import (
     ALIASES,
     TINY,
@@ -23,18 +25,22 @@ from tadp.captioner.model_files import (
     find_captioner,
     load_captioner,
     repository_of,
+    save_captioner,
+    text_tokenizer,
 )
 from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles, warn_unless_scenes
 from tadp.errors import Argument, ImageError, ModelError, OptionError
+from tadp.files.atomic import replace_folder
 from tadp.files.chat_templates import RENDERED, render_chat
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import check_process, in_evaluation
+from tadp.files.publishing import Pushable
 from tadp.images.reading import ImageLike, to_pil
 from tadp.text.clip_tokenizer import TokenCounter, clip_counter, folder_counter
 
 
-class Captioner:
+class Captioner(Pushable):
     """Writes captions of images with an image-text-to-text model.
 
     Captions are reproducible: words are chosen greedily, or sampled with a seed.
@@ -159,11 +165,25 @@ class Captioner:
             batch_size=batch_size,
             decoding=decoding,
         )
-        if (
-            folder.name == "captioner" and (folder.parent / "tokenizer").is_dir()
-        ):  # it is part of a model, like the captioner of tadp-tiny
-            captioner._tokenizer_folder = folder.parent / "tokenizer"
+        captioner._tokenizer_folder = text_tokenizer(folder)
         return captioner
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, its processor, and the tokenizer of `token_counter` to a folder.
+
+        Settings such as `min_new_tokens` are not part of the folder. They are arguments of `from_pretrained`.
+
+        Raises:
+            OutputError: If the folder cannot be written to.
+        """
+        with replace_folder(Path(folder)) as part:
+            save_captioner(part, self._model, self._processor, text_tokenizer=self._tokenizer_folder)
+
+    def generate_model_card(self, **entries: Any) -> ModelCard:
+        """The README of the captioner's repository; see `push_to_hub`."""
+        settings = {key: value for key, value in asdict(self._decoding).items() if value != getattr(Decoding, key)}
+        source = Source(self._name, self._revision)
+        return captioner_card(self._model, settings, source, dtype=_home(self._model)[1], entries=entries)
 
     def __repr__(self) -> str:
         least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
@@ -307,7 +327,7 @@ class Captioner:
             self._explain_size(inputs, error)
             raise
         if "input_ids" in inputs:
-            ids = _without_echo(ids, inputs["input_ids"])
+            ids = without_echo(ids, inputs["input_ids"])
         texts = self._processor.batch_decode(ids, skip_special_tokens=True)
         return [
             None if is_broken else " ".join(text.split())
@@ -380,26 +400,6 @@ def _read(image: ImageLike, number: int, count: int) -> Image.Image:
         if count == 1:
             raise
         raise ImageError(f"image {number} of {count}: {error}") from error
-
-
-def _without_echo(ids: Tensor, prompt: Tensor) -> Tensor:
-    """Remove the prompt from the start of generated token ids, if the model repeats it there.
-
-    Decoder-only models repeat the whole prompt, BLIP repeats all but its last token, and encoder-decoder models repeat
-    nothing.
-
-    Args:
-        ids: Generated token ids, (B, L).
-        prompt: Token ids of the prompt, (B, P).
-
-    Returns:
-        The token ids of the captions, (B, L - P) or (B, L - P + 1), or `ids` itself if the prompt is not repeated.
-    """
-    for length in (prompt.shape[1], prompt.shape[1] - 1):
-        # The first token is not compared: BLIP replaces it with its own start token.
-        if ids.shape[1] >= length and torch.equal(ids[:, 1:length], prompt[:, 1:length]):
-            return ids[:, length:]
-    return ids
 
 
 def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:

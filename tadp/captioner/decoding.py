@@ -137,3 +137,23 @@ class SeededNoise:
 def _seed(image: Image.Image, salt: str) -> int:
     digest = hashlib.sha256(f"{salt} {image.size}".encode() + image.tobytes()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # torch takes 63 bits
+
+
+def without_echo(ids: Tensor, prompt: Tensor) -> Tensor:
+    """Remove the prompt from the start of generated token ids, if the model repeats it there.
+
+    Decoder-only models repeat the whole prompt, BLIP repeats all but its last token, and encoder-decoder models repeat
+    nothing.
+
+    Args:
+        ids: Generated token ids, (B, L).
+        prompt: Token ids of the prompt, (B, P).
+
+    Returns:
+        The token ids of the captions, (B, L - P) or (B, L - P + 1), or `ids` itself if the prompt is not repeated.
+    """
+    for length in (prompt.shape[1], prompt.shape[1] - 1):
+        # The first token is not compared: BLIP replaces it with its own start token.
+        if ids.shape[1] >= length and torch.equal(ids[:, 1:length], prompt[:, 1:length]):
+            return ids[:, length:]
+    return ids

@@ -1,5 +1,6 @@
-"""Find, check and load a captioner, that is, a model and its processor, from the hub or a folder."""
+"""Find, check, load and save a captioner, that is, a model and its processor, from the hub or a folder."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ from torch import nn
 from tadp.assets import tiny_folder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
 from tadp.files.checks import refuse_pointer
-from tadp.files.hub import HubOptions
-from tadp.files.pretrained import check_pretrained, find_pretrained, load_pretrained, pad_left
+from tadp.files.hub import HubOptions, without_bars
+from tadp.files.inference import uncompiled
+from tadp.files.pretrained import TEXT_TOKENIZER, check_pretrained, find_pretrained, load_pretrained, pad_left
 
 TINY = "tadp-tiny"
 INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if no prompt is passed
@@ -103,6 +105,35 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
     return model, processor
 
 
+def text_tokenizer(folder: Path) -> Path | None:
+    """The folder of the text encoder's tokenizer that belongs to a captioner; None if it is CLIP's own."""
+    inside, beside = folder / TEXT_TOKENIZER, folder.parent / "tokenizer"
+    if inside.is_dir():
+        return inside
+    # A captioner can be part of a model, like that of tadp-tiny.
+    return beside if folder.name == "captioner" and beside.is_dir() else None
+
+
+def save_captioner(folder: Path, model: nn.Module, processor: Any, *, text_tokenizer: Path | None) -> None:
+    """Write a captioner to an empty folder.
+
+    Args:
+        folder: The folder.
+        model: The captioner's model.
+        processor: Its processor.
+        text_tokenizer: The folder of the text encoder's tokenizer that belongs to the captioner; None if it is CLIP's.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    written: Any = uncompiled(model)
+    with without_bars():
+        written.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    if text_tokenizer is not None:
+        shutil.copytree(text_tokenizer, folder / TEXT_TOKENIZER)
+
+
 def chat_about(image: Image.Image | str, prompt: str | None) -> list[dict[str, Any]]:
     """The question to a chat model about an image."""
     text = {"type": "text", "text": prompt or INSTRUCTION}
@@ -149,4 +180,5 @@ def _without_videos(processor_class: Any) -> Any:
             args = [*args[:place], None, *args[place:]]  # some constructors require the argument
             return super().from_args_and_dict(args, processor_dict, **kwargs)
 
+    ImagesOnly.__name__ = processor_class.__name__  # it is saved, as the class that transformers loads
     return ImagesOnly

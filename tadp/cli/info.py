@@ -98,23 +98,17 @@ def _part_table(folder: Path, variant: str | None, backbone: "TADPBackbone") -> 
 
 def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
     """A model's folder. If a hub model is not on this machine, the folder has only its configuration."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     from tadp.diffusion.noise import SCHEDULER
-    from tadp.files.hub import HubOptions
-    from tadp.files.model_folder import CONFIG_NAME, model_folder
+    from tadp.files.hub import HubOptions, local_folder
+    from tadp.files.model_folder import CONFIG_NAME, KNOWN, model_folder
 
     try:
         return model_folder(model, hub=HubOptions(revision, variant, local_files_only=True))
-    except UnknownModelError as error:
+    except UnknownModelError:
         if "/" not in model or Path(model).exists() or len(Path(model).parts) != 2:
             raise
-        try:
-            patterns = [CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER]
-            return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-        except (HfHubHTTPError, HFValidationError, OSError):
-            raise error from None
+        patterns = [CONFIG_NAME, "*/config.json", "tokenizer*/*", SCHEDULER]
+        return local_folder(model, patterns=patterns, known=KNOWN, hub=HubOptions(revision))
 
 
 def _hollow_backbone(folder: Path) -> "TADPBackbone":

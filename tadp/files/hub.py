@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import constants, errors
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -23,6 +23,7 @@ from tadp.files.atomic import complete_folder
 from tadp.files.building import numbers_in
 from tadp.files.checks import LARGEST_JSON, check_regular, refuse_pointer
 from tadp.files.fingerprint import WeightSample, has_weights
+from tadp.files.hub_errors import HUB_ERRORS, why
 from tadp.files.weight_ids import check_saved_together
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -150,10 +151,10 @@ def local_folder(
         snapshot = huggingface_hub.snapshot_download(
             name, allow_patterns=patterns, ignore_patterns=ignore, **hub.download
         )
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except HUB_ERRORS as error:
         at = f" at revision {hub.revision!r}" if hub.revision else ""
         # Without the chained exception, which would print a hundred lines of network code. The message has the reason.
-        raise UnknownModelError(f"cannot get {name!r}{at}: {_why(error, name)} {known}") from None
+        raise UnknownModelError(f"cannot get {name!r}{at}: {why(error, name)} {known}") from None
     return Path(snapshot)
 
 
@@ -178,30 +179,11 @@ def local_file(name: str | Path, *, hub: HubOptions) -> Path:
         raise UnknownModelError(f"unknown file {str(name)!r}: it is neither on this machine nor on the hub. {known}")
     try:
         path = huggingface_hub.hf_hub_download(f"{owner}/{repository}", file, **hub.download)
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except HUB_ERRORS as error:
         at = f" at revision {hub.revision!r}" if hub.revision else ""
-        why = _why(error, f"{owner}/{repository}")
-        raise UnknownModelError(f"cannot get {file!r} from '{owner}/{repository}'{at}: {why} {known}") from None
+        reason = why(error, f"{owner}/{repository}")
+        raise UnknownModelError(f"cannot get {file!r} from '{owner}/{repository}'{at}: {reason} {known}") from None
     return Path(path)
-
-
-def _why(error: Exception, name: str) -> str:
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"it is gated. Accept its terms at https://huggingface.co/{name} and pass token=…, or run 'hf auth login'."
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "the repository has no such revision."
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "the repository has no such file."
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "the hub has no such public repository."
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return (
-            "it is not completely in the local cache, and the hub did not answer or offline mode is on. With a "
-            "connection it is downloaded automatically."
-        )
-    return str(error).strip().splitlines()[0]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from tadp.files.weight_values import check_finite, check_floats
 CONFIG_NAME = "tadp_config.json"
 ADAPTER_NAME = "text_adapter.safetensors"
 KNOWN_MODELS = ("tadp-tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+KNOWN = f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}."
 # For each part of a diffusers folder, the base name of its weight files.
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
@@ -103,23 +104,22 @@ def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
         return tiny_folder()
     hub = hub or HubOptions()
     patterns = _patterns(hub.variant)
-    known = f"Pass a folder in diffusers layout, a hub id (owner/name), or one of: {', '.join(KNOWN_MODELS)}."
     moved = ALIASES.get(str(name))
     if moved is None or Path(name).is_dir():
-        return _complete(local_folder(name, patterns=patterns, known=known, hub=hub), name, known, hub)
+        return _complete(local_folder(name, patterns=patterns, known=KNOWN, hub=hub), name, hub)
     try:
-        return local_folder(name, patterns=patterns, known=known, hub=replace(hub, local_files_only=True))
+        return local_folder(name, patterns=patterns, known=KNOWN, hub=replace(hub, local_files_only=True))
     except UnknownModelError:
         revision = hub.revision or moved.revision
         warnings.warn(
             f"{name} is no longer on the hub; {moved.name} at {revision[:7]} is loaded instead.", stacklevel=3
         )
         hub = hub.at(revision)
-        folder = local_folder(moved.name, patterns=patterns, known=known, hub=hub)
-        return _complete(folder, moved.name, known, hub)
+        folder = local_folder(moved.name, patterns=patterns, known=KNOWN, hub=hub)
+        return _complete(folder, moved.name, hub)
 
 
-def _complete(folder: Path, name: str | Path, known: str, hub: HubOptions) -> Path:
+def _complete(folder: Path, name: str | Path, hub: HubOptions) -> Path:
     """Download the parts that a repository has only without the variant that the others have."""
     if hub.variant is None or Path(name).is_dir():
         return folder
@@ -128,7 +128,7 @@ def _complete(folder: Path, name: str | Path, known: str, hub: HubOptions) -> Pa
     if len(lacking) == len(parts) or not lacking:
         return folder
     patterns = [pattern for part in lacking for pattern in _weight_patterns(part, None)]
-    return local_folder(name, patterns=patterns, known=known, hub=hub)
+    return local_folder(name, patterns=patterns, known=KNOWN, hub=hub)
 
 
 def _patterns(variant: str | None) -> list[str]:

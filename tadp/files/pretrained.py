@@ -31,13 +31,16 @@ _READER_CONFIGS = (
     "processor_config.json",
 )
 _IDS = re.compile(r"(bos|eos|pad|sep|image|decoder_start)_token_(id|index)$|suppress_tokens$|bad_words_ids$")
-# The files to download: configs, tokenizer and safetensors in the top folder, but no pickles and no subfolders.
+TEXT_TOKENIZER = "text_tokenizer"  # in a saved captioner: the tokenizer of the text encoder that reads its captions
+# The files to download: configs, tokenizer and safetensors in the top folder, but no pickles, and no subfolders whose
+# names differ from `TEXT_TOKENIZER` in a letter.
 _WANTED = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+_SUBFOLDERS = [f"{TEXT_TOKENIZER[:place]}[!{letter}]*/*" for place, letter in enumerate(TEXT_TOKENIZER)]
 
 
 def find_pretrained(name: str | Path, *, known: str, hub: HubOptions) -> Path:
     """The folder of the model, downloaded if necessary; see `tadp.files.hub.local_folder`."""
-    return local_folder(name, patterns=list(_WANTED), ignore=["*/*"], known=known, hub=hub)
+    return local_folder(name, patterns=list(_WANTED), ignore=_SUBFOLDERS, known=known, hub=hub)
 
 
 def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose: str) -> None:

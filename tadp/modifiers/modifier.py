@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
 from tadp.files.atomic import replace_folder
-from tadp.files.hub import HubOptions, local_folder
+from tadp.files.hub import HubOptions, local_folder, read_json
+from tadp.files.model_card import card_record, saved_record
+from tadp.files.publishing import Pushable
 from tadp.language.grammar import MAX_CHARACTERS, article_for, takes_article
 from tadp.modifiers.caption_templates import (
     DREAMBOOTH_WORD,
@@ -21,12 +25,13 @@ from tadp.modifiers.caption_templates import (
     paper_template,
 )
 from tadp.modifiers.installation import Installation, install
+from tadp.modifiers.modifier_card import modifier_card
 from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
 from tadp.text.encoder import check_captions
 from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
 
 
-class CaptionModifier:
+class CaptionModifier(Pushable):
     """Rewrites captions so that they name a target domain, and may change the model so that it knows the domain.
 
     The rewriting inserts each caption into a template. A modifier can also have a learned token or a tuned U-Net, which
@@ -50,6 +55,9 @@ class CaptionModifier:
         unet: A tuned U-Net that `install` puts in place of the backbone's U-Net; None keeps the backbone's.
         literal: Whether to insert captions unchanged.
 
+    Attributes:
+        record: The entries of the model card, such as the base model, which are saved with the modifier.
+
     Raises:
         ModifierError: If the template has no `{caption}`, or the token or its embedding is invalid.
 
@@ -71,6 +79,7 @@ class CaptionModifier:
         literal: bool = False,
     ):
         self._steps = (new_step(template, token=token, embedding=embedding, unet=unet, literal=literal),)
+        self.record: dict[str, Any] = {}
 
     @staticmethod
     def _of(steps: Sequence[Step]) -> "CaptionModifier":
@@ -206,7 +215,9 @@ class CaptionModifier:
             known="Pass a folder that CaptionModifier.save_pretrained wrote, or a hub id.",
             hub=HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only),
         )
-        return cls._of(read_steps(folder, dtype=dtype or torch.float32))
+        modifier = cls._of(read_steps(folder, dtype=dtype or torch.float32))
+        modifier.record = saved_record(read_json(folder / CONFIG_NAME), folder / CONFIG_NAME)
+        return modifier
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -318,4 +329,9 @@ class CaptionModifier:
             OutputError: If the folder cannot be written; its old contents are kept.
         """
         with replace_folder(Path(folder)) as part:
-            write_steps(part, self._steps)
+            write_steps(part, self._steps, self.record)
+
+    def generate_model_card(self, **entries: Any) -> ModelCard:
+        """The README of the modifier's repository; see `push_to_hub`."""
+        self.record |= card_record(entries)
+        return modifier_card(self._steps, self.record, example=self(["a dog on grass"])[0])

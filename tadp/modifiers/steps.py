@@ -1,7 +1,7 @@
 """The steps of a modifier (a composed modifier has several), and the folder in which they are saved."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -60,8 +60,14 @@ def new_step(
     return Step(template, literal, token, vectors, unet)
 
 
-def write_steps(folder: Path, steps: Sequence[Step]) -> None:
-    """Write steps to an empty folder: JSON, and the learned tokens and the U-Net in diffusers' formats."""
+def write_steps(folder: Path, steps: Sequence[Step], record: Mapping[str, Any]) -> None:
+    """Write steps to an empty folder: JSON, and the learned tokens and the U-Net in diffusers' formats.
+
+    Args:
+        folder: The folder.
+        steps: The steps.
+        record: Entries of the model card, as JSON values.
+    """
     entries = []
     for number, step in enumerate(steps):
         if step.token is not None and step.vectors is not None:
@@ -77,7 +83,8 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
                 "has_unet": step.unet is not None,
             }
         )
-    text = json.dumps({"steps": entries, "weights": weight_ids(folder)}, indent=2, ensure_ascii=False)
+    content = {"steps": entries, "record": record, "weights": weight_ids(folder)}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tadp.personalize.textual_inversion import STYLE_TEXTS as STYLE_TEXTS
     from tadp.personalize.textual_inversion import Kind as Kind
     from tadp.personalize.textual_inversion import learn_token as learn_token
+    from tadp.personalize.trained_lora import TrainedLora as TrainedLora
     from tadp.personalize.trained_model import DiffusionModel as DiffusionModel
     from tadp.personalize.trained_model import load_diffusion as load_diffusion
 
@@ -35,6 +36,7 @@ _HOMES = {
     "DiffusionModel": "trained_model",
     "Kind": "textual_inversion",
     "RunOptions": "run_options",
+    "TrainedLora": "trained_lora",
     "denoising_loss": "objective",
     "draw": "sampling",
     "dreambooth": "dreambooth_tuning",
@@ -47,6 +49,7 @@ __all__ = [
     "DiffusionModel",
     "Kind",
     "RunOptions",
+    "TrainedLora",
     "denoising_loss",
     "draw",
     "dreambooth",

@@ -69,6 +69,22 @@ def _describe(concept: Concept) -> dict[str, Any]:
     }
 
 
+def run_record(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a model card that the record of a run (`training.json`) answers.
+
+    Args:
+        training: The run's identity, with its number of steps.
+    """
+    concepts = [concept for concept in training["concepts"] if isinstance(concept, Mapping)]
+    record = {
+        "data": " and ".join(f"{concept['count']} images of {concept['side_px']} pixels" for concept in concepts),
+        "notes": f"Trained with steps={training['steps']} and lr={training['lr']}.",
+    }
+    base = {"base_model": training["model"], "revision": training["revision"]}
+    is_private = Path(training["model"]).is_absolute()  # a folder on the machine of the run
+    return record | ({} if is_private else {name: value for name, value in base.items() if value})
+
+
 class RunFolder:
     """The folder of one run. Files are replaced atomically: if a run is killed or the disk is full, old files stay.
 
@@ -147,11 +163,12 @@ class RunFolder:
         self.saved_step = step
 
     def finish(self, modifier: CaptionModifier, *, steps: int) -> None:
-        """Write the resulting modifier and the record of the run.
+        """Record in the resulting modifier how it was trained, and write it and the record of the run.
 
         Raises:
             OutputError: If a file cannot be written.
         """
+        modifier.record |= run_record({**self._identity, "steps": steps})
         if self.path is None:
             return
         modifier.save_pretrained(self.path)

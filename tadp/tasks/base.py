@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
+from huggingface_hub import ModelCard
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,8 +21,10 @@ from tadp.files.atomic import replace_folder
 from tadp.files.building import explained, limited
 from tadp.files.hub import HubOptions
 from tadp.files.inference import autocasts, in_evaluation
+from tadp.files.model_card import card_record, saved_record, split_picture, write_card
+from tadp.files.publishing import Pushable
 from tadp.images.reading import ImageLike
-from tadp.tasks.card import card_record, model_card
+from tadp.tasks.card import task_card
 from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
 from tadp.tasks.model_text import ModelText, PromptMode
 from tadp.tasks.task_files import (
@@ -41,7 +43,7 @@ from tadp.training.schedules import Groups, decay_groups
 Model = TypeVar("Model", bound="TaskModel")
 
 
-class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "diffusion-backbone"]):
+class TaskModel(nn.Module, Pushable):
     """A backbone, a head and a kind of text as one model. This is the base class; use one of its subclasses.
 
     Args:
@@ -261,7 +263,7 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             raise ImageError(*(f"{image}: ",) * isinstance(image, str | Path), *error.args) from error
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the mixin's takes any keyword
+    def from_pretrained(
         cls: type[Model],
         pretrained_model_name_or_path: str | Path,
         *,
@@ -304,20 +306,20 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
         if model.prompt_mode == "stored":
             model.store_text(load_text(folder, model.prompt_classes))
         model.captioner_name = config.get("captioner")
-        model.record = config.get("record", {})
+        model.record = saved_record(config, path)
         for part in (model.head, backbone.unet, backbone.text_adapter):  # the VAE and the text encoder have their own
             if part is not None:
                 nn.Module.to(part, dtype=dtype)
         return model.to(device=device).eval()
 
-    def save_pretrained(
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the name of the folder is older
         self,
         save_directory: str | Path,
         *,
         config: Mapping[str, Any] | None = None,
         repo_id: str | None = None,
         push_to_hub: bool = False,
-        model_card_kwargs: dict[str, Any] | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
         """Write the model to a folder that `from_pretrained` loads: head, tuned part of the U-Net, config, model card.
@@ -330,37 +332,41 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             save_directory: The folder to write to.
             config: Not used, because the model writes its own config.
             repo_id: Id of the repository, if the folder is pushed to the hub; None is the folder's name.
-            push_to_hub: Whether to push the folder to the hub afterwards.
-            model_card_kwargs: Further entries of the model card: "data" (str), "metrics" (dict of numbers), "license"
-                (str) and "notes" (str). They are also stored in the model's `record`. None adds none.
+            push_to_hub: Whether to push the model to the hub afterwards.
+            model_card_kwargs: Further entries of the model card; see `push_to_hub`. Except for the picture, they are
+                also stored in the model's `record`. None adds none.
             **push_to_hub_kwargs: Options of `push_to_hub`.
 
         Returns:
-            The URL of the commit if the folder was pushed to the hub; otherwise None.
+            The URL of the commit if the model was pushed to the hub; otherwise None.
 
         Raises:
             OutputError: If the folder cannot be written to.
             TypeError, ValueError: If `model_card_kwargs` has an unknown entry, or an entry has the wrong type. Nothing
                 is written.
         """
-        self.record |= card_record(model_card_kwargs or {})
+        entries, picture = split_picture(model_card_kwargs)
+        card = self.generate_model_card(**entries)
         folder = Path(save_directory)
         with replace_folder(folder) as part:
             self._save_pretrained(part)
-            self.generate_model_card().save(part / "README.md")
-        return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs) if push_to_hub else None
+            write_card(card, part, picture=picture)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or folder.name, model_card_kwargs={"picture": picture}, **push_to_hub_kwargs)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Push the model to the hub; `options` are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push the model to the hub; `options` are those of `tadp.files.publishing.Pushable.push_to_hub`.
 
         Raises:
             ModelError: If the base model is a folder on this machine, which nobody else could load.
+            OutputError: If the hub does not take the model; the message says why.
         """
         source = self.backbone.source
         if source is not None and Path(source.name).expanduser().is_dir():
             raise ModelError(
                 f"the base model of this model is the folder {source.name}, which others do not have. Push the base "
-                "model, load it by its hub id, and save this model again."
+                "model with backbone.push_to_hub, load it by its hub id, and save this model again."
             )
         return super().push_to_hub(repo_id, **options)
 
@@ -376,10 +382,10 @@ class TaskModel(nn.Module, ModelHubMixin, library_name="tadp", tags=["tadp", "di
             record=self.record,
         )
 
-    def generate_model_card(self, **card: Any) -> ModelCard:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def generate_model_card(self, **entries: Any) -> ModelCard:
         """The README of the model's repository: base model, licence, text, data, metrics, and how to use the model."""
-        self.record |= card_record(card)
-        return model_card(
+        self.record |= card_record(entries)
+        return task_card(
             self.record,
             kind=type(self).__name__,
             pipeline=self.pipeline_tag,

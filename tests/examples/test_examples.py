@@ -32,6 +32,7 @@ def test_every_script_has_a_test():
     tested = Path(__file__).read_text() + (Path(__file__).parents[1] / "docs" / "test_docs.py").read_text()
     tested += (Path(__file__).parent / "test_personalize_study.py").read_text()
     tested += (Path(__file__).parent / "test_study.py").read_text()
+    tested += (Path(__file__).parent / "test_publish.py").read_text()
     tested += "train_vae.py train_unet.py train_captioner.py segmentation.py"  # make.py and learn.py run these
     assert {script for script in scripts if script.split("/")[-1] not in tested} == set()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from builders import build_backbone, images
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -853,28 +853,6 @@ def test_the_card_says_what_the_model_is(tmp_path):
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "tadp"
     assert card.data.pipeline_tag == "image-segmentation"
-
-
-def test_pushing_sends_the_folder_to_the_hub(monkeypatch, tmp_path):
-    sent = {}
-
-    def upload(self, *, folder_path, repo_id, **options):
-        sent.update(
-            repo_id=repo_id, files={path.name for path in folder_path.iterdir()}, message=options["commit_message"]
-        )
-        return "https://example.org/commit"
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    model = segmenter(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
-    assert model.push_to_hub("me/my-model", commit_message="first") == "https://example.org/commit"
-    assert sent == {
-        "repo_id": "me/my-model",
-        "files": {"config.json", "model.safetensors", "README.md"},
-        "message": "first",
-    }
-    model.save_pretrained(tmp_path / "named", push_to_hub=True, commit_message="second")
-    assert sent["repo_id"] == "named"
 
 
 # What can be wrong with a folder
