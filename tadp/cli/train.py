@@ -89,6 +89,10 @@ def train(task: TaskArgument, data: Data, output: Output, dry_run: DryRun = Fals
     The output folder gets the model, which "tadp predict --model" and from_pretrained load, and report.md: the figures,
     curves, the score of each class, a confusion matrix, the worst images, and how it was made. If the command is
     stopped, the same command continues it. On a terminal it shows a bar, and elsewhere a line per minute.
+
+    --head-options takes the options of the task's head. segmentation: fpn_channels, channels, dropout, norm. depth:
+    channels, deconv_channels, norm. detection: channels, hidden_channels, anchor_sizes, aspect_ratios, score_threshold,
+    nms_iou, max_detections, max_proposals, samples_per_image. Options that are not passed keep the recipe's values.
     """
     from tadp.trainer import estimate
     from tadp.trainer import train as run_training

@@ -106,7 +106,7 @@ def build_model(file: File, backbone: TADPBackbone, room: str | None) -> tuple[t
             **options,
         )
     else:
-        model = tasks.TADPForObjectDetection(backbone, class_names=file.class_names, **options)
+        model = tasks.TADPForObjectDetection(backbone, class_names=file.class_names, keep_ratio=False, **options)
     if stored and text is not None:
         model.store_text(Conditioning(text.detach().float().clone()[None], (rooms,) if rooms else None))
         if file.form.task == "depth":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.feature_model import refuse_name
 from tadp.datasets.sample import Sample
+from tadp.datasets.transforms.geometry import GREY, fit
 from tadp.features import Features
 from tadp.files.checks import check_classes, check_whole
 from tadp.heads import DetectionHead
@@ -56,8 +58,12 @@ class TADPForObjectDetection(TaskModel):
         prompt_classes: Class names in the text, for prompt modes that need them; None is `class_names`.
         tune: The part of the U-Net that trains: "all", "lora" or "nothing".
         lora_rank: Rank of the LoRA if `tune` is "lora".
-        image_px: Side in pixels of the square to which `predict` resizes an image, as in the paper's training. Boxes
-            are scaled back to the image's own pixels.
+        image_px: Side in pixels of the square that the model sees of an image. `predict` resizes the image to it, and
+            scales the boxes back to the image's own pixels.
+        keep_ratio: Whether an image keeps the ratio of its sides. Its longer side then becomes `image_px`, and grey is
+            added on the right or at the bottom, as `Resize(image_px, longest=image_px)` and `PadTo(image_px,
+            fill="grey")` do in training. If False, images are stretched to the square, as in the paper. Converted
+            models have False, and so have models that were saved before this option existed.
 
     Raises:
         ValueError: If an option is unknown or out of range.
@@ -78,6 +84,7 @@ class TADPForObjectDetection(TaskModel):
     """
 
     pipeline_tag = "object-detection"
+    earlier_options = MappingProxyType({"keep_ratio": False})
 
     def __init__(
         self,
@@ -90,6 +97,7 @@ class TADPForObjectDetection(TaskModel):
         tune: Tune = "all",
         lora_rank: int = 16,
         image_px: int = 512,
+        keep_ratio: bool = True,
     ):
         refuse_name(backbone)
         class_names, head_options = check_classes(class_names, name="class_names"), head_options or {}
@@ -104,6 +112,7 @@ class TADPForObjectDetection(TaskModel):
         self.class_names = tuple(class_names)
         self.head_options = head_options
         self.image_px = check_whole(image_px, name="image_px", unit="pixel")
+        self.keep_ratio = keep_ratio
 
     @property
     def options(self) -> dict[str, Any]:
@@ -115,6 +124,7 @@ class TADPForObjectDetection(TaskModel):
             "tune": self.tuned,
             "lora_rank": self.lora_rank,
             "image_px": self.image_px,
+            "keep_ratio": self.keep_ratio,
         }
 
     def forward(
@@ -155,8 +165,8 @@ class TADPForObjectDetection(TaskModel):
             image: One image of any size: a path, PIL image, array or tensor.
             caption: A caption of the image, or encoded text. None lets the attached captioner describe the image. It
                 must be None if the model uses one text for all images.
-            image_px: Side in pixels of the square to which the image is resized; None is that of the model. It
-                determines how much memory is needed.
+            image_px: Side in pixels of the square that the model sees; None is that of the model. It determines how
+                much memory is needed.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -168,17 +178,22 @@ class TADPForObjectDetection(TaskModel):
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         side = self.image_px if image_px is None else check_whole(image_px, name="image_px", unit="pixel")
+        size = fit((height, width), side, longest=side) if self.keep_ratio else (side, side)
         square = pixels
-        if (height, width) != (side, side):
-            square = F.interpolate(pixels.float(), size=(side, side), mode="bilinear", antialias=True).clamp(0, 1)
+        if (height, width) != size:
+            square = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        if size != (side, side):
+            square = F.pad(square, (0, side - size[1], 0, side - size[0]), value=GREY / 255)
         with self._predicting(image) as model:
             text, words = self.text.for_image(pixels, caption, self.backbone)
             objects = model.from_features(check_features(model.features(square, text))).detections[0]
-        scale = torch.tensor([width / side, height / side] * 2)
+        edges, scale = torch.tensor(size[::-1] * 2), torch.tensor([width / size[1], height / size[0]] * 2)
+        boxes = objects.boxes.float().cpu().minimum(edges) * scale
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # others lie in the padding
         return DetectionResult(
-            objects.boxes.float().cpu() * scale,
-            objects.labels.cpu(),
-            objects.scores.float().cpu(),
+            boxes[inside],
+            objects.labels.cpu()[inside],
+            objects.scores.float().cpu()[inside],
             self.class_names,
             words,
             to_pil(pixels),

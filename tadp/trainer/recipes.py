@@ -36,7 +36,7 @@ class Recipe:
         model: Further arguments of the task model, such as its head.
         tune: The part of the U-Net that trains.
         background: Whether a text made of class names includes "background".
-        cache_latents: Whether images are encoded only once, which is possible if they are at most flipped.
+        cache_latents: Whether images are encoded only once, which is possible if nothing but a flip is random.
         predict: Options of `predict` in tests.
         metric: Options of the metric in tests.
     """
@@ -161,10 +161,10 @@ DETECTION: Mapping[str, Recipe] = MappingProxyType(
         "small": Recipe(
             schedule=Schedule(steps=600, batch=8, lr=2e-3, warmup_steps=50),
             crop_px=320,
-            transforms=lambda side_px: (Resize((side_px, side_px)), RandomFlip()),
+            transforms=lambda side_px: (RandomFlip(), Resize(side_px, longest=side_px), PadTo(side_px, fill="grey")),
             model={"head_options": {"channels": 32, "hidden_channels": 128, "samples_per_image": 64}},
             tune="nothing",
-            cache_latents=False,
+            cache_latents=True,
         ),
         "scenes": Recipe(
             schedule=Schedule(steps=300, batch=8, lr=2e-3, warmup_steps=50),
@@ -178,6 +178,7 @@ DETECTION: Mapping[str, Recipe] = MappingProxyType(
             schedule=get_schedule("voc-detection-10-epochs"),
             crop_px=512,
             transforms=lambda side_px: (Resize((side_px, side_px)),),
+            model={"keep_ratio": False},
         ),
     }
 )

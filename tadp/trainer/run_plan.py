@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from inspect import Parameter, signature
 from typing import Any
 
 from tadp.datasets.readers.named import DATASETS
@@ -53,6 +54,8 @@ class Plan:
         recipe, schedule = self.recipe, self.recipe.schedule
         own = {field.name: getattr(self.options, field.name) for field in fields(TrainOptions)}
         choices = {name: value for name, value in own.items() if name not in _FREE}
+        if not choices["untrained"]:
+            del choices["untrained"]  # so that runs from before this option can continue
         choices |= {
             "task": self.task.name,
             "recipe": self.recipe_name,
@@ -94,7 +97,8 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
     if recipe.short_side is not None:
         changes["model"]["short_side_px"] = round(crop * recipe.short_side)
     if options.head_options is not None:
-        changes["model"]["head_options"] = dict(options.head_options)
+        check_head_options(kind.heads[recipe.model.get("head", "")], options.head_options)
+        changes["model"]["head_options"] = {**recipe.model.get("head_options", {}), **options.head_options}
     if task == "depth" and (options.max_depth_m is not None or "max_depth_m" not in recipe.model):
         changes["model"]["max_depth_m"] = options.max_depth_m or farthest(data.train)
     recipe = replace(recipe, **changes)
@@ -106,6 +110,26 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
             Argument("patience"), " needs evaluations during the run; leave out ", Argument("evaluate_every", 0), "."
         )
     return Plan(kind, recipe, recipe_name, text, captioner, every, options)
+
+
+def check_head_options(head: type, options: Mapping[str, Any]) -> None:
+    """Refuse options that a head lacks.
+
+    Raises:
+        OptionError: If an option is unknown; the message lists those of the head.
+    """
+    known = head_options(head)
+    for name in options:
+        if name not in known:
+            raise OptionError(
+                Argument("head_options"), f": {head.__name__} has no option {name!r}; it has {', '.join(known)}."
+            )
+
+
+def head_options(head: type) -> dict[str, Any]:
+    """The options of a head that a run can set, with their defaults."""
+    arguments = signature(head).parameters.values()
+    return {argument.name: argument.default for argument in arguments if argument.default is not Parameter.empty}
 
 
 def changed(schedule: Schedule, **changes: Any) -> Schedule:

@@ -40,6 +40,8 @@ class TrainOptions:
         skip_broken: Take other images in place of training images that cannot be read, with a warning, instead of
             stopping.
         model: The base model: tadp-tiny, a folder in diffusers layout, or a hub id.
+        untrained: Draw the weights of the U-Net at random. The figures of such a run show what the base model
+            contributes.
         recipe: Name of the recipe; None is the recipe of a named data set, or else "small".
         text: The text of the model; None is captions if a captioner or a caption file is passed, otherwise the class
             names, and the empty prompt for depth.
@@ -49,7 +51,8 @@ class TrainOptions:
         tune: The part that trains: only the head, also a LoRA of the U-Net, or all of the U-Net; None is that of the
             recipe.
         lora_rank: Rank of the LoRA.
-        head_options: Further arguments of the head, such as {"channels": 64}; None is those of the recipe.
+        head_options: Arguments of the head that differ from those of the recipe, such as {"channels": 64}; None is
+            those of the recipe.
         max_depth_m: Largest depth in metres that a depth model can predict; None is the largest of the training images.
         crop: Side in pixels of the training images, and of the windows in which images are predicted; None is that of
             the recipe.
@@ -61,7 +64,7 @@ class TrainOptions:
             step.
         precision: Precision of the training; weights and predictions are float32.
         gradient_checkpointing: Compute activations again in the backward pass, which takes less memory and more time.
-        cache_latents: Encode images only once, which is possible if they are at most flipped; None is that of the
+        cache_latents: Encode images only once, which is possible if nothing but a flip is random; None is that of the
             recipe.
         ema: Decay of a moving average of the weights, such as 0.999, which becomes the model; 0 keeps no average.
         patience: Number of evaluations in a row without a better score after which the run stops early and keeps the
@@ -95,6 +98,7 @@ class TrainOptions:
     split_seed: int = _at_least(0, default=0)
     skip_broken: bool = False
     model: str = "tadp-tiny"
+    untrained: bool = False
     recipe: str | None = None
     text: TextName | None = None
     captioner: str | None = None

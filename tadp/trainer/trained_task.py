@@ -21,6 +21,7 @@ from tadp.datasets.batch import Batch
 from tadp.datasets.readers.named import TaskName
 from tadp.drawing import SHORT_PX, box_picture, class_picture, depth_picture
 from tadp.drawing.overlays import BACKGROUND
+from tadp.heads import DepthHead, DetectionHead, SegmentationHead, SMPSegmentationHead
 from tadp.images import to_pil
 from tadp.images.boxes import Detections
 from tadp.images.reading import ImageLike
@@ -65,6 +66,7 @@ class TrainedTask(ABC):
     Attributes:
         name: The task's name.
         recipes: The recipes by name.
+        heads: The classes of its heads by the recipe's `head`; "" is that of recipes that do not name one.
         backbone_options: Options of the backbone that differ from the defaults.
         kind: The class of its models.
         watched: The figure that decides which weights are best.
@@ -74,6 +76,7 @@ class TrainedTask(ABC):
     name: ClassVar[TaskName]
     recipes: ClassVar[Mapping[str, Recipe]]
     kind: ClassVar[type[TaskModel]]
+    heads: ClassVar[Mapping[str, type]]
     watched: ClassVar[str]
     higher_is_better: ClassVar[bool]
     backbone_options: ClassVar[Mapping[str, Any]] = {}
@@ -169,6 +172,7 @@ class SegmentationTraining(TrainedTask):
 
     name = "segmentation"
     kind = TADPForSemanticSegmentation
+    heads = MappingProxyType({"": SegmentationHead, "smp_fpn": SMPSegmentationHead})
     recipes = SEGMENTATION
     watched, higher_is_better = "mIoU", True
 
@@ -236,6 +240,7 @@ class DepthTraining(TrainedTask):
 
     name = "depth"
     kind = TADPForDepthEstimation
+    heads = MappingProxyType({"": DepthHead})
     recipes = DEPTH
     watched, higher_is_better = "RMSE (m)", False
     backbone_options = MappingProxyType({"attach_attention": ()})  # as in the paper
@@ -317,6 +322,7 @@ class DetectionTraining(TrainedTask):
 
     name = "detection"
     kind = TADPForObjectDetection
+    heads = MappingProxyType({"": DetectionHead})
     recipes = DETECTION
     watched, higher_is_better = "mAP50", True
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tadp.backbone import TADPBackbone
-from tadp.datasets import Augmented, RandomFlip, Sample, collate
+from tadp.datasets import Augmented, CenterCrop, PadTo, RandomFlip, Resize, Sample, collate
 from tadp.datasets.batch import Batch
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.datasets.transforms.geometric import Transform
@@ -30,7 +30,7 @@ from tadp.tasks import TaskModel
 from tadp.trainer.processes import Accelerator
 from tadp.training.schedules import Schedule
 
-_FLIP = RandomFlip(1.0)
+_ALWAYS_THE_SAME = (Resize, CenterCrop, PadTo)  # transforms without random numbers
 
 
 @dataclass(frozen=True)
@@ -128,17 +128,18 @@ def _collate(items: Sequence[Sample | tuple[Sample, Tensor]]) -> Part:
 class WithLatents:
     """Samples with the latents of their images. Both are mirrored together at random.
 
-    Sample i in epoch e is mirrored exactly when `Augmented(data, [RandomFlip()])` would mirror it.
+    Sample i in epoch e is the same as in `Augmented(data, transforms)`.
 
     Args:
-        data: Images of one size.
-        latents: Latents of each image and of its mirror image, (N, 2, C, h, w).
+        data: The samples before the transforms.
+        transforms: Transforms that are always the same, and at most one `RandomFlip`.
+        latents: Latents of each image after the transforms, without and with the flip, (N, 2, C, h, w); only without,
+            (N, 1, C, h, w), if no transform flips.
         seed: Seed of the random numbers. See `Augmented`.
-        flip: Probability of mirroring.
     """
 
-    def __init__(self, data: SampleSource, latents: Tensor, *, seed: int, flip: float = 0.5):
-        self.data, self.latents, self.seed, self.flip = data, latents, seed, RandomFlip(flip)
+    def __init__(self, data: SampleSource, transforms: Sequence[Transform], latents: Tensor, *, seed: int):
+        self.data, self.transforms, self.latents, self.seed = data, transforms, latents, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -149,28 +150,43 @@ class WithLatents:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Sample, Tensor]:
-        sample = self.data[index]
-        flipped = self.flip(sample, np.random.default_rng((self.seed, self.epoch, index)))
-        return flipped, self.latents[index, int(flipped is not sample)]
+        sample, is_flipped = self.data[index], False
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        for transform in self.transforms:
+            changed = transform(sample, generator)
+            is_flipped |= isinstance(transform, RandomFlip) and changed is not sample
+            sample = changed
+        return sample, self.latents[index, int(is_flipped)]
 
 
 def cached_latents(
-    backbone: TADPBackbone, data: Any, path: Path, accelerator: Accelerator, *, batch: int = 16
+    backbone: TADPBackbone,
+    data: Any,
+    transforms: Sequence[Transform],
+    path: Path,
+    accelerator: Accelerator,
+    *,
+    batch: int = 16,
 ) -> Tensor:
-    """Return the latents in a file, (N, 2, C, h, w); it is made if it is missing, or for other images or weights.
+    """Return the latents in a file, as `WithLatents` takes them.
+
+    The file is made if it is missing, or was made for other images, transforms or weights.
 
     Args:
         backbone: The backbone whose VAE encodes the images.
-        data: Images of one size, with `image_ids`.
+        data: Images with `image_ids`.
+        transforms: Transforms that give them one size. They are always the same, except for a `RandomFlip`.
         path: Path of the file.
         accelerator: The accelerator. Only its main process encodes.
         batch: Images at a time.
     """
-    origin = {"made_from": _fingerprint(backbone, data.image_ids)}
+    flips = (False, True) if any(isinstance(transform, RandomFlip) for transform in transforms) else (False,)
+    views = [_without_chance(transforms, flip=flip) for flip in flips]
+    origin = {"made_from": _fingerprint(backbone, data.image_ids, views[0])}
     if accelerator.is_main_process and _origin(path) != origin:
         starts = range(0, len(data), batch)
         parts = [
-            _encode(backbone, data, range(start, min(start + batch, len(data))))
+            _encode(backbone, data, views, range(start, min(start + batch, len(data))))
             for start in tracked(starts, len(starts), what="encoding images", unit="batch")
         ]
         latents = torch.cat(parts)
@@ -182,19 +198,23 @@ def cached_latents(
 
 
 @torch.no_grad()
-def _encode(backbone: TADPBackbone, data: SampleSource, part: range) -> Tensor:
-    plain = [data[index] for index in part]
-    mirrored = [_FLIP(sample, np.random.default_rng(0)) for sample in plain]
-    both = [
-        backbone.encode_image(torch.cat([to_tensor(sample.image) for sample in samples])).float().cpu()
-        for samples in (plain, mirrored)
-    ]
-    return torch.stack(both, dim=1)
+def _encode(backbone: TADPBackbone, data: SampleSource, views: Sequence[Sequence[Transform]], part: range) -> Tensor:
+    samples = [data[index] for index in part]
+    encoded = []
+    for transforms in views:
+        images = [Augmented(samples, transforms)[place].image for place in range(len(samples))]
+        encoded.append(backbone.encode_image(torch.cat([to_tensor(image) for image in images])).float().cpu())
+    return torch.stack(encoded, dim=1)
 
 
-def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str]) -> str:
-    """A hash of the encoder's weights, the scaling of latents, and the image ids."""
-    digest = hashlib.sha256(repr((backbone.scale_latents, list(image_ids))).encode())
+def _without_chance(transforms: Sequence[Transform], *, flip: bool) -> list[Transform]:
+    """The transforms, with a flip that always or never happens."""
+    return [RandomFlip(float(flip)) if isinstance(transform, RandomFlip) else transform for transform in transforms]
+
+
+def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str], transforms: Sequence[Transform]) -> str:
+    """A hash of the encoder's weights, the scaling of latents, the image ids, and the transforms."""
+    digest = hashlib.sha256(repr((backbone.scale_latents, list(image_ids), list(transforms))).encode())
     for name, tensor in backbone.vae.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
     return digest.hexdigest()
@@ -249,16 +269,16 @@ def training_data(
         accelerator: The accelerator.
 
     Raises:
-        TrainingError: If latents are to be kept but the transforms do more than flip.
+        TrainingError: If latents are to be kept but the transforms do more at random than flip.
     """
     if latents is None:
         return Augmented(data, transforms, seed=seed)
-    flips = [transform for transform in transforms if isinstance(transform, RandomFlip)]
-    if len(flips) != len(transforms) or len(flips) > 1:
-        changes = ", ".join(type(transform).__name__ for transform in transforms)
+    at_random = [transform for transform in transforms if not isinstance(transform, _ALWAYS_THE_SAME)]
+    if len(at_random) > 1 or not all(isinstance(transform, RandomFlip) for transform in at_random):
+        changes = ", ".join(type(transform).__name__ for transform in at_random)
         raise TrainingError(
             Argument("cache_latents"),
-            f" works only if images are at most flipped, but they go through {changes}. Leave it out.",
+            f" works only if images are at most flipped at random, but they go through {changes}. Leave it out.",
         )
-    kept = cached_latents(model.backbone, data, latents, accelerator)
-    return WithLatents(data, kept, seed=seed, flip=flips[0].probability if flips else 0.0)
+    kept = cached_latents(model.backbone, data, transforms, latents, accelerator)
+    return WithLatents(data, transforms, kept, seed=seed)

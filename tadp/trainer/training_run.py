@@ -134,9 +134,10 @@ def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_ba
     steps = recipe.schedule.total_steps(len(parts.train))
     text = plan.text if plan.text != "captions" else f"captions by {plan.captioner or plan.options.captions}"
     augmentation = ", ".join(type(transform).__name__ for transform in recipe.transforms(recipe.crop_px))
+    unet = " with an untrained U-Net" if plan.options.untrained else ""
     return [
         f"data: {parts.name}; {len(parts.train)} images to train on, {len(parts.test)} held out ({parts.measured})",
-        f"model: {plan.options.model}, trained: {choices['tune']}, text: {text}",
+        f"model: {plan.options.model}{unet}, trained: {choices['tune']}, text: {text}",
         f"recipe {plan.recipe_name}: {steps} steps of {recipe.schedule.batch} images of {recipe.crop_px} pixels, "
         f"learning rate {recipe.schedule.lr:g}, head {json.dumps(recipe.model.get('head_options', {}))}",
         f"augmentation: {augmentation}{'; images are encoded once' if recipe.cache_latents else ''}",
@@ -161,7 +162,8 @@ def captioned(plan: Plan, parts: DataParts, folder: Path, accelerator: Accelerat
 
 def build_model(plan: Plan, parts: DataParts, accelerator: Accelerator) -> TaskModel:
     """The model before its training."""
-    backbone = load_backbone(plan.options.model, accelerator, **plan.task.backbone_options)
+    seed = plan.options.seed if plan.options.untrained else None
+    backbone = load_backbone(plan.options.model, accelerator, untrained_seed=seed, **plan.task.backbone_options)
     return plan.task.build(backbone, parts.train, plan.recipe, text=plan.text, lora_rank=plan.options.lora_rank)
 
 

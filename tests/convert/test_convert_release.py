@@ -68,6 +68,7 @@ def test_a_file_becomes_the_model_it_was_written_from(form, base, tmp_path):
 )
 def test_how_a_file_was_trained_is_in_the_report_and_the_config(form, expected, base, tmp_path):
     model, report = convert(original_of(form, base), base, tmp_path)
+    assert not getattr(model, "keep_ratio", False)  # a detection model was trained on stretched images
     assert report.options.items() >= (expected | {"timestep": 1}).items()
     written = model.backbone.options.to_dict()
     assert written["timestep"] == 1

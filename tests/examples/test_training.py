@@ -30,8 +30,19 @@ from training import options as training_options
 from training import session
 
 from tadp.captions import CaptionTable, Provenance
-from tadp.datasets import IGNORE_LABEL, Augmented, PascalVOC, RandomFlip, RenderedScenes, Resize
+from tadp.datasets import (
+    IGNORE_LABEL,
+    Augmented,
+    CenterCrop,
+    PadTo,
+    PascalVOC,
+    RandomCrop,
+    RandomFlip,
+    RenderedScenes,
+    Resize,
+)
 from tadp.errors import CaptionError, ImageError, OutputError, TrainingError
+from tadp.images import to_tensor
 from tadp.trainer.processes import Accelerator
 from tadp.trainer.run_data import Kept, captioner_of, largest_class, mean_depths, scenes
 from tadp.trainer.run_record import Record
@@ -316,17 +327,41 @@ def test_latents_are_made_once_and_train_to_the_same_weights(whole, tmp_path):
 def test_latents_of_another_encoder_are_not_taken(tmp_path):
     accelerator, data, path = ALONE, make_data(2), tmp_path / "l"
     model = make_model()
-    first = cached_latents(model.backbone, data, path, accelerator)
+    first = cached_latents(model.backbone, data, [RandomFlip()], path, accelerator)
     assert first.shape == (2, 2, 4, 8, 8)
     with torch.no_grad():
         next(model.backbone.vae.parameters()).mul_(1.5)
-    assert not torch.equal(cached_latents(model.backbone, data, path, accelerator), first)
+    assert not torch.equal(cached_latents(model.backbone, data, [RandomFlip()], path, accelerator), first)
+
+
+@pytest.mark.parametrize("flips", [[RandomFlip(0.7)], []])
+def test_kept_latents_belong_to_the_padded_and_flipped_images(flips, tmp_path):
+    model, data = make_model(), make_data(4)
+    transforms = [CenterCrop((40, 64)), *flips, Resize(48, longest=48), PadTo(48, fill="grey")]
+    kept = training_data(model, data, transforms, seed=4, latents=tmp_path / "l", accelerator=ALONE)
+    augmented = Augmented(data, transforms, seed=4)
+    for epoch in range(3):
+        kept.set_epoch(epoch)
+        augmented.set_epoch(epoch)
+        for index, expected in enumerate(augmented):
+            sample, latents = kept[index]
+            assert (sample.image == expected.image).all()
+            torch.testing.assert_close(latents, model.backbone.encode_image(to_tensor(expected.image))[0])
+    other = training_data(model, data, transforms[:-1], seed=4, latents=tmp_path / "l", accelerator=ALONE)
+    assert not torch.equal(other.latents, kept.latents)  # the file with padding was not taken
 
 
 def test_latents_are_not_kept_where_images_are_cropped(tmp_path):
-    with pytest.raises(TrainingError, match=r"at most flipped, but they go through RandomFlip, Resize\. Leave it out"):
+    with pytest.raises(
+        TrainingError, match=r"at most flipped at random, but they go through RandomFlip, RandomCrop\. Leave it out"
+    ):
         training_data(
-            make_model(), make_data(2), [RandomFlip(), Resize(32)], seed=0, latents=tmp_path / "l", accelerator=ALONE
+            make_model(),
+            make_data(2),
+            [RandomFlip(), RandomCrop(32)],
+            seed=0,
+            latents=tmp_path / "l",
+            accelerator=ALONE,
         )
 
 

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 import tadp
 from tadp.assets import tiny_folder
-from tadp.datasets import RenderedScenes
+from tadp.datasets import PadTo, RenderedScenes, Resize, Sample
 from tadp.datasets.scenes import CLASSES as SCENE_CLASSES
 from tadp.datasets.scenes import Scenes
 from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModelError, OutputError, UnknownModelError
 from tadp.features import FeatureInfo, Features
+from tadp.images import to_tensor
 from tadp.images.boxes import Boxes, Detections
 from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, evaluate
 
@@ -496,13 +498,54 @@ def test_a_large_image_costs_no_more_than_a_window():
 
 
 def test_boxes_come_back_in_the_images_pixels(monkeypatch):
-    model, seen = detector(), []
+    model, seen = detector(keep_ratio=False), []
     objects = Detections(torch.tensor([[16.0, 8.0, 48.0, 64.0]]), torch.tensor([1]), torch.tensor([0.9]))
     monkeypatch.setattr(model.head, "forward", lambda features: seen.append(features.image_size) or [objects])
     result = model.predict(images(1, 96, 256), CAPTION)
     assert seen == [(64, 64)]
     assert result.boxes.tolist() == [[64.0, 12.0, 192.0, 96.0]]
     assert result.names == ["red cat"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 256), (50, 37), (64, 64), (9, 300)])
+def test_a_padded_image_is_seen_as_in_training_and_its_boxes_come_back(height, width, monkeypatch):
+    model, seen = detector(), []
+    pixels = np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    truth = Boxes(torch.tensor([[0.0, 0.0, width / 2, height], [width / 4, 1.0, width, height / 2]]), torch.arange(2))
+    sample = PadTo(64, fill="grey")(Resize(64, longest=64)(Sample(pixels, "a", boxes=truth)))
+    objects = Detections(sample.boxes.boxes, truth.labels, torch.tensor([0.9, 0.8]))
+    features = TADPForObjectDetection.features
+    monkeypatch.setattr(
+        TADPForObjectDetection, "features", lambda self, image, text: seen.append(image) or features(self, image, text)
+    )
+    monkeypatch.setattr(model.head, "forward", lambda features: [objects])
+    result = model.predict(pixels, CAPTION)
+    torch.testing.assert_close(seen[0], to_tensor(sample.image), rtol=0, atol=1.5 / 255)
+    torch.testing.assert_close(result.boxes, truth.boxes)
+
+
+def test_objects_in_the_padding_are_left_out_and_others_end_at_the_image(monkeypatch):
+    model = detector()
+    boxes = torch.tensor([[8.0, 20.0, 30.0, 60.0], [8.0, 40.0, 30.0, 60.0], [0.0, 32.0, 64.0, 64.0]])
+    objects = Detections(boxes, torch.tensor([1, 0, 0]), torch.tensor([0.9, 0.8, 0.7]))
+    monkeypatch.setattr(model.head, "forward", lambda features: [objects])
+    result = model.predict(images(1, 64, 128), CAPTION)  # covers the upper half of the square
+    assert result.boxes.tolist() == [[16.0, 40.0, 60.0, 64.0]]
+    assert result.names == ["red cat"]
+    assert result.scores.tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+def test_a_detector_from_before_it_kept_the_ratio_of_sides_still_stretches(keep_ratio, tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    small = {"channels": 8, "hidden_channels": 16}
+    detector(backbone, head_options=small, tune="nothing", keep_ratio=keep_ratio).save_pretrained(tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    assert TADPForObjectDetection.from_pretrained(tmp_path / "m").keep_ratio is keep_ratio
+    config = json.loads(path.read_text())
+    del config["options"]["keep_ratio"]
+    path.write_text(json.dumps(config))
+    assert TADPForObjectDetection.from_pretrained(tmp_path / "m").keep_ratio is False
 
 
 @each_task

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from running import ENVIRONMENT, plain, run_function, tadp_run
 from safetensors.torch import load_file, save_file
 
-from tadp import datasets
+from tadp import TADPBackbone, datasets
 from tadp.captions import CaptionTable
 from tadp.datasets import RenderedScenes
 from tadp.errors import OptionError, OutputError, TrainingError
@@ -27,7 +29,9 @@ from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainOptions, estimate, train, training_loop
 from tadp.trainer.checkpoints import Watch
+from tadp.trainer.recipes import DETECTION
 from tadp.trainer.run_data import open_parts
+from tadp.trainer.run_plan import TASKS, head_options, make_plan
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -213,6 +217,69 @@ def test_detection_learns_from_a_coco_export(tmp_path):
     assert list(result.figures) == ["mAP50"]
     assert "| nothing |" in result.report.read_text()
     assert result.model.class_names == CLASSES[1:]
+
+
+def test_own_images_are_padded_and_the_recipe_of_the_paper_stretches_them(tmp_path):
+    recipes = {name: DETECTION[name] for name in ("small", "voc-detection-10-epochs")}
+    sample = RenderedScenes(1, seed=3, size=64)[0]
+    wide = replace(sample, image=sample.image[:32], mask=None, depth_m=None)
+    rows = {}
+    for name, recipe in recipes.items():
+        image = wide
+        for transform in recipe.transforms(64):
+            image = transform(image, np.random.default_rng(0))
+        assert image.image.shape == (64, 64, 3)
+        rows[name] = int((image.image == 128).all(axis=(1, 2)).sum())  # rows of padding
+    assert rows == {"small": 32, "voc-detection-10-epochs": 0}
+    coco = coco_folder(tmp_path / "coco", 10, size=96)
+    for name, recipe in recipes.items():
+        parts, options = open_parts("detection", coco, TrainOptions()), TrainOptions(recipe=name, text="class_names")
+        model = TASKS["detection"].build(
+            TADPBackbone.from_pretrained("tadp-tiny"), parts.train, make_plan("detection", parts, options).recipe,
+            text="class_names",
+        )  # fmt: skip
+        assert model.keep_ratio is (name == "small")
+        assert model.image_px == recipe.crop_px
+
+
+def test_an_option_of_the_head_keeps_the_others_of_the_recipe_and_a_wrong_one_gets_the_list(tmp_path):
+    coco = coco_folder(tmp_path / "coco", 10, size=96)
+    parts = open_parts("detection", coco, TrainOptions())
+    plan = make_plan("detection", parts, TrainOptions(head_options={"samples_per_image": 16}))
+    assert plan.choices["head_options"] == DETECTION["small"].model["head_options"] | {"samples_per_image": 16}
+    with pytest.raises(
+        OptionError,
+        match=r"head_options: DetectionHead has no option 'chanels'; it has channels, hidden_channels, anchor_sizes, "
+        r"aspect_ratios, score_threshold, nms_iou, max_detections, max_proposals, samples_per_image\.",
+    ):
+        make_plan("detection", parts, TrainOptions(head_options={"chanels": 16}))
+
+
+def test_help_and_docs_list_all_options_of_the_heads():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    listed, task = {}, ""
+    for name, option, default, small in re.findall(
+        r"^\| (\w*) ?\| `(\w+)` \| ([^|]+) \| ([^|]*)\|", text, re.MULTILINE
+    ):
+        task = name or task
+        listed.setdefault(task, {})[option] = (json.loads(default), json.loads(small) if small.strip() else None)
+    shown = " ".join(plain(tadp_run("train", "--help").output).split())
+    for task, trained in TASKS.items():
+        options, small = head_options(trained.heads[""]), trained.recipes["small"].model["head_options"]
+        defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+        assert listed[task] == {name: (value, small.get(name)) for name, value in defaults.items()}
+        assert f"{task}: {', '.join(options)}." in shown
+
+
+def test_an_untrained_network_is_a_choice_of_its_own_and_comes_back(export, whole, tmp_path):
+    random = run(export, tmp_path / "run", untrained=True)
+    convolution, trained = (result.model.backbone.unet.conv_in.weight for result in (random, whole))
+    assert not torch.equal(convolution, trained)
+    assert random.figures != whole.figures
+    assert evaluated(random.folder, export) == json.loads((random.folder / "result.json").read_text())["details"]
+    assert "untrained" not in json.loads((whole.folder / "run.json").read_text())["choices"]
+    with pytest.raises(TrainingError, match="untrained was True and is None"):
+        run(export, tmp_path / "run")
 
 
 def test_crowds_are_not_learned_but_stay_in_the_images_that_are_measured(tmp_path):

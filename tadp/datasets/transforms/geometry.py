@@ -12,7 +12,7 @@ from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
 from tadp.images.boxes import Boxes
 
 Fill = Literal["edge", "zero", "grey"]
-_GREY = 128  # the released code pads with 127.5, which is not an 8-bit level
+GREY = 128  # the released code pads with 127.5, which is not an 8-bit level
 
 
 def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
@@ -95,7 +95,7 @@ def pad(sample: Sample, image_size: tuple[int, int], *, fill: Fill) -> Sample:
     if fill == "edge":
         image = np.pad(sample.image, [*around, (0, 0)], mode="edge")
     else:
-        image = np.pad(sample.image, [*around, (0, 0)], constant_values=0 if fill == "zero" else _GREY)
+        image = np.pad(sample.image, [*around, (0, 0)], constant_values=0 if fill == "zero" else GREY)
     return replace(
         sample,
         image=image,
