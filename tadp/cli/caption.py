@@ -19,7 +19,7 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, report_left_out
+from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, report_left_out, warn_about_tiny
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def caption(
         failed += _fill_database(output, ids, describe, mix=mix, **how)
     else:
         failed += _fill_file(output, ids, describe, overwrite=overwrite, **how)
+    warn_about_tiny(model, others="--model")
     if failed or image_list.unreadable:
         raise typer.Exit(1)
 

@@ -40,6 +40,7 @@ from tadp.cli.terminal import (
     progress,
     report_left_out,
     warn_about_cut,
+    warn_about_tiny,
     wrong_usage,
 )
 from tadp.errors import TADPError
@@ -167,6 +168,8 @@ def extract(
         warn_about_cut("--caption")
     report_left_out(image_list.left_out)
     tally = _follow(outcomes, len(image_list.names) + len(image_list.unreadable), is_one_caption=caption is not None)
+    if tally.counts["done"] and tally.stopped is None:
+        warn_about_tiny(source, others="--model and --captioner")
     _print_tally(tally, output)
     if tally.stopped is not None:
         raise tally.stopped

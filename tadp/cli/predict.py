@@ -26,7 +26,7 @@ from tadp.cli.task_options import (
     prepare_captions,
     task_of,
 )
-from tadp.cli.terminal import Dtype, fail, progress, report_left_out
+from tadp.cli.terminal import Dtype, fail, progress, report_left_out, warn_about_tiny
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def predict(
                 finally:
                     run.check()
                 typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
+    if predictor.captioner is not None and caption is None:
+        warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
         raise typer.Exit(1)
 

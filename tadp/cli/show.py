@@ -15,6 +15,7 @@ from tadp.cli.terminal import (
     load_backbone,
     load_captioner,
     warn_about_cut,
+    warn_about_tiny,
 )
 from tadp.errors import CaptionError, ImageError
 
@@ -102,6 +103,7 @@ def show(
         raise ImageError(f"{image} cannot be shown: {sentence}")
     if is_cut(backbone, words):
         warn_about_cut(image)
+    warn_about_tiny(source, others="--model and --captioner")
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)
     typer.echo(words)

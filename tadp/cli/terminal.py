@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tadp.captioner import Captioner
 
 TINY = "tadp-tiny"
+_TINY_WARNING = "the captioner 'tadp-tiny' knows only"  # commands say it with their own options: `warn_about_tiny`
 _UNKNOWN_TOKEN = "the text encoder has no token"  # the beginning of a warning of `tadp.text.encoder`
 
 
@@ -59,6 +60,7 @@ class Commands(TyperGroup):
                 warnings.simplefilter("ignore")
                 warnings.filterwarnings("always", category=UserWarning, module=r"tadp\.")
                 warnings.filterwarnings("always", message=_UNKNOWN_TOKEN)
+                warnings.filterwarnings("ignore", message=_TINY_WARNING)
                 warnings.showwarning = _print_each_once()
                 return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -145,6 +147,18 @@ def silence() -> None:
         library.set_verbosity_error()
         library.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def warn_about_tiny(captioner: str, *, others: str) -> None:
+    """Warn that the bundled captioner is not made for photographs, if it was used.
+
+    Args:
+        captioner: The captioner that was used.
+        others: The options of the command that choose another one.
+    """
+    if captioner == TINY:
+        note = f"{TINY} knows only rendered scenes. For photographs, choose another {others}."
+        typer.secho(note, dim=True, err=True)
 
 
 def warn_about_cut(whose: str) -> None:

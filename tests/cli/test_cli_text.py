@@ -534,3 +534,5 @@ def test_the_note_on_the_embedded_captioner_names_options_that_the_command_has(w
     Image.fromarray(Scenes(1, seed=5)[0].image).save("a.png")
     assert "For photographs, choose another --model." in plain(tadp_run("caption", "a.png").stderr)
     assert "another --model and --captioner." in plain(tadp_run("show", "a.png").stderr)
+    Image.effect_noise((64, 64), 80).convert("RGB").save("noise.png")
+    assert plain(tadp_run("caption", "noise.png").stderr).count("knows only rendered scenes") == 1
