@@ -22,7 +22,7 @@ from shared.images import Images
 from shared.kept import cost, kept
 from shared.misfits import WORDS
 from shared.options import read, run
-from shared.pages import cell, opening, write_page, write_sheet
+from shared.pages import cell, found, opening, write_page, write_sheet
 from shared.settings import Settings, check_same
 from shared.table import command, source
 from tqdm import tqdm
@@ -123,6 +123,7 @@ def write(
     parts = [
         "# Appendix A: images drawn again with other prompts",
         opening("appendix_a", settings),
+        found(summary["command"]),
         f"Command: `{summary['command']}`; {count} {source(settings)} with two classes each, {STEPS} DDIM steps, "
         f"guidance {GUIDANCE:g}; {', '.join(summary['machine'])}; {summary['minutes']:.1f} minutes of CPU time. "
         "Figures are means over scenes with 95 % intervals (Student's t).",

@@ -17,7 +17,7 @@ from PIL import Image
 from shared.images import Images
 from shared.kept import cost, kept
 from shared.options import read, run
-from shared.pages import cell, opening, write_page, write_sheet
+from shared.pages import cell, found, opening, write_page, write_sheet
 from shared.pasting import ABSENT, NAMED, NOT_NAMED, Paste, paste
 from shared.responses import LEVELS, MAPS, ORIGINAL, PASTED, Outputs, measure, outputs_of, summarize
 from shared.settings import Settings, check_same
@@ -77,7 +77,8 @@ def write(
         f"where the object covers 2 % of the image or more; {', '.join(summary['machine'])}; {summary['minutes']:.1f} "
         "minutes of CPU time. Figures are means over scenes with 95 % intervals (Student's t)."
     )
-    parts = ["# Objects pasted into images", opening("copy_paste", settings), described]
+    parts = ["# Objects pasted into images", opening("copy_paste", settings)]
+    parts += [found(summary["command"]), described]
     parts.append(_table("The map of the object's name", "picture", summary["maps"], MAPS, digits=3))
     columns = {key: key for key in next(iter(summary["pasting"].values()))}
     parts.append(_table("Change of the features by pasting the object", "text", summary["pasting"], columns, digits=1))

@@ -21,7 +21,7 @@ from shared.bars import draw_bars
 from shared.cells import shown
 from shared.crossing import page_name
 from shared.options import run
-from shared.pages import opening, write_page
+from shared.pages import found, opening, write_page
 from shared.parts import UNETS
 from shared.settings import StopStudyError
 
@@ -78,7 +78,8 @@ def part_of(task: str, ours: str, results: dict[str, dict[str, Any]]) -> dict[st
 
 
 def write(results: dict[str, dict[str, dict[str, Any]]], parts: list[dict[str, Any]], page: Path) -> None:
-    text = ["# Tables 4 and 5: other domains", opening("domains"), opening("modifiers"), opening("domains-verdicts")]
+    text = ["# Tables 4 and 5: other domains", opening("domains"), found("python examples/study/domains.py")]
+    text += [opening("modifiers"), opening("domains-verdicts")]
     for task, by_unet in results.items():
         for unet, result in by_unet.items():
             text += section(task, unet, result)

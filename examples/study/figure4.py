@@ -19,7 +19,7 @@ from PIL import Image
 from shared.images import Images
 from shared.kept import cost, kept
 from shared.options import read, run
-from shared.pages import SIDE_PX, cell, opening, write_page, write_sheet
+from shared.pages import SIDE_PX, cell, found, opening, write_page, write_sheet
 from shared.settings import Settings, check_same
 from shared.table import command, source
 from shared.texts import Text, make_texts
@@ -143,7 +143,16 @@ def write(
         write_sheet(rows, page)
     picture = f"![Attention maps by text]({page.name}.png)"
     title = "# The paper's Figure 4: where does each word attend?"
-    write_page(page, [title, opening("figure4", settings), described, "\n".join(lines), caption, picture], summary)
+    texts = [
+        title,
+        opening("figure4", settings),
+        found(summary["command"]),
+        described,
+        "\n".join(lines),
+        caption,
+        picture,
+    ]
+    write_page(page, texts, summary)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
     parts = [
         f"# {task.capitalize()} in other domains" + ("" if summary["tune"] == "nothing" else ", U-Net tuned"),
         *[texts[f"cross-domain-{task}"].strip()] * (summary["data"] == "scenes"),
+        *[texts["found"][summary["command"]].strip()] * (summary["command"] in texts["found"]),
         describe(table, summary),
         texts["modifiers"].strip().format(**texts["modifier-words"][task]),
         texts["cross-domain-columns"].strip(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from .bars import draw_columns
 from .cells import shown
-from .pages import opening, write_page
+from .pages import found, opening, write_page
 from .parts import SCALE, Table
 from .settings import Settings
 from .table import collect, command, describe_runs, stored
@@ -44,6 +44,7 @@ def write_figure(
     parts = [
         f"# {title}",
         opening(name, settings),
+        found(summary["command"]),
         describe_runs(summary, settings),
         "\n".join(lines),
         *measures,

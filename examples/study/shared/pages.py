@@ -32,6 +32,11 @@ def opening(name: str, settings: Settings = SCENES) -> str:
     return text
 
 
+def found(command: str) -> str:
+    """What the stored results show, for the page of the command that made them; empty for other commands."""
+    return tomllib.loads(OPENINGS.read_text(encoding="utf-8"))["found"].get(command, "").strip()
+
+
 def write_page(page: Path, parts: Sequence[str], summary: Any) -> None:
     """Write PAGE.md and PAGE.json, each complete or not at all, and print the text."""
     text = "\n\n".join(part for part in parts if part)

@@ -12,7 +12,7 @@ from .bars import draw_bars
 from .cells import markdown
 from .measuring import MULTI_SCALE
 from .options import read
-from .pages import opening, write_page
+from .pages import found, opening, write_page
 from .parts import SCALE, UNETS, Part, Table
 from .runs import carry_out, plan, result_of
 from .settings import Settings, StopStudyError
@@ -61,7 +61,8 @@ def write(table: Table, settings: Settings, how: argparse.Namespace) -> None:
             "better": "higher" if table.sign > 0 else "lower",
             "parts": [collect(table, part, settings, how) for part in table.parts],
         }
-    texts = [f"# {table.title}", opening(table.name, settings), describe_runs(summary, settings)]
+    texts = [f"# {table.title}", opening(table.name, settings), found(summary["command"])]
+    texts.append(describe_runs(summary, settings))
     texts += [markdown(table, part, results) for part, results in zip(table.parts, summary["parts"], strict=True)]
     texts += [table.notes] * bool(table.notes) + [f"![{table.title}]({page.name}.png)"]
     draw_bars(summary["parts"], table.metrics[0], page.with_suffix(".png"), sign=table.sign)
