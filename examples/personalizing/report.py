@@ -57,9 +57,9 @@ captions began with "a watercolor painting of", "a comic style painting of" or "
 asks whether ten images, without these words, are enough to find a style that the model knows. None of the images here
 was used to train `tadp-tiny`."""
 FOUND = """
-**The learned token works for all three styles.** Its losses and distances are close to those of the model's own words
-for the style. DreamBooth works less well for watercolors and night scenes, and not for comics, where the loss is higher
-than before learning.
+**The learned token works for all three styles.** Its losses and distances are close to those of the words for the style
+that the model learned in its training. DreamBooth works less well for watercolors and night scenes. For comics it does
+not work: the loss is higher than before learning.
 """
 
 
@@ -97,7 +97,8 @@ The columns are texts that the U-Net gets with an image. CAPTION is a caption of
   textual inversion it is the new token, which starts as a copy of the word "painting".
 - *other styles'*: the same text, after learning from another style. Figures are means over the other two styles.
 - *learned*: the same text, after learning from the style in the row.
-- *own words*: the words for the style from the model's training, and CAPTION. Nothing was learned.
+- *own words*: the words for the style from the model's training, such as "a watercolor painting of CAPTION". Nothing
+  was learned.
 - *halves* (only for distances): the distance between two sets of {samples} real images of the style, which shows how
   large a distance arises by chance.
 
