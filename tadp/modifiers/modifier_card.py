@@ -43,7 +43,7 @@ def modifier_card(steps: Sequence[Step], record: Mapping[str, Any], *, example: 
             "templates": ", then ".join(f"`{step.template}`" for step in steps),
             "learned tokens": "; ".join(tokens) or "none",
             "U-Net": "tuned, and is here" if has_unet else "that of the base model",
-            "example": f'"a dog on grass" becomes "{example}"',
+            "example": f"`a dog on grass` becomes `{example}`",
         },
         code="\n".join([*code, 'print(modifier("a dog on grass"))']),
         source=None,

@@ -6,6 +6,7 @@ from pathlib import Path
 import tadp
 from tadp.captioner import model_files
 from tadp.convert import forms
+from tadp.files.model_card import LICENSES
 from tadp.files.model_folder import ALIASES, KNOWN_MODELS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,6 +40,14 @@ def test_removed_models_and_their_commits_are_those_that_the_code_loads():
         assert ALIASES[name].name in PAGE
     assert all(cells[-1] == "not pinned" for cells in BASE if "removed" not in cells[0])
     assert all(f"`{name}`" in PAGE for name in KNOWN_MODELS)
+
+
+def test_licences_on_model_cards_are_those_of_the_page():
+    full = {"Apache-2.0": "apache-2.0", "CreativeML OpenRAIL-M": "creativeml-openrail-m", "OpenRAIL++-M": "openrail++"}
+    listed = {name: full.get(cells[5]) for cells in BASE for name in re.findall(r"`([^`]+/[^`]+)`", cells[0])}
+    assert {name: licence for name, licence in listed.items() if licence} == {
+        name: licence for name, licence in LICENSES.items() if name != "tadp-tiny"
+    }
 
 
 def test_captioners_are_those_of_the_code():

@@ -102,7 +102,9 @@ def test_no_token_reaches_the_hosts_of_large_files(hub, loaded):
 
 def test_the_cache_is_enough_without_the_hub(hub, folder, loaded):
     count = len(hub.log)
-    assert client(hub, folder, "offline", home="reader", HF_HUB_OFFLINE="1") == loaded
+    again, refused = client(hub, folder, "offline", home="reader", HF_HUB_OFFLINE="1")
+    assert again == loaded
+    assert refused == "OutputError: cannot push to 'me/words': offline mode is on. Unset HF_HUB_OFFLINE."
     assert len(hub.log) == count
 
 
@@ -121,7 +123,7 @@ def test_the_code_of_every_card_runs_and_the_card_says_what_the_model_is(hub, pu
     assert "![What the model does](picture.png)" in depth
     assert heads["depth"]["base_model"] == "me/backbone"
     assert (heads["depth"]["license"], heads["depth"]["license_name"]) == ("other", "my-own-licence")
-    assert '"a dog on grass" becomes "a <toy> photo of a dog on grass"' in texts["token"]
+    assert "`a dog on grass` becomes `a <toy> photo of a dog on grass`" in texts["token"]
     assert "2 vectors of width 96" in texts["token"]
     for name in ("lora", "dreambooth"):
         assert "| base model | tadp-tiny |" in texts[name]

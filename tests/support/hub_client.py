@@ -168,17 +168,23 @@ def cards(folder: Path) -> dict[str, Any]:
     return texts
 
 
+def message(action: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """The message of an error, caught as a user would."""
+    try:
+        action(*arguments, **options)
+    except (ValueError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def push_words(folder: Path) -> str:
+    """What a push without a connection says."""
+    return message(CaptionModifier.style("watercolor").push_to_hub, "me/words")
+
+
 def trouble(folder: Path) -> dict[str, Any]:
     """The messages of loads and pushes that fail."""
     words = CaptionModifier.style("watercolor")
-
-    def message(action: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-        try:
-            action(*arguments, **options)
-        except (ValueError, OSError) as error:  # as a user would catch them
-            return f"{type(error).__name__}: {error}"
-        return "nothing was raised"
-
     load, loads = CaptionModifier.from_pretrained, {}
     for name in ("missing", "private", "forbidden", "limited", "faulty", "broken"):
         loads[name] = message(load, f"other/{name}")
@@ -199,6 +205,6 @@ def trouble(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     command, place = sys.argv[1], Path(sys.argv[2])
-    actions: list[Any] = {"push": [push], "offline": [load], "read": [load, cards, trouble]}[command]
+    actions: list[Any] = {"push": [push], "offline": [load, push_words], "read": [load, cards, trouble]}[command]
     results = [action(place) for action in actions]
     (place / f"{command}.json").write_text(json.dumps(results[0] if len(results) == 1 else results))

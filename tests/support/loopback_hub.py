@@ -354,7 +354,7 @@ def _tree(request: _Handler, repository: Repository, names: Any, query: Any, bod
     start = int(query.get("cursor", 0))
     address = f"{request.hub.url}{urlsplit(request.path).path}?recursive=True&cursor={start + _PAGE}"
     following = {"Link": f'<{address}>; rel="next"'} if start + _PAGE < len(entries) else {}
-    return _json(sorted(entries, key=lambda entry: entry["path"])[start : start + _PAGE], **following)
+    return _json(sorted(entries, key=lambda entry: entry["path"])[start : start + _PAGE], 200, **following)
 
 
 def _resolve(request: _Handler, repository: Repository, names: Any, query: Any, body: bytes) -> Answer:
