@@ -256,7 +256,7 @@ class TADPBackbone(FeatureModel, Pushable):
             CaptionError: If the number of texts is neither one nor B.
             ValueError: If latents or text embeddings have a width or a size that the denoiser does not take.
         """
-        check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple)
+        check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple, size=image_size)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
         if isinstance(text, Conditioning):
             return self.features(latents, text, size)

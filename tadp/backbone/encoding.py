@@ -9,6 +9,7 @@ from torch import Tensor
 from tadp.backbone.options import BackboneOptions
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
+from tadp.files.checks import check_ordered
 from tadp.files.model_folder import OFFLOADED
 from tadp.images.reading import pad_to_multiple
 
@@ -56,17 +57,22 @@ def encode(
     return (vae.scale(latents) if options.scale_latents else latents), half
 
 
-def check_latents(latents: Tensor, *, channels: int, multiple: int) -> None:
-    """Check that latents have a shape that the denoiser takes.
+def check_latents(latents: Tensor, *, channels: int, multiple: int, size: tuple[int, int] | None) -> None:
+    """Check that latents have a shape that the denoiser takes, and the size of their images.
 
     Args:
         latents: The latents to check, which should be (B, channels, H, W).
         channels: Number of channels that the denoiser takes.
         multiple: Number that H and W must be multiples of.
+        size: (height, width) of the images in pixels; None is not checked.
 
     Raises:
-        ValueError: If the latents have another shape.
+        TypeError: If the size is a set, which has no order.
+        ValueError: If the latents have another shape, or the size is not two whole numbers of 1 or more.
     """
+    check_ordered(image_size=size)
+    if size is not None and (len(size) != 2 or min(size) < 1 or any(isinstance(side, float) for side in size)):
+        raise ValueError(f"image_size must be (height, width) in pixels; got {size}.")
     if latents.ndim != 4 or latents.shape[1] != channels:
         raise ValueError(f"latents must be (B, {channels}, H, W); got {tuple(latents.shape)}.")
     if latents.shape[2] % multiple or latents.shape[3] % multiple:

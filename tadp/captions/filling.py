@@ -5,7 +5,7 @@ A run that was stopped can therefore resume where it was.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -102,8 +102,10 @@ def _described(images: dict[str, Image], captioner: Callable[[list[Image]], Sequ
     except Exception as error:
         error.add_note(f"This happened in a batch of {len(images)} images with ids {shown(list(images))}.")
         raise
-    if isinstance(captions, str) or len(captions) != len(images):
-        got = f"the string {shown(captions)}" if isinstance(captions, str) else f"{len(captions)} captions"
+    if isinstance(captions, str | Set | Mapping) or not isinstance(captions, Sized) or len(captions) != len(images):
+        is_list = isinstance(captions, Sized) and not isinstance(captions, Set | Mapping)
+        got = f"{len(captions)} captions" if is_list else f"a {type(captions).__name__}"
+        got = f"the string {shown(captions)}" if isinstance(captions, str) else got
         raise CaptionError(
             f"a captioner must return a list with one caption per image; got {got} for {len(images)} images."
         )

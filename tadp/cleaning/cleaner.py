@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from tadp.cleaning.domains import Domain
 from tadp.errors import CaptionError
+from tadp.files.checks import check_ordered
 from tadp.language.grammar import MAX_CHARACTERS, content_words, without_bullet
 
 
@@ -200,6 +201,7 @@ def listed(captions: str | Sequence[str]) -> list[str]:
     """
     if not isinstance(captions, Iterable):
         raise TypeError(f"captions must be a string or a list of strings; got {type(captions).__name__}.")
+    check_ordered(captions=captions)
     if isinstance(captions, Mapping):  # its ids would count as captions
         raise TypeError(f"captions must be a list; got {type(captions).__name__}. Pass list(captions.values()).")
     texts = [captions] if isinstance(captions, str) else list(captions)

@@ -209,8 +209,8 @@ def _prediction_settings(
     """Return everything that determines a prediction besides the image, as JSON values.
 
     Args:
-        model: The task model. A fingerprint of its weights is recorded, so that a retrained model counts as another
-            model.
+        model: The task model. Its options and a fingerprint of its weights are recorded, so that a retrained or changed
+            model counts as another model.
         name: The model's name, as the user passed it.
         revision: The model's revision, as the user passed it; None if none was passed.
         caption: The caption of all images; None if a captioner describes them or the model uses its own text.
@@ -224,6 +224,8 @@ def _prediction_settings(
         "model": name,
         "revision": revision,
         "weights": fingerprint(model),
+        "model_options": model.options,
+        "backbone_options": model.backbone.options.to_dict(),
         "dtype": str(model.backbone.dtype).removeprefix("torch."),
         "text": {"caption": caption} if caption is not None else {"captioner": captioner},
         "options": options,

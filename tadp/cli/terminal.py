@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from enum import StrEnum
+from errno import EPIPE
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,12 @@ class Commands(TyperGroup):
                 own = type(ctx)(command, info_name=ctx.invoked_subcommand, parent=ctx) if command else ctx
                 raise typer.BadParameter(message, ctx=own) from error
             fail(message)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno == EPIPE:  # typer ends the command without a word
+                raise
+            name = "the output" if error.filename is None else f"{str(error.filename)!r}"
+            fail(f"{name} cannot be read or written: {error.strerror or error}.")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.secho("interrupted; finished work is kept.", fg="yellow", err=True)
@@ -270,6 +277,7 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # above the bar on a terminal, unchanged in a file or pipe
+        # Above the bar on a terminal, unchanged in a file or pipe. There is no stream if the caller closed it.
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         disable=not console.is_terminal,
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from tadp.errors import Argument, OptionError
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_ordered
 
 Colors = Literal["voc", "cityscapes"] | Sequence[Sequence[int]] | np.ndarray
 
@@ -72,6 +72,7 @@ def class_colors(colors: Colors | None, count: int, *, first: int = 0) -> list[t
         check_choice(colors, ("voc", "cityscapes", None), name="colors")
         offset = first if colors is None else 0
         colors = _CITYSCAPES if colors == "cityscapes" else [class_color(label + offset) for label in range(count)]
+    check_ordered(colors=colors)
     listed = [tuple(map(int, color)) for color in colors]
     is_valid = all(len(color) == 3 and min(color) >= 0 and max(color) <= 255 for color in listed)
     if len(listed) < count or not is_valid:

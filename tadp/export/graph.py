@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.attention import attach_attention
 from tadp.errors import Argument, OptionError
-from tadp.files.checks import check_whole
+from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import MIN_SIZE
 from tadp.text.conditioning import Conditioning
 
@@ -86,6 +86,7 @@ class Shape:
             check_whole(self.batch_size, name="batch_size", note=", or None for any")
         if self.image_size is None:
             return
+        check_ordered(image_size=self.image_size)
         if isinstance(self.image_size, int | str) or not all(isinstance(side, int) for side in self.image_size):
             raise TypeError(
                 f"image_size must be (height, width) in whole pixels, such as (512, 512), or None for any size; got "

@@ -45,9 +45,9 @@ def replace_file(path: Path) -> Iterator[Path]:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise _output_error(path, error) from error
     finally:
@@ -101,7 +101,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
         for entry in sorted(new.rglob("*")):
             if entry.is_file():
                 entry.chmod(mode)
-            _sync(entry)
+            sync(entry)
         with _moving(path):
             _complete_all(path)
             _swap(path, partial)
@@ -174,7 +174,7 @@ def _swap(path: Path, partial: Path) -> None:
     new, old, mark = partial / "new", partial / "old", partial / _COMPLETE
     names = sorted(entry.name for entry in new.iterdir())
     mark.touch()  # from here, a killed process has its entries moved by `complete_folder`
-    _sync(partial)
+    sync(partial)
     try:
         for name in names:
             _move(name, path, new, old)
@@ -206,7 +206,7 @@ def _complete_all(path: Path) -> None:
 
 def _finish(path: Path, mark: Path) -> None:
     """Delete the entries that were replaced. They are marked until then, so that what a kill leaves is deleted too."""
-    _sync(path)
+    sync(path)
     shutil.rmtree(mark.with_name("old"), ignore_errors=True)
     mark.unlink()
     shutil.rmtree(mark.parent, ignore_errors=True)
@@ -227,7 +227,7 @@ def _is_running(*, thread: int, process: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, so that they survive a power cut."""
     if os.name != "posix" and path.is_dir():
         return

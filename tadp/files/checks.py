@@ -141,6 +141,11 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
             raise TypeError(
                 f"{name}: a class name must be a string; class {number} is of type {type(class_name).__name__}."
             )
+        if any("\ud800" <= letter <= "\udfff" for letter in class_name):
+            raise ValueError(
+                f"{name}: class {number} ({class_name[:24]!a}) cannot be written as UTF-8, because it has half an "
+                "emoji or a byte that is not text. Remove it."
+            )
         text = readable(class_name)
         if not text:
             raise ValueError(f"a class name must not be empty; class {number} is {class_name!r}.")
@@ -148,6 +153,15 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
             raise ValueError(f"class names must be unique; {class_name!r} is class {seen[text]} and {number}.")
         seen[text] = number
     return names
+
+
+def check_ordered(**values: Any) -> None:
+    """Refuse arguments that are sets, whose order changes from run to run, where the order means something."""
+    for name, value in values.items():
+        if isinstance(value, Set):
+            raise TypeError(
+                f"{name} must have a fixed order; got a {type(value).__name__}, which has none. Pass a list."
+            )
 
 
 def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | None) -> list[list[str]]:
@@ -161,7 +175,7 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
         TypeError: If `present` is not a list of lists or sets of names.
         ValueError: If a name in `present` is not in `classes`.
     """
-    if isinstance(present, str | Mapping) or not isinstance(present, Iterable):
+    if isinstance(present, str | Mapping | Set) or not isinstance(present, Iterable):
         raise TypeError(f"present must hold a list of classes for each image; got {type(present).__name__}.")
     images = []
     for number, names in enumerate(present):

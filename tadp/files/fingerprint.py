@@ -1,26 +1,44 @@
 """Identify a module's weights: a short name for them, and a check that they are still those that were loaded."""
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from transformers.configuration_utils import PreTrainedConfig
 
 from tadp.files.inference import uncompiled
 
 # For each weight, its shape and values spread evenly over it.
 WeightSample: TypeAlias = Mapping[str, tuple[torch.Size, Tensor]]
 
+_NOTE = re.compile("_|(torch_)?dtype|transformers_version")  # the beginning of a key
 _MOST_VALUES = 4096  # per weight; training changes all values, so a sample is enough
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A short name for a module's weights, computed from a few thousand values of each. Retraining changes it."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(uncompiled(module).state_dict().items()):
+    """A short name for a module's weights, from a few thousand values of each, and for the configs of its parts.
+
+    Retraining changes it, and so does another config with the same weights, such as another scaling of latents.
+    """
+    plain = uncompiled(module)
+    configs = [_config(getattr(part, "config", None)) for part in plain.modules()]
+    digest = hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode())
+    for name, weight in sorted(plain.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + _spread(weight).float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _config(config: Any) -> Any:
+    """The config of a part of diffusers or transformers, without notes on versions, folders and the data type."""
+    if isinstance(config, PreTrainedConfig):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {str(key): _config(value) for key, value in config.items() if not _NOTE.match(str(key))}
+    return config
 
 
 def sample_weights(module: nn.Module) -> WeightSample:

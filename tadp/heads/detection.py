@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.files.checks import check_counts, check_numbers, check_whole
+from tadp.files.checks import check_counts, check_numbers, check_ordered, check_whole
 from tadp.heads.faster_rcnn import build_stages
 from tadp.heads.fpn import FPN
 from tadp.heads.maps import check_info, read_maps
@@ -87,11 +87,7 @@ class DetectionHead(nn.Module):
         check_counts(channels=channels, hidden_channels=hidden_channels)
         _check_strides(feature_info.reduction)
         sizes = anchor_sizes or [_ANCHOR_CELLS * stride for stride in feature_info.reduction]
-        if len(sizes) != len(feature_info) or min(*sizes, *aspect_ratios) <= 0:
-            raise ValueError(
-                f"anchor_sizes must have one side in pixels, over 0, for each of the {len(feature_info)} levels; got "
-                f"{list(sizes)}, with aspect ratios {list(aspect_ratios)}."
-            )
+        _check_anchors(sizes, aspect_ratios, levels=len(feature_info))
         check_counts(max_detections=max_detections, max_proposals=max_proposals, samples_per_image=samples_per_image)
         check_numbers(allow_nonfinite=True, score_threshold=score_threshold, nms_iou=nms_iou)
         for name, share in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
@@ -267,6 +263,18 @@ class DetectionHead(nn.Module):
             {"boxes": target.boxes.to(maps.device, torch.float32), "labels": target.labels.to(maps.device) + 1}
             for target in targets
         ]
+
+
+def _check_anchors(anchor_sizes: Sequence[float], aspect_ratios: Sequence[float], *, levels: int) -> None:
+    check_ordered(anchor_sizes=anchor_sizes, aspect_ratios=aspect_ratios)
+    for name, numbers in (("anchor_sizes", anchor_sizes), ("aspect_ratios", aspect_ratios)):
+        for number in numbers:
+            check_numbers(**{name: number})
+    if len(anchor_sizes) != levels or not aspect_ratios or min(*anchor_sizes, *aspect_ratios) <= 0:
+        raise ValueError(
+            f"anchor_sizes must have one side in pixels, over 0, for each of the {levels} levels; got "
+            f"{list(anchor_sizes)}, with aspect ratios {list(aspect_ratios)}."
+        )
 
 
 def _check_strides(strides: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_ordered
 from tadp.files.inference import autocasts
 
 Norm: TypeAlias = Literal["batch", "group"]
@@ -64,6 +64,7 @@ def read_maps(
     if image_size is None:
         height, width = maps[0].shape[-2:]
         image_size = height * info.reduction[0], width * info.reduction[0]
+    check_ordered(image_size=image_size)
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size must be (height, width) in pixels; got {tuple(image_size)}.")
     if not autocasts(maps[0].device):

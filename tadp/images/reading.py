@@ -17,8 +17,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from tadp.errors import ImageError
-from tadp.files.checks import check_whole
+from tadp.errors import Argument, ImageError, OptionError
+from tadp.files.checks import check_numbers, check_whole
 from tadp.images.image_files import BAND_PIXELS, check_size, decode
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
@@ -173,6 +173,7 @@ def crop_to_cells(
 
 
 def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
+    _check_limit(max_pixels)
     if isinstance(image, str | Path):
         name = repr(str(image))
     if isinstance(image, str | Path | Image.Image):
@@ -188,6 +189,7 @@ def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, 
 
 def stored_pixels(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarray:
     """Read one image: an array (H, W, C) or tensor (3, H, W) of 8 or 16 bits, or floats in [0, 1], (3, H, W)."""
+    _check_limit(max_pixels)
     name = "image"
     if isinstance(image, str | Path | Image.Image):
         name = name if isinstance(image, Image.Image) else repr(str(image))
@@ -203,6 +205,13 @@ def stored_pixels(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarr
     if len(pixels) != 1:
         raise ImageError(f"expected one image; got a batch of {len(pixels)}. Pass them one at a time.")
     return pixels[0]
+
+
+def _check_limit(max_pixels: int | None) -> None:
+    if max_pixels is not None:
+        check_numbers(allow_nonfinite=True, max_pixels=max_pixels)
+        if not max_pixels >= 1:
+            raise OptionError(Argument("max_pixels"), f" must be 1 or more, or None for no limit; got {max_pixels}.")
 
 
 def checked_array(array: np.ndarray, name: str, max_pixels: int | None) -> np.ndarray:

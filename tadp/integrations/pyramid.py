@@ -12,6 +12,7 @@ from tadp.backbone import TADPBackbone
 from tadp.backbone.feature_model import refuse_name
 from tadp.errors import ImageError
 from tadp.features import FeatureInfo
+from tadp.files.checks import check_counts, check_ordered
 from tadp.images.reading import crop_to_cells
 
 Stride4 = Literal["vae", "upsampled"]
@@ -65,6 +66,8 @@ class Pyramid(nn.Module):
         refuse_name(backbone)
         if stride4 is not None and stride4 not in get_args(Stride4):
             raise ValueError(f"stride4 must be None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
+        check_counts(stride4_channels=stride4_channels)
+        check_ordered(levels=levels, mean=mean, std=std)
         self.backbone = backbone
         info = backbone.feature_info
         self.levels = _check_levels(levels, info)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 
 from tadp.errors import CaptionError
@@ -139,7 +139,7 @@ def _check(captions: Sequence[str], present: Sequence[Collection[str]]) -> None:
         raise TypeError("captions must be a list of strings, one per image; got a single string. Pass [caption].")
     for name, value in (("captions", captions), ("present", present)):
         # A mapping would yield its ids, and an iterator can only be read once.
-        if isinstance(value, Mapping) or not isinstance(value, Sized):
+        if isinstance(value, Mapping | Set) or not isinstance(value, Sized):
             kind = type(value).__name__
             raise TypeError(f"{name} must be a list with one entry per image, both in the same order; got {kind}.")
     for number, caption in enumerate(captions):

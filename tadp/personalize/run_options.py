@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tadp.errors import Argument, CaptionError, OptionError
-from tadp.files.checks import check_whole
+from tadp.files.checks import check_ordered, check_whole
 
 if TYPE_CHECKING:  # the command line reads this file's options, and torch takes seconds to load
     import torch
@@ -95,6 +95,7 @@ class RunOptions:
             check_number("lr", self.lr)
         check_number("weight_decay", self.weight_decay, or_zero=True)
         prompts = self.sample_prompts
+        check_ordered(sample_prompts=prompts)
         if isinstance(prompts, str) or (prompts is not None and not prompts):
             samples = Argument("sample_every", 0)
             raise CaptionError("sample_prompts must be a list of one or more texts; pass ", samples, " for no samples.")

@@ -1,5 +1,6 @@
 """Object detection: boxes with classes and scores. Needs the extra `detection`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,11 +15,12 @@ from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.feature_model import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.datasets.transforms.geometry import GREY, fit
+from tadp.errors import Argument, OptionError
 from tadp.features import Features
 from tadp.files.checks import check_classes, check_whole
 from tadp.heads import DetectionHead
 from tadp.images.boxes import Boxes, Detections
-from tadp.images.reading import ImageLike, to_pil
+from tadp.images.reading import MAX_PIXELS, ImageLike, to_pil
 from tadp.metrics import COCODetection, VOCDetection
 from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
@@ -111,7 +113,7 @@ class TADPForObjectDetection(TaskModel):
         )
         self.class_names = tuple(class_names)
         self.head_options = head_options
-        self.image_px = check_whole(image_px, name="image_px", unit="pixel")
+        self.image_px = _check_side(image_px)
         self.keep_ratio = keep_ratio
 
     @property
@@ -177,7 +179,7 @@ class TADPForObjectDetection(TaskModel):
         """
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        side = self.image_px if image_px is None else check_whole(image_px, name="image_px", unit="pixel")
+        side = self.image_px if image_px is None else _check_side(image_px)
         size = fit((height, width), side, longest=side) if self.keep_ratio else (side, side)
         square = pixels
         if (height, width) != size:
@@ -210,3 +212,10 @@ class TADPForObjectDetection(TaskModel):
     def score(self, metric: VOCDetection | COCODetection, result: DetectionResult, sample: Sample) -> None:
         """Compare the detected objects with the sample's boxes; see `TaskModel.score`."""
         metric.update([result.detections], [label_of(sample, "boxes")])
+
+
+def _check_side(image_px: int) -> int:
+    side = check_whole(image_px, name="image_px", unit="pixel")
+    if side**2 > MAX_PIXELS:
+        raise OptionError(Argument("image_px"), f" must be at most {math.isqrt(MAX_PIXELS)}; got {side}.")
+    return side

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tadp.errors import CaptionError
 from tadp.features import Word
+from tadp.files.checks import check_ordered
 
 GATE = 1e-4  # at the start, VPD's text adapter is almost the identity
 _SHOWN = 8  # words in the repr
@@ -97,6 +98,7 @@ class Conditioning:
             >>> Conditioning(torch.zeros(2, 77, 8)).take([0, 1, 1]).embeddings.shape
             torch.Size([3, 77, 8])
         """
+        check_ordered(rows=rows)
         chosen = list(rows)
         return Conditioning(
             self.embeddings[chosen],

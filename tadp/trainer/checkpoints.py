@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tadp.errors import Argument, OutputError, TADPError, TrainingError
+from tadp.files.atomic import sync
 from tadp.files.checks import check_regular, is_out_of_memory
 from tadp.files.weight_values import check_weights
 from tadp.trainer.processes import Accelerator, load
@@ -131,9 +132,12 @@ class Checkpoints:
     def _finish(self, part: Path, final: Path, step: int) -> None:
         text = json.dumps({"step": step, "identity": self.identity}, indent=2)
         (part / STATE).write_text(text + "\n", encoding="utf-8")
+        for path in (*part.rglob("*"), part):  # the older ones are only deleted when this one would survive a power cut
+            sync(path)
         older = [folder for folder in self.folder.glob("step-*") if folder != final]
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
+        sync(self.folder)
         for folder in older:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -465,3 +465,21 @@ def test_commands_print_what_they_can(encoding):
     )
     arrow = "\u2192" if encoding == "utf-8" else r"\u2192"
     assert done.stdout.decode(encoding).strip() == rf"a {arrow} \udcff b"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a file that is always full")
+@pytest.mark.parametrize(
+    ("stream", "code", "message"),
+    [("> /dev/full", 1, "the output cannot be read or written: No space left on device"), (">&-", 0, "")],
+)
+def test_a_full_or_closed_output_stream_gives_no_traceback(stream, code, message):
+    program = (
+        "import typer; from tadp.cli.app import app; from tadp.cli.terminal import progress\n"
+        "@app.command(name='say')\ndef say():\n    with progress():\n        typer.echo('a dog')\napp(['say'])"
+    )
+    done = subprocess.run(
+        f"'{sys.executable}' -c \"{program}\" {stream}", shell=True, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

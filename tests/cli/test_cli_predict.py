@@ -376,3 +376,27 @@ def test_an_output_folder_that_disappears_is_an_error(models, photos, tmp_path, 
     done = run("predict", "segmentation", photos, "-m", models / "without", "--caption", "x", "-o", tmp_path / "out")
     assert done.exit_code == 1
     assert "was deleted, moved or unmounted" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "difference"),
+    [
+        (("options", "max_depth_m"), 40.0, "model_options was"),
+        (("base", "options", "timestep"), 5, "backbone_options was"),
+    ],
+)
+def test_a_model_with_other_options_does_not_keep_the_predictions(path, value, difference, models, photos, tmp_path):
+    folder = Path(shutil.copytree(models / "depth", tmp_path / "model"))
+    options = (photos / "0.png", "-m", folder, "--caption", "a ball", "-o", tmp_path / "out")
+    assert run("predict", *options).exit_code == 0
+    assert "1 already done" in run("predict", *options).output
+    config = json.loads((folder / "config.json").read_text())
+    entry = config
+    for key in path[:-1]:
+        entry = entry[key]
+    entry[path[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    refused = run("predict", *options)
+    assert refused.exit_code == 1
+    assert difference in refused.output
+    assert run("predict", *options, "--overwrite").exit_code == 0

@@ -140,6 +140,9 @@ def test_a_retrained_model_is_another_setting(photos, tmp_path):
     backbone = TADPBackbone.from_pretrained("tadp-tiny")
     before = fingerprint(backbone)
     assert before == fingerprint(TADPBackbone.from_pretrained("tadp-tiny"))
+    rescaled = TADPBackbone.from_pretrained("tadp-tiny")
+    rescaled.vae.config["scaling_factor"] *= 2
+    assert before != fingerprint(rescaled)
     run(backbone, photos / "pets", tmp_path / "out")
     with torch.no_grad():
         backbone.unet.conv_in.bias += 1

@@ -1,5 +1,6 @@
 """Argument checks: the values they accept, and their messages."""
 
+import math
 import os
 import re
 
@@ -7,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tadp.errors import DatasetError, MissingExtraError, ModifierError, OptionError
+import tadp
+from tadp.cleaning import RuleCleaner
+from tadp.datasets import Gamma
+from tadp.datasets.readers.mask_values import MaskValues
+from tadp.drawing import class_picture
+from tadp.errors import CaptionError, DatasetError, MissingExtraError, ModifierError, OptionError
+from tadp.export import to_program
+from tadp.features import FeatureInfo
 from tadp.files.checks import (
     check_choice,
     check_counts,
@@ -18,6 +26,12 @@ from tadp.files.checks import (
     need,
     read_lines,
 )
+from tadp.heads import DetectionHead, LinearHead
+from tadp.images import read_image
+from tadp.integrations.pyramid import Pyramid
+from tadp.metrics import caption_alignment
+from tadp.personalize import RunOptions
+from tadp.prompts import oracle
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), torch.tensor([3])])
@@ -122,3 +136,70 @@ def test_errors_that_mean_too_little_memory():
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(OSError(13, "Permission denied"))
+
+
+WORDS = {"dog", "cat"}
+PIXELS = np.zeros((16, 16, 3), np.uint8)
+LATENTS = torch.zeros(1, 4, 8, 8)
+CLASS_MAP = torch.zeros(16, 16, dtype=torch.int64)
+SETS = {
+    "pool_attention": lambda backbone: backbone.with_options(pool_attention=WORDS),
+    "image_size of extract": lambda backbone: backbone.extract(LATENTS, "", image_size={64, 32}),
+    "image_size of export": lambda backbone: to_program(backbone, image_size={64, 128}),
+    "image_size of a head": lambda _: LinearHead(INFO, num_classes=2)(INFO_MAPS, image_size={64, 32}),
+    "anchor_sizes": lambda _: DetectionHead(INFO, num_classes=2, anchor_sizes={32.0, 64.0}),
+    "aspect_ratios": lambda _: DetectionHead(INFO, num_classes=2, aspect_ratios={0.5, 1.0}),
+    "captions of a cleaner": lambda _: RuleCleaner("watercolor")(WORDS),
+    "captions of a captioner": lambda _: tadp.CaptionTable().fill({"a": 1, "b": 2}, lambda images: WORDS),
+    "captions of alignment": lambda _: caption_alignment(WORDS, [["dog"], ["cat"]]),
+    "present of alignment": lambda _: caption_alignment(["a dog", "a cat"], {("dog",), ("cat",)}),
+    "present of the oracle": lambda _: oracle({("dog",), ("cat",)}, ["dog", "cat"]),
+    "rows": lambda backbone: backbone.encode_text(["a dog", "a cat"]).take({1, 0}),
+    "palette": lambda _: MaskValues.of(["dog", "cat"], palette={"#ff0000", "#00ff00"}),
+    "range": lambda _: Gamma(gamma={0.8, 1.2}),
+    "colors": lambda _: class_picture(PIXELS, CLASS_MAP, ["dog", "cat"], colors={(0, 0, 0), (1, 1, 1)}),
+    "levels": lambda backbone: Pyramid(backbone, levels={0, 1}),
+    "mean": lambda backbone: Pyramid(backbone, mean={0.1, 0.2, 0.3}, std=(1.0, 1.0, 1.0)),
+    "sample_prompts": lambda _: RunOptions(sample_prompts=WORDS),
+}
+INFO = FeatureInfo(channels=(4, 8), reduction=(8, 16))
+INFO_MAPS = (torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 4, 4))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_is_refused_where_the_order_means_something(name, no_type_checker):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    with pytest.raises((TypeError, CaptionError), match=r"\bset\b"):
+        SETS[name](backbone)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-64, 64), (64.0, 64.0), (64,)])
+def test_a_size_that_no_image_has_is_refused(size, no_type_checker):
+    backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
+    with pytest.raises(ValueError, match=r"image_size must be \(height, width\) in pixels; got \("):
+        backbone.extract(LATENTS, "", image_size=size)
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.nan])
+def test_a_limit_that_no_image_meets_is_refused(limit, no_type_checker):
+    with pytest.raises(OptionError, match="max_pixels must be 1 or more, or None"):
+        read_image(PIXELS, max_pixels=limit)
+
+
+def test_an_image_side_beyond_the_limit_of_pixels_is_refused():
+    with pytest.raises(OptionError, match="image_px must be at most 9459; got 1000000"):
+        tadp.TADPForObjectDetection(tadp.TADPBackbone.from_pretrained("tadp-tiny"), class_names=["a"], image_px=10**6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"aspect_ratios": ()}, "anchor_sizes must have"), ({"aspect_ratios": (math.nan,)}, "must be a finite number")],
+)
+def test_anchors_without_a_shape_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DetectionHead(INFO, num_classes=2, **options)
+
+
+def test_labels_are_a_dictionary(no_type_checker):
+    with pytest.raises(TypeError, match=r"labels must be a dictionary, such as \{11: 255\}; got \[1, 2\]"):
+        MaskValues.of(["dog", "cat"], labels=[1, 2])

@@ -228,6 +228,7 @@ def test_an_unknown_option_is_refused(no_type_checker, options, message):
     [
         ("ball", TypeError, "got the string 'ball'"),
         (["a", "a"], ValueError, "class names must be unique; 'a' is class 0 and 1"),
+        (["a", "b\udcff"], ValueError, r"class 1 \('b\\udcff'\) cannot be written as UTF-8"),
         ([], ValueError, "no cl"),
     ],
 )

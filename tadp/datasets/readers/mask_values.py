@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from tadp.datasets.readers.label_files import check_label_size, checked_mask, class_table, to_classes
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError
-from tadp.files.checks import check_whole
+from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import Stored, read_labels
 
 Color: TypeAlias = tuple[int, int, int] | str  # red, green, blue from 0 to 255, or "#804080"
@@ -45,6 +45,9 @@ class MaskValues:
             ValueError: If a class in `labels` or `palette` does not exist.
         """
         names = tuple(class_names)
+        check_ordered(palette=palette)
+        if labels is not None and not isinstance(labels, Mapping):
+            raise TypeError(f"labels must be a dictionary, such as {{11: 255}}; got {labels!r}.")
         changes = {
             check_whole(value, name="labels", minimum=0): _class_of(label, names, "labels")
             for value, label in (labels or {}).items()

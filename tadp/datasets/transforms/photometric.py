@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tadp.datasets.sample import Sample
+from tadp.files.checks import check_ordered
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ def _check_not_negative(**numbers: float) -> None:
 
 
 def _check_ranges(**ranges: tuple[float, float]) -> None:
+    check_ordered(**ranges)
     for name, (low, high) in ranges.items():
         if not 0 <= low <= high:
             raise ValueError(f"{name} must be a range (lowest, highest), both 0 or more; got {(low, high)}.")
