@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tadp.cli.app import Device, DtypeOption, Revision, command
+from tadp.cli.field_options import field_values, with_fields
 from tadp.cli.own_data import is_folder, own_data, run_of
 from tadp.cli.task_options import (
     BaseModel,
@@ -27,8 +29,9 @@ from tadp.cli.task_options import (
     prepare_captions,
     task_of,
 )
-from tadp.cli.terminal import Dtype, progress
-from tadp.errors import TADPError
+from tadp.cli.terminal import Dtype, progress, wrong_usage
+from tadp.datasets.readers.data_options import ReaderOptions
+from tadp.errors import Argument, OptionError, TADPError
 
 Data = Annotated[
     str | None,
@@ -49,13 +52,18 @@ Data = Annotated[
     "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
     "tadp evaluate detection --model my-model --data scenes --count 200",
 )
+@with_fields(ReaderOptions, leave_out=["images"])
 def evaluate(
     model: TaskModelOption,
     task: OptionalTask = None,
     data: Data = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", help="A folder of your own images, in place of --data.", show_default=False),
+        typer.Option(
+            "--images",
+            help="A folder of your own images, in place of --data; or that of a COCO json in --data.",
+            show_default=False,
+        ),
     ] = None,
     masks: Annotated[
         Path | None,
@@ -97,6 +105,7 @@ def evaluate(
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
+    **reader: Any,
 ) -> None:
     """Measure how well a task model predicts a data set, and print the figures.
 
@@ -112,7 +121,8 @@ def evaluate(
     from tadp.tasks import evaluate as measure
 
     task = task_of(model, revision=revision) if task is None else task
-    _check_data(task, data, root=root, images=images, masks=masks)
+    chosen = {name: value for name, value in field_values({**reader, "images": images}).items() if value is not None}
+    _check_data(task, data, root=root, images=images, masks=masks, options=chosen)
     run = run_of(model, data)
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     if run is not None:
@@ -124,7 +134,8 @@ def evaluate(
     predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     check_stride(predictor, options)
     if data is not None and is_folder(data, root):
-        samples = own_data(task, predictor, data, run=run, split=split, captions=captions)
+        with wrong_usage():
+            samples = own_data(task, predictor, data, run=run, split=split, captions=captions, options=chosen)
     else:
         samples = _open_data(
             task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks
@@ -146,19 +157,31 @@ def evaluate(
         typer.echo(f"wrote {output}")
 
 
-def _check_data(task: Task, data: str | None, *, root: Path | None, images: Path | None, masks: Path | None) -> None:
+def _check_data(
+    task: Task,
+    data: str | None,
+    *,
+    root: Path | None,
+    images: Path | None,
+    masks: Path | None,
+    options: Mapping[str, Any],
+) -> None:
     """Refuse options that name no data set, or more than one, before a model is loaded."""
     from tadp.datasets.readers.named import DATASETS
 
+    is_own = data is not None and is_folder(data, root)
+    for name in options:
+        if not is_own and name != "images":
+            raise OptionError(Argument(name), " is for a folder in ", Argument("data", ...), ".")
     if data is None:
         if images is None or masks is None:
             raise typer.BadParameter("pass --data NAME, or --images FOLDER and --masks FOLDER.", param_hint="--data")
         if task is not Task.segmentation:
             raise typer.BadParameter(f"masks are labels for segmentation, not for {task.value}.", param_hint="--masks")
         return
-    if images is not None or masks is not None:
+    if masks is not None or (images is not None and not is_own):
         raise typer.BadParameter("pass --data, or --images and --masks, not both.", param_hint="--data")
-    if is_folder(data, root):
+    if is_own:
         return
     if data not in DATASETS:
         raise typer.BadParameter(

@@ -1,5 +1,6 @@
 """The data of a user's own on which `tadp evaluate` measures a model, and what the model's run recorded about them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,14 @@ def run_of(model: str, data: str | None) -> RunOfModel | None:
 
 
 def own_data(
-    task: Task, model: Any, data: str, *, run: RunOfModel | None, split: str | None, captions: Path | None
+    task: Task,
+    model: Any,
+    data: str,
+    *,
+    run: RunOfModel | None,
+    split: str | None,
+    captions: Path | None,
+    options: Mapping[str, Any],
 ) -> Any:
     """The images of a folder on which a model is measured.
 
@@ -61,17 +69,24 @@ def own_data(
         split: The split to measure; "all" is all images, and None the images that the run held out, or else the split
             to test on.
         captions: A caption file; None is that of the run if it has the captions of these images.
+        options: Options of the reader; for others, those of the run count.
 
     Returns:
         The data set, with captions if there are any.
     """
     from tadp import datasets
     from tadp.captions import CaptionTable
+    from tadp.datasets.readers.data_options import from_json
+    from tadp.errors import OptionError
 
-    reader: dict[str, Any] = {} if task is Task.depth else {"class_names": model.class_names}
-    labels = None if run is None else run.origin.get("labels")
-    reader |= {} if labels is None else {"labels": {int(old): new for old, new in labels.items()}}
-    samples = datasets.open(data, **reader)
+    names = {} if task is Task.depth else {"class_names": model.class_names}
+    stored = {} if run is None else {name: from_json(value) for name, value in run.origin.get("reader", {}).items()}
+    if run is not None and run.origin["data"] != str(Path(data).resolve()):
+        stored = {name: value for name, value in stored.items() if name not in ("images", "ids", "class_names")}
+    try:
+        samples = datasets.open(data, task=task.value, **names | stored | options)
+    except OptionError:  # an option of the run that the reader of this folder lacks
+        samples = datasets.open(data, task=task.value, **names | options)
     if split is not None and split != "all" and split not in samples.splits:
         known = ", ".join([*samples.splits, "all"])
         raise typer.BadParameter(f"{data} has no split {split!r}; it has {known}.", param_hint="--split")

@@ -1,7 +1,6 @@
 """`tadp personalize token` and `tadp personalize dreambooth`: adapt a model to a domain with a few images of it."""
 
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ def run_parameters(defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
         defaults: The command's own defaults for fields that are None.
     """
     texts = field_texts(RunOptions)
-    # as for every command: --device has a default, --dtype takes a name, and a bar is only shown on a terminal
+    # as for every command: --device has a default, --dtype takes a name, and the progress is always shown
     options = {"device": (Device, None)}
     for option in fields(RunOptions):
         if option.name == "dtype":
@@ -121,7 +120,8 @@ def token(
 
     The rest of the model does not change. The output folder gets learned_embeds.safetensors, which diffusers reads;
     modifier.json, which tadp.CaptionModifier.from_pretrained reads; and the folder samples, with images drawn during
-    training. If the run is killed, the same command continues it.
+    training. Before the first step the command says how long the run takes. If it is killed, the same command continues
+    it.
     """
     from tadp.files.hub import HubOptions
     from tadp.personalize import learn_token
@@ -183,7 +183,8 @@ def dreambooth(
 
     The output folder gets the folder unet, which diffusers reads; modifier.json, which
     tadp.CaptionModifier.from_pretrained reads; and the folder samples, with images drawn during training. With a LoRA,
-    it also gets pytorch_lora_weights.safetensors. If the run is killed, the same command continues it.
+    it also gets pytorch_lora_weights.safetensors. Before the first step the command says how long the run takes. If it
+    is killed, the same command continues it.
     """
     from tadp.files.hub import HubOptions
     from tadp.personalize import dreambooth as tune
@@ -213,7 +214,7 @@ def _run_options(run: Mapping[str, Any]) -> RunOptions:
     import torch
 
     resolved = {"device": find_device(run["device"]), "dtype": getattr(torch, run["dtype"].value)}
-    return RunOptions(**{**run, **resolved}, progress=sys.stderr.isatty())
+    return RunOptions(**{**run, **resolved})
 
 
 def _open_table(path: Path | None) -> "CaptionTable | None":

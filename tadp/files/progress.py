@@ -87,11 +87,11 @@ def duration(seconds: float) -> str:
     """A number of seconds in words.
 
     Example:
-        >>> duration(4.2), duration(60), duration(100), duration(9000)
-        ('4 seconds', '1 minute', '1.7 minutes', '2.5 hours')
+        >>> duration(1.2), duration(4.2), duration(60), duration(100), duration(9000)
+        ('1 second', '4 seconds', '1 minute', '1.7 minutes', '2.5 hours')
     """
     for unit, size in (("hour", 3600), ("minute", 60)):
         if seconds >= size:
             number = f"{seconds / size:.1f}".removesuffix(".0") if seconds < 10 * size else f"{seconds / size:.0f}"
             return f"{number} {unit}{'s' * (number != '1')}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} second{'s' * (round(seconds) != 1)}"

@@ -9,65 +9,66 @@ from tadp.datasets.readers.label_problems import LabelProblem
 from tadp.datasets.sample import IGNORE_LABEL
 from tadp.inspection.image_facts import FINGERPRINT_BYTES, ImageFacts
 from tadp.inspection.inspection_report import ClassCount, DepthRange, Finding
+from tadp.language.grammar import counted
 
 _NEAR_BITS = 6  # of 128, by which the fingerprints of nearly the same image differ at most
 _LIKELY_M = (0.05, 100.0)  # medians outside are usually those of another unit
 _BLOCK = 2048
 _ADVICE = {
     "unreadable file": (
-        "{count} cannot be read",
+        "cannot be read",
         "Copy or download them again, or remove them. Training stops at such a file.",
     ),
     "label size": (
-        "{count} have another size than the image",
+        "have another size than the image",
         "Export images and labels together. If an image has an EXIF orientation, save it upright without one.",
     ),
     "depth unit": (
-        "{count} are in an unlikely unit",
+        "are in an unlikely unit",
         "Pass scale=0.001 for millimetres (--scale 0.001), and invalid=… for a value that means unknown (--invalid …).",
     ),
     "wrong label": (
-        "{count} cannot be used",
+        "cannot be used",
         "Correct them in the labelling tool. If a value of masks means unknown, pass labels={11: 255} "
         "(--labels 11=255).",
     ),
     "label outside": (
-        "{count} are outside the image or of another size",
+        "are outside the image or of another size",
         "Get the labels that belong to these images, or leave such labels out: bad_labels='skip'.",
     ),
     "label without area": (
-        "{count} have no area",
+        "have no area",
         "They are left out in training. Delete them in the labelling tool, or draw them again.",
     ),
     "image without labels": (
-        "{count} have no labels",
+        "have no labels",
         "Label them; or pass unpaired='skip' to leave them out or, if they show no object, unpaired='empty'.",
     ),
     "label without image": (
-        "{count} have no image",
+        "have no image",
         "Export the images too, or delete these labels. They are not used.",
     ),
     "unused image": (
-        "{count} are next to those of the data set, but no label file or list names them",
+        "are next to those of the data set, but no label file or list names them",
         "Label them or add them to a list, if they should be used.",
     ),
     "similar names": (
-        "{count} differ only in case or blanks",
+        "differ only in case or blanks",
         "Make them one class with class_names={'Dog': 'dog'}, or rename one in the labelling tool.",
     ),
     "same file name": (
-        "{count} share a name, so it is unclear which labels are whose",
+        "share a name, so it is unclear which labels are whose",
         "Rename one of them, with its labels.",
     ),
     "wrong list": (
-        "{count} name images that are not there",
+        "name images that are not there",
         "Correct the lists, or add the images. Other images of a list are used.",
     ),
     "wrong split": (
-        "{count} cannot be used",
+        "cannot be used",
         "Give every part at least one image, and every image one part.",
     ),
-    "note": ("{count} by the reader", "Check whether this is what you want."),
+    "note": ("by the reader", "Check whether this is what you want."),
 }
 _NOUNS = {
     "unreadable file": "file",
@@ -93,8 +94,7 @@ def found(kind: str, places: Sequence[str]) -> Iterator[Finding]:
     """
     if places:
         text, advice = _ADVICE[kind]
-        sentence = text.format(count=_many(len(places), _NOUNS.get(kind, "label")))
-        yield Finding(kind, f"{sentence if len(places) > 1 else _singular(sentence)}.", advice, tuple(places))
+        yield Finding(kind, f"{counted(len(places), _NOUNS.get(kind, 'label'), text)}.", advice, tuple(places))
 
 
 def of_files(facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem]) -> Iterator[Finding]:
@@ -121,7 +121,7 @@ def of_classes(
         white = " If masks mark the class with 255, which means unknown, pass labels={255: 1} (--labels 255=1)."
         yield Finding(
             "class never occurs",
-            f"{_many(len(never), 'class', 'classes')} never {'occur' if len(never) > 1 else 'occurs'}.",
+            f"{counted(len(never), 'class', plural='classes')} never {'occur' if len(never) > 1 else 'occurs'}.",
             "Leave them out of class_names, or label images of them."
             + (white if all(row.boxes is None for row in known) else ""),
             tuple(never),
@@ -135,7 +135,7 @@ def of_classes(
     if missing:
         yield Finding(
             "class missing in a part",
-            f"{_many(len(missing), 'part')} of the split {'lack' if len(missing) > 1 else 'lacks'} classes.",
+            f"{counted(len(missing), 'part')} of the split {'lack' if len(missing) > 1 else 'lacks'} classes.",
             "What is missing in train cannot be learned, and what is missing in val or test cannot be measured. Move "
             "images, or draw another split with another seed.",
             tuple(f"{name}: {', '.join(absent)}" for name, absent in missing.items()),
@@ -148,14 +148,22 @@ def of_masks(facts: Mapping[str, ImageFacts]) -> Iterator[Finding]:
     if empty:
         yield Finding(
             "mask without labels",
-            f"{_many(len(empty), 'mask')} {'have' if len(empty) > 1 else 'has'} no pixel with a class.",
+            f"{counted(len(empty), 'mask')} {'have' if len(empty) > 1 else 'has'} no pixel with a class.",
             "Label them, or remove these images: they train nothing.",
             tuple(empty),
         )
 
 
-def of_depth(depth_m: DepthRange | None) -> Iterator[Finding]:
-    """A finding about depth in a unit that is not metres."""
+def of_depth(facts: Mapping[str, ImageFacts], depth_m: DepthRange | None) -> Iterator[Finding]:
+    """Findings about depth without a known value, and in a unit that is not metres."""
+    unknown = [image_id for image_id, measured in facts.items() if measured.depth_m is None and measured.fault is None]
+    if unknown:
+        yield Finding(
+            "depth without values",
+            f"{counted(len(unknown), 'depth file', 'have no known depth')}: all values mean unknown.",
+            "Check the unit and invalid=… (--invalid), or remove these images: they train nothing.",
+            tuple(unknown),
+        )
     if depth_m is not None and not _LIKELY_M[0] <= depth_m.median_m <= _LIKELY_M[1]:
         yield Finding(
             "depth unit",
@@ -181,7 +189,7 @@ def of_copies(
     if across:
         yield Finding(
             "copies across the split",
-            f"{_many(len(across), 'image')} {'are' if len(across) > 1 else 'is'} in several parts of the split.",
+            f"{counted(len(across), 'image')} {'are' if len(across) > 1 else 'is'} in several parts of the split.",
             f"A figure on such images measures what was learned by heart. Remove the copies, or: {grouped}",
             tuple(_listed(group, part_of) for group in across),
         )
@@ -189,7 +197,7 @@ def of_copies(
     if within:
         yield Finding(
             "copies",
-            f"{_many(len(within), 'image')} {'occur' if len(within) > 1 else 'occurs'} twice or more.",
+            f"{counted(len(within), 'image')} {'occur' if len(within) > 1 else 'occurs'} twice or more.",
             "Remove the copies. If their labels differ, keep the right ones.",
             tuple(_listed(group, part_of) for group in within),
         )
@@ -197,7 +205,7 @@ def of_copies(
     if near:
         yield Finding(
             "near copies across the split",
-            f"{_many(len(near), 'image')} {'look' if len(near) > 1 else 'looks'} nearly the same as one in train.",
+            f"{counted(len(near), 'image')} {'look' if len(near) > 1 else 'looks'} nearly the same as one in train.",
             f"They may be neighbouring frames of a video, or scaled copies, and flatter the figures. {grouped}",
             tuple(f"{part_of[held_out]}: {held_out}, train: {trained}" for held_out, trained in near),
         )
@@ -227,21 +235,6 @@ def _signs(facts: Mapping[str, ImageFacts], ids: Sequence[str]) -> tuple[list[st
 
 def _listed(group: Sequence[str], part_of: Mapping[str, str]) -> str:
     return ", ".join(f"{part_of[image_id]}: {image_id}" if image_id in part_of else image_id for image_id in group)
-
-
-def _many(count: int, noun: str, plural: str | None = None) -> str:
-    if count == 1:
-        return f"1 {noun}"
-    first, _, rest = noun.partition(" of ")
-    return f"{count} {plural or (f'{first}s of {rest}' if rest else f'{noun}s')}"
-
-
-def _singular(sentence: str) -> str:
-    """The sentence with its verb for one thing."""
-    verbs = {"have": "has", "are": "is", "differ": "differs", "share": "shares", "name": "names"}
-    words = sentence.split(" ")
-    number = next((number for number, word in enumerate(words) if word in verbs), None)
-    return sentence if number is None else " ".join([*words[:number], verbs[words[number]], *words[number + 1 :]])
 
 
 def median_depth(facts: Mapping[str, ImageFacts]) -> DepthRange | None:

@@ -36,7 +36,11 @@ def inspect(
     *,
     output: str | Path | None = None,
     quick: bool = False,
+    fraction: float = 0.2,
     group: Group | None = None,
+    split_seed: int = 0,
+    lists: Mapping[str, str | Path | Sequence[str]] | None = None,
+    folders: Mapping[str, str] | None = None,
     cache_dir: str | Path | None = None,
     workers: int | None = None,
     sheet_images: int = 8,
@@ -55,7 +59,12 @@ def inspect(
             the default, writes nothing.
         quick: Whether to read only label files and the headers of images and masks. Pixels of masks, depth, damaged
             images and copies are then not looked at.
-        group: The images that stay in one part of a split that is drawn; see `tadp.datasets.split`.
+        fraction: The share of images to hold out in a split that is drawn; 0.2 by default. This and the next four
+            arguments are those of `tadp.datasets.split`.
+        group: The images that stay in one part of a split that is drawn; None, the default, draws each on its own.
+        split_seed: Seed of the draw; 0 by default.
+        lists: The images of each part; None, the default, takes the data's own split or draws one.
+        folders: The folder of each part; None, the default, takes the data's own split or draws one.
         cache_dir: The folder for what was measured; None, the default, is huggingface_hub's folder for files of other
             libraries, `$HF_ASSETS_CACHE`, or else `$HF_HOME/assets`. If it cannot be written, nothing is kept.
         workers: Number of threads that read images; None, the default, is the number of CPUs.
@@ -72,7 +81,8 @@ def inspect(
         OutputError: If `output` cannot be written.
     """
     check_whole(sheet_images, name="sheet_images", unit="image")
-    opened = _open(Path(folder), group, options)
+    how = {"fraction": fraction, "group": group, "seed": split_seed, "lists": lists, "folders": folders}
+    opened = _open(Path(folder), how, options)
     data = opened.data
     kept = FactsCache(json.dumps([str(Path(folder).resolve()), options, data.class_names], default=str), cache_dir)
     workers = check_whole(os.cpu_count() or 1 if workers is None else workers, name="workers", unit="thread")
@@ -95,7 +105,7 @@ def inspect(
             *opened.findings,
             *findings.of_files(facts, opened.problems),
             *findings.of_masks(facts),
-            *findings.of_depth(depth_m),
+            *([] if quick or "depth" not in data.tasks else findings.of_depth(facts, depth_m)),
             *([] if opened.is_unnamed else findings.of_classes(counts, classes, opened.parts)),
             *findings.of_copies(facts, opened.parts, has_own_split=bool(data.splits)),
             *findings.found("unused image", _unused(Path(folder), data, opened.problems)),
@@ -122,7 +132,7 @@ class _Opened:
     is_unnamed: bool
 
 
-def _open(folder: Path, group: Group | None, options: Mapping[str, Any]) -> _Opened:
+def _open(folder: Path, how: dict[str, Any], options: Mapping[str, Any]) -> _Opened:
     own: list[Finding] = []
     with warnings.catch_warnings(record=True) as caught, collected_problems() as problems:
         warnings.simplefilter("always")
@@ -146,7 +156,7 @@ def _open(folder: Path, group: Group | None, options: Mapping[str, Any]) -> _Ope
                 )
             )
         try:
-            parts = {name: part.image_ids for name, part in datasets.split(data, group=group).items()}
+            parts = {name: part.image_ids for name, part in datasets.split(data, **how).items()}
         except DatasetError as error:
             parts = data.splits
             own += findings.found("wrong split", [str(error)])

@@ -25,6 +25,7 @@ from tadp.language.matching import IRREGULAR_PLURALS, forms, inflection, singula
 
 _SPELLED_LENGTH = 4  # the most letters of a word in capitals that is spelled out
 _SINGULAR = frozenset({"lens"})
+_SINGULAR_VERBS = {"have": "has", "are": "is", "cannot": "cannot", "by": "by"}
 _PEOPLE = ("ian", "can", "ean", "man", "ish", "ese", "dutch", "french", "greek")  # endings of words such as "italian"
 # Birds, horses and cats that are also first names: with a capital letter they count as names.
 _ALSO_NAMES = frozenset({"colt", "dove", "finch", "kitty", "raven", "robin", "tabby", "wren"})
@@ -270,3 +271,24 @@ def without_bullet(text: str) -> str:
         ['a dog', 'Drawing of a cat', '2 dogs', '3.5 tons']
     """
     return re.sub(r"^\s*(?:[-–—•*]|\d{1,3}[.)])\s+(?=\S)", "", text).strip()  # noqa: RUF001  dashes are meant
+
+
+def counted(count: int, noun: str, verb: str = "", *, plural: str | None = None) -> str:
+    """A number with its noun, and with a verb that agrees with it.
+
+    Args:
+        count: The number.
+        noun: The noun in the singular, such as "label" or "pair of classes".
+        verb: What follows, with its first word in the plural: "have", "are", "differ", "share", "name", "contradict".
+        plural: The plural of the noun, if it is not formed with s.
+
+    Example:
+        >>> counted(1, "label", "have no area"), counted(2, "pair of classes", "differ")
+        ('1 label has no area', '2 pairs of classes differ')
+    """
+    first, _, rest = noun.partition(" of ")
+    several = plural or (f"{first}s of {rest}" if rest else f"{noun}s")
+    if count == 1:
+        word, _, more = verb.partition(" ")
+        verb = " ".join(filter(None, (_SINGULAR_VERBS.get(word, f"{word}s" if word else ""), more)))
+    return f"{count} {noun if count == 1 else several}{verb and f' {verb}'}"

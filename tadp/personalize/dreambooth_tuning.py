@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from tadp.errors import Argument, ImageError, ModifierError
 from tadp.files.atomic import replace_file
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions
+from tadp.files.progress import tracked
 from tadp.files.run_lock import one_run_per_output
 from tadp.images.reading import to_pil
 from tadp.modifiers import CaptionModifier
@@ -264,7 +264,8 @@ def _draw_prior(
     sampler = None
     drawn: list[Image.Image] = []
     # The same images are always drawn together, so that a run that continues draws the same ones.
-    for start in tqdm(range(0, count, _DRAWN_AT_ONCE), desc="drawing prior images", disable=not options.progress):
+    starts = range(0, count, _DRAWN_AT_ONCE)
+    for start in tracked(starts, len(starts), what="drawing prior images", unit="batch", is_shown=options.progress):
         numbers = range(start, start + _DRAWN_AT_ONCE)
         paths = [] if folder is None else [folder / f"{number:04}.png" for number in numbers]
         batch = _read_drawn(paths)

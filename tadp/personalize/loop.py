@@ -5,6 +5,7 @@ All random numbers of a step depend only on (seed, step), so a run that was kill
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from tadp.errors import Argument, MissingExtraError, ModifierError, OutputError
 from tadp.files.atomic import writable_folder
+from tadp.files.progress import Progress, duration, say
 from tadp.personalize.objective import Latents, denoising_losses
 from tadp.personalize.run_folder import RunFolder
 from tadp.personalize.run_options import SettledOptions
@@ -24,6 +25,7 @@ from tadp.personalize.trained_model import DiffusionModel
 from tadp.personalize.training_images import SAMPLES, Concept
 
 _STEP, _EPOCH = 0, 1  # streams of random numbers
+_TIMED = 2  # steps before the first; the first of them also warms up
 
 
 def train(
@@ -46,7 +48,7 @@ def train(
         options: The options of the run.
         folder: The run's folder.
         sample_prompts: Prompts of the sample sheets, one per row of samples.
-        description: Text of the progress bar.
+        description: Text of the progress.
         max_grad_norm: Largest norm of the gradient; a larger gradient is scaled down. None does not limit it.
 
     Raises:
@@ -69,21 +71,24 @@ def train(
         )
     if folder.path is not None and done < options.steps:
         _check_room(writable_folder(folder.path), trained.values(), options)
+    draws = [(concept, Latents(model, concept.images)) for concept in concepts]
+    if options.progress and done < options.steps:
+        _tell_cost(
+            lambda: _backward(model, draws, done, trained.values(), options, folder, max_grad_norm), done, options
+        )
+        optimizer.zero_grad(set_to_none=True)
     if sheets is not None and (done == 0 or (_is_due(done, options) and not sheets.path(done).exists())):
         sheets.write(done)  # also the sheet of a checkpoint after which the run was killed
-    draws = [(concept, Latents(model, concept.images)) for concept in concepts]
     complete: int | None = done  # the number of complete steps; None during a step of the optimizer
-    with tqdm(
-        range(done, options.steps), initial=done, total=options.steps, desc=description, disable=not options.progress
-    ) as bar:
+    with Progress(options.steps, what=description, unit="step", done=done, is_shown=options.progress) as progress:
         try:
-            for step in bar:
+            for step in range(done, options.steps):
                 loss = _backward(model, draws, step, trained.values(), options, folder, max_grad_norm)
                 complete = None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 complete = step + 1
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                progress.advance(note=f"loss {loss:.4f}")
                 if complete == options.steps or complete % options.checkpoint_every == 0:
                     folder.save(complete, trained, optimizer)
                 if sheets is not None and _is_due(complete, options):
@@ -92,6 +97,21 @@ def train(
             if complete is not None and complete > (folder.saved_step or 0):
                 folder.save(complete, trained, optimizer)
             raise
+
+
+def _tell_cost(step: Callable[[], float], done: int, options: SettledOptions) -> None:
+    """Time a step without changing the model, and say what the steps that are left cost."""
+    count, images = options.steps - done, options.batch_size
+    left = f"{count:,} step{'s' * (count > 1)} of {images} image{'s' * (images > 1)}"
+    say(f"{left}{f', after the {done:,} that are done' if done else ''}; timing {_TIMED} steps first")
+    seconds = []
+    for _ in range(_TIMED):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    total = duration(count * min(seconds))
+    sheets = " and the sample sheets" if options.sample_every else ""
+    say(f"about {total} on this machine, {min(seconds):.2g} seconds per step; checkpoints{sheets} take extra time")
 
 
 def _is_due(step: int, options: SettledOptions) -> bool:

@@ -50,7 +50,8 @@ class RunOptions:
         adam_8bit: Use the 8-bit AdamW of bitsandbytes.
         dtype: Data type in which the model computes; None is float32. Parameters that train are always float32.
         device: Device to train on; None is the CPU.
-        progress: Show a progress bar.
+        progress: Show the cost of the run and its progress on the error stream: a bar on a terminal, and a line per
+            minute elsewhere.
 
     Raises:
         CaptionError: If `sample_prompts` is an empty list or a single string.

@@ -15,6 +15,7 @@ from tadp import datasets
 from tadp.captioner import Captioner
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
+from tadp.datasets.readers.data_options import to_json
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.scenes import Style
 from tadp.datasets.transforms.augmented import SampleSource
@@ -237,25 +238,26 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
     """
     if isinstance(data, str | Path) and is_named(data, options.root):
         return _named(task, str(data), options)
-    opened = open_folder(data, class_names=options.class_names, labels=options.labels, skip=options.skip_broken)
+    opened = open_folder(data, task, options)
     tasks = getattr(opened, "tasks", (task,))
     if task not in tasks:
         known = " or ".join(tasks) or "none"
         raise TrainingError(f"{opened!r} has no labels for {task}; it has labels for {known}.")
-    parts = datasets.split(opened, fraction=options.fraction, seed=options.split_seed, group=options.group)
-    measured = "test" if "test" in parts else "val"
-    train = parts["train"]
+    parts = datasets.split(opened, **options.split_arguments)
+    held_out = [name for name in ("val", "test") if name in parts]
+    if "train" not in parts or not held_out:
+        raise TrainingError(f"a run needs the parts train and val, or train and test; got {', '.join(parts)}.")
+    measured, train = held_out[-1], parts["train"]
     if task == "detection" and isinstance(train, datasets.CocoDataset):
         train = train.without_crowds()  # a box around many objects is not an object to learn
     origin = {
         "data": str(Path(data).resolve()) if isinstance(data, str | Path) else None,
-        "class_names": options.class_names and list(options.class_names),
-        "labels": options.labels and {str(old): new for old, new in options.labels.items()},
+        "reader": to_json(options.chosen),
         "images": len(opened.image_ids),
         "train": digest(train.image_ids),
         "held_out": list(parts[measured].image_ids),
     }
-    return DataParts(repr(opened).strip("<>"), train, parts["val"], parts[measured], measured, origin)
+    return DataParts(repr(opened).strip("<>"), train, parts[held_out[0]], parts[measured], measured, origin)
 
 
 def is_named(data: str | Path, root: Path | None) -> bool:
@@ -263,22 +265,18 @@ def is_named(data: str | Path, root: Path | None) -> bool:
     return str(data) in DATASETS and (root is not None or not Path(data).exists())
 
 
-def open_folder(
-    data: Any, *, class_names: Sequence[str] | None, labels: Mapping[int, int] | None, skip: bool = False
-) -> Any:
+def open_folder(data: Any, task: str, options: TrainOptions) -> Any:
     """Open the data set in a folder; a data set is returned as it is.
 
     Args:
         data: The folder, or a data set.
-        class_names: Names of the classes, if the data do not have them; None takes those in the data.
-        labels: Value of each class in a mask file, by the value in the file; None takes the values as they are.
-        skip: Whether images that cannot be read are replaced by others.
+        task: The task, where a folder has labels of several kinds.
+        options: The options of the run, with those of the reader.
     """
     if not isinstance(data, str | Path):
+        options.refuse("a data set that is open")
         return data
-    reader: dict[str, Any] = {} if class_names is None else {"class_names": class_names}
-    reader |= {} if labels is None else {"labels": labels}
-    return datasets.open(data, on_error="skip" if skip else "raise", **reader)
+    return datasets.open(data, task=task, on_error="skip" if options.skip_broken else "raise", **options.chosen)
 
 
 def digest(image_ids: Sequence[str]) -> str:
@@ -291,6 +289,7 @@ def _named(task: str, name: str, options: TrainOptions) -> DataParts:
     entry = DATASETS[name]
     if task not in entry.tasks or entry.train is None:
         raise TrainingError(f"{name} cannot train {task}. Pass another ", Argument("data", ...), " or task.")
+    options.refuse(f"{name}, which is read as published")
     on_error = "skip" if options.skip_broken else "raise"
     train = open_dataset(name, options.root, split=entry.train, on_error=on_error)
     test = open_dataset(name, options.root, split=entry.test)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from inspect import Parameter, signature
 from typing import Any
 
+from tadp.datasets.readers.data_options import DataOptions
 from tadp.datasets.readers.named import DATASETS
 from tadp.errors import Argument, OptionError
 from tadp.files.checks import check_choice
@@ -22,7 +23,8 @@ _TUNE = {"head": "nothing", "lora": "lora", "all": "all"}  # the words of the co
 # Options that change no weight
 _FREE = (
     "root", "skip_broken", "captions", "captioner", "evaluate_images", "flip", "save_every", "workers", "progress",
-    "fraction", "group", "split_seed", "class_names", "labels", "evaluate_every",
+    "evaluate_every",
+    *(option.name for option in fields(DataOptions)),  # the data are compared themselves
 )  # fmt: skip
 
 

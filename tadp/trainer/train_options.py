@@ -1,11 +1,12 @@
 """`TrainOptions`: the options of a training run, from which the command line is derived."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tadp.datasets.readers.data_options import DataOptions
 from tadp.errors import Argument, OptionError
 from tadp.files.checks import check_choice, check_whole
 
@@ -21,22 +22,15 @@ def _at_least(least: int, *, default: int | None = None) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(DataOptions):
     """The options of a run of `train`: data, text, model, schedule and evaluation.
 
-    The options of the command `tadp train` are generated from these fields: their names, types, defaults and
+    There are also the options of `ReaderOptions` and `SplitOptions`, which say how a folder is read and split. The
+    options of the command `tadp train` are generated from all these fields: their names, types, defaults and
     descriptions. None stands for the recipe's own value.
 
     Attributes:
         root: Folder of a data set that is named, such as voc.
-        class_names: Names of the classes in the order of the values of a mask, if the data do not have them, separated
-            by commas on the command line; None is the names in the data.
-        labels: Class of each value in a mask file, 255 for no class, such as {11: 255}, or 11=255 on the command line;
-            None is the values as they are.
-        fraction: Share of the images that are held out, if the data have no split of their own.
-        group: Images that are held out only together: "folder", or a regular expression for the part of an image's
-            name that they share; None is each image on its own.
-        split_seed: Seed of the draw of the held-out images.
         skip_broken: Take other images in place of training images that cannot be read, with a warning, instead of
             stopping.
         model: The base model: tadp-tiny, a folder in diffusers layout, or a hub id.
@@ -91,11 +85,6 @@ class TrainOptions:
     """
 
     root: Path | None = None
-    class_names: Sequence[str] | None = None
-    labels: Mapping[int, int] | None = None
-    fraction: float = 0.2
-    group: str | None = None
-    split_seed: int = _at_least(0, default=0)
     skip_broken: bool = False
     model: str = "tadp-tiny"
     untrained: bool = False

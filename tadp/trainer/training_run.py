@@ -315,8 +315,8 @@ def _check_same(folder: Path, plan: Plan, parts: DataParts) -> None:
                 f"{folder} holds a model that this run did not write. Pass another ", Argument("output"), "."
             )
         return
-    choices = plan.choices
-    changed = differences(record["choices"], choices)
+    readers = [data.get("reader", {}) for data in (record["data"], parts.origin)]
+    changed = differences(record["choices"] | readers[0], plan.choices | readers[1])
     if record["data"]["train"] != parts.origin["train"]:
         changed = "; ".join(part for part in (changed, "the training images are others") if part)
     if changed:

@@ -136,7 +136,7 @@ def test_a_command_has_the_options_of_a_run(name, defaults):
     group: Any = typer.main.get_command(app)
     options = {option.name: option for option in group.commands["personalize"].commands[name].params}
     for field in fields(RunOptions):
-        if field.name == "progress":  # a bar is shown on a terminal
+        if field.name == "progress":  # it is always shown
             assert field.name not in options
             continue
         option = options[field.name]
@@ -171,8 +171,13 @@ def test_every_option_of_a_run_arrives(folder, source, tmp_path, monkeypatch):
     done = run("token", folder, "--token", "<x>", "--initializer", "photo", "-o", tmp_path, *options, *flags, *prompts)
     assert done.exit_code == 0, done.output
     on = {"skip_unreadable", "gradient_checkpointing", "adam_8bit"}
-    off = {"flip", "random_crop", "resume", "progress"}
-    expected = values | dict.fromkeys(on, True) | dict.fromkeys(off, False) | {"sample_prompts": ["a <x>", "the <x>"]}
+    off = {"flip", "random_crop", "resume"}
+    expected = (
+        values
+        | dict.fromkeys(on | {"progress"}, True)
+        | dict.fromkeys(off, False)
+        | {"sample_prompts": ["a <x>", "the <x>"]}
+    )
     assert {name: str(value).removeprefix("torch.") for name, value in seen.items()} == {
         name: str(value) for name, value in expected.items()
     }

@@ -185,7 +185,7 @@ def test_what_contradicts_the_image_is_refused(cvat):
         write(path, [row(1), row(7, **change), row(2, image_id=2)])
         with pytest.raises(DatasetError, match=rf"instances_default.json, annotation 7: .*{message}"):
             CocoDataset(cvat)
-        with pytest.warns(UserWarning, match=r"1 labels contradict their image and are left out; .*annotation 7"):
+        with pytest.warns(UserWarning, match=r"1 label contradicts the image \(left out\); .*annotation 7"):
             assert len(CocoDataset(cvat, bad_labels="skip")[0].boxes) == 1
 
 
@@ -198,7 +198,7 @@ def test_what_contradicts_the_image_is_refused(cvat):
 )
 def test_objects_without_area_are_left_out(cvat, change, message):
     write(cvat / "annotations/instances_default.json", [row(1), row(7, **change), row(2, image_id=2)])
-    with pytest.warns(UserWarning, match=rf"1 labels have no area and are left out; .*annotation 7: {message}"):
+    with pytest.warns(UserWarning, match=rf"1 label has no area \(left out\); .*annotation 7: {message}"):
         assert len(CocoDataset(cvat)[0].boxes) == 1
 
 

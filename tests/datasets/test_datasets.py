@@ -177,7 +177,7 @@ def test_image_paths_are_what_a_table_is_filled_from(voc):
 def test_a_missing_file_is_noticed_at_the_start_with_what_to_get(voc):
     (voc / "JPEGImages/2007_000042.jpg").unlink()
     (voc / "SegmentationClass/2007_000033.png").unlink()
-    message = r"SegmentationClassAug.2007_000033.png is not there, nor are 1 more files. .* SBD"
+    message = r"SegmentationClassAug.2007_000033.png is not there \(1 more file is missing\). .* SBD"
     with pytest.raises(MissingDataError, match=message) as caught:
         PascalVOC(voc, split="val")
     assert isinstance(caught.value, FileNotFoundError)

@@ -37,6 +37,13 @@ def test_subfolders_are_part_of_the_id(own):
     assert np.array_equal(data[1].mask, trees.quadrants(0, 1, 2, 2))
 
 
+def test_names_that_differ_only_in_case_or_blanks_are_refused(own):
+    with pytest.raises(
+        DatasetError, match=r"MaskFolder 'images' has two classes whose names only .*: 'car' and 'Car '"
+    ):
+        open_own(own, class_names=("road", "car", "Car "))
+
+
 def test_values_are_mapped_to_classes(own):
     """CamVid of SegNet's tutorial stores 11 for "unlabelled", others 255 for the second class, or ids over 255."""
     trees.write_mask(own / "masks/a.png", trees.quadrants(0, 1, 2, 11))
@@ -129,7 +136,7 @@ def test_images_without_mask_and_masks_without_image(own):
         assert len(open_own(own, unpaired="skip")) == 2
     (own / "images/c.jpg").unlink()
     trees.write_mask(own / "masks/d.png", trees.quadrants(0, 1, 2, 2))
-    with pytest.warns(UserWarning, match=r"1 mask files have no image and are not used, the first of them .*d.png"):
+    with pytest.warns(UserWarning, match=r"1 mask file has no image \(not used\), the first: .*d.png"):
         assert len(open_own(own)) == 2
 
 

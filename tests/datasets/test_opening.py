@@ -89,7 +89,10 @@ def test_a_task_chooses_among_labels(masks):
         Image.fromarray(np.full(trees.SIZE, 1500, np.uint16)).save(path)
     assert datasets.open(masks, task="depth").tasks == ("depth",)
     assert datasets.open(masks, task="segmentation", class_names=["ground", "ball"]).tasks == ("segmentation",)
-    with pytest.raises(DatasetError, match="is not that of a data set for detection: it has the folders depth, images"):
+    with pytest.raises(
+        DatasetError,
+        match=r"no labels for detection: its layout is that of MaskFolder \(segmentation\) and DepthFolder \(depth\)",
+    ):
         datasets.open(masks, task="detection")
 
 
@@ -119,11 +122,11 @@ def test_masks_that_cannot_be_paired_say_why(tmp_path):
     trees.write_mask(tmp_path / "masks/a_L.png", trees.quadrants(0, 1, 1, 0))
     with (
         pytest.raises(MissingDataError, match=r"masks/a.png is not there.* pass mask_suffix='_mask'"),
-        pytest.warns(UserWarning, match=r"1 mask files have no image .*a_L.png"),
+        pytest.warns(UserWarning, match=r"1 mask file has no image .*a_L.png"),
     ):
         datasets.open(tmp_path, class_names=["ground", "ball"])
     data = datasets.open(tmp_path, class_names=["ground", "ball"], mask_suffix="_L")
-    assert repr(data) == "<MaskFolder 'images': 1 images, masks of 2 classes>"
+    assert repr(data) == "<MaskFolder 'images': 1 image, masks of 2 classes>"
     (tmp_path / "masks/a_L.png").rename(tmp_path / "masks/a.jpg")
     with pytest.raises(MissingDataError, match=r"masks/a.png is not there.*JPEG is not suitable"):
         datasets.open(tmp_path, class_names=["ground", "ball"])

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 import trees
 from PIL import Image
 
@@ -63,6 +64,50 @@ def test_masks_and_depth_in_any_form(form, tmp_path):
     assert np.array_equal(data[0].mask, mask)
     assert np.allclose(data[0].depth_m, 1.5)
     assert np.array_equal(data[0].image, trees.pixels("a"))
+
+
+def test_tensors_have_their_channels_first():
+    """As `with_format("torch")` returns images and masks, (3, H, W) and (1, H, W)."""
+    mask = trees.quadrants(0, 1, 1, 255).astype(np.uint8)
+    image = torch.from_numpy(trees.pixels("a")).movedim(-1, 0)
+    rows = [{"image": image, "mask": torch.from_numpy(mask)[None], "depth": torch.full((1, *trees.SIZE), 2.5)}]
+    data = RowDataset(rows, mask="mask", depth="depth", class_names=NAMES)
+    assert np.array_equal(data[0].image, trees.pixels("a"))
+    assert np.array_equal(data[0].mask, mask)
+    assert data[0].depth_m.tolist() == np.full(trees.SIZE, 2.5).tolist()
+
+
+class Columns(list):
+    """A table like a `datasets.Dataset`, which returns a column without the images of its rows."""
+
+    def __getitem__(self, key):
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+
+def test_ids_are_read_without_the_images(monkeypatch):
+    table = Columns([row("a"), row("b"), row("c")])
+    read = []
+    monkeypatch.setattr(
+        Columns, "__getitem__", lambda self, key, own=Columns.__getitem__: read.append(key) or own(self, key)
+    )
+    data = RowDataset(table, objects="objects", image_id="image_id", class_names=NAMES)
+    assert data.image_ids == ["a", "b", "c"]
+    assert read == ["image_id", 0]  # the column, and the first row, whose columns are checked
+    with pytest.raises(DatasetError, match="row 1 has no value in the column 'image_id'"):
+        RowDataset(
+            Columns([row("a"), row("b", image_id=None)]), objects="objects", image_id="image_id", class_names=NAMES
+        )
+
+
+def test_splits_and_streams_are_refused(no_type_checker):
+    with pytest.raises(
+        DatasetError, match="RowDataset has two classes whose names only differ in case or blanks: 'dog'"
+    ):
+        RowDataset([row("a")], objects="objects", class_names=["dog", "Dog"])
+    with pytest.raises(TypeError, match=r"those of one split; got a mapping with train, test. Pass rows\['train'\]"):
+        RowDataset({"train": [row("a")], "test": [row("b")]}, objects="objects", class_names=NAMES)
+    with pytest.raises(TypeError, match=r"must have a length and numbers; got generator. .* without streaming=True"):
+        RowDataset((row(name) for name in "ab"), objects="objects", class_names=NAMES)
 
 
 def test_coloured_masks_have_a_palette():

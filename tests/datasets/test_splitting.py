@@ -50,6 +50,8 @@ def test_a_single_group_cannot_be_split(frames):
         split(open_frames(frames), group=3)
     with pytest.raises(DatasetError, match=r"the group 'run\\d' is not found in the id 'seq0/00'"):
         split(open_frames(frames), group=r"run\d")
+    with pytest.raises(OptionError, match=r"group must be 'folder' or a regular expression; got '\(' \(missing \)"):
+        split(open_frames(frames), group="(")
 
 
 def test_lists_name_images_by_id_file_name_or_path(frames):

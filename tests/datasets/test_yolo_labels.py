@@ -130,11 +130,19 @@ def test_lines_that_are_no_labels_are_refused(ultralytics, line, message):
 
 def test_boxes_without_area_are_left_out_and_rounding_is_clipped(ultralytics):
     write(ultralytics / "labels/train/b.txt", "0 0.5 0.5 0 0.5\n0 0.9 0.5 0.2000002 0.5\n")
-    with pytest.warns(
-        UserWarning, match=r"1 labels have no area and are left out; .*b.txt, line 1: a box must have an"
-    ):
+    with pytest.warns(UserWarning, match=r"1 label has no area \(left out\); .*b.txt, line 1: a box must have an"):
         data = YoloDataset(ultralytics)
     assert data[1].boxes.boxes[:, 2].tolist() == [WIDTH]
+
+
+def test_boxes_outside_their_image_are_refused_or_left_out(ultralytics):
+    write(ultralytics / "labels/train/b.txt", f"{BOX}\n0 1.5 0.5 0.2 0.2\n0 18 6 9 12\n")
+    message = r"b.txt, line 3: coordinates must be fractions .* got '0 1.5 0.5 0.2 0.2'. 1 more label contradicts the "
+    with pytest.raises(DatasetError, match=message + r"image. .*leave out such labels: bad_labels='skip'"):
+        YoloDataset(ultralytics)
+    with pytest.warns(UserWarning, match=r"2 labels contradict the image \(left out\); .*b.txt, line 3"):
+        data = YoloDataset(ultralytics, bad_labels="skip")
+    assert [len(sample.boxes) for sample in data] == [1, 1, 1]
 
 
 def test_images_without_text_file_and_text_files_without_image(ultralytics):
@@ -147,7 +155,7 @@ def test_images_without_text_file_and_text_files_without_image(ultralytics):
     assert data.splits == {"train": ["train/a"], "val": ["val/c"]}
     write(ultralytics / "labels/train/b.txt", BOX)
     write(ultralytics / "labels/train/z.txt", BOX)
-    with pytest.warns(UserWarning, match=r"1 label files have no image and are not used, the first of them .*z.txt"):
+    with pytest.warns(UserWarning, match=r"1 label file has no image \(not used\), the first: .*z.txt"):
         YoloDataset(ultralytics)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from builders_captioner import build_blip2
@@ -40,7 +41,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """The working directory, with the files that pages use: photos, captions.json, an export and a small BLIP-2."""
+    """The working directory, with the files that pages use: photos, captions.json, exports, a recording and a small
+    BLIP-2."""
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.fromarray(Scenes(2, seed=4)[number].image).save(tmp_path / "photos" / f"{number}.png")
@@ -52,6 +54,8 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "given" / "captions.json").write_text(json.dumps(captions))
     build_blip2(tmp_path / "blip2")
     export(tmp_path / "export")
+    cvat_masks(tmp_path / "cvat")
+    recording(tmp_path / "recording")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -95,6 +99,32 @@ def export(folder: Path) -> None:
         lines = [f"{label} {(a + c) / 2} {(b + d) / 2} {c - a} {d - b}" for label, (a, b, c, d) in rows]
         Image.fromarray(sample.image).save(folder / "images" / f"{sample.image_id}.png")
         (folder / "labels" / f"{sample.image_id}.txt").write_text("\n".join(lines))
+
+
+def cvat_masks(folder: Path) -> None:
+    """Save masks of scenes as CVAT exports them ("Segmentation mask 1.1"): a colour per class, as in labelmap.txt."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    scenes = RenderedScenes(6, seed=4)
+    palette = np.array([(20 * label, 10, 200 - 10 * label) for label in range(len(scenes.class_names))], np.uint8)
+    palette[0] = 0
+    colors = [",".join(map(str, color)) for color in palette.tolist()]
+    lines = [f"{name}:{color}::" for name, color in zip(scenes.class_names, colors, strict=True)]
+    (folder / "labelmap.txt").write_text("\n".join(["# label:color_rgb:parts:actions", *lines]))
+    (folder / "ImageSets/Segmentation/default.txt").write_text("\n".join(scenes.image_ids))
+    for sample in scenes:
+        Image.fromarray(sample.image).save(folder / "JPEGImages" / f"{sample.image_id}.jpg")
+        Image.fromarray(palette[sample.mask]).save(folder / "SegmentationClass" / f"{sample.image_id}.png")
+
+
+def recording(folder: Path) -> None:
+    """Save images and depth in millimetres, as the software of depth cameras does."""
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    for sample in RenderedScenes(6, seed=4):
+        Image.fromarray(sample.image).save(folder / "rgb" / f"{sample.image_id}.png")
+        depth = (1000 * sample.depth_m).astype(np.uint16)
+        Image.fromarray(depth).save(folder / "depth" / f"{sample.image_id}.png")
 
 
 def build_base_models(folder: Path) -> None:

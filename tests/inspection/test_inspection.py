@@ -267,7 +267,7 @@ def test_images_without_contrast_are_not_taken_for_copies(tmp_path):
 YOLO_FAULTS = [
     ("0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n", "wrong label", "4.txt, line 2: unknown class 7"),
     ("0 0.5 0.5 0.2\n", "wrong label", "4.txt, line 1: a label must be a class number and four numbers"),
-    ("0 9.5 0.5 0.2 0.2\n", "wrong label", "4.txt, line 1: coordinates must be fractions"),
+    ("0 9.5 0.5 0.2 0.2\n", "label outside", "4.txt, line 1: coordinates must be fractions"),
     ("1 0.5 0.5 0.2 0\n", "label without area", "4.txt, line 1: a box must have an area"),
 ]
 
@@ -380,6 +380,38 @@ def test_depth_in_another_unit(tmp_path):
     assert "The median depth is 2000 m, which is unlikely." in only(inspection, "depth unit")
     assert not inspect(tmp_path, scale=0.001).findings
     assert "--scale" in only(inspect(tmp_path), "depth unit")
+
+
+def test_depth_of_which_nothing_is_known(tmp_path):
+    root = depth(tmp_path)
+    np.save(root / "depth/3.npy", np.zeros((HEIGHT, WIDTH), np.float32))
+    assert "1 depth file has no known depth: all values mean unknown.\n    3" in only(
+        inspect(root), "depth without values"
+    )
+    assert kinds(inspect(root, quick=True)) == []
+
+
+def test_a_name_that_fits_two_images_does_not_end_the_inspection(tmp_path):
+    root = coco(tmp_path)
+    for folder in ("x", "y"):
+        save(root / "images" / folder / "3.jpg", photo(3))
+    (root / "images/3.jpg").unlink()
+    inspection = inspect(root)
+    [finding] = [finding for finding in inspection.findings if finding.kind == "same file name"]
+    assert "'3.jpg' fits two images of the same name" in str(finding)
+    assert inspection.images == 9
+
+
+def test_a_wrong_size_in_one_file_of_labelme_does_not_end_the_inspection(tmp_path):
+    for number in range(4):
+        save(tmp_path / f"{number}.jpg", photo(number))
+        shape = {"label": "cat", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+        height = "high" if number == 2 else HEIGHT
+        content = {"shapes": [shape], "imagePath": f"{number}.jpg", "imageHeight": height, "imageWidth": WIDTH}
+        write(tmp_path / f"{number}.json", json.dumps(content))
+    inspection = inspect(tmp_path)
+    [finding] = [finding for finding in inspection.findings if finding.kind == "wrong label"]
+    assert "2.json" in str(finding)
 
 
 def test_the_range_of_depth(tmp_path):
@@ -552,6 +584,8 @@ def test_options_that_do_not_fit_are_wrong_usage(tmp_path):
     done = CliRunner().invoke(app, ["data", str(yolo(tmp_path)), "--labels", "9=255"])
     assert done.exit_code == 2
     assert "--labels is not an option of YoloDataset" in " ".join(done.output.replace("│", " ").split())
+    done = CliRunner().invoke(app, ["data", str(masks(tmp_path / "masks")), "--images", str(tmp_path)])
+    assert "--images is not an option of MaskFolder" in " ".join(done.output.replace("│", " ").split())
     done = CliRunner().invoke(app, ["data", str(tmp_path), "--labels", "9:255"])
     assert done.exit_code == 2
     assert "labels are written as 11=255,12=0" in done.output

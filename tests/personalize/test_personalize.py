@@ -209,9 +209,31 @@ def test_a_hub_id_is_trained_with_its_own_scheduler(tmp_path):
     assert modifier.tokens == ("<wash>",)
 
 
-def test_a_bar_shows_the_steps(source, capsys):
+def test_a_bar_shows_the_steps_on_a_terminal(source, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     learn(source, pictures(), **QUICK | {"progress": True})
-    assert re.search(r"learning <wash>: 100%.*4/4.*loss=\d", capsys.readouterr().err)
+    assert re.search(r"learning <wash>: .*4/4.*loss \d", capsys.readouterr().err)
+
+
+def test_a_run_says_what_it_costs_and_shows_its_progress_without_a_terminal(source, capsys, monkeypatch, learned):
+    monkeypatch.setattr("tadp.files.progress.LINE_EVERY_S", 0.0)
+    modifier = learn(source, pictures(), **QUICK | {"progress": True})
+    plan, cost, *lines = capsys.readouterr().err.splitlines()
+    assert plan == f"4 steps of {QUICK['batch_size']} images; timing 2 steps first"
+    assert re.fullmatch(
+        r"about \d+ seconds? on this machine, [\d.e-]+ seconds per step; checkpoints.* extra time", cost
+    )
+    assert re.fullmatch(r"learning <wash>: step 4 of 4, loss \d\.\d{4}, about 0 seconds left", lines[-1])
+    assert torch.equal(embedding_of(modifier), embedding_of(learned[0]))  # the timed steps change nothing
+
+
+def test_a_run_that_continues_says_what_the_rest_costs(source, capsys, tmp_path):
+    learn(source, pictures(), **QUICK, output=tmp_path)
+    learn(source, pictures(), **QUICK | {"progress": True, "steps": 5}, output=tmp_path)
+    first = f"1 step of {QUICK['batch_size']} images, after the 4 that are done; timing 2 steps first"
+    assert capsys.readouterr().err.startswith(first)
+    learn(source, pictures(), **QUICK | {"progress": True, "steps": 5}, output=tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_backbone_with_the_modifier_means_the_token(source, learned):

@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from builders_training import make_options, own_training_state, reset_accelerate, weights
 from builders_training import train as fit_small
 from exported import CLASSES, coco_folder, mask_folder
@@ -22,8 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from tadp import TADPBackbone, datasets
 from tadp.captions import CaptionTable
-from tadp.datasets import RenderedScenes
-from tadp.errors import OptionError, OutputError, TrainingError
+from tadp.cli.field_options import field_values
+from tadp.datasets import MaskFolder, RenderedScenes
+from tadp.datasets.readers.data_options import ReaderOptions
+from tadp.datasets.readers.opening import LAYOUTS
+from tadp.errors import DatasetError, OptionError, OutputError, TrainingError
 from tadp.files import progress
 from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
@@ -306,8 +311,10 @@ def test_depth_takes_its_largest_depth_from_the_images(tmp_path):
 
 
 def test_labels_of_another_task_are_refused(export, tmp_path):
-    with pytest.raises(TrainingError, match="has no labels for detection; it has labels for segmentation"):
+    with pytest.raises(DatasetError, match=r"has no labels for detection: its layout is that of MaskFolder \(seg"):
         run(export, tmp_path, "detection")
+    with pytest.raises(TrainingError, match="has no labels for detection; it has labels for segmentation"):
+        run(datasets.open(export, class_names=CLASSES), tmp_path, "detection", class_names=None)
     with pytest.raises(OptionError, match="task must be one of segmentation, depth, detection; got 'pose'"):
         run(export, tmp_path, "pose")
 
@@ -402,6 +409,76 @@ def test_the_command_trains_and_says_what_it_would_cost(export, tmp_path):
     assert "lr was 0.002 and is 0.1. Pass another --output" in plain(refused.output)
     wrong = tadp_run("train", "segmentation", *options, "--labels", "eleven", code=2)
     assert "labels are written as 11=255,12=0; got 'eleven'" in plain(wrong.output)
+
+
+def test_the_options_of_readers_reach_the_reader_and_an_evaluation_reads_the_folder_in_the_same_way(tmp_path):
+    """Masks a_label.png next to nothing, with white for the first class, and a split by lists."""
+    folder = mask_folder(tmp_path / "photos", 10)
+    for path in (folder / "masks").iterdir():
+        values = np.array(Image.open(path))
+        Image.fromarray(np.where(values == 0, 99, values).astype(np.uint8)).save(path)
+        path.rename(path.with_stem(f"{path.stem}_label"))
+    (folder / "masks" / f"{RenderedScenes(10, seed=41).image_ids[9]}_label.png").unlink()
+    names = RenderedScenes(10, seed=41).image_ids
+    for part, ids in (("train", names[:6]), ("val", names[6:9])):
+        (tmp_path / f"{part}.txt").write_text("\n".join(ids))
+    options = ["--data", folder, "--class-names", ",".join(CLASSES), "--labels", "99=0", "--mask-suffix", "_label"]
+    options += ["--unpaired", "skip", "--lists", f"train={tmp_path}/train.txt,val={tmp_path}/val.txt"]
+    small = ["--crop", 32, "--steps", 2, "--batch", 4, "--tune", "head", "--evaluate-every", 0]
+    small += ["--head-options", '{"fpn_channels": 8, "channels": 8}']
+    tadp_run("train", "segmentation", *options, *small, "-o", tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["data"]["held_out"] == names[6:9]
+    tadp_run("evaluate", "--model", tmp_path / "run", "--data", folder, "-o", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == json.loads((tmp_path / "run/result.json").read_text())["details"]
+    reset_accelerate()
+    other = [str(option).replace("99=0", "99=1") for option in options]
+    refused = tadp_run("train", "segmentation", *other, *small, "-o", tmp_path / "run", code=1)
+    assert "labels was {'pairs': [[99, 0]]} and is {'pairs': [[99, 1]]}" in plain(refused.output)
+
+
+def test_every_option_of_a_reader_is_an_option_of_train_and_data():
+    places = {"root", "folders", "depths", "captions", "on_error", "task", "options"}
+    known = {option.name for option in fields(ReaderOptions)}
+    for layout in LAYOUTS:
+        reader = MaskFolder if layout.reader == "MaskFolder" else layout.open
+        assert {*signature(reader).parameters} - places - {"images", "masks"} <= known, layout.reader
+
+
+def test_options_are_read_from_text():
+    texts = {
+        "class_names": "Car=car, dirt=", "labels": "11=255, 3=road", "palette": "#804080=road,#000000=255",
+        "lists": "train=a.txt, val=b.txt", "scale": 0.001,
+    }  # fmt: skip
+    assert field_values(texts) == {
+        "class_names": {"Car": "car", "dirt": None}, "labels": {11: 255, 3: "road"},
+        "palette": {"#804080": "road", "#000000": 255}, "lists": {"train": "a.txt", "val": "b.txt"}, "scale": 0.001,
+    }  # fmt: skip
+    assert field_values({"class_names": "car, bus", "palette": "#000000,#ffffff"}) == {
+        "class_names": ["car", "bus"], "palette": ["#000000", "#ffffff"],
+    }  # fmt: skip
+    for name, text, words in (
+        ("class_names", "Car=car,bus", "written as car,bus, or as Car=car,dirt= to rename them; got 'Car=car,bus'"),
+        ("palette", "#804080=", "a palette is written as #804080=road,#000000=255"),
+        ("lists", "train.txt", "parts are written as train=train.txt,val=val.txt; got 'train.txt'"),
+        ("head_options", "[1]", 'options are written as {"channels": 64}'),
+    ):
+        with pytest.raises(typer.BadParameter, match=re.escape(words)):
+            field_values({name: text})
+
+
+def test_options_of_readers_are_refused_where_no_reader_opens_the_data(export, tmp_path):
+    with pytest.raises(OptionError, match="class_names is for a folder that a reader opens, not for a data set that"):
+        run(RenderedScenes(10, seed=3, size=64), tmp_path, "depth")
+    with pytest.raises(OptionError, match="labels is for a folder that a reader opens, not for scenes, which is read"):
+        run("scenes", tmp_path, class_names=None, labels={11: 255})
+
+
+def test_a_split_without_a_part_to_measure_is_refused(export, tmp_path):
+    (tmp_path / "train.txt").write_text("\n".join(datasets.open(export, class_names=CLASSES).image_ids))
+    with pytest.raises(TrainingError, match="a run needs the parts train and val, or train and test; got train"):
+        run(export, tmp_path / "run", lists={"train": tmp_path / "train.txt"})
 
 
 def test_a_run_stops_when_its_score_no_longer_rises(tmp_path):

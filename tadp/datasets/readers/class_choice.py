@@ -61,10 +61,10 @@ def choose_classes(
         if unknown:
             raise DatasetError(f"class_names: {name} has no class {unknown[0]!r}; its classes are {_listed(found)}.")
         renamed = {label: class_names.get(label, label) for label in found}
-        _check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
+        check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
         names = list(dict.fromkeys(new for new in renamed.values() if new is not None))
         return _choice(names, renamed, name)
-    _check_alike({label: label for label in found}, name, places)
+    check_alike({label: label for label in found}, name, places)
     if class_names is None:
         return _choice(found, {label: label for label in found}, name)
     names = check_classes(class_names, name="class_names")
@@ -83,8 +83,17 @@ def _choice(names: Sequence[str], renamed: Mapping[str, str | None], name: str) 
     return ClassChoice(tuple(names), {label: None if new is None else index[new] for label, new in renamed.items()})
 
 
-def _check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str]) -> None:
-    """Refuse two classes whose names only differ in case or blanks."""
+def check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str]) -> None:
+    """Refuse two classes whose names only differ in case or blanks.
+
+    Args:
+        renamed: The name of each class, by its name in the files.
+        name: The data set's name, for messages.
+        places: A place in the files where each name occurs, for messages.
+
+    Raises:
+        DatasetError: If there are two such classes.
+    """
     seen: dict[str, str] = {}
     for label, new in renamed.items():
         text = readable(new).casefold().replace(" ", "")

@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
 from tadp.datasets.readers.label_files import read_json_export, stated_size
 from tadp.datasets.readers.label_problems import keep, kept
-from tadp.datasets.readers.labelled_objects import BadLabels, LabelledImage, LabelledObject, ObjectDataset, Unpaired
+from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset
 from tadp.datasets.readers.outlines import CocoOutline
 from tadp.datasets.readers.paired_folders import pictures
 from tadp.datasets.readers.splitting import NameIndex, split_name
@@ -218,10 +219,10 @@ def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameInde
                 raise DatasetError(
                     f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
                 )
-        size = None
-        with kept("wrong label"):
-            size = stated_size(row.get("height"), row.get("width"), f"{path}, image {name!r}")
-        entries[image_id] = LabelledImage(Record(image_id, place / (found or name), path), objects[row["id"]], size)
+            size = None
+            with kept("wrong label"):
+                size = stated_size(row.get("height"), row.get("width"), f"{path}, image {name!r}")
+            entries[image_id] = LabelledImage(Record(image_id, place / (found or name), path), objects[row["id"]], size)
     return list(entries.values())
 
 

@@ -13,6 +13,7 @@ from tadp.datasets.readers.label_files import check_turn, read_upright
 from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, DatasetError, ImageError, MissingDataError, UnknownIdError
 from tadp.files.checks import check_choice
+from tadp.language.grammar import counted
 from tadp.language.unicode_forms import composed, key_of
 
 Captions = Mapping[str, str]  # the caption of each image, by its id
@@ -142,7 +143,7 @@ class FolderDataset(ABC):
         return other
 
     def __repr__(self) -> str:
-        return f"<{self._name}: {len(self)} images>"
+        return f"<{self._name}: {counted(len(self), 'image')}>"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -353,6 +354,6 @@ def _found(records: Sequence[Record], name: str, advice: str) -> list[Record]:
         missing += [wanted_labels] if wanted_labels is not None and labels is None else []
         found.append(Record(image_id, image or wanted_image, labels))
     if missing:
-        more = f", nor are {len(missing) - 1} more files" if len(missing) > 1 else ""
+        more = f" ({counted(len(missing) - 1, 'more file', 'are')} missing)" if len(missing) > 1 else ""
         raise MissingDataError(f"{name}: {missing[0]} is not there{more}. {advice}")
     return found

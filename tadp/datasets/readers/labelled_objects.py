@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 
 from tadp.datasets.readers.class_choice import ClassChoice, ClassNames, choose_classes, fixed_value
+from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
 from tadp.datasets.readers.label_files import check_label_size
 from tadp.datasets.readers.label_problems import keep
@@ -18,9 +19,7 @@ from tadp.datasets.sample import Sample, sides
 from tadp.errors import Argument, DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 from tadp.images.boxes import Boxes
-
-Unpaired = Literal["raise", "skip", "empty"]
-BadLabels = Literal["raise", "skip"]
+from tadp.language.grammar import counted
 
 
 class LabelledObject(NamedTuple):
@@ -34,6 +33,7 @@ class LabelledObject(NamedTuple):
         outline: Its outline; None if the file has only its box.
         is_difficult: Whether the evaluation ignores it: a difficult object, or a crowd.
         flaw: Why the reader leaves the object out, in words; "" if the object is read.
+        contradiction: Why the object cannot belong to its image, in words; "" if it can.
     """
 
     name: str
@@ -42,6 +42,7 @@ class LabelledObject(NamedTuple):
     outline: Outline | None = None
     is_difficult: bool = False
     flaw: str = ""
+    contradiction: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class ObjectDataset(FolderDataset):
     def __repr__(self) -> str:
         kinds = " and ".join({"detection": "boxes", "segmentation": "masks"}[task] for task in self.tasks)
         count = len(self.box_class_names)
-        return f"<{self._name}: {len(self)} images, {kinds} of {count} {'class' if count == 1 else 'classes'}>"
+        return f"<{self._name}: {counted(len(self), 'image')}, {kinds} of {counted(count, 'class', plural='classes')}>"
 
     def classes_in(self, image_id: str) -> set[str] | None:
         return set(self.box_names_in(image_id))
@@ -184,7 +185,7 @@ def with_labels(
     orphans = [path for key, path in labels.items() if key not in images]
     if orphans and not keep("label without image", [str(path) for path in orphans]):
         warnings.warn(
-            f"{name}: {len(orphans)} label files have no image and are not used, the first of them {orphans[0]}.",
+            f"{name}: {counted(len(orphans), 'label file', 'have no image')} (not used), the first: {orphans[0]}.",
             stacklevel=3,
         )
     if not missing or unpaired == "empty":
@@ -234,7 +235,7 @@ def sound_objects(
         if emptiness:
             empty.append(f"{entry.where}: {emptiness}")
             continue
-        problem = "" if entry.outline is None else entry.outline.problem(image.size)
+        problem = entry.contradiction or ("" if entry.outline is None else entry.outline.problem(image.size))
         box = entry.box if problem or entry.outline is None else entry.box or entry.outline.box()
         problem = problem or _problem(box, image.size)
         if problem or box is None:
@@ -282,12 +283,13 @@ def _report(empty: Sequence[str], wrong: Sequence[str], name: str, bad_labels: B
     if keep("label without area", empty) and keep("label outside", wrong):
         return
     if wrong and bad_labels == "raise":
-        more = f" {len(wrong) - 1} more labels contradict their image." if len(wrong) > 1 else ""
+        more = f" {counted(len(wrong) - 1, 'more label', 'contradict')} the image." if len(wrong) > 1 else ""
         raise DatasetError(
             f"{wrong[0]}.{more} Get the labels that belong to these images, or leave out such labels: ",
             Argument("bad_labels", "skip"),
             ".",
         )
-    for problems, what in ((empty, "have no area"), (wrong, "contradict their image")):
+    for problems, what in ((empty, "have no area"), (wrong, "contradict the image")):
         if problems:
-            warnings.warn(f"{name}: {len(problems)} labels {what} and are left out; {problems[0]}.", stacklevel=4)
+            count = counted(len(problems), "label", what)
+            warnings.warn(f"{name}: {count} (left out); {problems[0]}.", stacklevel=4)

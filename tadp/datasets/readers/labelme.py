@@ -12,17 +12,11 @@ from PIL import Image
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
 from tadp.datasets.readers.label_files import read_json_export, stated_size
 from tadp.datasets.readers.label_problems import kept
-from tadp.datasets.readers.labelled_objects import (
-    BadLabels,
-    LabelledImage,
-    LabelledObject,
-    ObjectDataset,
-    Unpaired,
-    with_labels,
-)
+from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Bitmap, Drawn, Group, Outline, Polygons
 from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
 from tadp.errors import DatasetError, MissingDataError
@@ -87,9 +81,11 @@ class LabelmeFolder(ObjectDataset):
             raise MissingDataError(f"{name}: no json files of labelme were found in {root}.")
         content: dict[Path, dict[str, Any]] = {}
         shapes: dict[Path, list[LabelledObject]] = {}
+        sizes: dict[Path, tuple[int, int] | None] = {}
         for path in files:
             with kept("wrong label"):
                 content[path] = _read(path)
+                sizes[path] = stated_size(content[path].get("imageHeight"), content[path].get("imageWidth"), str(path))
                 shapes[path] = _objects(path, content[path])
         images = keyed(pictures(root), root)
         key_of = {path.resolve(): key for key, path in images.items()}
@@ -113,7 +109,7 @@ class LabelmeFolder(ObjectDataset):
                 LabelledImage(
                     Record(key, images[key], labels.get(key)),
                     entries.get(key, ()),
-                    _size(labels[key], content[labels[key]]) if key in labels else None,
+                    sizes[labels[key]] if key in labels else None,
                 )
                 for key in keys
             ],
@@ -141,10 +137,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(image, str) or "\0" in image or not isinstance(content.get("shapes"), list):
         raise DatasetError(f"{path} must have shapes and imagePath, as json of labelme has. Save it again in labelme.")
     return content
-
-
-def _size(path: Path, content: Mapping[str, Any]) -> tuple[int, int] | None:
-    return stated_size(content.get("imageHeight"), content.get("imageWidth"), str(path))
 
 
 def _objects(path: Path, content: Mapping[str, Any]) -> list[LabelledObject]:

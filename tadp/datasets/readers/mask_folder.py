@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tadp.datasets.readers.class_choice import check_alike
+from tadp.datasets.readers.data_options import Palette
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
-from tadp.datasets.readers.mask_values import MaskValues, Palette
+from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.files.checks import check_classes
 from tadp.images.image_files import LABEL_SUFFIXES
+from tadp.language.grammar import counted
 
 
 class MaskFolder(FolderDataset):
@@ -48,6 +51,7 @@ class MaskFolder(FolderDataset):
 
     Raises:
         MissingDataError: If a folder is missing or empty, or an image has no mask. The message says which.
+        DatasetError: If two names only differ in case or blanks.
         UnknownIdError: If `captions` lacks the caption of an image.
         TypeError: If `class_names` is a single string.
         ValueError: If the names of two images differ only in their suffix, if `class_names` is empty or has more than
@@ -92,6 +96,7 @@ class MaskFolder(FolderDataset):
         self._values = MaskValues.of(names, labels, palette)
         self._may_be_white = len(names) == 2 and palette is None and IGNORE_LABEL not in (labels or {})
         root = shared_folder(images)
+        check_alike({label: label for label in names}, f"MaskFolder {root.name!r}", {})
         super().__init__(
             pairs.records,
             name=root.name or str(root),
@@ -107,7 +112,8 @@ class MaskFolder(FolderDataset):
     def __repr__(self) -> str:
         count = len(self.class_names)
         return (
-            f"<MaskFolder {self._name!r}: {len(self)} images, masks of {count} {'class' if count == 1 else 'classes'}>"
+            f"<MaskFolder {self._name!r}: {counted(len(self), 'image')}, masks of "
+            f"{counted(count, 'class', plural='classes')}>"
         )
 
     def classes_in(self, image_id: str) -> set[str] | None:

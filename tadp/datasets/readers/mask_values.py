@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int64
 
+from tadp.datasets.readers.data_options import Color, Palette
 from tadp.datasets.readers.label_files import check_label_size, checked_mask, class_table, to_classes
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError
 from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import Stored, read_labels
 
-Color: TypeAlias = tuple[int, int, int] | str  # red, green, blue from 0 to 255, or "#804080"
-Palette: TypeAlias = Sequence[Color] | Mapping[Color, int | str]
 _MOST_VALUES = 2**16  # of 16-bit masks
 
 

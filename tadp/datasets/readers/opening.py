@@ -90,7 +90,8 @@ def open(
     layout, arguments = _recognised(folder, task)
     if task is not None and layout.open is VOCFolder:
         options["task"] = task
-    known_options = [*signature(MaskFolder if layout.open is open_masks else layout.open).parameters]
+    parameters = signature(MaskFolder if layout.open is open_masks else layout.open).parameters.values()
+    known_options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for name in options:
         if name not in known_options:
             text = f" is not an option of {layout.reader}, which reads {folder}. It has {', '.join(known_options)}."
@@ -114,10 +115,14 @@ def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any,
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if len(inside) == 1 and inside[0].is_dir():  # an archive that was unpacked into a folder of its name
         return _recognised(inside[0], task)
+    others = [
+        f"{layout.reader} ({', '.join(layout.tasks)})" for layout in LAYOUTS if layout.arguments(folder) is not None
+    ]
+    if others:
+        raise DatasetError(f"{folder} has no labels for {task}: its layout is that of {' and '.join(others)}.")
     readers = "; ".join(f"{layout.reader} ({layout.looks})" for layout in LAYOUTS)
-    wanted = "" if task is None else f" for {task}"
     raise DatasetError(
-        f"the layout of {folder} is not that of a data set{wanted}: it has {_content(folder)}. Readers: {readers}."
+        f"the layout of {folder} is not that of a data set: it has {_content(folder)}. Readers: {readers}."
     )
 
 

@@ -13,6 +13,7 @@ from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 from tadp.images.image_files import SUFFIXES, is_image
+from tadp.language.grammar import counted
 from tadp.language.unicode_forms import composed
 
 Folder: TypeAlias = str | Path | Mapping[str, str | Path]
@@ -69,7 +70,8 @@ def pair_folders(
         records = [by_id[image_id] for image_id in found]
     elif orphans and not keep("label without image", [str(path) for path in orphans]):
         warnings.warn(
-            f"{len(orphans)} {what} files have no image and are not used, the first of them {orphans[0]}.", stacklevel=4
+            f"{counted(len(orphans), f'{what} file', 'have no image')} (not used), the first: {orphans[0]}.",
+            stacklevel=4,
         )
     missing = [str(record.image) for record in records if record.labels is None or not record.labels.is_file()]
     are_kept = 0 < len(missing) < len(records) and keep("image without labels", missing)

@@ -8,13 +8,16 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from tadp.captions.records import shown
+from tadp.datasets.readers.class_choice import check_alike
+from tadp.datasets.readers.data_options import Palette
 from tadp.datasets.readers.depth_folder import DepthUnit
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, caption_of
 from tadp.datasets.readers.label_files import check_label_size, check_turn, read_upright
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, boxes_of, sound_objects
-from tadp.datasets.readers.mask_values import MaskValues, Palette
+from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.sample import Sample
 from tadp.errors import DatasetError, ImageError
 from tadp.files.checks import check_choice, check_classes
@@ -37,9 +40,9 @@ class Rows(Protocol):
 class RowDataset(FolderDataset):
     """Rows with an image and labels, such as those of Hugging Face's library `datasets`. A row is read when it is used.
 
-    An image, mask or depth is a PIL image, an array, a path, or {"bytes": …}, as `datasets` returns them. Objects are
-    {"bbox": […], "category": […]} or a list of {"bbox": …, "category": …}; a category is an index into `class_names` or
-    one of them.
+    An image, mask or depth is a PIL image, an array, a tensor, a path, or {"bytes": …}, as `datasets` returns them.
+    Objects are {"bbox": […], "category": […]} or a list of {"bbox": …, "category": …}; a category is an index into
+    `class_names` or one of them.
 
     Attributes:
         class_names: Names of the classes in masks, or of boxes if the rows have no masks.
@@ -63,7 +66,9 @@ class RowDataset(FolderDataset):
         on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
 
     Raises:
-        DatasetError: If a column is missing, or two rows have the same id.
+        DatasetError: If a column is missing, two rows have the same id, or two class names only differ in case or
+            blanks.
+        TypeError: If `rows` are not rows, such as a dictionary of splits or a stream.
         ValueError: If no column of labels is named, or `class_names` is missing for masks or objects.
         UnknownIdError: If `captions` lacks the caption of an image.
 
@@ -71,7 +76,7 @@ class RowDataset(FolderDataset):
         >>> rows = [{"image": Image.new("RGB", (64, 48)), "objects": {"bbox": [[2, 3, 10, 5]], "category": [1]}}]
         >>> data = RowDataset(rows, objects="objects", class_names=["dog", "cat"])
         >>> data, data[0].boxes.boxes.tolist()
-        (<RowDataset: 1 images>, [[2.0, 3.0, 12.0, 8.0]])
+        (<RowDataset: 1 image>, [[2.0, 3.0, 12.0, 8.0]])
     """
 
     def __init__(
@@ -93,19 +98,22 @@ class RowDataset(FolderDataset):
         on_error: OnError = "raise",
     ):
         check_choice(box_format, get_args(BoxFormat), name="box_format")
+        _check_rows(rows)
         self._columns = {"segmentation": mask, "depth": depth, "detection": objects}
         self.tasks = tuple(task for task, column in self._columns.items() if column is not None)  # pyright: ignore
         if not self.tasks:
             raise ValueError("a data set needs labels; pass mask=…, depth=… or objects=… with the name of a column.")
         names = check_classes(class_names, name="class_names") if mask is not None or objects is not None else []
+        check_alike({label: label for label in names}, "RowDataset", {})
         self._rows, self._image, self._box_format = rows, image, box_format
         self.box_class_names = tuple(names)
         self._values = MaskValues.of(names, labels, palette) if mask is not None else None
         self._unit = DepthUnit(scale, invalid)
         self._row_of = _numbered(rows, image_id)
         if len(rows):
+            first = rows[0]
             for column in (image, *filter(None, self._columns.values())):
-                _value(rows[0], column, "row 0")
+                _value(first, column, "row 0")
         super().__init__(
             [Record(key, Path(key), None) for key in self._row_of],
             name="RowDataset",
@@ -201,16 +209,34 @@ class _Images(Mapping[str, Any]):
         return len(self._row_of)
 
 
+def _check_rows(rows: Any) -> None:
+    if isinstance(rows, Mapping):
+        first, known = next(iter(rows), "train"), ", ".join(map(str, rows))
+        raise TypeError(f"rows must be those of one split; got a mapping with {known}. Pass rows[{first!r}].")
+    if not isinstance(rows, Rows):
+        kind = type(rows).__name__
+        raise TypeError(f"rows must have a length and numbers; got {kind}. Load the data set without streaming=True.")
+
+
 def _numbered(rows: Rows, image_id: str | None) -> dict[str, int]:
     """The number of each row by its id."""
     numbers: dict[str, int] = {}
-    for number in range(len(rows)):
-        key = str(number) if image_id is None else str(_value(rows[number], image_id, f"row {number}"))
+    for number, value in enumerate(range(len(rows)) if image_id is None else _column(rows, image_id)):
+        key = str(value)
         if numbers.setdefault(key, number) != number:
             raise DatasetError(
                 f"rows {numbers[key]} and {number} have the same id, {key!r}. Pass a column of unique ids."
             )
     return numbers
+
+
+def _column(rows: Any, name: str) -> list[Any]:
+    """The values of a column. A `datasets.Dataset` returns them without decoding the images of the rows."""
+    try:
+        cells = [{name: value} for value in rows[name]]
+    except (TypeError, KeyError):  # a list of rows, or no such column
+        cells = [rows[number] for number in range(len(rows))]
+    return [_value(cell, name, f"row {number}") for number, cell in enumerate(cells)]
 
 
 def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
@@ -235,7 +261,14 @@ def _pixels(picture: Any, name: str) -> tuple[np.ndarray, int]:
     """Upright pixels, and the EXIF orientation by which they were turned."""
     if isinstance(picture, str | Path | Image.Image):
         return read_upright(Path(picture) if isinstance(picture, str) else picture, name)
-    return np.asarray(to_pil(np.asarray(picture))), 1
+    return np.asarray(to_pil(_array(picture))), 1
+
+
+def _array(picture: Any) -> np.ndarray:
+    """A picture as an array, whose channels come last; those of a tensor come first."""
+    if isinstance(picture, Tensor) and picture.ndim == 3:
+        picture = picture.movedim(0, -1)
+    return np.asarray(picture)
 
 
 def _stored(value: Any, where: str, *, as_colors: bool = False) -> Stored:
@@ -244,7 +277,8 @@ def _stored(value: Any, where: str, *, as_colors: bool = False) -> Stored:
     if isinstance(picture, str | Path):
         return read_labels(Path(picture), as_colors=as_colors)
     if not isinstance(picture, Image.Image):
-        return Stored(np.asarray(picture), "", [])
+        values = _array(picture)
+        return Stored(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values, "", [])
     if picture.format in ("JPEG", "WEBP", "AVIF"):
         raise DatasetError(
             f"{where} is a {picture.format} image, which may change values. Store masks and depth as PNG."

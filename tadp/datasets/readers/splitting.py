@@ -71,7 +71,8 @@ def split(
     Raises:
         DatasetError: If a list names an image that is not there, a part is empty, an image is in two parts, or there
             are too few images or groups.
-        OptionError: If `fraction` is out of range, or `lists` and `folders` are passed together.
+        OptionError: If `fraction` is out of range, `group` is not a regular expression, or `lists` and `folders` are
+            passed together.
 
     Example:
         >>> from tadp.datasets import RenderedScenes
@@ -231,7 +232,12 @@ def _group_of(data: Splittable, group: Group | None) -> Callable[[str], Hashable
         paths = _paths(data)
         return lambda image_id: PurePosixPath(str(paths[image_id])).parent
     if isinstance(group, str):
-        pattern = re.compile(group)
+        try:
+            pattern = re.compile(group)
+        except re.error as error:
+            raise OptionError(
+                Argument("group"), f" must be 'folder' or a regular expression; got {group!r} ({error})."
+            ) from error
 
         def found(image_id: str) -> Hashable:
             match = pattern.search(image_id)

@@ -7,17 +7,11 @@ import numpy as np
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames, fixed_value
+from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record, TaskName
 from tadp.datasets.readers.label_files import Annotation, read_objects
 from tadp.datasets.readers.label_problems import kept
-from tadp.datasets.readers.labelled_objects import (
-    BadLabels,
-    LabelledImage,
-    LabelledObject,
-    ObjectDataset,
-    Unpaired,
-    with_labels,
-)
+from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.readers.outlines import Box
 from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of

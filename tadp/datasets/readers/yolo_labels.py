@@ -11,16 +11,10 @@ import yaml
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
 from tadp.datasets.readers.label_problems import kept
-from tadp.datasets.readers.labelled_objects import (
-    BadLabels,
-    LabelledImage,
-    LabelledObject,
-    ObjectDataset,
-    Unpaired,
-    with_labels,
-)
+from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Polygons
 from tadp.datasets.readers.paired_folders import pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
@@ -309,11 +303,10 @@ def _object(line: str, where: str, names: Sequence[str]) -> LabelledObject:
         ) from error
     if not 0 <= index < len(names):
         raise DatasetError(f"{where}: unknown class {index:g}; the {len(names)} names are numbered from 0.")
-    if not all(-_SLACK <= number <= 1 + _SLACK for number in numbers):  # NaN is not between them either
-        raise DatasetError(
-            f"{where}: coordinates must be fractions of the image's width and height, 0 to 1; got {shown(line)}."
-        )
     name = names[int(index)]
+    if not all(-_SLACK <= number <= 1 + _SLACK for number in numbers):  # NaN is not between them either
+        problem = f"coordinates must be fractions of the image's width and height, 0 to 1; got {shown(line)}"
+        return LabelledObject(name, None, where, contradiction=problem)
     if len(numbers) == 4:
         x, y, width, height = numbers
         return LabelledObject(name, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), where)
