@@ -55,14 +55,14 @@ def markdown(summary: Mapping[str, Any], *, picture: str) -> str:
         f"{first['machine']}, torch {first['versions']['torch']}; {min(minutes):.1f} to {max(minutes):.1f} minutes of "
         "CPU time per run, including the test."
     )
-    count = max(len(runs) for runs in models.values())
-    missing = count * len(summary["models"]) - len(summary["runs"]), summary["seeds"] - count
-    unfinished = " Not all runs are finished: the last column is the number of seeds so far." if any(missing) else ""
+    done, total = len(summary["runs"]), len(summary["models"]) * summary["seeds"]
+    unfinished = f" So far, {done} of {total} runs are finished." if done < total else ""
     lines = [
         f"# Your own data: figures on photographs\n{texts['own-data']}",
         f"## Segmentation on CamVid\n{texts['own-data-camvid']}",
         f"{facts}\n",
-        f"The tables show the mean ± standard deviation over seeds, in percent.{unfinished}\n",
+        f"The tables show the mean ± standard deviation over seeds, in percent; the last column is the number "
+        f"of seeds.{unfinished}\n",
         *figures_table(models),
         "",
         comparison(models),
